@@ -1,0 +1,48 @@
+"""The programs of other people that tests and benchmarks start, and the Debian package each comes in.
+
+Rule kept here: a program that is not there is a failure that says how to get it, never a skip. A skip would
+let the whole suite pass on a machine that can't show anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+#: Program -> the Debian package that holds it. `scripts/test-packages` installs them.
+PACKAGES = {
+    "buildah": "buildah",
+    "containerd": "containerd",
+    "cosign": "cosign",
+    "ctr": "containerd",
+    "docker": "docker-cli",
+    "dockerd": "docker.io",
+    "oras": "oras",
+    "podman": "podman",
+    "skopeo": "skopeo",
+}
+
+#: The same for what only `make bench` starts.
+BENCH_PACKAGES = {
+    "docker-registry": "docker-registry",
+    "nginx": "nginx",
+    "skopeo": "skopeo",
+    "taskset": "util-linux",
+    "wrk": "wrk",
+}
+
+
+class ProgramMissing(RuntimeError):
+    """A program that has to be there is not."""
+
+
+def program(name: str) -> str:
+    """The path of a program.
+
+    Raises:
+        ProgramMissing: it is not installed; the message is the command that installs it.
+    """
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if path is None:
+        package = (PACKAGES | BENCH_PACKAGES)[name]
+        raise ProgramMissing(f"{name} is not installed: apt-get install --no-install-recommends {package}")
+    return path

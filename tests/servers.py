@@ -1,0 +1,335 @@
+"""Starts the servers that tests and benchmarks talk to: boltseal as people start it, and its peers.
+
+Each function is a context manager that gives a `Server` which already answers, and ends it cleanly. Rules kept:
+
+* A server gets its own folder, its own port and its own log; nothing of the caller's settings leaks in.
+* One that does not start, or does not end when asked, is a failure that shows the end of its log.
+* Only processes started here are ended, by their id.
+
+`server` is the fixture most tests want. As a plugin (`pytest_plugins`) this file also adds the log of every
+server a failed test has used to the report of that test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.programs import program
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 20.0
+LOG_TAIL_BYTES = 8_000
+
+
+class ServerFailed(RuntimeError):
+    """A server did not start, died, or did not end when asked. The message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers. `address` is `host:port` as it stands in a reference, or a socket's path."""
+
+    name: str
+    address: str
+    pid: int
+    log: Path
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """The address as clients of HTTP want it."""
+        return f"http://{self.address}"
+
+    def log_tail(self) -> str:
+        """The end of what the server has said so far."""
+        return _tail(self.log)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def boltseal(
+    data: Path,
+    *,
+    config: str | None = None,
+    workers: int = 1,
+    settings: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+    port: int | None = None,
+) -> Iterator[Server]:
+    """`boltseal serve` on its own port. Its log and its configuration are files beside `data`.
+
+    Args:
+        data: the data folder; what an earlier run left in it is served.
+        config: text of a `boltseal.toml`.
+        workers: how many processes answer.
+        settings: variables for the environment, such as `BOLTSEAL_SERVER__PUBLIC_URL`.
+        before: what the command is started through, such as `("taskset", "-c", "0")`.
+        port: for a server that has to come back where it was; a free one otherwise.
+    """
+    address = f"127.0.0.1:{port or free_port()}"
+    arguments = ["serve", "--data", str(data), "--listen", address, "--workers", str(workers)]
+    if config is not None:
+        written = data.with_name(f"{data.name}.toml")
+        written.write_text(config, encoding="utf-8")
+        arguments += ["--config", str(written)]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
+    with _started(
+        "boltseal",
+        [*before, sys.executable, "-m", "boltseal", *arguments],
+        address=address,
+        folder=data,
+        log=data.with_name(f"{data.name}.log"),
+        ready=lambda: _answers(f"http://{address}/readyz"),
+        environment=clean | dict(settings or {}),
+    ) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def docker_registry(folder: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
+    """Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, as it comes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    address = f"127.0.0.1:{free_port()}"
+    config = folder / "config.yml"
+    config.write_text(
+        f"""\
+version: 0.1
+log: {{level: warn, accesslog: {{disabled: true}}}}
+storage:
+  filesystem: {{rootdirectory: {folder / "data"}}}
+  delete: {{enabled: true}}
+http: {{addr: {address}}}
+""",
+        encoding="utf-8",
+    )
+    with _started(
+        "docker-registry",
+        [*before, program("docker-registry"), "serve", str(config)],
+        address=address,
+        folder=folder,
+        log=folder / "log",
+        ready=lambda: _answers(f"http://{address}/v2/"),
+    ) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, root: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
+    """nginx with one worker that serves the files under `root`, as its documentation says for static files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    address = f"127.0.0.1:{free_port()}"
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""\
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 100000000;
+  open_file_cache max=10000 inactive=60s;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  default_type application/octet-stream;
+  server {{ listen {address}; root {root}; }}
+}}
+""",
+        encoding="utf-8",
+    )
+    with _started(
+        "nginx",
+        [*before, program("nginx"), "-c", str(config), "-e", str(folder / "error.log"), "-p", str(folder)],
+        address=address,
+        folder=folder,
+        log=folder / "log",
+        ready=lambda: _listens(address),
+    ) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def dockerd(folder: Path, *, containerd_store: bool = False) -> Iterator[Server]:
+    """A Docker daemon of our own, with no network of its own; `address` is the path of its socket.
+
+    It picks the storage driver that works where it runs. `containerd_store` keeps images in containerd's
+    store, as new installations of Docker do: pushes then come from another piece of code, which asks other
+    questions and prints refusals in other words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "daemon.json"
+    config.write_text('{"features": {"containerd-snapshotter": true}}' if containerd_store else "{}")
+    at = folder / "d.sock"
+    with _started(
+        "dockerd",
+        [
+            program("dockerd"),
+            *("--config-file", str(config), "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
+            *("-H", f"unix://{at}", "--pidfile", str(folder / "pid")),
+            *("--bridge=none", "--iptables=false", "--ip6tables=false"),
+            *(("--storage-driver", "native") if containerd_store else ()),
+        ],
+        address=str(at),
+        folder=folder,
+        log=folder / "log",
+        ready=lambda: _listens_at(at) and _socket_answers(at, "/_ping"),
+    ) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def containerd(folder: Path) -> Iterator[Server]:
+    """A containerd of our own, for `ctr`; `address` is the path of its socket."""
+    folder.mkdir(parents=True, exist_ok=True)
+    at = folder / "c.sock"
+    config = folder / "config.toml"
+    config.write_text(
+        f"""\
+version = 2
+root = "{folder / "root"}"
+state = "{folder / "state"}"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{at}"
+""",
+        encoding="utf-8",
+    )
+    with _started(
+        "containerd",
+        [program("containerd"), "--config", str(config)],
+        address=str(at),
+        folder=folder,
+        log=folder / "log",
+        ready=lambda: _listens_at(at),
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A boltseal with nothing in it and no rules but the built-in ones."""
+    with boltseal(tmp_path / "data") as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows what the servers of a failed test have said."""
+    report = yield
+    if report.failed:
+        used = getattr(item, "funcargs", {}).values()
+        report.sections += [(f"log of {s.name}", s.log_tail()) for s in used if isinstance(s, Server)]
+    return report
+
+
+@contextlib.contextmanager
+def _started(
+    name: str,
+    argv: Sequence[str],
+    *,
+    address: str,
+    folder: Path,
+    log: Path,
+    ready: Callable[[], bool],
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Starts a process in a session of its own, waits until `ready`, and ends it: SIGTERM, later SIGKILL."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ready():
+            if process.poll() is not None:
+                raise ServerFailed(f"{name} ended with {process.returncode} at its start:\n{_tail(log)}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{name} does not answer after {START_TIMEOUT_S:.0f} s:\n{_tail(log)}")
+            time.sleep(0.02)
+        yield Server(name, address, process.pid, log, folder)
+    finally:
+        _end(name, process, log)
+
+
+def _end(name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Asks a process to end. One that a test has killed already is only collected."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise ServerFailed(f"{name} did not end {STOP_TIMEOUT_S:.0f} s after SIGTERM:\n{_tail(log)}") from None
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a log, as text whatever is in it."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode("utf-8", "replace")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(url, timeout=2.0, trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _socket_answers(path: Path, target: str) -> bool:
+    try:
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), timeout=2.0) as client:
+            return client.get(f"http://socket{target}").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2.0):
+            return True
+    except OSError:
+        return False
+
+
+def _listens_at(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
