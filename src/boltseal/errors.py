@@ -139,6 +139,12 @@ EXIT_CODES: dict[type[BoltsealError], ExitCode] = {
 }
 
 
+def quote(text: str, limit: int = 80) -> str:
+    """Text from outside as a message may show it: in quotes, on one line, printable ASCII, at most `limit` characters of it."""
+    shown = text if len(text) <= limit else text[:limit] + "..."
+    return '"' + "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in shown) + '"'
+
+
 def kind_of(error: BoltsealError) -> type[BoltsealError]:
     """The kind that an error belongs to: the class of its ancestry that stands in the tables."""
     return next(cls for cls in type(error).__mro__ if cls in HTTP_ANSWERS)

@@ -1,0 +1,173 @@
+"""Names: `Repository`, `Tag`, and the `Reference` people type, `registry/repository:tag@digest`.
+
+`Repository` and `Tag` are strings that passed the grammar of the distribution spec ("Pulling manifests"); a
+function that takes one need not look again. `Reference.parse` reads what Docker reads and completes it as
+Docker does, so that one text names one image in every tool:
+
+    ubuntu                    -> docker.io/library/ubuntu
+    ouruser/sinatra:v2        -> docker.io/ouruser/sinatra:v2
+    localhost/app             -> localhost/app            (a first part is a host if it is "localhost",
+    localhost:5000/app        -> localhost:5000/app        has a "." or ":", or an upper-case letter)
+    index.docker.io/ubuntu    -> docker.io/library/ubuntu (the hub's old name)
+
+Two texts that Docker reads in a way nobody can mean are refused here: a first part that has a "." or ":" and
+still can't be a host (Docker makes it a path without a host), and a short form that would be read back as
+something else (`familiar` then stays long). No tag is ever added: `latest` is the caller's decision.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self
+
+from boltseal.errors import ErrorCode, Invalid, quote
+from boltseal.oci.digest import Digest
+
+MAX_REPOSITORY_BYTES: Final = 255
+MAX_TAG_BYTES: Final = 128
+HUB: Final = "docker.io"
+
+_LEGACY_HUB: Final = "index.docker.io"
+_LIBRARY: Final = "library/"
+
+_PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_is_repository: Final = re.compile(rf"{_PART}(?:/{_PART})*").fullmatch
+_is_tag: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}").fullmatch
+
+_LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_is_host: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?").fullmatch
+_is_image_id: Final = re.compile(r"[a-f0-9]{64}").fullmatch
+
+
+class NameInvalid(Invalid):
+    """A repository or registry name outside the grammar."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.NAME_INVALID
+
+
+class TagInvalid(Invalid):
+    """A tag outside the grammar. The spec has no code of its own for it; conformance expects this one."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.MANIFEST_INVALID
+
+
+class Repository(str):
+    """A repository's name without its registry, such as `shop/app`; at most 255 bytes, any number of parts."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        if len(text) > MAX_REPOSITORY_BYTES or _is_repository(text) is None:
+            raise NameInvalid(_wrong_repository(text))
+        return str.__new__(cls, text)
+
+
+class Tag(str):
+    """A tag, such as `1.4.2`; at most 128 characters."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        if _is_tag(text) is None:
+            raise TagInvalid(_wrong_tag(text))
+        return str.__new__(cls, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One image as named by a person, complete: which registry, which repository, which tag or digest or both or neither."""
+
+    registry: str
+    repository: Repository
+    tag: Tag | None = None
+    digest: Digest | None = None
+
+    def __post_init__(self) -> None:
+        if _is_host(self.registry) is None:
+            raise NameInvalid(f"{quote(self.registry)} is not a registry; expected host or host:port")
+        if self.registry == _LEGACY_HUB or (self.registry == HUB and "/" not in self.repository):
+            raise NameInvalid(
+                f"{self.registry}/{self.repository} is not a complete name; Docker completes it when it is parsed"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Reads and completes what a person typed; raises NameInvalid, TagInvalid or DigestInvalid."""
+        if _is_image_id(text):
+            raise NameInvalid(
+                f"{quote(text)} is an image ID, not a name; write sha256: before it where a digest is meant"
+            )
+        if "://" in text:
+            raise NameInvalid(
+                f"{quote(text)} is a URL; an image reference has no scheme, such as localhost:5000/shop/app:1.4.2"
+            )
+        named, at, digest = text.partition("@")
+        registry, rest = _split_host(named)
+        repository, colon, tag = rest.partition(":")
+        if registry == HUB:
+            Repository(repository.removeprefix(_LIBRARY))  # a refusal quotes what was typed, not what Docker adds
+        return cls(
+            registry,
+            Repository(repository),
+            Tag(tag) if colon else None,
+            Digest.parse(digest) if at else None,
+        )
+
+    @property
+    def name(self) -> str:
+        """Registry and repository, without tag and digest."""
+        return f"{self.registry}/{self.repository}"
+
+    def familiar(self) -> str:
+        """The shortest text that is read back as this reference: without docker.io and library/ where they go without saying."""
+        if self.registry != HUB:
+            return str(self)
+        name = self.repository.removeprefix(_LIBRARY)
+        for short in (name, str(self.repository)):
+            if _split_host(short) == (HUB, self.repository) and not _is_image_id(short):
+                return short + self._suffix()
+        return str(self)
+
+    def _suffix(self) -> str:
+        tag = f":{self.tag}" if self.tag is not None else ""
+        return f"{tag}@{self.digest}" if self.digest is not None else tag
+
+    def __str__(self) -> str:
+        return self.name + self._suffix()
+
+
+def _split_host(text: str) -> tuple[str, str]:
+    """Registry and the rest, by Docker's rule on the first part, with the hub's short names completed."""
+    first, slash, rest = text.partition("/")
+    if not slash:
+        return HUB, _LIBRARY + text
+    if first == _LEGACY_HUB:
+        first = HUB
+    elif first != "localhost" and "." not in first and ":" not in first and first == first.lower():
+        return HUB, text
+    if first == HUB and "/" not in rest:
+        rest = _LIBRARY + rest
+    return first, rest
+
+
+def _wrong_repository(text: str) -> str:
+    if len(text) > MAX_REPOSITORY_BYTES:
+        return f"a repository name has at most {MAX_REPOSITORY_BYTES} characters; got {len(text)}: {quote(text)}"
+    if not text:
+        return "a repository name is missing; expected lower-case parts joined by /, such as shop/app"
+    if text != text.lower() and _is_repository(text.lower()):
+        return f"repository name {quote(text)} must be lower-case; try {quote(text.lower())}"
+    return (
+        f"{quote(text)} is not a repository name; expected lower-case letters and digits in parts joined by /, "
+        "with single . _ __ or any number of - only inside a part, such as shop/app"
+    )
+
+
+def _wrong_tag(text: str) -> str:
+    if len(text) > MAX_TAG_BYTES:
+        return f"a tag has at most {MAX_TAG_BYTES} characters; got {len(text)}: {quote(text)}"
+    return (
+        f"{quote(text)} is not a tag; expected 1 to {MAX_TAG_BYTES} of letters, digits, _ . and -, "
+        "the first neither . nor -, such as 1.4.2"
+    )
