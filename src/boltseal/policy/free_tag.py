@@ -1,0 +1,30 @@
+"""The tag to publish under instead: the last number of the version plus one.
+
+Offered in refusals only, so a tag whose next one can't be told with reason (a name, a date, a hash) gets none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from boltseal.oci.reference import MAX_TAG_BYTES
+
+_VERSION = re.compile(r"((?:[A-Za-z]+[-_.])*[A-Za-z]*)((?:[0-9]+\.)*)([0-9]+)([-_.].*)?", re.ASCII | re.DOTALL)
+_DATE = re.compile(r"(?<![0-9])[0-9]{4}-[0-9]{2}(?![0-9])", re.ASCII)
+
+
+def next_free(tag: str, taken: Callable[[str], bool]) -> str | None:
+    """The tag one higher than `tag`, or None when there is none to tell or it is not free.
+
+    `taken(name)` is true for tags that exist and for tombstones. What counts up is the last numeric part
+    before the suffix: of 1.4.2 comes 1.4.3, of v1.4.2-alpine3.20 v1.4.3-alpine3.20, of build-007 build-008.
+    """
+    match = _VERSION.fullmatch(tag)
+    if match is None or _DATE.search(tag):
+        return None
+    prefix, leading, last, suffix = match.groups(default="")
+    candidate = f"{prefix}{leading}{str(int(last) + 1).zfill(len(last))}{suffix}"
+    if len(candidate) > MAX_TAG_BYTES or taken(candidate):
+        return None
+    return candidate

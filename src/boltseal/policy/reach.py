@@ -1,0 +1,221 @@
+"""Can a rule ever decide? Exact inclusion of its names in those of the rules before it.
+
+A rule's names are pairs: repository, tag. The rule can be reached when there is a valid pair that its globs
+match and that no earlier rule's globs both match. That is decided in two passes over automata:
+
+1. Walk all repository names that are valid and match the rule's repository glob, keeping at the same time
+   where every earlier rule's repository glob could stand. At the end of a name, the earlier rules whose glob
+   matched it are the ones that can still take the pair: a set. Only the smallest such sets matter.
+2. For each of these sets, walk all valid tags that match the rule's tag glob, and look for one that no tag
+   glob of the set matches.
+
+Both walks go in order of length, so that the length limits of names hold exactly. The positions of all globs
+are the bits of one integer, which makes a step three operations; of two walks that stand at the same place of
+the rule's glob only the one that more names can escape from is followed (an antichain). The number of steps
+is bounded; over the bound the answer is TooComplex, never a guess.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from boltseal.errors import Invalid
+from boltseal.oci.reference import MAX_REPOSITORY_BYTES, MAX_TAG_BYTES
+from boltseal.policy.globs import Glob
+
+MAX_STEPS: Final = 1_000_000
+"""Steps of the walks for one whole rule set: about two seconds. Ordinary rule sets need some thousands."""
+
+Names = tuple[Glob, Glob]
+"""The names of a rule: its repository glob and its tag glob."""
+
+
+class TooComplex(Invalid):
+    """Whether a rule can be reached could not be found out within MAX_STEPS."""
+
+
+class Budget:
+    """Counts the steps of all walks for one rule set, and ends them with TooComplex."""
+
+    def __init__(self, steps: int = MAX_STEPS) -> None:
+        self.left = steps
+
+    def spend(self) -> None:
+        """One step more."""
+        self.left -= 1
+        if self.left < 0:
+            raise TooComplex(
+                "the globs of this rule and of those before it are too many and too entangled to tell "
+                "whether it can ever apply; use fewer stars, or put it further up"
+            )
+
+
+def covering(names: Names, earlier: Sequence[Names], budget: Budget) -> tuple[int, ...] | None:
+    """Which of the `earlier` names together hold all of `names`; None when some pair escapes them.
+
+    The answer holds indices into `earlier` in rising order, none of which could be left out (unless the
+    budget ended while looking for the shortest explanation). It is empty when `names` hold no valid pair.
+    """
+    if _escapes(names, earlier, budget):
+        return None
+    needed = list(range(len(earlier)))
+    try:
+        for index in reversed(range(len(earlier))):
+            fewer = [other for other in needed if other != index]
+            if not _escapes(names, [earlier[other] for other in fewer], budget):
+                needed = fewer
+    except TooComplex:
+        return tuple(needed)
+    return tuple(needed)
+
+
+def _escapes(names: Names, earlier: Sequence[Names], budget: Budget) -> bool:
+    """True when a valid pair is in `names` and in none of `earlier`."""
+    repository, tag = names
+    smallest: list[frozenset[int]] = []
+    for matched in _walk(repository, [other[0] for other in earlier], REPOSITORY, budget):
+        if any(known <= matched for known in smallest):
+            continue
+        smallest.append(matched)
+        tags = [earlier[index][1] for index in sorted(matched)]
+        if any(not taken for taken in _walk(tag, tags, TAG, budget)):
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Which names are valid: a deterministic automaton that starts in state 0, and a length limit."""
+
+    characters: str
+    next_state: Callable[[int, str], int | None]
+    states: int
+    accepting: int
+    max_length: int
+
+
+_ALNUM = frozenset(string.ascii_lowercase + string.digits)
+
+_SEPARATORS: Mapping[tuple[int, str], int] = {
+    (1, "/"): 0,
+    (1, "."): 2,
+    (1, "_"): 3,
+    (3, "_"): 4,
+    (1, "-"): 5,
+    (5, "-"): 5,
+}
+
+
+def _next_in_repository(state: int, character: str) -> int | None:
+    """States: 0 a component must begin, 1 after a letter or digit, 2 after ".", 3 "_", 4 "__", 5 dashes."""
+    return 1 if character in _ALNUM else _SEPARATORS.get((state, character))
+
+
+def _next_in_tag(state: int, character: str) -> int | None:
+    """States: 0 the tag must begin, 1 within it."""
+    return None if state == 0 and character in ".-" else 1
+
+
+REPOSITORY: Final = Grammar(
+    string.ascii_lowercase + string.digits + "._-/", _next_in_repository, 6, 1, MAX_REPOSITORY_BYTES
+)
+TAG: Final = Grammar(string.ascii_letters + string.digits + "._-", _next_in_tag, 2, 1, MAX_TAG_BYTES)
+
+
+def _walk(glob: Glob, others: Sequence[Glob], grammar: Grammar, budget: Budget) -> Iterator[frozenset[int]]:
+    """For valid names in `glob`: which of `others` match them too. Repeats and supersets may be left out."""
+    positions = _Positions(others)
+    moves = _moves(glob, positions, grammar)
+    end = len(glob.steps)
+    frontier = [(0, at, positions.start) for at in _rest(glob, 0)]
+    seen: dict[tuple[int, int], list[int]] = {}
+    for _ in range(grammar.max_length):
+        reached: list[tuple[int, int, int]] = []
+        for state, at, held in frontier:
+            for next_state, places, advance, stay in moves[at].get(state, ()):
+                budget.spend()
+                next_held = positions.step(held, advance, stay)
+                for place in places:
+                    known = seen.setdefault((next_state, place), [])
+                    if any(other & next_held == other for other in known):
+                        continue
+                    known.append(next_held)
+                    reached.append((next_state, place, next_held))
+                    if place == end and next_state == grammar.accepting:
+                        yield positions.matched(next_held)
+        frontier = reached
+        if not frontier:
+            return
+
+
+_Move = tuple[int, tuple[int, ...], int, int]
+"""Next state of the grammar, places in the glob it leads to, `advance` and `stay` masks of the others."""
+
+
+def _moves(glob: Glob, positions: _Positions, grammar: Grammar) -> list[dict[int, list[_Move]]]:
+    """For each place in the glob and state of the grammar, the moves that differ, whatever the character."""
+    states = range(grammar.states)
+    table: list[dict[int, list[_Move]]] = []
+    for at in range(len(glob.steps) + 1):
+        if at == len(glob.steps):
+            table.append({})
+            continue
+        step = glob.steps[at]
+        places = tuple(_rest(glob, at if step.repeat else at + 1))
+        moves: dict[int, dict[_Move, None]] = {}
+        for character in grammar.characters:
+            if character not in step.characters:
+                continue
+            for state in states:
+                next_state = grammar.next_state(state, character)
+                if next_state is not None:
+                    move = (next_state, places, positions.advance[character], positions.stay[character])
+                    moves.setdefault(state, {})[move] = None
+        table.append({state: list(found) for state, found in moves.items()})
+    return table
+
+
+def _rest(glob: Glob, at: int) -> Iterator[int]:
+    """The places where a walk that came to `at` may stand: a star may be passed without a character."""
+    yield at
+    if at < len(glob.steps) and glob.steps[at].repeat:
+        yield at + 1
+
+
+class _Positions:
+    """Where several globs can stand, all at once: glob i has the bits base(i) ... base(i) + its steps.
+
+    No two stars stand side by side in a parsed glob, so that one shift passes over all of them.
+    """
+
+    def __init__(self, globs: Sequence[Glob]) -> None:
+        self.advance = dict.fromkeys(string.ascii_letters + string.digits + "._-/", 0)
+        self.stay = dict(self.advance)
+        self._stars = 0
+        self._ends: list[int] = []
+        bases = 0
+        bit = 1
+        for glob in globs:
+            bases |= bit
+            for step in glob.steps:
+                masks = self.stay if step.repeat else self.advance
+                for character in step.characters:
+                    masks[character] |= bit
+                if step.repeat:
+                    self._stars |= bit
+                bit <<= 1
+            self._ends.append(bit)
+            bit <<= 1
+        self.start = bases | (bases & self._stars) << 1
+
+    def step(self, held: int, advance: int, stay: int) -> int:
+        """The bits after one more character, whose masks are given."""
+        held = (held & advance) << 1 | held & stay
+        return held | (held & self._stars) << 1
+
+    def matched(self, held: int) -> frozenset[int]:
+        """The globs that match what was read."""
+        return frozenset(index for index, end in enumerate(self._ends) if held & end)

@@ -1,0 +1,244 @@
+"""The rules: which names are sealed, which float, which only grow, and how long their bytes are kept.
+
+A rule set is the user's rules in their order, then the built-in ones, and what none of them matches is sealed
+and kept for ever. The first rule that matches decides. `parse_rules` is the only way from a configuration to
+a rule set; it refuses what it does not understand, naming the rule's number (the first is 1), what it found
+and what it expected, and it refuses a rule that no name can ever reach.
+
+Which rule decides about a name: `decide`. Whether a rule can be reached: `reach`. What the rules mean for a
+push or a delete is decided in the registry, not here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
+from boltseal.policy.reach import Budget, TooComplex, covering
+
+MAX_RULES: Final = 1000
+MAX_KEEP_DAYS: Final = 36_500
+
+_DAY_US = 86_400_000_000
+_KEYS = ("repository", "tag", "mode", "keep")
+
+
+class RuleInvalid(Invalid):
+    """A rule that can't be read, contradicts itself, or can never be reached. The server does not start."""
+
+
+class Mode(StrEnum):
+    """What may happen to a published name."""
+
+    SEALED = "sealed"
+    """It means one digest for ever."""
+    FLOATING = "floating"
+    """It may move; every move is recorded."""
+    APPEND_ONLY = "append-only"
+    """It may move to a manifest that contains all layers, or entries, of the one it names now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long the bytes under a sealed name are protected from deletion, counted from its sealing.
+
+    `days` None is for ever, 0 not at all ("deletable"). The name stays bound whatever happens to the bytes.
+    """
+
+    days: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Keep:
+        """Read "forever", "deletable" or a number of days such as "365d"; RuleInvalid for anything else."""
+        if text == "forever":
+            return FOREVER
+        if text == "deletable":
+            return DELETABLE
+        match = re.fullmatch(r"([1-9][0-9]{0,4})d", text, re.ASCII)
+        if match is None or int(match[1]) > MAX_KEEP_DAYS:
+            raise RuleInvalid(
+                f'keep is {quote(text)}; expected "forever", "deletable" or days from "1d" to "{MAX_KEEP_DAYS}d"'
+            )
+        return cls(int(match[1]))
+
+    def __str__(self) -> str:
+        if self.days is None:
+            return "forever"
+        return f"{self.days}d" if self.days else "deletable"
+
+    def protects(self, sealed_us: int, now_us: int) -> bool:
+        """True while bytes sealed at `sealed_us` may not be deleted (both microseconds since the epoch)."""
+        return self.days is None or now_us < sealed_us + self.days * _DAY_US
+
+
+FOREVER: Final = Keep()
+DELETABLE: Final = Keep(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule. `number` is its place in the configuration, from 1; 0 for the built-in ones."""
+
+    repository: Glob
+    tag: Glob
+    mode: Mode = Mode.SEALED
+    keep: Keep = FOREVER
+    number: int = 0
+
+    def matches(self, repository: str, tag: str) -> bool:
+        """True when both globs match the whole of their names."""
+        return self.repository.matches(repository) and self.tag.matches(tag)
+
+    def as_toml(self) -> str:
+        """The rule as a table for the configuration file, defaults left out, ending without a newline.
+
+        None of the texts can hold a quote or a backslash (`globs`), so they need no escapes.
+        """
+        lines = ["[[rule]]"]
+        if not self.repository.matches_all:
+            lines.append(f'repository = "{self.repository}"')
+        if not self.tag.matches_all:
+            lines.append(f'tag = "{self.tag}"')
+        lines.append(f'mode = "{self.mode}"')
+        if self.mode is Mode.SEALED and self.keep != FOREVER:
+            lines.append(f'keep = "{self.keep}"')
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        globs = [
+            f'{key} "{glob}"'
+            for key, glob in (("repository", self.repository), ("tag", self.tag))
+            if not glob.matches_all
+        ]
+        return " ".join(globs) if globs else "every name"
+
+
+_EVERY_REPOSITORY = parse_repository_glob("**")
+_SIGNATURE_TAG = Glob(
+    text="sha256-<64 hex> or sha512-<128 hex>, then .sig, .att, .sbom or nothing",
+    steps=(),
+    pattern=re.compile(r"(?:sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128})(?:\.(?:sig|att|sbom))?", re.ASCII),
+)
+
+FLOATING_TAGS: Final = ("latest", "edge", "nightly", "main", "master", "dev", "stable")
+
+BUILT_IN_FLOATING: Final[Mapping[str, Rule]] = {
+    tag: Rule(_EVERY_REPOSITORY, parse_tag_glob(tag), Mode.FLOATING, DELETABLE) for tag in FLOATING_TAGS
+}
+BUILT_IN_SIGNATURES: Final = Rule(_EVERY_REPOSITORY, _SIGNATURE_TAG, Mode.APPEND_ONLY, DELETABLE)
+BUILT_IN_DEFAULT: Final = Rule(_EVERY_REPOSITORY, parse_tag_glob("*"), Mode.SEALED, FOREVER)
+BUILT_IN: Final = (*BUILT_IN_FLOATING.values(), BUILT_IN_SIGNATURES, BUILT_IN_DEFAULT)
+"""The rules after the user's own. The last one matches every name."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The user's rules in their order. Made by `parse_rules`; `RuleSet()` is the built-in rules alone."""
+
+    user: tuple[Rule, ...] = ()
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule in force, in the order in which they are asked."""
+        return (*self.user, *BUILT_IN)
+
+    def canonical(self) -> str:
+        """Every rule in force as one line of JSON: equal texts decide equally, in any process and version.
+
+        Written into the ledger when the rules change, so the built-in rules, which may change with a
+        release, are in it too.
+        """
+        rows = [[str(rule.repository), str(rule.tag), str(rule.mode), str(rule.keep)] for rule in self.rules]
+        return json.dumps(rows, separators=(",", ":"))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of `canonical()` in hex, for where the whole text is too long."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def parse_rules(tables: Sequence[Mapping[str, object]]) -> RuleSet:
+    """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong."""
+    if len(tables) > MAX_RULES:
+        raise RuleInvalid(f"{len(tables)} rules; at most {MAX_RULES} are allowed")
+    budget = Budget()
+    rules: list[Rule] = []
+    for number, table in enumerate(tables, start=1):
+        try:
+            rule = _parse_rule(table, number)
+            _refuse_unreachable(rule, rules, budget)
+        except (RuleInvalid, TooComplex) as error:
+            raise RuleInvalid(f"rule {number}: {error.message}") from error
+        rules.append(rule)
+    return RuleSet(tuple(rules))
+
+
+def _parse_rule(table: Mapping[str, object], number: int) -> Rule:
+    values: dict[str, str] = {}
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise RuleInvalid(_unknown_key(key))
+        if not isinstance(value, str):
+            raise RuleInvalid(f"{key} is of type {type(value).__name__}; expected a string in quotes")
+        values[key] = value
+    mode = _parse_mode(values.get("mode", "sealed"))
+    return Rule(
+        repository=_parse_glob(parse_repository_glob, "repository", values.get("repository", "**")),
+        tag=_parse_glob(parse_tag_glob, "tag", values.get("tag", "*")),
+        mode=mode,
+        keep=_parse_keep(values.get("keep"), mode),
+        number=number,
+    )
+
+
+def _parse_glob(parse: Callable[[str], Glob], key: str, text: str) -> Glob:
+    try:
+        return parse(text)
+    except GlobInvalid as error:
+        raise RuleInvalid(f"{key} = {quote(text)}: {error.message}") from error
+
+
+def _parse_mode(text: str) -> Mode:
+    try:
+        return Mode(text)
+    except ValueError as error:
+        raise RuleInvalid(f'mode is {quote(text)}; expected "sealed", "floating" or "append-only"') from error
+
+
+def _parse_keep(text: str | None, mode: Mode) -> Keep:
+    if mode is Mode.SEALED:
+        return FOREVER if text is None else Keep.parse(text)
+    if text is not None and Keep.parse(text) != DELETABLE:
+        raise RuleInvalid(
+            f'keep = "{text}" protects only what is sealed, and mode is "{mode}"; leave keep out, or seal these names'
+        )
+    return DELETABLE
+
+
+def _unknown_key(key: str) -> str:
+    near = difflib.get_close_matches(key, _KEYS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown key {quote(key)}{hint} (a rule has {', '.join(_KEYS)})"
+
+
+def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule], budget: Budget) -> None:
+    """Doubt refuses: a rule that decides about no name is a mistake, and so is one we can't be sure of."""
+    covers = covering((rule.repository, rule.tag), [(other.repository, other.tag) for other in earlier], budget)
+    if covers is None:
+        return
+    if not covers:
+        raise RuleInvalid(f"no valid name matches {rule}, so it can never apply")
+    numbers = [str(earlier[index].number) for index in covers]
+    who = f"rule {numbers[0]} takes" if len(numbers) == 1 else f"rules {_listed(numbers)} together take"
+    raise RuleInvalid(f"{who} every name that {rule} matches, so it can never apply; move it up or remove it")
+
+
+def _listed(numbers: list[str]) -> str:
+    return ", ".join(numbers[:-1]) + " and " + numbers[-1]

@@ -1,0 +1,85 @@
+"""The tag offered in a refusal."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.oci.reference import Tag
+from boltseal.policy.free_tag import next_free
+
+tags = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True)
+
+
+def nothing(_: str) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("1.4.2", "1.4.3"),
+        ("1.4.9", "1.4.10"),
+        ("1.4", "1.5"),
+        ("1", "2"),
+        ("v2", "v3"),
+        ("V2.0", "V2.1"),
+        ("1.4.2-alpine", "1.4.3-alpine"),
+        ("1.4.2-alpine3.20", "1.4.3-alpine3.20"),
+        ("1.4.2_3", "1.4.3_3"),
+        ("1.4.2.Final", "1.4.3.Final"),
+        ("1.4.2-rc.1", "1.4.3-rc.1"),
+        ("release-1.4.2", "release-1.4.3"),
+        ("build-007", "build-008"),
+        ("build-999", "build-1000"),
+        ("app-server-v1.2", "app-server-v1.3"),
+        ("20261124", "20261125"),
+    ],
+)
+def test_the_last_number_before_the_suffix_counts_up(tag: str, expected: str) -> None:
+    """What a person would have typed next."""
+
+    assert next_free(tag, nothing) == expected
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "latest",
+        "stable-",
+        "_",
+        "2026-11-24",
+        "app-2026-11-24",
+        "1.4.2-2026-11-24",
+        "sha-ab12cd3",
+        "ab12cd3",
+        "1a2b",
+        "9" * 128,
+    ],
+)
+def test_no_tag_is_offered_where_counting_means_nothing(tag: str) -> None:
+    """Names, dates and hashes have no next one, and a tag has at most 128 characters."""
+
+    assert next_free(tag, nothing) is None
+
+
+def test_a_taken_or_tombstoned_tag_is_not_offered() -> None:
+    """Only the very next one is looked at: further on there may be gaps left on purpose."""
+
+    assert next_free("1.4.2", {"1.4.3"}.__contains__) is None
+
+
+@given(tags)
+def test_what_is_offered_is_a_tag_and_another_one(tag: str) -> None:
+    """A refusal never sends anybody to a tag that can't be pushed."""
+    free = next_free(tag, nothing)
+
+    if free is not None:
+        assert Tag(free) != tag
+
+
+def test_a_long_tag_without_number_is_looked_at_once() -> None:
+    """The expression has one way to share out its text, so 128 letters cost what 128 letters must."""
+
+    assert next_free("a" * 127 + ".", nothing) is None
