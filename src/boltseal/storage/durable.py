@@ -1,0 +1,149 @@
+"""Files and folders that survive a power cut: every system call by which the store changes the disk.
+
+Rules kept here: a file is on the disk when its own fsync has returned, and its name when the fsync of its folder has;
+no path is followed through a symbolic link at its last step; files are 0640 and folders 0750 at most. The calls are
+methods of `Disk`, a real object, so that a test can hand in a disk that fails on demand, before or after the deed.
+What is written, and when it counts as done, is decided by the callers (`blobs_local`, `upload_local`).
+"""
+
+# System calls on descriptors and plain strings, where pathlib would cost more than the calls do:
+# ruff: noqa: PTH102, PTH104, PTH108, PTH112
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+FILE_MODE: Final = 0o640
+FOLDER_MODE: Final = 0o750
+_MOST_PARTS: Final = 1024  # IOV_MAX on Linux and macOS
+_CAN_TELL_CACHED: Final = hasattr(os, "RWF_NOWAIT")
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_no_space(error: OSError) -> bool:
+    """Whether the disk, the quota or the file is full, so that the same may succeed later."""
+    return error.errno in _NO_SPACE
+
+
+class Disk:
+    """The system calls. Every method raises OSError as the call does, and has then perhaps done its deed anyway."""
+
+    def create(self, path: str) -> int:
+        """Makes a new, empty file for reading and appending; FileExistsError when the name is taken."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+    def open_to_append(self, path: str) -> int:
+        """Opens a file that is there for reading and appending."""
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def open_to_read(self, path: str) -> int:
+        """Opens a file that is there for reading."""
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def close(self, fd: int) -> None:
+        """Closes, and so drops the lock that the descriptor holds."""
+        os.close(fd)
+
+    def append(self, fd: int, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Appends all parts, or raises with some of them appended."""
+        rest = [memoryview(part) for part in parts if part]
+        while rest:
+            written = os.writev(fd, rest[:_MOST_PARTS])
+            done = 0
+            while done < len(rest) and written >= len(rest[done]):
+                written -= len(rest[done])
+                done += 1
+            del rest[:done]
+            if written:
+                rest[0] = rest[0][written:]
+
+    def read_at(self, fd: int, size: int, position: int) -> bytes:
+        """At most `size` bytes from `position` on; none at the end of the file."""
+        return os.pread(fd, size, position)
+
+    def read_cached_at(self, fd: int, size: int, position: int) -> bytes | None:
+        """As `read_at`, but None when the bytes are not in memory, or the system can't tell: never waits for the disk."""
+        if not _CAN_TELL_CACHED:
+            return None
+        buffer = bytearray(size)
+        try:
+            got = os.preadv(fd, [buffer], position, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return None
+            raise
+        return bytes(memoryview(buffer)[:got])
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cuts the file down to `size` bytes."""
+        os.ftruncate(fd, size)
+
+    def touch(self, fd: int) -> None:
+        """Sets the file's times to now."""
+        os.utime(fd)
+
+    def sync_data(self, fd: int) -> None:
+        """Brings the file's bytes and size to the disk."""
+        os.fdatasync(fd)
+
+    def sync(self, fd: int) -> None:
+        """Brings all of the file to the disk."""
+        os.fsync(fd)
+
+    def rename(self, source: str, target: str) -> None:
+        """Gives the file another name, atomically, in place of what had it before."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Takes a file's name away."""
+        os.unlink(path)
+
+    def make_folder(self, path: str) -> None:
+        """Makes the folder if it is not there; its parent must be."""
+        try:
+            os.mkdir(path, FOLDER_MODE)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+
+    def sync_folder(self, path: str) -> None:
+        """Brings the names in a folder to the disk."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def make_folders(disk: Disk, path: Path) -> None:
+    """Makes a folder and its missing parents, each one's name on the disk before this returns. OSError."""
+    if path.is_dir():
+        return
+    make_folders(disk, path.parent)
+    disk.make_folder(os.fspath(path))
+    disk.sync_folder(os.fspath(path.parent))
+
+
+def write_file(disk: Disk, path: Path, content: bytes) -> None:
+    """Puts a whole small file under `path`, in place of what was there, or leaves that as it was. OSError.
+
+    Steps: 1. write beside it, 2. fsync, 3. rename over it, 4. fsync the folder.
+    """
+    beside = f"{path}.{os.getpid()}.{os.urandom(6).hex()}.new"
+    try:
+        fd = disk.create(beside)
+        try:
+            disk.append(fd, [content])
+            disk.sync(fd)
+        finally:
+            disk.close(fd)
+        disk.rename(beside, os.fspath(path))
+    except OSError:
+        if os.path.lexists(beside):
+            disk.unlink(beside)
+        raise
+    disk.sync_folder(os.fspath(path.parent))

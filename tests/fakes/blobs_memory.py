@@ -1,0 +1,202 @@
+"""A `BlobStore` in memory that keeps the promises of the real ones and can be told to fail.
+
+Rules kept here: the contract suite runs on it as on the real stores, so what passes with it is not a different world.
+`fail("commit", error)` makes the next commit raise before it is done, `fail("commit", error, done=True)` after it.
+It keeps nothing over a restart, and time stands where `now_us` is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from boltseal.errors import BoltsealError
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.storage.blobs import (
+    PIECE_BYTES,
+    BlobAbsent,
+    StoreBroken,
+    StoredBlob,
+    UploadBusy,
+    UploadFile,
+    UploadKey,
+    UploadUnknown,
+)
+
+
+class _Session:
+    """The bytes of an upload, when they came last, and who writes."""
+
+    def __init__(self, now_us: int) -> None:
+        self.content = bytearray()
+        self.mtime_us = now_us
+        self.lock = asyncio.Lock()
+
+
+class MemoryWriter:
+    """`UploadWriter` on a bytearray: what is buffered moves into it at flush."""
+
+    def __init__(self, store: MemoryBlobs, key: UploadKey, session: _Session) -> None:
+        self._store = store
+        self._key = key
+        self._session = session
+        self._buffered = bytearray()
+
+    @property
+    def offset(self) -> int:
+        return len(self._session.content) + len(self._buffered)
+
+    async def write(self, chunk: bytes) -> None:
+        self._check()
+        try:
+            self._store.trip("write")
+            self._buffered += chunk
+            self._store.trip("write", done=True)
+        except BoltsealError:
+            self._buffered.clear()
+            raise
+
+    async def flush(self) -> None:
+        self._check()
+        try:
+            self._store.trip("flush")
+        except BoltsealError:
+            self._buffered.clear()
+            raise
+        self._session.content += self._buffered
+        self._session.mtime_us = self._store.now_us
+        self._buffered.clear()
+        self._store.trip("flush", done=True)
+
+    async def rollback(self) -> None:
+        self._buffered.clear()
+
+    async def commit(self, digest: Digest) -> int:
+        self._check()
+        content = bytes(self._session.content + self._buffered)
+        self._buffered.clear()
+        found = Digest.of(content, digest.algorithm)
+        if found != digest:
+            msg = f"the uploaded bytes have the digest {found}, not {digest}"
+            raise DigestInvalid(msg)
+        self._store.trip("commit")
+        self._store.blobs[digest] = (content, self._store.now_us)
+        del self._store.sessions[self._key]
+        self._store.trip("commit", done=True)
+        return len(content)
+
+    def _check(self) -> None:
+        if self._store.sessions.get(self._key) is not self._session:
+            msg = f"no upload session {self._key.id}"
+            raise UploadUnknown(msg)
+
+
+class MemoryBlobs:
+    """`BlobStore` in two dictionaries, which a test may look into."""
+
+    def __init__(self, *, now_us: int = 0, lock_wait_s: float = 2.0) -> None:
+        self.now_us = now_us
+        self.blobs: dict[Digest, tuple[bytes, int]] = {}
+        self.sessions: dict[UploadKey, _Session] = {}
+        self._lock_wait_s = lock_wait_s
+        self._failures: dict[tuple[str, bool], list[BoltsealError]] = defaultdict(list)
+
+    def fail(self, what: str, error: BoltsealError, *, done: bool = False) -> None:
+        """The next call of the method `what` raises `error`: instead of its deed, or after it."""
+        self._failures[what, done].append(error)
+
+    def trip(self, what: str, *, done: bool = False) -> None:
+        """Raises what `fail` has laid out."""
+        laid_out = self._failures[what, done]
+        if laid_out:
+            raise laid_out.pop(0)
+
+    def add(self, content: bytes, algorithm: str = "sha256") -> Digest:
+        """Puts a blob there without an upload."""
+        digest = Digest.of(content, algorithm)
+        self.blobs[digest] = (content, self.now_us)
+        return digest
+
+    async def start_upload(self, key: UploadKey) -> None:
+        self.trip("start_upload")
+        self.sessions[key] = _Session(self.now_us)
+        self.trip("start_upload", done=True)
+
+    async def upload_size(self, key: UploadKey) -> int:
+        return len(self._session(key).content)
+
+    @asynccontextmanager
+    async def open_upload(self, key: UploadKey, algorithm: str = "sha256") -> AsyncIterator[MemoryWriter]:
+        session = self._session(key)
+        try:
+            async with asyncio.timeout(self._lock_wait_s):
+                await session.lock.acquire()
+        except TimeoutError as error:
+            raise UploadBusy(f"another request is writing to the upload session {key.id}") from error
+        try:
+            self._session(key)
+            yield MemoryWriter(self, key, session)
+        finally:
+            session.lock.release()
+
+    async def cancel_upload(self, key: UploadKey) -> None:
+        self._session(key)
+        del self.sessions[key]
+
+    def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
+        for key, session in sorted(self.sessions.items()):
+            if session.mtime_us < older_than_us:
+                yield UploadFile(key.name, len(session.content), session.mtime_us)
+
+    def discard(self, upload: UploadFile, older_than_us: int) -> bool:
+        for key, session in list(self.sessions.items()):
+            if key.name == upload.name and not session.lock.locked() and session.mtime_us < older_than_us:
+                del self.sessions[key]
+                return True
+        return False
+
+    async def stat(self, digest: Digest) -> int | None:
+        self.trip("stat")
+        return len(self.blobs[digest][0]) if digest in self.blobs else None
+
+    def present(self, digest: Digest) -> bool:
+        self.trip("present")
+        return digest in self.blobs
+
+    def path(self, digest: Digest) -> Path | None:
+        return None
+
+    async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
+        self.trip("read")
+        if digest not in self.blobs:
+            raise BlobAbsent(f"blob {digest} is not in the store")
+        content = self.blobs[digest][0]
+        for position in range(start, start + length, PIECE_BYTES):
+            piece = content[position : min(position + PIECE_BYTES, start + length)]
+            if piece:
+                yield piece
+        if start + length > len(content):
+            raise StoreBroken(f"blob {digest} is shorter than it was")
+
+    def walk(self) -> Iterator[StoredBlob]:
+        for digest, (content, mtime_us) in sorted(self.blobs.items()):
+            yield StoredBlob(digest, len(content), mtime_us)
+
+    def strays(self) -> Iterator[str]:
+        return iter(())
+
+    def remove(self, digest: Digest) -> None:
+        self.trip("remove")
+        self.blobs.pop(digest, None)
+
+    def close(self) -> None:
+        return
+
+    def _session(self, key: UploadKey) -> _Session:
+        if key not in self.sessions:
+            msg = f"no upload session {key.id} in {key.repository}"
+            raise UploadUnknown(msg)
+        return self.sessions[key]
