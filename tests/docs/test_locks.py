@@ -1,0 +1,66 @@
+"""What pip installs: exactly what the locks name, by hash, from wherever the person's pip looks."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from tests.docs.pages import text
+from tests.programs import BENCH_PACKAGES, PACKAGES
+
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """Name -> the pin, without its hashes."""
+    pins = re.findall(r"^([a-z0-9-]+)==(\S+)", text(lock), re.MULTILINE)
+    return dict(pins)
+
+
+def normal(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+
+    assert found is not None
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_holds_a_hash_for_every_file_and_names_no_host(lock: str) -> None:
+    """Nothing unhashed is installed, and where files come from is the person's choice."""
+    entries = re.split(r"\n(?=\S)", text(lock).strip())
+
+    assert len(entries) > 10
+    assert all(re.fullmatch(r"[a-z0-9-]+==\S+.*(\n    --hash=sha256:[0-9a-f]{64}( \\)?)+", e) for e in entries)
+    assert "://" not in text(lock)
+    assert "index" not in text(lock)
+
+
+def test_the_development_lock_contains_the_lock_that_people_run() -> None:
+    """What is tested is what is run."""
+    run, work = pinned("requirements.lock"), pinned("requirements-dev.lock")
+
+    assert run.items() <= work.items()
+
+
+def test_every_dependency_is_locked() -> None:
+    """A dependency that was added without `make lock` would be missing on a fresh machine."""
+    project = tomllib.loads(text("pyproject.toml"))
+    wanted = {normal(requirement) for requirement in project["project"]["dependencies"]}
+    groups = {name: {normal(r) for r in group} for name, group in project["dependency-groups"].items()}
+    built = {normal(requirement) for requirement in project["build-system"]["requires"]}
+
+    assert wanted | groups["build"] | built <= set(pinned("requirements.lock"))
+    assert wanted | groups["build"] | groups["dev"] <= set(pinned("requirements-dev.lock"))
+
+
+def test_the_programs_that_tests_start_are_installed_by_the_script_that_installs_them() -> None:
+    """A program that a test asks for is there after scripts/test-packages, so no test has to be skipped."""
+    listed = re.search(r"^packages=\((.*?)^\)", text("scripts/test-packages"), re.MULTILINE | re.DOTALL)
+
+    assert listed is not None
+    names = set(re.sub(r"#.*", "", listed[1]).split())
+    wanted = set((PACKAGES | BENCH_PACKAGES).values())
+
+    assert wanted - names <= {"nginx"}  # nginx-light brings it along
