@@ -1,0 +1,84 @@
+"""The ledger's entries in the database: appended by the transaction that moves a tag, never changed.
+
+The head row is the lock: an index is taken by raising its `size`, so indices are gapless whatever is rolled back
+(a database sequence would leave gaps). Tree, checkpoints and proofs are built from these lines elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, func, insert, select, update
+
+from boltseal.storage.schema import entry, ledger_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+    from boltseal.storage.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the ledger stands: the next index, the time of the last entry, its name, the rules last recorded."""
+
+    size: int
+    last_time_us: int
+    origin: str
+    rules: str
+
+
+_HEAD = select(
+    ledger_head.c.size, ledger_head.c.last_time_us, ledger_head.c.origin, ledger_head.c.rules
+).with_for_update()
+_RAISE = update(ledger_head).values(size=bindparam("new_size"), last_time_us=bindparam("new_time"))
+_APPEND = insert(entry)
+_LAST_OF = select(func.max(entry.c.idx)).where(
+    entry.c.repository == bindparam("repository"), entry.c.tag == bindparam("tag")
+)
+
+
+def head(tx: Transaction) -> Head | None:
+    """The head row, locked until the end of the transaction. None: this ledger was not started yet."""
+    row = tx.connection.execute(_HEAD).one_or_none()
+    return None if row is None else Head(*row)
+
+
+def start(tx: Transaction, origin: str) -> Head:
+    """Make the head row of a ledger that was not started yet."""
+    tx.connection.execute(insert(ledger_head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
+    return Head(0, 0, origin, "")
+
+
+def append(tx: Transaction, index: int, *, time_us: int, kind: str, repository: str, tag: str, line: bytes) -> None:
+    """Write the entry `index` (the head's size) and raise the head. `line` is stored as it is, for ever."""
+    tx.connection.execute(
+        _APPEND, {"idx": index, "time_us": time_us, "kind": kind, "repository": repository, "tag": tag, "line": line}
+    )
+    tx.connection.execute(_RAISE, {"new_size": index + 1, "new_time": time_us})
+
+
+def set_rules(tx: Transaction, rules: str) -> None:
+    """Remember which rules the ledger last recorded."""
+    tx.connection.execute(update(ledger_head).values(rules=rules))
+
+
+def last_index(tx: Transaction, repository: str, tag: str) -> int:
+    """The index of the last entry of a name, or -1."""
+    found: int | None = tx.connection.execute(_LAST_OF, {"repository": repository, "tag": tag}).scalar_one()
+    return -1 if found is None else found
+
+
+def lines(connection: Connection, start_index: int = 0, batch: int = 1000) -> Iterator[tuple[int, bytes]]:
+    """Every entry from `start_index` on, in order, as (index, line); read in batches, so memory stays flat."""
+    while True:
+        rows = connection.execute(
+            select(entry.c.idx, entry.c.line).where(entry.c.idx >= start_index).order_by(entry.c.idx).limit(batch)
+        ).all()
+        yield from rows
+        if len(rows) < batch:
+            return
+        start_index = rows[-1][0] + 1

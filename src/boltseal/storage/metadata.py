@@ -1,0 +1,270 @@
+"""What repositories hold: manifests, blobs and the links between them. Plain reads and writes, no rule.
+
+Every question names a repository: a row of another one does not exist (CONTRACTS 2). Digests go in and come out as
+text, as they stand in the database; parsing and rules are the registry's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Text, and_, bindparam, case, delete, exists, insert, literal, or_, select
+
+from boltseal.storage.schema import blob, content, link, manifest, released, repository, tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection, Select
+
+    from boltseal.storage.database import Transaction
+
+# What a manifest is made of, and what it merely speaks about (CONTRACTS 1, Closure). A foreign layer's bytes need not
+# be here, but if they are, a seal covers them.
+CONTAINS: Final = ("child", "config", "layer", "foreign-layer")
+POINTS_AT: Final = ("subject", "signature-tag")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRow:
+    """A manifest of a repository, without its bytes. `annotations` is JSON text or None."""
+
+    digest: str
+    canonical: str
+    media_type: str
+    size: int
+    subject: str | None
+    artifact_type: str | None
+    annotations: str | None
+    pushed_us: int
+    pushed_by: str
+
+
+_REPOSITORY_ID = select(repository.c.id).where(repository.c.name == bindparam("name"))
+_MANIFEST_COLUMNS = [c for c in manifest.c if c.name != "repository_id"]
+_MANIFEST = select(*_MANIFEST_COLUMNS).where(
+    manifest.c.repository_id == bindparam("at_repository"), manifest.c.digest == bindparam("at_digest")
+)
+_HOLDS_BLOB = select(blob.c.size).where(
+    blob.c.repository_id == bindparam("at_repository"), blob.c.digest == bindparam("at_digest")
+)
+_ADD_CONTENT = insert(content).from_select(
+    ["canonical", "raw"],
+    select(
+        bindparam("new_canonical", type_=content.c.canonical.type), bindparam("new_raw", type_=content.c.raw.type)
+    ).where(~exists().where(content.c.canonical == bindparam("new_canonical"))),
+)
+
+
+def repository_id(tx: Transaction, name: str) -> int | None:
+    """The number of a repository, or None when nothing was ever pushed to it."""
+    found: int | None = tx.connection.execute(_REPOSITORY_ID, {"name": name}).scalar_one_or_none()
+    return found
+
+
+def ensure_repository(tx: Transaction, name: str) -> int:
+    """The number of a repository, which is made when it is not there."""
+    found = repository_id(tx, name)
+    if found is not None:
+        return found
+    made: int = tx.connection.execute(
+        insert(repository).values(name=name, created_us=tx.now_us).returning(repository.c.id)
+    ).scalar_one()
+    return made
+
+
+def find_manifest(tx: Transaction, repository_id: int, digest: str) -> ManifestRow | None:
+    """A manifest of this repository, or None."""
+    row = tx.connection.execute(_MANIFEST, {"at_repository": repository_id, "at_digest": digest}).one_or_none()
+    return None if row is None else ManifestRow(**row._mapping)
+
+
+def media_types_of(tx: Transaction, repository_id: int, canonical: str) -> set[str]:
+    """Under which media types this repository holds these bytes, by whatever digest."""
+    return set(
+        tx.connection.execute(
+            select(manifest.c.media_type).where(
+                manifest.c.repository_id == repository_id, manifest.c.canonical == canonical
+            )
+        ).scalars()
+    )
+
+
+def manifest_bytes(tx: Transaction, repository_id: int, digest: str) -> tuple[str, bytes] | None:
+    """Media type and bytes of a manifest of this repository, or None."""
+    query = select(manifest.c.media_type, content.c.raw).join(content, content.c.canonical == manifest.c.canonical)
+    query = query.where(manifest.c.repository_id == repository_id, manifest.c.digest == digest)
+    row = tx.connection.execute(query).first()
+    return None if row is None else (row[0], row[1])
+
+
+def add_manifest(
+    tx: Transaction, repository_id: int, row: ManifestRow, raw: bytes, links: Iterable[tuple[str, str]]
+) -> None:
+    """Write a manifest, its bytes and its links, given as (child digest, kind)."""
+    tx.connection.execute(_ADD_CONTENT, {"new_canonical": row.canonical, "new_raw": raw})
+    values = {name: getattr(row, name) for name in ManifestRow.__slots__}
+    tx.connection.execute(insert(manifest), {"repository_id": repository_id, **values})
+    pairs = [
+        {"repository_id": repository_id, "parent": row.digest, "child": child, "kind": kind}
+        for child, kind in sorted(set(links))
+    ]
+    if pairs:
+        tx.connection.execute(insert(link), pairs)
+
+
+def add_link(tx: Transaction, repository_id: int, parent: str, child: str, kind: str) -> None:
+    """Write one link if it is not there."""
+    key = {"repository_id": repository_id, "parent": parent, "child": child, "kind": kind}
+    there = tx.connection.execute(select(literal(1)).where(*(link.c[name] == value for name, value in key.items())))
+    if there.first() is None:
+        tx.connection.execute(insert(link), key)
+
+
+def remove_manifest(tx: Transaction, repository_id: int, digest: str) -> None:
+    """Remove a manifest, what it says of others, and its bytes when no repository holds them any more."""
+    row = find_manifest(tx, repository_id, digest)
+    if row is None:
+        return
+    here = and_(manifest.c.repository_id == repository_id, manifest.c.digest == digest)
+    tx.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent == digest))
+    tx.connection.execute(delete(manifest).where(here))
+    tx.connection.execute(
+        delete(content).where(
+            content.c.canonical == row.canonical, ~exists().where(manifest.c.canonical == row.canonical)
+        )
+    )
+
+
+def blob_size(tx: Transaction, repository_id: int, digest: str) -> int | None:
+    """Size in bytes of a blob of this repository, or None."""
+    found: int | None = tx.connection.execute(
+        _HOLDS_BLOB, {"at_repository": repository_id, "at_digest": digest}
+    ).scalar_one_or_none()
+    return found
+
+
+def add_blob(tx: Transaction, repository_id: int, digest: str, size: int) -> None:
+    """Write that this repository holds a blob; nothing when it does already."""
+    if blob_size(tx, repository_id, digest) is None:
+        row = {"repository_id": repository_id, "digest": digest, "size": size, "added_us": tx.now_us}
+        tx.connection.execute(insert(blob), row)
+
+
+def remove_blob(tx: Transaction, repository_id: int, digest: str) -> None:
+    """Remove the row; when it was the last one of any repository, note since when its bytes are nobody's."""
+    tx.connection.execute(delete(blob).where(blob.c.repository_id == repository_id, blob.c.digest == digest))
+    if not blob_named(tx, digest):
+        tx.connection.execute(delete(released).where(released.c.digest == digest))
+        tx.connection.execute(insert(released).values(digest=digest, released_us=tx.now_us))
+
+
+def blob_named(tx: Transaction, digest: str) -> bool:
+    """Whether a row of any repository names these bytes."""
+    return tx.connection.execute(select(literal(1)).where(blob.c.digest == digest).limit(1)).first() is not None
+
+
+def blob_anywhere(connection: Connection, digest: str, source: str | None) -> tuple[str, int] | None:
+    """A repository (`source`, or any) that holds the blob, as (name, size), or None."""
+    query = select(repository.c.name, blob.c.size).join(blob, blob.c.repository_id == repository.c.id)
+    query = query.where(blob.c.digest == digest)
+    if source is not None:
+        query = query.where(repository.c.name == source)
+    row = connection.execute(query.limit(1)).first()
+    return None if row is None else (row[0], row[1])
+
+
+def reached_from(repository_id: int, digest: str) -> Select[str]:
+    """The digest and everything under it, over all levels: what a seal on it covers downwards."""
+    seen = select(literal(digest, Text).label("digest")).cte("below", recursive=True)
+    step = select(link.c.child).join(seen, link.c.parent == seen.c.digest)
+    step = step.where(link.c.repository_id == repository_id, link.c.kind.in_(CONTAINS))
+    return select(seen.union(step).c.digest)
+
+
+def reaching(repository_id: int, digest: str, *, through_subjects: bool) -> Select[str]:
+    """The digest and everything whose seal would cover it: what contains it and, if wanted, what it speaks of."""
+    seen = select(literal(digest, Text).label("digest")).cte("above", recursive=True)
+    contained = and_(link.c.child == seen.c.digest, link.c.kind.in_(CONTAINS))
+    speaks_of = and_(link.c.parent == seen.c.digest, link.c.kind.in_(POINTS_AT))
+    step = select(case((contained, link.c.parent), else_=link.c.child)).where(link.c.repository_id == repository_id)
+    step = step.where(or_(contained, speaks_of) if through_subjects else contained)
+    return select(seen.union(step.select_from(link, seen)).c.digest)
+
+
+def digests(tx: Transaction, which: Select[str]) -> set[str]:
+    """The digests that a query names."""
+    return set(tx.connection.execute(which).scalars())
+
+
+def spoken_of(tx: Transaction, repository_id: int, digest: str) -> set[str]:
+    """What a manifest itself points at as its subject or by its signature tag."""
+    query = select(link.c.child).where(link.c.repository_id == repository_id, link.c.parent == digest)
+    return digests(tx, query.where(link.c.kind.in_(POINTS_AT)))
+
+
+def parents(tx: Transaction, repository_id: int, digest: str) -> set[str]:
+    """The manifests that contain this one, or this blob."""
+    query = select(link.c.parent).where(link.c.repository_id == repository_id, link.c.child == digest)
+    return digests(tx, query.where(link.c.kind.in_(CONTAINS)))
+
+
+def missing(tx: Transaction, repository_id: int, digest: str) -> list[str]:
+    """What a manifest needs, over all levels, and this repository does not hold, sorted."""
+    under = reached_from(repository_id, digest).subquery()
+    needed = select(link.c.child).join(under, link.c.parent == under.c.digest)
+    needed = needed.where(link.c.repository_id == repository_id)
+    held_manifest = exists().where(manifest.c.repository_id == repository_id, manifest.c.digest == link.c.child)
+    held_blob = exists().where(blob.c.repository_id == repository_id, blob.c.digest == link.c.child)
+    children = needed.where(link.c.kind == "child", ~held_manifest)
+    blobs = needed.where(link.c.kind.in_(("config", "layer")), ~held_blob)
+    return sorted(digests(tx, children) | digests(tx, blobs))
+
+
+def tag_names(connection: Connection, name: str, after: str, limit: int | None) -> list[str] | None:
+    """Live tags of a repository behind `after`, sorted by bytes. None: nothing was ever pushed to it."""
+    found = connection.execute(_REPOSITORY_ID, {"name": name}).scalar_one_or_none()
+    if found is None:
+        return None
+    query = select(tag.c.name).where(tag.c.repository_id == found, tag.c.digest.is_not(None), tag.c.name > after)
+    return list(connection.execute(query.order_by(tag.c.name).limit(limit)).scalars())
+
+
+def repository_names(connection: Connection, after: str, limit: int | None) -> list[str]:
+    """Repositories that hold a manifest or a blob, behind `after`, sorted by bytes."""
+    holds = or_(
+        exists().where(manifest.c.repository_id == repository.c.id),
+        exists().where(blob.c.repository_id == repository.c.id),
+    )
+    query = select(repository.c.name).where(repository.c.name > after, holds).order_by(repository.c.name)
+    return list(connection.execute(query.limit(limit)).scalars())
+
+
+def referrers(connection: Connection, name: str, subject: str) -> list[ManifestRow]:
+    """The manifests of a repository whose subject is this digest, oldest first."""
+    query = select(*_MANIFEST_COLUMNS).join(repository, repository.c.id == manifest.c.repository_id)
+    query = query.where(repository.c.name == name, manifest.c.subject == subject)
+    rows = connection.execute(query.order_by(manifest.c.pushed_us, manifest.c.digest))
+    return [ManifestRow(**row._mapping) for row in rows]
+
+
+def tagged_bytes(connection: Connection, name: str, tag_name: str) -> tuple[str, bytes] | None:
+    """Media type and bytes of the manifest that a tag means, or None."""
+    query = (
+        select(manifest.c.media_type, content.c.raw)
+        .join(repository, repository.c.id == manifest.c.repository_id)
+        .join(tag, and_(tag.c.repository_id == repository.c.id, tag.c.digest == manifest.c.digest))
+        .join(content, content.c.canonical == manifest.c.canonical)
+        .where(repository.c.name == name, tag.c.name == tag_name)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else (row[0], row[1])
+
+
+def held_manifests(connection: Connection, name: str, wanted: Iterable[str]) -> dict[str, ManifestRow]:
+    """Those of the wanted digests that this repository holds, by digest."""
+    query = select(*_MANIFEST_COLUMNS).join(repository, repository.c.id == manifest.c.repository_id)
+    query = query.where(repository.c.name == name, manifest.c.digest == bindparam("wanted"))
+    found = (connection.execute(query, {"wanted": digest}).one_or_none() for digest in wanted)
+    return {row.digest: ManifestRow(**row._mapping) for row in found if row is not None}

@@ -1,0 +1,137 @@
+"""SQLite, and everything that only SQLite understands: connections, pragmas, BEGIN IMMEDIATE, its errors, hot look-ups.
+
+WAL with `synchronous=FULL`: a commit that was acknowledged survives power loss (promise 4). Writers of all processes
+queue at BEGIN IMMEDIATE; a wait longer than ten seconds is doubt and becomes Unavailable. Readers never wait.
+The look-ups at the end run for nearly every request, on the driver's own connection: SQLAlchemy would cost ten times
+the query. They are plain SQL and see the last commit each time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from boltseal.errors import BoltsealError, Full, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Connection, Engine
+
+LOCK_WAIT_S: Final = 10.0
+_FULL_CODES: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
+_BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def make_engine(path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> Engine:
+    """An engine whose connections are ours to begin and commit; `read_only` can't change the file whatever is run."""
+    target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
+    engine = create_engine(
+        f"sqlite:///{target}",
+        isolation_level="AUTOCOMMIT",  # we say BEGIN and COMMIT ourselves, once per group
+        connect_args={"timeout": lock_wait_s, "check_same_thread": False, "cached_statements": 512},
+    )
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+            return
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # a purged manifest is gone from the file too
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+
+    event.listen(engine, "connect", prepare)
+    return engine
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def driver(connection: Connection) -> sqlite3.Connection:
+    """The sqlite3 connection below, for the few statements where the layers above cost more than the query."""
+    raw = connection.connection.driver_connection
+    if not isinstance(raw, sqlite3.Connection):  # pragma: no cover - another driver is another module's
+        raise TypeError(f"expected a sqlite3 connection, got {type(raw).__name__}")
+    return raw
+
+
+@contextmanager
+def errors_named() -> Iterator[None]:
+    """Turn SQLite's errors into ours: no space is Full, a lock is Unavailable, the rest stays what it is."""
+    try:
+        yield
+    except (sqlite3.OperationalError, DBAPIError) as error:
+        named = _named(error.orig if isinstance(error, DBAPIError) else error)
+        if named is None:
+            raise
+        raise named from error
+
+
+def _named(error: BaseException | None) -> BoltsealError | None:
+    code: Any = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return None
+    if code in _FULL_CODES:
+        return Full("no space left for the registry's database: nothing was changed; free some space and try again")
+    if code & 0xFF in _BUSY:
+        return Unavailable("the registry's database stayed busy: nothing was changed; try again")
+    return None
+
+
+class TagFound(NamedTuple):
+    """What a tag means now."""
+
+    digest: str
+    sealed: bool
+
+
+class ManifestFound(NamedTuple):
+    """One manifest of one repository."""
+
+    media_type: str
+    raw: bytes
+
+
+_TAG = """
+SELECT t.digest, t.sealed_digest IS NOT NULL
+FROM repository r JOIN tag t ON t.repository_id = r.id
+WHERE r.name = ? AND t.name = ? AND t.digest IS NOT NULL
+"""
+_MANIFEST = """
+SELECT m.media_type, c.raw
+FROM repository r JOIN manifest m ON m.repository_id = r.id JOIN content c ON c.canonical = m.canonical
+WHERE r.name = ? AND m.digest = ?
+"""
+_BLOB = """
+SELECT b.size FROM repository r JOIN blob b ON b.repository_id = r.id WHERE r.name = ? AND b.digest = ?
+"""
+
+
+class Lookups:
+    """Point look-ups for pulls, on one connection, for one thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._execute = driver(connection).execute
+
+    def tag(self, repository: str, name: str) -> TagFound | None:
+        """What the tag means, or None when nothing of that name is there."""
+        row = self._execute(_TAG, (repository, name)).fetchone()
+        return None if row is None else TagFound(row[0], bool(row[1]))
+
+    def manifest(self, repository: str, digest: str) -> ManifestFound | None:
+        """The manifest as pushed, or None when this repository does not hold it."""
+        row = self._execute(_MANIFEST, (repository, digest)).fetchone()
+        return None if row is None else ManifestFound(row[0], row[1])
+
+    def blob_size(self, repository: str, digest: str) -> int | None:
+        """Size in bytes of a blob that this repository holds, or None."""
+        row = self._execute(_BLOB, (repository, digest)).fetchone()
+        return None if row is None else int(row[0])
