@@ -1,0 +1,172 @@
+"""One request as the handlers see it: method, headers and query read on demand, and a body that comes in chunks.
+
+A thin view of an ASGI scope, without copies: most requests ask for one header or none. The body keeps three
+rules: it is never collected beyond a stated limit, a client that leaves in the middle is `ClientGone` and never
+a shorter body, and one that sends nothing for `IDLE_S` is refused so that it frees what it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.types import Receive, Scope
+
+from boltseal.api.errors import BodyStalled, ClientGone
+from boltseal.api.query import Query
+from boltseal.errors import ErrorCode, Invalid, TooLarge, quote
+
+IDLE_S: Final = 60.0
+DRAIN_BYTES: Final = 8 * 1024 * 1024
+DRAIN_S: Final = 2.0
+
+_MAX_DIGITS: Final = 18
+
+
+class LengthInvalid(Invalid):
+    """A Content-Length that is no number, or that is not the length of the body."""
+
+    code = ErrorCode.SIZE_INVALID
+
+
+class DocumentTooLarge(TooLarge):
+    """A manifest over the limit."""
+
+    code = ErrorCode.SIZE_INVALID
+
+
+class Body:
+    """The body of a request: iterate over it once, for its chunks as the server hands them over."""
+
+    __slots__ = ("_receive", "finished", "received")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.finished = False
+        self.received = 0
+
+    def __aiter__(self) -> Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next chunk, never empty. ClientGone, BodyStalled."""
+        while not self.finished:
+            chunk = await self._next(IDLE_S)
+            if chunk:
+                return chunk
+        raise StopAsyncIteration
+
+    async def _next(self, idle_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(idle_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            msg = f"no byte of the body came for {idle_s:g} seconds; send the request again"
+            raise BodyStalled(msg) from error
+        if message["type"] == "http.disconnect":
+            self.finished = True
+            raise ClientGone
+        self.finished = not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        self.received += len(chunk)
+        return chunk
+
+    async def whole(self, limit: int) -> bytes:
+        """All of it; DocumentTooLarge as soon as there is more than `limit` bytes of it."""
+        chunks = []
+        async for chunk in self:
+            if self.received > limit:
+                raise DocumentTooLarge(_over(limit))
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def drain(self) -> None:
+        """Reads and forgets what still comes, within bounds of size and time.
+
+        A server that closes on a client which is still sending makes it miss the answer already sent: its next
+        write fails before it reads. Best effort: a client that has left, or dawdles, is not waited for.
+        """
+        limit = self.received + DRAIN_BYTES
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while not self.finished and self.received < limit:
+                    await self._next(DRAIN_S)
+        except (TimeoutError, BodyStalled, ClientGone):
+            self.finished = True
+
+
+class Call:
+    """One request. Header names are lower-case bytes, as ASGI gives them; values are text."""
+
+    __slots__ = ("_body", "_query", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._body: Body | None = None
+        self._query: Query | None = None
+
+    @property
+    def body(self) -> Body:
+        """What the client sends along."""
+        if self._body is None:
+            self._body = Body(self.receive)
+        return self._body
+
+    @property
+    def method(self) -> str:
+        """`GET`, `HEAD`, ..."""
+        method: str = self.scope["method"]
+        return method
+
+    @property
+    def query(self) -> Query:
+        """The parameters after the question mark. QueryInvalid, UriTooLong."""
+        if self._query is None:
+            self._query = Query(self.scope.get("query_string", b""))
+        return self._query
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value, several lines of it joined by a comma (RFC 9110, section 5.3), None without it."""
+        found: bytes | None = None
+        for key, value in self.scope["headers"]:
+            if key == name:
+                found = value if found is None else found + b", " + value
+        return None if found is None else found.decode("latin-1").strip()
+
+    def content_length(self) -> int | None:
+        """How long the body will be, None when the client does not say. LengthInvalid."""
+        text = self.header(b"content-length")
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+            msg = f"Content-Length is {quote(text)}; expected the number of bytes in the body"
+            raise LengthInvalid(msg)
+        return int(text)
+
+    async def document(self, limit: int) -> bytes:
+        """The whole body, at most `limit` bytes, as long as it says it is. DocumentTooLarge, LengthInvalid."""
+        length = self.content_length()
+        if length is not None and length > limit:
+            raise DocumentTooLarge(_over(limit, length))
+        raw = await self.body.whole(limit)
+        if length is not None and length != len(raw):
+            msg = f"the body has {len(raw)} bytes; Content-Length says {length}"
+            raise LengthInvalid(msg)
+        return raw
+
+    async def take_leave(self) -> None:
+        """After the answer: takes the rest of a body off the client's hands, if there is one that it will send."""
+        waits_for_leave = not self.body.received and (self.header(b"expect") or "").lower() == "100-continue"
+        if not self.body.finished and self.has_body() and not waits_for_leave:
+            await self.body.drain()
+
+    def has_body(self) -> bool:
+        """Whether the client announced one."""
+        length = self.header(b"content-length")
+        return length != "0" if length is not None else self.header(b"transfer-encoding") is not None
+
+
+def _over(limit: int, length: int | None = None) -> str:
+    has = "more" if length is None else f"{length}"
+    return f"a manifest may have at most {limit} bytes; this one has {has}"

@@ -1,0 +1,21 @@
+"""What the HTTP side may be told: values only, built from the configuration by `app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """`public_url`: scheme and host that clients reach us by, for absolute locations; None: relative ones.
+
+    `max_manifest_bytes`: the largest manifest taken in. `anonymous_pull`: whether everybody may read everything,
+    so that caches between us and a client may keep what never changes.
+    """
+
+    public_url: str | None = None
+    max_manifest_bytes: int = 4 * MIB
+    anonymous_pull: bool = True
