@@ -1,0 +1,87 @@
+"""The tools and the engines, one of each for all tests of this folder; a boltseal that really runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.real.registry import Registry
+from tests.real.tools import Buildah, Ctr, Docker, Oras, Podman, Skopeo, Tool
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A boltseal with the built-in rules. Tests share it, each in a repository of its own."""
+    with servers.boltseal(tmp_path_factory.mktemp("boltseal") / "data") as server:
+        yield Registry(server)
+
+
+@pytest.fixture
+def repository() -> str:
+    """The name of a repository that no other test uses."""
+    return f"shop/app{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """docker as Debian installs it."""
+    with servers.dockerd(tmp_path_factory.mktemp("dockerd")) as server:
+        yield Docker(server.address, "docker")
+
+
+@pytest.fixture(scope="session")
+def docker_containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """docker with containerd's image store."""
+    with servers.dockerd(tmp_path_factory.mktemp("dockerc"), containerd_store=True) as server:
+        yield Docker(server.address, "docker-containerd")
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    """podman on storage of its own."""
+    return Podman(tmp_path_factory.mktemp("podman"))
+
+
+@pytest.fixture(scope="session")
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
+    """buildah on storage of its own."""
+    return Buildah(tmp_path_factory.mktemp("buildah"))
+
+
+@pytest.fixture(scope="session")
+def skopeo(tmp_path_factory: pytest.TempPathFactory) -> Skopeo:
+    """skopeo with image layouts on disk."""
+    return Skopeo(tmp_path_factory.mktemp("skopeo"))
+
+
+@pytest.fixture(scope="session")
+def oras(tmp_path_factory: pytest.TempPathFactory) -> Oras:
+    """oras with files on disk."""
+    return Oras(tmp_path_factory.mktemp("oras"))
+
+
+@pytest.fixture(scope="session")
+def ctr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
+    """ctr on a containerd of our own."""
+    folder = tmp_path_factory.mktemp("containerd")
+    with servers.containerd(folder) as server:
+        yield Ctr(server.address, folder / "images")
+
+
+@pytest.fixture(params=["docker", "docker_containerd", "podman", "buildah", "skopeo", "oras", "ctr"])
+def tool(request: pytest.FixtureRequest) -> Tool:
+    """Each tool in turn."""
+    found: Tool = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder."""
+    return tmp_path

@@ -1,0 +1,54 @@
+"""The registry that the tools talk to, as a test asks it without any tool in between."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import httpx2
+
+from tests.servers import Server
+
+ACCEPT = ", ".join(
+    [
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A running registry. `host` is what stands before the first slash of a reference."""
+
+    server: Server
+
+    @property
+    def host(self) -> str:
+        """Address and port."""
+        return self.server.address
+
+    def manifest(self, repository: str, reference: str) -> bytes:
+        """The bytes of a manifest, whose digest header has been compared with what they are."""
+        answer = self._ask("GET", repository, reference)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["docker-content-digest"] == _digest(answer.content)
+        return answer.content
+
+    def digest(self, repository: str, reference: str) -> str:
+        """The digest that a tag means."""
+        return _digest(self.manifest(repository, reference))
+
+    def has(self, repository: str, reference: str) -> bool:
+        """Whether there is such a manifest."""
+        return self._ask("HEAD", repository, reference).status_code == 200
+
+    def _ask(self, method: str, repository: str, reference: str) -> httpx2.Response:
+        url = f"{self.server.url}/v2/{repository}/manifests/{reference}"
+        return httpx2.request(method, url, headers={"accept": ACCEPT}, timeout=30, trust_env=False)
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -1,0 +1,151 @@
+"""cosign on a registry that seals: it signs by rewriting its own tags, which therefore only ever grow."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.real.registry import Registry
+from tests.real.tools import Said, Skopeo, run
+
+pytestmark = pytest.mark.real
+
+
+@dataclass(frozen=True)
+class Cosign:
+    """cosign with a key pair in `folder`, and no transparency log."""
+
+    folder: Path
+
+    def sign(self, reference: str, by: str, *more: str) -> Said:
+        """Signs; `by` is an annotation that tells signatures apart."""
+        return self._run(
+            *("sign", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
+            *("--allow-insecure-registry", "--annotations", f"by={by}", *more, reference),
+        )
+
+    def verify(self, reference: str, *more: str) -> set[str]:
+        """Who has signed, as far as the public key can tell."""
+        said = self._run(
+            *("verify", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true", "--allow-http-registry"),
+            *("--allow-insecure-registry", "--output", "json", *more, reference),
+        ).checked()
+        signatures = json.loads(said[said.index("\n[{") :])
+        return {signature["optional"]["by"] for signature in signatures}
+
+    def attest(self, reference: str, statement: object) -> Said:
+        """Attaches a signed statement."""
+        predicate = self.folder / "predicate.json"
+        predicate.write_text(json.dumps(statement))
+        return self._run(
+            *("attest", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
+            *("--allow-insecure-registry", "--type", "custom", "--predicate", str(predicate), reference),
+        )
+
+    def attestations(self, reference: str) -> int:
+        """How many statements about the image hold."""
+        said = self._run(
+            *("verify-attestation", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true"),
+            *("--allow-http-registry", "--allow-insecure-registry", "--type", "custom", reference),
+        ).checked()
+        return sum(line.startswith("{") for line in said.splitlines())
+
+    def clean(self, reference: str) -> Said:
+        """Tries to remove the signatures of an image."""
+        return self._run("clean", "--force", "--allow-http-registry", "--allow-insecure-registry", reference)
+
+    def _run(self, *argv: str) -> Said:
+        environment = {"COSIGN_PASSWORD": "", "COSIGN_EXPERIMENTAL": "1"}
+        return run("cosign", *argv, env=environment, cwd=self.folder)
+
+
+@pytest.fixture(scope="session")
+def cosign(tmp_path_factory: pytest.TempPathFactory) -> Cosign:
+    """cosign with a new key pair."""
+    folder = tmp_path_factory.mktemp("cosign")
+    run("cosign", "generate-key-pair", env={"COSIGN_PASSWORD": ""}, cwd=folder).checked()
+    return Cosign(folder)
+
+
+@pytest.fixture
+def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
+    """A sealed image, as the reference by digest that one signs."""
+    skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:1.0.0").checked()
+    return f"{registry.host}/{repository}@{registry.digest(repository, '1.0.0')}"
+
+
+def signature_tag(image: str) -> str:
+    """The tag under which cosign keeps the signatures of an image."""
+    return image.partition("@")[2].replace(":", "-") + ".sig"
+
+
+def test_a_signed_image_verifies(cosign: Cosign, image: str) -> None:
+    """What cosign writes is what cosign finds."""
+    cosign.sign(image, "builder").checked()
+
+    assert cosign.verify(image) == {"builder"}
+
+
+def test_a_second_signature_is_added_to_the_first(cosign: Cosign, image: str) -> None:
+    """The tag of the signatures is rewritten, but what it held is still in it."""
+    cosign.sign(image, "builder").checked()
+
+    cosign.sign(image, "reviewer").checked()
+
+    assert cosign.verify(image) == {"builder", "reviewer"}
+
+
+def test_a_second_attestation_is_added_to_the_first(cosign: Cosign, image: str) -> None:
+    """Attestations grow as signatures do."""
+    cosign.attest(image, {"tests": "passed"}).checked()
+
+    cosign.attest(image, {"scan": "clean"}).checked()
+
+    assert cosign.attestations(image) == 2
+
+
+def test_a_signature_kept_as_a_referrer_verifies(cosign: Cosign, image: str) -> None:
+    """The newer way of keeping signatures, without tags."""
+    cosign.sign(image, "builder", "--registry-referrers-mode=oci-1-1").checked()
+
+    assert cosign.verify(image, "--experimental-oci11") == {"builder"}
+
+
+def test_an_image_cannot_be_put_in_the_place_of_the_signatures(
+    cosign: Cosign, image: str, skopeo: Skopeo, registry: Registry, repository: str
+) -> None:
+    """Signatures can't be lost by pushing something else under their tag."""
+    cosign.sign(image, "builder").checked()
+    tag = signature_tag(image)
+
+    said = skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:{tag}")
+
+    assert not said.ok
+    assert "denied: " in said.text
+    assert cosign.verify(image) == {"builder"}
+
+
+def test_the_signatures_of_a_sealed_image_cannot_be_cleaned_away(cosign: Cosign, image: str) -> None:
+    """While an image is sealed, what was signed about it stays."""
+    cosign.sign(image, "builder").checked()
+
+    cosign.clean(image)
+
+    assert cosign.verify(image) == {"builder"}
+
+
+def test_the_signatures_of_a_sealed_image_cannot_be_deleted_by_digest(
+    cosign: Cosign, image: str, registry: Registry, repository: str
+) -> None:
+    """The tag of the signatures protects the manifest it means."""
+    cosign.sign(image, "builder").checked()
+    digest = registry.digest(repository, signature_tag(image))
+
+    said = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{digest}")
+
+    assert not said.ok
+    assert cosign.verify(image) == {"builder"}

@@ -1,0 +1,121 @@
+"""oras beyond push and pull: what is attached to an image, copies, tags set by hand, blobs, deletes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.real.registry import Registry
+from tests.real.tools import Said, Skopeo, run
+
+pytestmark = pytest.mark.real
+
+NOTE = "application/vnd.example.note"
+
+
+def oras(*argv: str, cwd: Path | None = None) -> Said:
+    """oras without TLS."""
+    return run("oras", *argv, "--plain-http", cwd=cwd)
+
+
+@pytest.fixture
+def attach(tmp_path: Path) -> Callable[[str, str], Said]:
+    """Attaches a text to an image: (reference, text)."""
+
+    def attach(reference: str, text: str) -> Said:
+        (tmp_path / "note.txt").write_text(text)
+        return oras("attach", "--artifact-type", NOTE, reference, "note.txt:text/plain", cwd=tmp_path)
+
+    return attach
+
+
+@pytest.fixture
+def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
+    """A sealed image."""
+    reference = f"{registry.host}/{repository}:1.0.0"
+    skopeo.push(skopeo.image(os.urandom(1000)), reference).checked()
+    return reference
+
+
+def attached(reference: str) -> list[str]:
+    """The digests of what is attached to an image."""
+    found = json.loads(oras("discover", "--format", "json", "--artifact-type", NOTE, reference).checked())
+    return [manifest["digest"] for manifest in found["manifests"]]
+
+
+def test_what_is_attached_to_a_sealed_image_is_found(image: str, attach: Callable[[str, str], Said]) -> None:
+    """A seal doesn't keep people from saying something about the image."""
+    attach(image, "first").checked()
+    attach(image, "second").checked()
+
+    assert len(attached(image)) == 2
+
+
+def test_an_image_is_copied_to_another_repository_with_what_is_attached(
+    image: str, attach: Callable[[str, str], Said]
+) -> None:
+    """Blobs are mounted, referrers come along."""
+    attach(image, "first").checked()
+    name, _, tag = image.rpartition(":")
+    copy = f"{name}-copy:{tag}"
+
+    run("oras", "cp", "--recursive", "--from-plain-http", "--to-plain-http", image, copy).checked()
+
+    assert attached(copy) == attached(image)
+
+
+def test_a_sealed_tag_cannot_be_set_by_hand(image: str, skopeo: Skopeo, registry: Registry, repository: str) -> None:
+    """`oras tag` is a push too."""
+    sealed = registry.digest(repository, "1.0.0")
+    other = f"{registry.host}/{repository}:1.0.1"
+    skopeo.push(skopeo.image(os.urandom(1000)), other).checked()
+
+    said = oras("tag", other, "1.0.0")
+
+    assert not said.ok
+    assert f"tag 1.0.0 of {repository} is sealed at {sealed}" in said.text
+    assert registry.digest(repository, "1.0.0") == sealed
+
+
+def test_an_image_gets_another_name(image: str, registry: Registry, repository: str) -> None:
+    """A release that is released again under a further tag needs no upload."""
+    oras("tag", image, "1.0.1").checked()
+
+    assert registry.digest(repository, "1.0.1") == registry.digest(repository, "1.0.0")
+
+
+@pytest.mark.parametrize("by", ["tag", "digest"])
+def test_a_sealed_image_cannot_be_deleted(image: str, by: str, registry: Registry, repository: str) -> None:
+    """Neither by its tag nor by its digest."""
+    digest = registry.digest(repository, "1.0.0")
+    name = image if by == "tag" else f"{registry.host}/{repository}@{digest}"
+
+    said = oras("manifest", "delete", "--force", name)
+
+    assert not said.ok
+    assert "sealed" in said.text
+    assert registry.digest(repository, "1.0.0") == digest
+
+
+def test_a_layer_of_a_sealed_image_cannot_be_deleted(image: str, registry: Registry, repository: str) -> None:
+    """Nor can what it is made of."""
+    layer = json.loads(registry.manifest(repository, "1.0.0"))["layers"][0]["digest"]
+    blob = f"{registry.host}/{repository}@{layer}"
+
+    said = oras("blob", "delete", "--force", blob)
+
+    assert not said.ok
+    oras("blob", "fetch", "--output", "/dev/null", blob).checked()
+
+
+def test_the_tags_of_a_repository_are_listed(image: str, skopeo: Skopeo, registry: Registry, repository: str) -> None:
+    """What is there can be seen."""
+    skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:latest").checked()
+
+    listed = oras("repo", "tags", f"{registry.host}/{repository}").checked()
+
+    assert listed.split() == ["1.0.0", "latest"]

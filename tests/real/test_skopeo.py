@@ -1,0 +1,90 @@
+"""skopeo beyond copies to and from disk: listing, looking, copying inside the registry, deleting."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.real.registry import Registry
+from tests.real.tools import Skopeo, run
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
+    """A sealed image, as skopeo names it."""
+    reference = f"{registry.host}/{repository}:1.0.0"
+    skopeo.push(skopeo.image(os.urandom(400_000)), reference).checked()
+    return f"docker://{reference}"
+
+
+def test_an_image_is_looked_at(image: str, registry: Registry, repository: str) -> None:
+    """`skopeo inspect` shows the digest that the tag means, and all tags."""
+    seen = json.loads(run("skopeo", "inspect", "--tls-verify=false", image).checked())
+
+    assert seen["Digest"] == registry.digest(repository, "1.0.0")
+    assert seen["RepoTags"] == ["1.0.0"]
+
+
+def test_an_image_is_copied_inside_the_registry(image: str, registry: Registry, repository: str) -> None:
+    """From one repository to another, the layers mounted."""
+    run(
+        *("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"),
+        *(image, f"docker://{registry.host}/{repository}-copy:1.0.0"),
+    ).checked()
+
+    assert registry.digest(f"{repository}-copy", "1.0.0") == registry.digest(repository, "1.0.0")
+
+
+def test_an_image_converted_to_dockers_format_is_another_image(image: str, registry: Registry, repository: str) -> None:
+    """The same layers under another manifest are another digest, and a sealed tag knows."""
+    sealed = registry.digest(repository, "1.0.0")
+
+    said = run(
+        *("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"),
+        *("--format", "v2s2", image, image),
+    )
+
+    assert not said.ok
+    assert "is sealed at" in said.text
+    assert registry.digest(repository, "1.0.0") == sealed
+
+
+def test_a_repository_is_mirrored_whole(
+    image: str, skopeo: Skopeo, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """`skopeo sync` finds every tag and every byte."""
+    skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:latest").checked()
+
+    run(
+        *("skopeo", "--insecure-policy", "sync", "--src-tls-verify=false", "--src", "docker", "--dest", "dir"),
+        *(f"{registry.host}/{repository}", str(tmp_path)),
+    ).checked()
+
+    assert sorted(path.name.rpartition(":")[2] for path in tmp_path.iterdir()) == ["1.0.0", "latest"]
+
+
+def test_a_sealed_tag_cannot_be_deleted(image: str, registry: Registry, repository: str) -> None:
+    """`skopeo delete` removes a digest, and with it every tag: here it is told why not."""
+    said = run("skopeo", "delete", "--tls-verify=false", image)
+
+    assert not said.ok
+    assert "1.0.0" in said.text
+    assert registry.has(repository, "1.0.0")
+
+
+def test_a_displaced_image_can_be_deleted_by_its_digest(skopeo: Skopeo, registry: Registry, repository: str) -> None:
+    """What no sealed tag needs may go when somebody says so."""
+    name = f"{registry.host}/{repository}"
+    skopeo.push(skopeo.image(os.urandom(1000)), f"{name}:latest").checked()
+    displaced = registry.digest(repository, "latest")
+    skopeo.push(skopeo.image(os.urandom(1000)), f"{name}:latest").checked()
+
+    run("skopeo", "delete", "--tls-verify=false", f"docker://{name}@{displaced}").checked()
+
+    assert not registry.has(repository, displaced)
+    assert registry.has(repository, "latest")

@@ -1,0 +1,276 @@
+"""The tools people push and pull with, each behind the same three verbs, so that one suite runs on all of them.
+
+Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; what it says is
+handed on whole, as the person at the terminal reads it; `pull` starts from a storage that has nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.programs import program
+from tests.real.layout import APP, app_in_layout, app_in_tar, app_tar, image_layout
+
+TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How a command ended, and everything it wrote."""
+
+    ok: bool
+    text: str
+
+    def checked(self) -> str:
+        """What was said by a command that has to work."""
+        assert self.ok, self.text
+        return self.text
+
+
+class Tool(Protocol):
+    """Something that people push and pull images with."""
+
+    name: str
+
+    def image(self, content: bytes) -> str:
+        """Makes an image whose one file holds `content`; gives the name by which `push` finds it."""
+
+    def push(self, image: str, reference: str) -> Said:
+        """Pushes an image under a reference."""
+
+    def pull(self, reference: str) -> bytes:
+        """Pulls with nothing in store, and gives the content of the image's file."""
+
+
+def run(*argv: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Said:
+    """Runs a command to its end, both its streams in the order in which it wrote them."""
+    done = subprocess.run(
+        [program(str(argv[0])), *argv[1:]],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TIMEOUT_S,
+        env=os.environ | dict(env or {}),
+        cwd=cwd,
+        check=False,
+    )
+    return Said(done.returncode == 0, done.stdout.decode("utf-8", "replace"))
+
+
+def output(*argv: str | Path) -> bytes:
+    """What a command writes to its standard output."""
+    return subprocess.run(
+        [program(str(argv[0])), *argv[1:]], stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=True
+    ).stdout
+
+
+class Docker:
+    """docker, on a daemon of our own. `name` tells whether it keeps images itself or in containerd's store."""
+
+    def __init__(self, socket: str, name: str) -> None:
+        self.name = name
+        self._docker = ("docker", "-H", f"unix://{socket}")
+        self._numbers = itertools.count(1)
+
+    def image(self, content: bytes) -> str:
+        image = f"made:{next(self._numbers)}"
+        run(*self._docker, "import", "-", image, stdin=app_tar(content)).checked()
+        return image
+
+    def push(self, image: str, reference: str) -> Said:
+        run(*self._docker, "tag", image, reference).checked()
+        return run(*self._docker, "push", reference)
+
+    def pull(self, reference: str) -> bytes:
+        known = run(*self._docker, "image", "ls", "--all", "--quiet", "--no-trunc").checked().split()
+        if known:
+            run(*self._docker, "image", "rm", "--force", *sorted(set(known))).checked()
+        run(*self._docker, "pull", reference).checked()
+        container = run(*self._docker, "create", reference, f"/{APP}").checked().strip()
+        exported = output(*self._docker, "export", container)
+        run(*self._docker, "rm", container).checked()
+        return app_in_tar(exported)
+
+    def run(self, *argv: str) -> Said:
+        """Another verb."""
+        return run(*self._docker, *argv)
+
+
+class Podman:
+    """podman, with storage that needs neither overlay mounts nor systemd."""
+
+    name = "podman"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._hosts = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._podman = self._host()
+
+    def image(self, content: bytes) -> str:
+        image = f"localhost/made:{next(self._numbers)}"
+        run(*self._podman, "import", "-", image, stdin=app_tar(content)).checked()
+        return image
+
+    def push(self, image: str, reference: str) -> Said:
+        return run(*self._podman, "push", "--tls-verify=false", image, reference)
+
+    def pull(self, reference: str) -> bytes:
+        podman = self._host()
+        run(*podman, "pull", "--tls-verify=false", reference).checked()
+        container = output(*podman, "create", reference, f"/{APP}").decode().strip()
+        return app_in_tar(output(*podman, "export", container))
+
+    def run(self, *argv: str) -> Said:
+        """Another verb, on the storage that images are made in."""
+        return run(*self._podman, *argv)
+
+    def _host(self) -> tuple[str, ...]:
+        """Podman on a storage that has nothing yet."""
+        at = self._folder / f"host{next(self._hosts)}"
+        return (
+            *("podman", "--root", f"{at}/root", "--runroot", f"{at}/run", "--tmpdir", f"{at}/tmp"),
+            *("--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
+            *("--log-level", "error"),
+        )
+
+
+class Buildah:
+    """buildah, from scratch and without a container that runs."""
+
+    name = "buildah"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._hosts = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._buildah = self._host()
+
+    def image(self, content: bytes) -> str:
+        image = f"localhost/made:{next(self._numbers)}"
+        source = self._folder / f"app{next(self._numbers)}"
+        source.write_bytes(content)
+        container = output(*self._buildah, "from", "scratch").decode().strip()
+        run(*self._buildah, "copy", container, str(source), f"/{APP}").checked()
+        run(*self._buildah, "commit", "--rm", container, image).checked()
+        return image
+
+    def push(self, image: str, reference: str) -> Said:
+        return run(*self._buildah, "push", "--tls-verify=false", image, f"docker://{reference}")
+
+    def pull(self, reference: str) -> bytes:
+        buildah = self._host()
+        container = output(*buildah, "from", "--pull-always", "--tls-verify=false", reference).decode().strip()
+        mounted = Path(output(*buildah, "mount", container).decode().strip())
+        content = (mounted / APP).read_bytes()
+        run(*buildah, "rm", container).checked()
+        return content
+
+    def run(self, *argv: str) -> Said:
+        """Another verb, on the storage that images are made in."""
+        return run(*self._buildah, *argv)
+
+    def _host(self) -> tuple[str, ...]:
+        at = self._folder / f"host{next(self._hosts)}"
+        return ("buildah", "--root", f"{at}/root", "--runroot", f"{at}/run", "--storage-driver", "vfs")
+
+
+class Skopeo:
+    """skopeo, which copies between a registry and image layouts on disk."""
+
+    name = "skopeo"
+
+    def __init__(self, folder: Path) -> None:
+        self._folders = _numbered(folder)
+
+    def image(self, content: bytes) -> str:
+        return image_layout(next(self._folders), content).source
+
+    def push(self, image: str, reference: str) -> Said:
+        return run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", image, f"docker://{reference}")
+
+    def pull(self, reference: str) -> bytes:
+        folder = next(self._folders)
+        run(
+            *("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false"),
+            *(f"docker://{reference}", f"oci:{folder}:app"),
+        ).checked()
+        return app_in_layout(folder)
+
+
+class Oras:
+    """oras, which pushes files as artifacts."""
+
+    name = "oras"
+
+    def __init__(self, folder: Path) -> None:
+        self._folders = _numbered(folder)
+
+    def image(self, content: bytes) -> str:
+        folder = next(self._folders)
+        (folder / APP).write_bytes(content)
+        return str(folder)
+
+    def push(self, image: str, reference: str) -> Said:
+        return run(
+            *("oras", "push", "--plain-http", "--artifact-type", "application/vnd.example.app"),
+            *("--annotation", "org.opencontainers.image.created=2026-11-24T00:00:00Z"),
+            *(reference, f"{APP}:application/octet-stream"),
+            cwd=Path(image),
+        )
+
+    def pull(self, reference: str) -> bytes:
+        folder = next(self._folders)
+        run("oras", "pull", "--plain-http", "--output", folder, reference).checked()
+        return (folder / APP).read_bytes()
+
+
+class Ctr:
+    """ctr, containerd's own tool; its pushes come from the code that BuildKit and Kubernetes nodes share."""
+
+    name = "ctr"
+
+    def __init__(self, socket: str, folder: Path) -> None:
+        self._images = ("ctr", "--address", socket, "images")
+        self._folders = _numbered(folder)
+        self._numbers = itertools.count(1)
+
+    def image(self, content: bytes) -> str:
+        image = f"example.com/made{next(self._numbers)}"
+        folder = next(self._folders)
+        image_layout(folder, content)
+        archive = folder.with_suffix(".tar")
+        with tarfile.open(archive, "w") as tar:
+            tar.add(folder, arcname="")
+        run(*self._images, "import", "--no-unpack", "--base-name", image, archive).checked()
+        return f"{image}:app"
+
+    def push(self, image: str, reference: str) -> Said:
+        run(*self._images, "tag", "--force", image, reference).checked()
+        return run(*self._images, "push", "--plain-http", reference)
+
+    def pull(self, reference: str) -> bytes:
+        known = run(*self._images, "ls", "--quiet").checked().split()
+        if known:
+            run(*self._images, "rm", "--sync", *known).checked()
+        run(*self._images, "pull", "--plain-http", "--snapshotter", "native", reference).checked()
+        archive = next(self._folders) / "image.tar"
+        run(*self._images, "export", archive, reference).checked()
+        with tarfile.open(archive) as tar:
+            tar.extractall(archive.parent, filter="data")
+        return app_in_layout(archive.parent)
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    """New folders, one after the other."""
+    for number in itertools.count(1):
+        made = folder / str(number)
+        made.mkdir(parents=True)
+        yield made
