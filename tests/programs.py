@@ -24,7 +24,7 @@ PACKAGES = {
 #: The same for what only `make bench` starts.
 BENCH_PACKAGES = {
     "docker-registry": "docker-registry",
-    "nginx": "nginx",
+    "nginx": "nginx-light",
     "skopeo": "skopeo",
     "taskset": "util-linux",
     "wrk": "wrk",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,18 @@ from tests.real.registry import Registry
 from tests.real.tools import Buildah, Ctr, Docker, Oras, Podman, Skopeo, Tool
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tools neither read nor write what the person at this machine has configured or logged in to."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
+            patch.setenv(variable, str(home))
+        for variable in ("DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "REGISTRY_AUTH_FILE", "CONTAINER_HOST"):
+            patch.delenv(variable, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -79,9 +90,3 @@ def tool(request: pytest.FixtureRequest) -> Tool:
     """Each tool in turn."""
     found: Tool = request.getfixturevalue(request.param)
     return found
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder."""
-    return tmp_path
