@@ -138,8 +138,10 @@ def nginx(folder: Path, root: Path, *, before: Sequence[str] = ()) -> Iterator[S
     folder.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
     config = folder / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""  # else its worker could not read a folder of root's
     config.write_text(
         f"""\
+{user}
 daemon off;
 worker_processes 1;
 pid {folder}/pid;

@@ -1,0 +1,122 @@
+"""The servers: boltseal as people start it, Debian's docker-registry, nginx with the same bytes as files.
+
+All of them run on the first core, the load on the second. Servers that are read from are started once and stay
+up, idle while another is measured; whoever is pushed to gets a new server with an empty store each time, since
+what an earlier push left behind (a folder to grow, pages to write back) would be measured with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from tests import servers
+from tests.servers import Server
+
+from bench.content import FLOATING_TAG, MANIFEST_TYPE, REPOSITORY, SEALED_TAG, Blob, Content
+
+BOLTSEAL = "boltseal"
+REGISTRY = "docker-registry"
+NGINX = "nginx"
+PEERS = (BOLTSEAL, REGISTRY, NGINX)
+
+SERVER_CORE, LOAD_CORE = 0, 1
+_ON_SERVER_CORE = ("taskset", "-c", str(SERVER_CORE))
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A server with the content in it, and under which paths."""
+
+    server: Server
+    content: Content
+
+    @property
+    def by_tag(self) -> str:
+        """Path of the manifest by its sealed tag."""
+        return f"/v2/{REPOSITORY}/manifests/{SEALED_TAG}"
+
+    @property
+    def by_floating_tag(self) -> str:
+        """Path of the manifest by its floating tag."""
+        return f"/v2/{REPOSITORY}/manifests/{FLOATING_TAG}"
+
+    @property
+    def by_digest(self) -> str:
+        """Path of the manifest by its digest."""
+        return f"/v2/{REPOSITORY}/manifests/{self.content.manifest.digest}"
+
+    def blob(self, blob: Blob) -> str:
+        """Path of a blob."""
+        return f"/v2/{REPOSITORY}/blobs/{blob.digest}"
+
+
+@contextlib.contextmanager
+def readable(peer: str, folder: Path, content: Content) -> Iterator[Readable]:
+    """A server with the content in it. Every byte has been read back once and compared."""
+    with _fresh_nginx(folder, content) if peer == NGINX else fresh(peer, folder) as server:
+        if peer != NGINX:
+            _push(server, content)
+        filled = Readable(server, content)
+        for path, blob in (
+            (filled.by_tag, content.manifest),
+            (filled.by_floating_tag, content.manifest),
+            (filled.by_digest, content.manifest),
+            (filled.blob(content.small), content.small),
+            (filled.blob(content.large), content.large),
+        ):
+            answer = httpx2.get(server.url + path, headers={"accept": MANIFEST_TYPE}, timeout=60, trust_env=False)
+            assert answer.content == blob.data, f"{peer} answers {path} with {answer.status_code} and other bytes"
+        yield filled
+
+
+@contextlib.contextmanager
+def fresh(peer: str, folder: Path) -> Iterator[Server]:
+    """A registry with an empty store; afterwards its folder is gone and the disk is at rest."""
+    with _start(peer, folder) as server:
+        yield server
+    shutil.rmtree(folder)
+    os.sync()
+
+
+def _start(peer: str, folder: Path) -> AbstractContextManager[Server]:
+    folder.mkdir(parents=True)
+    os.sync()
+    if peer == BOLTSEAL:
+        return servers.boltseal(folder / "data", before=_ON_SERVER_CORE)
+    return servers.docker_registry(folder, before=_ON_SERVER_CORE)
+
+
+@contextlib.contextmanager
+def _fresh_nginx(folder: Path, content: Content) -> Iterator[Server]:
+    root = folder / "root"
+    manifests, blobs = (root / "v2" / REPOSITORY / kind for kind in ("manifests", "blobs"))
+    manifests.mkdir(parents=True)
+    blobs.mkdir()
+    for name in (SEALED_TAG, FLOATING_TAG, content.manifest.digest):
+        (manifests / name).write_bytes(content.manifest.data)
+    for blob in (content.small, content.large):
+        (blobs / blob.digest).write_bytes(blob.data)
+    with servers.nginx(folder / "nginx", root, before=_ON_SERVER_CORE) as server:
+        yield server
+    shutil.rmtree(folder)
+
+
+def _push(server: Server, content: Content) -> None:
+    with httpx2.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        for blob in (*content.parts, content.small, content.large):
+            target = client.post(f"/v2/{REPOSITORY}/blobs/uploads/").headers["location"]
+            finish = httpx2.URL(target).copy_add_param("digest", blob.digest)
+            client.put(finish, content=blob.data).raise_for_status()
+        for tag in (SEALED_TAG, FLOATING_TAG):
+            client.put(
+                f"/v2/{REPOSITORY}/manifests/{tag}",
+                content=content.manifest.data,
+                headers={"content-type": MANIFEST_TYPE},
+            ).raise_for_status()
