@@ -18,11 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.programs import program
-
 from bench.measures import Measure, Run, measures
 from bench.peers import LOAD_CORE, PEERS
 from bench.report import Row, table, write_json, write_readme
+from tests.programs import program
 
 HERE = Path(__file__).parent
 

@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-from tests.programs import program
-
 from bench.content import DistinctBlobs
+from tests.programs import program
 
 CONNECTIONS = 32
 BUFFER_BYTES = 1 << 20

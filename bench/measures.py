@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tests.programs import program
-
 from bench import load
 from bench.content import KIB, MANIFEST_TYPE, MIB, REPOSITORY, Content, make_content, write_image
 from bench.peers import BOLTSEAL, NGINX, PEERS, REGISTRY, Readable, fresh, readable
+from tests.programs import program
 
 #: docker-registry with what it leaves undone counted in: a `sync` of its folder before a push is safe.
 REGISTRY_SYNCED = "docker-registry + sync"
@@ -127,7 +126,7 @@ def _push(run: Run, peer: str) -> Sequence[float]:
     registry = REGISTRY if peer == REGISTRY_SYNCED else peer
 
     def sync() -> None:
-        subprocess.run([program("sync"), "-f", str(folder)], check=True)
+        subprocess.run(["sync", "-f", str(folder)], check=True)
 
     with fresh(registry, folder) as server:
         end = time.monotonic() + run.seconds

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from tests import servers
-from tests.servers import Server
 
 from bench.content import FLOATING_TAG, MANIFEST_TYPE, REPOSITORY, SEALED_TAG, Blob, Content
+from tests import servers
+from tests.servers import Server
 
 BOLTSEAL = "boltseal"
 REGISTRY = "docker-registry"

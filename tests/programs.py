@@ -26,7 +26,6 @@ BENCH_PACKAGES = {
     "docker-registry": "docker-registry",
     "nginx": "nginx-light",
     "skopeo": "skopeo",
-    "sync": "coreutils",
     "taskset": "util-linux",
     "wrk": "wrk",
 }
