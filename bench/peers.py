@@ -27,7 +27,7 @@ NGINX = "nginx"
 PEERS = (BOLTSEAL, REGISTRY, NGINX)
 
 SERVER_CORE, LOAD_CORE = 0, 1
-_ON_SERVER_CORE = ("taskset", "-c", str(SERVER_CORE))
+ON_SERVER_CORE = ("taskset", "-c", str(SERVER_CORE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ def _start(peer: str, folder: Path) -> AbstractContextManager[Server]:
     folder.mkdir(parents=True)
     os.sync()
     if peer == BOLTSEAL:
-        return servers.boltseal(folder / "data", before=_ON_SERVER_CORE)
-    return servers.docker_registry(folder, before=_ON_SERVER_CORE)
+        return servers.boltseal(folder / "data", before=ON_SERVER_CORE)
+    return servers.docker_registry(folder, before=ON_SERVER_CORE)
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def _fresh_nginx(folder: Path, content: Content) -> Iterator[Server]:
         (manifests / name).write_bytes(content.manifest.data)
     for blob in (content.small, content.large):
         (blobs / blob.digest).write_bytes(blob.data)
-    with servers.nginx(folder / "nginx", root, before=_ON_SERVER_CORE) as server:
+    with servers.nginx(folder / "nginx", root, before=ON_SERVER_CORE) as server:
         yield server
     shutil.rmtree(folder)
 

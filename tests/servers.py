@@ -105,6 +105,25 @@ def boltseal(
 
 
 @contextlib.contextmanager
+def asgi(app: str, folder: Path, settings: Mapping[str, str], *, before: Sequence[str] = ()) -> Iterator[Server]:
+    """granian with one worker and any application, named as `module:name`, with nothing of boltseal around it."""
+    port = free_port()
+    with _started(
+        "granian",
+        [
+            *(*before, sys.executable, "-m", "granian", "--interface", "asgi", "--loop", "uvloop", "--no-access-log"),
+            *("--host", "127.0.0.1", "--port", str(port), "--workers", "1", app),
+        ],
+        address=f"127.0.0.1:{port}",
+        folder=folder,
+        log=folder / "granian.log",
+        ready=lambda: _listens(f"127.0.0.1:{port}"),
+        environment=os.environ | dict(settings),
+    ) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def docker_registry(folder: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
     """Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, as it comes."""
     folder.mkdir(parents=True, exist_ok=True)
