@@ -74,7 +74,7 @@ class LocalBlobs:
         memory_bytes: int = 32 * 1024 * 1024,
         lock_wait_s: float = 2.0,
         bulk_threads: int = 4,
-        quick_threads: int = 16,
+        quick_threads: int = 8,
     ) -> None:
         self._disk = disk or Disk()
         self._data = os.fspath(data)
@@ -97,6 +97,11 @@ class LocalBlobs:
         self._workshop.quick.shutdown()
         self._workshop.bulk.shutdown()
 
+    @property
+    def buffered_bytes(self) -> int:
+        """What all writers together hold in memory now."""
+        return self._workshop.budget.held_bytes
+
     def _make_folders(self) -> None:
         make_folders(self._disk, Path(self._uploads))
         for algorithm in ALGORITHMS:
@@ -109,11 +114,18 @@ class LocalBlobs:
     # Sessions
 
     async def start_upload(self, key: UploadKey) -> None:
-        """Makes the session's empty file. It need not survive a power cut, so nothing is synced."""
+        """Makes the session's empty file. It need not survive a power cut, so nothing is synced.
+
+        In a thread: making a name waits for the file system's journal, which may be busy with somebody's fsync.
+        """
+        make = asyncio.get_running_loop().run_in_executor(self._workshop.quick, self._make_session, key.name)
         try:
-            self._disk.close(self._disk.create(f"{self._uploads}/{key.name}"))
+            await finished(make)
         except OSError as error:
             raise _told(error, "an upload can't be started") from error
+
+    def _make_session(self, name: str) -> None:
+        self._disk.close(self._disk.create(f"{self._uploads}/{name}"))
 
     async def upload_size(self, key: UploadKey) -> int:
         """The size of the session's file."""

@@ -1,0 +1,610 @@
+"""Blobs as plain files: what the disk, another process or a stranger in the folder may do, and what holds all the same.
+
+What every store promises is in `tests/contracts/test_blob_store.py`; here is what only files can suffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import BoltsealError
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.reference import Repository
+from boltseal.storage.blobs import (
+    BlobAbsent,
+    NoSpace,
+    StoreBroken,
+    UploadBusy,
+    UploadId,
+    UploadKey,
+    UploadUnknown,
+    UploadWriter,
+)
+from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.upload_local import SYNC_EVERY_BYTES, MemoryBudget
+from tests.fakes.disk import FailingDisk
+
+REPOSITORY = Repository("shop/app")
+MEBIBYTE = 1024 * 1024
+FAR_FUTURE_US = 2**62
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Where the store lies."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def disk() -> FailingDisk:
+    """The store's disk."""
+    return FailingDisk()
+
+
+@pytest.fixture
+def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
+    """A store on a disk that can be told to fail."""
+    made = LocalBlobs(data, disk=disk, lock_wait_s=0.1)
+    yield made
+    made.close()
+
+
+async def begin(store: LocalBlobs) -> UploadKey:
+    """A new session."""
+    key = UploadKey(REPOSITORY, UploadId.new())
+    await store.start_upload(key)
+    return key
+
+
+async def patch(store: LocalBlobs, key: UploadKey, chunk: bytes) -> None:
+    """One acknowledged request."""
+    async with store.open_upload(key) as writer:
+        await writer.write(chunk)
+        await writer.flush()
+
+
+async def finish(store: LocalBlobs, key: UploadKey, chunk: bytes, digest: Digest) -> None:
+    """The last request of a session."""
+    async with store.open_upload(key) as writer:
+        await writer.write(chunk)
+        await writer.commit(digest)
+
+
+async def push(store: LocalBlobs, content: bytes) -> Digest:
+    """A whole blob in one request."""
+    digest = Digest.of(content)
+    await finish(store, await begin(store), content, digest)
+    return digest
+
+
+def blob_file(data: Path, digest: Digest) -> Path:
+    """Where a blob must lie."""
+    return data / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+
+
+# Every write fails twice: not done, and done but the answer lost.
+
+# The first sync of a folder is for the name of a new shard, the second for the name of the blob.
+COMMIT_CALLS = [
+    ("open_to_append", 0),
+    ("append", 0),
+    ("sync", 0),
+    ("make_folder", 0),
+    ("sync_folder", 0),
+    ("rename", 0),
+    ("sync_folder", 1),
+]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EMFILE])
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-but-answer-lost"])
+@pytest.mark.parametrize(("call", "skip"), COMMIT_CALLS)
+async def test_a_commit_that_fails_leaves_whole_or_absent(
+    data: Path, store: LocalBlobs, disk: FailingDisk, call: str, skip: int, done: bool, number: int
+) -> None:
+    """Whatever call fails, the blob is whole or absent, the session as acknowledged or gone, and a push later works."""
+    key = await begin(store)
+    await patch(store, key, b"acknowledged ")
+    content = b"acknowledged and the rest"
+    digest = Digest.of(content)
+    disk.fail(call, number, done=done, skip=skip)
+    error: BoltsealError | None = None
+    try:
+        await finish(store, key, b"and the rest", digest)
+    except BoltsealError as caught:
+        error = caught
+    held = await size_or_none(store, key)
+    there = blob_file(data, digest).read_bytes() if store.present(digest) else None
+
+    assert there in (None, content)
+    assert held in (None, 13)
+    assert error is None or isinstance(error, NoSpace if number in (errno.ENOSPC, errno.EDQUOT) else StoreBroken)
+    assert error is not None or there == content
+    if held is not None:
+        await finish(store, key, b"and the rest", digest)
+    else:
+        await push(store, content)
+    assert blob_file(data, digest).read_bytes() == content
+
+
+async def size_or_none(store: LocalBlobs, key: UploadKey) -> int | None:
+    """The offset of a session, None if it is gone."""
+    try:
+        return await store.upload_size(key)
+    except UploadUnknown:
+        return None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-but-answer-lost"])
+@pytest.mark.parametrize("acknowledged", [0, 13, 3 * MEBIBYTE])
+async def test_a_chunk_that_fails_is_taken_back(
+    store: LocalBlobs, disk: FailingDisk, acknowledged: int, done: bool, number: int
+) -> None:
+    """Half a batch on the disk counts for nothing: the session goes on where it was acknowledged."""
+    key = await begin(store)
+    await patch(store, key, b"a" * acknowledged)
+    disk.fail("append", number, done=done)
+    async with store.open_upload(key) as writer:
+        with pytest.raises(NoSpace if number == errno.ENOSPC else StoreBroken):
+            await send(writer, [b"lost" * 300_000] * 4)
+        offset = writer.offset
+    held = await store.upload_size(key)
+    await finish(store, key, b"good", Digest.of(b"a" * acknowledged + b"good"))
+
+    assert offset == held == acknowledged
+    assert store.buffered_bytes == 0
+
+
+async def send(writer: UploadWriter, chunks: list[bytes]) -> None:
+    """A request's chunks and its acknowledgement."""
+    for chunk in chunks:
+        await writer.write(chunk)
+    await writer.flush()
+
+
+async def test_a_writer_goes_on_after_a_full_disk(store: LocalBlobs, disk: FailingDisk) -> None:
+    """The same open session takes the same bytes when there is space again."""
+    key = await begin(store)
+    disk.fail("append", errno.ENOSPC)
+    async with store.open_upload(key) as writer:
+        await writer.write(b"x" * 10)
+        with pytest.raises(NoSpace):
+            await writer.flush()
+        await writer.write(b"y" * 10)
+        await writer.flush()
+
+    assert await store.upload_size(key) == 10
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingDisk, number: int) -> None:
+    """After it the kernel may show bytes that the disk never got, so nothing of the session is believed."""
+    key = await begin(store)
+    disk.fail("sync_data", number)
+    async with store.open_upload(key) as writer:
+        with pytest.raises(NoSpace if number == errno.ENOSPC else StoreBroken):
+            await send(writer, [b"s" * MEBIBYTE] * (SYNC_EVERY_BYTES // MEBIBYTE + 2))
+        with pytest.raises(UploadUnknown):
+            await writer.write(b"more")
+        with pytest.raises(UploadUnknown):
+            await writer.commit(Digest.of(b""))
+
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+
+
+async def test_a_session_that_cannot_be_cut_back_is_gone(store: LocalBlobs, disk: FailingDisk) -> None:
+    """When the disk refuses even that, the session is not left longer than acknowledged."""
+    key = await begin(store)
+    await patch(store, key, b"before")
+    disk.fail("append", errno.ENOSPC)
+    disk.fail("truncate", errno.EIO)
+    with pytest.raises(NoSpace):
+        await patch(store, key, b"failing")
+
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, StoreBroken)])
+@pytest.mark.parametrize("done", [False, True])
+async def test_an_upload_that_cannot_start_says_why(
+    store: LocalBlobs, disk: FailingDisk, number: int, kind: type[BoltsealError], done: bool
+) -> None:
+    """A full disk and a broken one are told apart, and no path is told at all."""
+    disk.fail("create", number, done=done)
+
+    with pytest.raises(kind) as caught:
+        await begin(store)
+    assert " /" not in caught.value.message
+
+
+async def test_a_blob_already_there_survives_a_failed_push_of_it(
+    data: Path, store: LocalBlobs, disk: FailingDisk
+) -> None:
+    """The old bytes stay until the new ones are durable."""
+    digest = await push(store, b"precious")
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(StoreBroken):
+        await push(store, b"precious")
+
+    assert blob_file(data, digest).read_bytes() == b"precious"
+
+
+async def test_a_blob_is_never_cut_after_its_rename(data: Path, store: LocalBlobs, disk: FailingDisk) -> None:
+    """When the rename was done and its answer lost, taking the session back must not empty the blob."""
+    key = await begin(store)
+    disk.fail("rename", errno.EIO, done=True)
+    async with store.open_upload(key) as writer:
+        await writer.write(b"renamed")
+        with pytest.raises(StoreBroken):
+            await writer.commit(Digest.of(b"renamed"))
+        await writer.rollback()
+
+    assert blob_file(data, Digest.of(b"renamed")).read_bytes() == b"renamed"
+
+
+async def test_nothing_is_renamed_before_it_is_synced(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A blob's name follows its bytes to the disk, and the folder follows the name."""
+    await push(store, b"order")
+    order = disk.order
+
+    assert order.index("append") < order.index("sync") < order.index("rename")
+    assert order[-1] == "sync_folder"
+
+
+# Rot, restarts and other processes.
+
+
+async def test_a_push_mends_rot(data: Path, store: LocalBlobs) -> None:
+    """Pushing a damaged blob again replaces its file."""
+    digest = await push(store, b"good bytes")
+    blob_file(data, digest).write_bytes(b"rotten")
+    await push(store, b"good bytes")
+
+    assert blob_file(data, digest).read_bytes() == b"good bytes"
+
+
+async def test_who_reads_while_a_blob_is_replaced_reads_on(data: Path, store: LocalBlobs) -> None:
+    """A download in progress keeps the file it began with."""
+    content = b"r" * MEBIBYTE
+    digest = await push(store, content)
+    pieces = store.read(digest, 0, MEBIBYTE)
+    read = await anext(pieces)
+    await push(store, content)
+    store.remove(digest)
+    async for piece in pieces:
+        read += piece
+
+    assert read == content
+
+
+async def test_a_session_resumes_after_a_restart(data: Path, store: LocalBlobs) -> None:
+    """The file's size is the offset, and its bytes are hashed again."""
+    key = await begin(store)
+    await patch(store, key, b"before the restart, ")
+    store.close()
+    again = LocalBlobs(data)
+    held = await again.upload_size(key)
+    await finish(again, key, b"after it", Digest.of(b"before the restart, after it"))
+    again.close()
+
+    assert held == 20
+    assert blob_file(data, Digest.of(b"before the restart, after it")).exists()
+
+
+async def test_a_resumed_session_is_not_believed_unread(data: Path, store: LocalBlobs) -> None:
+    """Bytes changed on the disk between two runs are found by the digest."""
+    key = await begin(store)
+    await patch(store, key, b"as it was sent")
+    store.close()
+    (data / "uploads" / key.name).write_bytes(b"as it was SENT")
+    again = LocalBlobs(data)
+    with pytest.raises(DigestInvalid):
+        await finish(again, key, b"", Digest.of(b"as it was sent"))
+    again.close()
+
+
+async def test_a_known_hash_saves_reading_the_file(store: LocalBlobs, disk: FailingDisk) -> None:
+    """POST, PATCH, PUT in one process, as docker does, hashes every byte once."""
+    key = await begin(store)
+    await patch(store, key, b"h" * MEBIBYTE)
+    await finish(store, key, b"", Digest.of(b"h" * MEBIBYTE))
+
+    assert disk.calls["read_at"] == 0
+
+
+async def test_a_known_hash_counts_only_for_the_file_it_was_made_of(data: Path, store: LocalBlobs) -> None:
+    """When another process has written to the session meanwhile, the file is read."""
+    key = await begin(store)
+    await patch(store, key, b"one ")
+    other = LocalBlobs(data)
+    await patch(other, key, b"two ")
+    other.close()
+    await finish(store, key, b"three", Digest.of(b"one two three"))
+
+    assert store.present(Digest.of(b"one two three"))
+
+
+async def test_another_process_holds_the_session(data: Path, store: LocalBlobs) -> None:
+    """The lock is the file system's, so it holds between processes, and ends with the process that holds it."""
+    key = await begin(store)
+    with (data / "uploads" / key.name).open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UploadBusy):
+            await patch(store, key, b"x")
+    await patch(store, key, b"x")
+
+    assert await store.upload_size(key) == 1
+
+
+async def test_a_session_with_a_second_name_is_not_written_to(data: Path, store: LocalBlobs) -> None:
+    """After a crash on a poor file system the second name may be a blob's: the session is given up, not continued."""
+    key = await begin(store)
+    await patch(store, key, b"blob")
+    os.link(data / "uploads" / key.name, tmp := data / "second")
+
+    with pytest.raises(UploadUnknown):
+        await patch(store, key, b" destroyed")
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+    assert tmp.read_bytes() == b"blob"
+
+
+async def test_a_removed_shard_is_made_again(data: Path, store: LocalBlobs) -> None:
+    """Somebody who tidies empty folders away disturbs no push."""
+    digest = await push(store, b"shard")
+    store.remove(digest)
+    blob_file(data, digest).parent.rmdir()
+    await push(store, b"shard")
+
+    assert store.present(digest)
+
+
+async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: LocalBlobs) -> None:
+    """A session whose bytes came yesterday gives a blob of today, which garbage collection spares."""
+    key = await begin(store)
+    await patch(store, key, b"yesterday")
+    os.utime(data / "uploads" / key.name, (1, 1))
+    before_us = time.time_ns() // 1000 - 1_000_000
+    await finish(store, key, b"", Digest.of(b"yesterday"))
+
+    assert next(iter(store.walk())).mtime_us > before_us
+
+
+# Threads, cancellation, memory.
+
+
+async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk: FailingDisk) -> None:
+    """The descriptor is closed after the thread has let go of it, and the lock with it."""
+    key = await begin(store)
+    let_go = disk.hold("append")
+
+    async def request() -> None:
+        await patch(store, key, b"c" * 10)
+
+    task = asyncio.create_task(request())
+    await asyncio.to_thread(disk.arrived("append").wait, 5)
+    task.cancel()
+    await asyncio.sleep(0.02)
+    still_running = not task.done()
+    with pytest.raises(UploadBusy):
+        async with store.open_upload(key):
+            pass
+    let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert still_running
+    assert await store.upload_size(key) == 10
+
+
+async def test_what_was_written_before_the_client_went_away_is_kept(store: LocalBlobs) -> None:
+    """A broken PATCH can be resumed at the offset that the session tells."""
+    content = b"k" * (5 * MEBIBYTE)
+    key = await begin(store)
+    with pytest.raises(ConnectionError):
+        await broken_patch(store, key, content)
+    held = await store.upload_size(key)
+    await finish(store, key, content, Digest.of(b"k" * held + content))
+
+    assert 0 < held <= 2 * len(content)
+    assert store.buffered_bytes == 0
+
+
+async def broken_patch(store: LocalBlobs, key: UploadKey, content: bytes) -> None:
+    """A request whose client goes away after sending `content` twice."""
+    async with store.open_upload(key) as writer:
+        await writer.write(content)
+        await writer.write(content)
+        raise ConnectionError
+
+
+async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk) -> None:
+    """However many clients push at once, and however slow the disk, no more than the budget is buffered."""
+    budget = 2 * MEBIBYTE
+    store = LocalBlobs(data, disk=disk, memory_bytes=budget)
+    let_go = disk.hold("append")
+    chunk = b"m" * 32_768
+    content = chunk * 40
+    tasks = [asyncio.create_task(push_in(store, chunk, 40)) for _ in range(100)]
+    await asyncio.to_thread(disk.arrived("append").wait, 5)
+    await asyncio.sleep(0.1)
+    held = store.buffered_bytes
+    let_go.set()
+    await asyncio.gather(*tasks)
+    left = store.buffered_bytes
+    store.close()
+
+    assert 0 < held <= budget + len(tasks) * len(chunk)
+    assert left == 0
+    assert blob_file(data, Digest.of(content)).stat().st_size == len(content)
+
+
+async def push_in(store: LocalBlobs, chunk: bytes, times: int) -> None:
+    """A blob of equal chunks in one request."""
+    key = await begin(store)
+    async with store.open_upload(key) as writer:
+        for _ in range(times):
+            await writer.write(chunk)
+        await writer.commit(Digest.of(chunk * times))
+
+
+def test_the_budget_shrinks_batches_as_writers_come() -> None:
+    """One writer gathers a mebibyte; a thousand gather what the budget allows each; a full budget allows none."""
+    budget = MemoryBudget(32 * MEBIBYTE)
+    budget.writers = 1
+    alone = budget.is_due(MEBIBYTE - 1), budget.is_due(MEBIBYTE)
+    budget.writers = 1000
+    among_many = budget.is_due(30_000), budget.is_due(34_000)
+    budget.held_bytes = budget.total_bytes
+
+    assert alone == (False, True)
+    assert among_many == (False, True)
+    assert budget.is_due(1)
+
+
+async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A client that sends single bytes makes neither many objects nor many writes."""
+    key = await begin(store)
+    async with store.open_upload(key) as writer:
+        for _ in range(20_000):
+            await writer.write(b"t")
+        await writer.commit(Digest.of(b"t" * 20_000))
+
+    assert disk.calls["append"] == 1
+
+
+# What lies in the folder, and what must not be followed.
+
+
+async def test_folders_and_files_are_closed_to_others(data: Path, store: LocalBlobs) -> None:
+    """Nobody outside owner and group may look."""
+    digest = await push(store, b"private")
+    await begin(store)
+    files, folders = modes_below(data)
+
+    assert blob_file(data, digest).exists()
+    assert all(mode & ~0o640 == 0 for mode in files)
+    assert all(mode & ~0o750 == 0 for mode in folders)
+
+
+def modes_below(folder: Path) -> tuple[set[int], set[int]]:
+    """The permissions of all files and of all folders."""
+    found = [folder, *folder.rglob("*")]
+    files = {path.stat().st_mode & 0o777 for path in found if path.is_file()}
+    return files, {path.stat().st_mode & 0o777 for path in found if path.is_dir()}
+
+
+async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
+    """A symbolic link is not served, and a push puts the blob in its place without touching where it leads."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    digest = Digest.of(b"content")
+    place = blob_file(data, digest)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(secret)
+    size, there, walked = await store.stat(digest), store.present(digest), list(store.walk())
+    with pytest.raises(StoreBroken):
+        await anext(store.read(digest, 0, 6))
+    await push(store, b"content")
+
+    assert (size, there, walked) == (None, False, [])
+    assert place.read_bytes() == b"content"
+    assert secret.read_bytes() == b"secret"
+
+
+async def test_a_link_in_place_of_a_session_is_not_followed(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
+    """Neither read nor written: what it leads to is not ours."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"v")
+    key = UploadKey(REPOSITORY, UploadId.new())
+    (data / "uploads" / key.name).symlink_to(victim)
+
+    with pytest.raises(StoreBroken):
+        await patch(store, key, b"overwritten")
+    assert victim.read_bytes() == b"v"
+
+
+async def test_foreign_files_are_named_and_left_alone(data: Path, store: LocalBlobs) -> None:
+    """Whatever else lies in the store is reported, never walked as a blob, and does not stop the walk."""
+    digest = await push(store, b"known")
+    folder = blob_file(data, digest).parent
+    foreign = {
+        f"blobs/sha256/{folder.name}/README": folder / "README",
+        f"blobs/sha256/{folder.name}/{'g' * 64}": folder / ("g" * 64),
+        f"blobs/sha256/{folder.name}/{'0' * 63}": folder / ("0" * 63),
+        "blobs/sha256/zz": data / "blobs" / "sha256" / "zz",
+        "blobs/md5": data / "blobs" / "md5",
+        "uploads/lost+found": data / "uploads" / "lost+found",
+    }
+    for path in foreign.values():
+        path.write_bytes(b"?")
+    wrong_shard = data / "blobs" / "sha256" / ("00" if folder.name != "00" else "01")
+    wrong_shard.mkdir()
+    (wrong_shard / digest.hex).write_bytes(b"?")
+    (wrong_shard / (wrong_shard.name + "0" * 62)).mkdir()
+    strays = set(store.strays())
+
+    assert [blob.digest for blob in store.walk()] == [digest]
+    assert strays == {
+        *foreign,
+        f"blobs/sha256/{wrong_shard.name}/{digest.hex}",
+        f"blobs/sha256/{wrong_shard.name}/{wrong_shard.name}{'0' * 62}",
+    }
+    assert all(path.exists() for path in foreign.values())
+
+
+async def test_what_cannot_be_told_is_not_a_miss(data: Path, store: LocalBlobs) -> None:
+    """A store that can't be looked at is in doubt, not empty."""
+    digest = Digest.of(b"doubt")
+    blob_file(data, digest).parent.write_bytes(b"a file where the folder should be")
+
+    with pytest.raises(StoreBroken):
+        store.present(digest)
+    with pytest.raises(StoreBroken):
+        await store.stat(digest)
+
+
+def test_looking_changes_nothing(data: Path) -> None:
+    """A store opened for reading makes no folder, also where there is none."""
+    store = LocalBlobs(data, create=False)
+    seen = [*store.walk(), *store.strays(), *store.abandoned(FAR_FUTURE_US)]
+    store.close()
+
+    assert seen == []
+    assert not data.exists()
+
+
+async def test_cold_bytes_are_read_in_a_thread(store: LocalBlobs, disk: FailingDisk) -> None:
+    """When the bytes are not in memory, or the system can't say so, the loop does not wait for them."""
+    content = b"cold" * 200_000
+    digest = await push(store, content)
+    disk.read_cached_at = lambda fd, size, position: None  # type: ignore[method-assign]
+    pieces = [piece async for piece in store.read(digest, 0, len(content))]
+
+    assert b"".join(pieces) == content
+    assert disk.calls["read_at"] == len(pieces)
+
+
+async def test_a_disk_that_cannot_read_is_not_a_miss(store: LocalBlobs, disk: FailingDisk) -> None:
+    """An input error while a blob is opened or read breaks the answer."""
+    digest = await push(store, b"unreadable")
+    disk.fail("open_to_read", errno.EIO)
+    with pytest.raises(StoreBroken):
+        await anext(store.read(digest, 0, 10))
+    disk.fail("read_cached_at", errno.EIO)
+    with pytest.raises(StoreBroken):
+        await anext(store.read(digest, 0, 10))
+    store.remove(digest)
+    with pytest.raises(BlobAbsent):
+        await anext(store.read(digest, 0, 10))
