@@ -1,0 +1,365 @@
+"""Manifests: what the registry must understand of a document before it keeps it (image-spec "manifest.md", "image-index.md").
+
+`parse_manifest` turns the bytes of a PUT into a frozen `Manifest` or refuses them with one sentence. It is a
+function of the bytes and the `Content-Type` alone. The bytes stay as they came in `raw`: they are what was hashed.
+
+A document has one meaning, or it is refused. Readers of one JSON text differ (the first or the last of two equal
+keys counts, Go takes `Layers` for `layers`, types that one reader opens another skips: CVE-2021-41190), and whoever
+knows both can show one image to the scanner and another to the host. So:
+
+1. The type is said: by `Content-Type`, by the document's `mediaType`, or by both, and then alike. A Docker
+   document must say it itself, because without it an OCI reader takes it for its own.
+2. The type is one of `MANIFEST_TYPES`. Docker's schema 1 and the withdrawn OCI artifact manifest are refused in words.
+3. It is JSON (UTF-8, no BOM), of a size a person could mean: at most MAX_MARKS brackets, commas and colons, at most
+   MAX_DESCRIPTORS descriptors. Refusing takes milliseconds, whatever the bytes.
+4. No object has a key twice, and no key that matters is written in another case.
+5. It is an image (`config`, `layers`) or an index (`manifests`), as its type says, with nothing of the other.
+   `null` for a list means the empty list, because Go writes it so.
+
+Unknown fields are nobody's business and stay in `raw`. Whether what a manifest names is there, has the size it says,
+and whether the digest in the URL is the bytes' is left to the registry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
+
+import msgspec
+
+from boltseal.errors import ErrorCode, Invalid, quote
+from boltseal.oci.descriptor import (
+    DESCRIPTOR_KEYS,
+    PLATFORM_KEYS,
+    Descriptor,
+    DescriptorInvalid,
+    WireDescriptor,
+    check_media_type,
+)
+from boltseal.oci.digest import Digest
+from boltseal.oci.mediatype import (
+    DOCKER_TYPES,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    SCHEMA1_TYPES,
+    parse_content_type,
+)
+
+MAX_DESCRIPTORS: Final = 10_000
+MAX_MARKS: Final = 400_000
+
+MANIFEST_KEYS: Final = frozenset(
+    {
+        "schemaVersion",
+        "mediaType",
+        "artifactType",
+        "config",
+        "layers",
+        "manifests",
+        "subject",
+        "annotations",
+        "fsLayers",
+    }
+)
+_ACCEPTED: Final = f"accepted are {', '.join(sorted(MANIFEST_TYPES, reverse=True))}"
+_SCHEMA1: Final = (
+    "Docker image manifest version 2, schema 1 is not supported, because its digest says nothing about its content; "
+    "push the image again with a Docker of 2016 or newer, or convert it with: skopeo copy --format oci"
+)
+
+
+class ManifestInvalid(Invalid):
+    """A document that is no manifest, or has more than one meaning."""
+
+    code: ClassVar[ErrorCode] = ErrorCode.MANIFEST_INVALID
+
+
+class LinkKind(StrEnum):
+    """Why one thing in a repository holds another. A manifest itself gives the first four."""
+
+    CHILD = "child"
+    CONFIG = "config"
+    LAYER = "layer"
+    SUBJECT = "subject"
+    SIGNATURE_TAG = "signature-tag"  # from a tag's name, such as sha256-<hex>.sig; the registry adds it
+
+
+class Link(NamedTuple):
+    """One thing that a manifest names."""
+
+    kind: LinkKind
+    descriptor: Descriptor
+
+    @property
+    def needed(self) -> bool:
+        """Whether the image is incomplete without it: everything but foreign layers and the subject."""
+        if self.kind is LinkKind.LAYER:
+            return not self.descriptor.foreign
+        return self.kind is not LinkKind.SUBJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest as pushed (`raw`) and as understood.
+
+    An image has `config` and `layers`, an index has `manifests`; what it has not is None or empty. `artifact_type`
+    is what the referrers API shows: the document's own, else an image's config media type, else None.
+    """
+
+    raw: bytes
+    media_type: str
+    is_index: bool
+    config: Descriptor | None
+    layers: tuple[Descriptor, ...]
+    manifests: tuple[Descriptor, ...]
+    subject: Descriptor | None
+    artifact_type: str | None
+    annotations: Mapping[str, str]
+
+    def references(self) -> Iterator[Link]:
+        """Everything it names, once per kind and digest, in the document's order.
+
+        An index entry of a type that is no manifest type is a blob to every registry (BuildKit's caches are
+        such indexes), hence a LAYER.
+        """
+        seen: set[tuple[LinkKind, Digest]] = set()
+        for link in self._all_references():
+            key = link.kind, link.descriptor.digest
+            if key not in seen:
+                seen.add(key)
+                yield link
+
+    def _all_references(self) -> Iterator[Link]:
+        for child in self.manifests:
+            yield Link(LinkKind.CHILD if child.media_type in MANIFEST_TYPES else LinkKind.LAYER, child)
+        if self.config is not None:
+            yield Link(LinkKind.CONFIG, self.config)
+        for layer in self.layers:
+            yield Link(LinkKind.LAYER, layer)
+        if self.subject is not None:
+            yield Link(LinkKind.SUBJECT, self.subject)
+
+
+class _Wire(msgspec.Struct, rename="camel"):
+    """The JSON of an image or an index; `null` stands for absent."""
+
+    schema_version: int
+    media_type: str | None = None
+    artifact_type: str | None = None
+    config: WireDescriptor | None = None
+    layers: list[WireDescriptor] | None = None
+    manifests: list[WireDescriptor] | None = None
+    subject: WireDescriptor | None = None
+    annotations: dict[str, str] | None = None
+
+
+def parse_manifest(raw: bytes, content_type: str | None) -> Manifest:
+    """Reads the body of a manifest PUT, in the steps of the module's docstring; raises ManifestInvalid or MediaTypeInvalid.
+
+    `content_type`: the header as sent, None without one.
+    """
+    # 1 and 2, as far as the header goes: the cheapest refusal, and the best sentence for a wrong header
+    sent = parse_content_type(content_type)
+    if sent is not None:
+        _check_accepted(sent, "Content-Type")
+    # 3 and 4
+    wire, keys = _decode(raw)
+    # 1 and 2
+    media_type = _media_type(wire, keys, sent)
+    # 5
+    is_index = media_type in INDEX_TYPES
+    _check_shape(keys, media_type, is_index=is_index)
+    return _build(raw, wire, media_type, is_index=is_index)
+
+
+def _check_accepted(media_type: str, said_by: str) -> None:
+    if media_type in SCHEMA1_TYPES:
+        raise ManifestInvalid(_SCHEMA1)
+    if media_type not in MANIFEST_TYPES:
+        raise ManifestInvalid(
+            f"{said_by} {quote(media_type)} is not a manifest this registry can check; {_ACCEPTED}; "
+            "anything else goes into an OCI image manifest with an artifactType"
+        )
+
+
+def _decode(raw: bytes) -> tuple[_Wire, Mapping[str, Any]]:
+    """The typed document, and the keys it really has."""
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise ManifestInvalid("the manifest begins with a byte order mark; JSON has none, send it without")
+    if sum(raw.count(mark) for mark in (b"{", b"[", b",", b":")) > MAX_MARKS:
+        raise ManifestInvalid(
+            f"the manifest has more than {MAX_MARKS} brackets, commas and colons: no image needs that"
+        )
+    try:
+        text = raw.decode()
+        wire = msgspec.json.decode(text, type=_Wire)
+        keys: dict[str, Any] = _UNAMBIGUOUS.decode(text)
+    except UnicodeDecodeError as error:
+        raise ManifestInvalid(f"the manifest is not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise ManifestInvalid("the manifest is nested too deeply") from error
+    except ValueError as error:  # msgspec's errors, and Python's refusal of numbers with thousands of digits
+        raise ManifestInvalid(f"the manifest is not one: {_sentence(error)}") from error
+    _check_spelling(keys)
+    return wire, keys
+
+
+def _sentence(error: ValueError) -> str:
+    """An error of a JSON reader on one line; it may quote what was sent."""
+    return quote(str(error).replace("`", ""), 200)[1:-1]
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    known = dict(pairs)
+    if len(known) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ManifestInvalid(
+            f"the manifest has the key {quote(twice)} twice in one object, so that readers would disagree on it"
+        )
+    return known
+
+
+_UNAMBIGUOUS: Final = json.JSONDecoder(object_pairs_hook=_no_key_twice)
+
+
+def _check_spelling(document: Mapping[str, Any]) -> None:
+    """Refuses `Layers`, `DIGEST`, ... wherever a reader that ignores case would take them for what they resemble."""
+    _check_keys(document, MANIFEST_KEYS)
+    for key in ("config", "subject"):
+        _check_descriptor_keys(document.get(key))
+    for key in ("layers", "manifests"):
+        for descriptor in document.get(key) or ():
+            _check_descriptor_keys(descriptor)
+
+
+def _check_descriptor_keys(descriptor: Mapping[str, Any] | None) -> None:
+    if descriptor is not None:
+        _check_keys(descriptor, DESCRIPTOR_KEYS)
+        _check_keys(descriptor.get("platform") or {}, PLATFORM_KEYS)
+
+
+def _check_keys(found: Mapping[str, Any], known: frozenset[str]) -> None:
+    strangers = found.keys() - known
+    if strangers:
+        folded = {key.casefold(): key for key in known}
+        for key in strangers:
+            meant = folded.get(key.casefold())
+            if meant is not None:
+                raise ManifestInvalid(
+                    f"the manifest has the key {quote(key)}, which some readers take for {meant}; write {meant}"
+                )
+
+
+def _media_type(wire: _Wire, keys: Mapping[str, Any], sent: str | None) -> str:
+    if wire.schema_version == 1:
+        raise ManifestInvalid(_SCHEMA1)
+    if wire.schema_version != 2:
+        raise ManifestInvalid(f"schemaVersion is {wire.schema_version}; expected 2")
+    if "fsLayers" in keys:
+        raise ManifestInvalid(
+            "the manifest has fsLayers of Docker's schema 1 beside schemaVersion 2; it can only be one of both"
+        )
+    declared = wire.media_type or None
+    if declared is not None:
+        _check_accepted(declared, "mediaType")
+    if declared is not None and sent is not None and declared != sent:
+        raise ManifestInvalid(f"Content-Type is {sent}, but the manifest's mediaType is {declared}; they must be equal")
+    media_type = declared or sent
+    if media_type is None:
+        raise ManifestInvalid(f"neither Content-Type nor mediaType says what kind of manifest this is; {_ACCEPTED}")
+    if declared is None and media_type in DOCKER_TYPES:
+        raise ManifestInvalid(f"a manifest of type {media_type} must have it as its mediaType")
+    return media_type
+
+
+def _check_shape(keys: Mapping[str, Any], media_type: str, *, is_index: bool) -> None:
+    own, other, noun = (
+        (("manifests",), ("config", "layers"), "an index")
+        if is_index
+        else (("config", "layers"), ("manifests",), "an image")
+    )
+    for key in other:
+        if key in keys:
+            raise ManifestInvalid(
+                f"the manifest has {key}, but its type {media_type} is {noun}; it can only be one of both"
+            )
+    for key in own:
+        if key not in keys:
+            raise ManifestInvalid(f"the manifest has no {key}, but its type {media_type} is {noun}, which needs it")
+
+
+def _build(raw: bytes, wire: _Wire, media_type: str, *, is_index: bool) -> Manifest:
+    layers, manifests = wire.layers or (), wire.manifests or ()
+    if len(layers) + len(manifests) > MAX_DESCRIPTORS:
+        raise ManifestInvalid(
+            f"the manifest names {len(layers) + len(manifests)} things; the limit is {MAX_DESCRIPTORS}"
+        )
+    config = _descriptor(wire.config, "config") if wire.config else None
+    if config is None and not is_index:
+        raise ManifestInvalid("config is null; an image without a configuration names the empty one")
+    if wire.artifact_type:
+        try:
+            check_media_type(wire.artifact_type, "artifactType")
+        except DescriptorInvalid as error:
+            raise ManifestInvalid(error.message) from error
+    return Manifest(
+        raw=raw,
+        media_type=media_type,
+        is_index=is_index,
+        config=config,
+        layers=tuple(_descriptor(layer, f"layers[{number}]") for number, layer in enumerate(layers)),
+        manifests=tuple(_descriptor(child, f"manifests[{number}]") for number, child in enumerate(manifests)),
+        subject=_descriptor(wire.subject, "subject") if wire.subject else None,
+        artifact_type=wire.artifact_type or (config.media_type if config else None),
+        annotations=wire.annotations or {},
+    )
+
+
+def _descriptor(wire: WireDescriptor, where: str) -> Descriptor:
+    try:
+        return Descriptor.read(wire)
+    except DescriptorInvalid as error:
+        raise ManifestInvalid(f"{where}: {error.message}") from error
+
+
+class Described(Protocol):
+    """What an index entry needs: a `Descriptor` has it, and so has a row of referrers."""
+
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def digest(self) -> Digest: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def artifact_type(self) -> str | None: ...
+    @property
+    def annotations(self) -> Mapping[str, str]: ...
+
+
+class _IndexEntry(msgspec.Struct, rename="camel", omit_defaults=True):
+    media_type: str
+    digest: str
+    size: int
+    artifact_type: str | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Index(msgspec.Struct, rename="camel"):
+    schema_version: int
+    media_type: str
+    manifests: list[_IndexEntry]
+
+
+def format_index(descriptors: Sequence[Described]) -> bytes:
+    """An OCI index of these, as the referrers API answers (distribution-spec "Listing Referrers"); valid also when empty."""
+    entries = [
+        _IndexEntry(each.media_type, str(each.digest), each.size, each.artifact_type, dict(each.annotations) or None)
+        for each in descriptors
+    ]
+    return msgspec.json.encode(_Index(2, OCI_INDEX, entries))

@@ -1,0 +1,139 @@
+"""Manifests on their way in: one push is one transaction, from its references to its tags.
+
+The steps of a push, in order:
+
+1. The bytes are parsed and their digest compared with the one in the address; nothing is read from the store.
+2. In the transaction: a digest keeps the media type that it was first pushed with.
+3. Manifest, bytes and links are written if they are not there.
+4. The door is asked for each tag. One refusal undoes everything: a refused push adds no row (CONTRACTS 1).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from boltseal.oci.digest import SHA256, Digest, DigestInvalid
+from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
+from boltseal.policy.decide import signature_subject
+from boltseal.policy.seal import Identity
+from boltseal.registry.tags import Place, Pushed, check_conditions
+from boltseal.registry.values import Published
+from boltseal.storage import metadata
+from boltseal.storage.metadata import ManifestRow
+
+if TYPE_CHECKING:
+    from boltseal.oci.manifest import Manifest
+    from boltseal.oci.reference import Repository, Tag
+    from boltseal.registry.tags import TagDoor
+    from boltseal.registry.values import Actor, Conditions
+    from boltseal.storage.database import Database, Transaction
+
+
+class Manifests:
+    """Every manifest push of the registry."""
+
+    def __init__(self, database: Database, door: TagDoor) -> None:
+        self._database = database
+        self._door = door
+
+    async def put(
+        self,
+        repository: Repository,
+        reference: Tag | Digest,
+        extra_tags: tuple[Tag, ...],
+        body: bytes,
+        content_type: str | None,
+        conditions: Conditions,
+        actor: Actor,
+    ) -> Published:
+        """Hold a manifest and let the tags mean it (end-7). See the door for what is refused.
+
+        ManifestInvalid: it can't be read, or is not what it says. DigestInvalid: it has another digest than addressed.
+        """
+        manifest = parse_manifest(body, content_type)
+        canonical = Digest.of(body)
+        digest = canonical
+        tags = extra_tags
+        if isinstance(reference, Digest):
+            digest = canonical if reference.algorithm == SHA256 else Digest.of(body, reference.algorithm)
+            if digest != reference:
+                raise DigestInvalid(f"the manifest has digest {digest}, but was sent to {reference}")
+        else:
+            tags = (reference, *extra_tags)
+        pushed = Pushed(digest, Identity(canonical, manifest.media_type), manifest)
+        unique_tags = tuple(dict.fromkeys(tags))
+
+        def job(tx: Transaction) -> Published:
+            return self._publish(tx, repository, pushed, unique_tags, conditions, actor)
+
+        return await self._database.write(job)
+
+    def _publish(
+        self,
+        tx: Transaction,
+        repository: Repository,
+        pushed: Pushed,
+        tags: tuple[Tag, ...],
+        conditions: Conditions,
+        actor: Actor,
+    ) -> Published:
+        place = Place(repository, metadata.ensure_repository(tx, repository))
+        there = metadata.find_manifest(tx, place.id, str(pushed.digest))
+        if not tags:
+            check_conditions(conditions, f"manifest {pushed.digest.short}", there.digest if there else None)
+        self._write(tx, place, pushed, tags, there, actor)
+        standings = [self._door.publish(tx, place, tag, pushed, conditions, actor) for tag in tags]
+        subject = pushed.manifest.subject
+        return Published(
+            digest=pushed.digest,
+            tags=tags,
+            subject=None if subject is None else subject.digest,
+            ledger_index=standings[0].entry_index if standings else None,
+            created=there is None or any(standing.changed for standing in standings),
+        )
+
+    def _write(
+        self,
+        tx: Transaction,
+        place: Place,
+        pushed: Pushed,
+        tags: tuple[Tag, ...],
+        there: ManifestRow | None,
+        actor: Actor,
+    ) -> None:
+        manifest = pushed.manifest
+        first = {there.media_type} if there else metadata.media_types_of(tx, place.id, str(pushed.identity.canonical))
+        if first and manifest.media_type not in first:
+            raise ManifestInvalid(
+                f"{pushed.digest.short} was first pushed to {place.repository} as {min(first)} and keeps that media type; "
+                f"this push says {manifest.media_type}"
+            )
+        spoken_of = [subject for subject in map(signature_subject, tags) if subject is not None]
+        if there is None:
+            links = [(str(link.descriptor.digest), _stored_kind(link)) for link in manifest.references()]
+            links += [(str(subject), str(LinkKind.SIGNATURE_TAG)) for subject in spoken_of]
+            metadata.add_manifest(tx, place.id, _row(pushed, manifest, tx.now_us, actor), manifest.raw, links)
+        else:
+            for subject in spoken_of:
+                metadata.add_link(tx, place.id, str(pushed.digest), str(subject), str(LinkKind.SIGNATURE_TAG))
+
+
+def _row(pushed: Pushed, manifest: Manifest, now_us: int, actor: Actor) -> ManifestRow:
+    return ManifestRow(
+        digest=str(pushed.digest),
+        canonical=str(pushed.identity.canonical),
+        media_type=manifest.media_type,
+        size=len(manifest.raw),
+        subject=None if manifest.subject is None else str(manifest.subject.digest),
+        artifact_type=manifest.artifact_type,
+        annotations=json.dumps(dict(manifest.annotations)) if manifest.annotations else None,
+        pushed_us=now_us,
+        pushed_by=actor.name,
+    )
+
+
+def _stored_kind(link: Link) -> str:
+    # A foreign layer's bytes need not be here; the row says so, so that nobody has to parse the manifest again.
+    foreign = link.kind is LinkKind.LAYER and not link.needed
+    return "foreign-layer" if foreign else str(link.kind)

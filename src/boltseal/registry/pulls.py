@@ -1,0 +1,216 @@
+"""What goes out: manifests, blobs, lists. Reads only, and only what the asked repository holds.
+
+A sealed tag's meaning and everything addressed by digest can't change, so once seen it is answered from memory. The
+store's generation says when memory may be wrong (something was deleted, unsealed or purged, by whatever process): then
+all of it is dropped. A floating tag is looked up each time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+
+from boltseal.errors import ErrorCode, NotFound
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import ManifestInvalid, parse_manifest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.registry.values import BlobAnswer, ManifestAnswer, Page, ReferrerRow
+from boltseal.storage import metadata, sqlite
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection
+
+    from boltseal.storage.blobs import BlobStore
+    from boltseal.storage.database import Database
+    from boltseal.storage.metadata import ManifestRow
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+MANIFEST_CACHE_BYTES: Final = 64 * 1024 * 1024
+SEALED_CACHE_ITEMS: Final = 100_000
+BLOB_CACHE_ITEMS: Final = 50_000
+
+
+class ManifestUnknown(NotFound):
+    """The repository has no such tag or holds no such manifest."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
+
+
+class BlobUnknown(NotFound):
+    """The repository holds no such blob, whatever other repositories hold."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UNKNOWN
+
+
+class RepositoryUnknown(NotFound):
+    """Nothing was ever pushed to this name."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.NAME_UNKNOWN
+
+
+class _Bounded(Generic[Key, Value]):
+    """A mapping that forgets its oldest items. `limit` is the sum of the weights that it keeps."""
+
+    def __init__(self, limit: int) -> None:
+        self._items: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._limit = limit
+        self._weight = 0
+
+    def get(self, key: Key) -> Value | None:
+        found = self._items.get(key)
+        return None if found is None else found[0]
+
+    def put(self, key: Key, value: Value, weight: int = 1) -> None:
+        if weight > self._limit // 8 or key in self._items:
+            return
+        self._items[key] = (value, weight)
+        self._weight += weight
+        while self._weight > self._limit:
+            self._weight -= self._items.popitem(last=False)[1][1]
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._weight = 0
+
+
+class Pulls:
+    """Every read of the registry. One per process, used from the event loop's thread."""
+
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._generation = database.generation
+        self._cached_generation = -1
+        self._sealed: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(SEALED_CACHE_ITEMS)
+        self._manifests: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(MANIFEST_CACHE_BYTES)
+        self._sizes: _Bounded[tuple[str, str], BlobAnswer] = _Bounded(BLOB_CACHE_ITEMS)
+
+    async def manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
+        """The manifest that a tag means now, or that has this digest (end-3). ManifestUnknown."""
+        may_cache = self._may_cache()
+        if isinstance(reference, Digest):
+            return self._by_digest(repository, reference, may_cache=may_cache)
+        if may_cache:
+            known = self._sealed.get((repository, reference))
+            if known is not None:
+                return known
+        with sqlite.errors_named():
+            found = self._database.lookups.tag(repository, reference)
+        if found is None:
+            raise ManifestUnknown(f"there is no tag {reference} in {repository}")
+        held = self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
+        answer = ManifestAnswer(held.raw, held.media_type, held.digest, held.size, sealed=found.sealed, by_digest=False)
+        if found.sealed and may_cache:
+            self._sealed.put((repository, reference), answer)
+        return answer
+
+    async def blob(self, repository: Repository, digest: Digest) -> BlobAnswer:
+        """Size and place of a blob that the repository holds (end-2). BlobUnknown."""
+        may_cache = self._may_cache()
+        key = (repository, str(digest))
+        if may_cache:
+            known = self._sizes.get(key)
+            if known is not None:
+                return known
+        with sqlite.errors_named():
+            size = self._database.lookups.blob_size(*key)
+        if size is None:
+            raise BlobUnknown(f"{repository} holds no blob {digest}")
+        answer = BlobAnswer(digest, size, self._blobs.path(digest))
+        if may_cache:
+            self._sizes.put(key, answer)
+        return answer
+
+    def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
+        """The bytes [start, start + length) of a blob that `blob` found."""
+        return self._blobs.read(digest, start, length)
+
+    async def tags(self, repository: Repository, n: int | None, last: str | None) -> Page[Tag]:
+        """A page of the repository's tags, sorted by bytes, behind `last` (end-8). RepositoryUnknown."""
+        names = await self._database.read(
+            lambda connection: metadata.tag_names(connection, repository, last or "", _one_more(n))
+        )
+        if names is None:
+            raise RepositoryUnknown(f"nothing was ever pushed to {repository}")
+        return Page(tuple(Tag(name) for name in names[:n]), more=_more(names, n))
+
+    async def catalog(self, n: int | None, last: str | None) -> Page[Repository]:
+        """A page of the repositories that hold something, sorted by bytes, behind `last`."""
+        names = await self._database.read(
+            lambda connection: metadata.repository_names(connection, last or "", _one_more(n))
+        )
+        return Page(tuple(Repository(name) for name in names[:n]), more=_more(names, n))
+
+    async def referrers(
+        self, repository: Repository, digest: Digest, artifact_type: str | None
+    ) -> tuple[ReferrerRow, ...]:
+        """What the repository holds that names this digest as its subject (end-12), also by a fallback tag."""
+
+        def query(connection: Connection) -> list[ReferrerRow]:
+            rows = [_referrer(row) for row in metadata.referrers(connection, repository, str(digest))]
+            known = {str(row.digest) for row in rows}
+            listed = _fallback_tag_lists(connection, repository, digest)
+            held = metadata.held_manifests(connection, repository, [d for d in listed if d not in known])
+            return rows + [_referrer(held[d]) for d in listed if d in held]
+
+        found = await self._database.read(query)
+        return tuple(row for row in found if artifact_type is None or row.artifact_type == artifact_type)
+
+    def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
+        key = (repository, str(digest))
+        if may_cache:
+            known = self._manifests.get(key)
+            if known is not None:
+                return known
+        with sqlite.errors_named():
+            found = self._database.lookups.manifest(*key)
+        if found is None:
+            raise ManifestUnknown(f"{repository} holds no manifest {digest}")
+        answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)
+        if may_cache:
+            self._manifests.put(key, answer, weight=answer.size + 1000)
+        return answer
+
+    def _may_cache(self) -> bool:
+        """Whether memory may be used and filled; read before the database is asked, see `storage.generation`."""
+        now = self._generation.read()
+        if now != self._cached_generation:
+            for cache in (self._sealed, self._manifests, self._sizes):
+                cache.clear()
+            self._cached_generation = now
+        return now % 2 == 0
+
+
+def _one_more(n: int | None) -> int | None:
+    return None if n is None else n + 1
+
+
+def _more(names: list[str], n: int | None) -> bool:
+    return n is not None and n > 0 and len(names) > n
+
+
+def _referrer(row: ManifestRow) -> ReferrerRow:
+    return ReferrerRow(
+        media_type=row.media_type,
+        digest=Digest.parse(row.digest),
+        size=row.size,
+        artifact_type=row.artifact_type,
+        annotations=json.loads(row.annotations) if row.annotations else {},
+    )
+
+
+def _fallback_tag_lists(connection: Connection, repository: Repository, digest: Digest) -> list[str]:
+    """What a client listed at the tag `algorithm-hex` because it once met no referrers API here."""
+    found = metadata.tagged_bytes(connection, repository, f"{digest.algorithm}-{digest.hex}"[:128])
+    if found is None:
+        return []
+    try:
+        index = parse_manifest(found[1], found[0])
+    except ManifestInvalid:
+        return []
+    return [str(descriptor.digest) for descriptor in index.manifests]

@@ -1,0 +1,154 @@
+"""What an admin may do to a seal: put one on, lift its protection, purge what must not exist, let what is over expire.
+
+Each is recorded with its reason. None of them lets a sealed name mean something else, ever. These calls are made by
+the offline verbs, on the data folder, beside a running server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from boltseal.errors import ErrorCode, Invalid, SealedDelete
+from boltseal.oci.digest import Digest
+from boltseal.policy import message
+from boltseal.registry.pulls import ManifestUnknown
+from boltseal.registry.tags import Place
+from boltseal.storage import metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from boltseal.oci.reference import Repository, Tag
+    from boltseal.registry.tags import Standing, TagDoor
+    from boltseal.registry.values import Actor
+    from boltseal.storage.blobs import BlobStore
+    from boltseal.storage.database import Database, Transaction
+
+
+class NeverSealed(Invalid):
+    """The tag floats, so there is no seal to lift."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_INVALID
+
+
+class PartOfSealed(SealedDelete):
+    """What is to be purged is part of another sealed image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge did. `kept`: parts that stay because something else needs them, with what that is."""
+
+    digest: Digest
+    tags: tuple[Tag, ...]
+    manifests: tuple[Digest, ...]
+    blobs: tuple[Digest, ...]
+    kept: tuple[tuple[Digest, str], ...]
+
+
+class Seals:
+    """The admin's side of the door."""
+
+    def __init__(self, database: Database, blobs: BlobStore, door: TagDoor) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._door = door
+
+    async def seal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> Standing:
+        """Bind a tag to what it means and protect it for ever. ManifestUnknown, ReferencesMissing."""
+        return await self._change(repository, tag, lambda tx, place: self._door.seal(tx, place, tag, actor, reason))
+
+    async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> Standing:
+        """Allow a sealed tag to be deleted; it still can't move. ManifestUnknown, NeverSealed."""
+
+        def job(tx: Transaction, place: Place) -> Standing | None:
+            standing = self._door.unseal(tx, place, tag, actor, reason)
+            if standing is None and self._door.meaning(tx, place, tag) is not None:
+                raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
+            return standing
+
+        return await self._change(repository, tag, job)
+
+    async def purge(self, repository: Repository, reference: Tag | Digest, actor: Actor, reason: str) -> Purged:
+        """Remove a manifest, its tags and every part that nothing else needs, bytes included; names stay bound.
+
+        ManifestUnknown; PartOfSealed when another sealed image contains it: that one has to be purged first.
+        """
+
+        def job(tx: Transaction) -> Purged:
+            place = self._place(tx, repository)
+            digest = reference if isinstance(reference, Digest) else self._door.meaning(tx, place, reference)
+            if digest is None or metadata.find_manifest(tx, place.id, str(digest)) is None:
+                raise ManifestUnknown(f"{repository} holds no {reference}")
+            return self._purge(tx, place, digest, actor, reason)
+
+        purged = await self._database.write(job)
+        await self._database.write(lambda tx: self._unlink(tx, purged))
+        return purged
+
+    async def expire(self, actor: Actor) -> list[tuple[Repository, Tag]]:
+        """Take away the tags whose stated time to be kept is over; names stay bound. Returns (repository, tag)."""
+
+        def job(tx: Transaction) -> list[tuple[Repository, Tag]]:
+            return [
+                (place.repository, tag)
+                for place, tag in self._door.overdue(tx)
+                if self._door.expire(tx, place, tag, actor)
+            ]
+
+        return await self._database.write(job)
+
+    async def _change(
+        self, repository: Repository, tag: Tag, change: Callable[[Transaction, Place], Standing | None]
+    ) -> Standing:
+        def job(tx: Transaction) -> Standing:
+            standing = change(tx, self._place(tx, repository))
+            if standing is None:
+                raise ManifestUnknown(f"there is no tag {tag} in {repository}")
+            return standing
+
+        return await self._database.write(job)
+
+    def _place(self, tx: Transaction, repository: Repository) -> Place:
+        found = metadata.repository_id(tx, repository)
+        if found is None:
+            raise ManifestUnknown(f"nothing was ever pushed to {repository}")
+        return Place(repository, found)
+
+    def _purge(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> Purged:
+        tags = tuple(self._door.purge_meaning(tx, place, digest, actor, reason))
+        keeping = self._door.protectors(tx, place, digest, through_subjects=False)
+        if keeping:  # its own tags are gone by now, so these seals are on something that contains it
+            raise PartOfSealed(message.delete_protected("manifest", digest, place.repository, keeping))
+        tx.takes_away = True
+        under = {Digest.parse(text) for text in metadata.digests(tx, metadata.reached_from(place.id, str(digest)))}
+        manifests, blobs, kept = [digest], [], []
+        metadata.remove_manifest(tx, place.id, str(digest))
+        waiting = under - {digest}
+        while True:  # a part goes when nothing that is left contains it; each round may free parts of the next level
+            freed = {part for part in waiting if not metadata.parents(tx, place.id, str(part))}
+            if not freed:
+                break
+            waiting -= freed
+            for part in sorted(freed):
+                if metadata.find_manifest(tx, place.id, str(part)) is not None:
+                    names = self._door.names_of(tx, place, part)
+                    if names:
+                        kept.append((part, f"tag {names[0]} means it"))
+                        continue
+                    metadata.remove_manifest(tx, place.id, str(part))
+                    manifests.append(part)
+                elif metadata.blob_size(tx, place.id, str(part)) is not None:
+                    metadata.remove_blob(tx, place.id, str(part))
+                    blobs.append(part)
+        for part in sorted(waiting):
+            parent = min(metadata.parents(tx, place.id, str(part)))
+            kept.append((part, f"it is also part of {parent}"))
+        return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept))
+
+    def _unlink(self, tx: Transaction, purged: Purged) -> None:
+        """In a transaction of its own: an unlink can't be rolled back, so the rows have to be gone for good first."""
+        for digest in purged.blobs:
+            if not metadata.blob_named(tx, str(digest)):
+                self._blobs.remove(digest)

@@ -1,0 +1,386 @@
+"""THE DOOR: the only place where a tag changes.
+
+Every method works inside a transaction that it is given, and leaves tag row and ledger entry changed together; the
+caller's COMMIT makes both true or neither (promise 2). What may happen is decided by pure functions (`policy`); this
+module asks them with what the database says at that moment, and the write lock keeps it so until the COMMIT.
+
+A publication, in order:
+
+1. Conditions (`If-Match`, `If-None-Match`): a 412 wins over everything, also over a push of the same digest.
+2. The rule in force decides the mode of the name (`policy.decide`).
+3. The seal's rule judges (`policy.seal`): refused, nothing to do, or a change.
+4. A change that seals needs everything under the manifest to be here.
+5. Row and entry are written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, SealedPut
+from boltseal.ledger.entry import Kind
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy import append_only, message
+from boltseal.policy.decide import decide, signature_subject
+from boltseal.policy.free_tag import next_free
+from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
+from boltseal.policy.seal import UNUSED, Identity, NameState, Verdict, judge
+from boltseal.registry import sequencer
+from boltseal.registry.values import UNCONDITIONAL
+from boltseal.storage import metadata, tag_table
+from boltseal.storage.tag_table import TagRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+
+    from boltseal.oci.manifest import Manifest
+    from boltseal.policy.decide import Decision
+    from boltseal.policy.rules import RuleSet
+    from boltseal.registry.values import Actor, Conditions
+    from boltseal.storage.database import Transaction
+
+_DAY_US: Final = 86_400_000_000
+
+
+class TagSealed(SealedPut):
+    """The name is bound to another manifest."""
+
+
+class NotExtended(SealedPut):
+    """An append-only name would lose something."""
+
+
+class TagProtected(SealedDelete):
+    """The tag's own seal, or the seal on what it speaks of, keeps it."""
+
+
+class ConditionFailed(Precondition):
+    """The name does not mean what the client said it must."""
+
+
+class ReferencesMissing(Invalid):
+    """A manifest can't be sealed before everything it refers to is here."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A repository inside a transaction: its name and its number in the database."""
+
+    repository: Repository
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A manifest as it was pushed: its digest as addressed, what makes it itself, and its parts."""
+
+    digest: Digest
+    identity: Identity
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a name stands now: the index of the entry that says so, and whether that entry is new."""
+
+    entry_index: int
+    changed: bool
+
+
+class TagDoor:
+    """Moves, seals and drops tags under one set of rules."""
+
+    def __init__(self, rules: RuleSet) -> None:
+        self.rules = rules
+
+    def publish(
+        self, tx: Transaction, place: Place, tag: Tag, pushed: Pushed, conditions: Conditions, actor: Actor
+    ) -> Standing:
+        """Let a tag mean a manifest whose row is written. ConditionFailed, TagSealed, NotExtended, ReferencesMissing."""
+        row = tag_table.find(tx, place.id, tag)
+        check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest if row else None)
+        decision = decide(self.rules, place.repository, tag)
+        extends = decision.mode is not Mode.APPEND_ONLY or row is None or self._extends(tx, place, row, pushed.manifest)
+        verdict = judge(_state(row), pushed.identity, decision.mode, extends=extends)
+        match verdict:
+            case Verdict.SAME if row is not None:
+                return Standing(row.entry_index, changed=False)
+            case Verdict.REFUSED_BOUND | Verdict.REFUSED_TOMBSTONE | Verdict.REFUSED_NOT_EXTENDED if row is not None:
+                raise self._refusal(tx, place, tag, row, pushed, verdict)
+            case _:
+                return self._write(tx, place, tag, row, pushed, verdict, decision, actor)
+
+    def delete(
+        self,
+        tx: Transaction,
+        place: Place,
+        tag: Tag,
+        actor: Actor,
+        conditions: Conditions = UNCONDITIONAL,
+    ) -> bool:
+        """Take a tag away; False when there is none. A bound name leaves a tombstone. ConditionFailed, TagProtected."""
+        row = tag_table.find(tx, place.id, tag)
+        if row is None or row.digest is None:
+            return False
+        check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest)
+        self._check_deletable(tx, place, tag, row)
+        self._drop(tx, place, tag, row, Kind.TAG_DELETED, actor, "")
+        return True
+
+    def delete_meaning(self, tx: Transaction, place: Place, digest: Digest, actor: Actor) -> None:
+        """Take away every tag that means this manifest, which is about to go. TagProtected when one may not."""
+        for name, row in tag_table.meaning(tx, place.id, str(digest)):
+            self._check_deletable(tx, place, Tag(name), row)
+            self._drop(tx, place, Tag(name), row, Kind.TAG_DELETED, actor, "")
+
+    def seal(self, tx: Transaction, place: Place, tag: Tag, actor: Actor, reason: str) -> Standing | None:
+        """Bind a tag to what it means now and protect it for ever; None when there is no such tag. ReferencesMissing."""
+        row = tag_table.find(tx, place.id, tag)
+        if row is None or row.digest is None:
+            return None
+        if row.sealed_digest is not None and row.keep == str(FOREVER):
+            return Standing(row.entry_index, changed=False)
+        self._check_complete(tx, place, row.digest)
+        sealed = _sealed(row, FOREVER, tx.now_us, actor)
+        return self._record(tx, place, tag, row, sealed, Kind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER))
+
+    def unseal(self, tx: Transaction, place: Place, tag: Tag, actor: Actor, reason: str) -> Standing | None:
+        """Lift the protection against deletion, and nothing else; None when the tag was never sealed or is gone."""
+        row = tag_table.find(tx, place.id, tag)
+        if row is None or row.digest is None or row.sealed_digest is None:
+            return None
+        if row.keep == str(DELETABLE):
+            return Standing(row.entry_index, changed=False)
+        tx.takes_away = True
+        open_ = dataclasses.replace(row, keep=str(DELETABLE), keep_until_us=None)
+        extra = _extra(Mode.SEALED, DELETABLE)
+        return self._record(tx, place, tag, row, open_, Kind.TAG_UNSEALED, actor, reason, extra)
+
+    def purge_meaning(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> list[Tag]:
+        """Take away every tag that means this manifest, whatever protects it (its bytes must go); their names."""
+        names = []
+        for name, row in tag_table.meaning(tx, place.id, str(digest)):
+            self._drop(tx, place, Tag(name), row, Kind.TAG_PURGED, actor, reason)
+            names.append(Tag(name))
+        return names
+
+    def expire(self, tx: Transaction, place: Place, tag: Tag, actor: Actor) -> bool:
+        """Take away a tag whose stated time to be kept is over; False when it is not so (any more)."""
+        row = tag_table.find(tx, place.id, tag)
+        if row is None or row.digest is None or row.keep_until_us is None or row.keep_until_us > tx.now_us:
+            return False
+        self._drop(tx, place, tag, row, Kind.TAG_EXPIRED, actor, f"its keep of {row.keep} is over")
+        return True
+
+    def meaning(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
+        """The digest that a tag means now, or None."""
+        row = tag_table.find(tx, place.id, tag)
+        return None if row is None or row.digest is None else Digest.parse(row.digest)
+
+    def names_of(self, tx: Transaction, place: Place, digest: Digest) -> list[Tag]:
+        """Every tag that means a manifest now."""
+        return [Tag(name) for name, _ in tag_table.meaning(tx, place.id, str(digest))]
+
+    def overdue(self, tx: Transaction) -> list[tuple[Place, Tag]]:
+        """Every tag whose stated time to be kept is over."""
+        return [(Place(Repository(name), number), Tag(tag)) for number, name, tag in tag_table.overdue(tx)]
+
+    def protectors(self, tx: Transaction, place: Place, digest: Digest, *, through_subjects: bool) -> list[Tag]:
+        """The sealed and kept tags whose seal covers a digest, by name (promise 6).
+
+        `through_subjects`: also the seal on what a manifest merely speaks of (a signature of a sealed image).
+        """
+        reaching = metadata.reaching(place.id, str(digest), through_subjects=through_subjects)
+        return self._kept(tx, place, reaching)
+
+    def _kept(self, tx: Transaction, place: Place, digests: Select[str]) -> list[Tag]:
+        return [Tag(name) for name in tag_table.kept(tx, place.id, digests)]
+
+    def _check_deletable(self, tx: Transaction, place: Place, tag: Tag, row: TagRow) -> None:
+        if _is_kept(row, tx.now_us):
+            raise TagProtected(message.delete_sealed_tag(tag, place.repository, _binding(row)))
+        subject = signature_subject(tag)
+        if subject is not None:
+            keeping = self.protectors(tx, place, subject, through_subjects=True)
+            if keeping:
+                raise TagProtected(message.delete_signature_tag(tag, place.repository, subject, keeping))
+
+    def _check_complete(self, tx: Transaction, place: Place, digest: str) -> None:
+        absent = metadata.missing(tx, place.id, digest)
+        if absent:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise ReferencesMissing(
+                f"{place.repository} lacks {absent[0]}{more}, which {Digest.parse(digest).short} needs: "
+                "push what is missing, then the manifest again"
+            )
+
+    def _extends(self, tx: Transaction, place: Place, row: TagRow, new: Manifest) -> bool:
+        if row.digest is None:
+            return True
+        old = metadata.manifest_bytes(tx, place.id, row.digest)
+        return old is not None and append_only.extends(parse_manifest(old[1], old[0]), new)
+
+    def _refusal(
+        self, tx: Transaction, place: Place, tag: Tag, row: TagRow, pushed: Pushed, verdict: Verdict
+    ) -> SealedPut:
+        if verdict is Verdict.REFUSED_NOT_EXTENDED:
+            return NotExtended(
+                message.not_extended(tag, place.repository, Digest.parse(str(row.digest)), pushed.digest)
+            )
+
+        def taken(name: str) -> bool:
+            other = tag_table.find(tx, place.id, name)
+            return other is not None and (other.digest is not None or other.sealed_digest is not None)
+
+        free = next_free(tag, taken)
+        if verdict is Verdict.REFUSED_TOMBSTONE:
+            return TagSealed(message.put_tombstone(tag, place.repository, _binding(row), pushed.digest, free))
+        return TagSealed(message.put_sealed(tag, place.repository, _binding(row), pushed.digest, free))
+
+    def _write(
+        self,
+        tx: Transaction,
+        place: Place,
+        tag: Tag,
+        row: TagRow | None,
+        pushed: Pushed,
+        verdict: Verdict,
+        decision: Decision,
+        actor: Actor,
+    ) -> Standing:
+        sealing = decision.mode is Mode.SEALED or verdict is Verdict.RETURN
+        if sealing:
+            self._check_complete(tx, place, str(pushed.digest))
+        new = _meaning(row if verdict is Verdict.RETURN else None, pushed)  # what is bound stays written as it was
+        keep = decision.keep if decision.mode is Mode.SEALED else FOREVER
+        if sealing:
+            new = _sealed(new, keep, tx.now_us, actor)
+        kind = {
+            Verdict.CREATE: Kind.TAG_CREATED,
+            Verdict.RETURN: Kind.TAG_CREATED,
+            Verdict.SEAL: Kind.TAG_SEALED,
+            Verdict.MOVE: Kind.TAG_MOVED,
+            Verdict.MOVE_AND_SEAL: Kind.TAG_MOVED,
+        }[verdict]
+        mode = Mode.SEALED if sealing else decision.mode
+        return self._record(tx, place, tag, row, new, kind, actor, "", _extra(mode, keep if sealing else None))
+
+    def _drop(
+        self, tx: Transaction, place: Place, tag: Tag, row: TagRow, kind: Kind, actor: Actor, reason: str
+    ) -> None:
+        tx.takes_away = True
+        gone = dataclasses.replace(row, digest=None, canonical=None, media_type=None)
+        self._record(tx, place, tag, row, gone, kind, actor, reason, {})
+
+    def _record(
+        self,
+        tx: Transaction,
+        place: Place,
+        tag: Tag,
+        old: TagRow | None,
+        new: TagRow,
+        kind: Kind,
+        actor: Actor,
+        reason: str,
+        extra: dict[str, str],
+    ) -> Standing:
+        """Row and entry, together. An entry of something that went names what it was; `was` is what it meant before."""
+        shown = new if new.digest is not None else old
+        if shown is None or shown.digest is None:
+            raise AssertionError("a tag that was never there can't go")
+        held = metadata.find_manifest(tx, place.id, shown.digest)
+        index = sequencer.append(
+            tx,
+            kind,
+            repository=place.repository,
+            tag=tag,
+            digest=shown.digest,
+            media_type=shown.media_type or "",
+            size_bytes=held.size if held is not None else 0,
+            was=(old.digest or "") if old is not None else "",
+            previous=old.entry_index if old is not None else -1,
+            actor=actor.name,
+            reason=reason,
+            extra=extra,
+        )
+        written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=actor.name)
+        (tag_table.add if old is None else tag_table.change)(tx, place.id, tag, written)
+        return Standing(index, changed=True)
+
+
+def check_conditions(conditions: Conditions, what: str, means: str | None) -> None:
+    """Hold a name (or a manifest, `what` says which) against what the client says it must be. ConditionFailed."""
+    if conditions.if_none_match_any and means is not None:
+        raise ConditionFailed(f"{what} exists ({means}), and the request asked for it not to (If-None-Match: *)")
+    if conditions.if_match is None:
+        return
+    if means is None:
+        raise ConditionFailed(f"{what} does not exist, and the request asked for it to (If-Match)")
+    if "*" not in conditions.if_match and means not in conditions.if_match:
+        wanted = ", ".join(sorted(conditions.if_match)) or "nothing"
+        raise ConditionFailed(f"{what} is {means}, and the request asked for {wanted} (If-Match)")
+
+
+def _state(row: TagRow | None) -> NameState:
+    if row is None:
+        return UNUSED
+    means = bound = None
+    if row.canonical is not None and row.media_type is not None:
+        means = Identity(Digest.parse(row.canonical), row.media_type)
+    if row.sealed_canonical is not None and row.sealed_media_type is not None:
+        bound = Identity(Digest.parse(row.sealed_canonical), row.sealed_media_type)
+    return NameState(means, bound)
+
+
+def _meaning(bound: TagRow | None, pushed: Pushed) -> TagRow:
+    """A row that means what was pushed; index, time and actor are filled in when it is recorded."""
+    base = bound or TagRow(digest=None, canonical=None, media_type=None, entry_index=-1, changed_us=0, changed_by="")
+    return dataclasses.replace(
+        base,
+        digest=str(pushed.digest),
+        canonical=str(pushed.identity.canonical),
+        media_type=pushed.identity.media_type,
+    )
+
+
+def _is_kept(row: TagRow, now_us: int) -> bool:
+    if row.sealed_digest is None or row.keep == str(DELETABLE):
+        return False
+    return row.keep_until_us is None or now_us < row.keep_until_us
+
+
+def _sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
+    """The row, bound to what it means. Of a name that is bound already only the keep changes: sealed is written once."""
+    until = None if not keep.days else now_us + keep.days * _DAY_US
+    if row.sealed_digest is not None:
+        return dataclasses.replace(row, keep=str(keep), keep_until_us=until)
+    return dataclasses.replace(
+        row,
+        sealed_digest=row.digest,
+        sealed_canonical=row.canonical,
+        sealed_media_type=row.media_type,
+        sealed_us=now_us,
+        sealed_by=actor.name,
+        keep=str(keep),
+        keep_until_us=until,
+    )
+
+
+def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
+    return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
+
+
+def _binding(row: TagRow) -> message.Binding:
+    return message.Binding(
+        digest=Digest.parse(str(row.sealed_digest)),
+        since_us=row.sealed_us or 0,
+        by=row.sealed_by or "",
+        changed_us=row.changed_us,
+        keep=str(row.keep),
+    )

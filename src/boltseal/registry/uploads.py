@@ -1,0 +1,135 @@
+"""Blobs on their way in: sessions, chunks in order, the digest at the end, mounts from other repositories.
+
+The bytes are the blob store's business, and its promises are the ground this stands on. What is added here is that a
+repository holds a blob only by a row of its own (walls), and that the row is written after the bytes are durable and
+only if they are still there (a collect may run beside us).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from boltseal.errors import ErrorCode, Invalid, RangeInvalid, Unavailable
+from boltseal.storage import metadata
+from boltseal.storage.blobs import UploadId, UploadKey
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from boltseal.oci.digest import Digest
+    from boltseal.oci.reference import Repository
+    from boltseal.registry.values import Actor
+    from boltseal.storage.blobs import BlobStore, UploadWriter
+    from boltseal.storage.database import Database, Transaction
+
+
+class LengthWrong(Invalid):
+    """A body that is shorter or longer than was said."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.SIZE_INVALID
+
+
+class ChunkOutOfOrder(RangeInvalid):
+    """A chunk that does not begin where the session ends, or is not as long as its range."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
+
+
+class BytesVanished(Unavailable):
+    """The bytes went between their arrival and their row; the client has to send them again."""
+
+
+class Uploads:
+    """Upload sessions of all repositories. A session belongs to the repository it was started in."""
+
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    async def start(self, repository: Repository, actor: Actor) -> UploadId:
+        """Begin a session (end-4)."""
+        del actor  # quotas per person count here one day
+        upload = UploadId.new()
+        await self._blobs.start_upload(UploadKey(repository, upload))
+        return upload
+
+    async def mount(self, repository: Repository, digest: Digest, source: Repository | None, actor: Actor) -> bool:
+        """Hold a blob that another repository (`source`, or any) holds (end-11). False: it can't be had that way."""
+        del actor  # read rights on the source are checked here once there are rights
+
+        def job(tx: Transaction) -> bool:
+            found = metadata.blob_anywhere(tx.connection, str(digest), source)
+            if found is None or not self._blobs.present(digest):
+                return False
+            self._hold(tx, repository, digest, found[1])
+            return True
+
+        return await self._database.write(job)
+
+    async def status(self, repository: Repository, upload: UploadId) -> int:
+        """Bytes held so far (end-13)."""
+        return await self._blobs.upload_size(UploadKey(repository, upload))
+
+    async def append(
+        self,
+        repository: Repository,
+        upload: UploadId,
+        start: int | None,
+        length: int | None,
+        body: AsyncIterator[bytes],
+    ) -> int:
+        """Add a chunk (end-5). `start`, `length`: what its range says, None where it says nothing. Bytes held after."""
+        async with self._blobs.open_upload(UploadKey(repository, upload)) as writer:
+            await _receive(writer, start, length, body)
+            await writer.flush()
+            return writer.offset
+
+    async def finish(
+        self,
+        repository: Repository,
+        upload: UploadId,
+        digest: Digest,
+        start: int | None,
+        length: int | None,
+        body: AsyncIterator[bytes],
+        actor: Actor,
+    ) -> int:
+        """Add the last chunk, if any, and turn the session into a blob of the repository (end-6). Returns its size."""
+        del actor
+        async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
+            await _receive(writer, start, length, body)
+            size = await writer.commit(digest)
+
+        def job(tx: Transaction) -> None:
+            self._hold(tx, repository, digest, size)
+
+        await self._database.write(job)
+        return size
+
+    async def cancel(self, repository: Repository, upload: UploadId) -> None:
+        """End a session and drop its bytes (end-14)."""
+        await self._blobs.cancel_upload(UploadKey(repository, upload))
+
+    def _hold(self, tx: Transaction, repository: Repository, digest: Digest, size: int) -> None:
+        # Asked while holding the database's write lock, as collect does when it unlinks: so bytes that are here now
+        # are here when the row is.
+        if not self._blobs.present(digest):
+            raise BytesVanished(f"the bytes of {digest.short} went before they were recorded; push again")
+        metadata.add_blob(tx, metadata.ensure_repository(tx, repository), str(digest), size)
+
+
+async def _receive(writer: UploadWriter, start: int | None, length: int | None, body: AsyncIterator[bytes]) -> None:
+    """Write a body behind what is there; a body that is not as said leaves the session as it was."""
+    before = writer.offset
+    if start is not None and start != before:
+        raise ChunkOutOfOrder(
+            f"this chunk starts at byte {start}, but the upload holds {before} bytes: the next chunk starts at {before}"
+        )
+    async for chunk in body:
+        await writer.write(chunk)
+        if length is not None and writer.offset - before > length:
+            break
+    received = writer.offset - before
+    if length is not None and received != length:
+        await writer.rollback()
+        raise LengthWrong(f"the body holds {received} bytes or more, but {length} were announced; send the chunk again")

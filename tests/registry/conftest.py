@@ -1,0 +1,121 @@
+"""A registry without HTTP: real database, real files, a clock that the test moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.ledger.entry import Entry, parse
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.rules import parse_rules
+from boltseal.registry import Registry, build_registry
+from boltseal.registry.sequencer import start_ledger
+from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL, Actor, Conditions, Published
+from boltseal.storage import ledger_store
+from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.database import Database, open_database
+from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+
+OCI = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+SHOP = Repository("shop/app")
+DAY_US = 86_400_000_000
+START_US = 1_795_500_000_000_000
+
+
+@dataclass
+class Clock:
+    """Microseconds since the epoch, where the test put them."""
+
+    now_us: int = START_US
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    if data:
+        yield data
+
+
+@dataclass
+class Shop:
+    """One opened store and the few moves that tests make in it."""
+
+    registry: Registry
+    database: Database
+    blobs: LocalBlobs
+    clock: Clock
+    pushed: dict[str, bytes] = field(default_factory=dict)
+
+    async def blob(self, data: bytes, repository: Repository = SHOP) -> dict[str, Any]:
+        digest = Digest.of(data)
+        upload = await self.registry.uploads.start(repository, ANONYMOUS)
+        await self.registry.uploads.finish(repository, upload, digest, None, None, once(data), ANONYMOUS)
+        return {"mediaType": "application/octet-stream", "digest": str(digest), "size": len(data)}
+
+    async def image(self, salt: str, repository: Repository = SHOP, **more: Any) -> bytes:
+        config = await self.blob(f'{{"salt":"{salt}"}}'.encode(), repository)
+        layer = await self.blob(f"layer {salt}".encode(), repository)
+        document = {"schemaVersion": 2, "mediaType": OCI, "config": config, "layers": [layer], **more}
+        return json.dumps(document).encode()
+
+    async def push(
+        self,
+        body: bytes,
+        reference: str | Digest,
+        *more_tags: str,
+        repository: Repository = SHOP,
+        media_type: str = OCI,
+        conditions: Conditions = UNCONDITIONAL,
+        actor: Actor = ANONYMOUS,
+    ) -> Published:
+        where = reference if isinstance(reference, Digest) else Tag(reference)
+        return await self.registry.manifests.put(
+            repository, where, tuple(map(Tag, more_tags)), body, media_type, conditions, actor
+        )
+
+    async def entries(self) -> list[Entry]:
+        def read(connection: Any) -> list[Entry]:
+            return [parse(line) for _, line in ledger_store.lines(connection)]
+
+        return await self.database.read(read)
+
+
+Opener = Callable[..., Shop]
+
+
+@pytest.fixture
+def open_shop(tmp_path: Path) -> Iterator[Opener]:
+    """Opens the store of this test, as often as wanted, under any rules."""
+    opened: list[Shop] = []
+    clock = Clock()
+
+    def open_(*rules: dict[str, object]) -> Shop:
+        data = tmp_path / "data"
+        prepare_data(data)
+        database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+        blobs = LocalBlobs(data)
+        rule_set = parse_rules(rules)
+        database.write_and_wait(
+            lambda tx: start_ledger(tx, origin="registry.test", rules=rule_set.canonical(), actor="boltseal")
+        )
+        opened.append(Shop(build_registry(database, blobs, rule_set), database, blobs, clock))
+        return opened[-1]
+
+    yield open_
+    for shop in opened:
+        shop.database.close()
+        shop.blobs.close()
+
+
+@pytest.fixture
+def shop(open_shop: Opener) -> Shop:
+    """A store under the built-in rules."""
+    return open_shop()
