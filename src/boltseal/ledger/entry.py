@@ -202,7 +202,9 @@ def _check_name(entry: Entry) -> None:
         if entry.tag or entry.kind in _OF_A_TAG:
             raise EntryInvalid(f"{entry.kind} of tag {quote(entry.tag)} names no repository")
         return
-    if not entry.tag and entry.kind in _OF_A_TAG:
+    # A manifest that only spoke of a sealed one has no tag of its own; that it was taken back is recorded all the same.
+    taken_back = entry.kind is Kind.TAG_DELETED and entry.digest and "subject" in entry.extra
+    if not entry.tag and entry.kind in _OF_A_TAG and not taken_back:
         raise EntryInvalid(f"{entry.kind} of repository {quote(entry.repository)} names no tag")
     try:
         Repository(entry.repository)

@@ -1,0 +1,44 @@
+"""The registry: what is pushed, pulled, tagged, sealed and deleted. No HTTP, no SQL.
+
+`app.py` builds one `Registry` per process; `api/` and `cli/` call its parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from boltseal.registry.deletes import Deletes
+from boltseal.registry.manifests import Manifests
+from boltseal.registry.pulls import Pulls
+from boltseal.registry.seals import Seals
+from boltseal.registry.tags import TagDoor
+from boltseal.registry.uploads import Uploads
+
+if TYPE_CHECKING:
+    from boltseal.policy.rules import RuleSet
+    from boltseal.storage.blobs import BlobStore
+    from boltseal.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The parts, built on one database and one blob store."""
+
+    pulls: Pulls
+    manifests: Manifests
+    uploads: Uploads
+    deletes: Deletes
+    seals: Seals
+
+
+def build_registry(database: Database, blobs: BlobStore, rules: RuleSet) -> Registry:
+    """The registry over one store, all its parts behind the same door."""
+    door = TagDoor(rules)
+    return Registry(
+        pulls=Pulls(database, blobs),
+        manifests=Manifests(database, door),
+        uploads=Uploads(database, blobs),
+        deletes=Deletes(database, door),
+        seals=Seals(database, blobs, door),
+    )
