@@ -1,0 +1,347 @@
+"""The settings: which source wins, and what a person reads when one of them is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from boltseal import config
+from boltseal.config import ConfigInvalid, ListenAddress, ServerSettings, Settings, exposure_refusal, load
+from boltseal.errors import ExitCode, exit_code
+from boltseal.policy.rules import Mode
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting comes from the machine the tests run on."""
+    for name in os.environ:
+        if name.upper().startswith("BOLTSEAL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "etc" / "boltseal.toml")
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    """A configuration file with this text."""
+    path = tmp_path / "boltseal.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    """What a person reads when this configuration is loaded, without the file's name."""
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigInvalid) as caught:
+        load(path)
+    assert "\n" not in caught.value.message
+    assert exit_code(caught.value) is ExitCode.USAGE
+    return caught.value.message.replace(f"{path}: ", "")
+
+
+# --- which source wins ---
+
+
+def test_without_a_file_the_defaults_are_safe() -> None:
+    """Nothing configured listens on loopback, allows nobody in particular, and seals every tag."""
+    settings = load()
+
+    assert settings.server.address == ("127.0.0.1", 5000)
+    assert settings.server.address.loopback
+    assert not settings.server.allow_anonymous
+    assert settings.rules.user == ()
+
+
+def test_a_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each source hides the ones below it, setting by setting."""
+    path = written(tmp_path, '[server]\nlisten = "127.0.0.1:1001"\nworkers = 2\nlog_level = "debug"\n')
+    monkeypatch.setenv("BOLTSEAL_SERVER__LISTEN", "127.0.0.1:1002")
+    monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "3")
+
+    server = load(path, {"server": {"listen": "127.0.0.1:1003"}}).server
+
+    assert (server.listen, server.workers, server.log_level, server.log_format) == (
+        "127.0.0.1:1003",
+        3,
+        "debug",
+        "auto",
+    )
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BOLTSEAL_CONFIG is asked when no flag names a file."""
+    monkeypatch.setenv("BOLTSEAL_CONFIG", str(written(tmp_path, "[server]\nworkers = 5\n")))
+
+    assert load().server.workers == 5
+
+
+def test_a_named_file_hides_the_one_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag wins over BOLTSEAL_CONFIG too."""
+    monkeypatch.setenv("BOLTSEAL_CONFIG", str(tmp_path / "absent.toml"))
+
+    assert load(written(tmp_path, "[server]\nworkers = 6\n")).server.workers == 6
+
+
+def test_the_file_in_etc_is_read_when_nothing_else_is_named() -> None:
+    """The packaged place works without a flag."""
+    config.DEFAULT_FILE.parent.mkdir()
+    config.DEFAULT_FILE.write_text("[server]\nworkers = 7\n")
+
+    assert load().server.workers == 7
+
+
+def test_settings_made_from_arguments_read_nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of anything can be made in one process, each with its own settings."""
+    monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "9")
+
+    assert Settings().server.workers == 1
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was loaded stays what it is."""
+    settings = Settings()
+
+    with pytest.raises(ValidationError):
+        settings.server.workers = 2  # type: ignore[misc]  # the point of the test
+
+
+def test_rules_come_from_the_file(tmp_path: Path) -> None:
+    """The [[rule]] tables are parsed by the policy room, in their order."""
+    settings = load(written(tmp_path, '[[rule]]\nrepository = "ci/**"\nmode = "floating"\n'))
+
+    assert [(str(rule.repository), rule.mode) for rule in settings.rules.user] == [("ci/**", Mode.FLOATING)]
+
+
+def test_rules_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container without a file can still be given rules, as JSON."""
+    monkeypatch.setenv("BOLTSEAL_RULE", '[{"tag": "v*", "mode": "floating"}]')
+
+    assert [str(rule.tag) for rule in load().rules.user] == ["v*"]
+
+
+def test_sizes_may_carry_a_unit(tmp_path: Path) -> None:
+    """4 MiB need not be written as 4194304."""
+    settings = load(written(tmp_path, '[server]\nmax_manifest_bytes = "8 MiB"\n'))
+
+    assert settings.server.max_manifest_bytes == 8 * 1024 * 1024
+
+
+# --- what a person reads ---
+
+
+def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
+    """A typing mistake is found at start, not by its absence."""
+    line = refusal(tmp_path, '[server]\nlisen = "127.0.0.1:5000"\n')
+
+    assert line == 'unknown setting "lisen" in [server]; the nearest known one is listen'
+
+
+def test_an_unknown_table_names_the_nearest(tmp_path: Path) -> None:
+    """[sever] is not ignored."""
+    line = refusal(tmp_path, "[sever]\nworkers = 1\n")
+
+    assert line == 'unknown table "sever"; the nearest known one is server'
+
+
+def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is held to the same rule as the file."""
+    monkeypatch.setenv("BOLTSEAL_SERVER__LISTN", "127.0.0.1:5000")
+
+    with pytest.raises(ConfigInvalid) as caught:
+        load()
+
+    assert caught.value.message == (
+        'environment: "BOLTSEAL_SERVER__LISTN" is not a setting; the nearest known one is BOLTSEAL_SERVER__LISTEN'
+    )
+
+
+def test_the_variables_of_a_kubernetes_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service called boltseal must not keep the pods beside it from starting."""
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_5000_TCP", "PORT_5000_TCP_ADDR"):
+        monkeypatch.setenv(f"BOLTSEAL_{name}", "tcp://10.0.0.1:5000")
+
+    assert load().server.listen == "127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            '[server]\nlisten = "5000"\n',
+            '[server] listen is "5000"; expected an IP address and a port from 1 to 65535, such as 127.0.0.1:5000, '
+            "or 0.0.0.0:5000 for every interface",
+        ),
+        ("[server]\nworkers = 0\n", '[server] workers is "0"; expected greater than or equal to 1'),
+        ('[server]\nworkers = "many"\n', '[server] workers is "many"; expected a valid integer'),
+        ("[server]\nbehind_proxy = 7\n", '[server] behind_proxy is "7"; expected a valid boolean'),
+        (
+            '[server]\nlog_level = "loud"\n',
+            "[server] log_level is \"loud\"; expected 'debug', 'info', 'warning' or 'error'",
+        ),
+        (
+            '[server]\npublic_url = "registry.example.com"\n',
+            '[server] public_url is "registry.example.com"; expected a scheme and a host without a path, such as '
+            "https://registry.example.com",
+        ),
+        ('[server]\ndata = ""\n', '[server] data is ""; expected the name of a folder, such as /var/lib/boltseal'),
+        (
+            '[ledger]\norigin = "a b"\n',
+            '[ledger] origin is "a b"; expected a host name and perhaps a path, in lower case, such as '
+            "registry.example.com",
+        ),
+        ('server = "x"\n', '[server] is "x"; expected a valid dictionary or instance of ServerSettings'),
+        ('[server]\nlisten = "\\u001b[31m:1"\n', None),
+    ],
+)
+def test_a_bad_value_says_what_was_found_and_what_was_expected(tmp_path: Path, text: str, line: str | None) -> None:
+    """One line, with nothing in it that could steer a terminal."""
+    found = refusal(tmp_path, text)
+
+    assert found.isprintable()
+    assert line is None or found.startswith(line)
+
+
+def test_a_bad_value_of_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever set it must find it."""
+    monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "many")
+
+    with pytest.raises(
+        ConfigInvalid, match=r'^environment: BOLTSEAL_SERVER__WORKERS is "many"; expected a valid integer'
+    ):
+        load()
+
+
+def test_a_bad_flag_names_the_command_line(tmp_path: Path) -> None:
+    """The file is not blamed for what a flag said."""
+    path = written(tmp_path, "[server]\nworkers = 2\n")
+
+    with pytest.raises(ConfigInvalid, match=r'^command line: \[server\] workers is "0"'):
+        load(path, {"server": {"workers": 0}})
+
+
+def test_a_bad_rule_names_its_number(tmp_path: Path) -> None:
+    """The policy room's words come through, with the file before them."""
+    line = refusal(tmp_path, '[[rule]]\ntag = "v*"\n[[rule]]\nmode = "frozen"\n')
+
+    assert line.startswith('rule 2: mode is "frozen"; expected')
+
+
+def test_a_file_that_is_not_toml_says_where(tmp_path: Path) -> None:
+    """The line and the column are what a person needs."""
+    assert "line 2" in refusal(tmp_path, "[server]\nlisten = \n")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    """A binary file is an error, not a crash."""
+    path = tmp_path / "boltseal.toml"
+    path.write_bytes(b"a = '\xff'")
+
+    with pytest.raises(ConfigInvalid, match="not UTF-8 at byte 5"):
+        load(path)
+
+
+def test_a_named_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
+    """Falling back to the defaults would start another server than was asked for."""
+    with pytest.raises(ConfigInvalid, match=r"absent\.toml: No such file"):
+        load(tmp_path / "absent.toml")
+
+
+def test_rules_in_the_environment_that_are_not_json_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doubt refuses."""
+    monkeypatch.setenv("BOLTSEAL_RULE", "[")
+
+    with pytest.raises(ConfigInvalid, match=r"^environment: BOLTSEAL_RULE is not JSON"):
+        load()
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "shown"),
+    [
+        ("127.0.0.1:5000", "127.0.0.1", 5000, "127.0.0.1:5000"),
+        ("localhost:80", "127.0.0.1", 80, "127.0.0.1:80"),
+        ("[::1]:65535", "::1", 65535, "[::1]:65535"),
+        ("192.0.2.1:5000", "192.0.2.1", 5000, "192.0.2.1:5000"),
+    ],
+)
+def test_an_address_is_read_with_and_without_brackets(text: str, host: str, port: int, shown: str) -> None:
+    """IPv6 needs brackets, and they are given back."""
+    address = ListenAddress.parse(text)
+
+    assert address == (host, port)
+    assert str(address) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":5000", "5000", "::1:5000", "127.0.0.1:0", "127.0.0.1:65536", "h:1", "127.0.0.1:\u0665"]
+)
+def test_an_address_that_is_none_is_refused(text: str) -> None:
+    """No guess about which interface was meant."""
+    with pytest.raises(ValueError, match="an IP address and a port"):
+        ListenAddress.parse(text)
+
+
+# --- promise 12 ---
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:5000", "127.9.9.9:5000", "[::1]:5000"])
+def test_loopback_needs_no_words(listen: str) -> None:
+    """Only this machine can come in."""
+    assert exposure_refusal(ServerSettings(listen=listen)) is None
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:5000", "[::]:5000", "192.0.2.1:5000"])
+@pytest.mark.parametrize(
+    ("allow_anonymous", "behind_proxy", "missing"),
+    [
+        (False, False, "--allow-anonymous --behind-proxy"),
+        (True, False, "--behind-proxy"),
+        (False, True, "--allow-anonymous"),
+    ],
+)
+def test_an_address_others_can_reach_needs_both_words(
+    listen: str, allow_anonymous: bool, behind_proxy: bool, missing: str
+) -> None:
+    """Safe by default, and the refusal says which words are missing."""
+    refused = exposure_refusal(
+        ServerSettings(listen=listen, allow_anonymous=allow_anonymous, behind_proxy=behind_proxy)
+    )
+
+    assert refused is not None
+    assert refused.endswith(f"add {missing}")
+
+
+def test_both_words_open_the_address() -> None:
+    """Told so in words, the server does it."""
+    assert exposure_refusal(ServerSettings(listen="0.0.0.0:5000", allow_anonymous=True, behind_proxy=True)) is None
+
+
+# --- the examples ---
+
+
+def test_the_example_loads_and_changes_nothing() -> None:
+    """Every line of it that is not a comment is a default or a rule, so that copying it is safe."""
+    settings = load(EXAMPLES / "boltseal.toml")
+
+    assert settings.server == ServerSettings(data=Path("/var/lib/boltseal/data"))
+
+
+def test_the_example_names_every_setting() -> None:
+    """A setting that nobody can find does not exist."""
+    text = (EXAMPLES / "boltseal.toml").read_text(encoding="utf-8")
+
+    missing = [name for name in ServerSettings.model_fields if f"\n{name} = " not in text.replace("\n# ", "\n")]
+
+    assert missing == []
+
+
+def test_the_conformance_profile_lets_every_name_float() -> None:
+    """The public suite uses tag names again, which a sealed name can't allow."""
+    settings = load(EXAMPLES / "conformance.toml")
+
+    assert [(str(rule), rule.mode) for rule in settings.rules.user] == [("every name", Mode.FLOATING)]
