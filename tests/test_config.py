@@ -105,7 +105,7 @@ def test_settings_cannot_be_changed() -> None:
     settings = Settings()
 
     with pytest.raises(ValidationError):
-        settings.server.workers = 2  # type: ignore[misc]  # the point of the test
+        settings.server.workers = 2
 
 
 def test_rules_come_from_the_file(tmp_path: Path) -> None:
