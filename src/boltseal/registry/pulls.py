@@ -16,7 +16,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.registry.values import BlobAnswer, ManifestAnswer, Page, ReferrerRow
-from boltseal.storage import metadata, sqlite
+from boltseal.storage import metadata
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 MANIFEST_CACHE_BYTES: Final = 64 * 1024 * 1024
-SEALED_CACHE_ITEMS: Final = 100_000
+ANSWER_OVERHEAD_BYTES: Final = 1000
 BLOB_CACHE_ITEMS: Final = 50_000
 
 
@@ -66,7 +66,10 @@ class _Bounded(Generic[Key, Value]):
         return None if found is None else found[0]
 
     def put(self, key: Key, value: Value, weight: int = 1) -> None:
-        if weight > self._limit // 8 or key in self._items:
+        before = self._items.pop(key, None)
+        if before is not None:
+            self._weight -= before[1]
+        if weight > self._limit // 8:
             return
         self._items[key] = (value, weight)
         self._weight += weight
@@ -86,7 +89,7 @@ class Pulls:
         self._blobs = blobs
         self._generation = database.generation
         self._cached_generation = -1
-        self._sealed: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(SEALED_CACHE_ITEMS)
+        self._tagged: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(MANIFEST_CACHE_BYTES)
         self._manifests: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(MANIFEST_CACHE_BYTES)
         self._sizes: _Bounded[tuple[str, str], BlobAnswer] = _Bounded(BLOB_CACHE_ITEMS)
 
@@ -95,18 +98,19 @@ class Pulls:
         may_cache = self._may_cache()
         if isinstance(reference, Digest):
             return self._by_digest(repository, reference, may_cache=may_cache)
-        if may_cache:
-            known = self._sealed.get((repository, reference))
-            if known is not None:
-                return known
-        with sqlite.errors_named():
-            found = self._database.lookups.tag(repository, reference)
+        key = (repository, reference)
+        known = self._tagged.get(key) if may_cache else None
+        if known is not None and known.sealed:
+            return known
+        found = self._database.lookups.tag(repository, reference)
         if found is None:
             raise ManifestUnknown(f"there is no tag {reference} in {repository}")
+        if known is not None and str(known.digest) == found.digest and not found.sealed:
+            return known
         held = self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
         answer = ManifestAnswer(held.raw, held.media_type, held.digest, held.size, sealed=found.sealed, by_digest=False)
-        if found.sealed and may_cache:
-            self._sealed.put((repository, reference), answer)
+        if may_cache:
+            self._tagged.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
 
     async def blob(self, repository: Repository, digest: Digest) -> BlobAnswer:
@@ -117,8 +121,7 @@ class Pulls:
             known = self._sizes.get(key)
             if known is not None:
                 return known
-        with sqlite.errors_named():
-            size = self._database.lookups.blob_size(*key)
+        size = self._database.lookups.blob_size(*key)
         if size is None:
             raise BlobUnknown(f"{repository} holds no blob {digest}")
         answer = BlobAnswer(digest, size, self._blobs.path(digest))
@@ -167,20 +170,19 @@ class Pulls:
             known = self._manifests.get(key)
             if known is not None:
                 return known
-        with sqlite.errors_named():
-            found = self._database.lookups.manifest(*key)
+        found = self._database.lookups.manifest(*key)
         if found is None:
             raise ManifestUnknown(f"{repository} holds no manifest {digest}")
         answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)
         if may_cache:
-            self._manifests.put(key, answer, weight=answer.size + 1000)
+            self._manifests.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
 
     def _may_cache(self) -> bool:
         """Whether memory may be used and filled; read before the database is asked, see `storage.generation`."""
         now = self._generation.read()
         if now != self._cached_generation:
-            for cache in (self._sealed, self._manifests, self._sizes):
+            for cache in (self._tagged, self._manifests, self._sizes):
                 cache.clear()
             self._cached_generation = now
         return now % 2 == 0

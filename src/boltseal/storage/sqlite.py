@@ -123,15 +123,24 @@ class Lookups:
 
     def tag(self, repository: str, name: str) -> TagFound | None:
         """What the tag means, or None when nothing of that name is there."""
-        row = self._execute(_TAG, (repository, name)).fetchone()
+        row = self._one(_TAG, (repository, name))
         return None if row is None else TagFound(row[0], bool(row[1]))
 
     def manifest(self, repository: str, digest: str) -> ManifestFound | None:
         """The manifest as pushed, or None when this repository does not hold it."""
-        row = self._execute(_MANIFEST, (repository, digest)).fetchone()
+        row = self._one(_MANIFEST, (repository, digest))
         return None if row is None else ManifestFound(row[0], row[1])
 
     def blob_size(self, repository: str, digest: str) -> int | None:
         """Size in bytes of a blob that this repository holds, or None."""
-        row = self._execute(_BLOB, (repository, digest)).fetchone()
+        row = self._one(_BLOB, (repository, digest))
         return None if row is None else int(row[0])
+
+    def _one(self, query: str, values: tuple[str, str]) -> Any:
+        try:
+            return self._execute(query, values).fetchone()
+        except sqlite3.OperationalError as error:
+            named = _named(error)
+            if named is None:
+                raise
+            raise named from error
