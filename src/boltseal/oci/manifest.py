@@ -23,6 +23,7 @@ and whether the digest in the URL is the bytes' is left to the registry.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -50,7 +51,7 @@ from boltseal.oci.mediatype import (
 )
 
 MAX_DESCRIPTORS: Final = 10_000
-MAX_MARKS: Final = 400_000
+MAX_MARKS: Final = 250_000
 
 MANIFEST_KEYS: Final = frozenset(
     {
@@ -202,13 +203,15 @@ def _decode(raw: bytes) -> tuple[_Wire, Mapping[str, Any]]:
         raise ManifestInvalid(f"the manifest is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise ManifestInvalid("the manifest is nested too deeply") from error
-    except ValueError as error:  # msgspec's errors, and Python's refusal of numbers with thousands of digits
-        raise ManifestInvalid(f"the manifest is not one: {_sentence(error)}") from error
+    except msgspec.MsgspecError as error:
+        raise ManifestInvalid(f"the manifest is not valid: {_sentence(error)}") from error
+    except ValueError as error:  # Python reads no number of more than 4300 digits
+        raise ManifestInvalid("the manifest has a number of thousands of digits") from error
     _check_spelling(keys)
     return wire, keys
 
 
-def _sentence(error: ValueError) -> str:
+def _sentence(error: msgspec.MsgspecError) -> str:
     """An error of a JSON reader on one line; it may quote what was sent."""
     return quote(str(error).replace("`", ""), 200)[1:-1]
 
@@ -216,8 +219,7 @@ def _sentence(error: ValueError) -> str:
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     known = dict(pairs)
     if len(known) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ManifestInvalid(
             f"the manifest has the key {quote(twice)} twice in one object, so that readers would disagree on it"
         )
@@ -240,19 +242,21 @@ def _check_spelling(document: Mapping[str, Any]) -> None:
 def _check_descriptor_keys(descriptor: Mapping[str, Any] | None) -> None:
     if descriptor is not None:
         _check_keys(descriptor, DESCRIPTOR_KEYS)
-        _check_keys(descriptor.get("platform") or {}, PLATFORM_KEYS)
+        platform = descriptor.get("platform")
+        if platform is not None:
+            _check_keys(platform, PLATFORM_KEYS)
 
 
 def _check_keys(found: Mapping[str, Any], known: frozenset[str]) -> None:
-    strangers = found.keys() - known
-    if strangers:
-        folded = {key.casefold(): key for key in known}
-        for key in strangers:
-            meant = folded.get(key.casefold())
-            if meant is not None:
-                raise ManifestInvalid(
-                    f"the manifest has the key {quote(key)}, which some readers take for {meant}; write {meant}"
-                )
+    if known.issuperset(found):
+        return
+    folded = {key.casefold(): key for key in known}
+    for key in found.keys() - known:
+        meant = folded.get(key.casefold())
+        if meant is not None:
+            raise ManifestInvalid(
+                f"the manifest has the key {quote(key)}, which some readers take for {meant}; write {meant}"
+            )
 
 
 def _media_type(wire: _Wire, keys: Mapping[str, Any], sent: str | None) -> str:
@@ -312,12 +316,22 @@ def _build(raw: bytes, wire: _Wire, media_type: str, *, is_index: bool) -> Manif
         media_type=media_type,
         is_index=is_index,
         config=config,
-        layers=tuple(_descriptor(layer, f"layers[{number}]") for number, layer in enumerate(layers)),
-        manifests=tuple(_descriptor(child, f"manifests[{number}]") for number, child in enumerate(manifests)),
+        layers=_descriptors(layers, "layers"),
+        manifests=_descriptors(manifests, "manifests"),
         subject=_descriptor(wire.subject, "subject") if wire.subject else None,
         artifact_type=wire.artifact_type or (config.media_type if config else None),
         annotations=wire.annotations or {},
     )
+
+
+def _descriptors(wires: Sequence[WireDescriptor], where: str) -> tuple[Descriptor, ...]:
+    read: list[Descriptor] = []
+    try:
+        for wire in wires:
+            read.append(Descriptor.read(wire))  # noqa: PERF401  # the length says where it stopped
+    except DescriptorInvalid as error:
+        raise ManifestInvalid(f"{where}[{len(read)}]: {error.message}") from error
+    return tuple(read)
 
 
 def _descriptor(wire: WireDescriptor, where: str) -> Descriptor:
