@@ -33,19 +33,16 @@ def test_a_range_is_served_as_asked_and_clamped(header: str, start: int, length:
     assert parse_range(header, SIZE) == ByteRange(start, length)
 
 
-@pytest.mark.parametrize("header", ["bytes=0-1,3-4", "bytes=0-1, 5-", "items=0-1", "bytes", "", "0-1"])
-def test_several_ranges_or_another_unit_mean_the_whole(header: str) -> None:
-    """A server may ignore what it does not serve, and then sends everything."""
-    assert parse_range(header, SIZE) is None
-
-
 @pytest.mark.parametrize(
     "header",
     [
-        "bytes=500-0",
-        "bytes=1000-",
-        "bytes=1000-1001",
-        "bytes=-0",
+        "bytes=0-1,3-4",
+        "bytes=0-1, 5-",
+        "items=0-1",
+        "0-1",
+        "bytes",
+        "bytes=",
+        "",
         "bytes=-",
         "bytes=a-b",
         "bytes=--1",
@@ -53,8 +50,15 @@ def test_several_ranges_or_another_unit_mean_the_whole(header: str) -> None:
         "bytes=1-2-3",
         "bytes=+1-2",
         "bytes=¹-2",
-        "bytes=" + "9" * 5000 + "-",
     ],
+)
+def test_several_ranges_another_unit_or_garbage_mean_the_whole(header: str) -> None:
+    """A server may ignore what it does not serve or understand, and then sends everything."""
+    assert parse_range(header, SIZE) is None
+
+
+@pytest.mark.parametrize(
+    "header", ["bytes=500-0", "bytes=1000-", "bytes=1000-1001", "bytes=-0", "bytes=" + "9" * 5000 + "-"]
 )
 def test_a_range_that_cannot_be_served(header: str) -> None:
     """416 tells the size, so that the client can ask again."""

@@ -1,8 +1,8 @@
 """Byte ranges, both ways: `Range` on a GET (RFC 9110, section 14) and `Content-Range` on a chunk of an upload.
 
-Rules kept here: one range is served as asked, clamped to what is there; several ranges, another unit or none
-mean the whole; a range that can't be served, or can't be read, is 416 and never something else than asked.
-The chunk's form is the distribution spec's ("Pushing a blob in chunks"), `<start>-<end>` without a unit.
+Rules kept here: one range is served as asked, clamped to what is there, or refused (416) where there is none of it;
+several ranges, another unit, or what is no range at all mean the whole. A chunk that can't be placed is refused: a
+misread one would corrupt the blob. The chunk's form is the distribution spec's ("Pushing a blob in chunks"), `<start>-<end>` without a unit.
 """
 
 from __future__ import annotations
@@ -42,25 +42,19 @@ class Chunk:
 def parse_range(header: str, size: int) -> ByteRange | None:
     """The range that `Range: <header>` asks of `size` bytes; None where the whole is to be served (200).
 
-    RangeNotSatisfiable when it begins behind the end, ends before it begins, or is not a range at all.
+    RangeNotSatisfiable when it begins behind the end, or ends before it begins.
     """
-    unit, equals, ranges = header.partition("=")
-    if not equals or unit.strip().lower() != "bytes" or "," in ranges:
-        return None
+    unit, _, ranges = header.partition("=")
     first, dash, last = (part.strip() for part in ranges.partition("-"))
     start, end = _offset(first), _offset(last)
-    if not dash or (start is None and first) or (end is None and last) or not (first or last):
-        msg = f"range {quote(header)} can't be read; expected bytes=<first>-<last>, bytes=<first>- or bytes=-<count>"
-        raise RangeNotSatisfiable(msg, size)
+    readable = dash and (first or last) and (start is not None or not first) and (end is not None or not last)
+    if unit.strip().lower() != "bytes" or not readable:
+        return None  # another unit, several ranges, or no range at all: as if it had not been sent
     if start is None:
-        assert end is not None  # noqa: S101 - for the type checker: one of the two was given
-        start, end = max(size - end, 0), size - 1 if end else -1
-    elif end is None:
-        end = size - 1
-    end = min(end, size - 1)
+        start, end = max(size - (end or 0), 0), size - 1
+    end = size - 1 if end is None else min(end, size - 1)
     if start > end:
-        msg = f"range {quote(header)} lies outside of the blob, which has {size} bytes"
-        raise RangeNotSatisfiable(msg, size)
+        raise RangeNotSatisfiable(f"range {quote(header)} is not in the blob, which has {size} bytes", size)
     return ByteRange(start, end - start + 1)
 
 

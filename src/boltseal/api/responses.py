@@ -18,7 +18,9 @@ from typing import Final, TypeAlias
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from boltseal.errors import Unavailable
+from boltseal.api import caching
+from boltseal.api.errors import answer_of, error_body, headers_of
+from boltseal.errors import BoltsealError, ErrorCode, Unavailable
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -132,3 +134,20 @@ async def _disconnected(receive: Receive) -> None:
 def headers(pairs: Iterable[tuple[str, str]]) -> Headers:
     """Header pairs as they are sent. Values come from parsed types or are percent-encoded: ASCII, one line."""
     return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in pairs)
+
+
+def refusal(error: BoltsealError, extra: Headers = ()) -> Answer:
+    """The answer that an error is: the spec's JSON, never kept by anybody, with the headers it brings along."""
+    status, code = answer_of(error)
+    return failure(status, code, error.message, (*headers_of(error), *extra))
+
+
+def failure(status: int, code: ErrorCode, message: str, extra: Headers = ()) -> Answer:
+    """An answer that says why not."""
+    body = error_body(code, message)
+    pairs = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("cache-control", caching.NO_STORE),
+    ]
+    return Answer(status, (*headers(pairs), NOSNIFF, *extra), body)

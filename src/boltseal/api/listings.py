@@ -1,0 +1,98 @@
+"""Lists over HTTP: the tags of a repository (end-8), the repositories, and what refers to a manifest (end-12).
+
+Rules kept here: pages in one order, with a Link to what follows (relative, RFC 8288) exactly when something
+follows; `n=0` is an empty page without a Link; an answer about referrers is never a 404, and never larger than a
+client would take as a manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import chain
+from typing import Final
+
+from boltseal.api import caching, responses
+from boltseal.api.call import Call
+from boltseal.api.paths import Base, Catalog, Referrers, Tags
+from boltseal.api.query import link_next
+from boltseal.api.responses import Answer
+from boltseal.oci.manifest import format_index
+from boltseal.oci.mediatype import OCI_INDEX
+from boltseal.registry.pulls import Pulls
+from boltseal.registry.values import ReferrerRow
+
+REFERRERS_PAGE_BYTES: Final = 2 * 1024 * 1024
+"""About how large an answer about referrers may get; clients refuse manifests over 4 MiB."""
+
+_ROW_BYTES: Final = 300
+"""What a referrer takes beside its annotations, about."""
+
+
+class ListingRoutes:
+    """The handlers of `Base`, `Catalog`, `Tags` and `Referrers`."""
+
+    def __init__(self, pulls: Pulls) -> None:
+        self._pulls = pulls
+
+    async def base(self, call: Call, at: Base) -> Answer:
+        """Yes, this is the API (end-1)."""
+        return _json(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
+
+    async def catalog(self, call: Call, at: Catalog) -> Answer:
+        """The repositories that hold something."""
+        n, last = call.query.page_size(), call.query.one("last")
+        page = await self._pulls.catalog(n, last)
+        return _page({"repositories": page.items}, "/v2/_catalog", n, page.items[-1:] if page.more else ())
+
+    async def tags(self, call: Call, at: Tags) -> Answer:
+        """The tags of a repository."""
+        n, last = call.query.page_size(), call.query.one("last")
+        page = await self._pulls.tags(at.repository, n, last)
+        path = f"/v2/{at.repository}/tags/list"
+        return _page({"name": at.repository, "tags": page.items}, path, n, page.items[-1:] if page.more else ())
+
+    async def referrers(self, call: Call, at: Referrers) -> Answer:
+        """What names this digest as its subject, of one artifact type if asked for; an index, empty if need be."""
+        n, last = call.query.page_size(), call.query.one("last")
+        artifact_type = call.query.one("artifactType") or None
+        rows = sorted(await self._pulls.referrers(at.repository, at.digest, artifact_type), key=_by_digest)
+        following = [row for row in rows if last is None or _by_digest(row) > last]
+        page = _fitting(following, n)
+        extra = [] if artifact_type is None else [(b"oci-filters-applied", b"artifactType")]
+        if page and len(page) < len(following):
+            kept = {} if artifact_type is None else {"artifactType": artifact_type}
+            path = f"/v2/{at.repository}/referrers/{at.digest}"
+            extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _by_digest(page[-1])})))
+        return _json(format_index(page), content_type=OCI_INDEX, extra=extra)
+
+
+def _by_digest(row: ReferrerRow) -> str:
+    return str(row.digest)
+
+
+def _fitting(rows: list[ReferrerRow], n: int) -> list[ReferrerRow]:
+    """As many rows from the start as make a page; one at least where there is one and `n` is not 0."""
+    page: list[ReferrerRow] = []
+    size = 0
+    for row in rows[:n]:
+        size += _ROW_BYTES + sum(map(len, chain.from_iterable(row.annotations.items())))
+        if page and size > REFERRERS_PAGE_BYTES:
+            break
+        page.append(row)
+    return page
+
+
+def _page(document: object, path: str, n: int, behind: Iterable[str]) -> Answer:
+    """A page of names; `behind`: the last of them if more follow, else nothing."""
+    extra = [(b"link", link_next(path, {"n": str(n), "last": name})) for name in behind if n]
+    return _json(json.dumps(document, separators=(",", ":")).encode(), extra=extra)
+
+
+def _json(raw: bytes, *, content_type: str = "application/json", extra: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
+    pairs = [
+        ("content-type", content_type),
+        ("content-length", str(len(raw))),
+        ("cache-control", caching.NO_STORE),
+    ]
+    return Answer(200, (*responses.headers(pairs), responses.NOSNIFF, *extra), raw)
