@@ -15,10 +15,10 @@ from boltseal.oci.reference import Tag
 from boltseal.registry.sequencer import ClockBehind
 from boltseal.registry.tags import ReferencesMissing
 from boltseal.registry.values import UNCONDITIONAL, Actor, Conditions, Published
-from tests.registry.conftest import DAY_US, OCI, SHOP, START_US
+from tests.shop import DAY_US, OCI, SHOP, START_US
 
 if TYPE_CHECKING:
-    from tests.registry.conftest import Opener, Shop
+    from tests.shop import Opener, Shop
 
 CI = Actor("ci")
 ADMIN = Actor("root", admin=True)

@@ -257,7 +257,11 @@ class TagDoor:
         sealing = decision.mode is Mode.SEALED or verdict is Verdict.RETURN
         if sealing:
             self._check_complete(tx, place, str(pushed.digest))
-        new = _meaning(row if verdict is Verdict.RETURN else None, pushed)  # what is bound stays written as it was
+        bound = row if verdict is Verdict.RETURN else None
+        if bound is not None and bound.sealed_digest is not None:
+            # The name returns as what it is bound to, however the bytes were addressed this time.
+            metadata.also_hold(tx, place.id, str(pushed.digest), bound.sealed_digest)
+        new = _meaning(bound, pushed)
         keep = decision.keep if decision.mode is Mode.SEALED else FOREVER
         if sealing:
             new = _sealed(new, keep, tx.now_us, actor)
@@ -340,12 +344,18 @@ def _state(row: TagRow | None) -> NameState:
 
 def _meaning(bound: TagRow | None, pushed: Pushed) -> TagRow:
     """A row that means what was pushed; index, time and actor are filled in when it is recorded."""
-    base = bound or TagRow(digest=None, canonical=None, media_type=None, entry_index=-1, changed_us=0, changed_by="")
-    return dataclasses.replace(
-        base,
+    new = TagRow(
         digest=str(pushed.digest),
         canonical=str(pushed.identity.canonical),
         media_type=pushed.identity.media_type,
+        entry_index=-1,
+        changed_us=0,
+        changed_by="",
+    )
+    if bound is None:
+        return new
+    return dataclasses.replace(
+        bound, digest=bound.sealed_digest, canonical=bound.sealed_canonical, media_type=bound.sealed_media_type
     )
 
 

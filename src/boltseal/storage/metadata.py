@@ -6,7 +6,7 @@ text, as they stand in the database; parsing and rules are the registry's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Text, and_, bindparam, case, delete, exists, insert, literal, or_, select
@@ -112,6 +112,17 @@ def add_manifest(
     ]
     if pairs:
         tx.connection.execute(insert(link), pairs)
+
+
+def also_hold(tx: Transaction, repository_id: int, digest: str, other: str) -> None:
+    """Hold the manifest `digest` also under `other`, another digest of the same bytes, if it is not there yet."""
+    row = find_manifest(tx, repository_id, digest)
+    if row is None or find_manifest(tx, repository_id, other) is not None:
+        return
+    links = select(link.c.child, link.c.kind).where(link.c.repository_id == repository_id, link.c.parent == digest)
+    pairs = [(child, kind) for child, kind in tx.connection.execute(links).all()]
+    raw = manifest_bytes(tx, repository_id, digest)
+    add_manifest(tx, repository_id, replace(row, digest=other), raw[1] if raw else b"", pairs)
 
 
 def add_link(tx: Transaction, repository_id: int, parent: str, child: str, kind: str) -> None:
