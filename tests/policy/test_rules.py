@@ -1,0 +1,203 @@
+"""Reading rules: what a table may hold, what each mistake is told, and what a rule says about itself."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+
+from boltseal.errors import Invalid, exit_code
+from boltseal.policy.rules import (
+    BUILT_IN,
+    DELETABLE,
+    FLOATING_TAGS,
+    FOREVER,
+    MAX_RULES,
+    Keep,
+    Mode,
+    RuleInvalid,
+    RuleSet,
+    parse_rules,
+)
+
+DAY_US = 86_400_000_000
+
+
+def refusal(*tables: dict[str, object]) -> str:
+    with pytest.raises(RuleInvalid) as caught:
+        parse_rules(tables)
+    return caught.value.message
+
+
+def test_a_rule_without_keys_seals_everything_for_ever() -> None:
+    """The defaults are the safe ones."""
+    (rule,) = parse_rules([{}]).user
+
+    assert (str(rule.repository), str(rule.tag), rule.mode, rule.keep) == ("**", "*", Mode.SEALED, FOREVER)
+    assert rule.number == 1
+    assert str(rule) == "every name"
+
+
+def test_a_rule_holds_what_its_table_says() -> None:
+    """All four keys."""
+    rules = parse_rules(
+        [
+            {"repository": "shop/*", "tag": "1.*", "mode": "sealed", "keep": "365d"},
+            {"repository": "shop/*", "tag": "*-dev", "mode": "floating", "keep": "deletable"},
+            {"tag": "sigs", "mode": "append-only"},
+        ]
+    )
+
+    assert [rule.mode for rule in rules.user] == [Mode.SEALED, Mode.FLOATING, Mode.APPEND_ONLY]
+    assert [rule.keep for rule in rules.user] == [Keep(365), DELETABLE, DELETABLE]
+    assert [rule.number for rule in rules.user] == [1, 2, 3]
+    assert rules.user[0].matches("shop/app", "1.4.2")
+    assert not rules.user[0].matches("shop/app", "2.0")
+    assert not rules.user[0].matches("shop/app/x", "1.4.2")
+    assert rules.rules == (*rules.user, *BUILT_IN)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"repositry": "a"},
+            'rule 1: unknown key "repositry"; did you mean repository? (a rule has repository, tag, mode, keep)',
+        ),
+        ({"x": "a"}, 'rule 1: unknown key "x" (a rule has repository, tag, mode, keep)'),
+        ({"tag": 1}, "rule 1: tag is of type int; expected a string in quotes"),
+        ({"tag": ["a"]}, "rule 1: tag is of type list; expected a string in quotes"),
+        ({"mode": "mutable"}, 'rule 1: mode is "mutable"; expected "sealed", "floating" or "append-only"'),
+        ({"mode": "\x1b"}, 'rule 1: mode is "\\x1b"; expected "sealed", "floating" or "append-only"'),
+        ({"keep": "1y"}, 'rule 1: keep is "1y"; expected "forever", "deletable" or days from "1d" to "36500d"'),
+        ({"keep": "0d"}, 'rule 1: keep is "0d"; expected "forever", "deletable" or days from "1d" to "36500d"'),
+        ({"keep": "36501d"}, 'rule 1: keep is "36501d"; expected "forever", "deletable" or days from "1d" to "36500d"'),
+        (
+            {"mode": "floating", "keep": "30d"},
+            'rule 1: keep = "30d" protects only what is sealed, and mode is "floating"; leave keep out, or seal these names',
+        ),
+        (
+            {"mode": "append-only", "keep": "forever"},
+            'rule 1: keep = "forever" protects only what is sealed, and mode is "append-only"; '
+            "leave keep out, or seal these names",
+        ),
+        (
+            {"repository": "Shop/*"},
+            'rule 1: repository = "Shop/*": "S" can\'t be in a repository name: they are lower-case',
+        ),
+        ({"tag": "a[b"}, 'rule 1: tag = "a[b": "a[b" opens a class with "[" and never closes it with "]"'),
+        ({"tag": "-*"}, 'rule 1: no valid name matches tag "-*", so it can never apply'),
+    ],
+)
+def test_a_wrong_rule_is_refused_with_number_what_got_and_expected(table: dict[str, object], message: str) -> None:
+    """The server does not start on a rule that it does not understand."""
+
+    assert refusal(table) == message
+
+
+def test_the_number_is_that_of_the_rule_that_is_wrong() -> None:
+    """Counted from 1, as people count."""
+
+    assert refusal({"tag": "1.*"}, {"tag": "2.*"}, {"tag": ""}).startswith("rule 3: tag = ")
+
+
+def test_a_rule_that_can_never_decide_is_refused() -> None:
+    """Somebody believes that it protects something."""
+
+    assert refusal({"repository": "shop/**"}, {"repository": "shop/app", "mode": "floating"}) == (
+        'rule 2: rule 1 takes every name that repository "shop/app" matches, so it can never apply; move it up or remove it'
+    )
+    assert refusal({}, {"tag": "1.*"}) == (
+        'rule 2: rule 1 takes every name that tag "1.*" matches, so it can never apply; move it up or remove it'
+    )
+    assert refusal({"tag": "[a-m]*"}, {"tag": "1"}, {"tag": "[n-z]*"}, {"tag": "[a-z]*"}) == (
+        'rule 4: rules 1 and 3 together take every name that tag "[a-z]*" matches, so it can never apply; '
+        "move it up or remove it"
+    )
+    assert refusal({"tag": "a"}, {"tag": "b"}, {"tag": "c"}, {"tag": "[a-c]"}).startswith(
+        "rule 4: rules 1, 2 and 3 together"
+    )
+
+
+def test_built_in_rules_may_be_covered_by_the_users() -> None:
+    """Whoever seals `latest` means it."""
+
+    assert parse_rules([{}]).rules[1:] == BUILT_IN
+
+
+def test_there_may_be_a_thousand_rules_and_no_more() -> None:
+    """A bound on what a configuration can cost."""
+
+    assert refusal(*[{}] * (MAX_RULES + 1)) == "1001 rules; at most 1000 are allowed"
+
+
+def test_rules_too_entangled_to_understand_are_refused() -> None:
+    """Doubt refuses."""
+    within = 14
+    tables: list[dict[str, object]] = [{"repository": "?" * length} for length in range(1, within + 1)]
+    tables += [{"repository": f"*{one}" + "?" * within} for one in ("a", "[!a]")]
+
+    assert refusal(*tables, {"repository": "*"}).startswith(
+        f"rule {within + 3}: the globs of this rule and of those before it"
+    )
+
+
+def test_a_wrong_rule_is_a_mistake_in_use() -> None:
+    """Exit code 2, as every configuration that can't be read."""
+
+    assert exit_code(RuleInvalid("x")) == 2
+    assert issubclass(RuleInvalid, Invalid)
+
+
+@pytest.mark.parametrize("text", ["forever", "deletable", "1d", "365d", "36500d"])
+def test_keep_is_written_as_it_was_read(text: str) -> None:
+    """The text is what the database holds."""
+
+    assert str(Keep.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("keep", "after_us", "protected"),
+    [
+        (FOREVER, 100_000 * DAY_US, True),
+        (DELETABLE, 0, False),
+        (Keep(1), DAY_US - 1, True),
+        (Keep(1), DAY_US, False),
+    ],
+)
+def test_keep_counts_from_the_sealing(keep: Keep, after_us: int, protected: bool) -> None:
+    """A day is 24 hours, and the bytes are free at its end."""
+
+    assert keep.protects(1000, 1000 + after_us) is protected
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ({}, '[[rule]]\nmode = "sealed"'),
+        (
+            {"repository": "shop/*", "tag": "[a-z]*", "mode": "floating"},
+            '[[rule]]\nrepository = "shop/*"\ntag = "[a-z]*"\nmode = "floating"',
+        ),
+        ({"tag": "1.*", "keep": "7d"}, '[[rule]]\ntag = "1.*"\nmode = "sealed"\nkeep = "7d"'),
+    ],
+)
+def test_a_rule_can_be_written_back(table: dict[str, object], text: str) -> None:
+    """What is printed for a person to copy reads back as the same rule."""
+    (rule,) = parse_rules([table]).user
+
+    assert rule.as_toml() == text
+    assert parse_rules(tomllib.loads(text)["rule"]).user == (rule,)
+
+
+def test_rules_that_decide_equally_have_one_canonical_text() -> None:
+    """Compared at start with the last one in the ledger, to see whether the rules changed."""
+    text = parse_rules([{"tag": "1.*", "keep": "7d"}]).canonical()
+
+    assert text == parse_rules([{"keep": "7d", "tag": "1.*", "mode": "sealed", "repository": "**"}]).canonical()
+    assert text != RuleSet().canonical()
+    assert json.loads(text)[0] == ["**", "1.*", "sealed", "7d"]
+    assert len(json.loads(text)) == 1 + len(FLOATING_TAGS) + 2
+    assert "\n" not in text
+    assert RuleSet().fingerprint() == "0b1ed968fe11332606d3efec1663932d0959be563f0292dda130cd7da4444c87"
