@@ -202,7 +202,11 @@ def test_foreign_layers_and_the_subject_are_not_needed() -> None:
         )
     )
 
-    assert [layer.foreign for layer in manifest.layers] == [True, True, False]
+    assert [link.kind for link in manifest.references() if "layer" in link.kind] == [
+        LinkKind.FOREIGN_LAYER,
+        LinkKind.FOREIGN_LAYER,
+        LinkKind.LAYER,
+    ]
     assert [link.descriptor.digest for link in manifest.references() if not link.needed] == [
         Digest.of(b"foreign"),
         Digest.of(b"elsewhere"),

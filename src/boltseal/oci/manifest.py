@@ -80,11 +80,12 @@ class ManifestInvalid(Invalid):
 
 
 class LinkKind(StrEnum):
-    """Why one thing in a repository holds another. A manifest itself gives the first four."""
+    """Why one thing in a repository holds another. A manifest itself gives all but the last."""
 
     CHILD = "child"
     CONFIG = "config"
     LAYER = "layer"
+    FOREIGN_LAYER = "foreign-layer"  # its bytes need not be here, so it is told apart wherever links are kept
     SUBJECT = "subject"
     SIGNATURE_TAG = "signature-tag"  # from a tag's name, such as sha256-<hex>.sig; the registry adds it
 
@@ -98,9 +99,7 @@ class Link(NamedTuple):
     @property
     def needed(self) -> bool:
         """Whether the image is incomplete without it: everything but foreign layers and the subject."""
-        if self.kind is LinkKind.LAYER:
-            return not self.descriptor.foreign
-        return self.kind is not LinkKind.SUBJECT
+        return self.kind not in (LinkKind.FOREIGN_LAYER, LinkKind.SUBJECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +135,17 @@ class Manifest:
 
     def _all_references(self) -> Iterator[Link]:
         for child in self.manifests:
-            yield Link(LinkKind.CHILD if child.media_type in MANIFEST_TYPES else LinkKind.LAYER, child)
+            yield Link(LinkKind.CHILD, child) if child.media_type in MANIFEST_TYPES else _layer(child)
         if self.config is not None:
             yield Link(LinkKind.CONFIG, self.config)
         for layer in self.layers:
-            yield Link(LinkKind.LAYER, layer)
+            yield _layer(layer)
         if self.subject is not None:
             yield Link(LinkKind.SUBJECT, self.subject)
+
+
+def _layer(descriptor: Descriptor) -> Link:
+    return Link(LinkKind.FOREIGN_LAYER if descriptor.foreign else LinkKind.LAYER, descriptor)
 
 
 class _Wire(msgspec.Struct, rename="camel"):

@@ -14,7 +14,7 @@ import json
 from typing import TYPE_CHECKING
 
 from boltseal.oci.digest import SHA256, Digest, DigestInvalid
-from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
+from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.decide import signature_subject
 from boltseal.policy.seal import Identity
 from boltseal.registry.tags import Place, Pushed, check_conditions
@@ -111,7 +111,7 @@ class Manifests:
             )
         spoken_of = [subject for subject in map(signature_subject, tags) if subject is not None]
         if there is None:
-            links = [(str(link.descriptor.digest), _stored_kind(link)) for link in manifest.references()]
+            links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
             links += [(str(subject), str(LinkKind.SIGNATURE_TAG)) for subject in spoken_of]
             metadata.add_manifest(tx, place.id, _row(pushed, manifest, tx.now_us, actor), manifest.raw, links)
         else:
@@ -131,9 +131,3 @@ def _row(pushed: Pushed, manifest: Manifest, now_us: int, actor: Actor) -> Manif
         pushed_us=now_us,
         pushed_by=actor.name,
     )
-
-
-def _stored_kind(link: Link) -> str:
-    # A foreign layer's bytes need not be here; the row says so, so that nobody has to parse the manifest again.
-    foreign = link.kind is LinkKind.LAYER and not link.needed
-    return "foreign-layer" if foreign else str(link.kind)
