@@ -172,6 +172,10 @@ class Settings(BaseSettings):
         """The `[[rule]]` tables with the built-in rules after them. RuleInvalid names the first that is wrong."""
         return parse_rules(self.rule)
 
+    def with_rules_of(self, newer: Settings) -> Settings:
+        """These settings with the rules of others: all that a running server takes over from a changed file."""
+        return type(self)(server=self.server, ledger=self.ledger, rule=newer.rule)
+
     @classmethod
     def settings_customise_sources(
         cls,

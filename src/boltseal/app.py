@@ -1,0 +1,244 @@
+"""The only place that builds objects: settings in, an open store or a whole ASGI application out.
+
+    create_app   for a server's worker: its lifespan opens the store, runs the janitor, closes the store
+    open_store   for the verbs that work on the data folder, beside a running server or without one
+    examine_store, collect_store   the same for two verbs that need less than a whole store
+    prepare      before the workers start: makes or migrates the data folder and begins the ledger, once
+
+Nothing is opened before the lifespan begins, so that an application can be built anywhere and twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from boltseal.api.asgi import DistributionApi
+from boltseal.api.settings import ApiSettings
+from boltseal.errors import BoltsealError, Unavailable
+from boltseal.registry import Registry, build_registry
+from boltseal.registry.sequencer import check_clock, start_ledger
+from boltseal.storage import ledger_store
+from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.collect import Item, collect, collect_uploads
+from boltseal.storage.database import Database, Transaction, open_database
+from boltseal.storage.fsck import Examined, Progress, examine
+from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from boltseal.config import Settings
+
+Clock = Callable[[], int]
+
+JANITOR_EVERY_S: Final = 3600.0
+
+_log = structlog.get_logger(__name__)
+
+
+def now_us() -> int:
+    """The time: microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open data folder."""
+
+    data: Path
+    database: Database
+    blobs: LocalBlobs
+    registry: Registry
+
+    def close(self) -> None:
+        """Finish what is being written, then let go of everything. Idempotent."""
+        self.database.close()
+        self.blobs.close()
+
+
+@contextmanager
+def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[Store]:
+    """Open a data folder that exists, beside a running server or without one. Changes nothing by itself."""
+    check_data(settings.server.data)
+    store = _open(settings, clock)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_us) -> Examined:
+    """Look at everything in a data folder; changes nothing. FormatInvalid, Unavailable, OSError."""
+    data = settings.server.data
+    check_data(data)
+    blobs = LocalBlobs(data, create=False)
+    try:
+        return examine(data / DATABASE_NAME, blobs, clock(), progress)
+    finally:
+        blobs.close()
+
+
+def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[Item]:
+    """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable."""
+    with open_store(settings, clock=clock) as store:
+        yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
+
+
+def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
+    """Make or migrate the data folder, begin the ledger, and record the rules if they are new."""
+    store = _begin(settings, clock)
+    store.close()
+
+
+class Application(Starlette):
+    """Everything a worker answers. The distribution API stands before Starlette's routing, as every pull waits for it."""
+
+    def __init__(self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None) -> None:
+        routes = [Route("/healthz", _healthz), Route("/readyz", self._readyz)]
+        super().__init__(routes=routes, lifespan=self._run)
+        self._settings = settings
+        self._clock = clock
+        self._reload = reload
+        self._stale = False
+        self._store: Store | None = None
+        self._api: DistributionApi | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or the lifespan."""
+        if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
+            await self._api(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def _run(self, _: Starlette) -> AbstractAsyncContextManager[None]:
+        return self._lifespan()
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        self._store = store = _begin(self._settings, self._clock)
+        self._api = _api(store.registry, self._settings)
+        janitor = asyncio.create_task(_janitor(store.blobs, self._clock))
+        if self._reload is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
+        try:
+            yield
+        finally:
+            self._api = None
+            janitor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await janitor
+            store.close()
+
+    def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
+        """SIGHUP: take over the rules of the configuration as it is now; one that can't be used changes nothing."""
+        if self._store is None:
+            return
+        try:
+            settings = self._settings.with_rules_of(reload())
+            _start_ledger(self._store, settings)
+        except BoltsealError as error:
+            self._stale = True
+            _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
+        else:
+            self._stale = False
+            self._settings = settings
+            # Requests under way end under the rules they began with.
+            self._api = _api(build_registry(self._store.database, self._store.blobs, settings.rules), settings)
+            _log.info("rules read again", rules=len(settings.rules.user))
+
+    async def _readyz(self, _: Request) -> JSONResponse:
+        try:
+            if self._store is None:
+                raise Unavailable("the store is not open")
+            now = self._clock()
+            head = await self._store.database.read(lambda held: ledger_store.head(Transaction(held, now)))
+            if head is not None:
+                check_clock(head.last_time_us, now)
+        except BoltsealError as error:
+            return JSONResponse({"ready": False, "reason": error.message}, status_code=503)
+        if self._stale:
+            return JSONResponse({"ready": True, "warning": "the last reload of the configuration failed; see the log"})
+        return JSONResponse({"ready": True})
+
+
+def create_app(settings: Settings, *, clock: Clock = now_us, reload: Callable[[], Settings] | None = None) -> Starlette:
+    """The application of one process. Its lifespan opens `settings.server.data` and closes it.
+
+    `reload`: reads the settings again at SIGHUP; None leaves the signal alone.
+    """
+    return Application(settings, clock, reload)
+
+
+async def _janitor(blobs: LocalBlobs, clock: Clock) -> None:
+    """Once an hour, in every process: they may meet at a session, and then one of them finds nothing to do."""
+    while True:
+        try:
+            removed = await asyncio.to_thread(list, collect_uploads(blobs, clock()))
+        except BoltsealError as error:
+            _log.warning("abandoned uploads could not be removed", reason=error.message)
+        else:
+            if removed:
+                _log.info("abandoned uploads removed", count=len(removed))
+        await asyncio.sleep(JANITOR_EVERY_S)
+
+
+def _begin(settings: Settings, clock: Clock) -> Store:
+    prepare_data(settings.server.data)
+    store = _open(settings, clock)
+    try:
+        _start_ledger(store, settings)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _start_ledger(store: Store, settings: Settings) -> None:
+    """Begin the ledger if it is new, and record the rules if they are."""
+    origin, rules = _origin(settings), settings.rules.canonical()
+    store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
+
+
+def _open(settings: Settings, clock: Clock) -> Store:
+    data = settings.server.data
+    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+    blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
+    return Store(data, database, blobs, build_registry(database, blobs, settings.rules))
+
+
+def _origin(settings: Settings) -> str:
+    """The name of the ledger at its first start: as configured, else the name that clients know us by."""
+    if settings.ledger.origin is not None:
+        return settings.ledger.origin
+    if settings.server.public_url is not None:
+        return settings.server.public_url.partition("://")[2]
+    return f"localhost:{settings.server.address.port}" if settings.server.address.loopback else settings.server.listen
+
+
+def _api(registry: Registry, settings: Settings) -> DistributionApi:
+    server = settings.server
+    return DistributionApi(
+        registry, ApiSettings(public_url=server.public_url, max_manifest_bytes=int(server.max_manifest_bytes))
+    )
+
+
+def _is_distribution(path: str) -> bool:
+    return path.startswith("/v2/") or path == "/v2"
+
+
+async def _healthz(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok\n")

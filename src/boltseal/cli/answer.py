@@ -1,0 +1,106 @@
+"""What a verb answers: the envelope of `--json`, and tables that fit a terminal of 80 columns.
+
+The envelope (CONTRACTS 8) is one JSON object on stdout, also when the verb fails:
+
+    {"schema": "boltseal.VERB/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
+
+Each error is {"code", "message"}; the code of a defect of boltseal is INTERNAL. A verb opens an `Answer`, adds results as it goes, and leaves the block; text is
+printed by the verb itself, `--json` by leaving.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self
+
+import typer
+
+from boltseal.errors import BoltsealError, ExitCode, exit_code, http_answer
+
+WIDTH = 80
+"""Columns that a table may use where the terminal's width is not known."""
+
+
+class Outcome(StrEnum):
+    """What a verb found, in one word."""
+
+    HOLDS = "holds"
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+
+
+_EXITS = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}
+
+
+class Answer:
+    """The answer of one verb. `results` are JSON objects in the order in which they were found."""
+
+    def __init__(self, verb: str, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.outcome = Outcome.HOLDS
+        self.results: list[Mapping[str, Any]] = []
+        self._verb = verb
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._emit([])
+            if self.outcome is not Outcome.HOLDS:
+                raise typer.Exit(_EXITS[self.outcome])
+        elif isinstance(error, BoltsealError):
+            self.outcome = Outcome.DIFFERS if exit_code(error) is ExitCode.DIFFERS else Outcome.UNKNOWN
+            self._emit([{"code": str(http_answer(error).code), "message": error.message}])
+        elif isinstance(error, Exception) and not isinstance(error, typer.Exit):
+            self.outcome = Outcome.UNKNOWN
+            self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])
+
+    def add(self, **fields: Any) -> None:
+        """One result for `--json`. Keys `ref`, `status` and `reason` mean the same in every verb."""
+        self.results.append(fields)
+
+    def _emit(self, errors: Sequence[Mapping[str, str]]) -> None:
+        if self.as_json:
+            envelope = {
+                "schema": f"boltseal.{self._verb}/1",
+                "outcome": self.outcome,
+                "results": self.results,
+                "errors": errors,
+            }
+            sys.stdout.write(json.dumps(envelope, ensure_ascii=False) + "\n")
+
+
+def say(line: str = "") -> None:
+    """Talk: one line on stderr."""
+    typer.echo(line, err=True)
+
+
+def print_line(line: str) -> None:
+    """A result: one line on stdout."""
+    typer.echo(line)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A result: a table on stdout. Cells wrap where the terminal is too narrow; nothing is cut off."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
+    console.width = console.width if console.is_terminal else WIDTH
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        print_line(line.rstrip())

@@ -1,0 +1,78 @@
+"""How the server logs: structlog, one event a line on stderr, JSON unless a person is looking.
+
+Also granian's and every library's lines come this way. What strangers send (names, paths, media types) stands in many
+events, so no control character reaches a terminal or a log file as itself: JSON escapes them, text does it here.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+Event: TypeAlias = MutableMapping[str, Any]
+Processor: TypeAlias = Callable[[Any, str, Event], Event | str | bytes]
+
+QUIET: Final = ("_granian", "alembic", "sqlalchemy")
+"""Libraries whose ordinary business is nobody's news: only their warnings are shown."""
+
+
+def wants_json(log_format: str) -> bool:
+    """Whether to write JSON: as told, or when stderr is no terminal."""
+    return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+
+
+def configure(level: str, *, as_json: bool) -> None:
+    """Set up logging of this process."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logging.config.dictConfig(dict_config(level, as_json=as_json))
+
+
+def dict_config(level: str, *, as_json: bool) -> dict[str, Any]:
+    """The same for `logging.config`, as granian wants to be given it."""
+    render: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        else [escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    quiet = {name: {"level": "DEBUG" if level == "debug" else "WARNING"} for name in QUIET}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "event": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": _shared(),
+                "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "event"}},
+        "root": {"handlers": ["stderr"], "level": level.upper()},
+        "loggers": quiet,
+    }
+
+
+def escape(_: Any, __: str, event: Event) -> Event:
+    """Every text of an event with its control characters, and whatever else can't be seen, written out."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception":
+            event[key] = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+    return event
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]

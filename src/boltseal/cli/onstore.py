@@ -1,0 +1,86 @@
+"""What the verbs that work on the data folder share: whose folder a reference means, who acts, and one event loop."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from boltseal.errors import Invalid, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from boltseal.app import Store
+    from boltseal.config import Settings
+    from boltseal.oci.digest import Digest
+    from boltseal.oci.reference import Reference, Tag
+    from boltseal.registry.values import Actor
+
+T = TypeVar("T")
+
+RefArgument = Annotated[
+    str,
+    typer.Argument(metavar="REF", show_default=False, help="An image of this registry: localhost:5000/shop/app:1.4.2"),
+]
+
+
+class NotOurs(Invalid):
+    """A reference to an image of another registry, or to no image."""
+
+
+def local_reference(text: str, settings: Settings) -> tuple[Reference, Tag | Digest]:
+    """What a reference means in our data folder, and its tag or digest. NotOurs, NameInvalid, TagInvalid, DigestInvalid.
+
+    The host must be given: a bare `app:1.4.2` means Docker Hub everywhere, so it must not mean us here.
+    """
+    from boltseal.oci.reference import HUB, Reference
+
+    reference = Reference.parse(text)
+    ours = _our_names(settings)
+    if reference.registry == HUB:
+        example = f"{ours[0]}/{reference.familiar()}"
+        raise NotOurs(f"{quote(text)} names an image on Docker Hub; for one of this registry write {example}")
+    if settings.server.public_url is not None and reference.registry not in ours:
+        raise NotOurs(f"{quote(text)} is of another registry; this data folder belongs to {ours[0]}")
+    if reference.digest is not None and reference.tag is not None:
+        raise NotOurs(f"{quote(text)} has a tag and a digest; name the one or the other")
+    named = reference.tag or reference.digest
+    if named is None:
+        raise NotOurs(f"{quote(text)} has no tag; expected one, such as {reference.name}:1.4.2")
+    return reference, named
+
+
+def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
+    """Open the data folder, make one call on it, and close it; beside a running server or without one."""
+    import asyncio
+
+    from boltseal.app import open_store
+    from boltseal.cli import logs
+
+    logs.configure(settings.server.log_level, as_json=logs.wants_json(settings.server.log_format))
+
+    async def run(store: Store) -> T:
+        return await call(store)
+
+    with open_store(settings) as store:
+        return asyncio.run(run(store))
+
+
+def admin() -> Actor:
+    """Who acts: the account that may write the data folder may do everything to it; its name is recorded."""
+    from boltseal.registry.values import Actor
+
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    return Actor(name=f"{name} (command line)", admin=True)
+
+
+def _our_names(settings: Settings) -> tuple[str, ...]:
+    server = settings.server
+    public = () if server.public_url is None else (server.public_url.partition("://")[2],)
+    return (*public, f"localhost:{server.address.port}", f"127.0.0.1:{server.address.port}", str(server.address))

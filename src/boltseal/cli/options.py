@@ -1,0 +1,36 @@
+"""The options that several verbs have, and how they become settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from boltseal.config import Settings
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        show_default=False,
+        help="Configuration file. Default: $BOLTSEAL_CONFIG, else /etc/boltseal/boltseal.toml if it exists.",
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", show_default=False, help="Data folder. Default: [server] data, else ./data."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; recorded for ever beside the change.")
+]
+
+
+def settings_of(config: Path | None, **server: Any) -> Settings:
+    """Load the settings, the given flags of `[server]` over them. ConfigInvalid."""
+    from boltseal.config import load
+
+    return load(config, {"server": {name: value for name, value in server.items() if value is not None}})

@@ -1,0 +1,106 @@
+"""The table of verbs, and the outermost shell that turns every way to end into an exit code and at most one line.
+
+Exit codes (CONTRACTS 8): 0 holds, 1 does not hold, 2 usage, 3 could not check or a defect, 130 interrupted. A traceback
+is shown only with `--debug` or BOLTSEAL_DEBUG.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NoReturn
+
+import typer
+
+from boltseal.cli import version
+from boltseal.cli.collect import collect
+from boltseal.cli.fsck import fsck
+from boltseal.cli.purge import purge
+from boltseal.cli.rules import rules
+from boltseal.cli.seal import seal
+from boltseal.cli.serve import serve
+from boltseal.cli.unseal import unseal
+from boltseal.errors import BoltsealError, ExitCode, exit_code
+
+_IMAGE = "localhost:5000/shop/app:1.4.2"
+_VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("serve", serve, "boltseal serve --data ./data --listen 127.0.0.1:5000"),
+    ("seal", seal, 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
+    ("unseal", unseal, f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
+    ("purge", purge, f'boltseal purge {_IMAGE} --reason "a password was in its second layer"'),
+    ("fsck", fsck, "boltseal fsck --data ./data"),
+    ("collect", collect, "boltseal collect --data ./data --dry-run"),
+    ("version", version.version, "boltseal version --json"),
+)
+
+
+@dataclass(slots=True)
+class Shell:
+    """What the verbs tell the outermost shell: whether a defect shows its traceback."""
+
+    debug: bool = False
+
+
+def build() -> typer.Typer:
+    """The command line as typer wants it."""
+    cli = typer.Typer(
+        name="boltseal",
+        help="A container registry in which a published tag never changes.",
+        epilog="Example: boltseal serve --help",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    cli.callback()(_options)
+    for name, verb, example in _VERBS:
+        cli.command(name, epilog=f"Example: {example}")(verb)
+    cli.add_typer(rules, name="rules", epilog="Example: boltseal rules --config examples/boltseal.toml")
+    return cli
+
+
+def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) -> NoReturn:
+    """Run one verb and end the process. None: the arguments of this process, and the verbs of `build`."""
+    shell = Shell()
+    try:
+        (cli or build())(args=arguments, obj=shell, prog_name="boltseal")
+    except BoltsealError as error:
+        _say(error.message)
+        code = exit_code(error)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the outermost shell: a defect ends as one line and exit 3
+        code = _defect(error, debug=shell.debug)
+    else:
+        code = ExitCode.HOLDS
+    sys.exit(code)
+
+
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when boltseal itself fails.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=version.short)
+    ] = False,
+) -> None:
+    context.obj.debug = debug
+
+
+def _defect(error: Exception, *, debug: bool) -> ExitCode:
+    from boltseal.config import debug_wanted
+
+    if debug or debug_wanted():
+        import traceback
+
+        sys.stderr.write("".join(traceback.format_exception(error)))
+        return ExitCode.UNKNOWN
+    kind = type(error).__name__
+    _say(f"internal error: {kind}: {error}; this is a defect of boltseal: --debug before the verb shows where")
+    return ExitCode.UNKNOWN
+
+
+def _say(message: str) -> None:
+    line = " ".join(message.split())
+    sys.stderr.write(f"boltseal: {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)}\n")

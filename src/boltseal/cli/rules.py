@@ -1,0 +1,78 @@
+"""`boltseal rules` and `boltseal rules test`: which rules are in force, and which of them decides about a name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.cli.answer import Answer, print_line, print_table, say
+from boltseal.cli.options import ConfigOption, JsonOption, settings_of
+
+if TYPE_CHECKING:
+    from boltseal.policy.rules import Rule
+
+rules = typer.Typer(
+    help="Show the rules in force, or say which of them decides about a name.",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@rules.callback()
+def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show the rules in force, in the order in which they are asked: the first that matches a name decides."""
+    if context.invoked_subcommand is not None:
+        return
+    with Answer("rules", as_json=as_json) as answer:
+        in_force = settings_of(config).rules.rules
+        for rule in in_force:
+            answer.add(number=rule.number or None, built_in=not rule.number, **_fields(rule))
+        if not as_json:
+            rows = [(_number(rule), *_fields(rule).values()) for rule in in_force]
+            print_table(("RULE", "REPOSITORY", "TAG", "MODE", "KEEP"), rows)
+
+
+@rules.command("test", epilog="Example: boltseal rules test shop/app 1.4.2")
+def decided(
+    repository: Annotated[str, typer.Argument(metavar="REPO", show_default=False, help="A repository, as shop/app.")],
+    tag: Annotated[str, typer.Argument(metavar="TAG", show_default=False, help="A tag, as 1.4.2.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which rule decides about a name that is pushed now, and why. A tag that is sealed already stays so."""
+    from boltseal.oci.reference import Repository, Tag
+    from boltseal.policy.decide import decide
+
+    with Answer("rules-test", as_json=as_json) as answer:
+        decision = decide(settings_of(config).rules, Repository(repository), Tag(tag))
+        answer.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
+        if not as_json:
+            print_line(str(decision.mode))
+            say(f"{repository}:{tag} is {_meaning(decision.rule)}: {decision.why}")
+
+
+def _number(rule: Rule) -> str:
+    return str(rule.number) if rule.number else "built-in"
+
+
+def _fields(rule: Rule) -> dict[str, str]:
+    return {
+        "repository": str(rule.repository),
+        "tag": str(rule.tag),
+        "mode": str(rule.mode),
+        "keep": str(rule.keep),
+    }
+
+
+def _meaning(rule: Rule) -> str:
+    from boltseal.policy.rules import Mode
+
+    match rule.mode:
+        case Mode.SEALED:
+            kept = {None: "kept for ever", 0: "deletable"}.get(rule.keep.days, f"kept for {rule.keep.days} days")
+            return f"sealed at its first push, {kept}"
+        case Mode.FLOATING:
+            return "floating: it may move, and every move is recorded"
+        case Mode.APPEND_ONLY:
+            return "append-only: it may move to what contains all it names now"

@@ -1,0 +1,67 @@
+"""Runs boltseal: as a person does, in another process, or in this one where that shows the same and takes no time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boltseal.cli import root
+
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How it ended: exit code, results, talk."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one object that `--json` prints."""
+        parsed: dict[str, Any] = json.loads(self.out)
+        return parsed
+
+
+def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without any setting of boltseal's, on a terminal of 80 columns."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
+    return kept | {"COLUMNS": "80"} | dict(more or {})
+
+
+def run(*arguments: str | Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> Run:
+    """Run one verb to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "boltseal", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=clean_environment(environment),
+        cwd=cwd,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def call(*arguments: str | Path) -> Run:
+    """Run one verb in this process, in this process's environment."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            root.run([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = ended.code
+    assert isinstance(code, int)
+    return Run(code, out.getvalue(), err.getvalue())

@@ -1,0 +1,230 @@
+"""The outermost shell: exit codes, one line on stderr, nothing that could steer a terminal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import typer
+
+from boltseal import __version__
+from boltseal.cli.answer import Answer, Outcome
+from boltseal.cli.root import Shell, build, run
+from boltseal.errors import Denied, Invalid, SealedPut, Unavailable
+from tests.cli import program
+
+VERBS = ("collect", "fsck", "purge", "rules", "rules test", "seal", "serve", "unseal", "version")
+
+
+def verb_that(does: Callable[[], None]) -> typer.Typer:
+    """A command line with one verb more, which does this."""
+    cli = build()
+    cli.command("misbehave")(does)
+    return cli
+
+
+def ended(does: Callable[[], None], *before: str) -> int:
+    """The exit code of a verb that does this."""
+    with pytest.raises(SystemExit) as stopped:
+        run([*before, "misbehave"], verb_that(does))
+    code = stopped.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    """A verb that fails so."""
+
+    def fail() -> NoReturn:
+        raise error
+
+    return fail
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    """Nobody has to guess how to call it, and no line is wider than a terminal."""
+    shown = program.call(*verb.split(), "--help")
+
+    assert shown.code == 0
+    assert "Example: boltseal " + verb in " ".join(shown.out.split())
+    assert shown.err == ""
+    assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_the_list_of_verbs_is_whole() -> None:
+    """A verb that is missing in this file has no test."""
+    listed = [
+        line.split()[0]
+        for line in program.call("--help").out.partition("Commands:")[2].splitlines()
+        if line[2:3].isalpha()
+    ]
+
+    assert sorted({verb.split()[0] for verb in VERBS}) == sorted(set(listed) - {"Example:"})
+
+
+def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    """Help is instant because the verbs import what they need when they run."""
+    code = "import sys; from boltseal.cli.root import build; build(); print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    started = time.perf_counter()
+    program.run("--help")
+    with capsys.disabled():
+        sys.stderr.write(f"[boltseal --help: {(time.perf_counter() - started) * 1000:.0f} ms] ")
+
+    heavy = {"pydantic", "sqlalchemy", "starlette", "granian", "structlog", "alembic", "msgspec", "rich", "asyncio"}
+
+    assert heavy & set(loaded) == set()
+
+
+def test_no_arguments_is_a_question_for_help() -> None:
+    """A bare `boltseal` shows the verbs; it is no success."""
+    shown = program.call()
+
+    assert shown.code == 2
+    assert "Commands:" in shown.out + shown.err
+
+
+def test_the_console_script_is_the_same_program() -> None:
+    """What pip installs runs."""
+    script = Path(sys.executable).with_name("boltseal")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
+
+    assert done.stdout == f"boltseal {__version__}\n"
+
+
+# --- exit codes ---
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Invalid("no"), 2),
+        (SealedPut("no"), 1),
+        (Denied("no"), 3),
+        (Unavailable("no"), 3),
+        (KeyboardInterrupt(), 130),
+        (RuntimeError("no"), 3),
+        (OSError("no"), 3),
+    ],
+)
+def test_every_way_to_fail_has_its_exit_code(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 holds, 1 does not hold, 2 usage, 3 could not check, 130 interrupted."""
+    assert ended(raising(error)) == code
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_for_people_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a stranger put into a message can't draw on the terminal."""
+    ended(raising(Invalid("first\nsecond \x1b[31mred\x1b[0m \u202e")))
+
+    assert capsys.readouterr().err == "boltseal: first second \\x1b[31mred\\x1b[0m \\u202e\n"
+
+
+def test_a_defect_is_one_line_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person can't do anything with a traceback, and is told how to get one."""
+    monkeypatch.delenv("BOLTSEAL_DEBUG", raising=False)
+    ended(raising(RuntimeError("surprise")))
+
+    talk = capsys.readouterr().err
+
+    assert talk.count("\n") == 1
+    assert talk.startswith("boltseal: internal error: RuntimeError: surprise; ")
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_defect_shows_its_traceback_when_asked(
+    how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--debug and BOLTSEAL_DEBUG are for whoever mends it."""
+    monkeypatch.setenv("BOLTSEAL_DEBUG", "1" if how == "environment" else "")
+    ended(raising(RuntimeError("surprise")), *(["--debug"] if how == "flag" else []))
+
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["frobnicate"], ["rules", "test", "shop/app"], ["serve", "--workers", "x"], ["--nope"]]
+)
+def test_a_call_that_makes_no_sense_is_usage(arguments: list[str]) -> None:
+    """Exit code 2, and the reason on stderr."""
+    shown = program.call(*arguments)
+
+    assert shown.code == 2
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+
+
+def test_the_shell_starts_without_debug() -> None:
+    """Two shells in one process know nothing of each other."""
+    assert not Shell().debug
+
+
+# --- --json ---
+
+
+def test_json_is_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
+    """Schema, outcome, results and errors, always all four."""
+
+    def does() -> None:
+        with Answer("misbehave", as_json=True) as answer:
+            answer.add(ref="a", status="differs", reason="b")
+            answer.outcome = Outcome.DIFFERS
+
+    code = ended(does)
+
+    assert code == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "schema": "boltseal.misbehave/1",
+        "outcome": "differs",
+        "results": [{"ref": "a", "status": "differs", "reason": "b"}],
+        "errors": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "code"),
+    [
+        (SealedPut("held"), "differs", "DENIED"),
+        (Unavailable("busy"), "unknown", "TOOMANYREQUESTS"),
+        (Invalid("odd"), "unknown", "UNSUPPORTED"),
+        (RuntimeError("surprise"), "unknown", "INTERNAL"),
+    ],
+)
+def test_json_tells_of_a_failure_too(
+    error: Exception, outcome: str, code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program that reads stdout learns what a person learns from stderr."""
+
+    def does() -> None:
+        with Answer("misbehave", as_json=True):
+            raise error
+
+    ended(does)
+    told = json.loads(capsys.readouterr().out)
+
+    assert (told["outcome"], [e["code"] for e in told["errors"]]) == (outcome, [code])
+
+
+def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text is the verb's own."""
+
+    def does() -> None:
+        with Answer("misbehave", as_json=False) as answer:
+            answer.add(ref="a")
+
+    assert ended(does) == 0
+    assert capsys.readouterr().out == ""

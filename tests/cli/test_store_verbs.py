@@ -1,0 +1,334 @@
+"""seal, unseal, purge, fsck and collect: other processes on a data folder that this process has open and writes to."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.app import now_us, open_store, prepare
+from boltseal.config import Settings
+from boltseal.errors import SealedDelete, SealedPut
+from boltseal.ledger.entry import Entry, Kind, parse
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Tag
+from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
+from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL
+from boltseal.storage import ledger_store
+from boltseal.storage.blobs import UploadId, UploadKey
+from tests.cli import program
+from tests.shop import SHOP, Clock, Shop
+
+LATEST = "localhost:5000/shop/app:latest"
+VERSION = "localhost:5000/shop/app:1.4.2"
+DAY_S = 24 * 3600
+
+pytestmark = pytest.mark.slow  # each starts a process or two
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """The settings of the registry that is being worked on."""
+    return Settings.model_validate({"server": {"data": tmp_path / "data"}})
+
+
+@pytest.fixture
+def shop(settings: Settings) -> Iterator[Shop]:
+    """Its store, open in this process as in a server, on the real clock."""
+    prepare(settings)
+    with open_store(settings) as store:
+        yield Shop(store.registry, store.database, store.blobs, Clock(now_us()))
+
+
+def verb(shop: Shop, name: str, *arguments: str) -> program.Run:
+    """Runs a verb on the shop's folder."""
+    return program.run(name, *arguments, "--data", folder(shop))
+
+
+def folder(shop: Shop) -> Path:
+    """The shop's data folder."""
+    path = shop.blobs.path(Digest.of(b""))
+    assert path is not None
+    return path.parents[3]
+
+
+def make_old(path: Path) -> None:
+    """As if it had been written two days ago."""
+    os.utime(path, (time.time() - 2 * DAY_S,) * 2)
+
+
+async def unnamed(shop: Shop, data: bytes) -> Digest:
+    """Bytes in the store that no row names."""
+    key = UploadKey(SHOP, UploadId.new())
+    await shop.blobs.start_upload(key)
+    async with shop.blobs.open_upload(key) as writer:
+        await writer.write(data)
+        await writer.commit(Digest.of(data))
+    return Digest.of(data)
+
+
+def last_entry(shop: Shop) -> Entry:
+    """The newest entry of the ledger, as this process sees it."""
+    return parse(shop.database.read_and_wait(lambda connection: list(ledger_store.lines(connection)))[-1][1])
+
+
+# --- seal ---
+
+
+async def test_seal_binds_a_floating_tag_for_the_running_server(shop: Shop) -> None:
+    """What was allowed a moment ago is refused by a process that was running all the time."""
+    await shop.push(await shop.image("one"), "latest")
+    moved = await shop.push(await shop.image("two"), "latest")
+
+    run = verb(shop, "seal", LATEST, "--reason", "shown to the auditor")
+
+    assert run.code == 0
+    assert run.out == f"{LATEST}@{moved.digest}\n"
+    assert "sealed now" in run.err
+    with pytest.raises(SealedPut):
+        await shop.push(await shop.image("three"), "latest")
+
+
+async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
+    """The ledger names the account and the reason, for ever."""
+    await shop.push(await shop.image("one"), "latest")
+    verb(shop, "seal", LATEST, "--reason", "shown to the auditor")
+
+    entry = last_entry(shop)
+
+    assert (entry.kind, entry.reason) == (Kind.TAG_SEALED, "shown to the auditor")
+    assert entry.actor.endswith(" (command line)")
+
+
+async def test_sealing_again_changes_nothing(shop: Shop) -> None:
+    """The same command twice is no error and no second entry."""
+    await shop.push(await shop.image("one"), "latest")
+    first = verb(shop, "seal", LATEST, "--reason", "x", "--json").json["results"][0]
+    second = verb(shop, "seal", LATEST, "--reason", "x", "--json").json["results"][0]
+
+    assert (first["status"], second["status"]) == ("sealed", "unchanged")
+    assert first["entry"] == second["entry"]
+
+
+async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
+    """A name that nobody published can't be sealed."""
+    run = verb(shop, "seal", LATEST, "--reason", "x", "--json")
+
+    assert run.code == 1
+    assert (run.json["outcome"], run.json["errors"][0]["code"]) == ("differs", "MANIFEST_UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    ("ref", "line"),
+    [
+        (
+            "shop/app:1.4.2",
+            "names an image on Docker Hub; for one of this registry write localhost:5000/shop/app:1.4.2",
+        ),
+        ("app:1", "names an image on Docker Hub; for one of this registry write localhost:5000/app:1"),
+        ("localhost:5000/shop/app", "has no tag; expected one, such as localhost:5000/shop/app:1.4.2"),
+        (f"localhost:5000/shop/app@sha256:{'a' * 64}", "only a tag can be sealed"),
+        ("localhost:5000/Shop/app:1", "must be lower-case"),
+    ],
+)
+def test_a_reference_that_does_not_name_a_tag_here_is_usage(shop: Shop, ref: str, line: str) -> None:
+    """A bare name means Docker Hub everywhere, so it never means this registry."""
+    run = verb(shop, "seal", ref, "--reason", "x")
+
+    assert run.code == 2
+    assert line in run.err
+
+
+def test_another_registrys_name_is_usage(shop: Shop) -> None:
+    """Where the public name is known, a reference to another host is a mistake."""
+    url = {"BOLTSEAL_SERVER__PUBLIC_URL": "https://registry.example.com"}
+    run = program.run("seal", "other.example.com/shop/app:1", "--reason", "x", "--data", folder(shop), environment=url)
+
+    assert run.code == 2
+    assert "is of another registry; this data folder belongs to registry.example.com" in run.err
+
+
+@pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
+def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
+    """Nobody can say later why, if nobody says now."""
+    run = verb(shop, name, LATEST)
+
+    assert run.code == 2
+    assert "--reason" in run.err
+
+
+# --- unseal ---
+
+
+async def test_unseal_lets_a_tag_be_deleted_and_nothing_else(shop: Shop) -> None:
+    """The running server lets it go, and still binds its name."""
+    await shop.push(await shop.image("one"), "1.4.2")
+    with pytest.raises(SealedDelete):
+        await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, ANONYMOUS)
+
+    run = verb(shop, "unseal", VERSION, "--reason", "built for another customer")
+    await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, ANONYMOUS)
+
+    assert run.code == 0
+    assert "stays bound" in run.err
+    with pytest.raises(SealedPut):
+        await shop.push(await shop.image("two"), "1.4.2")
+
+
+async def test_unsealing_what_floats_is_usage(shop: Shop) -> None:
+    """There is no seal to lift."""
+    await shop.push(await shop.image("one"), "latest")
+    run = verb(shop, "unseal", LATEST, "--reason", "x")
+
+    assert run.code == 2
+    assert "was never sealed" in run.err
+
+
+# --- purge ---
+
+
+async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> None:
+    """Also an answer that the server kept in memory is gone; the name stays bound."""
+    published = await shop.push(await shop.image("secret"), "1.4.2")
+    layer = Digest.of(b"layer secret")
+    await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))
+
+    run = verb(shop, "purge", VERSION, "--reason", "a password was in its second layer", "--json")
+    statuses = {(result["ref"], result["status"]) for result in run.json["results"]}
+
+    assert run.code == 0
+    assert (VERSION, "purged") in statuses
+    assert (f"localhost:5000/shop/app@{layer}", "removed") in statuses
+    assert await shop.blobs.stat(layer) is None
+    with pytest.raises(ManifestUnknown):
+        await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))
+    with pytest.raises(ManifestUnknown):
+        await shop.registry.pulls.manifest(SHOP, published.digest)
+    with pytest.raises(BlobUnknown):
+        await shop.registry.pulls.blob(SHOP, layer)
+    with pytest.raises(SealedPut):
+        await shop.push(await shop.image("other"), "1.4.2")
+
+
+async def test_purge_by_digest_takes_every_tag(shop: Shop) -> None:
+    """Two names of one image go together."""
+    published = await shop.push(await shop.image("secret"), "1.4.2", "latest")
+    run = verb(shop, "purge", f"localhost:5000/shop/app@{published.digest}", "--reason", "x")
+
+    assert f"purged  {VERSION}" in run.out
+    assert f"purged  {LATEST}" in run.out
+
+
+# --- fsck ---
+
+
+async def test_fsck_of_a_whole_store_holds(shop: Shop) -> None:
+    """Beside a process that has it open; the counts say what was read."""
+    await shop.push(await shop.image("one"), "1.4.2")
+    run = verb(shop, "fsck", "--json")
+    result = run.json["results"][-1]
+
+    assert (run.code, run.json["outcome"], run.err) == (0, "holds", "")
+    assert (result["tags"], result["manifests"], result["blobs"]) == (1, 1, 2)
+    assert result["status"] == "holds"
+
+
+async def test_fsck_names_the_blob_that_rotted(shop: Shop) -> None:
+    """Exit code 1, and the digest on stdout."""
+    await shop.push(await shop.image("one"), "1.4.2")
+    layer = Digest.of(b"layer one")
+    path = shop.blobs.path(layer)
+    assert path is not None
+    path.chmod(0o644)
+    path.write_bytes(b"layer 0ne")
+
+    run = verb(shop, "fsck")
+
+    assert run.code == 1
+    assert run.out.splitlines()[0].startswith(f"{layer}: the blob's bytes have digest")
+    assert "1 thing not as it must be" in run.out
+
+
+async def test_fsck_changes_nothing(shop: Shop) -> None:
+    """Reading a store leaves every file as it was, but for the table of locks that SQLite shares between processes."""
+    await shop.push(await shop.image("one"), "1.4.2")
+
+    def written() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in folder(shop).rglob("*") if p.is_file() and p.suffix != ".db-shm"}
+
+    before = written()
+    verb(shop, "fsck")
+    after = written()
+
+    assert after == before
+
+
+@pytest.mark.parametrize("name", ["fsck", "collect"])
+def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
+    """A mistyped --data is not a clean bill."""
+    run = program.run(name, "--data", tmp_path)
+
+    assert run.code == 2
+    assert "is not a boltseal data folder" in run.err
+
+
+def test_the_default_folder_that_is_not_there_is_usage(tmp_path: Path) -> None:
+    """Nothing is made by a verb that only looks."""
+    run = program.run("fsck", cwd=tmp_path)
+
+    assert run.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- collect ---
+
+
+async def test_collect_removes_bytes_that_no_repository_names(shop: Shop) -> None:
+    """What a push left that ended between its bytes and its row; what is named stays."""
+    await shop.push(await shop.image("one"), "1.4.2")
+    stray = await unnamed(shop, b"stray")
+    for path in (folder(shop) / "blobs").rglob("*"):
+        make_old(path)
+
+    run = verb(shop, "collect", "--json")
+
+    assert run.code == 0
+    assert [(result["ref"], result["status"]) for result in run.json["results"]] == [(str(stray), "removed")]
+    assert await shop.blobs.stat(stray) is None
+    assert verb(shop, "fsck").code == 0
+
+
+async def test_collect_spares_what_a_pull_may_still_be_reading(shop: Shop) -> None:
+    """Old bytes whose last name went a moment ago stay for an hour."""
+    await shop.blob(b"layer")
+    layer = Digest.of(b"layer")
+    await shop.registry.deletes.blob(SHOP, layer, ANONYMOUS)
+    for path in (folder(shop) / "blobs").rglob("*"):
+        make_old(path)
+
+    run = verb(shop, "collect", "--json")
+
+    assert run.json["results"] == []
+    assert await shop.blobs.stat(layer) == 5
+
+
+async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
+    """An upload that nobody went on with for a day is named, kept by a dry run, and then removed."""
+    upload = await shop.registry.uploads.start(SHOP, ANONYMOUS)
+    session = next((folder(shop) / "uploads").iterdir())
+    make_old(session)
+
+    dry = verb(shop, "collect", "--dry-run")
+    stood = session.exists()
+    wet = verb(shop, "collect")
+
+    assert dry.code == 0
+    assert f"upload {session.name} (0 B): nobody wrote to it for 48 h" in dry.out
+    assert "1 would be removed" in dry.err
+    assert upload in session.name
+    assert stood
+    assert "1 removed" in wet.err
+    assert not session.exists()

@@ -1,0 +1,25 @@
+"""`boltseal version`."""
+
+from __future__ import annotations
+
+import sys
+
+from boltseal import __version__
+from tests.cli import program
+
+
+def test_version_says_what_it_runs_on() -> None:
+    """The first things that a report of a defect needs."""
+    lines = program.call("version").out.splitlines()
+
+    assert lines[0] == f"boltseal {__version__}"
+    assert f"python {sys.version.split()[0]}" in lines[1]
+    assert "granian 2." in lines[1]
+
+
+def test_version_as_json() -> None:
+    """One result with everything."""
+    told = program.call("version", "--json").json
+
+    assert told["schema"] == "boltseal.version/1"
+    assert told["results"][0]["version"] == __version__
