@@ -222,8 +222,9 @@ def test_an_entry_may_be_as_long_as_a_bundle_can_say_and_no_longer() -> None:
         parse(longest + b"\n")
 
 
-def test_an_entry_about_a_whole_repository_needs_no_tag() -> None:
-    """Only the kinds of a tag need one."""
-    entry = Entry(kind=Kind.RELEASED, time_us=1, registry="r", repository="shop/app", salt=SALT)
+@pytest.mark.parametrize("kind", [Kind.RELEASED, Kind.TAG_DELETED, Kind.TAG_PURGED])
+def test_what_happens_to_a_digest_needs_no_tag(kind: Kind) -> None:
+    """A manifest without a tag can be deleted by digest, and that is recorded too."""
+    entry = Entry(kind=kind, time_us=1, registry="r", repository="shop/app", digest=DIGEST, salt=SALT)
 
     assert parse(encode(entry)) == entry

@@ -162,10 +162,10 @@ async def test_a_seal_covers_everything_under_it(shop: Shop) -> None:
     await shop.push(index, "3.0.0", media_type="application/vnd.oci.image.index.v1+json")
     deletes = shop.registry.deletes
     for digest in (Digest.of(index), Digest.of(child)):
-        with pytest.raises(SealedDelete, match=r"seal on 3\.0\.0|is sealed at"):
+        with pytest.raises(SealedDelete, match=r"(is|is part of) what tag 3\.0\.0 seals"):
             await deletes.manifest(SHOP, digest, UNCONDITIONAL, CI)
     for data in (b'{"salt":"child"}', b"layer child"):
-        with pytest.raises(SealedDelete, match=r"seal on 3\.0\.0"):
+        with pytest.raises(SealedDelete, match=r"is part of what tag 3\.0\.0 seals"):
             await deletes.blob(SHOP, Digest.of(data), CI)
 
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(child))).raw == child
@@ -287,7 +287,7 @@ async def test_a_signature_tag_grows_and_never_forgets(shop: Shop) -> None:
     await shop.push(two, name)
     with pytest.raises(SealedPut, match="append-only"):
         await shop.push(await shop.image("other"), name)
-    with pytest.raises(SealedDelete, match=r"seal on 1\.0\.0"):
+    with pytest.raises(SealedDelete, match=r"speaks of what tag 1\.0\.0 seals"):
         await shop.registry.deletes.tag(SHOP, Tag(name), UNCONDITIONAL, CI)
     with pytest.raises(SealedDelete):
         await shop.registry.deletes.manifest(SHOP, Digest.of(two), UNCONDITIONAL, CI)

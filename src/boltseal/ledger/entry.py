@@ -62,7 +62,9 @@ class Kind(StrEnum):
     RELEASED = "released"
 
 
-_OF_A_TAG: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
+_OF_A_REPOSITORY: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
+_OF_A_TAG: Final = _OF_A_REPOSITORY - {Kind.TAG_DELETED, Kind.TAG_PURGED}
+"""Kinds that name a tag. What is deleted or purged by digest may have had none."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,7 +201,7 @@ def _check(entry: Entry) -> None:
 
 def _check_name(entry: Entry) -> None:
     if not entry.repository:
-        if entry.tag or entry.kind in _OF_A_TAG:
+        if entry.tag or entry.kind in _OF_A_REPOSITORY:
             raise EntryInvalid(f"{entry.kind} of tag {quote(entry.tag)} names no repository")
         return
     # A manifest that only spoke of a sealed one has no tag of its own; that it was taken back is recorded all the same.

@@ -8,23 +8,33 @@ it. Every value comes from a parsed type, or is cleaned here (actors), so no lin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.decide import signature_subject
+from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
+from boltseal.policy.rules import Mode, Rule
 
 MAX_NAMED: Final = 3
+"""Tags that a line names; the others are counted."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNCLEAN = re.compile(r"[^!-~]")
-_FEW_PARTS = re.compile(r"v?[0-9]+(?:\.[0-9]+)?(?:-[A-Za-z][A-Za-z0-9._-]*)?", re.ASCII)
+_DIGIT = re.compile(r"[0-9]", re.ASCII)
+_FEW_PARTS = re.compile(r"v?[0-9]{1,4}(?:\.[0-9]{1,4})?(?:-[A-Za-z][A-Za-z0-9._-]{0,31})?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z_-]{0,31}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a bound name is bound to. `changed_us`: when its row last changed (of a tombstone: when it was deleted)."""
+    """What a bound name is bound to, since when and by whom, and how long its bytes are kept (`str(Keep)`).
+
+    `changed_us`: when its row last changed (of a tombstone: when it was deleted). Times in microseconds.
+    """
 
     digest: Digest
     since_us: int
@@ -34,18 +44,21 @@ class Binding:
 
 
 def put_sealed(tag: Tag, repository: Repository, binding: Binding, pushed: Digest, free: str | None) -> str:
-    """A push of other content to a name that is there and bound."""
-    how = "sealed" if binding.keep != "deletable" else "bound (its seal was lifted for deletion only)"
+    """A push of other content to a name that is there and bound. `free`: the next tag, when it is free."""
+    if binding.keep == "deletable":
+        stands = f"is bound to {binding.digest.short} (it may be deleted, never moved)"
+    else:
+        stands = f"is sealed at {binding.digest.short}"
     return (
-        f"tag {tag} of {repository} is {how} at {binding.digest.short} since {_day(binding.since_us)} "
-        f"by {_person(binding.by)}; this push is {pushed.short}; {_instead(tag, repository, free)}"
+        f"tag {tag} of {repository} {stands} since {_day(binding.since_us)} by {_person(binding.by)}; "
+        f"this push is {pushed.short}; {_instead(tag, repository, free)}"
     )
 
 
 def put_tombstone(tag: Tag, repository: Repository, binding: Binding, pushed: Digest, free: str | None) -> str:
-    """A push of other content to a name that was sealed once and deleted."""
+    """A push of other content to a name that was bound and deleted. The digest is whole: somebody has to find it."""
     return (
-        f"tag {tag} of {repository} was deleted on {_day(binding.changed_us)}, and the name can return only with "
+        f"tag {tag} of {repository} was deleted on {_day(binding.changed_us)}; the name can return only with "
         f"{binding.digest}; this push is {pushed.short}; {_instead(tag, repository, free)}"
     )
 
@@ -53,8 +66,8 @@ def put_tombstone(tag: Tag, repository: Repository, binding: Binding, pushed: Di
 def not_extended(tag: Tag, repository: Repository, standing: Digest, pushed: Digest) -> str:
     """A push to an append-only name that would lose something."""
     return (
-        f"tag {tag} of {repository} is append-only and means {standing.short}; this push is {pushed.short} and lacks "
-        "some of its layers or entries; pull the tag, add to it, push again"
+        f"tag {_shortened(tag)} of {repository} is append-only, and this push ({pushed.short}) lacks layers or entries "
+        f"of what the tag means now ({standing.short}); fetch that, add to it, push again"
     )
 
 
@@ -62,41 +75,84 @@ def delete_sealed_tag(tag: Tag, repository: Repository, binding: Binding) -> str
     """A delete of a tag that its own seal keeps."""
     return (
         f"tag {tag} of {repository} is sealed at {binding.digest.short} since {_day(binding.since_us)} by "
-        f"{_person(binding.by)} and kept {_keep(binding.keep)}; an admin can lift that with `boltseal unseal`"
+        f"{_person(binding.by)} and kept {_keep(binding.keep)}; {_LIFT}"
     )
 
 
-def delete_signature_tag(tag: Tag, repository: Repository, subject: Digest, keeping: Sequence[Tag]) -> str:
-    """A delete of a signature tool's tag whose image is sealed."""
+def delete_signature_tag(tag: Tag, repository: Repository, keeping: Sequence[Tag]) -> str:
+    """A delete of a signature tool's tag while the image it speaks of is sealed. `keeping`: the tags that seal it."""
     return (
-        f"tag {tag} of {repository} speaks of {subject.short}, which is kept by the seal on {_names(keeping)}; "
-        "it can go when that has gone"
+        f"tag {_shortened(tag)} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
     )
 
 
-def delete_protected(what: str, digest: Digest, repository: Repository, keeping: Sequence[Tag]) -> str:
-    """A delete by digest of something that a seal covers. `what`: manifest or blob."""
+def delete_protected(
+    what: str, digest: Digest, repository: Repository, keeping: Sequence[Tag], direct: Collection[Tag] = ()
+) -> str:
+    """A delete by digest of something that a seal covers. `what`: manifest or blob.
+
+    `keeping`: the sealed tags whose seal covers it; `direct`: those among the repository's tags that mean this very
+    digest. The others cover it because it is part of what they mean.
+    """
+    own = [tag for tag in keeping if tag in direct]
+    how = f"is what {_seals(own)}" if own else f"is part of what {_seals(keeping)}"
+    return f"{what} {digest.short} of {repository} {how}; {_LIFT}"
+
+
+def delete_referrer(digest: Digest, repository: Repository, keeping: Sequence[Tag]) -> str:
+    """A delete of a manifest that speaks of something sealed, by somebody who may not take it back (any more)."""
     return (
-        f"{what} {digest.short} of {repository} is kept by the seal on {_names(keeping)}; "
-        "an admin can lift that with `boltseal unseal`"
+        f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}; "
+        "who pushed it may take it back for 24 hours, an admin at any time"
     )
+
+
+_LIFT: Final = "an admin can lift that protection with `boltseal unseal`"
 
 
 def _instead(tag: Tag, repository: Repository, free: str | None) -> str:
     advice = "publish under a new tag" + (f" (free: {free})" if free else "")
-    if not _FEW_PARTS.fullmatch(tag):
+    rule = floating_rule(tag, repository)
+    if rule is None:
         return advice
-    rule = f'[[rule]] repository = "{repository}" tag = "{tag}" mode = "floating"'
-    return f"{advice}; a tag like this floats only if a rule says so before its first push: {rule}"
+    lines = ", ".join(rule.as_toml().splitlines())
+    return f"{advice}; {tag} stays bound, but tags like it that are not yet published float under this rule (a line each): {lines}"
 
 
-def _names(tags: Sequence[Tag]) -> str:
-    shown = ", ".join(tags[:MAX_NAMED])
-    return shown if len(tags) <= MAX_NAMED else f"{shown} and {len(tags) - MAX_NAMED} more"
+def floating_rule(tag: Tag, repository: Repository) -> Rule | None:
+    """The rule that would let tags of this shape float; None for a tag that looks like a release.
+
+    Of `1.4-alpine` the shape is `[0-9].[0-9]-alpine` in its own repository: such tags move by custom. Of a name
+    without digits, such as `staging`, it is the name itself, in every repository, because in this one it is bound.
+    """
+    if _NAME.fullmatch(tag):
+        return Rule(parse_repository_glob("**"), parse_tag_glob(tag), Mode.FLOATING)
+    if _FEW_PARTS.fullmatch(tag):
+        shape = parse_tag_glob(_DIGIT.sub("[0-9]", tag))
+        return Rule(parse_repository_glob(repository), shape, Mode.FLOATING)
+    return None
+
+
+def _seals(tags: Sequence[Tag]) -> str:
+    """`tag 1.4.2 seals`, `tags 1.4.2, 1.4.3, 1.5.0 and 4 more seal`."""
+    if len(tags) == 1:
+        return f"tag {tags[0]} seals"
+    named = [str(tag) for tag in tags[:MAX_NAMED]]
+    if len(tags) > MAX_NAMED:
+        return f"tags {', '.join(named)} and {len(tags) - MAX_NAMED} more seal"
+    return f"tags {', '.join(named[:-1])} and {named[-1]} seal"
+
+
+def _shortened(tag: Tag) -> str:
+    """A signature tag with its digest cut as digests are in these lines, `sha256-ab12cd34ef56(...).sig`; others whole."""
+    subject = signature_subject(tag)
+    return tag if subject is None else tag.replace(subject.hex, subject.hex[:12] + "(...)")
 
 
 def _keep(keep: str) -> str:
-    return "for ever" if keep == "forever" else f"for {keep.removesuffix('d')} days"
+    if keep == "forever":
+        return "for ever"
+    return "for 1 day" if keep == "1d" else f"for {keep.removesuffix('d')} days"
 
 
 def _day(time_us: int) -> str:

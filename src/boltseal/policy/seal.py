@@ -79,7 +79,7 @@ def judge(state: NameState, pushed: Identity, mode: Mode, *, extends: bool) -> V
             return Verdict.MOVE
         case Mode.APPEND_ONLY:
             return Verdict.MOVE if extends else Verdict.REFUSED_NOT_EXTENDED
-        case _:
+        case _:  # pragma: no cover - mypy proves that there is no other mode
             assert_never(mode)
 
 

@@ -91,13 +91,14 @@ class Deletes:
         """Refuse what a seal covers. Returns the sealed subject when this is a referrer that may be taken back."""
         keeping = self._door.protectors(tx, place, digest, through_subjects=False)
         if keeping:
-            raise ContentProtected(message.delete_protected("manifest", digest, place.repository, keeping))
+            names = self._door.names_of(tx, place, digest)
+            raise ContentProtected(message.delete_protected("manifest", digest, place.repository, keeping, names))
         keeping = self._door.protectors(tx, place, digest, through_subjects=True)
         if not keeping:
             return None
         own = row.pushed_by == actor.name and tx.now_us - row.pushed_us < TAKE_BACK_US
         if row.subject is None or not (own or actor.admin):
-            raise ContentProtected(message.delete_protected("manifest", digest, place.repository, keeping))
+            raise ContentProtected(message.delete_referrer(digest, place.repository, keeping))
         return row.subject
 
     def _record_taken_back(self, tx: Transaction, place: Place, row: ManifestRow, subject: str, actor: Actor) -> None:

@@ -209,7 +209,7 @@ class TagDoor:
         if subject is not None:
             keeping = self.protectors(tx, place, subject, through_subjects=True)
             if keeping:
-                raise TagProtected(message.delete_signature_tag(tag, place.repository, subject, keeping))
+                raise TagProtected(message.delete_signature_tag(tag, place.repository, keeping))
 
     def _check_complete(self, tx: Transaction, place: Place, digest: str) -> None:
         absent = metadata.missing(tx, place.id, digest)

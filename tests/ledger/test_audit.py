@@ -1,0 +1,120 @@
+"""The rules that a ledger keeps: a whole story passes, and each lie in it is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from boltseal.ledger.audit import Audit
+from boltseal.ledger.entry import Entry, Kind, encode
+
+A = "sha256:" + "a" * 64
+B = "sha256:" + "b" * 64
+SEALED = {"mode": "sealed", "keep": "forever"}
+FLOATING = {"mode": "floating"}
+
+
+def lines(*changes: dict[str, Any]) -> list[bytes]:
+    """Entries of `shop/app:1.0.0` unless a change says otherwise, a microsecond apart, each naming the one before it."""
+    made = []
+    for index, change in enumerate(changes):
+        values: dict[str, Any] = {
+            "time_us": 1_000 + index,
+            "registry": "reg.example",
+            "repository": "shop/app",
+            "tag": "1.0.0",
+            "digest": A,
+            "previous": index - 1,
+            "salt": f"{index:032x}",
+        }
+        made.append(encode(Entry(**(values | change))))
+    return made
+
+
+def said(raw: list[bytes]) -> list[list[str]]:
+    audit = Audit()
+    return [list(audit.take(index, line)) for index, line in enumerate(raw)]
+
+
+CREATED: dict[str, Any] = {"kind": Kind.TAG_CREATED, "extra": SEALED}
+FLOATS: dict[str, Any] = {"kind": Kind.TAG_CREATED, "extra": FLOATING}
+
+
+def test_a_whole_story_breaks_no_rule() -> None:
+    """Started, published floating, moved, sealed, deleted, returned; another name between."""
+    raw = lines(
+        {"kind": Kind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
+        {"kind": Kind.TAG_CREATED, "previous": -1, "extra": FLOATING},
+        {"kind": Kind.TAG_MOVED, "was": A, "digest": B, "extra": FLOATING},
+        {"kind": Kind.TAG_CREATED, "tag": "latest", "previous": -1, "extra": FLOATING},
+        {"kind": Kind.TAG_SEALED, "was": B, "digest": B, "previous": 2, "extra": SEALED},
+        {"kind": Kind.TAG_DELETED, "was": B, "digest": B},
+        {"kind": Kind.TAG_DELETED, "tag": "", "previous": -1},
+        {"kind": Kind.TAG_CREATED, "digest": B, "previous": 5, "extra": SEALED},
+    )
+
+    assert said(raw) == [[]] * len(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            [CREATED, {"kind": Kind.TAG_MOVED, "was": A, "digest": B, "extra": SEALED}],
+            f"the name is bound to {A}, and this lets it mean {B}",
+        ),
+        (
+            [CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "time_us": 1_000}],
+            "it is not later than the entry before it",
+        ),
+        (
+            [CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "registry": "other"}],
+            "it is of the ledger other, this is reg.example",
+        ),
+        (
+            [CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "previous": -1}],
+            "its previous is -1, the last entry of shop/app:1.0.0 is 0",
+        ),
+        (
+            [FLOATS, {"kind": Kind.TAG_MOVED, "was": B, "digest": B}],
+            f"it says the tag meant {B} before; the ledger says {A}",
+        ),
+        ([FLOATS, {"kind": Kind.TAG_MOVED, "digest": B}], f"it says the tag meant nothing before; the ledger says {A}"),
+        ([FLOATS, {"kind": Kind.TAG_DELETED, "was": A, "digest": B}], f"it takes {B} away, but the tag meant {A}"),
+        (
+            [FLOATS, {"kind": Kind.TAG_DELETED, "was": A}, {"kind": Kind.TAG_EXPIRED}],
+            f"it takes {A} away, but the tag meant nothing",
+        ),
+        (
+            [{"kind": Kind.TAG_MOVED, "was": A, "digest": B}],
+            f"it says the tag meant {A} before; the ledger says nothing",
+        ),
+    ],
+)
+def test_each_lie_is_named(changes: list[dict[str, Any]], sentence: str) -> None:
+    """The last entry is the lie, and nothing else is said of it."""
+    *before, last = said(lines(*changes))
+
+    assert before == [[]] * len(before)
+    assert last == [sentence]
+
+
+def test_a_missing_entry_is_named() -> None:
+    """Indices are gapless."""
+    audit = Audit()
+    first, _, third = lines(CREATED, FLOATS, {"kind": Kind.TAG_UNSEALED, "was": A, "previous": 0})
+
+    assert list(audit.take(0, first)) == []
+    assert list(audit.take(2, third)) == ["expected entry 1 here: something is missing"]
+    assert audit.size == 3
+
+
+def test_an_entry_that_is_none_is_named_and_the_audit_goes_on() -> None:
+    """One unreadable line doesn't hide what comes after it."""
+    first, second = lines(CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "previous": 0})
+
+    assert said([first, first[:-1], second])[1] == [
+        "not an entry: the same values have another spelling (order, white space, escapes)"
+    ]
+    assert said([first, first[:-1], second])[2] == []

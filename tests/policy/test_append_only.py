@@ -1,0 +1,92 @@
+"""An append-only tag grows and never forgets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest, parse_manifest
+from boltseal.oci.mediatype import OCI_INDEX, OCI_MANIFEST
+from boltseal.policy.append_only import extends
+
+
+def signature(name: str, said: str = "") -> dict[str, Any]:
+    """A layer as cosign writes it: what was signed, and the signature beside it."""
+    return {
+        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+        "digest": str(Digest.of(name.encode())),
+        "size": 10,
+        "annotations": {"dev.cosignproject.cosign/signature": said or name},
+    }
+
+
+def image(*layers: dict[str, Any], config: str = "c") -> Manifest:
+    described = {
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": str(Digest.of(config.encode())),
+        "size": 1,
+    }
+    body = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": layers}
+    return parse_manifest(json.dumps(body).encode(), OCI_MANIFEST)
+
+
+def index(*entries: dict[str, Any]) -> Manifest:
+    body = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    return parse_manifest(json.dumps(body).encode(), OCI_INDEX)
+
+
+@pytest.mark.parametrize("make", [image, index])
+def test_one_more_is_an_extension(make: Any) -> None:
+    """As cosign signs a second time."""
+
+    assert extends(make(signature("a")), make(signature("a"), signature("b")))
+    assert extends(make(signature("a")), make(signature("b"), signature("a")))
+    assert extends(make(), make(signature("a")))
+
+
+@pytest.mark.parametrize("make", [image, index])
+def test_one_less_is_none(make: Any) -> None:
+    """A signature that was published can't be made to disappear."""
+
+    assert not extends(make(signature("a"), signature("b")), make(signature("b")))
+    assert not extends(make(signature("a")), make(signature("b"), signature("c")))
+    assert not extends(make(signature("a")), make())
+
+
+@pytest.mark.parametrize("make", [image, index])
+def test_a_signature_swapped_under_the_same_layer_is_none(make: Any) -> None:
+    """All signatures of one image have the same layer; what makes them signatures stands in the annotation."""
+
+    assert not extends(make(signature("a", "alice")), make(signature("a", "mallory")))
+    assert extends(make(signature("a", "alice")), make(signature("a", "mallory"), signature("a", "alice")))
+
+
+def test_another_form_is_none() -> None:
+    """An index in place of an image keeps nothing of it."""
+
+    assert not extends(image(signature("a")), index(signature("a")))
+    assert not extends(index(), image())
+
+
+def test_the_config_may_change() -> None:
+    """The tools write it anew: it lists the layers."""
+
+    assert extends(image(signature("a"), config="one"), image(signature("a"), signature("b"), config="two"))
+
+
+def test_a_repeated_entry_need_not_be_repeated() -> None:
+    """Clients tidy up what is there twice."""
+
+    assert extends(index(signature("a"), signature("a")), index(signature("a")))
+
+
+@given(st.lists(st.sampled_from("abcde")), st.lists(st.sampled_from("abcde")))
+def test_extension_is_containment(old: list[str], new: list[str]) -> None:
+    """Nothing else counts, neither order nor number."""
+
+    assert extends(image(*map(signature, old)), image(*map(signature, new))) == (set(old) <= set(new))

@@ -1,0 +1,212 @@
+"""What a person reads when the registry refuses: every line whole."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy import message
+from boltseal.policy.decide import decide
+from boltseal.policy.message import Binding, floating_rule
+from boltseal.policy.rules import Mode, parse_rules
+
+APP = Repository("shop/app")
+OLD = Digest("sha256", "ab12cd34ef56" + "0" * 52)
+NEW = Digest("sha256", "cd34ef56ab12" + "0" * 52)
+SEALED = Binding(OLD, 1_795_508_941_000_042, "ci", 1_795_708_941_000_042, "forever")
+
+
+def bound(keep: str = "forever", by: str = "ci") -> Binding:
+    return Binding(SEALED.digest, SEALED.since_us, by, SEALED.changed_us, keep)
+
+
+def tags(*names: str) -> list[Tag]:
+    return [Tag(name) for name in names]
+
+
+def test_a_push_to_a_sealed_release() -> None:
+    """What stands, since when, by whom, what this is, and where to go."""
+
+    assert message.put_sealed(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
+        "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
+        "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
+    )
+
+
+def test_a_push_to_a_sealed_release_without_a_free_tag() -> None:
+    """What is not known to be free is left out."""
+
+    assert message.put_sealed(Tag("2026-11-24"), APP, bound("365d", ""), NEW, None) == (
+        "tag 2026-11-24 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by somebody; "
+        "this push is sha256:cd34ef56ab12; publish under a new tag"
+    )
+
+
+def test_a_push_to_a_name_that_is_bound_and_may_be_deleted() -> None:
+    """After unseal, or under a rule that keeps nothing: the name still holds."""
+
+    assert message.put_sealed(Tag("1.4.2"), APP, bound("deletable"), NEW, "1.4.3") == (
+        "tag 1.4.2 of shop/app is bound to sha256:ab12cd34ef56 (it may be deleted, never moved) since 2026-11-24 by ci; "
+        "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
+    )
+
+
+def test_a_push_to_a_sealed_tag_that_looks_as_if_it_should_move() -> None:
+    """The rule for such tags is printed, and it is said that this one is lost to it."""
+
+    assert message.put_sealed(Tag("1.4-alpine"), APP, bound(), NEW, "1.5-alpine") == (
+        "tag 1.4-alpine of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
+        "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.5-alpine); 1.4-alpine stays bound, "
+        "but tags like it that are not yet published float under this rule (a line each): "
+        '[[rule]], repository = "shop/app", tag = "[0-9].[0-9]-alpine", mode = "floating"'
+    )
+
+
+def test_a_push_to_a_sealed_name() -> None:
+    """Names are sealed too unless a rule says otherwise, and few expect it."""
+
+    assert message.put_sealed(Tag("staging"), APP, bound(), NEW, None) == (
+        "tag staging of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
+        "this push is sha256:cd34ef56ab12; publish under a new tag; staging stays bound, "
+        "but tags like it that are not yet published float under this rule (a line each): "
+        '[[rule]], tag = "staging", mode = "floating"'
+    )
+
+
+def test_a_push_to_a_tombstone() -> None:
+    """The whole digest, because it has to be found somewhere to bring the name back."""
+
+    assert message.put_tombstone(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
+        f"tag 1.4.2 of shop/app was deleted on 2026-11-26; the name can return only with {OLD}; "
+        "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
+    )
+
+
+def test_a_push_that_would_lose_a_signature() -> None:
+    """What is missing, and how to add instead. The tag's digest is cut too: nobody reads 64 digits in a client's line."""
+
+    assert message.not_extended(Tag(f"sha256-{OLD.hex}.sig"), APP, OLD, NEW) == (
+        "tag sha256-ab12cd34ef56(...).sig of shop/app is append-only, and this push (sha256:cd34ef56ab12) lacks layers "
+        "or entries of what the tag means now (sha256:ab12cd34ef56); fetch that, add to it, push again"
+    )
+    assert message.not_extended(Tag("sigs"), APP, OLD, NEW).startswith("tag sigs of shop/app is append-only, and")
+
+
+@pytest.mark.parametrize(("keep", "words"), [("forever", "for ever"), ("365d", "for 365 days"), ("1d", "for 1 day")])
+def test_a_delete_of_a_sealed_tag(keep: str, words: str) -> None:
+    """Who could lift it, and with what."""
+
+    assert message.delete_sealed_tag(Tag("1.4.2"), APP, bound(keep)) == (
+        f"tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci and kept {words}; "
+        "an admin can lift that protection with `boltseal unseal`"
+    )
+
+
+def test_a_delete_of_a_signature_tag() -> None:
+    """It stays as long as what it vouches for."""
+
+    assert message.delete_signature_tag(Tag(f"sha256-{OLD.hex}.sig"), APP, tags("1.4.2", "1.4.3")) == (
+        "tag sha256-ab12cd34ef56(...).sig of shop/app speaks of what tags 1.4.2 and 1.4.3 seal, "
+        "and can't be deleted before that can"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["1.4.2"], "tag 1.4.2 seals"),
+        (["1", "2"], "tags 1 and 2 seal"),
+        (["1", "2", "3"], "tags 1, 2 and 3 seal"),
+        (["1", "2", "3", "4"], "tags 1, 2, 3 and 1 more seal"),
+        ([str(n) for n in range(100)], "tags 0, 1, 2 and 97 more seal"),
+    ],
+)
+def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> None:
+    """At most three tags are named, the others counted."""
+
+    assert message.delete_protected("blob", OLD, APP, tags(*names)) == (
+        f"blob sha256:ab12cd34ef56 of shop/app is part of what {words}; "
+        "an admin can lift that protection with `boltseal unseal`"
+    )
+
+
+def test_a_delete_of_a_manifest_that_tags_mean() -> None:
+    """Its own tags come first: they are why."""
+
+    assert message.delete_protected("manifest", OLD, APP, tags("1", "1.4.2", "2"), tags("1.4.2", "latest")) == (
+        "manifest sha256:ab12cd34ef56 of shop/app is what tag 1.4.2 seals; "
+        "an admin can lift that protection with `boltseal unseal`"
+    )
+
+
+def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
+    """A floating tag of its own does not change that the seal of another covers it."""
+
+    assert message.delete_protected("manifest", OLD, APP, tags("1.4.2"), tags("latest")) == (
+        "manifest sha256:ab12cd34ef56 of shop/app is part of what tag 1.4.2 seals; "
+        "an admin can lift that protection with `boltseal unseal`"
+    )
+
+
+def test_a_delete_of_anothers_referrer() -> None:
+    """A signature on a sealed image can be taken back for a day."""
+
+    assert message.delete_referrer(OLD, APP, tags("1.4.2")) == (
+        "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals; "
+        "who pushed it may take it back for 24 hours, an admin at any time"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tag", "shape"),
+    [
+        ("1", "[0-9]"),
+        ("1.4", "[0-9].[0-9]"),
+        ("v2", "v[0-9]"),
+        ("3.12", "[0-9].[0-9][0-9]"),
+        ("1.4-alpine", "[0-9].[0-9]-alpine"),
+        ("3.12-slim-bookworm", "[0-9].[0-9][0-9]-slim-bookworm"),
+        ("1.4-alpine3.20", "[0-9].[0-9]-alpine[0-9].[0-9][0-9]"),
+    ],
+)
+def test_the_rule_for_tags_that_move_by_custom(tag: str, shape: str) -> None:
+    """It is the exact rule: it reads back, lets this shape float here, and no release."""
+    rule = floating_rule(Tag(tag), APP)
+    assert rule is not None
+    rules = parse_rules(tomllib.loads(rule.as_toml())["rule"])
+
+    assert str(rule.tag) == shape
+    assert decide(rules, APP, tag).mode is Mode.FLOATING
+    assert decide(rules, "shop/other", tag).mode is Mode.SEALED
+    assert decide(rules, APP, "1.4.2").mode is Mode.SEALED
+
+
+@pytest.mark.parametrize(
+    "tag", ["1.4.2", "v1.4.2", "20261124", "2026-11-24", "1.4-1", "sha-ab12cd3", "build-417", "1.4.2-rc.1"]
+)
+def test_no_rule_is_offered_for_what_looks_like_a_release(tag: str) -> None:
+    """Three or more numbers, a date, a hash, a build number: those should not move."""
+
+    assert floating_rule(Tag(tag), APP) is None
+
+
+@given(
+    st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True).map(Tag),
+    st.text(max_size=100),
+    st.sampled_from(["forever", "deletable", "30d"]),
+)
+def test_a_line_is_one_line_of_printable_characters(tag: Tag, by: str, keep: str) -> None:
+    """Whatever an actor calls himself, a terminal is safe, and docker shows one line."""
+    for line in (
+        message.put_sealed(tag, APP, bound(keep, by), NEW, None),
+        message.put_tombstone(tag, APP, bound(keep, by), NEW, None),
+        message.delete_sealed_tag(tag, APP, bound("30d", by)),
+    ):
+        assert line.isascii()
+        assert line.isprintable()
+        assert len(line) < 1000

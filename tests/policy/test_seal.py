@@ -1,0 +1,94 @@
+"""The seal's rule: a bound name means one manifest or nothing, whatever is asked in whatever order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.oci.digest import Digest
+from boltseal.policy.rules import Mode
+from boltseal.policy.seal import UNUSED, Identity, NameState, Verdict, judge
+
+OCI = "application/vnd.oci.image.manifest.v1+json"
+DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
+A = Identity(Digest.of(b"a"), OCI)
+B = Identity(Digest.of(b"b"), OCI)
+A_AS_DOCKER = Identity(A.canonical, DOCKER)
+
+FLOATS_AT_A = NameState(means=A, bound=None)
+SEALED_AT_A = NameState(means=A, bound=A)
+TOMBSTONE_OF_A = NameState(means=None, bound=A)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize(
+    ("state", "pushed", "verdict"),
+    [
+        (UNUSED, A, Verdict.CREATE),
+        (SEALED_AT_A, A, Verdict.SAME),
+        (SEALED_AT_A, B, Verdict.REFUSED_BOUND),
+        (SEALED_AT_A, A_AS_DOCKER, Verdict.REFUSED_BOUND),
+        (TOMBSTONE_OF_A, A, Verdict.RETURN),
+        (TOMBSTONE_OF_A, B, Verdict.REFUSED_TOMBSTONE),
+        (TOMBSTONE_OF_A, A_AS_DOCKER, Verdict.REFUSED_TOMBSTONE),
+    ],
+)
+def test_what_holds_under_every_rule(mode: Mode, state: NameState, pushed: Identity, verdict: Verdict) -> None:
+    """Changing the rules later never unseals; the same bytes under another media type are another manifest."""
+
+    assert judge(state, pushed, mode, extends=True) is verdict
+
+
+@pytest.mark.parametrize(
+    ("mode", "pushed", "extends", "verdict"),
+    [
+        (Mode.SEALED, A, True, Verdict.SEAL),
+        (Mode.SEALED, B, True, Verdict.MOVE_AND_SEAL),
+        (Mode.FLOATING, A, True, Verdict.SAME),
+        (Mode.FLOATING, B, False, Verdict.MOVE),
+        (Mode.APPEND_ONLY, A, True, Verdict.SAME),
+        (Mode.APPEND_ONLY, B, True, Verdict.MOVE),
+        (Mode.APPEND_ONLY, B, False, Verdict.REFUSED_NOT_EXTENDED),
+    ],
+)
+def test_what_a_rule_says_of_a_name_that_is_not_bound(
+    mode: Mode, pushed: Identity, extends: bool, verdict: Verdict
+) -> None:
+    """A floating name may become sealed where it goes, never the other way."""
+
+    assert judge(FLOATS_AT_A, pushed, mode, extends=extends) is verdict
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_a_verdict_knows_whether_it_refuses(verdict: Verdict) -> None:
+    """The names say it, and the property agrees."""
+
+    assert verdict.refused == verdict.name.startswith("REFUSED_")
+
+
+steps = st.one_of(
+    st.just("delete"),
+    st.tuples(st.sampled_from([A, B, A_AS_DOCKER]), st.sampled_from(Mode), st.booleans()),
+)
+
+
+@given(st.lists(steps, max_size=30))
+def test_a_name_that_was_ever_sealed_means_one_manifest(story: list[str | tuple[Identity, Mode, bool]]) -> None:
+    """Any order of pushes, deletes and changed rules: after the first seal the name means that manifest, or nothing."""
+    state = UNUSED
+    for step in story:
+        bound_before = state.bound
+        if isinstance(step, str):
+            state = dataclasses.replace(state, means=None)
+        else:
+            pushed, mode, extends = step
+            verdict = judge(state, pushed, mode, extends=extends)
+            if not verdict.refused:
+                sealing = mode is Mode.SEALED and verdict is not Verdict.SAME
+                state = NameState(pushed, state.bound or (pushed if sealing else None))
+
+        assert bound_before in (None, state.bound)
+        assert state.bound is None or state.means in (None, state.bound)
