@@ -1,0 +1,163 @@
+"""Who we are to a registry: Docker's and Podman's files, and the credential helpers that they name.
+
+The files are read as Docker reads them (`auths`, `credHelpers`, `credsStore`, identity tokens); the first file that
+has something for a registry wins. A helper is `docker-credential-NAME get`, with the registry on its standard input. A
+helper that fails is doubt, not "no credentials": pulling as nobody would spend somebody's quota or hide a mistake.
+
+Trusted: the files (they are the user's). A secret is never in an error, a log or a repr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from boltseal.errors import Invalid, Unavailable
+from boltseal.oci.reference import HUB
+
+HELPER_TIMEOUT_S: Final = 30.0
+_HUB_KEYS: Final = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
+_TOKEN_USER: Final = "<token>"  # noqa: S105 - the helper protocol's mark for an identity token
+_NOT_FOUND: Final = "credentials not found in native keychain"
+
+
+class CredentialsInvalid(Invalid):
+    """A credentials file that can't be read."""
+
+
+class HelperFailed(Unavailable):
+    """A credential helper is missing, failed, or said something else than credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A login. `identity_token`: the secret is an OAuth2 refresh token, and there is no user."""
+
+    username: str
+    secret: str = field(repr=False)
+    identity_token: bool = False
+
+
+class _Auth(msgspec.Struct, rename="lower"):
+    auth: str = ""
+    username: str = ""
+    password: str = ""
+    identitytoken: str = ""
+
+
+class _File(msgspec.Struct, rename="camel"):
+    auths: dict[str, _Auth] = {}
+    creds_store: str = ""
+    cred_helpers: dict[str, str] = {}
+
+
+class _Helped(msgspec.Struct, rename="pascal"):
+    username: str
+    secret: str
+
+
+class CredentialStore:
+    """Looks logins up. `paths`: the files, best first; those that are not there are passed over."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._found: dict[str, Credentials | None] = {}
+
+    async def find(self, registry: str) -> Credentials | None:
+        """The login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None. Asked once per registry."""
+        if registry not in self._found:
+            self._found[registry] = await self._look(registry)
+        return self._found[registry]
+
+    async def _look(self, registry: str) -> Credentials | None:
+        keys = _HUB_KEYS if registry == HUB else (registry,)
+        for path in self._paths:
+            held = _read(path)
+            if held is None:
+                continue
+            for key in keys:
+                helper = held.cred_helpers.get(key)
+                if helper:
+                    return await _ask_helper(helper, key)
+            for key in keys:
+                found = _from_file(held, key, path)
+                if found is not None:
+                    return found
+            if held.creds_store:
+                for key in keys[:1]:
+                    found = await _ask_helper(held.creds_store, key)
+                    if found is not None:
+                        return found
+        return None
+
+
+def _read(path: Path) -> _File | None:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CredentialsInvalid(f"{path} can't be read: {error.strerror}") from error
+    try:
+        return msgspec.json.decode(raw, type=_File)
+    except msgspec.MsgspecError as error:
+        raise CredentialsInvalid(f"{path} is not a credentials file as Docker writes it: {error}") from None
+
+
+def _from_file(held: _File, key: str, path: Path) -> Credentials | None:
+    for name in (key, f"https://{key}", f"http://{key}", f"https://{key}/", f"https://{key}/v1/", f"https://{key}/v2/"):
+        entry = held.auths.get(name)
+        if entry is None:
+            continue
+        if entry.identitytoken:
+            return Credentials("", entry.identitytoken, identity_token=True)
+        if entry.auth:
+            try:
+                user, colon, secret = base64.b64decode(entry.auth, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError):
+                raise CredentialsInvalid(f"{path}: the login for {key} can't be read; log in again") from None
+            if colon:
+                return Credentials(user, secret.rstrip("\0"))
+        if entry.username:
+            return Credentials(entry.username, entry.password)
+    return None
+
+
+async def _ask_helper(name: str, key: str) -> Credentials | None:
+    program = f"docker-credential-{name}"
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise HelperFailed(f"the credential helper {name[:40]!r} has a name that is no program's")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            "get",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise HelperFailed(f"{program} can't be run: {error.strerror}; is it installed?") from error
+    try:
+        async with asyncio.timeout(HELPER_TIMEOUT_S):
+            out, _ = await process.communicate(key.encode())
+    except TimeoutError as error:
+        process.kill()
+        await process.wait()
+        raise HelperFailed(f"{program} did not answer in {HELPER_TIMEOUT_S:.0f} s") from error
+    if process.returncode != 0:
+        if _NOT_FOUND in out.decode(errors="replace"):
+            return None
+        raise HelperFailed(f"{program} failed (exit {process.returncode}) for {key}")
+    try:
+        helped = msgspec.json.decode(out, type=_Helped)
+    except msgspec.MsgspecError:
+        raise HelperFailed(f"{program} answered something else than credentials for {key}") from None
+    return Credentials(helped.username, helped.secret, identity_token=helped.username == _TOKEN_USER)

@@ -1,0 +1,47 @@
+"""What a registry says about how often it may be asked, as Docker Hub writes it on every manifest answer. Pure.
+
+`ratelimit-limit: 100;w=21600` and `ratelimit-remaining: 76;w=21600`: 100 pulls in a window of 21,600 seconds, 76 left.
+No such header: no limit is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_VALUE = re.compile(r"\s*([0-9]{1,9})\s*(?:;\s*w\s*=\s*([0-9]{1,9})\s*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Pulls left of those allowed in a window. `source`: the address or account that is counted, "" if not said."""
+
+    limit: int
+    remaining: int
+    window_s: int
+    source: str
+
+
+def parse_quota(headers: Mapping[str, str]) -> Quota | None:
+    """The quota that an answer's headers (names in lower case) speak of, or None."""
+    limit = _VALUE.fullmatch(headers.get("ratelimit-limit", ""))
+    remaining = _VALUE.fullmatch(headers.get("ratelimit-remaining", ""))
+    if limit is None or remaining is None:
+        return None
+    window_s = int(remaining[2] or limit[2] or 0)
+    return Quota(int(limit[1]), int(remaining[1]), window_s, headers.get("docker-ratelimit-source", "")[:100])
+
+
+def parse_retry_after(value: str | None, now_s: float) -> float | None:
+    """Seconds to wait, of a `Retry-After` in seconds or as an HTTP date; None where it says nothing readable."""
+    from email.utils import parsedate_to_datetime
+
+    if value is None:
+        return None
+    if re.fullmatch(r"\s*[0-9]{1,7}\s*", value):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return None

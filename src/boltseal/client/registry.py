@@ -1,0 +1,301 @@
+"""The distribution API of another registry. What comes back was verified, or is an error.
+
+- A tag is resolved by HEAD, never by GET: on Docker Hub a GET of a manifest is counted as a pull, a HEAD is not.
+- A manifest is fetched by digest, and its bytes have that digest.
+- A blob is handed out while it arrives; its last piece comes only when the whole of it has the digest and size.
+- Documents are bounded. A list of pages ends after as many pages as a registry may reasonably have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote as quote_path
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+
+from boltseal.client.errors import RemoteLies, RemoteUnavailable
+from boltseal.client.hosts import api_host
+from boltseal.client.transport import Call, Reply, Transport
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
+from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, parse_content_type
+from boltseal.oci.reference import Repository, Tag
+
+MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
+MAX_PAGES: Final = 10_000
+RESUMES: Final = 5
+_ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a tag or digest means at a registry: digest, media type, size in bytes (-1: not said)."""
+
+    digest: Digest
+    media_type: str
+    size: int
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] | None = None
+
+
+class RegistryClient:
+    """One repository's or many repositories' content at one registry, such as `ghcr.io`."""
+
+    def __init__(self, transport: Transport, registry: str) -> None:
+        self._transport = transport
+        self.registry = registry
+
+    async def resolve(self, repository: Repository, reference: Tag | Digest) -> Resolved:
+        """What a reference means now, by one HEAD. RemoteNotFound."""
+        what = _what(repository, reference)
+        reply = await self._transport.request(
+            self._call("HEAD", repository, f"manifests/{reference}", what, headers={"accept": _ACCEPT})
+        )
+        said = reply.headers.get("docker-content-digest")
+        if said is None and isinstance(reference, Tag):
+            raise RemoteUnavailable(
+                f"{self.registry} does not say which digest {what} has: it can't be resolved by HEAD"
+            )
+        digest = reference if said is None and isinstance(reference, Digest) else self._digest(said or "", what)
+        if isinstance(reference, Digest) and digest != reference:
+            raise RemoteLies(f"{self.registry} was asked for {reference} and answers with {digest}")
+        media_type = parse_content_type(reply.headers.get("content-type")) or ""
+        length = reply.headers.get("content-length", "")
+        return Resolved(digest, media_type, int(length) if length.isdecimal() else -1)
+
+    async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
+        """A manifest by its digest, verified and parsed. RemoteNotFound, RemoteLies."""
+        what = _what(repository, digest)
+        reply = await self._transport.request(
+            self._call("GET", repository, f"manifests/{digest}", what, headers={"accept": _ACCEPT}),
+            max_bytes=MAX_MANIFEST_BYTES,
+        )
+        found = Digest.of(reply.body, digest.algorithm)
+        if found != digest:
+            raise RemoteLies(f"{self.registry} answered {what} with bytes of digest {found}: not used")
+        try:
+            return parse_manifest(reply.body, reply.headers.get("content-type"))
+        except ManifestInvalid as error:
+            raise RemoteLies(f"{self.registry}: {what} can't be read: {error.message}") from error
+
+    async def blob(self, repository: Repository, digest: Digest, size: int) -> AsyncIterator[bytes]:
+        """The bytes of a blob, verified as they pass: the last piece comes only if all of it holds. RemoteLies.
+
+        A connection that breaks is taken up where it broke, a few times.
+        """
+        hasher, received, held = digest.hasher(), 0, b""
+        what = f"blob {digest.short} of {repository}"
+        for resumed in range(RESUMES + 1):
+            try:
+                async for piece in self._blob_from(repository, digest, received, what):
+                    received += len(piece)
+                    if received > size:
+                        raise RemoteLies(f"{self.registry} sends more than the {size} bytes of {what}: not used")
+                    hasher.update(piece)
+                    if held:
+                        yield held
+                    held = piece
+            except RemoteUnavailable:
+                if resumed == RESUMES:
+                    raise
+                continue
+            if received < size and resumed < RESUMES:
+                continue
+            break
+        if received != size or hasher.hexdigest() != digest.hex:
+            raise RemoteLies(
+                f"{self.registry}: {what} is not what its digest says ({received} of {size} bytes): not used"
+            )
+        if held:
+            yield held
+
+    async def _blob_from(self, repository: Repository, digest: Digest, start: int, what: str) -> AsyncIterator[bytes]:
+        headers = {"range": f"bytes={start}-"} if start else {}
+        ok = frozenset({206}) if start else frozenset({200})
+        async with self._transport.stream(
+            self._call("GET", repository, f"blobs/{digest}", what, headers=headers, ok=ok)
+        ) as response:
+            async for piece in response.aiter_raw(256 * 1024):
+                yield piece
+
+    async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
+        """The size of a blob that the repository holds, or None."""
+        call = self._call("HEAD", repository, f"blobs/{digest}", f"blob {digest.short}", ok=frozenset({200, 404}))
+        reply = await self._transport.request(call)
+        length = reply.headers.get("content-length", "")
+        return None if reply.status == 404 else int(length) if length.isdecimal() else -1
+
+    async def tags(self, repository: Repository) -> AsyncIterator[Tag]:
+        """Every tag of a repository, in the registry's order, over all pages. RemoteNotFound."""
+        path = f"/v2/{repository}/tags/list?n=1000"
+        for _ in range(MAX_PAGES):
+            call = Call(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
+            reply = await self._transport.request(call)
+            for name in self._decode(reply, _Tags, f"tags of {repository}").tags or ():
+                yield Tag(name)
+            following = _next_page(reply.headers.get("link", ""), path)
+            if following is None or following == path:
+                return
+            path = following
+        raise RemoteLies(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
+
+    async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...]:
+        """What names this manifest as its subject; where there is no referrers API, what its fallback tag lists."""
+        what = f"referrers of {digest.short}"
+        call = self._call("GET", repository, f"referrers/{digest}", what, ok=frozenset({200, 404}))
+        reply = await self._transport.request(call)
+        if reply.status == 200:
+            try:
+                return parse_manifest(reply.body, OCI_INDEX).manifests
+            except ManifestInvalid as error:
+                raise RemoteLies(f"{self.registry}: {what} can't be read: {error.message}") from error
+        fallback = Tag(f"{digest.algorithm}-{digest.hex}"[:128])
+        call = self._call(
+            "HEAD", repository, f"manifests/{fallback}", what, headers={"accept": _ACCEPT}, ok=frozenset({200, 404})
+        )
+        found = await self._transport.request(call)
+        if found.status == 404:
+            return ()
+        listed = await self.manifest(repository, self._digest(found.headers.get("docker-content-digest", ""), what))
+        return listed.manifests
+
+    async def put_manifest(self, repository: Repository, reference: Tag | Digest, manifest: Manifest) -> Digest:
+        """Push a manifest as it is. The registry's own digest has to be the one of these bytes. RemoteRefused."""
+        what = _what(repository, reference)
+        reply = await self._transport.request(
+            self._call(
+                "PUT",
+                repository,
+                f"manifests/{reference}",
+                what,
+                headers={"content-type": manifest.media_type},
+                body=manifest.raw,
+                ok=frozenset({200, 201, 202}),
+            )
+        )
+        digest = Digest.of(manifest.raw, reference.algorithm if isinstance(reference, Digest) else "sha256")
+        said = reply.headers.get("docker-content-digest")
+        if said is not None and said != str(digest):
+            raise RemoteLies(f"{self.registry} took {what} but calls it {said[:200]} instead of {digest}")
+        return digest
+
+    async def put_blob(
+        self,
+        repository: Repository,
+        digest: Digest,
+        size: int,
+        body: Callable[[], AsyncIterator[bytes]],
+        mount_from: Repository | None = None,
+    ) -> bool:
+        """Push a blob, or mount it from another repository of the same registry. Returns whether it was mounted."""
+        what = f"blob {digest.short} of {repository}"
+        query = f"?mount={digest}&from={quote_path(mount_from, safe='')}" if mount_from else ""
+        scopes = _push(repository) | (_pull(mount_from) if mount_from else frozenset())
+        start = Call(
+            self.registry,
+            "POST",
+            f"/v2/{repository}/blobs/uploads/{query}",
+            what,
+            scopes,
+            {"content-length": "0"},
+            ok=frozenset({201, 202}),
+        )
+        reply = await self._transport.request(start)
+        if reply.status == 201:
+            return True
+        location = self._location(reply, start.path, what)
+        joint = "&" if "?" in location else "?"
+        finish = Call(
+            self.registry,
+            "PUT",
+            f"{location}{joint}digest={digest}",
+            what,
+            _push(repository),
+            {"content-type": "application/octet-stream", "content-length": str(size)},
+            body,
+            ok=frozenset({201, 204}),
+            idempotent=False,  # the session is used up, or somewhere in between
+        )
+        await self._transport.request(finish)
+        return False
+
+    async def delete_tag(self, repository: Repository, tag: Tag) -> None:
+        """Take a tag away. RemoteNotFound, RemoteRefused."""
+        await self._transport.request(
+            Call(
+                self.registry,
+                "DELETE",
+                f"/v2/{repository}/manifests/{tag}",
+                _what(repository, tag),
+                frozenset({f"repository:{repository}:delete", f"repository:{repository}:pull"}),
+                ok=frozenset({200, 202}),
+            )
+        )
+
+    def _call(
+        self,
+        method: str,
+        repository: Repository,
+        rest: str,
+        what: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        ok: frozenset[int] = frozenset({200}),
+    ) -> Call:
+        scopes = _pull(repository) if method in ("GET", "HEAD") else _push(repository)
+        return Call(self.registry, method, f"/v2/{repository}/{rest}", what, scopes, headers or {}, body, ok)
+
+    def _digest(self, text: str, what: str) -> Digest:
+        try:
+            return Digest.parse(text)
+        except DigestInvalid as error:
+            raise RemoteLies(f"{self.registry}: {what} has a digest that can't be read") from error
+
+    def _decode(self, reply: Reply, kind: type[_Tags], what: str) -> _Tags:
+        try:
+            return msgspec.json.decode(reply.body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise RemoteLies(f"{self.registry}: {what} can't be read") from error
+
+    def _location(self, reply: Reply, asked: str, what: str) -> str:
+        """The path of an upload session; a session at another host is refused, our login is not for it."""
+        location = reply.headers.get("location", "")
+        parts = urlsplit(location)
+        if not location or (parts.netloc and not _same_registry(parts.netloc, self.registry)):
+            raise RemoteUnavailable(f"{self.registry} sends the upload of {what} to another place: not followed")
+        path = urljoin(asked.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
+        return path + (f"?{parts.query}" if parts.query else "")
+
+
+def _same_registry(netloc: str, registry: str) -> bool:
+    default_port = netloc.removesuffix(":443").removesuffix(":80")
+    return api_host(registry) in (netloc, default_port)
+
+
+def _pull(repository: Repository) -> frozenset[str]:
+    return frozenset({f"repository:{repository}:pull"})
+
+
+def _push(repository: Repository) -> frozenset[str]:
+    return frozenset({f"repository:{repository}:pull,push"})
+
+
+def _what(repository: Repository, reference: Tag | Digest) -> str:
+    name = reference.short if isinstance(reference, Digest) else reference
+    return f"manifest {name} of {repository}"
+
+
+def _next_page(link: str, asked: str) -> str | None:
+    """The path of the next page, of a `Link` header (RFC 8288); another host than the asked one is no next page."""
+    target, _, parameters = link.partition(">")
+    if not target.startswith("<") or 'rel="next"' not in parameters.replace("rel=next", 'rel="next"'):
+        return None
+    parts = urlsplit(urljoin(f"http://registry{asked}", target[1:]))
+    return parts.path + (f"?{parts.query}" if parts.query else "")

@@ -1,0 +1,140 @@
+"""Bearer tokens: asked for at the realm that a registry names, kept until they end, one for many repositories.
+
+A token is asked for with every scope that its group needs (`announce`), so that a thousand HEADs in five hundred
+repositories cost twenty tokens and not five hundred. Tokens live in memory only. A realm is asked over TLS, or on
+loopback; a password never goes anywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx2
+import msgspec
+
+from boltseal.client.challenges import Challenge
+from boltseal.client.credentials import Credentials
+from boltseal.client.errors import RemoteUnauthenticated, RemoteUnavailable
+from boltseal.client.hosts import is_loopback
+
+GROUP: Final = 25
+MARGIN_S: Final = 20.0
+DEFAULT_LIFE_S: Final = 60.0
+MAX_ANSWER_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    scopes: frozenset[str]
+    text: str = field(repr=False)
+    ends_s: float
+
+
+class _Answer(msgspec.Struct):
+    token: str = ""
+    access_token: str = ""
+    expires_in: float | None = None
+
+
+class TokenCache:
+    """The tokens of one process. `clock` gives monotonic seconds."""
+
+    def __init__(self, http: httpx2.AsyncClient, clock: Callable[[], float] = time.monotonic) -> None:
+        self._http = http
+        self._clock = clock
+        self._held: dict[str, list[_Token]] = {}
+        self._groups: dict[tuple[str, str], frozenset[str]] = {}
+        self._locks: dict[tuple[str, frozenset[str]], asyncio.Lock] = {}
+        self.asked = 0
+
+    def announce(self, registry: str, scopes: Iterable[str]) -> None:
+        """Say which scopes will be needed: a token for one of them is then asked for its whole group."""
+        wanted = sorted(set(scopes))
+        for start in range(0, len(wanted), GROUP):
+            group = frozenset(wanted[start : start + GROUP])
+            for scope in group:
+                self._groups[registry, scope] = group
+
+    def held(self, registry: str, scopes: frozenset[str]) -> str | None:
+        """A token that covers the scopes and does not end soon, or None."""
+        now = self._clock()
+        tokens = [token for token in self._held.get(registry, ()) if token.ends_s > now]
+        self._held[registry] = tokens
+        return next((token.text for token in tokens if scopes <= token.scopes), None)
+
+    def forget(self, registry: str, text: str) -> None:
+        """Drop a token that the registry did not take."""
+        self._held[registry] = [token for token in self._held.get(registry, ()) if token.text != text]
+
+    async def ask(
+        self, registry: str, scopes: frozenset[str], challenge: Challenge, credentials: Credentials | None
+    ) -> str:
+        """A token for the scopes, theirs and their groups'; asked for once however many wait for it."""
+        wanted = scopes.union(*(self._groups.get((registry, scope), frozenset()) for scope in scopes))
+        lock = self._locks.setdefault((registry, wanted), asyncio.Lock())
+        async with lock:
+            held = self.held(registry, scopes)
+            if held is not None:
+                return held
+            answer = await self._fetch(registry, wanted, challenge, credentials)
+            text = answer.token or answer.access_token
+            life_s = max(DEFAULT_LIFE_S, answer.expires_in or 0.0)
+            self._held.setdefault(registry, []).append(_Token(wanted, text, self._clock() + life_s - MARGIN_S))
+            return text
+
+    async def _fetch(
+        self, registry: str, scopes: frozenset[str], challenge: Challenge, credentials: Credentials | None
+    ) -> _Answer:
+        realm = challenge.parameters.get("realm", "")
+        _check_realm(registry, realm)
+        service = challenge.parameters.get("service", "")
+        self.asked += 1
+        try:
+            if credentials is not None and credentials.identity_token:
+                form = {
+                    "grant_type": "refresh_token",
+                    "service": service,
+                    "client_id": "boltseal",
+                    "scope": " ".join(sorted(scopes)),
+                    "refresh_token": credentials.secret,
+                }
+                response = await self._http.post(realm, data=form)
+            else:
+                query = httpx2.QueryParams({"scope": sorted(scopes)} | ({"service": service} if service else {}))
+                login = None if credentials is None else (credentials.username, credentials.secret)
+                response = await self._http.get(realm, params=query, auth=login)
+        except httpx2.HTTPError as error:
+            raise RemoteUnavailable(f"{registry}: its token service did not answer: {type(error).__name__}") from error
+        return _read_answer(registry, response, anonymous=credentials is None)
+
+
+def _check_realm(registry: str, realm: str) -> None:
+    try:
+        url = httpx2.URL(realm)
+    except httpx2.InvalidURL as error:
+        raise RemoteUnavailable(f"{registry} names a token service that is no address") from error
+    if url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host)):
+        return
+    raise RemoteUnauthenticated(
+        f"{registry} asks for a login at {url.scheme or 'no scheme'}://{url.host}, which is not encrypted: not sent"
+    )
+
+
+def _read_answer(registry: str, response: httpx2.Response, *, anonymous: bool) -> _Answer:
+    if response.status_code in (400, 401, 403):
+        hint = "log in with `docker login`" if anonymous else "is the login right?"
+        raise RemoteUnauthenticated(f"{registry} gave no token (HTTP {response.status_code}); {hint}")
+    if response.status_code != 200 or len(response.content) > MAX_ANSWER_BYTES:
+        raise RemoteUnavailable(f"{registry}: its token service answered HTTP {response.status_code}")
+    try:
+        answer = msgspec.json.decode(response.content, type=_Answer)
+    except msgspec.MsgspecError:
+        raise RemoteUnavailable(f"{registry}: its token service answered something else than a token") from None
+    text = answer.token or answer.access_token
+    if not text or not text.isascii() or any(character <= " " for character in text):
+        raise RemoteUnavailable(f"{registry}: its token service answered without a token")
+    return answer

@@ -1,0 +1,259 @@
+"""One request to another registry: address, authorization, retries, redirects, bounds.
+
+The steps of a request, in order:
+
+1. The address: TLS, except on loopback and where the user said so; on loopback plain HTTP is tried first.
+2. What we know already: a token that covers the scopes, or Basic where the registry asked for it before.
+3. A 401 is answered once: a token from the realm it names, or Basic.
+4. Redirects of GET and HEAD are followed, at most five; authorization stays with the host it was meant for, and nothing
+   is sent in the clear that came over TLS.
+5. No answer, 408, 429 and 5xx are tried again with growing pauses, or after what `Retry-After` says when that is short.
+   A refusal (400, 401, 403, 404, 405, 409, 412) never is.
+
+Bodies of answers are bounded: what is longer than it may be is not read to its end.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import stamina
+
+from boltseal import __version__
+from boltseal.client.challenges import parse_challenges
+from boltseal.client.credentials import Credentials, CredentialStore
+from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
+from boltseal.client.hosts import api_host, host_name, is_loopback
+from boltseal.client.quota import Quota, parse_quota, parse_retry_after
+from boltseal.client.tokens import TokenCache
+from boltseal.errors import Unavailable
+
+MAX_REDIRECTS: Final = 5
+MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
+PATIENCE_S: Final = 30.0
+
+Body = bytes | Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class TransportOptions:
+    """How we talk. `plain_http`: registries that may be asked without TLS. `ca_file`: a private authority, in PEM."""
+
+    plain_http: frozenset[str] = frozenset()
+    ca_file: Path | None = None
+    timeout_s: float = 30.0
+    attempts: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. `path` begins with `/v2/`; `what` is said in errors; `ok` are the statuses that are no error."""
+
+    registry: str
+    method: str
+    path: str
+    what: str
+    scopes: frozenset[str] = frozenset()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = None
+    ok: frozenset[int] = frozenset({200})
+    idempotent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that was read whole. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """Requests to any registry, over one pool of connections. Close it with `aclose`."""
+
+    def __init__(
+        self,
+        credentials: CredentialStore,
+        options: TransportOptions = TransportOptions(),
+        *,
+        app: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        context = ssl.create_default_context()
+        if options.ca_file is not None:
+            context.load_verify_locations(options.ca_file)
+        self._http = httpx2.AsyncClient(
+            verify=context,
+            timeout=options.timeout_s,
+            limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
+            headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
+            transport=app,
+        )
+        self._credentials = credentials
+        self._options = options
+        self._schemes: dict[str, str] = {}
+        self._basic: set[str] = set()
+        self.tokens = TokenCache(self._http)
+        self.quotas: dict[str, Quota] = {}
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def request(self, call: Call, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Reply:
+        """Ask and read the answer whole. Raises what `errors.from_status` makes of a status that is not in `call.ok`."""
+        attempts = self._options.attempts if call.idempotent else 1
+        async for attempt in stamina.retry_context(on=_pause, attempts=attempts, timeout=120.0, wait_max=8.0):
+            with attempt:
+                async with AsyncExitStack() as stack:
+                    response = await self._send(call, stack)
+                    body = b"" if call.method == "HEAD" else await _read(call, response, max_bytes)
+                    self._check(call, response, body)
+                    return Reply(response.status_code, dict(response.headers), body)
+        raise AssertionError("stamina returns or raises")
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[httpx2.Response]:
+        """Ask and hand out the answer while it arrives. Only getting an answer is tried again, not its body."""
+        async with AsyncExitStack() as stack:
+            async for attempt in stamina.retry_context(
+                on=_pause, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
+            ):
+                with attempt:
+                    response = await self._send(call, stack)
+                    if response.status_code not in call.ok:
+                        self._check(call, response, await _read(call, response, 64 * 1024))
+            try:
+                yield response
+            except httpx2.HTTPError as error:
+                raise RemoteUnavailable(f"{call.registry} broke off {call.what}: {type(error).__name__}") from error
+
+    def _check(self, call: Call, response: httpx2.Response, body: bytes) -> None:
+        quota = parse_quota(response.headers)
+        if quota is not None:
+            self.quotas[call.registry] = quota
+        if response.status_code not in call.ok:
+            retry_after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
+            raise from_status(call.registry, call.what, response.status_code, body, retry_after_s)
+
+    async def _send(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
+        try:
+            return await self._authorized(call, stack)
+        except httpx2.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error
+
+    async def _authorized(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
+        authorization = await self._known_authorization(call)
+        response = await self._follow(call, authorization, stack)
+        if response.status_code != 401:
+            return response
+        if authorization is not None and authorization.startswith("Bearer "):
+            self.tokens.forget(call.registry, authorization.removeprefix("Bearer "))
+        answer = await self._answer_challenge(call, response)
+        if answer is None or answer == authorization:
+            return response
+        await response.aclose()
+        return await self._follow(call, answer, stack)
+
+    async def _known_authorization(self, call: Call) -> str | None:
+        token = self.tokens.held(call.registry, call.scopes)
+        if token is not None:
+            return f"Bearer {token}"
+        if call.registry in self._basic:
+            return _basic(await self._credentials.find(call.registry))
+        return None
+
+    async def _answer_challenge(self, call: Call, response: httpx2.Response) -> str | None:
+        credentials = await self._credentials.find(call.registry)
+        for challenge in parse_challenges(response.headers.get("www-authenticate", "")):
+            if challenge.scheme == "bearer":
+                scopes = call.scopes or frozenset(challenge.parameters.get("scope", "").split())
+                return f"Bearer {await self.tokens.ask(call.registry, scopes, challenge, credentials)}"
+            if challenge.scheme == "basic" and credentials is not None and not credentials.identity_token:
+                self._basic.add(call.registry)
+                return _basic(credentials)
+        return None
+
+    async def _follow(self, call: Call, authorization: str | None, stack: AsyncExitStack) -> httpx2.Response:
+        url = httpx2.URL(f"{await self._scheme(call.registry)}://{api_host(call.registry)}{call.path}")
+        home = (url.scheme, url.host, url.port)
+        for _ in range(MAX_REDIRECTS + 1):
+            headers = dict(call.headers)
+            if authorization is not None and (url.scheme, url.host, url.port) == home:
+                headers["authorization"] = authorization
+            content = call.body() if callable(call.body) else call.body
+            request = self._http.build_request(call.method, url, headers=headers, content=content)
+            response = await self._http.send(request, stream=True)
+            stack.push_async_callback(response.aclose)
+            if not response.has_redirect_location or call.method not in ("GET", "HEAD"):
+                return response
+            url = self._next(call, url, response)
+        raise RemoteUnavailable(f"{call.registry} redirects {call.what} more than {MAX_REDIRECTS} times")
+
+    def _next(self, call: Call, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
+        try:
+            target = url.join(response.headers["location"])
+        except httpx2.InvalidURL as error:
+            raise RemoteUnavailable(f"{call.registry} redirects {call.what} to what is no address") from error
+        if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
+            raise RemoteUnavailable(f"{call.registry} redirects {call.what} out of TLS, to {target.host}: not followed")
+        return target
+
+    async def _scheme(self, registry: str) -> str:
+        known = self._schemes.get(registry)
+        if known is not None:
+            return known
+        scheme = "https"
+        if registry in self._options.plain_http or host_name(registry) in self._options.plain_http:
+            scheme = "http"
+        elif is_loopback(registry):
+            scheme = await self._try_plain(registry)
+        self._schemes[registry] = scheme
+        return scheme
+
+    async def _try_plain(self, registry: str) -> str:
+        """On loopback nobody listens in: a registry there that speaks plain HTTP is asked so, as Docker does."""
+        try:
+            response = await self._http.get(f"http://{registry}/v2/", timeout=5.0)
+        except httpx2.ConnectError:
+            return "http"
+        except httpx2.HTTPError:
+            return "https"
+        return (
+            "http" if "docker-distribution-api-version" in response.headers or response.status_code != 400 else "https"
+        )
+
+
+def _basic(credentials: Credentials | None) -> str | None:
+    if credentials is None or credentials.identity_token:
+        return None
+    request = httpx2.Request("GET", "http://localhost/")
+    return next(httpx2.BasicAuth(credentials.username, credentials.secret).auth_flow(request)).headers["authorization"]
+
+
+def _pause(error: Exception) -> bool | float:
+    """Whether to try again, and after how many seconds if the registry said so."""
+    if isinstance(error, RemoteLies) or not isinstance(error, Unavailable | RemoteBusy):
+        return False
+    retry_after_s: float | None = getattr(error, "retry_after_s", None)
+    if retry_after_s is None:
+        return True
+    return retry_after_s if retry_after_s <= PATIENCE_S else False
+
+
+async def _read(call: Call, response: httpx2.Response, max_bytes: int) -> bytes:
+    pieces, size = [], 0
+    async for piece in response.aiter_raw():
+        size += len(piece)
+        if size > max_bytes:
+            raise RemoteLies(f"{call.registry} answered {call.what} with more than {max_bytes} bytes: not read")
+        pieces.append(piece)
+    return b"".join(pieces)

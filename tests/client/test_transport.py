@@ -1,0 +1,221 @@
+"""How a request reaches another registry, and what it never does on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import stamina
+from starlette.responses import Response
+
+from boltseal.client.credentials import Credentials, CredentialStore
+from boltseal.client.errors import (
+    RemoteBusy,
+    RemoteDenied,
+    RemoteLies,
+    RemoteNotFound,
+    RemoteUnauthenticated,
+    RemoteUnavailable,
+)
+from boltseal.client.poll import poll
+from boltseal.client.registry import RegistryClient
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository, Tag
+from tests.fakes.hub import FakeHub
+
+OCI = "application/vnd.oci.image.manifest.v1+json"
+NODE = Repository("library/node")
+BODY = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": OCI,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": "sha256:" + "1" * 64, "size": 2},
+        "layers": [],
+    }
+).encode()
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    """Retries are as many as ever, but nobody waits between them."""
+    with stamina.set_testing(True, attempts=3):
+        yield
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    hub = FakeHub()
+    hub.publish("library/node", "16.13", BODY, OCI)
+    return hub
+
+
+@pytest.fixture
+async def connect(hub: FakeHub, tmp_path: Path) -> AsyncIterator[Callable[..., Transport]]:
+    opened = []
+
+    def open_(logins: dict[str, object] | None = None) -> Transport:
+        path = tmp_path / "config.json"
+        if logins is not None:
+            path.write_text(json.dumps(logins))
+        opened.append(Transport(CredentialStore([path]), TransportOptions(), app=hub.transport()))
+        return opened[-1]
+
+    yield open_
+    for transport in opened:
+        await transport.aclose()
+
+
+async def test_a_tag_is_resolved_by_head_and_never_fetched(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """A HEAD does not count against Docker Hub's pull limit; a GET does."""
+    found = await RegistryClient(connect(), "docker.io").resolve(NODE, Tag("16.13"))
+
+    assert (found.digest, found.media_type, found.size) == (Digest.of(BODY), OCI, len(BODY))
+    assert hub.counted == {"token": 1, "HEAD manifest": 1}
+    assert {request.url.hostname for request in hub.seen} == {"registry-1.docker.io", "auth.test"}
+
+
+async def test_one_token_serves_many_repositories(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """A poll over fifty repositories asks for two tokens, each reference once, and gets every answer."""
+    for number in range(50):
+        hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
+    references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(50)] * 2
+    answers = [answer async for answer in poll(connect(), references)]
+
+    assert len(answers) == 50
+    assert all(answer.resolved and answer.resolved.digest == Digest.of(BODY) for answer in answers)
+    assert hub.counted == {"token": 2, "HEAD manifest": 50}
+
+
+async def test_a_login_goes_to_the_realm_and_nowhere_else(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """User and password are sent to the token service only, and the registry sees the token."""
+    transport = connect({"auths": {"https://index.docker.io/v1/": {"auth": "dXNlcjpzM2NyZXQ="}}})
+    await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
+    sent = {request.url.hostname: request.headers.get("authorization", "") for request in hub.seen}
+
+    assert sent["auth.test"] == "Basic dXNlcjpzM2NyZXQ="
+    assert sent["registry-1.docker.io"].startswith("Bearer ")
+
+
+async def test_a_realm_without_tls_gets_no_login(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """A registry can't make us send a password in the clear."""
+    hub.realm = "http://auth.test/token"
+    transport = connect({"auths": {"https://index.docker.io/v1/": {"auth": "dXNlcjpzM2NyZXQ="}}})
+    with pytest.raises(RemoteUnauthenticated, match="not encrypted") as refused:
+        await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
+
+    assert hub.counted["token"] == 0
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_a_redirect_to_another_host_carries_no_authorization(
+    hub: FakeHub, connect: Callable[..., Transport]
+) -> None:
+    """Blobs come from a CDN that never sees our token."""
+    blob = b"x" * 700_000
+    hub.blobs[str(Digest.of(blob))] = blob
+    hub.blobs_at = "https://cdn.test"
+    client = RegistryClient(connect(), "docker.io")
+    pieces = [piece async for piece in client.blob(NODE, Digest.of(blob), len(blob))]
+    at_cdn = [request for request in hub.seen if request.url.hostname == "cdn.test"]
+
+    assert b"".join(pieces) == blob
+    assert len(at_cdn) == 1
+    assert "authorization" not in at_cdn[0].headers
+
+
+async def test_a_redirect_out_of_tls_is_not_followed(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """What came over TLS is not fetched in the clear."""
+    hub.blobs_at = "http://cdn.test"
+    with pytest.raises(RemoteUnavailable, match="out of TLS"):
+        await anext(RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(b""), 0))
+
+    assert hub.counted["GET blob"] == 0
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+async def test_what_may_pass_is_tried_again(hub: FakeHub, connect: Callable[..., Transport], status: int) -> None:
+    """An answer that may be better the next time is asked for again."""
+    hub.failures = [Response(status_code=status)]
+    found = await RegistryClient(connect(), "docker.io").resolve(NODE, Tag("16.13"))
+
+    assert found.digest == Digest.of(BODY)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, RemoteDenied), (404, RemoteNotFound)])
+async def test_a_refusal_is_asked_for_once(
+    hub: FakeHub, connect: Callable[..., Transport], status: int, kind: type[Exception]
+) -> None:
+    """No means no: the registry is not asked again."""
+    transport = connect()
+    await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
+    before = len(hub.seen)
+    hub.failures = [Response('{"errors":[{"code":"DENIED","message":"no\\u0007 way"}]}', status_code=status)] * 5
+    with pytest.raises(kind, match=r"no\\x07 way"):
+        await RegistryClient(transport, "docker.io").manifest(NODE, Digest.of(BODY))
+
+    assert len(hub.seen) == before + 1
+
+
+async def test_a_busy_registry_is_left_alone_and_the_rest_could_not_be_checked(
+    hub: FakeHub, connect: Callable[..., Transport]
+) -> None:
+    """A 429 that asks for a long wait ends the poll at that registry, and is the answer for all that is open."""
+    hub.failures = [Response(status_code=429, headers={"retry-after": "3600"}) for _ in range(100)]
+    references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(60)]
+    answers = [answer async for answer in poll(connect(), references)]
+
+    assert all(isinstance(answer.error, RemoteBusy) for answer in answers)
+    assert len(answers) == 60
+    assert len(hub.seen) <= 16
+
+
+async def test_quota_headers_are_remembered(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """What is left of the pull limit is known after any manifest answer."""
+    hub.quota = 76
+    transport = connect()
+    await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
+    quota = transport.quotas["docker.io"]
+
+    assert (quota.limit, quota.remaining, quota.window_s) == (100, 76, 21600)
+
+
+async def test_a_manifest_with_other_bytes_is_a_lie(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """Bytes that have not the digest they were asked by are not used."""
+    hub.wrong_bytes = True
+    with pytest.raises(RemoteLies, match="bytes of digest"):
+        await RegistryClient(connect(), "docker.io").manifest(NODE, Digest.of(BODY))
+
+    assert hub.counted["GET manifest"] == 1
+
+
+async def test_the_last_piece_of_a_wrong_blob_never_comes(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """Who writes pieces as they come never holds a whole blob that is wrong."""
+    blob = b"y" * 600_000
+    hub.blobs[str(Digest.of(blob))] = blob[:-1] + b"z"
+    received: list[bytes] = []
+
+    async def receive() -> None:
+        async for piece in RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(blob), len(blob)):
+            received.append(piece)
+
+    with pytest.raises(RemoteLies, match="not what its digest says"):
+        await receive()
+
+    assert 0 < sum(map(len, received)) < len(blob)
+
+
+async def test_tags_come_over_all_pages(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """Every tag once, in order, however small the registry's pages are."""
+    for number in range(7):
+        hub.publish("library/node", f"v{number}", BODY, OCI)
+    found = [tag async for tag in RegistryClient(connect(), "docker.io").tags(NODE)]
+
+    assert found == ["16.13", *(f"v{number}" for number in range(7))]
+
+
+async def test_a_secret_is_in_no_repr() -> None:
+    """What is logged by accident holds no password."""
+    assert "s3cret" not in repr(Credentials("user", "s3cret"))

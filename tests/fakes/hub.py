@@ -1,0 +1,130 @@
+"""A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails when told to.
+
+Only what clients ask for: HEAD and GET of manifests, blobs, tags, referrers, and the token service. It answers at any
+host name; `counted` says how often each thing was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from boltseal.oci.digest import Digest
+
+
+@dataclass
+class FakeHub:
+    """`manifests[repository][tag or digest] = (media type, bytes)`; `blobs[digest] = bytes`."""
+
+    manifests: dict[str, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    counted: Counter[str] = field(default_factory=Counter)
+    realm: str = "https://auth.test/token"
+    users: dict[str, str] = field(default_factory=dict)
+    quota: int | None = None
+    failures: list[Response] = field(default_factory=list)
+    seen: list[Request] = field(default_factory=list)
+    wrong_bytes: bool = False
+    blobs_at: str | None = None
+    page: int = 2
+
+    def publish(self, repository: str, tag: str, body: bytes, media_type: str) -> Digest:
+        digest = Digest.of(body)
+        held = self.manifests.setdefault(repository, {})
+        held[tag] = held[str(digest)] = (media_type, body)
+        return digest
+
+    def transport(self) -> httpx2.ASGITransport:
+        return httpx2.ASGITransport(app=self.app())
+
+    def app(self) -> Starlette:
+        methods = ["GET", "HEAD"]
+        return Starlette(
+            routes=[
+                Route("/token", self.token, methods=["GET", "POST"]),
+                Route("/v2/", self.base),
+                Route("/v2/{name:path}/manifests/{reference}", self.manifest, methods=methods),
+                Route("/v2/{name:path}/blobs/{digest}", self.blob, methods=methods),
+                Route("/v2/{name:path}/tags/list", self.tags),
+            ]
+        )
+
+    async def token(self, request: Request) -> Response:
+        self.counted["token"] += 1
+        self.seen.append(request)
+        scopes = request.query_params.getlist("scope")
+        return JSONResponse({"token": "t-" + "+".join(scopes).replace(" ", "_"), "expires_in": 300})
+
+    async def base(self, _: Request) -> Response:
+        return self._challenge("")
+
+    async def manifest(self, request: Request) -> Response:
+        name, reference = request.path_params["name"], request.path_params["reference"]
+        refused = self._refuse(request, name)
+        if refused is not None:
+            return refused
+        self.counted[f"{request.method} manifest"] += 1
+        found = self.manifests.get(name, {}).get(reference)
+        if found is None:
+            return _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        media_type, body = found
+        headers = {"docker-content-digest": str(Digest.of(body))}
+        if self.quota is not None:
+            headers |= {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": f"{self.quota};w=21600"}
+        return Response(body + b" " if self.wrong_bytes else body, media_type=media_type, headers=headers)
+
+    async def blob(self, request: Request) -> Response:
+        name, digest = request.path_params["name"], request.path_params["digest"]
+        if "cdn.test" not in str(request.url):
+            refused = self._refuse(request, name)
+            if refused is not None:
+                return refused
+            if self.blobs_at is not None:
+                return RedirectResponse(f"{self.blobs_at}{request.url.path}")
+        self.seen.append(request)
+        self.counted[f"{request.method} blob"] += 1
+        body = self.blobs.get(digest)
+        if body is None:
+            return _error(404, "BLOB_UNKNOWN", "blob unknown")
+        start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        return Response(body[start:] + (b"!" if self.wrong_bytes else b""), status_code=206 if start else 200)
+
+    async def tags(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        refused = self._refuse(request, name)
+        if refused is not None:
+            return refused
+        names = sorted(tag for tag in self.manifests.get(name, {}) if ":" not in tag)
+        last = request.query_params.get("last", "")
+        rest = [tag for tag in names if tag > last]
+        shown, more = rest[: self.page], len(rest) > self.page
+        headers = {"link": f'</v2/{name}/tags/list?n={self.page}&last={shown[-1]}>; rel="next"'} if more else {}
+        return JSONResponse({"name": name, "tags": shown}, headers=headers)
+
+    def _refuse(self, request: Request, name: str) -> Response | None:
+        self.seen.append(request)
+        if self.failures:
+            return self.failures.pop(0)
+        scope = f"repository:{name}:pull"
+        authorization = request.headers.get("authorization", "")
+        if authorization.startswith("Bearer t-") and scope in authorization.removeprefix("Bearer t-").split("+"):
+            return None
+        return self._challenge(scope)
+
+    def _challenge(self, scope: str) -> Response:
+        answer = _error(401, "UNAUTHORIZED", "authentication required")
+        answer.headers["www-authenticate"] = f'Bearer realm="{self.realm}",service="hub.test",scope="{scope}"'
+        return answer
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    body: dict[str, Any] = {"errors": [{"code": code, "message": message}]}
+    return Response(json.dumps(body), status_code=status, media_type="application/json")
