@@ -195,16 +195,17 @@ async def test_the_last_piece_of_a_wrong_blob_never_comes(hub: FakeHub, connect:
     """Who writes pieces as they come never holds a whole blob that is wrong."""
     blob = b"y" * 600_000
     hub.blobs[str(Digest.of(blob))] = blob[:-1] + b"z"
-    received: list[bytes] = []
+    received = 0
 
     async def receive() -> None:
+        nonlocal received
         async for piece in RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(blob), len(blob)):
-            received.append(piece)
+            received += len(piece)
 
     with pytest.raises(RemoteLies, match="not what its digest says"):
         await receive()
 
-    assert 0 < sum(map(len, received)) < len(blob)
+    assert 0 < received < len(blob)
 
 
 async def test_tags_come_over_all_pages(hub: FakeHub, connect: Callable[..., Transport]) -> None:
