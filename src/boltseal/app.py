@@ -134,6 +134,7 @@ class Application(Starlette):
         janitor = asyncio.create_task(_janitor(store.blobs, self._clock))
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
             yield
         finally:

@@ -149,6 +149,10 @@ def _when_listening(address: ListenAddress, call: Callable[[], None]) -> None:
 def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, *, as_json: bool) -> ASGIApp:
     """First thing that a worker runs: ties it to its parent, then builds the application."""
     _die_with(parent)
+    # The parent's handlers came along with the fork and would swallow an end that is asked for during the start.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the application takes it
     # A terminal's Ctrl-C goes to every process of its group; the parent alone decides how to end.
     os.setpgid(0, 0)
     logs.configure(settings.server.log_level, as_json=as_json)

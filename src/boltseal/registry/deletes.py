@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from boltseal.errors import ErrorCode, SealedDelete
 from boltseal.ledger.entry import Kind
 from boltseal.policy import message
-from boltseal.registry import sequencer
+from boltseal.registry import refusals, sequencer
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.registry.tags import Place, check_conditions
 from boltseal.storage import metadata
@@ -49,7 +49,8 @@ class Deletes:
             if place is None or not self._door.delete(tx, place, tag, actor, conditions):
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
 
-        await self._database.write(job)
+        with refusals.logged("delete", repository, (tag,), None, actor, self._door.rules):
+            await self._database.write(job)
 
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
         """Take a manifest away, and every tag that means it (end-9). ManifestUnknown, ContentProtected, TagProtected."""
@@ -67,11 +68,11 @@ class Deletes:
             if taken_back is not None:
                 self._record_taken_back(tx, place, row, taken_back, actor)
 
-        await self._database.write(job)
+        with refusals.logged("delete", repository, (), digest, actor, self._door.rules):
+            await self._database.write(job)
 
     async def blob(self, repository: Repository, digest: Digest, actor: Actor) -> None:
         """Let the repository hold a blob no more (end-10). BlobUnknown, ContentProtected."""
-        del actor
 
         def job(tx: Transaction) -> None:
             place = self._place(tx, repository)
@@ -83,7 +84,8 @@ class Deletes:
             tx.takes_away = True
             metadata.remove_blob(tx, place.id, str(digest))
 
-        await self._database.write(job)
+        with refusals.logged("delete", repository, (), digest, actor, self._door.rules):
+            await self._database.write(job)
 
     def _check_manifest(
         self, tx: Transaction, place: Place, digest: Digest, row: ManifestRow, actor: Actor

@@ -17,6 +17,7 @@ from boltseal.oci.digest import SHA256, Digest, DigestInvalid
 from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.decide import signature_subject
 from boltseal.policy.seal import Identity
+from boltseal.registry import refusals
 from boltseal.registry.tags import Place, Pushed, check_conditions
 from boltseal.registry.values import Published
 from boltseal.storage import metadata
@@ -67,7 +68,8 @@ class Manifests:
         def job(tx: Transaction) -> Published:
             return self._publish(tx, repository, pushed, unique_tags, conditions, actor)
 
-        return await self._database.write(job)
+        with refusals.logged("push", repository, unique_tags, digest, actor, self._door.rules):
+            return await self._database.write(job)
 
     def _publish(
         self,

@@ -1,0 +1,96 @@
+"""How the server logs: JSON for machines, text for people, and nothing that could draw on their terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import logging.config
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from boltseal.cli import logs
+
+HOSTILE = "shop\x1b[2J\r\n\u202eapp\x9b"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Logging is the process's, so it is given back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def logged(monkeypatch: pytest.MonkeyPatch, *, as_json: bool, level: str = "info") -> io.StringIO:
+    """Where the lines go after `configure`."""
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure(level, as_json=as_json)
+    return stream
+
+
+def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event, level, time and what was given."""
+    stream = logged(monkeypatch, as_json=True)
+    structlog.get_logger("x").warning("refused", repository=HOSTILE)
+    told = json.loads(stream.getvalue())
+
+    assert (told["event"], told["level"], told["repository"]) == ("refused", "warning", HOSTILE)
+    assert told["time"].endswith("Z")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_no_control_character_leaves_as_itself(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    """A repository name can't clear the screen, fake a line or turn the text around."""
+    stream = logged(monkeypatch, as_json=as_json)
+    structlog.get_logger("x").warning(HOSTILE, repository=HOSTILE, parts=[HOSTILE])
+    text = stream.getvalue()
+
+    assert text.count("\n") == 1
+    assert text.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_lines_of_libraries_come_the_same_way(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    """granian says in one voice with us what happened to a worker."""
+    stream = logged(monkeypatch, as_json=as_json)
+    logging.getLogger("_granian").error("Unexpected exit from %s", "worker-1\x1b")
+    logging.getLogger("_granian").info("Started worker-1")
+    text = stream.getvalue()
+
+    assert text.count("\n") == 1
+    assert "Unexpected exit from worker-1" in text
+    assert "\x1b" not in text
+
+
+def test_what_is_below_the_level_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """log_level means it."""
+    stream = logged(monkeypatch, as_json=True, level="warning")
+    structlog.get_logger("x").info("rules read again")
+
+    assert stream.getvalue() == ""
+
+
+def test_a_traceback_is_part_of_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect is one JSON object too."""
+    stream = logged(monkeypatch, as_json=True)
+    try:
+        raise RuntimeError("surprise")
+    except RuntimeError:
+        structlog.get_logger("x").exception("defect")
+
+    assert "RuntimeError: surprise" in json.loads(stream.getvalue())["exception"]
+
+
+@pytest.mark.parametrize(("log_format", "json_"), [("json", True), ("text", False), ("auto", True)])
+def test_json_where_no_person_is_looking(monkeypatch: pytest.MonkeyPatch, log_format: str, json_: bool) -> None:
+    """A file or a pipe gets JSON unless told otherwise."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+
+    assert logs.wants_json(log_format) is json_
