@@ -43,7 +43,7 @@ test: $(VENV)/.works  ## every test, real clients included; installs what they n
 
 soak: $(VENV)/.works  ## the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB
 	@scripts/test-packages
-	@BOLTSEAL_TEST_SCALE=full $(BIN)/python -m pytest -m "slow or real"
+	@BOLTSEAL_TEST_SCALE=full $(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.works  ## ratios against docker-registry and nginx, on this machine, in one run
 	@scripts/test-packages

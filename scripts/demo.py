@@ -4,6 +4,8 @@ Starts a registry of its own in a temporary folder on a free port, makes a small
 publishes it, tries to make its tag mean something else in every way a client has, and pulls it back. Speaks plain HTTP
 as the distribution spec describes it, so that every step is what docker, podman or skopeo would do.
 
+    scripts/demo.py [CONFIG]    CONFIG: settings for its registry; with rules that let everything float, it must fail
+
 Exits 0 if everything happened as told, 1 at the first thing that did not, 130 when interrupted. Leaves nothing behind.
 """
 
@@ -143,13 +145,16 @@ def _json(value: object) -> bytes:
 
 
 @contextlib.contextmanager
-def registry(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def registry(folder: Path, port: int, config: str | None) -> Iterator[subprocess.Popen[bytes]]:
     """`boltseal serve` on its own data folder, ready to answer; ended at the end."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
     log = folder / "log"
+    arguments = ["serve", "--listen", f"127.0.0.1:{port}", "--data", str(folder / "data")]
+    if config is not None:
+        arguments += ["--config", config]
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "boltseal", "serve", "--listen", f"127.0.0.1:{port}", "--data", folder / "data"],
+            [sys.executable, "-m", "boltseal", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -232,7 +237,7 @@ def expect_unchanged(client: httpx2.Client, image: Image) -> None:
 # --- the story --------------------------------------------------------------------------------------------------------
 
 
-def story(folder: Path) -> None:
+def story(folder: Path, config: str | None) -> None:
     port = free_port()
     name = f"localhost:{port}/{REPOSITORY}:{TAG}"
     files = files_of_this_machine()
@@ -240,7 +245,7 @@ def story(folder: Path) -> None:
     other = build(files, "not the release\n")
 
     with (
-        registry(folder, port) as process,
+        registry(folder, port, config) as process,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
     ):
         step(f"publish {name}, made of {len(files)} files of this machine")
@@ -267,7 +272,7 @@ def story(folder: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    with registry(folder, port), httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with registry(folder, port, config), httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         expect_unchanged(client, first)
         expect(push_tag(client, other), 409)
         outcome("the tag still holds, and still refuses")
@@ -278,7 +283,7 @@ def story(folder: Path) -> None:
 def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="boltseal-demo-") as folder:
-            story(Path(folder))
+            story(Path(folder), sys.argv[1] if len(sys.argv) > 1 else None)
     except Otherwise as found:
         print(f"\n{paint('not as told', '31')}: {found}", file=sys.stderr)
         return 1

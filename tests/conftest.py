@@ -1,5 +1,62 @@
-"""Fixtures that every test may ask for."""
+"""Fixtures that every kind of test may use: registries inside this process, each with an empty folder of its own."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx2
+import pytest
+
+from boltseal.app import prepare
+from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, serving, settings_of
+
 pytest_plugins = ["tests.servers", "tests.shop"]
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session")
+def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder after its first start and nothing else; made once, since making one takes longer than a test."""
+    folder = tmp_path_factory.mktemp("fresh") / "data"
+    prepare(settings_of(folder), clock=Clock(FIRST_START_US))
+    return folder
+
+
+@pytest.fixture
+def data(fresh_data: Path) -> Iterator[Path]:
+    """Where a registry of this test keeps its data: a folder of its own, to which nothing was pushed yet.
+
+    In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/storage`).
+    """
+    with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
+        yield Path(shutil.copytree(fresh_data, Path(folder) / "data"))
+
+
+@pytest.fixture
+async def registry(data: Path) -> AsyncIterator[Serving]:
+    """A registry with the built-in rules: tags are sealed, but for `latest` and its like."""
+    async with serving(data) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(registry: Serving) -> httpx2.AsyncClient:
+    """A client of a registry with the built-in rules."""
+    return registry.client
+
+
+@pytest.fixture
+async def floating_registry(data: Path) -> AsyncIterator[Serving]:
+    """A registry in which every tag floats."""
+    async with serving(data, FLOATING) as running:
+        yield running
+
+
+@pytest.fixture
+async def floating_client(floating_registry: Serving) -> httpx2.AsyncClient:
+    """A client of a registry in which every tag floats."""
+    return floating_registry.client

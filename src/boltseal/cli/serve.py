@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,10 +91,19 @@ def _greet(settings: Settings) -> None:
     say(f"  push   docker tag IMAGE {name} && docker push {name}")
     say(f"  pull   docker pull {name}")
     say(f"  see    curl -sI http://{where}/v2/shop/app/manifests/1.4.2    what a tag means: docker-content-digest")
-    say("         boltseal rules test shop/app 1.4.2    whether it is sealed, and by which rule")
+    say(f"         {_program()} rules test shop/app 1.4.2    whether it is sealed, and by which rule")
     if where.startswith(("localhost:", "127.")):
         say("  docker talks to localhost without TLS by itself; podman, buildah and skopeo want --tls-verify=false")
     say("  stop   Ctrl-C")
+
+
+def _program() -> str:
+    """What a person types to get this program: its path where it was started by one that is not on PATH."""
+    started = Path(sys.argv[0])
+    if started.name != "boltseal":
+        return f"{Path(sys.executable).name} -m boltseal"
+    found = shutil.which("boltseal")
+    return "boltseal" if found is not None and Path(found).samefile(started) else str(started)
 
 
 def _reached_by(settings: Settings) -> str:

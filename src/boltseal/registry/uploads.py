@@ -132,4 +132,5 @@ async def _receive(writer: UploadWriter, start: int | None, length: int | None, 
     received = writer.offset - before
     if length is not None and received != length:
         await writer.rollback()
-        raise LengthWrong(f"the body holds {received} bytes or more, but {length} were announced; send the chunk again")
+        wrong = LengthWrong if start is None else ChunkOutOfOrder
+        raise wrong(f"the body holds {received} bytes or more, but {length} were announced; send the chunk again")

@@ -1,0 +1,181 @@
+"""A seal covers everything under it: nothing that a sealed tag reaches can be deleted, by whatever address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.images import (
+    OCI_FOREIGN_LAYER,
+    OCI_MANIFEST,
+    Blob,
+    Document,
+    digest_of,
+    error_of,
+    holds_blob,
+    image,
+    index,
+    meaning,
+    push,
+    push_blob,
+    put,
+    to_json,
+)
+from tests.serving import FLOATING, serving
+
+
+async def is_kept(client: httpx2.AsyncClient, path: str) -> bool:
+    """Is a delete of this refused by a seal? It must be 405 DENIED then, and 202 otherwise."""
+    answer = await client.delete(f"/v2/shop/app/{path}")
+    if answer.status_code == 202:
+        return False
+    if answer.status_code != 405 or error_of(answer)[0] != "DENIED":
+        raise AssertionError(f"{answer.status_code} {answer.text}")
+    return True
+
+
+def everything(document: Document) -> list[str]:
+    """The paths of a document and of all that is under it."""
+    paths = [f"manifests/{document.digest}"] + [f"blobs/{blob.digest}" for blob in document.blobs]
+    for child in document.children:
+        paths += everything(child)
+    return paths
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        image("single", layer_count=2),
+        image("docker", docker=True),
+        image("long", algorithm="sha512"),
+        index(image("one"), image("two")),
+        index(index(image("deep")), index(image("deeper"))),
+        index(image("d1", docker=True), image("d2", docker=True), docker=True),
+    ],
+    ids=["image", "docker", "sha512", "index", "nested", "list"],
+)
+async def test_nothing_under_a_sealed_tag_can_be_deleted(client: httpx2.AsyncClient, document: Document) -> None:
+    """Manifest, children at every level, configs and layers: each delete is refused and everything is still there."""
+    if document.algorithm == "sha512":
+        await push(client, "shop/app", document.digest, document, tags=["1.4.2"])
+    else:
+        await push(client, "shop/app", "1.4.2", document)
+    paths = everything(document)
+
+    for path in ["manifests/1.4.2", *paths]:
+        assert await is_kept(client, path), path
+    for path in paths:
+        assert (await client.head(f"/v2/shop/app/{path}")).status_code == 200
+
+
+async def test_deleting_by_digest_does_not_pass_a_seal_beside_floating_tags(client: httpx2.AsyncClient) -> None:
+    """A manifest that a floating and a sealed tag mean is kept; the floating tag itself may go."""
+    document = image("both")
+    await push(client, "shop/app", "1.4.2", document)
+    await put(client, "shop/app", "latest", document)
+
+    assert await is_kept(client, f"manifests/{document.digest}")
+    assert not await is_kept(client, "manifests/latest")
+    assert await meaning(client, "shop/app", "1.4.2") == document.digest
+
+
+async def test_a_child_is_kept_although_it_has_a_floating_tag_of_its_own(client: httpx2.AsyncClient) -> None:
+    """Deleting a child of a sealed index by the digest its own tag means is refused too."""
+    child = image("child")
+    await push(client, "shop/app", "latest", child)
+    await push(client, "shop/app", "1.4.2", index(child))
+
+    assert await is_kept(client, f"manifests/{child.digest}")
+    assert not await is_kept(client, "manifests/latest")
+
+
+async def test_a_blob_shared_with_what_is_not_sealed_is_kept(client: httpx2.AsyncClient) -> None:
+    """A blob that a sealed and a floating image have in common stays when the floating image goes."""
+    sealed = image("shared", layer_count=1)
+    floating = image("shared", layer_count=2)
+    await push(client, "shop/app", "1.4.2", sealed)
+    await push(client, "shop/app", "latest", floating)
+
+    assert not await is_kept(client, f"manifests/{floating.digest}")
+    assert await is_kept(client, f"blobs/{sealed.layers[0].digest}")
+    assert not await is_kept(client, f"blobs/{floating.layers[1].digest}")
+
+
+async def test_what_no_seal_reaches_can_be_deleted(client: httpx2.AsyncClient) -> None:
+    """Protection is exactly the closure: what floats and what lies beside may go."""
+    await push(client, "shop/app", "1.4.2", image("sealed"))
+    floating = image("floating")
+    await push(client, "shop/app", "latest", floating)
+    lone = Blob(b"no manifest names this")
+    await push_blob(client, "shop/app", lone)
+
+    for path in ["manifests/latest", *everything(floating), f"blobs/{lone.digest}"]:
+        assert not await is_kept(client, path), path
+
+
+async def test_a_seal_in_one_repository_keeps_nothing_in_another(client: httpx2.AsyncClient) -> None:
+    """Protection is within one repository."""
+    document = image("twice")
+    await push(client, "shop/other", "1.4.2", document)
+    await push(client, "shop/app", document.digest, document)
+
+    for path in everything(document):
+        assert not await is_kept(client, path), path
+    assert await meaning(client, "shop/other", "1.4.2") == document.digest
+    assert await holds_blob(client, "shop/other", document.config.digest)
+
+
+async def test_a_seal_covers_parts_that_were_pushed_after_the_parent(data: Path) -> None:
+    """References are stored at the push of the parent, to parts that come later as well."""
+    document = image("late")
+    async with serving(data, FLOATING) as registry:
+        await put(registry.client, "shop/app", "1.4.2", document)
+    async with serving(data) as registry:
+        await push(registry.client, "shop/app", "1.4.2", document)
+
+        for path in everything(document):
+            assert await is_kept(registry.client, path), path
+
+
+async def test_a_foreign_layer_that_is_here_is_kept_too(client: httpx2.AsyncClient) -> None:
+    """A non-distributable layer need not be here; if it is, the seal covers it."""
+    own = image("foreign")
+    foreign = Blob(b"licensed elsewhere", OCI_FOREIGN_LAYER)
+    body = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": own.config.descriptor(),
+        "layers": [foreign.descriptor(urls=["https://store.example.com/x"])],
+    }
+    document = Document(to_json(body), OCI_MANIFEST, (own.config, foreign))
+    await push(client, "shop/app", "1.4.2", document)
+
+    assert await is_kept(client, f"blobs/{foreign.digest}")
+
+
+async def test_a_displaced_manifest_may_be_deleted_when_the_tag_is_sealed_elsewhere(data: Path) -> None:
+    """What a floating tag meant before it was sealed at something else is not covered."""
+    before, after = image("before"), image("after")
+    async with serving(data, FLOATING) as registry:
+        await push(registry.client, "shop/app", "1.4.2", before)
+    async with serving(data) as registry:
+        await push(registry.client, "shop/app", "1.4.2", after)
+
+        assert not await is_kept(registry.client, f"manifests/{before.digest}")
+        assert await is_kept(registry.client, f"manifests/{after.digest}")
+
+
+async def test_the_twin_by_the_other_algorithm_does_not_open_the_seal(client: httpx2.AsyncClient) -> None:
+    """Deleting a sealed manifest by its other digest leaves tag, bytes and parts as they are."""
+    document = image("twin")
+    await push(client, "shop/app", "1.4.2", document)
+    twin = digest_of(document.raw, "sha512")
+    await put(client, "shop/app", twin, document)
+    await client.delete(f"/v2/shop/app/manifests/{twin}")
+    got = await client.get("/v2/shop/app/manifests/1.4.2")
+
+    assert got.content == document.raw
+    assert await is_kept(client, f"manifests/{document.digest}")
+    assert await is_kept(client, f"blobs/{document.config.digest}")

@@ -1,0 +1,261 @@
+"""A published tag holds: absent or same digest is 201, anything else is refused, now and after every restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.images import (
+    DOCKER_MANIFEST,
+    OCI_MANIFEST,
+    Document,
+    digest_of,
+    error_of,
+    image,
+    index,
+    meaning,
+    push,
+    push_parts,
+    put,
+    to_json,
+)
+from tests.serving import FLOATING, serving
+
+FIRST, SECOND, THIRD = image("first"), image("second"), image("third")
+
+
+def entry_of(answer: httpx2.Response) -> int:
+    """The index of the ledger's entry that stands for the pushed tag."""
+    return int(answer.headers["Boltseal-Ledger-Index"])
+
+
+async def test_the_first_push_is_accepted_and_recorded(client: httpx2.AsyncClient) -> None:
+    """A tag that is absent may be published; the answer says which ledger entry stands for it."""
+    answer = await push(client, "shop/app", "1.4.2", FIRST)
+
+    assert answer.status_code == 201
+    assert entry_of(answer) > 0
+    assert await meaning(client, "shop/app", "1.4.2") == FIRST.digest
+
+
+async def test_the_same_push_again_is_accepted_and_adds_nothing(client: httpx2.AsyncClient) -> None:
+    """An idempotent push is 201 with the index of the entry that stands, and writes no other."""
+    first = await push(client, "shop/app", "1.4.2", FIRST)
+    again = await push(client, "shop/app", "1.4.2", FIRST)
+    other_tag = await put(client, "shop/app", "1.4.3", FIRST)
+
+    assert again.status_code == 201
+    assert again.headers["Docker-Content-Digest"] == FIRST.digest
+    assert entry_of(again) == entry_of(first)
+    assert entry_of(other_tag) == entry_of(first) + 1
+
+
+@pytest.mark.parametrize(
+    "document", [SECOND, index(FIRST), image("first", docker=True)], ids=["image", "index", "docker"]
+)
+async def test_other_content_is_refused(client: httpx2.AsyncClient, document: Document) -> None:
+    """Any other manifest under a sealed tag is 409 DENIED, and the tag still means what it meant."""
+    await push(client, "shop/app", "1.4.2", FIRST)
+
+    refused = await push(client, "shop/app", "1.4.2", document)
+    got = await client.get("/v2/shop/app/manifests/1.4.2")
+
+    assert refused.status_code == 409
+    assert error_of(refused)[0] == "DENIED"
+    assert got.content == FIRST.raw
+
+
+async def test_a_refused_push_adds_no_entry(client: httpx2.AsyncClient) -> None:
+    """A refused push leaves nothing in the ledger: the next index is the one after the last accepted push."""
+    first = await push(client, "shop/app", "1.4.2", FIRST)
+    await push(client, "shop/app", "1.4.2", SECOND)
+    next_one = await push(client, "shop/app", "1.4.3", SECOND)
+
+    assert entry_of(next_one) == entry_of(first) + 1
+
+
+async def test_a_refused_push_adds_no_manifest(client: httpx2.AsyncClient) -> None:
+    """The manifest of a refused push is not in the repository, by its digest either."""
+    await push(client, "shop/app", "1.4.2", FIRST)
+    await push(client, "shop/app", "1.4.2", SECOND)
+
+    assert await meaning(client, "shop/app", SECOND.digest) is None
+
+
+async def test_a_refused_push_adds_no_referrer(client: httpx2.AsyncClient) -> None:
+    """Nor is it listed as a referrer of its subject."""
+    pointing = image("pointing", subject=THIRD.descriptor())
+    await push(client, "shop/app", "1.4.2", FIRST)
+    await push(client, "shop/app", "1.4.2", pointing)
+
+    listed = await client.get(f"/v2/shop/app/referrers/{THIRD.digest}")
+
+    assert listed.json()["manifests"] == []
+
+
+async def test_a_refused_push_keeps_what_was_there(client: httpx2.AsyncClient) -> None:
+    """A manifest that was there before, untagged, is still there after a push of it was refused."""
+    await push(client, "shop/app", "1.4.2", FIRST)
+    await push(client, "shop/app", SECOND.digest, SECOND)
+    refused = await put(client, "shop/app", "1.4.2", SECOND)
+    got = await client.get(f"/v2/shop/app/manifests/{SECOND.digest}")
+
+    assert refused.status_code == 409
+    assert got.content == SECOND.raw
+
+
+async def test_a_refused_push_does_not_claim_a_repository(client: httpx2.AsyncClient) -> None:
+    """A push that is refused for another reason leaves no repository behind either."""
+    answer = await client.put(
+        "/v2/shop/other/manifests/1.4.2", content=FIRST.raw, headers={"Content-Type": OCI_MANIFEST}
+    )
+
+    assert answer.status_code == 400
+    assert (await client.get("/v2/_catalog")).json()["repositories"] == []
+
+
+async def test_the_same_bytes_with_another_media_type_are_refused(client: httpx2.AsyncClient) -> None:
+    """The same digest means byte-identical and of the same media type: another type is another thing."""
+    body = {"schemaVersion": 2, "config": FIRST.config.descriptor(), "layers": []}
+    as_oci = Document(to_json(body), OCI_MANIFEST, (FIRST.config,))
+    as_docker = Document(to_json(body), DOCKER_MANIFEST, (FIRST.config,))
+    accepted = await push(client, "shop/app", "1.4.2", as_oci)
+    refused = await push(client, "shop/app", "1.4.2", as_docker)
+    got = await client.get("/v2/shop/app/manifests/1.4.2")
+
+    assert accepted.status_code == 201
+    assert refused.status_code in {400, 409}
+    assert got.headers["Content-Type"] == OCI_MANIFEST
+
+
+@pytest.mark.parametrize("first", ["sha256", "sha512", "tag"])
+@pytest.mark.parametrize("second", ["sha256", "sha512", "tag"])
+async def test_the_algorithm_of_the_url_does_not_matter(client: httpx2.AsyncClient, first: str, second: str) -> None:
+    """The same bytes are the same, whichever digest or tag they were addressed by: 201 and no new entry."""
+
+    async def publish(how: str, document: Document) -> httpx2.Response:
+        if how == "tag":
+            return await put(client, "shop/app", "1.4.2", document)
+        return await put(client, "shop/app", digest_of(document.raw, how), document, tags=["1.4.2"])
+
+    await push_parts(client, "shop/app", FIRST)
+    await push_parts(client, "shop/app", SECOND)
+    one = await publish(first, FIRST)
+    two = await publish(second, FIRST)
+    refused = await publish(second, SECOND)
+
+    assert one.status_code == 201
+    assert two.status_code == 201
+    assert entry_of(two) == entry_of(one)
+    assert refused.status_code == 409
+
+
+async def test_a_seal_is_of_one_name(client: httpx2.AsyncClient) -> None:
+    """The same tag in another repository, and other tags of this one, are free."""
+    await push(client, "shop/app", "1.4.2", FIRST)
+
+    elsewhere = await push(client, "shop/other", "1.4.2", SECOND)
+    beside = await push(client, "shop/app", "1.4.3", SECOND)
+
+    assert elsewhere.status_code == 201
+    assert beside.status_code == 201
+
+
+async def test_a_seal_holds_after_a_restart(data: Path) -> None:
+    """A seal is in the store, not in the process."""
+    async with serving(data) as registry:
+        first = await push(registry.client, "shop/app", "1.4.2", FIRST)
+    async with serving(data) as registry:
+        refused = await push(registry.client, "shop/app", "1.4.2", SECOND)
+        again = await push(registry.client, "shop/app", "1.4.2", FIRST)
+
+    assert refused.status_code == 409
+    assert again.status_code == 201
+    assert entry_of(again) == entry_of(first)
+
+
+async def test_changed_rules_never_unseal(data: Path) -> None:
+    """A rule that would let a sealed tag float comes too late for it, and holds for new tags."""
+    async with serving(data) as registry:
+        await push(registry.client, "shop/app", "1.4.2", FIRST)
+    async with serving(data, FLOATING) as registry:
+        refused = await push(registry.client, "shop/app", "1.4.2", SECOND)
+        new = await push(registry.client, "shop/app", "1.4.3", FIRST)
+        moved = await push(registry.client, "shop/app", "1.4.3", SECOND)
+
+    assert refused.status_code == 409
+    assert new.status_code == 201
+    assert moved.status_code == 201
+
+
+async def test_a_floating_tag_is_sealed_by_its_next_push_when_a_rule_now_seals(data: Path) -> None:
+    """Every accepted push evaluates the rules: a floating tag moves once more, and is sealed at the new digest."""
+    async with serving(data, FLOATING) as registry:
+        await push(registry.client, "shop/app", "1.4.2", FIRST)
+    async with serving(data) as registry:
+        moved = await push(registry.client, "shop/app", "1.4.2", SECOND)
+        refused = await push(registry.client, "shop/app", "1.4.2", THIRD)
+        back = await push(registry.client, "shop/app", "1.4.2", FIRST)
+
+        assert moved.status_code == 201
+        assert refused.status_code == 409
+        assert back.status_code == 409
+        assert await meaning(registry.client, "shop/app", "1.4.2") == SECOND.digest
+
+
+async def test_a_floating_tag_is_sealed_where_it_stands_by_the_same_push(data: Path) -> None:
+    """Pushing again what a floating tag means, under a rule that now seals, seals it there and is recorded."""
+    async with serving(data, FLOATING) as registry:
+        first = await push(registry.client, "shop/app", "1.4.2", FIRST)
+    async with serving(data) as registry:
+        sealed = await push(registry.client, "shop/app", "1.4.2", FIRST)
+        refused = await push(registry.client, "shop/app", "1.4.2", SECOND)
+
+    assert sealed.status_code == 201
+    assert entry_of(sealed) > entry_of(first)
+    assert refused.status_code == 409
+
+
+async def test_a_floating_tag_that_was_not_pushed_again_still_floats(data: Path) -> None:
+    """Rules decide at a push: a changed rule alone moves nothing and seals nothing."""
+    async with serving(data, FLOATING) as registry:
+        await push(registry.client, "shop/app", "1.4.2", FIRST)
+    async with serving(data) as registry:
+        got = await registry.client.get("/v2/shop/app/manifests/1.4.2")
+
+    assert got.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_floating_tag_moves_and_each_move_is_recorded(client: httpx2.AsyncClient) -> None:
+    """A floating tag may move; each move is an entry, the same push again is not."""
+    one = await push(client, "shop/app", "latest", FIRST)
+    two = await push(client, "shop/app", "latest", SECOND)
+    again = await push(client, "shop/app", "latest", SECOND)
+    back = await push(client, "shop/app", "latest", FIRST)
+
+    assert [answer.status_code for answer in (one, two, again, back)] == [201, 201, 201, 201]
+    assert entry_of(two) == entry_of(one) + 1
+    assert entry_of(again) == entry_of(two)
+    assert entry_of(back) == entry_of(two) + 1
+
+
+async def test_what_a_floating_tag_meant_stays_by_digest(client: httpx2.AsyncClient) -> None:
+    """Displaced is not lost: the old digest, with all its blobs, can still be pulled."""
+    await push(client, "shop/app", "latest", FIRST)
+    await push(client, "shop/app", "latest", SECOND)
+
+    got = await client.get(f"/v2/shop/app/manifests/{FIRST.digest}")
+    blob = await client.get(f"/v2/shop/app/blobs/{FIRST.layers[0].digest}")
+
+    assert got.content == FIRST.raw
+    assert blob.content == FIRST.layers[0].data
+
+
+async def test_a_push_by_digest_alone_has_no_entry(client: httpx2.AsyncClient) -> None:
+    """The ledger is of names: a push that sets none is not in it."""
+    by_digest = await push(client, "shop/app", FIRST.digest, FIRST)
+
+    assert by_digest.status_code == 201
+    assert "Boltseal-Ledger-Index" not in by_digest.headers

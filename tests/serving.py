@@ -1,0 +1,68 @@
+"""Registries inside this process: the real application on a folder of its own, without a socket.
+
+`serving()` may be called again on the same folder, with other rules or another clock: that is a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from boltseal.app import create_app
+from boltseal.config import Settings
+from tests.asgi import App, running
+
+ORIGIN = "http://registry.test"
+FIRST_START_US = 1_600_000_000_000_000  # long ago, so that a test may put its clock anywhere after it
+
+Rule = Mapping[str, str]
+FLOATING: Sequence[Rule] = ({"repository": "**", "tag": "*", "mode": "floating"},)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A registry that answers: its client, the application itself, and the folder it keeps its data in."""
+
+    client: httpx2.AsyncClient
+    app: App
+    data: Path
+
+
+def settings_of(data: Path, rules: Sequence[Rule] = (), **server: object) -> Settings:
+    """Settings as a configuration file with these rules and `[server]` settings gives them; no environment is read."""
+    return Settings.model_validate({"server": {"data": data, **server}, "rule": list(rules)})
+
+
+@asynccontextmanager
+async def serving(
+    data: Path, rules: Sequence[Rule] = (), *, clock: Callable[[], int] | None = None, **server: object
+) -> AsyncIterator[Serving]:
+    """A registry on `data` with these rules in force. `clock` gives the time in microseconds; `server` are settings."""
+    async with serving_as(settings_of(data, rules, **server), clock=clock) as registry:
+        yield registry
+
+
+@asynccontextmanager
+async def serving_as(settings: Settings, *, clock: Callable[[], int] | None = None) -> AsyncIterator[Serving]:
+    """A registry with these settings."""
+    app = create_app(settings) if clock is None else create_app(settings, clock=clock)
+    transport = httpx2.ASGITransport(app=app)
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url=ORIGIN) as client:
+        yield Serving(client, app, settings.server.data)
+
+
+class Clock:
+    """A clock that stands still until it is told to go on; it starts at the time given, in microseconds."""
+
+    def __init__(self, now_us: int) -> None:
+        self.now_us = now_us
+
+    def __call__(self) -> int:
+        return self.now_us
+
+    def advance(self, *, days: int = 0, hours: int = 0, seconds: int = 0) -> None:
+        self.now_us += ((days * 24 + hours) * 3600 + seconds) * 1_000_000

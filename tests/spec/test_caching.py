@@ -1,0 +1,71 @@
+"""How long an answer may be kept by others: what can't change for ever, what floats and what is missing never."""
+
+from __future__ import annotations
+
+import httpx2
+
+from tests.images import image, push
+
+
+async def test_what_is_asked_for_by_digest_may_be_kept_for_ever(client: httpx2.AsyncClient) -> None:
+    """A digest always means the same bytes: `max-age` of a year, immutable."""
+    document = image("kept")
+    await push(client, "shop/app", "1.0.0", document)
+
+    manifest = await client.get(f"/v2/shop/app/manifests/{document.digest}")
+    blob = await client.get(f"/v2/shop/app/blobs/{document.config.digest}")
+
+    assert "max-age=31536000" in manifest.headers["Cache-Control"]
+    assert "immutable" in manifest.headers["Cache-Control"]
+    assert "max-age=31536000" in blob.headers["Cache-Control"]
+    assert "immutable" in blob.headers["Cache-Control"]
+
+
+async def test_a_sealed_tag_may_be_kept_for_a_day(client: httpx2.AsyncClient) -> None:
+    """A sealed tag can't come to mean anything else: its answer may be kept for a day."""
+    await push(client, "shop/app", "1.0.0", image("sealed"))
+
+    got = await client.get("/v2/shop/app/manifests/1.0.0")
+
+    assert "max-age=86400" in got.headers["Cache-Control"]
+
+
+async def test_a_floating_tag_is_not_kept(client: httpx2.AsyncClient) -> None:
+    """A floating tag may move at any time: nobody may keep its answer."""
+    await push(client, "shop/app", "latest", image("floating"))
+
+    got = await client.get("/v2/shop/app/manifests/latest")
+
+    assert got.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_404_is_not_kept(client: httpx2.AsyncClient) -> None:
+    """What is missing now may be pushed in a moment: nobody may keep a 404."""
+    manifest = await client.get("/v2/shop/app/manifests/1.0.0")
+    blob = await client.get("/v2/shop/app/blobs/sha256:" + "0" * 64)
+
+    assert manifest.headers["Cache-Control"] == "no-store"
+    assert blob.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_tag_is_seen_the_moment_it_is_pushed_although_it_was_missing(client: httpx2.AsyncClient) -> None:
+    """A look at a missing tag, then the push, then a look again: the second look finds it."""
+    document = image("appears")
+    before = await client.head("/v2/shop/app/manifests/latest")
+    await push(client, "shop/app", "latest", document)
+    after = await client.head("/v2/shop/app/manifests/latest")
+
+    assert before.status_code == 404
+    assert after.headers["Docker-Content-Digest"] == document.digest
+
+
+async def test_a_floating_tag_is_seen_to_move_at_once(client: httpx2.AsyncClient) -> None:
+    """The first GET after a move gives what the tag means now."""
+    first, second = image("first"), image("second")
+    await push(client, "shop/app", "latest", first)
+    one = await client.get("/v2/shop/app/manifests/latest")
+    await push(client, "shop/app", "latest", second)
+    two = await client.get("/v2/shop/app/manifests/latest")
+
+    assert one.content == first.raw
+    assert two.content == second.raw

@@ -1,0 +1,134 @@
+"""Parts of blobs: `Range` on GET (spec "Pulling blobs", RFC 9110 section 14)."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from tests.images import Blob, push_blob
+
+BLOB = Blob(bytes(number * 7 % 251 for number in range(2048)))
+LENGTH = len(BLOB.data)
+URL = f"/v2/shop/app/blobs/{BLOB.digest}"
+
+
+async def get(client: httpx2.AsyncClient, value: str, **headers: str) -> httpx2.Response:
+    await push_blob(client, "shop/app", BLOB)
+    return await client.get(URL, headers={"Range": value, **headers})
+
+
+@pytest.mark.parametrize(
+    ("value", "first", "last"),
+    [
+        ("bytes=500-1499", 500, 1499),
+        ("bytes=0-0", 0, 0),
+        ("bytes=0-2047", 0, 2047),
+        ("bytes=2047-2047", 2047, 2047),
+        ("bytes=500-", 500, 2047),
+        ("bytes=-500", 1548, 2047),
+        ("bytes=-1", 2047, 2047),
+        ("bytes=2000-5000", 2000, 2047),
+        ("bytes=-5000", 0, 2047),
+        ("bytes=0-99999999999999999999999999", 0, 2047),
+    ],
+)
+async def test_a_range_is_answered_with_that_part(
+    client: httpx2.AsyncClient, value: str, first: int, last: int
+) -> None:
+    """A satisfiable range (closed, open, suffix; its end cut to the blob's) is 206 with exactly those bytes."""
+    got = await get(client, value)
+
+    assert got.status_code == 206
+    assert got.content == BLOB.data[first : last + 1]
+    assert got.headers["Content-Range"] == f"bytes {first}-{last}/{LENGTH}"
+    assert got.headers["Content-Length"] == str(last - first + 1)
+    assert got.headers["Docker-Content-Digest"] == BLOB.digest
+
+
+@pytest.mark.parametrize("value", ["bytes=2048-", "bytes=2048-2048", "bytes=5000-10000", "bytes=500-0", "bytes=-0"])
+async def test_a_range_outside_the_blob_is_416(client: httpx2.AsyncClient, value: str) -> None:
+    """A range that starts at or after the end, or ends before it starts, is 416 and tells the length."""
+    got = await get(client, value)
+
+    assert got.status_code == 416
+    assert got.headers["Content-Range"] == f"bytes */{LENGTH}"
+
+
+@pytest.mark.parametrize("value", ["lines=0-10", "bytes", "bytes=", "bytes=a-b", "bytes=--5", "bytes=1-2-3", "x"])
+async def test_what_is_not_a_byte_range_is_ignored(client: httpx2.AsyncClient, value: str) -> None:
+    """An unknown unit or a malformed range is as if it had not been sent: 200 and the whole blob."""
+    got = await get(client, value)
+
+    assert got.status_code == 200
+    assert got.content == BLOB.data
+
+
+async def test_several_ranges_are_answered_with_the_whole(client: httpx2.AsyncClient) -> None:
+    """A server may ignore a request for several ranges; the client gets the whole blob."""
+    got = await get(client, "bytes=0-9,20-29")
+
+    assert got.status_code == 200
+    assert got.content == BLOB.data
+
+
+async def test_head_and_get_say_that_ranges_are_accepted(client: httpx2.AsyncClient) -> None:
+    """GET and HEAD of a blob carry `Accept-Ranges: bytes`."""
+    await push_blob(client, "shop/app", BLOB)
+
+    got = await client.get(URL)
+    head = await client.head(URL)
+
+    assert got.headers["Accept-Ranges"] == "bytes"
+    assert head.headers["Accept-Ranges"] == "bytes"
+
+
+async def test_a_range_on_head_is_ignored(client: httpx2.AsyncClient) -> None:
+    """Range means something on GET only; HEAD tells of the whole blob."""
+    await push_blob(client, "shop/app", BLOB)
+
+    head = await client.head(URL, headers={"Range": "bytes=0-9"})
+
+    assert head.status_code == 200
+    assert head.headers["Content-Length"] == str(LENGTH)
+
+
+async def test_an_empty_blob_has_no_range(client: httpx2.AsyncClient) -> None:
+    """No byte of an empty blob can be asked for: 416."""
+    empty = Blob(b"")
+    await push_blob(client, "shop/app", empty)
+
+    got = await client.get(f"/v2/shop/app/blobs/{empty.digest}", headers={"Range": "bytes=0-"})
+
+    assert got.status_code == 416
+
+
+async def test_if_range_with_this_digest_gives_the_part(client: httpx2.AsyncClient) -> None:
+    """If-Range with the blob's own ETag lets the range stand."""
+    await push_blob(client, "shop/app", BLOB)
+    etag = (await client.head(URL)).headers["ETag"]
+
+    got = await client.get(URL, headers={"Range": "bytes=10-19", "If-Range": etag})
+
+    assert got.status_code == 206
+    assert got.content == BLOB.data[10:20]
+
+
+async def test_if_range_with_another_etag_gives_the_whole(client: httpx2.AsyncClient) -> None:
+    """If-Range with anything else asks for the whole: the part would not fit what the client has."""
+    await push_blob(client, "shop/app", BLOB)
+
+    got = await client.get(URL, headers={"Range": "bytes=10-19", "If-Range": '"sha256:other"'})
+
+    assert got.status_code == 200
+    assert got.content == BLOB.data
+
+
+async def test_a_range_deep_in_a_large_blob(client: httpx2.AsyncClient) -> None:
+    """A part that lies across several of the pieces in which files are read comes back whole."""
+    large = Blob(bytes(range(256)) * 4096 * 2)
+    await push_blob(client, "shop/app", large)
+
+    got = await client.get(f"/v2/shop/app/blobs/{large.digest}", headers={"Range": "bytes=262143-1048577"})
+
+    assert got.status_code == 206
+    assert got.content == large.data[262143:1048578]
