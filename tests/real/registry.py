@@ -50,5 +50,10 @@ class Registry:
         return httpx2.request(method, url, headers={"accept": ACCEPT}, timeout=30, trust_env=False)
 
 
+def short(digest: str) -> str:
+    """A digest as messages print it: enough to tell two apart."""
+    return digest[: len("sha256:") + 12]
+
+
 def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
