@@ -98,7 +98,8 @@ def boltseal(
         address=address,
         folder=data,
         log=data.with_name(f"{data.name}.log"),
-        ready=lambda: _answers(f"http://{address}/readyz"),
+        # Each worker has a listener of its own; the first one answers before the last one is there.
+        ready=lambda: _answers(f"http://{address}/readyz") and _listeners(address) >= workers,
         environment=clean | dict(settings or {}),
     ) as server:
         yield server
@@ -345,6 +346,13 @@ def _listens(address: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _listeners(address: str) -> int:
+    """How many sockets of this machine listen on a port."""
+    port = int(address.rpartition(":")[2])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[3] == "0A" and row[1].endswith(f":{port:04X}") for row in rows)
 
 
 def _listens_at(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Several worker processes on one store: who answers must make no difference to what is true.
 
-Each test talks over many kept-open connections, which the kernel spreads over the workers, and so over all
-of them in nearly every run.
+Each test talks over many kept-open connections, of which every worker has some: the kernel spreads them, and
+`connected` looks.
 """
 
 from __future__ import annotations
@@ -11,23 +11,33 @@ import hashlib
 import http.client
 import json
 import os
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from tests import servers
 from tests.real.layout import CONFIG, MANIFEST
 from tests.real.registry import short
+from tests.real.tools import run
+from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
 ROUNDS = 50
 PUSHERS = 16
 CONNECTIONS = 24
+WORKERS = 3
+
+#: The command line, as a process of its own beside the server.
+BOLTSEAL = (sys.executable, "-m", "boltseal")
+
+Result = TypeVar("Result")
 
 DELETABLE = """\
 [[rule]]
@@ -78,13 +88,50 @@ class Connection:
 
 
 @contextlib.contextmanager
-def connected(address: str, count: int) -> Iterator[Sequence[Connection]]:
-    """Many connections."""
+def connected(server: Server, count: int, workers: int) -> Iterator[Sequence[Connection]]:
+    """At least so many connections, and more until each worker has one."""
     with contextlib.ExitStack() as stack:
-        connections = [Connection(address) for _ in range(count)]
-        for connection in connections:
+        connections: list[Connection] = []
+        while len(connections) < count or workers_of(server) < workers:
+            assert len(connections) < 20 * count, f"not every worker gets connections:\n{server.log_tail()}"
+            connection = Connection(server.address)
             stack.callback(connection.close)
+            connections.append(connection)
+            assert connection.ask("GET", "/v2/").status == 200
         yield connections
+
+
+def workers_of(server: Server) -> int:
+    """How many processes of the server hold a connection that a test has opened."""
+    port = int(server.address.rpartition(":")[2])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    open_now = {f"socket:[{row[9]}]" for row in rows if row[3] == "01" and row[1].endswith(f":{port:04X}")}
+    threads = Path(f"/proc/{server.pid}/task").iterdir()
+    children = {child for thread in threads for child in (thread / "children").read_text().split()}
+    return sum(bool(open_now & _open_files(child)) for child in children)
+
+
+def _open_files(process: str) -> set[str]:
+    """What a process has open; what it closes in this moment may be missing."""
+    links = set()
+    for one in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.add(str(one.readlink()))
+    return links
+
+
+def at_once(
+    connections: Sequence[Connection], send: Callable[[Connection, bytes], Result], bodies: Sequence[bytes]
+) -> Sequence[Result]:
+    """Sends one body on each connection, all at the same moment."""
+    start = threading.Barrier(len(connections))
+
+    def started(connection: Connection, body: bytes) -> Result:
+        start.wait()
+        return send(connection, body)
+
+    with ThreadPoolExecutor(len(connections)) as threads:
+        return list(threads.map(started, connections, bodies))
 
 
 def manifest_of(config: str, size: int, note: str) -> bytes:
@@ -105,58 +152,64 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, WORKERS])
 def test_of_racing_first_pushes_exactly_one_gets_the_tag(workers: int, tmp_path: Path) -> None:
     """However many push different images under one free tag at once: one is published, the others are told so."""
-    with (
-        servers.boltseal(tmp_path / "data", workers=workers) as server,
-        connected(server.address, PUSHERS) as connections,
-        ThreadPoolExecutor(PUSHERS) as threads,
-    ):
+    data = tmp_path / "data"
+    with servers.boltseal(data, workers=workers) as server, connected(server, PUSHERS, workers) as connections:
         config = connections[0].push_blob("shop/app", b"{}")
         for number in range(ROUNDS):
             tag = f"1.0.{number}"
-            manifests = [manifest_of(config, 2, f"{tag} of pusher {pusher}") for pusher in range(PUSHERS)]
-            start = threading.Barrier(PUSHERS)
+            manifests = [manifest_of(config, 2, f"{tag} of pusher {pusher}") for pusher in range(len(connections))]
 
-            def push(
-                connection: Connection, manifest: bytes, start: threading.Barrier = start, tag: str = tag
-            ) -> Answer:
-                start.wait()
+            def push(connection: Connection, manifest: bytes, tag: str = tag) -> Answer:
                 return connection.put_manifest("shop/app", tag, manifest)
 
-            answers = list(threads.map(push, connections, manifests))
+            answers = at_once(connections, push, manifests)
 
-            assert sorted(answer.status for answer in answers) == [201] + [409] * (PUSHERS - 1)
+            assert sorted(answer.status for answer in answers) == [201] + [409] * (len(connections) - 1)
             (won,) = (digest_of(m) for m, answer in zip(manifests, answers, strict=True) if answer.status == 201)
             assert all(short(won).encode() in answer.body for answer in answers if answer.status == 409)
-            means = {
-                c.ask("HEAD", f"/v2/shop/app/manifests/{tag}").headers["docker-content-digest"] for c in connections
-            }
-            assert means == {won}
+            asked = [c.ask("HEAD", f"/v2/shop/app/manifests/{tag}") for c in connections]
+            assert {answer.headers["docker-content-digest"] for answer in asked} == {won}
+    assert run(*BOLTSEAL, "fsck", "--data", str(data)).ok
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, WORKERS])
 def test_of_racing_pushes_of_one_image_all_succeed(workers: int, tmp_path: Path) -> None:
     """Jobs that publish the same result at the same time don't disturb each other."""
     with (
         servers.boltseal(tmp_path / "data", workers=workers) as server,
-        connected(server.address, PUSHERS) as connections,
-        ThreadPoolExecutor(PUSHERS) as threads,
+        connected(server, PUSHERS, workers) as connections,
     ):
         config = connections[0].push_blob("shop/app", b"{}")
-        manifest = manifest_of(config, 2, "the one")
+        manifests = [manifest_of(config, 2, "the one")] * len(connections)
 
-        answers = list(threads.map(lambda c: c.put_manifest("shop/app", "1.0.0", manifest), connections))
+        answers = at_once(connections, lambda c, m: c.put_manifest("shop/app", "1.0.0", m), manifests)
 
-        assert [answer.status for answer in answers] == [201] * PUSHERS
+        assert {answer.status for answer in answers} == {201}
+
+
+@pytest.mark.parametrize("workers", [1, WORKERS])
+def test_racing_pushes_of_one_layer_all_succeed(workers: int, tmp_path: Path) -> None:
+    """Images that are pushed at the same time may share what they are made of."""
+    with (
+        servers.boltseal(tmp_path / "data", workers=workers) as server,
+        connected(server, PUSHERS, workers) as connections,
+    ):
+        layers = [os.urandom(300_000)] * len(connections)
+
+        digests = at_once(connections, lambda c, layer: c.push_blob("shop/app", layer), layers)
+
+        (digest,) = set(digests)
+        assert {c.ask("GET", f"/v2/shop/app/blobs/{digest}").body for c in connections} == {layers[0]}
 
 
 def test_a_deleted_tag_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
     """Workers remember what a sealed tag means; a delete by one reaches all before it is acknowledged."""
     with (
-        servers.boltseal(tmp_path / "data", workers=3, config=DELETABLE) as server,
-        connected(server.address, CONNECTIONS) as connections,
+        servers.boltseal(tmp_path / "data", workers=WORKERS, config=DELETABLE) as server,
+        connected(server, CONNECTIONS, WORKERS) as connections,
     ):
         config = connections[0].push_blob("shop/app", b"{}")
         for number in range(ROUNDS):
@@ -173,8 +226,8 @@ def test_a_deleted_tag_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
 def test_a_deleted_manifest_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
     """The same by digest, which workers remember even longer."""
     with (
-        servers.boltseal(tmp_path / "data", workers=3) as server,
-        connected(server.address, CONNECTIONS) as connections,
+        servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
+        connected(server, CONNECTIONS, WORKERS) as connections,
     ):
         config = connections[0].push_blob("shop/app", b"{}")
         for number in range(ROUNDS):
@@ -189,11 +242,33 @@ def test_a_deleted_manifest_is_at_once_gone_on_every_worker(tmp_path: Path) -> N
             assert {c.ask("GET", path).status for c in connections} == {404}
 
 
+def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
+    """`boltseal purge` is another process again; when it has ended, nobody gives out the leaked secret any more."""
+    data = tmp_path / "data"
+    with (
+        servers.boltseal(data, workers=WORKERS) as server,
+        connected(server, CONNECTIONS, WORKERS) as connections,
+    ):
+        secret = os.urandom(5000)
+        config = connections[0].push_blob("shop/app", secret)
+        manifest = manifest_of(config, len(secret), "holds a secret")
+        connections[0].put_manifest("shop/app", "1.0.0", manifest)
+        paths = [
+            *("/v2/shop/app/manifests/1.0.0", f"/v2/shop/app/manifests/{digest_of(manifest)}"),
+            f"/v2/shop/app/blobs/{config}",
+        ]
+        assert {c.ask("GET", path).status for path in paths for c in connections} == {200}
+
+        run(*BOLTSEAL, "purge", "--data", str(data), "--reason", "leaked", f"{server.address}/shop/app:1.0.0").checked()
+
+        assert {c.ask("GET", path).status for path in paths for c in connections} == {404}
+
+
 def test_a_moved_tag_means_the_same_on_every_worker(tmp_path: Path) -> None:
     """A floating tag is looked up each time, so nobody reads the displaced image after the push was acknowledged."""
     with (
-        servers.boltseal(tmp_path / "data", workers=3) as server,
-        connected(server.address, CONNECTIONS) as connections,
+        servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
+        connected(server, CONNECTIONS, WORKERS) as connections,
     ):
         config = connections[0].push_blob("shop/app", b"{}")
         for number in range(ROUNDS):
@@ -207,10 +282,10 @@ def test_a_moved_tag_means_the_same_on_every_worker(tmp_path: Path) -> None:
 def test_an_upload_goes_on_whichever_worker_answers(tmp_path: Path) -> None:
     """The session is in the store and not in the process that began it."""
     with (
-        servers.boltseal(tmp_path / "data", workers=3) as server,
-        connected(server.address, CONNECTIONS) as connections,
+        servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
+        connected(server, CONNECTIONS, WORKERS) as connections,
     ):
-        chunks = [os.urandom(100_000 + number) for number in range(CONNECTIONS)]
+        chunks = [os.urandom(100_000 + number) for number in range(len(connections))]
         location = connections[0].ask("POST", "/v2/shop/app/blobs/uploads/").headers["location"]
         sent = 0
         for connection, chunk in zip(connections, chunks, strict=True):

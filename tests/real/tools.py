@@ -51,8 +51,9 @@ class Tool(Protocol):
 
 def run(*argv: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Said:
     """Runs a command to its end, both its streams in the order in which it wrote them."""
+    first = str(argv[0])
     done = subprocess.run(
-        [program(str(argv[0])), *argv[1:]],
+        [first if first.startswith("/") else program(first), *argv[1:]],
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
