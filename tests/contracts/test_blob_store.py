@@ -338,12 +338,34 @@ async def test_walk_names_every_blob_in_order(store: BlobStore) -> None:
     assert list(store.strays()) == []
 
 
+async def test_scan_gives_every_byte_as_it_lies_there(store: BlobStore) -> None:
+    """Whoever hashes a blob reads all of it, an empty one too, and hears of an absent one at the first piece."""
+    big = await push(store, b"s" * (2 * 1024 * 1024 + 7))
+    empty = await push(store, b"")
+
+    assert b"".join(store.scan(big)) == b"s" * (2 * 1024 * 1024 + 7)
+    assert list(store.scan(empty)) == []
+    with pytest.raises(BlobAbsent):
+        next(store.scan(Digest.of(b"never pushed")))
+
+
+async def test_what_was_committed_since_is_not_removed(store: BlobStore) -> None:
+    """Whoever removes what is old spares what was pushed again meanwhile."""
+    digest = await push(store, b"again")
+    stored = next(store.walk()).mtime_us
+
+    assert not store.remove(digest, stored)
+    assert store.present(digest)
+    assert store.remove(digest, stored + 1)
+    assert not store.present(digest)
+
+
 async def test_removing_is_final_and_may_be_repeated(store: BlobStore) -> None:
     """A removed blob is absent; removing what is absent is nothing."""
     digest = await push(store, b"gone")
-    store.remove(digest)
-    store.remove(digest)
 
+    assert store.remove(digest)
+    assert not store.remove(digest)
     assert not store.present(digest)
     assert await store.stat(digest) is None
 

@@ -181,6 +181,14 @@ class MemoryBlobs:
         if start + length > len(content):
             raise StoreBroken(f"blob {digest} is shorter than it was")
 
+    def scan(self, digest: Digest) -> Iterator[bytes]:
+        self.trip("scan")
+        if digest not in self.blobs:
+            raise BlobAbsent(f"blob {digest} is not in the store")
+        content = self.blobs[digest][0]
+        for position in range(0, len(content), PIECE_BYTES):
+            yield content[position : position + PIECE_BYTES]
+
     def walk(self) -> Iterator[StoredBlob]:
         for digest, (content, mtime_us) in sorted(self.blobs.items()):
             yield StoredBlob(digest, len(content), mtime_us)
@@ -188,9 +196,12 @@ class MemoryBlobs:
     def strays(self) -> Iterator[str]:
         return iter(())
 
-    def remove(self, digest: Digest) -> None:
+    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
         self.trip("remove")
-        self.blobs.pop(digest, None)
+        if digest not in self.blobs or (older_than_us is not None and self.blobs[digest][1] >= older_than_us):
+            return False
+        del self.blobs[digest]
+        return True
 
     def close(self) -> None:
         return

@@ -207,6 +207,13 @@ class BlobReader(Protocol):
         """
         ...
 
+    def scan(self, digest: Digest) -> Iterator[bytes]:
+        """All bytes of the blob as they lie there, in pieces, for whoever hashes them. Blocks: not for the loop.
+
+        BlobAbsent, StoreBroken, at the first piece or later. Close the iterator when it is left early.
+        """
+        ...
+
     def walk(self) -> Iterator[StoredBlob]:
         """Every blob, ordered by digest, those committed or removed meanwhile perhaps. Blocks: not for the loop."""
         ...
@@ -215,8 +222,11 @@ class BlobReader(Protocol):
         """What lies in the store and is neither blob nor session, as names relative to it. Blocks."""
         ...
 
-    def remove(self, digest: Digest) -> None:
-        """Drops the blob's bytes, if they are there. Only inside the transaction that sees no row naming them. Blocks."""
+    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
+        """Drops the blob's bytes; False, and nothing done, if they are not there or were committed since that moment.
+
+        Only inside the transaction that sees no row naming them. Blocks. StoreBroken.
+        """
         ...
 
 

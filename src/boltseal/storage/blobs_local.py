@@ -49,6 +49,7 @@ _SESSION_NAME: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}")
 _SHARD: Final = re.compile(r"[0-9a-f]{2}")
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _HASHES_KEPT: Final = 4096
+_SCAN_BYTES: Final = 1024 * 1024
 _LOCK_POLL_S: Final = 0.02
 
 Stamp = tuple[int, int, int]
@@ -269,12 +270,7 @@ class LocalBlobs:
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Pieces that are in memory are read at once, the others in a thread."""
-        try:
-            fd = self._disk.open_to_read(self._blob(digest))
-        except FileNotFoundError as error:
-            raise BlobAbsent(f"blob {digest} is not in the store") from error
-        except OSError as error:
-            raise _told(error, f"blob {digest} can't be opened") from error
+        fd = self._open_blob(digest)
         try:
             position, end = start, start + length
             while position < end:
@@ -283,6 +279,14 @@ class LocalBlobs:
                 yield piece
         finally:
             self._disk.close(fd)
+
+    def _open_blob(self, digest: Digest) -> int:
+        try:
+            return self._disk.open_to_read(self._blob(digest))
+        except FileNotFoundError as error:
+            raise BlobAbsent(f"blob {digest} is not in the store") from error
+        except OSError as error:
+            raise _told(error, f"blob {digest} can't be opened") from error
 
     async def _piece(self, fd: int, size: int, position: int, digest: Digest) -> bytes:
         try:
@@ -297,6 +301,19 @@ class LocalBlobs:
         if not piece:
             raise StoreBroken(f"blob {digest} is shorter than it was: damaged; run `boltseal fsck`, push it again")
         return piece
+
+    def scan(self, digest: Digest) -> Iterator[bytes]:
+        """From the file that lies there now; if it is replaced or removed meanwhile, the old one is read to its end."""
+        fd = self._open_blob(digest)
+        try:
+            position = 0
+            while piece := self._disk.read_at(fd, _SCAN_BYTES, position):
+                position += len(piece)
+                yield piece
+        except OSError as error:
+            raise _told(error, f"blob {digest} can't be read") from error
+        finally:
+            self._disk.close(fd)
 
     def walk(self) -> Iterator[StoredBlob]:
         """Folder by folder in order, so that a blob that comes or goes meanwhile disturbs nothing."""
@@ -336,14 +353,20 @@ class LocalBlobs:
         found = self._look(f"{self._blobs}/{algorithm}/{name}")
         return found is not None and _SHARD.fullmatch(name) is not None and stat_bits.S_ISDIR(found.st_mode)
 
-    def remove(self, digest: Digest) -> None:
+    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
         """Takes the name away; who is reading the file reads on. A power cut may bring it back, still unnamed."""
+        path = self._blob(digest)
+        if older_than_us is not None:
+            found = self._look(path)
+            if found is not None and _mtime_us(found) >= older_than_us:
+                return False
         try:
-            self._disk.unlink(self._blob(digest))
+            self._disk.unlink(path)
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
             raise _told(error, f"blob {digest} can't be removed") from error
+        return True
 
     def _shard(self, digest: Digest) -> str:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}"
