@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.ledger.audit import Audit
+from boltseal.ledger.audit import Audit, NameSaid
 from boltseal.ledger.entry import Entry, Kind, encode
 
 A = "sha256:" + "a" * 64
@@ -34,7 +34,7 @@ def lines(*changes: dict[str, Any]) -> list[bytes]:
 
 def said(raw: list[bytes]) -> list[list[str]]:
     audit = Audit()
-    return [list(audit.take(index, line)) for index, line in enumerate(raw)]
+    return [audit.take(index, line) for index, line in enumerate(raw)]
 
 
 CREATED: dict[str, Any] = {"kind": Kind.TAG_CREATED, "extra": SEALED}
@@ -55,6 +55,29 @@ def test_a_whole_story_breaks_no_rule() -> None:
     )
 
     assert said(raw) == [[]] * len(raw)
+
+
+def test_the_last_word_on_a_name_is_remembered() -> None:
+    """What a tag's row must say: meaning, binding, protection, and who said so last; and which rules are in force."""
+    audit = Audit()
+    story: list[dict[str, Any]] = [
+        {"kind": Kind.RULES_CHANGED, "repository": "", "tag": "", "digest": "", "extra": {"rules_sha256": "c" * 64}},
+        {"kind": Kind.TAG_CREATED, "previous": -1, "type": "a/b", "extra": FLOATING, "actor": "ci"},
+        {"kind": Kind.TAG_SEALED, "was": A, "type": "a/b", "extra": SEALED, "actor": "root"},
+        {"kind": Kind.TAG_DELETED, "was": A, "type": "a/b", "actor": "dev"},
+    ]
+    for index, line in enumerate(lines(*story)):
+        audit.take(index, line)
+
+    assert audit.names == {("shop/app", "1.0.0"): NameSaid(3, "", "", A, "a/b", "root", "forever", 1_002, "dev")}
+    assert (audit.size, audit.last_time_us, audit.origin, audit.rules_sha256) == (4, 1_003, "reg.example", "c" * 64)
+
+
+def test_an_origin_known_beforehand_is_held_against_the_first_entry() -> None:
+    """Another registry's ledger, whole and consistent, is not this one."""
+    audit = Audit(origin="other.example")
+
+    assert audit.take(0, lines(FLOATS)[0]) == ["it is of the ledger reg.example, this is other.example"]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +113,9 @@ def test_a_whole_story_breaks_no_rule() -> None:
             [{"kind": Kind.TAG_MOVED, "was": A, "digest": B}],
             f"it says the tag meant {A} before; the ledger says nothing",
         ),
+        ([CREATED, {"kind": Kind.TAG_CREATED, "was": A}], f"it creates a tag that is there and means {A}"),
+        ([{"kind": Kind.TAG_MOVED}], "it is a tag.moved of a tag that is not there"),
+        ([FLOATS, {"kind": Kind.TAG_UNSEALED, "was": A}], "it unseals a tag that was never sealed"),
     ],
 )
 def test_each_lie_is_named(changes: list[dict[str, Any]], sentence: str) -> None:
@@ -105,8 +131,8 @@ def test_a_missing_entry_is_named() -> None:
     audit = Audit()
     first, _, third = lines(CREATED, FLOATS, {"kind": Kind.TAG_UNSEALED, "was": A, "previous": 0})
 
-    assert list(audit.take(0, first)) == []
-    assert list(audit.take(2, third)) == ["expected entry 1 here: something is missing"]
+    assert audit.take(0, first) == []
+    assert audit.take(2, third) == ["expected entry 1 here: something is missing"]
     assert audit.size == 3
 
 

@@ -6,58 +6,85 @@ An `Audit` takes the entries in order and remembers, of each name, what a follow
 2. Times only rise, and every entry names this ledger's origin.
 3. `previous` is the index of the last entry of the same name, and `was` the digest that the name meant after it.
 4. A name that was ever sealed is bound: no later entry lets it mean another digest.
+5. An entry's kind fits: only what is not there is created, only what is there moves, is sealed, unsealed or goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from boltseal.ledger.entry import Entry, EntryInvalid, Kind, parse
 
-_GOES = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
-_NAMES = frozenset(kind for kind in Kind if kind.startswith("tag."))
+_GOES: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
+_OF_A_TAG: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
+_NEEDS_IT_THERE: Final = frozenset({Kind.TAG_MOVED, Kind.TAG_SEALED, Kind.TAG_UNSEALED})
 
 
 @dataclass(slots=True)
 class NameSaid:
-    """The ledger's last word on a name. `digest` "": it is not there. `bound` "": it was never sealed."""
+    """The ledger's last word on a name. Of a name that is not there `digest` and `media_type` are "".
 
-    index: int
-    digest: str
-    bound: str
+    `bound` and `bound_type`: what it was sealed at, "" when it never was; `bound_by`: by whom. `keep`: how long it is
+    protected, "" when it never was sealed; `kept_us`: when that was last said. `actor`: of the last entry.
+    """
+
+    index: int = -1
+    digest: str = ""
+    media_type: str = ""
+    bound: str = ""
+    bound_type: str = ""
+    bound_by: str = ""
+    keep: str = ""
+    kept_us: int = 0
+    actor: str = ""
 
 
 @dataclass(slots=True)
 class Audit:
-    """Everything that was taken so far. `origin` "": the first entry says it."""
+    """Everything that was taken so far. `origin` "": the first entry says it. `rules_sha256`: of the rules last recorded.
+
+    `last`: the entry taken last, None when it could not be read.
+    """
 
     origin: str = ""
     size: int = 0
     last_time_us: int = 0
+    rules_sha256: str = ""
+    last: Entry | None = None
     names: dict[tuple[str, str], NameSaid] = field(default_factory=dict)
 
-    def take(self, index: int, line: bytes) -> Iterator[str]:
-        """Take the next entry; yields a sentence for every rule that it breaks."""
+    def take(self, index: int, line: bytes) -> list[str]:
+        """Take the next entry; a sentence for every rule that it breaks."""
+        return list(self._entry(index, line))
+
+    def _entry(self, index: int, line: bytes) -> Iterator[str]:
+        # 1
         if index != self.size:
             yield f"expected entry {self.size} here: something is missing"
         self.size = index + 1
+        self.last = None
         try:
-            entry = parse(line)
+            entry = self.last = parse(line)
         except EntryInvalid as error:
             yield error.message
             return
+        # 2
         if entry.time_us <= self.last_time_us:
             yield "it is not later than the entry before it"
         self.last_time_us = max(self.last_time_us, entry.time_us)
         self.origin = self.origin or entry.registry
         if entry.registry != self.origin:
             yield f"it is of the ledger {entry.registry}, this is {self.origin}"
-        if entry.kind in _NAMES and entry.tag:
+        if entry.kind is Kind.RULES_CHANGED:
+            self.rules_sha256 = entry.extra.get("rules_sha256", "")
+        if entry.kind in _OF_A_TAG and entry.tag:
             yield from self._name(index, entry)
 
     def _name(self, index: int, entry: Entry) -> Iterator[str]:
-        said = self.names.setdefault((entry.repository, entry.tag), NameSaid(-1, "", ""))
+        said = self.names.setdefault((entry.repository, entry.tag), NameSaid())
+        # 3
         if entry.previous != said.index:
             yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
         if entry.was != said.digest:
@@ -65,9 +92,30 @@ class Audit:
         goes = entry.kind in _GOES
         if goes and entry.digest != said.digest:
             yield f"it takes {entry.digest} away, but the tag meant {said.digest or 'nothing'}"
+        # 4
         if not goes and said.bound and entry.digest != said.bound:
             yield f"the name is bound to {said.bound}, and this lets it mean {entry.digest}"
+        # 5, as far as the sentences above have not said it
+        if entry.was == said.digest and not goes:
+            yield from _unfit(entry, said)
+        self._remember(said, index, entry, goes=goes)
+
+    @staticmethod
+    def _remember(said: NameSaid, index: int, entry: Entry, *, goes: bool) -> None:
         said.index = index
-        said.digest = "" if goes else entry.digest
-        if not goes and not said.bound and entry.extra.get("mode") == "sealed":
-            said.bound = entry.digest
+        said.actor = entry.actor
+        said.digest, said.media_type = ("", "") if goes else (entry.digest, entry.type)
+        if goes or entry.extra.get("mode") != "sealed":
+            return
+        said.keep, said.kept_us = entry.extra.get("keep", ""), entry.time_us
+        if not said.bound:
+            said.bound, said.bound_type, said.bound_by = entry.digest, entry.type, entry.actor
+
+
+def _unfit(entry: Entry, said: NameSaid) -> Iterator[str]:
+    if entry.kind is Kind.TAG_CREATED and said.digest:
+        yield f"it creates a tag that is there and means {said.digest}"
+    if entry.kind in _NEEDS_IT_THERE and not said.digest:
+        yield f"it is a {entry.kind} of a tag that is not there"
+    if entry.kind is Kind.TAG_UNSEALED and not said.bound:
+        yield "it unseals a tag that was never sealed"
