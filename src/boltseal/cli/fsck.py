@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import Answer, Outcome, print_line, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.cli.progress import Progress, in_words
-from boltseal.errors import Unavailable
 
-
-class CouldNotLook(Unavailable):
-    """A file that can't be read, and not because it is missing."""
+if TYPE_CHECKING:
+    from boltseal.storage.findings import Examined
 
 
 def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
@@ -25,33 +24,32 @@ def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpti
 
         from boltseal.app import examine_store
 
-        try:
-            with Progress() as progress:
-                examined = examine_store(settings, progress)
-        except OSError as error:
-            raise CouldNotLook(f"could not read {error.filename or settings.server.data}: {error.strerror}") from error
+        with Progress() as progress:
+            examined = examine_store(settings, progress)
         for finding in examined.findings:
-            answer.add(ref=finding.what, status="differs", reason=finding.problem)
+            answer.add(ref=finding.what, status=finding.status, reason=finding.problem)
             if not as_json:
                 print_line(f"{finding.what}: {finding.problem}")
-        counts = {name: count for name, count in asdict(examined).items() if name != "findings"}
-        if examined.findings:
-            answer.outcome = Outcome.DIFFERS
-        answer.add(
-            ref=str(settings.server.data), status=answer.outcome, reason=_verdict(len(examined.findings)), **counts
-        )
+        counts, verdict = examined.counts, _verdict(examined)
+        answer.outcome = Outcome(examined.outcome)
+        answer.add(ref=str(settings.server.data), status=answer.outcome, reason=verdict, **asdict(counts))
         if not as_json:
-            print_line(f"{settings.server.data}: {_verdict(len(examined.findings))}")
+            print_line(f"{settings.server.data}: {verdict}")
             say(
-                f"read {examined.entries} ledger entries, {examined.tags} tags, {examined.manifests} manifests, "
-                f"{examined.blobs} blobs ({in_words(examined.blob_bytes)})"
+                f"read {counts.entries} ledger entries, {counts.tags} tags, {counts.manifests} manifests, "
+                f"{counts.blobs} blobs ({in_words(counts.blob_bytes)})"
             )
-            if examined.unnamed_blobs:
-                unnamed = in_words(examined.unnamed_bytes)
-                say(f"nothing names {examined.unnamed_blobs} more blobs ({unnamed}); boltseal collect removes old ones")
+            if counts.unnamed_blobs:
+                unnamed = in_words(counts.unnamed_bytes)
+                say(f"nothing names {counts.unnamed_blobs} more blobs ({unnamed}); boltseal collect removes old ones")
 
 
-def _verdict(findings: int) -> str:
-    if not findings:
-        return "all of it holds"
-    return f"{findings} thing{'s' if findings > 1 else ''} not as {'they' if findings > 1 else 'it'} must be"
+def _verdict(examined: Examined) -> str:
+    differ = sum(Outcome(finding.status) is Outcome.DIFFERS for finding in examined.findings)
+    unread = len(examined.findings) - differ
+    said = []
+    if differ:
+        said.append(f"{differ} thing{'s' if differ > 1 else ''} not as {'they' if differ > 1 else 'it'} must be")
+    if unread:
+        said.append(f"{unread} could not be looked at")
+    return ", ".join(said) or "all of it holds"

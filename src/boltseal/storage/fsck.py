@@ -2,267 +2,212 @@
 
 In this order:
 
-1. The ledger: every entry canonical and in its place, none missing, times rising, each pointing at the entry before it
-   of the same name; no bound name with two digests.
-2. The tags: each row is what the ledger's last word on its name says.
-3. The manifests: bytes there, of that digest, size, canonical digest and media type; links as the bytes say.
-4. What sealed tags need is held.
-5. The blobs: every row has a file of that size whose bytes have that digest.
-6. What nothing names is counted: bytes of refused pushes are no fault, `boltseal collect` takes them away.
+1. The database as such: SQLite's own examination of its pages, indexes and references.
+2. The ledger: every entry canonical and in its place, none missing, times rising, each pointing at the entry before it
+   of the same name; no bound name with two digests; what stands beside a line is what the line says.
+3. The tags: each row is what the ledger's last word on its name says.
+4. The manifests: bytes there, of that digest, size, canonical digest and media type; links and what referrers show as
+   the bytes say; nothing left over from what is gone.
+5. What sealed tags need is held, and signature tags are linked to what they speak of.
+6. The blobs: every row has a file of that size whose bytes have that digest.
+7. What nothing names is counted: bytes of refused pushes are no fault, `boltseal collect` takes them away.
 
-Steps 1 to 4 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is
-looked at again before it is reported: the server may have deleted or replaced it meanwhile.
+Steps 1 to 5 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is
+looked at again before it is reported: the server may have deleted or replaced it meanwhile. What can't be looked at
+is a finding of its own, and the rest is looked at all the same.
+
+A liar who can write the data folder and rewrites everything consistently is not found here; that takes the hashes
+of somebody else's checkpoint. Steps 4 to 7 are in `fsck_content`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from boltseal.errors import Invalid
-from boltseal.ledger.audit import Audit
+from boltseal.ledger.audit import Audit, NameSaid
 from boltseal.oci.digest import Digest
-from boltseal.oci.manifest import ManifestInvalid, parse_manifest
-from boltseal.storage import ledger_store, metadata, sqlite
+from boltseal.policy.decide import signature_subject
+from boltseal.policy.rules import Keep, RuleInvalid
+from boltseal.storage import fsck_content, metadata, sqlite
 from boltseal.storage.database import Transaction
-from boltseal.storage.schema import blob, content, ledger_head, link, manifest, repository, tag
+from boltseal.storage.findings import Examined, Finding, Notebook, Progress, Status
+from boltseal.storage.schema import entry, ledger_head, link, manifest, repository, tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, RowMapping
 
+    from boltseal.ledger.entry import Entry
     from boltseal.storage.blobs import BlobReader
 
-PIECE_BYTES: Final = 1024 * 1024
+__all__ = ["Examined", "Finding", "Progress", "Status", "examine"]
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it must be. `what`: the entry, tag, manifest or blob; `problem`: one sentence."""
-
-    what: str
-    problem: str
-
-
-@dataclass(slots=True)
-class Examined:
-    """What was looked at, and what was found. Sizes in bytes."""
-
-    entries: int = 0
-    tags: int = 0
-    manifests: int = 0
-    blobs: int = 0
-    blob_bytes: int = 0
-    unnamed_blobs: int = 0
-    unnamed_bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
-
-    def add(self, what: str, problem: str) -> None:
-        """Report something."""
-        self.findings.append(Finding(what, problem))
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with the step's name, how much is done, and how much there is."""
+DAY_US: Final = 86_400_000_000
+KEEP_SLACK_US: Final = 5 * 60 * 1_000_000
+"""An entry's time may be ahead of the clock that a keep was counted from, by the sequencer's limit."""
 
 
 def examine(database: Path, blobs: BlobReader, now_us: int, progress: Progress = lambda *_: None) -> Examined:
-    """Look at a whole store. Raises only what keeps it from looking (Unavailable, OSError)."""
-    examined = Examined()
+    """Look at a whole store. Raises Unavailable only when the database can't be opened at all."""
+    notes = Notebook(progress)
     engine = sqlite.make_engine(database, read_only=True)
     try:
         with sqlite.errors_named(), engine.connect() as connection:
             sqlite.driver(connection).execute("BEGIN")
-            tx = Transaction(connection, now_us)
-            audit = _ledger(connection, examined, progress)
-            _tags(connection, audit, examined)
-            _manifests(connection, examined, progress)
-            _closures(tx, examined)
-            held = _blob_rows(connection)
-            sqlite.driver(connection).execute("COMMIT")
-            _blobs(connection, blobs, held, examined, progress)
-            _unnamed(connection, blobs, examined)
+            held = _rows(connection, notes, now_us)
+            sqlite.driver(connection).execute("ROLLBACK")  # of a damaged file a COMMIT fails, of nothing too
+            fsck_content.blobs(connection, blobs, held, notes)
+            fsck_content.unnamed(connection, blobs, notes)
     finally:
         engine.dispose()
-    return examined
+    return notes.close()
 
 
-def _ledger(connection: Connection, examined: Examined, progress: Progress) -> Audit:
+def _rows(connection: Connection, notes: Notebook, now_us: int) -> dict[str, int]:
+    """Steps 1 to 5; the blobs that must be there. A step that a damaged database ends does not end the others."""
+    held: dict[str, int] = {}
+    steps: list[Callable[[], None]] = [
+        lambda: _database(connection, notes),
+        lambda: _names(connection, notes),
+        lambda: fsck_content.manifests(connection, notes),
+        lambda: _sealed(Transaction(connection, now_us), notes),
+        lambda: held.update(fsck_content.blob_rows(connection, notes)),
+    ]
+    for step in steps:
+        try:
+            with sqlite.errors_named():
+                step()
+        except sqlite.DatabaseDamaged as error:
+            notes.differs("database", error.message)
+    return held
+
+
+def _database(connection: Connection, notes: Notebook) -> None:
+    for problem in sqlite.damage(connection):
+        notes.differs("database", problem)
+
+
+def _names(connection: Connection, notes: Notebook) -> None:
+    audit = _ledger(connection, notes)
+    _tags(connection, audit, notes)
+
+
+def _ledger(connection: Connection, notes: Notebook) -> Audit:
     head = connection.execute(select(ledger_head)).mappings().one_or_none()
-    size = 0 if head is None else head["size"]
-    audit = Audit(origin="" if head is None else head["origin"])
-    for index, line in ledger_store.lines(connection):
-        examined.entries += 1
-        for problem in audit.take(index, line):
-            examined.add(f"entry {index}", problem)
-        if examined.entries % 1000 == 0:
-            progress("ledger", examined.entries, size)
-    if head is not None and audit.size != size:
-        examined.add("ledger", f"it ends at entry {audit.size - 1}, but its head says that {size} entries were written")
+    audit = Audit(origin=head["origin"] if head else "")
+    size = head["size"] if head else 0
+    rows = connection.execute(select(entry).order_by(entry.c.idx).execution_options(yield_per=1000))
+    for number, row in enumerate(rows.mappings(), start=1):
+        notes.count("entries")
+        problems = audit.take(row["idx"], row["line"])
+        for problem in [*problems, *_beside(row, audit.last)]:
+            notes.differs(f"entry {row['idx']}", problem)
+        notes.passed("ledger", number, size)
+    if audit.size != size:
+        notes.differs(
+            "ledger", f"it ends at entry {audit.size - 1}, but its head says that {size} entries were written"
+        )
     if head is not None and audit.last_time_us != head["last_time_us"]:
-        examined.add("ledger", "its head has another time than its last entry")
-    progress("ledger", examined.entries, size)
+        notes.differs("ledger", "its head has another time than its last entry")
+    if head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
+        notes.differs("ledger", "its head has other rules than the last entry about rules")
     return audit
 
 
-def _tags(connection: Connection, audit: Audit, examined: Examined) -> None:
+def _beside(row: RowMapping, said: Entry | None) -> Iterator[str]:
+    """The columns by which entries are looked for must be what the line says."""
+    if said is None:
+        return  # reported already
+    columns = {"time_us": said.time_us, "kind": str(said.kind), "repository": said.repository, "tag": said.tag}
+    for column, value in columns.items():
+        if row[column] != value:
+            yield f"the {column} beside the line is {row[column]!r}, the line says {value!r}"
+
+
+def _tags(connection: Connection, audit: Audit, notes: Notebook) -> None:
+    total = connection.execute(select(func.count()).select_from(tag)).scalar_one()
     rows = connection.execute(
-        select(repository.c.name.label("repository"), tag).join(repository, repository.c.id == tag.c.repository_id)
-    ).mappings()
-    seen = set()
-    for row in rows:
-        examined.tags += 1
-        name = (row["repository"], row["name"])
-        seen.add(name)
-        said = audit.names.get(name)
-        shown = f"{row['repository']}:{row['name']}"
-        if said is None:
-            examined.add(shown, "the tag is there, but the ledger never spoke of it")
-            continue
-        if row["entry_index"] != said.index:
-            examined.add(shown, f"the tag stands on entry {row['entry_index']}, the ledger's last is {said.index}")
-        if (row["digest"] or "") != said.digest:
-            examined.add(
-                shown, f"the tag means {row['digest'] or 'nothing'}, the ledger says {said.digest or 'nothing'}"
-            )
-        if (row["sealed_digest"] or "") != said.bound:
-            examined.add(
-                shown,
-                f"the tag is bound to {row['sealed_digest'] or 'nothing'}, the ledger says {said.bound or 'nothing'}",
-            )
-        if row["digest"] and not _holds(connection, row["repository_id"], row["digest"], row["media_type"]):
-            examined.add(
-                shown, f"the tag means {row['digest']} ({row['media_type']}), which the repository does not hold"
-            )
-    for unseen in sorted(set(audit.names) - seen):
-        examined.add(":".join(unseen), "the ledger speaks of this tag, but it has no row")
-
-
-def _holds(connection: Connection, repository_id: int, digest: str, media_type: str) -> bool:
-    query = select(manifest.c.digest).where(
-        manifest.c.repository_id == repository_id, manifest.c.digest == digest, manifest.c.media_type == media_type
-    )
-    return connection.execute(query).first() is not None
-
-
-def _manifests(connection: Connection, examined: Examined, progress: Progress) -> None:
-    query = (
-        select(repository.c.name.label("repository"), manifest, content.c.raw)
-        .join(repository, repository.c.id == manifest.c.repository_id)
-        .join(content, content.c.canonical == manifest.c.canonical, isouter=True)
-        .execution_options(yield_per=200)
-    )
-    for row in connection.execute(query).mappings():
-        examined.manifests += 1
-        shown = f"{row['repository']}@{row['digest']}"
-        if not isinstance(row["raw"], bytes):  # None, or a text that somebody wrote by hand
-            examined.add(shown, "the manifest's bytes are missing")
-            continue
-        for problem in _manifest_problems(connection, dict(row), row["raw"]):
-            examined.add(shown, problem)
-        if examined.manifests % 1000 == 0:
-            progress("manifests", examined.manifests, 0)
-    orphans = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
-    for canonical in connection.execute(orphans).scalars():
-        examined.add(canonical, "manifest bytes that no repository names")
-    progress("manifests", examined.manifests, examined.manifests)
-
-
-def _manifest_problems(connection: Connection, row: dict[str, object], raw: bytes) -> Iterator[str]:
-    try:
-        digest = Digest.parse(str(row["digest"]))
-    except Invalid as error:
-        yield f"the row's digest can't be read: {error}"
-        return
-    if Digest.of(raw, digest.algorithm) != digest:
-        yield f"the bytes have digest {Digest.of(raw, digest.algorithm)}"
-        return
-    if str(Digest.of(raw)) != row["canonical"]:
-        yield f"the bytes have sha256 {Digest.of(raw)}, the row says {row['canonical']}"
-    if len(raw) != row["size"]:
-        yield f"the bytes are {len(raw)}, the row says {row['size']}"
-    try:
-        parsed = parse_manifest(raw, str(row["media_type"]))
-    except ManifestInvalid as error:
-        yield f"the bytes can't be read as {row['media_type']}: {error}"
-        return
-    links = select(link.c.child, link.c.kind).where(
-        link.c.repository_id == row["repository_id"], link.c.parent == row["digest"], link.c.kind != "signature-tag"
-    )
-    written = {(child, kind.removeprefix("foreign-")) for child, kind in connection.execute(links).all()}
-    said = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
-    if written != said:
-        yield f"the links differ from the bytes in {', '.join(sorted(child for child, _ in written ^ said)[:3])}"
-
-
-def _closures(tx: Transaction, examined: Examined) -> None:
-    sealed = (
-        select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest)
+        select(repository.c.name.label("repository"), tag, manifest.c.canonical.label("held_canonical"))
         .join(repository, repository.c.id == tag.c.repository_id)
-        .where(tag.c.digest.is_not(None), tag.c.sealed_digest.is_not(None))
+        .join(
+            manifest,
+            (manifest.c.repository_id == tag.c.repository_id)
+            & (manifest.c.digest == tag.c.digest)
+            & (manifest.c.media_type == tag.c.media_type),
+            isouter=True,
+        )
+        .execution_options(yield_per=1000)
     )
-    for name, repository_id, tag_name, digest in tx.connection.execute(sealed).all():
-        for absent in metadata.missing(tx, repository_id, digest):
-            examined.add(f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not hold")
+    seen = set()
+    for number, row in enumerate(rows.mappings(), start=1):
+        notes.count("tags")
+        seen.add((row["repository"], row["name"]))
+        for problem in _tag_problems(row, audit.names.get((row["repository"], row["name"]))):
+            notes.differs(f"{row['repository']}:{row['name']}", problem)
+        notes.passed("tags", number, total)
+    for unseen in sorted(set(audit.names) - seen):
+        notes.differs(":".join(unseen), "the ledger speaks of this tag, but it has no row")
 
 
-def _blob_rows(connection: Connection) -> dict[str, int]:
-    return {digest: size for digest, size in connection.execute(select(blob.c.digest, blob.c.size)).all()}  # noqa: C416 - rows are no pairs to mypy
+def _tag_problems(row: RowMapping, said: NameSaid | None) -> Iterator[str]:
+    if said is None:
+        yield "the tag is there, but the ledger never spoke of it"
+        return
+    if row["entry_index"] != said.index:
+        yield f"the tag stands on entry {row['entry_index']}, the ledger's last is {said.index}"
+    for column, verb, word in (
+        ("digest", "means", said.digest),
+        ("media_type", "has the media type", said.media_type),
+        ("sealed_digest", "is bound to", said.bound),
+        ("sealed_media_type", "is bound to the media type", said.bound_type),
+        ("sealed_by", "was sealed by", said.bound_by),
+        ("keep", "is kept", said.keep),
+        ("changed_by", "was changed by", said.actor),
+    ):
+        if (row[column] or "") != word:
+            yield f"the tag {verb} {row[column] or 'nothing'}, the ledger says {word or 'nothing'}"
+    if row["digest"] and row["held_canonical"] is None:
+        yield f"the tag means {row['digest']} ({row['media_type']}), which the repository does not hold"
+    elif row["digest"] and row["canonical"] != row["held_canonical"]:
+        yield f"the tag says its manifest's sha256 is {row['canonical']}, the manifest says {row['held_canonical']}"
+    if row["digest"] and row["digest"] == row["sealed_digest"] and row["canonical"] != row["sealed_canonical"]:
+        yield f"the tag is bound to sha256 {row['sealed_canonical']}, but means {row['canonical']}"
+    if not _keeps_until(row["keep_until_us"], said):
+        yield f"the tag is not kept as long as {said.keep} says"
 
 
-def _blobs(
-    connection: Connection, blobs: BlobReader, held: dict[str, int], examined: Examined, progress: Progress
-) -> None:
-    total = sum(held.values())
-    for text, size in sorted(held.items()):
-        examined.blobs += 1
-        problem = _blob_problem(blobs, text, size)
-        if problem is not None and _still_held(connection, text) and _blob_problem(blobs, text, size) is not None:
-            examined.add(text, problem)
-        examined.blob_bytes += size
-        progress("blobs", examined.blob_bytes, total)
-
-
-def _still_held(connection: Connection, digest: str) -> bool:
-    return connection.execute(select(blob.c.digest).where(blob.c.digest == digest).limit(1)).first() is not None
-
-
-def _blob_problem(blobs: BlobReader, text: str, size: int) -> str | None:
+def _keeps_until(until_us: int | None, said: NameSaid) -> bool:
     try:
-        digest = Digest.parse(text)
-    except Invalid as error:
-        return f"the row's digest can't be read: {error}"
-    path = blobs.path(digest)
-    if path is None:
-        raise NotImplementedError("fsck reads stores of plain files; object stores come with their own reader")
-    hasher = hashlib.new(digest.algorithm)
-    read = 0
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                hasher.update(piece)
-                read += len(piece)
-    except FileNotFoundError:
-        return "the blob's bytes are missing"
-    if read != size:
-        return f"the blob has {read} bytes, the row says {size}"
-    return (
-        None
-        if hasher.hexdigest() == digest.hex
-        else f"the blob's bytes have digest {digest.algorithm}:{hasher.hexdigest()}"
+        days = Keep.parse(said.keep).days if said.keep else None
+    except RuleInvalid:
+        return False
+    if not days:
+        return until_us is None
+    return until_us is not None and abs(until_us - said.kept_us - days * DAY_US) <= KEEP_SLACK_US
+
+
+def _sealed(tx: Transaction, notes: Notebook) -> None:
+    """Step 5."""
+    live = (
+        select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
+        .join(repository, repository.c.id == tag.c.repository_id)
+        .where(tag.c.digest.is_not(None))
     )
+    for name, repository_id, tag_name, digest, sealed in tx.connection.execute(live).all():
+        if sealed is not None:
+            for absent in metadata.missing(tx, repository_id, digest):
+                notes.differs(
+                    f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not hold"
+                )
+        subject = signature_subject(tag_name)
+        if subject is not None and not _speaks_of(tx.connection, repository_id, digest, str(subject)):
+            notes.differs(f"{name}:{tag_name}", f"the tag speaks of {subject}, but its manifest is not linked to it")
 
 
-def _unnamed(connection: Connection, blobs: BlobReader, examined: Examined) -> None:
-    for stored in blobs.walk():
-        if not _still_held(connection, str(stored.digest)):
-            examined.unnamed_blobs += 1
-            examined.unnamed_bytes += stored.size
-    for stray in blobs.strays():
-        examined.add(stray, "a file in the store that is neither blob nor upload")
+def _speaks_of(connection: Connection, repository_id: int, parent: str, child: str) -> bool:
+    here = (link.c.repository_id == repository_id, link.c.parent == parent, link.c.child == child)
+    return connection.execute(select(link.c.kind).where(*here, link.c.kind == "signature-tag")).first() is not None

@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 LOCK_WAIT_S: Final = 10.0
 _FULL_CODES: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_UNUSABLE: Final = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class DatabaseDamaged(Unavailable):
+    """SQLite can't make sense of the file. Nothing was answered from it, and nothing changed."""
 
 
 def make_engine(path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> Engine:
@@ -65,10 +76,10 @@ def driver(connection: Connection) -> sqlite3.Connection:
 
 @contextmanager
 def errors_named() -> Iterator[None]:
-    """Turn SQLite's errors into ours: no space is Full, a lock is Unavailable, the rest stays what it is."""
+    """Turn SQLite's errors into ours: no space is Full, a lock or a damaged file Unavailable, the rest stays what it is."""
     try:
         yield
-    except (sqlite3.OperationalError, DBAPIError) as error:
+    except (sqlite3.DatabaseError, DBAPIError) as error:
         named = _named(error.orig if isinstance(error, DBAPIError) else error)
         if named is None:
             raise
@@ -83,7 +94,21 @@ def _named(error: BaseException | None) -> BoltsealError | None:
         return Full("no space left for the registry's database: nothing was changed; free some space and try again")
     if code & 0xFF in _BUSY:
         return Unavailable("the registry's database stayed busy: nothing was changed; try again")
+    if code & 0xFF in _UNUSABLE:
+        return Unavailable(
+            f"the registry's database can't be used ({error}): nothing was changed; mend that and try again"
+        )
+    if code & 0xFF in _DAMAGED:
+        return DatabaseDamaged(f"the registry's database is damaged ({error}): stop the server and restore a copy")
     return None
+
+
+def damage(connection: Connection) -> list[str]:
+    """What SQLite itself finds wrong with its pages, indexes and references, at most a hundred sentences."""
+    execute = driver(connection).execute
+    found = [str(row[0]) for row in execute("PRAGMA integrity_check(100)") if row[0] != "ok"]
+    dangling = execute("PRAGMA foreign_key_check").fetchmany(100)
+    return found + [f"a row of {row[0]} names a row of {row[2]} that is not there" for row in dangling]
 
 
 class TagFound(NamedTuple):

@@ -1,0 +1,94 @@
+"""What an examination of a store says: values that do not change any more, and the notebook they are gathered in.
+
+A finding either differs (it was looked at, and is not as it must be) or is unknown (it could not be looked at, and why).
+Neither is ever taken for "holds" (promise 11).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Status(StrEnum):
+    """What is said of one thing, or of the whole store."""
+
+    HOLDS = "holds"
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it must be. `what`: the entry, tag, manifest, blob or file; `problem`: one sentence."""
+
+    what: str
+    problem: str
+    status: Status = Status.DIFFERS
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was looked at, sizes in bytes. `unnamed_*`: stored, but named by no repository; no fault, collect's work."""
+
+    entries: int = 0
+    tags: int = 0
+    manifests: int = 0
+    blobs: int = 0
+    blob_bytes: int = 0
+    unnamed_blobs: int = 0
+    unnamed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """The result of an examination."""
+
+    counts: Counts
+    findings: tuple[Finding, ...]
+
+    @property
+    def outcome(self) -> Status:
+        """Differs when anything does, else unknown when anything could not be looked at, else holds."""
+        found = {finding.status for finding in self.findings}
+        return Status.DIFFERS if Status.DIFFERS in found else Status.UNKNOWN if found else Status.HOLDS
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, how much is done, and how much there is (0: not known)."""
+
+STEP: Final = 1000
+"""How many rows pass between two calls of a Progress."""
+
+
+class Notebook:
+    """What the steps of an examination count and find, on the way to an `Examined`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._counted: Counter[str] = Counter()
+        self._findings: list[Finding] = []
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to one of the `Counts`."""
+        self._counted[name] += number
+
+    def differs(self, what: str, problem: str) -> None:
+        """Report what is not as it must be."""
+        self._findings.append(Finding(what, problem))
+
+    def unknown(self, what: str, problem: str) -> None:
+        """Report what could not be looked at."""
+        self._findings.append(Finding(what, problem, Status.UNKNOWN))
+
+    def passed(self, step: str, done: int, total: int, *, every: int = STEP) -> None:
+        """Tell whoever watches, now and then, and at the end."""
+        if done % every == 0 or done == total:
+            self._progress(step, done, total)
+
+    def close(self) -> Examined:
+        """The result."""
+        return Examined(Counts(**self._counted), tuple(self._findings))
