@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import sqlite3
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,11 +15,19 @@ import pytest
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.registry.values import ANONYMOUS
+from boltseal.storage.blobs import StoreBroken
+from boltseal.storage.blobs_local import LocalBlobs
 from boltseal.storage.collect import Item, collect
+from boltseal.storage.migrate import DATABASE_NAME
+from tests.fakes.disk import FailingDisk
 from tests.shop import DAY_US, SHOP, once
 
 if TYPE_CHECKING:
-    from tests.shop import Shop
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from boltseal.storage.blobs import StoredBlob
+    from tests.shop import Opener, Shop
 
 HOUR_US = DAY_US // 24
 
@@ -128,3 +139,116 @@ async def test_an_abandoned_upload_goes_after_a_day(shop: Shop) -> None:
 
     assert early == []
     assert [(item.what, item.size_bytes) for item in gone] == [("upload", 4)]
+
+
+async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
+    """Between the walk and the decision a push may have replaced the bytes: they are new, and its row is on the way."""
+    digest = Digest.of(b"again")
+    await shop.blob(b"again")
+    await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+    age(shop, b"again", 48)
+    shop.clock.now_us += 2 * HOUR_US
+
+    class PushedAgain:
+        """The store, to which the blob is pushed once more right after the walk met it."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs, name)
+
+        def walk(self) -> Iterator[StoredBlob]:
+            yield from shop.blobs.walk()
+            age(shop, b"again", 0)
+
+    items = await asyncio.to_thread(
+        lambda: list(collect(shop.database, PushedAgain(), shop.clock.now_us, dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
+    )
+
+    assert items == []
+    assert shop.blobs.present(digest)
+
+
+async def test_what_no_repository_ever_named_goes_after_a_day(shop: Shop, tmp_path: Path) -> None:
+    """A push that ended between its bytes and its row leaves such bytes."""
+    await shop.blob(b"refused")
+    age(shop, b"refused", 25)
+    change(tmp_path, "DELETE FROM blob")
+    gone = await in_thread(shop)
+
+    assert [item.reason for item in gone] == ["no repository ever named it, and it was stored 25 h ago"]
+
+
+async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) -> None:
+    """Whatever left them there; bytes that are named stay, also under another algorithm."""
+    kept, lost = await shop.image("kept"), await shop.image("lost")
+    await shop.push(kept, Digest.of(kept, "sha512"))
+    await shop.push(lost, Digest.of(lost))
+    change(tmp_path, "DELETE FROM link WHERE parent = ?", str(Digest.of(lost)))
+    change(tmp_path, "DELETE FROM manifest WHERE digest = ?", str(Digest.of(lost)))
+    planned = await in_thread(shop, dry_run=True)
+    gone = await in_thread(shop)
+
+    assert planned == gone == [Item("manifest", str(Digest.of(lost)), len(lost), "no repository names it")]
+    assert await in_thread(shop) == []
+    assert (await shop.registry.pulls.manifest(SHOP, Digest.of(kept, "sha512"))).raw == kept
+
+
+async def test_a_dry_run_waits_for_nobody_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
+    """Somebody may hold the write lock all the while."""
+    await shop.blob(b"goes")
+    await shop.registry.deletes.blob(SHOP, Digest.of(b"goes"), ANONYMOUS)
+    age(shop, b"goes", 48)
+    shop.clock.now_us += 2 * HOUR_US
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        planned = await in_thread(shop, dry_run=True)
+
+    assert len(planned) == 1
+    assert shop.blobs.present(Digest.of(b"goes"))
+
+
+async def test_a_store_that_fails_stops_it_and_what_went_is_told(open_shop: Opener, tmp_path: Path) -> None:
+    """The third unlink fails: two went and are named, the error is raised, the next run takes the rest."""
+    shop = open_shop()
+    for number in range(5):
+        await shop.blob(f"{number}".encode())
+        await shop.registry.deletes.blob(SHOP, Digest.of(f"{number}".encode()), ANONYMOUS)
+        age(shop, f"{number}".encode(), 48)
+    shop.clock.now_us += 2 * HOUR_US
+    disk = FailingDisk()
+    disk.fail("unlink", errno.EIO, skip=2)
+    blobs = LocalBlobs(tmp_path / "data", disk=disk)
+    told: list[Item] = []
+
+    def run_until_it_fails() -> None:
+        for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):
+            told.append(item)  # noqa: PERF402  # what was told before the error is the point
+
+    with pytest.raises(StoreBroken, match="can't be removed"):
+        await asyncio.to_thread(run_until_it_fails)
+    blobs.close()
+    rest = await in_thread(shop)
+
+    assert (len(told), len(rest)) == (2, 3)
+    assert not list(shop.blobs.walk())
+
+
+async def test_notes_on_what_is_gone_or_named_again_are_forgotten(shop: Shop, tmp_path: Path) -> None:
+    """The table of released blobs does not grow for ever."""
+    for data in (b"purged", b"returned", b"waiting"):
+        await shop.blob(data)
+        await shop.registry.deletes.blob(SHOP, Digest.of(data), ANONYMOUS)
+    shop.blobs.remove(Digest.of(b"purged"))
+    await shop.blob(b"returned")
+    shop.clock.now_us += 2 * HOUR_US
+    await in_thread(shop)
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
+        left = connection.execute("SELECT digest FROM released").fetchall()
+
+    assert left == [(str(Digest.of(b"waiting")),)]
+
+
+def change(tmp_path: Path, sql: str, *values: object) -> None:
+    """Changes the database behind the registry's back."""
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
+        assert connection.execute(sql, values).rowcount > 0
+        connection.commit()
