@@ -35,7 +35,7 @@ check: $(VENV)/.works  ## format, lint, types, floors and the fast tests; under 
 	@$(BIN)/ruff check --quiet $(PATHS)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m pytest -q -m "not slow and not real"
+	@$(BIN)/python -m pytest -q -n auto -m "not slow and not real"
 
 test: $(VENV)/.works  ## every test, real clients included; installs what they need when root; under twenty minutes
 	@scripts/test-packages

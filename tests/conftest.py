@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx2
+import hypothesis
 import pytest
 
 from boltseal.app import prepare
@@ -16,6 +17,10 @@ from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, serving, set
 pytest_plugins = ["tests.servers", "tests.shop"]
 
 MEMORY = Path("/dev/shm")
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile("boltseal", deadline=None)
+hypothesis.settings.load_profile("boltseal")
 
 
 @pytest.fixture(scope="session")
