@@ -86,11 +86,12 @@ def _greet(settings: Settings) -> None:
     """What a person needs next."""
     server = settings.server
     where = _reached_by(settings)
+    url = server.public_url or f"http://{where}"
     name = f"{where}/shop/app:1.4.2"
     say(f"boltseal {__version__} listens on http://{server.address}, its data is in {server.data.absolute()}")
     say(f"  push   docker tag IMAGE {name} && docker push {name}")
     say(f"  pull   docker pull {name}")
-    say(f"  see    curl -sI http://{where}/v2/shop/app/manifests/1.4.2    what a tag means: docker-content-digest")
+    say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2    what a tag means: docker-content-digest")
     say(f"         {_program()} rules test shop/app 1.4.2    whether it is sealed, and by which rule")
     if where.startswith(("localhost:", "127.")):
         say("  docker talks to localhost without TLS by itself; podman, buildah and skopeo want --tls-verify=false")
