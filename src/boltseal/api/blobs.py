@@ -8,9 +8,12 @@ docs/adr/0007-how-bytes-leave.md has the figures.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from functools import lru_cache
-from typing import Final
+from typing import ClassVar, Final
+
+import structlog
 
 from boltseal.api import caching, responses
 from boltseal.api.call import Call
@@ -19,6 +22,7 @@ from boltseal.api.paths import BlobAt
 from boltseal.api.ranges import ByteRange, parse_range
 from boltseal.api.responses import Answer, FileAnswer, Headers, stream
 from boltseal.api.settings import ApiSettings
+from boltseal.errors import ErrorCode, NotFound
 from boltseal.registry.deletes import Deletes
 from boltseal.registry.pulls import Pulls
 from boltseal.registry.values import ANONYMOUS, BlobAnswer
@@ -29,6 +33,17 @@ SMALL_BYTES: Final = 256 * 1024
 SMALL_CACHE_BYTES: Final = 32 * 1024 * 1024
 
 _HEADER_LISTS: Final = 4096
+
+_log = structlog.get_logger(__name__)
+
+
+class BytesLost(NotFound):
+    """A blob that the repository should hold, and whose bytes are not what they were.
+
+    A miss, not doubt, and to HEAD as well: a client that is told so pushes the blob again, which mends it.
+    """
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UNKNOWN
 
 
 class BlobRoutes:
@@ -49,6 +64,9 @@ class BlobRoutes:
         known = call.header(b"if-none-match")
         if known is not None and not_modified(known, digest):
             return Answer(304, about)
+        small = self._small.get(digest)
+        if small is None:
+            _check_bytes(found)
         if call.method == "HEAD":
             return Answer(200, whole)
         asked = call.header(b"range")
@@ -56,10 +74,12 @@ class BlobRoutes:
             part = parse_range(asked, found.size)
             if part is not None:
                 return await self._part(found, part, about)
+        if small is not None:
+            return Answer(200, whole, small)
         if found.size <= SMALL_BYTES:
-            return Answer(200, whole, await self._small_bytes(found, digest))
+            return Answer(200, whole, await self._remember(found, digest))
         if found.path is not None and "http.response.pathsend" in call.scope.get("extensions", ()):
-            return FileAnswer(200, whole, found.path, found.size)
+            return FileAnswer(200, whole, found.path)
         return await stream(200, whole, self._pulls.read_blob(found.digest, 0, found.size), found.size)
 
     async def delete(self, call: Call, at: BlobAt) -> Answer:
@@ -74,11 +94,9 @@ class BlobRoutes:
         pieces = self._pulls.read_blob(found.digest, part.start, part.length)
         return await stream(206, place + about, pieces, part.length)
 
-    async def _small_bytes(self, found: BlobAnswer, digest: str) -> bytes:
-        raw = self._small.get(digest)
-        if raw is None:
-            raw = b"".join([piece async for piece in self._pulls.read_blob(found.digest, 0, found.size)])
-            self._small.put(digest, raw)
+    async def _remember(self, found: BlobAnswer, digest: str) -> bytes:
+        raw = b"".join([piece async for piece in self._pulls.read_blob(found.digest, 0, found.size)])
+        self._small.put(digest, raw)
         return raw
 
     def _build_headers(self, digest: str, size: int) -> tuple[Headers, Headers]:
@@ -93,6 +111,20 @@ class BlobRoutes:
             ]
         )
         return ((b"content-length", b"%d" % size), *about, responses.NOSNIFF), (*about, responses.NOSNIFF)
+
+
+def _check_bytes(found: BlobAnswer) -> None:
+    """Holds the file against its row before anything is said about it: a length once sent is waited for. BytesLost."""
+    if found.path is None:
+        return
+    try:
+        size = os.stat(found.path).st_size  # noqa: PTH116 - half of what every blob answer costs would be the Path
+    except FileNotFoundError:
+        size = -1
+    if size != found.size:
+        state = "missing" if size < 0 else f"damaged ({size} bytes instead of {found.size})"
+        _log.error("blob bytes lost", digest=str(found.digest), state=state)
+        raise BytesLost(f"the bytes of blob {found.digest} are {state} in the store; pushing the blob again mends it")
 
 
 class _Recent:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from boltseal.api import caching
 from boltseal.api.errors import answer_of, error_body, headers_of
-from boltseal.errors import BoltsealError, ErrorCode, Unavailable
+from boltseal.errors import BoltsealError, ErrorCode
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -29,10 +29,6 @@ NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 """Pushed bytes are anybody's; no browser may take them for a page of ours."""
 
 _log = structlog.get_logger(__name__)
-
-
-class BytesMissing(Unavailable):
-    """The rows say that a blob is there, and its file is not, or is of another size."""
 
 
 class Answer:
@@ -56,23 +52,11 @@ class FileAnswer(Answer):
 
     __slots__ = ("path",)
 
-    def __init__(self, status: int, headers: Headers, path: Path, size: int) -> None:
-        """BytesMissing when there is no such file of that size: a length once sent must be kept."""
+    def __init__(self, status: int, headers: Headers, path: Path) -> None:
         super().__init__(status, headers)
         self.path = os.fspath(path)
-        try:
-            found = os.stat(self.path).st_size  # noqa: PTH116 - a Path costs more than the call itself
-        except FileNotFoundError as error:
-            msg = f"the bytes of blob {path.name} are missing from the store; the registry's keeper should run boltseal fsck"
-            raise BytesMissing(msg) from error
-        if found != size:
-            msg = f"blob {path.name} has {found} bytes in the store instead of {size}; the registry's keeper should run boltseal fsck"
-            raise BytesMissing(msg)
 
     async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "HEAD":
-            await super().send(scope, receive, send)
-            return
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         await send({"type": "http.response.pathsend", "path": self.path})
 

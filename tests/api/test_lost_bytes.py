@@ -1,0 +1,73 @@
+"""Blobs whose file is gone or damaged: nothing half is served, and pushing the blob again mends it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.images import Blob, error_of, push_blob
+from tests.serving import Serving
+
+SMALL, LARGE = Blob(b"small" * 100), Blob(b"large" * 200_000)
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.fixture(params=[Path.unlink, truncate], ids=["missing", "shorter"])
+def harm(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """What happens to a file of the store."""
+    chosen: Callable[[Path], None] = request.param
+    return chosen
+
+
+@pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
+async def lost(registry: Serving, harm: Callable[[Path], None], request: pytest.FixtureRequest) -> Blob:
+    """A blob that was pushed, and harmed in the store."""
+    blob: Blob = request.param
+    await push_blob(registry.client, "shop/app", blob)
+    algorithm, _, encoded = blob.digest.partition(":")
+    harm(registry.data / "blobs" / algorithm / encoded[:2] / encoded)
+    return blob
+
+
+def url(blob: Blob) -> str:
+    return f"/v2/shop/app/blobs/{blob.digest}"
+
+
+async def test_lost_bytes_are_a_miss_with_a_reason(client: httpx2.AsyncClient, lost: Blob) -> None:
+    """Never half a blob, never a length that is not kept."""
+    answer = await client.get(url(lost))
+
+    assert answer.status_code == 404
+    assert error_of(answer)[0] == "BLOB_UNKNOWN"
+    assert "pushing the blob again mends it" in error_of(answer)[1]
+
+
+async def test_a_range_of_lost_bytes_is_a_miss_too(client: httpx2.AsyncClient, lost: Blob) -> None:
+    """Also where the range itself would still be there."""
+    answer = await client.get(url(lost), headers={"Range": "bytes=0-9"})
+
+    assert answer.status_code == 404
+
+
+async def test_head_says_so_as_well_so_that_a_push_sends_the_bytes(client: httpx2.AsyncClient, lost: Blob) -> None:
+    """A client asks HEAD before it pushes a layer, and leaves out what is there."""
+    before = await client.head(url(lost))
+    await push_blob(client, "shop/app", lost)
+    after = await client.get(url(lost))
+
+    assert before.status_code == 404
+    assert after.content == lost.data
+
+
+async def test_a_client_that_has_them_is_not_told(client: httpx2.AsyncClient, lost: Blob) -> None:
+    """304 says what the digest says, and needs no bytes."""
+    answer = await client.get(url(lost), headers={"If-None-Match": f'"{lost.digest}"'})
+
+    assert answer.status_code == 304
