@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,11 +13,15 @@ import hypothesis
 import pytest
 
 from boltseal.app import prepare
+from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.fsck import examine
+from boltseal.storage.migrate import DATABASE_NAME
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, serving, settings_of
 
 pytest_plugins = ["tests.servers", "tests.shop"]
 
 MEMORY = Path("/dev/shm")
+FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test
 
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("boltseal", deadline=None)
@@ -36,9 +41,15 @@ def data(fresh_data: Path) -> Iterator[Path]:
     """Where a registry of this test keeps its data: a folder of its own, to which nothing was pushed yet.
 
     In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/storage`).
+    Whatever the test did, the store must be whole at its end: rows, bytes, ledger and seals as `boltseal fsck` sees them.
     """
     with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
-        yield Path(shutil.copytree(fresh_data, Path(folder) / "data"))
+        data = Path(shutil.copytree(fresh_data, Path(folder) / "data"))
+        yield data
+        with closing(LocalBlobs(data)) as blobs:
+            examined = examine(data / DATABASE_NAME, blobs, FAR_FUTURE_US)
+
+        assert not examined.findings
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.images import error_of, image, meaning, push, push_parts, put, start_
 from tests.serving import Clock, Serving, serving
 
 FIRST, SECOND = image("first"), image("second")
-NOON = 1_790_000_000_000_000
+NOON = 1_700_000_000_000_000
 FIVE_MINUTES_US = 300 * 1_000_000
 
 

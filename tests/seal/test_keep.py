@@ -10,7 +10,7 @@ from tests.images import digest_of, error_of, image, index, meaning, push, push_
 from tests.serving import FLOATING, Clock, Rule, serving
 
 FIRST, SECOND = image("first"), image("second")
-NOON = 1_790_000_000_000_000
+NOON = 1_700_000_000_000_000
 DELETABLE: list[Rule] = [{"mode": "sealed", "keep": "deletable"}]
 A_YEAR: list[Rule] = [{"mode": "sealed", "keep": "365d"}]
 TAG = "/v2/shop/app/manifests/1.4.2"

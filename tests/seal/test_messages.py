@@ -12,7 +12,7 @@ from tests.images import error_of, image, index, push, put, signature, signature
 from tests.serving import Clock, Rule, serving
 
 FIRST, SECOND = image("first"), image("second")
-PUBLISHED = int(datetime(2026, 11, 24, 9, 30, tzinfo=UTC).timestamp()) * 1_000_000
+PUBLISHED = int(datetime(2024, 11, 24, 9, 30, tzinfo=UTC).timestamp()) * 1_000_000
 DELETABLE: list[Rule] = [{"mode": "sealed", "keep": "deletable"}]
 
 
@@ -39,7 +39,7 @@ async def test_the_whole_sentence_of_a_refused_push(data: Path) -> None:
     message = await refusal(data, "1.4.2")
 
     assert message == (
-        f"tag 1.4.2 of shop/app is sealed at {short(FIRST.digest)} since 2026-11-24 by anonymous; "
+        f"tag 1.4.2 of shop/app is sealed at {short(FIRST.digest)} since 2024-11-24 by anonymous; "
         f"this push is {short(SECOND.digest)}; publish under a new tag (free: 1.4.3)"
     )
 
@@ -58,7 +58,7 @@ async def test_the_next_free_tag_is_named(data: Path, tag: str, free: str) -> No
     assert f"(free: {free})" in await refusal(data, tag)
 
 
-@pytest.mark.parametrize("tag", ["prod", "a" * 40, "2026-11-24"])
+@pytest.mark.parametrize("tag", ["prod", "a" * 40, "2024-11-24"])
 async def test_no_free_tag_is_made_up(data: Path, tag: str) -> None:
     """Where there is no number to count up, none is named."""
     message = await refusal(data, tag)
@@ -121,7 +121,7 @@ async def test_the_sentence_of_a_tombstone(data: Path) -> None:
         message = error_of(await push(registry.client, "shop/app", "1.4.2", SECOND))[1]
 
     assert message == (
-        f"tag 1.4.2 of shop/app was deleted on 2026-11-27; the name can return only with {FIRST.digest}; "
+        f"tag 1.4.2 of shop/app was deleted on 2024-11-27; the name can return only with {FIRST.digest}; "
         f"this push is {short(SECOND.digest)}; publish under a new tag (free: 1.4.3)"
     )
 
@@ -133,7 +133,7 @@ async def test_the_sentence_of_a_refused_delete(data: Path) -> None:
         message = error_of(await registry.client.delete("/v2/shop/app/manifests/1.4.2"))[1]
 
     assert message == (
-        f"tag 1.4.2 of shop/app is sealed at {short(FIRST.digest)} since 2026-11-24 by anonymous and kept for ever; "
+        f"tag 1.4.2 of shop/app is sealed at {short(FIRST.digest)} since 2024-11-24 by anonymous and kept for ever; "
         "an admin can lift that protection with `boltseal unseal`"
     )
 

@@ -15,7 +15,7 @@ from tests.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import Clock, Rule, Serving, serving, settings_of
 
 SECRET, OTHER = image("a password"), image("other")
-NOON = 1_790_000_000_000_000
+NOON = 1_700_000_000_000_000
 A_YEAR: list[Rule] = [{"mode": "sealed", "keep": "365d"}]
 
 

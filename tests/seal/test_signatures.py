@@ -27,7 +27,7 @@ from tests.images import (
 from tests.serving import FLOATING, Clock, Rule, serving
 
 IMAGE = image("signed")
-NOON = 1_790_000_000_000_000
+NOON = 1_700_000_000_000_000
 SUFFIXES = [".sig", ".att", ".sbom"]
 
 
