@@ -19,7 +19,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, SealedPut
+from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, SealedPut, quote
 from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from boltseal.storage.database import Transaction
 
 _DAY_US: Final = 86_400_000_000
+_SHOWN_CONDITIONS: Final = 3
 
 
 class TagSealed(SealedPut):
@@ -327,8 +328,10 @@ def check_conditions(conditions: Conditions, what: str, means: str | None) -> No
     if means is None:
         raise ConditionFailed(f"{what} does not exist, and the request asked for it to (If-Match)")
     if "*" not in conditions.if_match and means not in conditions.if_match:
-        wanted = ", ".join(sorted(conditions.if_match)) or "nothing"
-        raise ConditionFailed(f"{what} is {means}, and the request asked for {wanted} (If-Match)")
+        wanted = [quote(each, 140) for each in sorted(conditions.if_match)]
+        shown = " or ".join(wanted[:_SHOWN_CONDITIONS]) or "what nothing can be"
+        more = f" or {len(wanted) - _SHOWN_CONDITIONS} others" if len(wanted) > _SHOWN_CONDITIONS else ""
+        raise ConditionFailed(f"{what} is {means}, and the request asked for {shown}{more} (If-Match)")
 
 
 def _state(row: TagRow | None) -> NameState:
