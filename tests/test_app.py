@@ -1,0 +1,175 @@
+"""The application as it is built: when it opens and closes its store, what it says of its health, what it tidies up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.app import create_app, open_store, prepare
+from boltseal.config import Settings
+from boltseal.ledger.entry import Entry, Kind, parse
+from boltseal.storage import ledger_store
+from boltseal.storage.migrate import FormatInvalid
+from tests import images
+from tests.asgi import running
+from tests.serving import FLOATING, Clock, serving, settings_of
+
+NOW_US = 1_795_500_000_000_000
+"""A time of no meaning, 2026-11-24."""
+
+
+def entries(settings: Settings) -> list[Entry]:
+    """The ledger of a folder."""
+    with open_store(settings) as store:
+        lines = store.database.read_and_wait(lambda connection: list(ledger_store.lines(connection)))
+    return [parse(line) for _, line in lines]
+
+
+# --- opens and closes ---
+
+
+async def test_nothing_is_opened_before_the_lifespan(tmp_path: Path) -> None:
+    """An application can be built where it will never run."""
+    app = create_app(settings_of(tmp_path / "data"))
+    before = (tmp_path / "data").exists()
+    async with running(app):
+        during = (tmp_path / "data" / "format").exists()
+
+    assert (before, during) == (False, True)
+
+
+async def test_the_end_of_the_lifespan_lets_go_of_everything(tmp_path: Path) -> None:
+    """No thread of ours is left, and the folder can be opened again."""
+    threads = set(threading.enumerate())
+    for _ in range(2):
+        async with serving(tmp_path / "data") as registry:
+            assert (await registry.client.get("/v2/")).status_code == 200
+
+    assert [t.name for t in set(threading.enumerate()) - threads if t.name.startswith("boltseal")] == []
+
+
+async def test_two_registries_in_one_process_know_nothing_of_each_other(tmp_path: Path) -> None:
+    """No module keeps state."""
+    async with serving(tmp_path / "one") as one, serving(tmp_path / "two") as two:
+        await images.push(one.client, "shop/app", "1.4.2", images.image("words"))
+        answers = [(await each.client.get("/v2/shop/app/manifests/1.4.2")).status_code for each in (one, two)]
+
+    assert answers == [200, 404]
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """The verbs that look at a folder do not make one."""
+    with pytest.raises(FormatInvalid), open_store(settings_of(tmp_path / "data")):
+        pass
+
+    assert not (tmp_path / "data").exists()
+
+
+# --- the ledger's beginning ---
+
+
+@pytest.mark.parametrize(
+    ("tables", "origin"),
+    [
+        ({}, "localhost:5000"),
+        ({"server": {"public_url": "https://registry.example.com"}}, "registry.example.com"),
+        ({"server": {"listen": "192.0.2.1:5000"}}, "192.0.2.1:5000"),
+        (
+            {"server": {"public_url": "https://a.example.com"}, "ledger": {"origin": "b.example.com/log"}},
+            "b.example.com/log",
+        ),
+    ],
+)
+def test_the_ledger_is_named_at_its_first_start(
+    tmp_path: Path, tables: dict[str, dict[str, object]], origin: str
+) -> None:
+    """As configured, else by the name that clients use; a later setting does not rename it."""
+    server = {**tables.get("server", {}), "data": tmp_path / "data"}
+    settings = Settings.model_validate({**tables, "server": server})
+    prepare(settings)
+    prepare(Settings.model_validate({"server": server, "ledger": {"origin": "later.example.com"}}))
+
+    assert {entry.registry for entry in entries(settings)} == {origin}
+
+
+def test_rules_are_recorded_when_they_change_and_only_then(tmp_path: Path) -> None:
+    """A restart under the same rules writes nothing."""
+    for rules in ((), (), FLOATING, FLOATING, ()):
+        prepare(settings_of(tmp_path / "data", rules))
+
+    kinds = [entry.kind for entry in entries(settings_of(tmp_path / "data"))]
+
+    assert kinds == [Kind.LOG_STARTED, Kind.RULES_CHANGED, Kind.RULES_CHANGED, Kind.RULES_CHANGED]
+
+
+def test_a_verb_with_other_rules_records_none(tmp_path: Path) -> None:
+    """Only a server brings rules into force."""
+    prepare(settings_of(tmp_path / "data"))
+    before = entries(settings_of(tmp_path / "data"))
+    after = entries(settings_of(tmp_path / "data", FLOATING))
+
+    assert after == before
+
+
+# --- health ---
+
+
+async def test_a_clock_far_behind_the_ledger_is_not_ready(tmp_path: Path) -> None:
+    """Nothing can be written then, so traffic belongs elsewhere; five minutes are forgiven."""
+    clock = Clock(NOW_US)
+    async with serving(tmp_path / "data", clock=clock) as registry:
+        clock.now_us = NOW_US - 299_000_000
+        forgiven = await registry.client.get("/readyz")
+        clock.now_us = NOW_US - 301_000_000
+        behind = await registry.client.get("/readyz")
+        health = await registry.client.get("/healthz")
+
+    assert forgiven.status_code == 200
+    assert behind.status_code == 503
+    assert "clock" in behind.json()["reason"]
+    assert health.status_code == 200
+
+
+async def test_a_head_of_the_health_pages_is_answered(tmp_path: Path) -> None:
+    """Some load balancers ask so."""
+    async with serving(tmp_path / "data") as registry:
+        codes = [(await registry.client.head(path)).status_code for path in ("/healthz", "/readyz")]
+
+    assert codes == [200, 200]
+
+
+# --- the janitor ---
+
+
+async def test_uploads_that_were_given_up_go_after_a_day(tmp_path: Path) -> None:
+    """A running server tidies up by itself; an upload of yesterday evening can still go on this morning."""
+    async with serving(tmp_path / "data") as registry:
+        locations = [await images.start_upload(registry.client, "shop/app") for _ in range(2)]
+    for location, hours in zip(locations, (23, 25), strict=True):
+        name = location.partition("?")[0].rpartition("/")[2]
+        session = next((tmp_path / "data" / "uploads").glob(f"{name}*"))
+        os.utime(session, (time.time() - hours * 3600,) * 2)
+
+    async with serving(tmp_path / "data") as registry:
+        for _ in range(1000):
+            if (await registry.client.get(locations[1])).status_code == 404:
+                break
+            await asyncio.sleep(0.01)
+        old = await registry.client.get(locations[1])
+        young = await registry.client.get(locations[0])
+
+    assert (old.status_code, young.status_code) == (404, 204)
+
+
+async def test_a_path_beside_the_api_is_unknown(tmp_path: Path) -> None:
+    """/v2x is not /v2/."""
+    async with serving(tmp_path / "data") as registry:
+        answers: list[httpx2.Response] = [await registry.client.get(path) for path in ("/v2x", "/", "/v2x/y")]
+
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
