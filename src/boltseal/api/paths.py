@@ -95,13 +95,13 @@ def parse_path(raw_path: bytes) -> Target | None:
 
     NameInvalid, TagInvalid, DigestInvalid or UploadUnknown when it has a route's shape and a wrong name in it.
     """
+    if len(raw_path) > MAX_PATH_BYTES:
+        msg = f"the path is {len(raw_path)} bytes long; no valid one has more than {MAX_PATH_BYTES}"
+        raise NameInvalid(msg)
     if raw_path == b"/v2":
         return Base()
     if not raw_path.startswith(_PREFIX):
         return None
-    if len(raw_path) > MAX_PATH_BYTES:
-        msg = f"the path is {len(raw_path)} bytes long; no valid one has more than {MAX_PATH_BYTES}"
-        raise NameInvalid(msg)
     path = _as_text(raw_path[len(_PREFIX) :])
     if not path:
         return Base()
