@@ -6,6 +6,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:5000
 DATA ?= ./data
+PURE := tests/ledger tests/oci tests/policy
 PATHS := src tests scripts $(wildcard bench)
 
 .DEFAULT_GOAL := help
@@ -35,7 +36,9 @@ check: $(VENV)/.works  ## format, lint, types, floors and the fast tests; under 
 	@$(BIN)/ruff check --quiet $(PATHS)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m pytest -q -n auto -m "not slow and not real"
+	@$(BIN)/python -m coverage run -m pytest -q -m "not slow and not real" $(PURE)
+	@$(BIN)/python -m coverage report
+	@$(BIN)/python -m pytest -q -n auto -m "not slow and not real" $(PURE:%=--ignore=%)
 
 test: $(VENV)/.works  ## every test, real clients included; installs what they need when root; under twenty minutes
 	@scripts/test-packages

@@ -16,6 +16,7 @@ PACKAGES = {
     "ctr": "containerd",
     "docker": "docker-cli",
     "dockerd": "docker.io",
+    "go": "golang-go",
     "oras": "oras",
     "podman": "podman",
     "skopeo": "skopeo",

@@ -26,7 +26,7 @@ def covered_by(pair: tuple[str, str], earlier: list[tuple[str, str]], steps: int
 
 
 @given(pairs, st.lists(pairs, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_rule_is_called_covered_exactly_when_no_name_escapes(
     pair: tuple[str, str], earlier: list[tuple[str, str]]
 ) -> None:
@@ -42,7 +42,7 @@ def test_a_rule_is_called_covered_exactly_when_no_name_escapes(
 
 
 @given(pairs, st.lists(pairs, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_rules_named_cover_and_none_could_be_left_out(
     pair: tuple[str, str], earlier: list[tuple[str, str]]
 ) -> None:

@@ -12,7 +12,6 @@ push or a delete is decided in the registry, not here.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -158,10 +157,6 @@ class RuleSet:
         """
         rows = [[str(rule.repository), str(rule.tag), str(rule.mode), str(rule.keep)] for rule in self.rules]
         return json.dumps(rows, separators=(",", ":"))
-
-    def fingerprint(self) -> str:
-        """SHA-256 of `canonical()` in hex, for where the whole text is too long."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
 def parse_rules(tables: Sequence[Mapping[str, object]]) -> RuleSet:

@@ -1,0 +1,151 @@
+"""Checkpoints: read, signed, and believed only from the ledger they are of."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.ledger.checkpoint import (
+    Checkpoint,
+    CheckpointInvalid,
+    Cosignature,
+    open_checkpoint,
+    parse_checkpoint_unverified,
+    sign_checkpoint,
+)
+from boltseal.ledger.merkle import EMPTY_ROOT
+from boltseal.ledger.note import COSIGNATURE, NoteInvalid, SigningKey, format_note
+
+KEY = SigningKey("reg.example/ledger", bytes(range(32)))
+OTHER = SigningKey("other.example/ledger", b"o" * 32)
+WITNESSES = [SigningKey(f"witness.example/w{n}", bytes([n]) * 32, COSIGNATURE) for n in (1, 2, 3)]
+HEAD = Checkpoint("reg.example/ledger", 20_852_163, b"\x0a" * 32)
+TEXT = "reg.example/ledger\n20852163\nCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo=\n"
+
+
+def test_a_checkpoint_is_three_lines() -> None:
+    """tlog-checkpoint: origin, size, root."""
+
+    assert HEAD.text() == TEXT
+    assert parse_checkpoint_unverified(TEXT) == HEAD
+
+
+@given(
+    st.integers(1, 2**63 - 1),
+    st.binary(min_size=32, max_size=32),
+    st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1), max_size=3).map(tuple),
+)
+def test_a_checkpoint_is_read_as_it_was_signed(size: int, root: bytes, extensions: tuple[str, ...]) -> None:
+    """Extension lines of other ledgers included."""
+    checkpoint = Checkpoint(KEY.name, size, root, extensions)
+    raw = sign_checkpoint(checkpoint, KEY)
+
+    assert open_checkpoint(raw, KEY.verifier).checkpoint == checkpoint
+    assert open_checkpoint(raw, KEY.verifier).raw == raw
+
+
+def test_the_empty_ledger_has_a_checkpoint() -> None:
+    """Of size 0, with the one root that it can have."""
+    empty = Checkpoint(KEY.name, 0, EMPTY_ROOT)
+
+    assert open_checkpoint(sign_checkpoint(empty, KEY), KEY.verifier).checkpoint == empty
+
+
+def test_witnesses_who_are_known_are_named_with_their_time() -> None:
+    """Others are passed over."""
+    signatures = [KEY.sign(TEXT), *(witness.sign(TEXT, 1000 + n) for n, witness in enumerate(WITNESSES))]
+    raw = format_note(TEXT, signatures)
+    known = [witness.verifier for witness in WITNESSES[:2]]
+
+    assert open_checkpoint(raw, KEY.verifier, known).cosignatures == (
+        Cosignature("witness.example/w1", 1000),
+        Cosignature("witness.example/w2", 1001),
+    )
+
+
+def test_a_witness_counts_once() -> None:
+    """However often it signed."""
+    witness = WITNESSES[0]
+    raw = format_note(TEXT, [KEY.sign(TEXT), witness.sign(TEXT, 1), witness.sign(TEXT, 2)])
+
+    assert open_checkpoint(raw, KEY.verifier, [witness.verifier]).cosignatures == (Cosignature(witness.name, 2),)
+
+
+def test_a_false_cosignature_spoils_the_checkpoint() -> None:
+    """Somebody has altered it; nothing in it is believed."""
+    witness = WITNESSES[0]
+    raw = format_note(TEXT, [KEY.sign(TEXT), witness.sign("another\n")])
+    with pytest.raises(NoteInvalid):
+        open_checkpoint(raw, KEY.verifier, [witness.verifier])
+
+
+def test_a_checkpoint_that_only_witnesses_signed_is_none() -> None:
+    """They say that they saw it, not that it is the ledger's."""
+    witness = WITNESSES[0]
+    with pytest.raises(CheckpointInvalid, match="the checkpoint is not signed by the ledger's key reg"):
+        open_checkpoint(format_note(TEXT, [witness.sign(TEXT, 1)]), KEY.verifier, [witness.verifier])
+
+
+def test_a_checkpoint_of_another_ledger_is_refused() -> None:
+    """Also when the key at hand did sign it."""
+    text = Checkpoint(OTHER.name, 1, bytes(32)).text()
+    with pytest.raises(CheckpointInvalid) as caught:
+        open_checkpoint(format_note(text, [KEY.sign(text)]), KEY.verifier)
+
+    assert caught.value.message == (
+        'the checkpoint is of the ledger "other.example/ledger", the key of "reg.example/ledger"'
+    )
+    with pytest.raises(NoteInvalid, match="none of the trusted keys"):
+        open_checkpoint(sign_checkpoint(Checkpoint(OTHER.name, 1, bytes(32)), OTHER), KEY.verifier)
+
+
+def test_a_key_signs_for_its_own_ledger_only() -> None:
+    """A mistake in the configuration must not become a signature."""
+    with pytest.raises(CheckpointInvalid, match="can't sign for the ledger"):
+        sign_checkpoint(Checkpoint(OTHER.name, 1, bytes(32)), KEY)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a checkpoint; expected lines of origin, size and root"),
+        ("a\n1\n", "not a checkpoint; expected lines of origin, size and root"),
+        (TEXT[:-1], "not a checkpoint; expected lines of origin, size and root"),
+        ("\n" + TEXT.partition("\n")[2], "not a checkpoint; expected lines of origin, size and root"),
+        (TEXT + "\n", "not a checkpoint; expected lines of origin, size and root"),
+        (TEXT.replace("2085", "0085"), 'size is "00852163"; expected a number of entries'),
+        (TEXT.replace("20852163", "-1"), 'size is "-1"; expected a number of entries'),
+        (
+            TEXT.replace("20852163", "9223372036854775808"),
+            'size is "9223372036854775808"; expected a number of entries',
+        ),
+        (TEXT.replace("20852163", "9" * 30), 'size is "999999999999999999999999999999"; expected a number of entries'),
+        (TEXT.replace("20852163", "0"), "a checkpoint of no entries has the wrong root"),
+        ("a\n1\nCgo=\n", 'root is "Cgo="; expected 32 bytes in base64'),
+        ("a\n1\n*\n", 'root is "*"; expected 32 bytes in base64'),
+    ],
+)
+def test_what_is_not_a_checkpoint_is_refused(text: str, message: str) -> None:
+    """Signed or not."""
+    with pytest.raises(CheckpointInvalid) as caught:
+        parse_checkpoint_unverified(text)
+
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        Checkpoint("a\nb", 1, bytes(32)),
+        Checkpoint("", 1, bytes(32)),
+        Checkpoint("a", -1, bytes(32)),
+        Checkpoint("a", 1, bytes(31)),
+        Checkpoint("a", 1, bytes(32), ("",)),
+        Checkpoint("a", 1, bytes(32), ("b\nc",)),
+    ],
+)
+def test_what_can_t_be_read_is_not_signed(checkpoint: Checkpoint) -> None:
+    """A value with a newline in it would be another checkpoint."""
+    with pytest.raises(CheckpointInvalid):
+        checkpoint.text()

@@ -1,0 +1,247 @@
+"""Signed notes and their keys: what Go writes, what is refused, and who is believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.ledger.note import (
+    COSIGNATURE,
+    ED25519,
+    MAX_NOTE_BYTES,
+    MAX_SIGNATURES,
+    KeyInvalid,
+    NoteInvalid,
+    SigningKey,
+    VerifierKey,
+    format_note,
+    open_note,
+    parse_note_unverified,
+)
+
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "tlog.json").read_text())
+SEED = bytes(range(32))
+ALICE = SigningKey("reg.example/ledger", SEED)
+MALLORY = SigningKey("reg.example/ledger", bytes(32))
+WITNESS = SigningKey("witness.example/w1", b"w" * 32, COSIGNATURE)
+TEXT = "one\n\ntwo \u00e8\n"
+
+
+def note_of(*signers: SigningKey, text: str = TEXT) -> bytes:
+    return format_note(text, [signer.sign(text, time_s=1_795_508_941) for signer in signers])
+
+
+def test_go_and_we_write_the_same_keys_and_the_same_note() -> None:
+    """Ed25519 is deterministic, so every byte has to agree."""
+    key = SigningKey.parse(VECTORS["skey"])
+
+    assert key == ALICE
+    assert key.private_text() == VECTORS["skey"]
+    assert str(key.verifier) == VECTORS["vkey"]
+    assert format_note(VECTORS["text"], [key.sign(VECTORS["text"])]).decode() == VECTORS["note"]
+    assert open_note(VECTORS["note"].encode(), [VerifierKey.parse(VECTORS["vkey"])]).text == VECTORS["text"]
+
+
+def test_a_cosignature_signs_a_header_a_time_and_the_text() -> None:
+    """tlog-cosignature: eight bytes of time, then Ed25519 over two lines and the whole note text."""
+    raw = note_of(WITNESS)
+    (signature,) = parse_note_unverified(raw).signatures
+    verified = open_note(raw, [WITNESS.verifier]).by(WITNESS.verifier)
+    Ed25519PublicKey.from_public_bytes(WITNESS.verifier.public).verify(
+        signature.value[8:], b"cosignature/v1\ntime 1795508941\n" + TEXT.encode()
+    )
+
+    assert signature.value[:8] == (1_795_508_941).to_bytes(8)
+    assert verified is not None
+    assert verified.time_s == 1_795_508_941
+
+
+def test_a_witness_signs_the_time_too() -> None:
+    """Whoever alters the time of a cosignature breaks it."""
+    raw = note_of(WITNESS)
+    (signature,) = parse_note_unverified(raw).signatures
+    later = type(signature)(signature.name, signature.key_id, (1_795_508_942).to_bytes(8) + signature.value[8:])
+    with pytest.raises(NoteInvalid, match="does not hold"):
+        open_note(format_note(TEXT, [later]), [WITNESS.verifier])
+
+
+def test_a_log_signature_is_no_cosignature_and_the_other_way_round() -> None:
+    """One seed, one name, two types: two key IDs, and what is signed differs."""
+    log, witness = (SigningKey("a", SEED, type_) for type_ in (ED25519, COSIGNATURE))
+    with pytest.raises(NoteInvalid, match="none of the trusted keys signed this note"):
+        open_note(note_of(log), [witness.verifier])
+    with pytest.raises(NoteInvalid, match="none of the trusted keys signed this note"):
+        open_note(note_of(witness), [log.verifier])
+
+    assert log.verifier.key_id != witness.verifier.key_id
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(lambda text: text + "\n"))
+def test_what_was_signed_is_what_is_read(text: str) -> None:
+    """Any text, empty lines and all."""
+
+    assert open_note(note_of(ALICE, text=text), [ALICE.verifier]).text == text
+
+
+@given(st.data())
+def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
+    """The text is what was signed, or the note is refused."""
+    raw = bytearray(note_of(ALICE))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[at]))
+
+    with pytest.raises(NoteInvalid):
+        open_note(bytes(raw), [ALICE.verifier])
+
+
+def test_another_key_of_the_same_name_proves_nothing() -> None:
+    """Mallory can call himself what he likes."""
+    with pytest.raises(NoteInvalid) as caught:
+        open_note(note_of(MALLORY), [ALICE.verifier])
+
+    assert caught.value.message == 'none of the trusted keys signed this note; it is signed by "reg.example/ledger"'
+
+
+def test_unknown_signatures_are_passed_over() -> None:
+    """So that keys can be rotated and witnesses added."""
+    opened = open_note(note_of(MALLORY, WITNESS, ALICE), [ALICE.verifier])
+
+    assert [one.signature.name for one in opened.verified] == ["reg.example/ledger"]
+    assert opened.by(WITNESS.verifier) is None
+
+
+def test_one_false_signature_by_a_known_key_spoils_the_note() -> None:
+    """Even beside a good one."""
+    good, bad = ALICE.sign(TEXT), ALICE.sign("another\n")
+    with pytest.raises(NoteInvalid) as caught:
+        open_note(format_note(TEXT, [good, bad]), [ALICE.verifier])
+
+    assert caught.value.message == 'the signature by "reg.example/ledger" does not hold: altered, or by another key'
+
+
+@pytest.mark.parametrize("value", [b"", b"x", b"\x00" * 8, b"\x00" * 63, b"\x00" * 100])
+@pytest.mark.parametrize("key", [ALICE, WITNESS])
+def test_a_signature_of_any_length_is_only_wrong(key: SigningKey, value: bytes) -> None:
+    """Nothing that stands in a note from outside ends in anything but NoteInvalid."""
+    signature = type(key.sign(TEXT))(key.name, key.verifier.key_id, value)
+    with pytest.raises(NoteInvalid):
+        open_note(format_note(TEXT, [signature]), [key.verifier])
+
+
+LINE = ALICE.sign(TEXT).line()
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("", "not a signed note: there is no empty line with signatures below it"),
+        (TEXT, '"two \\xe8" is not a signature line'),
+        (f"a\n{LINE}", "not a signed note: there is no empty line with signatures below it"),
+        (f"a\n\n{LINE}"[:-1], "not a signed note: there is no empty line with signatures below it"),
+        ("a\n\n\n", "not a signed note: there is no empty line with signatures below it"),
+        (f"a\r\n\n{LINE}", "not a note: its text must end in a newline and hold no other control character"),
+        (f"a\tb\n\n{LINE}", "not a note: its text must end in a newline and hold no other control character"),
+        ("a\n\n- b AAAAAAAA\n", '"- b AAAAAAAA" is not a signature line'),
+        ("a\n\n\u2014 b\n", '"\\u2014 b" is not a signature line'),
+        ("a\n\n\u2014 b AAAA\n", '"\\u2014 b AAAA" is not a signature line'),
+        ("a\n\n\u2014 b AAAAAAB=\n", '"\\u2014 b AAAAAAB=" is not a signature line'),
+        ("a\n\n\u2014 b AAAA AAAA\n", '"\\u2014 b AAAA AAAA" is not a signature line'),
+        ("a\n\n\u2014 b+c AAAAAAAA\n", '"\\u2014 b+c AAAAAAAA" is not a signature line'),
+        ("a\n\n\u2014 b\u00a0c AAAAAAAA\n", '"\\u2014 b\\xa0c AAAAAAAA" is not a signature line'),
+        ("a\n\n\u2014 b\x01c AAAAAAAA\n", '"\\u2014 b\\x01c AAAAAAAA" is not a signature line'),
+        ("a\n\n\u2014  AAAAAAAA\n", '"\\u2014  AAAAAAAA" is not a signature line'),
+        ("a\n\n" + LINE * (MAX_SIGNATURES + 1), "a note with 101 signatures; at most 100 are read"),
+        ("a" * MAX_NOTE_BYTES + "\n", "a note of 1000001 bytes; at most 1000000 are read"),
+    ],
+)
+def test_what_is_not_a_note_is_refused(raw: str, message: str) -> None:
+    """Each with its reason."""
+    with pytest.raises(NoteInvalid) as caught:
+        parse_note_unverified(raw.encode())
+
+    assert caught.value.message == message
+
+
+def test_a_note_is_utf_8() -> None:
+    """And nothing else."""
+    with pytest.raises(NoteInvalid, match="it is not UTF-8"):
+        parse_note_unverified(b"\xff\n\n" + LINE.encode())
+
+
+@pytest.mark.parametrize("text", ["", "a", "a\x00\n", "a\r\n"])
+def test_what_can_t_be_read_is_not_written(text: str) -> None:
+    """A text without its newline could not be told from one with it."""
+    with pytest.raises(NoteInvalid):
+        format_note(text, [ALICE.sign(text)])
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused_as_invalid(raw: bytes) -> None:
+    """No bytes end in anything but NoteInvalid."""
+    with pytest.raises(NoteInvalid):
+        open_note(raw, [ALICE.verifier])
+
+
+@pytest.mark.parametrize("key", [ALICE, WITNESS])
+def test_keys_are_read_as_they_were_written(key: SigningKey) -> None:
+    """Both halves."""
+
+    assert SigningKey.parse(key.private_text()) == key
+    assert VerifierKey.parse(str(key.verifier)) == key.verifier
+
+
+def test_a_private_key_does_not_show_itself() -> None:
+    """Neither in a log nor in a traceback."""
+
+    assert "seed" not in repr(ALICE)
+    assert SEED.hex() not in repr(ALICE)
+
+
+VKEY = str(ALICE.verifier)
+SKEY = ALICE.private_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a key; expected name+8 hex digits+base64, as `boltseal ledger key` prints it"),
+        ("a+12345678+", "not a key; expected name+8 hex digits+base64, as `boltseal ledger key` prints it"),
+        ("a+12345678+A", "not a key; expected name+8 hex digits+base64, as `boltseal ledger key` prints it"),
+        (VKEY + "\n", "not a key; expected name+8 hex digits+base64, as `boltseal ledger key` prints it"),
+        (VKEY.replace("ledger", "other"), "key ID 70ccef7a is not this key's, which is ebc1d121"),
+        (
+            VKEY.replace("ledger", "le dger"),
+            '"reg.example/le dger" is no key name; expected one without spaces and plus',
+        ),
+        ("a+12345678+AgAA", "a key of type 2 and 2 bytes; expected Ed25519 (1 or 4), 32"),
+        ("a+12345678+AQAA", "a key of type 1 and 2 bytes; expected Ed25519 (1 or 4), 32"),
+    ],
+)
+def test_what_is_not_a_key_is_refused(text: str, message: str) -> None:
+    """A typing mistake must not become another key."""
+    with pytest.raises(KeyInvalid) as caught:
+        VerifierKey.parse(text)
+
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (VKEY, "not a private key: it does not begin with PRIVATE+KEY+"),
+        ("PRIVATE+KEY+", "not a key; expected name+8 hex digits+base64, as `boltseal ledger key` prints it"),
+        (SKEY.replace("ledger", "other"), 'private key of "reg.example/other": its ID does not belong to it'),
+        ("PRIVATE+KEY+a+12345678+AQAA", "a seed of 2 bytes; expected 32"),
+    ],
+)
+def test_what_is_not_a_private_key_is_refused_without_showing_it(text: str, message: str) -> None:
+    """The message may end in a log."""
+    with pytest.raises(KeyInvalid) as caught:
+        SigningKey.parse(text)
+
+    assert caught.value.message == message
