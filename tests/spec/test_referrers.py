@@ -200,6 +200,20 @@ async def test_what_a_fallback_tag_lists_is_listed_once(client: httpx2.AsyncClie
     assert [entry["digest"] for entry in await listed(client)] == [sbom.digest]
 
 
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_what_only_a_fallback_tag_lists_is_listed(client: httpx2.AsyncClient, algorithm: str) -> None:
+    """The fallback tag is `<algorithm>-<digest, 64 characters of it>`; what it lists was referred to before there was an API."""
+    subject = image("old", algorithm=algorithm)
+    old = artifact("pushed without a subject")
+    tag = f"{algorithm}-{subject.digest.partition(':')[2][:64]}"
+    await push(client, "shop/app", subject.digest, subject)
+    await push(client, "shop/app", tag, index(old))
+
+    answer = await client.get(f"/v2/shop/app/referrers/{subject.digest}")
+
+    assert [entry["digest"] for entry in answer.json()["manifests"]] == [old.digest]
+
+
 async def test_a_referrer_pushed_twice_is_listed_once(client: httpx2.AsyncClient) -> None:
     """Pushing a referrer again does not list it again."""
     sbom = artifact("sbom", subject=SUBJECT)

@@ -207,8 +207,8 @@ def _referrer(row: ManifestRow) -> ReferrerRow:
 
 
 def _fallback_tag_lists(connection: Connection, repository: Repository, digest: Digest) -> list[str]:
-    """What a client listed at the tag `algorithm-hex` because it once met no referrers API here."""
-    found = metadata.tagged_bytes(connection, repository, f"{digest.algorithm}-{digest.hex}"[:128])
+    """What a client listed at the tag that the spec has for a registry without referrers API ("Referrers Tag Schema")."""
+    found = metadata.tagged_bytes(connection, repository, f"{digest.algorithm}-{digest.hex[:64]}")
     if found is None:
         return []
     try:
