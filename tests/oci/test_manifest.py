@@ -473,6 +473,8 @@ MANY = 4 * 1024 * 1024
         (BEGIN + b"[" * 100_000, "nested too deeply"),
         (BEGIN + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
         (BEGIN + b'{"a":' * 50_000, "nested too deeply"),
+        (BEGIN + b"[" * 100 + b"]" * 100 + b"}", "nested too deeply; at most 100 levels"),
+        (BEGIN + b'{"a":' * 100 + b"0" + b"}" * 101, "nested too deeply; at most 100 levels"),
         (b"[" * MANY, "brackets, commas and colons"),
         (b'{"a":' * (MANY // 5), "brackets, commas and colons"),
         (BEGIN + b"[" + b"{}," * (MANY // 3) + b"0]}", "brackets, commas and colons"),
@@ -493,6 +495,16 @@ def test_hostile_bytes_are_refused_with_one_sentence(raw: bytes, says: str) -> N
     assert http_answer(refused.value).code is ErrorCode.MANIFEST_INVALID
     assert refused.value.message.isprintable()
     assert len(refused.value.message) < 400
+
+
+def test_a_hundred_levels_and_many_brackets_are_read() -> None:
+    """The limit is the same under every Python, and wide is not deep."""
+    deep: Any = 0
+    for _ in range(99):
+        deep = [deep]
+
+    assert parse(image(x=deep)).layers == parse(image()).layers
+    assert parse(image(x=[[]] * 1000)).layers == parse(image()).layers
 
 
 @pytest.mark.parametrize("content_type", ["", "x", "a/b/c", f"{OCI_MANIFEST}, {OCI_INDEX}"])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final
 
 import msgspec
@@ -57,15 +56,14 @@ class WireDescriptor(msgspec.Struct, rename="camel"):
     platform: WirePlatform | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(msgspec.Struct, frozen=True):
     """Content that a document names: `size` in bytes; empty or None where the document says nothing."""
 
     media_type: str
     digest: Digest
     size: int
     urls: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = {}
     artifact_type: str | None = None
     platform: Platform | None = None
 

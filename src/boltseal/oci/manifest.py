@@ -10,8 +10,8 @@ knows both can show one image to the scanner and another to the host. So:
 1. The type is said: by `Content-Type`, by the document's `mediaType`, or by both, and then alike. A Docker
    document must say it itself, because without it an OCI reader takes it for its own.
 2. The type is one of `MANIFEST_TYPES`. Docker's schema 1 and the withdrawn OCI artifact manifest are refused in words.
-3. It is JSON (UTF-8, no BOM), of a size a person could mean: at most MAX_MARKS brackets, commas and colons, at most
-   MAX_DESCRIPTORS descriptors. Refusing takes milliseconds, whatever the bytes.
+3. It is JSON (UTF-8, no BOM), of a size a person could mean: at most MAX_MARKS brackets, commas and colons, MAX_DEPTH
+   levels, MAX_DESCRIPTORS descriptors. Refusing takes milliseconds, whatever the bytes.
 4. No object has a key twice, and no key that matters is written in another case.
 5. It is an image (`config`, `layers`) or an index (`manifests`), as its type says, with nothing of the other.
    `null` for a list means the empty list, because Go writes it so.
@@ -52,6 +52,7 @@ from boltseal.oci.mediatype import (
 
 MAX_DESCRIPTORS: Final = 10_000
 MAX_MARKS: Final = 250_000
+MAX_DEPTH: Final = 100
 
 MANIFEST_KEYS: Final = frozenset(
     {
@@ -67,6 +68,7 @@ MANIFEST_KEYS: Final = frozenset(
     }
 )
 _ACCEPTED: Final = f"accepted are {', '.join(sorted(MANIFEST_TYPES, reverse=True))}"
+_TOO_DEEP: Final = f"the manifest is nested too deeply; at most {MAX_DEPTH} levels are read"
 _SCHEMA1: Final = (
     "Docker image manifest version 2, schema 1 is not supported, because its digest says nothing about its content; "
     "push the image again with a Docker of 2016 or newer, or convert it with: skopeo copy --format oci"
@@ -205,13 +207,26 @@ def _decode(raw: bytes) -> tuple[_Wire, Mapping[str, Any]]:
     except UnicodeDecodeError as error:
         raise ManifestInvalid(f"the manifest is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise ManifestInvalid("the manifest is nested too deeply") from error
+        raise ManifestInvalid(_TOO_DEEP) from error
     except msgspec.MsgspecError as error:
         raise ManifestInvalid(f"the manifest is not valid: {_sentence(error)}") from error
     except ValueError as error:  # Python reads no number of more than 4300 digits
         raise ManifestInvalid("the manifest has a number of thousands of digits") from error
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deep(keys):
+        raise ManifestInvalid(_TOO_DEEP)
     _check_spelling(keys)
     return wire, keys
+
+
+def _is_deep(document: dict[str, Any]) -> bool:
+    """Whether it has more than MAX_DEPTH levels: how deep an interpreter can read differs from one to the next."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for values in inside for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _sentence(error: msgspec.MsgspecError) -> str:
