@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx2
@@ -27,13 +27,14 @@ def harm(request: pytest.FixtureRequest) -> Callable[[Path], None]:
 
 
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
-async def lost(registry: Serving, harm: Callable[[Path], None], request: pytest.FixtureRequest) -> Blob:
-    """A blob that was pushed, and harmed in the store."""
+async def lost(registry: Serving, harm: Callable[[Path], None], request: pytest.FixtureRequest) -> AsyncIterator[Blob]:
+    """A blob that was pushed, and harmed in the store; at the end it is pushed again, and the store must be whole."""
     blob: Blob = request.param
     await push_blob(registry.client, "shop/app", blob)
     algorithm, _, encoded = blob.digest.partition(":")
     harm(registry.data / "blobs" / algorithm / encoded[:2] / encoded)
-    return blob
+    yield blob
+    await push_blob(registry.client, "shop/app", blob)
 
 
 def url(blob: Blob) -> str:
