@@ -184,6 +184,10 @@ def test_what_encode_does_not_emit_is_not_read(old: bytes, new: bytes) -> None:
         ({"registry": "a+b"}, 'registry is "a+b"; expected printable ASCII without space and plus'),
         ({"repository": ""}, 'tag.moved of tag "latest" names no repository'),
         ({"tag": ""}, 'tag.moved of repository "shop/app" names no tag'),
+        (
+            {"kind": Kind.TAG_DELETED, "tag": "", "digest": ""},
+            'tag.deleted of repository "shop/app" names no tag',
+        ),
         ({"type": "a b"}, 'type is "a b"; expected a media type'),
         ({"size": -1}, "size is -1; expected bytes, 0 to 2^63-1"),
         ({"previous": -2}, "previous is -2; expected an index, or -1"),

@@ -64,7 +64,7 @@ class Kind(StrEnum):
 
 _OF_A_REPOSITORY: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
 _OF_A_TAG: Final = _OF_A_REPOSITORY - {Kind.TAG_DELETED, Kind.TAG_PURGED}
-"""Kinds that name a tag. What is deleted or purged by digest may have had none."""
+"""Kinds that name a tag. A manifest that is deleted or purged by digest may have had none; then it names the digest."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,9 +204,7 @@ def _check_name(entry: Entry) -> None:
         if entry.tag or entry.kind in _OF_A_REPOSITORY:
             raise EntryInvalid(f"{entry.kind} of tag {quote(entry.tag)} names no repository")
         return
-    # A manifest that only spoke of a sealed one has no tag of its own; that it was taken back is recorded all the same.
-    taken_back = entry.kind is Kind.TAG_DELETED and entry.digest and "subject" in entry.extra
-    if not entry.tag and entry.kind in _OF_A_TAG and not taken_back:
+    if not entry.tag and (entry.kind in _OF_A_TAG or (entry.kind in _OF_A_REPOSITORY and not entry.digest)):
         raise EntryInvalid(f"{entry.kind} of repository {quote(entry.repository)} names no tag")
     try:
         Repository(entry.repository)
