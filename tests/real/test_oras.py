@@ -97,7 +97,7 @@ def test_a_sealed_image_cannot_be_deleted(image: str, by: str, registry: Registr
     said = oras("manifest", "delete", "--force", name)
 
     assert not said.ok
-    assert f"denied: manifest {short(digest)} of {repository} is kept by the seal on 1.0.0" in said.text
+    assert f"denied: manifest {short(digest)} of {repository} is what tag 1.0.0 seals" in said.text
     assert registry.digest(repository, "1.0.0") == digest
 
 
