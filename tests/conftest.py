@@ -41,15 +41,19 @@ def data(fresh_data: Path) -> Iterator[Path]:
     """Where a registry of this test keeps its data: a folder of its own, to which nothing was pushed yet.
 
     In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/storage`).
-    Whatever the test did, the store must be whole at its end: rows, bytes, ledger and seals as `boltseal fsck` sees them.
     """
     with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
-        data = Path(shutil.copytree(fresh_data, Path(folder) / "data"))
-        yield data
-        with closing(LocalBlobs(data)) as blobs:
-            examined = examine(data / DATABASE_NAME, blobs, FAR_FUTURE_US)
+        yield Path(shutil.copytree(fresh_data, Path(folder) / "data"))
 
-        assert not examined.findings
+
+@pytest.fixture
+def whole_store(data: Path) -> Iterator[None]:
+    """Whatever the test did: at its end the store must be whole, as `boltseal fsck` sees rows, bytes, ledger and seals."""
+    yield
+    with closing(LocalBlobs(data)) as blobs:
+        examined = examine(data / DATABASE_NAME, blobs, FAR_FUTURE_US)
+
+    assert not examined.findings
 
 
 @pytest.fixture

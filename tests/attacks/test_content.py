@@ -30,6 +30,8 @@ from tests.images import (
 )
 from tests.serving import Serving
 
+pytestmark = pytest.mark.usefixtures("whole_store")
+
 DOCUMENT = image("honest")
 MEBIBYTE = 1024 * 1024
 LIMIT = 4 * MEBIBYTE

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.asgi import send
 from tests.images import DOCKER_LIST, OCI_INDEX, OCI_MANIFEST, image, index, push
 from tests.serving import Serving
+
+pytestmark = pytest.mark.usefixtures("whole_store")
 
 SEALED = image("sealed")
 UPLOAD = f"{'0' * 8}-0000-4000-8000-{'0' * 12}"

@@ -26,6 +26,8 @@ from tests.images import (
     with_digest,
 )
 
+pytestmark = pytest.mark.usefixtures("whole_store")
+
 SEALED, EVIL = image("sealed"), image("evil")
 TAG = "/v2/shop/app/manifests/1.4.2"
 

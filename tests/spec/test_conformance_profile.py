@@ -31,6 +31,8 @@ from tests.images import (
 )
 from tests.serving import serving_as
 
+pytestmark = pytest.mark.usefixtures("whole_store")
+
 PROFILE = Path(__file__).parents[2] / "examples" / "conformance.toml"
 REPOSITORY = "conformance/repo1"
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.images import Blob, error_of, holds_blob, image, index, meaning, push, push_blob, put
 
+pytestmark = pytest.mark.usefixtures("whole_store")
+
 ABSENT = "sha256:" + "0" * 64
 
 

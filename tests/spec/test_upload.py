@@ -11,6 +11,8 @@ from tests.asgi import send
 from tests.images import Blob, digest_of, error_of, holds_blob, in_pieces, push_blob, start_upload, with_digest
 from tests.serving import Serving
 
+pytestmark = pytest.mark.usefixtures("whole_store")
+
 BLOB = Blob(b"what a layer is made of " * 50)
 UPLOADS = "/v2/shop/app/blobs/uploads/"
 UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}")

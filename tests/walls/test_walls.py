@@ -7,6 +7,8 @@ import pytest
 
 from tests.images import artifact, error_of, holds_blob, image, index, meaning, push, push_blob, push_parts, put
 
+pytestmark = pytest.mark.usefixtures("whole_store")
+
 DOCUMENT = image("behind the wall")
 NEVER = image("never pushed anywhere")
 
