@@ -1,8 +1,9 @@
-"""seal, unseal, purge, fsck and collect: other processes on a data folder that this process has open and writes to."""
+"""seal, unseal, purge, expire, fsck and collect: other processes on a data folder that this process has open and writes to."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL
 from boltseal.storage import ledger_store
 from boltseal.storage.blobs import UploadId, UploadKey
+from boltseal.storage.migrate import DATABASE_NAME
 from tests.cli import program
 from tests.shop import SHOP, Clock, Shop
 
@@ -332,3 +334,21 @@ async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
     assert stood
     assert "1 removed" in wet.err
     assert not session.exists()
+
+
+async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop) -> None:
+    """A keep that ran out ends the tag; the name stays bound, and a dry run only names it."""
+    await shop.push(await shop.image("one"), "1.4.2")
+    await shop.push(await shop.image("two"), "1.4.3")
+    by_hand = sqlite3.connect(folder(shop) / DATABASE_NAME)
+    by_hand.execute("UPDATE tag SET keep = '30d', keep_until_us = 1 WHERE name = '1.4.2'")
+    by_hand.commit()
+    by_hand.close()
+    planned = verb(shop, "expire", "--dry-run")
+    done = verb(shop, "expire", "--json")
+    again = verb(shop, "expire")
+
+    assert (planned.code, planned.out) == (0, "shop/app:1.4.2\n")
+    assert [item["ref"] for item in done.json["results"]] == ["shop/app:1.4.2"]
+    assert (again.out, again.err) == ("", "0 tags went; their names stay bound\n")
+    assert (await shop.entries())[-1].kind == Kind.TAG_EXPIRED

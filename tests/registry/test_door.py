@@ -223,11 +223,13 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(open_shop: 
     with pytest.raises(SealedDelete, match="for 30 days"):
         await shop.registry.deletes.tag(SHOP, Tag("nightly-1"), UNCONDITIONAL, CI)
     shop.clock.now_us += 31 * DAY_US
+    planned = await shop.registry.seals.expire(ADMIN, dry_run=True)
     expired = await shop.registry.seals.expire(ADMIN)
     with pytest.raises(SealedPut):
         await shop.push(two, "nightly-1")
 
-    assert (early, expired) == ([], [(SHOP, Tag("nightly-1"))])
+    assert early == []
+    assert planned == expired == [(SHOP, Tag("nightly-1"))]
     assert (await shop.entries())[-1].kind == Kind.TAG_EXPIRED
 
 
@@ -249,6 +251,16 @@ async def test_a_purge_removes_what_nothing_else_needs(shop: Shop) -> None:
     assert still
     assert set(second.blobs) == {layer, Digest.of(b'{"salt":"secret"}')}
     assert not shop.blobs.present(layer)
+
+
+async def test_a_purge_by_digest_is_recorded_when_no_tag_tells_of_it(shop: Shop) -> None:
+    """Bytes never go without an entry that says so."""
+    body = await shop.image("untagged")
+    await shop.push(body, Digest.of(body))
+    await shop.registry.seals.purge(SHOP, Digest.of(body), ADMIN, "leaked")
+    entry = (await shop.entries())[-1]
+
+    assert (entry.kind, entry.tag, entry.digest, entry.reason) == (Kind.TAG_PURGED, "", str(Digest.of(body)), "leaked")
 
 
 async def test_a_referrer_of_a_sealed_image_may_be_taken_back_for_a_day(shop: Shop) -> None:

@@ -15,6 +15,7 @@ import typer
 
 from boltseal.cli import version
 from boltseal.cli.collect import collect
+from boltseal.cli.expire import expire
 from boltseal.cli.fsck import fsck
 from boltseal.cli.purge import purge
 from boltseal.cli.rules import rules
@@ -29,6 +30,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("seal", seal, 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
     ("unseal", unseal, f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
     ("purge", purge, f'boltseal purge {_IMAGE} --reason "a password was in its second layer"'),
+    ("expire", expire, "boltseal expire --data ./data --dry-run"),
     ("fsck", fsck, "boltseal fsck --data ./data"),
     ("collect", collect, "boltseal collect --data ./data --dry-run"),
     ("version", version.version, "boltseal version --json"),

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete
+from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
 from boltseal.policy import message
+from boltseal.registry import sequencer
 from boltseal.registry.pulls import ManifestUnknown
 from boltseal.registry.tags import Place
 from boltseal.storage import metadata
@@ -87,14 +89,14 @@ class Seals:
         await self._database.write(lambda tx: self._unlink(tx, purged))
         return purged
 
-    async def expire(self, actor: Actor) -> list[tuple[Repository, Tag]]:
-        """Take away the tags whose stated time to be kept is over; names stay bound. Returns (repository, tag)."""
+    async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[tuple[Repository, Tag]]:
+        """Take away the tags whose stated time to be kept is over; names stay bound. Returns those, also in a dry run."""
 
         def job(tx: Transaction) -> list[tuple[Repository, Tag]]:
             return [
                 (place.repository, tag)
                 for place, tag in self._door.overdue(tx)
-                if self._door.expire(tx, place, tag, actor)
+                if dry_run or self._door.expire(tx, place, tag, actor)
             ]
 
         return await self._database.write(job)
@@ -121,6 +123,8 @@ class Seals:
         keeping = self._door.protectors(tx, place, digest, through_subjects=False)
         if keeping:  # its own tags are gone by now, so these seals are on something that contains it
             raise PartOfSealed(message.delete_protected("manifest", digest, place.repository, keeping))
+        if not tags:  # no tag's entry tells of it, so one of its own does
+            self._record(tx, place, digest, actor, reason)
         tx.takes_away = True
         under = {Digest.parse(text) for text in metadata.digests(tx, metadata.reached_from(place.id, str(digest)))}
         manifests, blobs, kept = [digest], [], []
@@ -146,6 +150,19 @@ class Seals:
             parent = min(metadata.parents(tx, place.id, str(part)))
             kept.append((part, f"it is also part of {parent}"))
         return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept))
+
+    def _record(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> None:
+        held = metadata.find_manifest(tx, place.id, str(digest))
+        sequencer.append(
+            tx,
+            Kind.TAG_PURGED,
+            repository=place.repository,
+            digest=str(digest),
+            media_type=held.media_type if held is not None else "",
+            size_bytes=held.size if held is not None else 0,
+            actor=actor.name,
+            reason=reason,
+        )
 
     def _unlink(self, tx: Transaction, purged: Purged) -> None:
         """In a transaction of its own: an unlink can't be rolled back, so the rows have to be gone for good first."""
