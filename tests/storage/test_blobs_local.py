@@ -29,7 +29,7 @@ from boltseal.storage.blobs import (
     UploadWriter,
 )
 from boltseal.storage.blobs_local import LocalBlobs
-from boltseal.storage.upload_local import SYNC_EVERY_BYTES, MemoryBudget
+from boltseal.storage.upload_local import SYNC_EVERY_BYTES
 from tests.fakes.disk import FailingDisk
 
 REPOSITORY = Repository("shop/app")
@@ -200,6 +200,35 @@ async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingD
 
     with pytest.raises(UploadUnknown):
         await store.upload_size(key)
+
+
+async def test_an_fsync_that_fails_after_the_client_went_away_ends_the_session(
+    store: LocalBlobs, disk: FailingDisk
+) -> None:
+    """The next request must not build on bytes that the disk never got."""
+    key = await begin(store)
+    disk.fail("sync_data", errno.EIO)
+    with pytest.raises(ConnectionError):
+        await broken_patch(store, key, b"g" * SYNC_EVERY_BYTES)
+
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+
+
+async def test_the_descriptor_is_open_until_the_disk_has_it_all(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A sync that goes on beside the writing is waited for before its descriptor is closed."""
+    key = await begin(store)
+    let_go = disk.hold("sync_data")
+    request = asyncio.create_task(broken_patch(store, key, b"d" * SYNC_EVERY_BYTES))
+    await asyncio.to_thread(disk.arrived("sync_data").wait, 5)
+    await asyncio.sleep(0.05)
+    with pytest.raises(UploadBusy):
+        await patch(store, key, b"too early")
+    let_go.set()
+    with pytest.raises(ConnectionError):
+        await request
+
+    assert await store.upload_size(key) >= SYNC_EVERY_BYTES
 
 
 async def test_a_session_that_cannot_be_cut_back_is_gone(store: LocalBlobs, disk: FailingDisk) -> None:
@@ -457,20 +486,6 @@ async def push_in(store: LocalBlobs, chunk: bytes, times: int) -> None:
         for _ in range(times):
             await writer.write(chunk)
         await writer.commit(Digest.of(chunk * times))
-
-
-def test_the_budget_shrinks_batches_as_writers_come() -> None:
-    """One writer gathers a mebibyte; a thousand gather what the budget allows each; a full budget allows none."""
-    budget = MemoryBudget(32 * MEBIBYTE)
-    budget.writers = 1
-    alone = budget.is_due(MEBIBYTE - 1), budget.is_due(MEBIBYTE)
-    budget.writers = 1000
-    among_many = budget.is_due(30_000), budget.is_due(34_000)
-    budget.held_bytes = budget.total_bytes
-
-    assert alone == (False, True)
-    assert among_many == (False, True)
-    assert budget.is_due(1)
 
 
 async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk: FailingDisk) -> None:

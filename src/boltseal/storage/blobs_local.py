@@ -42,7 +42,8 @@ from boltseal.storage.blobs import (
     UploadUnknown,
 )
 from boltseal.storage.durable import Disk, is_no_space, make_folders
-from boltseal.storage.upload_local import LocalUploadWriter, MemoryBudget, RunningHash, SessionFile, Workshop, finished
+from boltseal.storage.upload_local import LocalUploadWriter, RunningHash, SessionFile, Workshop, finished
+from boltseal.storage.upload_memory import MemoryBudget
 
 ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
 _SESSION_NAME: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}")
@@ -87,6 +88,7 @@ class LocalBlobs:
             budget=MemoryBudget(memory_bytes),
             quick=ThreadPoolExecutor(quick_threads, "boltseal-quick"),
             bulk=ThreadPoolExecutor(bulk_threads, "boltseal-bulk"),
+            syncs=ThreadPoolExecutor(bulk_threads, "boltseal-syncs"),
         )
         self._hashes: OrderedDict[str, tuple[Stamp, RunningHash]] = OrderedDict()
         self._shards_on_disk: set[str] = set()
@@ -97,6 +99,7 @@ class LocalBlobs:
         """Waits for what is being written and lets go of the threads."""
         self._workshop.quick.shutdown()
         self._workshop.bulk.shutdown()
+        self._workshop.syncs.shutdown()
 
     @property
     def buffered_bytes(self) -> int:

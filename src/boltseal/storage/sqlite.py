@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 LOCK_WAIT_S: Final = 10.0
-_FULL_CODES: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
+_FULL_CODES: Final = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_SHMSIZE,  # the first to open a database needs room for its index of the log
+}
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _UNUSABLE: Final = {
     sqlite3.SQLITE_CANTOPEN,

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from boltseal.oci.digest import Digest, DigestInvalid, Hasher
 from boltseal.storage.blobs import NoSpace, StoreBroken, UploadUnknown
 from boltseal.storage.durable import Disk, is_no_space
+from boltseal.storage.upload_memory import BATCH_BYTES, MemoryBudget
 
-BATCH_BYTES: Final = 1024 * 1024
 SYNC_EVERY_BYTES: Final = 8 * 1024 * 1024
 QUICK_BYTES: Final = 64 * 1024
 _SMALL_PART_BYTES: Final = 16 * 1024
-_OVERLAP_BYTES: Final = 128 * 1024
 _READ_BYTES: Final = 1024 * 1024
 
 T = TypeVar("T")
@@ -65,42 +64,20 @@ async def finished(future: asyncio.Future[T]) -> T:
     return future.result()
 
 
-class MemoryBudget:
-    """Shares a number of bytes among all writers of a store. Touched by the event loop's thread only."""
-
-    def __init__(self, total_bytes: int) -> None:
-        self.total_bytes = total_bytes
-        self.held_bytes = 0
-        self.writers = 0
-
-    @property
-    def share_bytes(self) -> int:
-        """What one writer may hold, if all hold as much."""
-        return self.total_bytes // max(self.writers, 1)
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether a writer may gather the next batch while the last one is being written."""
-        return self.share_bytes >= _OVERLAP_BYTES and self.held_bytes < self.total_bytes
-
-    def is_due(self, buffered_bytes: int) -> bool:
-        """Whether a writer that has gathered so much must hand it over."""
-        batch = self.share_bytes // 2 if self.overlaps else self.share_bytes
-        return buffered_bytes >= min(batch, BATCH_BYTES) or self.held_bytes >= self.total_bytes
-
-
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What all writers of a store share: the disk, the memory, and two lanes of threads.
+    """What all writers of a store share: the disk, the memory, and three lanes of threads.
 
     `quick` is for work of a few milliseconds, many at a time, so that the kernel's journal takes their fsyncs in one
-    go; `bulk` is for hashing and writing batches, few at a time, because more would only wait for the same cores.
+    go; `bulk` is for hashing and writing batches, few at a time, because more would only wait for the same cores;
+    `syncs` waits for the disk beside them, and for nothing else, so that `bulk` may wait for it.
     """
 
     disk: Disk
     budget: MemoryBudget
     quick: Executor
     bulk: Executor
+    syncs: Executor
 
 
 class _BytesLost(Exception):
@@ -136,6 +113,7 @@ class LocalUploadWriter:
         # Owned by the loop.
         self._offset = size
         self._parts: list[bytes | bytearray] = []
+        self._received = 0
         self._buffered = 0
         self._in_flight = 0
         self._flight: asyncio.Future[Any] | None = None
@@ -143,6 +121,7 @@ class LocalUploadWriter:
         self._in_file = size
         self._hash = None if running is None else running.copy()
         self._unsynced = 0
+        self._syncing: Future[None] | None = None
         self._ended = False
         workshop.budget.writers += 1
 
@@ -158,19 +137,25 @@ class LocalUploadWriter:
         if self._ended:
             raise self._unknown()
         self._gather(chunk)
-        if self._workshop.budget.is_due(self._buffered):
+        if self._workshop.budget.is_due(self._buffered, len(chunk)):
             await self._settle()
             self._launch_append()
             if not self._workshop.budget.overlaps:
                 await self._settle()
+        self._received += len(chunk)
+        await self._workshop.budget.crowd.go_on(self, self._received, len(chunk))
 
     async def flush(self) -> None:
         """Brings what was gathered into the file, and remembers this point as the one to come back to."""
+        self._workshop.budget.crowd.leave(self)
         await self._settle()
         if self._ended:
             raise self._unknown()
         if self._parts:
             self._launch_append()
+            await self._settle()
+        if self._syncing is not None:
+            self._launch(self._workshop.bulk, self._wait_for_sync)
             await self._settle()
         self._acknowledged = self._in_file
         self._acknowledged_hash = None if self._hash is None else self._hash.copy()
@@ -186,6 +171,7 @@ class LocalUploadWriter:
 
     async def commit(self, digest: Digest) -> int:
         """Hash, write, fsync, rename, fsync of the folder: one visit to a thread."""
+        self._workshop.budget.crowd.leave(self)
         await self._settle()
         if self._ended:
             raise self._unknown()
@@ -204,8 +190,13 @@ class LocalUploadWriter:
         try:
             if self._flight is not None:
                 await ended(self._flight)
+            if self._syncing is not None:
+                await ended(asyncio.wrap_future(self._syncing))
+                if self._syncing.exception() is not None:
+                    self._lose()
         finally:
             self._drop_parts()
+            self._workshop.budget.crowd.leave(self)
             self._workshop.budget.held_bytes -= self._in_flight
             self._in_flight = 0
             self._workshop.budget.writers -= 1
@@ -298,7 +289,9 @@ class LocalUploadWriter:
                 self._hash.hasher.update(part)
         self._write(parts)
         if self._unsynced >= SYNC_EVERY_BYTES:
-            self._sync(self._workshop.disk.sync_data)
+            self._wait_for_sync()
+            self._syncing = self._workshop.syncs.submit(self._workshop.disk.sync_data, self._file.fd)
+            self._unsynced = 0
 
     def _write(self, parts: list[bytes | bytearray]) -> None:
         self._workshop.disk.append(self._file.fd, parts)
@@ -306,12 +299,21 @@ class LocalUploadWriter:
         self._in_file += written
         self._unsynced += written
 
-    def _sync(self, call: Callable[[int], None]) -> None:
+    def _wait_for_sync(self) -> None:
+        """Waits for the last sync that goes on beside the writing. Its failure is told once, here, and never again."""
+        syncing, self._syncing = self._syncing, None
         try:
-            call(self._file.fd)
+            if syncing is not None:
+                syncing.result()
         except OSError as error:
             raise _BytesLost(error) from error
-        self._unsynced = 0
+
+    def _sync_all(self) -> None:
+        self._wait_for_sync()
+        try:
+            self._workshop.disk.sync(self._file.fd)
+        except OSError as error:
+            raise _BytesLost(error) from error
 
     def _commit(self, parts: list[bytes | bytearray], digest: Digest) -> None:
         """1. hash, 2. compare, 3. write, 4. fsync, 5. rename and fsync of the folder.
@@ -330,7 +332,7 @@ class LocalUploadWriter:
             self._compare(self._hash_file(digest), digest)
         if not parts:
             disk.touch(self._file.fd)  # its time must be this one: garbage collection spares what is young
-        self._sync(disk.sync)
+        self._sync_all()
         try:
             self._file.place(digest)
         except UploadUnknown:
