@@ -1,0 +1,13 @@
+"""How much of everything: scaled to minutes by default, at full size with BOLTSEAL_TEST_SCALE=full (`make soak`)."""
+
+from __future__ import annotations
+
+import os
+
+MEBIBYTE = 1024 * 1024
+IS_FULL = os.environ.get("BOLTSEAL_TEST_SCALE") == "full"
+
+KILLS = 50 if IS_FULL else 5
+BIG_BLOB_BYTES = 4096 * MEBIBYTE if IS_FULL else 256 * MEBIBYTE
+MANY_PUSHES = 200 if IS_FULL else 40
+MANY_PUSH_BYTES = 64 * MEBIBYTE if IS_FULL else 16 * MEBIBYTE

@@ -1,0 +1,161 @@
+"""A disk that is really full: refused with 507, nothing acknowledged lost, nothing half served, and it goes on after."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.servers import Server
+from tests.small_disk import small_disk
+from tests.soak.processes import ballast
+from tests.soak.scale import MEBIBYTE
+from tests.soak.test_kill import fsck
+from tests.soak.traffic import (
+    Acknowledged,
+    Body,
+    Refused,
+    client_of,
+    manifest_of,
+    pull_all,
+    push_image,
+    put_manifest,
+)
+
+pytestmark = pytest.mark.slow
+
+FULL = 507
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB, which is the data folder; logs lie beside it."""
+    with small_disk(tmp_path / "small", "size=64m") as folder:
+        yield folder
+
+
+@pytest.fixture
+def server(disk: Path) -> Iterator[Server]:
+    """A registry whose data lies on it."""
+    with servers.boltseal(disk) as running:
+        yield running
+
+
+async def fill_with_images(client: httpx2.AsyncClient, repository: str, into: Acknowledged) -> list[int]:
+    """Pushes images until several were refused; the statuses of the refusals."""
+    refusals: list[int] = []
+    for number in range(1000):
+        sizes = [3 * MEBIBYTE, 400_000, 5_000]
+        bodies = [Body(f"{repository} {number} {size}", size) for size in sizes]
+        try:
+            await push_image(client, repository, f"1.{number}.0", bodies, into)
+        except Refused as refused:
+            refusals.append(refused.status)
+        if len(refusals) == 3:
+            break
+    return refusals
+
+
+async def test_a_full_disk_is_507_and_takes_nothing_back(disk: Path, server: Server) -> None:
+    """Concurrent pushes meet the end of the disk: what was answered 201 is there, what was not can be pushed later."""
+    acknowledged = Acknowledged()
+    async with client_of(server.url) as client:
+        refusals = await asyncio.gather(*(fill_with_images(client, f"shop/{name}", acknowledged) for name in "abcd"))
+        await pull_all(client, acknowledged)
+        statuses = {status for each in refusals for status in each}
+
+    assert statuses == {FULL}
+    assert len(acknowledged.tags) > 0
+    assert (await asyncio.to_thread(fsck, disk))["outcome"] == "holds"
+
+
+async def test_pushes_go_on_when_there_is_room_again(disk: Path, server: Server) -> None:
+    """The very same push that was refused succeeds after somebody made room, without a restart."""
+    acknowledged = Acknowledged()
+    bodies = [Body("config", 2_000), Body("layer", 8 * MEBIBYTE)]
+    async with client_of(server.url) as client:
+        with ballast(disk, leave_bytes=2 * MEBIBYTE), pytest.raises(Refused) as refused:
+            await push_image(client, "shop/app", "1.0.0", bodies, acknowledged)
+        await push_image(client, "shop/app", "1.0.0", bodies, acknowledged)
+        await pull_all(client, acknowledged)
+
+    assert refused.value.status == FULL
+
+
+async def test_a_chunk_that_did_not_fit_can_be_sent_again(disk: Path, server: Server) -> None:
+    """The session survives the refusal, holds what was acknowledged, and goes on from there."""
+    first, second = Body("first", MEBIBYTE), Body("second", 6 * MEBIBYTE)
+    async with client_of(server.url) as client:
+        location = (await client.post("/v2/shop/app/blobs/uploads/")).headers["location"]
+        taken = await client.patch(location, content=first.stream())
+        with ballast(disk, leave_bytes=2 * MEBIBYTE):
+            refused = await client.patch(taken.headers["location"], content=second.stream())
+            status = await client.get(taken.headers["location"])
+        again = await client.patch(taken.headers["location"], content=second.stream())
+
+    assert taken.status_code == 202
+    assert refused.status_code == FULL
+    assert refused.json()["errors"][0]["code"] == "BLOB_UPLOAD_INVALID"
+    assert status.headers["range"] == f"0-{MEBIBYTE - 1}"
+    assert again.status_code == 202
+    assert again.headers["range"] == f"0-{7 * MEBIBYTE - 1}"
+
+
+async def test_a_database_without_room_publishes_nothing(disk: Path, server: Server) -> None:
+    """When not even a row fits: 507, the tag is free as before, pulls go on, and later it is published."""
+    before, after = Acknowledged(), Acknowledged()
+    config, layer = Body("config", 2_000), Body("layer", MEBIBYTE)
+    named = [(config.digest, config.size), (layer.digest, layer.size)]
+    async with client_of(server.url) as client:
+        await push_image(client, "shop/app", "1.0.0", [config, layer], before)
+        with ballast(disk):
+            refusals = [await refusal_of(client, number, named) for number in range(200)]
+            await pull_all(client, before)
+        held = [(await client.head(f"/v2/shop/app/manifests/2.{number}.0")).status_code for number in range(200)]
+        for number in range(200):
+            await put_manifest(client, "shop/app", f"2.{number}.0", annotated(named, number), after)
+        await pull_all(client, after)
+
+    assert FULL in refusals
+    assert set(refusals) <= {FULL, 201}
+    assert [status == 200 for status in held] == [status == 201 for status in refusals]
+
+
+def annotated(named: list[tuple[str, int]], number: int) -> bytes:
+    """A manifest like no other, large enough to need room of its own."""
+    return manifest_of(*named)[:-1] + b', "annotations": {"n": "' + b"%d" % number * 4000 + b'"}}'
+
+
+async def refusal_of(client: httpx2.AsyncClient, number: int, named: list[tuple[str, int]]) -> int:
+    """The status of publishing one more tag."""
+    try:
+        await put_manifest(client, "shop/app", f"2.{number}.0", annotated(named, number), Acknowledged())
+    except Refused as refused:
+        return refused.status
+    return 201
+
+
+async def test_a_restart_without_room_says_so_and_one_with_room_serves(disk: Path) -> None:
+    """SQLite can't open its log without a little room: the server ends with one line about it, and loses nothing."""
+    acknowledged = Acknowledged()
+    await push_one_image(disk, acknowledged)
+    with ballast(disk), pytest.raises(servers.ServerFailed) as failed:
+        await push_one_image(disk, Acknowledged())
+    with servers.boltseal(disk) as server:
+        async with client_of(server.url) as client:
+            await pull_all(client, acknowledged)
+
+    assert "ended with 3" in str(failed.value)
+    assert "no space left" in str(failed.value)
+    assert "Traceback" not in str(failed.value)
+
+
+async def push_one_image(data: Path, into: Acknowledged) -> None:
+    """Starts a server, pushes to it, ends it."""
+    with servers.boltseal(data) as server:
+        async with client_of(server.url) as client:
+            await push_image(client, "shop/app", "1.0.0", [Body("config", 2_000)], into)

@@ -1,0 +1,72 @@
+"""SIGKILL at random moments under concurrent pushes, again and again: what was acknowledged is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.soak.processes import kill_tree
+from tests.soak.scale import KILLS
+from tests.soak.traffic import Acknowledged, Body, client_of, pull_all, push_image
+
+pytestmark = pytest.mark.slow
+
+PUSHERS = 8
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_every_acknowledged_push_survives_every_kill(tmp_path: Path, workers: int) -> None:
+    """After each kill the store is sound by `fsck`, and in the end everything acknowledged comes back by pulling."""
+    data = tmp_path / "data"
+    acknowledged = Acknowledged()
+    dice = random.Random(workers)  # noqa: S311 - not for secrets
+    for number in range(KILLS):
+        before = len(acknowledged.tags)
+        with servers.boltseal(data, workers=workers) as server:
+            await push_until_killed(server, number, dice.uniform(0.3, 2.0), acknowledged)
+        report = await asyncio.to_thread(fsck, data)
+        assert report["outcome"] == "holds", report
+        assert len(acknowledged.tags) > before, "nothing was acknowledged before this kill"
+    with servers.boltseal(data, workers=workers) as server:
+        async with client_of(server.url) as client:
+            await pull_all(client, acknowledged)
+
+
+async def push_until_killed(server: servers.Server, number: int, after_s: float, into: Acknowledged) -> None:
+    """Lets pushes loose on a server and kills it in the middle of them."""
+    async with client_of(server.url) as client:
+        pushes = [asyncio.create_task(push_on(client, f"shop/app{each}", number, into)) for each in range(PUSHERS)]
+        await asyncio.sleep(after_s)
+        await asyncio.to_thread(kill_tree, server.pid)
+        await asyncio.gather(*pushes)
+
+
+async def push_on(client: httpx2.AsyncClient, repository: str, number: int, into: Acknowledged) -> None:
+    """Image after image, with a blob they share, until the server is gone."""
+    dice = random.Random(f"{repository} {number}")  # noqa: S311 - not for secrets
+    for image in range(10_000):
+        sizes = [dice.choice([0, 100, 4096, 300_000, 2_500_000]) for _ in range(dice.randrange(1, 4))]
+        bodies = [Body(f"{repository} {number} {image} {each}", size) for each, size in enumerate(sizes)]
+        bodies.append(Body(f"shared by all {number} {image}", 50_000))
+        try:
+            await push_image(client, repository, f"{number}.{image}.0", bodies, into)
+        except httpx2.TransportError:
+            return
+
+
+def fsck(data: Path) -> dict[str, object]:
+    """What `boltseal fsck --json` says of a store that no server holds."""
+    done = subprocess.run(
+        [sys.executable, "-m", "boltseal", "fsck", "--data", str(data), "--json"], capture_output=True, text=True
+    )
+    assert done.returncode in (0, 1), done.stderr
+    report: dict[str, object] = json.loads(done.stdout)
+    return report

@@ -1,0 +1,114 @@
+"""Memory is bounded: neither the size of a blob nor the number of pushes makes the server grow by 64 MiB."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+import pytest
+
+from tests.servers import Server
+from tests.soak.processes import MemoryWatch
+from tests.soak.scale import BIG_BLOB_BYTES, MANY_PUSH_BYTES, MANY_PUSHES, MEBIBYTE
+from tests.soak.traffic import Acknowledged, Body, client_of, expect, pull_blob, push_blob
+
+pytestmark = pytest.mark.slow
+
+MOST_GROWTH_BYTES = 64 * MEBIBYTE
+REPOSITORY = "shop/app"
+
+
+async def warm_up(client: httpx2.AsyncClient) -> None:
+    """What a server loads and starts at its first requests is not growth."""
+    for patch in (False, True):
+        for size in (10, 5 * MEBIBYTE):
+            body = Body(f"warm {patch} {size}", size)
+            await push_blob(client, REPOSITORY, body, body.digest, Acknowledged(), patch=patch)
+            await pull_blob(client, REPOSITORY, body.digest)
+
+
+async def length_of_range(client: httpx2.AsyncClient, digest: str, start: int) -> int:
+    """Reads a blob from `start` on, keeping nothing."""
+    headers = {"range": f"bytes={start}-"}
+    async with client.stream("GET", f"/v2/{REPOSITORY}/blobs/{digest}", headers=headers) as answer:
+        assert answer.status_code == httpx2.codes.PARTIAL_CONTENT
+        length = 0
+        async for chunk in answer.aiter_raw():
+            length += len(chunk)
+        return length
+
+
+@pytest.mark.parametrize("patch", [False, True], ids=["put", "patch-then-put"])
+async def test_a_big_blob_passes_through(server: Server, patch: bool) -> None:
+    """A blob far larger than the memory allowed is pushed, pulled and re-read by its ranges."""
+    body = Body("big", BIG_BLOB_BYTES)
+    digest = await asyncio.to_thread(lambda: body.digest)
+    async with client_of(server.url) as client:
+        await warm_up(client)
+        with MemoryWatch(server.pid) as watch:
+            await push_blob(client, REPOSITORY, body, digest, Acknowledged(), patch=patch)
+            pulled = await pull_blob(client, REPOSITORY, digest)
+            second_half = await length_of_range(client, digest, BIG_BLOB_BYTES // 2)
+
+    assert pulled == BIG_BLOB_BYTES
+    assert second_half == BIG_BLOB_BYTES - BIG_BLOB_BYTES // 2
+    assert watch.growth_bytes < MOST_GROWTH_BYTES
+
+
+async def test_many_pushes_at_once_share_the_memory(server: Server) -> None:
+    """Every push of a crowd succeeds, and the crowd needs no more memory than its few."""
+    bodies = [Body(f"one of many {number}", MANY_PUSH_BYTES) for number in range(MANY_PUSHES)]
+    digests = await asyncio.to_thread(lambda: [body.digest for body in bodies])
+    acknowledged = Acknowledged()
+    async with client_of(server.url, connections=MANY_PUSHES) as client:
+        await warm_up(client)
+        with MemoryWatch(server.pid) as watch:
+            await asyncio.gather(
+                *(
+                    push_blob(client, REPOSITORY, body, digest, acknowledged, patch=number % 2 == 1)
+                    for number, (body, digest) in enumerate(zip(bodies, digests, strict=True))
+                )
+            )
+
+    assert len(acknowledged.blobs) == MANY_PUSHES
+    assert watch.growth_bytes < MOST_GROWTH_BYTES
+
+
+async def test_many_pulls_at_once_share_the_memory(server: Server) -> None:
+    """A crowd that pulls one image, all at once, costs no memory per head."""
+    body = Body("wanted by all", MANY_PUSH_BYTES)
+    digest = await asyncio.to_thread(lambda: body.digest)
+    async with client_of(server.url, connections=MANY_PUSHES) as client:
+        await warm_up(client)
+        await push_blob(client, REPOSITORY, body, digest, Acknowledged())
+        with MemoryWatch(server.pid) as watch:
+            sizes = await asyncio.gather(*(pull_blob(client, REPOSITORY, digest) for _ in range(MANY_PUSHES)))
+
+    assert set(sizes) == {MANY_PUSH_BYTES}
+    assert watch.growth_bytes < MOST_GROWTH_BYTES
+
+
+async def test_clients_that_stall_are_bounded_and_in_nobodys_way(server: Server) -> None:
+    """Some of a layer each, and then nothing: what they cost is bounded, and the others go on."""
+    async with client_of(server.url) as client:
+        await warm_up(client)
+        with MemoryWatch(server.pid) as watch:
+            stalled = [await begin_and_stall(client, server, number) for number in range(MANY_PUSHES)]
+            body = Body("not stalled", MANY_PUSH_BYTES)
+            await push_blob(client, REPOSITORY, body, body.digest, Acknowledged())
+            for writer in stalled:
+                writer.close()
+
+    assert watch.growth_bytes < MOST_GROWTH_BYTES // 2 + MANY_PUSHES * MEBIBYTE // 2
+
+
+async def begin_and_stall(client: httpx2.AsyncClient, server: Server, number: int) -> asyncio.StreamWriter:
+    """Announces a large PATCH, sends some of it, and keeps the connection."""
+    began = expect(await client.post(f"/v2/{REPOSITORY}/blobs/uploads/"), 202)
+    host, _, port = server.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    path = httpx2.URL(server.url).join(began.headers["location"]).raw_path.decode()
+    head = f"PATCH {path} HTTP/1.1\r\nHost: {server.address}\r\nContent-Length: {MANY_PUSH_BYTES}\r\n\r\n"
+    writer.write(head.encode() + bytes([number % 256]) * 700_000)
+    await writer.drain()
+    return writer
