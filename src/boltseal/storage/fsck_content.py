@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, bindparam, func, select
 
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from boltseal.storage.blobs import BlobReader
     from boltseal.storage.findings import Notebook
 
+_LINKS: Final = select(link.c.child, link.c.kind).where(
+    link.c.repository_id == bindparam("at_repository"),
+    link.c.parent == bindparam("at_parent"),
+    link.c.kind != "signature-tag",
+)
+_NAMED: Final = select(blob.c.digest).where(blob.c.digest == bindparam("at_digest")).limit(1)
 SHOW_EVERY_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -74,10 +80,8 @@ def _manifest_problems(connection: Connection, row: RowMapping) -> Iterator[str]
         yield f"the bytes can't be read as {row['media_type']}: {error}"
         return
     yield from _shown_problems(row, parsed)
-    links = select(link.c.child, link.c.kind).where(
-        link.c.repository_id == row["repository_id"], link.c.parent == row["digest"], link.c.kind != "signature-tag"
-    )
-    written = {(child, kind) for child, kind in connection.execute(links).all()}
+    links = connection.execute(_LINKS, {"at_repository": row["repository_id"], "at_parent": row["digest"]})
+    written = {(child, kind) for child, kind in links.all()}
     said = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
     if written != said:
         yield f"the links differ from the bytes in {', '.join(sorted({child for child, _ in written ^ said})[:3])}"
@@ -181,7 +185,7 @@ def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -
 
 def still_named(connection: Connection, digest: str) -> bool:
     """Whether a row names the blob at this moment."""
-    return connection.execute(select(blob.c.digest).where(blob.c.digest == digest).limit(1)).first() is not None
+    return connection.execute(_NAMED, {"at_digest": digest}).first() is not None
 
 
 def unnamed(connection: Connection, store: BlobReader, notes: Notebook) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Text, and_, bindparam, case, delete, exists, insert, literal, or_, select
+from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, insert, literal, or_, select
 
 from boltseal.storage.schema import blob, content, link, manifest, released, repository, tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import BindParameter, Connection, Select
 
     from boltseal.storage.database import Transaction
 
@@ -186,9 +186,10 @@ def blob_anywhere(connection: Connection, digest: str, source: str | None) -> tu
     return None if row is None else (row[0], row[1])
 
 
-def reached_from(repository_id: int, digest: str) -> Select[str]:
+def reached_from(repository_id: int | BindParameter[int], digest: str | BindParameter[str]) -> Select[str]:
     """The digest and everything under it, over all levels: what a seal on it covers downwards."""
-    seen = select(literal(digest, Text).label("digest")).cte("below", recursive=True)
+    top = literal(digest, Text) if isinstance(digest, str) else digest
+    seen = select(top.label("digest")).cte("below", recursive=True)
     step = select(link.c.child).join(seen, link.c.parent == seen.c.digest)
     step = step.where(link.c.repository_id == repository_id, link.c.kind.in_(CONTAINS))
     return select(seen.union(step).c.digest)
@@ -221,16 +222,22 @@ def parents(tx: Transaction, repository_id: int, digest: str) -> set[str]:
     return digests(tx, query.where(link.c.kind.in_(CONTAINS)))
 
 
+def _missing() -> Select[str]:
+    here = bindparam("at_repository", type_=Integer)
+    held_manifest = exists().where(manifest.c.repository_id == here, manifest.c.digest == link.c.child)
+    held_blob = exists().where(blob.c.repository_id == here, blob.c.digest == link.c.child)
+    absent = or_(and_(link.c.kind == "child", ~held_manifest), and_(link.c.kind.in_(("config", "layer")), ~held_blob))
+    under = reached_from(here, bindparam("at_digest", type_=Text))
+    return select(link.c.child).where(link.c.repository_id == here, link.c.parent.in_(under), absent)
+
+
+_MISSING = _missing()  # made once: it is asked at every push of a sealed tag
+
+
 def missing(tx: Transaction, repository_id: int, digest: str) -> list[str]:
     """What a manifest needs, over all levels, and this repository does not hold, sorted."""
-    under = reached_from(repository_id, digest).subquery()
-    needed = select(link.c.child).join(under, link.c.parent == under.c.digest)
-    needed = needed.where(link.c.repository_id == repository_id)
-    held_manifest = exists().where(manifest.c.repository_id == repository_id, manifest.c.digest == link.c.child)
-    held_blob = exists().where(blob.c.repository_id == repository_id, blob.c.digest == link.c.child)
-    children = needed.where(link.c.kind == "child", ~held_manifest)
-    blobs = needed.where(link.c.kind.in_(("config", "layer")), ~held_blob)
-    return sorted(digests(tx, children) | digests(tx, blobs))
+    found = tx.connection.execute(_MISSING, {"at_repository": repository_id, "at_digest": digest})
+    return sorted(set(found.scalars()))
 
 
 def tag_names(connection: Connection, name: str, after: str, limit: int | None) -> list[str] | None:

@@ -119,6 +119,7 @@ def _bring_up_to_date(database: Path) -> None:
             sqlite.driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
             shutil.copy2(database, copy)
             _upgrade(connection)
+            sqlite.expect_sizes(connection)
     finally:
         engine.dispose()
 
@@ -136,6 +137,7 @@ def _create(connection: Connection) -> None:
     METADATA.create_all(connection)
     driver.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     driver.execute("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
+    sqlite.expect_sizes(connection)
     driver.execute("COMMIT")
 
 

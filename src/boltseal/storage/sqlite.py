@@ -108,6 +108,35 @@ def _named(error: BaseException | None) -> BoltsealError | None:
     return None
 
 
+_SIZES: Final = (
+    # table, index, rows, then rows per value of its first column, of its first two, ...
+    ("repository", "sqlite_autoindex_repository_1", "100 1"),
+    ("manifest", "manifest", "100000 1000 1"),
+    ("manifest", "ix_manifest_canonical", "100000 2 1 1"),
+    ("manifest", "ix_manifest_repository_id_subject", "100000 1000 2 1"),
+    ("content", "sqlite_autoindex_content_1", "100000 1"),
+    ("blob", "blob", "1000000 10000 1"),
+    ("blob", "ix_blob_digest", "1000000 2 1"),
+    ("link", "link", "1000000 10000 10 1 1"),
+    ("link", "ix_link_repository_id_child", "1000000 10000 10 1 1"),
+    ("tag", "tag", "100000 1000 1"),
+    ("tag", "ix_tag_repository_id_digest", "100000 1000 2 1"),
+    ("entry", "ix_entry_repository_tag_idx", "1000000 10000 10 1"),
+)
+
+
+def expect_sizes(connection: Connection) -> None:
+    """Tell the planner how many rows to expect; it is read by connections that are opened after the COMMIT.
+
+    SQLite without statistics guesses that a repository has ten of everything, and would read all of its links for one
+    push. What is told here once is never measured again, so a query keeps its plan from the first row to the last.
+    """
+    execute = driver(connection).execute
+    execute("ANALYZE")  # makes the table
+    execute("DELETE FROM sqlite_stat1")
+    driver(connection).executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", _SIZES)
+
+
 def damage(connection: Connection) -> list[str]:
     """What SQLite itself finds wrong with its pages, indexes and references, at most a hundred sentences."""
     execute = driver(connection).execute

@@ -1,0 +1,87 @@
+"""What the registry asks all day is looked for by an index, however much a repository holds.
+
+SQLite tells how it would answer (`EXPLAIN QUERY PLAN`). A step that looks for a repository's rows by the repository
+alone reads all of them: a push would take the longer, the more was pushed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.storage import ledger_store, metadata, sqlite, tag_table
+from boltseal.storage.schema import METADATA
+from tests.shop import SHOP
+
+if TYPE_CHECKING:
+    from boltseal.storage.database import Transaction
+    from tests.shop import Shop
+
+DIGEST = str(Digest.of(b"layer one"))
+
+ASKED: dict[str, Callable[[Transaction], Any]] = {
+    "missing": lambda tx: metadata.missing(tx, 1, DIGEST),
+    "reached_from": lambda tx: metadata.digests(tx, metadata.reached_from(1, DIGEST)),
+    "reaching": lambda tx: metadata.digests(tx, metadata.reaching(1, DIGEST, through_subjects=False)),
+    "reaching through subjects": lambda tx: metadata.digests(tx, metadata.reaching(1, DIGEST, through_subjects=True)),
+    "kept": lambda tx: tag_table.kept(tx, 1, metadata.reaching(1, DIGEST, through_subjects=True)),
+    "meaning": lambda tx: tag_table.meaning(tx, 1, DIGEST),
+    "tag": lambda tx: tag_table.find(tx, 1, "1.4.2"),
+    "manifest": lambda tx: metadata.find_manifest(tx, 1, DIGEST),
+    "manifest bytes": lambda tx: metadata.manifest_bytes(tx, 1, DIGEST),
+    "media types": lambda tx: metadata.media_types_of(tx, 1, DIGEST),
+    "spoken of": lambda tx: metadata.spoken_of(tx, 1, DIGEST),
+    "parents": lambda tx: metadata.parents(tx, 1, DIGEST),
+    "blob size": lambda tx: metadata.blob_size(tx, 1, DIGEST),
+    "blob named": lambda tx: metadata.blob_named(tx, DIGEST),
+    "blob anywhere": lambda tx: metadata.blob_anywhere(tx.connection, DIGEST, None),
+    "blob of a source": lambda tx: metadata.blob_anywhere(tx.connection, DIGEST, SHOP),
+    "referrers": lambda tx: metadata.referrers(tx.connection, SHOP, DIGEST),
+    "tagged bytes": lambda tx: metadata.tagged_bytes(tx.connection, SHOP, "1.4.2"),
+    "a page of tags": lambda tx: metadata.tag_names(tx.connection, SHOP, "1.4.2", 100),
+    "held manifests": lambda tx: metadata.held_manifests(tx.connection, SHOP, [DIGEST]),
+    "last entry": lambda tx: ledger_store.last_index(tx, SHOP, "1.4.2"),
+    "remove blob": lambda tx: metadata.remove_blob(tx, 1, DIGEST),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> None:
+    """Each step names more than the repository, or is one of ours that holds what was found so far."""
+    await shop.push(await shop.image("one"), "1.4.2")
+    steps = await shop.database.write(lambda tx: plans_of(tx, ASKED[name]))
+    tables = {table.name for table in METADATA.sorted_tables}
+    slow = [step for step in steps if step.endswith("(repository_id=?)") or step.removeprefix("SCAN ") in tables]
+
+    assert steps
+    assert slow == []
+
+
+def plans_of(tx: Transaction, ask: Callable[[Transaction], Any]) -> list[str]:
+    """How SQLite answers every statement that asking makes."""
+    driver = sqlite.driver(tx.connection)
+    statements: list[str] = []
+    driver.set_trace_callback(statements.append)
+    try:
+        ask(tx)
+    finally:
+        driver.set_trace_callback(None)
+    return [str(row[3]) for statement in statements for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+
+def test_every_index_has_an_expected_size(shop: Shop) -> None:
+    """An index that was added without one would be guessed at."""
+
+    def names(connection: Any) -> tuple[set[str], set[str]]:
+        told = sqlite.driver(connection).execute("SELECT idx FROM sqlite_stat1").fetchall()
+        there = sqlite.driver(connection).execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name NOT IN ('alembic_version')"
+        )
+        return {row[0] for row in told}, {row[0] for row in there.fetchall()}
+
+    told, there = shop.database.read_and_wait(names)
+
+    assert {name for name in there if name.startswith("ix_")} <= told
