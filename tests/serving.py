@@ -16,7 +16,7 @@ from boltseal.app import create_app
 from boltseal.config import Settings
 from tests.asgi import App, running
 
-ORIGIN = "http://registry.test"
+ORIGIN = "http://localhost:5000"
 FIRST_START_US = 1_600_000_000_000_000  # long ago, so that a test may put its clock anywhere after it
 
 Rule = Mapping[str, str]

@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import structlog
 from starlette.applications import Starlette
@@ -26,16 +27,23 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from boltseal.api.asgi import DistributionApi
+from boltseal.api.gate import Gate
 from boltseal.api.settings import ApiSettings
+from boltseal.api.token import TokenService
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.registry import Registry, build_registry
+from boltseal.registry.access import Access
+from boltseal.registry.logins import Logins
 from boltseal.registry.sequencer import check_clock, start_ledger
+from boltseal.registry.tokens import Tokens
 from boltseal.storage import ledger_store
 from boltseal.storage.blobs_local import LocalBlobs
 from boltseal.storage.collect import Item, collect, collect_uploads
 from boltseal.storage.database import Database, Transaction, open_database
 from boltseal.storage.fsck import Examined, Progress, examine
+from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
+from boltseal.storage.users import UserFile
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], int]
 
+TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
 
 _log = structlog.get_logger(__name__)
@@ -116,11 +125,15 @@ class Application(Starlette):
         self._stale = False
         self._store: Store | None = None
         self._api: DistributionApi | None = None
+        self._token_service: TokenService | None = None
+        self._logins: Logins | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the lifespan."""
         if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
             await self._api(scope, receive, send)
+        elif self._token_service is not None and scope["type"] == "http" and scope["path"] == TOKEN_PATH:
+            await self._token_service(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -130,7 +143,8 @@ class Application(Starlette):
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = _begin(self._settings, self._clock)
-        self._api = _api(store.registry, self._settings)
+        self._logins = Logins(UserFile(self._settings.htpasswd))
+        self._serve(store.registry, self._settings, self._logins)
         janitor = asyncio.create_task(_janitor(store.blobs, self._clock))
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
@@ -143,6 +157,20 @@ class Application(Starlette):
             with contextlib.suppress(asyncio.CancelledError):
                 await janitor
             store.close()
+
+    def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
+        logins = logins or Logins(UserFile(settings.htpasswd))
+        tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
+        access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
+        gate = Gate(access, _realm(settings), _open_to(settings))
+        server = settings.server
+        api_settings = ApiSettings(
+            public_url=server.public_url,
+            max_manifest_bytes=int(server.max_manifest_bytes),
+            anonymous_pull=settings.grants.all_may_pull or not access.required(),
+        )
+        self._token_service = TokenService(gate)
+        self._api = DistributionApi(registry, api_settings, gate)
 
     def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
         """SIGHUP: take over the rules of the configuration as it is now; one that can't be used changes nothing."""
@@ -158,7 +186,8 @@ class Application(Starlette):
             self._stale = False
             self._settings = settings
             # Requests under way end under the rules they began with.
-            self._api = _api(build_registry(self._store.database, self._store.blobs, settings.rules), settings)
+            registry = build_registry(self._store.database, self._store.blobs, settings.rules)
+            self._serve(registry, settings, self._logins)
             _log.info("rules read again", rules=len(settings.rules.user))
 
     async def _readyz(self, _: Request) -> JSONResponse:
@@ -230,11 +259,24 @@ def _origin(settings: Settings) -> str:
     return f"localhost:{settings.server.address.port}" if settings.server.address.loopback else settings.server.listen
 
 
-def _api(registry: Registry, settings: Settings) -> DistributionApi:
+def _realm(settings: Settings) -> str | None:
+    """The absolute address of the token service, from the configuration alone; None where it does not tell one."""
     server = settings.server
-    return DistributionApi(
-        registry, ApiSettings(public_url=server.public_url, max_manifest_bytes=int(server.max_manifest_bytes))
-    )
+    if server.public_url is not None:
+        return server.public_url + TOKEN_PATH
+    if server.address.any_interface:
+        return None
+    return f"{'https' if server.tls_cert else 'http'}://{server.address}{TOKEN_PATH}"
+
+
+def _open_to(settings: Settings) -> frozenset[str] | None:
+    """By which host names a registry without users may be asked: on loopback this machine's, elsewhere any."""
+    server = settings.server
+    if not server.address.loopback:
+        return None
+    host = f"[{server.address.host}]" if ":" in server.address.host else server.address.host
+    public = urlsplit(server.public_url).hostname if server.public_url else None
+    return frozenset({"localhost", "127.0.0.1", "[::1]", host, *([public.lower()] if public else [])})
 
 
 def _is_distribution(path: str) -> bool:

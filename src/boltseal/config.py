@@ -35,6 +35,7 @@ from pydantic_settings import (
 )
 
 from boltseal.errors import Invalid, quote
+from boltseal.policy.grants import GrantInvalid, Grants, parse_grants
 from boltseal.policy.rules import RuleInvalid, RuleSet, parse_rules
 
 DEFAULT_FILE: Final = Path("/etc/boltseal/boltseal.toml")
@@ -136,6 +137,8 @@ class ServerSettings(_Table):
     public_url: Annotated[str, AfterValidator(_public_url)] | None = None
     allow_anonymous: bool = False
     behind_proxy: bool = False
+    tls_cert: Annotated[Path, AfterValidator(_folder)] | None = None
+    tls_key: Annotated[Path, AfterValidator(_folder)] | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     max_connections: Annotated[int, Field(ge=16, le=65_536)] = 1024
     max_manifest_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=64 * _MIB)] = ByteSize(4 * _MIB)
@@ -148,6 +151,20 @@ class ServerSettings(_Table):
     def address(self) -> ListenAddress:
         """`listen`, parsed."""
         return ListenAddress.parse(self.listen)
+
+
+class AuthSettings(_Table):
+    """`[auth]`: who may come in. With a user in the file, or anything in this table, callers are told apart."""
+
+    htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
+    anonymous_pull: bool | tuple[str, ...] = False
+    service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}$")] = "boltseal"
+    grant: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def configured(self) -> bool:
+        """Whether the table stands in the configuration."""
+        return bool(self.model_fields_set)
 
 
 class LedgerSettings(_Table):
@@ -164,6 +181,7 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
     ledger: LedgerSettings = LedgerSettings()
     rule: tuple[dict[str, Any], ...] = ()
 
@@ -172,9 +190,24 @@ class Settings(BaseSettings):
         """The `[[rule]]` tables with the built-in rules after them. RuleInvalid names the first that is wrong."""
         return parse_rules(self.rule)
 
+    @cached_property
+    def grants(self) -> Grants:
+        """The `[[auth.grant]]` tables. GrantInvalid names the first that is wrong."""
+        return parse_grants(self.auth.grant, self.auth.anonymous_pull)
+
+    @property
+    def keys(self) -> Path:
+        """Where keys and users are: beside the data, not in it, so that a copy of the data gives no power."""
+        return self.server.data.with_name(f"{self.server.data.name}.keys")
+
+    @property
+    def htpasswd(self) -> Path:
+        """The users' file."""
+        return self.auth.htpasswd or self.keys / "htpasswd"
+
     def with_rules_of(self, newer: Settings) -> Settings:
-        """These settings with the rules of others: all that a running server takes over from a changed file."""
-        return type(self)(server=self.server, ledger=self.ledger, rule=newer.rule)
+        """These settings with rules and grants of others: all that a running server takes over from a changed file."""
+        return type(self)(server=self.server, auth=newer.auth, ledger=self.ledger, rule=newer.rule)
 
     @classmethod
     def settings_customise_sources(
@@ -213,11 +246,12 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         settings = Settings(**merged)
     except ValidationError as error:
         raise ConfigInvalid(_in_words(error.errors()[0], (flags, environment, file))) from error
-    try:
-        _ = settings.rules
-    except RuleInvalid as error:
-        origin = environment.origin if "rule" in environment.values else file.origin
-        raise ConfigInvalid(f"{origin}: {error.message}") from error
+    for key, table in (("rule", "rules"), ("auth", "grants")):
+        try:
+            getattr(settings, table)
+        except (RuleInvalid, GrantInvalid) as error:
+            origin = environment.origin if key in environment.values else file.origin
+            raise ConfigInvalid(f"{origin}: {error.message}") from error
     return settings
 
 
@@ -226,23 +260,23 @@ def debug_wanted() -> bool:
     return os.environ.get("BOLTSEAL_DEBUG", "") not in ("", "0")
 
 
-def exposure_refusal(server: ServerSettings) -> str | None:
+def exposure_refusal(server: ServerSettings, *, authenticated: bool) -> str | None:
     """Why the server must not listen where it is told to, or None (promise 12: safe by default).
 
-    There is neither authentication nor TLS in this version, so an address that others can reach needs both words:
-    one for who may come in, one for what encrypts the way.
+    An address that others can reach needs to know who comes in, and a way that nobody can listen in on; or, for each of
+    the two, the word that says that somebody else sees to it. `authenticated`: callers are told apart.
     """
-    missing = [
-        flag
-        for flag, given in (("--allow-anonymous", server.allow_anonymous), ("--behind-proxy", server.behind_proxy))
-        if not given
-    ]
-    if server.address.loopback or not missing:
+    if server.address.loopback:
+        return None
+    ways = []
+    if not authenticated and not server.allow_anonymous:
+        ways.append("authentication: add a user with `boltseal user add NAME`, or say --allow-anonymous")
+    if server.tls_cert is None and not server.behind_proxy:
+        ways.append("TLS: give --tls-cert and --tls-key, or say --behind-proxy if a proxy in front does it")
+    if not ways:
         return None
     return (
-        f"refusing to listen on {server.address}, which other machines can reach: this version has neither "
-        f"authentication nor TLS; listen on 127.0.0.1:{server.address.port}, or, with a proxy in front that takes "
-        f"care of both, add {' '.join(missing)}"
+        f"refusing to listen on {server.address}, which other machines can reach, without {'; and without '.join(ways)}"
     )
 
 

@@ -18,6 +18,7 @@ from boltseal.oci.reference import Repository
 from boltseal.registry import Registry
 from boltseal.registry.values import BlobAnswer
 from tests.asgi import Answer, send
+from tests.gates import open_gate
 from tests.images import digest_of
 
 BLOB = f"/v2/shop/app/blobs/{digest_of(b'')}"
@@ -44,7 +45,7 @@ class Failing:
 def api(pulls: Failing) -> DistributionApi:
     """The API of a registry whose reads are these, and that has nothing else."""
     parts = cast("Any", (pulls, None, None, None, None))
-    return DistributionApi(Registry(*parts), ApiSettings())
+    return DistributionApi(Registry(*parts), ApiSettings(), open_gate())
 
 
 async def asked(error: BaseException) -> Answer:

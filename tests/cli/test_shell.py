@@ -19,7 +19,22 @@ from boltseal.cli.root import Shell, build, run
 from boltseal.errors import Denied, Invalid, SealedPut, Unavailable
 from tests.cli import program
 
-VERBS = ("collect", "expire", "fsck", "purge", "rules", "rules test", "seal", "serve", "unseal", "version")
+VERBS = (
+    "collect",
+    "expire",
+    "fsck",
+    "purge",
+    "rules",
+    "rules test",
+    "seal",
+    "serve",
+    "token rotate",
+    "unseal",
+    "user add",
+    "user list",
+    "user remove",
+    "version",
+)
 
 
 def verb_that(does: Callable[[], None]) -> typer.Typer:

@@ -24,6 +24,7 @@ from boltseal.api.errors import (
     NoSuchTag,
     RouteUnknown,
 )
+from boltseal.api.gate import Gate
 from boltseal.api.listings import ListingRoutes
 from boltseal.api.locations import Locations
 from boltseal.api.manifests import ManifestRoutes
@@ -42,7 +43,7 @@ from boltseal.api.paths import (
 from boltseal.api.responses import Answer, Headers, failure, refusal
 from boltseal.api.settings import ApiSettings
 from boltseal.api.uploads import UploadRoutes
-from boltseal.errors import BoltsealError, ErrorCode, SealedDelete, quote
+from boltseal.errors import BoltsealError, ErrorCode, SealedDelete, Unauthenticated, quote
 from boltseal.oci.reference import TagInvalid
 from boltseal.registry import Registry
 
@@ -58,9 +59,10 @@ _log = structlog.get_logger(__name__)
 class DistributionApi:
     """The registry over HTTP, OCI distribution-spec 1.1.1 and what its main branch adds. Not for lifespan events."""
 
-    def __init__(self, registry: Registry, settings: ApiSettings) -> None:
+    def __init__(self, registry: Registry, settings: ApiSettings, gate: Gate) -> None:
         self._locations = Locations(settings.public_url)
-        self._table = _table(registry, settings, self._locations)
+        self._table = _table(registry, settings, self._locations, gate)
+        self._gate = gate
         self._parse = lru_cache(_PATHS_KEPT)(parse_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,6 +98,7 @@ class DistributionApi:
             raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not possible here; possible: {allowed}", allowed)
         if scope["query_string"]:
             self._locations.refuse_other_namespaces(call.query, writes=scope["method"] not in _READS)
+        call.actor = await self._gate.admit(call, target)
         return await handler(call, target)
 
     def _refusal(self, call: Call, error: BoltsealError) -> Answer:
@@ -103,7 +106,8 @@ class DistributionApi:
         if isinstance(error, TagInvalid) and call.method in _READS:
             # The spec has 404 for a manifest that can't be found, also under a name that no push could have given.
             error = NoSuchTag(f"there is no such manifest: {error.message}")
-        answer = refusal(error, self._allow(call) if isinstance(error, SealedDelete) else ())
+        extra = self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
+        answer = refusal(error, self._allow(call) if isinstance(error, SealedDelete) else extra)
         if answer.status >= 500:
             _log.warning("could not serve", method=call.method, path=_shown(call.scope), exc_info=error)
         return answer
@@ -115,12 +119,12 @@ class DistributionApi:
         return ((b"allow", _allowed(methods, without="DELETE").encode("ascii")),)
 
 
-def _table(registry: Registry, settings: ApiSettings, locations: Locations) -> Table:
+def _table(registry: Registry, settings: ApiSettings, locations: Locations, gate: Gate) -> Table:
     """Every route of the API. HEAD goes where GET goes."""
     manifests = ManifestRoutes(registry.pulls, registry.manifests, registry.deletes, locations, settings)
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
-    uploads = UploadRoutes(registry.uploads, locations)
-    listings = ListingRoutes(registry.pulls)
+    uploads = UploadRoutes(registry.uploads, locations, gate)
+    listings = ListingRoutes(registry.pulls, gate)
     return {
         Base: {"GET": listings.base},
         Catalog: {"GET": listings.catalog},

@@ -25,7 +25,7 @@ from boltseal.api.settings import ApiSettings
 from boltseal.errors import ErrorCode, NotFound
 from boltseal.registry.deletes import Deletes
 from boltseal.registry.pulls import Pulls
-from boltseal.registry.values import ANONYMOUS, BlobAnswer
+from boltseal.registry.values import BlobAnswer
 
 SMALL_BYTES: Final = 256 * 1024
 """Up to here a blob is sent from memory; from here on the kernel or a stream is faster."""
@@ -84,7 +84,7 @@ class BlobRoutes:
 
     async def delete(self, call: Call, at: BlobAt) -> Answer:
         """Takes the blob from this repository, unless a seal protects it (405)."""
-        await self._deletes.blob(at.repository, at.digest, ANONYMOUS)
+        await self._deletes.blob(at.repository, at.digest, call.actor)
         return Answer(202, responses.EMPTY)
 
     async def _part(self, found: BlobAnswer, part: ByteRange, about: Headers) -> Answer:

@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope
 from boltseal.api.errors import BodyStalled, ClientGone
 from boltseal.api.query import Query
 from boltseal.errors import ErrorCode, Invalid, TooLarge, quote
+from boltseal.registry.access import NOBODY, Caller
+from boltseal.registry.values import ANONYMOUS, Actor
 
 IDLE_S: Final = 60.0
 DRAIN_BYTES: Final = 8 * 1024 * 1024
@@ -96,13 +98,18 @@ class Body:
 
 
 class Call:
-    """One request. Header names are lower-case bytes, as ASGI gives them; values are text."""
+    """One request. Header names are lower-case bytes, as ASGI gives them; values are text.
 
-    __slots__ = ("_body", "_query", "receive", "scope")
+    `caller` and `actor`: who sends it, once the gate has said so.
+    """
+
+    __slots__ = ("_body", "_query", "actor", "caller", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
+        self.caller: Caller = NOBODY
+        self.actor: Actor = ANONYMOUS
         self._body: Body | None = None
         self._query: Query | None = None
 

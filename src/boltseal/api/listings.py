@@ -14,6 +14,7 @@ from typing import Final
 
 from boltseal.api import caching, responses
 from boltseal.api.call import Call
+from boltseal.api.gate import Gate
 from boltseal.api.paths import Base, Catalog, Referrers, Tags
 from boltseal.api.query import link_next
 from boltseal.api.responses import Answer
@@ -32,17 +33,18 @@ _ROW_BYTES: Final = 300
 class ListingRoutes:
     """The handlers of `Base`, `Catalog`, `Tags` and `Referrers`."""
 
-    def __init__(self, pulls: Pulls) -> None:
+    def __init__(self, pulls: Pulls, gate: Gate) -> None:
         self._pulls = pulls
+        self._gate = gate
 
     async def base(self, call: Call, at: Base) -> Answer:
         """Yes, this is the API (end-1)."""
         return _json(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
 
     async def catalog(self, call: Call, at: Catalog) -> Answer:
-        """The repositories that hold something."""
+        """The repositories that hold something and that the caller may pull."""
         n, last = call.query.page_size(), call.query.one("last")
-        page = await self._pulls.catalog(n, last)
+        page = await self._pulls.catalog(n, last, may_read=lambda name: self._gate.may_pull(call, name))
         return _page({"repositories": page.items}, "/v2/_catalog", n, page.items[-1:] if page.more else ())
 
     async def tags(self, call: Call, at: Tags) -> Answer:

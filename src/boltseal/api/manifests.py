@@ -23,7 +23,7 @@ from boltseal.oci.reference import Tag
 from boltseal.registry.deletes import Deletes
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.pulls import Pulls
-from boltseal.registry.values import ANONYMOUS, Published
+from boltseal.registry.values import Published
 
 MAX_TAGS: Final = 64
 """How many `?tag=` one push may carry; the spec asks for at least ten."""
@@ -61,7 +61,7 @@ class ManifestRoutes:
         conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
         raw = await call.document(self._max_bytes)
         published = await self._manifests.put(
-            at.repository, at.reference, tags, raw, call.header(b"content-type"), conditions, ANONYMOUS
+            at.repository, at.reference, tags, raw, call.header(b"content-type"), conditions, call.actor
         )
         return Answer(201, self._published(at, published, tags))
 
@@ -69,9 +69,9 @@ class ManifestRoutes:
         """Deletes a tag, or a manifest with all its tags, unless a seal protects it (405)."""
         conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
         if isinstance(at.reference, Digest):
-            await self._deletes.manifest(at.repository, at.reference, conditions, ANONYMOUS)
+            await self._deletes.manifest(at.repository, at.reference, conditions, call.actor)
         else:
-            await self._deletes.tag(at.repository, at.reference, conditions, ANONYMOUS)
+            await self._deletes.tag(at.repository, at.reference, conditions, call.actor)
         return Answer(202, responses.EMPTY)
 
     def _build_headers(

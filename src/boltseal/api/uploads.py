@@ -21,6 +21,7 @@ from typing import ClassVar
 from boltseal.api import responses
 from boltseal.api.call import Call
 from boltseal.api.errors import ClientGone
+from boltseal.api.gate import Gate
 from boltseal.api.locations import Locations
 from boltseal.api.paths import UploadAt, Uploads
 from boltseal.api.ranges import held, parse_content_range
@@ -29,7 +30,6 @@ from boltseal.errors import BoltsealError, ErrorCode, Invalid, NotFound, RangeIn
 from boltseal.oci.digest import Digest, hasher
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.registry.uploads import Uploads as UploadDoor
-from boltseal.registry.values import ANONYMOUS
 from boltseal.storage.blobs import UploadId
 
 
@@ -42,9 +42,10 @@ class DigestMissing(Invalid):
 class UploadRoutes:
     """The handlers of `Uploads` and `UploadAt`."""
 
-    def __init__(self, uploads: UploadDoor, locations: Locations) -> None:
+    def __init__(self, uploads: UploadDoor, locations: Locations, gate: Gate) -> None:
         self._uploads = uploads
         self._locations = locations
+        self._gate = gate
 
     async def start(self, call: Call, at: Uploads) -> Answer:
         """Begins an upload, or makes it unnecessary (mount), or does all of it at once."""
@@ -54,11 +55,11 @@ class UploadRoutes:
             hasher(algorithm)  # refuses one that no digest could be checked with at the end
         if mount is not None:
             wanted = Digest.parse(mount)
-            if await self._mount(at.repository, wanted, call.query.one("from")):
+            if await self._mount(call, at.repository, wanted, call.query.one("from")):
                 return self._created(at.repository, wanted)
         elif digest is not None:
             return await self._all_at_once(call, at.repository, Digest.parse(digest))
-        upload = await self._uploads.start(at.repository, ANONYMOUS)
+        upload = await self._uploads.start(at.repository, call.actor)
         return Answer(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
 
     async def append(self, call: Call, at: UploadAt) -> Answer:
@@ -78,7 +79,7 @@ class UploadRoutes:
         digest = Digest.parse(text)
         try:
             start, length = _place(call)
-            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body, ANONYMOUS)
+            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body, call.actor)
         except RangeInvalid as error:
             return await self._misplaced(at, error)
         return self._created(at.repository, digest)
@@ -98,19 +99,24 @@ class UploadRoutes:
         size = await self._uploads.status(at.repository, at.id)
         return refusal(error, self._session(at.repository, at.id, size))
 
-    async def _mount(self, repository: Repository, wanted: Digest, source: str | None) -> bool:
-        """Whether the blob could be had from `source`, or from anywhere. A name that can't be one has no blobs."""
+    async def _mount(self, call: Call, repository: Repository, wanted: Digest, source: str | None) -> bool:
+        """Whether the blob could be had from `source`, or from anywhere that the caller may pull.
+
+        A name that can't be one has no blobs, and one that the caller may not read has none for them.
+        """
         try:
             named = None if source is None else Repository(source)
         except NameInvalid:
             return False
-        return await self._uploads.mount(repository, wanted, named, ANONYMOUS)
+        return await self._uploads.mount(
+            repository, wanted, named, call.actor, may_read=lambda name: self._gate.may_pull(call, name)
+        )
 
     async def _all_at_once(self, call: Call, repository: Repository, digest: Digest) -> Answer:
         length = call.content_length()
-        upload = await self._uploads.start(repository, ANONYMOUS)
+        upload = await self._uploads.start(repository, call.actor)
         try:
-            await self._uploads.finish(repository, upload, digest, None, length, call.body, ANONYMOUS)
+            await self._uploads.finish(repository, upload, digest, None, length, call.body, call.actor)
         except (BoltsealError, ClientGone):
             await self._forget(repository, upload)
             raise

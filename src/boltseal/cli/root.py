@@ -21,7 +21,9 @@ from boltseal.cli.purge import purge
 from boltseal.cli.rules import rules
 from boltseal.cli.seal import seal
 from boltseal.cli.serve import serve
+from boltseal.cli.token import token
 from boltseal.cli.unseal import unseal
+from boltseal.cli.user import user
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
@@ -59,6 +61,8 @@ def build() -> typer.Typer:
     cli.callback()(_options)
     for name, verb, example in _VERBS:
         cli.command(name, epilog=f"Example: {example}")(verb)
+    cli.add_typer(user, name="user", epilog="Example: boltseal user add ci")
+    cli.add_typer(token, name="token", epilog="Example: boltseal token rotate")
     cli.add_typer(rules, name="rules", epilog="Example: boltseal rules --config examples/boltseal.toml")
     return cli
 

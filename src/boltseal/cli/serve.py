@@ -44,6 +44,13 @@ def serve(
         bool | None,
         typer.Option("--behind-proxy", show_default=False, help="A proxy in front does TLS and lets people in."),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", metavar="FILE", show_default=False, help="Certificate and its chain, PEM."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", show_default=False, help="Its private key, PEM.")
+    ] = None,
     log_level: Annotated[
         str | None,
         typer.Option("--log-level", metavar="LEVEL", show_default=False, help="debug, info, warning or error."),
@@ -62,14 +69,18 @@ def serve(
         workers=workers,
         allow_anonymous=allow_anonymous,
         behind_proxy=behind_proxy,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         log_level=log_level,
     )
     settings = read()
 
     from boltseal.cli import logs, supervisor
     from boltseal.config import exposure_refusal
+    from boltseal.storage.users import UserFile
 
-    refused = exposure_refusal(settings.server)
+    users = UserFile(settings.htpasswd).current().hashes
+    refused = exposure_refusal(settings.server, authenticated=bool(users) or settings.auth.configured)
     if refused is not None:
         raise ListenRefused(refused)
     supervisor.refuse_taken_port(settings.server.address)

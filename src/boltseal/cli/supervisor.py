@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from granian.constants import HTTPModes, Interfaces, Loops
+from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import MPServer
@@ -105,6 +105,9 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
         backlog=server.max_connections,
         backpressure=server.max_connections,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=READ_BUFFER_BYTES),
+        ssl_cert=server.tls_cert,
+        ssl_key=server.tls_key,
+        ssl_protocol_min=SSLProtocols.tls12,
         log_level=LogLevels.debug if server.log_level == "debug" else LogLevels.warning,
         log_dictconfig=logs.dict_config(server.log_level, as_json=as_json),
         respawn_failed_workers=True,

@@ -19,7 +19,7 @@ from boltseal.registry.values import BlobAnswer, ManifestAnswer, Page, ReferrerR
 from boltseal.storage import metadata
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from sqlalchemy import Connection
 
@@ -32,6 +32,7 @@ Value = TypeVar("Value")
 
 MANIFEST_CACHE_BYTES: Final = 64 * 1024 * 1024
 ANSWER_OVERHEAD_BYTES: Final = 1000
+CATALOG_BATCH: Final = 1000
 BLOB_CACHE_ITEMS: Final = 50_000
 
 
@@ -142,11 +143,24 @@ class Pulls:
             raise RepositoryUnknown(f"nothing was ever pushed to {repository}")
         return Page(tuple(Tag(name) for name in names[:n]), more=_more(names, n))
 
-    async def catalog(self, n: int | None, last: str | None) -> Page[Repository]:
-        """A page of the repositories that hold something, sorted by bytes, behind `last`."""
-        names = await self._database.read(
-            lambda connection: metadata.repository_names(connection, last or "", _one_more(n))
-        )
+    async def catalog(
+        self, n: int | None, last: str | None, *, may_read: Callable[[Repository], bool]
+    ) -> Page[Repository]:
+        """A page of the repositories that hold something and may be read, sorted by bytes, behind `last`."""
+
+        def query(connection: Connection) -> list[str]:
+            wanted = _one_more(n)
+            found: list[str] = []
+            after = last or ""
+            while wanted is None or len(found) < wanted:
+                names = metadata.repository_names(connection, after, CATALOG_BATCH)
+                found += [name for name in names if may_read(Repository(name))]
+                if len(names) < CATALOG_BATCH:
+                    break
+                after = names[-1]
+            return found[:wanted]
+
+        names = await self._database.read(query)
         return Page(tuple(Repository(name) for name in names[:n]), more=_more(names, n))
 
     async def referrers(

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from boltseal.errors import ErrorCode, Invalid, RangeInvalid, Unavailable
+from boltseal.oci.reference import Repository
 from boltseal.storage import metadata
 from boltseal.storage.blobs import UploadId, UploadKey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository
     from boltseal.registry.values import Actor
     from boltseal.storage.blobs import BlobStore, UploadWriter
     from boltseal.storage.database import Database, Transaction
@@ -53,15 +53,27 @@ class Uploads:
         await self._blobs.start_upload(UploadKey(repository, upload))
         return upload
 
-    async def mount(self, repository: Repository, digest: Digest, source: Repository | None, actor: Actor) -> bool:
-        """Hold a blob that another repository (`source`, or any) holds (end-11). False: it can't be had that way."""
-        del actor  # read rights on the source are checked here once there are rights
+    async def mount(
+        self,
+        repository: Repository,
+        digest: Digest,
+        source: Repository | None,
+        actor: Actor,
+        *,
+        may_read: Callable[[Repository], bool],
+    ) -> bool:
+        """Hold a blob that another repository (`source`, or any that the caller may read) holds (end-11).
+
+        False: it can't be had that way, whether it is not there or not for this caller.
+        """
+        del actor
 
         def job(tx: Transaction) -> bool:
-            found = metadata.blob_anywhere(tx.connection, str(digest), source)
-            if found is None or not self._blobs.present(digest):
+            found = metadata.blob_holders(tx.connection, str(digest), source)
+            size = next((size for name, size in found if may_read(Repository(name))), None)
+            if size is None or not self._blobs.present(digest):
                 return False
-            self._hold(tx, repository, digest, found[1])
+            self._hold(tx, repository, digest, size)
             return True
 
         return await self._database.write(job)

@@ -176,14 +176,13 @@ def blob_named(tx: Transaction, digest: str) -> bool:
     return tx.connection.execute(select(literal(1)).where(blob.c.digest == digest).limit(1)).first() is not None
 
 
-def blob_anywhere(connection: Connection, digest: str, source: str | None) -> tuple[str, int] | None:
-    """A repository (`source`, or any) that holds the blob, as (name, size), or None."""
+def blob_holders(connection: Connection, digest: str, source: str | None) -> list[tuple[str, int]]:
+    """The repositories (`source` alone, or any) that hold a blob, as (name, size)."""
     query = select(repository.c.name, blob.c.size).join(blob, blob.c.repository_id == repository.c.id)
     query = query.where(blob.c.digest == digest)
     if source is not None:
         query = query.where(repository.c.name == source)
-    row = connection.execute(query.limit(1)).first()
-    return None if row is None else (row[0], row[1])
+    return [(name, size) for name, size in connection.execute(query).all()]
 
 
 def reached_from(repository_id: int | BindParameter[int], digest: str | BindParameter[str]) -> Select[str]:

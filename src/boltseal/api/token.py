@@ -1,0 +1,108 @@
+"""The token service: `GET /token` as Docker asks, `POST /token` as OAuth2 clients (containerd) ask first.
+
+    GET  /token?service=S&scope=repository:NAME:pull,push&scope=...     with Basic, or without a login
+    POST /token  grant_type=password&username=..&password=..&scope=..   the same in a form
+
+Several scopes in one request, each cut to what the grants give now; what is cut is left out, and the request that
+needed it is refused with the reason. A wrong login is 401, never a token for nobody. There are no refresh tokens: a
+client keeps its login.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs
+
+from boltseal.api import caching, responses
+from boltseal.api.call import Call
+from boltseal.api.responses import Answer
+from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated
+from boltseal.oci.reference import NameInvalid, Repository
+from boltseal.policy.grants import Action
+from boltseal.registry.access import MAX_SCOPES
+from boltseal.registry.tokens import LIFE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from starlette.types import Receive, Scope, Send
+
+    from boltseal.api.gate import Gate
+    from boltseal.registry.access import Caller
+
+MAX_FORM_BYTES: Final = 64 * 1024
+_GIVEN: Final = frozenset({Action.PULL, Action.PUSH, Action.DELETE})
+
+
+class ScopeInvalid(Invalid):
+    """More scopes than one token may have, or a form that can't be read."""
+
+    code = ErrorCode.UNSUPPORTED
+
+
+class TokenService:
+    """The endpoint, as an ASGI application of its own."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        call = Call(scope, receive)
+        try:
+            answer = await self._answer(call)
+        except Unauthenticated as error:
+            answer = responses.refusal(error, ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),))
+        except BoltsealError as error:
+            answer = responses.refusal(error)
+        await answer.send(scope, receive, send)
+
+    async def _answer(self, call: Call) -> Answer:
+        if call.method == "GET":
+            authorization, scopes = call.header(b"authorization"), call.query.all("scope")
+            return self._give(await self._gate.recognise(call, authorization), scopes)
+        if call.method != "POST":
+            raise ScopeInvalid("a token is asked for with GET or POST")
+        form = _form(await call.document(MAX_FORM_BYTES))
+        if form.get("grant_type") != ["password"]:
+            raise ScopeInvalid('grant_type must be "password": this registry gives no refresh tokens')
+        user, password = form.get("username", [""])[0], form.get("password", [""])[0]
+        basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+        return self._give(await self._gate.recognise(call, basic), form.get("scope", []))
+
+    def _give(self, caller: Caller, scopes: Iterable[str]) -> Answer:
+        token = self._gate.access.give_token(caller, list(_asked(scopes)))
+        body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
+        pairs = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("cache-control", caching.NO_STORE),
+        ]
+        return Answer(200, (*responses.headers(pairs), responses.NOSNIFF), body)
+
+
+def _form(raw: bytes) -> dict[str, list[str]]:
+    try:
+        return parse_qs(raw.decode("ascii"), max_num_fields=MAX_SCOPES + 10, strict_parsing=True)
+    except ValueError as error:
+        raise ScopeInvalid("the form can't be read") from error
+
+
+def _asked(scopes: Iterable[str]) -> Iterator[tuple[Repository, frozenset[Action]]]:
+    """What was asked for, of repositories that can exist and actions that tokens are for; the rest asks for nothing."""
+    # Several in one parameter come apart at spaces, which our queries, and no name, may have as a plus.
+    texts = [text for scope in scopes for text in scope.replace("+", " ").split()]
+    if len(texts) > MAX_SCOPES:
+        raise ScopeInvalid(f"{len(texts)} scopes; one token may have at most {MAX_SCOPES}")
+    for text in texts:
+        kind, _, rest = text.partition(":")
+        name, _, actions = rest.rpartition(":")
+        wanted = {"pull", "push", "delete"} if actions == "*" else set(actions.split(","))
+        if kind != "repository":
+            continue
+        try:
+            yield Repository(name), frozenset(action for action in _GIVEN if str(action) in wanted)
+        except NameInvalid:
+            continue

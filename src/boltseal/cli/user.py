@@ -1,0 +1,82 @@
+"""`boltseal user`: who may log in. Takes effect at once, also in a running server."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
+from boltseal.errors import Invalid
+
+if TYPE_CHECKING:
+    from boltseal.storage.users import UserFile
+
+user = typer.Typer(help="Add, remove and list the users who may log in.", no_args_is_help=True, rich_markup_mode=None)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Letters, digits and . _ @ -")]
+
+
+class PasswordInvalid(Invalid):
+    """A password that can't be one, or two that differ."""
+
+
+@user.command(epilog="Example: boltseal user add ci < password.txt")
+def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Add a user, or give one another password. It is read from the terminal, or from standard input; never from here."""
+    with Answer("user add", as_json=as_json) as answer:
+        from boltseal.registry.logins import hash_password
+        from boltseal.storage.users import check_user_name
+
+        check_user_name(name)
+        users = _file(config, data)
+        known = name in users.current().hashes
+        try:
+            hashed = hash_password(_password(name))
+        except ValueError as error:
+            raise PasswordInvalid(f"no password was set: {error}") from error
+        users.put(name, hashed)
+        answer.add(ref=name, status="changed" if known else "added")
+        if not as_json:
+            say(f"user {name} {'has another password now' if known else 'added'}; it holds from the next request on")
+
+
+@user.command(epilog="Example: boltseal user remove ci")
+def remove(
+    name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """Take a user away; their logins and tokens end at once."""
+    with Answer("user remove", as_json=as_json) as answer:
+        _file(config, data).remove(name)
+        answer.add(ref=name, status="removed")
+        if not as_json:
+            say(f"user {name} removed")
+
+
+@user.command("list", epilog="Example: boltseal user list --json")
+def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """List the users."""
+    with Answer("user list", as_json=as_json) as answer:
+        for name in sorted(_file(config, data).current().hashes):
+            answer.add(ref=name, status="user")
+            if not as_json:
+                print_line(name)
+
+
+def _file(config: ConfigOption, data: DataOption) -> UserFile:
+    from boltseal.storage.users import UserFile
+
+    return UserFile(settings_of(config, data=data).htpasswd)
+
+
+def _password(name: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    import getpass
+
+    first = getpass.getpass(f"password for {name}: ")
+    if getpass.getpass("once more: ") != first:
+        raise PasswordInvalid("the two passwords differ; nothing was changed")
+    return first

@@ -1,0 +1,124 @@
+"""Who may do what, where: grants over repository globs. Pure; who somebody is has been proven elsewhere.
+
+A grant gives some users some actions on the repositories that its glob matches. Grants add up, nothing takes away, and
+what no grant gives is not allowed. Without any grant in the configuration every user may pull and push everywhere, and
+nobody may delete, read the ledger's entries or administrate. Somebody without a login may at most pull, where
+`anonymous_pull` says so. A right on one repository gives nothing on another (promise 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob
+
+MAX_GRANTS: Final = 10_000
+EVERY_USER: Final = "*"
+
+
+class GrantInvalid(Invalid):
+    """A grant that can't be read. The server does not start."""
+
+
+class Action(StrEnum):
+    """What a right is for. None of them contains another."""
+
+    PULL = "pull"
+    PUSH = "push"
+    DELETE = "delete"
+    LEDGER = "ledger"
+    ADMIN = "admin"
+
+
+EVERY_ACTION: Final = frozenset(Action)
+NOTHING: Final[frozenset[Action]] = frozenset()
+_PULL: Final = frozenset({Action.PULL})
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Some users, `*` for all who have a login, may do some actions where the glob matches."""
+
+    users: frozenset[str]
+    repository: Glob
+    actions: frozenset[Action]
+
+
+_WITHOUT_GRANTS: Final = (
+    Grant(frozenset({EVERY_USER}), parse_repository_glob("**"), frozenset({Action.PULL, Action.PUSH})),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """Every grant in force. Made by `parse_grants`."""
+
+    grants: tuple[Grant, ...] = _WITHOUT_GRANTS
+    anonymous_pull: tuple[Glob, ...] = ()
+
+    def allowed(self, user: str | None, repository: str) -> frozenset[Action]:
+        """What a user, None for somebody without a login, may do in a repository."""
+        if user is None:
+            return _PULL if any(glob.matches(repository) for glob in self.anonymous_pull) else NOTHING
+        given = [
+            grant.actions
+            for grant in self.grants
+            if (user in grant.users or EVERY_USER in grant.users) and grant.repository.matches(repository)
+        ]
+        everybody = _PULL if any(glob.matches(repository) for glob in self.anonymous_pull) else NOTHING
+        return everybody.union(*given)
+
+    @property
+    def all_may_pull(self) -> bool:
+        """Whether everybody may pull everything, so that any cache on the way may keep what never changes."""
+        return any(glob.matches_all for glob in self.anonymous_pull)
+
+
+def parse_grants(tables: Sequence[Mapping[str, object]], anonymous_pull: bool | Sequence[str]) -> Grants:
+    """Read the `[[auth.grant]]` tables and `anonymous_pull` (true, false or globs). GrantInvalid names the first fault."""
+    if len(tables) > MAX_GRANTS:
+        raise GrantInvalid(f"{len(tables)} grants; at most {MAX_GRANTS} are allowed")
+    if isinstance(anonymous_pull, bool):
+        anonymous_pull = ["**"] if anonymous_pull else []
+    open_to_all = tuple(_glob("anonymous_pull", text) for text in anonymous_pull)
+    grants = tuple(_parse(number, table) for number, table in enumerate(tables, start=1))
+    return Grants(grants or _WITHOUT_GRANTS, open_to_all)
+
+
+def _parse(number: int, table: Mapping[str, object]) -> Grant:
+    where = f"grant {number}"
+    unknown = sorted(set(table) - {"users", "repository", "actions"})
+    if unknown:
+        raise GrantInvalid(f"{where}: unknown key {quote(unknown[0])}; expected users, repository, actions")
+    users = _texts(where, "users", table.get("users"))
+    names = _texts(where, "actions", table.get("actions"))
+    try:
+        actions = frozenset(Action(name) for name in names)
+    except ValueError:
+        wrong = next(name for name in names if name not in set(Action))
+        raise GrantInvalid(f"{where}: action {quote(wrong)}; expected {', '.join(Action)}") from None
+    repository = table.get("repository", "**")
+    if not isinstance(repository, str):
+        raise GrantInvalid(f"{where}: repository is {quote(str(repository))}; expected a glob in quotes")
+    return Grant(frozenset(users), _glob(f"{where}: repository", repository), actions)
+
+
+def _texts(where: str, key: str, value: object) -> list[str]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, Iterable) or isinstance(items, Mapping):
+        raise GrantInvalid(f"{where}: {key} is missing; expected a list of names")
+    texts = [item for item in items if isinstance(item, str) and item]
+    if not texts or len(texts) != len(list(items)):
+        raise GrantInvalid(f"{where}: {key} is {quote(str(value))}; expected a list of names")
+    return texts
+
+
+def _glob(where: str, text: str) -> Glob:
+    try:
+        return parse_repository_glob(text)
+    except GlobInvalid as error:
+        raise GrantInvalid(f"{where} = {quote(text)}: {error.message}") from error

@@ -1,0 +1,120 @@
+"""Who asks, and what they may do: logins, tokens and grants put together. No HTTP.
+
+A caller's rights in a repository are what the grants say now, and with a token also what that token was given for. With
+nobody in the users' file and no `[auth]` in the configuration everybody is the same anonymous caller, who may do
+everything but administrate: the registry of one machine, on loopback (promise 12 keeps it there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import Denied, Unauthenticated
+from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
+from boltseal.registry.values import ANONYMOUS, Actor
+
+if TYPE_CHECKING:
+    from boltseal.oci.reference import Repository
+    from boltseal.registry.logins import Logins
+    from boltseal.registry.tokens import Tokens
+
+MAX_SCOPES: Final = 100
+_OPEN: Final = EVERY_ACTION - {Action.ADMIN}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who was recognised. `user` None: without a login. `scopes` None: not limited by a token."""
+
+    user: str | None = None
+    scopes: Mapping[str, frozenset[Action]] | None = field(default=None)
+
+
+NOBODY: Final = Caller()
+
+
+class LoginNeeded(Unauthenticated):
+    """Nobody who may do this has logged in. `repository` and `action`: what a token would have to be for."""
+
+    def __init__(self, message: str, repository: str = "", action: Action | None = None) -> None:
+        super().__init__(message)
+        self.repository = repository
+        self.action = action
+
+
+class RightMissing(Denied):
+    """The caller is known and has not got the right."""
+
+
+class Access:
+    """Recognises callers and tells their rights. Built anew when the configuration is read again."""
+
+    def __init__(self, grants: Grants, logins: Logins, tokens: Tokens, *, configured: bool) -> None:
+        self.grants = grants
+        self._logins = logins
+        self._tokens = tokens
+        self._configured = configured
+
+    def required(self) -> bool:
+        """Whether callers are told apart at all. UsersInvalid."""
+        return self._configured or self._logins.required()
+
+    async def by_password(self, user: str, password: str, address: str) -> Caller:
+        """The caller with this login. LoginWrong, LoginsTooMany, UsersInvalid."""
+        await self._logins.verify(user, password, address)
+        return Caller(user)
+
+    def by_token(self, text: str) -> tuple[Caller, int]:
+        """The caller whom a token names, and when it ends (seconds since the epoch). TokenInvalid, KeysUnreadable."""
+        claims = self._tokens.check(text)
+        return Caller(claims.user, claims.scopes), claims.ends_s
+
+    def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
+        """What the caller may do in a repository now. UsersInvalid."""
+        if not self.required():
+            return _OPEN
+        if caller.user is not None and not self._logins.exists(caller.user):
+            return NOTHING
+        rights = self.grants.allowed(caller.user, repository)
+        return rights if caller.scopes is None else rights & caller.scopes.get(repository, NOTHING)
+
+    def check(self, caller: Caller, repository: Repository, action: Action) -> Actor:
+        """Who acts, if the caller may. LoginNeeded, RightMissing, UsersInvalid."""
+        rights = self.allowed(caller, repository)
+        if action in rights:
+            return Actor(caller.user or ANONYMOUS.name, admin=Action.ADMIN in rights)
+        self._refuse_if_gone(caller)
+        if caller.user is None or action in self.grants.allowed(caller.user, repository):
+            # Without a login, or with a token that was not asked for this: both are mended by another login or token.
+            raise LoginNeeded(f"{action} in {repository} needs a login that may do that", repository, action)
+        raise RightMissing(
+            f"{caller.user} may not {action} in {repository}; ask whoever runs this registry for a grant"
+        )
+
+    def check_any(self, caller: Caller) -> Actor:
+        """Who acts, for what names no repository (the base, the catalog): anybody known, or who may pull something."""
+        if self.required():
+            self._refuse_if_gone(caller)
+            if caller.user is None and not self.grants.anonymous_pull:
+                raise LoginNeeded("this registry needs a login")
+        return Actor(caller.user or ANONYMOUS.name)
+
+    def _refuse_if_gone(self, caller: Caller) -> None:
+        if caller.user is not None and not self._logins.exists(caller.user):
+            raise LoginNeeded("there is no such login any more")
+
+    def give_token(self, caller: Caller, asked: Iterable[tuple[str, frozenset[Action]]]) -> str:
+        """A token for what was asked, cut to what the caller may do now."""
+        scopes: dict[str, frozenset[Action]] = {}
+        for repository, actions in list(asked)[:MAX_SCOPES]:
+            granted = self.allowed(caller, repository) & actions
+            if granted:
+                scopes[repository] = scopes.get(repository, NOTHING) | granted
+        return self._tokens.give(caller.user, scopes)
+
+    @property
+    def service(self) -> str:
+        """The audience of our tokens."""
+        return self._tokens.service

@@ -1,0 +1,109 @@
+"""Bearer tokens: who somebody is and what they asked for, signed for five minutes. They give no right by themselves.
+
+A token (JWT, EdDSA) says its subject and, per repository, the actions that were asked for and granted when it was
+given. What a request may do is what the token says AND what the grants say now: a grant that was taken away is gone at
+once, and a token never does more than it was asked for. Checked, in this order: signature by one of our keys, issuer,
+audience, not before, end; then the claims' form. What can't be read is no token.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from boltseal.errors import Unauthenticated
+from boltseal.policy.grants import Action
+
+if TYPE_CHECKING:
+    from boltseal.storage.keyfile import KeyFile, SigningKey
+
+LIFE_S: Final = 300
+LEEWAY_S: Final = 5
+MAX_TOKEN_BYTES: Final = 16 * 1024
+ISSUER: Final = "boltseal"
+_ALGORITHMS: Final = ["Ed25519"]
+
+
+class TokenInvalid(Unauthenticated):
+    """Not one of our tokens, or not any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says. `user` None: somebody without a login. `ends_s`: seconds since the epoch."""
+
+    user: str | None
+    scopes: Mapping[str, frozenset[Action]]
+    ends_s: int
+
+
+class Tokens:
+    """Gives and checks tokens for one service. `now_us` is the clock."""
+
+    def __init__(self, keys: KeyFile, service: str, now_us: Callable[[], int]) -> None:
+        self._keys = keys
+        self.service = service
+        self._now_us = now_us
+
+    def give(self, user: str | None, scopes: Mapping[str, frozenset[Action]]) -> str:
+        """A token for a user and what was granted of what they asked for. KeysUnreadable."""
+        now_s = self._now_us() // 1_000_000
+        key = self._keys.current(self._now_us())[0]
+        claims: dict[str, Any] = {
+            "iss": ISSUER,
+            "aud": self.service,
+            "sub": user or "",
+            "iat": now_s,
+            "nbf": now_s,
+            "exp": now_s + LIFE_S,
+            "jti": secrets.token_hex(8),
+            "access": [
+                {"type": "repository", "name": name, "actions": sorted(actions)}
+                for name, actions in sorted(scopes.items())
+            ],
+        }
+        return jwt.encode({"alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS)
+
+    def check(self, text: str) -> Claims:
+        """What a token says, if it is ours and holds now. TokenInvalid, KeysUnreadable."""
+        if len(text) > MAX_TOKEN_BYTES:
+            raise TokenInvalid("the token is too long to be one of ours; log in again")
+        for key in self._keys.current(self._now_us()):
+            try:
+                found = jwt.decode(text, _jwk(key), algorithms=_ALGORITHMS)
+            except (JoseError, ValueError):
+                continue
+            return self._claims(found.claims)
+        raise TokenInvalid("the token was not signed by this registry; log in again")
+
+    def _claims(self, claims: Mapping[str, Any]) -> Claims:
+        now_s = self._now_us() // 1_000_000
+        user, begins_s, ends_s = claims.get("sub"), claims.get("nbf"), claims.get("exp")
+        if claims.get("iss") != ISSUER or claims.get("aud") != self.service:
+            raise TokenInvalid("the token is for another service; log in again")
+        if not isinstance(user, str) or type(begins_s) is not int or type(ends_s) is not int:
+            raise TokenInvalid("the token can't be read; log in again")
+        if not begins_s - LEEWAY_S <= now_s < ends_s + LEEWAY_S or ends_s - begins_s > LIFE_S:
+            raise TokenInvalid("the token has ended; ask for another")
+        return Claims(user or None, _scopes(claims.get("access")), ends_s)
+
+
+def _scopes(access: object) -> dict[str, frozenset[Action]]:
+    try:
+        return {
+            item["name"]: frozenset(Action(action) for action in item["actions"])
+            for item in access  # type: ignore[attr-defined]  # whatever it is, the except below answers
+        }
+    except (TypeError, KeyError, ValueError) as error:
+        raise TokenInvalid("the token can't be read; log in again") from error
+
+
+def _jwk(key: SigningKey) -> OKPKey:
+    return OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(key.seed))

@@ -1,0 +1,26 @@
+"""A registry without users, on loopback, and a web page whose name was made to lead there."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:5000", "localhost.evil.example", "127.0.0.1.evil.example", ""]
+)
+async def test_a_page_that_was_bound_to_this_machine_gets_nothing(client: httpx2.AsyncClient, host: str) -> None:
+    """Its requests say the page's name, not this machine's: neither read nor write is done."""
+    read = await client.get("/v2/_catalog", headers={"host": host})
+    written = await client.post("/v2/shop/app/blobs/uploads/", headers={"host": host})
+
+    assert (read.status_code, written.status_code) == (403, 403)
+    assert read.json()["errors"][0]["code"] == "DENIED"
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:5000", "LOCALHOST:5000", "127.0.0.1:5000", "[::1]:5000"])
+async def test_this_machine_may_ask_by_all_its_names(client: httpx2.AsyncClient, host: str) -> None:
+    """Whichever loopback name a client uses, it is answered."""
+    answer = await client.get("/v2/", headers={"host": host})
+
+    assert answer.status_code == 200

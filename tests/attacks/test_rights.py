@@ -1,0 +1,389 @@
+"""Rights: what somebody may reach for, and gets nothing by. One test for each way to try.
+
+The shop has four people: `ci` may pull and push `shop/**`, `boss` may do everything there but administrate, `other` may
+do everything in `other/**`, and anybody may pull `public/**`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import httpx2
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from joserfc import jwt
+from joserfc.jwk import OctKey, OKPKey
+
+from boltseal.config import Settings
+from boltseal.policy.grants import Action
+from boltseal.registry.tokens import Tokens
+from boltseal.storage.keyfile import KeyFile
+from boltseal.storage.users import UserFile
+from tests.images import OCI_MANIFEST, image, push, push_blob
+from tests.serving import FIRST_START_US, Clock, Serving, serving_as
+
+IMAGE = image("one")
+PEOPLE = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}
+AUTH: dict[str, object] = {
+    "anonymous_pull": ["public/**"],
+    "grant": [
+        {"users": ["ci"], "repository": "shop/**", "actions": ["pull", "push"]},
+        {"users": ["boss"], "repository": "shop/**", "actions": ["pull", "push", "delete"]},
+        {"users": ["boss"], "repository": "public/**", "actions": ["pull", "push"]},
+        {"users": ["other"], "repository": "other/**", "actions": ["pull", "push", "delete"]},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def htpasswd() -> str:
+    """The users' file, hashed cheaply: what bcrypt costs is no matter here."""
+    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}" for name, word in PEOPLE.items()]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def settings(data: Path, htpasswd: str) -> Settings:
+    keys = data.with_name(f"{data.name}.keys")
+    keys.mkdir()
+    (keys / "htpasswd").write_text(htpasswd)
+    return Settings.model_validate({"server": {"data": data}, "auth": AUTH})
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(FIRST_START_US + 1_000_000)
+
+
+@pytest.fixture
+async def shop(settings: Settings, clock: Clock) -> AsyncIterator[Serving]:
+    """A registry in which `ci` has pushed shop/app:1.4.2."""
+    async with serving_as(settings, clock=clock) as running:
+        running.client.auth = login("ci")
+        await push(running.client, "shop/app", "1.4.2", IMAGE)
+        running.client.auth = httpx2.Auth()
+        yield running
+
+
+def login(name: str, word: str | None = None) -> httpx2.BasicAuth:
+    return httpx2.BasicAuth(name, PEOPLE[name] if word is None else word)
+
+
+async def token(shop: Serving, name: str | None, *scopes: str) -> str:
+    auth = None if name is None else login(name)
+    answer = await shop.client.get("/token", params={"scope": list(scopes)}, auth=auth)
+    assert answer.status_code == 200, answer.text
+    found: str = answer.json()["token"]
+    return found
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}"}
+
+
+def claims(text: str) -> dict[str, Any]:
+    part = text.split(".")[1]
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return found
+
+
+READS = [
+    f"/v2/shop/app/manifests/{'1.4.2'}",
+    f"/v2/shop/app/manifests/{IMAGE.digest}",
+    f"/v2/shop/app/blobs/{IMAGE.layers[0].digest}",
+    "/v2/shop/app/tags/list",
+    f"/v2/shop/app/referrers/{IMAGE.digest}",
+    "/v2/shop/app/manifests/no-such-tag",
+    f"/v2/shop/nothing/blobs/{IMAGE.layers[0].digest}",
+]
+
+
+@pytest.mark.parametrize("path", READS)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_may_not_pull_is_not_told_what_exists(shop: Serving, path: str, method: str) -> None:
+    """Somebody of another team gets the same answer for what is there and for what is not; so does somebody unknown."""
+    known = await shop.client.request(method, path, auth=login("other"))
+    unknown = await shop.client.request(method, path)
+    conditional = await shop.client.request(
+        method, path, auth=login("other"), headers={"if-none-match": f'"{IMAGE.digest}"'}
+    )
+
+    assert (known.status_code, unknown.status_code, conditional.status_code) == (403, 401, 403)
+    assert "docker-content-digest" not in known.headers
+
+
+async def test_a_blob_is_not_mounted_out_of_a_repository_that_may_not_be_read(shop: Serving) -> None:
+    """Neither by naming it nor by asking for any: the answer is an upload, as if the blob were nowhere."""
+    digest = IMAGE.layers[0].digest
+    named = await shop.client.post(f"/v2/other/app/blobs/uploads/?mount={digest}&from=shop/app", auth=login("other"))
+    anywhere = await shop.client.post(f"/v2/other/app/blobs/uploads/?mount={digest}", auth=login("other"))
+    allowed = await shop.client.post(f"/v2/shop/two/blobs/uploads/?mount={digest}&from=shop/app", auth=login("ci"))
+
+    assert (named.status_code, anywhere.status_code, allowed.status_code) == (202, 202, 201)
+
+
+async def test_the_catalog_lists_what_may_be_pulled(shop: Serving) -> None:
+    """Names of repositories are not told to who may not read them, over all pages."""
+    lists = {
+        name: (await shop.client.get("/v2/_catalog?n=1", auth=login(name))).json()["repositories"] for name in PEOPLE
+    }
+
+    assert lists == {"ci": ["shop/app"], "boss": ["shop/app"], "other": []}
+
+
+async def test_a_right_to_push_is_none_to_delete(shop: Serving) -> None:
+    """Each action needs its own grant."""
+    refused = await shop.client.delete("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
+    sealed = await shop.client.delete("/v2/shop/app/manifests/1.4.2", auth=login("boss"))
+
+    assert (refused.status_code, sealed.status_code) == (403, 405)
+    assert refused.json()["errors"][0]["message"].startswith("ci may not delete in shop/app")
+
+
+async def test_anybody_may_pull_what_is_public_and_nothing_else(shop: Serving) -> None:
+    """A token for nobody opens what everybody may pull; pushing needs a login."""
+    shop.client.auth = login("boss")
+    await push(shop.client, "public/app", "1.0.0", IMAGE)
+    shop.client.auth = httpx2.Auth()
+    nobody = await token(shop, None, "repository:public/app:pull,push", "repository:shop/app:pull")
+    public = await shop.client.get("/v2/public/app/manifests/1.0.0", headers=bearer(nobody))
+    private = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(nobody))
+    pushed = await shop.client.post("/v2/public/app/blobs/uploads/", headers=bearer(nobody))
+
+    assert (public.status_code, private.status_code, pushed.status_code) == (200, 401, 401)
+    assert claims(nobody)["access"] == [{"type": "repository", "name": "public/app", "actions": ["pull"]}]
+
+
+async def test_a_token_is_cut_to_the_grants(shop: Serving) -> None:
+    """Asking for more gives no more, whatever is asked for, and several scopes come in one token."""
+    text = await token(
+        shop, "ci", "repository:shop/app:pull,push,delete", "repository:other/app:pull repository:shop/b:*", "junk"
+    )
+
+    assert claims(text)["access"] == [
+        {"type": "repository", "name": "shop/app", "actions": ["pull", "push"]},
+        {"type": "repository", "name": "shop/b", "actions": ["pull", "push"]},
+    ]
+
+
+async def test_a_token_does_no_more_than_it_was_asked_for(shop: Serving) -> None:
+    """A token for pulling does not push, and the challenge says which token would."""
+    text = await token(shop, "ci", "repository:shop/app:pull")
+    pulled = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
+    pushed = await shop.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))
+
+    assert (pulled.status_code, pushed.status_code) == (200, 401)
+    assert pushed.headers["www-authenticate"] == (
+        'Bearer realm="http://127.0.0.1:5000/token",service="boltseal",scope="repository:shop/app:pull,push"'
+    )
+
+
+async def test_a_token_of_a_user_who_was_removed_is_worth_nothing(shop: Serving, settings: Settings) -> None:
+    """Grants and users are looked at for each request, not when the token was given."""
+    text = await token(shop, "ci", "repository:shop/app:pull,push")
+    before = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
+    UserFile(settings.htpasswd).remove("ci")
+    pulled = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
+    pushed = await shop.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))
+    by_password = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
+
+    assert (before.status_code, pulled.status_code, pushed.status_code, by_password.status_code) == (200, 401, 401, 401)
+
+
+async def test_a_token_after_its_grant_was_taken_away_is_worth_nothing(settings: Settings, clock: Clock) -> None:
+    """Under other grants the same token gives only what they give."""
+    async with serving_as(settings, clock=clock) as before:
+        text = await token(before, "ci", "repository:shop/app:pull,push")
+    fewer = {**AUTH, "grant": [{"users": ["ci"], "repository": "shop/**", "actions": ["pull"]}]}
+    later = Settings.model_validate({"server": {"data": settings.server.data}, "auth": fewer})
+    async with serving_as(later, clock=clock) as after:
+        pushed = await after.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))
+
+    assert pushed.status_code == 403
+
+
+async def test_a_token_ends(shop: Serving, clock: Clock) -> None:
+    """Five minutes, and not a request longer."""
+    text = await token(shop, "ci", "repository:shop/app:pull")
+    clock.advance(seconds=310)
+    answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
+
+    assert answer.status_code == 401
+    assert "ended" in answer.json()["errors"][0]["message"]
+
+
+def forged(settings: Settings, clock: Clock) -> dict[str, str]:
+    keys = KeyFile(settings.keys / "token.json")
+    seed = keys.current(clock())[0].seed
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    mine = OKPKey.import_key(Ed25519PrivateKey.generate())
+    now_s = clock() // 1_000_000
+    body = {
+        "iss": "boltseal",
+        "aud": "boltseal",
+        "sub": "boss",
+        "nbf": now_s,
+        "exp": now_s + 300,
+        "access": [{"type": "repository", "name": "shop/app", "actions": ["pull", "push", "delete"]}],
+    }
+    part = base64.urlsafe_b64encode(json.dumps(body).encode()).rstrip(b"=").decode()
+    none = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
+    real = Tokens(keys, "boltseal", clock).give("ci", {"shop/app": frozenset({Action.PULL})})
+    head, _, signature = real.split(".")
+    ours = OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(seed))
+    return {
+        "unsigned": f"{none}.{part}.",
+        "of another key": jwt.encode({"alg": "Ed25519"}, body, mine, algorithms=["Ed25519"]),
+        "signed with the public key as a secret": jwt.encode(
+            {"alg": "HS256"}, body, OctKey.import_key(public), algorithms=["HS256"]
+        ),
+        "with other claims under the same signature": f"{head}.{part}.{signature}",
+        "for another audience": Tokens(keys, "elsewhere", clock).give("ci", {"shop/app": frozenset({Action.PULL})}),
+        "of another issuer": jwt.encode({"alg": "Ed25519"}, {**body, "iss": "mallory"}, ours, algorithms=["Ed25519"]),
+        "that never ends": jwt.encode({"alg": "Ed25519"}, {**body, "exp": now_s + 10**9}, ours, algorithms=["Ed25519"]),
+        "without an end": jwt.encode(
+            {"alg": "Ed25519"}, {k: v for k, v in body.items() if k != "exp"}, ours, algorithms=["Ed25519"]
+        ),
+        "with actions that are none": jwt.encode(
+            {"alg": "Ed25519"},
+            {**body, "access": [{"name": "shop/app", "actions": [["pull"]]}]},
+            ours,
+            algorithms=["Ed25519"],
+        ),
+        "empty": "",
+        "no token": "a.b.c",
+        "too long": "x" * 17_000,
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "unsigned",
+        "of another key",
+        "signed with the public key as a secret",
+        "with other claims under the same signature",
+        "for another audience",
+        "of another issuer",
+        "that never ends",
+        "without an end",
+        "with actions that are none",
+        "empty",
+        "no token",
+        "too long",
+    ],
+)
+async def test_a_forged_token_opens_nothing(shop: Serving, settings: Settings, clock: Clock, kind: str) -> None:
+    """What was not signed by us, for us, for now, is no token."""
+    text = forged(settings, clock)[kind]
+    answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
+
+    assert answer.status_code == 401
+    assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
+
+
+async def test_a_token_holds_over_a_rotation_and_not_over_several(
+    shop: Serving, settings: Settings, clock: Clock
+) -> None:
+    """A rotated key still checks what it signed; one that has gone does not."""
+    text = await token(shop, "ci", "repository:shop/app:pull")
+    keys = KeyFile(settings.keys / "token.json")
+    keys.rotate(clock())
+    once = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
+    keys.rotate(clock())
+    keys.rotate(clock())
+    other = text + "="  # not the remembered header
+    gone = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(other))
+
+    assert (once.status_code, gone.status_code) == (200, 401)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Basic", "Basic !!!", "Basic Y2k=", "Basic \xff", "Digest x", "Bearer", "ci:pw-ci", "Basic " + "A" * 30_000],
+)
+async def test_a_header_that_can_not_be_read_is_a_401(shop: Serving, header: str) -> None:
+    """Garbage is nobody, and says nothing of itself back."""
+    answer = await shop.client.get("/v2/shop/app/tags/list", headers={b"authorization": header.encode("latin-1")})
+
+    assert answer.status_code == 401
+    assert header not in answer.text
+
+
+async def test_nobody_learns_which_users_exist(shop: Serving) -> None:
+    """A wrong password and a user who is not there get the same answer."""
+    wrong = await shop.client.get("/v2/", auth=login("ci", "nope"))
+    absent = await shop.client.get("/v2/", auth=httpx2.BasicAuth("nobody", "nope"))
+
+    assert (wrong.status_code, absent.status_code) == (401, 401)
+    assert wrong.content == absent.content
+
+
+async def test_guessing_is_slowed(shop: Serving) -> None:
+    """After a few failures an address waits, also with the right password; who is remembered does not."""
+    remembered = await shop.client.get("/v2/", auth=login("boss"))
+    guesses = [await shop.client.get("/v2/", auth=login("ci", f"guess{n}")) for n in range(8)]
+    right = await shop.client.get("/v2/", auth=login("other"))
+    again = await shop.client.get("/v2/", auth=login("boss"))
+
+    assert [answer.status_code for answer in guesses] == [401] * 5 + [429] * 3
+    assert (remembered.status_code, right.status_code, again.status_code) == (200, 429, 200)
+    assert "retry-after" in right.headers
+
+
+async def test_the_challenge_never_speaks_of_the_host_that_was_asked(shop: Serving) -> None:
+    """A forged Host header does not send anybody's password elsewhere."""
+    answer = await shop.client.get("/v2/", headers={"host": "evil.example"})
+
+    assert answer.status_code == 401
+    assert "evil.example" not in answer.headers["www-authenticate"]
+
+
+async def test_a_write_is_recorded_with_who_did_it(shop: Serving) -> None:
+    """The refusal names the one who published, by login."""
+    other = image("two")
+    shop.client.auth = login("boss")
+    for part in other.blobs:
+        await push_blob(shop.client, "shop/app", part)
+    refused = await shop.client.put(
+        "/v2/shop/app/manifests/1.4.2", content=other.raw, headers={"content-type": OCI_MANIFEST}
+    )
+
+    assert refused.status_code == 409
+    assert " by ci; " in refused.json()["errors"][0]["message"]
+
+
+async def test_a_users_file_that_can_not_be_read_lets_nobody_in(shop: Serving, settings: Settings) -> None:
+    """Doubt refuses: a broken line is not a user less."""
+    settings.htpasswd.write_text("ci:plain-text-password\n")
+    answer = await shop.client.get("/v2/", auth=login("ci"))
+
+    assert answer.status_code == 503
+    assert "plain-text-password" not in answer.text
+
+
+async def test_an_upload_belongs_to_its_repository_whoever_asks(shop: Serving) -> None:
+    """A session's address under another repository opens nothing."""
+    started = await shop.client.post("/v2/shop/app/blobs/uploads/", auth=login("ci"))
+    session = started.headers["location"].rpartition("/")[2]
+    stolen = await shop.client.patch(f"/v2/other/app/blobs/uploads/{session}", content=b"x", auth=login("other"))
+    direct = await shop.client.patch(f"/v2/shop/app/blobs/uploads/{session}", content=b"x", auth=login("other"))
+
+    assert (stolen.status_code, direct.status_code) == (404, 403)
+
+
+async def test_oauth2_clients_get_a_token_by_form(shop: Serving) -> None:
+    """containerd posts a form first; the password grant works, and no refresh token is given."""
+    form = {"grant_type": "password", "service": "boltseal", "username": "ci", "password": "pw-ci"}
+    given = await shop.client.post("/token", data={**form, "scope": "repository:shop/app:pull"})
+    wrong = await shop.client.post("/token", data={**form, "password": "x"})
+    refresh = await shop.client.post("/token", data={"grant_type": "refresh_token", "refresh_token": "x"})
+    used = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(given.json()["access_token"]))
+
+    assert (given.status_code, wrong.status_code, refresh.status_code, used.status_code) == (200, 401, 400, 200)
+    assert "refresh_token" not in given.json()
