@@ -345,3 +345,18 @@ async def test_the_same_bytes_by_sha512_are_the_same_manifest(shop: Shop) -> Non
 
     assert second.ledger_index == first.ledger_index
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.0.0"))).digest == Digest.of(body)
+
+
+async def test_a_sha512_signature_tag_has_room_for_half_the_digest_and_is_one_all_the_same(shop: Shop) -> None:
+    """It grows, never forgets, and can't be deleted while the image whose digest begins so is sealed."""
+    image = await shop.image("one")
+    whole = Digest.of(image, "sha512")
+    await shop.push(image, whole, "1.0.0")
+    name = f"sha512-{whole.hex[:64]}.sig"
+    await shop.push(await shop.image("signature"), name)
+    with pytest.raises(SealedPut, match="append-only"):
+        await shop.push(await shop.image("other"), name)
+    with pytest.raises(SealedDelete):
+        await shop.registry.deletes.tag(SHOP, Tag(name), UNCONDITIONAL, CI)
+
+    assert (await shop.entries())[-1].extra == {"mode": "append-only"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from boltseal.oci.digest import Digest
+from boltseal.oci.digest import SHA256, SHA512, Digest
 from boltseal.policy.rules import (
     BUILT_IN_DEFAULT,
     BUILT_IN_FLOATING,
@@ -60,9 +60,20 @@ def decide(rules: RuleSet, repository: str, tag: str) -> Decision:
 def signature_subject(tag: str) -> Digest | None:
     """The digest that a signature tool's tag speaks of: of `sha256-<64 hex>.sig`, sha256:<64 hex>.
 
-    None for every other tag. Also the referrers fallback tag of the distribution spec, which has no suffix.
+    None for every other tag. Also of the referrers fallback tag of the distribution spec, which has no suffix.
     """
+    algorithm, hex_ = _spoken_of(tag)
+    return Digest(algorithm, hex_) if algorithm == SHA256 else None
+
+
+def sha512_beginning(tag: str) -> str | None:
+    """How the sha512 digest begins that such a tag speaks of: a tag has room for 64 of its 128 digits (docs/adr/0008)."""
+    algorithm, hex_ = _spoken_of(tag)
+    return f"{algorithm}:{hex_}" if algorithm == SHA512 else None
+
+
+def _spoken_of(tag: str) -> tuple[str, str]:
     if not BUILT_IN_SIGNATURES.tag.matches(tag):
-        return None
+        return "", ""
     algorithm, _, rest = tag.partition("-")
-    return Digest(algorithm, rest.partition(".")[0])
+    return algorithm, rest.partition(".")[0]

@@ -122,9 +122,9 @@ class Rule:
 
 _EVERY_REPOSITORY = parse_repository_glob("**")
 _SIGNATURE_TAG = Glob(
-    text="sha256-<64 hex> or sha512-<128 hex>, then .sig, .att, .sbom or nothing",
+    text="sha256-<64 hex> or sha512-<64 hex>, then .sig, .att, .sbom or nothing",
     steps=(),
-    pattern=re.compile(r"(?:sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128})(?:\.(?:sig|att|sbom))?", re.ASCII),
+    pattern=re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?", re.ASCII),
 )
 
 FLOATING_TAGS: Final = ("latest", "edge", "nightly", "main", "master", "dev", "stable")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from boltseal.oci.digest import SHA256, Digest, DigestInvalid
 from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
-from boltseal.policy.decide import signature_subject
 from boltseal.policy.seal import Identity
 from boltseal.registry import refusals
 from boltseal.registry.tags import Place, Pushed, check_conditions
@@ -111,7 +110,8 @@ class Manifests:
                 f"{pushed.digest.short} was first pushed to {place.repository} as {min(first)} and keeps that media type; "
                 f"this push says {manifest.media_type}"
             )
-        spoken_of = [subject for subject in map(signature_subject, tags) if subject is not None]
+        subjects = (self._door.spoken_of(tx, place, tag) for tag in tags)
+        spoken_of = [subject for subject in subjects if subject is not None]
         if there is None:
             links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
             links += [(str(subject), str(LinkKind.SIGNATURE_TAG)) for subject in spoken_of]

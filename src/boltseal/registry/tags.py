@@ -25,7 +25,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import append_only, message
-from boltseal.policy.decide import decide, signature_subject
+from boltseal.policy.decide import decide, sha512_beginning, signature_subject
 from boltseal.policy.free_tag import next_free
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
 from boltseal.policy.seal import UNUSED, Identity, NameState, Verdict, judge
@@ -200,13 +200,21 @@ class TagDoor:
         reaching = metadata.reaching(place.id, str(digest), through_subjects=through_subjects)
         return self._kept(tx, place, reaching)
 
+    def spoken_of(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
+        """The digest that a signature tool's tag speaks of; of a sha512 one the repository has to hold the manifest."""
+        beginning = sha512_beginning(tag)
+        if beginning is None:
+            return signature_subject(tag)
+        whole = metadata.digest_that_begins(tx, place.id, beginning)
+        return None if whole is None else Digest.parse(whole)
+
     def _kept(self, tx: Transaction, place: Place, digests: Select[str]) -> list[Tag]:
         return [Tag(name) for name in tag_table.kept(tx, place.id, digests)]
 
     def _check_deletable(self, tx: Transaction, place: Place, tag: Tag, row: TagRow) -> None:
         if _is_kept(row, tx.now_us):
             raise TagProtected(message.delete_sealed_tag(tag, place.repository, _binding(row)))
-        subject = signature_subject(tag)
+        subject = self.spoken_of(tx, place, tag)
         if subject is not None:
             keeping = self.protectors(tx, place, subject, through_subjects=True)
             if keeping:

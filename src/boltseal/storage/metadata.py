@@ -80,6 +80,16 @@ def find_manifest(tx: Transaction, repository_id: int, digest: str) -> ManifestR
     return None if row is None else ManifestRow(**row._mapping)
 
 
+def digest_that_begins(tx: Transaction, repository_id: int, beginning: str) -> str | None:
+    """The digest of a manifest of this repository that begins so, or None."""
+    query = select(manifest.c.digest).where(
+        manifest.c.repository_id == repository_id,
+        manifest.c.digest >= beginning,
+        manifest.c.digest < beginning + "g",  # behind every hex digit
+    )
+    return tx.connection.execute(query.limit(1)).scalar_one_or_none()
+
+
 def media_types_of(tx: Transaction, repository_id: int, canonical: str) -> set[str]:
     """Under which media types this repository holds these bytes, by whatever digest."""
     return set(
