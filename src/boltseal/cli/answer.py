@@ -82,6 +82,11 @@ def say(line: str = "") -> None:
     typer.echo(line, err=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 tag`, `0 tags`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def print_line(line: str) -> None:
     """A result: one line on stdout."""
     typer.echo(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import Answer, counted, print_line, say
 from boltseal.cli.onstore import RefArgument, admin, local_reference, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
 
@@ -25,15 +25,20 @@ def purge(
             settings, lambda store: store.registry.seals.purge(reference.repository, named, admin(), reason)
         )
         name = reference.name
+        host = name.partition("/")[0]
         for tag in purged.tags:
             answer.add(ref=f"{name}:{tag}", status="purged", reason=reason, digest=str(purged.digest))
         for digest in (*purged.manifests, *purged.blobs):
             answer.add(ref=f"{name}@{digest}", status="removed", reason=reason)
         for digest, why in purged.kept:
             answer.add(ref=f"{name}@{digest}", status="kept", reason=why)
+        for repository, digest, why in purged.elsewhere:
+            answer.add(ref=f"{host}/{repository}@{digest}", status="kept", reason=why)
         if not as_json:
             for result in answer.results:
                 print_line(f"{result['status']}  {result['ref']}")
-            for digest, why in purged.kept:
+            kept = [*purged.kept, *((digest, why) for _, digest, why in purged.elsewhere)]
+            for digest, why in kept:
                 say(f"{digest.short} stays: {why}")
-            say(f"{len(purged.manifests)} manifests and {len(purged.blobs)} blobs removed; their tags stay bound")
+            gone = f"{counted(len(purged.manifests), 'manifest')} and {counted(len(purged.blobs), 'blob')} removed"
+            say(f"{gone}; tags stay bound{'' if not kept else '; if a secret is in what stays, purge that too'}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from boltseal.errors import ErrorCode, Invalid, SealedDelete
 from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
 from boltseal.policy import message
 from boltseal.registry import sequencer
 from boltseal.registry.pulls import ManifestUnknown
@@ -19,9 +20,9 @@ from boltseal.registry.tags import Place
 from boltseal.storage import metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
-    from boltseal.oci.reference import Repository, Tag
+    from boltseal.oci.reference import Tag
     from boltseal.registry.tags import Standing, TagDoor
     from boltseal.registry.values import Actor
     from boltseal.storage.blobs import BlobStore
@@ -40,13 +41,18 @@ class PartOfSealed(SealedDelete):
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge did. `kept`: parts that stay because something else needs them, with what that is."""
+    """What a purge did.
+
+    `kept`: parts that stay because something else in the repository needs them, with what that is. `elsewhere`: what
+    went here and other repositories hold too, with what it is there: they are walls, so a purge ends at them.
+    """
 
     digest: Digest
     tags: tuple[Tag, ...]
     manifests: tuple[Digest, ...]
     blobs: tuple[Digest, ...]
     kept: tuple[tuple[Digest, str], ...]
+    elsewhere: tuple[tuple[Repository, Digest, str], ...]
 
 
 class Seals:
@@ -146,10 +152,24 @@ class Seals:
                 elif metadata.blob_size(tx, place.id, str(part)) is not None:
                     metadata.remove_blob(tx, place.id, str(part))
                     blobs.append(part)
-        for part in sorted(waiting):
-            parent = min(metadata.parents(tx, place.id, str(part)))
-            kept.append((part, f"it is also part of {parent}"))
-        return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept))
+        kept += ((part, f"it is also part of {self._parent(tx, place, part)}") for part in sorted(waiting))
+        elsewhere = self._elsewhere(tx, (*manifests, *blobs))
+        return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), tuple(elsewhere))
+
+    def _parent(self, tx: Transaction, place: Place, part: Digest) -> str | None:
+        """One manifest that contains it, with a tag that means that; None when nothing does."""
+        parents = metadata.parents(tx, place.id, str(part))
+        if not parents:
+            return None
+        parent = min(parents)
+        names = self._door.names_of(tx, place, Digest.parse(parent))
+        return f"{parent} (tag {names[0]})" if names else parent
+
+    def _elsewhere(self, tx: Transaction, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
+        for number, name, text in metadata.holders(tx, [str(digest) for digest in gone]):
+            place, digest = Place(Repository(name), number), Digest.parse(text)
+            parent = self._parent(tx, place, digest)
+            yield place.repository, digest, f"{name} holds it too" + (f", as part of {parent}" if parent else "")
 
     def _record(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> None:
         held = metadata.find_manifest(tx, place.id, str(digest))

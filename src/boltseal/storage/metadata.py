@@ -14,7 +14,7 @@ from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, ins
 from boltseal.storage.schema import blob, content, link, manifest, released, repository, tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from sqlalchemy import BindParameter, Connection, Select
 
@@ -184,6 +184,17 @@ def remove_blob(tx: Transaction, repository_id: int, digest: str) -> None:
 def blob_named(tx: Transaction, digest: str) -> bool:
     """Whether a row of any repository names these bytes."""
     return tx.connection.execute(select(literal(1)).where(blob.c.digest == digest).limit(1)).first() is not None
+
+
+def holders(tx: Transaction, digests: Collection[str]) -> list[tuple[int, str, str]]:
+    """Every row of any repository with one of these digests, manifest or blob: (repository's number, name, digest)."""
+    found = []
+    for table in (manifest, blob):
+        query = select(repository.c.id, repository.c.name, table.c.digest).join(
+            table, table.c.repository_id == repository.c.id
+        )
+        found += [tuple(row) for row in tx.connection.execute(query.where(table.c.digest.in_(digests)))]
+    return sorted(found)
 
 
 def blob_holders(connection: Connection, digest: str, source: str | None) -> list[tuple[str, int]]:
