@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from boltseal.api.asgi import DistributionApi
@@ -84,6 +86,17 @@ async def test_an_error_of_the_servers_side_is_told_and_logged(
     assert answer.status == status
     assert str(error) in answer.body.decode()
     assert str(error) in logged.out + logged.err
+
+
+async def test_an_error_that_was_foreseen_is_logged_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk is no defect: where in the code it was noticed is for log_level = "debug"."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    try:
+        await asked(Full("no space"))
+    finally:
+        structlog.reset_defaults()
+
+    assert "Traceback" not in capsys.readouterr().out
 
 
 async def test_a_blob_that_breaks_in_the_middle_breaks_the_connection() -> None:

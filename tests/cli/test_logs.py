@@ -69,6 +69,16 @@ def test_the_lines_of_libraries_come_the_same_way(monkeypatch: pytest.MonkeyPatc
     assert "\x1b" not in text
 
 
+def test_a_person_reads_when_what_and_why_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence stands before the fields, and what is not known is not there."""
+    stream = logged(monkeypatch, as_json=False)
+    structlog.get_logger("x").warning("refused", tag=None, actor="anonymous", reason="tag 1 is sealed")
+    date, time, rest = stream.getvalue().split(" ", 2)
+
+    assert (len(date), len(time)) == (10, 8)
+    assert rest == "[warning  ] refused: tag 1 is sealed actor=anonymous\n"
+
+
 def test_what_is_below_the_level_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """log_level means it."""
     stream = logged(monkeypatch, as_json=True, level="warning")

@@ -109,7 +109,9 @@ class DistributionApi:
         extra = self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
         answer = refusal(error, self._allow(call) if isinstance(error, SealedDelete) else extra)
         if answer.status >= 500:
-            _log.warning("could not serve", method=call.method, path=_shown(call.scope), exc_info=error)
+            at = {"method": call.method, "path": _shown(call.scope)}
+            _log.warning("could not serve", **at, status=answer.status, reason=error.message)
+            _log.debug("could not serve, where", **at, exc_info=error)
         return answer
 
     def _allow(self, call: Call) -> Headers:

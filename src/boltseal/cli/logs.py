@@ -43,7 +43,13 @@ def dict_config(level: str, *, as_json: bool) -> dict[str, Any]:
     render: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
-        else [escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            escape,
+            for_people,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
     )
     quiet = {name: {"level": "DEBUG" if level == "debug" else "WARNING"} for name in QUIET}
     return {
@@ -68,6 +74,15 @@ def escape(_: Any, __: str, event: Event) -> Event:
         if isinstance(value, str) and key != "exception":
             event[key] = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
     return event
+
+
+def for_people(_: Any, __: str, event: Event) -> Event:
+    """The order in which a person reads: when, what, why; then the rest, without what is not known."""
+    kept: Event = {key: value for key, value in event.items() if value is not None}
+    kept["timestamp"] = str(kept.pop("time", ""))[:19].replace("T", " ")
+    if "reason" in kept:
+        kept["event"] = f"{kept['event']}: {kept.pop('reason')}"
+    return kept
 
 
 def _shared() -> list[Processor]:
