@@ -48,6 +48,8 @@ def prepare_data(data: Path) -> None:
         raise Unavailable(
             f"the data folder {data} can't be made: {error.strerror}; choose another with --data"
         ) from error
+    if _read_format(data) is None:
+        _refuse_strangers(data)  # before the lock too: nothing is left in a folder that is somebody else's
     with _locked(data):
         held = _read_format(data)
         if held is None:
@@ -85,7 +87,7 @@ def _read_format(data: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise FormatInvalid(f"{path} can't be read: {error}") from error
+        raise FormatInvalid(f"{path} can't be read: {_reason(error)}; name a data folder with --data") from error
     if not written.isdecimal():
         raise FormatInvalid(f"{path} holds {written[:20]!r}, expected a number such as {FORMAT}")
     if int(written) > FORMAT:
@@ -95,12 +97,16 @@ def _read_format(data: Path) -> int | None:
     return int(written)
 
 
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
+
+
 def _refuse_strangers(data: Path) -> None:
     known = {"format.lock", "blobs", "uploads", "ledger", DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"}
     strange = sorted(item.name for item in data.iterdir() if item.name not in known and not item.name.startswith("."))
     if strange:
         raise FormatInvalid(
-            f"{data} is not empty and not a boltseal data folder (it holds {strange[0]!r}); choose another"
+            f"{data} is not empty and not a boltseal data folder (it holds {strange[0]!r}); choose another with --data"
         )
 
 
