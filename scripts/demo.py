@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def short(digest: str) -> str:
 
 # --- what the person sees ---------------------------------------------------------------------------------------------
 
+WIDTH, INDENT = 80, len("  refused  ")
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -83,7 +85,9 @@ def step(text: str) -> None:
 
 
 def outcome(text: str, *, refused: bool = False) -> None:
-    print(f"  {paint('refused' if refused else 'ok     ', '33' if refused else '32')}  {text}", flush=True)
+    told = textwrap.wrap(text, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False)
+    verdict = paint("refused" if refused else "ok     ", "33" if refused else "32")
+    print(f"  {verdict}  " + f"\n{' ' * INDENT}".join(told), flush=True)
 
 
 # --- the image --------------------------------------------------------------------------------------------------------

@@ -100,12 +100,16 @@ def _greet(settings: Settings) -> None:
     url = server.public_url or f"http://{where}"
     name = f"{where}/shop/app:1.4.2"
     say(f"boltseal {__version__} listens on http://{server.address}, its data is in {server.data.absolute()}")
-    say(f"  push   docker tag IMAGE {name} && docker push {name}")
+    say(f"  push   docker tag IMAGE {name}")
+    say(f"         docker push {name}")
     say(f"  pull   docker pull {name}")
-    say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2    what a tag means: docker-content-digest")
-    say(f"         {_program()} rules test shop/app 1.4.2    whether it is sealed, and by which rule")
+    say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2")
+    say("         what a tag means: its docker-content-digest")
+    say(f"         {_program()} rules test shop/app 1.4.2")
+    say("         whether a tag is sealed, and by which rule")
     if where.startswith(("localhost:", "127.")):
-        say("  docker talks to localhost without TLS by itself; podman, buildah and skopeo want --tls-verify=false")
+        say("  TLS    docker needs none on localhost; podman, buildah and skopeo want")
+        say("         --tls-verify=false, oras wants --plain-http")
     say("  stop   Ctrl-C")
 
 
