@@ -146,6 +146,20 @@ def test_an_unknown_table_names_the_nearest(tmp_path: Path) -> None:
     assert line == 'unknown table "sever"; the nearest known one is server'
 
 
+def test_a_setting_outside_of_its_table_is_sent_there(tmp_path: Path) -> None:
+    """`listen` at the top of the file is no table."""
+    line = refusal(tmp_path, 'listen = "127.0.0.1:5000"\n')
+
+    assert line == "listen stands outside of any table; put it under [server]"
+
+
+def test_one_table_of_a_rule_is_told_from_a_list(tmp_path: Path) -> None:
+    """TOML's double brackets are easy to forget."""
+    line = refusal(tmp_path, '[rule]\nrepository = "ci/**"\n')
+
+    assert line == "[rule] is one table; rules are a list, so write [[rule]]"
+
+
 def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is held to the same rule as the file."""
     monkeypatch.setenv("BOLTSEAL_SERVER__LISTN", "127.0.0.1:5000")

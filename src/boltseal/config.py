@@ -317,8 +317,12 @@ def _environment_layer() -> _Layer:
 def _refuse_unknown(layer: _Layer) -> None:
     for name, value in layer.values.items():
         field = Settings.model_fields.get(name)
+        if field is None and not isinstance(value, Mapping | list) and name in ServerSettings.model_fields:
+            raise ConfigInvalid(f"{layer.origin}: {name} stands outside of any table; put it under [server]")
         if field is None:
             raise ConfigInvalid(f"{layer.origin}: unknown table {quote(name)}{_nearest(name, Settings.model_fields)}")
+        if name == "rule" and isinstance(value, Mapping):
+            raise ConfigInvalid(f"{layer.origin}: [rule] is one table; rules are a list, so write [[rule]]")
         table = field.annotation
         if isinstance(value, Mapping) and isinstance(table, type) and issubclass(table, BaseModel):
             for key in value:

@@ -100,6 +100,16 @@ def test_a_name_that_is_none_is_usage(repository: str, tag: str) -> None:
     assert shown.err.startswith("boltseal: ")
 
 
+def test_a_repository_with_its_host_is_told_from_a_wrong_name() -> None:
+    """What docker calls the image is the natural first try."""
+    shown = program.call("rules", "test", "localhost:5000/shop/app", "1.4.2")
+
+    assert shown.code == 2
+    assert shown.err == (
+        'boltseal: "localhost:5000/shop/app" starts with a host; rules are about the name after it: "shop/app"\n'
+    )
+
+
 def test_a_rule_that_is_wrong_is_usage(tmp_path: Path) -> None:
     """One line with the file and the rule's number."""
     path = tmp_path / "boltseal.toml"

@@ -8,9 +8,15 @@ import typer
 
 from boltseal.cli.answer import Answer, print_line, print_table, say
 from boltseal.cli.options import ConfigOption, JsonOption, settings_of
+from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
     from boltseal.policy.rules import Rule
+
+
+class WithHost(Invalid):
+    """A repository was asked for with the registry before its name."""
+
 
 rules = typer.Typer(
     help="Show the rules in force, or say which of them decides about a name.",
@@ -45,6 +51,9 @@ def decided(
     from boltseal.policy.decide import decide
 
     with Answer("rules-test", as_json=as_json) as answer:
+        host, _, path = repository.partition("/")
+        if path and ("." in host or ":" in host):
+            raise WithHost(f"{quote(repository)} starts with a host; rules are about the name after it: {quote(path)}")
         decision = decide(settings_of(config).rules, Repository(repository), Tag(tag))
         answer.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
         if not as_json:
