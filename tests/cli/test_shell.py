@@ -87,6 +87,13 @@ def test_the_list_of_verbs_is_whole() -> None:
     assert sorted({verb.split()[0] for verb in VERBS}) == sorted(set(listed) - {"Example:"})
 
 
+def test_the_list_of_verbs_says_each_in_a_whole_sentence() -> None:
+    """Nothing in it is cut off."""
+    listed = program.call("--help").out.partition("Commands:")[2]
+
+    assert "..." not in listed
+
+
 def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     """Help is instant because the verbs import what they need when they run."""
     code = "import sys; from boltseal.cli.root import build; build(); print('\\n'.join(sys.modules))"

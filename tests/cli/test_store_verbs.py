@@ -15,7 +15,7 @@ from boltseal.config import Settings
 from boltseal.errors import SealedDelete, SealedPut
 from boltseal.ledger.entry import Entry, Kind, parse
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Tag
+from boltseal.oci.reference import Repository, Tag
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL
 from boltseal.storage import ledger_store
@@ -224,6 +224,22 @@ async def test_purge_by_digest_takes_every_tag(shop: Shop) -> None:
     assert f"purged  {LATEST}" in run.out
 
 
+async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -> None:
+    """What stays, here or behind the wall of another repository, is said with the image it is part of."""
+    secret = await shop.image("secret")
+    published = await shop.push(secret, "1.4.2")
+    other = Repository("other/app")
+    await shop.push(await shop.image("secret", other), "2.0.0", repository=other)
+    layer = Digest.of(b"layer secret")
+
+    run = verb(shop, "purge", VERSION, "--reason", "x")
+
+    assert f"kept  localhost:5000/other/app@{layer}" in run.out
+    assert f"other/app holds it too, as part of {published.digest} (tag 2.0.0)" in run.err
+    assert "1 manifest and" in run.err
+    assert "if a secret is in what stays, purge that too" in run.err
+
+
 # --- fsck ---
 
 
@@ -329,10 +345,10 @@ async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
 
     assert dry.code == 0
     assert f"upload {session.name} (0 B): nobody wrote to it for 48 h" in dry.out
-    assert "1 would be removed" in dry.err
+    assert "1 item would be removed" in dry.err
     assert upload in session.name
     assert stood
-    assert "1 removed" in wet.err
+    assert "1 item removed" in wet.err
     assert not session.exists()
 
 
@@ -350,5 +366,5 @@ async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop
 
     assert (planned.code, planned.out) == (0, "shop/app:1.4.2\n")
     assert [item["ref"] for item in done.json["results"]] == ["shop/app:1.4.2"]
-    assert (again.out, again.err) == ("", "0 tags went; their names stay bound\n")
+    assert (again.out, again.err) == ("", "0 tags went\n")
     assert (await shop.entries())[-1].kind == Kind.TAG_EXPIRED

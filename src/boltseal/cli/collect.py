@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import Answer, counted, print_line, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.cli.progress import in_words
 
@@ -34,4 +34,5 @@ def collect(
             if not as_json:
                 print_line(f"{item.what} {item.name} ({in_words(item.size_bytes)}): {item.reason}")
         if not as_json:
-            say(f"{len(answer.results)} {status}, {in_words(total)}")
+            count = len(answer.results)
+            say(f"{counted(count, 'item')} {status}, {in_words(total)}" if count else "nothing to remove")

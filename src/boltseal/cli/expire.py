@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import Answer, counted, print_line, say
 from boltseal.cli.onstore import admin, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 
@@ -37,4 +37,5 @@ def expire(
             if not as_json:
                 print_line(f"{repository}:{tag}")
         if not as_json:
-            say(f"{len(answer.results)} {'tags would go' if dry_run else 'tags went'}; their names stay bound")
+            gone = counted(len(answer.results), "tag")
+            say(f"{gone} {'would go' if dry_run else 'went'}{'; names stay bound' if answer.results else ''}")

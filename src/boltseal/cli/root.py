@@ -27,6 +27,14 @@ from boltseal.cli.user import user
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
+_SHORT = {
+    "purge": "Remove an image and its bytes, sealed or not.",
+    "fsck": "Check everything in the data folder; changes nothing.",
+    "expire": "Take away sealed tags that were kept long enough.",
+    "rules": "Show the rules; `rules test` says which one decides.",
+}
+"""One line for the list of verbs, where the first sentence of a verb's help is longer than its 60 columns."""
+
 _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("serve", serve, "boltseal serve --data ./data --listen 127.0.0.1:5000"),
     ("seal", seal, 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
@@ -60,10 +68,15 @@ def build() -> typer.Typer:
     )
     cli.callback()(_options)
     for name, verb, example in _VERBS:
-        cli.command(name, epilog=f"Example: {example}")(verb)
+        cli.command(name, short_help=_SHORT.get(name), epilog=f"Example: {example}")(verb)
     cli.add_typer(user, name="user", epilog="Example: boltseal user add ci")
     cli.add_typer(token, name="token", epilog="Example: boltseal token rotate")
-    cli.add_typer(rules, name="rules", epilog="Example: boltseal rules --config examples/boltseal.toml")
+    cli.add_typer(
+        rules,
+        name="rules",
+        short_help=_SHORT["rules"],
+        epilog="Example: boltseal rules --config examples/boltseal.toml",
+    )
     return cli
 
 
