@@ -203,3 +203,27 @@ async def test_writes_after_close_are_refused(data: Path) -> None:
 
     with pytest.raises(Unavailable):
         await database.write(adding("a"))
+
+
+async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone(data: Path) -> None:
+    """Making the number even is for who made it odd: another process may be in its COMMIT."""
+    one, other = open_store(data), open_store(data)
+
+    def fails_the_group(tx: Transaction) -> None:
+        tx.takes_away = True
+        sqlite.driver(tx.connection).execute("ROLLBACK")
+
+    def takes_away(tx: Transaction) -> None:
+        tx.takes_away = True
+
+    before = one.generation.read()
+    other.generation.begin()
+    during = one.generation.read()
+    results = await asyncio.gather(one.write(fails_the_group), return_exceptions=True)
+    after = one.generation.read()
+    other.generation.end()
+    one.close()
+    other.close()
+
+    assert isinstance(results[0], Exception)
+    assert (during, after) == (before + 1, before + 1)

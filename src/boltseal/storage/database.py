@@ -159,7 +159,7 @@ class Database:
     ) -> None:
         execute = sqlite.driver(connection).execute
         execute("BEGIN IMMEDIATE")
-        takes_away = False
+        takes_away = begun = False
         try:
             for waiting in group:
                 transaction = Transaction(connection, self._clock())
@@ -178,13 +178,14 @@ class Database:
                 execute("RELEASE job")
             if takes_away:
                 self.generation.begin()
+                begun = True
             execute("COMMIT")
         except BaseException:
             if sqlite.driver(connection).in_transaction:
                 execute("ROLLBACK")
             raise
         finally:
-            if takes_away:
+            if begun:
                 self.generation.end()
 
 
