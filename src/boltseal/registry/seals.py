@@ -81,6 +81,7 @@ class Seals:
     async def purge(self, repository: Repository, reference: Tag | Digest, actor: Actor, reason: str) -> Purged:
         """Remove a manifest, its tags and every part that nothing else needs, bytes included; names stay bound.
 
+        A manifest is gone when it is gone by all of its digests. A signature of a sealed image is not a part.
         ManifestUnknown; PartOfSealed when another sealed image contains it: that one has to be purged first.
         """
 
@@ -125,17 +126,17 @@ class Seals:
         return Place(repository, found)
 
     def _purge(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> Purged:
-        tags = tuple(self._door.purge_meaning(tx, place, digest, actor, reason))
-        keeping = self._door.protectors(tx, place, digest, through_subjects=False)
-        if keeping:  # its own tags are gone by now, so these seals are on something that contains it
-            raise PartOfSealed(message.delete_protected("manifest", digest, place.repository, keeping))
+        twins = self._twins(tx, place, digest)
+        tags = tuple(tag for twin in twins for tag in self._door.purge_meaning(tx, place, twin, actor, reason))
+        self._refuse_part_of_sealed(tx, place, twins)
         if not tags:  # no tag's entry tells of it, so one of its own does
             self._record(tx, place, digest, actor, reason)
         tx.takes_away = True
         under = {Digest.parse(text) for text in metadata.digests(tx, metadata.reached_from(place.id, str(digest)))}
-        manifests, blobs, kept = [digest], [], []
-        metadata.remove_manifest(tx, place.id, str(digest))
-        waiting = under - {digest}
+        manifests, blobs, kept = [*twins], [], []
+        for twin in twins:
+            metadata.remove_manifest(tx, place.id, str(twin))
+        waiting = under - set(twins)
         while True:  # a part goes when nothing that is left contains it; each round may free parts of the next level
             freed = {part for part in waiting if not metadata.parents(tx, place.id, str(part))}
             if not freed:
@@ -143,9 +144,9 @@ class Seals:
             waiting -= freed
             for part in sorted(freed):
                 if metadata.find_manifest(tx, place.id, str(part)) is not None:
-                    names = self._door.names_of(tx, place, part)
-                    if names:
-                        kept.append((part, f"tag {names[0]} means it"))
+                    needed = self._needed_beyond(tx, place, part)
+                    if needed is not None:
+                        kept.append((part, needed))
                         continue
                     metadata.remove_manifest(tx, place.id, str(part))
                     manifests.append(part)
@@ -170,6 +171,27 @@ class Seals:
             place, digest = Place(Repository(name), number), Digest.parse(text)
             parent = self._parent(tx, place, digest)
             yield place.repository, digest, f"{name} holds it too" + (f", as part of {parent}" if parent else "")
+
+    def _refuse_part_of_sealed(self, tx: Transaction, place: Place, twins: list[Digest]) -> None:
+        """Its own tags are gone by now, so what seals it still is something that contains it."""
+        for twin in twins:
+            keeping = self._door.protectors(tx, place, twin, through_subjects=False)
+            if keeping:
+                raise PartOfSealed(message.delete_protected("manifest", twin, place.repository, keeping))
+
+    def _needed_beyond(self, tx: Transaction, place: Place, part: Digest) -> str | None:
+        """What else than its parents wants a manifest to stay, in words; None: nothing does."""
+        names = self._door.names_of(tx, place, part)
+        if names:
+            return f"tag {names[0]} means it"
+        signed = self._door.protectors(tx, place, part, through_subjects=True)
+        return f"it speaks of what tag {signed[0]} seals" if signed else None
+
+    def _twins(self, tx: Transaction, place: Place, digest: Digest) -> list[Digest]:
+        """The digest itself, then every other digest under which the same bytes are held."""
+        row = metadata.find_manifest(tx, place.id, str(digest))
+        called = [] if row is None else metadata.called(tx, place.id, row.canonical)
+        return [digest, *(other for other in map(Digest.parse, called) if other != digest)]
 
     def _record(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> None:
         held = metadata.find_manifest(tx, place.id, str(digest))

@@ -16,6 +16,7 @@ A publication, in order:
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -107,8 +108,10 @@ class TagDoor:
         row = tag_table.find(tx, place.id, tag)
         check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest if row else None)
         decision = decide(self.rules, place.repository, tag)
-        extends = decision.mode is not Mode.APPEND_ONLY or row is None or self._extends(tx, place, row, pushed.manifest)
-        verdict = judge(_state(row), pushed.identity, decision.mode, extends=extends)
+        state = _state(row)
+        asked = decision.mode is Mode.APPEND_ONLY and state.bound is None and state.means not in (None, pushed.identity)
+        extends = not asked or row is None or self._extends(tx, place, row, pushed.manifest)
+        verdict = judge(state, pushed.identity, decision.mode, extends=extends)
         match verdict:
             case Verdict.SAME if row is not None:
                 return Standing(row.entry_index, changed=False)
@@ -198,7 +201,10 @@ class TagDoor:
         `through_subjects`: also the seal on what a manifest merely speaks of (a signature of a sealed image).
         """
         reaching = metadata.reaching(place.id, str(digest), through_subjects=through_subjects)
-        return self._kept(tx, place, reaching)
+        names = tag_table.kept(tx, place.id, reaching)
+        if through_subjects and not names:
+            names = self._kept_by_another_digest(tx, place, str(digest), reaching)
+        return [Tag(name) for name in names]
 
     def spoken_of(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
         """The digest that a signature tool's tag speaks of; of a sha512 one the repository has to hold the manifest."""
@@ -208,8 +214,27 @@ class TagDoor:
         whole = metadata.digest_that_begins(tx, place.id, beginning)
         return None if whole is None else Digest.parse(whole)
 
-    def _kept(self, tx: Transaction, place: Place, digests: Select[str]) -> list[Tag]:
-        return [Tag(name) for name in tag_table.kept(tx, place.id, digests)]
+    def _kept_by_another_digest(self, tx: Transaction, place: Place, digest: str, reaching: Select[str]) -> list[str]:
+        """The same, where a signature names the signed image by its sha256 and the tag by its sha512, or so."""
+        also_called = metadata.also_called(tx, place.id)
+        if not also_called:
+            return []
+        same = defaultdict(set)
+        for one, other in also_called:
+            same[one].add(other)
+            same[other].add(one)
+        found = {digest} | metadata.digests(tx, reaching)
+        waiting = list(found)
+        while waiting:
+            for twin in same[waiting.pop()] - found:
+                reaching = metadata.reaching(place.id, twin, through_subjects=True)
+                names = tag_table.kept(tx, place.id, reaching)
+                if names:
+                    return names
+                more = metadata.digests(tx, reaching) - found
+                found |= more
+                waiting += more
+        return []
 
     def _check_deletable(self, tx: Transaction, place: Place, tag: Tag, row: TagRow) -> None:
         if _is_kept(row, tx.now_us):
@@ -221,6 +246,8 @@ class TagDoor:
                 raise TagProtected(message.delete_signature_tag(tag, place.repository, keeping))
 
     def _check_complete(self, tx: Transaction, place: Place, digest: str) -> None:
+        if (place.id, digest) in tx.whole:  # a push of 64 tags looks once, and nobody takes away beside it
+            return
         absent = metadata.missing(tx, place.id, digest)
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
@@ -228,6 +255,7 @@ class TagDoor:
                 f"{place.repository} lacks {absent[0]}{more}, which {Digest.parse(digest).short} needs: "
                 "push what is missing, then the manifest again"
             )
+        tx.whole.add((place.id, digest))
 
     def _extends(self, tx: Transaction, place: Place, row: TagRow, new: Manifest) -> bool:
         if row.digest is None:

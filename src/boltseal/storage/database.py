@@ -35,11 +35,15 @@ GROUP_LIMIT: Final = 256
 
 @dataclass(slots=True)
 class Transaction:
-    """What a job works in: the connection, the time it happens at, and whether caches have to forget."""
+    """What a job works in: the connection, the time it happens at, and whether caches have to forget.
+
+    `whole`: manifests, as (repository number, digest), of which the job saw that everything under them is held.
+    """
 
     connection: Connection
     now_us: int
     takes_away: bool = field(default=False)
+    whole: set[tuple[int, str]] = field(default_factory=set)
 
 
 Job = Callable[[Transaction], T]

@@ -125,12 +125,17 @@ def add_manifest(
 
 
 def also_hold(tx: Transaction, repository_id: int, digest: str, other: str) -> None:
-    """Hold the manifest `digest` also under `other`, another digest of the same bytes, if it is not there yet."""
+    """Hold the manifest `digest` also under `other`, another digest of the same bytes, with all that it speaks of."""
     row = find_manifest(tx, repository_id, digest)
-    if row is None or find_manifest(tx, repository_id, other) is not None:
+    if row is None:
         return
     links = select(link.c.child, link.c.kind).where(link.c.repository_id == repository_id, link.c.parent == digest)
     pairs = [(child, kind) for child, kind in tx.connection.execute(links).all()]
+    if find_manifest(tx, repository_id, other) is not None:
+        for child, kind in pairs:
+            if kind in POINTS_AT:
+                add_link(tx, repository_id, other, child, kind)
+        return
     raw = manifest_bytes(tx, repository_id, digest)
     add_manifest(tx, repository_id, replace(row, digest=other), raw[1] if raw else b"", pairs)
 
@@ -223,6 +228,23 @@ def reaching(repository_id: int, digest: str, *, through_subjects: bool) -> Sele
     step = select(case((contained, link.c.parent), else_=link.c.child)).where(link.c.repository_id == repository_id)
     step = step.where(or_(contained, speaks_of) if through_subjects else contained)
     return select(seen.union(step.select_from(link, seen)).c.digest)
+
+
+def also_called(tx: Transaction, repository_id: int) -> list[tuple[str, str]]:
+    """What this repository holds under another digest than the sha256 of its bytes, as (digest, sha256)."""
+    query = select(manifest.c.digest, manifest.c.canonical).where(manifest.c.repository_id == repository_id)
+    # A range of the key, because almost no repository has any. The ";" is what follows the ":".
+    return [
+        (row[0], row[1]) for row in tx.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")))
+    ]
+
+
+def called(tx: Transaction, repository_id: int, canonical: str) -> list[str]:
+    """Every digest under which this repository holds the bytes with this sha256, sorted."""
+    query = select(manifest.c.digest).where(
+        manifest.c.canonical == canonical, manifest.c.repository_id == repository_id
+    )
+    return list(tx.connection.execute(query.order_by(manifest.c.digest)).scalars())
 
 
 def digests(tx: Transaction, which: Select[str]) -> set[str]:

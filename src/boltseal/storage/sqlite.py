@@ -198,7 +198,7 @@ class Lookups:
     def _one(self, query: str, values: tuple[str, str]) -> Any:
         try:
             return self._execute(query, values).fetchone()
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             named = _named(error)
             if named is None:
                 raise
