@@ -255,6 +255,29 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     return settings
 
 
+class ClientPaths(NamedTuple):
+    """Where a client finds what is the user's: logins, the best file first, and Docker's daemon."""
+
+    logins: tuple[Path, ...]
+    docker_host: str
+
+
+def client_paths() -> ClientPaths:
+    """The files in which docker and podman keep logins, as the two find them, and DOCKER_HOST or its default.
+
+    Podman's REGISTRY_AUTH_FILE is asked first, since whoever sets it means it; then Docker's, then Podman's own.
+    """
+    home = Path(os.environ.get("HOME") or Path("~").expanduser())
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    xdg = os.environ.get("XDG_CONFIG_HOME")
+    logins = [Path(named)] if named else []
+    logins.append(Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json")
+    logins += [Path(runtime) / "containers/auth.json"] if runtime else []
+    logins.append((Path(xdg) if xdg else home / ".config") / "containers/auth.json")
+    return ClientPaths(tuple(logins), os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+
+
 def debug_wanted() -> bool:
     """Whether BOLTSEAL_DEBUG asks for tracebacks."""
     return os.environ.get("BOLTSEAL_DEBUG", "") not in ("", "0")

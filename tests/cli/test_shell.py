@@ -20,14 +20,18 @@ from boltseal.errors import Denied, Invalid, SealedPut, Unavailable
 from tests.cli import program
 
 VERBS = (
+    "check",
     "collect",
+    "digest",
     "expire",
+    "explain",
     "fsck",
     "purge",
     "rules",
     "rules test",
     "seal",
     "serve",
+    "tags",
     "token rotate",
     "unseal",
     "user add",

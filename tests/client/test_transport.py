@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from boltseal.client.errors import (
 )
 from boltseal.client.poll import poll
 from boltseal.client.registry import RegistryClient
-from boltseal.client.transport import Transport, TransportOptions
+from boltseal.client.transport import AuthorityInvalid, Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from tests.fakes.hub import FakeHub
@@ -193,7 +195,7 @@ async def test_a_manifest_with_other_bytes_is_a_lie(hub: FakeHub, connect: Calla
 
 async def test_the_last_piece_of_a_wrong_blob_never_comes(hub: FakeHub, connect: Callable[..., Transport]) -> None:
     """Who writes pieces as they come never holds a whole blob that is wrong."""
-    blob = b"y" * 600_000
+    blob = b"y" * 3_000_000
     hub.blobs[str(Digest.of(blob))] = blob[:-1] + b"z"
     received = 0
 
@@ -220,3 +222,51 @@ async def test_tags_come_over_all_pages(hub: FakeHub, connect: Callable[..., Tra
 async def test_a_secret_is_in_no_repr() -> None:
     """What is logged by accident holds no password."""
     assert "s3cret" not in repr(Credentials("user", "s3cret"))
+
+
+async def test_a_poll_may_be_left_early(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """Whoever has read enough stops, and nothing is asked any more."""
+    for number in range(40):
+        hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
+    references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(40)]
+    async with aclosing(poll(connect(), references, at_once=4)) as answers:
+        first = await anext(answers)
+    asked = hub.counted["HEAD manifest"]
+    await asyncio.sleep(0.01)
+
+    assert first.resolved is not None
+    assert hub.counted["HEAD manifest"] == asked < 10
+
+
+async def test_one_repository_that_is_not_to_be_had_costs_the_others_nothing(
+    hub: FakeHub, connect: Callable[..., Transport]
+) -> None:
+    """A registry that gives no token for a group of which one is closed is asked for each on its own."""
+    for number in range(3):
+        hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
+    hub.closed = "team/app1"
+    references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(3)]
+    answers = {answer.reference.repository: answer async for answer in poll(connect(), references)}
+
+    assert isinstance(answers[Repository("team/app1")].error, RemoteUnauthenticated)
+    assert answers[Repository("team/app0")].resolved
+    assert answers[Repository("team/app2")].resolved
+
+
+async def test_a_registry_without_ranges_is_taken_up_too(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """A connection that broke is taken up; where the registry begins again, what is here already is passed over."""
+    blob = bytes(range(256)) * 12_000
+    hub.blobs[str(Digest.of(blob))] = blob
+    hub.breaks, hub.ranges = 1, False
+    pieces = [piece async for piece in RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(blob), len(blob))]
+
+    assert b"".join(pieces) == blob
+    assert hub.counted["GET blob"] == 2
+
+
+async def test_what_is_no_authority_is_said() -> None:
+    """A file without a certificate is an error of the caller's, not of the registry's."""
+    with pytest.raises(AuthorityInvalid, match="no PEM certificate"):
+        Transport(CredentialStore([]), TransportOptions(ca_file=Path(__file__)))
+    with pytest.raises(AuthorityInvalid, match="No such file"):
+        Transport(CredentialStore([]), TransportOptions(ca_file=Path("/nowhere/ca.pem")))

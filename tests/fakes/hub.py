@@ -35,6 +35,9 @@ class FakeHub:
     wrong_bytes: bool = False
     blobs_at: str | None = None
     page: int = 2
+    closed: str = ""
+    breaks: int = 0
+    ranges: bool = True
 
     def publish(self, repository: str, tag: str, body: bytes, media_type: str) -> Digest:
         digest = Digest.of(body)
@@ -61,6 +64,8 @@ class FakeHub:
         self.counted["token"] += 1
         self.seen.append(request)
         scopes = request.query_params.getlist("scope")
+        if any(self.closed and self.closed in scope for scope in scopes):
+            return _error(403, "DENIED", "requested access to the resource is denied")
         return JSONResponse({"token": "t-" + "+".join(scopes).replace(" ", "_"), "expires_in": 300})
 
     async def base(self, _: Request) -> Response:
@@ -95,6 +100,10 @@ class FakeHub:
         if body is None:
             return _error(404, "BLOB_UNKNOWN", "blob unknown")
         start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        start = start if self.ranges else 0
+        if self.breaks:
+            self.breaks -= 1
+            return Response(body[: len(body) // 2])
         return Response(body[start:] + (b"!" if self.wrong_bytes else b""), status_code=206 if start else 200)
 
     async def tags(self, request: Request) -> Response:

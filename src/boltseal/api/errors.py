@@ -22,6 +22,7 @@ from boltseal.errors import (
     Unavailable,
     http_answer,
 )
+from boltseal.registry.pulls import TagDeleted
 
 UNAVAILABLE_RETRY_S: Final = 2
 TOO_MANY_RETRY_S: Final = 30
@@ -101,6 +102,8 @@ def headers_of(error: BoltsealError) -> tuple[tuple[bytes, bytes], ...]:
     match error:
         case MethodNotAllowed():
             return ((b"allow", error.allow.encode("ascii")),)
+        case TagDeleted():
+            return ((b"boltseal-bound", error.bound.encode("ascii")),)
         case RangeNotSatisfiable():
             return ((b"content-range", b"bytes */%d" % error.size),)
         case Unavailable():

@@ -14,13 +14,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from boltseal.cli import version
+from boltseal.cli.check import check
 from boltseal.cli.collect import collect
+from boltseal.cli.digest import digest
 from boltseal.cli.expire import expire
+from boltseal.cli.explain import explain
 from boltseal.cli.fsck import fsck
 from boltseal.cli.purge import purge
 from boltseal.cli.rules import rules
 from boltseal.cli.seal import seal
 from boltseal.cli.serve import serve
+from boltseal.cli.tags import tags
 from boltseal.cli.token import token
 from boltseal.cli.unseal import unseal
 from boltseal.cli.user import user
@@ -43,6 +47,10 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("expire", expire, "boltseal expire --data ./data --dry-run"),
     ("fsck", fsck, "boltseal fsck --data ./data"),
     ("collect", collect, "boltseal collect --data ./data --dry-run"),
+    ("explain", explain, "boltseal explain ouruser/sinatra:v2"),
+    ("check", check, f"boltseal check {_IMAGE}"),
+    ("digest", digest, f"boltseal digest {_IMAGE}"),
+    ("tags", tags, "boltseal tags localhost:5000/shop/app"),
     ("version", version.version, "boltseal version --json"),
 )
 

@@ -70,11 +70,13 @@ class CredentialStore:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
         self._found: dict[str, Credentials | None] = {}
+        self._looking = asyncio.Lock()
 
     async def find(self, registry: str) -> Credentials | None:
         """The login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None. Asked once per registry."""
-        if registry not in self._found:
-            self._found[registry] = await self._look(registry)
+        async with self._looking:  # a helper may ask a person: once, however many requests wait
+            if registry not in self._found:
+                self._found[registry] = await self._look(registry)
         return self._found[registry]
 
     async def _look(self, registry: str) -> Credentials | None:

@@ -22,7 +22,11 @@ MAX_SHOWN: Final = 300
 
 
 class RemoteNotFound(NotFound):
-    """The registry has no such thing, or does not tell us."""
+    """The registry has no such thing, or does not tell us. `bound`: the only digest that the name can come back with."""
+
+    def __init__(self, message: str, bound: str | None = None) -> None:
+        super().__init__(message)
+        self.bound = bound
 
 
 class RemoteUnauthenticated(Unauthenticated):
@@ -79,17 +83,21 @@ def said(body: bytes) -> str:
     return "; ".join(quote(error.message or error.code, MAX_SHOWN) for error in first if error.message or error.code)
 
 
-def from_status(registry: str, what: str, status: int, body: bytes, retry_after_s: float | None) -> BoltsealError:
+def from_status(
+    registry: str, what: str, status: int, body: bytes, *, retry_after_s: float | None, bound: str | None = None
+) -> BoltsealError:
     """The error that an answer's status is. `what`: what was asked for, such as `manifest 1.4.2 of shop/app`."""
     reason = said(body)
     tail = f": {reason}" if reason else f" (HTTP {status})"
     match status:
         case 401:
-            return RemoteUnauthenticated(f"{registry} wants a login for {what}{tail}; log in with `docker login`")
+            return RemoteUnauthenticated(
+                f"{registry} does not show {what}{tail}; it is not there, or needs a login: `docker login {registry}`"
+            )
         case 403:
             return RemoteDenied(f"{registry} denies {what}{tail}")
         case 404:
-            return RemoteNotFound(f"{registry} has no {what}{tail}")
+            return RemoteNotFound(f"{registry} has no {what}{tail}", bound)
         case 405 | 409 | 412:
             return RemoteRefused(f"{registry} refuses {what}{tail}")
         case 429:

@@ -7,6 +7,7 @@ left alone for the rest of the poll, and everything still open there is answered
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -32,24 +33,37 @@ class Polled:
 async def poll(
     transport: Transport, references: Iterable[Reference], *, at_once: int = AT_ONCE
 ) -> AsyncIterator[Polled]:
-    """Ask for every reference once, however often it is named; answers come as they arrive. At most 16 at a time."""
+    """Ask for every reference once, however often it is named; answers come as they arrive. At most 16 at a time.
+
+    Whoever stops reading closes it (`contextlib.aclosing`): what is still being asked is then dropped.
+    """
     waiting = list(dict.fromkeys(references))
     for registry in {reference.registry for reference in waiting}:
         repositories = {reference.repository for reference in waiting if reference.registry == registry}
         transport.tokens.announce(registry, (f"repository:{name}:pull" for name in repositories))
     queue = iter(waiting)
-    answers: asyncio.Queue[Polled] = asyncio.Queue(maxsize=at_once)
     tired: dict[str, RemoteBusy] = {}
-
-    async def work() -> None:
+    # Not a task group: one that is open over a yield cancels whoever reads us, and turns an early end into an error.
+    asking: deque[asyncio.Task[Polled]] = deque()
+    try:
         for reference in queue:
-            await answers.put(await _ask(transport, reference, tired))
+            asking.append(asyncio.create_task(_ask(transport, reference, tired)))
+            if len(asking) >= min(at_once, AT_ONCE):
+                yield await _first(asking)
+        while asking:
+            yield await _first(asking)
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(at_once, AT_ONCE, len(waiting))):
-            group.create_task(work())
-        for _ in waiting:
-            yield await answers.get()
+
+async def _first(asking: deque[asyncio.Task[Polled]]) -> Polled:
+    """The answer of whichever task is done first; it leaves the queue. A defect of the task is raised here."""
+    done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+    task = next(each for each in asking if each in done)
+    asking.remove(task)
+    return task.result()
 
 
 async def _ask(transport: Transport, reference: Reference, tired: dict[str, RemoteBusy]) -> Polled:

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote as quote_path
@@ -23,11 +24,13 @@ from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, parse_content_type
-from boltseal.oci.reference import Repository, Tag
+from boltseal.oci.reference import Repository, Tag, TagInvalid
 
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_PAGES: Final = 10_000
 RESUMES: Final = 5
+PIECE_BYTES: Final = 1024 * 1024
+_NO_REFERRERS: Final = frozenset({404, 405, 501})
 _ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
 
 
@@ -93,14 +96,15 @@ class RegistryClient:
         what = f"blob {digest.short} of {repository}"
         for resumed in range(RESUMES + 1):
             try:
-                async for piece in self._blob_from(repository, digest, received, what):
-                    received += len(piece)
-                    if received > size:
-                        raise RemoteLies(f"{self.registry} sends more than the {size} bytes of {what}: not used")
-                    hasher.update(piece)
-                    if held:
-                        yield held
-                    held = piece
+                async with aclosing(self._blob_from(repository, digest, received, what)) as pieces:
+                    async for piece in pieces:
+                        received += len(piece)
+                        if received > size:
+                            raise RemoteLies(f"{self.registry} sends more than the {size} bytes of {what}: not used")
+                        hasher.update(piece)
+                        if held:
+                            yield held
+                        held = piece
             except RemoteUnavailable:
                 if resumed == RESUMES:
                     raise
@@ -115,14 +119,19 @@ class RegistryClient:
         if held:
             yield held
 
-    async def _blob_from(self, repository: Repository, digest: Digest, start: int, what: str) -> AsyncIterator[bytes]:
+    async def _blob_from(self, repository: Repository, digest: Digest, start: int, what: str) -> AsyncGenerator[bytes]:
         headers = {"range": f"bytes={start}-"} if start else {}
-        ok = frozenset({206}) if start else frozenset({200})
+        ok = frozenset({200, 206, 416}) if start else frozenset({200})
         async with self._transport.stream(
             self._call("GET", repository, f"blobs/{digest}", what, headers=headers, ok=ok)
         ) as response:
-            async for piece in response.aiter_raw(256 * 1024):
-                yield piece
+            if response.status_code == 416:
+                raise RemoteLies(f"{self.registry}: {what} ends after {start} bytes: not used")
+            skip = start if response.status_code == 200 else 0  # a registry without ranges begins again
+            async for piece in response.aiter_raw(PIECE_BYTES):
+                if len(piece) > skip:
+                    yield piece[skip:] if skip else piece
+                skip = max(0, skip - len(piece))
 
     async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
         """The size of a blob that the repository holds, or None."""
@@ -138,7 +147,7 @@ class RegistryClient:
             call = Call(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
             reply = await self._transport.request(call)
             for name in self._decode(reply, _Tags, f"tags of {repository}").tags or ():
-                yield Tag(name)
+                yield self._tag(name, repository)
             following = _next_page(reply.headers.get("link", ""), path)
             if following is None or following == path:
                 return
@@ -148,21 +157,32 @@ class RegistryClient:
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...]:
         """What names this manifest as its subject; where there is no referrers API, what its fallback tag lists."""
         what = f"referrers of {digest.short}"
-        call = self._call("GET", repository, f"referrers/{digest}", what, ok=frozenset({200, 404}))
-        reply = await self._transport.request(call)
-        if reply.status == 200:
+        path: str | None = f"/v2/{repository}/referrers/{digest}"
+        found: list[Descriptor] = []
+        for _ in range(MAX_PAGES):
+            if path is None:
+                return tuple(found)
+            call = Call(self.registry, "GET", path, what, _pull(repository), ok=_NO_REFERRERS | {200})
+            reply = await self._transport.request(call)
+            if reply.status != 200:
+                return await self._fallback(repository, digest, what)
             try:
-                return parse_manifest(reply.body, OCI_INDEX).manifests
+                found += parse_manifest(reply.body, OCI_INDEX).manifests
             except ManifestInvalid as error:
                 raise RemoteLies(f"{self.registry}: {what} can't be read: {error.message}") from error
-        fallback = Tag(f"{digest.algorithm}-{digest.hex}"[:128])
+            path = _next_page(reply.headers.get("link", ""), path)
+        raise RemoteLies(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
+
+    async def _fallback(self, repository: Repository, digest: Digest, what: str) -> tuple[Descriptor, ...]:
+        """What the tag lists that stands in for the referrers API (distribution-spec, "Referrers Tag Schema")."""
+        fallback = Tag(f"{digest.algorithm}-{digest.hex[:64]}")
         call = self._call(
             "HEAD", repository, f"manifests/{fallback}", what, headers={"accept": _ACCEPT}, ok=frozenset({200, 404})
         )
-        found = await self._transport.request(call)
-        if found.status == 404:
+        reply = await self._transport.request(call)
+        if reply.status == 404:
             return ()
-        listed = await self.manifest(repository, self._digest(found.headers.get("docker-content-digest", ""), what))
+        listed = await self.manifest(repository, self._digest(reply.headers.get("docker-content-digest", ""), what))
         return listed.manifests
 
     async def put_manifest(self, repository: Repository, reference: Tag | Digest, manifest: Manifest) -> Digest:
@@ -257,6 +277,12 @@ class RegistryClient:
             return Digest.parse(text)
         except DigestInvalid as error:
             raise RemoteLies(f"{self.registry}: {what} has a digest that can't be read") from error
+
+    def _tag(self, name: str, repository: Repository) -> Tag:
+        try:
+            return Tag(name)
+        except TagInvalid as error:
+            raise RemoteLies(f"{self.registry} lists a tag of {repository} that is none: {error.message}") from error
 
     def _decode(self, reply: Reply, kind: type[_Tags], what: str) -> _Tags:
         try:

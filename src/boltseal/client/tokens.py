@@ -75,6 +75,24 @@ class TokenCache:
     ) -> str:
         """A token for the scopes, theirs and their groups'; asked for once however many wait for it."""
         wanted = scopes.union(*(self._groups.get((registry, scope), frozenset()) for scope in scopes))
+        try:
+            return await self._ask_once(registry, scopes, wanted, challenge, credentials)
+        except RemoteUnauthenticated:
+            if wanted == scopes:
+                raise
+        # Some registries give no token at all where one scope of many is not to be had: each on its own, then.
+        for scope in wanted:
+            self._groups.pop((registry, scope), None)
+        return await self._ask_once(registry, scopes, scopes, challenge, credentials)
+
+    async def _ask_once(
+        self,
+        registry: str,
+        scopes: frozenset[str],
+        wanted: frozenset[str],
+        challenge: Challenge,
+        credentials: Credentials | None,
+    ) -> str:
         lock = self._locks.setdefault((registry, wanted), asyncio.Lock())
         async with lock:
             held = self.held(registry, scopes)

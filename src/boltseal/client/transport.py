@@ -33,7 +33,7 @@ from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, fr
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.quota import Quota, parse_quota, parse_retry_after
 from boltseal.client.tokens import TokenCache
-from boltseal.errors import Unavailable
+from boltseal.errors import Invalid, Unavailable
 
 MAX_REDIRECTS: Final = 5
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
@@ -76,6 +76,10 @@ class Reply:
     body: bytes
 
 
+class AuthorityInvalid(Invalid):
+    """A file that holds no certificate authority."""
+
+
 class Transport:
     """Requests to any registry, over one pool of connections. Close it with `aclose`."""
 
@@ -86,15 +90,14 @@ class Transport:
         *,
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        context = ssl.create_default_context()
-        if options.ca_file is not None:
-            context.load_verify_locations(options.ca_file)
         self._http = httpx2.AsyncClient(
-            verify=context,
+            verify=_trust(options.ca_file),
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
             transport=app,
+            # a proxy of the environment would look for its own loopback, not for ours
+            mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")} if app is None else None,
         )
         self._credentials = credentials
         self._options = options
@@ -141,7 +144,14 @@ class Transport:
             self.quotas[call.registry] = quota
         if response.status_code not in call.ok:
             retry_after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
-            raise from_status(call.registry, call.what, response.status_code, body, retry_after_s)
+            raise from_status(
+                call.registry,
+                call.what,
+                response.status_code,
+                body,
+                retry_after_s=retry_after_s,
+                bound=response.headers.get("boltseal-bound"),
+            )
 
     async def _send(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
         try:
@@ -155,9 +165,7 @@ class Transport:
         response = await self._follow(call, authorization, stack)
         if response.status_code != 401:
             return response
-        if authorization is not None and authorization.startswith("Bearer "):
-            self.tokens.forget(call.registry, authorization.removeprefix("Bearer "))
-        answer = await self._answer_challenge(call, response)
+        answer = await self._answer_challenge(call, response, authorization)
         if answer is None or answer == authorization:
             return response
         await response.aclose()
@@ -171,10 +179,14 @@ class Transport:
             return _basic(await self._credentials.find(call.registry))
         return None
 
-    async def _answer_challenge(self, call: Call, response: httpx2.Response) -> str | None:
+    async def _answer_challenge(self, call: Call, response: httpx2.Response, sent: str | None) -> str | None:
         credentials = await self._credentials.find(call.registry)
         for challenge in parse_challenges(response.headers.get("www-authenticate", "")):
             if challenge.scheme == "bearer":
+                if sent is not None and sent.startswith("Bearer "):
+                    if challenge.parameters.get("error") == "insufficient_scope":
+                        return None  # the token is good, and this is not in it: another one would say the same
+                    self.tokens.forget(call.registry, sent.removeprefix("Bearer "))
                 scopes = call.scopes or frozenset(challenge.parameters.get("scope", "").split())
                 return f"Bearer {await self.tokens.ask(call.registry, scopes, challenge, credentials)}"
             if challenge.scheme == "basic" and credentials is not None and not credentials.identity_token:
@@ -230,6 +242,17 @@ class Transport:
         return (
             "http" if "docker-distribution-api-version" in response.headers or response.status_code != 400 else "https"
         )
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            reason = error.strerror if not isinstance(error, ssl.SSLError) else "there is no PEM certificate in it"
+            raise AuthorityInvalid(f"{ca_file}: {reason}; expected the certificate of an authority") from error
+    return context
 
 
 def _basic(credentials: Credentials | None) -> str | None:

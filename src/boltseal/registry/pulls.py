@@ -42,6 +42,14 @@ class ManifestUnknown(NotFound):
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
+class TagDeleted(ManifestUnknown):
+    """The tag is gone and its name is bound: it can come back only as `bound`, a digest as text."""
+
+    def __init__(self, message: str, bound: str) -> None:
+        super().__init__(message)
+        self.bound = bound
+
+
 class BlobUnknown(NotFound):
     """The repository holds no such blob, whatever other repositories hold."""
 
@@ -95,7 +103,7 @@ class Pulls:
         self._sizes: _Bounded[tuple[str, str], BlobAnswer] = _Bounded(BLOB_CACHE_ITEMS)
 
     async def manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
-        """The manifest that a tag means now, or that has this digest (end-3). ManifestUnknown."""
+        """The manifest that a tag means now, or that has this digest (end-3). ManifestUnknown, TagDeleted."""
         may_cache = self._may_cache()
         if isinstance(reference, Digest):
             return self._by_digest(repository, reference, may_cache=may_cache)
@@ -105,7 +113,7 @@ class Pulls:
             return known
         found = self._database.lookups.tag(repository, reference)
         if found is None:
-            raise ManifestUnknown(f"there is no tag {reference} in {repository}")
+            raise self._no_tag(repository, reference)
         if known is not None and str(known.digest) == found.digest and not found.sealed:
             return known
         held = self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
@@ -177,6 +185,14 @@ class Pulls:
 
         found = await self._database.read(query)
         return tuple(row for row in found if artifact_type is None or row.artifact_type == artifact_type)
+
+    def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
+        bound = self._database.lookups.bound(repository, tag)
+        if bound is None:
+            return ManifestUnknown(f"there is no tag {tag} in {repository}")
+        return TagDeleted(
+            f"there is no tag {tag} in {repository} any more; its name can come back only as {bound}", bound
+        )
 
     def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
         key = (repository, str(digest))

@@ -164,6 +164,11 @@ SELECT t.digest, t.sealed_digest IS NOT NULL
 FROM repository r JOIN tag t ON t.repository_id = r.id
 WHERE r.name = ? AND t.name = ? AND t.digest IS NOT NULL
 """
+_BOUND = """
+SELECT t.sealed_digest
+FROM repository r JOIN tag t ON t.repository_id = r.id
+WHERE r.name = ? AND t.name = ? AND t.digest IS NULL
+"""
 _MANIFEST = """
 SELECT m.media_type, c.raw
 FROM repository r JOIN manifest m ON m.repository_id = r.id JOIN content c ON c.canonical = m.canonical
@@ -184,6 +189,11 @@ class Lookups:
         """What the tag means, or None when nothing of that name is there."""
         row = self._one(_TAG, (repository, name))
         return None if row is None else TagFound(row[0], bool(row[1]))
+
+    def bound(self, repository: str, name: str) -> str | None:
+        """The digest that a deleted tag's name is bound to: its tombstone; None where there is none."""
+        row = self._one(_BOUND, (repository, name))
+        return None if row is None else row[0]
 
     def manifest(self, repository: str, digest: str) -> ManifestFound | None:
         """The manifest as pushed, or None when this repository does not hold it."""

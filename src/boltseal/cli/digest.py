@@ -1,0 +1,56 @@
+"""`boltseal digest`: what a tag means now, at any registry, without pulling anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import (
+    AnonymousOption,
+    CaFileOption,
+    PlainHttpOption,
+    Reach,
+    RemoteRefArgument,
+    ask,
+    named,
+    quota_in_words,
+    remote_reference,
+)
+
+if TYPE_CHECKING:
+    from boltseal.client.quota import Quota
+    from boltseal.client.registry import Resolved
+    from boltseal.client.transport import Transport
+
+
+def digest(
+    ref: RemoteRefArgument,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which digest a tag means now, at any registry. One HEAD: on Docker Hub it does not count as a pull."""
+    with Answer("digest", as_json=as_json) as answer:
+        reference = remote_reference(ref)
+
+        async def resolve(transport: Transport) -> tuple[Resolved, Quota | None]:
+            from boltseal.client.registry import RegistryClient
+
+            client = RegistryClient(transport, reference.registry)
+            found = await client.resolve(reference.repository, named(reference))
+            return found, transport.quotas.get(reference.registry)
+
+        found, quota = ask(Reach(plain_http, ca_file, anonymous), [reference.registry], resolve)
+        answer.add(
+            ref=str(reference),
+            status="present",
+            digest=str(found.digest),
+            media_type=found.media_type,
+            size=None if found.size < 0 else found.size,
+        )
+        if not as_json:
+            print_line(str(found.digest))
+            if quota is not None:
+                say(quota_in_words(reference.registry, quota))

@@ -1,0 +1,103 @@
+"""What the verbs that talk to registries share: how they are reached, as whom, and one event loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from boltseal.errors import Invalid, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from boltseal.client.quota import Quota
+    from boltseal.client.transport import Transport
+    from boltseal.oci.digest import Digest
+    from boltseal.oci.reference import Reference, Tag
+
+T = TypeVar("T")
+
+RemoteRefArgument = Annotated[
+    str,
+    typer.Argument(metavar="REF", show_default=False, help="An image of any registry: localhost:5000/shop/app:1.4.2"),
+]
+PlainHttpOption = Annotated[
+    bool, typer.Option("--plain-http", help="Talk without TLS. On loopback that is found out by itself.")
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option("--ca-file", metavar="FILE", show_default=False, help="Trust this certificate authority too (PEM)."),
+]
+AnonymousOption = Annotated[bool, typer.Option("--anonymous", help="Use no login, though there may be one.")]
+
+
+class NamesNothing(Invalid):
+    """A reference without a tag or digest, or with one, where the other is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How registries are reached: the flags that all verbs of this kind have."""
+
+    plain_http: bool = False
+    ca_file: Path | None = None
+    anonymous: bool = False
+
+    def transport(self, registries: Iterable[str]) -> Transport:
+        """Connections to these registries. Logins come from Docker's and Podman's files."""
+        from boltseal.client.credentials import CredentialStore
+        from boltseal.client.transport import Transport, TransportOptions
+        from boltseal.config import client_paths
+
+        logins = () if self.anonymous else client_paths().logins
+        plain = frozenset(registries) if self.plain_http else frozenset()
+        return Transport(CredentialStore(logins), TransportOptions(plain_http=plain, ca_file=self.ca_file))
+
+
+def ask(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
+    """Make one call on connections to these registries, and close them."""
+    import asyncio
+
+    from stamina.instrumentation import set_on_retry_hooks
+
+    set_on_retry_hooks(())  # they log, and to stdout; what counts is how it ends
+
+    async def run() -> T:
+        transport = reach.transport(registries)
+        try:
+            return await call(transport)
+        finally:
+            await transport.aclose()
+
+    return asyncio.run(run())
+
+
+def remote_reference(text: str) -> Reference:
+    """What a person typed. NameInvalid, TagInvalid, DigestInvalid."""
+    from boltseal.oci.reference import Reference
+
+    return Reference.parse(text)
+
+
+def named(reference: Reference) -> Tag | Digest:
+    """What of the repository is meant: the digest, else the tag, else `latest` as Docker adds it."""
+    from boltseal.oci.reference import Tag
+
+    return reference.digest or reference.tag or Tag("latest")
+
+
+def repository_only(text: str) -> Reference:
+    """A reference that names a whole repository. NamesNothing."""
+    reference = remote_reference(text)
+    if reference.tag is not None or reference.digest is not None:
+        raise NamesNothing(f"{quote(text)} names one image; expected a repository, such as {reference.name}")
+    return reference
+
+
+def quota_in_words(registry: str, quota: Quota) -> str:
+    """What is left of a registry's pull limit, as a person reads it."""
+    window = f" in {quota.window_s // 3600} hours" if quota.window_s >= 3600 else ""
+    return f"{registry} says: {quota.remaining} of {quota.limit} pulls left{window}"
