@@ -43,7 +43,9 @@ def check(
     anonymous: AnonymousOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a tag may be published: it is free, or means what is to be published already.
+    """Say whether a tag may be published.
+
+    It may where it is free, or means what is to be published already (--digest).
 
     Exit code 0: it may; 1: it means something else, or meant it and its name is bound; 3: could not be checked.
     """

@@ -39,7 +39,10 @@ def explain(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an image's name consists of: registry, repository, tag, digest, and where the image lives. Offline."""
+    """Say what the parts of an image name are.
+
+    Registry, repository, tag, digest, what Docker adds by itself, where the image lives. Asks nobody.
+    """
     with Answer("explain", as_json=as_json) as answer:
         reference = remote_reference(ref)
         parts = explained(ref, reference)

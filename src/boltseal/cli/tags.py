@@ -24,7 +24,7 @@ def tags(
     anonymous: AnonymousOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tags of a repository, at any registry, one on each line, in the registry's order."""
+    """List the tags of a repository, at any registry."""
     with Answer("tags", as_json=as_json) as answer:
         reference = repository_only(repo)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,7 @@ class Polled:
 
 async def poll(
     transport: Transport, references: Iterable[Reference], *, at_once: int = AT_ONCE
-) -> AsyncIterator[Polled]:
+) -> AsyncGenerator[Polled]:
     """Ask for every reference once, however often it is named; answers come as they arrive. At most 16 at a time.
 
     Whoever stops reading closes it (`contextlib.aclosing`): what is still being asked is then dropped.
