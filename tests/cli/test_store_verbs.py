@@ -154,6 +154,26 @@ def test_another_registrys_name_is_usage(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
+def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, name: str) -> None:
+    """A reference to another host never changes this data folder; any port may lead to it."""
+    other = verb(shop, name, "other:5000/shop/app:1.4.2", "--reason", "x")
+    port = verb(shop, name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
+
+    assert other.code == 2
+    assert "is of another registry; this data folder belongs to localhost:5000" in other.err
+    assert "another registry" not in port.err
+
+
+@pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
+def test_a_reason_says_something(shop: Shop, name: str) -> None:
+    """Blanks are no reason."""
+    run = verb(shop, name, LATEST, "--reason", "  ")
+
+    assert run.code == 2
+    assert "--reason is empty" in run.err
+
+
+@pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
     """Nobody can say later why, if nobody says now."""
     run = verb(shop, name, LATEST)

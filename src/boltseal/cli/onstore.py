@@ -31,6 +31,10 @@ class NotOurs(Invalid):
     """A reference to an image of another registry, or to no image."""
 
 
+class ReasonMissing(Invalid):
+    """What is recorded for ever needs a reason."""
+
+
 def local_reference(text: str, settings: Settings) -> tuple[Reference, Tag | Digest]:
     """What a reference means in our data folder, and its tag or digest. NotOurs, NameInvalid, TagInvalid, DigestInvalid.
 
@@ -43,7 +47,7 @@ def local_reference(text: str, settings: Settings) -> tuple[Reference, Tag | Dig
     if reference.registry == HUB:
         example = f"{ours[0]}/{reference.familiar()}"
         raise NotOurs(f"{quote(text)} names an image on Docker Hub; for one of this registry write {example}")
-    if settings.server.public_url is not None and reference.registry not in ours:
+    if not _is_ours(reference.registry, ours, settings):
         raise NotOurs(f"{quote(text)} is of another registry; this data folder belongs to {ours[0]}")
     if reference.digest is not None and reference.tag is not None:
         raise NotOurs(f"{quote(text)} has a tag and a digest; name the one or the other")
@@ -51,6 +55,13 @@ def local_reference(text: str, settings: Settings) -> tuple[Reference, Tag | Dig
     if named is None:
         raise NotOurs(f"{quote(text)} has no tag; expected one, such as {reference.name}:1.4.2")
     return reference, named
+
+
+def given_reason(text: str) -> str:
+    """The reason as it will stand in the ledger. ReasonMissing."""
+    if not text.strip():
+        raise ReasonMissing('--reason is empty; say in a few words why, such as "built for another customer"')
+    return text.strip()
 
 
 def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
@@ -78,6 +89,18 @@ def admin() -> Actor:
     except KeyError:
         name = f"uid {os.getuid()}"
     return Actor(name=f"{name} (command line)", admin=True)
+
+
+def _is_ours(registry: str, ours: tuple[str, ...], settings: Settings) -> bool:
+    """Whether a host can mean this registry: by its public name, or else as this machine, whatever the port."""
+    if registry in ours:
+        return True
+    server = settings.server
+    if server.public_url is not None:
+        return False
+    host = registry.rpartition(":")[0] or registry
+    # A server that listens everywhere and has no public name may be called anything.
+    return server.address.any_interface or host in ("localhost", "127.0.0.1", "[::1]", server.address.host)
 
 
 def _our_names(settings: Settings) -> tuple[str, ...]:

@@ -97,9 +97,10 @@ def _greet(settings: Settings) -> None:
     """What a person needs next."""
     server = settings.server
     where = _reached_by(settings)
-    url = server.public_url or f"http://{where}"
+    scheme = "https" if server.tls_cert else "http"
+    url = server.public_url or f"{scheme}://{where}"
     name = f"{where}/shop/app:1.4.2"
-    say(f"boltseal {__version__} listens on http://{server.address}, its data is in {server.data.absolute()}")
+    say(f"boltseal {__version__} listens on {scheme}://{server.address}, its data is in {server.data.absolute()}")
     say(f"  push   docker tag IMAGE {name}")
     say(f"         docker push {name}")
     say(f"  pull   docker pull {name}")
@@ -107,7 +108,7 @@ def _greet(settings: Settings) -> None:
     say("         what a tag means: its docker-content-digest")
     say(f"         {_program()} rules test shop/app 1.4.2")
     say("         whether a tag is sealed, and by which rule")
-    if where.startswith(("localhost:", "127.")):
+    if where.startswith(("localhost:", "127.")) and server.tls_cert is None:
         say("  TLS    docker needs none on localhost; podman, buildah and skopeo want")
         say("         --tls-verify=false, oras wants --plain-http")
     say("  stop   Ctrl-C")

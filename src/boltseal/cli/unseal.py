@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import Answer, print_line, say
-from boltseal.cli.onstore import NotOurs, RefArgument, admin, local_reference, on_store
+from boltseal.cli.onstore import NotOurs, RefArgument, admin, given_reason, local_reference, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def unseal(
 ) -> None:
     """Lift a sealed tag's protection against deletion. It still can't move, and can only come back as it was."""
     with Answer("unseal", as_json=as_json) as answer:
+        reason = given_reason(reason)
         settings = settings_of(config, data=data)
         reference, _ = local_reference(ref, settings)
         tag = reference.tag
