@@ -19,7 +19,15 @@ def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-@pytest.fixture(params=[Path.unlink, truncate], ids=["missing", "shorter"])
+def plant_link(file: Path) -> None:
+    """Somebody who may write to the folder makes the kernel send another file of the same size."""
+    elsewhere = file.parents[3] / "elsewhere"
+    elsewhere.write_bytes(bytes(file.stat().st_size))
+    file.unlink()
+    file.symlink_to(elsewhere)
+
+
+@pytest.fixture(params=[Path.unlink, truncate, plant_link], ids=["missing", "shorter", "link"])
 def harm(request: pytest.FixtureRequest) -> Callable[[Path], None]:
     """What happens to a file of the store."""
     chosen: Callable[[Path], None] = request.param

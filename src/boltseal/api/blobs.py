@@ -9,6 +9,7 @@ docs/adr/0008-how-bytes-leave.md has the figures.
 from __future__ import annotations
 
 import os
+import stat
 from collections import OrderedDict
 from functools import lru_cache
 from typing import ClassVar, Final
@@ -114,13 +115,18 @@ class BlobRoutes:
 
 
 def _check_bytes(found: BlobAnswer) -> None:
-    """Holds the file against its row before anything is said about it: a length once sent is waited for. BytesLost."""
+    """Holds the file against its row before anything is said about it: a length once sent is waited for. BytesLost.
+
+    What is no plain file is no blob: a link put there would let the kernel send whatever it leads to.
+    """
     if found.path is None:
         return
     try:
-        size = os.stat(found.path).st_size  # noqa: PTH116 - half of what every blob answer costs would be the Path
+        there = os.lstat(found.path)  # half of what every blob answer costs would be the Path
     except FileNotFoundError:
         size = -1
+    else:
+        size = there.st_size if stat.S_ISREG(there.st_mode) else -1
     if size != found.size:
         state = "missing" if size < 0 else f"damaged ({size} bytes instead of {found.size})"
         _log.error("blob bytes lost", digest=str(found.digest), state=state)
