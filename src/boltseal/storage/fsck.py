@@ -196,10 +196,14 @@ def _sealed(tx: Transaction, notes: Notebook) -> None:
         select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
         .join(repository, repository.c.id == tag.c.repository_id)
         .where(tag.c.digest.is_not(None))
+        .order_by(tag.c.repository_id, tag.c.digest, tag.c.name)
     )
+    looked_at, missing = None, list[str]()
     for name, repository_id, tag_name, digest, sealed in tx.connection.execute(live).all():
         if sealed is not None:
-            for absent in metadata.missing(tx, repository_id, digest):
+            if looked_at != (repository_id, digest):  # a big index may have thousands of tags
+                looked_at, missing = (repository_id, digest), metadata.missing(tx, repository_id, digest)
+            for absent in missing:
                 notes.differs(
                     f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not hold"
                 )

@@ -34,6 +34,9 @@ _LINKS: Final = select(link.c.child, link.c.kind).where(
 _NAMED: Final = select(blob.c.digest).where(blob.c.digest == bindparam("at_digest")).limit(1)
 SHOW_EVERY_BYTES: Final = 64 * 1024 * 1024
 
+AT_ONCE: Final = 8
+"""How many manifests are held in memory; one may have 4 MiB."""
+
 
 def manifests(connection: Connection, notes: Notebook) -> None:
     """Every manifest row against its bytes, and nothing left over of what is gone."""
@@ -42,7 +45,7 @@ def manifests(connection: Connection, notes: Notebook) -> None:
         select(repository.c.name.label("repository"), manifest, content.c.raw)
         .join(repository, repository.c.id == manifest.c.repository_id)
         .join(content, content.c.canonical == manifest.c.canonical, isouter=True)
-        .execution_options(yield_per=200)
+        .execution_options(yield_per=AT_ONCE)
     )
     for number, row in enumerate(connection.execute(query).mappings(), start=1):
         notes.count("manifests")
