@@ -282,7 +282,7 @@ async def test_a_referrer_of_a_sealed_image_may_be_taken_back_for_a_day(shop: Sh
     listed = await shop.registry.pulls.referrers(SHOP, Digest.of(image), None)
 
     assert (entry.digest, entry.extra["subject"]) == (str(Digest.of(sboms[0])), str(Digest.of(image)))
-    assert [row.digest for row in listed] == [Digest.of(sboms[1])]
+    assert [row.digest for row in listed.rows] == [Digest.of(sboms[1])]
 
 
 async def test_a_signature_tag_grows_and_never_forgets(shop: Shop) -> None:

@@ -8,7 +8,7 @@ client would take as a manifest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
@@ -58,11 +58,10 @@ class ListingRoutes:
         """What names this digest as its subject, of one artifact type if asked for; an index, empty if need be."""
         n, last = call.query.page_size(), call.query.one("last")
         artifact_type = call.query.one("artifactType") or None
-        rows = sorted(await self._pulls.referrers(at.repository, at.digest, artifact_type), key=_by_digest)
-        following = [row for row in rows if last is None or _by_digest(row) > last]
-        page = _fitting(following, n)
+        found = await self._pulls.referrers(at.repository, at.digest, artifact_type, after=last or "", n=n)
+        page = _fitting(found.rows)
         extra = [] if artifact_type is None else [(b"oci-filters-applied", b"artifactType")]
-        if page and len(page) < len(following):
+        if page and (found.more or len(page) < len(found.rows)):
             kept = {} if artifact_type is None else {"artifactType": artifact_type}
             path = f"/v2/{at.repository}/referrers/{at.digest}"
             extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _by_digest(page[-1])})))
@@ -73,12 +72,12 @@ def _by_digest(row: ReferrerRow) -> str:
     return str(row.digest)
 
 
-def _fitting(rows: list[ReferrerRow], n: int) -> list[ReferrerRow]:
-    """As many rows from the start as make a page; one at least where there is one and `n` is not 0."""
+def _fitting(rows: Sequence[ReferrerRow]) -> list[ReferrerRow]:
+    """As many rows from the start as make a page; one at least where there is one."""
     page: list[ReferrerRow] = []
     size = 0
-    for row in rows[:n]:
-        size += _ROW_BYTES + sum(map(len, chain.from_iterable(row.annotations.items())))
+    for row in rows:
+        size += _ROW_BYTES + len(row.artifact_type or "") + sum(map(len, chain.from_iterable(row.annotations.items())))
         if page and size > REFERRERS_PAGE_BYTES:
             break
         page.append(row)

@@ -15,7 +15,7 @@ from boltseal.errors import ErrorCode, NotFound
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.registry.values import BlobAnswer, ManifestAnswer, Page, ReferrerRow
+from boltseal.registry.values import BlobAnswer, ManifestAnswer, Page, ReferrerRow, ReferrersPage
 from boltseal.storage import metadata
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ MANIFEST_CACHE_BYTES: Final = 64 * 1024 * 1024
 ANSWER_OVERHEAD_BYTES: Final = 1000
 CATALOG_BATCH: Final = 1000
 BLOB_CACHE_ITEMS: Final = 50_000
+REFERRERS_HELD_BYTES: Final = 8 * 1024 * 1024
 
 
 class ManifestUnknown(NotFound):
@@ -172,19 +173,37 @@ class Pulls:
         return Page(tuple(Repository(name) for name in names[:n]), more=_more(names, n))
 
     async def referrers(
-        self, repository: Repository, digest: Digest, artifact_type: str | None
-    ) -> tuple[ReferrerRow, ...]:
-        """What the repository holds that names this digest as its subject (end-12), also by a fallback tag."""
+        self,
+        repository: Repository,
+        digest: Digest,
+        artifact_type: str | None,
+        *,
+        after: str = "",
+        n: int | None = None,
+        enough_bytes: int = REFERRERS_HELD_BYTES,
+    ) -> ReferrersPage:
+        """What the repository holds that names this digest as its subject (end-12), also by a fallback tag.
 
-        def query(connection: Connection) -> list[ReferrerRow]:
-            rows = [_referrer(row) for row in metadata.referrers(connection, repository, str(digest))]
-            known = {str(row.digest) for row in rows}
+        In the order of digests, behind `after`, at most `n`, and no more after manifests of `enough_bytes`: somebody
+        may have pushed thousands of annotations of megabytes.
+        """
+
+        def query(connection: Connection) -> ReferrersPage:
+            sizes = dict(metadata.referrers(connection, repository, str(digest), artifact_type))
             listed = _fallback_tag_lists(connection, repository, digest)
-            held = metadata.held_manifests(connection, repository, [d for d in listed if d not in known])
-            return rows + [_referrer(held[d]) for d in listed if d in held]
+            for each in listed:
+                if each not in sizes and each > after:
+                    held = metadata.held_manifests(connection, repository, [each]).get(each)
+                    if held is not None and artifact_type in (None, held.artifact_type):
+                        sizes[each] = held.size
+            following = sorted(each for each in sizes if each > after)
+            page = _up_to(following[:n], sizes, enough_bytes)
+            rows = metadata.held_manifests(connection, repository, page)
+            return ReferrersPage(
+                tuple(_referrer(rows[each]) for each in page if each in rows), len(page) < len(following)
+            )
 
-        found = await self._database.read(query)
-        return tuple(row for row in found if artifact_type is None or row.artifact_type == artifact_type)
+        return await self._database.read(query)
 
     def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
         bound = self._database.lookups.bound(repository, tag)
@@ -224,6 +243,16 @@ def _one_more(n: int | None) -> int | None:
 
 def _more(names: list[str], n: int | None) -> bool:
     return n is not None and n > 0 and len(names) > n
+
+
+def _up_to(digests: list[str], sizes: dict[str, int], enough_bytes: int) -> list[str]:
+    """The first of the digests, until their manifests have so many bytes; one at least where there is one."""
+    held = 0
+    for number, digest in enumerate(digests):
+        if held >= enough_bytes:
+            return digests[:number]
+        held += sizes[digest]
+    return digests
 
 
 def _referrer(row: ManifestRow) -> ReferrerRow:

@@ -66,6 +66,14 @@ class BlobAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferrersPage:
+    """A part of what names a manifest, by digest. `more`: something follows the last row."""
+
+    rows: tuple[ReferrerRow, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
     """One page of a listing, in order. `more`: something follows the last item."""
 

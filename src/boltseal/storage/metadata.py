@@ -301,12 +301,15 @@ def repository_names(connection: Connection, after: str, limit: int | None) -> l
     return list(connection.execute(query.limit(limit)).scalars())
 
 
-def referrers(connection: Connection, name: str, subject: str) -> list[ManifestRow]:
-    """The manifests of a repository whose subject is this digest, oldest first."""
-    query = select(*_MANIFEST_COLUMNS).join(repository, repository.c.id == manifest.c.repository_id)
+def referrers(
+    connection: Connection, name: str, subject: str, artifact_type: str | None = None
+) -> list[tuple[str, int]]:
+    """The manifests of a repository whose subject is this digest, of one artifact type if wanted, as (digest, size)."""
+    query = select(manifest.c.digest, manifest.c.size).join(repository, repository.c.id == manifest.c.repository_id)
     query = query.where(repository.c.name == name, manifest.c.subject == subject)
-    rows = connection.execute(query.order_by(manifest.c.pushed_us, manifest.c.digest))
-    return [ManifestRow(**row._mapping) for row in rows]
+    if artifact_type is not None:
+        query = query.where(manifest.c.artifact_type == artifact_type)
+    return [(row[0], row[1]) for row in connection.execute(query)]
 
 
 def tagged_bytes(connection: Connection, name: str, tag_name: str) -> tuple[str, bytes] | None:

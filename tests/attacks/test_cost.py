@@ -1,0 +1,89 @@
+"""Small requests that would cost a registry much: memory for one answer, time under the write lock."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.storage import metadata
+from boltseal.storage.metadata import ManifestRow
+from tests.shop import INDEX, OCI, SHOP
+
+if TYPE_CHECKING:
+    from boltseal.storage.database import Transaction
+    from tests.shop import Shop
+
+CHILDREN, TAGS = 3000, 64
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.mark.parametrize("where", ["annotations", "artifactType"])
+async def test_a_page_of_referrers_holds_few_megabytes(shop: Shop, where: str) -> None:
+    """Each referrer carries a megabyte of text: they come a few at a time, all of them, in order, each once."""
+    image = await shop.image("signed")
+    subject = {"mediaType": OCI, "digest": str(Digest.of(image)), "size": len(image)}
+    text = "x" * MEBIBYTE
+    more: dict[str, Any] = {"annotations": {"a": text}} if where == "annotations" else {"artifactType": f"a/b;{text}"}
+    bodies = [await shop.image(f"sbom{n}", subject=subject, **more) for n in range(20)]
+    for body in bodies:
+        await shop.push(body, Digest.of(body))
+    pages = [await shop.registry.pulls.referrers(SHOP, Digest.of(image), None)]
+    while pages[-1].more:
+        after = str(pages[-1].rows[-1].digest)
+        pages.append(await shop.registry.pulls.referrers(SHOP, Digest.of(image), None, after=after))
+    listed = [row.digest for page in pages for row in page.rows]
+
+    assert max(len(page.rows) for page in pages) < len(bodies) / 2
+    assert listed == sorted(map(Digest.of, bodies))
+
+
+async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: Shop) -> None:
+    """Whether everything under an index is held is looked at once per push, not once per tag."""
+    config, layer = await shop.blob(b"{}"), await shop.blob(b"layer")
+    children = [
+        json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI, "config": config, "layers": [layer], "annotations": {"n": str(n)}}
+        ).encode()
+        for n in range(CHILDREN)
+    ]
+
+    def fill(tx: Transaction) -> None:
+        place = metadata.ensure_repository(tx, SHOP)
+        links = [(config["digest"], "config"), (layer["digest"], "layer")]
+        for child in children:
+            metadata.add_manifest(tx, place, row_of(child), child, links)
+
+    await shop.database.write(fill)
+    entries = [{"mediaType": OCI, "digest": str(Digest.of(child)), "size": len(child)} for child in children]
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+    await shop.push(index, Digest.of(index), media_type=INDEX)
+    one = await seconds(shop, index, ["1.0"])
+    many = await seconds(shop, index, [f"2.{n}" for n in range(TAGS)])
+
+    assert many < TAGS / 4 * one
+
+
+async def seconds(shop: Shop, index: bytes, tags: list[str]) -> float:
+    """How long a push of an index that is there takes, with these tags."""
+    before = time.perf_counter()
+    await shop.push(index, Digest.of(index), *tags, media_type=INDEX)
+    return time.perf_counter() - before
+
+
+def row_of(raw: bytes) -> ManifestRow:
+    digest = str(Digest.of(raw))
+    return ManifestRow(
+        digest=digest,
+        canonical=digest,
+        media_type=OCI,
+        size=len(raw),
+        subject=None,
+        artifact_type=None,
+        annotations=json.dumps(json.loads(raw)["annotations"]),
+        pushed_us=0,
+        pushed_by="somebody",
+    )
