@@ -41,16 +41,23 @@ async def test_every_acknowledged_push_survives_every_kill(tmp_path: Path, worke
 
 
 async def push_until_killed(server: servers.Server, number: int, after_s: float, into: Acknowledged) -> None:
-    """Lets pushes loose on a server and kills it in the middle of them."""
+    """Lets pushes loose on a server and kills it in the middle of them: later where the machine is too slow for one."""
+    first = asyncio.Event()
     async with client_of(server.url) as client:
-        pushes = [asyncio.create_task(push_on(client, f"shop/app{each}", number, into)) for each in range(PUSHERS)]
+        pushes = [
+            asyncio.create_task(push_on(client, f"shop/app{each}", number, into, first)) for each in range(PUSHERS)
+        ]
         await asyncio.sleep(after_s)
+        async with asyncio.timeout(60):
+            await first.wait()
         await asyncio.to_thread(kill_tree, server.pid)
         await asyncio.gather(*pushes)
 
 
-async def push_on(client: httpx2.AsyncClient, repository: str, number: int, into: Acknowledged) -> None:
-    """Image after image, with a blob they share, until the server is gone."""
+async def push_on(
+    client: httpx2.AsyncClient, repository: str, number: int, into: Acknowledged, first: asyncio.Event
+) -> None:
+    """Image after image, with a blob they share, until the server is gone; `first` tells of the first one."""
     dice = random.Random(f"{repository} {number}")  # noqa: S311 - not for secrets
     for image in range(10_000):
         sizes = [dice.choice([0, 100, 4096, 300_000, 2_500_000]) for _ in range(dice.randrange(1, 4))]
@@ -60,6 +67,7 @@ async def push_on(client: httpx2.AsyncClient, repository: str, number: int, into
             await push_image(client, repository, f"{number}.{image}.0", bodies, into)
         except httpx2.TransportError:
             return
+        first.set()
 
 
 def fsck(data: Path) -> dict[str, object]:
