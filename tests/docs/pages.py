@@ -34,6 +34,12 @@ def code(part: str) -> set[str]:
     return set(re.findall(r"(?<!`)`([^`\n]+)`(?!`)", part))
 
 
+def typed_lines(part: str) -> list[str]:
+    """Every line of the blocks that show what to type."""
+    blocks = re.findall(r"^```\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
 def anchors(page: str) -> set[str]:
     """The anchors that its headings get."""
     return {

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import typer
 from pydantic import BaseModel
 
@@ -16,8 +17,10 @@ from boltseal.config import Settings, load
 from boltseal.errors import ExitCode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.decide import decide
+from boltseal.policy.grants import Action
 from boltseal.policy.rules import FLOATING_TAGS, Mode
-from tests.docs.pages import code, section, table, text
+from tests.docs.pages import PAGES, code, section, table, text, typed_lines
+from tests.images import error_of, image, push
 
 README = text("README.md")
 
@@ -38,16 +41,16 @@ def documented_settings() -> dict[str, str]:
     return {name.strip("`"): default.strip("`") for name, default, _ in table(section(README, "Settings"))}
 
 
-def verbs() -> set[str]:
-    """Every verb of the program, those below another included."""
+def commands() -> dict[str, set[str]]:
+    """Every verb of the program, those below another included -> its options."""
 
-    def below(command: Any, at: str) -> Iterator[str]:
+    def below(command: Any, at: str) -> Iterator[tuple[str, set[str]]]:
         if at:
-            yield at
+            yield at, {option for parameter in command.params for option in parameter.opts}
         for name, child in getattr(command, "commands", {}).items():
             yield from below(child, f"{at} {name}".strip())
 
-    return set(below(typer.main.get_command(build()), ""))
+    return dict(below(typer.main.get_command(build()), ""))
 
 
 def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
@@ -87,15 +90,24 @@ def test_every_verb_is_listed_and_every_listed_verb_exists() -> None:
     """The table of verbs is the whole truth."""
     told = {cells[0].strip("`").removeprefix("boltseal ") for cells in table(section(README, "Verbs"))}
 
-    assert {re.sub(r" [A-Z].*", "", verb) for verb in told} == verbs()
+    assert {re.sub(r" [A-Z].*", "", verb) for verb in told} == set(commands())
 
 
-def test_every_command_in_the_pages_is_a_verb() -> None:
-    """`boltseal something` in any page can be typed."""
-    pages = README + text("ARCHITECTURE.md") + text("SECURITY.md") + text("CONTRIBUTING.md")
-    typed = {found[0] for c in code(pages) if (found := re.findall(r"^boltseal ([a-z]+)", c))}
+def test_every_command_in_the_pages_can_be_typed() -> None:
+    """`boltseal VERB --option`, in a line or in a block of any page, has that verb and that option."""
+    wrong = []
+    for page in PAGES:
+        content = page.read_text(encoding="utf-8")
+        for typed in [*code(content), *typed_lines(content)]:
+            found = re.match(r"boltseal ([a-z]+)( [a-z]+)?\b", typed)
+            if found is None:
+                continue
+            verb = found[1] + (found[2] or "")
+            options = commands().get(verb, commands().get(found[1]))
+            if options is None or not set(re.findall(r"--[a-z-]+", typed)) <= options:
+                wrong.append((page.name, typed))
 
-    assert typed <= {verb.split()[0] for verb in verbs()}
+    assert wrong == []
 
 
 def test_every_exit_code_is_documented() -> None:
@@ -105,20 +117,49 @@ def test_every_exit_code_is_documented() -> None:
     assert told == set(ExitCode)
 
 
+def toml_blocks() -> list[str]:
+    return re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_rules_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     """Its example is a configuration that loads, and decides as its comments say."""
-    example = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
-
-    assert example is not None
+    (example,) = [block for block in toml_blocks() if "[[rule]]" in block]
     file = tmp_path / "boltseal.toml"
-    file.write_text(example[1])
+    file.write_text(example)
     rules = load(file).rules
 
-    assert len(tomllib.loads(example[1])["rule"]) == len(rules.user)
+    assert len(tomllib.loads(example)["rule"]) == len(rules.user)
     assert decide(rules, Repository("ci/app/web"), Tag("1.0.0")).mode is Mode.FLOATING
     assert decide(rules, Repository("shop/app"), Tag("preview-7")).mode is Mode.FLOATING
     assert decide(rules, Repository("archive/app"), Tag("1.0.0")).keep.days == 365
     assert decide(rules, Repository("shop/app"), Tag("1.4.2")).mode is Mode.SEALED
+
+
+def test_the_grants_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
+    """Its example lets ci push to the shop and nowhere else, and everybody pull what is public."""
+    (example,) = [block for block in toml_blocks() if "[[auth.grant]]" in block]
+    file = tmp_path / "boltseal.toml"
+    file.write_text(example)
+    grants = load(file).grants
+
+    assert grants.allowed("ci", Repository("shop/app")) == {Action.PULL, Action.PUSH}
+    assert grants.allowed("ci", Repository("other/app")) == set()
+    assert grants.allowed(None, Repository("public/app")) == {Action.PULL}
+    assert grants.allowed(None, Repository("shop/app")) == set()
+
+
+async def test_the_refusal_that_the_readme_shows_is_the_one_that_is_sent(client: httpx2.AsyncClient) -> None:
+    """Word for word, but for digests and the day."""
+    (told,) = re.findall(r"^denied: (.+)$", README, re.MULTILINE)
+
+    await push(client, "shop/app", "1.4.2", image("first"))
+    code, message = error_of(await push(client, "shop/app", "1.4.2", image("second")))
+
+    def blurred(text: str) -> str:
+        return re.sub(r"\d{4}-\d\d-\d\d", "DAY", re.sub(r"sha256:[0-9a-f]{12}\b", "DIGEST", text))
+
+    assert code == "DENIED"
+    assert blurred(message) == blurred(told)
 
 
 def test_the_tags_that_float_are_the_ones_the_readme_names() -> None:
