@@ -35,9 +35,15 @@ def code(part: str) -> set[str]:
 
 
 def typed_lines(part: str) -> list[str]:
-    """Every line of the blocks that show what to type."""
-    blocks = re.findall(r"^```\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
+    """Every line of the blocks that show what to type: those without a language."""
+    lines = []
+    language: str | None = None
+    for line in part.splitlines():
+        if line.startswith("```"):
+            language = line.removeprefix("```") if language is None else None
+        elif language == "":
+            lines.append(line)
+    return lines
 
 
 def anchors(page: str) -> set[str]:
