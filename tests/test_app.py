@@ -132,7 +132,8 @@ async def test_a_clock_far_behind_the_ledger_is_not_ready(tmp_path: Path) -> Non
 
     assert forgiven.status_code == 200
     assert behind.status_code == 503
-    assert "clock" in behind.json()["reason"]
+    assert behind.json()["ready"] is False
+    assert "clock" in behind.json()["reasons"][0]
     assert health.status_code == 200
 
 

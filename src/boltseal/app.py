@@ -30,22 +30,26 @@ from boltseal.api.asgi import DistributionApi
 from boltseal.api.gate import Gate
 from boltseal.api.settings import ApiSettings
 from boltseal.api.token import TokenService
-from boltseal.errors import BoltsealError, Unavailable
+from boltseal.errors import BoltsealError
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
 from boltseal.registry.logins import Logins
-from boltseal.registry.sequencer import check_clock, start_ledger
+from boltseal.registry.readiness import readiness
+from boltseal.registry.sequencer import start_ledger
 from boltseal.registry.tokens import Tokens
 from boltseal.storage import ledger_store
 from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.certificate import check_certificate
 from boltseal.storage.collect import Item, collect, collect_uploads
 from boltseal.storage.database import Database, Transaction, open_database
 from boltseal.storage.fsck import Examined, Progress, examine
 from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
+from boltseal.storage.room import Room
 from boltseal.storage.users import UserFile
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
@@ -55,6 +59,7 @@ Clock = Callable[[], int]
 
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
+READ_ONLY: Final = "this registry is read-only at present: pulls go on, nothing can be pushed or deleted"
 
 _log = structlog.get_logger(__name__)
 
@@ -122,7 +127,7 @@ class Application(Starlette):
         self._settings = settings
         self._clock = clock
         self._reload = reload
-        self._stale = False
+        self._notes: tuple[str, ...] = ()
         self._store: Store | None = None
         self._api: DistributionApi | None = None
         self._token_service: TokenService | None = None
@@ -145,7 +150,7 @@ class Application(Starlette):
         self._store = store = _begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd))
         self._serve(store.registry, self._settings, self._logins)
-        janitor = asyncio.create_task(_janitor(store.blobs, self._clock))
+        janitor = asyncio.create_task(_janitor(store.blobs, self._clock, lambda: self._settings.server.read_only))
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -168,41 +173,55 @@ class Application(Starlette):
             public_url=server.public_url,
             max_manifest_bytes=int(server.max_manifest_bytes),
             anonymous_pull=settings.grants.all_may_pull or not access.required(),
+            read_only=_read_only(settings),
         )
         self._token_service = TokenService(gate)
         self._api = DistributionApi(registry, api_settings, gate)
 
     def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
-        """SIGHUP: take over the rules of the configuration as it is now; one that can't be used changes nothing."""
+        """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
         if self._store is None:
             return
         try:
-            settings = self._settings.with_rules_of(reload())
+            newer = reload()
+            settings = self._settings.taking_over(newer)
             _start_ledger(self._store, settings)
         except BoltsealError as error:
-            self._stale = True
+            self._notes = (f"the last reload of the configuration failed, everything stays as it was: {error.message}",)
             _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
-        else:
-            self._stale = False
-            self._settings = settings
-            # Requests under way end under the rules they began with.
-            registry = build_registry(self._store.database, self._store.blobs, settings.rules)
-            self._serve(registry, settings, self._logins)
-            _log.info("rules read again", rules=len(settings.rules.user))
+            return
+        left_out = self._settings.left_out(newer)
+        self._notes = (f"changed in the configuration, but only a restart brings it: {', '.join(left_out)}",) * bool(
+            left_out
+        )
+        try:
+            # The server's parent replaces the workers when the files have changed; here only what it will find is told.
+            check_certificate(settings.server.tls_cert, settings.server.tls_key)
+        except BoltsealError as error:
+            self._notes += (f"the certificate that was read first is still served: {error.message}",)
+            _log.error("the certificate can't be read again", reason=error.message)
+        self._settings = settings
+        # Requests under way end under the rules they began with.
+        store = self._store
+        room = Room(settings.server.data, int(settings.server.disk_reserve_bytes))
+        registry = build_registry(store.database, store.blobs, settings.rules, room)
+        self._serve(registry, settings, self._logins)
+        _log.info("rules read again", rules=len(settings.rules.user))
+        if left_out:
+            _log.warning("changed settings that only a restart brings", settings=list(left_out))
 
     async def _readyz(self, _: Request) -> JSONResponse:
-        try:
-            if self._store is None:
-                raise Unavailable("the store is not open")
-            now = self._clock()
-            head = await self._store.database.read(lambda held: ledger_store.head(Transaction(held, now)))
-            if head is not None:
-                check_clock(head.last_time_us, now)
-        except BoltsealError as error:
-            return JSONResponse({"ready": False, "reason": error.message}, status_code=503)
-        if self._stale:
-            return JSONResponse({"ready": True, "warning": "the last reload of the configuration failed; see the log"})
-        return JSONResponse({"ready": True})
+        if self._store is None:
+            return JSONResponse({"ready": False, "reasons": ["the store is not open"]}, status_code=503)
+        server = self._settings.server
+        room = Room(server.data, int(server.disk_reserve_bytes))
+        found = await readiness(self._store.database, room, _read_only(self._settings), self._notes, self._clock)
+        told: dict[str, object] = {"ready": not found.blockers}
+        if found.blockers:
+            told["reasons"] = found.blockers
+        if found.notes:
+            told["warnings"] = found.notes
+        return JSONResponse(told, status_code=503 if found.blockers else 200)
 
 
 def create_app(settings: Settings, *, clock: Clock = now_us, reload: Callable[[], Settings] | None = None) -> Starlette:
@@ -213,9 +232,12 @@ def create_app(settings: Settings, *, clock: Clock = now_us, reload: Callable[[]
     return Application(settings, clock, reload)
 
 
-async def _janitor(blobs: LocalBlobs, clock: Clock) -> None:
+async def _janitor(blobs: LocalBlobs, clock: Clock, read_only: Callable[[], bool]) -> None:
     """Once an hour, in every process: they may meet at a session, and then one of them finds nothing to do."""
     while True:
+        if read_only():
+            await asyncio.sleep(JANITOR_EVERY_S)
+            continue
         try:
             removed = await asyncio.to_thread(list, collect_uploads(blobs, clock()))
         except BoltsealError as error:
@@ -238,16 +260,28 @@ def _begin(settings: Settings, clock: Clock) -> Store:
 
 
 def _start_ledger(store: Store, settings: Settings) -> None:
-    """Begin the ledger if it is new, and record the rules if they are."""
+    """Begin the ledger if it is new, and record the rules if they are. A read-only server decides nothing by them."""
+    if settings.server.read_only and store.database.read_and_wait(_has_ledger):
+        return
     origin, rules = _origin(settings), settings.rules.canonical()
     store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
+
+
+def _has_ledger(connection: Connection) -> bool:
+    return ledger_store.head(Transaction(connection, 0)) is not None
+
+
+def _read_only(settings: Settings) -> str | None:
+    """The sentence that refuses every change, None where changes are taken."""
+    return READ_ONLY if settings.server.read_only else None
 
 
 def _open(settings: Settings, clock: Clock) -> Store:
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
     blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
-    return Store(data, database, blobs, build_registry(database, blobs, settings.rules))
+    room = Room(data, int(settings.server.disk_reserve_bytes))
+    return Store(data, database, blobs, build_registry(database, blobs, settings.rules, room))
 
 
 def _origin(settings: Settings) -> str:

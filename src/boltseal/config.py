@@ -40,6 +40,11 @@ from boltseal.policy.rules import RuleInvalid, RuleSet, parse_rules
 
 DEFAULT_FILE: Final = Path("/etc/boltseal/boltseal.toml")
 
+LIVE_SERVER: Final = ("access_log", "read_only", "disk_reserve_bytes")
+"""What of `[server]` a running server takes over at SIGHUP, beside rules and grants; the rest needs a restart."""
+AT_START_AUTH: Final = ("htpasswd",)
+"""What of `[auth]` it does not."""
+
 _PREFIX: Final = "BOLTSEAL_"
 _SEPARATOR: Final = "__"
 _NOT_SETTINGS: Final = frozenset({"BOLTSEAL_CONFIG", "BOLTSEAL_DEBUG", "BOLTSEAL_STATE"})
@@ -146,6 +151,9 @@ class ServerSettings(_Table):
     shutdown_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 4
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
+    access_log: bool = True
+    read_only: bool = False
+    disk_reserve_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(64 * _MIB)
 
     @property
     def address(self) -> ListenAddress:
@@ -205,9 +213,22 @@ class Settings(BaseSettings):
         """The users' file."""
         return self.auth.htpasswd or self.keys / "htpasswd"
 
-    def with_rules_of(self, newer: Settings) -> Settings:
-        """These settings with rules and grants of others: all that a running server takes over from a changed file."""
-        return type(self)(server=self.server, auth=newer.auth, ledger=self.ledger, rule=newer.rule)
+    def taking_over(self, newer: Settings) -> Settings:
+        """These settings with what a running server takes over from a changed configuration."""
+        server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
+        kept = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
+        auth = newer.auth.model_copy(update=kept)  # what is updated counts as configured, so only what differs
+        return type(self)(server=server, auth=auth, ledger=self.ledger, rule=newer.rule)
+
+    def left_out(self, newer: Settings) -> tuple[str, ...]:
+        """The settings that differ in `newer` and that `taking_over` leaves as they are: they need a restart."""
+        taken = self.taking_over(newer)
+        return tuple(
+            f"[{table}] {name}"
+            for table in ("server", "auth", "ledger")
+            for name in type(getattr(taken, table)).model_fields
+            if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
+        )
 
     @classmethod
     def settings_customise_sources(
@@ -229,12 +250,33 @@ class _Layer(NamedTuple):
     values: Mapping[str, Any]
 
 
+class Value(NamedTuple):
+    """One setting in force. `source`: default, file, environment or flag; `where`: the file's or variable's name."""
+
+    name: str
+    value: Any
+    source: Literal["default", "file", "environment", "flag"]
+    where: str
+
+
+class Loaded(NamedTuple):
+    """Settings, and where each came from, in the order of the tables."""
+
+    settings: Settings
+    values: tuple[Value, ...]
+
+
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read file and environment and lay `overrides` (flags, nested as the tables are) over them.
 
     Raises:
         ConfigInvalid: one line: where, what was found, what was expected.
     """
+    return load_and_tell(path, overrides).settings
+
+
+def load_and_tell(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Loaded:
+    """As `load`, and tells of every setting where its value came from."""
     file = _file_layer(path)
     environment = _environment_layer()
     flags = _Layer("command line", overrides or {})
@@ -252,7 +294,27 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
         except (RuleInvalid, GrantInvalid) as error:
             origin = environment.origin if key in environment.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
-    return settings
+    return Loaded(settings, tuple(_told(settings, key, file, environment, flags) for key in _known_keys(Settings)))
+
+
+def _told(settings: Settings, key: tuple[str, ...], file: _Layer, environment: _Layer, flags: _Layer) -> Value:
+    def found(layer: Any) -> Any:
+        for part in key:
+            layer = layer.get(part) if isinstance(layer, Mapping) else None
+        return layer
+
+    name = f"[{key[0]}] {key[1]}" if len(key) > 1 else f"[[{key[0]}]]"
+    name = "[[auth.grant]]" if key == ("auth", "grant") else name
+    value: Any = settings
+    for part in key:
+        value = getattr(value, part)
+    if found(flags.values) is not None:
+        return Value(name, value, "flag", f"--{key[-1].replace('_', '-')}")
+    if found(environment.values) is not None:
+        return Value(name, value, "environment", _variable(key))
+    if found(file.values) is not None:
+        return Value(name, value, "file", file.origin)
+    return Value(name, value, "default", "")
 
 
 class ClientPaths(NamedTuple):

@@ -23,6 +23,7 @@ VERBS = (
     "check",
     "collect",
     "digest",
+    "config",
     "expire",
     "explain",
     "fsck",

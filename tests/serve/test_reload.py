@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import ssl
+import subprocess
+import threading
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from tests.cli import program
 from tests.serve.process import (
     alive,
     client_of,
@@ -18,7 +22,8 @@ from tests.serve.process import (
     wait_for,
     workers_of,
 )
-from tests.servers import boltseal
+from tests.serve.test_start_and_end import read_greeting, started
+from tests.servers import boltseal, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +55,7 @@ def test_a_bad_configuration_keeps_the_rules_and_is_told(tmp_path: Path) -> None
     ):
         server.folder.with_name("data.toml").write_text('[[rule]]\nmode = "frozen"\n', encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: "warning" in client.get("/readyz").json())
+        wait_for(lambda: "warnings" in client.get("/readyz").json())
         bodies = [manifest(client, "shop/app", words) for words in ("one", "two")]
         floats = [put(client, "shop/app:a1", body).status_code for body in bodies]
 
@@ -77,3 +82,81 @@ def test_a_replaced_worker_gets_the_rules_in_force(tmp_path: Path) -> None:
             return False
 
         wait_for(moved)
+
+
+def certificate(folder: Path, name: str) -> None:
+    """Writes tls.crt and tls.key, self-signed for 127.0.0.1, as whatever renews certificates does."""
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ),
+            *("-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path) -> None:
+    """New connections see it; workers stay where the files are unchanged, and where they can't be used."""
+    certificate(tmp_path, "first")
+    address = f"127.0.0.1:{free_port()}"
+    place = ("127.0.0.1", int(address.rpartition(":")[2]))
+    arguments: list[str | Path] = ["--data", tmp_path / "data", "--listen", address, "--tls-cert", tmp_path / "tls.crt"]
+    with started(*arguments, "--tls-key", tmp_path / "tls.key") as process:
+        read_greeting(process)
+        log = Drain(process)
+        first, workers = ssl.get_server_certificate(place), workers_of(process.pid)
+        os.kill(process.pid, signal.SIGHUP)
+        wait_for(lambda: "rules read again" in log.text)
+        unchanged = workers_of(process.pid)
+        (tmp_path / "tls.key").write_text("not a key", encoding="ascii")
+        os.kill(process.pid, signal.SIGHUP)
+        wait_for(lambda: "certificate can't be read again" in log.text)
+        kept = ssl.get_server_certificate(place)
+        certificate(tmp_path, "second")
+        os.kill(process.pid, signal.SIGHUP)
+        wait_for(lambda: workers_of(process.pid) != workers and len(workers_of(process.pid)) == 1, 20.0)
+        second = ssl.get_server_certificate(place)
+
+    assert unchanged == workers
+    assert kept == first
+    assert second == (tmp_path / "tls.crt").read_text(encoding="ascii")
+    assert second != first
+
+
+def test_a_certificate_that_cannot_be_served_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    """One line, exit code 2."""
+    certificate(tmp_path, "first")
+    (tmp_path / "tls.key").write_text("not a key", encoding="ascii")
+    run = program.run(
+        "serve", "--data", tmp_path / "data", "--tls-cert", tmp_path / "tls.crt", "--tls-key", tmp_path / "tls.key"
+    )
+
+    assert run.code == 2
+    assert "can't be served with" in run.err
+
+
+class Drain:
+    """Reads on what a process says on stderr, so that it never waits for a reader."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.text = ""
+        self._process = process
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(ValueError):
+            for line in self._process.stderr or ():
+                self.text += line

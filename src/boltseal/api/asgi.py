@@ -63,6 +63,7 @@ class DistributionApi:
         self._locations = Locations(settings.public_url)
         self._table = _table(registry, settings, self._locations, gate)
         self._gate = gate
+        self._read_only = settings.read_only
         self._parse = lru_cache(_PATHS_KEPT)(parse_path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,6 +100,8 @@ class DistributionApi:
         if scope["query_string"]:
             self._locations.refuse_other_namespaces(call.query, writes=scope["method"] not in _READS)
         call.actor = await self._gate.admit(call, target)
+        if self._read_only is not None and scope["method"] not in _READS:
+            raise MethodNotAllowed(self._read_only, _allowed({"GET": handler}))
         return await handler(call, target)
 
     def _refusal(self, call: Call, error: BoltsealError) -> Answer:

@@ -33,4 +33,9 @@ def settings_of(config: Path | None, **server: Any) -> Settings:
     """Load the settings, the given flags of `[server]` over them. ConfigInvalid."""
     from boltseal.config import load
 
-    return load(config, {"server": {name: value for name, value in server.items() if value is not None}})
+    return load(config, flags_of(**server))
+
+
+def flags_of(**server: Any) -> dict[str, Any]:
+    """The given flags of `[server]` as a layer of settings."""
+    return {"server": {name: value for name, value in server.items() if value is not None}}

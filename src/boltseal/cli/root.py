@@ -16,6 +16,7 @@ import typer
 from boltseal.cli import version
 from boltseal.cli.check import check
 from boltseal.cli.collect import collect
+from boltseal.cli.config import config
 from boltseal.cli.digest import digest
 from boltseal.cli.expire import expire
 from boltseal.cli.explain import explain
@@ -41,6 +42,7 @@ _SHORT = {
 
 _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("serve", serve, "boltseal serve --data ./data --listen 127.0.0.1:5000"),
+    ("config", config, "boltseal config --config /etc/boltseal/boltseal.toml"),
     ("seal", seal, 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
     ("unseal", unseal, f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
     ("purge", purge, f'boltseal purge {_IMAGE} --reason "a password was in its second layer"'),

@@ -51,6 +51,9 @@ def serve(
     tls_key: Annotated[
         Path | None, typer.Option("--tls-key", metavar="FILE", show_default=False, help="Its private key, PEM.")
     ] = None,
+    read_only: Annotated[
+        bool | None, typer.Option("--read-only", show_default=False, help="Pulls only; nothing is changed.")
+    ] = None,
     log_level: Annotated[
         str | None,
         typer.Option("--log-level", metavar="LEVEL", show_default=False, help="debug, info, warning or error."),
@@ -71,18 +74,21 @@ def serve(
         behind_proxy=behind_proxy,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        read_only=read_only,
         log_level=log_level,
     )
     settings = read()
 
     from boltseal.cli import logs, supervisor
     from boltseal.config import exposure_refusal
+    from boltseal.storage.certificate import check_certificate
     from boltseal.storage.users import UserFile
 
     users = UserFile(settings.htpasswd).current().hashes
     refused = exposure_refusal(settings.server, authenticated=bool(users) or settings.auth.configured)
     if refused is not None:
         raise ListenRefused(refused)
+    check_certificate(settings.server.tls_cert, settings.server.tls_key)
     supervisor.refuse_taken_port(settings.server.address)
     as_json = logs.wants_json(settings.server.log_format)
     logs.configure(settings.server.log_level, as_json=as_json)

@@ -6,7 +6,8 @@
 Rules kept here:
 
 - A worker gets its settings from its parent, as values. Only at SIGHUP it reads the configuration again, and takes
-  the rules over; a configuration that can't be used changes nothing.
+  the rules over; a configuration that can't be used changes nothing. Workers are replaced only when the files of the
+  certificate have changed, and can be used: each old one when a new one listens, with `shutdown_timeout_s` to finish.
 - granian shares its port with whoever asks for it (SO_REUSEPORT), so that a second server would silently take half of
   the requests: whether the port is free is asked first, in a way that can't be shared.
 - Workers die with their parent, also when that is killed, so that no orphan goes on serving.
@@ -36,6 +37,7 @@ from granian.server import MPServer
 from boltseal.cli import logs
 from boltseal.config import ListenAddress, Settings
 from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.storage.certificate import check_certificate
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -71,11 +73,14 @@ def refuse_taken_port(address: ListenAddress) -> None:
 class _Server(MPServer):
     """granian, but SIGHUP makes the workers read their rules again instead of replacing them, which cuts transfers off."""
 
-    on_hangup: Callable[[], None]
+    on_hangup: Callable[[], bool]
+    """Reads everything again; True where workers must be replaced for it."""
 
     def signal_handler_reload(self, *_: object, **__: object) -> None:
         """SIGHUP came."""
-        self.on_hangup()
+        if self.on_hangup():
+            super().signal_handler_reload()  # type: ignore[no-untyped-call]  # granian's has no annotations
+            return
         for worker in self.wrks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.inner.pid, signal.SIGHUP)
@@ -115,11 +120,17 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
     )
     parent = os.getpid()
     in_force = settings
+    served = check_certificate(server.tls_cert, server.tls_key)
 
-    def hangup() -> None:
-        nonlocal in_force
+    def hangup() -> bool:
+        nonlocal in_force, served
         with contextlib.suppress(BoltsealError):  # the workers say what is wrong with it
-            in_force = in_force.with_rules_of(reload())
+            in_force = in_force.taking_over(reload())
+        found = served
+        with contextlib.suppress(BoltsealError):
+            found = check_certificate(server.tls_cert, server.tls_key)
+        changed, served = found != served, found
+        return changed
 
     def worker() -> ASGIApp:
         return _worker(in_force, reload, parent, as_json=as_json)

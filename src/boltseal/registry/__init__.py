@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet
     from boltseal.storage.blobs import BlobStore
     from boltseal.storage.database import Database
+    from boltseal.storage.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,13 @@ class Registry:
     seals: Seals
 
 
-def build_registry(database: Database, blobs: BlobStore, rules: RuleSet) -> Registry:
-    """The registry over one store, all its parts behind the same door."""
+def build_registry(database: Database, blobs: BlobStore, rules: RuleSet, room: Room | None = None) -> Registry:
+    """The registry over one store, all its parts behind the same door. `room`: what uploads must leave free."""
     door = TagDoor(rules)
     return Registry(
         pulls=Pulls(database, blobs),
         manifests=Manifests(database, door),
-        uploads=Uploads(database, blobs),
+        uploads=Uploads(database, blobs, room),
         deletes=Deletes(database, door),
         seals=Seals(database, blobs, door),
     )

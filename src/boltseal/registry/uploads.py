@@ -7,9 +7,9 @@ only if they are still there (a collect may run beside us).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from boltseal.errors import ErrorCode, Invalid, RangeInvalid, Unavailable
+from boltseal.errors import ErrorCode, Full, Invalid, RangeInvalid, Unavailable
 from boltseal.oci.reference import Repository
 from boltseal.storage import metadata
 from boltseal.storage.blobs import UploadId, UploadKey
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from boltseal.registry.values import Actor
     from boltseal.storage.blobs import BlobStore, UploadWriter
     from boltseal.storage.database import Database, Transaction
+    from boltseal.storage.room import Room
+
+
+ROOM_ASKED_EACH_BYTES: Final = 8 * 1024 * 1024
 
 
 class LengthWrong(Invalid):
@@ -42,13 +46,16 @@ class BytesVanished(Unavailable):
 class Uploads:
     """Upload sessions of all repositories. A session belongs to the repository it was started in."""
 
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, room: Room | None = None) -> None:
         self._database = database
         self._blobs = blobs
+        self._room = room
 
     async def start(self, repository: Repository, actor: Actor) -> UploadId:
         """Begin a session (end-4)."""
         del actor  # quotas per person count here one day
+        if self._room is not None:
+            self._room.check(0)
         upload = UploadId.new()
         await self._blobs.start_upload(UploadKey(repository, upload))
         return upload
@@ -92,7 +99,7 @@ class Uploads:
     ) -> int:
         """Add a chunk (end-5). `start`, `length`: what its range says, None where it says nothing. Bytes held after."""
         async with self._blobs.open_upload(UploadKey(repository, upload)) as writer:
-            await _receive(writer, start, length, body)
+            await _receive(writer, start, length, body, self._room)
             await writer.flush()
             return writer.offset
 
@@ -109,7 +116,7 @@ class Uploads:
         """Add the last chunk, if any, and turn the session into a blob of the repository (end-6). Returns its size."""
         del actor
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
-            await _receive(writer, start, length, body)
+            await _receive(writer, start, length, body, self._room)
             size = await writer.commit(digest)
 
         def job(tx: Transaction) -> None:
@@ -130,14 +137,24 @@ class Uploads:
         metadata.add_blob(tx, metadata.ensure_repository(tx, repository), str(digest), size)
 
 
-async def _receive(writer: UploadWriter, start: int | None, length: int | None, body: AsyncIterator[bytes]) -> None:
-    """Write a body behind what is there; a body that is not as said leaves the session as it was."""
+async def _receive(
+    writer: UploadWriter, start: int | None, length: int | None, body: AsyncIterator[bytes], room: Room | None
+) -> None:
+    """Write a body behind what is there; a body that is not as said, or has no room, leaves the session as it was."""
     before = writer.offset
     if start is not None and start != before:
         raise ChunkOutOfOrder(
             f"this chunk starts at byte {start}, but the upload holds {before} bytes: the next chunk starts at {before}"
         )
+    asked = before
     async for chunk in body:
+        if room is not None and writer.offset >= asked:
+            try:
+                room.check(max(0, (length or 0) - (writer.offset - before)))
+            except Full:
+                await writer.rollback()
+                raise
+            asked = writer.offset + ROOM_ASKED_EACH_BYTES
         await writer.write(chunk)
         if length is not None and writer.offset - before > length:
             break

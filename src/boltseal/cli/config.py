@@ -1,0 +1,44 @@
+"""`boltseal config`: what is in force, and where each value came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from boltseal.cli.answer import Answer, print_table, say
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, flags_of
+
+
+def config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Show every setting, and where its value came from.
+
+    The default, the file, a variable or a flag. What a server would start with now. Passwords and keys are never settings; they stay in the keys' folder.
+    """
+    with Answer("config", as_json=as_json) as answer:
+        from boltseal.config import load_and_tell
+
+        loaded = load_and_tell(config, flags_of(data=data))
+        for value in loaded.values:
+            answer.add(ref=value.name, status=value.source, value=_plain(value.value), where=value.where)
+        if not as_json:
+            print_table(
+                ("SETTING", "VALUE", "FROM"),
+                [(value.name, _shown(value.value), value.where or value.source) for value in loaded.values],
+            )
+            say(f"keys and users are in {loaded.settings.keys}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _shown(value: Any) -> str:
+    plain = _plain(value)
+    if plain is None:
+        return "-"
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)

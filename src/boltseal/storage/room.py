@@ -1,0 +1,50 @@
+"""Room on the disk: how much is free, and the reserve that uploads leave untouched.
+
+A disk that is really full can't record a delete either. So uploads are refused while there is still room for the
+database, which has to take manifests, deletes and the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+from boltseal.errors import ErrorCode, Full, Unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_GIB = 1024**3
+
+
+class ReserveReached(Full):
+    """The upload would take what is kept free. Nothing of it was acknowledged beyond what the session says."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
+
+
+class Room:
+    """The file system under a data folder. `reserve_bytes`: what must stay free; 0: nothing."""
+
+    def __init__(self, data: Path, reserve_bytes: int) -> None:
+        self._data = os.fspath(data)
+        self._reserve_bytes = reserve_bytes
+
+    def free_bytes(self) -> int:
+        """What this process may still write. Unavailable."""
+        try:
+            found = os.statvfs(self._data)
+        except OSError as error:
+            raise Unavailable(f"the disk under {self._data} can't be asked: {error.strerror}") from error
+        return found.f_bavail * found.f_frsize
+
+    def check(self, wanted_bytes: int) -> None:
+        """Refuse what would leave less than the reserve. ReserveReached, Unavailable."""
+        if not self._reserve_bytes:
+            return
+        free = self.free_bytes()
+        if free - wanted_bytes < self._reserve_bytes:
+            raise ReserveReached(
+                f"the registry's disk is nearly full: {free / _GIB:.2f} GiB are free, and {self._reserve_bytes / _GIB:.2f} "
+                "GiB are kept for deletes and records; free some space and push again"
+            )

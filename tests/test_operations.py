@@ -1,0 +1,128 @@
+"""Running it: read-only, a disk that is nearly full, what /readyz says of both, and what a reload leaves out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import httpx2
+
+from boltseal.app import create_app
+from boltseal.config import Settings
+from tests import images
+from tests.asgi import running
+from tests.serving import FLOATING, serving, settings_of
+
+MORE_THAN_ANY_DISK = 2**62
+
+
+async def test_a_read_only_registry_serves_pulls_and_refuses_every_change(tmp_path: Path) -> None:
+    """One sentence with 405, and what is possible; nothing that was pushed is lost."""
+    async with serving(tmp_path / "data") as registry:
+        image = images.image("words")
+        await images.push(registry.client, "shop/app", "1.4.2", image)
+    async with serving(tmp_path / "data", read_only=True) as registry:
+        client = registry.client
+        pulled = await client.get("/v2/shop/app/manifests/1.4.2")
+        changes = [
+            await client.post("/v2/shop/app/blobs/uploads/"),
+            await client.put("/v2/shop/app/manifests/1.4.3", content=pulled.content),
+            await client.delete("/v2/shop/app/manifests/1.4.2"),
+        ]
+        ready = await client.get("/readyz")
+
+    assert pulled.status_code == 200
+    assert [answer.status_code for answer in changes] == [405, 405, 405]
+    assert all("read-only" in answer.json()["errors"][0]["message"] for answer in changes)
+    assert all("POST" not in answer.headers["allow"] for answer in changes)
+    assert ready.status_code == 200
+    assert "read-only" in ready.json()["warnings"][0]
+
+
+async def test_a_read_only_start_records_no_rules(tmp_path: Path) -> None:
+    """It decides nothing by them, so the ledger stays as it is."""
+    async with serving(tmp_path / "data"):
+        pass
+    before = (tmp_path / "data" / "boltseal.db").stat().st_size
+    async with serving(tmp_path / "data", FLOATING, read_only=True):
+        pass
+    async with serving(tmp_path / "data", read_only=True) as registry:
+        code = (await registry.client.get("/v2/")).status_code
+
+    assert code == 200
+    assert (tmp_path / "data" / "boltseal.db").stat().st_size == before
+
+
+async def test_uploads_are_refused_before_the_disk_is_full(tmp_path: Path) -> None:
+    """507 at the start of an upload; tags and deletes still find room."""
+    async with serving(tmp_path / "data", FLOATING) as registry:
+        image = images.image("words")
+        await images.push(registry.client, "shop/app", "one", image)
+        body = (await registry.client.get("/v2/shop/app/manifests/one")).content
+    async with serving(tmp_path / "data", FLOATING, disk_reserve_bytes=MORE_THAN_ANY_DISK) as registry:
+        client = registry.client
+        upload = await client.post("/v2/shop/app/blobs/uploads/")
+        kind = {"content-type": images.OCI_MANIFEST}
+        tagged = await client.put("/v2/shop/app/manifests/two", content=body, headers=kind)
+        deleted = await client.delete("/v2/shop/app/manifests/one")
+        ready = await client.get("/readyz")
+
+    assert upload.status_code == 507
+    assert "nearly full" in upload.json()["errors"][0]["message"]
+    assert (tagged.status_code, deleted.status_code) == (201, 202)
+    assert ready.status_code == 200
+    assert "nearly full" in ready.json()["warnings"][0]
+
+
+async def test_a_chunk_that_would_eat_the_reserve_leaves_the_session_as_it_was(tmp_path: Path) -> None:
+    """Free some space, and the upload goes on where it was."""
+    async with serving(tmp_path / "data") as registry:
+        location = await images.start_upload(registry.client, "shop/app")
+        await registry.client.patch(location, content=b"acknowledged")
+    async with serving(tmp_path / "data", disk_reserve_bytes=MORE_THAN_ANY_DISK) as registry:
+        refused = await registry.client.patch(location, content=b"more")
+        held = await registry.client.get(location)
+    async with serving(tmp_path / "data") as registry:
+        goes_on = await registry.client.patch(location, content=b" and more")
+
+    assert refused.status_code == 507
+    assert held.headers["range"] == "0-11"
+    assert goes_on.headers["range"] == "0-20"
+
+
+async def test_a_reload_takes_over_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
+    """Read-only from one moment to the next; another address needs a restart, and /readyz says so until then."""
+    before = settings_of(tmp_path / "data")
+    after = settings_of(tmp_path / "data", read_only=True, workers=7, max_connections=99)
+    app = create_app(before, reload=lambda: after)
+
+    async with running(app):
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.05)
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost") as client:
+            upload = await client.post("/v2/shop/app/blobs/uploads/")
+            warnings = (await client.get("/readyz")).json()["warnings"]
+
+    assert upload.status_code == 405
+    assert "[server] workers, [server] max_connections" in warnings[0]
+    assert "read-only" in warnings[1]
+
+
+def test_what_a_reload_leaves_out_is_compared_setting_by_setting(tmp_path: Path) -> None:
+    """The users' file is opened at the start; grants and rules are not named, they are taken over."""
+    before = settings_of(tmp_path / "data")
+    after = Settings.model_validate(
+        {
+            "server": {"data": tmp_path / "data", "log_level": "debug"},
+            "auth": {"htpasswd": tmp_path / "users", "anonymous_pull": True},
+            "ledger": {"origin": "a.example.com"},
+            "rule": list(FLOATING),
+        }
+    )
+
+    assert before.left_out(after) == ("[server] log_level", "[auth] htpasswd", "[ledger] origin")
+    assert before.taking_over(after).auth.anonymous_pull is True
+    assert before.taking_over(after).rule == tuple(FLOATING)
+    assert not before.taking_over(settings_of(tmp_path / "other")).auth.configured
