@@ -185,6 +185,18 @@ async def test_sealing_needs_everything_and_floating_does_not(shop: Shop) -> Non
     assert (await shop.registry.pulls.manifest(SHOP, Tag("latest"))).raw == holed
 
 
+async def test_a_manifest_that_says_another_size_than_what_is_held_is_refused(shop: Shop) -> None:
+    """Clients check sizes: sealed with a wrong one, an image could be pulled by nobody, ever."""
+    body = await shop.image("one")
+    wrong = body.replace(b'"size": 9', b'"size": 8')
+    for reference in ("1.0.0", "latest", Digest.of(wrong)):
+        with pytest.raises(ManifestInvalid, match="has 8 bytes, but what shop/app holds has 9"):
+            await shop.push(wrong, reference)
+    await shop.push(body, "1.0.0")
+
+    assert (await shop.registry.pulls.manifest(SHOP, Tag("1.0.0"))).raw == body
+
+
 async def test_conditions_win_over_the_seal(shop: Shop) -> None:
     """A failed precondition is a 412 even for the same digest; all tags or none."""
     one, two = await shop.image("one"), await shop.image("two")

@@ -37,6 +37,7 @@ ASKED: dict[str, Callable[[Transaction], Any]] = {
     "parents": lambda tx: metadata.parents(tx, 1, DIGEST),
     "blob size": lambda tx: metadata.blob_size(tx, 1, DIGEST),
     "blob named": lambda tx: metadata.blob_named(tx, DIGEST),
+    "held sizes": lambda tx: metadata.held_sizes(tx, 1, [DIGEST]),
     "blob holders": lambda tx: metadata.blob_holders(tx.connection, DIGEST, None),
     "blob of a source": lambda tx: metadata.blob_holders(tx.connection, DIGEST, SHOP),
     "referrers": lambda tx: metadata.referrers(tx.connection, SHOP, DIGEST),

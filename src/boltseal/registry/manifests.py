@@ -113,12 +113,27 @@ class Manifests:
         subjects = (self._door.spoken_of(tx, place, tag) for tag in tags)
         spoken_of = [subject for subject in subjects if subject is not None]
         if there is None:
+            self._check_sizes(tx, place, manifest)
             links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
             links += [(str(subject), str(LinkKind.SIGNATURE_TAG)) for subject in spoken_of]
             metadata.add_manifest(tx, place.id, _row(pushed, manifest, tx.now_us, actor), manifest.raw, links)
         else:
             for subject in spoken_of:
                 metadata.add_link(tx, place.id, str(pushed.digest), str(subject), str(LinkKind.SIGNATURE_TAG))
+
+    def _check_sizes(self, tx: Transaction, place: Place, manifest: Manifest) -> None:
+        """A manifest that says another size than what is held has could be published, and pulled by nobody."""
+        named = {
+            str(link.descriptor.digest): link.descriptor
+            for link in manifest.references()
+            if link.kind is not LinkKind.SUBJECT
+        }
+        for digest, size in metadata.held_sizes(tx, place.id, list(named)).items():
+            if named[digest].size != size:
+                raise ManifestInvalid(
+                    f"the manifest says that {named[digest].digest.short} has {named[digest].size} bytes, "
+                    f"but what {place.repository} holds has {size}; build and push the image again"
+                )
 
 
 def _row(pushed: Pushed, manifest: Manifest, now_us: int, actor: Actor) -> ManifestRow:

@@ -14,7 +14,7 @@ from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, ins
 from boltseal.storage.schema import blob, content, link, manifest, released, repository, tag
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from sqlalchemy import BindParameter, Connection, Select
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What a manifest is made of, and what it merely speaks about (CONTRACTS 1, Closure). A foreign layer's bytes need not
 # be here, but if they are, a seal covers them.
 CONTAINS: Final = ("child", "config", "layer", "foreign-layer")
+IN_AT_ONCE: Final = 500  # digests in one question; SQLite takes 32,766 values
 POINTS_AT: Final = ("subject", "signature-tag")
 
 
@@ -323,6 +324,18 @@ def tagged_bytes(connection: Connection, name: str, tag_name: str) -> tuple[str,
     )
     row = connection.execute(query).first()
     return None if row is None else (row[0], row[1])
+
+
+def held_sizes(tx: Transaction, repository_id: int, wanted: Sequence[str]) -> dict[str, int]:
+    """Size in bytes of those of the wanted manifests and blobs that this repository holds, by digest."""
+    found: dict[str, int] = {}
+    for start in range(0, len(wanted), IN_AT_ONCE):
+        some = wanted[start : start + IN_AT_ONCE]
+        for held in (manifest, blob):
+            query = select(held.c.digest, held.c.size).where(held.c.repository_id == repository_id)
+            for digest, size in tx.connection.execute(query.where(held.c.digest.in_(some))).all():
+                found[digest] = size
+    return found
 
 
 def held_manifests(connection: Connection, name: str, wanted: Iterable[str]) -> dict[str, ManifestRow]:
