@@ -333,8 +333,8 @@ def held_sizes(tx: Transaction, repository_id: int, wanted: Sequence[str]) -> di
         some = wanted[start : start + IN_AT_ONCE]
         for held in (manifest, blob):
             query = select(held.c.digest, held.c.size).where(held.c.repository_id == repository_id)
-            for digest, size in tx.connection.execute(query.where(held.c.digest.in_(some))).all():
-                found[digest] = size
+            rows = tx.connection.execute(query.where(held.c.digest.in_(some))).all()
+            found |= {row.digest: row.size for row in rows}
     return found
 
 
