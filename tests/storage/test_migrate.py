@@ -65,6 +65,17 @@ def test_many_processes_may_prepare_one_folder_at_once(tmp_path: Path) -> None:
     assert revisions == [(HEAD_REVISION,)]
 
 
+def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
+    """What it left, SQLite's journal included, is not somebody else's."""
+    data = tmp_path / "data"
+    (data / "blobs").mkdir(parents=True)
+    for name in ("format.lock", "format.17.0af3.new", DATABASE_NAME, f"{DATABASE_NAME}-journal"):
+        (data / name).touch()
+    prepare_data(data)
+
+    assert (data / "format").read_text() == "1\n"
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     """A folder of a newer boltseal is not touched, and the message says which."""
     data = tmp_path / "data"

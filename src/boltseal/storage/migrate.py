@@ -102,8 +102,11 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 
 def _refuse_strangers(data: Path) -> None:
-    known = {"format.lock", "blobs", "uploads", "ledger", DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"}
-    strange = sorted(item.name for item in data.iterdir() if item.name not in known and not item.name.startswith("."))
+    # What a first start, under way or killed, may have left. SQLite has a journal before it has a write-ahead log.
+    known = {"blobs", "uploads", "ledger", DATABASE_NAME}
+    known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
+    names = (item.name for item in data.iterdir())
+    strange = sorted(name for name in names if name not in known and not name.startswith((".", "format.")))
     if strange:
         raise FormatInvalid(
             f"{data} is not empty and not a boltseal data folder (it holds {strange[0]!r}); choose another with --data"
