@@ -22,6 +22,7 @@ from tests.cli import program
 VERBS = (
     "check",
     "collect",
+    "copy",
     "digest",
     "config",
     "expire",

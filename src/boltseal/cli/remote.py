@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -11,12 +12,14 @@ import typer
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from boltseal.client.quota import Quota
     from boltseal.client.transport import Transport
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
+    from boltseal.transfer.holders import Source, Target
+    from boltseal.transfer.places import Place
 
 T = TypeVar("T")
 
@@ -101,3 +104,42 @@ def quota_in_words(registry: str, quota: Quota) -> str:
     """What is left of a registry's pull limit, as a person reads it."""
     window = f" in {quota.window_s // 3600} hours" if quota.window_s >= 3600 else ""
     return f"{registry} says: {quota.remaining} of {quota.limit} pulls left{window}"
+
+
+@asynccontextmanager
+async def opened(
+    transport: Transport, source: Place, target: Place, *, force: bool
+) -> AsyncIterator[tuple[Source, Target, bool]]:
+    """Both ends of a transfer, and whether they are one repository. The target keeps what arrived only if all went well."""
+    from tempfile import TemporaryDirectory
+
+    from boltseal.config import client_paths
+    from boltseal.transfer.connect import Means, open_source, open_target
+
+    with TemporaryDirectory(prefix="boltseal-") as scratch:
+        means = Means(transport, Path(scratch), client_paths().docker_host)
+        from_ = await open_source(source, means)
+        mount_from = None
+        if source.reference and target.reference and source.reference.registry == target.reference.registry:
+            mount_from = source.reference.repository if source.kind == target.kind == "registry" else None
+        within = mount_from is not None and target.reference is not None and mount_from == target.reference.repository
+        to = open_target(target, means, mount_from, force=force)
+        complete = False
+        try:
+            yield from_, to, within
+            complete = True
+        finally:
+            await to.close(complete=complete)
+
+
+@asynccontextmanager
+async def opened_sources(transport: Transport, *places: Place) -> AsyncIterator[tuple[Source, ...]]:
+    """Places to read from."""
+    from tempfile import TemporaryDirectory
+
+    from boltseal.config import client_paths
+    from boltseal.transfer.connect import Means, open_source
+
+    with TemporaryDirectory(prefix="boltseal-") as scratch:
+        means = Means(transport, Path(scratch), client_paths().docker_host)
+        yield tuple([await open_source(place, means) for place in places])

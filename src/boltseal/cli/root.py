@@ -17,6 +17,7 @@ from boltseal.cli import version
 from boltseal.cli.check import check
 from boltseal.cli.collect import collect
 from boltseal.cli.config import config
+from boltseal.cli.copy import copy
 from boltseal.cli.digest import digest
 from boltseal.cli.expire import expire
 from boltseal.cli.explain import explain
@@ -53,6 +54,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("check", check, f"boltseal check {_IMAGE}"),
     ("digest", digest, f"boltseal digest {_IMAGE}"),
     ("tags", tags, "boltseal tags localhost:5000/shop/app"),
+    ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
     ("version", version.version, "boltseal version --json"),
 )
 

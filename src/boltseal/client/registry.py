@@ -185,16 +185,22 @@ class RegistryClient:
         listed = await self.manifest(repository, self._digest(reply.headers.get("docker-content-digest", ""), what))
         return listed.manifests
 
-    async def put_manifest(self, repository: Repository, reference: Tag | Digest, manifest: Manifest) -> Digest:
-        """Push a manifest as it is. The registry's own digest has to be the one of these bytes. RemoteRefused."""
+    async def put_manifest(
+        self, repository: Repository, reference: Tag | Digest, manifest: Manifest, *, only_new: bool = False
+    ) -> Digest:
+        """Push a manifest as it is. The registry's own digest has to be the one of these bytes. RemoteRefused.
+
+        `only_new`: the tag must be free (`If-None-Match: *`); a registry that knows no conditions takes it anyway.
+        """
         what = _what(repository, reference)
+        condition = {"if-none-match": "*"} if only_new else {}
         reply = await self._transport.request(
             self._call(
                 "PUT",
                 repository,
                 f"manifests/{reference}",
                 what,
-                headers={"content-type": manifest.media_type},
+                headers={"content-type": manifest.media_type, **condition},
                 body=manifest.raw,
                 ok=frozenset({200, 201, 202}),
             )

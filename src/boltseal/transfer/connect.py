@@ -1,0 +1,52 @@
+"""Builds the two ends of a transfer from the places that were typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltseal.client.transport import Transport
+from boltseal.oci.reference import Repository
+from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
+from boltseal.transfer.daemon import daemon_source, daemon_target
+from boltseal.transfer.holders import PlaceInvalid, Source, Target
+from boltseal.transfer.layout import LayoutPlace
+from boltseal.transfer.places import Place, PlaceKind
+from boltseal.transfer.remote import RepositoryPlace
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What ends are built with. `scratch`: an empty folder for what must lie on disk for a while; `docker_host`: a daemon."""
+
+    transport: Transport
+    scratch: Path
+    docker_host: str
+
+
+async def open_source(place: Place, means: Means) -> Source:
+    """A place to read from. A daemon's image is fetched now."""
+    match place:
+        case Place(kind=PlaceKind.REGISTRY, reference=reference) if reference is not None:
+            return RepositoryPlace(means.transport, reference.registry, reference.repository)
+        case Place(kind=PlaceKind.LAYOUT, path=path) if path is not None:
+            return LayoutPlace(path)
+        case Place(kind=PlaceKind.ARCHIVE, path=path) if path is not None:
+            return await ArchiveSource.open(path, means.scratch)
+        case Place(kind=PlaceKind.DAEMON, reference=reference) if reference is not None:
+            return await daemon_source(reference, means.docker_host, means.scratch)
+    raise PlaceInvalid(f"{place.text} can't be read from")
+
+
+def open_target(place: Place, means: Means, mount_from: Repository | None = None, *, force: bool = False) -> Target:
+    """A place to write to. `mount_from`: a repository of the same registry that may be read; `force`: replace files."""
+    match place:
+        case Place(kind=PlaceKind.REGISTRY, reference=reference) if reference is not None:
+            return RepositoryPlace(means.transport, reference.registry, reference.repository, mount_from)
+        case Place(kind=PlaceKind.LAYOUT, path=path) if path is not None:
+            return LayoutPlace(path)
+        case Place(kind=PlaceKind.ARCHIVE, path=path) if path is not None:
+            return ArchiveTarget(path, force=force)
+        case Place(kind=PlaceKind.DAEMON, reference=reference) if reference is not None:
+            return daemon_target(reference, means.docker_host, means.scratch)
+    raise PlaceInvalid(f"{place.text} can't be written to")

@@ -1,0 +1,215 @@
+"""`boltseal copy`: what is moved, what is not, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import stamina
+
+from boltseal.client.errors import RemoteRefused
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.transfer.copy import Copier
+from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, TagTaken
+from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
+from tests.serving import Serving, serving
+from tests.transfer.ends import SHOP, Network, layout, repository
+
+HERE, THERE = "localhost:5000", "127.0.0.1:5000"
+STAGING = Repository("staging/app")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    """Retries are as many as ever, but nobody waits between them."""
+    with stamina.set_testing(True, attempts=3, cap=True):
+        yield
+
+
+@pytest.fixture
+async def other(fresh_data: Path, tmp_path: Path) -> AsyncIterator[Serving]:
+    """Another registry."""
+    data = Path(shutil.copytree(fresh_data, tmp_path / "other" / "data"))
+    async with serving(data) as running:
+        yield running
+
+
+@pytest.fixture
+def network(registry: Serving, other: Serving) -> Network:
+    """Both registries."""
+    return Network({HERE: registry.app, THERE: other.app})
+
+
+async def test_an_index_arrives_with_all_its_platforms(
+    network: Network, client: httpx2.AsyncClient, other: Serving
+) -> None:
+    """Every platform, config and layer, and the same digest."""
+    both = index(image("amd64", layer_count=2), image("arm64", architecture="arm64"))
+    await push(client, SHOP, "1.4.2", both)
+    copier = Copier(repository(network, HERE), repository(network, THERE))
+    copied = await copier.image("1.4.2", "1.4.2")
+
+    assert (copied.digest, copied.changed) == (Digest.parse(both.digest), True)
+    assert await meaning(other.client, SHOP, "1.4.2") == both.digest
+    assert (copier.counts.sent, copier.counts.manifests) == (5, 3)
+
+
+async def test_a_promotion_within_a_repository_moves_no_bytes(network: Network, client: httpx2.AsyncClient) -> None:
+    """One manifest is read and put; no blob is asked for."""
+    built = image("app", layer_count=3)
+    await push(client, SHOP, "build-123", built)
+    place = repository(network, HERE)
+    copied = await Copier(place, place, within=True).image("build-123", "1.4.2")
+
+    assert copied.changed
+    assert await meaning(client, SHOP, "1.4.2") == built.digest
+    assert {name: count for name, count in network.asked.items() if not name.endswith("other")} == {
+        "HEAD manifests": 2,
+        "GET manifests": 1,
+        "PUT manifests": 1,
+    }
+
+
+async def test_between_repositories_of_one_registry_blobs_are_mounted(
+    network: Network, client: httpx2.AsyncClient
+) -> None:
+    """Nothing is read and nothing is sent but manifests."""
+    built = image("app", layer_count=3)
+    await push(client, STAGING, "build-123", built)
+    copier = Copier(repository(network, HERE, STAGING), repository(network, HERE, SHOP, STAGING))
+    await copier.image("build-123", "1.4.2")
+
+    assert await meaning(client, SHOP, "1.4.2") == built.digest
+    assert (copier.counts.mounted, copier.counts.sent) == (4, 0)
+    assert network.bytes_in == 0
+    assert network.asked["GET blobs"] == 0
+
+
+async def test_a_second_copy_does_nothing(network: Network, client: httpx2.AsyncClient) -> None:
+    """The name means it already: two HEADs."""
+    await push(client, SHOP, "1.4.2", image("app"))
+    await Copier(repository(network, HERE), repository(network, THERE)).image("1.4.2", "1.4.2")
+    network.asked.clear()
+    copied = await Copier(repository(network, HERE), repository(network, THERE)).image("1.4.2", "1.4.2")
+
+    assert not copied.changed
+    assert network.asked["HEAD manifests"] == 2
+    assert not any(network.asked[f"{method} manifests"] for method in ("GET", "PUT"))
+
+
+async def test_a_tag_that_means_another_image_is_not_overwritten(
+    network: Network, client: httpx2.AsyncClient, other: Serving
+) -> None:
+    """Refused before anything is moved; with --force a floating tag moves, and a sealed one is refused there."""
+    mine, theirs = image("mine"), image("theirs")
+    for tag in ("1.4.2", "latest"):
+        await push(client, SHOP, tag, mine)
+        await push(other.client, SHOP, tag, theirs)
+    with pytest.raises(TagTaken, match="--force"):
+        await Copier(repository(network, HERE), repository(network, THERE)).image("latest", "latest")
+    forced = Copier(repository(network, HERE), repository(network, THERE), force=True)
+    await forced.image("latest", "latest")
+    with pytest.raises(RemoteRefused, match="sealed"):
+        await forced.image("1.4.2", "1.4.2")
+
+    assert await meaning(other.client, SHOP, "latest") == mine.digest
+    assert await meaning(other.client, SHOP, "1.4.2") == theirs.digest
+
+
+@pytest.mark.parametrize("failure", ["broken", "lost"])
+async def test_a_push_that_breaks_is_begun_again(
+    network: Network, client: httpx2.AsyncClient, other: Serving, failure: str
+) -> None:
+    """Not done, and done but the answer lost: the image arrives all the same."""
+    app = image("app", layer_count=3)
+    await push(client, SHOP, "1.4.2", app)
+    setattr(network, failure, 2)
+    await Copier(repository(network, HERE), repository(network, THERE)).image("1.4.2", "1.4.2")
+
+    assert await meaning(other.client, SHOP, "1.4.2") == app.digest
+
+
+async def test_signatures_and_what_refers_to_it_come_along(
+    network: Network, client: httpx2.AsyncClient, other: Serving
+) -> None:
+    """By subject, also at the second remove, and by the signature tools' tags."""
+    app = image("app")
+    sbom = artifact("sbom", subject=app)
+    of_sbom = artifact("signature of the sbom", subject=sbom)
+    signed = signature(app, "shop/app")
+    await push(client, SHOP, "1.4.2", app)
+    await push(client, SHOP, sbom.digest, sbom)
+    await push(client, SHOP, of_sbom.digest, of_sbom)
+    await push(client, SHOP, signature_tag(app), signed)
+    copier = Copier(repository(network, HERE), repository(network, THERE), referrers=True)
+    copied = await copier.image("1.4.2", "1.4.2")
+
+    assert copied.referrers == 3
+    assert await meaning(other.client, SHOP, of_sbom.digest) == of_sbom.digest
+    assert await meaning(other.client, SHOP, signature_tag(app)) == signed.digest
+    listed = (await other.client.get(f"/v2/{SHOP}/referrers/{app.digest}")).json()["manifests"]
+    assert [entry["digest"] for entry in listed] == [sbom.digest]
+
+
+async def test_into_a_layout_and_back(
+    network: Network, client: httpx2.AsyncClient, other: Serving, tmp_path: Path
+) -> None:
+    """A layout keeps the digest and every name."""
+    both = index(image("amd64"), image("arm64", architecture="arm64"))
+    await push(client, SHOP, "1.4.2", both)
+    await push(client, SHOP, "1.4.3", image("next"))
+    into = Copier(repository(network, HERE), layout(tmp_path / "images"))
+    for tag in ("1.4.2", "1.4.3"):
+        await into.image(tag, tag)
+    back = Copier(layout(tmp_path / "images"), repository(network, THERE))
+    for name in await back.source.names():
+        await back.image(name, name)
+
+    assert await meaning(other.client, SHOP, "1.4.2") == both.digest
+    assert json.loads((tmp_path / "images/oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    assert not list((tmp_path / "images/blobs").glob(".arriving-*"))
+
+
+async def test_a_copy_into_a_layout_goes_on_where_it_stopped(
+    network: Network, client: httpx2.AsyncClient, tmp_path: Path
+) -> None:
+    """Whole blobs that lie there already are not fetched again."""
+    app = image("app", layer_count=4)
+    await push(client, SHOP, "1.4.2", app)
+    first = Copier(repository(network, HERE), layout(tmp_path))
+    await first.image("1.4.2", "1.4.2")
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "blobs/sha256" / app.layers[0].digest.partition(":")[2]).unlink()
+    second = Copier(repository(network, HERE), layout(tmp_path))
+    await second.image("1.4.2", "1.4.2")
+
+    assert (second.counts.sent, second.counts.present) == (1, 4)
+
+
+async def test_a_damaged_layout_is_not_pushed(
+    network: Network, client: httpx2.AsyncClient, other: Serving, tmp_path: Path
+) -> None:
+    """A flipped byte in a layer ends the copy; the registry gets neither the blob nor the tag."""
+    app = image("app")
+    await push(client, SHOP, "1.4.2", app)
+    await Copier(repository(network, HERE), layout(tmp_path)).image("1.4.2", "1.4.2")
+    path = tmp_path / "blobs/sha256" / app.layers[0].digest.partition(":")[2]
+    raw = bytearray(path.read_bytes())
+    raw[10] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ContentDamaged, match="not what its digest says"):
+        await Copier(layout(tmp_path), repository(network, THERE)).image("1.4.2", "1.4.2")
+
+    assert await meaning(other.client, SHOP, "1.4.2") is None
+    assert not await holds_blob(other.client, SHOP, app.layers[0].digest)
+
+
+async def test_a_layout_without_the_image_says_what_is_there(tmp_path: Path, network: Network) -> None:
+    """Not found is a miss, with what could have been meant."""
+    with pytest.raises(PlaceNotFound, match="no OCI image layout"):
+        await layout(tmp_path).resolve("1.4.2")
