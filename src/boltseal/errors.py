@@ -114,7 +114,7 @@ HTTP_ANSWERS: dict[type[BoltsealError], HttpAnswer] = {
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every verb (CONTRACTS 8)."""
+    """Exit codes of every verb; README.md tells users what they mean."""
 
     HOLDS = 0
     DIFFERS = 1

@@ -123,3 +123,17 @@ def test_make_help_lists_every_target() -> None:
     told = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True, check=True)
 
     assert set(re.findall(r"^  make ([a-z]+) ", told.stdout, re.MULTILINE)) == make_targets()
+
+
+def test_every_promise_and_record_that_the_code_names_is_there() -> None:
+    """A number or a file in a docstring leads a newcomer to a sentence of this repository."""
+    promises = set(re.findall(r"^(\d+)\. \*\*", section(text("ARCHITECTURE.md"), "What it promises"), re.MULTILINE))
+    wrong = []
+    for path in (*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
+        said = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"\bpromise (\d+)", said)) - promises
+        records = {name for name in re.findall(r"docs/adr/[\w-]+\.md", said) if not (ROOT / name).exists()}
+        wrong += [(path.relative_to(ROOT).as_posix(), each) for each in sorted(named | records)]
+
+    assert len(promises) == 13
+    assert wrong == []

@@ -2,8 +2,8 @@
 
 Rules kept here: the repository is asked on every request whether it holds the blob, and only then may bytes come
 from memory; what a blob's bytes are is nobody's guess (`application/octet-stream`, nosniff). Small blobs are kept
-in memory, larger ones are files that the server sends by itself, ranges and stores without files are streamed;
-docs/adr/0008-how-bytes-leave.md has the figures.
+in memory, larger ones are files that the server sends by itself (docs/adr/0001-granian-asgi-starlette.md has the
+figures), ranges and stores without files are streamed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long what may be kept by whom: the `Cache-Control` values of every answer (CONTRACTS 4).
+"""How long what may be kept by whom: the `Cache-Control` values of every answer.
 
 What is addressed by its digest never changes, what a sealed tag means cannot either but its protection may be
 lifted by an admin, so a day; a floating tag and a miss are asked for again each time. `public` only where

@@ -4,8 +4,8 @@
     Authorization: Bearer ...   one of our tokens (`registry.tokens`)
     none                        somebody without a login
 
-Rights are decided before any existence check, precondition or 304 (CONTRACTS 2), so an answer never tells somebody
-without the right whether a thing exists. 401 with a challenge where a login or another token would help, 403 where it
+Rights are decided before any existence check, precondition or 304, so an answer never tells somebody without
+the right whether a thing exists. 401 with a challenge where a login or another token would help, 403 where it
 would not. The challenge names our token service by an address from the configuration, never from the Host header.
 
 A recognised `Authorization` header is remembered for a few seconds under a keyed hash, so that a pull of fifty layers

@@ -1,4 +1,4 @@
-"""Where things are, as `Location` and `Link` say it, and whose names a request means (`?ns=`, CONTRACTS 5).
+"""Where things are, as `Location` and `Link` say it, and whose names a request means (`?ns=`).
 
 Rules kept here: a location is relative, or begins with the configured `public_url`; nothing a client sends (a Host
 or Forwarded header) ever gets into one. A namespace that is not ours is refused, because our repository of the

@@ -12,7 +12,7 @@
 From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
 The rules kept here: only `%3A` inside a digest is decoded, so that no two paths the grammar tells apart become
 one name; any other escape, and every name outside the grammar, is refused before anything is looked up. Which
-methods a path takes is in `routes`; whether what it names exists is the registry's to say.
+methods a path takes is in `asgi`; whether what it names exists is the registry's to say.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Rules kept here: one range is served as asked, clamped to what is there, or refused (416) where there is none of it;
 several ranges, another unit, or what is no range at all mean the whole. A chunk that can't be placed is refused: a
-misread one would corrupt the blob. The chunk's form is the distribution spec's ("Pushing a blob in chunks"), `<start>-<end>` without a unit.
+misread one would corrupt the blob. The chunk's form is the distribution spec's ("Pushing a blob in chunks"),
+`<start>-<end>` without a unit.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Rules kept here: HEAD is GET without the bytes, headers included; every answer with bytes states their length
 beforehand, and breaks the connection rather than end early in silence; header lists may be shared between
-answers and are therefore tuples. What is measured behind the three ways is in docs/adr/0008-how-bytes-leave.md.
-What an answer says is the handlers' business.
+answers and are therefore tuples. What an answer says is the handlers' business.
 """
 
 from __future__ import annotations

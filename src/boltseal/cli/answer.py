@@ -1,11 +1,11 @@
 """What a verb answers: the envelope of `--json`, and tables that fit a terminal of 80 columns.
 
-The envelope (CONTRACTS 8) is one JSON object on stdout, also when the verb fails:
+The envelope is one JSON object on stdout, also when the verb fails:
 
     {"schema": "boltseal.VERB/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
 
-Each error is {"code", "message"}; the code of a defect of boltseal is INTERNAL. A verb opens an `Answer`, adds results as it goes, and leaves the block; text is
-printed by the verb itself, `--json` by leaving.
+Each error is {"code", "message"}; the code of a defect of boltseal is INTERNAL. A verb opens an `Answer`, adds results
+as it goes, and leaves the block; text is printed by the verb itself, `--json` by leaving.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, flags_of
 def config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Show every setting, and where its value came from.
 
-    The default, the file, a variable or a flag. What a server would start with now. Passwords and keys are never settings; they stay in the keys' folder.
+    The default, the file, a variable or a flag. What a server would start with now. Passwords and keys are never
+    settings; they stay in the keys' folder.
     """
     with Answer("config", as_json=as_json) as answer:
         from boltseal.config import load_and_tell

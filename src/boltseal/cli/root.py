@@ -1,6 +1,6 @@
 """The table of verbs, and the outermost shell that turns every way to end into an exit code and at most one line.
 
-Exit codes (CONTRACTS 8): 0 holds, 1 does not hold, 2 usage, 3 could not check or a defect, 130 interrupted. A traceback
+Exit codes: 0 holds, 1 does not hold, 2 usage, 3 could not check or a defect, 130 interrupted. A traceback
 is shown only with `--debug` or BOLTSEAL_DEBUG.
 """
 

@@ -1,6 +1,6 @@
 """What may happen to a name: the seal's rule, as a function of the name's state and what is asked.
 
-The rule (CONTRACTS 1), in the order in which it is judged:
+The rule (promise 1), in the order in which it is judged:
 
 1. A name that was ever sealed is bound: it means that manifest or nothing. The same manifest changes nothing while the
    name is there, and brings the name back when it was deleted. Any other is refused.

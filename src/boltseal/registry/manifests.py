@@ -5,7 +5,7 @@ The steps of a push, in order:
 1. The bytes are parsed and their digest compared with the one in the address; nothing is read from the store.
 2. In the transaction: a digest keeps the media type that it was first pushed with.
 3. Manifest, bytes and links are written if they are not there.
-4. The door is asked for each tag. One refusal undoes everything: a refused push adds no row (CONTRACTS 1).
+4. The door is asked for each tag. One refusal undoes everything: a refused push adds no row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes in and comes out of the registry's four doors (pulls, manifests, uploads, deletes): values only.
+"""What goes in and comes out of the registry's parts (pulls, manifests, uploads, deletes): values only.
 
 Rules kept here: every value is frozen, holds parsed types (a digest is a `Digest`, never a loose text) and
 knows nothing of HTTP, SQL or files. Who decides what they hold is in the modules next door.

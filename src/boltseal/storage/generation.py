@@ -9,8 +9,9 @@ The one writer (it holds the database's write lock) makes the number odd before 
 COMMIT lets go of the write lock, so the file has a lock of its own from the first to the second: else the next writer's
 odd number would be made even by the one before, while its own COMMIT is still to come. Taken after the write lock
 always, and never waited for by whoever holds it. A process that dies in between leaves the number odd, which costs
-speed and nothing else (the kernel opens its lock); the next start or the next such transaction makes it even again. A reader tags what it caches with the number it read BEFORE it asked the database.
-Reading costs about 100 ns, a hundredth of a look-up.
+speed and nothing else (the kernel opens its lock); the next start or the next such transaction makes it even again.
+A reader tags what it caches with the number it read BEFORE it asked the database. Reading costs about 100 ns, a
+hundredth of a look-up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What repositories hold: manifests, blobs and the links between them. Plain reads and writes, no rule.
 
-Every question names a repository: a row of another one does not exist (CONTRACTS 2). Digests go in and come out as
+Every question names a repository: a row of another one does not exist (promise 13). Digests go in and come out as
 text, as they stand in the database; parsing and rules are the registry's.
 """
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from boltseal.storage.database import Transaction
 
-# What a manifest is made of, and what it merely speaks about (CONTRACTS 1, Closure). A foreign layer's bytes need not
-# be here, but if they are, a seal covers them.
+# What a manifest is made of, and what it merely speaks about (promise 6). A foreign layer's bytes need not be here, but
+# if they are, a seal covers them.
 CONTAINS: Final = ("child", "config", "layer", "foreign-layer")
 IN_AT_ONCE: Final = 500  # digests in one question; SQLite takes 32,766 values
 POINTS_AT: Final = ("subject", "signature-tag")

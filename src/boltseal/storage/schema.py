@@ -1,6 +1,6 @@
 """The tables of the metadata store, for SQLite and PostgreSQL alike.
 
-    repository   a name that was ever pushed to; everything below belongs to one repository (CONTRACTS 2)
+    repository   a name that was ever pushed to; everything below belongs to one repository (promise 13)
     manifest     what a repository holds by digest; `canonical` is the sha256 of the bytes, however they are addressed
     content      the manifest bytes, once for all repositories, exactly as pushed
     blob         which blobs a repository holds; the bytes lie in the blob store
