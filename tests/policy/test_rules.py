@@ -158,18 +158,13 @@ def test_keep_is_written_as_it_was_read(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "after_us", "protected"),
-    [
-        (FOREVER, 100_000 * DAY_US, True),
-        (DELETABLE, 0, False),
-        (Keep(1), DAY_US - 1, True),
-        (Keep(1), DAY_US, False),
-    ],
+    ("keep", "until_us"),
+    [(FOREVER, None), (DELETABLE, None), (Keep(1), 1000 + DAY_US), (Keep(365), 1000 + 365 * DAY_US)],
 )
-def test_keep_counts_from_the_sealing(keep: Keep, after_us: int, protected: bool) -> None:
+def test_keep_counts_from_the_sealing(keep: Keep, until_us: int | None) -> None:
     """A day is 24 hours, and the bytes are free at its end."""
 
-    assert keep.protects(1000, 1000 + after_us) is protected
+    assert keep.until(1000) == until_us
 
 
 @pytest.mark.parametrize(

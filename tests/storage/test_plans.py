@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.storage import ledger_store, metadata, sqlite, tag_table
+from boltseal.storage import metadata, sqlite, tag_table
 from boltseal.storage.schema import METADATA
 from tests.shop import SHOP
 
@@ -33,7 +33,6 @@ ASKED: dict[str, Callable[[Transaction], Any]] = {
     "manifest": lambda tx: metadata.find_manifest(tx, 1, DIGEST),
     "manifest bytes": lambda tx: metadata.manifest_bytes(tx, 1, DIGEST),
     "media types": lambda tx: metadata.media_types_of(tx, 1, DIGEST),
-    "spoken of": lambda tx: metadata.spoken_of(tx, 1, DIGEST),
     "parents": lambda tx: metadata.parents(tx, 1, DIGEST),
     "blob size": lambda tx: metadata.blob_size(tx, 1, DIGEST),
     "blob named": lambda tx: metadata.blob_named(tx, DIGEST),
@@ -44,7 +43,6 @@ ASKED: dict[str, Callable[[Transaction], Any]] = {
     "tagged bytes": lambda tx: metadata.tagged_bytes(tx.connection, SHOP, "1.4.2"),
     "a page of tags": lambda tx: metadata.tag_names(tx.connection, SHOP, "1.4.2", 100),
     "held manifests": lambda tx: metadata.held_manifests(tx.connection, SHOP, [DIGEST]),
-    "last entry": lambda tx: ledger_store.last_index(tx, SHOP, "1.4.2"),
     "remove blob": lambda tx: metadata.remove_blob(tx, 1, DIGEST),
 }
 

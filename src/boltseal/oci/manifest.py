@@ -98,11 +98,6 @@ class Link(NamedTuple):
     kind: LinkKind
     descriptor: Descriptor
 
-    @property
-    def needed(self) -> bool:
-        """Whether the image is incomplete without it: everything but foreign layers and the subject."""
-        return self.kind not in (LinkKind.FOREIGN_LAYER, LinkKind.SUBJECT)
-
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -49,7 +49,7 @@ class Decision:
 def decide(rules: RuleSet, repository: str, tag: str) -> Decision:
     """The first rule that matches the name. There always is one: the last built-in rule matches every name."""
     for rule in rules.user:
-        if rule.repository.pattern.fullmatch(repository) and rule.tag.pattern.fullmatch(tag):
+        if rule.matches(repository, tag):
             return Decision(rule)
     floating = BUILT_IN_FLOATING.get(tag)
     if floating is not None:

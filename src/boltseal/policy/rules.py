@@ -73,9 +73,12 @@ class Keep:
             return "forever"
         return f"{self.days}d" if self.days else "deletable"
 
-    def protects(self, sealed_us: int, now_us: int) -> bool:
-        """True while bytes sealed at `sealed_us` may not be deleted (both microseconds since the epoch)."""
-        return self.days is None or now_us < sealed_us + self.days * _DAY_US
+    def until(self, sealed_us: int) -> int | None:
+        """When the protection of bytes sealed at `sealed_us` ends by itself (both microseconds since the epoch).
+
+        None where no day is stated: what is kept for ever, and what is deletable.
+        """
+        return sealed_us + self.days * _DAY_US if self.days else None
 
 
 FOREVER: Final = Keep()

@@ -55,11 +55,6 @@ class Verdict(Enum):
     REFUSED_TOMBSTONE = auto()
     REFUSED_NOT_EXTENDED = auto()
 
-    @property
-    def refused(self) -> bool:
-        """Whether the push must not happen."""
-        return self in (Verdict.REFUSED_BOUND, Verdict.REFUSED_TOMBSTONE, Verdict.REFUSED_NOT_EXTENDED)
-
 
 def judge(state: NameState, pushed: Identity, mode: Mode, *, extends: bool) -> Verdict:
     """What pushing a manifest to a name comes to, under the rule's mode.

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from boltseal.registry.values import Actor, Conditions
     from boltseal.storage.database import Transaction
 
-_DAY_US: Final = 86_400_000_000
 _SHOWN_CONDITIONS: Final = 3
 
 
@@ -406,7 +405,7 @@ def _is_kept(row: TagRow, now_us: int) -> bool:
 
 def _sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
     """The row, bound to what it means. Of a name that is bound already only the keep changes: sealed is written once."""
-    until = None if not keep.days else now_us + keep.days * _DAY_US
+    until = keep.until(now_us)
     if row.sealed_digest is not None:
         return dataclasses.replace(row, keep=str(keep), keep_until_us=until)
     return dataclasses.replace(

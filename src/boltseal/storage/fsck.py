@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Examined", "Finding", "Progress", "Status", "examine"]
 
-DAY_US: Final = 86_400_000_000
 KEEP_SLACK_US: Final = 5 * 60 * 1_000_000
 """An entry's time may be ahead of the clock that a keep was counted from, by the sequencer's limit."""
 
@@ -182,12 +181,12 @@ def _tag_problems(row: RowMapping, said: NameSaid | None) -> Iterator[str]:
 
 def _keeps_until(until_us: int | None, said: NameSaid) -> bool:
     try:
-        days = Keep.parse(said.keep).days if said.keep else None
+        due_us = Keep.parse(said.keep).until(said.kept_us) if said.keep else None
     except RuleInvalid:
         return False
-    if not days:
+    if due_us is None:
         return until_us is None
-    return until_us is not None and abs(until_us - said.kept_us - days * DAY_US) <= KEEP_SLACK_US
+    return until_us is not None and abs(until_us - due_us) <= KEEP_SLACK_US
 
 
 def _sealed(tx: Transaction, notes: Notebook) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from boltseal.storage.schema import entry, ledger_head
 
@@ -36,9 +36,6 @@ _HEAD = select(
 ).with_for_update()
 _RAISE = update(ledger_head).values(size=bindparam("new_size"), last_time_us=bindparam("new_time"))
 _APPEND = insert(entry)
-_LAST_OF = select(func.max(entry.c.idx)).where(
-    entry.c.repository == bindparam("repository"), entry.c.tag == bindparam("tag")
-)
 
 
 def head(tx: Transaction) -> Head | None:
@@ -64,12 +61,6 @@ def append(tx: Transaction, index: int, *, time_us: int, kind: str, repository: 
 def set_rules(tx: Transaction, rules: str) -> None:
     """Remember which rules the ledger last recorded."""
     tx.connection.execute(update(ledger_head).values(rules=rules))
-
-
-def last_index(tx: Transaction, repository: str, tag: str) -> int:
-    """The index of the last entry of a name, or -1."""
-    found: int | None = tx.connection.execute(_LAST_OF, {"repository": repository, "tag": tag}).scalar_one()
-    return -1 if found is None else found
 
 
 def lines(connection: Connection, start_index: int = 0, batch: int = 1000) -> Iterator[tuple[int, bytes]]:

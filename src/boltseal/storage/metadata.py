@@ -253,12 +253,6 @@ def digests(tx: Transaction, which: Select[str]) -> set[str]:
     return set(tx.connection.execute(which).scalars())
 
 
-def spoken_of(tx: Transaction, repository_id: int, digest: str) -> set[str]:
-    """What a manifest itself points at as its subject or by its signature tag."""
-    query = select(link.c.child).where(link.c.repository_id == repository_id, link.c.parent == digest)
-    return digests(tx, query.where(link.c.kind.in_(POINTS_AT)))
-
-
 def parents(tx: Transaction, repository_id: int, digest: str) -> set[str]:
     """The manifests that contain this one, or this blob."""
     query = select(link.c.parent).where(link.c.repository_id == repository_id, link.c.child == digest)
