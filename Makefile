@@ -11,7 +11,7 @@ PATHS := src tests scripts $(wildcard bench)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve demo check test soak bench lock clean
+.PHONY: help venv serve demo check check-style check-pure check-fast test soak bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -32,12 +32,20 @@ demo: $(VENV)/.runs  ## a published tag holds: the story in a minute, without Do
 	@$(BIN)/python scripts/demo.py
 
 check: $(VENV)/.works  ## format, lint, types, floors and the fast tests; under a minute
+	@$(MAKE) --no-print-directory --output-sync=target -j3 check-style check-pure check-fast
+
+check-style: $(VENV)/.works
 	@$(BIN)/ruff format --check --quiet $(PATHS) || { echo 'mend it with: $(BIN)/ruff format $(PATHS)' >&2; exit 1; }
 	@$(BIN)/ruff check --quiet $(PATHS)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+# The pure rooms keep every branch tested.
+check-pure: $(VENV)/.works
 	@$(BIN)/python -m coverage run -m pytest -q -m "not slow and not real" $(PURE)
 	@$(BIN)/python -m coverage report
+
+check-fast: $(VENV)/.works
 	@$(BIN)/python -m pytest -q -n auto -m "not slow and not real" $(PURE:%=--ignore=%)
 
 test: $(VENV)/.works  ## every test, real clients included; installs what they need when root; under twenty minutes
