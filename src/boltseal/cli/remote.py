@@ -100,6 +100,11 @@ def repository_only(text: str) -> Reference:
     return reference
 
 
+def in_daemon(place: Place) -> str | None:
+    """The name of a place's image within it; an archive that a daemon gave holds one image, whatever it is called."""
+    return None if place.kind == "docker-daemon" else place.name
+
+
 def quota_in_words(registry: str, quota: Quota) -> str:
     """What is left of a registry's pull limit, as a person reads it."""
     window = f" in {quota.window_s // 3600} hours" if quota.window_s >= 3600 else ""

@@ -16,12 +16,14 @@ import typer
 from boltseal.cli import version
 from boltseal.cli.check import check
 from boltseal.cli.collect import collect
+from boltseal.cli.compare import compare
 from boltseal.cli.config import config
 from boltseal.cli.copy import copy
 from boltseal.cli.digest import digest
 from boltseal.cli.expire import expire
 from boltseal.cli.explain import explain
 from boltseal.cli.fsck import fsck
+from boltseal.cli.inspect import inspect
 from boltseal.cli.purge import purge
 from boltseal.cli.rules import rules
 from boltseal.cli.seal import seal
@@ -54,6 +56,8 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("check", check, f"boltseal check {_IMAGE}"),
     ("digest", digest, f"boltseal digest {_IMAGE}"),
     ("tags", tags, "boltseal tags localhost:5000/shop/app"),
+    ("inspect", inspect, f"boltseal inspect {_IMAGE}"),
+    ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
     ("version", version.version, "boltseal version --json"),
 )

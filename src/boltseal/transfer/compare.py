@@ -1,0 +1,175 @@
+"""Are two images the same, and if not, what differs and why.
+
+From the strongest to the weakest, the first that holds decides:
+
+1. same manifest: every byte is the same, signatures of the one hold for the other.
+2. same config: the same image ID and, by the config's diff_ids, the same files; only the wrapping differs: layers
+   compressed again, other media types, other annotations. What was signed was the other wrapping. Layers are not
+   unpacked: a wrapping that lies about its config is found by whoever pulls it.
+3. same files: the same diff_ids for the same platform, and another config (labels, command, time of the build).
+4. another image; or the same for one platform of several, which is said.
+
+An index is compared platform by platform. It is a pure function of documents, except that they are fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest
+from boltseal.oci.mediatype import MANIFEST_TYPES
+from boltseal.oci.platform import Platform
+from boltseal.transfer.holders import Source
+from boltseal.transfer.image import ImageConfig, image_config
+
+_UNKNOWN: Final = "unknown/unknown"
+
+
+class Sameness(StrEnum):
+    """How far two images are the same."""
+
+    MANIFEST = "same-manifest"
+    CONFIG = "same-config"
+    FILES = "same-files"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two, read: its digest, its manifest, its config, and of an index the children by platform."""
+
+    digest: Digest
+    manifest: Manifest
+    config: ImageConfig | None
+    children: Mapping[str, Side]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What was found: in one word, and every difference as a sentence."""
+
+    sameness: Sameness
+    reasons: tuple[str, ...]
+
+
+async def read_side(source: Source, digest: Digest) -> Side:
+    """Read what has to be known of one of the two."""
+    manifest = await source.manifest(digest)
+    children = {}
+    for child in manifest.manifests:
+        platform = str(child.platform or Platform())
+        if child.media_type in MANIFEST_TYPES and platform != _UNKNOWN:
+            children[platform or child.digest.short] = await read_side(source, child.digest)
+    return Side(digest, manifest, await image_config(source, manifest), children)
+
+
+def compare(a: Side, b: Side) -> Compared:
+    """What is the same of A and B. The sentences speak of them by these letters."""
+    if a.digest == b.digest:
+        return Compared(Sameness.MANIFEST, ())
+    if a.manifest.is_index and b.manifest.is_index:
+        return _indexes(a, b)
+    if a.manifest.is_index or b.manifest.is_index:
+        return _index_and_image(a, b)
+    return _images(a, b)
+
+
+def _images(a: Side, b: Side) -> Compared:
+    if a.config is None or b.config is None:
+        return Compared(Sameness.DIFFERENT, ("at least one of them is no image that runs, and their manifests differ",))
+    for letter, manifest, config in (("A", a.manifest, a.config), ("B", b.manifest, b.config)):
+        if len(manifest.layers) != len(config.diff_ids):
+            told_of = f"{letter} has {len(manifest.layers)} layers and a config that knows {len(config.diff_ids)}"
+            return Compared(Sameness.DIFFERENT, (f"{told_of}: it is no image",))
+    if a.config.raw == b.config.raw:
+        return Compared(Sameness.CONFIG, tuple(_wrapping(a.manifest, b.manifest)))
+    if a.config.platform != b.config.platform:
+        reason = f"other platform: A is for {a.config.platform or 'none'}, B for {b.config.platform or 'none'}"
+        return Compared(Sameness.DIFFERENT, (reason,))
+    told = tuple(_told(a.config, b.config))
+    if a.config.diff_ids == b.config.diff_ids:
+        return Compared(Sameness.FILES, (*told, *_wrapping(a.manifest, b.manifest)))
+    return Compared(Sameness.DIFFERENT, (_layers(a.config.diff_ids, b.config.diff_ids), *told))
+
+
+def _indexes(a: Side, b: Side) -> Compared:
+    reasons, worst = [], Sameness.MANIFEST
+    for only, there, missing in ((a, "A", b), (b, "B", a)):
+        lacking = [platform for platform in only.children if platform not in missing.children]
+        if lacking:
+            reasons.append(f"only {there} has {', '.join(lacking)}")
+            worst = Sameness.DIFFERENT
+    order = list(Sameness)
+    for platform, side in a.children.items():
+        other = b.children.get(platform)
+        if other is not None:
+            found = compare(side, other)
+            worst = max(worst, found.sameness, key=order.index)
+            reasons += [f"{platform}: {reason}" for reason in found.reasons]
+    if worst is Sameness.MANIFEST:  # every platform is, so only what stands around them differs
+        reasons.append(
+            "the same images for every platform; the indexes differ in media type, annotations or attestations"
+        )
+        worst = Sameness.CONFIG if a.children else Sameness.DIFFERENT
+    return Compared(worst, tuple(reasons))
+
+
+def _index_and_image(a: Side, b: Side) -> Compared:
+    index, image, one, other = (a, b, "B", "A") if a.manifest.is_index else (b, a, "A", "B")
+    for platform, child in index.children.items():
+        found = compare(child, image)
+        if found.sameness in (Sameness.MANIFEST, Sameness.CONFIG):
+            how = "is" if found.sameness is Sameness.MANIFEST else "has the config of"
+            reason = f"{one} {how} the image for {platform} of {other}, which has {len(index.children)} platforms"
+            return Compared(Sameness.DIFFERENT, (reason, *found.reasons))
+    platforms = ", ".join(index.children) or "none"
+    return Compared(
+        Sameness.DIFFERENT, (f"{other} is an index of images for {platforms}; {one} is one image, and none of them",)
+    )
+
+
+def _wrapping(a: Manifest, b: Manifest) -> list[str]:
+    """Why two manifests of one config are not the same bytes."""
+    reasons = []
+    if a.media_type != b.media_type:
+        reasons.append(f"other media type: A is {a.media_type}, B is {b.media_type}")
+    if [layer.digest for layer in a.layers] != [layer.digest for layer in b.layers]:
+        changed = sum(left.digest != right.digest for left, right in zip(a.layers, b.layers, strict=False))
+        size_a, size_b = (sum(layer.size for layer in each.layers) for each in (a, b))
+        reasons.append(
+            f"{changed} of {len(a.layers)} layers compressed again: A has {size_a} bytes, B {size_b}; "
+            "that they unpack to what the config says was not looked at"
+        )
+    elif [layer.media_type for layer in a.layers] != [layer.media_type for layer in b.layers]:
+        reasons.append("the layers are the same bytes under other media types")
+    if a.annotations != b.annotations:
+        reasons.append("the manifests' annotations differ")
+    if a.subject != b.subject:
+        reasons.append("they refer to different subjects")
+    return reasons or ["the manifests are written differently and say the same"]
+
+
+def _told(a: ImageConfig, b: ImageConfig) -> list[str]:
+    """What differs in two configs beside the layers."""
+    reasons = []
+    if a.created != b.created:
+        reasons.append(f"created: A {a.created or 'not said'}, B {b.created or 'not said'}")
+    labels = sorted(name for name in {*a.labels, *b.labels} if a.labels.get(name) != b.labels.get(name))
+    if labels:
+        reasons.append(f"labels differ: {', '.join(labels)}")
+    if a.command != b.command:
+        reasons.append("they run another command")
+    if a.user != b.user:
+        reasons.append(f"user: A {a.user or 'root'}, B {b.user or 'root'}")
+    return reasons or ["the configs differ (history, environment, or how they are written)"]
+
+
+def _layers(a: tuple[str, ...], b: tuple[str, ...]) -> str:
+    same = 0
+    while same < min(len(a), len(b)) and a[same] == b[same]:
+        same += 1
+    return f"other files: the first {same} layers are the same, then A has {len(a) - same} and B {len(b) - same} others"

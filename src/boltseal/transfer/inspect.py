@@ -1,0 +1,84 @@
+"""Everything there is to see of an image without pulling it: platforms, labels, layers, base, signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from boltseal.errors import NotFound
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest
+from boltseal.oci.mediatype import MANIFEST_TYPES
+from boltseal.oci.platform import Platform
+from boltseal.transfer.copy import SIGNATURE_SUFFIXES
+from boltseal.transfer.holders import PlaceNotFound, Source
+from boltseal.transfer.image import ImageConfig, image_config
+
+BASE_NAME: Final = "org.opencontainers.image.base.name"
+BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
+_UNKNOWN: Final = "unknown/unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """One image. `platforms` of an index; `chosen` is the platform that config and layers are of, "" for a plain image.
+
+    `base`: what its annotations or labels say it was built from, as (name, digest), each perhaps "".
+    """
+
+    digest: Digest
+    manifest: Manifest
+    platforms: Mapping[str, Digest]
+    chosen: str
+    image: Manifest
+    config: ImageConfig | None
+    base: tuple[str, str]
+    referrers: tuple[Descriptor, ...]
+    signatures: Mapping[str, Digest]
+
+
+async def inspect(source: Source, name: str | None, platform: str | None) -> Inspected:
+    """Look at an image; of an index at the one for `platform`, else linux/amd64, else the first. PlaceNotFound."""
+    digest = await source.resolve(name)
+    manifest = await source.manifest(digest)
+    platforms = {
+        str(child.platform or Platform()) or child.digest.short: child.digest
+        for child in manifest.manifests
+        if child.media_type in MANIFEST_TYPES and str(child.platform) != _UNKNOWN
+    }
+    chosen, image = "", manifest
+    if platforms:
+        chosen = platform or ("linux/amd64" if "linux/amd64" in platforms else next(iter(platforms)))
+        if chosen not in platforms:
+            raise PlaceNotFound(
+                f"{source.title}: {digest.short} has no image for {chosen}; it has {', '.join(platforms)}"
+            )
+        image = await source.manifest(platforms[chosen])
+    config = await image_config(source, image)
+    labels = {} if config is None else config.labels
+    said = {**labels, **manifest.annotations, **image.annotations}
+    return Inspected(
+        digest,
+        manifest,
+        platforms,
+        chosen,
+        image,
+        config,
+        (said.get(BASE_NAME, ""), said.get(BASE_DIGEST, "")),
+        await source.referrers(digest),
+        await _signatures(source, digest),
+    )
+
+
+async def _signatures(source: Source, digest: Digest) -> dict[str, Digest]:
+    """What stands under the tags of the signature tools."""
+    found = {}
+    for suffix in SIGNATURE_SUFFIXES:
+        tag = f"{digest.algorithm}-{digest.hex[:64]}{suffix}"
+        try:
+            found[tag] = await source.resolve(tag)
+        except NotFound:
+            continue
+    return found

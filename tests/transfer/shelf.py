@@ -1,0 +1,46 @@
+"""A source that holds a few documents in memory; they are named by their place, 0, 1, ..."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest, parse_manifest
+from boltseal.transfer.holders import PlaceNotFound
+from tests.images import Document
+
+
+class Shelf:
+    """A source, as `transfer.holders.Source` has it."""
+
+    title = "shelf"
+
+    def __init__(self, *documents: Document) -> None:
+        self._top = documents
+        self._manifests = {each.digest: each for document in documents for each in _all(document)}
+        self._blobs = {blob.digest: blob.data for each in self._manifests.values() for blob in each.blobs}
+
+    async def resolve(self, name: str | None) -> Digest:
+        if name is None or not name.isdecimal():
+            raise PlaceNotFound(f"shelf has no {name}")
+        return Digest.parse(self._top[int(name)].digest)
+
+    async def manifest(self, digest: Digest) -> Manifest:
+        document = self._manifests[str(digest)]
+        return parse_manifest(document.raw, document.media_type)
+
+    async def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
+        yield self._blobs[str(descriptor.digest)]
+
+    async def names(self) -> list[str]:
+        return [str(number) for number in range(len(self._top))]
+
+    async def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
+        return ()
+
+
+def _all(document: Document) -> Iterator[Document]:
+    yield document
+    for child in document.children:
+        yield from _all(child)

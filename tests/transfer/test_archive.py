@@ -1,0 +1,155 @@
+"""Docker's archives: of every age, damaged ones, and what is written."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
+from boltseal.transfer.compare import Sameness, compare, read_side
+from boltseal.transfer.copy import Copier
+from boltseal.transfer.holders import ContentDamaged, PlaceInvalid, PlaceNotFound, TagTaken
+from tests.images import image, index
+from tests.transfer.ends import layout
+from tests.transfer.shelf import Shelf
+
+NAME = "docker.io/shop/app:1.4.2"
+
+
+def write(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
+    return path
+
+
+def old_archive(path: Path, *, change: bytes = b"") -> Path:
+    """An archive as Docker wrote it before it knew OCI; its second layer is a link to the first."""
+    app = image("app")
+    tar = gzip.decompress(app.layers[0].data)
+    config = json.loads(app.config.data)
+    config["rootfs"]["diff_ids"] *= 2
+    listed = [{"Config": "c.json", "RepoTags": ["shop/app:1.4.2"], "Layers": ["a/layer.tar", "b/layer.tar"]}]
+    files = {"c.json": json.dumps(config).encode(), "manifest.json": json.dumps(listed).encode()}
+    return write(path, files | {"a/layer.tar": tar + change}, {"b/layer.tar": "../a/layer.tar"})
+
+
+async def test_an_old_archive_gives_an_image(tmp_path: Path) -> None:
+    """A manifest is made of its config and layers, the same one every time."""
+    old_archive(tmp_path / "old.tar")
+    first = await ArchiveSource.open(tmp_path / "old.tar", tmp_path)
+    second = await ArchiveSource.open(tmp_path / "old.tar", tmp_path)
+    digest = await first.resolve(NAME)
+    manifest = await first.manifest(digest)
+
+    assert await second.resolve(None) == digest
+    assert [layer.media_type for layer in manifest.layers] == ["application/vnd.oci.image.layer.v1.tar"] * 2
+    assert b"".join([piece async for piece in first.blob(manifest.layers[1])])
+
+
+async def test_a_layer_that_is_not_its_configs_is_refused(tmp_path: Path) -> None:
+    """What was changed inside the archive is found by the config's diff_ids."""
+    with pytest.raises(ContentDamaged, match="not the one its config names"):
+        await ArchiveSource.open(old_archive(tmp_path / "old.tar", change=b"\0"), tmp_path)
+
+
+async def test_there_and_back_keeps_the_digest(tmp_path: Path) -> None:
+    """What we write holds the manifest, and names for old Dockers and new ones."""
+    app = image("app", layer_count=2)
+    target = ArchiveTarget(tmp_path / "new.tar")
+    await Copier(Shelf(app), target).image("0", NAME)
+    await target.close(complete=True)
+    source = await ArchiveSource.open(tmp_path / "new.tar", tmp_path)
+    with tarfile.open(tmp_path / "new.tar") as tar:
+        listed = json.load(tar.extractfile("manifest.json") or io.BytesIO())
+
+    assert str(await source.resolve(NAME)) == app.digest
+    assert listed[0]["RepoTags"] == ["shop/app:1.4.2"]
+    assert len(listed[0]["Layers"]) == 2
+
+
+async def test_of_an_index_the_list_for_old_dockers_names_one_platform(tmp_path: Path) -> None:
+    """All platforms are in the archive, though the list can only name one."""
+    both = index(image("amd64"), image("arm64", architecture="arm64"))
+    target = ArchiveTarget(tmp_path / "new.tar")
+    await Copier(Shelf(both), target).image("0", NAME)
+    await target.close(complete=True)
+    source = await ArchiveSource.open(tmp_path / "new.tar", tmp_path)
+
+    assert len((await source.manifest(Digest.parse(both.digest))).manifests) == 2
+    side = await read_side(source, await source.resolve(None))
+    assert compare(side, side).sameness is Sameness.MANIFEST
+
+
+async def test_what_is_not_complete_leaves_nothing(tmp_path: Path) -> None:
+    """A copy that failed leaves no file behind, and an old one stays as it was."""
+    (tmp_path / "old.tar").write_bytes(b"precious")
+    with pytest.raises(TagTaken, match="--force"):
+        ArchiveTarget(tmp_path / "old.tar")
+    target = ArchiveTarget(tmp_path / "old.tar", force=True)
+    await target.close(complete=False)
+
+    assert [name for _, _, names in os.walk(tmp_path) for name in names] == ["old.tar"]
+    assert (tmp_path / "old.tar").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"no tar at all" * 100, "no tar archive"), (b"", "no tar archive")],
+)
+async def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes, words: str) -> None:
+    """Neither a traceback nor an empty image."""
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(PlaceInvalid, match=words):
+        await ArchiveSource.open(tmp_path / "x.tar", tmp_path)
+
+
+async def test_an_archive_of_something_else_is_said(tmp_path: Path) -> None:
+    """A tar archive without images, and one whose list names what is not there."""
+    with pytest.raises(PlaceInvalid, match="holds no image"):
+        await ArchiveSource.open(write(tmp_path / "x.tar", {"a": b"b"}), tmp_path)
+    listed = json.dumps([{"Config": "../../etc/passwd", "Layers": []}]).encode()
+    with pytest.raises(PlaceInvalid, match="does not hold it"):
+        await ArchiveSource.open(write(tmp_path / "y.tar", {"manifest.json": listed}), tmp_path)
+    with pytest.raises(PlaceNotFound):
+        await ArchiveSource.open(tmp_path / "nowhere.tar", tmp_path)
+
+
+async def test_names_that_lead_out_of_the_archive_lead_nowhere(tmp_path: Path) -> None:
+    """Of a layout in an archive only plain blobs under their digests are taken."""
+    files = {
+        "oci-layout": b"{}",
+        "index.json": b'{"schemaVersion":2,"manifests":[]}',
+        "../evil": b"x",
+        "blobs/sha256/../../evil": b"x",
+    }
+    folder = tmp_path / "in"
+    folder.mkdir()
+    await ArchiveSource.open(write(tmp_path / "x.tar", files), folder)
+
+    assert "evil" not in {name for _, _, names in os.walk(tmp_path) for name in names}
+
+
+async def test_a_layout_names_its_images(tmp_path: Path) -> None:
+    """With one image no name is needed; with two the miss says which there are."""
+    one, two = image("one"), image("two")
+    await Copier(Shelf(one), layout(tmp_path)).image("0", "one")
+    alone = await layout(tmp_path).resolve(None)
+    await Copier(Shelf(two), layout(tmp_path)).image("0", "two")
+
+    assert str(alone) == one.digest
+    with pytest.raises(PlaceNotFound, match="there is: one, two"):
+        await layout(tmp_path).resolve(None)

@@ -1,0 +1,162 @@
+"""Two images: the same, or what differs and why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import parse_manifest
+from boltseal.transfer.compare import Compared, Sameness, Side, compare, read_side
+from tests.images import (
+    DOCKER_CONFIG,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Blob,
+    Document,
+    artifact,
+    image,
+    index,
+    to_json,
+)
+from tests.transfer.shelf import Shelf
+
+
+async def side(document: Document) -> Side:
+    return await read_side(Shelf(document), Digest.parse(document.digest))
+
+
+async def compared(a: Document, b: Document) -> Compared:
+    return compare(await side(a), await side(b))
+
+
+def wrapped(document: Document, *layers: Blob, config: Blob | None = None, **more: Any) -> Document:
+    """The same image with other layers or another config."""
+    used = layers or document.layers
+    own = config or document.config
+    body = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": own.descriptor(),
+        "layers": [layer.descriptor() for layer in used],
+        **more,
+    }
+    return Document(to_json(body), OCI_MANIFEST, (own, *used))
+
+
+def with_config(document: Document, **changes: Any) -> Document:
+    body = {**json.loads(document.config.data), **changes}
+    return wrapped(document, config=Blob(to_json(body), OCI_CONFIG))
+
+
+async def test_the_same_bytes_are_the_same_image() -> None:
+    """Nothing differs, so nothing is said."""
+    assert await compared(image("app"), image("app")) == Compared(Sameness.MANIFEST, ())
+
+
+async def test_a_layer_that_was_compressed_again_is_the_same_image() -> None:
+    """The config, and so the image ID, is the same; the digest is another."""
+    app = image("app", layer_count=2)
+    again = Blob(gzip.compress(gzip.decompress(app.layers[0].data), compresslevel=1, mtime=7), OCI_LAYER)
+    found = await compared(app, wrapped(app, again, app.layers[1]))
+
+    assert found.sameness is Sameness.CONFIG
+    assert found.reasons[0].startswith("1 of 2 layers compressed again")
+
+
+async def test_another_media_type_is_the_same_image() -> None:
+    """Docker's manifest and OCI's of one image."""
+    docker = image("app", docker=True)
+    config = Blob(docker.config.data, OCI_CONFIG)
+    layers = [Blob(layer.data, OCI_LAYER) for layer in docker.layers]
+    found = await compared(docker, wrapped(docker, *layers, config=config))
+
+    assert docker.config.media_type == DOCKER_CONFIG
+    assert found.sameness is Sameness.CONFIG
+    assert found.reasons[0].startswith("other media type")
+
+
+async def test_annotations_are_named() -> None:
+    """A wrapping with a note on it."""
+    app = image("app")
+    found = await compared(app, wrapped(app, annotations={"note": "x"}))
+
+    assert (found.sameness, found.reasons) == (Sameness.CONFIG, ("the manifests' annotations differ",))
+
+
+async def test_another_build_of_the_same_files() -> None:
+    """Labels, time, command and user are named."""
+    app = image("app")
+    other = with_config(app, created="2026-01-01T00:00:00Z", config={"Labels": {"v": "2"}, "Cmd": ["x"], "User": "9"})
+    found = await compared(app, other)
+
+    assert found.sameness is Sameness.FILES
+    assert "labels differ: v" in found.reasons
+    assert "they run another command" in found.reasons
+    assert "user: A root, B 9" in found.reasons
+
+
+async def test_another_platform_is_said_before_all_else() -> None:
+    """Two architectures of one program are two images."""
+    found = await compared(image("app"), image("app", architecture="arm64"))
+
+    assert found.sameness is Sameness.DIFFERENT
+    assert found.reasons == ("other platform: A is for linux/amd64, B for linux/arm64",)
+
+
+async def test_where_the_files_part() -> None:
+    """How many layers are the same is said."""
+    short, long = image("app", layer_count=1), image("app", layer_count=3)
+    found = await compared(short, long)
+
+    assert found.sameness is Sameness.DIFFERENT
+    assert found.reasons[0] == "other files: the first 1 layers are the same, then A has 0 and B 2 others"
+
+
+async def test_an_image_that_is_one_platform_of_an_index() -> None:
+    """It is said of which."""
+    amd64, arm64 = image("app"), image("app", architecture="arm64")
+    found = await compared(index(amd64, arm64), arm64)
+    none = await compared(image("other"), index(amd64, arm64))
+
+    assert found.sameness is Sameness.DIFFERENT
+    assert found.reasons[0] == "B is the image for linux/arm64 of A, which has 2 platforms"
+    assert "none of them" in none.reasons[0]
+
+
+async def test_indexes_are_compared_by_platform() -> None:
+    """What only one of them has, what differs, and that only the index itself does."""
+    amd64, arm64 = image("app"), image("app", architecture="arm64")
+    fewer = await compared(index(amd64, arm64), index(amd64))
+    noted = await compared(index(amd64, arm64), index(amd64, arm64, annotations={"note": "x"}))
+    changed = await compared(index(amd64, arm64), index(amd64, image("new", architecture="arm64")))
+
+    assert fewer.reasons == ("only A has linux/arm64",)
+    assert noted.sameness is Sameness.CONFIG
+    assert changed.sameness is Sameness.DIFFERENT
+    assert changed.reasons[0].startswith("linux/arm64: other files")
+
+
+async def test_what_is_no_image_is_only_compared_by_digest() -> None:
+    """SBOMs have no layers to speak of."""
+    found = await compared(artifact("one"), artifact("two"))
+
+    assert found.sameness is Sameness.DIFFERENT
+
+
+def test_the_builders_make_what_the_parser_takes() -> None:
+    """The documents of these tests are manifests."""
+    app = image("app")
+
+    assert parse_manifest(wrapped(app).raw, OCI_MANIFEST).config is not None
+
+
+async def test_layers_that_are_not_the_configs_are_no_image() -> None:
+    """A config with another number of layers beside it proves nothing of their files."""
+    app = image("app", layer_count=2)
+    found = await compared(app, wrapped(app, app.layers[0]))
+
+    assert found.sameness is Sameness.DIFFERENT
+    assert "B has 1 layers and a config that knows 2" in found.reasons[0]

@@ -1,0 +1,38 @@
+"""The words for a place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import Invalid
+from boltseal.transfer.places import Place, PlaceKind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "where", "name"),
+    [
+        ("ubuntu", PlaceKind.REGISTRY, "docker.io/library/ubuntu", None),
+        ("localhost:5000/shop/app:1.4.2", PlaceKind.REGISTRY, "localhost:5000/shop/app", "1.4.2"),
+        ("oci:images:1.4.2", PlaceKind.LAYOUT, "images", "1.4.2"),
+        ("oci:/a/b", PlaceKind.LAYOUT, "/a/b", None),
+        ("oci:/a:5000/b", PlaceKind.LAYOUT, "/a:5000/b", None),
+        ("docker-archive:app.tar", PlaceKind.ARCHIVE, "app.tar", None),
+        ("docker-archive:app.tar:shop/app", PlaceKind.ARCHIVE, "app.tar", "docker.io/shop/app:latest"),
+        ("docker-daemon:shop/app:1.4.2", PlaceKind.DAEMON, "docker.io/shop/app", "1.4.2"),
+    ],
+)
+def test_a_place_is_read_as_skopeo_reads_it(text: str, kind: PlaceKind, where: str, name: str | None) -> None:
+    """Kind, place and name within it."""
+    place = Place.parse(text)
+
+    assert (place.kind, place.name) == (kind, name)
+    assert (place.path == Path(where)) if place.reference is None else (place.reference.name == where)
+
+
+@pytest.mark.parametrize("text", ["oci:", "docker-archive:", "docker-daemon:", "oci:dir:-bad-", "https://x/y"])
+def test_what_names_no_place_is_usage(text: str) -> None:
+    """Refused with what was expected."""
+    with pytest.raises(Invalid):
+        Place.parse(text)
