@@ -28,6 +28,8 @@ from starlette.routing import Route
 
 from boltseal.api.asgi import DistributionApi
 from boltseal.api.gate import Gate
+from boltseal.api.metrics import Metrics
+from boltseal.api.observer import Observer, Write
 from boltseal.api.settings import ApiSettings
 from boltseal.api.token import TokenService
 from boltseal.errors import BoltsealError
@@ -46,6 +48,7 @@ from boltseal.storage.fsck import Examined, Progress, examine
 from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
 from boltseal.storage.room import Room
+from boltseal.storage.totals import RunFolder
 from boltseal.storage.users import UserFile
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], int]
 
+METRICS_PATH: Final = "/metrics"
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
 READ_ONLY: Final = "this registry is read-only at present: pulls go on, nothing can be pushed or deleted"
@@ -121,7 +125,9 @@ def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
 class Application(Starlette):
     """Everything a worker answers. The distribution API stands before Starlette's routing, as every pull waits for it."""
 
-    def __init__(self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None, observer: Observer
+    ) -> None:
         routes = [Route("/healthz", _healthz), Route("/readyz", self._readyz)]
         super().__init__(routes=routes, lifespan=self._run)
         self._settings = settings
@@ -132,6 +138,8 @@ class Application(Starlette):
         self._api: DistributionApi | None = None
         self._token_service: TokenService | None = None
         self._logins: Logins | None = None
+        self._observer = observer
+        self._metrics: Metrics | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the lifespan."""
@@ -139,6 +147,8 @@ class Application(Starlette):
             await self._api(scope, receive, send)
         elif self._token_service is not None and scope["type"] == "http" and scope["path"] == TOKEN_PATH:
             await self._token_service(scope, receive, send)
+        elif self._metrics is not None and scope["type"] == "http" and scope["path"] == METRICS_PATH:
+            await self._metrics(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -155,7 +165,8 @@ class Application(Starlette):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
-            yield
+            async with self._observer.running():
+                yield
         finally:
             self._api = None
             janitor.cancel()
@@ -176,7 +187,19 @@ class Application(Starlette):
             read_only=_read_only(settings),
         )
         self._token_service = TokenService(gate)
-        self._api = DistributionApi(registry, api_settings, gate)
+        self._api = DistributionApi(registry, api_settings, gate, self._observer)
+        self._observer.lines_wanted = bool(server.access_log)
+        local = "admins" if server.behind_proxy else "local"
+        self._metrics = Metrics(self._observer, gate, self._gauges, "everybody" if server.public_metrics else local)
+
+    def _gauges(self) -> dict[str, tuple[str, float]]:
+        data = self._settings.server.data
+        free = Room(data, 0).free_bytes()
+        uploads = sum(1 for _ in (data / "uploads").iterdir())
+        return {
+            "boltseal_disk_free_bytes": ("Free space under the data folder", free),
+            "boltseal_uploads_open": ("Upload sessions that were begun and not ended", uploads),
+        }
 
     def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
         """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
@@ -224,12 +247,20 @@ class Application(Starlette):
         return JSONResponse(told, status_code=503 if found.blockers else 200)
 
 
-def create_app(settings: Settings, *, clock: Clock = now_us, reload: Callable[[], Settings] | None = None) -> Starlette:
+def create_app(
+    settings: Settings,
+    *,
+    clock: Clock = now_us,
+    reload: Callable[[], Settings] | None = None,
+    access_log: Write | None = None,
+    run: Path | None = None,
+) -> Starlette:
     """The application of one process. Its lifespan opens `settings.server.data` and closes it.
 
-    `reload`: reads the settings again at SIGHUP; None leaves the signal alone.
+    `reload`: reads the settings again at SIGHUP; None leaves the signal alone. `access_log`: takes the lines of the access log.
+    `run`: the folder through which the workers of one server sum up their metrics; see `storage.totals`.
     """
-    return Application(settings, clock, reload)
+    return Application(settings, clock, reload, Observer(access_log, None if run is None else RunFolder(run)))
 
 
 async def _janitor(blobs: LocalBlobs, clock: Clock, read_only: Callable[[], bool]) -> None:

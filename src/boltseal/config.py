@@ -40,7 +40,7 @@ from boltseal.policy.rules import RuleInvalid, RuleSet, parse_rules
 
 DEFAULT_FILE: Final = Path("/etc/boltseal/boltseal.toml")
 
-LIVE_SERVER: Final = ("access_log", "read_only", "disk_reserve_bytes")
+LIVE_SERVER: Final = ("access_log", "public_metrics", "read_only", "disk_reserve_bytes")
 """What of `[server]` a running server takes over at SIGHUP, beside rules and grants; the rest needs a restart."""
 AT_START_AUTH: Final = ("htpasswd",)
 """What of `[auth]` it does not."""
@@ -152,6 +152,7 @@ class ServerSettings(_Table):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
     access_log: bool = True
+    public_metrics: bool = False
     read_only: bool = False
     disk_reserve_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(64 * _MIB)
 

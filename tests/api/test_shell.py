@@ -60,7 +60,7 @@ async def test_what_is_unforeseen_is_a_500_without_its_reason() -> None:
 
     assert answer.status == 500
     assert INSIDE not in answer.body.decode() + str(answer.headers)
-    assert re.search(rb"under [0-9a-f]{16}\"", answer.body)
+    assert re.search(rb"under [0-9a-f]{10}-[0-9a-f]+\"", answer.body)
     assert answer.headers["x-request-id"].encode() in answer.body
 
 

@@ -8,9 +8,9 @@ There is no routing by pattern and no request object in between: this is what ev
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
+from time import perf_counter
 from typing import Any, Final, TypeAlias
 
 import structlog
@@ -28,6 +28,7 @@ from boltseal.api.gate import Gate
 from boltseal.api.listings import ListingRoutes
 from boltseal.api.locations import Locations
 from boltseal.api.manifests import ManifestRoutes
+from boltseal.api.observer import Observer
 from boltseal.api.paths import (
     Base,
     BlobAt,
@@ -59,7 +60,8 @@ _log = structlog.get_logger(__name__)
 class DistributionApi:
     """The registry over HTTP, OCI distribution-spec 1.1.1 and what its main branch adds. Not for lifespan events."""
 
-    def __init__(self, registry: Registry, settings: ApiSettings, gate: Gate) -> None:
+    def __init__(self, registry: Registry, settings: ApiSettings, gate: Gate, observer: Observer | None = None) -> None:
+        self._observer = observer or Observer()
         self._locations = Locations(settings.public_url)
         self._table = _table(registry, settings, self._locations, gate)
         self._gate = gate
@@ -68,31 +70,36 @@ class DistributionApi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        call = Call(scope, receive)
+        started = perf_counter()
+        call = Call(scope, receive, self._observer.next_id())
         try:
             answer = await self._answer(call)
         except BoltsealError as error:
             answer = self._refusal(call, error)
         except ClientGone:
+            self._observer.note(call, None, started)
             return
         except Exception:  # noqa: BLE001 - the outermost shell: nothing unforeseen leaves as it is
             answer = _defect(call)
+        answer.headers = (*answer.headers, (b"x-request-id", call.id.encode("ascii")))
         try:
             await answer.send(scope, receive, send)
+            if scope["method"] not in _READS:
+                await call.take_leave()
         except OSError:
-            return  # how a server says that the client has left
+            pass  # how a server says that the client has left
         except Exception:  # noqa: BLE001 - headers are out: all that is left to say is a connection that breaks
             _log.exception("answer broken off", method=call.method, path=_shown(scope))
-            return
-        if call.method not in _READS:
-            await call.take_leave()
+        self._observer.note(call, answer, started)
 
     async def _answer(self, call: Call) -> Answer:
         scope = call.scope
         target = self._parse(_raw_path(scope))
         if target is None:
             raise RouteUnknown(f"{quote(_shown(scope))} is nothing this registry has; the API is under /v2/")
-        methods = self._table[type(target)]
+        kind = type(target)
+        call.route = kind.__name__
+        methods = self._table[kind]
         handler = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         if handler is None:
             allowed = _allowed(methods)
@@ -109,6 +116,7 @@ class DistributionApi:
         if isinstance(error, TagInvalid) and call.method in _READS:
             # The spec has 404 for a manifest that can't be found, also under a name that no push could have given.
             error = NoSuchTag(f"there is no such manifest: {error.message}")
+        self._observer.totals.refusal(type(error).__name__)
         extra = self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
         answer = refusal(error, self._allow(call) if isinstance(error, SealedDelete) else extra)
         if answer.status >= 500:
@@ -165,7 +173,6 @@ def _shown(scope: Scope) -> str:
 
 def _defect(call: Call) -> Answer:
     """The answer to a request that found a defect of ours. Called where the exception is being handled."""
-    number = secrets.token_hex(8)
-    _log.exception("defect", request_id=number, method=call.method, path=_shown(call.scope))
-    message = f"this registry failed on the request; its log has the reason under {number}"
-    return failure(500, ErrorCode.UNSUPPORTED, message, ((b"x-request-id", number.encode()),))
+    _log.exception("defect", request_id=call.id, method=call.method, path=_shown(call.scope))
+    message = f"this registry failed on the request; its log has the reason under {call.id}"
+    return failure(500, ErrorCode.UNSUPPORTED, message)

@@ -100,12 +100,15 @@ class Body:
 class Call:
     """One request. Header names are lower-case bytes, as ASGI gives them; values are text.
 
-    `caller` and `actor`: who sends it, once the gate has said so.
+    `caller` and `actor`: who sends it, once the gate has said so. `id`: its number, for the log and for the client.
+    `route`: the kind of place it is about, a word of a small set.
     """
 
-    __slots__ = ("_body", "_query", "actor", "caller", "receive", "scope")
+    __slots__ = ("_body", "_query", "actor", "caller", "id", "receive", "route", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, request_id: str = "") -> None:
+        self.id = request_id
+        self.route = "unknown"
         self.scope = scope
         self.receive = receive
         self.caller: Caller = NOBODY
@@ -119,6 +122,11 @@ class Call:
         if self._body is None:
             self._body = Body(self.receive)
         return self._body
+
+    @property
+    def received_bytes(self) -> int:
+        """How much of the body has been taken so far."""
+        return 0 if self._body is None else self._body.received
 
     @property
     def method(self) -> str:

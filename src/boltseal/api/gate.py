@@ -63,7 +63,7 @@ class Gate:
         """Who acts, if they may. LoginNeeded, RightMissing, LoginWrong, TokenInvalid, ..."""
         authorization = call.header(b"authorization")
         if authorization is None and not self.access.required():
-            self._refuse_other_hosts(call)
+            self.refuse_other_hosts(call)
             return ANONYMOUS
         caller = await self.recognise(call, authorization)
         call.caller = caller
@@ -76,7 +76,8 @@ class Gate:
                     raise LoginNeeded("this registry tells callers apart: ask its token service first")
                 return self.access.check_any(caller)
 
-    def _refuse_other_hosts(self, call: Call) -> None:
+    def refuse_other_hosts(self, call: Call) -> None:
+        """On loopback without users, only who asks this machine by a name of its own. HostRefused."""
         host = call.header(b"host")
         if self._open_to is None or host is None:  # no browser leaves it out
             return

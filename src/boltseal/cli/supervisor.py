@@ -38,8 +38,11 @@ from boltseal.cli import logs
 from boltseal.config import ListenAddress, Settings
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.storage.certificate import check_certificate
+from boltseal.storage.totals import RunFolder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from starlette.types import ASGIApp
 
 READ_BUFFER_BYTES: Final = 128 * 1024
@@ -120,6 +123,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
     )
     parent = os.getpid()
     in_force = settings
+    run = RunFolder.make(server.data)
     served = check_certificate(server.tls_cert, server.tls_key)
 
     def hangup() -> bool:
@@ -133,7 +137,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
         return changed
 
     def worker() -> ASGIApp:
-        return _worker(in_force, reload, parent, as_json=as_json)
+        return _worker(in_force, reload, parent, run, as_json=as_json)
 
     granian.on_hangup = hangup
     granian.on_startup(lambda: _when_listening(server.address, listening))
@@ -160,7 +164,7 @@ def _when_listening(address: ListenAddress, call: Callable[[], None]) -> None:
     threading.Thread(target=watch, name="boltseal-greets", daemon=True).start()
 
 
-def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, *, as_json: bool) -> ASGIApp:
+def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run: Path, *, as_json: bool) -> ASGIApp:
     """First thing that a worker runs: ties it to its parent, then builds the application."""
     _die_with(parent)
     # The parent's handlers came along with the fork and would swallow an end that is asked for during the start.
@@ -173,7 +177,8 @@ def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, *, 
 
     from boltseal.app import create_app
 
-    return create_app(settings, reload=reload)
+    write = logs.access_writer(settings.server.log_level, as_json=as_json)
+    return create_app(settings, reload=reload, access_log=write, run=run)
 
 
 def _die_with(parent: int) -> None:

@@ -1,0 +1,139 @@
+"""`GET /metrics` in the text format of Prometheus: the sums of all workers, and what the store looks like now.
+
+Who may read it: this machine, unless a proxy stands before us and makes everybody come from it; an admin of every
+repository; everybody where `[server] public_metrics` says so. Names of repositories never stand in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from boltseal import __version__
+from boltseal.api import caching, responses
+from boltseal.api.call import Call
+from boltseal.api.responses import Answer
+from boltseal.errors import BoltsealError, Denied, Unauthenticated
+from boltseal.policy.grants import Action
+from boltseal.storage.totals import LATENCY_BOUNDS_S, Totals
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+    from starlette.types import Receive, Scope, Send
+
+    from boltseal.api.gate import Gate
+    from boltseal.api.observer import Observer
+
+Gauges = Callable[[], dict[str, tuple[str, float]]]
+"""Name -> what it means, and its value now."""
+
+_EVERYWHERE: Final = "any/repository"
+
+
+class MetricsDenied(Denied):
+    """Somebody from elsewhere, who is no admin."""
+
+
+class Metrics:
+    """The endpoint. `gauges`: asked in a thread. `open_to`: "local", "everybody", or "admins" alone."""
+
+    def __init__(self, observer: Observer, gate: Gate, gauges: Gauges, open_to: str) -> None:
+        self._observer = observer
+        self._gate = gate
+        self._gauges = gauges
+        self._open_to = open_to
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        call = Call(scope, receive)
+        try:
+            await self._admit(call)
+            body = await asyncio.to_thread(self._exposition)
+        except BoltsealError as error:
+            challenge = self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
+            answer = responses.refusal(error, challenge)
+        else:
+            pairs = [
+                ("content-type", CONTENT_TYPE_LATEST),
+                ("content-length", str(len(body))),
+                ("cache-control", caching.NO_STORE),
+            ]
+            answer = Answer(200, (*responses.headers(pairs), responses.NOSNIFF), body)
+        await answer.send(scope, receive, send)
+
+    async def _admit(self, call: Call) -> None:
+        if self._open_to == "everybody":
+            return
+        authorization = call.header(b"authorization")
+        if authorization is not None and self._gate.access.required():
+            caller = await self._gate.recognise(call, authorization)
+            if Action.ADMIN in self._gate.access.allowed(caller, _EVERYWHERE):
+                return
+        if self._open_to == "local" and _is_loopback(call):
+            self._gate.refuse_other_hosts(call)
+            return
+        raise MetricsDenied("metrics are for this machine, for admins of every repository, or see public_metrics")
+
+    def _exposition(self) -> bytes:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Exposed(self._observer.all_totals(), self._gauges()))
+        return generate_latest(registry)
+
+
+class _Exposed(Collector):
+    """The numbers as families of the library."""
+
+    def __init__(self, totals: Totals, gauges: dict[str, tuple[str, float]]) -> None:
+        self._totals = totals
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family."""
+        yield from _requests(self._totals)
+        refusals = CounterMetricFamily("boltseal_refusals", "Requests refused, by reason", labels=["reason"])
+        for name, count in sorted(self._totals.refusals.items()):
+            refusals.add_metric([name], count)
+        yield refusals
+        for name, (means, value) in self._gauges.items():
+            yield GaugeMetricFamily(name, means, value=value)
+        build = GaugeMetricFamily("boltseal_build_info", "Which boltseal this is", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+
+
+def _requests(totals: Totals) -> Iterator[Metric]:
+    labels = ["method", "route"]
+    count = CounterMetricFamily("boltseal_requests", "Requests answered", labels=[*labels, "status"])
+    received = CounterMetricFamily("boltseal_received_bytes", "Bytes of bodies taken in", labels=labels)
+    sent = CounterMetricFamily("boltseal_sent_bytes", "Bytes of bodies answered", labels=labels)
+    latency = HistogramMetricFamily("boltseal_request_seconds", "From request to answer", labels=labels)
+    together: dict[tuple[str, str], Totals] = {}
+    for (method, route, status), sums in sorted(totals.requests.items(), key=lambda row: row[0]):
+        count.add_metric([method, route, str(status)], sums.count)
+        one = Totals()
+        one.requests[method, route, 0] = sums
+        together.setdefault((method, route), Totals()).add(one)
+    for (method, route), of_route in together.items():
+        (sums,) = of_route.requests.values()
+        received.add_metric([method, route], sums.bytes_in)
+        sent.add_metric([method, route], sums.bytes_out)
+        below, buckets = 0, []
+        for bound, inside in zip([*map(str, LATENCY_BOUNDS_S), "+Inf"], sums.buckets, strict=True):
+            below += inside
+            buckets.append((bound, below))
+        latency.add_metric([method, route], buckets, sums.seconds)
+    yield from (count, received, sent, latency)
+
+
+def _is_loopback(call: Call) -> bool:
+    host, _ = call.scope.get("client") or ("", 0)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,126 @@
+"""What this process has answered so far, as sums; and the run folder through which the workers of one server add theirs.
+
+    RUN/<pid>.<start>.json    the sums of one worker, replaced about once a second; they stay when the worker ends
+
+A counter of a metrics library would take longer than the look-up of a manifest, so a request adds to plain numbers here
+and the exposition (`api/metrics`) is made from the sums when somebody asks. Losing the last second of a killed worker is
+accepted; nothing else depends on these numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from bisect import bisect_left
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+
+LATENCY_BOUNDS_S: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
+"""Upper bounds of the histogram's buckets; one more has none."""
+
+
+Key: TypeAlias = tuple[str, str, int]
+"""What requests are told apart by: method, route, status. All three come from small fixed sets."""
+
+
+class Sums(msgspec.Struct):
+    """Requests of one key."""
+
+    count: int = 0
+    seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
+
+
+class _Row(msgspec.Struct):
+    method: str
+    route: str
+    status: int
+    sums: Sums
+
+
+class _Snapshot(msgspec.Struct):
+    rows: list[_Row]
+    refusals: dict[str, int]
+
+
+class Totals:
+    """Sums by key, and refusals by the name of their error."""
+
+    def __init__(self) -> None:
+        self.requests: dict[Key, Sums] = {}
+        self.refusals: dict[str, int] = {}
+
+    def request(self, key: Key, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        """Add one request."""
+        sums = self.requests.get(key)
+        if sums is None:
+            sums = self.requests[key] = Sums()
+        sums.count += 1
+        sums.seconds += seconds
+        sums.bytes_in += bytes_in
+        sums.bytes_out += bytes_out
+        sums.buckets[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
+
+    def refusal(self, name: str) -> None:
+        """Add one refused request."""
+        self.refusals[name] = self.refusals.get(name, 0) + 1
+
+    def add(self, other: Totals) -> None:
+        """Add everything of another."""
+        for key, theirs in list(other.requests.items()):  # in one step: others may be adding
+            ours = self.requests.setdefault(key, Sums())
+            ours.count += theirs.count
+            ours.seconds += theirs.seconds
+            ours.bytes_in += theirs.bytes_in
+            ours.bytes_out += theirs.bytes_out
+            ours.buckets = [a + b for a, b in zip(ours.buckets, theirs.buckets, strict=True)]
+        for name, count in list(other.refusals.items()):
+            self.refusals[name] = self.refusals.get(name, 0) + count
+
+
+class RunFolder:
+    """The folder of one running server, made by its parent before the workers start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._own = folder / f"{os.getpid()}.{time.monotonic_ns()}.json"
+
+    @staticmethod
+    def make(data: Path) -> Path:
+        """Make the folder of this process under the data folder, and remove those of servers that ended. OSError."""
+        runs = data / "run"
+        runs.mkdir(mode=0o750, exist_ok=True)
+        for left in runs.iterdir():
+            if left.name == str(os.getpid()) or not (left.name.isdecimal() and Path(f"/proc/{left.name}").exists()):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = runs / str(os.getpid())
+        folder.mkdir(mode=0o750, exist_ok=True)
+        return folder
+
+    def save(self, totals: Totals) -> None:
+        """Replace this process's sums. OSError."""
+        rows = [_Row(*key, sums) for key, sums in list(totals.requests.items())]
+        beside = self._own.with_suffix(".new")
+        beside.write_bytes(msgspec.json.encode(_Snapshot(rows, dict(totals.refusals))))
+        beside.replace(self._own)
+
+    def others(self) -> Totals:
+        """The sums of every other process of this server, ended ones included; what can't be read is left out."""
+        found = Totals()
+        for path in sorted(self._folder.glob("*.json")):
+            if path == self._own:
+                continue
+            try:
+                snapshot = msgspec.json.decode(path.read_bytes(), type=_Snapshot)
+            except (OSError, msgspec.DecodeError):
+                continue
+            theirs = Totals()
+            theirs.requests = {(row.method, row.route, row.status): row.sums for row in snapshot.rows}
+            theirs.refusals = snapshot.refusals
+            found.add(theirs)
+        return found
