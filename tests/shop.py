@@ -56,8 +56,8 @@ class Shop:
 
     async def blob(self, data: bytes, repository: Repository = SHOP) -> dict[str, Any]:
         digest = Digest.of(data)
-        upload = await self.registry.uploads.start(repository, ANONYMOUS)
-        await self.registry.uploads.finish(repository, upload, digest, None, None, once(data), ANONYMOUS)
+        upload = await self.registry.uploads.start(repository)
+        await self.registry.uploads.finish(repository, upload, digest, None, None, once(data))
         return {"mediaType": "application/octet-stream", "digest": str(digest), "size": len(data)}
 
     async def image(self, salt: str, repository: Repository = SHOP, **more: Any) -> bytes:

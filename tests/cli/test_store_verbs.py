@@ -355,7 +355,7 @@ async def test_collect_spares_what_a_pull_may_still_be_reading(shop: Shop) -> No
 
 async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
     """An upload that nobody went on with for a day is named, kept by a dry run, and then removed."""
-    upload = await shop.registry.uploads.start(SHOP, ANONYMOUS)
+    upload = await shop.registry.uploads.start(SHOP)
     session = next((folder(shop) / "uploads").iterdir())
     make_old(session)
 

@@ -90,7 +90,7 @@ async def test_a_push_between_its_bytes_and_its_row_is_told_to_try_again(shop: S
     digest = Digest.of(b"raced")
     await shop.blob(b"raced")
     await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
-    upload = await shop.registry.uploads.start(SHOP, ANONYMOUS)
+    upload = await shop.registry.uploads.start(SHOP)
 
     class Vanishing:
         def __getattr__(self, name: str) -> object:
@@ -102,7 +102,7 @@ async def test_a_push_between_its_bytes_and_its_row_is_told_to_try_again(shop: S
 
     shop.registry.uploads._blobs = Vanishing()  # type: ignore[assignment]  # the rest by __getattr__
     with pytest.raises(Unavailable, match="push again"):
-        await shop.registry.uploads.finish(SHOP, upload, digest, None, None, once(b"raced"), ANONYMOUS)
+        await shop.registry.uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
 
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
@@ -129,7 +129,7 @@ async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
 
 async def test_an_abandoned_upload_goes_after_a_day(shop: Shop) -> None:
     """A session nobody goes on with is dropped; one that is in use stays."""
-    upload = await shop.registry.uploads.start(SHOP, ANONYMOUS)
+    upload = await shop.registry.uploads.start(SHOP)
     await shop.registry.uploads.append(SHOP, upload, None, None, once(b"half"))
     real_now_us = time.time_ns() // 1000
     shop.clock.now_us = real_now_us + DAY_US // 2

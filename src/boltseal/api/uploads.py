@@ -29,7 +29,7 @@ from boltseal.api.responses import Answer, Headers, refusal
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, NotFound, RangeInvalid
 from boltseal.oci.digest import Digest, hasher
 from boltseal.oci.reference import NameInvalid, Repository
-from boltseal.registry.uploads import Uploads as UploadDoor
+from boltseal.registry.uploads import Uploads as RegistryUploads
 from boltseal.storage.blobs import UploadId
 
 
@@ -42,7 +42,7 @@ class DigestMissing(Invalid):
 class UploadRoutes:
     """The handlers of `Uploads` and `UploadAt`."""
 
-    def __init__(self, uploads: UploadDoor, locations: Locations, gate: Gate) -> None:
+    def __init__(self, uploads: RegistryUploads, locations: Locations, gate: Gate) -> None:
         self._uploads = uploads
         self._locations = locations
         self._gate = gate
@@ -59,7 +59,7 @@ class UploadRoutes:
                 return self._created(at.repository, wanted)
         elif digest is not None:
             return await self._all_at_once(call, at.repository, Digest.parse(digest))
-        upload = await self._uploads.start(at.repository, call.actor)
+        upload = await self._uploads.start(at.repository)
         return Answer(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
 
     async def append(self, call: Call, at: UploadAt) -> Answer:
@@ -79,7 +79,7 @@ class UploadRoutes:
         digest = Digest.parse(text)
         try:
             start, length = _place(call)
-            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body, call.actor)
+            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body)
         except RangeInvalid as error:
             return await self._misplaced(at, error)
         return self._created(at.repository, digest)
@@ -109,14 +109,14 @@ class UploadRoutes:
         except NameInvalid:
             return False
         return await self._uploads.mount(
-            repository, wanted, named, call.actor, may_read=lambda name: self._gate.may_pull(call, name)
+            repository, wanted, named, may_read=lambda name: self._gate.may_pull(call, name)
         )
 
     async def _all_at_once(self, call: Call, repository: Repository, digest: Digest) -> Answer:
         length = call.content_length()
-        upload = await self._uploads.start(repository, call.actor)
+        upload = await self._uploads.start(repository)
         try:
-            await self._uploads.finish(repository, upload, digest, None, length, call.body, call.actor)
+            await self._uploads.finish(repository, upload, digest, None, length, call.body)
         except (BoltsealError, ClientGone):
             await self._forget(repository, upload)
             raise

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from boltseal.oci.digest import Digest
-    from boltseal.registry.values import Actor
     from boltseal.storage.blobs import BlobStore, UploadWriter
     from boltseal.storage.database import Database, Transaction
     from boltseal.storage.room import Room
@@ -51,9 +50,8 @@ class Uploads:
         self._blobs = blobs
         self._room = room
 
-    async def start(self, repository: Repository, actor: Actor) -> UploadId:
+    async def start(self, repository: Repository) -> UploadId:
         """Begin a session (end-4)."""
-        del actor  # quotas per person count here one day
         if self._room is not None:
             self._room.check(0)
         upload = UploadId.new()
@@ -65,7 +63,6 @@ class Uploads:
         repository: Repository,
         digest: Digest,
         source: Repository | None,
-        actor: Actor,
         *,
         may_read: Callable[[Repository], bool],
     ) -> bool:
@@ -73,7 +70,6 @@ class Uploads:
 
         False: it can't be had that way, whether it is not there or not for this caller.
         """
-        del actor
 
         def job(tx: Transaction) -> bool:
             found = metadata.blob_holders(tx.connection, str(digest), source)
@@ -111,10 +107,8 @@ class Uploads:
         start: int | None,
         length: int | None,
         body: AsyncIterator[bytes],
-        actor: Actor,
     ) -> int:
         """Add the last chunk, if any, and turn the session into a blob of the repository (end-6). Returns its size."""
-        del actor
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
             await _receive(writer, start, length, body, self._room)
             size = await writer.commit(digest)
