@@ -162,6 +162,14 @@ def test_a_delete_of_anothers_referrer() -> None:
     )
 
 
+def test_a_delete_of_a_signature_that_names_no_subject() -> None:
+    """What only its tag ties to a sealed image is not promised to be taken back."""
+
+    assert message.delete_signature(OLD, APP, tags("1.4.2")) == (
+        "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals, and can't be deleted before that can"
+    )
+
+
 @pytest.mark.parametrize(
     ("tag", "shape"),
     [

@@ -287,3 +287,14 @@ async def test_an_empty_signature_may_be_filled(client: httpx2.AsyncClient) -> N
     answer = await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
 
     assert answer.status_code == 201
+
+
+async def test_a_signature_by_its_tag_alone_is_not_said_to_be_removable(client: httpx2.AsyncClient) -> None:
+    """Only what names its subject may be taken back, so the refusal of another does not promise a day."""
+    await push(client, "shop/app", "1.4.2", IMAGE)
+    await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
+
+    answer = await client.delete(f"/v2/shop/app/manifests/{signature(IMAGE, 'alice').digest}")
+
+    assert answer.status_code == 405
+    assert error_of(answer)[1].endswith("speaks of what tag 1.4.2 seals, and can't be deleted before that can")

@@ -107,6 +107,11 @@ def delete_referrer(digest: Digest, repository: Repository, keeping: Sequence[Ta
     )
 
 
+def delete_signature(digest: Digest, repository: Repository, keeping: Sequence[Tag]) -> str:
+    """A delete of a manifest that belongs to something sealed by a signature tool's tag, and names no subject itself."""
+    return f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
+
+
 _LIFT: Final = "an admin can lift that protection with `boltseal unseal`"
 
 

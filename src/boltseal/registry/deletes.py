@@ -98,8 +98,10 @@ class Deletes:
         keeping = self._door.protectors(tx, place, digest, through_subjects=True)
         if not keeping:
             return None
+        if row.subject is None:
+            raise ContentProtected(message.delete_signature(digest, place.repository, keeping))
         own = row.pushed_by == actor.name and tx.now_us - row.pushed_us < TAKE_BACK_US
-        if row.subject is None or not (own or actor.admin):
+        if not own and not actor.admin:
             raise ContentProtected(message.delete_referrer(digest, place.repository, keeping))
         return row.subject
 
