@@ -20,6 +20,7 @@ from boltseal.errors import Denied, Invalid, SealedPut, Unavailable
 from tests.cli import program
 
 VERBS = (
+    "backup",
     "check",
     "collect",
     "compare",
@@ -31,6 +32,7 @@ VERBS = (
     "fsck",
     "inspect",
     "purge",
+    "restore-backup",
     "rules",
     "rules test",
     "seal",

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from boltseal.cli import version
+from boltseal.cli.backup import backup, restore_backup
 from boltseal.cli.check import check
 from boltseal.cli.collect import collect
 from boltseal.cli.compare import compare
@@ -36,6 +37,9 @@ from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
 _SHORT = {
+    "collect": "Remove bytes that nothing names, older than a day.",
+    "restore-backup": "Make a new data folder of a backup, and check it.",
+    "copy": "Copy images between registries, files and daemons.",
     "purge": "Remove an image and its bytes, sealed or not.",
     "fsck": "Check everything in the data folder; changes nothing.",
     "expire": "Take away sealed tags that were kept long enough.",
@@ -52,6 +56,8 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("expire", expire, "boltseal expire --data ./data --dry-run"),
     ("fsck", fsck, "boltseal fsck --data ./data"),
     ("collect", collect, "boltseal collect --data ./data --dry-run"),
+    ("backup", backup, "boltseal backup /mnt/backup/boltseal --data ./data"),
+    ("restore-backup", restore_backup, "boltseal restore-backup /mnt/backup/boltseal --data ./new"),
     ("explain", explain, "boltseal explain ouruser/sinatra:v2"),
     ("check", check, f"boltseal check {_IMAGE}"),
     ("digest", digest, f"boltseal digest {_IMAGE}"),
