@@ -134,7 +134,11 @@ async def test_only_so_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("receive", [lambda: handing_over([]), lambda: chunks(b"a", then=GONE)])
 async def test_nobody_is_waited_for_after_the_answer(receive: Callable[[], Receive]) -> None:
     """A client that has left or dawdles has had its answer."""
-    await call(receive(), (b"content-length", b"30")).take_leave()
+    answered = call(receive(), (b"content-length", b"30"))
+    async with asyncio.timeout(5):
+        await answered.take_leave()
+
+    assert answered.body.finished
 
 
 @pytest.mark.parametrize(

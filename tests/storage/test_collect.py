@@ -14,6 +14,7 @@ import pytest
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
+from boltseal.registry.uploads import Uploads
 from boltseal.registry.values import ANONYMOUS
 from boltseal.storage.blobs import StoreBroken
 from boltseal.storage.blobs_local import LocalBlobs
@@ -100,9 +101,9 @@ async def test_a_push_between_its_bytes_and_its_row_is_told_to_try_again(shop: S
             shop.blobs.remove(wanted)
             return shop.blobs.present(wanted)
 
-    shop.registry.uploads._blobs = Vanishing()  # type: ignore[assignment]  # the rest by __getattr__
+    uploads = Uploads(shop.database, Vanishing())  # type: ignore[arg-type]  # the rest by __getattr__
     with pytest.raises(Unavailable, match="push again"):
-        await shop.registry.uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
+        await uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
 
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 

@@ -59,7 +59,7 @@ def serve(
         typer.Option("--log-level", metavar="LEVEL", show_default=False, help="debug, info, warning or error."),
     ] = None,
 ) -> None:
-    """Serve the registry until SIGTERM or Ctrl-C. SIGHUP makes it read its rules again.
+    """Serve the registry until SIGTERM or Ctrl-C. SIGHUP makes it read its configuration again.
 
     Flags win over the environment (BOLTSEAL_SERVER__LISTEN), that over the configuration file.
     """

@@ -18,7 +18,7 @@ from typing import Final
 from boltseal.ledger.entry import Entry, EntryInvalid, Kind, parse
 
 _GOES: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
-_OF_A_TAG: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
+_CHANGES_A_TAG: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
 _NEEDS_IT_THERE: Final = frozenset({Kind.TAG_MOVED, Kind.TAG_SEALED, Kind.TAG_UNSEALED})
 
 
@@ -79,7 +79,7 @@ class Audit:
             yield f"it is of the ledger {entry.registry}, this is {self.origin}"
         if entry.kind is Kind.RULES_CHANGED:
             self.rules_sha256 = entry.extra.get("rules_sha256", "")
-        if entry.kind in _OF_A_TAG and entry.tag:
+        if entry.kind in _CHANGES_A_TAG and entry.tag:
             yield from self._name(index, entry)
 
     def _name(self, index: int, entry: Entry) -> Iterator[str]:

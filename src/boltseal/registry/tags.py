@@ -6,7 +6,7 @@ module asks them with what the database says at that moment, and the write lock 
 
 A publication, in order:
 
-1. Conditions (`If-Match`, `If-None-Match`): a 412 wins over everything, also over a push of the same digest.
+1. Conditions (`If-Match`, `If-None-Match`): a 412 wins over whatever the seal would say, also over a push of the same digest.
 2. The rule in force decides the mode of the name (`policy.decide`).
 3. The seal's rule judges (`policy.seal`): refused, nothing to do, or a change.
 4. A change that seals needs everything under the manifest to be here.

@@ -12,8 +12,10 @@ What is written, and when it counts as done, is decided by the callers (`blobs_l
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,17 @@ FOLDER_MODE: Final = 0o750
 _MOST_PARTS: Final = 1024  # IOV_MAX on Linux and macOS
 _CAN_TELL_CACHED: Final = hasattr(os, "RWF_NOWAIT")
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def locked(path: str, mode: int = FILE_MODE) -> Iterator[None]:
+    """Holds the lock of a file, made where it is missing, against every other process. OSError when that can't be."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def is_no_space(error: OSError) -> bool:

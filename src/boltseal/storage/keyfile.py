@@ -8,8 +8,6 @@ Trusted: whoever may read the file. What a liar would gain: any name, at this re
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Final
 import msgspec
 
 from boltseal.errors import Unavailable
-from boltseal.storage.durable import Disk, write_file
+from boltseal.storage.durable import Disk, locked, write_file
 
 SEED_BYTES: Final = 32
 KEPT: Final = 3
@@ -72,23 +70,17 @@ class KeyFile:
         """Let a new key sign from now on; the last ones still check what they signed. KeysUnreadable."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with locked(f"{self.path}.lock", 0o600):
+                held = self._read() if self.path.exists() else ()
+                if held and only_if_missing:
+                    return held
+                keys = (SigningKey(secrets.token_hex(8), secrets.token_bytes(SEED_BYTES), now_us), *held)[:KEPT]
+                stored = [_Stored(key.id, b64encode(key.seed).decode("ascii"), key.since_us) for key in keys]
+                write_file(Disk(), self.path, msgspec.json.encode(stored))
+                self.path.chmod(0o600)
+                return keys
         except OSError as error:
-            raise KeysUnreadable(f"{self.path.parent} can't be written: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            held = self._read() if self.path.exists() else ()
-            if held and only_if_missing:
-                return held
-            keys = (SigningKey(secrets.token_hex(8), secrets.token_bytes(SEED_BYTES), now_us), *held)[:KEPT]
-            stored = [_Stored(key.id, b64encode(key.seed).decode("ascii"), key.since_us) for key in keys]
-            write_file(Disk(), self.path, msgspec.json.encode(stored))
-            self.path.chmod(0o600)
-            return keys
-        except OSError as error:
-            raise KeysUnreadable(f"the token keys can't be written: {error.strerror}") from error
-        finally:
-            os.close(fd)
+            raise KeysUnreadable(f"the token keys {self.path} can't be written: {error.strerror}") from error
 
     def _read(self) -> tuple[SigningKey, ...]:
         try:

@@ -9,17 +9,14 @@ Trusted: whoever may write the file. What a liar would gain: everything that gra
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
-from boltseal.storage.durable import Disk, write_file
+from boltseal.storage.durable import Disk, locked, write_file
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 _LINE = re.compile(
@@ -96,28 +93,15 @@ class UserFile:
         self._change(without)
 
     def _change(self, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
-        with _locked(self.path):
-            users = change(dict(self.current().hashes))
-            text = "".join(f"{name}:{held.decode('ascii')}\n" for name, held in sorted(users.items()))
-            try:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(f"{self.path}.lock", 0o600):
+                users = change(dict(self.current().hashes))
+                text = "".join(f"{name}:{held.decode('ascii')}\n" for name, held in sorted(users.items()))
                 write_file(Disk(), self.path, text.encode("ascii"))
                 self.path.chmod(0o600)
-            except OSError as error:
-                raise UsersInvalid(f"the users' file can't be written: {error.strerror}") from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise UsersInvalid(f"{path.parent} can't be written: {error.strerror}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+        except OSError as error:
+            raise UsersInvalid(f"the users' file {self.path} can't be written: {error.strerror}") from error
 
 
 def _read(path: Path) -> bytes:
