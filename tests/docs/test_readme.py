@@ -99,7 +99,7 @@ def test_every_command_in_the_pages_can_be_typed() -> None:
     for page in PAGES:
         content = page.read_text(encoding="utf-8")
         for typed in [*code(content), *typed_lines(content)]:
-            found = re.match(r"boltseal ([a-z-]+)( [a-z]+)?\b", typed)
+            found = re.match(r"boltseal ([a-z][a-z-]*)( [a-z]+)?\b", typed)
             if found is None:
                 continue
             verb = found[1] + (found[2] or "")
