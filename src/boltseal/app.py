@@ -183,7 +183,8 @@ class Application(Starlette):
         api_settings = ApiSettings(
             public_url=server.public_url,
             max_manifest_bytes=int(server.max_manifest_bytes),
-            anonymous_pull=settings.grants.all_may_pull or not access.required(),
+            # Not where there are merely no users yet: the first one ends that at once, and a shared cache would not hear.
+            anonymous_pull=settings.grants.all_may_pull,
             read_only=_read_only(settings),
         )
         self._token_service = TokenService(gate)

@@ -25,7 +25,7 @@ from boltseal.registry.tokens import Tokens
 from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.users import UserFile
 from tests.images import OCI_MANIFEST, image, push, push_blob
-from tests.serving import FIRST_START_US, Clock, Serving, serving_as
+from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as
 
 IMAGE = image("one")
 PEOPLE = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}
@@ -205,6 +205,20 @@ async def test_a_token_after_its_grant_was_taken_away_is_worth_nothing(settings:
         pushed = await after.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))
 
     assert pushed.status_code == 403
+
+
+async def test_shared_caches_may_keep_only_what_is_granted_to_everybody(data: Path) -> None:
+    """A registry without users may get one in a moment, and a cache on the way would give on what it kept before."""
+    async with serving(data) as without_users:
+        await push(without_users.client, "shop/app", "1.4.2", IMAGE)
+        before = await without_users.client.get(f"/v2/shop/app/manifests/{IMAGE.digest}")
+    granted = Settings.model_validate({"server": {"data": data}, "auth": {"anonymous_pull": True}})
+    async with serving_as(granted) as open_to_all:
+        manifest = await open_to_all.client.get(f"/v2/shop/app/manifests/{IMAGE.digest}")
+        blob = await open_to_all.client.get(f"/v2/shop/app/blobs/{IMAGE.config.digest}")
+
+    assert before.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert manifest.headers["Cache-Control"] == blob.headers["Cache-Control"] == "public, max-age=31536000, immutable"
 
 
 async def test_a_token_ends(shop: Serving, clock: Clock) -> None:
