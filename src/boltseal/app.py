@@ -336,9 +336,12 @@ def _realm(settings: Settings) -> str | None:
 
 
 def _open_to(settings: Settings) -> frozenset[str] | None:
-    """By which host names a registry without users may be asked: on loopback this machine's, elsewhere any."""
+    """By which host names a registry without users may be asked: on loopback this machine's, elsewhere any.
+
+    A proxy in front passes on what clients call it, and decides itself whom it answers.
+    """
     server = settings.server
-    if not server.address.loopback:
+    if server.behind_proxy or not server.address.loopback:
         return None
     host = f"[{server.address.host}]" if ":" in server.address.host else server.address.host
     public = urlsplit(server.public_url).hostname if server.public_url else None

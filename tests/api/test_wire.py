@@ -106,7 +106,7 @@ def answer_to(server: Server, head: str, body_bytes: int) -> tuple[int, bytes]:
 )
 def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(server: Server, path: str, status: bytes) -> None:
     """The answer is out at once, and the rest of the body is taken, so that the client's writing does not fail."""
-    sent, answer = answer_to(server, f"{path} HTTP/1.1\nhost: x\ncontent-length: {6 * MIB}\n", 6 * MIB)
+    sent, answer = answer_to(server, f"{path} HTTP/1.1\nhost: localhost\ncontent-length: {6 * MIB}\n", 6 * MIB)
 
     assert sent == 6 * MIB
     assert answer.startswith(b"HTTP/1.1 " + status)
@@ -115,7 +115,7 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(server: Server
 def test_a_client_that_would_send_for_ever_is_cut_off(server: Server) -> None:
     """Only so much of a refused body is taken."""
     sent, _ = answer_to(
-        server, f"PATCH /v2/a/blobs/uploads/none HTTP/1.1\nhost: x\ncontent-length: {999 * MIB}\n", 99 * MIB
+        server, f"PATCH /v2/a/blobs/uploads/none HTTP/1.1\nhost: localhost\ncontent-length: {999 * MIB}\n", 99 * MIB
     )
 
     assert sent < 32 * MIB
@@ -123,7 +123,7 @@ def test_a_client_that_would_send_for_ever_is_cut_off(server: Server) -> None:
 
 def test_a_client_that_waits_for_leave_is_refused_without_a_body(server: Server) -> None:
     """`Expect: 100-continue` exists so that a body that would be refused is not sent."""
-    head = f"PUT /v2/a/manifests/1 HTTP/1.1\nhost: x\ncontent-length: {6 * MIB}\nexpect: 100-continue\n"
+    head = f"PUT /v2/a/manifests/1 HTTP/1.1\nhost: localhost\ncontent-length: {6 * MIB}\nexpect: 100-continue\n"
     _, answer = answer_to(server, head, 0)
 
     assert answer.startswith(b"HTTP/1.1 413")
@@ -144,7 +144,7 @@ async def test_an_upload_broken_off_goes_on(over_tcp: httpx2.AsyncClient, server
     host, _, port = server.address.rpartition(":")
     with socket.create_connection((host, int(port))) as dying:
         dying.sendall(
-            f"PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data[:MIB]
+            f"PATCH {location} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data[:MIB]
         )
     for _ in range(100):
         held = _held((await over_tcp.get(location)).headers["Range"])

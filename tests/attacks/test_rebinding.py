@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx2
 import pytest
+
+from tests.serving import serving
 
 
 @pytest.mark.parametrize(
@@ -22,5 +26,13 @@ async def test_a_page_that_was_bound_to_this_machine_gets_nothing(client: httpx2
 async def test_this_machine_may_ask_by_all_its_names(client: httpx2.AsyncClient, host: str) -> None:
     """Whichever loopback name a client uses, it is answered."""
     answer = await client.get("/v2/", headers={"host": host})
+
+    assert answer.status_code == 200
+
+
+async def test_behind_a_proxy_the_proxy_decides_by_which_names(data: Path) -> None:
+    """What clients call the proxy is passed on, and is no reason to refuse."""
+    async with serving(data, behind_proxy=True) as registry:
+        answer = await registry.client.get("/v2/", headers={"host": "registry.example"})
 
     assert answer.status_code == 200

@@ -109,7 +109,7 @@ def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
     with client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as dying:
-            head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+            head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
             dying.sendall(head.encode() + data[:MIB])
             time.sleep(0.3)
         absent = client.head(f"/v2/shop/app/blobs/{digest(data)}")

@@ -191,7 +191,7 @@ def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
         client.patch(location, content=b"acknowledged")
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as stalled:
-            stalled.sendall(f"PATCH {location} HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\nxy".encode())
+            stalled.sendall(f"PATCH {location} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\nxy".encode())
             time.sleep(0.2)
 
             ends_within(server, ENDS_WITHIN_S)
@@ -208,7 +208,7 @@ def test_a_request_under_way_is_finished(tmp_path: Path) -> None:
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as slow:
-            head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+            head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
             slow.sendall(head.encode() + data[:10])
             time.sleep(0.2)
             os.kill(server.pid, signal.SIGTERM)
