@@ -64,6 +64,7 @@ def ask(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awa
     """Make one call on connections to these registries, and close them."""
     import asyncio
 
+    import uvloop
     from stamina.instrumentation import set_on_retry_hooks
 
     set_on_retry_hooks(())  # they log, and to stdout; what counts is how it ends
@@ -75,7 +76,8 @@ def ask(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awa
         finally:
             await transport.aclose()
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
 
 
 def remote_reference(text: str) -> Reference:

@@ -5,6 +5,7 @@ credentials  Docker's and Podman's files, credential helpers
 quota        what a registry says is left (pure)
 tokens       bearer tokens, one for many repositories
 transport    one request: address, authorization, retries, redirects
+running      a hash beside a transfer
 registry     the distribution API over it, every digest verified
 poll         many HEADs: deduplicated, paced
 """

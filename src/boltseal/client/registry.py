@@ -19,6 +19,7 @@ import msgspec
 
 from boltseal.client.errors import RemoteLies, RemoteUnavailable
 from boltseal.client.hosts import api_host
+from boltseal.client.running import RunningHash
 from boltseal.client.transport import Call, Reply, Transport
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -92,7 +93,7 @@ class RegistryClient:
 
         A connection that breaks is taken up where it broke, a few times.
         """
-        hasher, received, held = digest.hasher(), 0, b""
+        running, received, held = RunningHash(digest), 0, b""
         what = f"blob {digest.short} of {repository}"
         for resumed in range(RESUMES + 1):
             try:
@@ -101,7 +102,7 @@ class RegistryClient:
                         received += len(piece)
                         if received > size:
                             raise RemoteLies(f"{self.registry} sends more than the {size} bytes of {what}: not used")
-                        hasher.update(piece)
+                        await running.update(piece)
                         if held:
                             yield held
                         held = piece
@@ -112,7 +113,7 @@ class RegistryClient:
             if received < size and resumed < RESUMES:
                 continue
             break
-        if received != size or hasher.hexdigest() != digest.hex:
+        if received != size or not await running.holds():
             raise RemoteLies(
                 f"{self.registry}: {what} is not what its digest says ({received} of {size} bytes): not used"
             )
@@ -128,10 +129,18 @@ class RegistryClient:
             if response.status_code == 416:
                 raise RemoteLies(f"{self.registry}: {what} ends after {start} bytes: not used")
             skip = start if response.status_code == 200 else 0  # a registry without ranges begins again
-            async for piece in response.aiter_raw(PIECE_BYTES):
-                if len(piece) > skip:
-                    yield piece[skip:] if skip else piece
-                skip = max(0, skip - len(piece))
+            gathered: list[bytes] = []
+            size = 0
+            async for arrived in response.aiter_raw():
+                piece = arrived[skip:] if skip else arrived
+                skip = max(0, skip - len(arrived))
+                gathered.append(piece)
+                size += len(piece)
+                if size >= PIECE_BYTES:  # what arrives is small, and every piece has its price at the other end
+                    yield b"".join(gathered)
+                    gathered, size = [], 0
+            if size:
+                yield b"".join(gathered)
 
     async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
         """The size of a blob that the repository holds, or None."""

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+from boltseal.client.running import RunningHash
 from boltseal.errors import quote
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
@@ -197,17 +198,17 @@ def read_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest:
 
 async def verified(file: IO[bytes], descriptor: Descriptor, title: str) -> AsyncIterator[bytes]:
     """The next `descriptor.size` bytes of an open file, the last piece only if all of them have the digest."""
-    hasher, left, held = descriptor.digest.hasher(), descriptor.size, b""
+    running, left, held = RunningHash(descriptor.digest), descriptor.size, b""
     while left > 0:
         piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, left))
         if not piece:
             break
         left -= len(piece)
-        hasher.update(piece)
+        await running.update(piece)
         if held:
             yield held
         held = piece
-    if left or hasher.hexdigest() != descriptor.digest.hex:
+    if left or not await running.holds():
         raise ContentDamaged(f"{title}: blob {descriptor.digest.short} is not what its digest says: not used")
     if held:
         yield held
