@@ -92,6 +92,7 @@ def boltseal(
         written.write_text(config, encoding="utf-8")
         arguments += ["--config", str(written)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
+    tls = "BOLTSEAL_SERVER__TLS_CERT" in (settings or {})
     with _started(
         "boltseal",
         [*before, sys.executable, "-m", "boltseal", *arguments],
@@ -99,7 +100,9 @@ def boltseal(
         folder=data,
         log=data.with_name(f"{data.name}.log"),
         # Each worker has a listener of its own; the first one answers before the last one is there.
-        ready=lambda: _answers(f"http://{address}/readyz") and _listeners(address) >= workers,
+        ready=lambda: (
+            (_listens(address) if tls else _answers(f"http://{address}/readyz")) and _listeners(address) >= workers
+        ),
         environment=clean | dict(settings or {}),
     ) as server:
         yield server

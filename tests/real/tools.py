@@ -77,7 +77,8 @@ class Docker:
 
     def __init__(self, socket: str, name: str) -> None:
         self.name = name
-        self._docker = ("docker", "-H", f"unix://{socket}")
+        self.host = f"unix://{socket}"
+        self._docker = ("docker", "-H", self.host)
         self._numbers = itertools.count(1)
 
     def image(self, content: bytes) -> str:
