@@ -299,7 +299,7 @@ async def test_two_sessions_may_bring_the_same_blob_at_once(store: BlobStore) ->
 
 async def test_a_range_is_what_was_asked_for(store: BlobStore) -> None:
     """Start and length count bytes, and every piece is small enough."""
-    content = bytes(range(256)) * 4096
+    content = bytes(range(256)) * 16_384
     digest = await push(store, content)
     pieces = [piece async for piece in store.read(digest, 1000, 3 * PIECE_BYTES)]
 

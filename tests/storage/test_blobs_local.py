@@ -10,8 +10,9 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -19,6 +20,7 @@ from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.reference import Repository
 from boltseal.storage.blobs import (
+    PIECE_BYTES,
     BlobAbsent,
     NoSpace,
     StoreBroken,
@@ -28,7 +30,7 @@ from boltseal.storage.blobs import (
     UploadUnknown,
     UploadWriter,
 )
-from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.blobs_local import SHARED_PIECE_BYTES, LocalBlobs
 from boltseal.storage.upload_local import SYNC_EVERY_BYTES
 from tests.fakes.disk import FailingDisk
 
@@ -609,6 +611,39 @@ async def test_cold_bytes_are_read_in_a_thread(store: LocalBlobs, disk: FailingD
 
     assert b"".join(pieces) == content
     assert disk.calls["read_at"] == len(pieces)
+
+
+async def test_several_readers_share_the_loop(store: LocalBlobs, disk: FailingDisk) -> None:
+    """They read smaller pieces, in threads, so that nobody waits for them; one that is alone again reads large ones."""
+    content = b"crowd" * 1_000_000
+    digest = await push(store, content)
+    one, two = (store.read(digest, 0, len(content)) for _ in range(2))
+    alone = len(await anext(one))
+    shared = [len(await anext(reader)) for reader in (two, one)]
+    in_threads = disk.calls["read_at"]
+    await cast("AsyncGenerator[bytes, None]", two).aclose()
+    rest = [piece async for piece in one]
+
+    assert alone == PIECE_BYTES
+    assert shared == [SHARED_PIECE_BYTES] * 2
+    assert in_threads == 2
+    assert len(rest[0]) == PIECE_BYTES
+    assert sum(map(len, rest)) == len(content) - alone - shared[1]
+
+
+async def test_a_short_read_is_at_once_whoever_else_reads(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A stalled download must not send every small blob through a thread."""
+    digest = await push(store, b"crowd" * 1_000_000)
+    stalled = [store.read(digest, 0, 4 * MEBIBYTE) for _ in range(2)]
+    for reader in stalled:
+        await anext(reader)
+    before = disk.calls["read_at"]
+    short = [piece async for piece in store.read(digest, 5, 1000)]
+    for reader in stalled:
+        await cast("AsyncGenerator[bytes, None]", reader).aclose()
+
+    assert len(short[0]) == 1000
+    assert disk.calls["read_at"] == before
 
 
 async def test_a_disk_that_cannot_read_is_not_a_miss(store: LocalBlobs, disk: FailingDisk) -> None:

@@ -37,7 +37,7 @@ from boltseal.errors import ErrorCode, Full, NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 
-PIECE_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 1024 * 1024
 """The largest piece that `BlobStore.read` yields."""
 
 

@@ -53,6 +53,9 @@ _HASHES_KEPT: Final = 4096
 _SCAN_BYTES: Final = 1024 * 1024
 _LOCK_POLL_S: Final = 0.02
 
+SHARED_PIECE_BYTES: Final = 256 * 1024
+"""The largest piece of a reader that is not alone; a server may hold two or three of them for each stalled client."""
+
 Stamp = tuple[int, int, int]
 
 
@@ -92,6 +95,7 @@ class LocalBlobs:
         )
         self._hashes: OrderedDict[str, tuple[Stamp, RunningHash]] = OrderedDict()
         self._shards_on_disk: set[str] = set()
+        self._long_readers = 0
         if create:
             self._make_folders()
 
@@ -272,15 +276,20 @@ class LocalBlobs:
         return Path(self._blob(digest))
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
-        """Pieces that are in memory are read at once, the others in a thread."""
+        """A single long reader is fastest with large pieces read at once; several would keep everybody else waiting."""
         fd = self._open_blob(digest)
+        is_long = length > SHARED_PIECE_BYTES
+        self._long_readers += is_long
         try:
             position, end = start, start + length
             while position < end:
-                piece = await self._piece(fd, min(PIECE_BYTES, end - position), position, digest)
+                alone = not is_long or self._long_readers == 1
+                size = min(PIECE_BYTES if alone else SHARED_PIECE_BYTES, end - position)
+                piece = await self._piece(fd, size, position, digest, at_once=alone)
                 position += len(piece)
                 yield piece
         finally:
+            self._long_readers -= is_long
             self._disk.close(fd)
 
     def _open_blob(self, digest: Digest) -> int:
@@ -291,9 +300,10 @@ class LocalBlobs:
         except OSError as error:
             raise _told(error, f"blob {digest} can't be opened") from error
 
-    async def _piece(self, fd: int, size: int, position: int, digest: Digest) -> bytes:
+    async def _piece(self, fd: int, size: int, position: int, digest: Digest, *, at_once: bool) -> bytes:
+        """At once if the bytes are in memory and nobody minds, else in a thread."""
         try:
-            piece = self._disk.read_cached_at(fd, size, position)
+            piece = self._disk.read_cached_at(fd, size, position) if at_once else None
             if piece is None:
                 loop = asyncio.get_running_loop()
                 piece = await finished(
