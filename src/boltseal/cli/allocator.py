@@ -2,7 +2,7 @@
 
 Blobs pass through memory in pieces of 128 KiB to 1 MiB, each freed at once. glibc gives such memory back to the kernel
 each time and gets it anew, zeroed, page by page: a third of what a streamed answer costs, a tenth of a push
-(docs/adr/0008-how-bytes-leave.md). Sixteen MiB are kept instead. Other C libraries have no such switch and are left alone.
+(docs/adr/0009-how-bytes-leave.md). Sixteen MiB are kept instead. Other C libraries have no such switch and are left alone.
 """
 
 from __future__ import annotations
