@@ -71,6 +71,24 @@ def test_a_promotion_in_docker_registry_mounts(peer: Server, repository: str, ap
     assert "mounted 2" in told.err
 
 
+def test_what_refers_to_an_image_is_listed_where_no_registry_lists_it(
+    peer: Server, registry: Registry, repository: str, app: Layout, tmp_path: Path
+) -> None:
+    """docker-registry knows no referrers: the copy keeps the list under the tag that stands in for them, for oras too."""
+    here, there = f"{registry.host}/{repository}:1.0.0", f"{peer.address}/{repository}:1.0.0"
+    boltseal("copy", app.source, here)
+    (tmp_path / "sbom.json").write_text("{}")
+    attach = ("attach", "--plain-http", "--artifact-type", "application/vnd.example.sbom", here, "sbom.json")
+    run("oras", *attach, cwd=tmp_path).checked()
+    told = boltseal("copy", "--referrers", here, there, "--json").json["results"][0]
+    seen = boltseal("inspect", there, "--json").json["results"][0]["referrers"]
+    discovered = run("oras", "discover", "--plain-http", there).checked()
+
+    assert told["referrers"] == 1
+    assert [each["artifact_type"] for each in seen] == ["application/vnd.example.sbom"]
+    assert "application/vnd.example.sbom" in discovered
+
+
 def test_skopeo_reads_what_we_write_and_we_what_it_writes(registry: Registry, repository: str, tmp_path: Path) -> None:
     """Layouts and archives, both ways."""
     app, ref = image_layout(tmp_path / "app", b"app"), f"{registry.host}/{repository}"

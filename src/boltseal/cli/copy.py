@@ -98,6 +98,8 @@ def _places(src: str, dst: str, *, all_tags: bool) -> tuple[Place, Place]:
     from boltseal.transfer.places import Place, PlaceKind
 
     source, target = Place.parse(src), Place.parse(dst)
+    if target.reference is not None and target.reference.digest is not None:
+        raise NamesNothing(f"a copy gets a tag, and its digest comes by itself; expected {target.reference.name}:TAG")
     if all_tags:
         for place in (source, target):
             if place.kind not in (PlaceKind.REGISTRY, PlaceKind.LAYOUT) or place.name is not None:
@@ -106,7 +108,10 @@ def _places(src: str, dst: str, *, all_tags: bool) -> tuple[Place, Place]:
 
 
 def _names(source: Place, target: Place) -> tuple[str | None, str | None]:
-    """The name at the source and the one at the target: the target's own, else the source's tag, else `latest`."""
+    """The name at the source and the one at the target (None: none but its digest).
+
+    The target's own, else the source's tag; else `latest`, as Docker adds it, where the source names nothing either.
+    """
     from boltseal.oci.reference import Reference
     from boltseal.transfer.places import PlaceKind
 
@@ -118,8 +123,9 @@ def _names(source: Place, target: Place) -> tuple[str | None, str | None]:
         name = None
     match target.kind:
         case PlaceKind.REGISTRY | PlaceKind.LAYOUT:
-            wanted = target.reference.tag if target.reference is not None else None
-            return name, target.name if target.reference is None and target.name else str(wanted or tag or "latest")
+            # by digest alone it goes as a digest alone: nobody said that it shall be anybody's latest
+            by_digest = tag is None and name is not None
+            return name, target.name or tag or (None if by_digest else "latest")
         case PlaceKind.DAEMON | PlaceKind.ARCHIVE:
             reference = target.reference or (Reference.parse(target.name) if target.name else source.reference)
             if reference is None:

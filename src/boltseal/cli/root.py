@@ -83,7 +83,7 @@ def build() -> typer.Typer:
         help="A container registry in which a published tag never changes.",
         epilog="Example: boltseal serve --help",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -23,7 +23,7 @@ from boltseal.client.running import RunningHash
 from boltseal.client.transport import Call, Reply, Transport
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
-from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
+from boltseal.oci.manifest import Manifest, ManifestInvalid, format_index, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, parse_content_type
 from boltseal.oci.reference import Repository, Tag, TagInvalid
 
@@ -184,7 +184,7 @@ class RegistryClient:
 
     async def _fallback(self, repository: Repository, digest: Digest, what: str) -> tuple[Descriptor, ...]:
         """What the tag lists that stands in for the referrers API (distribution-spec, "Referrers Tag Schema")."""
-        fallback = Tag(f"{digest.algorithm}-{digest.hex[:64]}")
+        fallback = _fallback_tag(digest)
         call = self._call(
             "HEAD", repository, f"manifests/{fallback}", what, headers={"accept": _ACCEPT}, ok=frozenset({200, 404})
         )
@@ -218,7 +218,27 @@ class RegistryClient:
         said = reply.headers.get("docker-content-digest")
         if said is not None and said != str(digest):
             raise RemoteLies(f"{self.registry} took {what} but calls it {said[:200]} instead of {digest}")
+        if manifest.subject is not None and "oci-subject" not in reply.headers:
+            await self._list_referrer(repository, manifest.subject.digest, manifest, digest)
         return digest
+
+    async def _list_referrer(self, repository: Repository, subject: Digest, manifest: Manifest, digest: Digest) -> None:
+        """Add a manifest to its subject's fallback tag: a registry that does not list referrers leaves that to its clients.
+
+        Two who do so at once may lose the one's entry; the spec has no remedy for that.
+        """
+        listed = await self._fallback(repository, subject, f"referrers of {subject.short}")
+        if any(each.digest == digest for each in listed):
+            return
+        entry = Descriptor(
+            manifest.media_type,
+            digest,
+            len(manifest.raw),
+            annotations=manifest.annotations,
+            artifact_type=manifest.artifact_type,
+        )
+        index = parse_manifest(format_index([*listed, entry]), OCI_INDEX)
+        await self.put_manifest(repository, _fallback_tag(subject), index)
 
     async def put_blob(
         self,
@@ -313,6 +333,10 @@ class RegistryClient:
             raise RemoteUnavailable(f"{self.registry} sends the upload of {what} to another place: not followed")
         path = urljoin(asked.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
         return path + (f"?{parts.query}" if parts.query else "")
+
+
+def _fallback_tag(subject: Digest) -> Tag:
+    return Tag(f"{subject.algorithm}-{subject.hex[:64]}")
 
 
 def _same_registry(netloc: str, registry: str) -> bool:
