@@ -1,0 +1,171 @@
+"""What the pages for operators say, done: nginx in front, the move from docker-registry, TLS with two users."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.docs.pages import ROOT, typed_lines
+from tests.programs import program
+from tests.real.layout import image_layout
+from tests.real.tools import run
+
+pytestmark = pytest.mark.real
+
+MIB = 1024 * 1024
+
+
+def page(name: str) -> str:
+    """The text of a page for operators."""
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def certificate(folder: Path) -> None:
+    """registry.crt and registry.key, self-signed for 127.0.0.1."""
+    run(
+        *("/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-keyout", str(folder / "registry.key"), "-out", str(folder / "registry.crt")),
+    ).checked()
+
+
+@contextmanager
+def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
+    """nginx with the page's server block, its port, files and upstream replaced."""
+    block = page("in-front.md").partition("```nginx\n")[2].partition("```")[0]
+    for said, here in (
+        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+        ("/etc/ssl/", f"{folder}/"),
+        ("127.0.0.1:5000", upstream),
+    ):
+        assert said in block
+        block = block.replace(said, here)
+    temporary = "".join(
+        f"{name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"daemon off;\nuser root;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{temporary}{block}}}\n"
+    )
+    process = subprocess.Popen([program("nginx"), "-e", str(folder / "error.log"), "-c", str(config)])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_push_and_a_pull_of_64_mib_go_through_nginx(tmp_path: Path) -> None:
+    """With the page's own configuration: nothing is cut off, and addresses in answers lead through the proxy."""
+    certificate(tmp_path)
+    port = servers.free_port()
+    url = f"https://127.0.0.1:{port}"
+    told = {"BOLTSEAL_SERVER__PUBLIC_URL": url, "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
+    data = os.urandom(MIB) * 64
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    trust = ssl.create_default_context(cafile=str(tmp_path / "registry.crt"))
+    with (
+        servers.boltseal(tmp_path / "data", settings=told) as server,
+        nginx(tmp_path, server.address, port),
+        httpx2.Client(base_url=url, verify=trust, trust_env=False, timeout=120) as client,
+    ):
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                client.get("/v2/")
+                break
+            except httpx2.ConnectError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
+        patched = client.patch(location, content=(data[at : at + MIB] for at in range(0, len(data), MIB)))
+        done = client.put(f"{patched.headers['location']}?digest={digest}")
+        pulled = client.get(f"/v2/shop/app/blobs/{digest}")
+        metrics = client.get("/metrics")
+
+    assert location.startswith(url)
+    assert done.status_code == 201
+    assert pulled.content == data
+    assert metrics.status_code == 403  # through a proxy everybody would be this machine
+
+
+def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> None:
+    """The page's commands, word for word but for the addresses; the second time changes nothing."""
+    with (
+        servers.docker_registry(tmp_path / "old") as old,
+        servers.boltseal(tmp_path / "data") as new,
+    ):
+        for tag in ("1.4.2", "1.4.3"):
+            layout = image_layout(tmp_path / tag, f"words {tag}".encode())
+            target = f"docker://{old.address}/shop/app:{tag}"
+            run("skopeo", "copy", "--dest-tls-verify=false", layout.source, target).checked()
+        commands = [
+            line.replace("old.example.com:5000", old.address).replace("localhost:5000", new.address)
+            for line in typed_lines(page("from-registry-2.md"))
+            if "docker.io" not in line
+        ]
+        said = [run("/bin/bash", "-c", line).checked() for line in [*commands, *commands] if not line.startswith("#")]
+        digests = [text.strip() for text in said if text.startswith("sha256:")]
+
+    assert len(commands) == 5
+    assert len(digests) == 4
+    assert len(set(digests)) == 1
+
+
+def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
+    """Every command of the page, in its order, in one shell; then what the reader must not do."""
+    address = f"127.0.0.1:{servers.free_port()}"
+    layout = image_layout(tmp_path / "image", b"words")
+    lines = typed_lines(page("tls-two-users.md"))
+    text = "\n".join(lines)
+    for said, here in (
+        ("DNS:registry.example.com", "IP:127.0.0.1"),
+        ("registry.example.com:5000", address),
+        ("0.0.0.0:5000", address),
+        ("oci:IMAGE:app", layout.source),
+    ):
+        assert said in text
+        text = text.replace(said, here)
+    text = text.replace(
+        "boltseal serve --config boltseal.toml &",
+        "boltseal serve --config boltseal.toml >serve.log 2>&1 &\necho $! >serve.pid\n"
+        f"for _ in $(seq 300); do (echo >/dev/tcp/{address.replace(':', '/')}) 2>/dev/null && break; sleep 0.1; done",
+    )
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "boltseal"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m boltseal "$@"\n')
+    script.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("BOLTSEAL_")} | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "REGISTRY_AUTH_FILE": str(home / "auth.json"),
+    }
+    try:
+        went = run("/bin/bash", "-euo", "pipefail", "-c", text, env=environment, cwd=tmp_path)
+        denied = run(
+            *("skopeo", "copy", layout.source, f"docker://{address}/shop/app:1.4.3"), env=environment, cwd=tmp_path
+        )
+    finally:
+        pid = tmp_path / "boltseal-tls" / "serve.pid"
+        if pid.exists():
+            os.kill(int(pid.read_text()), signal.SIGTERM)
+
+    assert went.checked().rstrip().rpartition("\n")[2] == layout.digest
+    assert not denied.ok
+    assert "prod may not push in shop/app" in denied.text
