@@ -253,6 +253,18 @@ async def test_one_repository_that_is_not_to_be_had_costs_the_others_nothing(
     assert answers[Repository("team/app2")].resolved
 
 
+async def test_a_good_token_that_lacks_a_scope_is_kept(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """A private repository among many is not shown, and costs neither the group's token nor another one."""
+    for number in range(20):
+        hub.publish(f"team/app{number:02}", "1.0.0", BODY, OCI)
+    hub.private = "team/app07"
+    references = [Reference.parse(f"docker.io/team/app{number:02}:1.0.0") for number in range(20)]
+    answers = [answer async for answer in poll(connect(), references, at_once=2)]
+
+    assert [str(answer.reference.repository) for answer in answers if answer.error] == ["team/app07"]
+    assert hub.counted["token"] == 1
+
+
 async def test_a_registry_without_ranges_is_taken_up_too(hub: FakeHub, connect: Callable[..., Transport]) -> None:
     """A connection that broke is taken up; where the registry begins again, what is here already is passed over."""
     blob = bytes(range(256)) * 12_000

@@ -36,6 +36,7 @@ class FakeHub:
     blobs_at: str | None = None
     page: int = 2
     closed: str = ""
+    private: str = ""
     breaks: int = 0
     ranges: bool = True
 
@@ -66,6 +67,7 @@ class FakeHub:
         scopes = request.query_params.getlist("scope")
         if any(self.closed and self.closed in scope for scope in scopes):
             return _error(403, "DENIED", "requested access to the resource is denied")
+        scopes = [scope for scope in scopes if not self.private or self.private not in scope]
         return JSONResponse({"token": "t-" + "+".join(scopes).replace(" ", "_"), "expires_in": 300})
 
     async def base(self, _: Request) -> Response:
@@ -126,11 +128,13 @@ class FakeHub:
         authorization = request.headers.get("authorization", "")
         if authorization.startswith("Bearer t-") and scope in authorization.removeprefix("Bearer t-").split("+"):
             return None
-        return self._challenge(scope)
+        return self._challenge(scope, held=bool(authorization))
 
-    def _challenge(self, scope: str) -> Response:
+    def _challenge(self, scope: str, *, held: bool = False) -> Response:
         answer = _error(401, "UNAUTHORIZED", "authentication required")
         answer.headers["www-authenticate"] = f'Bearer realm="{self.realm}",service="hub.test",scope="{scope}"'
+        if held:
+            answer.headers["www-authenticate"] += ',error="insufficient_scope"'
         return answer
 
 
