@@ -42,6 +42,7 @@ from boltseal.storage.blobs import (
     UploadUnknown,
 )
 from boltseal.storage.durable import Disk, is_no_space, make_folders
+from boltseal.storage.lanes import Lane
 from boltseal.storage.upload_local import LocalUploadWriter, RunningHash, SessionFile, Workshop, finished
 from boltseal.storage.upload_memory import MemoryBudget
 
@@ -89,8 +90,8 @@ class LocalBlobs:
         self._workshop = Workshop(
             disk=self._disk,
             budget=MemoryBudget(memory_bytes),
-            quick=ThreadPoolExecutor(quick_threads, "boltseal-quick"),
-            bulk=ThreadPoolExecutor(bulk_threads, "boltseal-bulk"),
+            quick=Lane(quick_threads, "boltseal-quick"),
+            bulk=Lane(bulk_threads, "boltseal-bulk"),
             syncs=ThreadPoolExecutor(bulk_threads, "boltseal-syncs"),
         )
         self._hashes: OrderedDict[str, tuple[Stamp, RunningHash]] = OrderedDict()
@@ -101,8 +102,8 @@ class LocalBlobs:
 
     def close(self) -> None:
         """Waits for what is being written and lets go of the threads."""
-        self._workshop.quick.shutdown()
-        self._workshop.bulk.shutdown()
+        self._workshop.quick.close()
+        self._workshop.bulk.close()
         self._workshop.syncs.shutdown()
 
     @property
@@ -126,7 +127,7 @@ class LocalBlobs:
 
         In a thread: making a name waits for the file system's journal, which may be busy with somebody's fsync.
         """
-        make = asyncio.get_running_loop().run_in_executor(self._workshop.quick, self._make_session, key.name)
+        make = self._workshop.quick.launch(self._make_session, key.name)
         try:
             await finished(make)
         except OSError as error:
@@ -305,10 +306,7 @@ class LocalBlobs:
         try:
             piece = self._disk.read_cached_at(fd, size, position) if at_once else None
             if piece is None:
-                loop = asyncio.get_running_loop()
-                piece = await finished(
-                    loop.run_in_executor(self._workshop.quick, self._disk.read_at, fd, size, position)
-                )
+                piece = await finished(self._workshop.quick.launch(self._disk.read_at, fd, size, position))
         except OSError as error:
             raise _told(error, f"blob {digest} can't be read") from error
         if not piece:

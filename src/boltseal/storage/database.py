@@ -17,11 +17,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.storage import sqlite
 from boltseal.storage.generation import Generation
+from boltseal.storage.lanes import deliver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,8 +54,11 @@ Clock = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    """A job and who waits for it: `is_unwanted` may be asked until it begins, `tell` is told result or error."""
+
     job: Job[Any]
-    future: Future[Any]
+    is_unwanted: Callable[[], bool]
+    tell: Callable[[Any, BaseException | None], None]
 
 
 class Database:
@@ -75,12 +80,22 @@ class Database:
 
     async def write(self, job: Job[T]) -> T:
         """Run a job in the next group. Returns after its COMMIT; raises what the job raised, or Full or Unavailable."""
-        future: Future[T] = self._submit(job)
-        return await asyncio.wrap_future(future)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._submit(_Waiting(job, future.cancelled, partial(deliver, future)))
+        return await future
 
     def write_and_wait(self, job: Job[T]) -> T:
         """The same for a caller that has no event loop (the offline verbs)."""
-        return self._submit(job).result()
+        future: Future[T] = Future()
+
+        def tell(result: T, error: BaseException | None) -> None:
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self._submit(_Waiting(job, future.cancelled, tell))
+        return future.result()
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a longer query on a reader thread: one snapshot, the last commit or later."""
@@ -104,12 +119,10 @@ class Database:
         self._engine.dispose()
         self.generation.close()
 
-    def _submit(self, job: Job[T]) -> Future[T]:
+    def _submit(self, waiting: _Waiting) -> None:
         if self._closed:
             raise Unavailable("the registry is shutting down: nothing was changed; try again")
-        future: Future[T] = Future()
-        self._queue.put(_Waiting(job, future))
-        return future
+        self._queue.put(waiting)
 
     def _read(self, query: Callable[[Connection], T]) -> T:
         connection: Connection | None = getattr(self._local, "connection", None)
@@ -140,7 +153,7 @@ class Database:
 
     def _commit_group(self, connection: Connection, group: list[_Waiting]) -> None:
         # From here on nobody can take a job back; whoever stopped waiting before this has changed nothing.
-        group = [waiting for waiting in group if waiting.future.set_running_or_notify_cancel()]
+        group = [waiting for waiting in group if not waiting.is_unwanted()]
         done: list[tuple[_Waiting, Any]] = []
         failed: list[tuple[_Waiting, BaseException]] = []
         try:
@@ -150,9 +163,9 @@ class Database:
             failed = [(waiting, error) for waiting in group]
             done = []
         for waiting, result in done:
-            waiting.future.set_result(result)
+            waiting.tell(result, None)
         for waiting, reason in failed:
-            waiting.future.set_exception(reason)
+            waiting.tell(None, reason)
 
     def _transact(
         self,

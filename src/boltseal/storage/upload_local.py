@@ -18,11 +18,13 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from boltseal.oci.digest import Digest, DigestInvalid, Hasher
 from boltseal.storage.blobs import NoSpace, StoreBroken, UploadUnknown
 from boltseal.storage.durable import Disk, is_no_space
+from boltseal.storage.lanes import Lane
 from boltseal.storage.upload_memory import BATCH_BYTES, MemoryBudget
 
 SYNC_EVERY_BYTES: Final = 8 * 1024 * 1024
@@ -49,13 +51,23 @@ async def ended(future: asyncio.Future[T]) -> None:
     """Waits until the future is done, whatever came of it. A cancelled task too waits, and is cancelled then."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
+        over = asyncio.get_running_loop().create_future()
+        call = partial(_wake, over)
+        future.add_done_callback(call)
         try:
-            await asyncio.wait([future])
+            await over  # and not the future itself, which would be cancelled with the task
         except asyncio.CancelledError as error:
             cancelled = error
+        finally:
+            future.remove_done_callback(call)
     future.exception()  # looked at, so that the loop does not report it as forgotten
     if cancelled is not None:
         raise cancelled
+
+
+def _wake(over: asyncio.Future[None], _: object) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 async def finished(future: asyncio.Future[T]) -> T:
@@ -75,8 +87,8 @@ class Workshop:
 
     disk: Disk
     budget: MemoryBudget
-    quick: Executor
-    bulk: Executor
+    quick: Lane
+    bulk: Lane
     syncs: Executor
 
 
@@ -235,8 +247,8 @@ class LocalUploadWriter:
         lane = self._workshop.quick if self._buffered <= QUICK_BYTES else self._workshop.bulk
         self._launch(lane, self._append, self._take_parts())
 
-    def _launch(self, lane: Executor, work: Callable[..., object], *arguments: object) -> None:
-        self._flight = asyncio.get_running_loop().run_in_executor(lane, self._guarded, work, *arguments)
+    def _launch(self, lane: Lane, work: Callable[..., object], *arguments: object) -> None:
+        self._flight = lane.launch(self._guarded, work, *arguments)
 
     async def _settle(self) -> None:
         """Waits for the thread under way; raises what it raised, the session being back at the acknowledged point."""
