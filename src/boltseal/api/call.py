@@ -8,7 +8,7 @@ a shorter body, and one that sends nothing for `IDLE_S` is refused so that it fr
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 
 from starlette.types import Receive, Scope
 
@@ -37,13 +37,65 @@ class DocumentTooLarge(TooLarge):
     code = ErrorCode.SIZE_INVALID
 
 
-class Body:
-    """The body of a request: iterate over it once, for its chunks as the server hands them over."""
+class _Patience:
+    """Ends a wait of one task that takes too long, by cancelling it, as `asyncio.timeout` does.
 
-    __slots__ = ("_receive", "finished", "received")
+    One timer for all the waits of a body: a timer for each would cost more than the chunk that is waited for.
+    """
+
+    __slots__ = ("_cancelling", "_limit_s", "_loop", "_since", "_task", "_timer", "expired")
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._cancelling = 0
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.expired = False
+
+    def begin(self) -> None:
+        """A wait begins."""
+        self.expired = False
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._look)
+
+    def end(self) -> None:
+        """It is over."""
+        self._since = None
+
+    def forget(self) -> None:
+        """There will be no other."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def ended_it(self) -> bool:
+        """Asked when the wait was cancelled: whether this did it, and nobody else meant the task as well."""
+        return self.expired and self._task.uncancel() <= self._cancelling
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._since is None:
+            return
+        left_s = self._since + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
+            return
+        self.expired = True
+        self._cancelling = self._task.cancelling()
+        self._task.cancel()
+
+
+class Body:
+    """The body of a request: iterate over it once, in one task, for its chunks as the server hands them over."""
+
+    __slots__ = ("_patience", "_receive", "finished", "received")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._patience: _Patience | None = None
         self.finished = False
         self.received = 0
 
@@ -53,22 +105,32 @@ class Body:
     async def __anext__(self) -> bytes:
         """The next chunk, never empty. ClientGone, BodyStalled."""
         while not self.finished:
-            chunk = await self._next(IDLE_S)
+            chunk = await self._next()
             if chunk:
                 return chunk
         raise StopAsyncIteration
 
-    async def _next(self, idle_s: float) -> bytes:
+    async def _next(self) -> bytes:
+        patience = self._patience
+        if patience is None:
+            patience = self._patience = _Patience(IDLE_S)
+        patience.begin()
         try:
-            async with asyncio.timeout(idle_s):
-                message = await self._receive()
-        except TimeoutError as error:
-            msg = f"no byte of the body came for {idle_s:g} seconds; send the request again"
+            message = await self._receive()
+        except asyncio.CancelledError as error:
+            if not patience.ended_it():
+                raise
+            msg = f"no byte of the body came for {IDLE_S:g} seconds; send the request again"
             raise BodyStalled(msg) from error
+        finally:
+            patience.end()
         if message["type"] == "http.disconnect":
             self.finished = True
+            patience.forget()
             raise ClientGone
-        self.finished = not message.get("more_body", False)
+        if not message.get("more_body", False):
+            self.finished = True
+            patience.forget()
         chunk: bytes = message.get("body", b"")
         self.received += len(chunk)
         return chunk
@@ -92,7 +154,7 @@ class Body:
         try:
             async with asyncio.timeout(DRAIN_S):
                 while not self.finished and self.received < limit:
-                    await self._next(DRAIN_S)
+                    await self._next()
         except (TimeoutError, BodyStalled, ClientGone):
             self.finished = True
 
