@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx2
@@ -38,10 +39,15 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+def served(data: Path) -> AbstractContextManager[Server]:
+    """A registry without a reserve, so that the disk itself says no, as it does where others share the disk with us."""
+    return servers.boltseal(data, settings={"BOLTSEAL_SERVER__DISK_RESERVE_BYTES": "0"})
+
+
 @pytest.fixture
 def server(disk: Path) -> Iterator[Server]:
     """A registry whose data lies on it."""
-    with servers.boltseal(disk) as running:
+    with served(disk) as running:
         yield running
 
 
@@ -145,7 +151,7 @@ async def test_a_restart_without_room_says_so_and_one_with_room_serves(disk: Pat
     await push_one_image(disk, acknowledged)
     with ballast(disk), pytest.raises(servers.ServerFailed) as failed:
         await push_one_image(disk, Acknowledged())
-    with servers.boltseal(disk) as server:
+    with served(disk) as server:
         async with client_of(server.url) as client:
             await pull_all(client, acknowledged)
 
@@ -156,6 +162,6 @@ async def test_a_restart_without_room_says_so_and_one_with_room_serves(disk: Pat
 
 async def push_one_image(data: Path, into: Acknowledged) -> None:
     """Starts a server, pushes to it, ends it."""
-    with servers.boltseal(data) as server:
+    with served(data) as server:
         async with client_of(server.url) as client:
             await push_image(client, "shop/app", "1.0.0", [Body("config", 2_000)], into)
