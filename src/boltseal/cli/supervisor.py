@@ -35,7 +35,6 @@ from granian.log import LogLevels
 from granian.server import MPServer
 
 from boltseal.cli import logs
-from boltseal.cli.allocator import keep_freed_memory
 from boltseal.config import ListenAddress, Settings
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.storage.certificate import check_certificate
@@ -175,7 +174,6 @@ def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run
     # A terminal's Ctrl-C goes to every process of its group; the parent alone decides how to end.
     os.setpgid(0, 0)
     logs.configure(settings.server.log_level, as_json=as_json)
-    keep_freed_memory()
 
     from boltseal.app import create_app
 
