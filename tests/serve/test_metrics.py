@@ -11,12 +11,19 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal.storage.totals import RunFolder
 from tests.serve.process import alive, client_of, wait_for, workers_of
 from tests.servers import boltseal
 
 pytestmark = pytest.mark.slow
 
 ASKED = re.compile(r'boltseal_requests_total\{method="GET",route="Base",status="200"\} (\d+)')
+
+
+def saved(data: Path, pid: int) -> int:
+    """What the workers of a server have saved of what they were asked."""
+    found = RunFolder(data / "run" / str(pid)).others().requests.get(("GET", "Base", 200))
+    return found.count if found is not None else 0
 
 
 def test_any_worker_tells_the_numbers_of_all_and_of_those_that_are_gone(tmp_path: Path) -> None:
@@ -32,6 +39,7 @@ def test_any_worker_tells_the_numbers_of_all_and_of_those_that_are_gone(tmp_path
             with client_of(server) as client:
                 client.get("/v2/")
         wait_for(lambda: counted() == 20)
+        wait_for(lambda: saved(tmp_path / "data", server.pid) == 20)  # what a worker has not saved yet dies with it
         first = workers_of(server.pid)
         os.kill(first[0], signal.SIGKILL)
         wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
