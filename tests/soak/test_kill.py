@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests import servers
+from tests.cli.program import run
 from tests.soak.processes import kill_tree
 from tests.soak.scale import KILLS
 from tests.soak.traffic import Acknowledged, Body, client_of, pull_all, push_image
@@ -72,9 +70,6 @@ async def push_on(
 
 def fsck(data: Path) -> dict[str, object]:
     """What `boltseal fsck --json` says of a store that no server holds."""
-    done = subprocess.run(
-        [sys.executable, "-m", "boltseal", "fsck", "--data", str(data), "--json"], capture_output=True, text=True
-    )
-    assert done.returncode in (0, 1), done.stderr
-    report: dict[str, object] = json.loads(done.stdout)
-    return report
+    done = run("fsck", "--data", data, "--json")
+    assert done.code in (0, 1), done.err
+    return done.json

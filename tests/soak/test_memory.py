@@ -1,8 +1,9 @@
-"""Memory is bounded: neither the size of a blob nor the number of pushes makes the server grow by 64 MiB."""
+"""Memory is bounded: neither the size of a blob nor a crowd of pushes makes the server grow by 64 MiB."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import httpx2
 import pytest
@@ -15,6 +16,8 @@ from tests.soak.traffic import Acknowledged, Body, client_of, expect, pull_blob,
 pytestmark = pytest.mark.slow
 
 MOST_GROWTH_BYTES = 64 * MEBIBYTE
+# What the server in front of the application keeps for each connection, beside what uploads may buffer.
+BOUNDED_BY_CONNECTIONS_BYTES = 32 * MEBIBYTE + MANY_PUSHES * MEBIBYTE // 2
 REPOSITORY = "shop/app"
 
 
@@ -74,8 +77,8 @@ async def test_many_pushes_at_once_share_the_memory(server: Server) -> None:
     assert watch.growth_bytes < MOST_GROWTH_BYTES
 
 
-async def test_many_pulls_at_once_share_the_memory(server: Server) -> None:
-    """A crowd that pulls one image, all at once, costs no memory per head."""
+async def test_many_pulls_at_once_are_bounded(server: Server) -> None:
+    """A crowd that pulls one image, all at once, costs half a mebibyte per head, however large the image."""
     body = Body("wanted by all", MANY_PUSH_BYTES)
     digest = await asyncio.to_thread(lambda: body.digest)
     async with client_of(server.url, connections=MANY_PUSHES) as client:
@@ -85,21 +88,25 @@ async def test_many_pulls_at_once_share_the_memory(server: Server) -> None:
             sizes = await asyncio.gather(*(pull_blob(client, REPOSITORY, digest) for _ in range(MANY_PUSHES)))
 
     assert set(sizes) == {MANY_PUSH_BYTES}
-    assert watch.growth_bytes < MOST_GROWTH_BYTES
+    assert watch.growth_bytes < BOUNDED_BY_CONNECTIONS_BYTES
 
 
-async def test_clients_that_stall_are_bounded_and_in_nobodys_way(server: Server) -> None:
+async def test_clients_that_stall_are_bounded_and_let_others_through(server: Server) -> None:
     """Some of a layer each, and then nothing: what they cost is bounded, and the others go on."""
     async with client_of(server.url) as client:
         await warm_up(client)
         with MemoryWatch(server.pid) as watch:
             stalled = [await begin_and_stall(client, server, number) for number in range(MANY_PUSHES)]
             body = Body("not stalled", MANY_PUSH_BYTES)
-            await push_blob(client, REPOSITORY, body, body.digest, Acknowledged())
+            digest = body.digest
+            began_s = time.monotonic()
+            await push_blob(client, REPOSITORY, body, digest, Acknowledged())
+            took_s = time.monotonic() - began_s
             for writer in stalled:
                 writer.close()
 
-    assert watch.growth_bytes < MOST_GROWTH_BYTES // 2 + MANY_PUSHES * MEBIBYTE // 2
+    assert took_s < 60
+    assert watch.growth_bytes < BOUNDED_BY_CONNECTIONS_BYTES
 
 
 async def begin_and_stall(client: httpx2.AsyncClient, server: Server, number: int) -> asyncio.StreamWriter:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-READ_BUFFER_BYTES: Final = 128 * 1024
+READ_BUFFER_BYTES: Final = 256 * 1024
 HEADER_TIMEOUT_MS: Final = 30_000
 CONNECT_EVERY_S: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1

@@ -148,6 +148,7 @@ class LocalUploadWriter:
             return
         if self._ended:
             raise self._unknown()
+        self._workshop.budget.crowd.arrived(self, len(chunk))
         self._gather(chunk)
         if self._workshop.budget.is_due(self._buffered, len(chunk)):
             await self._settle()
@@ -155,7 +156,7 @@ class LocalUploadWriter:
             if not self._workshop.budget.overlaps:
                 await self._settle()
         self._received += len(chunk)
-        await self._workshop.budget.crowd.go_on(self, self._received, len(chunk))
+        await self._workshop.budget.crowd.go_on(self, self._received)
 
     async def flush(self) -> None:
         """Brings what was gathered into the file, and remembers this point as the one to come back to."""

@@ -7,8 +7,9 @@ Rules kept here:
   client two reads wait behind the chunk that we see, and reads grow with the client's speed. So a crowd of fast
   clients is let in a few at a time, each to its end, and the others wait while their reads are still small.
 - An upload of a few kilobytes, which is there with its first read, never waits.
-- Slow and stalled clients keep nobody waiting: who does not bring large chunks soon counts for what it brings.
-- Nobody waits for ever: where nothing moves, one more is let in every few seconds, whatever it costs.
+- Slow and stalled clients keep nobody waiting for long: who was let in counts for the chunks that it brings, and for
+  nothing while it brings none.
+- Nobody waits for ever: one more is let in every few seconds, whatever it costs.
 
 All is touched by the event loop's thread only, so nothing here is locked. What the bytes are is none of its business.
 """
@@ -20,12 +21,16 @@ from dataclasses import dataclass
 from typing import Final
 
 BATCH_BYTES: Final = 1024 * 1024
-FREE_BYTES: Final = 16 * 1024
+FREE_BYTES: Final = 8 * 1024
 """What a request may bring before it has to be let in."""
 FAST_CHUNK_BYTES: Final = 256 * 1024
 """What a client that is let in may be expected to bring at a time until it has shown its pace."""
-PACE_S: Final = 0.25
+PACE_CHUNKS: Final = 8
+"""After so many chunks their mean is what a client counts for."""
+STALL_S: Final = 2.0
+"""Without a chunk for so long, a client counts for nothing."""
 PATIENCE_S: Final = 10.0
+"""After so long without anybody being let in, the next one is."""
 
 
 class MemoryBudget:
@@ -35,7 +40,7 @@ class MemoryBudget:
         self.total_bytes = total_bytes
         self.held_bytes = 0
         self.writers = 0
-        self.crowd = Crowd(total_bytes // 4)
+        self.crowd = Crowd(max(total_bytes // 16, FAST_CHUNK_BYTES))  # one may always enter
 
     @property
     def share_bytes(self) -> int:
@@ -58,19 +63,20 @@ class MemoryBudget:
 
 @dataclass(slots=True)
 class _Guest:
-    """Somebody who was let in: what it counts for, the largest chunk since `since`."""
+    """Somebody who was let in: what it counts for, its last chunks, since when it waits for its client."""
 
     weight: int
-    largest: int
-    since: float
+    chunks: int
+    chunks_bytes: int
+    receiving_since: float | None
 
 
 class Crowd:
     """Lets uploads in while the chunks they may bring, one each, come to no more than `limit_bytes`; first come first."""
 
-    def __init__(self, limit_bytes: int, *, pace_s: float = PACE_S, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, limit_bytes: int, *, stall_s: float = STALL_S, patience_s: float = PATIENCE_S) -> None:
         self._limit_bytes = limit_bytes
-        self._pace_s = pace_s
+        self._stall_s = stall_s
         self._patience_s = patience_s
         self._inside: dict[object, _Guest] = {}
         self._weight = 0
@@ -78,14 +84,22 @@ class Crowd:
         self._moved = 0.0
         self._is_looking = False
 
-    async def go_on(self, who: object, received_bytes: int, chunk_bytes: int) -> None:
-        """Returns when `who` may receive more, having received so much, `chunk_bytes` at the last time."""
+    def arrived(self, who: object, chunk_bytes: int) -> None:
+        """`who` has brought a chunk; what happens to it now is not its client's pace."""
+        guest = self._inside.get(who)
+        if guest is None:
+            return
+        guest.receiving_since = None
+        guest.chunks += 1
+        guest.chunks_bytes += chunk_bytes
+        if guest.chunks == PACE_CHUNKS:
+            self._count(guest, guest.chunks_bytes // guest.chunks)
+
+    async def go_on(self, who: object, received_bytes: int) -> None:
+        """Returns when `who` may receive more, having received so much in this request."""
         guest = self._inside.get(who)
         if guest is not None:
-            guest.largest = max(guest.largest, chunk_bytes)
-            if chunk_bytes > guest.weight:
-                self._weight += chunk_bytes - guest.weight
-                guest.weight = chunk_bytes
+            guest.receiving_since = asyncio.get_running_loop().time()
         elif received_bytes > FREE_BYTES:
             await self._enter(who)
 
@@ -115,18 +129,22 @@ class Crowd:
     def _look_round(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lets in who may come in, now and then again for as long as somebody waits."""
         now = loop.time()
-        self._look_at_pace(now)
+        self._look_for_stalled(now)
         self._let_in(now)
         self._is_looking = bool(self._waiting)
         if self._is_looking:
-            loop.call_later(self._pace_s, self._look_round, loop)
+            loop.call_later(self._stall_s / 10, self._look_round, loop)
 
-    def _look_at_pace(self, now: float) -> None:
-        """Guests who have shown their pace count for the largest chunk they brought meanwhile."""
+    def _look_for_stalled(self, now: float) -> None:
+        """Guests whose clients send nothing count for nothing, until they do."""
         for guest in self._inside.values():
-            if now - guest.since >= self._pace_s:
-                self._weight += guest.largest - guest.weight
-                guest.weight, guest.largest, guest.since = guest.largest, 0, now
+            if guest.receiving_since is not None and now - guest.receiving_since >= self._stall_s:
+                self._count(guest, 0)
+
+    def _count(self, guest: _Guest, weight: int) -> None:
+        self._weight += weight - guest.weight
+        guest.weight = weight
+        guest.chunks = guest.chunks_bytes = 0
 
     def _let_in(self, now: float) -> None:
         while self._waiting and (
@@ -134,7 +152,7 @@ class Crowd:
         ):
             who, entered = next(iter(self._waiting.items()))
             del self._waiting[who]
-            self._inside[who] = _Guest(FAST_CHUNK_BYTES, FAST_CHUNK_BYTES, now)
+            self._inside[who] = _Guest(FAST_CHUNK_BYTES, 0, 0, now)
             self._weight += FAST_CHUNK_BYTES
             self._moved = now
             entered.set_result(None)
