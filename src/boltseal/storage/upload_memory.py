@@ -27,7 +27,7 @@ FAST_CHUNK_BYTES: Final = 256 * 1024
 """What a client that is let in may be expected to bring at a time until it has shown its pace."""
 PACE_CHUNKS: Final = 8
 """After so many chunks their mean is what a client counts for."""
-STALL_S: Final = 2.0
+STALL_S: Final = 0.5
 """Without a chunk for so long, a client counts for nothing."""
 PATIENCE_S: Final = 10.0
 """After so long without anybody being let in, the next one is."""
