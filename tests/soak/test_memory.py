@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import httpx2
 import pytest
@@ -77,8 +76,8 @@ async def test_many_pushes_at_once_share_the_memory(server: Server) -> None:
     assert watch.growth_bytes < MOST_GROWTH_BYTES
 
 
-async def test_many_pulls_at_once_are_bounded(server: Server) -> None:
-    """A crowd that pulls one image, all at once, costs half a mebibyte per head, however large the image."""
+async def test_many_pulls_at_once_share_the_memory(server: Server) -> None:
+    """A crowd that pulls one image, all at once, costs no memory per head."""
     body = Body("wanted by all", MANY_PUSH_BYTES)
     digest = await asyncio.to_thread(lambda: body.digest)
     async with client_of(server.url, connections=MANY_PUSHES) as client:
@@ -88,7 +87,7 @@ async def test_many_pulls_at_once_are_bounded(server: Server) -> None:
             sizes = await asyncio.gather(*(pull_blob(client, REPOSITORY, digest) for _ in range(MANY_PUSHES)))
 
     assert set(sizes) == {MANY_PUSH_BYTES}
-    assert watch.growth_bytes < BOUNDED_BY_CONNECTIONS_BYTES
+    assert watch.growth_bytes < MOST_GROWTH_BYTES
 
 
 async def test_clients_that_stall_are_bounded_and_let_others_through(server: Server) -> None:
@@ -99,13 +98,11 @@ async def test_clients_that_stall_are_bounded_and_let_others_through(server: Ser
             stalled = [await begin_and_stall(client, server, number) for number in range(MANY_PUSHES)]
             body = Body("not stalled", MANY_PUSH_BYTES)
             digest = body.digest
-            began_s = time.monotonic()
-            await push_blob(client, REPOSITORY, body, digest, Acknowledged())
-            took_s = time.monotonic() - began_s
+            async with asyncio.timeout(60):  # else a push that never gets its turn would hang the suite
+                await push_blob(client, REPOSITORY, body, digest, Acknowledged())
             for writer in stalled:
                 writer.close()
 
-    assert took_s < 60
     assert watch.growth_bytes < BOUNDED_BY_CONNECTIONS_BYTES
 
 
