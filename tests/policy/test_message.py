@@ -140,7 +140,7 @@ def test_a_delete_of_a_manifest_that_tags_mean() -> None:
 
     assert message.delete_protected("manifest", OLD, APP, tags("1", "1.4.2", "2"), tags("1.4.2", "latest")) == (
         "manifest sha256:ab12cd34ef56 of shop/app is what tag 1.4.2 seals; "
-        "an admin can lift that protection with `boltseal unseal`"
+        "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
     )
 
 
@@ -149,7 +149,16 @@ def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
 
     assert message.delete_protected("manifest", OLD, APP, tags("1.4.2"), tags("latest")) == (
         "manifest sha256:ab12cd34ef56 of shop/app is part of what tag 1.4.2 seals; "
-        "an admin can lift that protection with `boltseal unseal`"
+        "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
+    )
+
+
+def test_a_delete_of_what_several_tags_mean_that_may_go() -> None:
+    """Each could be deleted by itself; a signature tool's tag stays while its image does, so it is not among them."""
+    names = tags("latest", "1.4.2", "edge", f"sha256-{OLD.hex}.sig", f"sha512-{OLD.hex}")
+
+    assert message.delete_protected("manifest", OLD, APP, tags("1.4.2"), names).endswith(
+        "with `boltseal unseal`; tags edge and latest alone can be deleted by their names"
     )
 
 

@@ -154,6 +154,21 @@ async def test_the_sentence_of_a_refused_delete_of_a_part(data: Path) -> None:
     assert blob.startswith(f"blob {short(FIRST.config.digest)} of shop/app is part of what tags 1.4.2 and 1.4.3 seal;")
 
 
+async def test_the_sentence_of_a_refused_delete_says_which_name_can_go_alone(data: Path) -> None:
+    """A floating tag at a sealed digest keeps nothing, and who deletes by digest learns that its name will do."""
+    async with serving(data) as registry:
+        await push(registry.client, "shop/app", "1.4.2", FIRST)
+        await put(registry.client, "shop/app", "latest", FIRST)
+        message = error_of(await registry.client.delete(f"/v2/shop/app/manifests/{FIRST.digest}"))[1]
+        gone = await registry.client.delete("/v2/shop/app/manifests/latest")
+
+    assert message == (
+        f"manifest {short(FIRST.digest)} of shop/app is what tag 1.4.2 seals; "
+        "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
+    )
+    assert gone.status_code == 202
+
+
 async def test_the_sentence_of_a_signature_that_lost_something(data: Path) -> None:
     """A refused rewrite of a signature tag says that it is append-only and what to do."""
     async with serving(data) as registry:

@@ -11,7 +11,15 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 
-from boltseal.storage.migrate import DATABASE_NAME, HEAD_REVISION, FormatInvalid, check_data, prepare_data
+from boltseal.storage.migrate import (
+    DATABASE_NAME,
+    GENERATION_NAME,
+    HEAD_REVISION,
+    FormatInvalid,
+    check_data,
+    prepare_data,
+    refuse_strangers,
+)
 from boltseal.storage.schema import METADATA
 
 if TYPE_CHECKING:
@@ -74,6 +82,18 @@ def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
     prepare_data(data)
 
     assert (data / "format").read_text() == "1\n"
+
+
+def test_a_first_start_that_another_process_ended_meanwhile_is_no_stranger(tmp_path: Path) -> None:
+    """Between the look for `format` and the look at the folder another start may do all of its work."""
+    prepare_data(tmp_path)
+    (tmp_path / GENERATION_NAME).touch()
+    (tmp_path / "run").mkdir()
+    refuse_strangers(tmp_path)
+    (tmp_path / "thesis.txt").touch()
+
+    with pytest.raises(FormatInvalid, match=r"thesis\.txt"):
+        refuse_strangers(tmp_path)
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.decide import signature_subject
+from boltseal.policy.decide import sha512_beginning, signature_subject
 from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
 from boltseal.policy.rules import Mode, Rule
 
@@ -92,11 +92,13 @@ def delete_protected(
     """A delete by digest of something that a seal covers. `what`: manifest or blob.
 
     `keeping`: the sealed tags whose seal covers it; `direct`: those among the repository's tags that mean this very
-    digest. The others cover it because it is part of what they mean.
+    digest. The others cover it because it is part of what they mean. Whoever wants to be rid of a floating name has to
+    hear that it can go by itself; a signature tool's tag can't.
     """
     own = [tag for tag in keeping if tag in direct]
     how = f"is what {_seals(own)}" if own else f"is part of what {_seals(keeping)}"
-    return f"{what} {digest.short} of {repository} {how}; {_LIFT}"
+    loose = sorted(tag for tag in direct if tag not in keeping and not _is_signature(tag))
+    return f"{what} {digest.short} of {repository} {how}; {_LIFT}{_alone(loose)}"
 
 
 def delete_referrer(digest: Digest, repository: Repository, keeping: Sequence[Tag]) -> str:
@@ -140,12 +142,27 @@ def floating_rule(tag: Tag, repository: Repository) -> Rule | None:
 
 def _seals(tags: Sequence[Tag]) -> str:
     """`tag 1.4.2 seals`, `tags 1.4.2, 1.4.3, 1.5.0 and 4 more seal`."""
+    return f"{_named(tags)} seal{'s' if len(tags) == 1 else ''}"
+
+
+def _named(tags: Sequence[Tag]) -> str:
     if len(tags) == 1:
-        return f"tag {tags[0]} seals"
+        return f"tag {tags[0]}"
     named = [str(tag) for tag in tags[:MAX_NAMED]]
     if len(tags) > MAX_NAMED:
-        return f"tags {', '.join(named)} and {len(tags) - MAX_NAMED} more seal"
-    return f"tags {', '.join(named[:-1])} and {named[-1]} seal"
+        return f"tags {', '.join(named)} and {len(tags) - MAX_NAMED} more"
+    return f"tags {', '.join(named[:-1])} and {named[-1]}"
+
+
+def _alone(tags: Sequence[Tag]) -> str:
+    """`; tag latest alone can be deleted by its name`; nothing where there is no such tag."""
+    if not tags:
+        return ""
+    return f"; {_named(tags)} alone can be deleted by {'its name' if len(tags) == 1 else 'their names'}"
+
+
+def _is_signature(tag: Tag) -> bool:
+    return signature_subject(tag) is not None or sha512_beginning(tag) is not None
 
 
 def _shortened(tag: Tag) -> str:

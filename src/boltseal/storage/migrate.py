@@ -49,11 +49,11 @@ def prepare_data(data: Path) -> None:
             f"the data folder {data} can't be made: {error.strerror}; choose another with --data"
         ) from error
     if _read_format(data) is None:
-        _refuse_strangers(data)  # before the lock too: nothing is left in a folder that is somebody else's
+        refuse_strangers(data)  # before the lock too: nothing is left in a folder that is somebody else's
     with _locked(data):
         held = _read_format(data)
         if held is None:
-            _refuse_strangers(data)
+            refuse_strangers(data)
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
         _bring_up_to_date(data / DATABASE_NAME)
@@ -101,9 +101,10 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
 
 
-def _refuse_strangers(data: Path) -> None:
-    # What a first start, under way or killed, may have left. SQLite has a journal before it has a write-ahead log.
-    known = {"blobs", "uploads", "ledger", DATABASE_NAME}
+def refuse_strangers(data: Path) -> None:
+    """Refuse a folder that holds anything but what a first start makes. FormatInvalid."""
+    # Under way, killed, or ended since `format` was looked for. SQLite has a journal before it has a write-ahead log.
+    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME}
     known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
     names = (item.name for item in data.iterdir())
     strange = sorted(name for name in names if name not in known and not name.startswith((".", "format.")))
