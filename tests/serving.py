@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 
 from boltseal.app import create_app
-from boltseal.config import Settings
+from boltseal.settings import Settings
 from tests.asgi import App, running
 
 ORIGIN = "http://localhost:5000"

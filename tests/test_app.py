@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from boltseal.app import create_app, open_store, prepare
-from boltseal.config import Settings
 from boltseal.ledger.entry import Entry, Kind, parse
+from boltseal.settings import Settings
 from boltseal.storage import ledger_store
 from boltseal.storage.migrate import FormatInvalid
 from tests import images

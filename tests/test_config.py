@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from boltseal import config
-from boltseal.config import ConfigInvalid, ListenAddress, ServerSettings, Settings, exposure_refusal, load
+from boltseal.config import ConfigInvalid, load
 from boltseal.errors import ExitCode, exit_code
 from boltseal.policy.rules import Mode
+from boltseal.settings import ListenAddress, ServerSettings, Settings, exposure_refusal
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

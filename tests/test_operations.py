@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 
 from boltseal.app import create_app
-from boltseal.config import Settings
+from boltseal.settings import Settings
 from tests import images
 from tests.asgi import running
 from tests.serving import FLOATING, serving, settings_of

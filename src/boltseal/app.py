@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from boltseal.config import Settings
+    from boltseal.settings import Settings
 
 Clock = Callable[[], int]
 

@@ -13,8 +13,8 @@ import pytest
 from boltseal.api.observer import Line
 from boltseal.app import create_app
 from boltseal.cli import logs
-from boltseal.config import Settings
 from boltseal.registry.logins import hash_password
+from boltseal.settings import Settings
 from boltseal.storage.totals import RunFolder, Totals
 from boltseal.storage.users import UserFile
 from tests import images

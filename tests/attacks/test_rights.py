@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
-from boltseal.config import Settings
 from boltseal.policy.grants import Action
 from boltseal.registry.tokens import Tokens
+from boltseal.settings import Settings
 from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.users import UserFile
 from tests.images import OCI_MANIFEST, image, push, push_blob

@@ -13,12 +13,13 @@ import typer
 from pydantic import BaseModel
 
 from boltseal.cli.root import build
-from boltseal.config import Settings, load
+from boltseal.config import load
 from boltseal.errors import ExitCode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.decide import decide
 from boltseal.policy.grants import Action
 from boltseal.policy.rules import FLOATING_TAGS, Mode
+from boltseal.settings import Settings
 from tests.docs.pages import PAGES, code, section, table, text, typed_lines
 from tests.images import error_of, image, push
 

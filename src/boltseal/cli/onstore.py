@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from boltseal.app import Store
-    from boltseal.config import Settings
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
     from boltseal.registry.values import Actor
+    from boltseal.settings import Settings
 
 T = TypeVar("T")
 

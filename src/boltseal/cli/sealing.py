@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from boltseal.app import Store
-    from boltseal.config import Settings
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
     from boltseal.registry.seals import Seals
     from boltseal.registry.tags import Standing
     from boltseal.registry.values import Actor
+    from boltseal.settings import Settings
 
     Change = Callable[[Seals, Repository, Tag, Actor, str], Awaitable[Standing]]
 

@@ -16,7 +16,7 @@ from boltseal.cli.options import ConfigOption, DataOption, settings_of
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
-    from boltseal.config import Settings
+    from boltseal.settings import Settings
 
 
 class ListenRefused(Invalid):
@@ -80,7 +80,7 @@ def serve(
     settings = read()
 
     from boltseal.cli import logs, supervisor
-    from boltseal.config import exposure_refusal
+    from boltseal.settings import exposure_refusal
     from boltseal.storage.certificate import check_certificate
     from boltseal.storage.users import UserFile
 

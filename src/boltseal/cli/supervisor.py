@@ -35,8 +35,8 @@ from granian.log import LogLevels
 from granian.server import MPServer
 
 from boltseal.cli import logs
-from boltseal.config import ListenAddress, Settings
 from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.settings import ListenAddress, Settings
 from boltseal.storage.certificate import check_certificate
 from boltseal.storage.totals import RunFolder
 
