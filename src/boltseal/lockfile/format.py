@@ -1,0 +1,85 @@
+"""A lock as text: the one form in which it is written, made to be read in a diff.
+
+    # comment
+    version = 1
+
+    [keys]                                     only where a registry has a ledger key
+    "registry.example.com" = "registry.example.com+1a2b3c4d+AQ..."
+
+    [[image]]                                  sorted by reference
+    reference = "docker.io/library/node:16.13"
+    digest = "sha256:..."                      or: local_build = true
+    media_type = "..."
+    first_seen = 2026-11-24T18:00:00Z
+    entry = 17                                 only where the registry has a ledger
+    written = [ ... ]                          lists: sorted, one item a line
+    used = [ { file = "Dockerfile", at = "FROM" }, ... ]
+    platforms = [ { platform = "linux/amd64", manifest = "sha256:...", image = "sha256:..." }, ... ]
+
+Nothing in it depends on when or where it was written: the same lock is the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from boltseal.lockfile.document import SECOND_US, VERSION, Lock, LockedImage, LockedPlatform, sorted_lock
+
+_HEAD: Final = (
+    "# What the image references of this project mean. Written by `boltseal lock`, to be committed.\n"
+    "# `boltseal verify` compares; `boltseal lock --update` takes what the tags mean now.\n"
+)
+
+
+def format_lock(lock: Lock) -> str:
+    """The text of a lock; `parse_lock` reads it back as the same lock, sorted."""
+    lock = sorted_lock(lock.images, lock.keys)
+    return _HEAD + "\n".join(_lines(lock)) + "\n"
+
+
+def _lines(lock: Lock) -> Iterator[str]:
+    yield f"version = {VERSION}"
+    if lock.keys:
+        yield from ("", "[keys]")
+        yield from (f"{_text(name)} = {_text(key)}" for name, key in lock.keys.items())
+    for image in lock.images:
+        yield from ("", "[[image]]")
+        yield from _image(image)
+
+
+def _image(image: LockedImage) -> Iterator[str]:
+    yield f"reference = {_text(str(image.reference))}"
+    yield "local_build = true" if image.digest is None else f"digest = {_text(str(image.digest))}"
+    if image.media_type:
+        yield f"media_type = {_text(image.media_type)}"
+    yield f"first_seen = {time_text(image.first_seen_us)}"
+    if image.entry is not None:
+        yield f"entry = {image.entry}"
+    yield from _list("written", map(_text, image.written))
+    yield from _list("used", (f"{{ file = {_text(use.file)}, at = {_text(use.at)} }}" for use in image.used))
+    yield from _list("platforms", map(_platform, image.platforms))
+
+
+def _platform(each: LockedPlatform) -> str:
+    image = "" if each.image is None else f", image = {_text(str(each.image))}"
+    return f"{{ platform = {_text(each.platform)}, manifest = {_text(str(each.manifest))}{image} }}"
+
+
+def _list(name: str, items: Iterable[str]) -> Iterator[str]:
+    lines = [f"  {item}," for item in items]
+    if lines:
+        yield from (f"{name} = [", *lines, "]")
+
+
+def time_text(time_us: int) -> str:
+    """A time in whole seconds as the lock and messages write it: 2026-11-24T18:00:00Z."""
+    return f"{datetime.fromtimestamp(time_us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%S}Z"
+
+
+def _text(text: str) -> str:
+    """A basic string of TOML: JSON's, but DEL has to be escaped too, and half a surrogate pair is no character."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,192 @@
+"""The text of a lock becomes a `Lock`, or one line that says where it is wrong. Everything in it is hostile until then.
+
+1. It is UTF-8 and TOML, of a size that a project could mean, and has no conflict of a merge left in it.
+2. Its version is one we know; a newer one is refused, not half understood.
+3. Every table has the keys it must have and no other; every value is what the key promises.
+4. No reference stands twice, and none is locked to another digest than the one it names.
+
+Who is trusted: nobody. Whoever can write the lock decides what is deployed, so a change of it is to be read in review;
+but it can't make us talk to a host, run a program, or print what a terminal would obey.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+from boltseal.errors import BoltsealError, quote
+from boltseal.lockfile.document import (
+    LOCK_NAME,
+    SECOND_US,
+    VERSION,
+    Lock,
+    LockedImage,
+    LockedPlatform,
+    LockInvalid,
+    Use,
+    sorted_lock,
+)
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+MAX_LOCK_BYTES: Final = 32 * 1024 * 1024
+MAX_TEXT: Final = 4096
+_EARLIEST: Final = datetime(1970, 1, 2, tzinfo=UTC)
+
+_CONFLICT: Final = re.compile(r"^(<{7}|>{7})(?: |$)", re.MULTILINE)
+_is_key = re.compile(r"[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+").fullmatch
+
+_IMAGE: Final = {
+    "reference": str,
+    "digest": str,
+    "local_build": bool,
+    "media_type": str,
+    "first_seen": datetime,
+    "entry": int,
+    "written": list,
+    "used": list,
+    "platforms": list,
+}
+_USE: Final = {"file": str, "at": str}
+_PLATFORM: Final = {"platform": str, "manifest": str, "image": str}
+_WORDS: Final = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    datetime: "a time such as 2026-11-24T18:00:00Z",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def parse_lock(raw: bytes) -> Lock:
+    """The lock that these bytes are. LockInvalid."""
+    try:
+        return _lock(_document(raw))
+    except LockInvalid as error:
+        raise LockInvalid(f"{LOCK_NAME}: {error.message}") from error
+
+
+def _lock(document: dict[str, Any]) -> Lock:
+    # 2
+    version = document.pop("version", None)
+    if type(version) is not int or version < 1:
+        _refuse(f"version is {quote(str(version))}; expected {VERSION}")
+    if version > VERSION:
+        _refuse(f"it is of version {version}, and this boltseal reads up to {VERSION}; use a newer boltseal")
+    # 3
+    unknown = set(document) - {"keys", "image"}
+    if unknown:
+        _refuse(f"unknown key {quote(min(unknown))}")
+    images = []
+    for number, table in enumerate(_tables(document, "image"), 1):
+        try:
+            images.append(_image(table))
+        except BoltsealError as error:
+            raise LockInvalid(f"image {number}: {error.message}") from error
+    # 4
+    seen: set[Reference] = set()
+    for image in images:
+        if image.reference in seen:
+            _refuse(f"{image.reference} stands in it twice; take one of the two away, or run `boltseal lock`")
+        seen.add(image.reference)
+    return sorted_lock(images, _keys(document.get("keys", {})))
+
+
+def _document(raw: bytes) -> dict[str, Any]:
+    if len(raw) > MAX_LOCK_BYTES:
+        _refuse(f"it has {len(raw)} bytes; at most {MAX_LOCK_BYTES} are read")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LockInvalid(f"not UTF-8 at byte {error.start}") from error
+    conflict = _CONFLICT.search(text)
+    if conflict is not None:
+        line = text.count("\n", 0, conflict.start()) + 1
+        _refuse(f"line {line} is left over from a merge; take either side whole, then run `boltseal lock`")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise LockInvalid(f"not TOML: {quote(str(error), 200)[1:-1]}") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply; a date or a number that none is
+        raise LockInvalid(f"not TOML that can be read: {type(error).__name__}") from error
+
+
+def _image(table: Mapping[str, Any]) -> LockedImage:
+    _check(table, "", _IMAGE, ("reference", "first_seen"))
+    local = table.get("local_build", False)
+    if local == ("digest" in table):
+        _refuse("it has either a digest or local_build = true")
+    entry = table.get("entry")
+    if entry is not None and not 0 <= entry < 2**63:
+        _refuse(f"entry is {entry}; expected the index of a ledger entry")
+    seen: datetime = table["first_seen"]
+    if seen.tzinfo is None or seen.microsecond or seen < _EARLIEST:
+        _refuse(f"first_seen is {seen}; expected {_WORDS[datetime]}")
+    return LockedImage(
+        Reference.parse(table["reference"]),
+        None if local else Digest.parse(table["digest"]),
+        round(seen.timestamp()) * SECOND_US,
+        table.get("media_type", ""),
+        tuple(_platform(each) for each in _tables(table, "platforms")),
+        tuple(_texts(table.get("written", []), "written")),
+        tuple(_use(each) for each in _tables(table, "used")),
+        entry,
+    )
+
+
+def _platform(table: Mapping[str, Any]) -> LockedPlatform:
+    _check(table, "platforms: ", _PLATFORM, ("platform", "manifest"))
+    image = table.get("image")
+    return LockedPlatform(
+        table["platform"], Digest.parse(table["manifest"]), None if image is None else Digest.parse(image)
+    )
+
+
+def _use(table: Mapping[str, Any]) -> Use:
+    _check(table, "used: ", _USE, tuple(_USE))
+    return Use(table["file"], table["at"])
+
+
+def _keys(table: Any) -> dict[str, str]:
+    if not isinstance(table, dict):
+        _refuse("keys is no table; expected [keys]")
+    for name, key in table.items():
+        if not isinstance(key, str) or len(key) > MAX_TEXT or _is_key(key) is None:
+            _refuse(f"keys: {quote(name)} is no ledger key; expected NAME+ID+KEY")
+    return table
+
+
+def _tables(table: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    found = table.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        _refuse(f"{key} is no list of tables")
+    return found
+
+
+def _check(table: Mapping[str, Any], where: str, known: Mapping[str, type], needed: Sequence[str]) -> None:
+    for key, value in table.items():
+        expected = known.get(key)
+        if expected is None:
+            _refuse(f"{where}unknown key {quote(key)}; known are {', '.join(known)}")
+        if type(value) is not expected:
+            _refuse(f"{where}{key} is {quote(str(value))}; expected {_WORDS[expected]}")
+        if isinstance(value, str):
+            _texts([value], f"{where}{key}")
+    missing = [key for key in needed if key not in table]
+    if missing:
+        _refuse(f"{where}{missing[0]} is missing")
+
+
+def _texts(values: Sequence[Any], where: str) -> Sequence[str]:
+    for value in values:
+        if not isinstance(value, str) or len(value) > MAX_TEXT:
+            _refuse(f"{where} is {quote(str(value))}; expected a text of at most {MAX_TEXT} characters")
+    return values
+
+
+def _refuse(what: str) -> NoReturn:
+    raise LockInvalid(what)

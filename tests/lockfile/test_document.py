@@ -1,0 +1,66 @@
+"""What a lock's image is, and under which name it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.lockfile.document import LockedImage, LockInvalid, lock_key
+from boltseal.oci.reference import Reference
+from tests.lockfile.locks import NOW_US, digest, lock_of, locked
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("nginx:1.25", "docker.io/library/nginx:1.25"),
+        (f"nginx:1.25@{digest(1)}", "docker.io/library/nginx:1.25"),
+        ("nginx", "docker.io/library/nginx:latest"),
+        (f"nginx@{digest(1)}", f"docker.io/library/nginx@{digest(1)}"),
+    ],
+)
+def test_the_name_of_a_reference_in_a_lock(typed: str, key: str) -> None:
+    """By its tag where it has one, `latest` where it has nothing, else by digest."""
+    assert str(lock_key(Reference.parse(typed))) == key
+
+
+def test_an_image_is_found_whatever_digest_a_file_has_beside_its_tag() -> None:
+    """The lock says what the tag means; the file is compared with that."""
+    lock = lock_of(locked("nginx:1.25", 1), locked("nginx:1.26", 2))
+
+    assert lock.find(Reference.parse(f"nginx:1.26@{digest(9)}")) == locked("nginx:1.26", 2)
+    assert lock.find(Reference.parse("nginx:1.27")) is None
+
+
+def test_the_digests_of_an_image_are_those_that_a_host_may_show() -> None:
+    """Engines report index, manifest or config, each by its own custom."""
+    image = locked("app:1", 1, ("linux/amd64", 2))
+
+    assert image.digests == {digest(1), digest(2), digest(102)}
+    assert not image.local_build
+
+
+def test_a_local_build_has_no_digest() -> None:
+    """Nobody can pull it."""
+    image = locked("app:1", None)
+
+    assert image.local_build
+    assert image.digests == frozenset()
+
+
+def test_an_image_is_named_by_tag_or_by_digest() -> None:
+    """Both would say two things, neither says nothing."""
+    for name in ("app", f"app:1@{digest(1)}"):
+        with pytest.raises(LockInvalid, match="no name for the lock"):
+            locked(name, 1)
+
+
+def test_a_digest_is_locked_to_itself() -> None:
+    """A lock that leads one digest to another lies."""
+    with pytest.raises(LockInvalid, match="locked to another"):
+        locked(f"app@{digest(1)}", 2)
+
+
+def test_times_are_whole_seconds() -> None:
+    """What is written is what was meant."""
+    with pytest.raises(LockInvalid, match="whole seconds"):
+        LockedImage(Reference.parse("app:1"), digest(1), NOW_US + 1)

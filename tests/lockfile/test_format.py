@@ -1,0 +1,89 @@
+"""A lock has one form, which is read back as what it was."""
+
+from __future__ import annotations
+
+import tomllib
+
+from hypothesis import given
+
+from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform, Use, sorted_lock
+from boltseal.lockfile.format import format_lock
+from boltseal.lockfile.parse import parse_lock
+from boltseal.oci.reference import Reference
+from tests.lockfile.locks import INDEX, KEY, NOW_US, digest, locked, locks
+
+
+@given(locks)
+def test_what_is_written_is_read_back(lock: Lock) -> None:
+    """Every lock survives being written."""
+    assert parse_lock(format_lock(lock).encode()) == lock
+
+
+@given(locks)
+def test_writing_what_was_read_changes_no_byte(lock: Lock) -> None:
+    """Running it again makes no diff."""
+    text = format_lock(lock)
+
+    assert format_lock(parse_lock(text.encode())) == text
+
+
+@given(locks)
+def test_every_lock_is_toml(lock: Lock) -> None:
+    """Any other tool can read it."""
+    assert tomllib.loads(format_lock(lock))["version"] == 1
+
+
+def test_a_lock_as_a_person_reads_it() -> None:
+    """Sorted, one thing a line, nothing that depends on when or where it was written."""
+    image = LockedImage(
+        Reference.parse("node:16.13"),
+        digest(1),
+        NOW_US,
+        INDEX,
+        (LockedPlatform("linux/arm64", digest(3), digest(5)), LockedPlatform("linux/amd64", digest(2))),
+        ("node:16.13", "docker.io/library/node:16.13"),
+        (Use("b/Dockerfile", "FROM"), Use("a/compose.yaml", "services.web.image")),
+        17,
+    )
+    app = locked("registry.example.com/shop/app:dev", None)
+    text = format_lock(sorted_lock([app, image], {"registry.example.com": KEY, "unused.example.com": KEY}))
+
+    assert text.partition("version")[2] == (
+        f""" = 1
+
+[keys]
+"registry.example.com" = "{KEY}"
+
+[[image]]
+reference = "docker.io/library/node:16.13"
+digest = "{digest(1)}"
+media_type = "{INDEX}"
+first_seen = 2026-11-24T18:00:00Z
+entry = 17
+written = [
+  "docker.io/library/node:16.13",
+  "node:16.13",
+]
+used = [
+  {{ file = "a/compose.yaml", at = "services.web.image" }},
+  {{ file = "b/Dockerfile", at = "FROM" }},
+]
+platforms = [
+  {{ platform = "linux/amd64", manifest = "{digest(2)}" }},
+  {{ platform = "linux/arm64", manifest = "{digest(3)}", image = "{digest(5)}" }},
+]
+
+[[image]]
+reference = "registry.example.com/shop/app:dev"
+local_build = true
+first_seen = 2026-11-24T18:00:00Z
+"""
+    )
+
+
+def test_a_file_name_that_is_no_text_is_written_as_text() -> None:
+    """A byte that is not UTF-8 in a name does not keep the lock from being written."""
+    image = locked("app:1", 1)
+    odd = LockedImage(image.reference, image.digest, NOW_US, used=(Use("a\udcff.yaml", "x"),))
+
+    assert parse_lock(format_lock(Lock((odd,))).encode()).images[0].used == (Use("a\\udcff.yaml", "x"),)
