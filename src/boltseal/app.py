@@ -23,11 +23,10 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.routing import Route
 
 from boltseal.api.asgi import DistributionApi
 from boltseal.api.gate import Gate
+from boltseal.api.health import HEALTH_PATH, READY_PATH, Health
 from boltseal.api.metrics import Metrics
 from boltseal.api.observer import Observer, Write
 from boltseal.api.settings import ApiSettings
@@ -36,7 +35,7 @@ from boltseal.errors import BoltsealError
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
 from boltseal.registry.logins import Logins
-from boltseal.registry.readiness import readiness
+from boltseal.registry.readiness import Readiness, readiness
 from boltseal.registry.sequencer import start_ledger
 from boltseal.registry.tokens import Tokens
 from boltseal.storage import ledger_store
@@ -53,8 +52,7 @@ from boltseal.storage.users import UserFile
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from boltseal.settings import Settings
 
@@ -128,27 +126,24 @@ class Application(Starlette):
     def __init__(
         self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None, observer: Observer
     ) -> None:
-        routes = [Route("/healthz", _healthz), Route("/readyz", self._readyz)]
-        super().__init__(routes=routes, lifespan=self._run)
+        super().__init__(lifespan=self._run)
         self._settings = settings
         self._clock = clock
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: Store | None = None
         self._api: DistributionApi | None = None
-        self._token_service: TokenService | None = None
         self._logins: Logins | None = None
         self._observer = observer
-        self._metrics: Metrics | None = None
+        health = Health(observer, self._readiness)
+        self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request, or the lifespan."""
         if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
             await self._api(scope, receive, send)
-        elif self._token_service is not None and scope["type"] == "http" and scope["path"] == TOKEN_PATH:
-            await self._token_service(scope, receive, send)
-        elif self._metrics is not None and scope["type"] == "http" and scope["path"] == METRICS_PATH:
-            await self._metrics(scope, receive, send)
+        elif scope["type"] == "http" and (beside := self._beside.get(scope["path"])) is not None:
+            await beside(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -158,7 +153,7 @@ class Application(Starlette):
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = _begin(self._settings, self._clock)
-        self._logins = Logins(UserFile(self._settings.htpasswd))
+        self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._serve(store.registry, self._settings, self._logins)
         janitor = asyncio.create_task(_janitor(store.blobs, self._clock, lambda: self._settings.server.read_only))
         if self._reload is not None:
@@ -187,11 +182,12 @@ class Application(Starlette):
             anonymous_pull=settings.grants.all_may_pull,
             read_only=_read_only(settings),
         )
-        self._token_service = TokenService(gate)
         self._api = DistributionApi(registry, api_settings, gate, self._observer)
         self._observer.lines_wanted = bool(server.access_log)
         local = "admins" if server.behind_proxy else "local"
-        self._metrics = Metrics(self._observer, gate, self._gauges, "everybody" if server.public_metrics else local)
+        open_to = "everybody" if server.public_metrics else local
+        self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
+        self._beside[TOKEN_PATH] = TokenService(self._observer, gate)
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         data = self._settings.server.data
@@ -234,18 +230,12 @@ class Application(Starlette):
         if left_out:
             _log.warning("changed settings that only a restart brings", settings=list(left_out))
 
-    async def _readyz(self, _: Request) -> JSONResponse:
+    async def _readiness(self) -> Readiness:
         if self._store is None:
-            return JSONResponse({"ready": False, "reasons": ["the store is not open"]}, status_code=503)
+            return Readiness(("the store is not open",), ())
         server = self._settings.server
         room = Room(server.data, int(server.disk_reserve_bytes))
-        found = await readiness(self._store.database, room, _read_only(self._settings), self._notes, self._clock)
-        told: dict[str, object] = {"ready": not found.blockers}
-        if found.blockers:
-            told["reasons"] = found.blockers
-        if found.notes:
-            told["warnings"] = found.notes
-        return JSONResponse(told, status_code=503 if found.blockers else 200)
+        return await readiness(self._store.database, room, _read_only(self._settings), self._notes, self._clock)
 
 
 def create_app(
@@ -350,7 +340,3 @@ def _open_to(settings: Settings) -> frozenset[str] | None:
 
 def _is_distribution(path: str) -> bool:
     return path.startswith("/v2/") or path == "/v2"
-
-
-async def _healthz(_: Request) -> PlainTextResponse:
-    return PlainTextResponse("ok\n")

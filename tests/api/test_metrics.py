@@ -102,12 +102,75 @@ async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> Non
     transport = httpx2.ASGITransport(app=app)
     async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
         answer = await client.get("/v2/shop/app/tags/list?n=secret")
-        await client.get("/healthz")
 
     (line,) = lines
     assert (line.method, line.path, line.status, line.actor) == ("GET", "/v2/shop/app/tags/list", 400, "anonymous")
     assert line.request_id == answer.headers["x-request-id"]
     assert line.bytes_out == len(answer.content)
+
+
+async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
+    """Tokens, health and the numbers themselves have lines, numbers and sums as pulls have."""
+    lines: list[Line] = []
+    app = create_app(settings_of(tmp_path / "data"), access_log=lines.extend)
+    transport = httpx2.ASGITransport(app=app)
+    paths = ("/healthz", "/readyz", "/token", "/metrics")
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        ids = [(await client.get(path)).headers["x-request-id"] for path in paths]
+        await client.put("/healthz")
+        text = (await client.get("/metrics")).text
+
+    assert [(line.path, line.request_id) for line in lines[:4]] == list(zip(paths, ids, strict=True))
+    for route in ("Health", "Ready", "Token", "Metrics"):
+        assert number(text, f'boltseal_requests_total{{method="GET",route="{route}",status="200"}}') == 1
+        assert number(text, f'boltseal_request_seconds_count{{method="GET",route="{route}"}}') == 1
+    assert number(text, 'boltseal_requests_total{method="PUT",route="Health",status="405"}') == 1
+
+
+async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path: Path) -> None:
+    """Asked for by GET or by a form: who, and which repositories; a wrong login is noted as nobody's."""
+    lines: list[Line] = []
+    settings = settings_of(tmp_path / "data")
+    UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
+    app = create_app(settings, access_log=lines.extend)
+    transport = httpx2.ASGITransport(app=app)
+    scope = "repository:shop/app:pull,push repository:No%0aName:pull repository:shop/web:pull"
+    form = {"grant_type": "password", "username": "ci", "password": "correct horse", "scope": scope}
+    asked = {"account": "ci", "password": "battery staple", "scope": scope}
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        await client.get("/token", params=asked, auth=("ci", "correct horse"))
+        await client.post("/token", data=form)
+        await client.get("/token", params=asked, auth=("ci", "battery staple"))
+    written = b"".join(render(line) for line in lines for render in (logs._access_json, logs._access_text))
+
+    assert [(line.actor, line.path, line.status) for line in lines] == [
+        ("ci", "/token", 200),
+        ("ci", "/token", 200),
+        ("anonymous", "/token", 401),
+    ]
+    assert {line.asked for line in lines} == {"shop/app:pull,push shop/web:pull"}
+    assert b"horse" not in written
+    assert b"staple" not in written
+    assert b'"asked":"shop/app:pull,push shop/web:pull"' in written
+
+
+async def test_passwords_that_were_compared_are_counted(tmp_path: Path) -> None:
+    """A thousand pulls with a login cost one bcrypt, and whoever runs the registry can see it."""
+    settings = settings_of(tmp_path / "data")
+    UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
+    app = create_app(settings)
+    transport = httpx2.ASGITransport(app=app)
+    login = ("ci", "correct horse")
+    async with (
+        running(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000", auth=login) as client,
+    ):
+        await images.push(client, "shop/app", "1.4.2", images.image("one"))
+        pulls = [await client.get("/v2/shop/app/manifests/1.4.2") for _ in range(1000)]
+        text = (await client.get("/metrics")).text
+
+    assert {pull.status_code for pull in pulls} == {200}
+    assert number(text, "boltseal_password_checks_total") == 1
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -141,6 +204,7 @@ async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) ->
     gone = Totals()
     gone.request(("GET", "Base", 200), 0.01, 0, 2)
     gone.refusal("TagSealed")
+    gone.count("password_checks")
     RunFolder(folder).save(gone)
     (folder / "broken.json").write_text("{")
     app = create_app(settings_of(tmp_path / "data"), run=folder)
@@ -152,6 +216,7 @@ async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) ->
 
     assert number(text, 'boltseal_requests_total{method="GET",route="Base",status="200"}') == 2
     assert number(text, 'boltseal_refusals_total{reason="TagSealed"}') == 1
+    assert number(text, "boltseal_password_checks_total") == 1
 
 
 def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:

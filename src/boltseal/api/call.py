@@ -163,14 +163,16 @@ class Call:
     """One request. Header names are lower-case bytes, as ASGI gives them; values are text.
 
     `caller` and `actor`: who sends it, once the gate has said so. `id`: its number, for the log and for the client.
-    `route`: the kind of place it is about, a word of a small set.
+    `route`: the kind of place it is about, a word of a small set. `asked`: what it asks for beyond its path, for the
+    log; only what was parsed.
     """
 
-    __slots__ = ("_body", "_query", "actor", "caller", "id", "receive", "route", "scope")
+    __slots__ = ("_body", "_query", "actor", "asked", "caller", "id", "receive", "route", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, request_id: str = "") -> None:
         self.id = request_id
         self.route = "unknown"
+        self.asked = ""
         self.scope = scope
         self.receive = receive
         self.caller: Caller = NOBODY

@@ -17,21 +17,27 @@ from prometheus_client.registry import Collector
 
 from boltseal import __version__
 from boltseal.api import caching, responses
-from boltseal.api.call import Call
-from boltseal.api.responses import Answer
+from boltseal.api.responses import Answer, Headers
+from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
 from boltseal.policy.grants import Action
+from boltseal.registry.logins import PASSWORD_CHECKS
 from boltseal.storage.totals import LATENCY_BOUNDS_S, Totals
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
-    from starlette.types import Receive, Scope, Send
 
+    from boltseal.api.call import Call
     from boltseal.api.gate import Gate
     from boltseal.api.observer import Observer
 
 Gauges = Callable[[], dict[str, tuple[str, float]]]
 """Name -> what it means, and its value now."""
+
+COUNTED: Final = {
+    PASSWORD_CHECKS: "Passwords that were compared with a user's hash, which is slow on purpose",
+}
+"""What is counted apart from requests, and what it means."""
 
 _EVERYWHERE: Final = "any/repository"
 
@@ -40,32 +46,28 @@ class MetricsDenied(Denied):
     """Somebody from elsewhere, who is no admin."""
 
 
-class Metrics:
+class Metrics(Shell):
     """The endpoint. `gauges`: asked in a thread. `open_to`: "local", "everybody", or "admins" alone."""
 
     def __init__(self, observer: Observer, gate: Gate, gauges: Gauges, open_to: str) -> None:
-        self._observer = observer
+        super().__init__(observer)
         self._gate = gate
         self._gauges = gauges
         self._open_to = open_to
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
-        call = Call(scope, receive)
-        try:
-            await self._admit(call)
-            body = await asyncio.to_thread(self._exposition)
-        except BoltsealError as error:
-            challenge = self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
-            answer = responses.refusal(error, challenge)
-        else:
-            pairs = [
-                ("content-type", CONTENT_TYPE_LATEST),
-                ("content-length", str(len(body))),
-                ("cache-control", caching.NO_STORE),
-            ]
-            answer = Answer(200, (*responses.headers(pairs), responses.NOSNIFF), body)
-        await answer.send(scope, receive, send)
+    async def _answer(self, call: Call) -> Answer:
+        call.route = "Metrics"
+        await self._admit(call)
+        body = await asyncio.to_thread(self._exposition)
+        pairs = [
+            ("content-type", CONTENT_TYPE_LATEST),
+            ("content-length", str(len(body))),
+            ("cache-control", caching.NO_STORE),
+        ]
+        return Answer(200, (*responses.headers(pairs), responses.NOSNIFF), body)
+
+    def _extra(self, _: Call, error: BoltsealError) -> Headers:
+        return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
 
     async def _admit(self, call: Call) -> None:
         if self._open_to == "everybody":
@@ -73,6 +75,7 @@ class Metrics:
         authorization = call.header(b"authorization")
         if authorization is not None and self._gate.access.required():
             caller = await self._gate.recognise(call, authorization)
+            call.actor = caller.actor
             if Action.ADMIN in self._gate.access.allowed(caller, _EVERYWHERE):
                 return
         if self._open_to == "local" and _is_loopback(call):
@@ -100,6 +103,8 @@ class _Exposed(Collector):
         for name, count in sorted(self._totals.refusals.items()):
             refusals.add_metric([name], count)
         yield refusals
+        for counted, means in COUNTED.items():
+            yield CounterMetricFamily(f"boltseal_{counted}", means, value=self._totals.counts.get(counted, 0))
         for name, (means, value) in self._gauges.items():
             yield GaugeMetricFamily(name, means, value=value)
         build = GaugeMetricFamily("boltseal_build_info", "Which boltseal this is", labels=["version"])

@@ -2,7 +2,8 @@
 
 This stands in the way of every pull, so it only appends and adds; lines are written about five times a second, in a
 thread, by whoever was handed in as `write`. A log that can't keep up loses lines, and says how many, rather than hold up
-requests. A line never has the query (a stranger's) nor any header but the number that we gave.
+requests. A line never has the query (a stranger's; of a token's, what was parsed of it) nor any
+header but the number that we gave.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 LINES_EVERY_S: Final = 0.2
 SAVED_EVERY_S: Final = 1.0
 MOST_WAITING: Final = 100_000
+MOST_ASKED: Final = 1024
 CLIENT_GONE: Final = 499
 """The status that is noted where nobody was left to answer; nginx's custom, never sent."""
 
@@ -35,10 +37,11 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _log = structlog.get_logger(__name__)
 
 
-class Line(msgspec.Struct, frozen=True, gc=False):
+class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One request in the access log, its fields in the order in which they are written.
 
     `time_ns`: since the epoch. `path`: as sent, so anything may stand in it. `ms`: milliseconds to the answer.
+    `asked`: of a token, the repositories and actions that it was asked for.
     """
 
     time_ns: int
@@ -51,6 +54,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     bytes_in: int
     bytes_out: int
     ms: float
+    asked: str = ""
 
 
 Write = Callable[[Sequence[Line]], None]
@@ -97,7 +101,8 @@ class Observer:
         client = scope.get("client")
         address, path = client[0] if client else "", raw[:1024].decode("latin-1")
         now, actor, ms = time.time_ns(), call.actor.name, round(seconds * 1000, 2)
-        self._waiting.append(Line(now, call.id, address, actor, method, path, status, bytes_in, bytes_out, ms))
+        asked = call.asked[:MOST_ASKED]
+        self._waiting.append(Line(now, call.id, address, actor, method, path, status, bytes_in, bytes_out, ms, asked))
 
     def all_totals(self) -> Totals:
         """The sums of this process and of every other of this server."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from boltseal.api import caching, responses
-from boltseal.api.call import Call
-from boltseal.api.responses import Answer
+from boltseal.api.responses import Answer, Headers
+from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
@@ -27,12 +27,12 @@ from boltseal.registry.tokens import LIFE_S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from starlette.types import Receive, Scope, Send
-
+    from boltseal.api.call import Call
     from boltseal.api.gate import Gate
-    from boltseal.registry.access import Caller
+    from boltseal.api.observer import Observer
 
 MAX_FORM_BYTES: Final = 64 * 1024
+_CHALLENGE: Final[Headers] = ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
 _GIVEN: Final = frozenset({Action.PULL, Action.PUSH, Action.DELETE})
 
 
@@ -42,27 +42,18 @@ class ScopeInvalid(Invalid):
     code = ErrorCode.UNSUPPORTED
 
 
-class TokenService:
+class TokenService(Shell):
     """The endpoint, as an ASGI application of its own."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, observer: Observer, gate: Gate) -> None:
+        super().__init__(observer)
         self._gate = gate
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
-        call = Call(scope, receive)
-        try:
-            answer = await self._answer(call)
-        except Unauthenticated as error:
-            answer = responses.refusal(error, ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),))
-        except BoltsealError as error:
-            answer = responses.refusal(error)
-        await answer.send(scope, receive, send)
-
     async def _answer(self, call: Call) -> Answer:
+        call.route = "Token"
         if call.method == "GET":
             authorization, scopes = call.header(b"authorization"), call.query.all("scope")
-            return self._give(await self._gate.recognise(call, authorization), scopes)
+            return await self._give(call, authorization, scopes)
         if call.method != "POST":
             raise ScopeInvalid("a token is asked for with GET or POST")
         form = _form(await call.document(MAX_FORM_BYTES))
@@ -70,10 +61,17 @@ class TokenService:
             raise ScopeInvalid('grant_type must be "password": this registry gives no refresh tokens')
         user, password = form.get("username", [""])[0], form.get("password", [""])[0]
         basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        return self._give(await self._gate.recognise(call, basic), form.get("scope", []))
+        return await self._give(call, basic, form.get("scope", []))
 
-    def _give(self, caller: Caller, scopes: Iterable[str]) -> Answer:
-        token = self._gate.access.give_token(caller, list(_asked(scopes)))
+    def _extra(self, _: Call, error: BoltsealError) -> Headers:
+        return _CHALLENGE if isinstance(error, Unauthenticated) else ()
+
+    async def _give(self, call: Call, authorization: str | None, scopes: Iterable[str]) -> Answer:
+        asked = list(_asked(scopes))
+        call.asked = " ".join(f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked)
+        caller = await self._gate.recognise(call, authorization)
+        call.actor = caller.actor
+        token = self._gate.access.give_token(caller, asked)
         body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
         pairs = [
             ("content-type", "application/json"),

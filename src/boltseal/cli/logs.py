@@ -72,13 +72,14 @@ def _access_json(line: Line) -> bytes:
 
 def _escaped(line: Line) -> bytes:
     """The fields in ASCII alone: also what a terminal takes for an order, or a reader for the end of a line."""
-    return json.dumps(msgspec.structs.asdict(line), separators=(",", ":")).encode("ascii")
+    return json.dumps(msgspec.to_builtins(line), separators=(",", ":")).encode("ascii")
 
 
 def _access_text(line: Line) -> bytes:
     shown = " ".join(_word(text) for text in (line.address, line.actor, line.method, line.path))
     sizes = f"in={line.bytes_in} out={line.bytes_out} ms={line.ms} id={line.request_id}"
-    return f"{_iso(line.time_ns)} [info     ] request {shown} {line.status} {sizes}\n".encode("ascii")
+    asked = f" asked={_word(line.asked)}" if line.asked else ""
+    return f"{_iso(line.time_ns)} [info     ] request {shown} {line.status} {sizes}{asked}\n".encode("ascii")
 
 
 def _word(text: str) -> str:

@@ -31,6 +31,11 @@ class Caller:
     user: str | None = None
     scopes: Mapping[str, frozenset[Action]] | None = field(default=None)
 
+    @property
+    def actor(self) -> Actor:
+        """Who that is to a ledger or a log, without any right."""
+        return Actor(self.user or ANONYMOUS.name)
+
 
 NOBODY: Final = Caller()
 
@@ -99,7 +104,7 @@ class Access:
             self._refuse_if_gone(caller)
             if caller.user is None and not self.grants.anonymous_pull:
                 raise LoginNeeded("this registry needs a login")
-        return Actor(caller.user or ANONYMOUS.name)
+        return caller.actor
 
     def _refuse_if_gone(self, caller: Caller) -> None:
         if caller.user is not None and not self._logins.exists(caller.user):

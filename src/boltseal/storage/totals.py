@@ -46,14 +46,16 @@ class _Row(msgspec.Struct):
 class _Snapshot(msgspec.Struct):
     rows: list[_Row]
     refusals: dict[str, int]
+    counts: dict[str, int] = {}
 
 
 class Totals:
-    """Sums by key, and refusals by the name of their error."""
+    """Sums by key, refusals by the name of their error, and what else is counted, by its name."""
 
     def __init__(self) -> None:
         self.requests: dict[Key, Sums] = {}
         self.refusals: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
 
     def request(self, key: Key, seconds: float, bytes_in: int, bytes_out: int) -> None:
         """Add one request."""
@@ -70,6 +72,10 @@ class Totals:
         """Add one refused request."""
         self.refusals[name] = self.refusals.get(name, 0) + 1
 
+    def count(self, name: str) -> None:
+        """Add one of what has that name."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+
     def add(self, other: Totals) -> None:
         """Add everything of another."""
         for key, theirs in list(other.requests.items()):  # in one step: others may be adding
@@ -79,8 +85,9 @@ class Totals:
             ours.bytes_in += theirs.bytes_in
             ours.bytes_out += theirs.bytes_out
             ours.buckets = [a + b for a, b in zip(ours.buckets, theirs.buckets, strict=True)]
-        for name, count in list(other.refusals.items()):
-            self.refusals[name] = self.refusals.get(name, 0) + count
+        for ours_, theirs_ in ((self.refusals, other.refusals), (self.counts, other.counts)):
+            for name, count in list(theirs_.items()):
+                ours_[name] = ours_.get(name, 0) + count
 
 
 class RunFolder:
@@ -106,7 +113,7 @@ class RunFolder:
         """Replace this process's sums. OSError."""
         rows = [_Row(*key, sums) for key, sums in list(totals.requests.items())]
         beside = self._own.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode(_Snapshot(rows, dict(totals.refusals))))
+        beside.write_bytes(msgspec.json.encode(_Snapshot(rows, dict(totals.refusals), dict(totals.counts))))
         beside.replace(self._own)
 
     def others(self) -> Totals:
@@ -122,5 +129,6 @@ class RunFolder:
             theirs = Totals()
             theirs.requests = {(row.method, row.route, row.status): row.sums for row in snapshot.rows}
             theirs.refusals = snapshot.refusals
+            theirs.counts = snapshot.counts
             found.add(theirs)
         return found

@@ -1,0 +1,56 @@
+"""`GET /healthz`: this process answers. `GET /readyz`: it can serve, or the reasons why it can't, one sentence each.
+
+Both are for load balancers and supervisors, and for everybody: no login, and nothing of what is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from boltseal.api import caching, responses
+from boltseal.api.errors import MethodNotAllowed
+from boltseal.api.responses import Answer, Headers
+from boltseal.api.shell import READS, Shell
+from boltseal.errors import BoltsealError, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from boltseal.api.call import Call
+    from boltseal.api.observer import Observer
+    from boltseal.registry.readiness import Readiness
+
+HEALTH_PATH: Final = "/healthz"
+READY_PATH: Final = "/readyz"
+
+
+class Health(Shell):
+    """The two endpoints. `ready`: asked at each look."""
+
+    def __init__(self, observer: Observer, ready: Callable[[], Awaitable[Readiness]]) -> None:
+        super().__init__(observer)
+        self._ready = ready
+
+    async def _answer(self, call: Call) -> Answer:
+        at_ready = call.scope["path"] == READY_PATH
+        call.route = "Ready" if at_ready else "Health"
+        if call.method not in READS:
+            raise MethodNotAllowed(f"{quote(call.method, 20)} is not possible here; possible: GET, HEAD", "GET, HEAD")
+        if not at_ready:
+            return _told(200, "text/plain; charset=utf-8", b"ok\n")
+        found = await self._ready()
+        told: dict[str, object] = {"ready": not found.blockers}
+        if found.blockers:
+            told["reasons"] = found.blockers
+        if found.notes:
+            told["warnings"] = found.notes
+        return _told(503 if found.blockers else 200, "application/json", json.dumps(told).encode())
+
+    def _extra(self, _: Call, __: BoltsealError) -> Headers:
+        return ()
+
+
+def _told(status: int, media_type: str, body: bytes) -> Answer:
+    pairs = [("content-type", media_type), ("content-length", str(len(body))), ("cache-control", caching.NO_STORE)]
+    return Answer(status, (*responses.headers(pairs), responses.NOSNIFF), body)
