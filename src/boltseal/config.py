@@ -118,10 +118,11 @@ def _told(settings: Settings, key: tuple[str, ...], file: _Layer, environment: _
 
 
 class ClientPaths(NamedTuple):
-    """Where a client finds what is the user's: logins, the best file first, and Docker's daemon."""
+    """Where a client finds what is the user's: logins, the best file first, Docker's daemon, and its own settings."""
 
     logins: tuple[Path, ...]
     docker_host: str
+    settings: Path
 
 
 def client_paths() -> ClientPaths:
@@ -136,8 +137,10 @@ def client_paths() -> ClientPaths:
     logins = [Path(named)] if named else []
     logins.append(Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json")
     logins += [Path(runtime) / "containers/auth.json"] if runtime else []
-    logins.append((Path(xdg) if xdg else home / ".config") / "containers/auth.json")
-    return ClientPaths(tuple(logins), os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    configured = Path(xdg) if xdg else home / ".config"
+    logins.append(configured / "containers/auth.json")
+    docker_host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    return ClientPaths(tuple(logins), docker_host, configured / "boltseal/boltseal.toml")
 
 
 def debug_wanted() -> bool:

@@ -89,6 +89,9 @@ async def test_one_token_serves_many_repositories(hub: FakeHub, connect: Callabl
     assert len(answers) == 50
     assert all(answer.resolved and answer.resolved.digest == Digest.of(BODY) for answer in answers)
     assert hub.counted == {"token": 2, "HEAD manifest": 50}
+    assert (
+        len([request for request in hub.seen if request.method == "HEAD"]) == 51
+    )  # the first learns that it needs one
 
 
 async def test_a_login_goes_to_the_realm_and_nowhere_else(hub: FakeHub, connect: Callable[..., Transport]) -> None:

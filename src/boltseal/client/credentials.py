@@ -79,6 +79,15 @@ class CredentialStore:
                 self._found[registry] = await self._look(registry)
         return self._found[registry]
 
+    def named(self) -> frozenset[str]:
+        """The registries that the files name, whether or not a login for them can be had. No helper is asked."""
+        found: set[str] = set()
+        for path in self._paths:
+            held = _read(path)
+            if held is not None:
+                found.update(_host(key) for key in (*held.auths, *held.cred_helpers))
+        return frozenset(found)
+
     async def _look(self, registry: str) -> Credentials | None:
         keys = _HUB_KEYS if registry == HUB else (registry,)
         for path in self._paths:
@@ -99,6 +108,11 @@ class CredentialStore:
                     if found is not None:
                         return found
         return None
+
+
+def _host(key: str) -> str:
+    """The registry that a key of a credentials file is for: `https://ghcr.io/v1/` is `ghcr.io`."""
+    return HUB if key in _HUB_KEYS else key.partition("://")[2].partition("/")[0] or key.partition("/")[0]
 
 
 def _read(path: Path) -> _File | None:

@@ -1,6 +1,7 @@
 """Many tags, asked for what they mean now: each once, a few at a time, each registry at its pace.
 
-Never a manifest GET. One token for many repositories (`tokens.announce`). A registry that says it is asked too often is
+Never a manifest GET. One token for many repositories (`tokens.announce`); the first question to a registry goes alone,
+so that one learns how it wants to be asked, and not sixteen. A registry that says it is asked too often is
 left alone for the rest of the poll, and everything still open there is answered "could not check", with the reason.
 """
 
@@ -43,11 +44,12 @@ async def poll(
         transport.tokens.announce(registry, (f"repository:{name}:pull" for name in repositories))
     queue = iter(waiting)
     tired: dict[str, RemoteBusy] = {}
+    known: dict[str, asyncio.Event] = {}
     # Not a task group: one that is open over a yield cancels whoever reads us, and turns an early end into an error.
     asking: deque[asyncio.Task[Polled]] = deque()
     try:
         for reference in queue:
-            asking.append(asyncio.create_task(_ask(transport, reference, tired)))
+            asking.append(asyncio.create_task(_ask_in_turn(transport, reference, tired, known)))
             if len(asking) >= min(at_once, AT_ONCE):
                 yield await _first(asking)
         while asking:
@@ -64,6 +66,21 @@ async def _first(asking: deque[asyncio.Task[Polled]]) -> Polled:
     task = next(each for each in asking if each in done)
     asking.remove(task)
     return task.result()
+
+
+async def _ask_in_turn(
+    transport: Transport, reference: Reference, tired: dict[str, RemoteBusy], known: dict[str, asyncio.Event]
+) -> Polled:
+    """Ask, but not before the first question to this registry has been answered."""
+    answered = known.get(reference.registry)
+    if answered is not None:
+        await answered.wait()
+        return await _ask(transport, reference, tired)
+    known[reference.registry] = answered = asyncio.Event()
+    try:
+        return await _ask(transport, reference, tired)
+    finally:
+        answered.set()
 
 
 async def _ask(transport: Transport, reference: Reference, tired: dict[str, RemoteBusy]) -> Polled:

@@ -3,7 +3,8 @@
 The steps of a request, in order:
 
 1. The address: TLS, except on loopback and where the user said so; on loopback plain HTTP is tried first.
-2. What we know already: a token that covers the scopes, or Basic where the registry asked for it before.
+2. What we know already: a token that covers the scopes, or how the registry wanted to be asked before (a token of its
+   realm, or Basic).
 3. A 401 is answered once: a token from the realm it names, or Basic.
 4. Redirects of GET and HEAD are followed, at most five; authorization stays with the host it was meant for, and nothing
    is sent in the clear that came over TLS.
@@ -27,13 +28,13 @@ import httpx2
 import stamina
 
 from boltseal import __version__
-from boltseal.client.challenges import parse_challenges
+from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.credentials import Credentials, CredentialStore
 from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.quota import Quota, parse_quota, parse_retry_after
 from boltseal.client.tokens import TokenCache
-from boltseal.errors import Invalid, Unavailable
+from boltseal.errors import BoltsealError, Invalid, Unavailable
 
 MAX_REDIRECTS: Final = 5
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
@@ -103,6 +104,7 @@ class Transport:
         self._options = options
         self._schemes: dict[str, str] = {}
         self._basic: set[str] = set()
+        self._bearer: dict[str, Challenge] = {}
         self.tokens = TokenCache(self._http)
         self.quotas: dict[str, Quota] = {}
 
@@ -177,6 +179,14 @@ class Transport:
             return f"Bearer {token}"
         if call.registry in self._basic:
             return _basic(await self._credentials.find(call.registry))
+        challenge = self._bearer.get(call.registry)
+        if challenge is not None and call.scopes:
+            credentials = await self._credentials.find(call.registry)
+            try:
+                return f"Bearer {await self.tokens.ask(call.registry, call.scopes, challenge, credentials)}"
+            except BoltsealError:
+                self._bearer.pop(call.registry, None)  # it may want to be asked otherwise by now: let it say so again
+                raise
         return None
 
     async def _answer_challenge(self, call: Call, response: httpx2.Response, sent: str | None) -> str | None:
@@ -188,7 +198,9 @@ class Transport:
                         return None  # the token is good, and this is not in it: another one would say the same
                     self.tokens.forget(call.registry, sent.removeprefix("Bearer "))
                 scopes = call.scopes or frozenset(challenge.parameters.get("scope", "").split())
-                return f"Bearer {await self.tokens.ask(call.registry, scopes, challenge, credentials)}"
+                token = await self.tokens.ask(call.registry, scopes, challenge, credentials)
+                self._bearer[call.registry] = challenge
+                return f"Bearer {token}"
             if challenge.scheme == "basic" and credentials is not None and not credentials.identity_token:
                 self._basic.add(call.registry)
                 return _basic(credentials)

@@ -1,0 +1,168 @@
+"""What references mean now, asked so that it costs nobody a pull.
+
+- One HEAD for each distinct reference, however often it is named, a few at a time (`client.poll`); never a manifest by
+  its tag.
+- What is behind a digest (platforms, image IDs) is read by digest, and only when the lock does not know it yet. Docker
+  Hub counts each such read as a pull, so there it is left out unless the caller says that it may count.
+- Only registries are asked that the caller allows: a checked-out project does not choose whom we talk to.
+- "Could not be told" is an answer, with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
+from typing import Final
+
+import msgspec
+
+from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.poll import poll
+from boltseal.client.registry import RegistryClient, Resolved
+from boltseal.client.transport import Transport
+from boltseal.errors import BoltsealError, Denied
+from boltseal.lockfile.document import LockedPlatform
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest
+from boltseal.oci.mediatype import DOCKER_CONFIG, MANIFEST_TYPES, OCI_CONFIG
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import HUB, Reference, Repository
+
+COUNTS_PULLS: Final = frozenset({HUB})
+AT_ONCE: Final = 8
+MAX_CHILDREN: Final = 200
+MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
+
+_ATTESTATION: Final = "unknown/unknown"
+_CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+
+
+class RegistryNotAllowed(Denied):
+    """A registry that the project names and the user has not allowed."""
+
+
+class _Config(msgspec.Struct):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+class Resolver:
+    """Asks registries. `allowed` says of a registry's name whether it may be talked to."""
+
+    def __init__(self, transport: Transport, allowed: Callable[[str], bool], *, count_pulls: bool = False) -> None:
+        self._transport = transport
+        self._allowed = allowed
+        self._count_pulls = count_pulls
+        self._reads = asyncio.Semaphore(AT_ONCE)
+
+    def reads(self, registry: str) -> bool:
+        """Whether what is behind a digest is read there: where it counts as a pull, only if that was asked for."""
+        return self._count_pulls or registry not in COUNTS_PULLS
+
+    async def meanings(self, references: Iterable[Reference]) -> dict[Reference, Resolved | BoltsealError]:
+        """What each reference means, or why that could not be told. Each must have a tag or a digest; the digest wins."""
+        found: dict[Reference, Resolved | BoltsealError] = {}
+        asked = []
+        for reference in dict.fromkeys(references):
+            if self._allowed(reference.registry):
+                asked.append(reference)
+            else:
+                found[reference] = _not_allowed(reference.registry)
+        async with aclosing(poll(self._transport, asked)) as answers:
+            async for answer in answers:
+                meaning = answer.resolved or answer.error
+                if meaning is None:
+                    raise AssertionError(f"{answer.reference}: neither answer nor error")
+                found[answer.reference] = meaning
+        return found
+
+    async def platforms(
+        self, digests: Mapping[Digest, Reference]
+    ) -> dict[Digest, tuple[LockedPlatform, ...] | BoltsealError]:
+        """What is behind each digest, of the repository of the reference beside it. Not read: empty."""
+        wanted = {digest: at for digest, at in digests.items() if self.reads(at.registry)}
+        async with asyncio.TaskGroup() as group:
+            tasks = {digest: group.create_task(self._behind(at, digest)) for digest, at in wanted.items()}
+        read = {digest: task.result() for digest, task in tasks.items()}
+        return {digest: read.get(digest, ()) for digest in digests}
+
+    async def _behind(self, at: Reference, digest: Digest) -> tuple[LockedPlatform, ...] | BoltsealError:
+        client = RegistryClient(self._transport, at.registry)
+        try:
+            manifest = await self._manifest(client, at.repository, digest)
+            if not manifest.is_index:
+                return (await self._single(client, at.repository, digest, manifest),)
+            children = [
+                child
+                for child in manifest.manifests
+                if child.media_type in MANIFEST_TYPES and str(child.platform) != _ATTESTATION
+            ]
+            return await self._children(client, at.repository, children)
+        except BoltsealError as error:
+            return error
+
+    async def _children(
+        self, client: RegistryClient, repository: Repository, children: list[Descriptor]
+    ) -> tuple[LockedPlatform, ...]:
+        if len(children) > MAX_CHILDREN:  # nobody's platforms; their digests are known all the same
+            return tuple(LockedPlatform(platform_name(child.platform), child.digest) for child in children)
+        found = await asyncio.gather(
+            *(self._child(client, repository, child) for child in children), return_exceptions=True
+        )
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return tuple(one for one in found if not isinstance(one, BaseException))
+
+    async def _child(self, client: RegistryClient, repository: Repository, child: Descriptor) -> LockedPlatform:
+        image: Digest | None = None
+        try:
+            image = image_id(await self._manifest(client, repository, child.digest))
+        except RemoteNotFound:  # an index may be sparse: who copies it takes only the platforms they run on
+            image = None
+        return LockedPlatform(platform_name(child.platform), child.digest, image)
+
+    async def _single(
+        self, client: RegistryClient, repository: Repository, digest: Digest, manifest: Manifest
+    ) -> LockedPlatform:
+        """A plain image says its platform in its config; a blob counts nowhere as a pull."""
+        config = manifest.config
+        if config is None or image_id(manifest) is None:
+            return LockedPlatform("", digest)
+        if config.size > MAX_CONFIG_BYTES:
+            raise RemoteLies(f"{client.registry}: a config of {config.size} bytes is more than is read")
+        async with self._reads:
+            raw = b"".join([piece async for piece in client.blob(repository, config.digest, config.size)])
+        try:
+            read = msgspec.json.decode(raw, type=_Config)
+        except msgspec.MsgspecError:
+            read = _Config()
+        return LockedPlatform(platform_name(Platform(read.os, read.architecture, read.variant)), digest, config.digest)
+
+    async def _manifest(self, client: RegistryClient, repository: Repository, digest: Digest) -> Manifest:
+        async with self._reads:
+            return await client.manifest(repository, digest)
+
+
+def image_id(manifest: Manifest) -> Digest | None:
+    """The image ID: the digest of the config. None for an index, and for what is no image."""
+    config = manifest.config
+    return None if config is None or config.media_type not in _CONFIGS else config.digest
+
+
+def platform_name(platform: Platform | None) -> str:
+    """A platform as the lock names it: `linux/arm64/v8`, of Windows with its version, "" where it is not said."""
+    if platform is None:
+        return ""
+    version = f":{platform.os_version}" if platform.os_version else ""
+    return (str(platform) + version)[:200]
+
+
+def _not_allowed(registry: str) -> RegistryNotAllowed:
+    return RegistryNotAllowed(
+        f"{registry} is not asked: it is none of the registries that a project may name; "
+        f"allow it with --allow {registry}, or in `[client] registries` of your own configuration"
+    )

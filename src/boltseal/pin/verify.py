@@ -1,0 +1,231 @@
+"""Does what the files name still mean what was locked? One verdict for each reference in a file. Pure but for `verify`.
+
+What decides, for each site, in this order:
+
+1. It names nothing that could be looked up: could not check, with the reason.
+2. There is a lock, and the reference is not in it. A service that is built here is a local build: nobody pulls it.
+3. The file pins one platform of the locked index: it runs on no other machine. It pins something else than the lock
+   says: they disagree.
+4. Neither a pin nor a lock says what it should mean: not pinned.
+5. Offline it ends here: file and lock agree.
+6. A registry that can't be asked: could not check. What is pinned is not there any more, or a tag that nothing pins: gone.
+7. The tag means something else than was locked: moved. Of what is pinned that is a note, for the pin still holds, unless
+   the tag is one that should never move; of what is not pinned, it is what would be deployed.
+
+`strict`: a note does not hold either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from boltseal.client.errors import RemoteNotFound
+from boltseal.client.registry import Resolved
+from boltseal.errors import BoltsealError
+from boltseal.lockfile.compare import age
+from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, lock_key
+from boltseal.lockfile.format import time_text
+from boltseal.oci.digest import Digest
+from boltseal.oci.mediatype import INDEX_TYPES
+from boltseal.oci.reference import Reference
+from boltseal.pin.resolve import Resolver
+from boltseal.pin.values import Site
+from boltseal.policy.release import looks_like_release
+
+
+class Status(StrEnum):
+    """What a verdict says, as `--json` has it."""
+
+    HOLDS = "holds"
+    LOCAL_BUILD = "local-build"
+    MOVED = "moved"
+    NOT_PINNED = "not-pinned"
+    NOT_LOCKED = "not-in-the-lock"
+    DISAGREES = "disagrees"
+    WRONG_PLATFORM = "wrong-platform"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+class Weight(StrEnum):
+    """How much a verdict weighs: `note` holds unless `--strict`."""
+
+    HOLDS = "holds"
+    NOTE = "note"
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be said of one site. `from_` what it should mean, `to` what it means, `locked_us` since when that was so."""
+
+    site: Site
+    status: Status
+    weight: Weight
+    reason: str
+    from_: Digest | None = None
+    to: Digest | None = None
+    sealed: bool | None = None
+    locked_us: int | None = None
+
+
+Meanings = Mapping[Reference, Resolved | BoltsealError]
+
+
+async def verify(
+    sites: Sequence[Site], lock: Lock | None, resolver: Resolver | None, *, now_us: int, strict: bool = False
+) -> tuple[Verdict, ...]:
+    """A verdict for each site, in their order. Without a resolver only the files and the lock are compared."""
+    known = {} if lock is None else lock.by_reference()
+    meanings: dict[Reference, Resolved | BoltsealError] = {}
+    if resolver is not None:
+        keys = {site: lock_key(site.resolved) for site in sites if site.resolved is not None}
+        skipped = {key for site, key in keys.items() if _is_local(site, known.get(key))}
+        meanings = await resolver.meanings(key for key in keys.values() if key not in skipped)
+        pinned = [_by_digest(site, key, meanings) for site, key in keys.items() if key not in skipped]
+        meanings |= await resolver.meanings(reference for reference in pinned if reference is not None)
+    return tuple(
+        _weighed(
+            _judge(site, lock is not None, known, meanings if resolver is not None else None, now_us), strict=strict
+        )
+        for site in sites
+    )
+
+
+def _by_digest(site: Site, key: Reference, meanings: Meanings) -> Reference | None:
+    """A pin whose tag does not mean it any more has to be asked for by itself."""
+    meaning = meanings[key]
+    if site.pinned is None or key.digest is not None:
+        return None
+    if isinstance(meaning, Resolved) and meaning.digest == site.pinned:
+        return None
+    return replace(key, tag=None, digest=site.pinned)
+
+
+def _is_local(site: Site, image: LockedImage | None) -> bool:
+    return site.build and (image is None or image.local_build)
+
+
+def _judge(
+    site: Site, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None, now_us: int
+) -> Verdict:
+    # 1
+    if site.resolved is None:
+        return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, site.why or "it is no reference")
+    key = lock_key(site.resolved)
+    image = known.get(key)
+    # 2
+    if has_lock and image is None:
+        return Verdict(
+            site, Status.NOT_LOCKED, Weight.DIFFERS, f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
+        )
+    if _is_local(site, image):
+        return Verdict(site, Status.LOCAL_BUILD, Weight.HOLDS, "it is built here, and no registry holds it")
+    if image is not None and image.local_build:
+        return Verdict(
+            site,
+            Status.DISAGREES,
+            Weight.DIFFERS,
+            f"{LOCK_NAME} says that it is built here, and no service here builds it; run `boltseal lock --update`",
+        )
+    # 3
+    pinned = site.pinned
+    if pinned is not None and image is not None and image.digest != pinned:
+        return _other_pin(site, image, pinned, meanings, key)
+    # 4
+    wanted = pinned or (None if image is None else image.digest)
+    if wanted is None:
+        return Verdict(
+            site,
+            Status.NOT_PINNED,
+            Weight.DIFFERS,
+            "neither a digest nor a lock says what it should mean; run `boltseal pin`",
+        )
+    # 5
+    if meanings is None:
+        if pinned is None:
+            return Verdict(site, Status.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} says what it should mean", wanted)
+        return Verdict(site, Status.HOLDS, Weight.HOLDS, "", wanted)
+    return _compared(site, key, image, wanted, meanings, now_us)
+
+
+def _other_pin(site: Site, image: LockedImage, pinned: Digest, meanings: Meanings | None, key: Reference) -> Verdict:
+    """A pin that is not what the lock says."""
+    one_of = [each.platform for each in image.platforms if each.manifest == pinned]
+    held = None if meanings is None else meanings.get(replace(key, tag=None, digest=pinned))
+    plain = isinstance(held, Resolved) and held.media_type not in INDEX_TYPES and image.media_type in INDEX_TYPES
+    if one_of or (plain and not image.platforms):
+        which = f"only the image for {one_of[0] or 'one platform'}" if one_of else "an image for one platform"
+        return _wrong_platform(site, which, image.digest, pinned)
+    return Verdict(
+        site,
+        Status.DISAGREES,
+        Weight.DIFFERS,
+        f"the file pins {pinned.short}, {LOCK_NAME} says {image.digest.short if image.digest else 'nothing'}; "
+        "take the lock's with `boltseal pin --write`",
+        image.digest,
+        pinned,
+    )
+
+
+def _wrong_platform(site: Site, which: str, index: Digest | None, pinned: Digest) -> Verdict:
+    reason = f"it is pinned to {which}, where the tag is for several; mend it with `boltseal pin --write`"
+    return Verdict(site, Status.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
+
+
+def _compared(
+    site: Site, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings, now_us: int
+) -> Verdict:
+    """6 and 7: what should be, and what the registry says."""
+    meaning = meanings[key]
+    sealed = None if key.tag is None else looks_like_release(key.tag)
+    if isinstance(meaning, Resolved) and meaning.digest == wanted:
+        if site.pinned is not None:
+            return Verdict(site, Status.HOLDS, Weight.HOLDS, "", wanted, wanted, sealed)
+        reason = "it means what was locked, but nothing in the file holds it there"
+        return Verdict(site, Status.NOT_PINNED, Weight.NOTE, reason, wanted, wanted, sealed)
+    # 6
+    if site.pinned is not None and key.digest is None:
+        held = meanings[replace(key, tag=None, digest=site.pinned)]
+        if isinstance(held, RemoteNotFound):
+            return Verdict(
+                site, Status.GONE, Weight.DIFFERS, f"what it is pinned to can't be had: {held.message}", wanted
+            )
+        if isinstance(held, BoltsealError):
+            return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, held.message, wanted)
+        if isinstance(meaning, Resolved) and meaning.media_type in INDEX_TYPES and held.media_type not in INDEX_TYPES:
+            return _wrong_platform(site, "an image for one platform", meaning.digest, wanted)
+    if isinstance(meaning, RemoteNotFound):
+        if site.pinned is None or key.digest is not None:
+            return Verdict(site, Status.GONE, Weight.DIFFERS, meaning.message, wanted, None, sealed)
+    elif isinstance(meaning, BoltsealError):
+        return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, meaning.message, wanted, None, sealed)
+    # 7
+    to = meaning.digest if isinstance(meaning, Resolved) else None
+    weight = Weight.NOTE if site.pinned is not None and not sealed else Weight.DIFFERS
+    locked_us = None if image is None else image.first_seen_us
+    return Verdict(
+        site,
+        Status.MOVED,
+        weight,
+        _moved(site, wanted, to, locked_us, now_us, sealed=bool(sealed)),
+        wanted,
+        to,
+        sealed,
+        locked_us,
+    )
+
+
+def _moved(site: Site, wanted: Digest, to: Digest | None, locked_us: int | None, now_us: int, *, sealed: bool) -> str:
+    kind = "a tag that should never move" if sealed else "its floating tag"
+    deed = f"moved from {wanted.short} to {to.short}" if to is not None else f"was deleted; it meant {wanted.short}"
+    since = "" if locked_us is None else f", after {time_text(locked_us)} ({age(locked_us, now_us)} ago)"
+    kept = "; the pin still holds" if site.pinned is not None else "; what would be deployed is not what was locked"
+    return f"{kind} {deed}{since}{kept}"
+
+
+def _weighed(verdict: Verdict, *, strict: bool) -> Verdict:
+    return replace(verdict, weight=Weight.DIFFERS) if strict and verdict.weight is Weight.NOTE else verdict

@@ -1,0 +1,167 @@
+"""What a project and its user say to the verbs that read a project: `.boltseal.toml` in it, and the user's own file.
+
+The two are trusted differently, and so are two files:
+
+- `.boltseal.toml` comes with the checked-out project. It holds `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and has no
+  key for a command, an address or a credential: it can't run anything, or name a host to talk to.
+- The user's `boltseal.toml` (`[client] registries`) says which registries a project may make us talk to. Without it:
+  Docker Hub and the other public registries, this machine, and those that the user has logged in to.
+
+A key that is not known is an error that names the nearest one. Nothing is ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from boltseal.client.hosts import is_loopback
+from boltseal.errors import Invalid, quote
+from boltseal.oci.reference import HUB
+
+PROJECT_FILE: Final = ".boltseal.toml"
+MAX_FILE_BYTES: Final = 1024 * 1024
+
+PUBLIC_REGISTRIES: Final = (
+    HUB,
+    "cgr.dev",
+    "codeberg.org",
+    "gcr.io",
+    "ghcr.io",
+    "mcr.microsoft.com",
+    "nvcr.io",
+    "public.ecr.aws",
+    "quay.io",
+    "registry.access.redhat.com",
+    "registry.gitlab.com",
+    "registry.k8s.io",
+)
+"""Registries that anybody may ask, and that a project may name without the user having said so."""
+
+_is_registry = re.compile(
+    r"\*|(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?"
+).fullmatch
+
+
+class ProjectInvalid(Invalid):
+    """A `.boltseal.toml`, or the user's own file, that can't be read or says what can't be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None where nothing is said."""
+
+    registries: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """A project's own words. `exclude`: globs of files that are not looked at; `strict`: `verify --strict` always."""
+
+    exclude: tuple[str, ...] = ()
+    strict: bool = False
+    pin: Mapping[str, Any] = field(default_factory=dict)
+
+    def excludes(self, path: str) -> bool:
+        """Whether a file of the project (`deploy/compose.yaml`) is left out. `*` matches across `/` too."""
+        return any(fnmatchcase(path, glob) or fnmatchcase(path, f"{glob.rstrip('/')}/*") for glob in self.exclude)
+
+
+_PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
+    "lock": {"exclude": list},
+    "pin": {},
+    "verify": {"strict": bool},
+    "deploy": {},
+}
+_CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list}}
+_WORDS: Final = {bool: "true or false", list: "a list of texts"}
+
+
+def project_settings(root: Path) -> ProjectSettings:
+    """What `.boltseal.toml` of a project says; nothing where there is none. ProjectInvalid."""
+    said = _read(root / PROJECT_FILE, PROJECT_FILE, _PROJECT)
+    return ProjectSettings(
+        tuple(said.get("lock", {}).get("exclude", ())), said.get("verify", {}).get("strict", False), said.get("pin", {})
+    )
+
+
+def client_settings(path: Path) -> ClientSettings:
+    """What the user's own file says; nothing where there is none. ProjectInvalid."""
+    listed = _read(path, str(path), _CLIENT).get("client", {}).get("registries")
+    for name in listed or ():
+        check_registry(name, f"{path}: [client] registries")
+    return ClientSettings(None if listed is None else tuple(listed))
+
+
+def check_registry(name: str, where: str) -> None:
+    """Refuse what is no name of a registry. ProjectInvalid."""
+    if _is_registry(name) is None:
+        raise ProjectInvalid(
+            f"{where}: {quote(name)} is no registry; expected a host, perhaps with a port, *.example.com, or *"
+        )
+
+
+def allowed_registries(client: ClientSettings, logins: Iterable[str], more: Iterable[str]) -> Callable[[str], bool]:
+    """Which registries a project may make us talk to. `logins`: where the user has logged in; `more`: named in the call."""
+    always = tuple(more)
+    named = client.registries
+    known = frozenset((*PUBLIC_REGISTRIES, *logins))
+
+    def allowed(registry: str) -> bool:
+        if any(_matches(registry, pattern) for pattern in always):
+            return True
+        if named is not None:
+            return any(_matches(registry, pattern) for pattern in named)
+        return registry in known or is_loopback(registry)
+
+    return allowed
+
+
+def _matches(registry: str, pattern: str) -> bool:
+    name, wanted = registry.lower(), pattern.lower()
+    return name == wanted or wanted == "*" or (wanted.startswith("*.") and name.endswith(wanted[1:]))
+
+
+def _read(path: Path, origin: str, known: Mapping[str, Mapping[str, type]]) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ProjectInvalid(f"{origin} can't be read: {error.strerror}") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise ProjectInvalid(f"{origin}: it has more than {MAX_FILE_BYTES} bytes; expected a few lines of TOML")
+    try:
+        said = tomllib.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+        raise ProjectInvalid(f"{origin}: not TOML: {quote(str(error), 200)[1:-1]}") from error
+    for name, table in said.items():
+        keys = known.get(name)
+        if keys is None:
+            raise ProjectInvalid(f"{origin}: unknown table {quote(name)}{_nearest(name, known)}")
+        if not isinstance(table, dict):
+            raise ProjectInvalid(f"{origin}: {name} is no table; expected [{name}]")
+        for key, value in table.items():
+            _check(f"{origin}: ", name, key, value, keys)
+    return said
+
+
+def _check(origin: str, table: str, key: str, value: Any, keys: Mapping[str, type]) -> None:
+    expected = keys.get(key)
+    if expected is None:
+        near = _nearest(key, keys) if keys else "; the table has none yet"
+        raise ProjectInvalid(f"{origin}unknown key {quote(key)} in [{table}]{near}")
+    listed = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if type(value) is not expected or (expected is list and not listed):
+        raise ProjectInvalid(f"{origin}[{table}] {key} is {quote(str(value))}; expected {_WORDS[expected]}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return f"; the nearest known one is {difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]}"

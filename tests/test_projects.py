@@ -1,0 +1,143 @@
+"""What a project may say of itself, and whom it may make us talk to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.projects import (
+    ClientSettings,
+    ProjectInvalid,
+    ProjectSettings,
+    allowed_registries,
+    check_registry,
+    client_settings,
+    project_settings,
+)
+
+
+def project(root: Path, text: str) -> ProjectSettings:
+    (root / ".boltseal.toml").write_text(text)
+    return project_settings(root)
+
+
+def test_a_project_without_a_file_says_nothing(tmp_path: Path) -> None:
+    """Nothing is needed to begin."""
+    assert project_settings(tmp_path) == ProjectSettings()
+
+
+def test_what_a_project_may_say(tmp_path: Path) -> None:
+    """What is left out, and how strict its gate is."""
+    said = project(
+        tmp_path, '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\n[pin]\n[deploy]\n'
+    )
+
+    assert said.strict
+    assert [said.excludes(path) for path in ("docs/a/compose.yaml", "x/a.example.yaml", "compose.yaml", "docs2/a")] == [
+        *(True, True, False, False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[lok]", 'unknown table "lok"; the nearest known one is lock'),
+        ("[client]\nregistries = ['*']", 'unknown table "client"; the nearest known one is '),
+        ("[[notify]]\nurl = 'https://x'", 'unknown table "notify"; the nearest known one is verify'),
+        ("lock = 3", "lock is no table; expected [lock]"),
+        ("[lock]\nexclud = []", 'unknown key "exclud" in [lock]; the nearest known one is exclude'),
+        ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the table has none yet'),
+        ("[lock]\nexclude = 'docs'", '[lock] exclude is "docs"; expected a list of texts'),
+        ("[lock]\nexclude = [3]", '[lock] exclude is "[3]"; expected a list of texts'),
+        ("[verify]\nstrict = 1", '[verify] strict is "1"; expected true or false'),
+        ("[verify", "not TOML: "),
+        ("a = " + "[" * 100_000, "not TOML: "),
+        ("#" * 1_048_577, "it has more than 1048576 bytes"),
+    ],
+)
+def test_what_is_not_understood_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """A command, an address or a credential has no key at all."""
+    with pytest.raises(ProjectInvalid) as refused:
+        project(tmp_path, text)
+
+    assert refused.value.message.startswith(".boltseal.toml: ")
+    assert said in refused.value.message
+
+
+def test_a_file_that_can_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    """It might say that the gate is strict."""
+    (tmp_path / ".boltseal.toml").mkdir()
+    with pytest.raises(ProjectInvalid, match="can't be read: Is a directory"):
+        project_settings(tmp_path)
+
+
+def user(tmp_path: Path, text: str) -> ClientSettings:
+    path = tmp_path / "boltseal.toml"
+    path.write_text(text)
+    return client_settings(path)
+
+
+def test_what_a_user_may_say(tmp_path: Path) -> None:
+    """Which registries a project may name."""
+    assert client_settings(tmp_path / "none") == ClientSettings(None)
+    assert user(tmp_path, "[client]\n") == ClientSettings(None)
+    assert user(tmp_path, '[client]\nregistries = ["*.example.com", "[::1]:5000", "*"]') == ClientSettings(
+        ("*.example.com", "[::1]:5000", "*")
+    )
+
+
+@pytest.mark.parametrize("name", ["https://ghcr.io", "ghcr.io/team", "a*.com", "", "*.*"])
+def test_what_is_no_registry_is_refused(tmp_path: Path, name: str) -> None:
+    """A pattern that matches nothing would keep everything out, silently."""
+    with pytest.raises(ProjectInvalid, match="is no registry"):
+        user(tmp_path, f'[client]\nregistries = ["{name}"]')
+    with pytest.raises(ProjectInvalid, match="--allow"):
+        check_registry(name, "--allow")
+
+
+def test_without_a_word_of_the_user_strangers_are_not_asked() -> None:
+    """Public registries, this machine, and where one has logged in; no address of an inner network."""
+    allowed = allowed_registries(ClientSettings(), ["registry.example.com"], [])
+    asked = ["docker.io", "ghcr.io", "localhost:5000", "127.0.0.1:5000", "registry.example.com"]
+    refused = ["169.254.169.254", "10.0.0.1:5000", "intranet:80", "evil.example.com", "registry.example.com:5000"]
+
+    assert [name for name in [*asked, *refused] if allowed(name)] == asked
+
+
+def test_the_users_list_is_the_whole_truth() -> None:
+    """Who says which registries may be asked has said it of all."""
+    allowed = allowed_registries(ClientSettings(("*.example.com", "localhost:5000")), ["ghcr.io"], [])
+    names = [
+        "a.example.com",
+        "A.EXAMPLE.COM",
+        "example.com",
+        "evilexample.com",
+        "localhost:5000",
+        "localhost:5001",
+        "ghcr.io",
+    ]
+
+    assert [name for name in names if allowed(name)] == ["a.example.com", "A.EXAMPLE.COM", "localhost:5000"]
+
+
+def test_what_is_named_in_the_call_is_allowed_too() -> None:
+    """A pipeline has no file of its own."""
+    allowed = allowed_registries(ClientSettings(()), [], ["10.0.0.1:5000"])
+
+    assert allowed("10.0.0.1:5000")
+    assert not allowed("docker.io")
+
+
+def test_the_registries_that_logins_are_for(tmp_path: Path) -> None:
+    """By every spelling that docker and podman use."""
+    path = tmp_path / "config.json"
+    path.write_text(
+        '{"auths": {"https://index.docker.io/v1/": {}, "ghcr.io": {}, "localhost:5000/shop": {}, "https://a.test/v2/": {}},'
+        ' "credHelpers": {"b.test": "x"}}'
+    )
+
+    assert CredentialStore([tmp_path / "none", path]).named() == {
+        *("docker.io", "ghcr.io", "localhost:5000", "a.test", "b.test")
+    }
