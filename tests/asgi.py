@@ -71,7 +71,13 @@ async def send(
     body: bytes | Iterable[bytes] = b"",
     dies: bool = False,
 ) -> Answer:
-    """One request with exactly this target. `dies`: the client is gone after the last piece of the body."""
+    """One request with exactly this target, to localhost if no header says another host.
+
+    `dies`: the client is gone after the last piece of the body.
+    """
+    said = [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
+    if all(name != b"host" for name, _ in said):
+        said.insert(0, (b"host", b"localhost"))
     raw_path, _, query = _bytes(target).partition(b"?")
     scope: dict[str, Any] = {
         "type": "http",
@@ -83,7 +89,7 @@ async def send(
         "raw_path": raw_path,
         "query_string": query,
         "root_path": "",
-        "headers": [(_bytes(name).lower(), _bytes(value)) for name, value in headers],
+        "headers": said,
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 5000),
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from boltseal import config
-from boltseal.config import ConfigInvalid, load
+from boltseal.config import ConfigInvalid
 from boltseal.errors import ExitCode, exit_code
 from boltseal.policy.rules import Mode
 from boltseal.settings import ListenAddress, ServerSettings, Settings, exposure_refusal
@@ -18,12 +20,16 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting comes from the machine the tests run on."""
     for name in os.environ:
         if name.upper().startswith("BOLTSEAL_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "etc" / "boltseal.toml")
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a machine that has nothing in /etc."""
+    return config.load(path, overrides, default_file=EXAMPLES / "no-such-file.toml")
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -86,12 +92,11 @@ def test_a_named_file_hides_the_one_of_the_environment(tmp_path: Path, monkeypat
     assert load(written(tmp_path, "[server]\nworkers = 6\n")).server.workers == 6
 
 
-def test_the_file_in_etc_is_read_when_nothing_else_is_named() -> None:
+def test_the_file_in_etc_is_read_when_nothing_else_is_named(tmp_path: Path) -> None:
     """The packaged place works without a flag."""
-    config.DEFAULT_FILE.parent.mkdir()
-    config.DEFAULT_FILE.write_text("[server]\nworkers = 7\n")
+    file = written(tmp_path, "[server]\nworkers = 7\n")
 
-    assert load().server.workers == 7
+    assert config.load(default_file=file).server.workers == 7
 
 
 def test_settings_made_from_arguments_read_nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

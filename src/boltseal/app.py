@@ -25,6 +25,7 @@ import structlog
 from starlette.applications import Starlette
 
 from boltseal.api.asgi import DistributionApi
+from boltseal.api.call import BodyLimits
 from boltseal.api.gate import Gate
 from boltseal.api.health import HEALTH_PATH, READY_PATH, Health
 from boltseal.api.metrics import Metrics
@@ -181,6 +182,7 @@ class Application(Starlette):
             # Not where there are merely no users yet: the first one ends that at once, and a shared cache would not hear.
             anonymous_pull=settings.grants.all_may_pull,
             read_only=_read_only(settings),
+            body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
         )
         self._api = DistributionApi(registry, api_settings, gate, self._observer)
         self._observer.lines_wanted = bool(server.access_log)

@@ -66,18 +66,22 @@ class Loaded(NamedTuple):
     values: tuple[Value, ...]
 
 
-def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, default_file: Path = DEFAULT_FILE
+) -> Settings:
     """Read file and environment and lay `overrides` (flags, nested as the tables are) over them.
 
     Raises:
         ConfigInvalid: one line: where, what was found, what was expected.
     """
-    return load_and_tell(path, overrides).settings
+    return load_and_tell(path, overrides, default_file=default_file).settings
 
 
-def load_and_tell(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Loaded:
+def load_and_tell(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, default_file: Path = DEFAULT_FILE
+) -> Loaded:
     """As `load`, and tells of every setting where its value came from."""
-    file = _file_layer(path)
+    file = _file_layer(path, default_file)
     environment = _environment_layer()
     flags = _Layer("command line", overrides or {})
     merged: dict[str, Any] = {}
@@ -148,11 +152,11 @@ def debug_wanted() -> bool:
     return os.environ.get("BOLTSEAL_DEBUG", "") not in ("", "0")
 
 
-def _file_layer(path: Path | None) -> _Layer:
+def _file_layer(path: Path | None, default_file: Path) -> _Layer:
     named = path or _config_variable()
-    if named is None and not DEFAULT_FILE.exists():
-        return _Layer(str(DEFAULT_FILE), {})
-    file = named or DEFAULT_FILE
+    if named is None and not default_file.exists():
+        return _Layer(str(default_file), {})
+    file = named or default_file
     try:
         return _Layer(str(file), tomllib.loads(file.read_text(encoding="utf-8")))
     except OSError as error:

@@ -120,6 +120,7 @@ class ServerSettings(_Table):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     max_connections: Annotated[int, Field(ge=16, le=65_536)] = 1024
     max_manifest_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=64 * _MIB)] = ByteSize(4 * _MIB)
+    min_body_bytes_per_s: Annotated[ByteSize, Field(ge=0, le=_MIB)] = ByteSize(512)
     upload_buffer_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=4096 * _MIB)] = ByteSize(32 * _MIB)
     shutdown_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 4
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 import pytest
 from starlette.types import Message, Receive
 
-from boltseal.api import call as call_module
-from boltseal.api.call import Body, Call, DocumentTooLarge, LengthInvalid
+from boltseal.api.call import DEFAULT_LIMITS, Body, BodyLimits, Call, DocumentTooLarge, LengthInvalid
 from boltseal.api.errors import BodyStalled, ClientGone
+from tests.hasty import in_no_time
 
 GONE: Message = {"type": "http.disconnect"}
 
@@ -38,16 +38,21 @@ def handing_over(messages: Iterable[Message]) -> Receive:
     return receive
 
 
-def call(receive: Receive, *headers: tuple[bytes, bytes]) -> Call:
+def trickling(pause_s: float, piece: bytes = b"x", first: bytes | None = None) -> Receive:
+    """A client that sends a piece after each pause, for ever."""
+    pieces = iter([first or piece])
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause_s)
+        return {"type": "http.request", "body": next(pieces, piece), "more_body": True}
+
+    return receive
+
+
+def call(receive: Receive, *headers: tuple[bytes, bytes], limits: BodyLimits = DEFAULT_LIMITS) -> Call:
     """A PUT with these headers."""
-    return Call({"type": "http", "method": "PUT", "headers": list(headers), "query_string": b""}, receive)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that waits for a fraction of a second."""
-    monkeypatch.setattr(call_module, "IDLE_S", 0.02)
-    monkeypatch.setattr(call_module, "DRAIN_S", 0.02)
+    scope = {"type": "http", "method": "PUT", "headers": list(headers), "query_string": b""}
+    return Call(scope, receive, limits=limits)
 
 
 async def test_a_body_comes_in_its_chunks() -> None:
@@ -64,11 +69,71 @@ async def test_a_client_that_leaves_is_not_a_shorter_body() -> None:
         await body.whole(100)
 
 
-@pytest.mark.usefixtures("impatient")
+@in_no_time
 async def test_a_client_that_falls_silent_is_refused() -> None:
     """It would hold an upload's lock for as long as it likes."""
-    with pytest.raises(BodyStalled):
-        await Body(handing_over([])).whole(100)
+    with pytest.raises(BodyStalled, match="no byte of the body came for 60 seconds"):
+        await Body(trickling(3600.0)).whole(100)
+
+
+@in_no_time
+async def test_a_byte_a_minute_is_refused_after_two() -> None:
+    """A byte now and then is never silence, and holds the session all the same."""
+    body = Body(trickling(59.0))
+    with pytest.raises(BodyStalled, match="less than 512 bytes a second"):
+        await body.whole(100_000)
+
+    assert body.received == 1
+    assert asyncio.get_running_loop().time() < 120
+
+
+@in_no_time
+async def test_a_slow_client_that_brings_enough_is_waited_for() -> None:
+    """Not much faster than it has to be, for two hours."""
+    body = Body(trickling(1.0, b"x" * 600))
+    with pytest.raises(DocumentTooLarge):
+        await body.whole(7200 * 600)
+
+    assert body.received == 7201 * 600
+
+
+@in_no_time
+async def test_the_time_that_we_keep_a_client_waiting_is_not_its_own() -> None:
+    """Its bytes are there; that the disk is slow makes nobody a slow client."""
+    body = Body(trickling(0.1, b"x" * 60))
+    for _ in range(2000):
+        await anext(body)
+        await asyncio.sleep(0.89917)  # so that a minute after the begin of a wait is in the middle of one
+
+    assert body.received == 2000 * 60
+
+
+@in_no_time
+async def test_a_client_that_was_fast_once_may_not_be_slow_for_ever() -> None:
+    """A large first piece is not a stock to live on."""
+    body = Body(trickling(1.0, first=b"x" * 1_000_000))
+    with pytest.raises(BodyStalled, match="less than"):
+        await body.whole(2_000_000)
+
+    assert asyncio.get_running_loop().time() == pytest.approx(120, abs=2)
+
+
+@in_no_time
+async def test_without_a_rate_only_silence_ends_a_body() -> None:
+    """0 turns it off."""
+    body = Body(trickling(59.0), BodyLimits(min_bytes_per_s=0))
+    with pytest.raises(DocumentTooLarge):
+        await body.whole(1000)
+
+    assert body.received == 1001
+
+
+@in_no_time
+async def test_a_body_that_was_cancelled_by_somebody_else_stays_cancelled() -> None:
+    """A server that ends its tasks is not taken for a slow client."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await Body(trickling(59.0)).whole(100)
 
 
 async def test_a_document_as_long_as_it_says() -> None:
@@ -121,24 +186,24 @@ async def test_the_rest_of_a_refused_body_is_taken() -> None:
     assert refused.body.received == 3
 
 
-async def test_only_so_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_much_of_it() -> None:
     """A client that would send for ever is cut off."""
-    monkeypatch.setattr(call_module, "DRAIN_BYTES", 10)
-    refused = call(chunks(*[b"ab"] * 100), (b"transfer-encoding", b"chunked"))
+    limits = BodyLimits(drain_bytes=10)
+    refused = call(chunks(*[b"ab"] * 100), (b"transfer-encoding", b"chunked"), limits=limits)
     await refused.take_leave()
 
     assert refused.body.received == 10
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("receive", [lambda: handing_over([]), lambda: chunks(b"a", then=GONE)])
+@in_no_time
 async def test_nobody_is_waited_for_after_the_answer(receive: Callable[[], Receive]) -> None:
     """A client that has left or dawdles has had its answer."""
     answered = call(receive(), (b"content-length", b"30"))
-    async with asyncio.timeout(5):
-        await answered.take_leave()
+    await answered.take_leave()
 
     assert answered.body.finished
+    assert asyncio.get_running_loop().time() <= DEFAULT_LIMITS.drain_s
 
 
 @pytest.mark.parametrize(

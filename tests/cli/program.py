@@ -54,11 +54,15 @@ def run(*arguments: str | Path, environment: Mapping[str, str] | None = None, cw
     return Run(done.returncode, done.stdout, done.stderr)
 
 
-def call(*arguments: str | Path) -> Run:
-    """Run one verb in this process, in this process's environment."""
+class _redirect_stdin(redirect_stdout[io.StringIO]):  # noqa: N801 - as its siblings are called
+    _stream = "stdin"
+
+
+def call(*arguments: str | Path, typed: str = "") -> Run:
+    """Run one verb in this process, in this process's environment. `typed`: what comes on standard input."""
     out, err = io.StringIO(), io.StringIO()
     code: object = None
-    with redirect_stdout(out), redirect_stderr(err):
+    with redirect_stdout(out), redirect_stderr(err), _redirect_stdin(io.StringIO(typed)):
         try:
             root.run([str(argument) for argument in arguments])
         except SystemExit as ended:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import logging.config
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
@@ -27,80 +26,81 @@ def _as_before() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def logged(monkeypatch: pytest.MonkeyPatch, *, as_json: bool, level: str = "info") -> io.StringIO:
-    """Where the lines go after `configure`."""
-    stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
+Capture = pytest.CaptureFixture[str]
+
+
+def logged(capsys: Capture, *, as_json: bool, level: str = "info") -> Callable[[], str]:
+    """What is on stderr after `configure`."""
     logs.configure(level, as_json=as_json)
-    return stream
+    return lambda: capsys.readouterr().err
 
 
-def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_one_object_a_line(capsys: Capture) -> None:
     """Event, level, time and what was given."""
-    stream = logged(monkeypatch, as_json=True)
+    lines = logged(capsys, as_json=True)
     structlog.get_logger("x").warning("refused", repository=HOSTILE)
-    told = json.loads(stream.getvalue())
+    told = json.loads(lines())
 
     assert (told["event"], told["level"], told["repository"]) == ("refused", "warning", HOSTILE)
     assert told["time"].endswith("Z")
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_no_control_character_leaves_as_itself(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+def test_no_control_character_leaves_as_itself(capsys: Capture, as_json: bool) -> None:
     """A repository name can't clear the screen, fake a line or turn the text around."""
-    stream = logged(monkeypatch, as_json=as_json)
+    lines = logged(capsys, as_json=as_json)
     structlog.get_logger("x").warning(HOSTILE, repository=HOSTILE, parts=[HOSTILE])
-    text = stream.getvalue()
+    text = lines()
 
     assert text.count("\n") == 1
     assert text.rstrip("\n").isprintable()
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_the_lines_of_libraries_come_the_same_way(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+def test_the_lines_of_libraries_come_the_same_way(capsys: Capture, as_json: bool) -> None:
     """granian says in one voice with us what happened to a worker."""
-    stream = logged(monkeypatch, as_json=as_json)
+    lines = logged(capsys, as_json=as_json)
     logging.getLogger("_granian").error("Unexpected exit from %s", "worker-1\x1b")
     logging.getLogger("_granian").info("Started worker-1")
-    text = stream.getvalue()
+    text = lines()
 
     assert text.count("\n") == 1
     assert "Unexpected exit from worker-1" in text
     assert "\x1b" not in text
 
 
-def test_a_person_reads_when_what_and_why_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_person_reads_when_what_and_why_first(capsys: Capture) -> None:
     """The sentence stands before the fields, and what is not known is not there."""
-    stream = logged(monkeypatch, as_json=False)
+    lines = logged(capsys, as_json=False)
     structlog.get_logger("x").warning("refused", tag=None, actor="anonymous", reason="tag 1 is sealed")
-    date, time, rest = stream.getvalue().split(" ", 2)
+    date, time, rest = lines().split(" ", 2)
 
     assert (len(date), len(time)) == (10, 8)
     assert rest == "[warning  ] refused: tag 1 is sealed actor=anonymous\n"
 
 
-def test_what_is_below_the_level_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_below_the_level_is_not_written(capsys: Capture) -> None:
     """log_level means it."""
-    stream = logged(monkeypatch, as_json=True, level="warning")
+    lines = logged(capsys, as_json=True, level="warning")
     structlog.get_logger("x").info("rules read again")
 
-    assert stream.getvalue() == ""
+    assert lines() == ""
 
 
-def test_a_traceback_is_part_of_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_is_part_of_its_event(capsys: Capture) -> None:
     """A defect is one JSON object too."""
-    stream = logged(monkeypatch, as_json=True)
+    lines = logged(capsys, as_json=True)
     try:
         raise RuntimeError("surprise")
     except RuntimeError:
         structlog.get_logger("x").exception("defect")
 
-    assert "RuntimeError: surprise" in json.loads(stream.getvalue())["exception"]
+    assert "RuntimeError: surprise" in json.loads(lines())["exception"]
 
 
 @pytest.mark.parametrize(("log_format", "json_"), [("json", True), ("text", False), ("auto", True)])
-def test_json_where_no_person_is_looking(monkeypatch: pytest.MonkeyPatch, log_format: str, json_: bool) -> None:
+@pytest.mark.usefixtures("capsys")
+def test_json_where_no_person_is_looking(log_format: str, json_: bool) -> None:
     """A file or a pipe gets JSON unless told otherwise."""
-    monkeypatch.setattr("sys.stderr", io.StringIO())
 
     assert logs.wants_json(log_format) is json_

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import bcrypt
@@ -21,15 +20,14 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def add(monkeypatch: pytest.MonkeyPatch, data: Path, name: str, typed: str) -> program.Run:
+def add(data: Path, name: str, typed: str) -> program.Run:
     """`user add` with this on standard input."""
-    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    return program.call("user", "add", name, "--data", data, "--json")
+    return program.call("user", "add", name, "--data", data, "--json", typed=typed)
 
 
-def test_a_user_who_was_added_has_the_password_that_was_typed(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+def test_a_user_who_was_added_has_the_password_that_was_typed(data: Path) -> None:
     """The first line of standard input, without its end; the file holds its bcrypt hash."""
-    run = add(monkeypatch, data, "ci", "correct horse\nignored\n")
+    run = add(data, "ci", "correct horse\nignored\n")
     held = UserFile(data.with_name("data.keys") / "htpasswd").current().hashes["ci"]
 
     assert run.code == 0
@@ -39,21 +37,19 @@ def test_a_user_who_was_added_has_the_password_that_was_typed(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("typed", ["", "\n", "x" * 73])
-def test_a_password_that_bcrypt_would_cut_or_that_is_none_is_refused(
-    monkeypatch: pytest.MonkeyPatch, data: Path, typed: str
-) -> None:
+def test_a_password_that_bcrypt_would_cut_or_that_is_none_is_refused(data: Path, typed: str) -> None:
     """Nothing is set, and the message has no part of it."""
-    run = add(monkeypatch, data, "ci", typed)
+    run = add(data, "ci", typed)
 
     assert run.code == 2
     assert "1 to 72 bytes" in run.json["errors"][0]["message"]
     assert not data.with_name("data.keys").exists()
 
 
-def test_users_are_listed_and_taken_away(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+def test_users_are_listed_and_taken_away(data: Path) -> None:
     """By name; and one who is not there does not hold."""
-    add(monkeypatch, data, "zoe", "pw")
-    add(monkeypatch, data, "ana", "pw")
+    add(data, "zoe", "pw")
+    add(data, "ana", "pw")
     listed = program.call("user", "list", "--data", data)
     removed = program.call("user", "remove", "zoe", "--data", data)
     again = program.call("user", "remove", "zoe", "--data", data)

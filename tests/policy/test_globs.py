@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,10 +150,8 @@ def test_a_repository_glob_that_misses_something_does_not(glob: str) -> None:
     ],
 )
 def test_no_glob_is_slow(glob: str) -> None:
-    """An expression that backtracks would need longer than the universe has; these take about a millisecond."""
+    """An expression that backtracks would need longer than the universe has to say no, and this test with it."""
     parsed = parse_repository_glob(glob)
-    started = time.perf_counter()
-    for name in ("a" * 255, "a/" * 127 + "a", "ab" * 127):
-        parsed.matches(name)
 
-    assert time.perf_counter() - started < 0.5
+    for name in ("a" * 255, "a/" * 127 + "a", "ab" * 127, "a" * 254 + "b"):
+        assert parsed.matches(name) is oracle_matches(glob, name)

@@ -45,6 +45,12 @@ class Registry:
         """Whether there is such a manifest."""
         return self._ask("HEAD", repository, reference).status_code == 200
 
+    def answered(self, method: str, route: str, status: int) -> int:
+        """How many requests of this kind have had this answer so far."""
+        line = f'boltseal_requests_total{{method="{method}",route="{route}",status="{status}"}} '
+        told = httpx2.get(f"{self.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+        return sum(int(float(found.removeprefix(line))) for found in told.splitlines() if found.startswith(line))
+
     def _ask(self, method: str, repository: str, reference: str) -> httpx2.Response:
         url = f"{self.server.url}/v2/{repository}/manifests/{reference}"
         return httpx2.request(method, url, headers={"accept": ACCEPT}, timeout=30, trust_env=False)

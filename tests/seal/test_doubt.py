@@ -109,7 +109,7 @@ def _patch(location: str) -> dict[str, object]:
         "raw_path": location.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"transfer-encoding", b"chunked")],
+        "headers": [(b"host", b"localhost"), (b"transfer-encoding", b"chunked")],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 5000),
     }

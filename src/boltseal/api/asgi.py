@@ -47,7 +47,7 @@ class DistributionApi(Shell):
     """The registry over HTTP, OCI distribution-spec 1.1.1 and what its main branch adds. Not for lifespan events."""
 
     def __init__(self, registry: Registry, settings: ApiSettings, gate: Gate, observer: Observer | None = None) -> None:
-        super().__init__(observer or Observer())
+        super().__init__(observer or Observer(), settings.body)
         self._locations = Locations(settings.public_url)
         self._table = _table(registry, settings, self._locations, gate)
         self._gate = gate

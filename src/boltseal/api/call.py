@@ -2,12 +2,13 @@
 
 A thin view of an ASGI scope, without copies: most requests ask for one header or none. The body keeps three
 rules: it is never collected beyond a stated limit, a client that leaves in the middle is `ClientGone` and never
-a shorter body, and one that sends nothing for `IDLE_S` is refused so that it frees what it holds.
+a shorter body, and one that sends nothing, or next to nothing, is refused so that it frees what it holds.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final, cast
 
 from starlette.types import Receive, Scope
@@ -18,11 +19,24 @@ from boltseal.errors import ErrorCode, Invalid, TooLarge, quote
 from boltseal.registry.access import NOBODY, Caller
 from boltseal.registry.values import ANONYMOUS, Actor
 
-IDLE_S: Final = 60.0
-DRAIN_BYTES: Final = 8 * 1024 * 1024
-DRAIN_S: Final = 2.0
-
 _MAX_DIGITS: Final = 18
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """How long a body is waited for, and how much of a refused one is taken off the client's hands.
+
+    `idle_s`: without a byte. `min_bytes_per_s`: what each `idle_s` of waiting must bring, on average; 0: anything.
+    `drain_bytes`, `drain_s`: of what still comes after the answer.
+    """
+
+    idle_s: float = 60.0
+    min_bytes_per_s: int = 512
+    drain_bytes: int = 8 * 1024 * 1024
+    drain_s: float = 2.0
+
+
+DEFAULT_LIMITS: Final = BodyLimits()
 
 
 class LengthInvalid(Invalid):
@@ -38,32 +52,50 @@ class DocumentTooLarge(TooLarge):
 
 
 class _Patience:
-    """Ends a wait of one task that takes too long, by cancelling it, as `asyncio.timeout` does.
+    """Ends a wait of one task that takes too long or brings too little, by cancelling it, as `asyncio.timeout` does.
 
-    One timer for all the waits of a body: a timer for each would cost more than the chunk that is waited for.
+    One timer for all the waits of a body: a timer for each would cost more than the chunk that is waited for. Only the
+    time that was waited counts: a client that we keep waiting (its bytes are there, our disk is slow) is not slow.
     """
 
-    __slots__ = ("_cancelling", "_limit_s", "_loop", "_since", "_task", "_timer", "expired")
+    __slots__ = (
+        "_body",
+        "_cancelling",
+        "_from_bytes",
+        "_from_s",
+        "_limits",
+        "_loop",
+        "_since",
+        "_task",
+        "_timer",
+        "_waited_s",
+        "expired",
+    )
 
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+    def __init__(self, body: Body, limits: BodyLimits) -> None:
+        self._body = body
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._task = cast("asyncio.Task[object]", asyncio.current_task())
         self._cancelling = 0
         self._since: float | None = None
+        self._waited_s = 0.0
+        self._from_s, self._from_bytes = 0.0, body.received
         self._timer: asyncio.TimerHandle | None = None
-        self.expired = False
+        self.expired: str | None = None
 
     def begin(self) -> None:
         """A wait begins."""
-        self.expired = False
+        self.expired = None
         self._since = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._limit_s, self._look)
+            self._timer = self._loop.call_later(self._limits.idle_s, self._look)
 
     def end(self) -> None:
         """It is over."""
-        self._since = None
+        if self._since is not None:
+            self._waited_s += self._loop.time() - self._since
+            self._since = None
 
     def forget(self) -> None:
         """There will be no other."""
@@ -73,28 +105,46 @@ class _Patience:
 
     def ended_it(self) -> bool:
         """Asked when the wait was cancelled: whether this did it, and nobody else meant the task as well."""
-        return self.expired and self._task.uncancel() <= self._cancelling
+        return self.expired is not None and self._task.uncancel() <= self._cancelling
 
     def _look(self) -> None:
         self._timer = None
         if self._since is None:
             return
-        left_s = self._since + self._limit_s - self._loop.time()
-        if left_s > 0:
+        idle_s = self._limits.idle_s
+        for_s = self._loop.time() - self._since
+        waited_s = self._waited_s + for_s
+        if for_s >= idle_s:
+            self.expired = f"no byte of the body came for {idle_s:g} seconds; send the request again"
+        elif waited_s - self._from_s >= idle_s and not self._next_stretch(waited_s):
+            self.expired = (
+                f"the body came with less than {self._limits.min_bytes_per_s} bytes a second; send the request again "
+                "over a faster line, or ask whoever runs this registry for a lower min_body_bytes_per_s"
+            )
+        else:
+            left_s = idle_s - max(for_s, waited_s - self._from_s)
             self._timer = self._loop.call_later(left_s, self._look)
             return
-        self.expired = True
         self._cancelling = self._task.cancelling()
         self._task.cancel()
+
+    def _next_stretch(self, waited_s: float) -> bool:
+        """Whether the stretch of waiting that ends now brought enough; if so another one begins."""
+        came_bytes = self._body.received - self._from_bytes
+        if came_bytes < (waited_s - self._from_s) * self._limits.min_bytes_per_s:
+            return False
+        self._from_s, self._from_bytes = waited_s, self._body.received
+        return True
 
 
 class Body:
     """The body of a request: iterate over it once, in one task, for its chunks as the server hands them over."""
 
-    __slots__ = ("_patience", "_receive", "finished", "received")
+    __slots__ = ("_limits", "_patience", "_receive", "finished", "received")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, limits: BodyLimits = DEFAULT_LIMITS) -> None:
         self._receive = receive
+        self._limits = limits
         self._patience: _Patience | None = None
         self.finished = False
         self.received = 0
@@ -113,15 +163,14 @@ class Body:
     async def _next(self) -> bytes:
         patience = self._patience
         if patience is None:
-            patience = self._patience = _Patience(IDLE_S)
+            patience = self._patience = _Patience(self, self._limits)
         patience.begin()
         try:
             message = await self._receive()
         except asyncio.CancelledError as error:
             if not patience.ended_it():
                 raise
-            msg = f"no byte of the body came for {IDLE_S:g} seconds; send the request again"
-            raise BodyStalled(msg) from error
+            raise BodyStalled(str(patience.expired)) from error
         finally:
             patience.end()
         if message["type"] == "http.disconnect":
@@ -150,9 +199,9 @@ class Body:
         A server that closes on a client which is still sending makes it miss the answer already sent: its next
         write fails before it reads. Best effort: a client that has left, or dawdles, is not waited for.
         """
-        limit = self.received + DRAIN_BYTES
+        limit = self.received + self._limits.drain_bytes
         try:
-            async with asyncio.timeout(DRAIN_S):
+            async with asyncio.timeout(self._limits.drain_s):
                 while not self.finished and self.received < limit:
                     await self._next()
         except (TimeoutError, BodyStalled, ClientGone):
@@ -167,10 +216,13 @@ class Call:
     log; only what was parsed.
     """
 
-    __slots__ = ("_body", "_query", "actor", "asked", "caller", "id", "receive", "route", "scope")
+    __slots__ = ("_body", "_limits", "_query", "actor", "asked", "caller", "id", "receive", "route", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, request_id: str = "") -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, request_id: str = "", limits: BodyLimits = DEFAULT_LIMITS
+    ) -> None:
         self.id = request_id
+        self._limits = limits
         self.route = "unknown"
         self.asked = ""
         self.scope = scope
@@ -184,7 +236,7 @@ class Call:
     def body(self) -> Body:
         """What the client sends along."""
         if self._body is None:
-            self._body = Body(self.receive)
+            self._body = Body(self.receive, self._limits)
         return self._body
 
     @property

@@ -78,10 +78,9 @@ class Gate:
 
     def refuse_other_hosts(self, call: Call) -> None:
         """On loopback without users, only who asks this machine by a name of its own. HostRefused."""
-        host = call.header(b"host")
-        if self._open_to is None or host is None:  # no browser leaves it out
+        if self._open_to is None:
             return
-        host = host.lower()
+        host = (call.header(b"host") or "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if name not in self._open_to:
             raise HostRefused(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from boltseal.api.call import DEFAULT_LIMITS, BodyLimits
+
 MIB: Final = 1024 * 1024
 
 
@@ -14,10 +16,11 @@ class ApiSettings:
 
     `max_manifest_bytes`: the largest manifest taken in. `anonymous_pull`: whether everybody may read everything,
     so that caches between us and a client may keep what never changes. `read_only`: why nothing may be changed, as the
-    sentence that refuses it; None where things may be.
+    sentence that refuses it; None where things may be. `body`: how slowly a body may come.
     """
 
     public_url: str | None = None
     max_manifest_bytes: int = 4 * MIB
     anonymous_pull: bool = True
     read_only: str | None = None
+    body: BodyLimits = DEFAULT_LIMITS

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from boltseal.api.call import Call
+from boltseal.api.call import DEFAULT_LIMITS, BodyLimits, Call
 from boltseal.api.errors import ClientGone
 from boltseal.api.responses import Answer, Headers, failure, refusal
 from boltseal.errors import BoltsealError, ErrorCode
@@ -29,15 +29,16 @@ _log = structlog.get_logger(__name__)
 
 
 class Shell(ABC):
-    """An ASGI application for requests alone, not for lifespan events."""
+    """An ASGI application for requests alone, not for lifespan events. `limits`: how slowly bodies may come."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, limits: BodyLimits = DEFAULT_LIMITS) -> None:
         self._observer = observer
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         started = perf_counter()
-        call = Call(scope, receive, self._observer.next_id())
+        call = Call(scope, receive, self._observer.next_id(), self._limits)
         try:
             answer = await self._answer(call)
         except BoltsealError as error:

@@ -1,0 +1,73 @@
+"""A registry that gives other bytes than it was asked for, over a real connection: nothing of them is used or kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.errors import RemoteLies
+from boltseal.client.registry import RegistryClient
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from tests.cli import program
+from tests.images import Blob, image, push, push_blob
+from tests.servers import Server, boltseal
+
+pytestmark = pytest.mark.slow
+
+SHOP = Repository("shop/app")
+IMAGE = image("asked for")
+LARGE = Blob(os.urandom(3 * 1024 * 1024))
+
+
+@pytest.fixture
+async def liar(tmp_path: Path) -> AsyncIterator[Server]:
+    """A registry whose disk holds other bytes, as many, under the digests of a layer and of a large blob."""
+    data = tmp_path / "data"
+    with boltseal(data) as server:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+            await push(client, SHOP, "1.4.2", IMAGE)
+            await push_blob(client, SHOP, LARGE)
+        for blob in (IMAGE.layers[0], LARGE):
+            digest = Digest.parse(blob.digest)
+            path = data / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+            path.write_bytes(blob.data[:-1] + bytes([blob.data[-1] ^ 1]))
+        yield server
+
+
+async def test_a_blob_of_other_bytes_never_arrives_whole(liar: Server, tmp_path: Path) -> None:
+    """It is refused by name, and its last piece, without which it is nothing, is not handed out."""
+    transport = Transport(CredentialStore([tmp_path / "none.json"]), TransportOptions())
+    client = RegistryClient(transport, liar.address)
+    received: list[bytes] = []
+
+    async def fetch() -> None:
+        async for piece in client.blob(SHOP, Digest.parse(LARGE.digest), len(LARGE.data)):
+            received.append(piece)  # noqa: PERF401 - what came before the refusal is looked at
+
+    with pytest.raises(RemoteLies) as refused:
+        await fetch()
+    await transport.aclose()
+
+    assert f"blob {Digest.parse(LARGE.digest).short} of shop/app is not what its digest says" in refused.value.message
+    assert 0 < len(b"".join(received)) < len(LARGE.data)
+
+
+async def test_a_copy_keeps_nothing_of_a_blob_of_other_bytes(liar: Server, tmp_path: Path) -> None:
+    """The verb says which blob it was, and its target has neither that nor a part of it, nor the image's name."""
+    target = tmp_path / "copied"
+    run = program.run("copy", f"{liar.address}/shop/app:1.4.2", f"oci:{target}:1.4.2")
+    kept = {path.name for path in target.rglob("*") if path.is_file() and path.parent.name == "sha256"}
+    arriving = list(target.rglob(".arriving-*"))
+
+    assert run.code == 3
+    assert f"blob {Digest.parse(IMAGE.layers[0].digest).short} of shop/app is not what its digest says" in run.err
+    assert Digest.parse(IMAGE.layers[0].digest).hex not in kept
+    assert arriving == []
+    assert not (target / "index.json").exists()
