@@ -1,15 +1,207 @@
-"""Walk a project and find every image reference in it. Reads, and follows nothing out of the project."""
+"""Walk a project and find every image reference in it. Reads, and follows nothing out of the project.
+
+What a file is, its name says: Dockerfiles, Compose files, workflows, pipelines, kustomizations, values beside a chart.
+Any other YAML or JSON file is looked into for Kubernetes' `apiVersion`. A file that is named outright is also known as a
+Compose file by its `services`; when it is still nothing known, that is a problem, as is whatever can't be read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-from boltseal.pin.values import Found
+from yaml.nodes import Node
+
+from boltseal.pin.actions import read_actions
+from boltseal.pin.compose import read_compose
+from boltseal.pin.dockerfile import read_dockerfile
+from boltseal.pin.gitlab import included, read_gitlab
+from boltseal.pin.helm import app_version, read_values
+from boltseal.pin.kubernetes import is_kubernetes, read_kubernetes
+from boltseal.pin.kustomize import read_kustomize
+from boltseal.pin.source import Project, Source, Unreadable
+from boltseal.pin.values import Format, Found, Problem, Site
+from boltseal.pin.yaml_nodes import compose, line_of, pairs
+
+MAX_FILES: Final = 100_000
+_NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
+_DOCKERFILE: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", re.IGNORECASE)
+_COMPOSE: Final = re.compile(r"(?:docker-)?compose(?:[.-].*)?\.ya?ml|.+[.-]compose\.ya?ml", re.IGNORECASE)
+_KUSTOMIZE: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
+_GITLAB: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml")
+_VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml")
+_WORKFLOW: Final = re.compile(r"(?:.*/)?\.(?:github|gitea|forgejo)/workflows/[^/]+\.ya?ml")
+_ACTION: Final = re.compile(r"(?:.*/)?action\.ya?ml")
+_STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|json)", re.IGNORECASE)
+_IMAGE_LINE: Final = re.compile(r"^[ \t-]*image:.*\{\{", re.MULTILINE)
 
 
-def scan(root: Path, paths: Sequence[Path] = ()) -> Found:
-    """Every reference in the given files and folders (none: all of `root`), and what could not be read. Never raises
-    for what a file holds."""
-    del root, paths
-    return Found()
+def scan(root: Path, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None) -> Found:
+    """Every reference in the given files and folders (none: all of `root`), and what could not be read.
+
+    Paths are relative to `root` or absolute. `crds`: paths inside resources, by kind, as `pin.kubernetes` has them.
+    Never raises for what a file holds.
+    """
+    return scan_project(Project(root), paths, crds=crds)
+
+
+def scan_project(
+    project: Project, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None
+) -> Found:
+    """The same, of files that may have been read already."""
+    return _Scan(project, crds).of(paths or (Path(),))
+
+
+class _Scan:
+    def __init__(self, project: Project, crds: Mapping[str, Sequence[str]] | None) -> None:
+        self.project = project
+        self.crds = crds
+        self.composed: list[str] = []
+        self.done: set[str] = set()
+        self.sites: list[Site] = []
+        self.problems: list[Problem] = []
+
+    def of(self, paths: Sequence[Path]) -> Found:
+        for path in paths:
+            try:
+                name = self.project.name(path)
+                real = self.project.root / name
+                if not real.exists():
+                    raise Unreadable(str(path), 0, "is not there")
+                for found, asked in self.walk(real):
+                    self.one(found, asked=asked)
+            except Unreadable as error:
+                self.problems.append(error.problem)
+        self.take(read_compose(self.project, self.composed))
+        sites = sorted(dict.fromkeys(self.sites), key=lambda site: (site.path, site.span, site.where))
+        return Found(tuple(sites), tuple(sorted(dict.fromkeys(self.problems))))
+
+    def take(self, found: Found) -> None:
+        self.sites.extend(found.sites)
+        self.problems.extend(found.problems)
+
+    def walk(self, real: Path) -> Iterator[tuple[str, bool]]:
+        """The files of a folder by name, in order, or the one file; and whether it was named outright."""
+        if not real.is_dir():
+            yield self.project.name(real), True
+            return
+        count = 0
+        for folder, inner, files in os.walk(real):
+            inner[:] = sorted(name for name in inner if name not in _NOT_ENTERED)
+            if "Chart.yaml" in files and "templates" in inner:
+                inner.remove("templates")  # filled in from the values, which are read
+            for file in sorted(files):
+                if not (_STRUCTURED.fullmatch(file) or _DOCKERFILE.fullmatch(file) or file in _KUSTOMIZE):
+                    continue
+                count += 1
+                if count > MAX_FILES:
+                    raise Unreadable(self.project.name(real), 0, f"holds more than {MAX_FILES} files to look into")
+                path = Path(folder, file)
+                try:
+                    name = (
+                        self.project.name(path) if path.is_symlink() else path.relative_to(self.project.root).as_posix()
+                    )
+                except Unreadable as error:
+                    self.problems.append(Problem(path.relative_to(self.project.root).as_posix(), 0, str(error)))
+                    continue
+                yield name, False
+
+    def one(self, name: str, *, asked: bool) -> None:
+        if name in self.done:
+            return
+        self.done.add(name)
+        try:
+            kind = self.kind(name)
+            if kind is Format.COMPOSE:
+                self.composed.append(name)
+            elif kind is Format.DOCKERFILE:
+                self.take(read_dockerfile(self.project.read(name)))
+            elif kind is not None:
+                source = self.project.read(name)
+                self.take(self.structured(source, compose(source), kind))
+            elif asked or self.may_be_kubernetes(name):
+                self.unnamed(self.project.read(name), asked=asked)
+        except Unreadable as error:
+            self.problems.append(error.problem)
+
+    def kind(self, name: str) -> Format | None:
+        """What a file is by its name."""
+        folder, _, last = name.rpartition("/")
+        if _DOCKERFILE.fullmatch(last) and not last.endswith((".dockerignore", ".md", ".txt")):
+            return Format.DOCKERFILE
+        if _COMPOSE.fullmatch(last):
+            return Format.COMPOSE
+        if last in _KUSTOMIZE:
+            return Format.KUSTOMIZE
+        if _WORKFLOW.fullmatch(name) or _ACTION.fullmatch(name):
+            return Format.GITHUB_ACTIONS
+        if _GITLAB.fullmatch(last):
+            return Format.GITLAB_CI
+        if _VALUES.fullmatch(last) and self.project.has(f"{folder}/Chart.yaml" if folder else "Chart.yaml"):
+            return Format.HELM
+        return None
+
+    def may_be_kubernetes(self, name: str) -> bool:
+        try:
+            return _STRUCTURED.fullmatch(name) is not None and b"apiVersion" in self.project.read(name).raw
+        except Unreadable:
+            if name.endswith(".json"):
+                return False  # data of any size and kind; nobody named it
+            raise
+
+    def structured(self, source: Source, documents: tuple[Node, ...], kind: Format) -> Found:
+        match kind:
+            case Format.KUSTOMIZE:
+                return read_kustomize(source, documents)
+            case Format.GITHUB_ACTIONS:
+                return read_actions(source, documents)
+            case Format.HELM:
+                return read_values(source, documents, version=app_version(self.project, source.path))
+            case Format.GITLAB_CI:
+                self.follow(source, documents)
+                return read_gitlab(source, documents)
+            case _:
+                return read_kubernetes(source, documents, self.crds)
+
+    def follow(self, source: Source, documents: tuple[Node, ...]) -> None:
+        for node in included(documents):
+            try:
+                for name in self.local(source, node.value):
+                    if name not in self.done:
+                        self.done.add(name)
+                        inner = self.project.read(name)
+                        self.take(self.structured(inner, compose(inner), Format.GITLAB_CI))
+            except Unreadable as error:
+                problem = error.problem
+                at = (source.path, line_of(node)) if not problem.line else (problem.path, problem.line)
+                self.problems.append(Problem(*at, problem.message))
+
+    def local(self, source: Source, written: str) -> list[str]:
+        """The files that an `include: local` means; GitLab reads `/` as the project's root."""
+        pattern = written.lstrip("/")
+        if "$" in pattern or ".." in Path(pattern).parts:
+            raise Unreadable(source.path, 0, f"{written!a} is not followed")
+        if "*" not in pattern:
+            return [self.project.name(Path(pattern))]
+        return [self.project.name(path) for path in sorted(self.project.root.glob(pattern)) if path.is_file()]
+
+    def unnamed(self, source: Source, *, asked: bool) -> None:
+        """A file whose name says nothing: what it holds decides."""
+        try:
+            documents = compose(source)
+        except Unreadable:
+            if not asked and "{{" in source.text and not _IMAGE_LINE.search(source.text):
+                return  # a template of somebody's that names no image
+            raise
+        if any(is_kubernetes(document) for document in documents):
+            self.take(read_kubernetes(source, documents, self.crds))
+        elif any("services" in pairs(document) for document in documents):
+            if asked:
+                self.composed.append(source.path)
+        elif asked and any({"repository", "image"} & pairs(document).keys() for document in documents):
+            self.take(read_values(source, documents))
+        elif asked:
+            raise Unreadable(source.path, 0, "is none of the formats that are known here")

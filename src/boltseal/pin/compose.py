@@ -1,0 +1,331 @@
+"""Compose files: `services.*.image`, image volumes, hooks, `docker-image://` contexts, and Dockerfiles written inline.
+
+Only these places are looked at; `image:` inside `environment`, `command: |` or `configs.content` is text like any other.
+Aliases, merge keys and `extends` lead to the scalar where the image really stands, which may be in another file of the
+project. Variables come from the `.env` beside the first file and nowhere else: what somebody's shell adds is not known.
+
+A digest goes to the end of the scalar; into a default (`${TAG:-1.2@sha256:...}`), where a variable that is set takes
+the pin away with the tag; or into `.env`, if that variable is used exactly once. Anything else needs an override file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from yaml.nodes import Node, ScalarNode
+
+from boltseal.errors import quote
+from boltseal.pin.dockerfile import read_inline
+from boltseal.pin.dotenv import Dotenv, parse_dotenv
+from boltseal.pin.pieces import Dialect, Filled, NotFilled, Piece, fill, variables_in
+from boltseal.pin.references import parsed
+from boltseal.pin.source import Project, Source, Unreadable
+from boltseal.pin.values import Format, Found, Problem, Site, Spot
+from boltseal.pin.yaml_nodes import (
+    compose,
+    content_end,
+    is_template,
+    items,
+    line_of,
+    pairs,
+    plain_start,
+    span_of,
+    text_of,
+)
+
+BUILT_HERE: Final = "built here: its name is its own"
+_IMAGE_CONTEXT: Final = "docker-image://"
+_DEFAULTS: Final = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+_OVERRIDES: Final = tuple(name.replace(".y", ".override.y") for name in _DEFAULTS)
+_NO_ENV: Final = Dotenv("", {})
+
+
+@dataclass(slots=True)
+class _File:
+    """A file that was read, and the folder whose `.env` fills its variables."""
+
+    source: Source
+    documents: tuple[Node, ...]
+    folder: str
+    services: dict[str, Node] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A scalar that holds an image: in which file, under which words; `prefix` stands before the reference."""
+
+    file: _File
+    node: ScalarNode
+    where: str
+    platforms: tuple[str, ...] = ()
+    build: bool = False
+    prefix: str = ""
+
+
+def read_compose(project: Project, names: list[str]) -> Found:
+    """The sites of these files and of all that they include and extend."""
+    return _Reader(project).read(names)
+
+
+class _Reader:
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.files: dict[str, _File | None] = {}
+        self.envs: dict[str, Dotenv] = {}
+        self.uses: Counter[tuple[str, str]] = Counter()
+        self.shown_env: set[str] = set()
+        self.problems: list[Problem] = []
+        self.sites: list[Site] = []
+
+    def read(self, names: list[str]) -> Found:
+        waiting = deque((name, _folder(name)) for name in names)
+        while waiting:
+            name, folder = waiting.popleft()
+            file = self.load(name, folder)
+            if file is not None:
+                waiting.extend(self.led_to(file))
+        files = [file for file in self.files.values() if file is not None]
+        for file in files:
+            self.count(file)
+        for folder, env in self.envs.items():
+            self.count_beside(folder, env)
+        for file in files:
+            for name, service in file.services.items():
+                self.sites.extend(self.site(place) for place in self.in_service(file, name, service))
+        return Found(tuple(self.sites), tuple(self.problems))
+
+    def load(self, name: str, folder: str) -> _File | None:
+        if name in self.files:
+            return None
+        file = self.files[name] = self.parsed(name, folder)
+        return file
+
+    def led_to(self, file: _File) -> list[tuple[str, str]]:
+        """The files that this one includes or extends, each with the folder whose `.env` counts there."""
+        found: list[tuple[str, str]] = []
+        for document in file.documents:
+            for entry in items(pairs(document).get("include")):
+                listed = pairs(entry).get("path", entry)
+                for listing in items(listed) or [listed]:
+                    found += [(name, _folder(name)) for name in self.path(file, listing)]
+        for service in file.services.values():
+            path = pairs(pairs(service).get("extends")).get("file")
+            found += [(name, file.folder) for name in self.path(file, path)]
+        return found
+
+    def path(self, file: _File, node: Node | None) -> list[str]:
+        """The name of the file that a scalar names, in a list; an empty one where there is none in the project."""
+        written = text_of(node)
+        if node is None or not written:
+            return []
+        try:
+            text = fill(written, self.env(file.folder).get, Dialect.COMPOSE, strict=False).text
+            if "://" in text or text.startswith(("git@", "oci:")):
+                raise Unreadable("", 0, f"{quote(text)} lies elsewhere: not followed")
+            name = self.project.name(Path(text), _folder(file.source.path))
+            if not self.project.has(name):
+                raise Unreadable("", 0, f"{quote(text)} is not there")
+        except (NotFilled, Unreadable) as error:
+            self.problems.append(Problem(file.source.path, line_of(node), str(error)))
+            return []
+        return [name]
+
+    def env(self, folder: str) -> Dotenv:
+        if folder not in self.envs:
+            self.envs[folder] = _NO_ENV
+            name = f"{folder}/.env" if folder else ".env"
+            try:
+                name = self.project.name(Path(name))
+                if self.project.has(name):
+                    self.envs[folder] = parse_dotenv(self.project.read(name))
+            except Unreadable as error:
+                self.problems.append(error.problem)
+        return self.envs[folder]
+
+    def count(self, file: _File) -> None:
+        """Count every use of a variable, wherever it stands: one that is used twice can't carry a digest."""
+        env = self.env(file.folder).path
+        for name in variables_in(file.source.text, Dialect.COMPOSE):
+            self.uses[env, name] += 1
+        for service in file.services.values():
+            node = pairs(service).get("env_file")
+            for entry in items(node) or ([node] if node is not None else []):
+                written = text_of(pairs(entry).get("path", entry))
+                if written and Path(written).name == ".env":
+                    self.shown_env.add(env)
+
+    def count_beside(self, folder: str, env: Dotenv) -> None:
+        """Count the uses in the folder's other YAML files too: they may be Compose files that nobody named here."""
+        if not env.values:
+            return
+        for path in sorted((self.project.root / folder).glob("*.y*ml")):
+            name = f"{folder}/{path.name}" if folder else path.name
+            if self.files.get(name) is None:
+                with suppress(Unreadable):
+                    for variable in variables_in(self.project.read(name).text, Dialect.COMPOSE):
+                        self.uses[env.path, variable] += 1
+
+    def in_service(self, file: _File, name: str, service: Node) -> list[_Place]:
+        keys = pairs(service)
+        asked = text_of(keys.get("platform"))
+        platforms = (asked,) if asked and "$" not in asked else ()
+        found: list[_Place] = []
+
+        def add(node: Node | None, where: str, prefix: str = "") -> None:
+            build = where == "image" and self.is_built(file, name)
+            if node is not None and is_template(file.source, node):
+                self.problems.append(Problem(file.source.path, line_of(node), "is a template: not evaluated"))
+            elif isinstance(node, ScalarNode) and text_of(node):
+                found.append(_Place(file, node, f"services.{name}.{where}", platforms, build, prefix))
+
+        add(keys.get("image"), "image")
+        for index, volume in enumerate(items(keys.get("volumes"))):
+            if text_of(pairs(volume).get("type")) == "image":
+                add(pairs(volume).get("source"), f"volumes[{index}].source")
+        for hooks in ("pre_start", "post_start", "pre_stop"):
+            for index, hook in enumerate(items(keys.get(hooks))):
+                add(pairs(hook).get("image"), f"{hooks}[{index}].image")
+        build = pairs(keys.get("build"))
+        for where, node, prefix in _contexts(build.get("additional_contexts")):
+            add(node, f"build.additional_contexts{where}", prefix)
+        inline = build.get("dockerfile_inline")
+        if isinstance(inline, ScalarNode):
+            inner = read_inline(file.source, inline, f"services.{name}.build.dockerfile_inline")
+            self.sites.extend(inner.sites)
+            self.problems.extend(inner.problems)
+        return found
+
+    def is_built(self, file: _File, name: str) -> bool:
+        """Whether a service has a `build`: its own, or in what it extends, or in the override that is always loaded."""
+        seen: set[tuple[str, str]] = set()
+        waiting = [(file, name), *((near, name) for near in self.partners(file))]
+        while waiting:
+            other, base = waiting.pop()
+            if (other.source.path, base) in seen:
+                continue
+            seen.add((other.source.path, base))
+            keys = pairs(other.services.get(base))
+            if "build" in keys:
+                return True
+            extends = keys.get("extends")
+            named = text_of(extends) or text_of(pairs(extends).get("service"))
+            path = text_of(pairs(extends).get("file"))
+            target = self.beside(other, path) if path else other
+            if named and target is not None:
+                waiting.append((target, named))
+        return False
+
+    def beside(self, file: _File, path: str) -> _File | None:
+        try:
+            return self.files.get(self.project.name(Path(path), _folder(file.source.path)))
+        except Unreadable:
+            return None
+
+    def partners(self, file: _File) -> list[_File]:
+        """The files that Compose loads together with this one unasked."""
+        folder, _, last = file.source.path.rpartition("/")
+        if last not in _DEFAULTS + _OVERRIDES:
+            return []
+        found: list[_File] = []
+        for partner in _OVERRIDES if last in _DEFAULTS else _DEFAULTS:
+            name = f"{folder}/{partner}" if folder else partner
+            if self.project.has(name):
+                near = self.files.get(name) or self.parsed(name, file.folder)
+                found += [near] if near is not None else []
+        return found
+
+    def parsed(self, name: str, folder: str) -> _File | None:
+        """A file that is looked into, and whose own sites nobody asked for."""
+        try:
+            source = self.project.read(name)
+            file = _File(source, compose(source), folder)
+        except Unreadable as error:
+            self.problems.append(error.problem)
+            return None
+        for document in file.documents:
+            file.services.update(pairs(pairs(document).get("services")))
+        return file
+
+    def site(self, place: _Place) -> Site:
+        source, node = place.file.source, place.node
+        written = node.value.strip()
+        env = self.env(place.file.folder)
+        filled: Filled | None = None
+        resolved, why = None, None
+        try:
+            filled = fill(node.value.rstrip("\n"), env.get, Dialect.COMPOSE, strict=False)
+            resolved, why = parsed(filled.text.removeprefix(place.prefix).strip())
+            if resolved is None:
+                missing = [name for name in variables_in(written, Dialect.COMPOSE) if env.get(name) is None]
+                why = f"{why} ({', '.join(dict.fromkeys(missing))} not set in .env)" if missing else why
+        except NotFilled as error:
+            why = str(error)
+        spot, reason = None, why
+        if place.build:
+            reason = BUILT_HERE
+        elif resolved is not None and filled is not None:
+            spot, reason = self.spot(place, filled, env)
+        return Site(
+            path=source.path,
+            format=Format.COMPOSE,
+            where=place.where,
+            line=source.line(span_of(source, node)[0]),
+            span=span_of(source, node),
+            written=written.removeprefix(place.prefix),
+            resolved=resolved,
+            why=why,
+            platforms=place.platforms,
+            build=place.build,
+            spot=spot,
+            override_only=reason,
+        )
+
+    def spot(self, place: _Place, filled: Filled, env: Dotenv) -> tuple[Spot | None, str | None]:
+        """Where the digest goes, or why it can't go anywhere."""
+        source, node = place.file.source, place.node
+        last = filled.last
+        if last is None:
+            return None, "what the reference ends with depends on a variable that is not set"
+        pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
+        if pinned > len(last.text):
+            return None, "its digest is put together of several variables"
+        if last.variable is None:
+            end = content_end(source, node)
+            if last.at + len(last.text) != len(node.value.rstrip("\n")):
+                start = plain_start(source, node)
+                if start is None:
+                    return None, "its text is escaped or folded, so that a place inside it can't be named"
+                end = start + last.at + len(last.text)
+            return Spot(source.path, end - pinned, end), None
+        return self.env_spot(last, pinned, env)
+
+    def env_spot(self, last: Piece, pinned: int, env: Dotenv) -> tuple[Spot | None, str | None]:
+        name = last.variable or ""
+        value = env.values.get(name)
+        if value is None or not value.literal:
+            return None, f"its end comes from {name}, which .env puts together of other variables"
+        if self.uses[env.path, name] + env.uses.count(name) != 1:
+            return None, f"{name} of {env.path} is used in more than one place"
+        if env.path in self.shown_env:
+            return None, f"{env.path} is an env_file too: a container would see the digest in {name}"
+        return Spot(env.path, value.end - pinned, value.end), None
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _contexts(node: Node | None) -> Iterator[tuple[str, Node, str]]:
+    """The named contexts of a build that are images: where, the scalar, and what stands before the reference in it."""
+    for name, value in pairs(node).items():
+        if (text_of(value) or "").startswith(_IMAGE_CONTEXT):
+            yield f".{name}", value, _IMAGE_CONTEXT
+    for index, entry in enumerate(items(node)):
+        name, equals, text = (text_of(entry) or "").partition("=")
+        if equals and text.startswith(_IMAGE_CONTEXT):
+            yield f"[{index}]", entry, f"{name}={_IMAGE_CONTEXT}"

@@ -1,0 +1,154 @@
+"""Helm values: `image: repo:tag` in one text, or a mapping of `registry`, `repository`, `tag` and `digest`.
+
+A mapping is an image if it has a `repository` and a `tag`, `digest` or `registry`; an empty tag is the chart's
+`appVersion`. A digest goes into the `digest` that the values already have, empty or not: the chart then asks for it.
+Without one only the chart's templates could say where a digest may go; a tag often becomes a label too, which may hold
+no `@`, so such an image is left to an override.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from boltseal.pin.references import digest_length, parsed, scalar_site
+from boltseal.pin.source import Project, Source, Unreadable
+from boltseal.pin.values import Format, Found, Site, Spot
+from boltseal.pin.yaml_nodes import compose, content_end, is_null, pairs, span_of, text_of
+
+NO_DIGEST: Final = 'these values have no `digest`; if the chart knows one, add `digest: ""` beside the tag'
+_WHOLE: Final = frozenset({"image", "fullImageName"})
+_NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?")
+_COUNT: Final = re.compile(r"0|[1-9][0-9]{0,5}")
+_TAGS: Final = ("tag", "imageTag", "version")
+
+
+def app_version(project: Project, values: str) -> str | None:
+    """The `appVersion` of the chart that a file of values lies beside."""
+    folder = values.rpartition("/")[0]
+    chart = f"{folder}/Chart.yaml" if folder else "Chart.yaml"
+    try:
+        documents = compose(project.read(chart)) if project.has(chart) else ()
+    except Unreadable:
+        return None
+    return text_of(pairs(documents[0]).get("appVersion")) if documents else None
+
+
+def read_values(source: Source, documents: Sequence[Node], begin: str = "", version: str | None = None) -> Found:
+    """The sites of a file of values, or of a part of one, whose place `begin` says. `version`: what an empty tag means."""
+    reader = _Reader(source, version)
+    for document in documents:
+        reader.read(document, begin)
+    return Found(tuple(reader.sites))
+
+
+def digest_spot(source: Source, node: ScalarNode) -> Spot:
+    """The whole value of a `digest`. A bare one takes the space before it along, so that to unpin leaves no trace."""
+    end = content_end(source, node)
+    start = end - len(node.value)
+    bare = not node.style and source.text[start - 2 : start] == ": "
+    return Spot(source.path, start - 1, end, " ") if bare else Spot(source.path, start, end, "")
+
+
+def misread(node: Node | None) -> str | None:
+    """Why a bare tag is not what it looks like: YAML makes a number of it, and a number has no trailing zeros."""
+    if not isinstance(node, ScalarNode) or node.style or not _NUMBER.fullmatch(node.value):
+        return None
+    if _COUNT.fullmatch(node.value):
+        return None
+    return f"{node.value} is a number to YAML, and may come out as another one: put it in quotes"
+
+
+class _Reader:
+    def __init__(self, source: Source, version: str | None) -> None:
+        self.source = source
+        self.version = version
+        self.sites: list[Site] = []
+        self.seen: set[int] = set()
+
+    def read(self, root: Node, begin: str) -> None:
+        waiting: list[tuple[Node, str]] = [(root, begin)]
+        while waiting:
+            node, at = waiting.pop()
+            if id(node) in self.seen:
+                continue
+            self.seen.add(id(node))
+            if isinstance(node, MappingNode):
+                keys = pairs(node)
+                self.image(keys, at)
+                for key, value in reversed(keys.items()):
+                    where = f"{at}.{key}".removeprefix(".")
+                    if key in _WHOLE and isinstance(value, ScalarNode):
+                        self.whole(value, where)
+                    waiting.append((value, where))
+            elif isinstance(node, SequenceNode):
+                waiting.extend((item, f"{at}[{index}]") for index, item in reversed(list(enumerate(node.value))))
+
+    def whole(self, node: ScalarNode, where: str) -> None:
+        """A text under `image`; one without tag and digest may be half of something, and is left alone."""
+        text = text_of(node) or ""
+        resolved, _ = parsed(text)
+        if resolved is not None and (resolved.tag is not None or resolved.digest is not None):
+            self.sites.append(scalar_site(self.source, node, Format.HELM, where))
+
+    def image(self, keys: dict[str, Node], where: str) -> None:
+        repository = keys.get("repository")
+        name = text_of(repository)
+        tag_key = next((key for key in _TAGS if key in keys), None)
+        if not name or "://" in name or (tag_key is None and not {"digest", "registry"} & keys.keys()):
+            return
+        joined = ":" in name.rpartition("/")[2] or "@" in name
+        if joined and isinstance(repository, ScalarNode):
+            self.sites.append(
+                scalar_site(self.source, repository, Format.HELM, f"{where}.repository".removeprefix("."))
+            )
+            return
+        self.split(keys, name, keys.get(tag_key) if tag_key else None, where)
+
+    def split(self, keys: dict[str, Node], name: str, tag_node: Node | None, where: str) -> None:
+        registry = text_of(keys.get("registry"))
+        tag, digest = text_of(tag_node) or self.version, text_of(keys.get("digest"))
+        shown = next(
+            node for node in (tag_node, keys.get("digest"), keys["repository"]) if isinstance(node, ScalarNode)
+        )
+        written = "/".join(part for part in (registry, name) if part) + (f":{tag}" if tag else "")
+        if digest:
+            written = f"{written.partition('@')[0]}@{digest}"
+        resolved, why = parsed(written)
+        if resolved is not None and resolved.tag is None and resolved.digest is None:
+            resolved, why = None, "its tag is empty, and no Chart.yaml beside it says which version is meant"
+        if (wrong := misread(tag_node)) is not None and resolved is not None:
+            resolved, why = None, wrong
+        spot, reason = (None, why) if resolved is None else self.spot(keys.get("digest"), tag_node)
+        self.sites.append(
+            Site(
+                path=self.source.path,
+                format=Format.HELM,
+                where=where or "values",
+                line=self.source.line(span_of(self.source, shown)[0]),
+                span=span_of(self.source, shown),
+                written=written,
+                resolved=resolved,
+                why=why,
+                spot=spot,
+                override_only=reason,
+            )
+        )
+
+    def spot(self, digest: Node | None, tag: Node | None) -> tuple[Spot | None, str | None]:
+        written = text_of(tag) or ""
+        if "@" in written and isinstance(tag, ScalarNode):  # somebody knows that this chart can bear it
+            end = content_end(self.source, tag)
+            return Spot(self.source.path, end - digest_length(written), end), None
+        if not isinstance(digest, ScalarNode):
+            return None, NO_DIGEST
+        end = content_end(self.source, digest)
+        if is_null(digest):
+            if digest.value:
+                return None, f'its digest is {digest.value}: write `digest: ""` for it to be filled in'
+            colon = self.source.text.rfind(":", 0, end)
+            return Spot(self.source.path, colon + 1, colon + 1, " "), None
+        return digest_spot(self.source, digest), None

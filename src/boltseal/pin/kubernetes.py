@@ -1,0 +1,136 @@
+"""Kubernetes manifests, YAML and JSON: whatever has the shape of a pod's spec, in any kind, in lists, in every document.
+
+Looked at are `image` of the entries of `containers`, `initContainers` and `ephemeralContainers`, and
+`volumes[].image.reference`; so Deployments, CronJobs, Knative's Services and Argo's Rollouts need no table. A resource
+of another shape is read by `paths`: words joined by dots, `[]` for every entry, for a kind (`Prometheus: spec.image`).
+A CustomResourceDefinition is a schema, and holds no images. Texts inside a ConfigMap are texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from boltseal.pin.references import scalar_site
+from boltseal.pin.source import Source
+from boltseal.pin.values import Format, Found, Problem, Site
+from boltseal.pin.yaml_nodes import is_template, items, line_of, pairs, text_of
+
+PATHS: Final[Mapping[str, Sequence[str]]] = {
+    "Alertmanager": ("spec.image",),
+    "ClusterTask": ("spec.steps[].image", "spec.sidecars[].image"),
+    "Cluster": ("spec.imageName",),
+    "Prometheus": ("spec.image",),
+    "Task": ("spec.steps[].image", "spec.sidecars[].image"),
+    "ThanosRuler": ("spec.image",),
+    "Workflow": (
+        "spec.templates[].container.image",
+        "spec.templates[].script.image",
+        "spec.templates[].sidecars[].image",
+    ),
+    "WorkflowTemplate": (
+        "spec.templates[].container.image",
+        "spec.templates[].script.image",
+        "spec.templates[].sidecars[].image",
+    ),
+}
+"""Where kinds of well-known operators name an image outside of a pod's spec."""
+
+_CONTAINERS: Final = frozenset({"containers", "initContainers", "ephemeralContainers"})
+
+
+def is_kubernetes(document: Node) -> bool:
+    """Whether a document says of itself that it is a resource."""
+    keys = pairs(document)
+    return "apiVersion" in keys and "kind" in keys
+
+
+def read_kubernetes(
+    source: Source, documents: Sequence[Node], paths: Mapping[str, Sequence[str]] | None = None
+) -> Found:
+    """The sites of every resource. `paths` are read besides the ones that are known."""
+    reader = _Reader(source, {**PATHS, **(paths or {})})
+    for number, document in enumerate(documents):
+        reader.resource(document, f"[{number}]" if len(documents) > 1 else "")
+    return Found(tuple(reader.sites), tuple(reader.problems))
+
+
+class _Reader:
+    def __init__(self, source: Source, paths: Mapping[str, Sequence[str]]) -> None:
+        self.source = source
+        self.paths = paths
+        self.sites: list[Site] = []
+        self.problems: list[Problem] = []
+        self.seen: set[int] = set()
+
+    def resource(self, document: Node, at: str) -> None:
+        keys = pairs(document)
+        kind = text_of(keys.get("kind")) or ""
+        if kind.endswith("List") and isinstance(keys.get("items"), SequenceNode):
+            for index, item in enumerate(items(keys.get("items"))):
+                self.resource(item, f"{at}.items[{index}]".removeprefix("."))
+            return
+        if kind == "CustomResourceDefinition" or "apiVersion" not in keys:
+            return
+        title = text_of(pairs(keys.get("metadata")).get("name"))
+        begin = " ".join(part for part in (f"{at}{'.' if at else ''}{kind}", title) if part)
+        self.pods(document, begin)
+        for path in self.paths.get(kind, ()):
+            for node, where in _follow(document, path):
+                self.add(node, f"{begin} {where}")
+
+    def pods(self, document: Node, begin: str) -> None:
+        """Looks at every mapping once, however many aliases lead to it."""
+        waiting: list[tuple[Node, str]] = [(document, "")]
+        while waiting:
+            node, at = waiting.pop()
+            if id(node) in self.seen:
+                continue
+            self.seen.add(id(node))
+            if isinstance(node, MappingNode):
+                keys = pairs(node)
+                self.pod(keys, f"{begin} {at}".rstrip())
+                waiting.extend((value, f"{at}.{key}".removeprefix(".")) for key, value in reversed(keys.items()))
+            elif isinstance(node, SequenceNode):
+                waiting.extend((item, f"{at}[{index}]") for index, item in reversed(list(enumerate(node.value))))
+
+    def pod(self, keys: Mapping[str, Node], begin: str) -> None:
+        joint = "." if " " in begin else " "
+        for key in _CONTAINERS & keys.keys():
+            for index, container in enumerate(items(keys[key])):
+                name = text_of(pairs(container).get("name")) or str(index)
+                self.add(pairs(container).get("image"), f"{begin}{joint}{key}[{name}].image")
+        if not _CONTAINERS & keys.keys():
+            return
+        for index, volume in enumerate(items(keys.get("volumes"))):
+            name = text_of(pairs(volume).get("name")) or str(index)
+            self.add(
+                pairs(pairs(volume).get("image")).get("reference"), f"{begin}{joint}volumes[{name}].image.reference"
+            )
+
+    def add(self, node: Node | None, where: str) -> None:
+        if node is not None and is_template(self.source, node):
+            self.problems.append(Problem(self.source.path, line_of(node), "is a template: not evaluated"))
+        elif isinstance(node, ScalarNode) and text_of(node):
+            self.sites.append(scalar_site(self.source, node, Format.KUBERNETES, where))
+
+
+def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:
+    """Every node that a path leads to, with the path in words."""
+    reached: list[tuple[Node | None, str]] = [(node, "")]
+    for word in path.split("."):
+        key, every = word.removesuffix("[]"), word.endswith("[]")
+        following: list[tuple[Node | None, str]] = []
+        for found, at in reached:
+            value = pairs(found).get(key)
+            where = f"{at}.{key}".removeprefix(".")
+            if every:
+                following.extend((item, f"{where}[{index}]") for index, item in enumerate(items(value)))
+            else:
+                following.append((value, where))
+        reached = following
+    for found, at in reached:
+        if found is not None:
+            yield found, at

@@ -1,0 +1,158 @@
+"""Texts with variables in them, filled in, and where every piece of the result came from. Pure.
+
+Three dialects: Compose (`$V ${V} ${V:-d} ${V-d} ${V:?e} ${V?e} ${V:+r} ${V+r} $$`, nested), BuildKit's Dockerfiles (the
+same but for `$$`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned where its
+last character comes from, if nothing comes after it, whatever the variables are: `Filled.end` says where that is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+from boltseal.errors import quote
+
+MAX_NESTING: Final = 20
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPERATOR: Final = re.compile(r":?[-?+]")
+
+Values: TypeAlias = Callable[[str], "str | None"]
+
+
+class Dialect(Enum):
+    """Whose rules a text is filled in by."""
+
+    COMPOSE = "compose"
+    DOCKERFILE = "dockerfile"
+    GITLAB = "gitlab"
+
+
+class NotFilled(Exception):  # noqa: N818, RUF100 - never leaves the room: it becomes the `why` of a site
+    """A variable that has no value here, or a form that can't be filled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the result: of the text itself, from `at` on, or the whole value of `variable`."""
+
+    text: str
+    at: int = -1
+    variable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A text with its variables filled in; `pieces` joined are `text`."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def last(self) -> Piece | None:
+        """The piece that the result ends with, whatever the variables are; None where that is not certain."""
+        return self.pieces[-1] if self.pieces and self.pieces[-1].text else None
+
+
+def variables_in(text: str, dialect: Dialect) -> list[str]:
+    """The name of every variable that a text uses, each as often as it does, also in parts that are not reached."""
+    escaped = re.compile(r"\\." if dialect is Dialect.DOCKERFILE else r"\$\$", re.DOTALL)
+    return re.findall(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", escaped.sub("  ", text))
+
+
+def fill(text: str, values: Values, dialect: Dialect, *, strict: bool = True) -> Filled:
+    """Fill in a text. `strict`: a variable without a value is NotFilled, else it is empty, as Compose has it."""
+    pieces, end = _Filler(text, values, dialect, strict=strict).until(0, closing=False, depth=0)
+    if end != len(text):
+        raise AssertionError("a text is filled in to its end")
+    return Filled(tuple(pieces))
+
+
+class _Filler:
+    def __init__(self, text: str, values: Values, dialect: Dialect, *, strict: bool) -> None:
+        self.text = text
+        self.values = values
+        self.dialect = dialect
+        self.strict = strict
+
+    def until(self, start: int, *, closing: bool, depth: int) -> tuple[list[Piece], int]:
+        """Pieces from `start` to the end, or to the brace that closes this level; and the position of that."""
+        if depth > MAX_NESTING:
+            raise NotFilled(f"{quote(self.text)} nests its variables more than {MAX_NESTING} deep")
+        pieces: list[Piece] = []
+        text, at = self.text, start
+        while at < len(text):
+            char = text[at]
+            if closing and char == "}":
+                return pieces, at
+            if char == "$":
+                found, at = self.dollar(at, depth)
+                pieces.extend(found)
+            elif char == "\\" and self.dialect is Dialect.DOCKERFILE and at + 1 < len(text):
+                pieces.append(Piece(text[at + 1], at + 1))
+                at += 2
+            else:
+                stop = at + 1
+                while stop < len(text) and text[stop] not in "$}\\":
+                    stop += 1
+                pieces.append(Piece(text[at:stop], at))
+                at = stop
+        if closing:
+            raise NotFilled(f"{quote(text)} lacks a closing brace")
+        return pieces, at
+
+    def dollar(self, at: int, depth: int) -> tuple[list[Piece], int]:
+        text = self.text
+        following = text[at + 1 : at + 2]
+        if following == "$" and self.dialect is not Dialect.DOCKERFILE:
+            return [Piece("$", at + 1)], at + 2
+        braced = following == "{"
+        name = _NAME.match(text, at + 1 + braced)
+        if name is None:
+            if self.dialect is Dialect.COMPOSE or braced:
+                raise NotFilled(f"{quote(text)} has a $ that no variable follows")
+            return [Piece("$", at)], at + 1
+        if not braced:
+            return [self.value(name[0])], name.end()
+        if text[name.end() : name.end() + 1] == "}":
+            return [self.value(name[0])], name.end() + 1
+        operator = None if self.dialect is Dialect.GITLAB else _OPERATOR.match(text, name.end())
+        if operator is None:
+            raise NotFilled(f"{quote(text[at:])} is a form of ${{{name[0]}}} that is not evaluated here")
+        return self.operated(name[0], operator[0], operator.end(), depth)
+
+    def operated(self, name: str, operator: str, start: int, depth: int) -> tuple[list[Piece], int]:
+        value = self.values(name)
+        there = value is not None and (value != "" or ":" not in operator)
+        wanted = there if operator.endswith("+") else not there
+        if operator.endswith("?") or not wanted:
+            end = self.skip(start, depth)
+            if operator.endswith("?") and not there:
+                said = self.text[start:end]
+                raise NotFilled(f"{name} is not set" + (f": {said}" if said else ""))
+            replaced = Piece("", variable=name) if operator.endswith("+") else Piece(value or "", variable=name)
+            return [replaced], end + 1
+        pieces, end = self.until(start, closing=True, depth=depth + 1)
+        return pieces or [Piece("", start)], end + 1
+
+    def skip(self, start: int, depth: int) -> int:
+        """The position of the brace that closes a part which is not used."""
+        ignorant = _Filler(self.text, lambda _: "x", self.dialect, strict=False)
+        try:
+            return ignorant.until(start, closing=True, depth=depth + 1)[1]
+        except NotFilled as error:
+            if (end := self.text.find("}", start)) < 0:
+                raise NotFilled(f"{quote(self.text)} lacks a closing brace") from error
+            return end
+
+    def value(self, name: str) -> Piece:
+        value = self.values(name)
+        if value is None and self.strict:
+            raise NotFilled(f"{name} is not set")
+        return Piece(value or "", variable=name)

@@ -1,0 +1,1 @@
+from nginx:1.25

@@ -1,0 +1,142 @@
+"""What a scan reads, what it leaves alone, and what it says of what it can't read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from boltseal.pin.scan import scan
+from boltseal.pin.source import MAX_FILE_BYTES
+from tests.pin.projects import DATA, found_in, names, written
+
+COMPOSE = "services:\n  web:\n    image: nginx:1.25\n"
+
+
+def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
+    """Broken YAML, NUL bytes, other encodings and a reference are four files: three problems, one site."""
+    root = written(
+        tmp_path,
+        {
+            "a/compose.yml": "services:\n  web: {image: nginx\n  x\n",
+            "b/compose.yml": b"services:\n\0\n",
+            "c/compose.yml": b"services:\n  # caf\xe9\n",
+            "d/compose.yml": COMPOSE,
+        },
+    )
+    found = scan(root)
+
+    assert names(found) == [("services.web.image", "nginx:1.25")]
+    assert [(problem.path, problem.line) for problem in found.problems] == [
+        ("a/compose.yml", 4),
+        ("b/compose.yml", 2),
+        ("c/compose.yml", 2),
+    ]
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """Its size is asked for first."""
+    root = written(tmp_path, {"compose.yml": COMPOSE})
+    os.truncate(root / "compose.yml", 50 * 1024 * 1024)
+    found = scan(root)
+
+    assert found.sites == ()
+    assert found.problems[0].message == "has 52428800 bytes; a file with references has at most 16 MiB: not read"
+    assert MAX_FILE_BYTES == 16 * 1024 * 1024
+
+
+def test_nesting_without_end_is_a_problem(tmp_path: Path) -> None:
+    """A hundred thousand brackets, and a thousand levels that libyaml still reads."""
+    root = written(
+        tmp_path, {"a/compose.yml": "[" * 100_000, "b/compose.yml": "services: " + "[" * 900 + "]" * 900 + "\n"}
+    )
+    found = scan(root)
+
+    assert [problem.path for problem in found.problems] == ["a/compose.yml", "b/compose.yml"]
+    assert "nest" in found.problems[0].message
+    assert "nest" in found.problems[1].message
+
+
+def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
+    """Neither a file nor a folder, found or named."""
+    outside = written(tmp_path / "outside", {"compose.yml": COMPOSE, "folder/compose.yml": COMPOSE})
+    root = written(tmp_path / "project", {"README.md": "x"})
+    (root / "compose.yml").symlink_to(outside / "compose.yml")
+    (root / "folder").symlink_to(outside / "folder")
+    found, named = scan(root), found_in(root, "folder", "../outside/compose.yml")
+
+    assert (found.sites, named.sites) == ((), ())
+    assert [problem.path for problem in found.problems] == ["compose.yml"]
+    assert [problem.path for problem in named.problems] == ["../outside/compose.yml", "folder"]
+
+
+def test_a_dotenv_that_leads_out_of_the_project_is_not_read(tmp_path: Path) -> None:
+    """A checked-out project could have a secret of the machine shown as a tag."""
+    outside = written(tmp_path / "outside", {".env": "SECRET=s3cret\n"})
+    root = written(tmp_path / "project", {"compose.yml": "services: {web: {image: 'a:${SECRET}'}}\n"})
+    (root / ".env").symlink_to(outside / ".env")
+    found = scan(root)
+
+    assert "s3cret" not in repr(found)
+    assert [problem.path for problem in found.problems] == [".env"]
+
+
+def test_a_link_within_the_project_is_one_file(tmp_path: Path) -> None:
+    """Two names of a file have one set of sites, under the real one."""
+    root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
+    (root / "compose.yml").symlink_to("deploy/compose.yml")
+
+    assert [site.path for site in scan(root).sites] == ["deploy/compose.yml"]
+
+
+def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    """As a file and within its folder."""
+    root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
+
+    assert len(found_in(root, "deploy", "deploy/compose.yml", ".").sites) == 1
+
+
+def test_a_named_file_that_is_not_there_or_unknown_is_a_problem(tmp_path: Path) -> None:
+    """Whoever names a file wants to hear that nothing was read of it."""
+    root = written(tmp_path, {"notes.yml": "a: b\n", "stack.yml": COMPOSE})
+    found = found_in(root, "gone.yml", "notes.yml", "stack.yml")
+
+    assert names(found) == [("services.web.image", "nginx:1.25")]
+    assert [str(problem) for problem in found.problems] == [
+        "gone.yml: is not there",
+        "notes.yml: is none of the formats that are known here",
+    ]
+
+
+def test_a_folder_is_searched_for_what_has_a_name_or_says_what_it_is(tmp_path: Path) -> None:
+    """Other YAML, data, dependencies and repositories inside are passed over."""
+    root = written(
+        tmp_path,
+        {
+            "notes.yml": COMPOSE,
+            "data.json": "{" * 10,
+            "node_modules/x/compose.yml": COMPOSE,
+            ".git/compose.yml": COMPOSE,
+            "page.html": "{{ image }}",
+            "pod.yml": "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: redis:7.2}]}\n",
+        },
+    )
+    found = scan(root)
+
+    assert names(found) == [("Pod spec.containers[0].image", "redis:7.2")]
+    assert found.problems == ()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A named pipe with a promising name is a problem."""
+    os.mkfifo(tmp_path / "compose.yml")
+
+    assert scan(tmp_path).problems[0].message == "is not a plain file"
+
+
+def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:
+    """In the order of paths and places, whatever the order in which it was read."""
+    first, second = scan(DATA), scan(DATA, sorted(DATA.iterdir(), reverse=True))
+
+    assert len(first.sites) > 100
+    assert first.sites == second.sites
+    assert list(first.sites) == sorted(first.sites, key=lambda site: (site.path, site.span, site.where))
