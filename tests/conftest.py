@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +15,7 @@ from boltseal.app import prepare
 from boltseal.storage.blobs_local import LocalBlobs
 from boltseal.storage.fsck import examine
 from boltseal.storage.migrate import DATABASE_NAME
-from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, serving, settings_of
+from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
 pytest_plugins = ["tests.servers", "tests.shop"]
 
@@ -43,7 +42,7 @@ def data(fresh_data: Path) -> Iterator[Path]:
     In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/storage`).
     """
     with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
-        yield Path(shutil.copytree(fresh_data, Path(folder) / "data"))
+        yield copy_of(fresh_data, Path(folder))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ class Serving:
 def settings_of(data: Path, rules: Sequence[Rule] = (), **server: object) -> Settings:
     """Settings as a configuration file with these rules and `[server]` settings gives them; no environment is read."""
     return Settings.model_validate({"server": {"data": data, **server}, "rule": list(rules)})
+
+
+def copy_of(data: Path, folder: Path) -> Path:
+    """A copy of a data folder, its keys beside it, in a folder that may not be there yet; the copy's path."""
+    shutil.copytree(data.with_name(f"{data.name}.keys"), folder / "data.keys")
+    return Path(shutil.copytree(data, folder / "data"))
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -28,16 +29,20 @@ from boltseal.api.asgi import DistributionApi
 from boltseal.api.call import BodyLimits
 from boltseal.api.gate import Gate
 from boltseal.api.health import HEALTH_PATH, READY_PATH, Health
+from boltseal.api.ledger import PREFIX as LEDGER_PREFIX
+from boltseal.api.ledger import LedgerApi
 from boltseal.api.metrics import Metrics
 from boltseal.api.observer import Observer, Write
 from boltseal.api.settings import ApiSettings
 from boltseal.api.token import TokenService
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, Unavailable
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
+from boltseal.registry.integrator import Integrator, LedgerDoubt
 from boltseal.registry.logins import Logins
 from boltseal.registry.readiness import Readiness, readiness
 from boltseal.registry.sequencer import start_ledger
+from boltseal.registry.signer import Signer
 from boltseal.registry.tokens import Tokens
 from boltseal.storage import ledger_store
 from boltseal.storage.blobs_local import LocalBlobs
@@ -46,6 +51,7 @@ from boltseal.storage.collect import Item, collect, collect_uploads
 from boltseal.storage.database import Database, Transaction, open_database
 from boltseal.storage.fsck import Examined, Progress, examine
 from boltseal.storage.keyfile import KeyFile
+from boltseal.storage.ledger_key import LedgerKeys
 from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
 from boltseal.storage.room import Room
 from boltseal.storage.totals import RunFolder
@@ -80,6 +86,8 @@ class Store:
     database: Database
     blobs: LocalBlobs
     registry: Registry
+    keys: LedgerKeys
+    integrator: Integrator
 
     def close(self) -> None:
         """Finish what is being written, then let go of everything. Idempotent."""
@@ -92,9 +100,13 @@ def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[Store]:
     """Open a data folder that exists, beside a running server or without one. Changes nothing by itself."""
     check_data(settings.server.data)
     store = _open(settings, clock)
+    appended = threading.Event()
+    store.database.after_append = appended.set
     try:
         yield store
     finally:
+        if appended.is_set():
+            _sign(store)
         store.close()
 
 
@@ -133,6 +145,7 @@ class Application(Starlette):
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: Store | None = None
+        self._signer: Signer | None = None
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._observer = observer
@@ -143,7 +156,7 @@ class Application(Starlette):
         """Serves one request, or the lifespan."""
         if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
             await self._api(scope, receive, send)
-        elif scope["type"] == "http" and (beside := self._beside.get(scope["path"])) is not None:
+        elif scope["type"] == "http" and (beside := self._beside.get(_beside_name(scope["path"]))) is not None:
             await beside(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -156,6 +169,9 @@ class Application(Starlette):
         self._store = store = _begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._serve(store.registry, self._settings, self._logins)
+        if not self._settings.server.read_only:
+            self._signer = Signer(store.integrator, store.database)
+            self._signer.start()
         janitor = asyncio.create_task(_janitor(store.blobs, self._clock, lambda: self._settings.server.read_only))
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
@@ -168,6 +184,8 @@ class Application(Starlette):
             janitor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await janitor
+            if self._signer is not None:
+                self._signer.close()
             store.close()
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
@@ -181,7 +199,7 @@ class Application(Starlette):
             max_manifest_bytes=int(server.max_manifest_bytes),
             # Not where there are merely no users yet: the first one ends that at once, and a shared cache would not hear.
             anonymous_pull=settings.grants.all_may_pull,
-            read_only=_read_only(settings),
+            read_only=lambda: _read_only(settings, self._store),
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
         )
         self._api = DistributionApi(registry, api_settings, gate, self._observer)
@@ -190,6 +208,7 @@ class Application(Starlette):
         open_to = "everybody" if server.public_metrics else local
         self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
         self._beside[TOKEN_PATH] = TokenService(self._observer, gate)
+        self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=settings.ledger.public)
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         data = self._settings.server.data
@@ -237,7 +256,11 @@ class Application(Starlette):
             return Readiness(("the store is not open",), ())
         server = self._settings.server
         room = Room(server.data, int(server.disk_reserve_bytes))
-        return await readiness(self._store.database, room, _read_only(self._settings), self._notes, self._clock)
+        notes = self._notes
+        if self._signer is not None and self._signer.trouble is not None:
+            notes = (*notes, f"the newest entries of the ledger are not signed: {self._signer.trouble}")
+        read_only = _read_only(self._settings, self._store)
+        return await readiness(self._store.database, room, read_only, notes, self._clock)
 
 
 def create_app(
@@ -277,15 +300,29 @@ def _begin(settings: Settings, clock: Clock) -> Store:
     store = _open(settings, clock)
     try:
         _start_ledger(store, settings)
+        if store.database.frozen is None:
+            store.integrator.begin()
+            _sign(store)
     except BaseException:
         store.close()
         raise
     return store
 
 
+def _sign(store: Store) -> None:
+    """Sign what is not signed yet; what can't be signed now is signed by the next process that can."""
+    try:
+        store.integrator.integrate()
+    except LedgerDoubt as doubt:
+        store.database.frozen = doubt.message
+        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
+    except BoltsealError as error:
+        _log.warning("the ledger could not be signed", reason=error.message)
+
+
 def _start_ledger(store: Store, settings: Settings) -> None:
     """Begin the ledger if it is new, and record the rules if they are. A read-only server decides nothing by them."""
-    if settings.server.read_only and store.database.read_and_wait(_has_ledger):
+    if store.database.frozen is not None or (settings.server.read_only and store.database.read_and_wait(_has_ledger)):
         return
     origin, rules = _origin(settings), settings.rules.canonical()
     store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
@@ -295,9 +332,12 @@ def _has_ledger(connection: Connection) -> bool:
     return ledger_store.head(Transaction(connection, 0)) is not None
 
 
-def _read_only(settings: Settings) -> str | None:
+def _read_only(settings: Settings, store: Store | None) -> str | None:
     """The sentence that refuses every change, None where changes are taken."""
-    return READ_ONLY if settings.server.read_only else None
+    if settings.server.read_only:
+        return READ_ONLY
+    frozen = None if store is None else store.database.frozen
+    return None if frozen is None else f"this registry takes nothing in, pulls go on: {frozen}"
 
 
 def _open(settings: Settings, clock: Clock) -> Store:
@@ -305,7 +345,15 @@ def _open(settings: Settings, clock: Clock) -> Store:
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
     blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
     room = Room(data, int(settings.server.disk_reserve_bytes))
-    return Store(data, database, blobs, build_registry(database, blobs, settings.rules, room))
+    keys = LedgerKeys(settings.keys)
+    integrator = Integrator(database, keys)
+    store = Store(data, database, blobs, build_registry(database, blobs, settings.rules, room), keys, integrator)
+    try:
+        integrator.check()
+    except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
+        database.frozen = doubt.message
+        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
+    return store
 
 
 def _origin(settings: Settings) -> str:
@@ -338,6 +386,11 @@ def _open_to(settings: Settings) -> frozenset[str] | None:
     host = f"[{server.address.host}]" if ":" in server.address.host else server.address.host
     public = urlsplit(server.public_url).hostname if server.public_url else None
     return frozenset({"localhost", "127.0.0.1", "[::1]", host, *([public.lower()] if public else [])})
+
+
+def _beside_name(path: str) -> str:
+    """Under which name what answers a path stands in the table: a path of its own, or everything below /ledger/."""
+    return LEDGER_PREFIX if path.startswith(LEDGER_PREFIX) else path
 
 
 def _is_distribution(path: str) -> bool:

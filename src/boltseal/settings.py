@@ -151,9 +151,13 @@ class AuthSettings(_Table):
 
 
 class LedgerSettings(_Table):
-    """`[ledger]`: the name under which the ledger is known. Fixed at the first start; unset: made from the address."""
+    """`[ledger]`: its name (fixed at the first start; unset: made from the address), and who may look at it.
+
+    `public`: signed head and hashes, which tell no name, are for everybody and not only for who can log in.
+    """
 
     origin: Annotated[str, AfterValidator(_origin)] | None = None
+    public: bool = False
 
 
 class Settings(BaseSettings):

@@ -50,7 +50,7 @@ def htpasswd() -> str:
 @pytest.fixture
 def settings(data: Path, htpasswd: str) -> Settings:
     keys = data.with_name(f"{data.name}.keys")
-    keys.mkdir()
+    keys.mkdir(exist_ok=True)
     (keys / "htpasswd").write_text(htpasswd)
     return Settings.model_validate({"server": {"data": data}, "auth": AUTH})
 

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-from boltseal.storage.durable import Disk
+from boltseal.storage.durable import FILE_MODE, Disk
 
 
 class FailingDisk(Disk):
@@ -58,9 +58,9 @@ class FailingDisk(Disk):
             number = laid_out.pop()
             raise OSError(number, os.strerror(number))
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, mode: int = FILE_MODE) -> int:
         self._before("create")
-        fd = super().create(path)
+        fd = super().create(path, mode)
         try:
             self._raise("create", done=True)
         except OSError:

@@ -69,7 +69,7 @@ def test_the_last_word_on_a_name_is_remembered() -> None:
     for index, line in enumerate(lines(*story)):
         audit.take(index, line)
 
-    assert audit.names == {("shop/app", "1.0.0"): NameSaid(3, "", "", A, "a/b", "root", "forever", 1_002, "dev")}
+    assert audit.names == {("shop/app", "1.0.0"): NameSaid(3, "", "", A, "a/b", "root", "forever", 1_002, "dev", 1_003)}
     assert (audit.size, audit.last_time_us, audit.origin, audit.rules_sha256) == (4, 1_003, "reg.example", "c" * 64)
 
 
@@ -144,3 +144,16 @@ def test_an_entry_that_is_none_is_named_and_the_audit_goes_on() -> None:
         "not an entry: the same values have another spelling (order, white space, escapes)"
     ]
     assert said([first, first[:-1], second])[2] == []
+
+
+def test_only_a_recovery_changes_the_origin() -> None:
+    """A ledger that was lost goes on under another name, and its first entry says so."""
+    of_the_log = {"repository": "", "tag": "", "digest": ""}
+    story: list[dict[str, Any]] = [
+        {"kind": Kind.RULES_CHANGED, **of_the_log},
+        {"kind": Kind.RECOVERED, **of_the_log, "registry": "reg.example/2"},
+        {"kind": Kind.RULES_CHANGED, **of_the_log, "registry": "reg.example/2"},
+        {"kind": Kind.RULES_CHANGED, **of_the_log},
+    ]
+
+    assert said(lines(*story)) == [[], [], [], ["it is of the ledger reg.example, this is reg.example/2"]]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.app import examine_store
+from boltseal.app import examine_store, open_store
+from boltseal.registry.recovery import accept_loss
 from boltseal.storage.backup import BackupFailed, BackupRefused, back_up, restore
 from tests import images
 from tests.cli import program
@@ -42,6 +43,8 @@ async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on
         pushed = await pushing
     restore(tmp_path / "copy", tmp_path / "new", quiet)
     examined = examine_store(settings_of(tmp_path / "new"), quiet)
+    with open_store(settings_of(tmp_path / "new")) as store:
+        accept_loss(store.database, store.keys, "operator", "the disk is gone")
     async with serving(tmp_path / "new") as registry:
         meant = [await images.meaning(registry.client, "shop/app", f"1.0.{n}") for n in range(5)]
         other = await images.put(registry.client, "shop/app", "1.0.0", images.image("before 1"))

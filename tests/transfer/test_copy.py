@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from boltseal.oci.reference import Repository
 from boltseal.transfer.copy import Copier
 from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, TagTaken
 from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
-from tests.serving import Serving, serving
+from tests.serving import Serving, copy_of, serving
 from tests.transfer.ends import SHOP, Network, layout, repository
 
 HERE, THERE = "localhost:5000", "127.0.0.1:5000"
@@ -34,7 +33,7 @@ def _no_pauses() -> Iterator[None]:
 @pytest.fixture
 async def other(fresh_data: Path, tmp_path: Path) -> AsyncIterator[Serving]:
     """Another registry."""
-    data = Path(shutil.copytree(fresh_data, tmp_path / "other" / "data"))
+    data = copy_of(fresh_data, tmp_path / "other")
     async with serving(data) as running:
         yield running
 

@@ -13,6 +13,7 @@ from boltseal.api.blobs import BlobRoutes
 from boltseal.api.call import Call
 from boltseal.api.errors import MethodNotAllowed, NoSuchTag, RouteUnknown
 from boltseal.api.gate import Gate
+from boltseal.api.history import HistoryRoutes
 from boltseal.api.listings import ListingRoutes
 from boltseal.api.locations import Locations
 from boltseal.api.manifests import ManifestRoutes
@@ -21,8 +22,11 @@ from boltseal.api.paths import (
     Base,
     BlobAt,
     Catalog,
+    Discover,
+    History,
     ManifestAt,
     Referrers,
+    TagHistory,
     Tags,
     Target,
     UploadAt,
@@ -69,8 +73,10 @@ class DistributionApi(Shell):
         if scope["query_string"]:
             self._locations.refuse_other_namespaces(call.query, writes=scope["method"] not in READS)
         call.actor = await self._gate.admit(call, target)
-        if self._read_only is not None and scope["method"] not in READS:
-            raise MethodNotAllowed(self._read_only, _allowed({"GET": handler}))
+        if scope["method"] not in READS:
+            read_only = self._read_only()
+            if read_only is not None:
+                raise MethodNotAllowed(read_only, _allowed({"GET": handler}))
         return await handler(call, target)
 
     def _refusal(self, call: Call, error: BoltsealError) -> Answer:
@@ -97,6 +103,7 @@ def _table(registry: Registry, settings: ApiSettings, locations: Locations, gate
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
     uploads = UploadRoutes(registry.uploads, locations, gate)
     listings = ListingRoutes(registry.pulls, gate)
+    history = HistoryRoutes(registry.ledger)
     return {
         Base: {"GET": listings.base},
         Catalog: {"GET": listings.catalog},
@@ -105,6 +112,9 @@ def _table(registry: Registry, settings: ApiSettings, locations: Locations, gate
         ManifestAt: {"GET": manifests.get, "PUT": manifests.put, "DELETE": manifests.delete},
         BlobAt: {"GET": blobs.get, "DELETE": blobs.delete},
         Uploads: {"POST": uploads.start},
+        Discover: {"GET": history.discover},
+        TagHistory: {"GET": history.tag_history},
+        History: {"GET": history.history},
         UploadAt: {
             "GET": uploads.status,
             "PATCH": uploads.append,

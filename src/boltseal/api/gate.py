@@ -21,8 +21,20 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from boltseal.api.paths import BlobAt, ManifestAt, Referrers, Tags, Target, UploadAt, Uploads
+from boltseal.api.paths import (
+    BlobAt,
+    Discover,
+    History,
+    ManifestAt,
+    Referrers,
+    TagHistory,
+    Tags,
+    Target,
+    UploadAt,
+    Uploads,
+)
 from boltseal.errors import Denied, Unauthenticated, quote
+from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Action
 from boltseal.registry.access import NOBODY, Access, Caller, LoginNeeded
 from boltseal.registry.values import ANONYMOUS, Actor
@@ -30,7 +42,6 @@ from boltseal.registry.values import ANONYMOUS, Actor
 if TYPE_CHECKING:
     from boltseal.api.call import Call
     from boltseal.api.responses import Headers
-    from boltseal.oci.reference import Repository
 
 REMEMBERED_S: Final = 10.0
 REMEMBERED_MOST: Final = 4096
@@ -61,20 +72,45 @@ class Gate:
 
     async def admit(self, call: Call, target: Target) -> Actor:
         """Who acts, if they may. LoginNeeded, RightMissing, LoginWrong, TokenInvalid, ..."""
-        authorization = call.header(b"authorization")
-        if authorization is None and not self.access.required():
-            self.refuse_other_hosts(call)
+        if not await self._known_caller(call):
             return ANONYMOUS
-        caller = await self.recognise(call, authorization)
-        call.caller = caller
+        caller = call.caller
         match target:
-            case Tags() | ManifestAt() | Referrers() | BlobAt() | Uploads() | UploadAt():
+            case Discover(repository=None):
+                return self.access.check_any(caller)
+            case Discover(repository=Repository() as repository):
+                return self.access.check(caller, repository, Action.PULL)
+            case Tags() | ManifestAt() | Referrers() | BlobAt() | Uploads() | UploadAt() | TagHistory() | History():
                 return self.access.check(caller, target.repository, _action(call.method, target))
             case _:
-                if authorization is None and self._realm is not None:
+                if call.header(b"authorization") is None and self._realm is not None:
                     # What a client asks first, to learn how to log in; nobody may be told that there is no need to.
                     raise LoginNeeded("this registry tells callers apart: ask its token service first")
                 return self.access.check_any(caller)
+
+    async def admit_any(self, call: Call) -> None:
+        """Lets anybody known pass, for what names no repository. LoginNeeded, ..."""
+        if await self._known_caller(call):
+            call.actor = self.access.check_any(call.caller)
+
+    async def admit_to_entries(self, call: Call) -> None:
+        """Lets those pass who may read the ledger's entries, of whatever repository. LoginNeeded, RightMissing, ..."""
+        if await self._known_caller(call):
+            call.actor = self.access.check_entries(call.caller)
+
+    async def admit_to(self, call: Call, repository: Repository, action: Action) -> None:
+        """Lets those pass who may do this in a repository. LoginNeeded, RightMissing, ..."""
+        if await self._known_caller(call):
+            call.actor = self.access.check(call.caller, repository, action)
+
+    async def _known_caller(self, call: Call) -> bool:
+        """Whether callers are told apart; then who this one is. HostRefused, AuthorizationInvalid, ..."""
+        authorization = call.header(b"authorization")
+        if authorization is None and not self.access.required():
+            self.refuse_other_hosts(call)
+            return False
+        call.caller = await self.recognise(call, authorization)
+        return True
 
     def refuse_other_hosts(self, call: Call) -> None:
         """On loopback without users, only who asks this machine by a name of its own. HostRefused."""

@@ -8,6 +8,9 @@
     /v2/<name>/blobs/<digest>               BlobAt
     /v2/<name>/blobs/uploads[/]             Uploads
     /v2/<name>/blobs/uploads/<id>           UploadAt
+    /v2/[<name>/]_oci/ext/discover          Discover
+    /v2/<name>/_oci/tag-history/<tag>       TagHistory
+    /v2/<name>/_boltseal/history[/<tag>]    History
 
 From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
 The rules kept here: only `%3A` inside a digest is decoded, so that no two paths the grammar tells apart become
@@ -22,7 +25,7 @@ from typing import Final, TypeAlias
 
 from boltseal.errors import quote
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import NameInvalid, Repository, Tag
+from boltseal.oci.reference import NameInvalid, Repository, Tag, TagInvalid
 from boltseal.storage.blobs import UploadId
 
 MAX_PATH_BYTES: Final = 1024
@@ -87,7 +90,32 @@ class UploadAt:
     id: UploadId
 
 
-Target: TypeAlias = Base | Catalog | Tags | ManifestAt | Referrers | BlobAt | Uploads | UploadAt
+@dataclass(frozen=True, slots=True)
+class Discover:
+    """Which extensions there are, of the registry (None) or of a repository."""
+
+    repository: Repository | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagHistory:
+    """What a tag meant, as distribution-spec PR #606 wants it told."""
+
+    repository: Repository
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The ledger's entries about a repository, or about one of its tags."""
+
+    repository: Repository
+    tag: Tag | None
+
+
+Target: TypeAlias = (
+    Base | Catalog | Tags | ManifestAt | Referrers | BlobAt | Uploads | UploadAt | Discover | TagHistory | History
+)
 
 
 def parse_path(raw_path: bytes) -> Target | None:
@@ -125,11 +153,33 @@ def _parse_parts(parts: list[str]) -> Target | None:
         case [*name, "referrers", digest]:
             return Referrers(_repository(name), Digest.parse(digest))
         case _:
+            return _parse_extension(parts)
+
+
+def _parse_extension(parts: list[str]) -> Target | None:
+    match parts:
+        case [*name, "_oci", "ext", "discover"]:
+            return Discover(_repository(name) if name else None)
+        case [*name, "_oci", "tag-history", tag]:
+            return TagHistory(_repository(name), _tag_of_history(tag))
+        case [*name, "_boltseal", "history"]:
+            return History(_repository(name), None)
+        case [*name, "_boltseal", "history", tag]:
+            return History(_repository(name), _tag_of_history(tag))
+        case _:
             return None
 
 
 def _repository(parts: list[str]) -> Repository:
     return Repository("/".join(parts))
+
+
+def _tag_of_history(text: str) -> Tag:
+    """NameInvalid, so that no history is ever answered with a 404: that would say that there is no such extension."""
+    try:
+        return Tag(text)
+    except TagInvalid as error:
+        raise NameInvalid(error.message) from error
 
 
 def _as_text(path: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,12 +16,12 @@ class ApiSettings:
     """`public_url`: scheme and host that clients reach us by, for absolute locations; None: relative ones.
 
     `max_manifest_bytes`: the largest manifest taken in. `anonymous_pull`: whether everybody may read everything,
-    so that caches between us and a client may keep what never changes. `read_only`: why nothing may be changed, as the
-    sentence that refuses it; None where things may be. `body`: how slowly a body may come.
+    so that caches between us and a client may keep what never changes. `read_only`: why nothing may be changed now, as
+    the sentence that refuses it; None where things may be. `body`: how slowly a body may come.
     """
 
     public_url: str | None = None
     max_manifest_bytes: int = 4 * MIB
     anonymous_pull: bool = True
-    read_only: str | None = None
+    read_only: Callable[[], str | None] = lambda: None
     body: BodyLimits = DEFAULT_LIMITS

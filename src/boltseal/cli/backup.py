@@ -62,3 +62,6 @@ def restore_backup(folder: FolderArgument, data: DataOption = None, as_json: Jso
         if not as_json:
             print_line(f"{settings.server.data}: restored, {copied.blobs} blobs ({in_words(copied.taken_bytes)})")
             say(f"tags that were published after the backup are not in it; put keys and users into {settings.keys}")
+            say(
+                "until the ledger's key is there, and no entry is missing, it takes nothing in: boltseal ledger recover"
+            )

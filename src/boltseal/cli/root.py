@@ -25,6 +25,7 @@ from boltseal.cli.expire import expire
 from boltseal.cli.explain import explain
 from boltseal.cli.fsck import fsck
 from boltseal.cli.inspect import inspect
+from boltseal.cli.ledger import ledger
 from boltseal.cli.purge import purge
 from boltseal.cli.rules import rules
 from boltseal.cli.seal import seal
@@ -43,6 +44,7 @@ _SHORT = {
     "purge": "Remove an image and its bytes, sealed or not.",
     "fsck": "Check everything in the data folder; changes nothing.",
     "expire": "Take away sealed tags that were kept long enough.",
+    "ledger": "The key that signs the ledger; recover a lost one.",
     "rules": "Show the rules; `rules test` says which one decides.",
 }
 """One line for the list of verbs, where the first sentence of a verb's help is longer than its 60 columns."""
@@ -93,6 +95,7 @@ def build() -> typer.Typer:
         cli.command(name, short_help=_SHORT.get(name), epilog=f"Example: {example}")(verb)
     cli.add_typer(user, name="user", epilog="Example: boltseal user add ci")
     cli.add_typer(token, name="token", epilog="Example: boltseal token rotate")
+    cli.add_typer(ledger, name="ledger", short_help=_SHORT["ledger"], epilog="Example: boltseal ledger key")
     cli.add_typer(
         rules,
         name="rules",

@@ -3,7 +3,7 @@
 An `Audit` takes the entries in order and remembers, of each name, what a following entry has to agree with. Pure.
 
 1. Every entry is canonical (`entry.parse` reads nothing else) and stands at the index that it is taken at.
-2. Times only rise, and every entry names this ledger's origin.
+2. Times only rise, and every entry names this ledger's origin, which only an entry of kind `recovered` changes.
 3. `previous` is the index of the last entry of the same name, and `was` the digest that the name meant after it.
 4. A name that was ever sealed is bound: no later entry lets it mean another digest.
 5. An entry's kind fits: only what is not there is created, only what is there moves, is sealed, unsealed or goes.
@@ -27,7 +27,7 @@ class NameSaid:
     """The ledger's last word on a name. Of a name that is not there `digest` and `media_type` are "".
 
     `bound` and `bound_type`: what it was sealed at, "" when it never was; `bound_by`: by whom. `keep`: how long it is
-    protected, "" when it never was sealed; `kept_us`: when that was last said. `actor`: of the last entry.
+    protected, "" when it never was sealed; `kept_us`: when that was last said. `actor`, `changed_us`: of the last entry.
     """
 
     index: int = -1
@@ -39,6 +39,7 @@ class NameSaid:
     keep: str = ""
     kept_us: int = 0
     actor: str = ""
+    changed_us: int = 0
 
 
 @dataclass(slots=True)
@@ -74,6 +75,8 @@ class Audit:
         if entry.time_us <= self.last_time_us:
             yield "it is not later than the entry before it"
         self.last_time_us = max(self.last_time_us, entry.time_us)
+        if entry.kind is Kind.RECOVERED:
+            self.origin = entry.registry
         self.origin = self.origin or entry.registry
         if entry.registry != self.origin:
             yield f"it is of the ledger {entry.registry}, this is {self.origin}"
@@ -103,7 +106,7 @@ class Audit:
     @staticmethod
     def _remember(said: NameSaid, index: int, entry: Entry, *, goes: bool) -> None:
         said.index = index
-        said.actor = entry.actor
+        said.actor, said.changed_us = entry.actor, entry.time_us
         said.digest, said.media_type = ("", "") if goes else (entry.digest, entry.type)
         if goes or entry.extra.get("mode") != "sealed":
             return

@@ -72,6 +72,13 @@ class Grants:
         everybody = _PULL if any(glob.matches(repository) for glob in self.anonymous_pull) else NOTHING
         return everybody.union(*given)
 
+    def reads_ledger(self, user: str) -> bool:
+        """Whether a user may read the ledger's entries: they are of all repositories at once."""
+        return any(
+            Action.LEDGER in grant.actions and (user in grant.users or EVERY_USER in grant.users)
+            for grant in self.grants
+        )
+
     @property
     def all_may_pull(self) -> bool:
         """Whether everybody may pull everything, so that any cache on the way may keep what never changes."""
@@ -104,7 +111,13 @@ def _parse(number: int, table: Mapping[str, object]) -> Grant:
     repository = table.get("repository", "**")
     if not isinstance(repository, str):
         raise GrantInvalid(f"{where}: repository is {quote(str(repository))}; expected a glob in quotes")
-    return Grant(frozenset(users), _glob(f"{where}: repository", repository), actions)
+    glob = _glob(f"{where}: repository", repository)
+    if Action.LEDGER in actions and not glob.matches_all:
+        raise GrantInvalid(
+            f'{where}: ledger is for all repositories at once, repository is {quote(repository)}; expected "**", or a '
+            "grant of its own"
+        )
+    return Grant(frozenset(users), glob, actions)
 
 
 def _texts(where: str, key: str, value: object) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from boltseal.registry.deletes import Deletes
+from boltseal.registry.ledger import Ledger
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.pulls import Pulls
 from boltseal.registry.seals import Seals
@@ -31,6 +32,7 @@ class Registry:
     uploads: Uploads
     deletes: Deletes
     seals: Seals
+    ledger: Ledger
 
 
 def build_registry(database: Database, blobs: BlobStore, rules: RuleSet, room: Room | None = None) -> Registry:
@@ -42,4 +44,5 @@ def build_registry(database: Database, blobs: BlobStore, rules: RuleSet, room: R
         uploads=Uploads(database, blobs, room),
         deletes=Deletes(database, door),
         seals=Seals(database, blobs, door),
+        ledger=Ledger(database),
     )

@@ -106,6 +106,18 @@ class Access:
                 raise LoginNeeded("this registry needs a login")
         return caller.actor
 
+    def check_entries(self, caller: Caller) -> Actor:
+        """Who acts, for the ledger's entries of whatever repository. LoginNeeded, RightMissing, UsersInvalid."""
+        if self.required():
+            self._refuse_if_gone(caller)
+            if caller.user is None or caller.scopes is not None:
+                raise LoginNeeded("the ledger's entries need a login with the right `ledger`, by user and password")
+            if not self.grants.reads_ledger(caller.user):
+                raise RightMissing(
+                    f"{caller.user} may not read the ledger's entries; ask whoever runs this registry for the grant `ledger`"
+                )
+        return Actor(caller.user or ANONYMOUS.name)
+
     def _refuse_if_gone(self, caller: Caller) -> None:
         if caller.user is not None and not self._logins.exists(caller.user):
             raise LoginNeeded("there is no such login any more")

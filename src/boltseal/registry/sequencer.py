@@ -5,6 +5,7 @@ Called by the door, inside the transaction that changes the tag: entry and chang
 - Indices are gapless: the head row, locked by the transaction, holds the next one.
 - Time is the clock, or one microsecond after the last entry if the clock is behind: times only ever rise.
 - A clock more than five minutes behind the last entry is doubt: nothing is written, and the server is not ready.
+- A store of which is doubted whether it is what was signed takes no entry (`integrator`).
 - The salt makes an entry unguessable from its hash, so hash tiles can be public.
 """
 
@@ -37,6 +38,10 @@ class LedgerMissing(Unavailable):
     """The ledger was never started in this store: `start_ledger` did not run."""
 
 
+class LedgerFrozen(Unavailable):
+    """This store may not be what its ledger signed; nothing is recorded in it."""
+
+
 def check_clock(last_time_us: int, now_us: int) -> None:
     """Refuse when the clock is more than five minutes behind the ledger's last entry."""
     behind_us = last_time_us - now_us
@@ -63,6 +68,8 @@ def append(
     extra: Mapping[str, str] | None = None,
 ) -> int:
     """Write one entry and return its index. `previous`: the index of the name's last entry, -1 for none."""
+    if tx.frozen is not None:
+        raise LedgerFrozen(f"nothing is recorded: {tx.frozen}")
     head = ledger_store.head(tx)
     if head is None:
         raise LedgerMissing("the registry's ledger was not started: nothing was changed; start `boltseal serve` once")
@@ -93,6 +100,7 @@ def append(
         tag=tag or "",
         line=encode(entry),
     )
+    tx.appended = True
     return head.size
 
 

@@ -20,7 +20,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, SealedPut, quote
+from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, SealedPut, Unavailable, quote
 from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
@@ -38,6 +38,7 @@ from boltseal.storage.tag_table import TagRow
 if TYPE_CHECKING:
     from sqlalchemy import Select
 
+    from boltseal.ledger.audit import NameSaid
     from boltseal.oci.manifest import Manifest
     from boltseal.policy.decide import Decision
     from boltseal.policy.rules import RuleSet
@@ -67,6 +68,10 @@ class ReferencesMissing(Invalid):
     """A manifest can't be sealed before everything it refers to is here."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
+
+
+class NameUnknowable(Unavailable):
+    """An old entry names a manifest by another digest than its sha256, and nothing says which that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +185,42 @@ class TagDoor:
             return False
         self._drop(tx, place, tag, row, Kind.TAG_EXPIRED, actor, f"its keep of {row.keep} is over")
         return True
+
+    def recall(self, tx: Transaction, place: Place, tag: Tag, said: NameSaid, canonical: str) -> None:
+        """Set a name to the ledger's last word on it, whose entries were just brought back. It may mean what is not here.
+
+        `canonical`: the sha256 of what it means, where that is not its digest. NameUnknowable.
+        """
+        row = tag_table.find(tx, place.id, tag)
+
+        def sha256_of(digest: str) -> str | None:
+            if not digest or digest.startswith("sha256:"):
+                return digest or None
+            known = canonical or (row.canonical if row is not None and row.digest == digest else None)
+            if known is None:
+                raise NameUnknowable(f"the ledger does not say the sha256 of {digest}, which {tag} is bound to")
+            return known
+
+        recalled = TagRow(
+            digest=said.digest or None,
+            canonical=sha256_of(said.digest),
+            media_type=said.media_type or None,
+            entry_index=said.index,
+            changed_us=said.changed_us,
+            changed_by=said.actor,
+        )
+        if said.bound:
+            recalled = dataclasses.replace(
+                recalled,
+                sealed_digest=said.bound,
+                sealed_canonical=sha256_of(said.bound),
+                sealed_media_type=said.bound_type,
+                sealed_us=said.kept_us,
+                sealed_by=said.bound_by,
+                keep=said.keep,
+                keep_until_us=Keep.parse(said.keep).until(said.kept_us),
+            )
+        (tag_table.add if row is None else tag_table.change)(tx, place.id, tag, recalled)
 
     def meaning(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
         """The digest that a tag means now, or None."""
@@ -335,6 +376,8 @@ class TagDoor:
         if shown is None or shown.digest is None:
             raise AssertionError("a tag that was never there can't go")
         held = metadata.find_manifest(tx, place.id, shown.digest)
+        if shown.digest != shown.canonical:
+            extra = {**extra, "canonical": str(shown.canonical)}  # what the name is, for whoever has the entries alone
         index = sequencer.append(
             tx,
             kind,

@@ -39,12 +39,15 @@ GROUP_LIMIT: Final = 256
 class Transaction:
     """What a job works in: the connection, the time it happens at, and whether caches have to forget.
 
+    `frozen`: why nothing may be recorded in this store, None where it may. `appended`: the job wrote an entry.
     `whole`: manifests, as (repository number, digest), of which the job saw that everything under them is held.
     """
 
     connection: Connection
     now_us: int
+    frozen: str | None = None
     takes_away: bool = field(default=False)
+    appended: bool = field(default=False)
     whole: set[tuple[int, str]] = field(default_factory=set)
 
 
@@ -66,6 +69,10 @@ class Database:
 
     def __init__(self, engine: Engine, generation: Generation, clock: Clock) -> None:
         self.generation = generation
+        self.frozen: str | None = None
+        """Why nothing may be recorded (`registry.sequencer` asks each transaction); set by whoever doubts the store."""
+        self.after_append: Callable[[], None] | None = None
+        """Called in the writer's thread when a COMMIT has brought entries; it must neither wait nor raise."""
         self._engine = engine
         self._clock = clock
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -176,10 +183,10 @@ class Database:
     ) -> None:
         execute = sqlite.driver(connection).execute
         execute("BEGIN IMMEDIATE")
-        takes_away = begun = False
+        takes_away = appended = begun = False
         try:
             for waiting in group:
-                transaction = Transaction(connection, self._clock())
+                transaction = Transaction(connection, self._clock(), self.frozen)
                 execute("SAVEPOINT job")
                 try:
                     result = waiting.job(transaction)
@@ -191,6 +198,7 @@ class Database:
                     failed.append((waiting, _named(error)))
                 else:
                     takes_away = takes_away or transaction.takes_away
+                    appended = appended or transaction.appended
                     done.append((waiting, result))
                 execute("RELEASE job")
             if takes_away:
@@ -204,6 +212,8 @@ class Database:
         finally:
             if begun:
                 self.generation.end()
+        if appended and self.after_append is not None:
+            self.after_append()
 
 
 def _named(error: Exception) -> BaseException:

@@ -46,9 +46,9 @@ def is_no_space(error: OSError) -> bool:
 class Disk:
     """The system calls. Every method raises OSError as the call does, and has then perhaps done its deed anyway."""
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, mode: int = FILE_MODE) -> int:
         """Makes a new, empty file for reading and appending; FileExistsError when the name is taken."""
-        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
     def open_to_append(self, path: str) -> int:
         """Opens a file that is there for reading and appending."""
@@ -147,14 +147,14 @@ def make_folders(disk: Disk, path: Path) -> None:
     disk.sync_folder(os.fspath(path.parent))
 
 
-def write_file(disk: Disk, path: Path, content: bytes) -> None:
+def write_file(disk: Disk, path: Path, content: bytes, mode: int = FILE_MODE) -> None:
     """Puts a whole small file under `path`, in place of what was there, or leaves that as it was. OSError.
 
     Steps: 1. write beside it, 2. fsync, 3. rename over it, 4. fsync the folder.
     """
     beside = f"{path}.{os.getpid()}.{os.urandom(6).hex()}.new"
     try:
-        fd = disk.create(beside)
+        fd = disk.create(beside, mode)
         try:
             disk.append(fd, [content])
             disk.sync(fd)

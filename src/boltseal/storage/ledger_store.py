@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, insert, select, update
 from boltseal.storage.schema import entry, ledger_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import Connection
 
@@ -63,13 +63,55 @@ def set_rules(tx: Transaction, rules: str) -> None:
     tx.connection.execute(update(ledger_head).values(rules=rules))
 
 
-def lines(connection: Connection, start_index: int = 0, batch: int = 1000) -> Iterator[tuple[int, bytes]]:
-    """Every entry from `start_index` on, in order, as (index, line); read in batches, so memory stays flat."""
+def set_origin(tx: Transaction, origin: str) -> None:
+    """Call the ledger by another name from the next entry on."""
+    tx.connection.execute(update(ledger_head).values(origin=origin))
+
+
+def lines(
+    connection: Connection, start_index: int = 0, batch: int = 1000, until: int | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Every entry from `start_index` on, in order, as (index, line); read in batches, so memory stays flat.
+
+    `until`: the index before which to stop, None for all of them.
+    """
+    query = select(entry.c.idx, entry.c.line).order_by(entry.c.idx)
+    if until is not None:
+        query = query.where(entry.c.idx < until)
     while True:
-        rows = connection.execute(
-            select(entry.c.idx, entry.c.line).where(entry.c.idx >= start_index).order_by(entry.c.idx).limit(batch)
-        ).all()
+        rows = connection.execute(query.where(entry.c.idx >= start_index).limit(batch)).all()
         yield from rows
         if len(rows) < batch:
             return
         start_index = rows[-1][0] + 1
+
+
+def of_repository(
+    connection: Connection, repository: str, tag: str | None, *, after: int, limit: int, until: int
+) -> list[tuple[int, bytes]]:
+    """The entries of a repository, or of one of its names, behind the index `after` and before `until`, oldest first."""
+    query = select(entry.c.idx, entry.c.line).where(
+        entry.c.repository == repository, entry.c.idx > after, entry.c.idx < until
+    )
+    if tag is not None:
+        query = query.where(entry.c.tag == tag)
+    return [(row[0], row[1]) for row in connection.execute(query.order_by(entry.c.idx).limit(limit))]
+
+
+def newest_of_name(
+    connection: Connection, repository: str, tag: str, kinds: Collection[str], *, before_us: int, since_us: int
+) -> Iterator[bytes]:
+    """The lines about a name of these kinds, the newest first, strictly between two times (microseconds)."""
+    query = (
+        select(entry.c.line)
+        .where(
+            entry.c.repository == repository,
+            entry.c.tag == tag,
+            entry.c.kind.in_(kinds),
+            entry.c.time_us < before_us,
+            entry.c.time_us > since_us,
+        )
+        .order_by(entry.c.idx.desc())
+        .execution_options(yield_per=200)
+    )
+    yield from connection.execute(query).scalars()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 FORMAT: Final = 1
-HEAD_REVISION: Final = "0001"
+HEAD_REVISION: Final = "0002"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 

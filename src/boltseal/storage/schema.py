@@ -9,6 +9,9 @@
     tag          one row for every name ever used; `digest` NULL: deleted; `sealed_*` is written once and never cleared
     entry        the ledger's lines as they stand for ever
     ledger_head  one row: the size of the ledger, its last time, its origin, the rules it last recorded
+    ledger_tile  the tree over the entries: up to 256 hashes of 32 bytes each; a full tile never changes
+    ledger_checkpoint  the signed heads: `latest`, and `witnessed`, the newest that a witness cosigned
+    ledger_rotation    for each key that was rotated out: the receipt that names the next one, signed by it
 
 Times are microseconds since the epoch. Digests are text, `algorithm:hex`. No rule lives here: who may change a
 row, and when, is the business of `registry/`; only `registry/tags.py` (through `tag_table`) changes a tag.
@@ -140,4 +143,27 @@ ledger_head = Table(
     Column("last_time_us", BigInteger, nullable=False),
     Column("origin", Text, nullable=False),
     Column("rules", Text, nullable=False),
+)
+
+ledger_tile = Table(
+    "ledger_tile",
+    METADATA,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("hashes", LargeBinary, nullable=False),
+)
+
+ledger_checkpoint = Table(
+    "ledger_checkpoint",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("note", LargeBinary, nullable=False),
+)
+
+ledger_rotation = Table(
+    "ledger_rotation",
+    METADATA,
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("receipt", LargeBinary, nullable=False),
 )

@@ -1,0 +1,154 @@
+"""The history of tags over HTTP: distribution-spec PR #606 and its discovery, and the ledger's own entries.
+
+The tag-history extension is experimental: its text may still change. A tag that is deleted keeps its history; one that
+never was has an empty one. An event's time is unique in the whole registry, so that a page can begin strictly behind
+one. Nothing of the pushed manifests' annotations is repeated.
+
+    GET /v2/<name>/_boltseal/history[/<tag>]?after=<index>&n=<number>
+    {"size":..., "entries":[{"index":..., "line":...}]}
+
+gives the entries themselves, whose hashes are the leaves of the ledger's tree, for whoever may pull from the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from boltseal.api import caching, responses
+from boltseal.api.query import QueryInvalid, link_next
+from boltseal.api.responses import Answer
+from boltseal.errors import quote
+from boltseal.ledger.entry import MAX_TIME_US
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.mediatype import OCI_INDEX
+
+if TYPE_CHECKING:
+    from boltseal.api.call import Call
+    from boltseal.api.paths import Discover, History, TagHistory
+    from boltseal.registry.ledger import Ledger, TagEvent
+
+MAX_PAGE: Final = 1000
+
+TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
+EVENT: Final = "org.opencontainers.distribution.tag.event"
+
+_SPEC_URL: Final = "https://github.com/opencontainers/distribution-spec/pull/606"
+_OWN_URL: Final = "https://github.com/boltseal/boltseal/blob/main/docs/ledger.md"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_is_moment = re.compile(
+    r"(?P<whole>\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d{1,18}))?(?P<zone>[Zz]|[+-]\d\d:\d\d)", re.ASCII
+).fullmatch
+
+
+class HistoryRoutes:
+    """The handlers of `Discover`, `TagHistory` and `History`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def discover(self, _: Call, at: Discover) -> Answer:
+        """Which extensions this registry, or one of its repositories, has."""
+        name = "<name>" if at.repository is None else str(at.repository)
+        oci = {
+            "name": "_oci",
+            "url": _SPEC_URL,
+            "description": "extensions of the distribution spec; tag-history is experimental, as PR #606 has it",
+            "endpoints": [
+                "/v2/_oci/ext/discover",
+                f"/v2/{name}/_oci/ext/discover",
+                f"/v2/{name}/_oci/tag-history/<tag>",
+            ],
+        }
+        own = {
+            "name": "_boltseal",
+            "url": _OWN_URL,
+            "description": "the ledger's entries about a repository; the ledger itself is under /ledger/ (C2SP tlog-tiles)",
+            "endpoints": [f"/v2/{name}/_boltseal/history", f"/v2/{name}/_boltseal/history/<tag>"],
+        }
+        return _json({"extensions": [oci, own]})
+
+    async def tag_history(self, call: Call, at: TagHistory) -> Answer:
+        """What a tag meant, the newest first."""
+        n = min(call.query.page_size(), MAX_PAGE)
+        before, since, digest = (call.query.one(name) for name in ("before", "since", "digest"))
+        before_us = MAX_TIME_US + 1 if before is None else _moment("before", before, round_up=True)
+        since_us = -1 if since is None else _moment("since", since, round_up=False)
+        page = await self._ledger.tag_events(
+            at.repository, at.tag, n=n, before_us=before_us, since_us=since_us, digest=_digest(digest)
+        )
+        extra = []
+        if page.more:
+            kept = {key: value for key, value in (("since", since), ("digest", digest)) if value is not None}
+            parameters = {"n": str(n), "before": _time_of(page.events[-1]), **kept}
+            extra.append((b"link", link_next(f"/v2/{at.repository}/_oci/tag-history/{at.tag}", parameters)))
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(one) for one in page.events]}
+        return _json(index, OCI_INDEX, extra)
+
+    async def history(self, call: Call, at: History) -> Answer:
+        """The entries about a repository or one of its tags, the oldest first."""
+        n, after = min(call.query.page_size(), MAX_PAGE), call.query.one("after")
+        page = await self._ledger.history(at.repository, at.tag, after=-1 if after is None else _index(after), n=n)
+        entries = [{"index": index, "line": line.decode()} for index, line in page.entries]
+        extra = []
+        if page.more and page.entries:
+            path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
+            extra.append((b"link", link_next(path, {"n": str(n), "after": str(page.entries[-1][0])})))
+        return _json({"size": page.size, "entries": entries}, extra=extra)
+
+
+def _descriptor(one: TagEvent) -> dict[str, object]:
+    entry = one.entry
+    return {
+        "mediaType": entry.type,
+        "size": entry.size,
+        "digest": entry.digest,
+        "annotations": {TIMESTAMP: _time_of(one), EVENT: one.event},
+    }
+
+
+def _time_of(one: TagEvent) -> str:
+    return (_EPOCH + one.entry.time_us * _MICROSECOND).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+def _moment(name: str, text: str, *, round_up: bool) -> int:
+    """An RFC 3339 time in microseconds; of a finer one the next or the last whole one, so that "strictly" stays true."""
+    match = _is_moment(text)
+    try:
+        if match is None:
+            raise ValueError
+        zone = match["zone"].upper().replace("Z", "+00:00")
+        whole = datetime.fromisoformat(match["whole"].upper() + zone)
+        seconds = (whole - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError) as error:
+        expected = "a time such as 2026-11-24T08:29:01.123456Z"
+        raise QueryInvalid(f"{name} is {quote(text)}; expected {expected}") from error
+    fraction = (match["fraction"] or "").ljust(6, "0")
+    finer = bool(fraction[6:].strip("0"))
+    return seconds + int(fraction[:6]) + (1 if finer and round_up else 0)
+
+
+def _digest(text: str | None) -> Digest | None:
+    if text is None:
+        return None
+    try:
+        return Digest.parse(text)
+    except DigestInvalid as error:
+        raise QueryInvalid(f"digest: {error.message}") from error
+
+
+def _index(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise QueryInvalid(f"after is {quote(text)}; expected the index of an entry")
+    return int(text)
+
+
+def _json(
+    document: object, content_type: str = "application/json", extra: list[tuple[bytes, bytes]] | None = None
+) -> Answer:
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    pairs = [("content-type", content_type), ("content-length", str(len(raw))), ("cache-control", caching.NO_STORE)]
+    return Answer(200, (*responses.headers(pairs), responses.NOSNIFF, *(extra or [])), raw)

@@ -1,0 +1,169 @@
+"""What brings a doubted ledger back: the entries it lacks, from wherever they are, or the admission that they are lost.
+
+Steps of `bring_back`, all in one transaction:
+
+1. The source's lines behind ours are the ones that were signed: their tree has the root of the mark, or of a newer
+   head that this ledger's key signed.
+2. They keep the rules of a ledger (`ledger.audit`), together with all that is here.
+3. They are written as they are, and each name they speak of is set to their last word on it.
+
+`accept_loss` begins a new origin with a new key. The tree goes on over all entries that are here; the first new one
+names the last head of the old origin, so that whoever held that can see what became of it, and what is missing.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import Invalid
+from boltseal.ledger.audit import Audit
+from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
+from boltseal.ledger.note import SigningKey, parse_note_unverified
+from boltseal.ledger.tiles import edge, grow
+from boltseal.oci.reference import Repository, Tag
+from boltseal.registry import sequencer
+from boltseal.registry.integrator import SEED_BYTES, LedgerDoubt, LedgerKeyMissing
+from boltseal.registry.tags import Place
+from boltseal.storage import ledger_store, ledger_tree, metadata
+from boltseal.storage.database import Transaction
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from boltseal.registry.tags import TagDoor
+    from boltseal.storage.database import Database
+    from boltseal.storage.ledger_key import LedgerKeys
+
+Lines = Callable[[int, int], Iterable[bytes]]
+"""The entries [start, end) of some copy of a ledger, each as it stands there. Nothing in them is known to be true."""
+
+MISSING_AT_MOST: Final = 1_000_000
+_numbered = re.compile(r"(?P<origin>.*)/(?P<number>[1-9][0-9]{0,8})").fullmatch
+
+
+class RecoveryRefused(Invalid):
+    """What was offered is not what is missing, or nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """`brought`: how many entries came back. `origin` and `key`: what the ledger is called and signed by from now on."""
+
+    origin: str
+    key: str
+    brought: int
+
+
+def next_origin(origin: str) -> str:
+    """The name of the ledger that goes on after this one was lost: registry.example.com, then registry.example.com/2."""
+    match = _numbered(origin)
+    return f"{origin}/2" if match is None else f"{match['origin']}/{int(match['number']) + 1}"
+
+
+def bring_back(database: Database, keys: LedgerKeys, door: TagDoor, lines: Lines, head: bytes | None) -> Recovered:
+    """Write the entries that are missing. `head`: the source's signed head, if it has one. RecoveryRefused, LedgerDoubt."""
+    with keys.locked():
+        key, mark = keys.key(), keys.mark()
+        if key is None or mark is None:
+            raise LedgerKeyMissing("the folder of keys lacks the ledger's key or its mark; put it back first")
+        signed, note = open_checkpoint(mark, key.verifier).checkpoint, mark
+        if head is not None:
+            offered = open_checkpoint(head, key.verifier).checkpoint
+            if offered.size > signed.size:
+                signed, note = offered, head
+
+        def job(tx: Transaction) -> int:
+            return _bring_back(tx, door, lines, signed)
+
+        frozen, database.frozen = database.frozen, None
+        try:
+            brought = database.write_and_wait(job)
+        except BaseException:
+            database.frozen = frozen
+            raise
+        if note != mark:
+            keys.put_mark(note)
+        return Recovered(key.name, str(key.verifier), brought)
+
+
+def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str) -> Recovered:
+    """Go on with what is here, under a new origin and key, and record what was lost. RecoveryRefused."""
+    with keys.locked():
+        mark = keys.mark()
+        seen = database.read_and_wait(_seen)
+        if seen is None:
+            raise RecoveryRefused("this ledger was never started; nothing can be lost")
+        origin, size, stored = seen
+        note = mark or (stored.note if stored is not None else b"")
+        last = parse_checkpoint_unverified(parse_note_unverified(note).text) if note else None
+        key = SigningKey(next_origin(origin), secrets.token_bytes(SEED_BYTES))
+        extra = {"previous_origin": origin, "key": str(key.verifier)}
+        if last is not None:
+            extra["last_size"], extra["last_root"] = str(last.size), last.root.hex()
+            extra["lost_entries"] = str(max(0, last.size - size))
+
+        def job(tx: Transaction) -> None:
+            ledger_store.set_origin(tx, key.name)
+            ledger_tree.clear(tx)
+            sequencer.append(tx, Kind.RECOVERED, actor=actor, reason=reason, extra=extra)
+
+        frozen, database.frozen = database.frozen, None
+        try:
+            database.write_and_wait(job)
+        except BaseException:
+            database.frozen = frozen
+            raise
+        keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
+        keys.put_key(key)
+        return Recovered(key.name, str(key.verifier), 0)
+
+
+def _seen(held: Connection) -> tuple[str, int, ledger_tree.Head | None] | None:
+    entries = ledger_store.head(Transaction(held, 0))
+    return None if entries is None else (entries.origin, entries.size, ledger_tree.head(held))
+
+
+def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint) -> int:
+    head = ledger_store.head(tx)
+    stored = ledger_tree.head(tx.connection)
+    if head is None or head.origin != signed.origin:
+        raise RecoveryRefused(f"this data is not of the ledger {signed.origin}")
+    missing = signed.size - head.size
+    if not 0 < missing <= MISSING_AT_MOST:
+        raise RecoveryRefused(
+            f"{head.size} entries are here, and {signed.size} were signed: nothing can be brought back"
+        )
+    # 1
+    new = list(lines(head.size, signed.size))
+    size = 0 if stored is None else stored.size
+    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx.connection, size)] + [leaf_hash(one) for one in new]
+    grown = grow(size, ledger_tree.tiles(tx.connection, edge(size)), leaves)
+    if (grown.size, grown.root) != (signed.size, signed.root):
+        raise RecoveryRefused("the entries that were offered are not the ones that were signed")
+    # 2
+    audit = Audit(origin="")
+    for index, line in ledger_store.lines(tx.connection):
+        audit.take(index, line)
+    touched = dict[tuple[str, str], str]()
+    for index, line in enumerate(new, start=head.size):
+        problems = audit.take(index, line)
+        entry = audit.last
+        if problems or entry is None:
+            raise LedgerDoubt(f"entry {index} breaks the ledger's rules: {problems[0]}")
+        # 3
+        ledger_store.append(
+            tx, index, time_us=entry.time_us, kind=entry.kind, repository=entry.repository, tag=entry.tag, line=line
+        )
+        if entry.tag:
+            touched[entry.repository, entry.tag] = entry.extra.get("canonical", "")
+    for (repository, tag), canonical in touched.items():
+        place = Place(Repository(repository), metadata.ensure_repository(tx, repository))
+        door.recall(tx, place, Tag(tag), audit.names[repository, tag], canonical)
+    tx.takes_away = True
+    return missing

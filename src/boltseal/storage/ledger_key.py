@@ -1,0 +1,93 @@
+"""The ledger's signing key and its high-water mark, in `<data>.keys/` (mode 0700): beside the data and not in it.
+
+    ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; whoever reads it can sign for this ledger
+    ledger.mark   the checkpoint that was signed last, as a note
+    ledger.lock   held by whoever signs, of all processes of a store
+
+The mark is durable before a checkpoint is shown to anybody, and so it knows more than any copy of the data: a data
+folder that was put back from an old backup is behind it. The first mark is written before the first key, so a key
+without a mark means that somebody took the mark away.
+
+Trusted: whoever may write the folder. What a liar would gain: a ledger signed at will, with any history.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import BoltsealError, Unavailable
+from boltseal.ledger.note import KeyInvalid, SigningKey
+from boltseal.storage.durable import Disk, locked, write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY_NAME: Final = "ledger.key"
+MARK_NAME: Final = "ledger.mark"
+_PRIVATE: Final = 0o600
+
+
+class LedgerKeyUnreadable(Unavailable):
+    """The key or the mark can't be read or written, so nothing can be signed or compared."""
+
+
+class LedgerKeys:
+    """The folder. `disk`: the system calls of every write."""
+
+    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
+        self.folder = folder
+        self._disk = disk or Disk()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the lock of whoever signs; made, like the folder, where it is missing. LedgerKeyUnreadable."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = locked(str(self.folder / "ledger.lock"), _PRIVATE)
+            lock.__enter__()
+        except OSError as error:
+            raise LedgerKeyUnreadable(f"the folder of keys {self.folder} can't be used: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.__exit__(None, None, None)
+
+    def key(self) -> SigningKey | None:
+        """The key that signs, None where there is none. LedgerKeyUnreadable."""
+        text = self._read(KEY_NAME)
+        if text is None:
+            return None
+        try:
+            return SigningKey.parse(text.decode("ascii").strip())
+        except (KeyInvalid, UnicodeDecodeError) as error:
+            reason = error.message if isinstance(error, BoltsealError) else "it is not text"
+            raise LedgerKeyUnreadable(f"{self.folder / KEY_NAME} holds no key of a ledger: {reason}") from error
+
+    def mark(self) -> bytes | None:
+        """The note of the checkpoint that was signed last, None where there is none. LedgerKeyUnreadable."""
+        return self._read(MARK_NAME)
+
+    def put_key(self, key: SigningKey) -> None:
+        """Let this key sign from now on. LedgerKeyUnreadable."""
+        self._write(KEY_NAME, f"{key.private_text()}\n".encode("ascii"))
+
+    def put_mark(self, note: bytes) -> None:
+        """Raise the mark; durable when this returns. LedgerKeyUnreadable."""
+        self._write(MARK_NAME, note)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LedgerKeyUnreadable(f"{self.folder / name} can't be read: {error.strerror}") from error
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        try:
+            write_file(self._disk, path, content, _PRIVATE)
+        except OSError as error:
+            raise LedgerKeyUnreadable(f"{path} can't be written: {error.strerror}") from error

@@ -1,0 +1,99 @@
+"""The ledger's tree in the database: tiles, signed heads, receipts of rotated keys. Plain reads and writes, no rule.
+
+A tile is stored once, as wide as it is; every narrower one is its beginning, so a partial tile of any size that was
+ever signed can be read as long as the full one can. A full tile is never written again: to try is an error, whatever
+was meant. Entry bundles are not stored: they are the entries (`ledger_store`), cut into pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sqlalchemy import delete, func, insert, select, update
+
+from boltseal.errors import Unavailable
+from boltseal.ledger.merkle import HASH_BYTES
+from boltseal.ledger.tiles import WIDTH, TileId
+from boltseal.storage.schema import ledger_checkpoint, ledger_rotation, ledger_tile
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from boltseal.storage.database import Transaction
+
+LATEST: Final = "latest"
+WITNESSED: Final = "witnessed"
+
+
+class Overtaken(Unavailable):
+    """Another process has brought the tree further meanwhile; nothing was written."""
+
+
+class Head(NamedTuple):
+    """A signed head as it is stored: how many entries, and the note. Nothing in it is known to be true."""
+
+    size: int
+    note: bytes
+
+
+def head(connection: Connection, name: str = LATEST) -> Head | None:
+    """The head that was signed last, or the one that a witness cosigned last; None where there is none."""
+    query = select(ledger_checkpoint.c.size, ledger_checkpoint.c.note).where(ledger_checkpoint.c.name == name)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Head(*row)
+
+
+def put_head(tx: Transaction, name: str, new: Head) -> None:
+    """Store a head in place of the one of that name."""
+    tx.connection.execute(delete(ledger_checkpoint).where(ledger_checkpoint.c.name == name))
+    tx.connection.execute(insert(ledger_checkpoint).values(name=name, size=new.size, note=new.note))
+
+
+def tiles(connection: Connection, wanted: Iterable[TileId]) -> dict[TileId, bytes]:
+    """Those of the wanted tiles that are there, each exactly as wide as asked for."""
+    found = {}
+    for tile in wanted:
+        query = select(ledger_tile.c.hashes).where(ledger_tile.c.level == tile.level, ledger_tile.c.idx == tile.index)
+        stored: bytes | None = connection.execute(query).scalar_one_or_none()
+        if stored is not None and len(stored) >= tile.width * HASH_BYTES:
+            found[tile] = stored[: tile.width * HASH_BYTES]
+    return found
+
+
+def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: Head) -> None:
+    """Write new and wider tiles and the head over them. Overtaken when the tree has not `from_size` entries any more."""
+    if from_size == 0 and head(tx.connection) is None:
+        tx.connection.execute(insert(ledger_checkpoint).values(name=LATEST, size=0, note=b""))
+    raised = tx.connection.execute(
+        update(ledger_checkpoint)
+        .where(ledger_checkpoint.c.name == LATEST, ledger_checkpoint.c.size == from_size)
+        .values(size=new.size, note=new.note)
+    )
+    if raised.rowcount != 1:
+        raise Overtaken("another process has signed the ledger meanwhile")
+    for tile, hashes in written.items():
+        tx.connection.execute(
+            delete(ledger_tile).where(
+                ledger_tile.c.level == tile.level,
+                ledger_tile.c.idx == tile.index,
+                func.length(ledger_tile.c.hashes) < WIDTH * HASH_BYTES,
+            )
+        )
+        tx.connection.execute(insert(ledger_tile).values(level=tile.level, idx=tile.index, hashes=hashes))
+
+
+def clear(tx: Transaction) -> None:
+    """Forget tree, heads and rotated keys: a new origin signs its own from the first entry on."""
+    for table in (ledger_tile, ledger_checkpoint, ledger_rotation):
+        tx.connection.execute(delete(table))
+
+
+def add_rotation(tx: Transaction, index: int, receipt: bytes) -> None:
+    """Keep the receipt of the entry that names the next key."""
+    tx.connection.execute(insert(ledger_rotation).values(idx=index, receipt=receipt))
+
+
+def rotations(connection: Connection) -> list[bytes]:
+    """The receipts of all rotations, the oldest first."""
+    return list(connection.execute(select(ledger_rotation.c.receipt).order_by(ledger_rotation.c.idx)).scalars())
