@@ -136,8 +136,8 @@ class RegistryClient:
                 skip = max(0, skip - len(arrived))
                 gathered.append(piece)
                 size += len(piece)
-                if size >= PIECE_BYTES:  # what arrives is small, and every piece has its price at the other end
-                    yield b"".join(gathered)
+                if size >= PIECE_BYTES:  # what arrives may be small, and every piece has its price at the other end
+                    yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
                     gathered, size = [], 0
             if size:
                 yield b"".join(gathered)

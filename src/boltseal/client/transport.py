@@ -34,6 +34,7 @@ from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, fr
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.quota import Quota, parse_quota, parse_retry_after
 from boltseal.client.tokens import TokenCache
+from boltseal.client.wire import WireClient
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 
 MAX_REDIRECTS: Final = 5
@@ -91,7 +92,7 @@ class Transport:
         *,
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx2.AsyncClient(
+        self._http = WireClient(
             verify=_trust(options.ca_file),
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),

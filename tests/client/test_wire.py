@@ -1,0 +1,207 @@
+"""The sockets under the client, against servers that do as they are told: big, slow, silent, early, gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.client.wire import BUFFER_BYTES, WireClient
+from tests.authority import authority
+
+SIZE = 8 * BUFFER_BYTES
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server on loopback; its port."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):  # the client left, or the test is over
+            await serve(reader, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def client(timeout_s: float = 30.0, trust: ssl.SSLContext | None = None) -> WireClient:
+    return WireClient(verify=trust or ssl.create_default_context(), timeout=timeout_s, trust_env=False)
+
+
+async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Every request is answered with eight MiB."""
+    while await reader.readuntil(b"\r\n\r\n"):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % SIZE)
+        for number in range(8):
+            writer.write(bytes([number]) * BUFFER_BYTES)
+        await writer.drain()
+
+
+async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    """Takes the head of a request, and then neither reads nor answers."""
+    await reader.readuntil(b"\r\n\r\n")
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.Event().wait()
+
+
+async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers whatever comes as a server without TLS does."""
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await writer.drain()
+    await asyncio.Event().wait()
+
+
+async def test_a_body_arrives_whole_and_in_large_pieces() -> None:
+    """Pieces are as large as what has arrived, which is what a copy's speed rests on; none is lost or turned round."""
+    async with listening(big) as port, client() as http, http.stream("GET", f"http://127.0.0.1:{port}/") as answer:
+        await asyncio.sleep(0.05)
+        pieces = [piece async for piece in answer.aiter_raw()]
+
+    assert b"".join(pieces) == b"".join(bytes([number]) * BUFFER_BYTES for number in range(8))
+    assert max(map(len, pieces)) > 2 * 65_536
+
+
+async def test_a_reader_that_does_not_read_holds_the_sender_up() -> None:
+    """No more is taken off the network than the buffer has room for."""
+    sent = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n")
+        while True:
+            writer.write(bytes(BUFFER_BYTES))
+            sent += BUFFER_BYTES
+            await writer.drain()
+
+    async with listening(endless) as port, client() as http, http.stream("GET", f"http://127.0.0.1:{port}/"):
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(0.1)
+
+    assert sent < 64 * BUFFER_BYTES
+
+
+async def test_a_connection_is_used_again_and_a_closed_one_is_not() -> None:
+    """Two requests over one connection; after the server has closed it, the third gets another."""
+    connections = 0
+
+    async def two_each(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            await writer.drain()
+
+    async with listening(two_each) as port, client() as http:
+        answers = [(await http.get(f"http://127.0.0.1:{port}/")).text for _ in range(2)]
+        await asyncio.sleep(0.05)
+        answers.append((await http.get(f"http://127.0.0.1:{port}/")).text)
+
+    assert answers == ["ok"] * 3
+    assert connections == 2
+
+
+async def test_a_server_that_is_silent_is_not_waited_for() -> None:
+    """Neither for an answer nor for room to send."""
+    async with listening(silent) as port, client(timeout_s=0.2) as http:
+        with pytest.raises(httpx2.ReadTimeout):
+            await http.get(f"http://127.0.0.1:{port}/")
+        with pytest.raises(httpx2.WriteTimeout):
+            await http.put(f"http://127.0.0.1:{port}/", content=bytes(64 * BUFFER_BYTES))
+
+
+async def test_an_answer_that_comes_before_the_body_is_sent_is_read() -> None:
+    """A registry that refuses an upload at its head is heard, though it takes no more."""
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
+        await writer.drain()
+        while await reader.read(65_536):
+            pass
+
+    async with listening(early) as port, client() as http:
+        answer = await http.put(f"http://127.0.0.1:{port}/", content=bytes(4 * BUFFER_BYTES))
+
+    assert (answer.status_code, answer.text) == (413, "no")
+
+
+async def test_a_body_that_breaks_off_is_an_error() -> None:
+    """And what had arrived before is handed out first."""
+
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with (
+        listening(half) as port,
+        client() as http,
+        http.stream("GET", f"http://127.0.0.1:{port}/") as answer,
+    ):
+        pieces = answer.aiter_raw()
+        first = await anext(pieces)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await anext(pieces)
+
+    assert first == b"half"
+
+
+async def test_nobody_there_is_a_connect_error() -> None:
+    """Of the one address, of every address of a name, and of a name that has none."""
+    async with listening(silent) as port:
+        pass
+    async with client() as http:
+        for host in ("127.0.0.1", "localhost", "nobody.invalid"):
+            with pytest.raises(httpx2.ConnectError):
+                await http.get(f"http://{host}:{port}/")
+
+
+async def test_the_next_address_of_a_name_is_tried() -> None:
+    """`localhost` may be ::1 first, where nobody listens."""
+    async with listening(big) as port, client() as http:
+        answer = await http.get(f"http://localhost:{port}/")
+
+    assert len(answer.content) == SIZE
+
+
+async def test_tls_is_checked_and_carries_large_bodies(tmp_path: Path) -> None:
+    """With the authority that signed it, and not without; the handshake with what speaks no TLS fails."""
+    ca, cert, key = authority(tmp_path)
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.load_cert_chain(cert, key)
+    async with listening(big, ours) as port:
+        async with client(trust=ssl.create_default_context(cafile=str(ca))) as http:
+            answers = [await http.get(f"https://localhost:{port}/") for _ in range(2)]
+        async with client() as http:
+            with pytest.raises(httpx2.ConnectError, match="certificate verify failed"):
+                await http.get(f"https://localhost:{port}/")
+    async with listening(plain) as port, client() as http:
+        with pytest.raises(httpx2.ConnectError, match="WRONG_VERSION"):
+            await http.get(f"https://127.0.0.1:{port}/")
+
+    assert [len(answer.content) for answer in answers] == [SIZE, SIZE]
