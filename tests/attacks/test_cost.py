@@ -51,7 +51,7 @@ async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: Shop) ->
     ]
 
     def fill(tx: Transaction) -> None:
-        place = metadata.ensure_repository(tx, SHOP)
+        place = metadata.ensure_repository(tx, SHOP, "somebody")
         links = [(config["digest"], "config"), (layer["digest"], "layer")]
         for child in children:
             metadata.add_manifest(tx, place, row_of(child), child, links)

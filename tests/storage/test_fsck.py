@@ -17,10 +17,12 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.registry.values import UNCONDITIONAL, Actor
 from boltseal.storage.blobs import StoreBroken
 from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.collect import collect
 from boltseal.storage.fsck import Examined, Status, examine
 from boltseal.storage.migrate import DATABASE_NAME
 from tests.fakes.disk import FailingDisk
 from tests.shop import DAY_US, INDEX, OCI, SHOP
+from tests.storage import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,13 +85,10 @@ async def test_a_store_with_a_history_is_as_it_must_be(shop: Shop, look: Callabl
     assert (counts.tags, counts.manifests, counts.blobs, counts.entries) == (3, 2, 2, 13)
 
 
-async def test_bytes_of_a_refused_push_are_counted_and_no_fault(
-    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
-) -> None:
+async def test_bytes_of_a_refused_push_are_counted_and_no_fault(shop: Shop, look: Callable[[], Examined]) -> None:
     """What no row names is for collect, not for alarm."""
     await publish(shop)
-    await shop.blob(b"never used")
-    by_hand("DELETE FROM blob WHERE digest = ?", str(Digest.of(b"never used")))
+    await sessions.push(shop.blobs, b"never used")
     examined = look()
 
     assert problems(examined) == []
@@ -218,8 +217,25 @@ async def test_repositories_that_disagree_on_a_size_are_found(
     for name in ("shop/app", "shop/other"):
         await shop.blob(b"one size", Repository(name))
     by_hand("UPDATE blob SET size = 9 WHERE repository_id = (SELECT max(id) FROM repository)")
+    by_hand("UPDATE usage SET size = size + 1")
 
     assert problems(look()) == [f"{Digest.of(b'one size')}: one repository says the blob has 8 bytes, another says 9"]
+
+
+async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
+    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+) -> None:
+    """Whoever pushes would be refused too early, or too late; `collect` counts again."""
+    await publish(shop)
+    before = problems(look())
+    by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
+    by_hand("INSERT INTO usage VALUES ('nobody', 0, 1)")
+    found = problems(look())
+    list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=False))
+
+    assert before == []
+    assert [line.partition(":")[0] for line in found] == ["user anonymous", "user nobody"]
+    assert problems(look()) == []
 
 
 async def test_a_signature_tag_without_its_link_is_found(
@@ -466,7 +482,7 @@ async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_h
     path.parent.mkdir(exist_ok=True)
     path.touch()
     os.truncate(path, size)
-    by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us FROM blob", str(digest), size)
+    by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us, NULL FROM blob", str(digest), size)
     told: list[tuple[str, int, int]] = []
     examined = examine(
         tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us, lambda *step: told.append(step)

@@ -13,6 +13,7 @@ from sqlalchemy import create_engine
 
 from boltseal.storage.migrate import (
     DATABASE_NAME,
+    FORMAT,
     GENERATION_NAME,
     HEAD_REVISION,
     FormatInvalid,
@@ -58,7 +59,7 @@ def test_a_prepared_folder_is_recognised_and_left_as_it_is(tmp_path: Path) -> No
     prepare_data(data)
     check_data(data)
 
-    assert (data / "format").read_text() == "1\n"
+    assert (data / "format").read_text() == f"{FORMAT}\n"
     assert (data / DATABASE_NAME).stat().st_mtime_ns == before
 
 
@@ -81,7 +82,7 @@ def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
         (data / name).touch()
     prepare_data(data)
 
-    assert (data / "format").read_text() == "1\n"
+    assert (data / "format").read_text() == f"{FORMAT}\n"
 
 
 def test_a_first_start_that_another_process_ended_meanwhile_is_no_stranger(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class UploadRoutes:
         digest = Digest.parse(text)
         try:
             start, length = _place(call)
-            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body)
+            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body, call.actor)
         except RangeInvalid as error:
             return await self._misplaced(at, error)
         return self._created(at.repository, digest)
@@ -109,14 +109,14 @@ class UploadRoutes:
         except NameInvalid:
             return False
         return await self._uploads.mount(
-            repository, wanted, named, may_read=lambda name: self._gate.may_pull(call, name)
+            repository, wanted, named, may_read=lambda name: self._gate.may_pull(call, name), actor=call.actor
         )
 
     async def _all_at_once(self, call: Call, repository: Repository, digest: Digest) -> Answer:
         length = call.content_length()
         upload = await self._uploads.start(repository)
         try:
-            await self._uploads.finish(repository, upload, digest, None, length, call.body)
+            await self._uploads.finish(repository, upload, digest, None, length, call.body, call.actor)
         except (BoltsealError, ClientGone):
             await self._forget(repository, upload)
             raise

@@ -79,7 +79,7 @@ class Manifests:
         conditions: Conditions,
         actor: Actor,
     ) -> Published:
-        place = Place(repository, metadata.ensure_repository(tx, repository))
+        place = Place(repository, metadata.ensure_repository(tx, repository, actor.name))
         there = metadata.find_manifest(tx, place.id, str(pushed.digest))
         if not tags:
             check_conditions(conditions, f"manifest {pushed.digest.short}", there.digest if there else None)

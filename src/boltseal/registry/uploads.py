@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, Full, Invalid, RangeInvalid, Unavailable
 from boltseal.oci.reference import Repository
+from boltseal.registry.values import ANONYMOUS
 from boltseal.storage import metadata
 from boltseal.storage.blobs import UploadId, UploadKey
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from boltseal.oci.digest import Digest
+    from boltseal.registry.values import Actor
     from boltseal.storage.blobs import BlobStore, UploadWriter
     from boltseal.storage.database import Database, Transaction
     from boltseal.storage.room import Room
@@ -65,6 +67,7 @@ class Uploads:
         source: Repository | None,
         *,
         may_read: Callable[[Repository], bool],
+        actor: Actor = ANONYMOUS,
     ) -> bool:
         """Hold a blob that another repository (`source`, or any that the caller may read) holds (end-11).
 
@@ -76,7 +79,7 @@ class Uploads:
             size = next((size for name, size in found if may_read(Repository(name))), None)
             if size is None or not self._blobs.present(digest):
                 return False
-            self._hold(tx, repository, digest, size)
+            self._hold(tx, repository, digest, size, actor)
             return True
 
         return await self._database.write(job)
@@ -107,6 +110,7 @@ class Uploads:
         start: int | None,
         length: int | None,
         body: AsyncIterator[bytes],
+        actor: Actor = ANONYMOUS,
     ) -> int:
         """Add the last chunk, if any, and turn the session into a blob of the repository (end-6). Returns its size."""
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
@@ -114,7 +118,7 @@ class Uploads:
             size = await writer.commit(digest)
 
         def job(tx: Transaction) -> None:
-            self._hold(tx, repository, digest, size)
+            self._hold(tx, repository, digest, size, actor)
 
         await self._database.write(job)
         return size
@@ -123,12 +127,13 @@ class Uploads:
         """End a session and drop its bytes (end-14)."""
         await self._blobs.cancel_upload(UploadKey(repository, upload))
 
-    def _hold(self, tx: Transaction, repository: Repository, digest: Digest, size: int) -> None:
+    def _hold(self, tx: Transaction, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
         # Asked while holding the database's write lock, as collect does when it unlinks: so bytes that are here now
         # are here when the row is.
         if not self._blobs.present(digest):
             raise BytesVanished(f"the bytes of {digest.short} went before they were recorded; push again")
-        metadata.add_blob(tx, metadata.ensure_repository(tx, repository), str(digest), size)
+        place = metadata.ensure_repository(tx, repository, actor.name)
+        metadata.add_blob(tx, place, str(digest), size, actor.name)
 
 
 async def _receive(

@@ -28,6 +28,7 @@ from boltseal.errors import Full, Invalid, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.storage.durable import Disk, is_no_space, make_folders, write_file
 from boltseal.storage.migrate import DATABASE_NAME, FORMAT, check_data
+from boltseal.storage.sqlite import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     """Make a new data folder of a backup; every byte of a blob is hashed on its way. BackupRefused, BackupFailed, ..."""
     if not (backup / COMPLETE).is_file():
         raise BackupRefused(f"{backup} is no complete backup (it has no file `{COMPLETE}`); make it again")
-    check_data(backup)
+    check_data(backup, older=True)
     if data.exists() and any(data.iterdir()):
         raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder")
     with _errors_named(data):
@@ -120,25 +121,8 @@ def _refuse_other_folder(data: Path, target: Path) -> None:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """One snapshot by SQLite's backup API, on the disk before it takes the name."""
-    beside = target.with_name(f"{target.name}.new")
-    beside.unlink(missing_ok=True)
-    with (
-        closing(sqlite3.connect(f"file:{_quoted(source)}?mode=ro", uri=True, timeout=10.0)) as reads,
-        closing(sqlite3.connect(beside)) as writes,
-    ):
-        # All pages in one step: one snapshot, and a busy writer can't make it begin again and again.
-        reads.backup(writes, pages=-1)
-        writes.execute("PRAGMA journal_mode=DELETE")
-        if writes.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise BackupFailed(f"the copy of {source} is damaged, so the database probably is: run boltseal fsck")
-    fd = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    beside.replace(target)
-    Disk().sync_folder(os.fspath(target.parent))
+    with closing(sqlite3.connect(f"file:{_quoted(source)}?mode=ro", uri=True, timeout=10.0)) as reads:
+        snapshot(reads, target)
 
 
 def _quoted(path: Path) -> str:

@@ -7,6 +7,8 @@ What goes, and when:
 - manifest bytes that no repository names: they came and went with their rows, so nobody can be about to need them;
 - an upload session that nobody wrote to for 24 hours.
 
+The running totals of users are counted again where they are not the sums of the rows.
+
 Each decision is made inside a write transaction, which no push can commit beside: what is unlinked has no row and can't
 get one meanwhile (`registry.uploads` asks for the bytes in the transaction that writes the row). Few per transaction, so
 pushes do not wait. A dry run decides the same in a read transaction, and nobody waits for it.
@@ -23,7 +25,7 @@ from sqlalchemy import delete, exists, func, select
 
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
-from boltseal.storage import metadata
+from boltseal.storage import metadata, usage
 from boltseal.storage.database import Transaction
 from boltseal.storage.schema import content, manifest, released
 
@@ -82,6 +84,8 @@ def collect(database: Database, blobs: BlobStore, now_us: int, *, dry_run: bool)
     yield from collect_uploads(blobs, now_us, dry_run=dry_run)
     if not dry_run:
         database.write_and_wait(_forget_released(blobs, now_us))
+        if database.read_and_wait(usage.wrong):
+            database.write_and_wait(usage.mend)
 
 
 def collect_uploads(blobs: BlobStore, now_us: int, *, dry_run: bool = False) -> Iterator[Item]:

@@ -9,15 +9,16 @@ In this order:
 4. The manifests: bytes there, of that digest, size, canonical digest and media type; links and what referrers show as
    the bytes say; nothing left over from what is gone.
 5. What sealed tags need is held, and signature tags are linked to what they speak of.
-6. The blobs: every row has a file of that size whose bytes have that digest.
-7. What nothing names is counted: bytes of refused pushes are no fault, `boltseal collect` takes them away.
+6. The running totals of users are the sums of the rows.
+7. The blobs: every row has a file of that size whose bytes have that digest.
+8. What nothing names is counted: bytes of refused pushes are no fault, `boltseal collect` takes them away.
 
-Steps 1 to 5 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is
+Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is
 looked at again before it is reported: the server may have deleted or replaced it meanwhile. What can't be looked at
 is a finding of its own, and the rest is looked at all the same.
 
 A liar who can write the data folder and rewrites everything consistently is not found here; that takes the hashes
-of somebody else's checkpoint. Steps 4 to 7 are in `fsck_content`.
+of somebody else's checkpoint. Steps 4, 7 and 8 are in `fsck_content`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from boltseal.ledger.audit import Audit, NameSaid
 from boltseal.oci.digest import Digest
 from boltseal.policy.decide import signature_subject
 from boltseal.policy.rules import Keep, RuleInvalid
-from boltseal.storage import fsck_content, metadata, sqlite
+from boltseal.storage import fsck_content, metadata, sqlite, usage
 from boltseal.storage.database import Transaction
 from boltseal.storage.findings import Examined, Finding, Notebook, Progress, Status
 from boltseal.storage.schema import entry, ledger_head, link, manifest, repository, tag
@@ -67,13 +68,14 @@ def examine(database: Path, blobs: BlobReader, now_us: int, progress: Progress =
 
 
 def _rows(connection: Connection, notes: Notebook, now_us: int) -> dict[str, int]:
-    """Steps 1 to 5; the blobs that must be there. A step that a damaged database ends does not end the others."""
+    """Steps 1 to 6; the blobs that must be there. A step that a damaged database ends does not end the others."""
     held: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
         lambda: _database(connection, notes),
         lambda: _names(connection, notes),
         lambda: fsck_content.manifests(connection, notes),
         lambda: _sealed(Transaction(connection, now_us), notes),
+        lambda: _usage(connection, notes),
         lambda: held.update(fsck_content.blob_rows(connection, notes)),
     ]
     for step in steps:
@@ -209,6 +211,16 @@ def _sealed(tx: Transaction, notes: Notebook) -> None:
         subject = signature_subject(tag_name)
         if subject is not None and not _speaks_of(tx.connection, repository_id, digest, str(subject)):
             notes.differs(f"{name}:{tag_name}", f"the tag speaks of {subject}, but its manifest is not linked to it")
+
+
+def _usage(connection: Connection, notes: Notebook) -> None:
+    """Step 6."""
+    for user, (total, rows) in usage.wrong(connection).items():
+        notes.differs(
+            f"user {user}",
+            f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "
+            f"{rows.size_bytes} and {rows.repositories}; `boltseal collect` counts again",
+        )
 
 
 def _speaks_of(connection: Connection, repository_id: int, parent: str, child: str) -> bool:

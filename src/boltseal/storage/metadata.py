@@ -1,7 +1,8 @@
 """What repositories hold: manifests, blobs and the links between them. Plain reads and writes, no rule.
 
 Every question names a repository: a row of another one does not exist (promise 13). Digests go in and come out as
-text, as they stand in the database; parsing and rules are the registry's.
+text, as they stand in the database; parsing and rules are the registry's. What a user's pushes add and what is taken
+away again is counted (`usage`) by whoever writes the row, here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, insert, literal, or_, select
 
+from boltseal.storage import usage
 from boltseal.storage.schema import blob, content, link, manifest, released, repository, tag
 
 if TYPE_CHECKING:
@@ -64,14 +66,15 @@ def repository_id(tx: Transaction, name: str) -> int | None:
     return found
 
 
-def ensure_repository(tx: Transaction, name: str) -> int:
-    """The number of a repository, which is made when it is not there."""
+def ensure_repository(tx: Transaction, name: str, by: str) -> int:
+    """The number of a repository, which is made, and counted for whoever does so, when it is not there."""
     found = repository_id(tx, name)
     if found is not None:
         return found
     made: int = tx.connection.execute(
-        insert(repository).values(name=name, created_us=tx.now_us).returning(repository.c.id)
+        insert(repository).values(name=name, created_us=tx.now_us, created_by=by).returning(repository.c.id)
     ).scalar_one()
+    usage.add(tx, by, 0, repositories=1)
     return made
 
 
@@ -117,6 +120,7 @@ def add_manifest(
     tx.connection.execute(_ADD_CONTENT, {"new_canonical": row.canonical, "new_raw": raw})
     values = {name: getattr(row, name) for name in ManifestRow.__slots__}
     tx.connection.execute(insert(manifest), {"repository_id": repository_id, **values})
+    usage.add(tx, row.pushed_by, row.size)
     pairs = [
         {"repository_id": repository_id, "parent": row.digest, "child": child, "kind": kind}
         for child, kind in sorted(set(links))
@@ -157,6 +161,7 @@ def remove_manifest(tx: Transaction, repository_id: int, digest: str) -> None:
     here = and_(manifest.c.repository_id == repository_id, manifest.c.digest == digest)
     tx.connection.execute(delete(link).where(link.c.repository_id == repository_id, link.c.parent == digest))
     tx.connection.execute(delete(manifest).where(here))
+    usage.add(tx, row.pushed_by, -row.size)
     tx.connection.execute(
         delete(content).where(
             content.c.canonical == row.canonical, ~exists().where(manifest.c.canonical == row.canonical)
@@ -172,16 +177,23 @@ def blob_size(tx: Transaction, repository_id: int, digest: str) -> int | None:
     return found
 
 
-def add_blob(tx: Transaction, repository_id: int, digest: str, size: int) -> None:
-    """Write that this repository holds a blob; nothing when it does already."""
-    if blob_size(tx, repository_id, digest) is None:
-        row = {"repository_id": repository_id, "digest": digest, "size": size, "added_us": tx.now_us}
-        tx.connection.execute(insert(blob), row)
+def add_blob(tx: Transaction, repository_id: int, digest: str, size: int, by: str) -> bool:
+    """Write that this repository holds a blob; nothing, and False, when it does already."""
+    if blob_size(tx, repository_id, digest) is not None:
+        return False
+    row = {"repository_id": repository_id, "digest": digest, "size": size, "added_us": tx.now_us, "added_by": by}
+    tx.connection.execute(insert(blob), row)
+    usage.add(tx, by, size)
+    return True
 
 
 def remove_blob(tx: Transaction, repository_id: int, digest: str) -> None:
     """Remove the row; when it was the last one of any repository, note since when its bytes are nobody's."""
-    tx.connection.execute(delete(blob).where(blob.c.repository_id == repository_id, blob.c.digest == digest))
+    here = and_(blob.c.repository_id == repository_id, blob.c.digest == digest)
+    row = tx.connection.execute(select(blob.c.added_by, blob.c.size).where(here)).one_or_none()
+    if row is not None:
+        tx.connection.execute(delete(blob).where(here))
+        usage.add(tx, row.added_by, -row.size)
     if not blob_named(tx, digest):
         tx.connection.execute(delete(released).where(released.c.digest == digest))
         tx.connection.execute(insert(released).values(digest=digest, released_us=tx.now_us))

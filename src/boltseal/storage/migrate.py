@@ -6,14 +6,14 @@
     DATA/blobs/ DATA/uploads/ DATA/ledger/
 
 A new database is made at once from `schema`; an older one by the alembic revisions in `migrations/`. A test holds the
-two against each other.
+two against each other. A migration is one transaction: one that was interrupted has not happened. Before it a copy is
+made, `boltseal.db.before-<revision>`, which is nobody's but the operator's: to go back with.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-FORMAT: Final = 1
-HEAD_REVISION: Final = "0002"
+FORMAT: Final = 2
+HEAD_REVISION: Final = "0003"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 
@@ -61,10 +61,16 @@ def prepare_data(data: Path) -> None:
             write_file(Disk(), data / "format", f"{FORMAT}\n".encode())
 
 
-def check_data(data: Path) -> None:
-    """Refuse a folder that is not a data folder of this format; changes nothing (for the read-only verbs)."""
-    if _read_format(data) is None:
+def check_data(data: Path, *, older: bool = False) -> None:
+    """Refuse a folder that is not a data folder of this format, or with `older` of an older one; changes nothing."""
+    held = _read_format(data)
+    if held is None:
         raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
+    if held != FORMAT and not older:
+        raise FormatInvalid(
+            f"{data} has data format {held}, this boltseal works on {FORMAT}; `boltseal serve` brings it up to date, "
+            "and keeps a copy of the database"
+        )
 
 
 @contextmanager
@@ -125,11 +131,8 @@ def _bring_up_to_date(database: Path) -> None:
             if revision is None:
                 _create(connection)
                 return
-            copy = database.with_name(f"{database.name}.before-{HEAD_REVISION}")
-            sqlite.driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            shutil.copy2(database, copy)
+            sqlite.snapshot(sqlite.driver(connection), database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
             _upgrade(connection)
-            sqlite.expect_sizes(connection)
     finally:
         engine.dispose()
 
@@ -158,4 +161,8 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", "boltseal.storage:migrations")
     config.attributes["connection"] = connection
+    execute = sqlite.driver(connection).execute
+    execute("BEGIN IMMEDIATE")  # a process that dies in here has changed nothing
     command.upgrade(config, "head")
+    sqlite.expect_sizes(connection)
+    execute("COMMIT")

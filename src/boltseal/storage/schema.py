@@ -12,6 +12,7 @@
     ledger_tile  the tree over the entries: up to 256 hashes of 32 bytes each; a full tile never changes
     ledger_checkpoint  the signed heads: `latest`, and `witnessed`, the newest that a witness cosigned
     ledger_rotation    for each key that was rotated out: the receipt that names the next one, signed by it
+    usage        running totals of what users hold; see `usage`
 
 Times are microseconds since the epoch. Digests are text, `algorithm:hex`. No rule lives here: who may change a
 row, and when, is the business of `registry/`; only `registry/tags.py` (through `tag_table`) changes a tag.
@@ -40,6 +41,7 @@ repository = Table(
     Column("id", Integer, primary_key=True),
     Column("name", NAME, nullable=False, unique=True),
     Column("created_us", BigInteger, nullable=False),
+    Column("created_by", Text),  # NULL: before this was written down
 )
 
 
@@ -78,6 +80,7 @@ blob = Table(
     Column("digest", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("added_us", BigInteger, nullable=False),
+    Column("added_by", Text),  # NULL: before this was written down
     Index(None, "digest"),
     sqlite_with_rowid=False,
 )
@@ -166,4 +169,13 @@ ledger_rotation = Table(
     METADATA,
     Column("idx", BigInteger, primary_key=True, autoincrement=False),
     Column("receipt", LargeBinary, nullable=False),
+)
+
+usage = Table(
+    "usage",
+    METADATA,
+    Column("holder", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("repositories", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )

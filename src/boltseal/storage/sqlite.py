@@ -8,14 +8,16 @@ the query. They are plain SQL and see the last commit each time.
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from boltseal.errors import BoltsealError, Full, Unavailable
+from boltseal.storage.durable import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +137,25 @@ def expect_sizes(connection: Connection) -> None:
     execute("ANALYZE")  # makes the table
     execute("DELETE FROM sqlite_stat1")
     driver(connection).executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", _SIZES)
+
+
+def snapshot(reads: sqlite3.Connection, target: Path) -> None:
+    """Copy a database as it is at one moment; it is whole and on the disk before it takes its name. DatabaseDamaged."""
+    beside = target.with_name(f"{target.name}.new")
+    beside.unlink(missing_ok=True)
+    with closing(sqlite3.connect(beside)) as writes:
+        # All pages in one step: one snapshot, and a busy writer can't make it begin again and again.
+        reads.backup(writes, pages=-1)
+        writes.execute("PRAGMA journal_mode=DELETE")
+        if writes.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise DatabaseDamaged(f"the copy {target} is damaged, so the database probably is: run boltseal fsck")
+    fd = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    beside.replace(target)
+    Disk().sync_folder(os.fspath(target.parent))
 
 
 def damage(connection: Connection) -> list[str]:
