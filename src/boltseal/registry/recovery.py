@@ -163,7 +163,7 @@ def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint
         if entry.tag:
             touched[entry.repository, entry.tag] = entry.extra.get("canonical", "")
     for (repository, tag), canonical in touched.items():
-        place = Place(Repository(repository), metadata.ensure_repository(tx, repository))
+        place = Place(Repository(repository), metadata.ensure_repository(tx, repository, None))
         door.recall(tx, place, Tag(tag), audit.names[repository, tag], canonical)
     tx.takes_away = True
     return missing

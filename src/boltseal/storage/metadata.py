@@ -66,7 +66,7 @@ def repository_id(tx: Transaction, name: str) -> int | None:
     return found
 
 
-def ensure_repository(tx: Transaction, name: str, by: str) -> int:
+def ensure_repository(tx: Transaction, name: str, by: str | None) -> int:
     """The number of a repository, which is made, and counted for whoever does so, when it is not there."""
     found = repository_id(tx, name)
     if found is not None:
