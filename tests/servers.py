@@ -199,12 +199,12 @@ http {{
 
 
 @contextlib.contextmanager
-def dockerd(folder: Path, *, containerd_store: bool = False) -> Iterator[Server]:
+def dockerd(folder: Path, *, containerd_store: bool = False, driver: str | None = None) -> Iterator[Server]:
     """A Docker daemon of our own, with no network of its own; `address` is the path of its socket.
 
     It picks the storage driver that works where it runs. `containerd_store` keeps images in containerd's
     store, as new installations of Docker do: pushes then come from another piece of code, which asks other
-    questions and prints refusals in other words.
+    questions and prints refusals in other words. `driver`: this storage driver or snapshotter and no other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "daemon.json"
@@ -217,7 +217,7 @@ def dockerd(folder: Path, *, containerd_store: bool = False) -> Iterator[Server]
             *("--config-file", str(config), "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
             *("-H", f"unix://{at}", "--pidfile", str(folder / "pid")),
             *("--bridge=none", "--iptables=false", "--ip6tables=false"),
-            *(("--storage-driver", "native") if containerd_store else ()),
+            *(("--storage-driver", driver or "native") if driver or containerd_store else ()),
         ],
         address=str(at),
         folder=folder,

@@ -134,7 +134,7 @@ def client_paths() -> ClientPaths:
 
     Podman's REGISTRY_AUTH_FILE is asked first, since whoever sets it means it; then Docker's, then Podman's own.
     """
-    home = Path(os.environ.get("HOME") or Path("~").expanduser())
+    home = home_folder()
     named = os.environ.get("REGISTRY_AUTH_FILE")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     xdg = os.environ.get("XDG_CONFIG_HOME")
@@ -145,6 +145,11 @@ def client_paths() -> ClientPaths:
     logins.append(configured / "containers/auth.json")
     docker_host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     return ClientPaths(tuple(logins), docker_host, configured / "boltseal/boltseal.toml")
+
+
+def home_folder() -> Path:
+    """The user's home, under which engines without root keep their images."""
+    return Path(os.environ.get("HOME") or Path("~").expanduser())
 
 
 def debug_wanted() -> bool:

@@ -38,6 +38,7 @@ VERBS = (
     "restore-backup",
     "rules",
     "rules test",
+    "scrub",
     "seal",
     "serve",
     "tags",

@@ -28,6 +28,7 @@ from boltseal.cli.inspect import inspect
 from boltseal.cli.ledger import ledger
 from boltseal.cli.purge import purge
 from boltseal.cli.rules import rules
+from boltseal.cli.scrub import scrub
 from boltseal.cli.seal import seal
 from boltseal.cli.serve import serve
 from boltseal.cli.tags import tags
@@ -45,6 +46,7 @@ _SHORT = {
     "fsck": "Check everything in the data folder; changes nothing.",
     "expire": "Take away sealed tags that were kept long enough.",
     "ledger": "The key that signs the ledger; recover a lost one.",
+    "scrub": "Is what lies on this host's disk still what was pulled?",
     "rules": "Show the rules; `rules test` says which one decides.",
 }
 """One line for the list of verbs, where the first sentence of a verb's help is longer than its 60 columns."""
@@ -67,6 +69,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("inspect", inspect, f"boltseal inspect {_IMAGE}"),
     ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
+    ("scrub", scrub, "boltseal scrub localhost:5000/shop/app:1.4.2"),
     ("version", version.version, "boltseal version --json"),
 )
 

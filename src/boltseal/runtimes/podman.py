@@ -1,0 +1,138 @@
+"""containers/storage, the store of Podman, Buildah, CRI-O and Skopeo, below its root:
+
+overlay-images/images.json          id (the config's digest), digest (the manifest's), names, layer (the top one)
+overlay-images/ID/manifest          the manifest as it was pulled
+overlay-images/ID/=BASE64           further documents; the name is the key, in base64 where it is no plain word
+overlay-layers/layers.json          id, parent, diff-digest (the diff ID), uidmap, gidmap; also volatile-layers.json
+overlay-layers/ID.tar-split.gz      the layer's tar without its files
+overlay/ID/diff                     the layer's files; its stack is in link and lower (`scrub.overlaystack`)
+overlay-containers/containers.json  what was made of which image; also volatile-containers.json
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.beneath import Beneath
+from boltseal.runtimes.documents import MAX_DOCUMENT_BYTES, MAX_LIST_BYTES, decoded, word
+
+T = TypeVar("T")
+
+OVERLAY: Final = "overlay"
+MAX_DOCUMENTS: Final = 1000
+_PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+
+
+class StoredImage(msgspec.Struct, frozen=True, rename="kebab"):
+    """A line of images.json."""
+
+    id: str
+    layer: str = ""
+    names: list[str] | None = None
+    digest: str = ""
+
+
+class IdRange(msgspec.Struct, frozen=True):
+    """Ids inside a container, and what they are outside."""
+
+    container_id: int
+    host_id: int
+    size: int
+
+
+class StoredLayer(msgspec.Struct, frozen=True, rename="kebab"):
+    """A line of layers.json."""
+
+    id: str
+    parent: str = ""
+    diff_digest: str = ""
+    toc_digest: str = ""
+    uidmap: list[IdRange] | None = None
+    gidmap: list[IdRange] | None = None
+
+
+class StoredContainer(msgspec.Struct, frozen=True, rename="kebab"):
+    """A line of containers.json."""
+
+    id: str
+    names: list[str] | None = None
+    image: str = ""
+    layer: str = ""
+
+
+class PodmanStore:
+    """One root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = Beneath(root)
+
+    def other_drivers(self) -> list[str]:
+        """Storage drivers other than overlay that keep images here."""
+        found = [os.fsdecode(name) for name in self.files.names(b"", 10_000) if name.endswith(b"-images")]
+        return [name.removesuffix("-images") for name in found if name != "overlay-images"]
+
+    def images(self) -> list[StoredImage]:
+        """All images."""
+        found = self._list(b"overlay-images/images.json", list[StoredImage])
+        return [self._checked(image) for image in found]
+
+    def layers(self) -> dict[str, StoredLayer]:
+        """All layers by id, those of containers included."""
+        names = (b"overlay-layers/layers.json", b"overlay-layers/volatile-layers.json")
+        return {self._id(layer.id): layer for name in names for layer in self._list(name, list[StoredLayer])}
+
+    def containers(self) -> list[StoredContainer]:
+        """All containers."""
+        names = (b"overlay-containers/containers.json", b"overlay-containers/volatile-containers.json")
+        return [each for name in names for each in self._list(name, list[StoredContainer])]
+
+    def documents(self, image: StoredImage) -> Iterator[tuple[str, bytes]]:
+        """The documents kept with an image, under their keys; those too large for one are passed over."""
+        at = b"overlay-images/" + image.id.encode()
+        for name in self.files.names(at, MAX_DOCUMENTS):
+            key = _key(name)
+            if key is not None and (key == "manifest" or key.startswith(("manifest-", "sha256:"))):
+                yield key, self.files.read(at + b"/" + name, MAX_DOCUMENT_BYTES)
+
+    def config(self, image: StoredImage, digest: Digest) -> bytes:
+        """The config with this digest."""
+        return self.files.read(b"overlay-images/" + image.id.encode() + b"/" + _name(str(digest)), MAX_DOCUMENT_BYTES)
+
+    def _list(self, path: bytes, shape: type[list[T]]) -> list[T]:
+        if not self.files.exists(path):
+            return []
+        return decoded(self.files.read(path, MAX_LIST_BYTES), shape, path.decode())
+
+    def _checked(self, image: StoredImage) -> StoredImage:
+        self._id(image.id)
+        return image
+
+    def _id(self, text: str) -> str:
+        return word(text.encode(), "an id")
+
+
+def split_at(layer: str) -> bytes:
+    """Where a layer's tar-split lies."""
+    return f"overlay-layers/{layer}.tar-split.gz".encode()
+
+
+def _name(key: str) -> bytes:
+    raw = key.encode()
+    return raw if all(c in _PLAIN for c in raw) else b"=" + b64encode(raw)
+
+
+def _key(name: bytes) -> str | None:
+    if not name.startswith(b"="):
+        return name.decode("ascii", "replace")
+    try:
+        return b64decode(name[1:], validate=True).decode()
+    except ValueError:
+        return None

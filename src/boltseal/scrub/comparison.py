@@ -1,0 +1,483 @@
+"""A layer as its tar says, against the folder it was unpacked into: one entry after the other, then what is too much.
+
+The rules by which engines make files of tar entries, mirrored here:
+
+1. `/` and `./` in front of a name are cut off; the root's own entry is passed over, its folder is the engine's.
+2. A later entry of the same name replaces an earlier one, except a folder a folder, which takes the later attributes.
+3. A hard link is the inode of its target, and takes the header of the link: the last one holds.
+4. Folders that no entry names are made by the engine: only that they are folders is checked.
+5. `.wh.NAME` is a whiteout: a character device 0:0 at NAME. `.wh..wh..opq` is an opaque mark on its folder. Other names
+   that begin with `.wh..wh.` leave nothing behind. A whiteout of a name that the same layer holds means lower layers.
+6. Times are compared as finely as the header has them: nanoseconds only from PAX. Times before 1970 become 1970.
+7. Attributes that the host or overlayfs sets for itself are passed over; those that change what a container sees
+   (opaque, redirect, metacopy, whiteout) never are.
+
+Memory: the names of the layer, folder by folder, and what differs.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
+from boltseal.scrub.tarheader import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    FIFO,
+    FOLDER,
+    GLOBAL,
+    HARDLINK,
+    REGULAR,
+    SYMLINK,
+    Header,
+    TarMalformed,
+)
+
+MAX_NAME_BYTES: Final = 4096
+MAX_XATTR_BYTES: Final = 64 * 1024
+_WHITEOUT: Final = b".wh."
+_META: Final = b".wh..wh."
+_OPAQUE: Final = b".wh..wh..opq"
+_NS: Final = 1_000_000_000
+_MAX_TIME_NS: Final = 2**63 - 1
+
+_OPAQUE_MARKS: Final = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
+_OF_THE_HOST: Final = frozenset({"security.selinux", "security.ima", "security.evm"})
+_OF_OVERLAYFS: Final = frozenset(
+    f"{space}.overlay.{name}"
+    for space in ("trusted", "user")
+    for name in ("origin", "impure", "nlink", "uuid", "upper", "protattr")
+)
+_PASSED_OVER: Final = _OF_THE_HOST | _OF_OVERLAYFS
+
+_KINDS: Final = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+_FORMATS: Final = {
+    REGULAR: stat.S_IFREG,
+    FOLDER: stat.S_IFDIR,
+    SYMLINK: stat.S_IFLNK,
+    CHARACTER: stat.S_IFCHR,
+    BLOCK_DEVICE: stat.S_IFBLK,
+    FIFO: stat.S_IFIFO,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """How owners in headers became owners on the disk: `(inside, outside, count)` each; none: as they are."""
+
+    ranges: tuple[tuple[int, int, int], ...] = ()
+
+    def outside(self, number: int) -> int | None:
+        """The id on the disk, or None where no range holds it."""
+        if not self.ranges:
+            return number
+        return next((o + number - i for i, o, count in self.ranges if i <= number < i + count), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """The maps of a layer's users and groups."""
+
+    users: IdMap = field(default_factory=IdMap)
+    groups: IdMap = field(default_factory=IdMap)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What differs in one layer. At most MAX_PER_LAYER are kept, all are counted."""
+
+    kept: dict[bytes, list[Difference]] = field(default_factory=dict)
+    count: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+    def add(self, found: Difference, path: bytes) -> None:
+        self.count += 1
+        if self.count <= MAX_PER_LAYER:
+            self.kept.setdefault(path, []).append(found)
+
+    def drop(self, path: bytes, kinds: frozenset[Kind] | None = None) -> None:
+        """Forget what an entry that is replaced, or whose attributes are, has shown."""
+        before = self.kept.pop(path, [])
+        after = [each for each in before if kinds is not None and each.kind not in kinds]
+        self.count -= len(before) - len(after)
+        if after:
+            self.kept[path] = after
+
+    def all(self) -> list[Difference]:
+        return [each for found in self.kept.values() for each in found]
+
+
+_OF_A_HEADER: Final = frozenset({Kind.MODE, Kind.OWNER, Kind.MTIME, Kind.XATTR, Kind.CAPABILITY})
+
+Content = Callable[[bytes, os.stat_result, Header], None]
+"""Compares the content of a plain file whose type and size are right; set where the tar itself is at hand."""
+
+
+class LayerComparison:
+    """The folder of one layer, compared. Call `entry` for each header in the tar's order, then `finish`."""
+
+    def __init__(self, tree: Beneath, layer: str, ownership: Ownership | None = None) -> None:
+        self.findings = Findings()
+        self.entries = 0
+        self.opaque_unexpected: set[bytes] = set()
+        self._tree = tree
+        self._layer = layer
+        self._ownership = ownership or Ownership()
+        self._names: dict[bytes, set[bytes]] = {b"": set()}
+        self._implied: set[bytes] = set()
+        self._opaque: set[bytes] = set()
+        self._whiteouts: dict[bytes, set[bytes]] = {}
+        self._inodes: dict[int, bytes] = {}
+        self._xattrs_of = _XattrReader(tree)
+
+    # ---- entries
+
+    def entry(self, header: Header, content: Content | None = None) -> None:
+        """One entry of the tar. TarMalformed for names that lead out of the layer."""
+        if header.kind == GLOBAL:
+            return
+        self.entries += 1
+        path = clean(header.name)
+        if not path:
+            return
+        above, _, name = path.rpartition(b"/")
+        if name.startswith(_WHITEOUT):
+            self._whiteout(above, name)
+            return
+        self._folder(above)
+        names = self._names[above]
+        if name in names:
+            self._replaced(path, header)
+        else:
+            names.add(name)
+        if header.kind == FOLDER:
+            self._names.setdefault(path, set())
+            self._implied.discard(path)
+        try:
+            self._compare(path, header, content)
+        except StoreMissing:
+            self._add(Kind.MISSING, path, _KINDS.get(_FORMATS.get(header.kind, 0), "hard link"), "nothing")
+        except StoreMalformed as error:
+            self._add(Kind.TYPE, path, "a path of folders", error.message)
+        except StoreUnreadable as error:
+            self._unreadable(error.message)
+
+    def _folder(self, path: bytes) -> None:
+        """A folder that entries lie in; one that has no entry itself so far is implied."""
+        while path not in self._names:
+            self._names[path] = set()
+            self._implied.add(path)
+            above, _, name = path.rpartition(b"/")
+            self._names.setdefault(above, set()) if not above else None
+            if above in self._names:
+                self._names[above].add(name)
+                return
+            self._folder(above)
+            self._names[above].add(name)
+
+    def _replaced(self, path: bytes, header: Header) -> None:
+        self.findings.drop(path)
+        if header.kind != FOLDER and path in self._names:
+            for below in [each for each in self._names if each == path or each.startswith(path + b"/")]:
+                for name in self._names.pop(below):
+                    self.findings.drop(below + b"/" + name)
+                self._implied.discard(below)
+                self._opaque.discard(below)
+                self._whiteouts.pop(below, None)
+
+    def _whiteout(self, above: bytes, name: bytes) -> None:
+        self._folder(above)
+        if name == _OPAQUE:
+            self._opaque.add(above)
+        elif not name.startswith(_META):
+            hidden = name[len(_WHITEOUT) :]
+            if hidden in (b"", b".", b".."):
+                raise TarMalformed(f"a whiteout of {readable(hidden)!r}")
+            self._whiteouts.setdefault(above, set()).add(hidden)
+
+    # ---- one entry against the disk
+
+    def _compare(self, path: bytes, header: Header, content: Content | None) -> None:
+        if header.kind == HARDLINK:
+            self._hardlink(path, header)
+            return
+        found = self._tree.stat(path)
+        if self._attributes(path, header, found) and content is not None and stat.S_ISREG(found.st_mode):
+            content(path, found, header)
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            other = self._inodes.setdefault(found.st_ino, path)
+            if other != path:
+                self._add(Kind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}")
+
+    def _hardlink(self, path: bytes, header: Header) -> None:
+        target = clean(header.link)
+        found = self._tree.stat(path)
+        try:
+            meant = self._tree.stat(target)
+        except StoreMissing:
+            self._add(Kind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own")
+            return
+        if (found.st_ino, found.st_dev) != (meant.st_ino, meant.st_dev):
+            self._add(Kind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own")
+            return
+        self.findings.drop(target, _OF_A_HEADER)
+        if stat.S_ISLNK(found.st_mode):
+            return
+        self._owner_mode_time(target, header, found)
+        if header.xattrs:
+            self._xattrs(target, header, found)
+
+    def _attributes(self, path: bytes, header: Header, found: os.stat_result) -> bool:
+        """Whether type and size hold, so that content can be compared. Adds what differs, these or others."""
+        wanted, got = _FORMATS[header.kind], stat.S_IFMT(found.st_mode)
+        if wanted != got:
+            self._add(Kind.TYPE, path, _KINDS[wanted], _described(found))
+            return False
+        if found.st_dev != self._tree.device:
+            self._add(Kind.MOUNT, path, "the layer's file system", "something mounted over it")
+        whole = True
+        if wanted == stat.S_IFREG:
+            if found.st_size != header.size:
+                self._add(Kind.SIZE, path, header.size, found.st_size)
+                whole = False
+        elif wanted == stat.S_IFLNK:
+            target = self._tree.link(path)
+            if target != header.link:
+                self._add(Kind.LINK, path, readable(header.link), readable(target))
+        elif wanted in (stat.S_IFCHR, stat.S_IFBLK):
+            device = os.major(found.st_rdev), os.minor(found.st_rdev)
+            if device != (header.major, header.minor):
+                self._add(Kind.DEVICE, path, f"{header.major}:{header.minor}", f"{device[0]}:{device[1]}")
+        self._owner_mode_time(path, header, found)
+        self._xattrs(path, header, found)
+        return whole
+
+    def _owner_mode_time(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        mode = stat.S_IMODE(found.st_mode)
+        if mode != header.mode & 0o7777 and not stat.S_ISLNK(found.st_mode):
+            self._add(Kind.MODE, path, f"{header.mode & 0o7777:04o}", f"{mode:04o}")
+        owner = self._ownership.users.outside(header.uid), self._ownership.groups.outside(header.gid)
+        if (found.st_uid, found.st_gid) != owner:
+            self._add(Kind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
+        wanted, got = header.mtime_ns, found.st_mtime_ns
+        if wanted == got:
+            return
+        if not header.exact or got % _NS == 0:
+            wanted, got = wanted // _NS * _NS, got // _NS * _NS
+        if wanted != got and not (got == 0 and not 0 <= wanted <= _MAX_TIME_NS):
+            self._add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
+
+    def _xattrs(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        names = self._xattrs_of.names(path)
+        if not names and not header.xattrs:
+            return
+        wanted = {os.fsdecode(name): value for name, value in header.xattrs.items()}
+        for name in sorted(wanted.keys() | set(names)):
+            if name in _PASSED_OVER and name not in wanted:
+                continue
+            if name in _OPAQUE_MARKS and stat.S_ISDIR(found.st_mode) and self._xattrs_of.value(path, name) == b"y":
+                self.opaque_unexpected.add(path)  # until `finish` knows which marks belong here
+                continue
+            expected = wanted.get(name)
+            got = self._xattrs_of.value(path, name) if name in names else None
+            if expected == got or (expected is not None and got is None and _not_kept(name, found)):
+                continue
+            if (
+                name == "security.capability"
+                and expected is not None
+                and got is not None
+                and _same_right(expected, got)
+            ):
+                continue
+            kind = Kind.CAPABILITY if name == "security.capability" else Kind.XATTR
+            self._add(kind, path, f"{name}={_hex(expected)}", f"{name}={_hex(got)}")
+
+    # ---- what no entry names
+
+    def finish(self) -> None:
+        """Marks, whiteouts, and everything on the disk that the tar does not say."""
+        self._root()
+        for above, hidden in self._whiteouts.items():
+            held = self._names.get(above, set())
+            for name in hidden - held:
+                self._check_whiteout(above + b"/" + name if above else name)
+        expected = self._opaque
+        for path in expected - self.opaque_unexpected:
+            self._missing_mark(path)
+        self.opaque_unexpected -= expected
+        for path, names in self._names.items():
+            self._extra(path, names | self._whiteouts.get(path, set()))
+
+    def _root(self) -> None:
+        """The layer's own folder has no header. But nobody but its owner may write there, and it carries no mark."""
+        try:
+            found = self._tree.stat(b"")
+            names = self._xattrs_of.names(b"")
+        except StoreUnreadable as error:
+            self._unreadable(error.message)
+            return
+        owner = self._ownership.users.outside(0)
+        if found.st_uid != owner:
+            self._add(Kind.OWNER, b"", f"{owner}", f"{found.st_uid}")
+        if stat.S_IMODE(found.st_mode) & 0o002 and not found.st_mode & stat.S_ISVTX:
+            self._add(
+                Kind.MODE, b"", "a root folder that not everybody may write to", f"{stat.S_IMODE(found.st_mode):04o}"
+            )
+        for name in names:
+            if name in _OPAQUE_MARKS:
+                self.opaque_unexpected.add(b"")
+            elif name.startswith(("trusted.overlay.", "user.overlay.")) and name not in _PASSED_OVER:
+                self._add(Kind.XATTR, b"", f"{name}=none", f"{name}={_hex(self._xattrs_of.value(b'', name))}")
+
+    def _check_whiteout(self, path: bytes) -> None:
+        try:
+            found = self._tree.stat(path)
+        except StoreMissing:
+            self._add(Kind.WHITEOUT, path, "a whiteout, which hides the file of a lower layer", "nothing")
+            return
+        except (StoreMalformed, StoreUnreadable) as error:
+            self._unreadable(error.message)
+            return
+        if not is_whiteout(found):
+            self._add(Kind.WHITEOUT, path, "a whiteout, which hides the file of a lower layer", _described(found))
+
+    def _missing_mark(self, path: bytes) -> None:
+        if path in self.findings.kept and any(f.kind in (Kind.MISSING, Kind.TYPE) for f in self.findings.kept[path]):
+            return
+        self._add(Kind.OPAQUE, path, "an opaque mark, which hides all of lower layers", "none")
+
+    def _extra(self, path: bytes, names: set[bytes]) -> None:
+        try:
+            if path in self._implied:
+                found = self._tree.stat(path)
+                if not stat.S_ISDIR(found.st_mode):
+                    self._add(Kind.TYPE, path, "folder", _described(found))
+                    return
+                self._xattrs(path, _bare(), found)
+            there = self._tree.names(path)
+        except StoreMissing:
+            if path in self._implied:
+                self._add(Kind.MISSING, path, "folder", "nothing")
+            return
+        except StoreMalformed:
+            return  # its own entry has said so
+        except StoreUnreadable as error:
+            self._unreadable(error.message)
+            return
+        for name in there:
+            if name not in names:
+                full = path + b"/" + name if path else name
+                try:
+                    found = self._tree.stat(full)
+                except (StoreMissing, StoreMalformed, StoreUnreadable) as error:
+                    self._unreadable(error.message)
+                    continue
+                kind = Kind.WHITEOUT if is_whiteout(found) else Kind.EXTRA
+                self._add(kind, full, "nothing", _described(found))
+
+    def _add(self, kind: Kind, path: bytes, expected: object, got: object) -> None:
+        self.findings.add(difference(kind, path, expected, got, self._layer), path)
+
+    def _unreadable(self, message: str) -> None:
+        if len(self.findings.unreadable) < MAX_PER_LAYER:
+            self.findings.unreadable.append(message)
+
+
+class _XattrReader:
+    """Extended attributes below a folder, links not followed. The calls take no folder's descriptor: /proc has it."""
+
+    def __init__(self, tree: Beneath) -> None:
+        self._tree = tree
+
+    def names(self, path: bytes) -> list[str]:
+        try:
+            return os.listxattr(self._at(path), follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (95, 38):  # ENOTSUP, ENOSYS: a file system without them has none
+                return []
+            raise StoreUnreadable(
+                f"the attributes of {self._tree.shown(path)} can't be read: {error.strerror}"
+            ) from error
+
+    def value(self, path: bytes, name: str) -> bytes:
+        try:
+            return os.getxattr(self._at(path), name, follow_symlinks=False)
+        except OSError as error:
+            raise StoreUnreadable(
+                f"attribute {name} of {self._tree.shown(path)} can't be read: {error.strerror}; it takes CAP_SYS_ADMIN"
+            ) from error
+
+    def _at(self, path: bytes) -> bytes:
+        above, _, name = path.rpartition(b"/")
+        fd = self._tree.folder(above)
+        return b"/proc/self/fd/%d/%s" % (fd, name or b".")
+
+
+def clean(name: bytes) -> bytes:
+    """A name as engines place it: relative to the layer, without empty parts. TarMalformed where it leads out."""
+    if len(name) > MAX_NAME_BYTES:
+        raise TarMalformed(f"an entry's name of {len(name)} bytes; paths have at most {MAX_NAME_BYTES}")
+    if b"//" not in name and b"." not in name and name[:1] != b"/" and name[-1:] != b"/":
+        return name
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        kept: list[bytes] = []
+        for part in parts:
+            if part != b"..":
+                kept.append(part)
+            elif kept:
+                kept.pop()
+            else:
+                raise TarMalformed(f"the entry {readable(name)!r} leads out of its layer")
+        parts = kept
+    return b"/".join(parts)
+
+
+def is_whiteout(found: os.stat_result) -> bool:
+    """A character device 0:0: overlayfs hides what lies below."""
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def _bare() -> Header:
+    return Header(b"", FOLDER, 0, 0, 0, 0, 0, False, b"", 0, 0, {}, 0, None)
+
+
+def _described(found: os.stat_result) -> str:
+    if is_whiteout(found):
+        return "a whiteout, which hides the file of lower layers"
+    mode = f", mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}:{found.st_gid}"
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "something else") + mode
+
+
+def _not_kept(name: str, found: os.stat_result) -> bool:
+    """Attributes that the kernel takes for files and folders only, and engines go on without."""
+    return name.startswith("user.") and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
+
+
+def _same_right(expected: bytes, got: bytes) -> bool:
+    """Version 3 of a file capability is version 2 with the user that it was set for; the kernel turns one into the other."""
+    both = min(len(expected), len(got)) >= 20 and {expected[3], got[3]} <= {2, 3}
+    return both and (expected[:3], expected[4:20]) == (got[:3], got[4:20])
+
+
+def _hex(value: bytes | None) -> str:
+    if value is None:
+        return "none"
+    return value.decode() if value.isascii() and value.decode().isprintable() else f"0x{value[:64].hex()}"
+
+
+def _seconds(ns: int) -> str:
+    return f"{ns / _NS:.9f}" if ns % _NS else str(ns // _NS)

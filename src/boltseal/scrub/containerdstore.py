@@ -1,0 +1,139 @@
+"""containerd's store, checked from what a name means down: target -> manifest -> config -> diff IDs -> snapshots.
+
+Layers lie there twice, as blobs and unpacked. Both are compared with the digests: the blob with the manifest's, what it
+uncompresses to with the config's, and each file of the snapshot with the tar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.runtimes.containerd import (
+    SNAPSHOTS,
+    ContainerdStore,
+    Metadata,
+    NamedContainer,
+    NamedImage,
+    Snapshot,
+    blob_at,
+)
+from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, StorePlan
+from boltseal.scrub.layers import LayerFiles
+from boltseal.scrub.manifests import held_images
+
+NAME: Final = "containerd"
+DOCKER: Final = "moby"
+"""Docker's namespace."""
+
+
+def plan(root: Path) -> StorePlan:
+    """What this root holds. Never raises for what lies there."""
+    unknown: list[str] = []
+    images: list[ImagePlan] = []
+    containers: list[ContainerPlan] = []
+    try:
+        store = ContainerdStore(root)
+        held = _Held(store, store.metadata(), store.snapshots())
+        images = held.images()
+        containers = held.containers(images)
+        store.files.close()
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        unknown.append(error.message)
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
+
+
+class _Held:
+    """A store with its metadata read."""
+
+    def __init__(self, store: ContainerdStore, metadata: Metadata, snapshots: Mapping[str, Snapshot]) -> None:
+        self.root = store.root
+        self._store = store
+        self._metadata = metadata
+        self._snapshots = snapshots
+
+    def has(self, blob: Digest) -> bool:
+        return self._store.has(blob)
+
+    def document(self, blob: Digest) -> bytes:
+        return self._store.document(blob)
+
+    def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
+        return LayerFiles(self.root, diff_id, folder, None, blob_at(blob), blob, artifact=artifact)
+
+    def images(self) -> list[ImagePlan]:
+        """All images; names of one namespace that mean the same are one."""
+        named: dict[tuple[str, Digest], list[NamedImage]] = {}
+        for image in self._metadata.images:
+            named.setdefault((image.namespace, image.target), []).append(image)
+        found: list[ImagePlan] = []
+        for (namespace, target), same in named.items():
+            names = tuple(sorted({each.name for each in same}))
+            folders = partial(self._folders, namespace)
+            found += held_images(self, NAME, target, same[0].media_type, names, folders)
+        return found
+
+    def _folders(self, namespace: str, chain: list[Digest], found: list[Difference]) -> list[bytes | None]:
+        """The folder of each layer, as metadata and snapshotter both say. They must agree on what lies on what."""
+        if not any((namespace, str(each)) in self._metadata.snapshots for each in chain):
+            return [None] * len(chain)  # not unpacked
+        folders: list[bytes | None] = []
+        below = below_key = ""
+        for each in chain:
+            key = str(each)
+            name, parent = self._metadata.snapshots.get((namespace, key), ("", ""))
+            snapshot = self._snapshots.get(name)
+            if snapshot is None:
+                found.append(difference(Kind.STACK, b"", f"snapshot {key}", "none of this name"))
+                folders.append(None)
+            else:
+                if (parent, snapshot.parent) != (below_key, below):
+                    got = f"on {snapshot.parent or parent or 'nothing'}"
+                    found.append(difference(Kind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
+                folder = folder_of(snapshot)
+                if folder in folders:
+                    found.append(difference(Kind.STACK, folder, "a folder of its own", "the folder of another layer"))
+                folders.append(folder)
+            below, below_key = name, key
+        return folders
+
+    def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
+        """The containers that lie on overlayfs snapshots."""
+        mine = [each for each in self._metadata.containers if each.snapshotter in ("", "overlayfs")]
+        return [self._container(each, images) for each in mine]
+
+    def _container(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
+        """A container's snapshot and what lies below it: the layers of its image, of Docker's an -init layer upon them."""
+        found: list[Difference] = []
+        unknown: list[str] = []
+        key = container.snapshot or container.id  # Docker does not say it; it calls the snapshot after the container
+        name, _ = self._metadata.snapshots.get((container.namespace, key), ("", ""))
+        stack: list[bytes] = []
+        at = self._snapshots.get(name)
+        while at is not None and len(stack) <= MAX_LAYERS:
+            stack.append(folder_of(at))
+            at = self._snapshots.get(at.parent)
+        init = stack[1] if len(stack) > 1 and container.namespace == DOCKER else None
+        below = [*reversed(stack[2 if init else 1 :])]
+        of_image = {each.id: [layer.folder for layer in each.layers if layer.folder is not None] for each in images}
+        image = next((each.id for each in images if container.image and container.image in each.names), None)
+        if image is None:  # Docker does not say it here either
+            image = next((id_ for id_, folders in of_image.items() if folders == below), None)
+        if image is None:
+            unknown.append("no image of this store has the layers that it lies on; its image may have been removed")
+        elif of_image[image] != below:
+            found.append(difference(Kind.STACK, b"", "on the layers of its image", f"on {len(below)} others"))
+        return ContainerPlan(
+            NAME, self.root, container.id, container.id[:12], image,
+            stack[0] if stack else None, tuple(stack[1:]), init, tuple(found), tuple(unknown),
+        )  # fmt: skip
+
+
+def folder_of(snapshot: Snapshot) -> bytes:
+    """Where a snapshot's files lie."""
+    return SNAPSHOTS + b"/snapshots/%d/fs" % snapshot.id

@@ -1,0 +1,86 @@
+"""Where the engines of this host keep their images, or what kind of store a given folder is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+from boltseal.scrub import archives, containerdstore, dockerstore, podmanstore
+from boltseal.scrub.images import StorePlan
+
+Plan = Callable[[Path], StorePlan]
+
+USUAL: Final = (
+    Path("/var/lib/docker"),
+    Path("/var/lib/containerd"),
+    Path("/var/lib/containers/storage"),
+)
+"""Where Debian's packages put them."""
+_REMAPPED: Final = re.compile(r"[1-9][0-9]*\.[1-9][0-9]*")
+_INSIDE: Final = (("var/lib/docker"), ("var/lib/containerd"), ("var/lib/containers/storage"))
+
+
+class NoStore(Invalid):
+    """A folder or file that is no store of images."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStore:
+    """A store, and how it is read."""
+
+    root: Path
+    plan: Plan
+
+
+def usual_stores(homes: Iterable[Path] = ()) -> list[FoundStore]:
+    """The stores of this host that are there. `homes`: whose own stores of Podman are looked for too."""
+    candidates = [*USUAL, *(home / ".local/share/containers/storage" for home in homes)]
+    return [store for path in candidates if _is_dir(path) for store in _kinds(path)]
+
+
+def store_at(root: Path) -> list[FoundStore]:
+    """The stores at a path: an engine's root, a whole host's disk, a layout's folder, an archive. NoStore."""
+    if not _is_dir(root):
+        if root.exists():
+            return [FoundStore(root, archives.plan)]
+        raise NoStore(f"{quote(str(root), 200)[1:-1]} is not there; expected a store, a mounted disk or an archive")
+    found = _kinds(root) or [store for inside in _INSIDE for store in _kinds(root / inside)]
+    if not found:
+        raise NoStore(
+            f"{quote(str(root), 200)[1:-1]} is no store of images; expected the root of Docker (image/, overlay2/), containerd "
+            "(io.containerd.*), Podman (overlay-images/), an OCI layout, an archive, or a disk with one of them in var/lib"
+        )
+    return found
+
+
+def _kinds(root: Path) -> list[FoundStore]:
+    found = []
+    if _is_dir(root / "image"):
+        found.append(FoundStore(root, dockerstore.plan))
+    if _is_dir(root / "overlay-images"):
+        found.append(FoundStore(root, podmanstore.plan))
+    found += [
+        FoundStore(inner, containerdstore.plan)
+        for inner in (root, root / "containerd" / "daemon")
+        if _is_dir(inner / "io.containerd.metadata.v1.bolt")
+    ]
+    if (root / "oci-layout").exists() or (root / "index.json").exists():
+        found.append(FoundStore(root, archives.plan))
+    if found and _is_dir(root):
+        found += [
+            FoundStore(each, dockerstore.plan)
+            for each in sorted(root.iterdir())
+            if _REMAPPED.fullmatch(each.name) and _is_dir(each / "image")
+        ]
+    return found
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

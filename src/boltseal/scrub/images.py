@@ -1,0 +1,89 @@
+"""An image as a store has it, and the chain from its config to its layers (image-spec "config.md")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.beneath import StoreMalformed
+from boltseal.runtimes.documents import decoded, digest
+from boltseal.scrub.differences import Difference
+from boltseal.scrub.layers import LayerFiles
+
+MAX_LAYERS = 1000
+
+
+class _RootFs(msgspec.Struct):
+    diff_ids: list[str] | None = None
+
+
+class _Config(msgspec.Struct):
+    rootfs: _RootFs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """One image of one store: what it is called, what it should be by its own word, and what is to be read.
+
+    `id`: as its engine shows it. `config`: the digest of its config. `documents`: manifests and indexes that lie with it,
+    as they lie there. `differences`: what was found in metadata and stack. `unknown`: what can't be checked, and why.
+    """
+
+    store: str
+    root: Path
+    id: Digest
+    config: Digest
+    names: tuple[str, ...] = ()
+    layers: tuple[LayerFiles, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    unknown: tuple[str, ...] = ()
+    documents: Mapping[Digest, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """A container on an image. `changed`: what its own layer adds, changes or hides, which is its right."""
+
+    store: str
+    root: Path
+    id: str
+    name: str
+    image: Digest | None
+    upper: bytes | None
+    lowers: tuple[bytes, ...] = ()
+    """The folders below its own layer, the topmost first, relative to `root`."""
+    init: bytes | None = None
+    differences: tuple[Difference, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """All that one store holds. `unknown`: why it could not be read whole."""
+
+    store: str
+    root: Path
+    images: tuple[ImagePlan, ...] = ()
+    containers: tuple[ContainerPlan, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+def diff_ids(config: bytes, what: str) -> tuple[Digest, ...]:
+    """The diff IDs that a config names, lowest layer first. StoreMalformed."""
+    read = decoded(config, _Config, what)
+    named = (read.rootfs or _RootFs()).diff_ids or ()
+    if len(named) > MAX_LAYERS:
+        raise StoreMalformed(f"{what} names {len(named)} layers; at most {MAX_LAYERS} are read")
+    return tuple(digest(each, f"{what}, a diff ID") for each in named)
+
+
+def chain_ids(layers: Sequence[Digest]) -> list[Digest]:
+    """The ID of each layer with all below it: the first is its diff ID, each further one a hash of ID and diff ID."""
+    chain: list[Digest] = []
+    for diff in layers:
+        chain.append(Digest.of(f"{chain[-1]} {diff}".encode()) if chain else diff)
+    return chain

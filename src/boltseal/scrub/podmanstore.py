@@ -1,0 +1,183 @@
+"""containers/storage, checked from an image's manifest and config down: diff IDs -> layers.json -> stack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.manifest import ManifestInvalid
+from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.runtimes.podman import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
+from boltseal.scrub.comparison import IdMap, Ownership
+from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.documents import read_manifest
+from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, StorePlan, diff_ids
+from boltseal.scrub.layers import LayerFiles
+from boltseal.scrub.overlaystack import check_stack
+
+NAME: Final = "podman"
+BASE: Final = b"overlay"
+FORCE_MASK: Final = "user.containers.override_stat"
+
+
+def plan(root: Path) -> StorePlan:
+    """What this root holds. Never raises for what lies there."""
+    unknown: list[str] = []
+    images: list[ImagePlan] = []
+    containers: list[ContainerPlan] = []
+    try:
+        store = PodmanStore(root)
+        unknown += [
+            f"images of the storage driver {driver}, which is not understood; overlay is"
+            for driver in store.other_drivers()
+        ]
+        layers = store.layers()
+        images = [_image(store, image, layers) for image in store.images()]
+        containers = [_container(store, container, layers, images) for container in store.containers()]
+        store.files.close()
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        unknown.append(error.message)
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
+
+
+def _image(store: PodmanStore, image: StoredImage, layers: Mapping[str, StoredLayer]) -> ImagePlan:
+    found: list[Difference] = []
+    unknown: list[str] = []
+    files: tuple[LayerFiles, ...] = ()
+    documents: dict[Digest, bytes] = {}
+    config = id_ = _id(image)
+    try:
+        config = _documents(store, image, documents, found) or id_
+        raw = store.config(image, config)
+        if Digest.of(raw) != config:
+            found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", Digest.of(raw)))
+        files = _layers(store, image.layer, diff_ids(raw, f"the config of {id_.short}"), layers, found, unknown)
+    except (StoreMissing, StoreMalformed, ManifestInvalid) as error:
+        found.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
+    except StoreUnreadable as error:
+        unknown.append(error.message)
+    names = tuple(sorted(image.names or ()))
+    return ImagePlan(
+        NAME, store.root, id_, config, names, files, tuple(found), tuple(unknown), documents
+    )  # fmt: skip
+
+
+def _id(image: StoredImage) -> Digest:
+    try:
+        return Digest("sha256", image.id)
+    except DigestInvalid as error:
+        raise StoreMalformed(f"images.json: {error.message}") from error
+
+
+def _documents(
+    store: PodmanStore, image: StoredImage, documents: dict[Digest, bytes], found: list[Difference]
+) -> Digest | None:
+    """Collects manifests and indexes under their digests, and gives the config that the manifest names."""
+    config = None
+    for key, raw in store.documents(image):
+        actual = Digest.of(raw)
+        if key == "manifest":
+            if image.digest and str(actual) != image.digest:
+                found.append(difference(Kind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", actual))
+            documents[actual] = raw
+            manifest = read_manifest(raw)
+            config = manifest.config.digest if manifest.config is not None else None
+        elif key.startswith("manifest-"):
+            if key != f"manifest-{actual}":
+                found.append(difference(Kind.MANIFEST, b"", key.removeprefix("manifest-"), actual))
+            documents[actual] = raw
+    return config
+
+
+def _layers(
+    store: PodmanStore,
+    top: str,
+    diffs: tuple[Digest, ...],
+    layers: Mapping[str, StoredLayer],
+    found: list[Difference],
+    unknown: list[str],
+) -> tuple[LayerFiles, ...]:
+    chain = _chain(top, layers, found)
+    if len(chain) != len(diffs):
+        found.append(
+            difference(Kind.STACK, b"", f"{len(diffs)} layers, as the config says", f"{len(chain)} in layers.json")
+        )
+        return ()
+    files = []
+    for layer, diff in zip(chain, diffs, strict=True):
+        if layer.diff_digest and layer.diff_digest != str(diff):
+            found.append(
+                difference(Kind.METADATA, f"overlay-layers {layer.id}".encode(), diff, layer.diff_digest, str(diff))
+            )
+        folder = BASE + b"/" + layer.id.encode() + b"/diff"
+        split = split_at(layer.id)
+        if not store.files.exists(split):
+            how = "it was pulled in pieces (zstd:chunked)" if layer.toc_digest else "the file is gone"
+            unknown.append(f"layer {diff.short} has no tar-split, from which its digest could be computed: {how}")
+            continue
+        if _masked(store, folder):
+            unknown.append(f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only")
+            continue
+        owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
+        files.append(LayerFiles(store.root, diff, folder, split, ownership=owners))
+    found += check_stack(store.files, BASE, [layer.id for layer in chain], [str(diff) for diff in diffs], unknown)
+    return tuple(files)
+
+
+def _chain(top: str, layers: Mapping[str, StoredLayer], found: list[Difference]) -> list[StoredLayer]:
+    """The layers from the lowest to `top`, as layers.json says; a circle ends it."""
+    chain: list[StoredLayer] = []
+    at = top
+    while at and len(chain) <= MAX_LAYERS:
+        layer = layers.get(at)
+        if layer is None:
+            found.append(difference(Kind.METADATA, b"", f"layer {at}", "no such layer in layers.json"))
+            break
+        chain.append(layer)
+        at = layer.parent
+    if len(chain) > MAX_LAYERS:
+        found.append(difference(Kind.METADATA, b"", "layers that end", "a circle, or more than are read"))
+        return []
+    return chain[::-1]
+
+
+def _map(ranges: list[IdRange] | None) -> IdMap:
+    return IdMap(tuple((each.container_id, each.host_id, each.size) for each in ranges or ()))
+
+
+def _masked(store: PodmanStore, folder: bytes) -> bool:
+    try:
+        return FORCE_MASK in os.listxattr(store.files.folder(folder))
+    except (OSError, StoreMissing, StoreMalformed):
+        return False
+
+
+def _container(
+    store: PodmanStore, container: StoredContainer, layers: Mapping[str, StoredLayer], images: list[ImagePlan]
+) -> ContainerPlan:
+    found: list[Difference] = []
+    unknown: list[str] = []
+    image = next((each for each in images if each.id.hex == container.image), None)
+    chain = _chain(container.layer, layers, found)
+    if image is not None:
+        expected = [layer.folder for layer in image.layers]
+        got = [BASE + b"/" + layer.id.encode() + b"/diff" for layer in chain[: len(expected)]]
+        if got != expected or len(chain) != len(expected) + 1:
+            found.append(difference(Kind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
+    found += check_stack(store.files, BASE, [layer.id for layer in chain], [""] * len(chain), unknown)
+    at = [BASE + b"/" + layer.id.encode() + b"/diff" for layer in chain]
+    return ContainerPlan(
+        NAME,
+        store.root,
+        container.id,
+        (container.names or [container.id[:12]])[0],
+        image.id if image is not None else None,
+        at[-1] if at else None,
+        tuple(reversed(at[:-1])),
+        None,
+        tuple(found),
+        tuple(unknown),
+    )

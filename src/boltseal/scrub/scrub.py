@@ -1,0 +1,208 @@
+"""The check of a host, from stores to reports.
+
+1. Each store's metadata is read into plans; nothing of it is believed, what does not fit stands as a difference.
+2. Which images are meant: those that were named, or all.
+3. Their layers are read, each once, whoever shares it (`work`).
+4. Each image is held against what it must be (`trust`), and an opaque mark that its tar does not have against the layers below.
+5. The metadata is read again: what is another image now was changed meanwhile, and is said to be so.
+6. Containers on these images: stack, -init layer, and what the running ones see.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.runtimes.running import RunningRoot, running_roots
+from boltseal.scrub.containers import Change, changes, init_differences, running_differences
+from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.find import FoundStore
+from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan
+from boltseal.scrub.layers import LayerFiles, LayerResult, Manner
+from boltseal.scrub.report import Report, Status, status_of
+from boltseal.scrub.trust import Expectation, judge, names_image
+from boltseal.scrub.work import Pace, Progress, check_layers
+
+Spend = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked. `images`: names or IDs, none for all. `expected`: by what was typed; `receipts` by name and tag.
+
+    `proc`: where processes are seen. On a disk of another host none of them has its root.
+    """
+
+    images: tuple[str, ...] = ()
+    expected: Mapping[str, Expectation] = field(default_factory=dict)
+    receipts: tuple[Expectation, ...] = ()
+    documents: Mapping[Digest, bytes] = field(default_factory=dict)
+    manner: Manner = field(default_factory=Manner)
+    pace: Pace = field(default_factory=Pace)
+    proc: Path = Path("/proc")
+
+
+def scrub(stores: Sequence[FoundStore], wanted: Wanted, progress: Progress) -> list[Report]:
+    """Check what is wanted in these stores."""
+    plans = [(store, store.plan(store.root)) for store in stores]  # 1
+    reports = [_of_store(plan) for _, plan in plans if plan.unknown]
+    chosen = [(plan, image, typed) for _, plan in plans for image, typed in _chosen(plan, wanted)]  # 2
+    results = check_layers(
+        [layer for _, image, _ in chosen for layer in image.layers], wanted.manner, wanted.pace, progress
+    )  # 3
+    again = {store.root: store.plan(store.root) for store, _ in plans} if chosen else {}
+    for plan, image, typed in chosen:
+        after = again.get(plan.root, plan)
+        reports.append(_of_image(image, results, typed, wanted, moved=image not in after.images))  # 4, 5
+    reports += _not_found(wanted, [image for _, image, _ in chosen])
+    met = {image.id for _, image, _ in chosen}
+    for _, plan in plans:
+        reports += _of_containers(plan, met, wanted)  # 6
+    return reports
+
+
+def _chosen(plan: StorePlan, wanted: Wanted) -> list[tuple[ImagePlan, str]]:
+    """The images of a store that are meant, each with what was typed for it."""
+    if not wanted.images:
+        return [(image, "") for image in plan.images]
+    return [
+        (image, typed) for image in plan.images if (typed := _typed(image, wanted.images)) is not None
+    ]  # fmt: skip
+
+
+def _typed(image: ImagePlan, typed: tuple[str, ...]) -> str | None:
+    return next((each for each in typed if names_image(each, image)), None)
+
+
+def _not_found(wanted: Wanted, met: list[ImagePlan]) -> list[Report]:
+    missing = [typed for typed in wanted.images if not any(names_image(typed, image) for image in met)]
+    lost = [f"{each.repository}:{each.tag}" for each in wanted.receipts if not any(map(each.about, _names(met)))]
+    return [
+        Report("image", name, Status.UNKNOWN, "", "", unknown=("no store that was looked at has it",))
+        for name in (*missing, *lost)
+    ]
+
+
+def _names(images: list[ImagePlan]) -> list[str]:
+    return [name for image in images for name in image.names]
+
+
+def _of_store(plan: StorePlan) -> Report:
+    return Report("store", str(plan.root), Status.UNKNOWN, plan.store, str(plan.root), unknown=plan.unknown)
+
+
+def _of_image(
+    image: ImagePlan,
+    results: Mapping[LayerFiles, list[LayerResult]],
+    typed: str,
+    wanted: Wanted,
+    *,
+    moved: bool,
+) -> Report:
+    differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
+    for index, layer in enumerate(image.layers):
+        for result in results.get(layer, ()):
+            differences += result.differences
+            unknown += result.unknown
+            count += result.count
+            entries += result.entries
+            marks = _marks_that_hide(image.layers[:index], layer, result, unknown)
+            differences += marks
+            count += len(marks)
+    differences = _once(differences)
+    if moved and (count or unknown):
+        differences, count = [], 0
+        unknown = ["it was changed or removed while it was checked; check it again"]
+    judged = judge(image, _expected(image, typed, wanted), wanted.documents)
+    differences = [*judged.differences, *differences]
+    unknown += judged.unknown
+    count = max(count + len(judged.differences), len(differences)) if differences else 0
+    return Report(
+        "image", _ref(image, typed), status_of(count, tuple(unknown)), image.store, str(image.root), judged.level,
+        judged.by, str(image.id), image.names, len(image.layers), entries, tuple(differences), count, tuple(dict.fromkeys(unknown)),
+    )  # fmt: skip
+
+
+def _ref(image: ImagePlan, typed: str) -> str:
+    return typed or next((name for name in image.names if "@" not in name), "") or image.id.short
+
+
+def _once(differences: list[Difference]) -> list[Difference]:
+    """A file that is gone is told of once, though both of a layer's jobs have missed it."""
+    told = {(each.layer, each.path) for each in differences if each.kind is not Kind.CONTENT}
+    return [
+        each for each in dict.fromkeys(differences)
+        if each.kind is not Kind.CONTENT or not each.path or (each.layer, each.path) not in told
+        or each.got == "other content"
+    ]  # fmt: skip
+
+
+def _expected(image: ImagePlan, typed: str, wanted: Wanted) -> Expectation | None:
+    """A ledger's word counts more than a person's, where it speaks of this image's name."""
+    about = [each for each in wanted.receipts if any(map(each.about, image.names))]
+    return about[-1] if about else wanted.expected.get(typed)
+
+
+def _marks_that_hide(
+    below: Sequence[LayerFiles], layer: LayerFiles, result: LayerResult, unknown: list[str]
+) -> list[Difference]:
+    """Opaque marks without an entry in the tar. overlayfs sets them on new folders too, where nothing is hidden."""
+    found = []
+    for path in sorted(result.opaque):
+        for lower in below:
+            if lower.folder is None:
+                continue
+            try:
+                with Beneath(lower.root / os.fsdecode(lower.folder)) as tree:
+                    hides = tree.exists(path)
+            except (StoreUnreadable, StoreMalformed, StoreMissing) as error:
+                unknown.append(error.message)
+                continue
+            if hides:
+                found.append(
+                    difference(Kind.OPAQUE, path, "no opaque mark", "one that hides lower layers", str(layer.diff_id))
+                )
+                break
+    return found
+
+
+def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted) -> list[Report]:
+    mine = [each for each in plan.containers if each.image in met or not wanted.images]
+    if not mine:
+        return []
+    roots: dict[bytes, RunningRoot] = {}
+    unseen: list[str] = []
+    try:
+        roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
+    except StoreUnreadable as error:
+        unseen.append(f"which containers run can't be seen: {error.message}")
+    return [_of_container(each, roots, unseen, wanted) for each in mine]
+
+
+def _of_container(
+    container: ContainerPlan, roots: Mapping[bytes, RunningRoot], unseen: list[str], wanted: Wanted
+) -> Report:
+    found, unknown = list(container.differences), [*container.unknown, *unseen]
+    changed: list[Change] = []
+    running: RunningRoot | None = None
+    if container.upper is not None:
+        running = roots.get(os.fsencode((container.root / os.fsdecode(container.upper)).resolve()))
+    try:
+        found += init_differences(container)
+        changed = changes(container)
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        unknown.append(error.message)
+    if running is not None:
+        seen, not_seen = running_differences(container, running, wanted.manner, lambda size: None)
+        found += seen
+        unknown += not_seen
+    return Report(
+        "container", container.name or readable(container.id.encode())[:12], status_of(len(found), tuple(unknown)),
+        container.store, str(container.root), None, "", container.id, (container.name,),
+        len(container.lowers), 0, tuple(found), len(found), tuple(dict.fromkeys(unknown)), tuple(changed),
+        running.pid if running is not None else 0,
+    )  # fmt: skip

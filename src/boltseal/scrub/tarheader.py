@@ -1,0 +1,233 @@
+"""Headers of a layer's tar, read as the engines read them when they unpack (Go's archive/tar: v7, ustar, GNU, PAX).
+
+`parse_group` takes the blocks in front of an entry's content: its header, and before it what extends it (PAX records,
+GNU long names). Names stay bytes: a layer may hold names that are no UTF-8. Two things are read otherwise than by
+Python's tarfile, because engines do: a plain file whose name ends in a slash is a folder, and times keep nanoseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from boltseal.errors import Invalid, quote
+
+BLOCK: Final = 512
+MAX_EXTENSION_BYTES: Final = 4 * 1024 * 1024
+"""What may stand in front of one header. An extended attribute has at most 64 KiB, a path 4 KiB."""
+
+REGULAR: Final = b"0"
+HARDLINK: Final = b"1"
+SYMLINK: Final = b"2"
+CHARACTER: Final = b"3"
+BLOCK_DEVICE: Final = b"4"
+FOLDER: Final = b"5"
+FIFO: Final = b"6"
+GLOBAL: Final = b"g"
+
+_AS_REGULAR: Final = frozenset({b"0", b"\0", b"7"})
+_KNOWN: Final = _AS_REGULAR | {HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, FOLDER, FIFO, GLOBAL}
+_EXTENSIONS: Final = frozenset({b"x", b"L", b"K"})
+_XATTR: Final = b"SCHILY.xattr."
+_MAP_00: Final = b"\0sparse 0.0"  # no record has such a key
+_NS: Final = 1_000_000_000
+
+
+class TarMalformed(Invalid):
+    """Bytes that no engine would take for a layer."""
+
+
+class Header(NamedTuple):
+    """One entry. `mtime_ns` is exact only if `exact`; `size` is that of the file, `stored` what the tar holds of it."""
+
+    name: bytes
+    kind: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    exact: bool
+    link: bytes
+    major: int
+    minor: int
+    xattrs: dict[bytes, bytes]
+    stored: int
+    sparse: tuple[tuple[int, int], ...] | None
+    """Offset and length of each piece that is stored, where the tar leaves holes out; empty: that stands in the content."""
+
+
+_NONE: Final[dict[bytes, bytes]] = {}
+
+
+def parse_group(raw: bytes) -> Header:
+    """The entry that these blocks announce. TarMalformed."""
+    if len(raw) == BLOCK:  # nearly all of them
+        return _plain(raw, 0)
+    at = 0
+    records: dict[bytes, bytes] = {}
+    long_name = long_link = None
+    while at + BLOCK <= len(raw):
+        kind = raw[at + 156 : at + 157]
+        if kind not in _EXTENSIONS and kind != GLOBAL:
+            break
+        size = _number(raw[at + 124 : at + 136], "size")
+        data = raw[at + BLOCK : at + BLOCK + size]
+        if not 0 <= size <= MAX_EXTENSION_BYTES or len(data) < size:
+            raise TarMalformed(f"an extended header of {size} bytes is cut off, or longer than engines read")
+        if kind == GLOBAL:  # engines pass it over
+            _nothing_after(raw, at + BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK)
+            return _plain(raw[at : at + BLOCK], 0)
+        if kind == b"x":
+            _pax(data, records)
+        elif kind == b"L":
+            long_name = data.split(b"\0", 1)[0]
+        else:
+            long_link = data.split(b"\0", 1)[0]
+        at += BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK
+    if at + BLOCK > len(raw):
+        raise TarMalformed("an extended header announces an entry that does not follow")
+    _nothing_after(raw, at + BLOCK)
+    return _extended(_plain(raw, at), records, long_name, long_link)
+
+
+def group_size(block: bytes) -> int | None:
+    """How many bytes follow this block before the next one, if it extends a header; None if it is the header itself."""
+    if block[156:157] in _EXTENSIONS or block[156:157] == GLOBAL:
+        size = _number(block[124:136], "size")
+        if not 0 <= size <= MAX_EXTENSION_BYTES:
+            raise TarMalformed(f"an extended header of {size} bytes is longer than engines read")
+        return (size + BLOCK - 1) // BLOCK * BLOCK
+    return None
+
+
+def _plain(raw: bytes, at: int) -> Header:
+    """The header at an offset, nothing extended."""
+    block = raw[at : at + BLOCK] if at else raw
+    name = block[:100].split(b"\0", 1)[0]
+    kind = block[156:157]
+    if kind not in _KNOWN:
+        raise TarMalformed(f"an entry of the unknown type {quote(repr(kind))}")
+    magic = block[257:265]
+    if magic == b"ustar\x0000":
+        star = block[508:512] == b"tar\0"
+        prefix = block[345 : 476 if star else 500].split(b"\0", 1)[0]
+        if prefix:
+            name = prefix + b"/" + name
+    try:
+        mode, uid, gid = int(block[100:107], 8), int(block[108:115], 8), int(block[116:123], 8)
+        size, mtime = int(block[124:135], 8), int(block[136:147], 8)
+    except ValueError:
+        mode, uid, gid = (_number(block[a:b], "number") for a, b in ((100, 108), (108, 116), (116, 124)))
+        size, mtime = _number(block[124:136], "size"), _number(block[136:148], "mtime")
+    major = minor = 0
+    if kind in (CHARACTER, BLOCK_DEVICE):
+        major, minor = _number(block[329:337], "device"), _number(block[337:345], "device")
+    if kind in _AS_REGULAR:
+        kind = FOLDER if name.endswith(b"/") else REGULAR
+    if size < 0 or size >= 1 << 62:
+        raise TarMalformed(f"an entry of {size} bytes")
+    stored = size if kind == REGULAR else 0
+    link = block[157:257].split(b"\0", 1)[0]
+    return Header(name, kind, mode, uid, gid, stored, mtime * _NS, False, link, major, minor, _NONE, stored, None)
+
+
+def _nothing_after(raw: bytes, end: int) -> None:
+    """A second header, or content, in front of an entry would be a part of the tar that nobody compares."""
+    if len(raw) != end:
+        raise TarMalformed(f"{len(raw) - end} bytes that belong to no header stand before the content of an entry")
+
+
+def _extended(plain: Header, records: dict[bytes, bytes], name: bytes | None, link: bytes | None) -> Header:
+    name = records.get(b"GNU.sparse.name") or records.get(b"path") or name or plain.name
+    kind = FOLDER if plain.kind == REGULAR and name.endswith(b"/") else plain.kind
+    uid, gid, stored = plain.uid, plain.gid, plain.stored
+    if records.get(b"uid"):
+        uid = _decimal(records[b"uid"], "uid")
+    if records.get(b"gid"):
+        gid = _decimal(records[b"gid"], "gid")
+    if records.get(b"size"):
+        stored = _decimal(records[b"size"], "size")
+    stored = stored if kind == REGULAR else 0
+    mtime_ns, exact = plain.mtime_ns, False
+    if records.get(b"mtime"):
+        mtime_ns, exact = _time(records[b"mtime"]), True
+    xattrs = {key[len(_XATTR) :]: value for key, value in records.items() if key.startswith(_XATTR)} or _NONE
+    size, sparse = _sparse(records, stored)
+    if not (0 <= size < 1 << 62 and 0 <= stored < 1 << 62):
+        raise TarMalformed(f"an entry of {size} bytes")
+    return plain._replace(
+        name=name,
+        kind=kind,
+        uid=uid,
+        gid=gid,
+        size=size,
+        mtime_ns=mtime_ns,
+        exact=exact,
+        link=records.get(b"linkpath") or link or plain.link,
+        xattrs=xattrs,
+        stored=stored,
+        sparse=sparse,
+    )
+
+
+def _sparse(records: dict[bytes, bytes], stored: int) -> tuple[int, tuple[tuple[int, int], ...] | None]:
+    """The file's size and what is stored of it. GNU's three formats: 0.0 and 0.1 have the map here, 1.0 in the content."""
+    if records.get(b"GNU.sparse.major") == b"1" and records.get(b"GNU.sparse.realsize"):
+        return _decimal(records[b"GNU.sparse.realsize"], "size"), ()
+    if not records.get(b"GNU.sparse.size"):
+        return stored, None
+    text = records.get(_MAP_00) or records.get(b"GNU.sparse.map") or b""
+    numbers = [_decimal(each, "sparse map") for each in text.split(b",")] if text else []
+    return _decimal(records[b"GNU.sparse.size"], "size"), tuple(zip(numbers[::2], numbers[1::2], strict=False))
+
+
+def _pax(data: bytes, records: dict[bytes, bytes]) -> None:
+    """Adds the records `LENGTH KEY=VALUE\\n`; a later one wins, an empty one takes away."""
+    at = 0
+    pairs: list[bytes] = []
+    while at < len(data):
+        space = data.find(b" ", at, at + 20)
+        if space < 0 or not data[at:space].isdigit():
+            raise TarMalformed("a PAX record without its length")
+        end = at + int(data[at:space])
+        equals = data.find(b"=", space, end)
+        if end <= space or end > len(data) or data[end - 1 : end] != b"\n" or equals < 0:
+            raise TarMalformed("a PAX record that is cut off")
+        key, value = data[space + 1 : equals], data[equals + 1 : end - 1]
+        records[key] = value
+        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):  # format 0.0 repeats them, pair after pair
+            pairs.append(value)
+        at = end
+    if pairs:
+        records[_MAP_00] = b",".join(pairs)
+
+
+def _number(field: bytes, what: str) -> int:
+    """Octal as POSIX has it, or base 256 as GNU has it for large numbers."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field) & ((1 << (8 * len(field) - 1)) - 1)
+        return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
+    text = field.strip(b" \0")
+    try:
+        return int(text.split(b"\0", 1)[0], 8) if text else 0
+    except ValueError as error:
+        raise TarMalformed(f"the {what} of an entry is {quote(repr(field))}") from error
+
+
+def _decimal(text: bytes, what: str) -> int:
+    if len(text) > 20:
+        raise TarMalformed(f"the {what} of an entry has {len(text)} digits")
+    try:
+        return int(text)
+    except ValueError as error:
+        raise TarMalformed(f"the {what} of an entry is {quote(repr(text))}") from error
+
+
+def _time(text: bytes) -> int:
+    """Seconds with a fraction, as nanoseconds; more digits than nine are cut off, as engines do."""
+    whole, _, fraction = text.partition(b".")
+    if not fraction.isdigit() and fraction:
+        raise TarMalformed(f"the mtime of an entry is {quote(repr(text))}")
+    seconds = _decimal(whole or b"0", "mtime")
+    nanoseconds = int(fraction[:9].ljust(9, b"0")) if fraction else 0
+    return seconds * _NS + (-nanoseconds if whole.startswith(b"-") else nanoseconds)

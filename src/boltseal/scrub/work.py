@@ -1,0 +1,136 @@
+"""Layers, checked side by side on all cores: which jobs there are, who does them, how fast they may read.
+
+A job is one part of one layer (`layers.check`), done in a process of its own if there is enough to do for that. Layers that
+several images share are read once. Memory: each process holds one piece of a file and the names of one layer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any, Final
+
+from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.scrub.layers import LayerFiles, LayerResult, Manner, Part, check, parts
+
+ALONE_BYTES: Final = 32 * 1024 * 1024
+"""Up to so much is read by this process: starting others takes longer."""
+POLL_S: Final = 0.2
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How hard the machine may be worked. `bytes_per_second`: of all processes together; 0: as fast as it goes."""
+
+    workers: int = 0
+    bytes_per_second: int = 0
+
+
+class Meter:
+    """Counts what is read, and waits where it would be more than the rate allows. Shared by processes."""
+
+    def __init__(self, count: Synchronized[int], free_at: Synchronized[float], bytes_per_second: int) -> None:
+        self._count = count
+        self._free_at = free_at
+        self._rate = bytes_per_second
+        self._uncounted = 0
+
+    def __call__(self, size: int) -> None:
+        self._uncounted += size
+        if self._uncounted < 1 << 18 and not self._rate:
+            return
+        with self._count.get_lock():
+            self._count.value += self._uncounted
+        if self._rate:
+            with self._free_at.get_lock():
+                now = time.monotonic()
+                begins = max(now, self._free_at.value)
+                self._free_at.value = begins + self._uncounted / self._rate
+            if begins > now:
+                time.sleep(begins - now)
+        self._uncounted = 0
+
+
+_meter: list[Meter] = []
+"""This process's meter, if it is a worker: set once, before its first job."""
+
+
+def _begin(count: Synchronized[int], free_at: Synchronized[float], rate: int) -> None:
+    _meter.append(Meter(count, free_at, rate))
+
+
+def _job(layer: LayerFiles, part: Part, manner: Manner) -> LayerResult:
+    return check(layer, part, manner, _meter[0])
+
+
+def check_layers(
+    layers: Iterable[LayerFiles], manner: Manner, pace: Pace, progress: Progress
+) -> dict[LayerFiles, list[LayerResult]]:
+    """The results of all parts of all these layers."""
+    jobs = [(layer, part) for layer in dict.fromkeys(layers) for part in parts(layer, manner)]
+    sizes = {layer: _size(layer) for layer, _ in jobs}
+    jobs.sort(key=lambda job: (-sizes[job[0]], job[1]))  # the longest first, and its content before its attributes
+    total = sum(sizes[layer] for layer, part in jobs if part is not Part.ATTRIBUTES)
+    workers = min(pace.workers or os.cpu_count() or 1, len(jobs))
+    results: dict[LayerFiles, list[LayerResult]] = {layer: [] for layer, _ in jobs}
+    context = get_context("spawn")
+    count, free_at = context.Value("q", 0), context.Value("d", 0.0)
+    done = _alone(jobs, manner, Meter(count, free_at, pace.bytes_per_second), progress, count)
+    if workers > 1 and total > ALONE_BYTES:
+        done = _together(jobs, manner, workers, (count, free_at, pace.bytes_per_second), progress, context)
+    for layer, result in done:
+        results[layer].append(result)
+    return results
+
+
+def _alone(
+    jobs: Sequence[tuple[LayerFiles, Part]], manner: Manner, meter: Meter, progress: Progress, count: Synchronized[int]
+) -> Iterator[tuple[LayerFiles, LayerResult]]:
+    for layer, part in jobs:
+        yield layer, check(layer, part, manner, meter)
+        progress("scrub", count.value, 0)
+
+
+def _together(
+    jobs: Sequence[tuple[LayerFiles, Part]],
+    manner: Manner,
+    workers: int,
+    shared: tuple[Synchronized[int], Synchronized[float], int],
+    progress: Progress,
+    context: Any,
+) -> Iterator[tuple[LayerFiles, LayerResult]]:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=shared) as pool:
+        running: dict[Future[LayerResult], LayerFiles] = {}
+        try:
+            for layer, part in jobs:
+                running[pool.submit(_job, layer, part, manner)] = layer
+            left = set(running)
+            while left:
+                ended, left = wait(left, POLL_S, FIRST_COMPLETED)
+                progress("scrub", shared[0].value, 0)
+                for each in ended:
+                    yield running[each], each.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _size(layer: LayerFiles) -> int:
+    """About how much there is to read: the tar-split says it roughly, a blob exactly."""
+    path = layer.tar_split or layer.blob
+    try:
+        with Beneath(layer.root) as store:
+            size = store.stat(path or b"").st_size
+    except (StoreMissing, StoreMalformed, StoreUnreadable):
+        return 0
+    return size * SPLIT_FACTOR if layer.tar_split else size if layer.blob_size < 0 else layer.blob_size
+
+
+SPLIT_FACTOR: Final = 100
+"""A tar-split is about a hundredth of its layer, of many small files more."""

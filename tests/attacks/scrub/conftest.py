@@ -1,0 +1,47 @@
+"""One store of each engine for all tests of this folder, and a copy of it for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.scrub.stores import MAKERS, Store
+
+
+@pytest.fixture(scope="session")
+def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tools neither read nor write what the person at this machine has configured."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
+            patch.setenv(variable, str(home))
+        for variable in ("DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_HOST", "CONTAINER_HOST"):
+            patch.delenv(variable, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
+    """The store of each engine as it made it. Nobody changes these."""
+    made: dict[str, Store] = {}
+
+    def original(name: str) -> Store:
+        if name not in made:
+            made[name] = MAKERS[name](tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return original
+
+
+@pytest.fixture
+def copy_of(originals: Callable[[str], Store], tmp_path: Path) -> Callable[[str], Store]:
+    """A copy of an engine's store, to be tampered with."""
+    return lambda name: originals(name).copy(tmp_path / "store")
+
+
+@pytest.fixture(params=list(MAKERS))
+def store(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
+    """A copy of each engine's store in turn."""
+    return copy_of(request.param)

@@ -1,0 +1,140 @@
+"""Real stores, made by real engines of the image of `image.py`, and copies of them to be tampered with.
+
+An engine is started once, loads the image, and is stopped. Each test gets a copy of what lies on the disk then, with
+owners, devices, attributes and hard links; the check needs no daemon, so none is there to mend or to mind anything.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boltseal.runtimes.containerd import SNAPSHOTS
+from boltseal.scrub.find import store_at
+from boltseal.scrub.report import Report
+from boltseal.scrub.scrub import Wanted, scrub
+from tests import servers
+from tests.attacks.scrub.image import NAME, archive, base, middle, top
+from tests.real.tools import run
+
+LAYERS = (base, middle, top)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store on the disk. `layers`: the folders of the image's layers, lowest first, relative to `root`."""
+
+    name: str
+    root: Path
+    image: str
+    layers: tuple[str, ...] = field(default=())
+
+    def at(self, path: str, layer: int = 0) -> Path:
+        """A path in a layer."""
+        return self.root / self.layers[layer] / path
+
+    def copy(self, to: Path) -> Store:
+        """A copy that is the same in everything that is compared."""
+        subprocess.run(["cp", "-a", f"{self.root}/.", str(to)], check=True)
+        return Store(self.name, to, self.image, self.layers)
+
+    def scrub(self, wanted: Wanted | None = None) -> list[Report]:
+        """What the check says of it."""
+        return scrub(store_at(self.root), wanted or Wanted(), lambda *_: None)
+
+    def image_report(self, wanted: Wanted | None = None) -> Report:
+        """What it says of the image."""
+        (report,) = [each for each in self.scrub(wanted) if each.what == "image"]
+        return report
+
+
+def docker_overlay2(folder: Path) -> Store:
+    """Docker's own store."""
+    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    with servers.dockerd(folder / "engine", driver="overlay2") as server:
+        run("docker", "-H", f"unix://{server.address}", "load", "-i", folder / "image.tar").checked()
+    root = folder / "engine" / "data"
+    chain = _docker_chain(root)
+    return Store("docker", root, image, tuple(f"overlay2/{each}/diff" for each in chain))
+
+
+def docker_containerd(folder: Path) -> Store:
+    """Docker with the containerd image store."""
+    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    with servers.dockerd(folder / "engine", containerd_store=True, driver="overlayfs") as server:
+        run("docker", "-H", f"unix://{server.address}", "load", "-i", folder / "image.tar").checked()
+    root = folder / "engine" / "data" / "containerd" / "daemon"
+    return Store("docker-containerd", root, image, _snapshots(root))
+
+
+def containerd(folder: Path) -> Store:
+    """containerd, the image unpacked by ctr."""
+    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    run(
+        "skopeo", "--insecure-policy", "copy", f"docker-archive:{folder}/image.tar",
+        f"oci-archive:{folder}/oci.tar:localhost/{NAME}",
+    ).checked()  # fmt: skip
+    with servers.containerd(folder / "engine") as server:
+        ctr = ("ctr", "--address", server.address, "images")
+        run(*ctr, "import", "--snapshotter", "overlayfs", folder / "oci.tar").checked()
+    root = folder / "engine" / "root"
+    return Store("containerd", root, image, _snapshots(root))
+
+
+def podman(folder: Path) -> Store:
+    """Podman's store, which Buildah and CRI-O share."""
+    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    root = folder / "root"
+    run(*podman_on(root, folder), "load", "-i", folder / "image.tar").checked()
+    import json
+
+    records = {each["id"]: each for each in json.loads((root / "overlay-layers/layers.json").read_bytes())}
+    at, chain = json.loads((root / "overlay-images/images.json").read_bytes())[0]["layer"], []
+    while at:
+        chain.append(at)
+        at = records[at].get("parent", "")
+    return Store("podman", root, image, tuple(f"overlay/{each}/diff" for each in reversed(chain)))
+
+
+def podman_on(root: Path, folder: Path) -> tuple[str, ...]:
+    """podman on this storage."""
+    return (
+        *("podman", "--root", str(root), "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp"),
+        *("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
+        *("--log-level", "error"),
+    )
+
+
+MAKERS = {
+    "docker": docker_overlay2,
+    "docker-containerd": docker_containerd,
+    "containerd": containerd,
+    "podman": podman,
+}
+
+
+def _docker_chain(root: Path) -> list[str]:
+    """The cache-ids of the only image, lowest layer first."""
+    layers = {
+        folder.name: (folder / "cache-id").read_text() for folder in (root / "image/overlay2/layerdb/sha256").iterdir()
+    }
+    parents = {
+        name: (root / "image/overlay2/layerdb/sha256" / name / "parent").read_text().removeprefix("sha256:")
+        for name in layers
+        if (root / "image/overlay2/layerdb/sha256" / name / "parent").exists()
+    }
+    (at,) = set(layers) - set(parents.values())
+    chain = [layers[at]]
+    while at in parents:
+        at = parents[at]
+        chain.append(layers[at])
+    return chain[::-1]
+
+
+def _snapshots(root: Path) -> tuple[str, ...]:
+    """The folders of the only image: containerd numbers them as it makes them; empty ones were views."""
+    folders = [each for each in (root / SNAPSHOTS.decode() / "snapshots").iterdir() if any((each / "fs").iterdir())]
+    return tuple(
+        f"{SNAPSHOTS.decode()}/snapshots/{each.name}/fs" for each in sorted(folders, key=lambda f: int(f.name))
+    )
