@@ -6,9 +6,12 @@ owners, devices, attributes and hard links; the check needs no daemon, so none i
 
 from __future__ import annotations
 
+import json
 import subprocess
+import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from boltseal.runtimes.containerd import SNAPSHOTS
 from boltseal.scrub.find import store_at
@@ -70,7 +73,7 @@ def docker_containerd(folder: Path) -> Store:
 
 def containerd(folder: Path) -> Store:
     """containerd, the image unpacked by ctr."""
-    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    archive(folder / "image.tar", [make() for make in LAYERS])
     run(
         "skopeo", "--insecure-policy", "copy", f"docker-archive:{folder}/image.tar",
         f"oci-archive:{folder}/oci.tar:localhost/{NAME}",
@@ -79,7 +82,7 @@ def containerd(folder: Path) -> Store:
         ctr = ("ctr", "--address", server.address, "images")
         run(*ctr, "import", "--snapshotter", "overlayfs", folder / "oci.tar").checked()
     root = folder / "engine" / "root"
-    return Store("containerd", root, image, _snapshots(root))
+    return Store("containerd", root, _config_in(folder / "oci.tar"), _snapshots(root))
 
 
 def podman(folder: Path) -> Store:
@@ -87,8 +90,6 @@ def podman(folder: Path) -> Store:
     image = archive(folder / "image.tar", [make() for make in LAYERS])
     root = folder / "root"
     run(*podman_on(root, folder), "load", "-i", folder / "image.tar").checked()
-    import json
-
     records = {each["id"]: each for each in json.loads((root / "overlay-layers/layers.json").read_bytes())}
     at, chain = json.loads((root / "overlay-images/images.json").read_bytes())[0]["layer"], []
     while at:
@@ -138,3 +139,19 @@ def _snapshots(root: Path) -> tuple[str, ...]:
     return tuple(
         f"{SNAPSHOTS.decode()}/snapshots/{each.name}/fs" for each in sorted(folders, key=lambda f: int(f.name))
     )
+
+
+def _config_in(oci_archive: Path) -> str:
+    """The config's digest of the only image in an OCI archive: skopeo wrote it anew."""
+    with tarfile.open(oci_archive) as tar:
+
+        def document(name: str) -> dict[str, Any]:
+            file = tar.extractfile(name)
+
+            assert file is not None
+            found: dict[str, Any] = json.load(file)
+            return found
+
+        (described,) = document("index.json")["manifests"]
+        config = document(f"blobs/sha256/{described['digest'].removeprefix('sha256:')}")["config"]["digest"]
+    return str(config).removeprefix("sha256:")

@@ -1,0 +1,467 @@
+"""What can be done to metadata, to the stack of layers and to names, while the files stay as they are."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastcrc import crc64
+
+from boltseal.oci.digest import Digest
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.report import Report, Status
+from boltseal.scrub.scrub import Wanted
+from boltseal.scrub.trust import Expectation, Level
+from tests.attacks.scrub.image import NAME, archive, base, middle, top
+from tests.attacks.scrub.stores import Store
+from tests.attacks.scrub.test_layers import rewritten
+from tests.real.tools import run
+
+pytestmark = pytest.mark.real
+
+LAYERDB = "image/overlay2/layerdb/sha256"
+
+
+def kinds(report: Report) -> set[Kind]:
+    return {each.kind for each in report.differences}
+
+
+def told(report: Report) -> set[tuple[Kind, str]]:
+    return {(each.kind, each.path) for each in report.differences}
+
+
+@pytest.fixture
+def docker(copy_of: Callable[[str], Store]) -> Store:
+    return copy_of("docker")
+
+
+@pytest.fixture
+def podman(copy_of: Callable[[str], Store]) -> Store:
+    return copy_of("podman")
+
+
+@pytest.fixture(params=["docker", "podman"])
+def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
+    """The stores whose stack goes through links."""
+    return copy_of(request.param)
+
+
+@pytest.fixture(params=["docker-containerd", "containerd"])
+def contained(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
+    """The stores that are containerd's."""
+    return copy_of(request.param)
+
+
+def link_of(store: Store, layer: int) -> Path:
+    folder = store.at("", layer).parent
+    return folder.parent / "l" / (folder / "link").read_text()
+
+
+# ---- the stack
+
+
+def test_a_link_of_the_stack_that_leads_to_a_copied_tree(linked: Store) -> None:
+    """The kernel follows it at the next mount; each layer's folder is as it was."""
+    shutil.copytree(linked.at("", 2), linked.root / "evil", symlinks=True)
+    link = link_of(linked, 2)
+    link.unlink()
+    link.symlink_to(linked.root / "evil")
+
+    report = linked.image_report()
+
+    assert (Kind.STACK, str(link.relative_to(linked.root))) in told(report)
+
+
+def test_a_link_of_the_stack_that_leads_to_another_layer(linked: Store) -> None:
+    """Each is a true layer, and one of them is left out."""
+    target = link_of(linked, 0).readlink()
+    link = link_of(linked, 2)
+    link.unlink()
+    link.symlink_to(target)
+
+    assert Kind.STACK in kinds(linked.image_report())
+
+
+def test_a_layer_left_out_of_the_list_of_what_is_below(linked: Store) -> None:
+    """The file `lower` is what is mounted."""
+    lower = linked.at("", 2).parent / "lower"
+    lower.write_text(lower.read_text().split(":")[1])
+
+    report = linked.image_report()
+
+    assert (Kind.STACK, str(lower.relative_to(linked.root))) in told(report)
+
+
+def test_a_foreign_layer_in_the_list_of_what_is_below(linked: Store) -> None:
+    """A path that leads out of the store is no layer of it."""
+    lower = linked.at("", 2).parent / "lower"
+    lower.write_text("../../../../tmp/evil:" + lower.read_text())
+
+    assert Kind.STACK in kinds(linked.image_report())
+
+
+def test_a_layer_that_has_another_short_name(linked: Store) -> None:
+    """The file `link` is where its children look for it."""
+    (linked.at("", 0).parent / "link").write_text((linked.at("", 1).parent / "link").read_text())
+
+    assert Kind.STACK in kinds(linked.image_report())
+
+
+def test_a_cache_id_that_names_another_folder(docker: Store) -> None:
+    """Docker mounts the folder that cache-id names."""
+    folder = docker.at("", 2).parent
+    evil = folder.with_name("e" * 64)
+    shutil.copytree(folder, evil, symlinks=True)
+    rewritten(evil / "diff/app", (evil / "diff/app").read_bytes().replace(b"sleep", b"SLEEP"))
+    (cache_id,) = [each for each in (docker.root / LAYERDB).glob("*/cache-id") if each.read_text() == folder.name]
+    cache_id.write_text(evil.name)
+
+    report = docker.image_report()
+
+    assert (Kind.CONTENT, "app") in told(report)
+    assert Kind.STACK in kinds(report)
+
+
+def test_a_cache_id_that_leads_out_of_the_store(docker: Store, tmp_path: Path) -> None:
+    """A path is no id, and nothing outside is read."""
+    for cache_id in (docker.root / LAYERDB).glob("*/cache-id"):
+        cache_id.write_text("../../../../../etc")
+
+    report = docker.image_report()
+
+    assert report.status is Status.DIFFERS
+    assert kinds(report) == {Kind.METADATA}
+
+
+def test_two_snapshots_that_changed_their_places(contained: Store) -> None:
+    """Each folder is a true layer of the image, at the place of the other."""
+    first, second, aside = contained.at("", 0), contained.at("", 1), contained.root / "aside"
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+
+    report = contained.image_report()
+
+    assert (Kind.MISSING, "bin/tool") in told(report)
+
+
+# ---- manifests, configs, blobs, sums
+
+
+def config_of(store: Store) -> Path:
+    """The file of the image's config."""
+    key = base64.b64encode(f"sha256:{store.image}".encode()).decode()
+    places = {
+        "docker": f"image/overlay2/imagedb/content/sha256/{store.image}",
+        "podman": f"overlay-images/{store.image}/={key}",
+    }
+    return store.root / places.get(store.name, f"io.containerd.content.v1.content/blobs/sha256/{store.image}")
+
+
+def test_a_config_that_was_edited(store: Store) -> None:
+    """Its digest is the image's ID."""
+    config = config_of(store)
+    config.chmod(0o644)
+    config.write_bytes(config.read_bytes().replace(b'"/app"', b'"/evl"'))
+
+    assert Kind.CONFIG in kinds(store.image_report())
+
+
+def test_a_manifest_that_was_edited(podman: Store) -> None:
+    """Its digest stands beside the image."""
+    manifest = podman.root / "overlay-images" / podman.image / "manifest"
+    manifest.write_bytes(manifest.read_bytes() + b"\n")
+
+    assert Kind.MANIFEST in kinds(podman.image_report())
+
+
+def blobs(store: Store) -> Path:
+    return store.root / "io.containerd.content.v1.content/blobs/sha256"
+
+
+def layer_blob(store: Store) -> Path:
+    """The blob of the lowest layer: the largest."""
+    return max(blobs(store).iterdir(), key=lambda each: each.stat().st_size)
+
+
+def test_a_blob_with_one_byte_flipped(contained: Store) -> None:
+    """It would be pushed, and unpacked elsewhere."""
+    blob = layer_blob(contained)
+    content = bytearray(blob.read_bytes())
+    content[700] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+
+    assert Kind.DIGEST in kinds(contained.image_report())
+
+
+def test_a_blob_that_is_cut_off(contained: Store) -> None:
+    """What is missing can't be compared, and is not passed over."""
+    blob = layer_blob(contained)
+    blob.chmod(0o644)
+    os.truncate(blob, blob.stat().st_size // 2)
+
+    assert Kind.DIGEST in kinds(contained.image_report())
+
+
+def test_a_blob_that_is_gone_leaves_its_snapshot_unproven(contained: Store) -> None:
+    """Without the tar nobody can say what the files must be."""
+    layer_blob(contained).unlink()
+
+    report = contained.image_report()
+
+    assert report.status is Status.UNKNOWN
+    assert "is not in this store" in report.unknown[0]
+
+
+def split_of(store: Store, layer: int) -> Path:
+    """The tar-split of a layer."""
+    folder = store.at("", layer).parent.name
+    if store.name == "podman":
+        return store.root / "overlay-layers" / f"{folder}.tar-split.gz"
+    (found,) = [each for each in (store.root / LAYERDB).glob("*/cache-id") if each.read_text() == folder]
+    return found.with_name("tar-split.json.gz")
+
+
+def edited_split(path: Path, edit: Callable[[list[dict[str, object]]], None]) -> None:
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    edit(lines)
+    path.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
+
+
+def forged(store: Store) -> bytes:
+    """Changes a file and its sum in tar-split, and gives the new tar of the layer."""
+    content = store.at("bin/tool").read_bytes()[:-4] + b"EVIL"
+    rewritten(store.at("bin/tool"), content)
+
+    def edit(lines: list[dict[str, object]]) -> None:
+        for line in lines:
+            if line.get("name") == "bin/tool":
+                line["payload"] = base64.b64encode(crc64.go_iso(content).to_bytes(8)).decode()
+
+    edited_split(split_of(store, 0), edit)
+    return base().replace(b"#!tool\n" * 3000, content)
+
+
+def test_a_file_with_its_sum_in_tar_split_forged(linked: Store) -> None:
+    """The layer does not have its digest, and since no sum tells which file it is, that is what is said."""
+    forged(linked)
+
+    report = linked.image_report()
+
+    assert (Kind.DIGEST, "") in told(report)
+    assert "forged" in report.differences[0].got
+
+
+def test_a_file_its_sum_and_the_digest_beside_it_forged(linked: Store) -> None:
+    """The digest that counts is the one in the config, whose own digest is the image's ID."""
+    forged_digest = f"sha256:{hashlib.sha256(forged(linked)).hexdigest()}"
+    true_digest = f"sha256:{hashlib.sha256(base()).hexdigest()}"
+    if linked.name == "docker":
+        (split_of(linked, 0).with_name("diff")).write_text(forged_digest)
+    else:
+        records = linked.root / "overlay-layers/layers.json"
+        records.write_text(records.read_text().replace(true_digest, forged_digest))
+
+    report = linked.image_report()
+
+    assert {Kind.DIGEST, Kind.METADATA} <= kinds(report)
+
+
+def test_a_tar_split_that_carries_a_files_content_itself(linked: Store) -> None:
+    """Then the digest would hold whatever lies on the disk."""
+    content = linked.at("bin/tool").read_bytes()
+    rewritten(linked.at("bin/tool"), content[:-4] + b"EVIL")
+
+    def edit(lines: list[dict[str, object]]) -> None:
+        at = next(index for index, line in enumerate(lines) if line.get("name") == "bin/tool")
+        lines[at] = {"type": 2, "payload": base64.b64encode(content).decode()}
+
+    edited_split(split_of(linked, 0), edit)
+
+    report = linked.image_report()
+
+    assert report.status is Status.DIFFERS
+    assert Kind.METADATA in kinds(report)
+
+
+def test_a_tar_split_that_says_a_file_is_empty_and_carries_its_content(linked: Store) -> None:
+    """The entry is still there, and so would be missed by nobody."""
+    content = linked.at("bin/tool").read_bytes()
+    rewritten(linked.at("bin/tool"), content[:-4] + b"EVIL")
+
+    def edit(lines: list[dict[str, object]]) -> None:
+        at = next(index for index, line in enumerate(lines) if line.get("name") == "bin/tool")
+        del lines[at]["size"]
+        lines[at]["payload"] = None
+        lines.insert(at + 1, {"type": 2, "payload": base64.b64encode(content).decode()})
+
+    edited_split(split_of(linked, 0), edit)
+
+    assert Kind.METADATA in kinds(linked.image_report())
+
+
+def test_the_last_entry_of_a_tar_hidden_in_its_padding(linked: Store) -> None:
+    """A file that was taken away, with its entry made a part of the zeros that end the tar."""
+    linked.at("app", 2).unlink()
+
+    def edit(lines: list[dict[str, object]]) -> None:
+        at = next(index for index, line in enumerate(lines) if line.get("name") == "app")
+        lines[at] = {"type": 2, "payload": base64.b64encode(b"#!/bin/sh\nsleep 1000\n").decode()}
+
+    edited_split(split_of(linked, 2), edit)
+
+    report = linked.image_report()
+
+    assert report.status is Status.DIFFERS
+
+
+def test_a_tar_split_that_is_no_gzip(linked: Store) -> None:
+    """Damage is a difference, of this image alone."""
+    split_of(linked, 0).write_bytes(b"\x1f\x8bdamaged")
+
+    assert Kind.METADATA in kinds(linked.image_report())
+
+
+def test_a_tar_split_that_is_gone(linked: Store) -> None:
+    """Without it the layer's digest can't be computed: never clean."""
+    split_of(linked, 0).unlink()
+
+    assert linked.image_report().status in (Status.DIFFERS, Status.UNKNOWN)
+
+
+# ---- names, and everything at once
+
+
+def other_image(store: Store, tmp_path: Path) -> str:
+    """Loads another image under another name into a copy of Podman's store, and gives its ID."""
+    layers = [base(), middle(), top().replace(b"sleep", b"SLEEP")]
+    archive(tmp_path / "other.tar", layers, "evil/app:1")
+    storage = f"containers-storage:[overlay@{store.root}+{tmp_path}/run]localhost/evil/app:1"
+    run("skopeo", "--insecure-policy", "copy", f"docker-archive:{tmp_path}/other.tar", storage).checked()
+    return _only_new(store)
+
+
+def _only_new(store: Store) -> str:
+    records = json.loads((store.root / "overlay-images/images.json").read_bytes())
+    (other,) = [record["id"] for record in records if record["id"] != store.image]
+    return str(other)
+
+
+def expecting(store: Store) -> Wanted:
+    digest = Digest("sha256", store.image)
+    return Wanted((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")})
+
+
+def test_a_name_that_was_given_to_another_image(podman: Store, tmp_path: Path) -> None:
+    """Both images are whole; that the name means the other one only an expectation tells."""
+    other = other_image(podman, tmp_path)
+    names = podman.root / "overlay-images/images.json"
+    records = json.loads(names.read_bytes())
+    for record in records:
+        record["names"] = [f"localhost/{NAME}"] if record["id"] == other else []
+    names.write_text(json.dumps(records))
+
+    alone = [each.status for each in podman.scrub()]
+    report = podman.image_report(expecting(podman))
+
+    assert alone == [Status.HOLDS, Status.HOLDS]
+    assert report.status is Status.DIFFERS
+    assert podman.image in report.differences[0].expected
+    assert other in report.differences[0].got
+
+
+def test_a_name_of_docker_that_was_given_to_another_image(docker: Store) -> None:
+    """A name in repositories.json that leads to no image is found without any expectation."""
+    names = docker.root / "image/overlay2/repositories.json"
+    names.write_text(names.read_text().replace(docker.image, "e" * 64))
+
+    reports = docker.scrub()
+
+    assert [each.kind for report in reports for each in report.differences] == [Kind.MISSING]
+
+
+def test_a_name_of_containerd_that_was_given_to_other_content(contained: Store) -> None:
+    """The name leads to a digest that nothing has: bytes in the metadata are changed where they stand."""
+    (database,) = contained.root.glob("io.containerd.metadata.v1.bolt/meta.db")
+    content = database.read_bytes()
+    target = contained.image_report().id.encode()
+    database.write_bytes(content.replace(b"digest" + target, b"digest" + b"sha256:" + b"e" * 64))
+
+    report = contained.image_report()
+
+    assert report.status is Status.DIFFERS
+    assert Kind.MANIFEST in kinds(report)
+
+
+def test_a_store_forged_as_a_whole_holds_together_and_is_still_not_what_was_expected(
+    podman: Store, tmp_path: Path
+) -> None:
+    """Files, sums, digests, config and ID: L0 finds nothing, and says that it is L0; L1 does."""
+    other = other_image(podman, tmp_path)
+    names = podman.root / "overlay-images/images.json"
+    records = [record for record in json.loads(names.read_bytes()) if record["id"] == other]
+    records[0]["names"] = [f"localhost/{NAME}"]
+    names.write_text(json.dumps(records))
+
+    unaware, aware = podman.image_report(), podman.image_report(expecting(podman))
+
+    assert (unaware.status, unaware.level) == (Status.HOLDS, Level.L0)
+    assert aware.status is Status.DIFFERS
+
+
+def test_a_genuine_manifest_laid_beside_an_evil_image_proves_nothing(podman: Store, tmp_path: Path) -> None:
+    """It must lead to this image's config, and not only lie there."""
+    genuine = (podman.root / "overlay-images" / podman.image / "manifest").read_bytes()
+    other = other_image(podman, tmp_path)
+    digest = Digest.of(genuine)
+    key = base64.b64encode(f"manifest-{digest}".encode()).decode()
+    (podman.root / "overlay-images" / other / f"={key}").write_bytes(genuine)
+    wanted = Wanted(
+        ("localhost/evil/app:1",), {"localhost/evil/app:1": Expectation(digest, Level.L1, "a pin", of_manifest=True)}
+    )
+
+    report = podman.image_report(wanted)
+
+    assert report.status is Status.DIFFERS
+
+
+@pytest.mark.parametrize("expected", ["id", "manifest"])
+def test_what_was_expected_is_proven(store: Store, expected: str) -> None:
+    """By the image ID in every store; by the manifest's digest where manifests are kept."""
+    unaware = store.image_report()
+    digest = Digest("sha256", store.image)
+    if expected == "manifest":
+        digest = Digest.parse(unaware.id) if "containerd" in store.name else digest
+        if store.name == "podman":
+            digest = Digest.of((store.root / "overlay-images" / store.image / "manifest").read_bytes())
+    report = store.image_report(Wanted((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")}))
+
+    assert (report.status, report.level) == (Status.HOLDS, Level.L1)
+
+
+def test_a_manifests_digest_proves_nothing_where_no_manifest_is_kept_and_none_was_given(docker: Store) -> None:
+    """Docker's own list of digests is the word of the disk."""
+    wanted = Wanted((NAME,), {NAME: Expectation(Digest("sha256", "a" * 64), Level.L1, "a pin", of_manifest=True)})
+
+    report = docker.image_report(wanted)
+
+    assert report.status is Status.UNKNOWN
+    assert "--documents" in report.unknown[0]
+
+
+def test_a_vfs_store_is_not_taken_for_clean(docker: Store) -> None:
+    """What is not understood could not be checked."""
+    (docker.root / "image/overlay2").rename(docker.root / "image/vfs")
+
+    (report,) = docker.scrub()
+
+    assert report.status is Status.UNKNOWN
+    assert "vfs" in report.unknown[0]
