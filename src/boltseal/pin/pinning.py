@@ -1,0 +1,120 @@
+"""Which digest each site of a project shall have, and what there is to tell of those that get none. Pure.
+
+By the lock where there is one: what it does not know is not guessed. Without a lock by what each tag means now, and a
+digest that stands in a file already is left as it is. A service that is built here keeps its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from boltseal.client.registry import Resolved
+from boltseal.errors import BoltsealError
+from boltseal.lockfile.document import LOCK_NAME, Lock, lock_key
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.pin.values import Site
+
+
+class PinStatus(StrEnum):
+    """What becomes of a site."""
+
+    PINNED = "pinned"
+    """Its digest is written, or would be."""
+    UNPINNED = "unpinned"
+    """Its digest is taken out, or would be."""
+    UNCHANGED = "unchanged"
+    """It names the digest that it should."""
+    LOCAL_BUILD = "local-build"
+    """It is built here, and its name is its own."""
+    NOT_LOCKED = "not-locked"
+    """The lock does not know it."""
+    NO_PLACE = "no-place"
+    """A digest can't be written there soundly; a generated file can hold it."""
+    UNKNOWN = "unknown"
+    """It could not be told what it means."""
+
+
+class Pin(NamedTuple):
+    """What becomes of one site, and why. `digest` is what it shall have, None where it shall have none or is left alone."""
+
+    site: Site
+    status: PinStatus
+    reason: str
+    digest: Digest | None = None
+
+
+def to_be_asked(sites: Iterable[Site]) -> frozenset[Reference]:
+    """The references whose meaning is needed where there is no lock."""
+    return frozenset(
+        lock_key(site.resolved)
+        for site in sites
+        if site.resolved is not None and site.pinned is None and site.spot is not None and not site.build
+    )
+
+
+def pins_by_lock(sites: Iterable[Site], lock: Lock) -> list[Pin]:
+    """What the lock says of each site."""
+    known = lock.by_reference()
+    return [_by_lock(site, known) or _pin(site, known[lock_key(_named(site))].digest) for site in sites]
+
+
+def pins_by_meaning(sites: Iterable[Site], meanings: Mapping[Reference, Resolved | BoltsealError]) -> list[Pin]:
+    """What each site's tag means now."""
+    found: list[Pin] = []
+    for site in sites:
+        left = _left_alone(site)
+        if left is None and site.pinned is not None:
+            left = Pin(site, PinStatus.UNCHANGED, f"is pinned to {site.pinned.short}")
+        meaning = None if left is not None or site.spot is None else meanings[lock_key(_named(site))]
+        if isinstance(meaning, BoltsealError):
+            left = Pin(site, PinStatus.UNKNOWN, meaning.message)
+        found.append(left or _pin(site, meaning.digest if isinstance(meaning, Resolved) else None))
+    return found
+
+
+def unpins(sites: Iterable[Site]) -> list[Pin]:
+    """Every digest goes that stands beside a name."""
+    found: list[Pin] = []
+    for site in sites:
+        if site.pinned is None:
+            status = PinStatus.UNKNOWN if site.resolved is None else PinStatus.UNCHANGED
+            found.append(Pin(site, status, site.why or "is not pinned"))
+        elif site.spot is None:
+            found.append(Pin(site, PinStatus.NO_PLACE, site.override_only or "its digest has no place of its own"))
+        else:
+            found.append(Pin(site, PinStatus.UNPINNED, f"was pinned to {site.pinned.short}"))
+    return found
+
+
+def _left_alone(site: Site) -> Pin | None:
+    if site.build:
+        return Pin(site, PinStatus.LOCAL_BUILD, "is built here: its name is its own")
+    if site.resolved is None:
+        return Pin(site, PinStatus.UNKNOWN, site.why or "is no reference")
+    return None
+
+
+def _by_lock(site: Site, known: Mapping[Reference, object]) -> Pin | None:
+    left = _left_alone(site)
+    if left is None and lock_key(_named(site)) not in known:
+        left = Pin(site, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
+    return left
+
+
+def _pin(site: Site, digest: Digest | None) -> Pin:
+    if site.spot is None:
+        return Pin(site, PinStatus.NO_PLACE, site.override_only or "there is no place for a digest")
+    if digest is None:
+        return Pin(site, PinStatus.LOCAL_BUILD, "is built here: no registry holds it")
+    if site.pinned == digest:
+        return Pin(site, PinStatus.UNCHANGED, f"is pinned to {digest.short}")
+    return Pin(site, PinStatus.PINNED, f"pinned to {digest.short}", digest)
+
+
+def _named(site: Site) -> Reference:
+    if site.resolved is None:
+        raise AssertionError("what names nothing was left alone before")
+    return site.resolved

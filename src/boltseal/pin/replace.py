@@ -1,0 +1,98 @@
+"""Several files get new texts: all of them or none, each one whole, and whatever they are reached by stays.
+
+    1. Every file is still what it was when it was read, byte for byte. If not, nothing is written.
+    2. Beside each, its new and its old text are written, with its mode and owner, and brought to the disk.
+    3. The new ones are renamed over the files. If one can't be, the old texts are renamed back over those before it.
+    4. The folders are brought to the disk, and what lies beside is taken away.
+
+A file is replaced where it really lies, so a link that leads to it goes on leading to it. What no program can promise is
+that a power cut in the middle of 3 comes before or after all renames: each file is then old or new, none is half; running
+the same again completes it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from boltseal.errors import Unavailable
+from boltseal.pin.edit import Change
+from boltseal.storage.durable import Disk
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class FilesNotWritten(Unavailable):
+    """The files could not be written. They are as they were, unless the message names some."""
+
+
+class FileChanged(Unavailable):
+    """A file is not any more what it was when it was read. Nothing was written."""
+
+
+def replace_all(root: Path, changes: Sequence[Change], disk: Disk = Disk()) -> None:  # noqa: B008 - it has no state
+    """Put the new texts into the project at `root`. FileChanged, FilesNotWritten."""
+    paths = [root / change.path for change in changes]
+    for path, change in zip(paths, changes, strict=True):  # 1.
+        if _read(path) != change.before.raw:
+            raise FileChanged(f"{change.path} was changed while it was worked on; nothing is written, run it again")
+    mark = os.urandom(6).hex()
+    beside: list[tuple[str, str]] = []
+    replaced = 0
+    try:
+        for path, change in zip(paths, changes, strict=True):  # 2.
+            new, old = (os.fspath(path.with_name(f".{path.name}.{mark}.{kind}")) for kind in ("new", "old"))
+            beside.append((new, old))
+            _write(disk, old, change.before.raw, path)
+            _write(disk, new, change.after.raw, path)
+        for path, (new, _) in zip(paths, beside, strict=True):  # 3.
+            replaced += 1
+            disk.rename(new, os.fspath(path))
+        for folder in sorted({os.fspath(path.parent) for path in paths}):  # 4.
+            disk.sync_folder(folder)
+    except OSError as error:
+        kept = _undo(disk, paths[:replaced], beside)
+        told = f"; {', '.join(kept)} could not be put back, and may be new" if kept else "; every file is as it was"
+        raise FilesNotWritten(f"the files can't be written: {error.strerror or error}{told}") from error
+    finally:
+        for name in (name for pair in beside for name in pair):
+            with suppress(OSError):
+                disk.unlink(name)
+
+
+def _undo(disk: Disk, paths: Sequence[Path], beside: Sequence[tuple[str, str]]) -> list[str]:
+    """Puts the old texts back; the names of the files where that did not work."""
+    kept: list[str] = []
+    for path, (_, old) in zip(paths, beside, strict=False):
+        try:
+            disk.rename(old, os.fspath(path))
+        except OSError:
+            kept.append(path.name)
+    return kept
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        fd = os.open(path, _READ)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else None
+
+
+def _write(disk: Disk, name: str, content: bytes, like: Path) -> None:
+    found = like.stat(follow_symlinks=False)
+    fd = disk.create(name)
+    try:
+        if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+            with suppress(PermissionError):  # not ours to give away; the mode holds all the same
+                os.fchown(fd, found.st_uid, found.st_gid)
+        os.fchmod(fd, stat.S_IMODE(found.st_mode))
+        disk.append(fd, [content])
+        disk.sync(fd)
+    finally:
+        disk.close(fd)

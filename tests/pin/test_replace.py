@@ -1,0 +1,125 @@
+"""All files or none: faults at every call, links, modes, and files that changed meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from boltseal.pin.edit import Change
+from boltseal.pin.replace import FileChanged, FilesNotWritten, replace_all
+from boltseal.pin.source import Source
+from tests.fakes.disk import FailingDisk
+from tests.pin.projects import written
+
+NAMES = ("a/one.yml", "a/two.yml", "b/three.yml")
+
+
+def changes() -> list[Change]:
+    """`old` becomes `new` in three files of two folders."""
+    before = [Source.of(name, f"{name}: old\r\n".encode()) for name in NAMES]
+    return [Change(source, source.with_text(source.text.replace("old", "new"))) for source in before]
+
+
+def project(folder: Path) -> Path:
+    """The three files as they were read."""
+    return written(folder, {name: f"{name}: old\r\n" for name in NAMES})
+
+
+def texts(root: Path) -> set[str]:
+    """What the files say, the file's name left out; and the name of whatever else lies there."""
+    paths = [path for path in root.rglob("*") if path.is_file()]
+    return {
+        path.read_bytes().decode().partition(": ")[2] if path.relative_to(root).as_posix() in NAMES else path.name
+        for path in paths
+    }
+
+
+def test_all_files_are_new_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
+    """Three files, and no fourth."""
+    root = project(tmp_path)
+    replace_all(root, changes())
+
+    assert texts(root) == {"new\r\n"}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-and-the-answer-lost"])
+@pytest.mark.parametrize(("what", "skip"), [(call, skip) for call in ("create", "append", "sync") for skip in range(6)])
+def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path: Path, what: str, skip: int, done: bool) -> None:
+    """Of the new and of the old text, of the first and of the last file."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail(what, errno.ENOSPC, skip=skip, done=done)
+
+    with pytest.raises(FilesNotWritten, match=r"No space left on device; every file is as it was$"):
+        replace_all(root, changes(), disk)
+    assert texts(root) == {"old\r\n"}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-and-the-answer-lost"])
+@pytest.mark.parametrize(
+    ("what", "skip"), [("rename", 0), ("rename", 1), ("rename", 2), ("sync_folder", 0), ("sync_folder", 1)]
+)
+def test_a_rename_that_fails_brings_the_old_texts_back(tmp_path: Path, what: str, skip: int, done: bool) -> None:
+    """Also of the files that were new already."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail(what, errno.EIO, skip=skip, done=done)
+
+    with pytest.raises(FilesNotWritten, match="every file is as it was"):
+        replace_all(root, changes(), disk)
+    assert texts(root) == {"old\r\n"}
+
+
+def test_what_can_not_be_put_back_is_named(tmp_path: Path) -> None:
+    """When the disk fails for good after the first file, the message says which may be new."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail("rename", errno.EIO, skip=1, times=10)
+
+    with pytest.raises(FilesNotWritten, match=r"one\.yml, two\.yml could not be put back, and may be new"):
+        replace_all(root, changes(), disk)
+
+
+def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> None:
+    """Somebody's edit is worth more than ours."""
+    root = project(tmp_path)
+    (root / "b/three.yml").write_text("b/three.yml: theirs\n")
+
+    with pytest.raises(FileChanged, match=r"b/three\.yml was changed while it was worked on"):
+        replace_all(root, changes())
+    assert texts(root) == {"old\r\n", "theirs\n"}
+
+
+def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> None:
+    """A link out of the project is no file of it, though it holds the same bytes."""
+    root = project(tmp_path / "project")
+    outside = written(tmp_path / "outside", {"three.yml": "b/three.yml: old\r\n"})
+    (root / "b/three.yml").unlink()
+    (root / "b/three.yml").symlink_to(outside / "three.yml")
+
+    with pytest.raises(FileChanged):
+        replace_all(root, changes())
+    assert (outside / "three.yml").read_bytes() == b"b/three.yml: old\r\n"
+
+
+def test_modes_and_links_stay(tmp_path: Path) -> None:
+    """A link goes on leading to the file, and the file keeps its mode."""
+    root = project(tmp_path)
+    (root / "a/one.yml").chmod(0o751)
+    (root / "a/two.yml").chmod(0o600)
+    (root / "link.yml").symlink_to("a/one.yml")
+    replace_all(root, changes())
+
+    assert [oct((root / name).stat().st_mode & 0o777) for name in NAMES[:2]] == ["0o751", "0o600"]
+    assert (root / "link.yml").is_symlink()
+    assert (root / "link.yml").read_bytes() == b"a/one.yml: new\r\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_of_a_file_stays(tmp_path: Path) -> None:
+    """Root pins a user's project, and the files are the user's."""
+    root = project(tmp_path)
+    os.chown(root / "a/one.yml", 1234, 2345)
+    replace_all(root, changes())
+
+    assert ((root / "a/one.yml").stat().st_uid, (root / "a/one.yml").stat().st_gid) == (1234, 2345)

@@ -1,0 +1,252 @@
+"""Pinned files as the tools read them: Compose's own reading before and after, builds and containers from pinned files."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from boltseal.oci.digest import Digest
+from boltseal.pin.edit import Asked, edit
+from boltseal.pin.emit import EMITTERS
+from boltseal.pin.replace import replace_all
+from boltseal.pin.scan import scan_project
+from boltseal.pin.source import Project
+from tests.pin.projects import digest_of, found_in, pinned, put, trap, written
+from tests.programs import program
+from tests.real.registry import Registry
+from tests.real.tools import Docker, output, run
+
+pytestmark = pytest.mark.real
+
+NOT_READ_BY_COMPOSE_2_26 = {
+    "compose_beyond_ascii": "is not allowed",
+    "compose_include_and_extends": "OCI remote resource is disabled",
+    "compose_other_places": "is missing a mount target",
+    "compose_override_tags": "has neither an image nor a build context",
+}
+TRAPS = sorted(path.name for path in (Path(__file__).parent.parent / "data" / "pin").glob("compose_*"))
+
+
+def images(root: Path, *files: str) -> list[str]:
+    """What `docker-compose config --images` says."""
+    named = [part for file in files or (compose_file(root),) for part in ("-f", str(root / file))]
+    env = {"PATH": os.environ["PATH"], "MUST": "registry.example.com/must:1"}
+    return sorted(run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked().split())
+
+
+def compose_file(root: Path) -> str:
+    """The file that Compose reads by itself."""
+    return next(path.name for path in sorted(root.iterdir()) if path.name in ("compose.yml", "compose.yaml"))
+
+
+def bare(image: str) -> str:
+    """An image without its digest."""
+    return image.partition("@")[0]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAPS if name not in NOT_READ_BY_COMPOSE_2_26])
+def test_compose_reads_the_same_images_before_and_after(name: str, tmp_path: Path) -> None:
+    """It names what a scan found; after it has been pinned, the same images, each with the digest that was written."""
+    root = trap(name, tmp_path)
+    before = images(root)
+    sites = [site for site in found_in(root, compose_file(root)).sites if site.where.endswith(".image")]
+    edited = pinned(root)
+    put(root, edited)
+    kept = {refusal.site.where for refusal in edited.refusals}
+    expected = sorted(
+        f"{bare(site.resolved.familiar())}@{digest_of(site)}"
+        if site.spot and site.where not in kept
+        else site.resolved.familiar()
+        for site in sites
+        if site.resolved
+    )
+
+    ours = sorted(site.resolved.familiar() for site in sites if site.resolved)
+    assert [image for image in before if image in ours] == ours
+    assert sorted(bare(image) for image in images(root)) == sorted(bare(image) for image in before)
+    assert [image for image in images(root) if image in expected] == expected
+
+
+@pytest.mark.parametrize("name", NOT_READ_BY_COMPOSE_2_26)
+def test_what_this_compose_does_not_read_is_a_newer_form(name: str, tmp_path: Path) -> None:
+    """Debian's Compose refuses these traps before and after; the test above has to take them when it does not."""
+    root = trap(name, tmp_path)
+    said = run("docker-compose", "-f", str(root / compose_file(root)), "config", "--images", cwd=root)
+
+    assert NOT_READ_BY_COMPOSE_2_26[name] in said.text
+
+
+def test_variables_are_filled_in_as_compose_fills_them_in(tmp_path: Path) -> None:
+    """Every operator on a variable that is set, empty, and not there; nested, escaped, and from every form of `.env`."""
+    env = (
+        "SET=1.2\nEMPTY=\nexport EXPORTED=1.3\nSINGLE='1.4' # c\nDOUBLE=\"1.5\"\nCOMMENT=1.6 # c\nHASH=1.7#c\n"
+        "MADE=${SET}-a\nMADE2=\"$SET-b\"\nKEPT='x${SET}'\n  INDENTED = 1.8 \nLAST=1\nLAST=1.9\nYAML: 2.0\n"
+    )
+    forms = [f"${{{name}{op}d}}" for name in ("SET", "EMPTY", "GONE") for op in (":-", "-", ":+", "+")]
+    forms += [
+        "${SET}",
+        "$SET",
+        "${EMPTY}",
+        "${GONE}",
+        "$GONE",
+        "${GONE:-${SET}}",
+        "${GONE:-${GONE2:-x}}",
+        "a$$b",
+        "${SET:?e}",
+    ]
+    forms += [
+        "${GONE-${SET:+y}}",
+        "${SET:+a${EMPTY:-b}c}",
+        "${GONE:-}",
+        "$SET-$SET",
+        "${EMPTY:-a}${SET}",
+        "${EMPTY-a}b",
+    ]
+    forms += [
+        f"${name}" for name in ("EXPORTED", "SINGLE", "DOUBLE", "COMMENT", "MADE", "MADE2", "INDENTED", "LAST", "YAML")
+    ]
+    services = {f"s{number}": {"image": f"x:v{form}"} for number, form in enumerate(forms)}
+    root = written(tmp_path, {".env": env, "compose.yml": yaml.safe_dump({"services": services})})
+    read = json.loads(output("docker-compose", "-f", str(root / "compose.yml"), "config", "--format", "json"))
+    ours = {site.where.split(".")[1]: site for site in found_in(root).sites}
+
+    for number, form in enumerate(forms):
+        theirs, site = read["services"][f"s{number}"]["image"].replace("$$", "$"), ours[f"s{number}"]
+        assert (form, theirs) == (form, site.resolved.familiar() if site.resolved else theirs)
+        assert (form, site.resolved is None) == (form, "$" in theirs)
+
+
+def test_an_override_gives_every_service_its_digest(tmp_path: Path) -> None:
+    """Also those whose variables could not carry one."""
+    root = trap("compose_dotenv", tmp_path)
+    digests = {site: digest_of(site) for site in found_in(root).sites}
+    (root / "digests.yml").write_text(EMITTERS["compose-override"](digests).text)
+
+    assert images(root, "compose.yml", "digests.yml") == sorted(
+        f"{site.resolved.familiar()}@{digest}" for site, digest in digests.items() if site.resolved
+    )
+
+
+def kustomized(root: Path) -> list[str]:
+    """The images that `kubectl kustomize` makes of a folder."""
+    documents = yaml.safe_load_all(output("kubectl", "kustomize", str(root)))
+    return [container["image"] for document in documents for container in document["spec"]["containers"]]
+
+
+POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n    - {name: a, image: nginx}\n    - {name: b, image: 'redis:7'}\n"
+
+
+def test_a_pinned_kustomization_means_the_digest_to_kustomize(tmp_path: Path) -> None:
+    """Behind a tag, and as a `digest` that was empty."""
+    text = "resources: [pod.yaml]\nimages:\n  - {name: nginx, newTag: '1.25'}\n  - {name: redis, newTag: '7.2', digest: ''}\n"
+    root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
+    before = kustomized(root)
+    nginx, redis = (digest_of(site) for site in found_in(root, "kustomization.yaml").sites)
+    asked = Asked(Project(root), [Path("kustomization.yaml")])
+    found = scan_project(asked.project, asked.paths)
+    put(root, edit(asked, found, {site: digest_of(site) for site in found.sites}))
+
+    assert before == ["nginx:1.25", "redis:7.2"]
+    assert kustomized(root) == [f"nginx:1.25@{nginx}", f"redis:7.2@{redis}"]
+
+
+def test_a_component_means_the_digest_to_kustomize(tmp_path: Path) -> None:
+    """The manifests stay as they are."""
+    text = "resources: [pod.yaml]\ncomponents: [digests]\n"
+    root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
+    digests = {site: digest_of(site) for site in found_in(root, "pod.yaml").sites}
+    written(root, {"digests/kustomization.yaml": EMITTERS["kustomize"](digests).text})
+    nginx, redis = digests.values()
+
+    assert kustomized(root) == [f"nginx:latest@{nginx}", f"redis:7@{redis}"]
+
+
+def pin_by_registry(root: Path, registry: Registry) -> Mapping[str, Digest]:
+    """Pin a project to what its tags mean at a registry, and put the files in place."""
+    asked = Asked(Project(root))
+    found = scan_project(asked.project)
+    pins = {
+        site: Digest.parse(registry.digest(str(site.resolved.repository), str(site.resolved.tag)))
+        for site in found.sites
+        if site.resolved is not None
+    }
+    edited = edit(asked, found, pins)
+    assert edited.refusals == ()
+    replace_all(root, edited.changes)
+    return {str(site.resolved): digest for site, digest in pins.items()}
+
+
+def test_a_build_from_a_pinned_dockerfile_keeps_its_base_when_the_tag_moves(
+    docker: Docker, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """FROM by way of an ARG, and `COPY --from`: BuildKit pulls what was pinned, and not what the tag means by then."""
+    name = f"{registry.host}/{repository}"
+    docker.push(docker.image(b"the first base"), f"{name}:latest").checked()
+    docker.push(docker.image(b"the tool"), f"{name}/tool:1.0.0").checked()
+    text = f"ARG V=latest\nFROM {name}:${{V}} AS base\nFROM scratch\nCOPY --from=base /app /base\nCOPY --from={name}/tool:1.0.0 /app /tool\n"
+    root = written(tmp_path / "project", {"Dockerfile": text})
+    pin_by_registry(root, registry)
+    docker.push(docker.image(b"the second base"), f"{name}:latest").checked()
+    docker.run("build", "--no-cache", "--output", f"type=local,dest={tmp_path}/out", str(root)).checked()
+
+    assert "ARG V=latest@sha256:" in (root / "Dockerfile").read_text()
+    assert (tmp_path / "out/base").read_bytes() == b"the first base"
+    assert (tmp_path / "out/tool").read_bytes() == b"the tool"
+
+
+def test_a_build_by_a_policy_keeps_its_base_though_no_file_was_edited(
+    docker: Docker, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """BuildKit converts the tag to the digest, also where no edit is sound: the stage uses the variable too."""
+    name = f"{registry.host}/{repository}"
+    docker.push(docker.image(b"the first base"), f"{name}:latest").checked()
+    text = f"ARG V=latest\nFROM {name}:${{V}}\nARG V\nLABEL v=${{V}}\n"
+    root = written(tmp_path / "project", {"Dockerfile": text})
+    (site,) = found_in(root).sites
+    policy = EMITTERS["buildkit-source-policy"]({site: Digest.parse(registry.digest(repository, "latest"))})
+    (tmp_path / "policy.json").write_text(policy.text)
+    docker.push(docker.image(b"the second base"), f"{name}:latest").checked()
+    said = run(
+        *("docker", "-H", docker.host, "build", "--no-cache", "--output", f"type=local,dest={tmp_path}/out", str(root)),
+        env={"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": str(tmp_path / "policy.json")},
+    )
+
+    assert site.spot is None
+    assert said.ok, said.text
+    assert (tmp_path / "out/app").read_bytes() == b"the first base"
+
+
+def with_a_shell(docker: Docker, folder: Path) -> str:
+    """An image with a program that runs in it."""
+    with tarfile.open(folder / "shell.tar", "w") as tar:
+        tar.add(Path(program("busybox")).resolve(), "busybox")
+    docker.run("import", str(folder / "shell.tar"), "shell:1").checked()
+    return "shell:1"
+
+
+def test_compose_starts_what_was_pinned(docker: Docker, registry: Registry, repository: str, tmp_path: Path) -> None:
+    """`docker-compose up` pulls the digest of `.env` and of a default, after both tags have moved."""
+    name = f"{registry.host}/{repository}"
+    shell = with_a_shell(docker, tmp_path)
+    for tag in ("latest", "edge"):
+        docker.push(shell, f"{name}:{tag}").checked()
+    service = "network_mode: host, command: [/busybox, echo, it runs]"
+    text = f"services:\n  one: {{image: '{name}:${{TAG}}', {service}}}\n  two: {{image: '{name}:${{X:-edge}}', {service}}}\n"
+    root = written(tmp_path / "project", {"compose.yml": text, ".env": "TAG=latest\n"})
+    pins = pin_by_registry(root, registry)
+    for tag in ("latest", "edge"):
+        docker.push(docker.image(b"no program"), f"{name}:{tag}").checked()
+    compose = ("docker-compose", "-f", str(root / "compose.yml"))
+    env = {"DOCKER_HOST": docker.host}
+    said = run(*compose, "up", "--no-color", env=env, cwd=root)
+    used = run(*compose, "config", "--images", env=env, cwd=root).checked().split()
+    run(*compose, "down", env=env, cwd=root)
+
+    assert said.text.count("it runs") == 2, said.text
+    assert {image.partition("@")[2] for image in used} == {str(digest) for digest in pins.values()}
