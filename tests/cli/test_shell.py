@@ -35,6 +35,7 @@ VERBS = (
     "ledger recover",
     "ledger rotate",
     "purge",
+    "restore",
     "restore-backup",
     "rules",
     "rules test",

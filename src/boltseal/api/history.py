@@ -21,7 +21,7 @@ from boltseal.api import caching, responses
 from boltseal.api.query import QueryInvalid, link_next
 from boltseal.api.responses import Answer
 from boltseal.errors import quote
-from boltseal.ledger.entry import MAX_TIME_US
+from boltseal.ledger.entry import MAX_TIME_US, format_time
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.mediatype import OCI_INDEX
 
@@ -111,7 +111,7 @@ def _descriptor(one: TagEvent) -> dict[str, object]:
 
 
 def _time_of(one: TagEvent) -> str:
-    return (_EPOCH + one.entry.time_us * _MICROSECOND).isoformat(timespec="microseconds")[:26] + "Z"
+    return format_time(one.entry.time_us)
 
 
 def _moment(name: str, text: str, *, round_up: bool) -> int:

@@ -27,6 +27,7 @@ from boltseal.cli.fsck import fsck
 from boltseal.cli.inspect import inspect
 from boltseal.cli.ledger import ledger
 from boltseal.cli.purge import purge
+from boltseal.cli.restore import restore
 from boltseal.cli.rules import rules
 from boltseal.cli.scrub import scrub
 from boltseal.cli.seal import seal
@@ -47,6 +48,7 @@ _SHORT = {
     "expire": "Take away sealed tags that were kept long enough.",
     "ledger": "The key that signs the ledger; recover a lost one.",
     "scrub": "Is what lies on this host's disk still what was pulled?",
+    "restore": "Put a floating tag back to what it meant before.",
     "rules": "Show the rules; `rules test` says which one decides.",
 }
 """One line for the list of verbs, where the first sentence of a verb's help is longer than its 60 columns."""
@@ -56,6 +58,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("config", config, "boltseal config --config /etc/boltseal/boltseal.toml"),
     ("seal", seal, 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
     ("unseal", unseal, f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
+    ("restore", restore, 'boltseal restore localhost:5000/shop/app:latest --to 2026-11-23 --reason "it crashes"'),
     ("purge", purge, f'boltseal purge {_IMAGE} --reason "a password was in its second layer"'),
     ("expire", expire, "boltseal expire --data ./data --dry-run"),
     ("fsck", fsck, "boltseal fsck --data ./data"),

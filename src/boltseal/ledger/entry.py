@@ -131,7 +131,7 @@ def encode(entry: Entry) -> bytes:
     line = _Line(
         VERSION,
         entry.kind,
-        _format_time(entry.time_us),
+        format_time(entry.time_us),
         entry.registry,
         str(entry.repository),
         str(entry.tag),
@@ -234,7 +234,8 @@ def _check_text(key: str, text: str) -> None:
         )
 
 
-def _format_time(time_us: int) -> str:
+def format_time(time_us: int) -> str:
+    """A time as entries have it, such as 2026-11-24T08:29:01.123456Z. EntryInvalid before 1970 and after 9999."""
     if not 0 <= time_us <= MAX_TIME_US:
         raise EntryInvalid(f"time is {time_us} us; expected 1970 to 9999")
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")[:26] + "Z"

@@ -12,6 +12,7 @@ from boltseal.registry.deletes import Deletes
 from boltseal.registry.ledger import Ledger
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.pulls import Pulls
+from boltseal.registry.restores import Restores
 from boltseal.registry.seals import Seals
 from boltseal.registry.tags import TagDoor
 from boltseal.registry.uploads import Uploads
@@ -32,6 +33,7 @@ class Registry:
     uploads: Uploads
     deletes: Deletes
     seals: Seals
+    restores: Restores
     ledger: Ledger
 
 
@@ -44,5 +46,6 @@ def build_registry(database: Database, blobs: BlobStore, rules: RuleSet, room: R
         uploads=Uploads(database, blobs, room),
         deletes=Deletes(database, door),
         seals=Seals(database, blobs, door),
+        restores=Restores(database, door),
         ledger=Ledger(database),
     )

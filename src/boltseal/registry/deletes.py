@@ -13,8 +13,9 @@ from boltseal.errors import ErrorCode, SealedDelete
 from boltseal.ledger.entry import Kind
 from boltseal.policy import message
 from boltseal.registry import refusals, sequencer
+from boltseal.registry.conditions import check_conditions
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.registry.tags import Place, check_conditions
+from boltseal.registry.tags import Place
 from boltseal.storage import metadata
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from boltseal.oci.digest import SHA256, Digest, DigestInvalid
 from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.seal import Identity
 from boltseal.registry import refusals
-from boltseal.registry.tags import Place, Pushed, check_conditions
+from boltseal.registry.conditions import check_conditions
+from boltseal.registry.tags import Place, Pushed
 from boltseal.registry.values import Published
 from boltseal.storage import metadata
 from boltseal.storage.metadata import ManifestRow

@@ -18,9 +18,9 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
-from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, SealedPut, Unavailable, quote
+from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut, Unavailable
 from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
@@ -31,6 +31,7 @@ from boltseal.policy.free_tag import next_free
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
 from boltseal.policy.seal import UNUSED, Identity, NameState, Verdict, judge
 from boltseal.registry import sequencer
+from boltseal.registry.conditions import check_conditions
 from boltseal.registry.values import UNCONDITIONAL
 from boltseal.storage import metadata, tag_table
 from boltseal.storage.tag_table import TagRow
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from boltseal.registry.values import Actor, Conditions
     from boltseal.storage.database import Transaction
 
-_SHOWN_CONDITIONS: Final = 3
-
 
 class TagSealed(SealedPut):
     """The name is bound to another manifest."""
@@ -58,10 +57,6 @@ class NotExtended(SealedPut):
 
 class TagProtected(SealedDelete):
     """The tag's own seal, or the seal on what it speaks of, keeps it."""
-
-
-class ConditionFailed(Precondition):
-    """The name does not mean what the client said it must."""
 
 
 class ReferencesMissing(Invalid):
@@ -111,18 +106,7 @@ class TagDoor:
         """Let a tag mean a manifest whose row is written. ConditionFailed, TagSealed, NotExtended, ReferencesMissing."""
         row = tag_table.find(tx, place.id, tag)
         check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest if row else None)
-        decision = decide(self.rules, place.repository, tag)
-        state = _state(row)
-        asked = decision.mode is Mode.APPEND_ONLY and state.bound is None and state.means not in (None, pushed.identity)
-        extends = not asked or row is None or self._extends(tx, place, row, pushed.manifest)
-        verdict = judge(state, pushed.identity, decision.mode, extends=extends)
-        match verdict:
-            case Verdict.SAME if row is not None:
-                return Standing(row.entry_index, changed=False)
-            case Verdict.REFUSED_BOUND | Verdict.REFUSED_TOMBSTONE | Verdict.REFUSED_NOT_EXTENDED if row is not None:
-                raise self._refusal(tx, place, tag, row, pushed, verdict)
-            case _:
-                return self._write(tx, place, tag, row, pushed, verdict, decision, actor)
+        return self._judge(tx, place, tag, row, pushed, actor)
 
     def delete(
         self,
@@ -146,6 +130,11 @@ class TagDoor:
         for name, row in tag_table.meaning(tx, place.id, str(digest)):
             self._check_deletable(tx, place, Tag(name), row)
             self._drop(tx, place, Tag(name), row, Kind.TAG_DELETED, actor, "")
+
+    def restore(self, tx: Transaction, place: Place, tag: Tag, pushed: Pushed, actor: Actor, reason: str) -> Standing:
+        """Let a floating tag mean again what it meant before. TagSealed, NotExtended, ReferencesMissing."""
+        row = tag_table.find(tx, place.id, tag)
+        return self._judge(tx, place, tag, row, pushed, actor, reason, Kind.TAG_RESTORED)
 
     def seal(self, tx: Transaction, place: Place, tag: Tag, actor: Actor, reason: str) -> Standing | None:
         """Bind a tag to what it means now and protect it for ever; None when there is no such tag. ReferencesMissing."""
@@ -276,6 +265,31 @@ class TagDoor:
                 waiting += more
         return []
 
+    def _judge(
+        self,
+        tx: Transaction,
+        place: Place,
+        tag: Tag,
+        row: TagRow | None,
+        pushed: Pushed,
+        actor: Actor,
+        reason: str = "",
+        kind: Kind | None = None,
+    ) -> Standing:
+        """Steps 2 to 5. `kind`: what the entry says that it was, None: what the verdict says."""
+        decision = decide(self.rules, place.repository, tag)
+        state = _state(row)
+        asked = decision.mode is Mode.APPEND_ONLY and state.bound is None and state.means not in (None, pushed.identity)
+        extends = not asked or row is None or self._extends(tx, place, row, pushed.manifest)
+        verdict = judge(state, pushed.identity, decision.mode, extends=extends)
+        match verdict:
+            case Verdict.SAME if row is not None:
+                return Standing(row.entry_index, changed=False)
+            case Verdict.REFUSED_BOUND | Verdict.REFUSED_TOMBSTONE | Verdict.REFUSED_NOT_EXTENDED if row is not None:
+                raise self._refusal(tx, place, tag, row, pushed, verdict)
+            case _:
+                return self._write(tx, place, tag, row, pushed, verdict, decision, actor, reason, kind)
+
     def _check_deletable(self, tx: Transaction, place: Place, tag: Tag, row: TagRow) -> None:
         if _is_kept(row, tx.now_us):
             raise TagProtected(message.delete_sealed_tag(tag, place.repository, _binding(row)))
@@ -330,6 +344,8 @@ class TagDoor:
         verdict: Verdict,
         decision: Decision,
         actor: Actor,
+        reason: str,
+        kind: Kind | None,
     ) -> Standing:
         sealing = decision.mode is Mode.SEALED or verdict is Verdict.RETURN
         if sealing:
@@ -342,15 +358,18 @@ class TagDoor:
         keep = decision.keep if decision.mode is Mode.SEALED else FOREVER
         if sealing:
             new = _sealed(new, keep, tx.now_us, actor)
-        kind = {
-            Verdict.CREATE: Kind.TAG_CREATED,
-            Verdict.RETURN: Kind.TAG_CREATED,
-            Verdict.SEAL: Kind.TAG_SEALED,
-            Verdict.MOVE: Kind.TAG_MOVED,
-            Verdict.MOVE_AND_SEAL: Kind.TAG_MOVED,
-        }[verdict]
+        kind = (
+            kind
+            or {
+                Verdict.CREATE: Kind.TAG_CREATED,
+                Verdict.RETURN: Kind.TAG_CREATED,
+                Verdict.SEAL: Kind.TAG_SEALED,
+                Verdict.MOVE: Kind.TAG_MOVED,
+                Verdict.MOVE_AND_SEAL: Kind.TAG_MOVED,
+            }[verdict]
+        )
         mode = Mode.SEALED if sealing else decision.mode
-        return self._record(tx, place, tag, row, new, kind, actor, "", _extra(mode, keep if sealing else None))
+        return self._record(tx, place, tag, row, new, kind, actor, reason, _extra(mode, keep if sealing else None))
 
     def _drop(
         self, tx: Transaction, place: Place, tag: Tag, row: TagRow, kind: Kind, actor: Actor, reason: str
@@ -395,21 +414,6 @@ class TagDoor:
         written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=actor.name)
         (tag_table.add if old is None else tag_table.change)(tx, place.id, tag, written)
         return Standing(index, changed=True)
-
-
-def check_conditions(conditions: Conditions, what: str, means: str | None) -> None:
-    """Hold a name (or a manifest, `what` says which) against what the client says it must be. ConditionFailed."""
-    if conditions.if_none_match_any and means is not None:
-        raise ConditionFailed(f"{what} exists ({means}), and the request asked for it not to (If-None-Match: *)")
-    if conditions.if_match is None:
-        return
-    if means is None:
-        raise ConditionFailed(f"{what} does not exist, and the request asked for it to (If-Match)")
-    if "*" not in conditions.if_match and means not in conditions.if_match:
-        wanted = [quote(each, 140) for each in sorted(conditions.if_match)]
-        shown = " or ".join(wanted[:_SHOWN_CONDITIONS]) or "what nothing can be"
-        more = f" or {len(wanted) - _SHOWN_CONDITIONS} others" if len(wanted) > _SHOWN_CONDITIONS else ""
-        raise ConditionFailed(f"{what} is {means}, and the request asked for {shown}{more} (If-Match)")
 
 
 def _state(row: TagRow | None) -> NameState:
