@@ -110,13 +110,16 @@ def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[Store]:
         store.close()
 
 
-def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_us) -> Examined:
-    """Look at everything in a data folder; changes nothing. FormatInvalid, Unavailable, OSError."""
+def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_us, with_keys: bool = True) -> Examined:
+    """Look at everything in a data folder; changes nothing. FormatInvalid, Unavailable, OSError.
+
+    `with_keys`: also at who signed the ledger; not where a backup was just restored, which has no keys yet.
+    """
     data = settings.server.data
     check_data(data)
     blobs = LocalBlobs(data, create=False)
     try:
-        return examine(data / DATABASE_NAME, blobs, clock(), progress)
+        return examine(data / DATABASE_NAME, blobs, clock(), progress, LedgerKeys(settings.keys) if with_keys else None)
     finally:
         blobs.close()
 

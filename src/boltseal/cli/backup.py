@@ -52,7 +52,7 @@ def restore_backup(folder: FolderArgument, data: DataOption = None, as_json: Jso
 
         with Progress() as progress:
             copied = restore(folder, settings.server.data, progress)
-            examined = examine_store(settings, progress)
+            examined = examine_store(settings, progress, with_keys=False)
         for finding in examined.findings:
             answer.add(ref=finding.what, status=finding.status, reason=finding.problem)
             if not as_json:

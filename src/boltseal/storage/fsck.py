@@ -4,7 +4,8 @@ In this order:
 
 1. The database as such: SQLite's own examination of its pages, indexes and references.
 2. The ledger: every entry canonical and in its place, none missing, times rising, each pointing at the entry before it
-   of the same name; no bound name with two digests; what stands beside a line is what the line says.
+   of the same name; no bound name with two digests; what stands beside a line is what the line says; the tree is over
+   these lines, and what was signed is its head (`fsck_tree`).
 3. The tags: each row is what the ledger's last word on its name says.
 4. The manifests: bytes there, of that digest, size, canonical digest and media type; links and what referrers show as
    the bytes say; nothing left over from what is gone.
@@ -17,8 +18,8 @@ Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a b
 looked at again before it is reported: the server may have deleted or replaced it meanwhile. What can't be looked at
 is a finding of its own, and the rest is looked at all the same.
 
-A liar who can write the data folder and rewrites everything consistently is not found here; that takes the hashes
-of somebody else's checkpoint. Steps 4, 7 and 8 are in `fsck_content`.
+A liar who can write the data folder and the keys, and rewrites everything consistently, is not found here; that takes
+the hashes of somebody else's checkpoint. Steps 4, 7 and 8 are in `fsck_content`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from boltseal.policy.rules import Keep, RuleInvalid
 from boltseal.storage import fsck_content, metadata, sqlite, usage
 from boltseal.storage.database import Transaction
 from boltseal.storage.findings import Examined, Finding, Notebook, Progress, Status
+from boltseal.storage.fsck_tree import TreeCheck
 from boltseal.storage.schema import entry, ledger_head, link, manifest, repository, tag
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from boltseal.ledger.entry import Entry
     from boltseal.storage.blobs import BlobReader
+    from boltseal.storage.ledger_key import LedgerKeys
 
 __all__ = ["Examined", "Finding", "Progress", "Status", "examine"]
 
@@ -51,14 +54,23 @@ KEEP_SLACK_US: Final = 5 * 60 * 1_000_000
 """An entry's time may be ahead of the clock that a keep was counted from, by the sequencer's limit."""
 
 
-def examine(database: Path, blobs: BlobReader, now_us: int, progress: Progress = lambda *_: None) -> Examined:
-    """Look at a whole store. Raises Unavailable only when the database can't be opened at all."""
+def examine(
+    database: Path,
+    blobs: BlobReader,
+    now_us: int,
+    progress: Progress = lambda *_: None,
+    keys: LedgerKeys | None = None,
+) -> Examined:
+    """Look at a whole store. Raises Unavailable only when the database can't be opened at all.
+
+    `keys`: the ledger's key and mark; without them what was signed is compared, but not who signed it.
+    """
     notes = Notebook(progress)
     engine = sqlite.make_engine(database, read_only=True)
     try:
         with sqlite.errors_named(), engine.connect() as connection:
             sqlite.driver(connection).execute("BEGIN")
-            held = _rows(connection, notes, now_us)
+            held = _rows(connection, notes, now_us, keys)
             sqlite.driver(connection).execute("ROLLBACK")  # of a damaged file a COMMIT fails, of nothing too
             fsck_content.blobs(connection, blobs, held, notes)
             fsck_content.unnamed(connection, blobs, notes)
@@ -67,12 +79,12 @@ def examine(database: Path, blobs: BlobReader, now_us: int, progress: Progress =
     return notes.close()
 
 
-def _rows(connection: Connection, notes: Notebook, now_us: int) -> dict[str, int]:
+def _rows(connection: Connection, notes: Notebook, now_us: int, keys: LedgerKeys | None) -> dict[str, int]:
     """Steps 1 to 6; the blobs that must be there. A step that a damaged database ends does not end the others."""
     held: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
         lambda: _database(connection, notes),
-        lambda: _names(connection, notes),
+        lambda: _names(connection, notes, keys),
         lambda: fsck_content.manifests(connection, notes),
         lambda: _sealed(Transaction(connection, now_us), notes),
         lambda: _usage(connection, notes),
@@ -92,26 +104,31 @@ def _database(connection: Connection, notes: Notebook) -> None:
         notes.differs("database", problem)
 
 
-def _names(connection: Connection, notes: Notebook) -> None:
-    audit = _ledger(connection, notes)
+def _names(connection: Connection, notes: Notebook, keys: LedgerKeys | None) -> None:
+    audit = _ledger(connection, notes, keys)
     _tags(connection, audit, notes)
 
 
-def _ledger(connection: Connection, notes: Notebook) -> Audit:
+def _ledger(connection: Connection, notes: Notebook, keys: LedgerKeys | None) -> Audit:
     head = connection.execute(select(ledger_head)).mappings().one_or_none()
-    audit = Audit(origin=head["origin"] if head else "")
+    audit = Audit()
     size = head["size"] if head else 0
+    tree = TreeCheck(connection, keys, notes)
     rows = connection.execute(select(entry).order_by(entry.c.idx).execution_options(yield_per=1000))
     for number, row in enumerate(rows.mappings(), start=1):
         notes.count("entries")
+        tree.take(row["line"])
         problems = audit.take(row["idx"], row["line"])
         for problem in [*problems, *_beside(row, audit.last)]:
             notes.differs(f"entry {row['idx']}", problem)
         notes.passed("ledger", number, size)
+    tree.finish()
     if audit.size != size:
         notes.differs(
             "ledger", f"it ends at entry {audit.size - 1}, but its head says that {size} entries were written"
         )
+    if head is not None and audit.origin not in ("", head["origin"]):
+        notes.differs("ledger", f"its head calls it {head['origin']}, its last entry {audit.origin}")
     if head is not None and audit.last_time_us != head["last_time_us"]:
         notes.differs("ledger", "its head has another time than its last entry")
     if head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
