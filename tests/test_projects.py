@@ -31,10 +31,12 @@ def test_a_project_without_a_file_says_nothing(tmp_path: Path) -> None:
 def test_what_a_project_may_say(tmp_path: Path) -> None:
     """What is left out, and how strict its gate is."""
     said = project(
-        tmp_path, '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\n[pin]\n[deploy]\n'
+        tmp_path,
+        '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\n[pin.crds]\nShop = ["spec.image"]\n[deploy]\n',
     )
 
     assert said.strict
+    assert said.crds == {"Shop": ("spec.image",)}
     assert [said.excludes(path) for path in ("docs/a/compose.yaml", "x/a.example.yaml", "compose.yaml", "docs2/a")] == [
         *(True, True, False, False)
     ]
@@ -51,6 +53,11 @@ def test_what_a_project_may_say(tmp_path: Path) -> None:
         ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the table has none yet'),
         ("[lock]\nexclude = 'docs'", '[lock] exclude is "docs"; expected a list of texts'),
         ("[lock]\nexclude = [3]", '[lock] exclude is "[3]"; expected a list of texts'),
+        (
+            "[pin]\ncrds = { Shop = 'spec' }",
+            "[pin] crds is \"{'Shop': 'spec'}\"; expected a list of paths for each kind",
+        ),
+        ("[pin]\ncrds = []", '[pin] crds is "[]"; expected a list of paths for each kind'),
         ("[verify]\nstrict = 1", '[verify] strict is "1"; expected true or false'),
         ("[verify", "not TOML: "),
         ("a = " + "[" * 100_000, "not TOML: "),

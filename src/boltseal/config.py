@@ -152,6 +152,42 @@ def home_folder() -> Path:
     return Path(os.environ.get("HOME") or Path("~").expanduser())
 
 
+class BuildEnvironment(NamedTuple):
+    """What a pipeline says of the build that runs in it. `number`: "" outside of any; `epoch_s`: SOURCE_DATE_EPOCH."""
+
+    number: str
+    epoch_s: int | None
+
+
+# Each as its own pages describe it. GitHub's number is that of one workflow, and repeats when a run is started again.
+BUILD_NUMBERS: Final = (
+    "CI_PIPELINE_IID",  # GitLab
+    "BUILDKITE_BUILD_NUMBER",
+    "CIRCLE_BUILD_NUM",
+    "DRONE_BUILD_NUMBER",
+    "CI_PIPELINE_NUMBER",  # Woodpecker
+    "TRAVIS_BUILD_NUMBER",
+    "BITBUCKET_BUILD_NUMBER",
+    "APPVEYOR_BUILD_NUMBER",
+    "CODEBUILD_BUILD_NUMBER",
+    "BUILD_BUILDID",  # Azure Pipelines
+    "BUILD_NUMBER",  # Jenkins, TeamCity
+)
+
+
+def build_environment() -> BuildEnvironment:
+    """The number of the pipeline that we run in, and the time that the build is to be told. ConfigInvalid."""
+    number = os.environ.get("GITHUB_RUN_NUMBER", "")
+    attempt = os.environ.get("GITHUB_RUN_ATTEMPT", "1")
+    if number and attempt != "1":
+        number = f"{number}-{attempt}"
+    number = number or next((found for name in BUILD_NUMBERS if (found := os.environ.get(name))), "")
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch and not re.fullmatch(r"[0-9]{1,11}", epoch):
+        raise ConfigInvalid(f"environment: SOURCE_DATE_EPOCH is {quote(epoch)}; expected seconds since 1970")
+    return BuildEnvironment(number, int(epoch) if epoch else None)
+
+
 def debug_wanted() -> bool:
     """Whether BOLTSEAL_DEBUG asks for tracebacks."""
     return os.environ.get("BOLTSEAL_DEBUG", "") not in ("", "0")

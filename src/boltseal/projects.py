@@ -62,11 +62,14 @@ class ClientSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """A project's own words. `exclude`: globs of files that are not looked at; `strict`: `verify --strict` always."""
+    """A project's own words. `exclude`: globs of files that are not looked at; `strict`: `verify --strict` always.
+
+    `crds`: where resources of a kind name images, as `pin.kubernetes` has it.
+    """
 
     exclude: tuple[str, ...] = ()
     strict: bool = False
-    pin: Mapping[str, Any] = field(default_factory=dict)
+    crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def excludes(self, path: str) -> bool:
         """Whether a file of the project (`deploy/compose.yaml`) is left out. `*` matches across `/` too."""
@@ -75,19 +78,22 @@ class ProjectSettings:
 
 _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "lock": {"exclude": list},
-    "pin": {},
+    "pin": {"crds": dict},
     "verify": {"strict": bool},
     "deploy": {},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list}}
-_WORDS: Final = {bool: "true or false", list: "a list of texts"}
+_WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list of paths for each kind"}
 
 
 def project_settings(root: Path) -> ProjectSettings:
     """What `.boltseal.toml` of a project says; nothing where there is none. ProjectInvalid."""
     said = _read(root / PROJECT_FILE, PROJECT_FILE, _PROJECT)
+    crds = said.get("pin", {}).get("crds", {})
     return ProjectSettings(
-        tuple(said.get("lock", {}).get("exclude", ())), said.get("verify", {}).get("strict", False), said.get("pin", {})
+        tuple(said.get("lock", {}).get("exclude", ())),
+        said.get("verify", {}).get("strict", False),
+        {kind: tuple(paths) for kind, paths in crds.items()},
     )
 
 
@@ -158,8 +164,9 @@ def _check(origin: str, table: str, key: str, value: Any, keys: Mapping[str, typ
     if expected is None:
         near = _nearest(key, keys) if keys else "; the table has none yet"
         raise ProjectInvalid(f"{origin}unknown key {quote(key)} in [{table}]{near}")
-    listed = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    if type(value) is not expected or (expected is list and not listed):
+    lists = [value] if expected is list else value.values() if isinstance(value, dict) else []
+    listed = all(isinstance(each, list) and all(isinstance(one, str) for one in each) for each in lists)
+    if type(value) is not expected or not listed:
         raise ProjectInvalid(f"{origin}[{table}] {key} is {quote(str(value))}; expected {_WORDS[expected]}")
 
 

@@ -34,6 +34,9 @@ VERBS = (
     "ledger key",
     "ledger recover",
     "ledger rotate",
+    "labels",
+    "lock",
+    "new-tag",
     "purge",
     "restore",
     "restore-backup",
@@ -47,6 +50,7 @@ VERBS = (
     "unseal",
     "user add",
     "user list",
+    "verify",
     "user remove",
     "version",
 )

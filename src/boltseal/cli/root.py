@@ -25,7 +25,10 @@ from boltseal.cli.expire import expire
 from boltseal.cli.explain import explain
 from boltseal.cli.fsck import fsck
 from boltseal.cli.inspect import inspect
+from boltseal.cli.labels import labels
 from boltseal.cli.ledger import ledger
+from boltseal.cli.lock import lock
+from boltseal.cli.new_tag import new_tag
 from boltseal.cli.purge import purge
 from boltseal.cli.restore import restore
 from boltseal.cli.rules import rules
@@ -36,6 +39,7 @@ from boltseal.cli.tags import tags
 from boltseal.cli.token import token
 from boltseal.cli.unseal import unseal
 from boltseal.cli.user import user
+from boltseal.cli.verify import verify
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
@@ -73,6 +77,10 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
     ("scrub", scrub, "boltseal scrub localhost:5000/shop/app:1.4.2"),
+    ("lock", lock, "boltseal lock --update node:16.13"),
+    ("verify", verify, "boltseal verify --github"),
+    ("new-tag", new_tag, "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
+    ("labels", labels, "boltseal labels | xargs docker build ."),
     ("version", version.version, "boltseal version --json"),
 )
 

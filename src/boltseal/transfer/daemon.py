@@ -10,30 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote as quote_path
 
 import httpx2
-import msgspec
 
+from boltseal.client.engine import engine_client, engine_said
 from boltseal.errors import quote
 from boltseal.oci.reference import Reference
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
-from boltseal.transfer.holders import PlaceInvalid, PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.holders import PlaceNotFound, PlaceUnavailable
 
 PIECE_BYTES: Final = 1024 * 1024
-_TIMEOUT: Final = httpx2.Timeout(30.0, read=600.0, write=600.0)
-
-
-class _Line(msgspec.Struct):
-    error: str = ""
-    message: str = ""
 
 
 async def daemon_source(reference: Reference, docker_host: str, scratch: Path) -> ArchiveSource:
     """Fetch an image from the daemon. PlaceNotFound, PlaceUnavailable."""
     title, archive = f"docker-daemon:{reference.familiar()}", scratch / "from-daemon.tar"
-    async with _client(docker_host) as client:
+    async with engine_client(docker_host) as client:
         try:
             name = quote_path(reference.familiar(), safe="")
             async with client.stream("GET", f"/images/{name}/get") as response:
@@ -67,19 +61,17 @@ class _DaemonTarget(ArchiveTarget):
 
     async def _load(self) -> None:
         headers = {"content-type": "application/x-tar", "content-length": str(self._loaded.stat().st_size)}
-        async with _client(self._host) as client:
+        async with engine_client(self._host) as client:
             try:
-                response = await client.post(
-                    "/images/load?quiet=1", content=_pieces(self._loaded), headers=headers, timeout=_TIMEOUT
-                )
+                response = await client.post("/images/load?quiet=1", content=_pieces(self._loaded), headers=headers)
             except httpx2.HTTPError as error:
                 raise PlaceUnavailable(f"{self.title}: the Docker daemon does not answer: {error}") from error
         if response.status_code != 200:
             raise _failure(self.title, response.status_code, response.content)
         for line in response.content.splitlines():
-            said = _line(line)
-            if said.error:
-                raise PlaceUnavailable(f"{self.title}: the Docker daemon did not take it: {quote(said.error, 300)}")
+            said = engine_said(line)
+            if said:
+                raise PlaceUnavailable(f"{self.title}: the Docker daemon did not take it: {quote(said, 300)}")
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
@@ -88,28 +80,9 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
             yield piece
 
 
-def _client(docker_host: str) -> httpx2.AsyncClient:
-    scheme, _, where = docker_host.partition("://")
-    options: dict[str, Any]
-    if scheme == "unix":
-        options = {"transport": httpx2.AsyncHTTPTransport(uds=where), "base_url": "http://docker"}
-    elif scheme in ("tcp", "http"):
-        options = {"base_url": f"http://{where}"}
-    else:
-        raise PlaceInvalid(f"DOCKER_HOST is {quote(docker_host)}; expected unix:///PATH or tcp://HOST:PORT")
-    return httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, **options)
-
-
 def _failure(title: str, status: int, body: bytes) -> PlaceNotFound | PlaceUnavailable:
-    said = _line(body)
-    reason = quote(said.message or said.error, 300) if said.message or said.error else f"HTTP {status}"
+    said = engine_said(body)
+    reason = quote(said, 300) if said else f"HTTP {status}"
     if status == 404:
         return PlaceNotFound(f"{title}: the Docker daemon has no such image: {reason}")
     return PlaceUnavailable(f"{title}: the Docker daemon failed: {reason}")
-
-
-def _line(raw: bytes) -> _Line:
-    try:
-        return msgspec.json.decode(raw, type=_Line)
-    except msgspec.MsgspecError:
-        return _Line()

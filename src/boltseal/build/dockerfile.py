@@ -1,0 +1,97 @@
+"""What a Dockerfile builds on: every image that it names, and the one that its last stage stands on.
+
+`--build-arg` is put in where the build puts it in: as the default of an ARG before the first FROM. A value that would
+have to be quoted there is refused where an image's name depends on it, for nobody could say which image it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltseal.errors import Invalid, quote
+from boltseal.pin.docker_lines import Instruction, Lines, read_lines
+from boltseal.pin.dockerfile import read_dockerfile
+from boltseal.pin.source import Project, Source, Unreadable
+from boltseal.pin.values import Site
+
+_plain = re.compile(r"[A-Za-z0-9._:/@+-]*").fullmatch
+
+
+class DockerfileInvalid(Invalid):
+    """A Dockerfile that can't be read, has no such stage, or has no stage at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """`sites`: every image that it names. `base`: the one under the stage that is built; None: it begins with nothing."""
+
+    raw: bytes
+    sites: tuple[Site, ...]
+    base: Site | None
+
+
+def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | None) -> Dockerfile:
+    """Read a Dockerfile below `root`. DockerfileInvalid."""
+    try:
+        project = Project(root)
+        written = project.read(project.name(file))
+        source = _with_args(written, read_lines(written), build_args)
+        found = read_dockerfile(source)
+        lines = read_lines(source)
+    except Unreadable as error:
+        raise DockerfileInvalid(str(error.problem)) from error
+    if found.problems:
+        raise DockerfileInvalid(str(found.problems[0]))
+    stages = [instruction for instruction in lines.instructions if instruction.name == "from"]
+    return Dockerfile(written.raw, found.sites, _base(source.path, stages, target, found.sites))
+
+
+def _with_args(source: Source, lines: Lines, build_args: Mapping[str, str]) -> Source:
+    text, edits = source.text, []
+    for instruction in lines.instructions:
+        if instruction.name == "from":
+            break
+        for word in instruction.rest.words() if instruction.name == "arg" else ():
+            name = word.text.partition("=")[0]
+            value = build_args.get(name)
+            if value is None:
+                continue
+            if not _plain(value):
+                raise DockerfileInvalid(
+                    f"{source.path}:{instruction.line}: {name} is given as {quote(value)}, which can't be part of a name"
+                )
+            edits.append((word.start, word.end, f"{name}={value}"))
+    for start, end, new in reversed(edits):
+        text = text[:start] + new + text[end:]
+    return source.with_text(text) if edits else source
+
+
+def _base(path: str, stages: list[Instruction], target: str | None, sites: tuple[Site, ...]) -> Site | None:
+    if not stages:
+        raise DockerfileInvalid(f"{path} has no FROM: it builds nothing")
+    names = [_alias(stage) for stage in stages]
+    at = len(stages) - 1
+    if target is not None:
+        wanted = target.lower()
+        found = [number for number, name in enumerate(names) if wanted in (name, str(number))]
+        if not found:
+            raise DockerfileInvalid(
+                f"{path} has no stage {quote(target)}; it has {', '.join(filter(None, names)) or 'none'}"
+            )
+        at = found[-1]
+    while True:
+        stands_on = stages[at].rest.words()[0].text.lower()
+        earlier = [number for number in range(at) if names[number] == stands_on]
+        if not earlier:
+            break
+        at = earlier[-1]
+    where = f"FROM, stage {names[at] or at}"
+    return next((site for site in sites if site.where == where), None)
+
+
+def _alias(stage: Instruction) -> str | None:
+    words = stage.rest.words()
+    return words[2].text.lower() if len(words) > 2 and words[1].text.lower() == "as" else None

@@ -1,0 +1,40 @@
+"""The labels that say where an image came from (image-spec "annotations.md"), as flags of `docker build`. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from boltseal.build.gitstate import GitState
+from boltseal.lockfile.document import SECOND_US
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+_PREFIX: Final = "org.opencontainers.image."
+
+
+def labels_of(
+    git: GitState | None, version: str, created_us: int, base: tuple[Reference, Digest] | None
+) -> dict[str, str]:
+    """The labels that can be told, by their full names. A revision whose files were changed says so."""
+    found = {"created": f"{datetime.fromtimestamp(created_us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    if git is not None:
+        found["revision"] = git.revision if git.dirt is None else f"{git.revision}-dirty"
+        found["source"] = git.source
+    found["version"] = version
+    if base is not None:
+        reference, digest = base
+        found["base.name"] = str(Reference(reference.registry, reference.repository, reference.tag))
+        found["base.digest"] = str(digest)
+    return {f"{_PREFIX}{name}": value for name, value in sorted(found.items()) if value}
+
+
+def as_flags(labels: Mapping[str, str], *, annotations: bool) -> Iterator[str]:
+    """One flag for each label, quoted for a shell; with `annotations` each also as the flag that only buildx knows."""
+    for name, value in labels.items():
+        pair = shlex.quote(f"{name}={value}")
+        yield f"--label {pair}"
+        if annotations:
+            yield f"--annotation {pair}"

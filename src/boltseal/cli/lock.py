@@ -1,0 +1,206 @@
+"""`boltseal lock`: what the image references of a project mean, written down beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.onproject import (
+    AllowOption,
+    PathsArgument,
+    Project,
+    ProjectOption,
+    clean,
+    open_project,
+    split_arguments,
+    whom_to_ask,
+)
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+from boltseal.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from boltseal.client.transport import Transport
+    from boltseal.lockfile.document import Lock, LockedImage
+    from boltseal.oci.reference import Reference
+    from boltseal.pin.locking import Moved, Relocked
+
+
+class NotInLock(Invalid):
+    """A reference to be updated that no file of the project names."""
+
+
+def lock(
+    paths: PathsArgument = None,
+    update: Annotated[
+        bool,
+        typer.Option("--update", help="Take what the tags mean now: all of them, or the references given."),
+    ] = False,
+    project: ProjectOption = Path(),
+    count_pulls: Annotated[
+        bool,
+        typer.Option(
+            "--count-pulls", help="Read platforms and image IDs on Docker Hub too, where that counts as pulls."
+        ),
+    ] = False,
+    allow: AllowOption = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write boltseal.lock: what a project's images are.
+
+    Finds the image references of a project, asks what each means by one HEAD, and writes that down. Run again it adds
+    what is new and says what has moved; it changes nothing that is locked unless told to (--update, or --update REF).
+
+    Exit code 3: a reference could not be resolved; the lock is as it was.
+    """
+    with Answer("lock", as_json=as_json) as answer:
+        from boltseal.lockfile.document import Lock
+        from boltseal.pin.lockdisk import read_lock, write_lock
+
+        files, named = split_arguments(project, paths or [], references=update)
+        opened = open_project(project, files)
+        reach = Reach(plain_http, ca_file, anonymous)
+        old = read_lock(project) or Lock()
+        done = _relock(
+            opened, old, reach, whom_to_ask(reach, allow or []), _updates(named, opened, update=update), count_pulls
+        )
+        whole = not done.unresolved and not opened.problems
+        written = whole and write_lock(project, done.lock)
+        if not whole:
+            answer.outcome = Outcome.UNKNOWN
+        _tell(answer, opened, old, done, whole=whole, written=written)
+
+
+def _updates(named: Sequence[Reference], opened: Project, *, update: bool) -> Callable[[Reference], bool]:
+    from boltseal.lockfile.document import lock_key
+
+    keys = {lock_key(reference) for reference in named}
+    there = {lock_key(site.resolved) for site in opened.sites if site.resolved is not None}
+    for key in keys - there:
+        raise NotInLock(f"{key.familiar()} is named by no file of the project; what is there: `boltseal lock --json`")
+    return lambda reference: update and (not keys or reference in keys)
+
+
+def _relock(
+    opened: Project,
+    old: Lock,
+    reach: Reach,
+    allowed: Callable[[str], bool],
+    update: Callable[[Reference], bool],
+    count_pulls: bool,
+) -> Relocked:
+    import time
+
+    async def run(transport: Transport) -> Relocked:
+        from boltseal.pin.locking import relock
+        from boltseal.pin.resolve import Resolver
+
+        return await relock(
+            opened.sites,
+            old,
+            Resolver(transport, allowed, count_pulls=count_pulls),
+            update=update,
+            now_us=time.time_ns() // 1000,
+            outside=opened.outside,
+        )
+
+    return ask(reach, opened.registries, run)
+
+
+def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: bool, written: bool) -> None:
+    from boltseal.lockfile.compare import ChangeKind, compare_locks
+
+    moved = {each.before.reference: each for each in done.moved}
+    changes = compare_locks(old, done.lock)
+    added = {change.reference for change in changes if change.kind is ChangeKind.ADDED}
+    for image in done.lock.images:
+        _tell_image(answer, image, moved.get(image.reference), added=image.reference in added)
+    for change in changes:
+        if change.kind is ChangeKind.REMOVED:
+            _one(answer, "removed", change.reference, "no file names it any more")
+    for one in done.unresolved:
+        answer.add(ref=one.name, status="unresolved", reason=one.reason, places=list(one.places))
+        say(clean(f"boltseal: {one.name} ({', '.join(one.places[:3])}): {one.reason}"))
+    for problem in opened.problems:
+        answer.add(ref="", status="unreadable", reason=problem.message, places=[f"{problem.path}:{problem.line}"])
+        say(clean(f"boltseal: {problem}"))
+    for note in done.notes:
+        say(clean(f"boltseal: {note}"))
+    _summary(done, whole=whole, written=written)
+
+
+def _tell_image(answer: Answer, image: LockedImage, move: Moved | None, *, added: bool) -> None:
+    if move is not None:
+        status = "updated" if move.taken else "moved"
+    elif added:
+        status = "local-build" if image.local_build else "added"
+    else:
+        status = "locked"
+    reason = _meaning(image) if move is None else _in_words(move)
+    _one(answer, status, image.reference, reason, silent=status == "locked", **_fields(image, move))
+
+
+def _one(
+    answer: Answer, status: str, reference: Reference, reason: str, *, silent: bool = False, **fields: Any
+) -> None:
+    answer.add(ref=str(reference), status=status, reason=reason, **fields)
+    if not answer.as_json and not silent:
+        print_line(clean(f"{status:<12} {reference.familiar()}  {reason}"))
+
+
+def _summary(done: Relocked, *, whole: bool, written: bool) -> None:
+    from boltseal.lockfile.document import LOCK_NAME
+    from boltseal.pin.resolve import COUNTS_PULLS
+
+    images = done.lock.images
+    bare = [each for each in images if each.digest is not None and not each.platforms]
+    if any(each.reference.registry in COUNTS_PULLS for each in bare):
+        say(
+            f"{counted(len(bare), 'image')} of Docker Hub without platforms: to read them counts as pulls (--count-pulls)"
+        )
+    if not whole:
+        say(f"{LOCK_NAME} is as it was: it is written when every reference can be resolved")
+    else:
+        say(f"{LOCK_NAME}: {counted(len(images), 'image')}, {'written' if written else 'unchanged'}")
+
+
+def _fields(image: LockedImage, move: Moved | None) -> dict[str, Any]:
+    from boltseal.lockfile.format import time_text
+
+    return {
+        "digest": None if image.digest is None else str(image.digest),
+        "was": None if move is None or move.before.digest is None else str(move.before.digest),
+        "means": None if move is None or move.to is None else str(move.to),
+        "first_seen": time_text(image.first_seen_us),
+        "platforms": {
+            each.platform: {"manifest": str(each.manifest), "image": None if each.image is None else str(each.image)}
+            for each in image.platforms
+        },
+        "used": [{"file": use.file, "at": use.at} for use in image.used],
+    }
+
+
+def _meaning(image: LockedImage) -> str:
+    return "built here; no registry holds it" if image.digest is None else str(image.digest)
+
+
+def _in_words(move: Moved) -> str:
+    import time
+
+    from boltseal.lockfile.compare import age
+
+    before = move.before
+    was = "a local build" if before.digest is None else before.digest.short
+    now = "nothing" if move.to is None else move.to.short
+    ago = age(before.first_seen_us, time.time_ns() // 1000)
+    changed = f" ({move.platforms})" if str(move.platforms) else ""
+    taken = "" if move.taken else f"; kept: take it with `boltseal lock --update {before.reference.familiar()}`"
+    return f"locked {ago} ago to {was}, means {now} now{changed}{taken}"

@@ -1,0 +1,232 @@
+"""`boltseal new-tag`: a tag that no other build takes, made of what the build is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.build.tagtext import Scheme
+from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.onbuild import (
+    BuildArgOption,
+    ContextArgument,
+    FileOption,
+    TargetOption,
+    digests_of,
+    dockerfile_of,
+    parse_build_args,
+)
+from boltseal.cli.onproject import AllowOption
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, repository_only
+from boltseal.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from boltseal.client.transport import Transport
+    from boltseal.oci.digest import Digest
+    from boltseal.oci.reference import Reference, Tag
+
+
+class NothingToTag(Invalid):
+    """An option that a scheme needs is missing."""
+
+
+def new_tag(
+    context: ContextArgument = Path(),
+    scheme: Annotated[Scheme, typer.Option("--scheme", help="What the tag is made of.")] = Scheme.DESCRIBE,
+    image: Annotated[
+        str | None,
+        typer.Option("--image", metavar="IMAGE", show_default=False, help="content: an image of the daemon."),
+    ] = None,
+    apply: Annotated[
+        str | None,
+        typer.Option(
+            "--apply", metavar="IMAGE", show_default=False, help="Give the daemon's image the tag, beside its own."
+        ),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", metavar="REPO", show_default=False, help="Make sure that the tag is free there."),
+    ] = None,
+    file: FileOption = None,
+    build_arg: BuildArgOption = None,
+    target: TargetOption = None,
+    platform: Annotated[
+        str | None,
+        typer.Option("--platform", metavar="OS/ARCH", show_default=False, help="input: what it is built for."),
+    ] = None,
+    allow: AllowOption = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a unique tag for a build.
+
+    describe: git describe, and a hash of what is not committed. date: the time. build: the pipeline's number. content:
+    the image's own digest. input: a hash of Dockerfile, context, arguments and base digests: same inputs, same tag.
+
+    Exit code 1: with --check, the tag is taken; nothing was tagged then.
+    """
+    with Answer("new-tag", as_json=as_json) as answer:
+        reach = Reach(plain_http, ca_file, anonymous)
+        named = _image(image, apply, scheme)
+        makers: dict[Scheme, Callable[[], Tag]] = {
+            Scheme.DESCRIBE: lambda: _describe(context),
+            Scheme.DATE: _date,
+            Scheme.BUILD: _build,
+            Scheme.CONTENT: lambda: _content(named),
+            Scheme.INPUT: lambda: _input(context, file, build_arg or [], target, platform, reach, allow or []),
+        }
+        tag = makers[scheme]()
+        taken = None if check is None else _taken(check, tag, reach)
+        if taken is not None:
+            answer.outcome = Outcome.DIFFERS
+            answer.add(ref=f"{check}:{tag}", status="taken", reason=taken, tag=str(tag), scheme=scheme)
+            say(f"boltseal: {check}:{tag} is {taken}")
+            return
+        applied = None if apply is None or named is None else _apply(named, tag)
+        answer.add(
+            ref=str(tag) if check is None else f"{check}:{tag}",
+            status="free" if check is not None else "new",
+            reason="" if applied is None else f"the daemon's image is {applied} too",
+            tag=str(tag),
+            scheme=scheme,
+            applied=applied,
+        )
+        if not as_json:
+            print_line(str(tag))
+
+
+def _image(image: str | None, apply: str | None, scheme: Scheme) -> Reference | None:
+    from boltseal.oci.reference import Reference, Tag
+
+    text = apply or image
+    if text is None:
+        if scheme is Scheme.CONTENT:
+            raise NothingToTag("--scheme content needs an image of the daemon: --image app:dev, or --apply app:dev")
+        return None
+    found = Reference.parse(text)
+    bare = found.tag is None and found.digest is None
+    return Reference(found.registry, found.repository, Tag("latest")) if bare else found
+
+
+def _describe(context: Path) -> Tag:
+    from boltseal.build.gitstate import git_state
+    from boltseal.build.tagtext import describe_tag
+
+    state = git_state(context)
+    if state.shallow:
+        say("boltseal: the clone is shallow: tags may be missing, and another clone may say another name")
+    return describe_tag(state.described, state.dirt)
+
+
+def _date() -> Tag:
+    import time
+
+    from boltseal.build.tagtext import date_tag
+
+    return date_tag(time.time_ns() // 1000)
+
+
+def _build() -> Tag:
+    from boltseal.build.tagtext import build_tag
+    from boltseal.config import BUILD_NUMBERS, build_environment
+
+    number = build_environment().number
+    if not number:
+        names = ", ".join(("GITHUB_RUN_NUMBER", *BUILD_NUMBERS))
+        raise NothingToTag(f"no pipeline says its number here; expected one of {names}")
+    return build_tag(number)
+
+
+def _content(image: Reference | None) -> Tag:
+    from boltseal.build.tagtext import content_tag
+
+    if image is None:
+        raise AssertionError("asked for before")
+    return content_tag(_daemon_id(image))
+
+
+def _daemon_id(image: Reference) -> Digest:
+    import asyncio
+
+    from boltseal.build.engine import image_id
+    from boltseal.config import client_paths
+
+    return asyncio.run(image_id(client_paths().docker_host, image))
+
+
+def _apply(image: Reference, tag: Tag) -> str:
+    import asyncio
+
+    from boltseal.build.engine import add_tag, image_id
+    from boltseal.config import client_paths
+
+    async def run() -> Reference:
+        host = client_paths().docker_host
+        return await add_tag(host, image, await image_id(host, image), tag)
+
+    return asyncio.run(run()).familiar()
+
+
+def _input(
+    context: Path,
+    file: Path | None,
+    build_args: list[str],
+    target: str | None,
+    platform: str | None,
+    reach: Reach,
+    allow: list[str],
+) -> Tag:
+    from boltseal.build.ignore import parse_ignore
+    from boltseal.build.inputs import Inputs, input_hash
+    from boltseal.build.tagtext import input_tag
+
+    dockerfile = dockerfile_of(context, file, build_args, target)
+    digests = digests_of(dockerfile.sites, context, reach, allow)
+    ignore = parse_ignore(_ignore_text(context, file or context / "Dockerfile"))
+    inputs = Inputs(
+        dockerfile.raw,
+        parse_build_args(build_args),
+        [(site.written, digest) for site, digest in digests.items()],
+        target,
+        platform,
+    )
+    return input_tag(input_hash(inputs, context, ignore))
+
+
+def _ignore_text(context: Path, file: Path) -> str:
+    """The Dockerfile's own ignore file, else the context's, as BuildKit looks for them; "" where there is none."""
+    from boltseal.build.ignore import IgnoreInvalid
+
+    for path in (file.with_name(f"{file.name}.dockerignore"), context / ".dockerignore"):
+        if path.is_file():
+            try:
+                return path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise IgnoreInvalid(f"{path} can't be read: {error}") from error
+    return ""
+
+
+def _taken(repo: str, tag: Tag, reach: Reach) -> str | None:
+    """Why the tag can't be published in a repository, None where it is free."""
+    reference = repository_only(repo)
+
+    async def look(transport: Transport) -> str | None:
+        from boltseal.client.errors import RemoteNotFound
+        from boltseal.client.registry import RegistryClient
+
+        try:
+            found = await RegistryClient(transport, reference.registry).resolve(reference.repository, tag)
+        except RemoteNotFound as missing:
+            return (
+                None if missing.bound is None else f"bound: it was deleted, and can come back only as {missing.bound}"
+            )
+        return f"taken: it means {found.digest}"
+
+    return ask(reach, [reference.registry], look)

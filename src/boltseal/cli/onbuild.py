@@ -1,0 +1,109 @@
+"""What the verbs on a build share: the Dockerfile, its arguments, and the digests of what it builds on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.cli.onproject import whom_to_ask
+from boltseal.cli.remote import Reach, ask
+from boltseal.errors import Invalid, Unavailable, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from boltseal.build.dockerfile import Dockerfile
+    from boltseal.client.registry import Resolved
+    from boltseal.client.transport import Transport
+    from boltseal.errors import BoltsealError
+    from boltseal.oci.digest import Digest
+    from boltseal.oci.reference import Reference
+    from boltseal.pin.values import Site
+
+ContextArgument = Annotated[
+    Path, typer.Argument(metavar="[DIR]", show_default=False, help="The folder that is built. Default: this one.")
+]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", show_default=False, help="Default: Dockerfile in DIR.")
+]
+BuildArgOption = Annotated[
+    list[str] | None,
+    typer.Option("--build-arg", metavar="NAME=VALUE", show_default=False, help="As given to the build."),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="STAGE", show_default=False, help="The stage that is built, if not the last."),
+]
+
+
+class BuildArgInvalid(Invalid):
+    """A --build-arg that is no NAME=VALUE."""
+
+
+class BaseUnknown(Unavailable):
+    """An image that a build stands on, and that can't be told by digest."""
+
+
+def parse_build_args(given: Sequence[str]) -> dict[str, str]:
+    """The build arguments by name; the last of one name counts, as for docker. BuildArgInvalid."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise BuildArgInvalid(
+                f"--build-arg {quote(text)}: expected NAME=VALUE; a value of the environment is not taken"
+            )
+        found[name] = value
+    return found
+
+
+def dockerfile_of(context: Path, file: Path | None, build_args: Sequence[str], target: str | None) -> Dockerfile:
+    """The Dockerfile of a build. DockerfileInvalid, BuildArgInvalid."""
+    from boltseal.build.dockerfile import DockerfileInvalid, read
+
+    path = file or context / "Dockerfile"
+    if not path.is_file():
+        raise DockerfileInvalid(f"{path}: there is no such Dockerfile; name it with --file")
+    return read(path.parent, Path(path.name), parse_build_args(build_args), target)
+
+
+def digests_of(sites: Sequence[Site], context: Path, reach: Reach, allow: Sequence[str]) -> dict[Site, Digest]:
+    """What each image means: its pin, else what boltseal.lock of the folder says, else what its tag means now.
+
+    BaseUnknown where one can't be told: a guess would name two builds alike that are not.
+    """
+    from boltseal.lockfile.document import Lock, lock_key
+    from boltseal.pin.lockdisk import read_lock
+
+    lock = read_lock(context) or Lock()
+    found: dict[Site, Digest] = {}
+    open_: dict[Site, Reference] = {}
+    for site in sites:
+        if site.resolved is None:
+            raise BaseUnknown(f"{site.path}:{site.line}: {quote(site.written)} can't be told: {site.why}")
+        locked = lock.find(site.resolved)
+        digest = site.pinned or (None if locked is None else locked.digest)
+        if digest is None:
+            open_[site] = lock_key(site.resolved)
+        else:
+            found[site] = digest
+    meanings = _ask(set(open_.values()), reach, allow) if open_ else {}
+    for site, key in open_.items():
+        meaning = meanings[key]
+        if not hasattr(meaning, "digest"):
+            raise BaseUnknown(f"{site.path}:{site.line}: {key.familiar()} can't be told: {meaning}")
+        found[site] = meaning.digest
+    return found
+
+
+def _ask(references: set[Reference], reach: Reach, allow: Sequence[str]) -> dict[Reference, Resolved | BoltsealError]:
+    allowed = whom_to_ask(reach, allow)
+
+    async def run(transport: Transport) -> dict[Reference, Resolved | BoltsealError]:
+        from boltseal.pin.resolve import Resolver
+
+        return await Resolver(transport, allowed).meanings(references)
+
+    return ask(reach, {reference.registry for reference in references}, run)

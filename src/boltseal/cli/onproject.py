@@ -1,0 +1,125 @@
+"""What the verbs on a project share: which files, whom they may ask, and the lock beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.cli.remote import Reach
+from boltseal.errors import Invalid, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from boltseal.oci.reference import Reference
+    from boltseal.pin.values import Problem, Site
+    from boltseal.projects import ProjectSettings
+
+PathsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PATH]...", show_default=False, help="Files and folders of the project. Default: all of it."
+    ),
+]
+ProjectOption = Annotated[
+    Path, typer.Option("--project", metavar="DIR", help="The project: where boltseal.lock and .boltseal.toml are.")
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="HOST", show_default=False, help="A registry that the project may name, too."),
+]
+
+
+class NoSuchPath(Invalid):
+    """A path that is not there, or is outside of the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project as the verbs see it: the sites that are looked at, what could not be read, and its own settings."""
+
+    root: Path
+    settings: ProjectSettings
+    sites: tuple[Site, ...]
+    problems: tuple[Problem, ...]
+    paths: tuple[str, ...]
+
+    @property
+    def registries(self) -> frozenset[str]:
+        """Every registry that its files name."""
+        return frozenset(site.resolved.registry for site in self.sites if site.resolved is not None)
+
+    def outside(self, path: str) -> bool:
+        """Whether a file was not looked at this time, because others were named."""
+        return bool(self.paths) and not any(path == each or path.startswith(f"{each}/") for each in self.paths)
+
+
+def open_project(root: Path, paths: Sequence[Path]) -> Project:
+    """Scan a project, or these files and folders of it. NoSuchPath, ProjectInvalid."""
+    from boltseal.pin.scan import scan
+    from boltseal.projects import project_settings
+
+    if not root.is_dir():
+        raise NoSuchPath(f"{root} is no folder; --project names the folder of a project")
+    settings = project_settings(root)
+    inside = [_inside(root, path) for path in paths]
+    found = scan(root, [Path(each) for each in inside] if all(inside) else [], crds=settings.crds)
+    return Project(
+        root,
+        settings,
+        tuple(site for site in found.sites if not settings.excludes(site.path)),
+        tuple(problem for problem in found.problems if not settings.excludes(problem.path)),
+        tuple(inside) if all(inside) else (),
+    )
+
+
+def _inside(root: Path, path: Path) -> str:
+    """A path relative to the project, with `/`; "" for all of it."""
+    if not path.exists():
+        raise NoSuchPath(f"{path}: there is no such file or folder")
+    base = root.resolve()
+    whole = path.resolve()
+    if not whole.is_relative_to(base):
+        raise NoSuchPath(f"{path} is not in the project {root}; --project names another one")
+    relative = whole.relative_to(base).as_posix()
+    return "" if relative == "." else relative
+
+
+def whom_to_ask(reach: Reach, more: Sequence[str]) -> Callable[[str], bool]:
+    """Which registries a project may make us talk to: what the user's own file, logins and flags say. ProjectInvalid."""
+    from boltseal.client.credentials import CredentialStore
+    from boltseal.config import client_paths
+    from boltseal.projects import allowed_registries, check_registry, client_settings
+
+    for name in more:
+        check_registry(name, "--allow")
+    paths = client_paths()
+    logins = frozenset[str]() if reach.anonymous else CredentialStore(paths.logins).named()
+    return allowed_registries(client_settings(paths.settings), logins, more)
+
+
+def clean(line: str) -> str:
+    """A line with text of files and registries in it, as a terminal may show it."""
+    return quote(line, 2000)[1:-1]
+
+
+def split_arguments(root: Path, arguments: Sequence[str], *, references: bool) -> tuple[list[Path], list[Reference]]:
+    """What was typed, as paths and (where `references` may be named) as references. What is there as a file is a path."""
+    from boltseal.oci.reference import Reference
+
+    paths, named = [], []
+    for text in arguments:
+        path = Path(text) if Path(text).exists() else root / text
+        if not references or path.exists():
+            paths.append(path)
+            continue
+        try:
+            named.append(Reference.parse(text))
+        except Invalid as error:
+            raise NoSuchPath(
+                f"{quote(text)} is neither a file of the project nor a reference: {error.message}"
+            ) from error
+    return paths, named

@@ -1,0 +1,150 @@
+"""`boltseal verify`: do the files of a project still mean what was locked? The gate of a pipeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.onproject import AllowOption, PathsArgument, Project, ProjectOption, clean, open_project, whom_to_ask
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+
+if TYPE_CHECKING:
+    from boltseal.client.transport import Transport
+    from boltseal.lockfile.document import Lock
+    from boltseal.pin.values import Problem
+    from boltseal.pin.verify import Verdict
+
+
+def verify(
+    paths: PathsArgument = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask nobody: compare the files with the lock alone.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="What is only noted does not hold either.")] = False,
+    github: Annotated[bool, typer.Option("--github", help="Write annotations of GitHub Actions.")] = False,
+    project: ProjectOption = Path(),
+    allow: AllowOption = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a project's images are what was locked.
+
+    For each reference: holds; tag moved; not pinned; not in the lock; lock and file disagree; wrong platform pinned;
+    gone; could not check, with the reason. A pin whose floating tag moved still holds, and is noted.
+
+    Exit code 0: all hold; 1: one does not; 3: one could not be checked.
+    """
+    with Answer("verify", as_json=as_json) as answer:
+        from boltseal.pin.lockdisk import read_lock
+
+        files = [Path(path) if Path(path).exists() else project / path for path in paths or []]
+        opened = open_project(project, files)
+        lock = read_lock(project)
+        strict = strict or opened.settings.strict
+        reach = None if offline else Reach(plain_http, ca_file, anonymous)
+        verdicts = _verdicts(opened, lock, reach, allow or [], strict=strict)
+        answer.outcome = _outcome(verdicts, opened.problems)
+        for verdict in verdicts:
+            _tell(answer, verdict, github=github)
+        for problem in opened.problems:
+            _tell_problem(answer, problem, github=github)
+        _summary(verdicts, opened.problems)
+
+
+def _verdicts(
+    opened: Project, lock: Lock | None, reach: Reach | None, allow: list[str], *, strict: bool
+) -> tuple[Verdict, ...]:
+    import asyncio
+    import time
+
+    from boltseal.pin.resolve import Resolver
+    from boltseal.pin.verify import verify as verified
+
+    now_us = time.time_ns() // 1000
+    if reach is None:
+        return asyncio.run(verified(opened.sites, lock, None, now_us=now_us, strict=strict))
+    allowed = whom_to_ask(reach, allow)
+
+    async def run(transport: Transport) -> tuple[Verdict, ...]:
+        return await verified(opened.sites, lock, Resolver(transport, allowed), now_us=now_us, strict=strict)
+
+    return ask(reach, opened.registries, run)
+
+
+def _outcome(verdicts: tuple[Verdict, ...], problems: tuple[Problem, ...]) -> Outcome:
+    """1 beats 3: what does not hold is certain, whatever could not be checked beside it."""
+    from boltseal.pin.verify import Weight
+
+    weights = {verdict.weight for verdict in verdicts}
+    if Weight.DIFFERS in weights:
+        return Outcome.DIFFERS
+    return Outcome.UNKNOWN if Weight.UNKNOWN in weights or problems else Outcome.HOLDS
+
+
+def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
+    from boltseal.lockfile.format import time_text
+
+    site = verdict.site
+    answer.add(
+        ref=site.written if site.resolved is None else str(site.resolved),
+        status=verdict.status,
+        reason=verdict.reason,
+        weight=verdict.weight,
+        file=site.path,
+        line=site.line,
+        at=site.where,
+        written=site.written,
+        expected=None if verdict.from_ is None else str(verdict.from_),
+        means=None if verdict.to is None else str(verdict.to),
+        sealed=verdict.sealed,
+        locked_at=None if verdict.locked_us is None else time_text(verdict.locked_us),
+    )
+    if not verdict.reason or answer.as_json:
+        return
+    if github:
+        print_line(annotation(verdict))
+    elif verdict.weight != "holds":
+        print_line(clean(f"{site.path}:{site.line}: {site.written}: {verdict.status}: {verdict.reason}"))
+
+
+def _tell_problem(answer: Answer, problem: Problem, *, github: bool) -> None:
+    answer.add(ref="", status="unreadable", reason=problem.message, file=problem.path, line=problem.line)
+    if answer.as_json:
+        return
+    print_line(_command("error", problem.path, problem.line, problem.message) if github else clean(str(problem)))
+
+
+def annotation(verdict: Verdict) -> str:
+    """A verdict as GitHub Actions shows it beside the line: a workflow command."""
+    from boltseal.pin.verify import Weight
+
+    level = {Weight.HOLDS: "notice", Weight.NOTE: "warning"}.get(verdict.weight, "error")
+    site = verdict.site
+    return _command(level, site.path, site.line, f"{site.written}: {verdict.status}: {verdict.reason}")
+
+
+def _command(level: str, path: str, line: int, message: str) -> str:
+    place = f"file={_property(path)}" + (f",line={line}" if line else "")
+    return f"::{level} {place}::{_data(message)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _summary(verdicts: tuple[Verdict, ...], problems: tuple[Problem, ...]) -> None:
+    counts = Counter(verdict.status for verdict in verdicts)
+    told = [f"{number} {status}" for status, number in sorted(counts.items())]
+    told += [f"{len(problems)} unreadable"] if problems else []
+    say(f"{counted(len(verdicts), 'reference')}{': ' if told else ''}{', '.join(told)}")

@@ -1,0 +1,88 @@
+"""What a Dockerfile builds on, with the arguments of the build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.build.dockerfile import Dockerfile, DockerfileInvalid, read
+
+
+def dockerfile(tmp_path: Path, text: str, target: str | None = None, **args: str) -> Dockerfile:
+    (tmp_path / "Dockerfile").write_text(text)
+    return read(tmp_path, Path("Dockerfile"), args, target)
+
+
+def base(tmp_path: Path, text: str, target: str | None = None, **args: str) -> str | None:
+    found = dockerfile(tmp_path, text, target, **args).base
+    return None if found is None else str(found.resolved)
+
+
+def test_the_base_is_what_the_last_stage_stands_on(tmp_path: Path) -> None:
+    """By way of every stage in between."""
+    text = "FROM golang:1.25 AS build\nFROM node:16.13 AS run\nFROM Run AS more\nCOPY --from=build /a /a\nFROM more\n"
+
+    assert base(tmp_path, text) == "docker.io/library/node:16.13"
+    assert [site.written for site in dockerfile(tmp_path, text).sites] == ["golang:1.25", "node:16.13"]
+
+
+def test_another_stage_has_another_base(tmp_path: Path) -> None:
+    """By its name, in any case, or its number."""
+    text = "FROM golang:1.25 AS build\nFROM node:16.13\n"
+
+    assert base(tmp_path, text, "BUILD") == base(tmp_path, text, "0") == "docker.io/library/golang:1.25"
+
+
+def test_a_stage_of_the_same_name_hides_the_earlier_one(tmp_path: Path) -> None:
+    """A stage that is called as its own base stands on the earlier one of that name, or on the image."""
+    text = "FROM node:16.13 AS node\nFROM node AS node\nFROM node\n"
+
+    assert base(tmp_path, text) == "docker.io/library/node:16.13"
+
+
+def test_what_begins_with_nothing_has_no_base(tmp_path: Path) -> None:
+    """`scratch` is no image."""
+    assert base(tmp_path, "FROM scratch\nCOPY . /\n") is None
+
+
+def test_a_build_argument_is_put_in_before_the_first_from(tmp_path: Path) -> None:
+    """With or without a default; one within a stage names no image."""
+    text = "ARG V=16 W\nARG V2\nFROM node:${V}-${W:-slim} AS a\nARG V=9\nFROM node:${V2:-1}\n"
+
+    assert base(tmp_path, text, "a", V="20", W="alpine") == "docker.io/library/node:20-alpine"
+    assert base(tmp_path, text, V2="3") == "docker.io/library/node:3"
+    assert base(tmp_path, text, "a") == "docker.io/library/node:16-slim"
+
+
+def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Path) -> None:
+    """Quoted or not, nobody could say which image is meant."""
+    with pytest.raises(DockerfileInvalid, match='V is given as "a b"'):
+        base(tmp_path, "ARG V\nFROM node:${V}\n", V="a b")
+
+    assert base(tmp_path, "FROM node:1\nARG V\n", V="a b") == "docker.io/library/node:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "said"),
+    [
+        ("", None, "has no FROM: it builds nothing"),
+        ("FROM node:1 AS a\n", "b", 'has no stage "b"; it has a'),
+        ("FROM node:1\n", "1", 'has no stage "1"; it has none'),
+        ("FROM node:1\0\n", None, "Dockerfile:1: holds a NUL byte"),
+        ("FROM\n", None, "Dockerfile"),
+    ],
+)
+def test_what_can_not_be_built_is_refused(tmp_path: Path, text: str, target: str | None, said: str) -> None:
+    """With the reason."""
+    with pytest.raises(DockerfileInvalid) as refused:
+        base(tmp_path, text, target)
+
+    assert said in refused.value.message
+
+
+def test_a_file_outside_is_not_read(tmp_path: Path) -> None:
+    """A link of a checked-out project may lead anywhere."""
+    (tmp_path / "Dockerfile").symlink_to("/etc/passwd")
+    with pytest.raises(DockerfileInvalid, match="leads out of the project"):
+        read(tmp_path, Path("Dockerfile"), {}, None)

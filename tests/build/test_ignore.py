@@ -1,0 +1,120 @@
+"""`.dockerignore`, as Docker's pattern matcher reads it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.build.ignore import MAX_PATTERNS, Ignore, IgnoreInvalid, parse_ignore
+
+
+def out(text: str, path: str) -> bool:
+    """Whether a path is left out, asked as a walk asks: folder by folder."""
+    ignore = parse_ignore(text)
+    matched: tuple[bool, ...] = ()
+    left_out, parts = False, path.split("/")
+    for number in range(len(parts)):
+        left_out, matched = ignore.leaves_out("/".join(parts[: number + 1]), matched)
+    return left_out
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "outside"),
+    [
+        ("temp", ["temp", "temp/a/b"], ["a/temp", "temp2", "xtemp"]),
+        ("/temp/", ["temp", "temp/a"], ["a/temp"]),
+        ("./a/../temp", ["temp"], ["a"]),
+        ("*/temp*", ["a/temp", "a/temporary.txt", "a/tempo/x"], ["temp", "a/b/temp"]),
+        ("temp?", ["tempa", "temp1"], ["temp", "tempab", "temp/"[:-1]]),
+        ("**/*.go", ["a.go", "x/a.go", "x/y/a.go"], ["a.gox", "go"]),
+        ("**/foo", ["foo", "a/foo", "a/b/foo/c"], ["xfoo", "a/xfoo"]),
+        ("foo/**", ["foo/a", "foo/a/b"], ["foo", "afoo/b"]),
+        ("a/**/b", ["a/b", "a/x/b", "a/x/y/b"], ["ab", "a/xb", "b"]),
+        ("**", ["a", "a/b"], []),
+        ("a**b", ["ab", "ax/b"], ["axb"]),
+        ("[a-c].txt", ["a.txt", "c.txt"], ["d.txt", "ab.txt"]),
+        ("[^a-c].txt", ["d.txt"], ["a.txt"]),
+        ("[]a].txt", ["].txt", "a.txt"], ["b.txt"]),
+        ("[a\\]-].txt", ["].txt", "-.txt"], ["b.txt"]),
+        ("a\\*b", ["a*b"], ["axb"]),
+        ("a.b", ["a.b"], ["axb"]),
+        ("a(b|c)+", ["a(b|c)+"], ["ab", "abc"]),
+    ],
+)
+def test_what_a_pattern_leaves_out(pattern: str, inside: list[str], outside: list[str]) -> None:
+    """And everything below it."""
+    assert [path for path in inside if not out(pattern, path)] == []
+    assert [path for path in outside if out(pattern, path)] == []
+
+
+def test_a_later_line_takes_back_what_an_earlier_one_left_out() -> None:
+    """The last one that matches decides."""
+    text = "*.md\n!README*.md\nREADME-secret.md\n"
+
+    assert [path for path in ("a.md", "README.md", "README-x.md", "README-secret.md") if out(text, path)] == [
+        *("a.md", "README-secret.md")
+    ]
+
+
+def test_what_lies_in_a_folder_that_is_left_out_can_be_taken_back() -> None:
+    """As Docker has it, other than git."""
+    assert parse_ignore("docs\n!docs/keep\n").takes_back
+    assert out("docs\n!docs/keep\n", "docs/other")
+    assert not out("docs\n!docs/keep\n", "docs/keep/a")
+
+
+def test_comments_empty_lines_and_the_whole_context_mean_nothing() -> None:
+    """Nor does a byte order mark; spaces around are no part of a pattern."""
+    assert parse_ignore("\ufeff# a\n\n  \n.\n/\n") == Ignore()
+    assert out("  temp  \n", "temp")
+    assert not out("! temp\n", "temp")
+
+
+@pytest.mark.parametrize("pattern", ["[a", "[", "a[^", "a\\"])
+def test_what_is_no_pattern_is_refused_with_its_line(pattern: str) -> None:
+    """Docker refuses it too."""
+    with pytest.raises(IgnoreInvalid, match=re.escape(".dockerignore:2: ")):
+        parse_ignore(f"ok\n{pattern}\n")
+
+
+def test_a_file_with_very_many_patterns_is_refused() -> None:
+    """Each of them is asked for each file."""
+    with pytest.raises(IgnoreInvalid, match="more than 10000 patterns"):
+        parse_ignore("a\n" * (MAX_PATTERNS + 1))
+
+
+def test_a_pattern_made_to_take_for_ever_does_not() -> None:
+    """Steps are followed all at once: this would keep a backtracking matcher busy for ages of the universe."""
+    assert not out("**/a" * 40 + "/**/c", "a/" * 200 + "b")
+
+
+patterns = st.lists(st.sampled_from(["a", "b", "/", "*", "?", "**", "**/", "."]), min_size=1, max_size=8).map("".join)
+paths = st.lists(
+    st.text("ab.", min_size=1, max_size=3).filter(lambda part: part not in (".", "..")), min_size=1, max_size=4
+)
+
+
+@given(patterns, paths.map("/".join))
+def test_a_pattern_matches_what_its_expression_matches(pattern: str, path: str) -> None:
+    """Docker's matcher makes a regular expression of it; so does this test, for short ones."""
+    import posixpath
+
+    clean = posixpath.normpath(pattern).lstrip("/")
+    if clean in ("", "."):
+        return
+    expression, at = "", 0
+    while at < len(clean):
+        if clean.startswith("**", at):
+            at += 2
+            at += clean.startswith("/", at)
+            expression += ".*" if at == len(clean) else "(.*/)?"
+            continue
+        expression += {"*": "[^/]*", "?": "[^/]"}.get(clean[at], re.escape(clean[at]))
+        at += 1
+    parts = path.split("/")
+    above = ["/".join(parts[: number + 1]) for number in range(len(parts))]
+
+    assert out(pattern, path) == any(re.fullmatch(expression, each) for each in above)

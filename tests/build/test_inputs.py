@@ -1,0 +1,144 @@
+"""Same inputs, same hash; another input of any kind, another hash."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from boltseal.build.ignore import Ignore, parse_ignore
+from boltseal.build.inputs import ContextUnreadable, Inputs, files, input_hash
+from tests.lockfile.locks import digest
+
+INPUTS = Inputs(b"FROM node:16\n", {"V": "1"}, [("node:16", digest(1))])
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    return fill(tmp_path / "context")
+
+
+def fill(folder: Path) -> Path:
+    (folder / "src").mkdir(parents=True)
+    (folder / "empty").mkdir()
+    (folder / "src/app.py").write_text("print(1)\n")
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "link").symlink_to("src/app.py")
+    return folder
+
+
+def hashed(context: Path, inputs: Inputs = INPUTS, ignore: str = "") -> str:
+    return input_hash(inputs, context, parse_ignore(ignore))
+
+
+def test_the_same_files_elsewhere_have_the_same_hash(context: Path, tmp_path: Path) -> None:
+    """Whatever the time, the owner's other bits, the order of arguments and bases."""
+    other = fill(tmp_path / "other")
+    os.utime(other / "src/app.py", (1, 1))
+    (other / "src/app.py").chmod(0o600)
+    more = replace(INPUTS, build_args={"A": "1", "B": "2"}, bases=[("a", digest(1)), ("b", digest(2))])
+    turned = replace(
+        more, build_args={"B": "2", "A": "1"}, bases=[("b", digest(2)), ("a", digest(1)), ("a", digest(1))]
+    )
+
+    assert hashed(context) == hashed(other)
+    assert hashed(context, more) == hashed(other, turned)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(INPUTS, dockerfile=b"FROM node:16 \n"),
+        replace(INPUTS, build_args={}),
+        replace(INPUTS, build_args={"V": "2"}),
+        replace(INPUTS, bases=[("node:16", digest(2))]),
+        replace(INPUTS, target="build"),
+        replace(INPUTS, platform="linux/arm64"),
+    ],
+)
+def test_another_input_gives_another_hash(context: Path, other: Inputs) -> None:
+    """Also when only the base image behind the same tag is another."""
+    assert hashed(context, other) != hashed(context)
+
+
+def _write(context: Path) -> None:
+    (context / "src/app.py").write_text("print(2)\n")
+
+
+def _add(context: Path) -> None:
+    (context / "new").write_text("")
+
+
+def _rename(context: Path) -> None:
+    (context / "src/app.py").rename(context / "src/main.py")
+
+
+def _run(context: Path) -> None:
+    (context / "src/app.py").chmod(0o755)
+
+
+def _link(context: Path) -> None:
+    (context / "link").unlink()
+    (context / "link").symlink_to("run.sh")
+
+
+def _folder(context: Path) -> None:
+    (context / "empty").rmdir()
+
+
+def _pipe(context: Path) -> None:
+    os.mkfifo(context / "pipe")
+
+
+@pytest.mark.parametrize("change", [_write, _add, _rename, _run, _link, _folder, _pipe])
+def test_another_context_gives_another_hash(context: Path, change: Callable[[Path], None]) -> None:
+    """Content, name, whether it may be run, where a link leads, an empty folder; a pipe is not read."""
+    before = hashed(context)
+    change(context)
+
+    assert hashed(context) != before
+
+
+def test_what_the_builder_is_not_sent_does_not_count(context: Path) -> None:
+    """By `.dockerignore`."""
+    before = hashed(context, ignore="*.log\nnode_modules\n")
+    (context / "src/a.log").write_text("noise")
+    (context / "a.log").write_text("noise")
+    (context / "node_modules/x").mkdir(parents=True)
+
+    assert hashed(context, ignore="*.log\nnode_modules\n") != before  # src/a.log is not matched by *.log
+    (context / "src/a.log").unlink()
+    assert hashed(context, ignore="*.log\nnode_modules\n") == before
+
+
+def test_what_is_taken_back_counts(context: Path) -> None:
+    """Also in a folder that is left out."""
+    found = [path for _, path, _ in files(context, parse_ignore("src\n!src/app.py\nempty\nlink"))]
+
+    assert found == ["run.sh", "src/app.py"]
+
+
+def test_two_lists_of_inputs_are_never_one_text(tmp_path: Path) -> None:
+    """A name can't pretend to be another line: every text has its length before it."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    (one / "a").write_text("x")
+    (one / "b").write_text("x")
+    line = f"x\n{len('file a')} file b"
+    (two / f"a {line}").write_text("x")
+
+    assert input_hash(INPUTS, one, Ignore()) != input_hash(INPUTS, two, Ignore())
+    assert hashed(one, replace(INPUTS, build_args={"A": "1\n5 arg B=2"})) != hashed(
+        one, replace(INPUTS, build_args={"A": "1", "B": "2"})
+    )
+
+
+def test_a_context_that_is_not_there_can_not_be_told(tmp_path: Path) -> None:
+    """Which is no empty one."""
+    with pytest.raises(ContextUnreadable, match="can't be read: No such file"):
+        hashed(tmp_path / "none")

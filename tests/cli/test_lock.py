@@ -1,0 +1,253 @@
+"""`boltseal lock` and `verify`, on a project, against a registry that really listens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.lockfile.parse import parse_lock
+from tests import servers
+from tests.cli import program
+from tests.cli.program import Run
+from tests.images import Document, image, index, push
+from tests.servers import Server
+
+SHOP = "shop/app"
+
+
+@pytest.fixture
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a login nor a setting of the person at this machine is used."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+pytestmark = [pytest.mark.usefixtures("_nobody"), pytest.mark.slow]
+
+
+async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        assert (await push(client, repository, tag, document)).status_code == 201
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+def compose(project: Path, **services: str) -> None:
+    lines = ["services:", *(f"  {name}:\n    image: {text}" for name, text in services.items())]
+    (project / "compose.yaml").write_text("\n".join(lines) + "\n")
+
+
+def lock(project: Path, *more: str) -> Run:
+    return program.run("lock", *more, cwd=project)
+
+
+def verify(project: Path, *more: str) -> Run:
+    return program.run("verify", *more, cwd=project)
+
+
+async def test_a_project_is_locked_and_holds(server: Server, project: Path) -> None:
+    """The lock says what each image is on each platform, and running it again changes no byte."""
+    app = index(image("app amd64"), image("app arm64"))
+    await publish(server, "1.4.2", app)
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:1.4.2 AS base\n")
+    told, written = lock(project), (project / "boltseal.lock").read_bytes()
+    again = lock(project)
+    (found,) = parse_lock(written).images
+
+    assert (told.code, again.code) == (0, 0)
+    assert told.out == f"added        {server.address}/{SHOP}:1.4.2  {app.digest}\n"
+    assert "boltseal.lock: 1 image, unchanged" in again.err
+    assert (project / "boltseal.lock").read_bytes() == written
+    assert {str(each.image) for each in found.platforms} == {child.config.digest for child in app.children}
+    assert [use.file for use in found.used] == ["Dockerfile", "compose.yaml"]
+    assert verify(project).code == 0
+
+
+async def test_a_floating_tag_that_moves_is_told_with_from_to_and_since_when(server: Server, project: Path) -> None:
+    """By lock and by verify; what is not pinned then does not hold, and an update takes it."""
+    older, newer = image("older"), image("newer")
+    await publish(server, "latest", older)
+    compose(project, web=f"{server.address}/{SHOP}:latest")
+    lock(project)
+    await publish(server, "latest", newer)
+    gate, relocked = verify(project, "--json"), lock(project)
+    (verdict,) = gate.json["results"]
+
+    assert (gate.code, verdict["status"], verdict["sealed"]) == (1, "moved", False)
+    assert (verdict["expected"], verdict["means"]) == (older.digest, newer.digest)
+    assert (verdict["file"], verdict["line"], verdict["at"]) == ("compose.yaml", 3, "services.web.image")
+    assert f"after {verdict['locked_at']}" in verdict["reason"]
+    assert relocked.code == 0
+    assert "kept: take it with `boltseal lock --update" in relocked.out
+    assert lock(project, "--update", f"{server.address}/{SHOP}:latest").code == 0
+    assert verify(project).code == 0
+
+
+async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server, project: Path) -> None:
+    """With a note, which strictly does not hold."""
+    older = image("older")
+    await publish(server, "latest", older)
+    compose(project, web=f"{server.address}/{SHOP}:latest@{older.digest}")
+    lock(project)
+    await publish(server, "latest", image("newer"))
+    noted = verify(project)
+
+    assert noted.code == 0
+    assert "the pin still holds" in noted.out
+    assert verify(project, "--strict").code == 1
+    assert verify(project, "--offline", "--strict").code == 0
+
+
+async def test_a_sealed_tag_can_not_move(server: Server, project: Path) -> None:
+    """The registry refuses the push, so the gate stays green."""
+    await publish(server, "1.4.2", image("app"))
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    lock(project)
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        refused = await push(client, SHOP, "1.4.2", image("other"))
+
+    assert refused.status_code == 409
+    assert verify(project).code == 0
+
+
+async def test_a_reference_that_can_not_be_resolved_leaves_the_lock_as_it_was(server: Server, project: Path) -> None:
+    """It is listed with its reason and its place, and the exit code is 3."""
+    await publish(server, "1.4.2", image("app"))
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    lock(project)
+    before = (project / "boltseal.lock").read_bytes()
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2", worker=f"{server.address}/{SHOP}:9.9.9", old="app:${{")
+    told = lock(project, "--json")
+
+    assert (told.code, told.json["outcome"]) == (3, "unknown")
+    assert (project / "boltseal.lock").read_bytes() == before
+    assert "has no manifest 9.9.9" in told.err
+    assert "boltseal.lock is as it was" in told.err
+
+
+async def test_each_finding_is_an_annotation_at_its_line(server: Server, project: Path) -> None:
+    """As GitHub Actions reads it: errors for what does not hold, and nothing in a name can end the command."""
+    await publish(server, "1.4.2", image("app"))
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    lock(project)
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2", new=f"{server.address}/{SHOP}:2.0.0")
+    (project / "a,b:c.yaml").write_text("apiVersion: v1\nkind: [\n")
+    told = verify(project, "--github")
+    lines = told.out.splitlines()
+
+    assert told.code == 1
+    assert f"::error file=compose.yaml,line=5::{server.address}/{SHOP}:2.0.0: not-in-the-lock: " in told.out
+    assert any(line.startswith("::warning file=compose.yaml,line=3::") for line in lines)
+    assert any(line.startswith("::error file=a%2Cb%3Ac.yaml,line=") for line in lines)
+
+
+async def test_a_stranger_of_a_registry_is_not_asked(server: Server, project: Path) -> None:
+    """A checked-out project can't make us talk to an inner network, unless the user says so."""
+    compose(project, web="10.255.255.1:5000/shop/app:1.4.2")
+    told = lock(project)
+    (project.parent / "nobody/boltseal").mkdir(parents=True)
+    (project.parent / "nobody/boltseal/boltseal.toml").write_text('[client]\nregistries = ["ghcr.io"]\n')
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    bounded = verify(project)
+
+    assert told.code == 3
+    assert "10.255.255.1:5000 is not asked" in told.err
+    assert bounded.code == 1  # there is no lock, and nothing pins it
+    assert f"{server.address} is not asked" in lock(project).err
+
+
+async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, project: Path) -> None:
+    """A pipeline has no file of its own."""
+    await publish(server, "1.4.2", image("app"))
+    (project.parent / "nobody/boltseal").mkdir(parents=True)
+    (project.parent / "nobody/boltseal/boltseal.toml").write_text("[client]\nregistries = []\n")
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+
+    assert lock(project).code == 3
+    assert lock(project, "--allow", server.address).code == 0
+    assert lock(project, "--allow", "http://x").code == 2
+
+
+def test_a_registry_that_nobody_serves_could_not_be_checked(project: Path) -> None:
+    """Which is no success, and no failure of the project."""
+    compose(project, web=f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}")
+
+    assert verify(project).code == 3
+    assert verify(project, "--offline").code == 0
+
+
+async def test_a_service_that_is_built_here_is_a_local_build(server: Server, project: Path) -> None:
+    """Until its tag is pushed, and taken by an update."""
+    (project / "compose.yaml").write_text(
+        f"services:\n  web:\n    build: .\n    image: {server.address}/{SHOP}:1.4.2\n"
+    )
+    (project / "Dockerfile").write_text("FROM scratch\n")
+    told, held = lock(project), verify(project, "--json")
+    await publish(server, "1.4.2", image("app"))
+
+    assert (told.code, held.code) == (0, 0)
+    assert "local_build = true" in (project / "boltseal.lock").read_text()
+    assert held.json["results"][0]["status"] == "local-build"
+    assert "a local build, means sha256:" in lock(project).out
+    assert "updated" in lock(project, "--update").out
+
+
+async def test_a_part_of_a_project_is_locked_alone(server: Server, project: Path) -> None:
+    """What other files name stays in the lock; a file outside is refused."""
+    for tag in ("1.0.0", "2.0.0"):
+        await publish(server, tag, image(tag))
+    compose(project, web=f"{server.address}/{SHOP}:1.0.0")
+    (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:2.0.0\n")
+    lock(project)
+    compose(project, web=f"{server.address}/{SHOP}:2.0.0")
+    lock(project, "compose.yaml")
+    whole = parse_lock((project / "boltseal.lock").read_bytes())
+
+    assert [str(found.reference.tag) for found in whole.images] == ["2.0.0"]
+    assert [use.file for use in whole.images[0].used] == ["Dockerfile", "compose.yaml"]
+    assert lock(project, "..").code == 2
+    assert lock(project, "none.yaml").code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--update", "nobody/names:this"), ("--update", "No/Reference"), ("--project", "none")]
+)
+def test_what_was_typed_wrong_is_told(project: Path, arguments: tuple[str, ...]) -> None:
+    """With exit code 2, and nothing written."""
+    assert lock(project, *arguments).code == 2
+    assert list(project.iterdir()) == []
+
+
+def test_what_is_excluded_is_not_looked_at(project: Path) -> None:
+    """By the project's own file; which can also make its gate strict."""
+    compose(project, web="${NOBODY}")
+    (project / ".boltseal.toml").write_text('[lock]\nexclude = ["*.yaml"]\n')
+
+    assert lock(project).code == 0
+    assert verify(project).code == 0
+
+
+def test_a_hostile_name_does_not_steer_the_terminal(project: Path) -> None:
+    """Nor does a text in a file."""
+    (project / "a\x1b[2J.yaml").write_text("apiVersion: v1\nkind: Pod\nspec:\n  containers: [{image: 'x\\x1b[2J'}]\n")
+    told = [verify(project), verify(project, "--offline"), lock(project)]
+
+    assert all("\x1b" not in run.out + run.err for run in told)
+    assert all("\\x1b" in run.out + run.err for run in told)
+
+
+def test_the_envelopes_have_their_schemas(project: Path) -> None:
+    """Versioned, also when there is nothing to say."""
+    assert json.loads(lock(project, "--json").out)["schema"] == "boltseal.lock/1"
+    assert json.loads(verify(project, "--json").out)["schema"] == "boltseal.verify/1"

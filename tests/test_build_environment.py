@@ -1,0 +1,47 @@
+"""What a pipeline says of the build that runs in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.config import BUILD_NUMBERS, ConfigInvalid, build_environment
+
+NAMES = ("GITHUB_RUN_NUMBER", "GITHUB_RUN_ATTEMPT", "SOURCE_DATE_EPOCH", *BUILD_NUMBERS)
+
+
+@pytest.fixture(autouse=True)
+def _no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_outside_of_any_pipeline_nothing_is_said() -> None:
+    """There is no number to make up."""
+    assert build_environment() == ("", None)
+
+
+@pytest.mark.parametrize("name", ["GITHUB_RUN_NUMBER", *BUILD_NUMBERS])
+def test_each_pipeline_has_a_number(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Under a name of its own."""
+    monkeypatch.setenv(name, "123")
+
+    assert build_environment().number == "123"
+
+
+def test_a_run_that_is_started_again_on_github_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the same number there."""
+    monkeypatch.setenv("GITHUB_RUN_NUMBER", "123")
+    monkeypatch.setenv("GITHUB_RUN_ATTEMPT", "1")
+    first = build_environment().number
+    monkeypatch.setenv("GITHUB_RUN_ATTEMPT", "2")
+
+    assert (first, build_environment().number) == ("123", "123-2")
+
+
+def test_the_time_that_a_build_is_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOURCE_DATE_EPOCH, as reproducible builds set it; what is none is no time."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
+    assert build_environment().epoch_s == 1_795_543_200
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ConfigInvalid, match='SOURCE_DATE_EPOCH is "yesterday"; expected seconds since 1970'):
+        build_environment()
