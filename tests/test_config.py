@@ -163,7 +163,7 @@ def test_one_table_of_a_rule_is_told_from_a_list(tmp_path: Path) -> None:
     """TOML's double brackets are easy to forget."""
     line = refusal(tmp_path, '[rule]\nrepository = "ci/**"\n')
 
-    assert line == "[rule] is one table; rules are a list, so write [[rule]]"
+    assert line == "[rule] is one table; there is a list of them, so write [[rule]]"
 
 
 def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,9 @@ from boltseal.api.metrics import Metrics
 from boltseal.api.observer import Observer, Write
 from boltseal.api.settings import ApiSettings
 from boltseal.api.token import TokenService
+from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError, Unavailable
+from boltseal.ledger.note import VerifierKey
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
 from boltseal.registry.integrator import Integrator, LedgerDoubt
@@ -44,6 +46,7 @@ from boltseal.registry.readiness import Readiness, readiness
 from boltseal.registry.sequencer import start_ledger
 from boltseal.registry.signer import Signer
 from boltseal.registry.tokens import Tokens
+from boltseal.registry.witnesses import Witness, Witnesses
 from boltseal.storage import ledger_store
 from boltseal.storage.blobs_local import LocalBlobs
 from boltseal.storage.certificate import check_certificate
@@ -58,6 +61,7 @@ from boltseal.storage.totals import RunFolder
 from boltseal.storage.users import UserFile
 
 if TYPE_CHECKING:
+    import httpx2
     from sqlalchemy import Connection
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -140,7 +144,12 @@ class Application(Starlette):
     """Everything a worker answers. The distribution API stands before Starlette's routing, as every pull waits for it."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None, observer: Observer
+        self,
+        settings: Settings,
+        clock: Clock,
+        reload: Callable[[], Settings] | None,
+        observer: Observer,
+        witness_app: httpx2.AsyncBaseTransport | None,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -149,6 +158,8 @@ class Application(Starlette):
         self._notes: tuple[str, ...] = ()
         self._store: Store | None = None
         self._signer: Signer | None = None
+        self._witnesses: Witnesses | None = None
+        self._witness_app = witness_app
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._observer = observer
@@ -173,8 +184,10 @@ class Application(Starlette):
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
+            await self._ask_witnesses(store)
             self._signer = Signer(store.integrator, store.database)
             self._signer.start()
+        asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
         janitor = asyncio.create_task(_janitor(store.blobs, self._clock, lambda: self._settings.server.read_only))
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
@@ -184,12 +197,27 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            janitor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await janitor
+            for task in (janitor, asked):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+            if self._witnesses is not None:
+                await self._witnesses.aclose()
             if self._signer is not None:
                 self._signer.close()
             store.close()
+
+    async def _ask_witnesses(self, store: Store) -> None:
+        """Before anything is taken in: has somebody else seen more of our ledger than is here?"""
+        found = [
+            Witness(WitnessClient(one.url, app=self._witness_app), VerifierKey.parse(one.key))
+            for one in self._settings.witness
+        ]
+        if found:
+            self._witnesses = Witnesses(store.database, store.keys, found)
+            await self._witnesses.at_start()
+            _check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
         logins = logins or Logins(UserFile(settings.htpasswd))
@@ -262,6 +290,8 @@ class Application(Starlette):
         notes = self._notes
         if self._signer is not None and self._signer.trouble is not None:
             notes = (*notes, f"the newest entries of the ledger are not signed: {self._signer.trouble}")
+        if self._witnesses is not None:
+            notes = (*notes, *self._witnesses.troubles)
         read_only = _read_only(self._settings, self._store)
         return await readiness(self._store.database, room, read_only, notes, self._clock)
 
@@ -273,13 +303,16 @@ def create_app(
     reload: Callable[[], Settings] | None = None,
     access_log: Write | None = None,
     run: Path | None = None,
+    witness_app: httpx2.AsyncBaseTransport | None = None,
 ) -> Starlette:
     """The application of one process. Its lifespan opens `settings.server.data` and closes it.
 
     `reload`: reads the settings again at SIGHUP; None leaves the signal alone. `access_log`: takes the lines of the access log.
-    `run`: the folder through which the workers of one server sum up their metrics; see `storage.totals`.
+    `run`: the folder through which the workers of one server sum up their metrics; see `storage.totals`. `witness_app`:
+    answers for every witness; None: they are asked over the network.
     """
-    return Application(settings, clock, reload, Observer(access_log, None if run is None else RunFolder(run)))
+    observer = Observer(access_log, None if run is None else RunFolder(run))
+    return Application(settings, clock, reload, observer, witness_app)
 
 
 async def _janitor(blobs: LocalBlobs, clock: Clock, read_only: Callable[[], bool]) -> None:
@@ -351,12 +384,17 @@ def _open(settings: Settings, clock: Clock) -> Store:
     keys = LedgerKeys(settings.keys)
     integrator = Integrator(database, keys)
     store = Store(data, database, blobs, build_registry(database, blobs, settings.rules, room), keys, integrator)
-    try:
-        integrator.check()
-    except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
-        database.frozen = doubt.message
-        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
+    _check_ledger(store)
     return store
+
+
+def _check_ledger(store: Store) -> None:
+    """Freeze a store that is not, or may not be, what its ledger signed."""
+    try:
+        store.integrator.check()
+    except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
+        store.database.frozen = doubt.message
+        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
 
 
 def _origin(settings: Settings) -> str:

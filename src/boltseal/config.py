@@ -17,7 +17,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -41,6 +41,10 @@ _SERVICE_LINKS: Final = re.compile(
 
 class ConfigInvalid(Invalid):
     """A setting that is unknown or can't be, or a file that can't be read. Nothing was started."""
+
+
+_LISTS: Final = ("rule", "witness")
+"""The tables of which there may be several."""
 
 
 class _Layer(NamedTuple):
@@ -234,8 +238,8 @@ def _refuse_unknown(layer: _Layer) -> None:
             raise ConfigInvalid(f"{layer.origin}: {name} stands outside of any table; put it under [server]")
         if field is None:
             raise ConfigInvalid(f"{layer.origin}: unknown table {quote(name)}{_nearest(name, Settings.model_fields)}")
-        if name == "rule" and isinstance(value, Mapping):
-            raise ConfigInvalid(f"{layer.origin}: [rule] is one table; rules are a list, so write [[rule]]")
+        if name in _LISTS and isinstance(value, Mapping):
+            raise ConfigInvalid(f"{layer.origin}: [{name}] is one table; there is a list of them, so write [[{name}]]")
         table = field.annotation
         if isinstance(value, Mapping) and isinstance(table, type) and issubclass(table, BaseModel):
             for key in value:
@@ -271,18 +275,27 @@ def _variable(key: tuple[str, ...]) -> str:
     return ENV_PREFIX + ENV_SEPARATOR.join(key).upper()
 
 
+def _at(values: Any, where: Sequence[str | int]) -> Any:
+    """What stands in tables and lists at a place, None where nothing does."""
+    for part in where:
+        if isinstance(values, Mapping):
+            values = values.get(part)
+        else:
+            values = values[part] if isinstance(values, list) and isinstance(part, int) and part < len(values) else None
+    return values
+
+
 def _in_words(found: ErrorDetails, layers: tuple[_Layer, ...]) -> str:
     """A line from pydantic's first complaint: where the value came from, the setting, the value, what it must be."""
     key = tuple(part for part in found["loc"] if isinstance(part, str))
     for layer in layers:
-        value: Any = layer.values
-        for part in key:
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = _at(layer.values, found["loc"])
         if value is not None:
             break
     else:
         layer, value = layers[-1], None
-    name = f"[{key[0]}] {key[-1]}" if len(key) > 1 else f"[{key[0]}]"
+    table = f"[{key[0]}]" if len(key) == len(found["loc"]) else f"[[{key[0]}]]"
+    name = f"{table} {key[-1]}" if len(key) > 1 else table
     if layer.origin == "environment":
         name = _variable(key[:2])
     expected = re.sub(r"^(Input should be|Value error,) ", "", found["msg"])

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
 from boltseal.policy.grants import Grants, parse_grants
 from boltseal.policy.rules import RuleSet, parse_rules
 
@@ -103,6 +104,23 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def _witness_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("the address that its heads are submitted to, such as https://witness.example.com")
+    return text.rstrip("/")
+
+
+def _witness_key(text: str) -> str:
+    try:
+        key = VerifierKey.parse(text)
+    except KeyInvalid as error:
+        raise ValueError(error.message) from error
+    if key.type != COSIGNATURE:
+        raise ValueError("a key of a witness, whose type is 4 (Ed25519 cosignature)")
+    return text
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
@@ -160,6 +178,13 @@ class LedgerSettings(_Table):
     public: bool = False
 
 
+class WitnessSettings(_Table):
+    """`[[witness]]`: somebody else who sees each head of the ledger. `key`: what it cosigns with, `name+id+base64`."""
+
+    url: Annotated[str, AfterValidator(_witness_url)]
+    key: Annotated[str, AfterValidator(_witness_key)]
+
+
 class Settings(BaseSettings):
     """All settings of a server. Built from arguments alone it reads nothing from outside; `config.load` does that."""
 
@@ -175,6 +200,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     ledger: LedgerSettings = LedgerSettings()
     rule: tuple[dict[str, Any], ...] = ()
+    witness: tuple[WitnessSettings, ...] = ()
 
     @cached_property
     def rules(self) -> RuleSet:
@@ -201,17 +227,18 @@ class Settings(BaseSettings):
         server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
         kept = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
         auth = newer.auth.model_copy(update=kept)  # what is updated counts as configured, so only what differs
-        return type(self)(server=server, auth=auth, ledger=self.ledger, rule=newer.rule)
+        return type(self)(server=server, auth=auth, ledger=self.ledger, rule=newer.rule, witness=self.witness)
 
     def left_out(self, newer: Settings) -> tuple[str, ...]:
         """The settings that differ in `newer` and that `taking_over` leaves as they are: they need a restart."""
         taken = self.taking_over(newer)
-        return tuple(
+        of_tables = tuple(
             f"[{table}] {name}"
             for table in ("server", "auth", "ledger")
             for name in type(getattr(taken, table)).model_fields
             if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
         )
+        return of_tables + ("[[witness]]",) * (taken.witness != newer.witness)
 
     @classmethod
     def settings_customise_sources(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOpt
 from boltseal.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
+    from boltseal.registry.recovery import Recovered
     from boltseal.settings import Settings
 
 ledger = typer.Typer(
@@ -62,36 +64,65 @@ def rotate(
             say("this key signs from now on; clients that trust the one before learn it from the ledger")
 
 
-@ledger.command(epilog='Example: boltseal ledger recover --accept-loss --reason "the disk is gone" --data ./data')
+@ledger.command(epilog="Example: boltseal ledger recover --from /mnt/old-disk/data --data ./data")
 def recover(
-    reason: ReasonOption,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="DIR", show_default=False, help="Another data folder, or a tree of tiles with entries."
+        ),
+    ] = None,
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Go on without what is missing, under a new origin and key.")
     ] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; recorded for ever. Needed with --accept-loss.")
+    ] = "",
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a ledger back that is behind what it signed, or record that entries are lost.
 
-    With --accept-loss names that were sealed in lost entries are free again, and whoever trusts the ledger's key has to
+    With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss names that were sealed in lost entries are free again, and whoever trusts the ledger's key has to
     be given the new one. A running server takes things in again by itself.
     """
     with Answer("ledger-recover", as_json=as_json) as answer:
-        why = given_reason(reason)
-        if not accept_loss:
-            raise NothingToDo("say --accept-loss to go on without what is missing")
+        if accept_loss == (source is not None):
+            raise NothingToDo("say --from DIR to copy the missing entries, or --accept-loss to go on without them")
         settings = settings_of(config, data=data)
         _quiet(settings)
-        from boltseal.app import open_store
-        from boltseal.registry.recovery import accept_loss as accept
-
-        with open_store(settings) as store:
-            done = accept(store.database, store.keys, admin().name, why)
-        answer.add(ref=done.origin, status="loss accepted", key=done.key)
-        if not as_json:
-            print_line(done.key)
+        done = _bring_back(settings, source) if source is not None else _accept_loss(settings, given_reason(reason))
+        status = "brought back" if source is not None else "loss accepted"
+        answer.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
+        if as_json:
+            return
+        print_line(done.key)
+        if source is None:
             say(f"the ledger goes on as {done.origin}; give its new key to whoever trusts the old one")
+        else:
+            say(
+                f"{done.brought} entries are back, and the tags are as they say; push again what `boltseal fsck` misses"
+            )
+
+
+def _bring_back(settings: Settings, source: Path) -> Recovered:
+    from boltseal.app import open_store
+    from boltseal.registry.recovery import bring_back
+    from boltseal.registry.tags import TagDoor
+    from boltseal.storage.ledger_copy import FolderCopy
+
+    copy = FolderCopy(source)
+    with open_store(settings) as store:
+        return bring_back(store.database, store.keys, TagDoor(settings.rules), copy.lines, copy.head())
+
+
+def _accept_loss(settings: Settings, reason: str) -> Recovered:
+    from boltseal.app import open_store
+    from boltseal.registry.recovery import accept_loss
+
+    with open_store(settings) as store:
+        return accept_loss(store.database, store.keys, admin().name, reason)
 
 
 def _quiet(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
 from boltseal.ledger.entry import Kind
-from boltseal.ledger.merkle import EMPTY_ROOT, Node, cover, fold, inclusion_path, leaf_hash, prove
+from boltseal.ledger.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey, format_note, parse_note_unverified
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
@@ -30,8 +30,6 @@ from boltseal.storage import ledger_store, ledger_tree
 from boltseal.storage.database import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from sqlalchemy import Connection
 
     from boltseal.storage.database import Database
@@ -197,13 +195,9 @@ class Integrator:
 def receipt_of(connection: Connection, index: int, size: int, note: bytes) -> bytes:
     """The receipt of an entry under a head of `size` entries, whose note is given. TileInvalid when tiles are missing."""
     path = inclusion_path(index, size)
-    node = _nodes(connection, [one for part in path for one in part], size)
+    node = Tiles(size, ledger_tree.tiles(connection, needed(path, size))).node
     line = next(iter(ledger_store.lines(connection, index, batch=1)))[1]
     return format_receipt(Receipt(index, prove(path, node), note, line))
-
-
-def _nodes(connection: Connection, nodes: Sequence[Node], size: int) -> Callable[[Node], bytes]:
-    return Tiles(size, ledger_tree.tiles(connection, needed([nodes], size))).node
 
 
 def _grown(connection: Connection, size: int, to: int) -> Grown:
@@ -225,19 +219,13 @@ def _compare_tree(connection: Connection, head: ledger_tree.Head | None, marked:
         if head.size > marked.size:  # the mark is older, so the head must speak for itself
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
-        roots = {at: _root(connection, at, head.size) for at in {common, head.size}}
+        roots = {at: ledger_tree.root(connection, at, head.size) for at in {common, head.size}}
     except (Invalid, TileInvalid) as error:
         raise LedgerDoubt(f"the ledger's stored head does not hold: {error.message}") from error
     if stored.size != head.size or stored.root != roots[head.size]:
         raise LedgerDoubt("the ledger's stored head is not over its stored tree")
     if common == marked.size and roots[common] != marked.root:
         raise LedgerDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
-
-
-def _root(connection: Connection, size: int, of: int) -> bytes:
-    nodes = cover(0, size)
-    node = _nodes(connection, nodes, of)
-    return fold([node(one) for one in nodes])
 
 
 def _unverified(mark: bytes) -> Checkpoint:

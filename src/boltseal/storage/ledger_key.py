@@ -3,6 +3,7 @@
     ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; whoever reads it can sign for this ledger
     ledger.mark   the checkpoint that was signed last, as a note
     ledger.lock   held by whoever signs, of all processes of a store
+    witness.lock  held by whoever talks to witnesses
 
 The mark is durable before a checkpoint is shown to anybody, and so it knows more than any copy of the data: a data
 folder that was put back from an old backup is behind it. The first mark is written before the first key, so a key
@@ -13,6 +14,8 @@ Trusted: whoever may write the folder. What a liar would gain: a ledger signed a
 
 from __future__ import annotations
 
+import fcntl
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +56,25 @@ class LedgerKeys:
             yield
         finally:
             lock.__exit__(None, None, None)
+
+    @contextmanager
+    def witnessing(self) -> Iterator[bool]:
+        """Whether this process may talk to witnesses: one of a store at a time. LedgerKeyUnreadable."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self.folder / "witness.lock", flags, _PRIVATE)
+        except OSError as error:
+            raise LedgerKeyUnreadable(f"the folder of keys {self.folder} can't be used: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(fd)
 
     def key(self) -> SigningKey | None:
         """The key that signs, None where there is none. LedgerKeyUnreadable."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sqlalchemy import delete, func, insert, select, update
 
 from boltseal.errors import Unavailable
-from boltseal.ledger.merkle import HASH_BYTES
-from boltseal.ledger.tiles import WIDTH, TileId
+from boltseal.ledger.merkle import HASH_BYTES, cover, fold
+from boltseal.ledger.tiles import WIDTH, TileId, Tiles, needed
 from boltseal.storage.schema import ledger_checkpoint, ledger_rotation, ledger_tile
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ def tiles(connection: Connection, wanted: Iterable[TileId]) -> dict[TileId, byte
         if stored is not None and len(stored) >= tile.width * HASH_BYTES:
             found[tile] = stored[: tile.width * HASH_BYTES]
     return found
+
+
+def root(connection: Connection, size: int, of: int) -> bytes:
+    """The root over the first `size` entries of a stored tree of `of` entries. TileInvalid when tiles are missing."""
+    nodes = cover(0, size)
+    held = Tiles(of, tiles(connection, needed([nodes], of)))
+    return fold([held.node(one) for one in nodes])
 
 
 def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: Head) -> None:

@@ -1,0 +1,73 @@
+"""A witness of ledgers in memory, as C2SP tlog-witness has it: it really verifies, and can be told to fail or to lie."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64decode
+from dataclasses import dataclass, field
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from boltseal.ledger.checkpoint import open_checkpoint
+from boltseal.ledger.merkle import ProofInvalid, verify_consistency
+from boltseal.ledger.note import COSIGNATURE, NoteInvalid, SigningKey, VerifierKey, format_note, parse_note_unverified
+
+URL = "https://witness.test"
+
+
+@dataclass
+class FakeWitness:
+    """`trusted`: the log's key. `seen`: the note that it cosigned last. `answers`: what it says instead, in order."""
+
+    trusted: VerifierKey
+    name: str = "witness.test/w1"
+    seed: bytes = bytes(range(32))
+    seen: bytes | None = None
+    answers: list[Response] = field(default_factory=list)
+    asked: int = 0
+    now_s: int = 1_795_500_000
+
+    @property
+    def key(self) -> SigningKey:
+        return SigningKey(self.name, self.seed, COSIGNATURE)
+
+    def transport(self) -> httpx2.ASGITransport:
+        routes = [
+            Route("/add-checkpoint", self.add, methods=["POST"]),
+            Route("/{origin}/checkpoint", self.latest),
+        ]
+        return httpx2.ASGITransport(app=Starlette(routes=routes))
+
+    async def add(self, request: Request) -> Response:
+        self.asked += 1
+        if self.answers:
+            return self.answers.pop(0)
+        head, _, note = (await request.body()).partition(b"\n\n")
+        old, *proof = head.decode().split("\n")
+        try:
+            new = open_checkpoint(note, self.trusted).checkpoint
+        except NoteInvalid:
+            return Response(status_code=403)
+        last = None if self.seen is None else open_checkpoint(self.seen, self.trusted).checkpoint
+        size = 0 if last is None else last.size
+        if int(old.removeprefix("old ")) != size:
+            return Response(f"{size}\n", 409, media_type="text/x.tlog.size")
+        if last is not None:
+            if last.size == new.size and last.root != new.root:
+                return Response(f"{size}\n", 409, media_type="text/x.tlog.size")
+            try:
+                verify_consistency(last.size, last.root, new.size, new.root, [b64decode(one) for one in proof])
+            except ProofInvalid:
+                return Response(status_code=422)
+        parsed = parse_note_unverified(note)
+        cosignature = self.key.sign(parsed.text, self.now_s)
+        self.seen = format_note(parsed.text, [*parsed.signatures, cosignature])
+        return PlainTextResponse(cosignature.line())
+
+    async def latest(self, request: Request) -> Response:
+        mine = hashlib.sha256(self.trusted.name.encode()).hexdigest() == request.path_params["origin"]
+        return Response(self.seen) if self.seen is not None and mine else Response(status_code=404)
