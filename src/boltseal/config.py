@@ -19,16 +19,18 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
-
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource, SettingsError
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from boltseal.errors import Invalid, quote
-from boltseal.policy.grants import GrantInvalid
-from boltseal.policy.rules import RuleInvalid
-from boltseal.settings import ENV_PREFIX, ENV_SEPARATOR, ServerSettings, Settings
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
+
+    from boltseal.settings import Settings
+
+# What the server's settings need is imported where they are read: the verbs of clients would wait for it in vain, and
+# longer than for the registry.
 
 DEFAULT_FILE: Final = Path("/etc/boltseal/boltseal.toml")
 
@@ -85,6 +87,12 @@ def load_and_tell(
     path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, default_file: Path = DEFAULT_FILE
 ) -> Loaded:
     """As `load`, and tells of every setting where its value came from."""
+    from pydantic import ValidationError
+
+    from boltseal.policy.grants import GrantInvalid
+    from boltseal.policy.rules import RuleInvalid
+    from boltseal.settings import Settings
+
     file = _file_layer(path, default_file)
     environment = _environment_layer()
     flags = _Layer("command line", overrides or {})
@@ -218,6 +226,10 @@ def _config_variable() -> Path | None:
 
 
 def _environment_layer() -> _Layer:
+    from pydantic_settings import EnvSettingsSource, SettingsError
+
+    from boltseal.settings import ENV_PREFIX, Settings
+
     known = {_variable(key) for key in _known_keys(Settings)}
     for name in sorted(os.environ):
         upper = name.upper()
@@ -232,6 +244,10 @@ def _environment_layer() -> _Layer:
 
 
 def _refuse_unknown(layer: _Layer) -> None:
+    from pydantic import BaseModel
+
+    from boltseal.settings import ServerSettings, Settings
+
     for name, value in layer.values.items():
         field = Settings.model_fields.get(name)
         if field is None and not isinstance(value, Mapping | list) and name in ServerSettings.model_fields:
@@ -264,6 +280,8 @@ def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
 
 
 def _known_keys(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    from pydantic import BaseModel
+
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _known_keys(field.annotation, (*at, name))
@@ -272,6 +290,8 @@ def _known_keys(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def _variable(key: tuple[str, ...]) -> str:
+    from boltseal.settings import ENV_PREFIX, ENV_SEPARATOR
+
     return ENV_PREFIX + ENV_SEPARATOR.join(key).upper()
 
 

@@ -27,7 +27,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import LinkKind, Manifest
 from boltseal.transfer.holders import ContentDamaged, Moved, Source, TagTaken, Target
 
-AT_ONCE: Final = 4
+AT_ONCE: Final = 6
 MAX_MANIFESTS: Final = 10_000
 SIGNATURE_SUFFIXES: Final = (".sig", ".att", ".sbom")
 
