@@ -12,7 +12,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,6 +31,10 @@ LAYERS = 12
 
 #: The real image of the copies: twelve layers, 299 MiB together, a few large and many small as images have them.
 IMAGE_LAYERS_MIB = (112, 64, 48, 32, 16, 12, 8, 4, 1, 1, 1, 0.25)
+
+
+#: The same shape, 1 GiB together.
+GIB_LAYERS_MIB = (384, 218, 163, 109, 54, 41, 27, 14, 4, 4, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,11 @@ class DistinctBlobs:
             yield self._head, tail, f"sha256:{whole.hexdigest()}"
 
 
-def write_image(folder: Path) -> None:
-    """Writes an image of twelve layers as an OCI layout that skopeo can copy from."""
+def write_image(folder: Path, layers_mib: Sequence[float] = IMAGE_LAYERS_MIB) -> None:
+    """Writes an image with layers of these sizes as an OCI layout that skopeo can copy from."""
     source = random.Random(3)  # noqa: S311 - bytes to send, not a secret
     layers, diff_ids = [], []
-    for size_mib in IMAGE_LAYERS_MIB:
+    for size_mib in layers_mib:
         archive = _tar(_noise(source, int(size_mib * MIB)))
         diff_ids.append(Blob(archive).digest)
         layers.append(_store(folder, LAYER_TYPE, gzip.compress(archive, compresslevel=0, mtime=0)))

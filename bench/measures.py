@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bench import load
 from bench.content import KIB, MANIFEST_TYPE, MIB, REPOSITORY, Content, make_content, write_image
@@ -50,6 +51,8 @@ class Run:
     seconds: float
     peers: Sequence[str] = PEERS
     stack: ExitStack = field(default_factory=ExitStack)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a measure has made and wants again in its next round."""
     _standing: dict[str, Readable] = field(default_factory=dict)
 
     @cached_property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,10 @@ BOLTSEAL = "boltseal"
 REGISTRY = "docker-registry"
 NGINX = "nginx"
 PEERS = (BOLTSEAL, REGISTRY, NGINX)
+OPEN = "boltseal + nobody asked"
+"""boltseal as it answers on loopback without users, and without an access log: what logins and lines are held against."""
+SKOPEO = "boltseal + skopeo"
+"""What `skopeo copy` takes from and to the same servers."""
 
 SERVER_CORE, LOAD_CORE = 0, 1
 ON_SERVER_CORE = ("taskset", "-c", str(SERVER_CORE))
@@ -58,9 +62,11 @@ class Readable:
 
 
 @contextlib.contextmanager
-def readable(peer: str, folder: Path, content: Content) -> Iterator[Readable]:
+def readable(
+    peer: str, folder: Path, content: Content, settings: Mapping[str, str] | None = None
+) -> Iterator[Readable]:
     """A server with the content in it. Every byte has been read back once and compared."""
-    with _fresh_nginx(folder, content) if peer == NGINX else fresh(peer, folder) as server:
+    with _fresh_nginx(folder, content) if peer == NGINX else fresh(peer, folder, settings) as server:
         if peer != NGINX:
             _push(server, content)
         filled = Readable(server, content)
@@ -77,19 +83,19 @@ def readable(peer: str, folder: Path, content: Content) -> Iterator[Readable]:
 
 
 @contextlib.contextmanager
-def fresh(peer: str, folder: Path) -> Iterator[Server]:
-    """A registry with an empty store; afterwards its folder is gone and the disk is at rest."""
-    with _start(peer, folder) as server:
+def fresh(peer: str, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """A registry with an empty store; afterwards its folder is gone and the disk is at rest. `settings`: of boltseal."""
+    with _start(peer, folder, settings) as server:
         yield server
     shutil.rmtree(folder)
     os.sync()
 
 
-def _start(peer: str, folder: Path) -> AbstractContextManager[Server]:
+def _start(peer: str, folder: Path, settings: Mapping[str, str] | None) -> AbstractContextManager[Server]:
     folder.mkdir(parents=True)
     os.sync()
     if peer == BOLTSEAL:
-        return servers.boltseal(folder / "data", before=ON_SERVER_CORE)
+        return servers.boltseal(folder / "data", before=ON_SERVER_CORE, settings=settings)
     return servers.docker_registry(folder, before=ON_SERVER_CORE)
 
 

@@ -30,6 +30,8 @@ class Row:
         if BOLTSEAL not in self.rounds or peer not in self.rounds:
             return None
         ours, theirs = self.median(BOLTSEAL), self.median(peer)
+        if not ours or not theirs:
+            return None
         return theirs / ours if self.figure.less_is_better else ours / theirs
 
     def verdict(self) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,7 @@ from boltseal.errors import BoltsealError, Invalid, Unavailable
 
 MAX_REDIRECTS: Final = 5
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
+MAX_UNWANTED_BYTES: Final = 64 * 1024
 PATIENCE_S: Final = 30.0
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
@@ -120,7 +121,7 @@ class Transport:
             with attempt:
                 async with AsyncExitStack() as stack:
                     response = await self._send(call, stack)
-                    body = b"" if call.method == "HEAD" else await _read(call, response, max_bytes)
+                    body = await _read(call, response, max_bytes)
                     self._check(call, response, body)
                     return Reply(response.status_code, dict(response.headers), body)
         raise AssertionError("stamina returns or raises")
@@ -171,7 +172,7 @@ class Transport:
         answer = await self._answer_challenge(call, response, authorization)
         if answer is None or answer == authorization:
             return response
-        await response.aclose()
+        await _take_leave(response)
         return await self._follow(call, answer, stack)
 
     async def _known_authorization(self, call: Call) -> str | None:
@@ -221,6 +222,7 @@ class Transport:
             if not response.has_redirect_location or call.method not in ("GET", "HEAD"):
                 return response
             url = self._next(call, url, response)
+            await _take_leave(response)
         raise RemoteUnavailable(f"{call.registry} redirects {call.what} more than {MAX_REDIRECTS} times")
 
     def _next(self, call: Call, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
@@ -286,10 +288,25 @@ def _pause(error: Exception) -> bool | float:
 
 
 async def _read(call: Call, response: httpx2.Response, max_bytes: int) -> bytes:
+    """All of an answer. A HEAD's is empty, and read all the same: only then its connection can be used again."""
     pieces, size = [], 0
-    async for piece in response.aiter_raw():
-        size += len(piece)
-        if size > max_bytes:
-            raise RemoteLies(f"{call.registry} answered {call.what} with more than {max_bytes} bytes: not read")
-        pieces.append(piece)
+    try:
+        async for piece in response.aiter_raw():
+            size += len(piece)
+            if size > max_bytes:
+                raise RemoteLies(f"{call.registry} answered {call.what} with more than {max_bytes} bytes: not read")
+            pieces.append(piece)
+    except httpx2.HTTPError as error:
+        raise RemoteUnavailable(f"{call.registry} broke off {call.what}: {type(error).__name__}") from error
     return b"".join(pieces)
+
+
+async def _take_leave(response: httpx2.Response) -> None:
+    """Read the little that an answer says which is not wanted, for the same reason; a long one is cut off."""
+    size = 0
+    with suppress(httpx2.HTTPError):
+        async for piece in response.aiter_raw():
+            size += len(piece)
+            if size > MAX_UNWANTED_BYTES:
+                break
+    await response.aclose()
