@@ -23,6 +23,7 @@ MAX_COMPONENTS: Final = 2_000
 OPEN_FOLDERS: Final = 64
 """How many folders a `Beneath` keeps open, so that the next name in one costs a single look-up."""
 
+_NO_NAMES: Final = frozenset({b"", b".", b".."})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -85,7 +86,7 @@ class Beneath:
         above, _, name = path.rpartition(b"/")
         if path.count(b"/") >= MAX_COMPONENTS:
             raise StoreMalformed(f"a path of more than {MAX_COMPONENTS} parts below {self.root}")
-        if name in (b"", b".", b"..") or b"\0" in name:
+        if name in _NO_NAMES or b"\0" in name:
             raise StoreMalformed(f"{quote(readable(path))} is no path below {self.root}")
         parent = self._descend(above)
         if len(self._open) > OPEN_FOLDERS:
@@ -106,9 +107,13 @@ class Beneath:
         above, _, name = path.rpartition(b"/")
         if not name:
             return os.fstat(self.folder(path))
-        parent = self.folder(above)
+        if name in _NO_NAMES or b"\0" in name:
+            raise StoreMalformed(f"{quote(readable(name))} is no name below {self.root}")
+        parent = self._open.get(above)
+        if parent is None:
+            parent = self.folder(above)
         try:
-            return os.stat(_plain(name, self), dir_fd=parent, follow_symlinks=False)
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
         except OSError as error:
             raise explained(error, self.shown(path)) from error
 
@@ -123,9 +128,11 @@ class Beneath:
     def link(self, path: bytes) -> bytes:
         """Where a symbolic link points, in its own words. StoreMalformed if it is something else."""
         above, _, name = path.rpartition(b"/")
+        if name in _NO_NAMES or b"\0" in name:
+            raise StoreMalformed(f"{quote(readable(name))} is no name below {self.root}")
         parent = self.folder(above)
         try:
-            return os.readlink(_plain(name, self), dir_fd=parent)
+            return os.readlink(name, dir_fd=parent)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise StoreMalformed(f"{self.shown(path)} is no symbolic link") from error
@@ -204,9 +211,3 @@ def explained(error: OSError, what: str) -> StoreMissing | StoreUnreadable | Sto
     if error.errno in (errno.EACCES, errno.EPERM):
         return StoreUnreadable(f"no right to read {what}; run it as root (CAP_DAC_READ_SEARCH)")
     return StoreUnreadable(f"{what} can't be read: {error.strerror or error}")
-
-
-def _plain(name: bytes, where: Beneath) -> bytes:
-    if name in (b"", b".", b"..") or b"\0" in name:
-        raise StoreMalformed(f"{quote(readable(name))} is no name below {where.root}")
-    return name

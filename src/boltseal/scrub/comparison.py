@@ -17,13 +17,14 @@ Memory: the names of the layer, folder by folder, and what differs.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
-from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
 from boltseal.scrub.tarheader import (
     BLOCK_DEVICE,
@@ -43,6 +44,7 @@ MAX_XATTR_BYTES: Final = 64 * 1024
 _WHITEOUT: Final = b".wh."
 _META: Final = b".wh..wh."
 _OPAQUE: Final = b".wh..wh..opq"
+_STARTS: Final = (b"", b".", b"/")
 _NS: Final = 1_000_000_000
 _MAX_TIME_NS: Final = 2**63 - 1
 
@@ -122,26 +124,33 @@ class Findings:
 
 _OF_A_HEADER: Final = frozenset({Kind.MODE, Kind.OWNER, Kind.MTIME, Kind.XATTR, Kind.CAPABILITY})
 
-Content = Callable[[bytes, os.stat_result, Header], None]
-"""Compares the content of a plain file whose type and size are right; set where the tar itself is at hand."""
+Content = Callable[[bytes, int, os.stat_result, Header], None]
+"""Takes the content of a plain file whose type and size are right: path, open file, what it was before, header. OSError."""
+
+
+class Opener(Protocol):
+    """What opens plain files: `contents.FileReader`."""
+
+    def open(self, path: bytes, before: os.stat_result | None = None) -> tuple[int, os.stat_result]: ...
+    def close(self, fd: int) -> None: ...
 
 
 class LayerComparison:
     """The folder of one layer, compared. Call `entry` for each header in the tar's order, then `finish`."""
 
-    def __init__(self, tree: Beneath, layer: str, ownership: Ownership | None = None) -> None:
+    def __init__(self, tree: Beneath, layer: str, ownership: Ownership, files: Opener) -> None:
         self.findings = Findings()
         self.entries = 0
         self.opaque_unexpected: set[bytes] = set()
         self._tree = tree
         self._layer = layer
-        self._ownership = ownership or Ownership()
+        self._ownership = ownership
+        self._files = files
         self._names: dict[bytes, set[bytes]] = {b"": set()}
         self._implied: set[bytes] = set()
         self._opaque: set[bytes] = set()
         self._whiteouts: dict[bytes, set[bytes]] = {}
         self._inodes: dict[int, bytes] = {}
-        self._xattrs_of = _XattrReader(tree)
 
     # ---- entries
 
@@ -208,6 +217,10 @@ class LayerComparison:
                 raise TarMalformed(f"a whiteout of {readable(hidden)!r}")
             self._whiteouts.setdefault(above, set()).add(hidden)
 
+    def differs(self, path: bytes) -> None:
+        """A file of the right size has another content: who compares contents says so."""
+        self._add(Kind.CONTENT, path, "the content of the layer", "other content")
+
     # ---- one entry against the disk
 
     def _compare(self, path: bytes, header: Header, content: Content | None) -> None:
@@ -215,12 +228,27 @@ class LayerComparison:
             self._hardlink(path, header)
             return
         found = self._tree.stat(path)
-        if self._attributes(path, header, found) and content is not None and stat.S_ISREG(found.st_mode):
-            content(path, found, header)
+        whole = self._type_and_size(path, header, found)
+        if whole is not None:
+            self._owner_mode_time(path, header, found)
+            if whole and header.size > 0 and content is not None:
+                self._with_content(path, header, found, content)
+            else:
+                self._xattrs(path, header, found, self._xattrs_at(path))
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
             other = self._inodes.setdefault(found.st_ino, path)
             if other != path:
                 self._add(Kind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}")
+
+    def _with_content(self, path: bytes, header: Header, found: os.stat_result, content: Content) -> None:
+        fd, _ = self._files.open(path, found)
+        try:
+            self._xattrs(path, header, found, fd)
+            content(path, fd, found, header)
+        except OSError as error:
+            raise explained(error, self._tree.shown(path)) from error
+        finally:
+            self._files.close(fd)
 
     def _hardlink(self, path: bytes, header: Header) -> None:
         target = clean(header.link)
@@ -238,21 +266,20 @@ class LayerComparison:
             return
         self._owner_mode_time(target, header, found)
         if header.xattrs:
-            self._xattrs(target, header, found)
+            self._xattrs(target, header, found, self._xattrs_at(target))
 
-    def _attributes(self, path: bytes, header: Header, found: os.stat_result) -> bool:
-        """Whether type and size hold, so that content can be compared. Adds what differs, these or others."""
+    def _type_and_size(self, path: bytes, header: Header, found: os.stat_result) -> bool | None:
+        """Whether the size holds too, so that content can be compared; None where it is something else altogether."""
         wanted, got = _FORMATS[header.kind], stat.S_IFMT(found.st_mode)
         if wanted != got:
             self._add(Kind.TYPE, path, _KINDS[wanted], _described(found))
-            return False
+            return None
         if found.st_dev != self._tree.device:
             self._add(Kind.MOUNT, path, "the layer's file system", "something mounted over it")
-        whole = True
         if wanted == stat.S_IFREG:
-            if found.st_size != header.size:
-                self._add(Kind.SIZE, path, header.size, found.st_size)
-                whole = False
+            if found.st_size == header.size:
+                return True
+            self._add(Kind.SIZE, path, header.size, found.st_size)
         elif wanted == stat.S_IFLNK:
             target = self._tree.link(path)
             if target != header.link:
@@ -261,9 +288,7 @@ class LayerComparison:
             device = os.major(found.st_rdev), os.minor(found.st_rdev)
             if device != (header.major, header.minor):
                 self._add(Kind.DEVICE, path, f"{header.major}:{header.minor}", f"{device[0]}:{device[1]}")
-        self._owner_mode_time(path, header, found)
-        self._xattrs(path, header, found)
-        return whole
+        return False
 
     def _owner_mode_time(self, path: bytes, header: Header, found: os.stat_result) -> None:
         mode = stat.S_IMODE(found.st_mode)
@@ -280,19 +305,25 @@ class LayerComparison:
         if wanted != got and not (got == 0 and not 0 <= wanted <= _MAX_TIME_NS):
             self._add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
 
-    def _xattrs(self, path: bytes, header: Header, found: os.stat_result) -> None:
-        names = self._xattrs_of.names(path)
+    def _xattrs_at(self, path: bytes) -> bytes:
+        """Where the calls for attributes find a path, links not followed. They take no folder's descriptor: /proc has it."""
+        above, _, name = path.rpartition(b"/")
+        return b"/proc/self/fd/%d/%s" % (self._tree.folder(above), name or b".")
+
+    def _xattrs(self, path: bytes, header: Header, found: os.stat_result, at: bytes | int) -> None:
+        """`at`: the open file, or where to find it."""
+        names = self._xattr_names(path, at)
         if not names and not header.xattrs:
             return
         wanted = {os.fsdecode(name): value for name, value in header.xattrs.items()}
         for name in sorted(wanted.keys() | set(names)):
             if name in _PASSED_OVER and name not in wanted:
                 continue
-            if name in _OPAQUE_MARKS and stat.S_ISDIR(found.st_mode) and self._xattrs_of.value(path, name) == b"y":
+            got = self._xattr(path, at, name) if name in names else None
+            if name in _OPAQUE_MARKS and stat.S_ISDIR(found.st_mode) and got == b"y":
                 self.opaque_unexpected.add(path)  # until `finish` knows which marks belong here
                 continue
             expected = wanted.get(name)
-            got = self._xattrs_of.value(path, name) if name in names else None
             if expected == got or (expected is not None and got is None and _not_kept(name, found)):
                 continue
             if (
@@ -304,6 +335,24 @@ class LayerComparison:
                 continue
             kind = Kind.CAPABILITY if name == "security.capability" else Kind.XATTR
             self._add(kind, path, f"{name}={_hex(expected)}", f"{name}={_hex(got)}")
+
+    def _xattr_names(self, path: bytes, at: bytes | int) -> list[str]:
+        try:
+            return os.listxattr(at, follow_symlinks=isinstance(at, int))
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.ENOSYS):  # a file system without them has none
+                return []
+            raise StoreUnreadable(
+                f"the attributes of {self._tree.shown(path)} can't be read: {error.strerror}"
+            ) from error
+
+    def _xattr(self, path: bytes, at: bytes | int, name: str) -> bytes:
+        try:
+            return os.getxattr(at, name, follow_symlinks=isinstance(at, int))
+        except OSError as error:
+            raise StoreUnreadable(
+                f"attribute {name} of {self._tree.shown(path)} can't be read: {error.strerror}; it takes CAP_SYS_ADMIN"
+            ) from error
 
     # ---- what no entry names
 
@@ -325,7 +374,7 @@ class LayerComparison:
         """The layer's own folder has no header. But nobody but its owner may write there, and it carries no mark."""
         try:
             found = self._tree.stat(b"")
-            names = self._xattrs_of.names(b"")
+            names = self._xattr_names(b"", self._xattrs_at(b""))
         except StoreUnreadable as error:
             self._unreadable(error.message)
             return
@@ -340,7 +389,9 @@ class LayerComparison:
             if name in _OPAQUE_MARKS:
                 self.opaque_unexpected.add(b"")
             elif name.startswith(("trusted.overlay.", "user.overlay.")) and name not in _PASSED_OVER:
-                self._add(Kind.XATTR, b"", f"{name}=none", f"{name}={_hex(self._xattrs_of.value(b'', name))}")
+                self._add(
+                    Kind.XATTR, b"", f"{name}=none", f"{name}={_hex(self._xattr(b'', self._xattrs_at(b''), name))}"
+                )
 
     def _check_whiteout(self, path: bytes) -> None:
         try:
@@ -366,7 +417,7 @@ class LayerComparison:
                 if not stat.S_ISDIR(found.st_mode):
                     self._add(Kind.TYPE, path, "folder", _described(found))
                     return
-                self._xattrs(path, _bare(), found)
+                self._xattrs(path, _bare(), found, self._xattrs_at(path))
             there = self._tree.names(path)
         except StoreMissing:
             if path in self._implied:
@@ -396,41 +447,11 @@ class LayerComparison:
             self.findings.unreadable.append(message)
 
 
-class _XattrReader:
-    """Extended attributes below a folder, links not followed. The calls take no folder's descriptor: /proc has it."""
-
-    def __init__(self, tree: Beneath) -> None:
-        self._tree = tree
-
-    def names(self, path: bytes) -> list[str]:
-        try:
-            return os.listxattr(self._at(path), follow_symlinks=False)
-        except OSError as error:
-            if error.errno in (95, 38):  # ENOTSUP, ENOSYS: a file system without them has none
-                return []
-            raise StoreUnreadable(
-                f"the attributes of {self._tree.shown(path)} can't be read: {error.strerror}"
-            ) from error
-
-    def value(self, path: bytes, name: str) -> bytes:
-        try:
-            return os.getxattr(self._at(path), name, follow_symlinks=False)
-        except OSError as error:
-            raise StoreUnreadable(
-                f"attribute {name} of {self._tree.shown(path)} can't be read: {error.strerror}; it takes CAP_SYS_ADMIN"
-            ) from error
-
-    def _at(self, path: bytes) -> bytes:
-        above, _, name = path.rpartition(b"/")
-        fd = self._tree.folder(above)
-        return b"/proc/self/fd/%d/%s" % (fd, name or b".")
-
-
 def clean(name: bytes) -> bytes:
     """A name as engines place it: relative to the layer, without empty parts. TarMalformed where it leads out."""
     if len(name) > MAX_NAME_BYTES:
         raise TarMalformed(f"an entry's name of {len(name)} bytes; paths have at most {MAX_NAME_BYTES}")
-    if b"//" not in name and b"." not in name and name[:1] != b"/" and name[-1:] != b"/":
+    if b"/." not in name and b"//" not in name and name[:1] not in _STARTS and name[-1:] != b"/":
         return name
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:

@@ -2,8 +2,8 @@
 
 A layer comes in three forms:
 
-    tar-split   the tar is put together from the files: `content` and `attributes` are two jobs that know nothing of each other
-    blob        the tar lies there: one reading of the blob, each file compared as its entry passes
+    tar-split   the tar is put together from its headers and the files; each entry is compared as it passes
+    blob        the tar lies there: one reading of the blob, each entry and its content compared as they pass
     blob alone  an archive or layout: nothing is unpacked, the digests are all there is
 """
 
@@ -12,16 +12,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from io import FileIO
 from pathlib import Path
+from typing import IO
 
 from boltseal.errors import Invalid
 from boltseal.oci.digest import SHA256, Digest
-from boltseal.runtimes.beneath import Beneath, StoreMissing, StoreUnreadable, explained, readable
+from boltseal.runtimes.beneath import Beneath, StoreMissing, StoreUnreadable, readable
 from boltseal.scrub.blobtar import BlobTar
 from boltseal.scrub.comparison import LayerComparison, Ownership
-from boltseal.scrub.contents import FileReader, reassemble, suspects
+from boltseal.scrub.contents import Changed, FileReader, Tape, check_unchanged, suspects
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.tarheader import Header, TarMalformed
 from boltseal.scrub.tarsplit import entries
@@ -49,14 +49,6 @@ class LayerFiles:
     ownership: Ownership = field(default_factory=Ownership)
 
 
-class Part(StrEnum):
-    """What of a layer a job looks at."""
-
-    CONTENT = "content"
-    ATTRIBUTES = "attributes"
-    BLOB = "blob"
-
-
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How it is read. `quick`: no content, so that nothing is proven by a digest."""
@@ -78,25 +70,18 @@ class LayerResult:
     """Folders with an opaque mark that the tar does not have; harmless where no lower layer has the folder."""
 
 
-def parts(layer: LayerFiles, manner: Manner) -> list[Part]:
-    """The jobs of one layer."""
-    if layer.tar_split is None:
-        return [Part.BLOB]
-    return [Part.ATTRIBUTES] if manner.quick else [Part.CONTENT, Part.ATTRIBUTES]
-
-
-def check(layer: LayerFiles, part: Part, manner: Manner, spend: Spend) -> LayerResult:
+def check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
     """Do one job. Whatever the disk holds, the answer is a result."""
     name = str(layer.diff_id)
     try:
-        with Beneath(layer.root / os.fsdecode(layer.folder) if layer.folder is not None else layer.root) as tree:
-            if layer.folder is not None:
-                _reached_without_links(layer)
-            if part is Part.CONTENT:
-                return _content(layer, tree, manner, spend)
-            if part is Part.ATTRIBUTES:
-                return _attributes(layer, tree)
-            return _blob(layer, tree if layer.folder is not None else None, manner, spend)
+        with Beneath(layer.root) as store:
+            if layer.folder is None:
+                return _blob(layer, store, None, manner, spend)
+            store.folder(layer.folder)  # each folder on the way must be one, and no link
+            with Beneath(layer.root / os.fsdecode(layer.folder)) as tree:
+                if layer.tar_split is not None:
+                    return _split(layer, store, tree, manner, spend)
+                return _blob(layer, store, tree, manner, spend)
     except StoreMissing as error:
         found = difference(Kind.MISSING, b"", "there", error.message, name)
         return LayerResult(layer.diff_id, (found,), 1)
@@ -107,84 +92,90 @@ def check(layer: LayerFiles, part: Part, manner: Manner, spend: Spend) -> LayerR
         return LayerResult(layer.diff_id, (found,), 1)
 
 
-def _reached_without_links(layer: LayerFiles) -> None:
-    """The layer's folder must be one, and so must each folder above it up to the store's root."""
-    with Beneath(layer.root) as store:
-        store.folder(layer.folder or b"")
-
-
-def _content(layer: LayerFiles, tree: Beneath, manner: Manner, spend: Spend) -> LayerResult:
-    assert layer.tar_split is not None  # noqa: S101 - `parts` says so
+def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spend: Spend) -> LayerResult:
+    """A layer with a tar-split. TarMalformed, StoreMissing and its like."""
+    assert layer.tar_split is not None  # noqa: S101 - asked before
     files = FileReader(tree, spend, from_disk=manner.from_disk)
-    name = str(layer.diff_id)
-    with Beneath(layer.root) as store, store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
-        made = reassemble(split, files)
-        if made.digest == layer.diff_id.hex:
-            return LayerResult(layer.diff_id)
-        found = [
-            difference(Kind.CONTENT, path, "the file of the layer", why, name) for path, why in made.broken.items()
-        ]
+    comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files)
+    with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
+        if manner.quick:
+            for _, header in entries(split):
+                if header is not None:
+                    comparison.entry(header)
+            comparison.finish()
+            return _result(layer, comparison)
+        tape, wanted = Tape(files), 0
+        try:
+            for raw, header in entries(split):
+                tape.write(raw)
+                if header is not None:
+                    comparison.entry(header, tape.file)
+                    wanted += header.size > 0
+            comparison.finish()
+            digest = tape.digest()
+        finally:
+            tape.close()
+        if digest == layer.diff_id.hex:
+            return _result(layer, comparison)
         os.lseek(fd, 0, os.SEEK_SET)
-        named = [
-            difference(Kind.CONTENT, path, "the content of the layer", "other content", name)
-            for path in suspects(split, files)
-            if path not in made.broken
-        ]
-    unknown = list(made.unreadable)
-    if made.mapless and not (found or named):
-        unknown.append(
-            f"{len(made.mapless)} sparse files (GNU 1.0), whose map no engine keeps, are in layer {layer.diff_id.short}: "
+        return _unproven(layer, comparison, tape, digest if tape.fed == wanted and not tape.broken else None, split)
+
+
+def _unproven(
+    layer: LayerFiles, comparison: LayerComparison, tape: Tape, digest: str | None, split: IO[bytes]
+) -> LayerResult:
+    """Which files it was that the layer does not have its digest. `digest`: None where a file was missing in it."""
+    name = str(layer.diff_id)
+    more = [difference(Kind.CONTENT, path, "the file of the layer", why, name) for path, why in tape.broken.items()]
+    more += [
+        difference(Kind.CONTENT, path, "the content of the layer", "other content", name)
+        for path in suspects(split, tape.files)
+        if path not in tape.broken
+    ]
+    if digest is None or more or comparison.findings.unreadable:
+        return _result(layer, comparison, tuple(more))
+    if tape.mapless:
+        why = (
+            f"{len(tape.mapless)} sparse files (GNU 1.0), whose map no engine keeps, are in layer {layer.diff_id.short}: "
             "their checksums hold, but no digest can be computed"
         )
-    found += named
-    if made.digest is not None and not named:
-        expected, got = (
-            str(layer.diff_id),
-            f"sha256:{made.digest}, though each file has the checksum in tar-split: that is forged",
-        )
-        found.append(difference(Kind.DIGEST, b"", expected, got, name))
-    return LayerResult(layer.diff_id, tuple(found), len(found), tuple(unknown))
+        return _result(layer, comparison, unknown=(why,))
+    got = f"sha256:{digest}, though each file has the checksum in tar-split: that is forged"
+    return _result(layer, comparison, (difference(Kind.DIGEST, b"", str(layer.diff_id), got, name),))
 
 
-def _attributes(layer: LayerFiles, tree: Beneath) -> LayerResult:
-    assert layer.tar_split is not None  # noqa: S101 - `parts` says so
-    comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership)
-    with Beneath(layer.root) as store, store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
-        for header, _ in entries(split):
-            comparison.entry(header)
-    comparison.finish()
-    return _result(layer, comparison)
-
-
-def _result(layer: LayerFiles, comparison: LayerComparison, more: tuple[Difference, ...] = ()) -> LayerResult:
+def _result(
+    layer: LayerFiles,
+    comparison: LayerComparison,
+    more: tuple[Difference, ...] = (),
+    unknown: tuple[str, ...] = (),
+) -> LayerResult:
     found = comparison.findings
     return LayerResult(
         layer.diff_id,
         (*more, *found.all()),
         found.count + len(more),
-        tuple(found.unreadable),
+        (*unknown, *found.unreadable),
         comparison.entries,
         frozenset(comparison.opaque_unexpected),
     )
 
 
-def _blob(layer: LayerFiles, tree: Beneath | None, manner: Manner, spend: Spend) -> LayerResult:
+def _blob(layer: LayerFiles, store: Beneath, tree: Beneath | None, manner: Manner, spend: Spend) -> LayerResult:
+    """A layer whose blob lies there, unpacked (`tree`) or not."""
     assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has one
     name, digest = str(layer.diff_id), layer.blob_digest
-    comparison = LayerComparison(tree, name, layer.ownership) if tree is not None else None
+    files = FileReader(tree or store, spend, from_disk=manner.from_disk)
+    comparison = LayerComparison(tree, name, layer.ownership, files) if tree is not None else None
     wrong: list[Difference] = []
-    with (
-        Beneath(layer.root) as store,
-        store.opened(layer.blob) as fd,
-        open(fd, "rb", closefd=False, buffering=0) as raw,
-    ):
+    with store.opened(layer.blob) as fd, open(fd, "rb", closefd=False, buffering=0) as raw:
         if manner.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         file = _Window(raw, layer.blob_start, layer.blob_size)
         tar = BlobTar(file, digest.algorithm if digest else SHA256, spend)
         try:
             if not layer.artifact:
-                _unpack(tar, comparison, FileReader(tree or store, spend, from_disk=manner.from_disk), manner, name)
+                _unpack(tar, comparison, manner)
         except TarMalformed as error:
             wrong.append(difference(Kind.CONTENT, b"", "a whole layer", error.message, name))
         for piece in iter(lambda: file.read(1 << 20), b""):  # what is left: artifacts, and what follows damage
@@ -201,40 +192,23 @@ def _blob(layer: LayerFiles, tree: Beneath | None, manner: Manner, spend: Spend)
     return _result(layer, comparison, tuple(wrong))
 
 
-def _unpack(tar: BlobTar, comparison: LayerComparison | None, files: FileReader, manner: Manner, name: str) -> None:
+def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: Manner) -> None:
     """Goes through the tar; where the layer was unpacked, each entry is compared as it passes. TarMalformed."""
     if comparison is None:
         tar.drain()
         return
-    for header in tar.entries():
-        comparison.entry(header, None if manner.quick else _content_of(tar, files, comparison, name))
-    comparison.finish()
 
-
-def _content_of(
-    tar: BlobTar, files: FileReader, comparison: LayerComparison, name: str
-) -> Callable[[bytes, os.stat_result, Header], None]:
-    def compare(path: bytes, found: os.stat_result, header: Header) -> None:
-        fd, before = files.open(path)
+    def content(path: bytes, fd: int, before: os.stat_result, header: Header) -> None:
+        if not _same(fd, tar, header):
+            comparison.differs(path)
         try:
-            same = _same(fd, tar, header)
-            after = os.fstat(fd)
-        except OSError as error:
-            raise explained(error, readable(path)) from error
-        finally:
-            files.close(fd)
-        if not same:
-            comparison.findings.add(
-                difference(Kind.CONTENT, path, "the content of the layer", "other content", name), path
-            )
-        if (before.st_ino, before.st_mtime_ns, before.st_ctime_ns) != (
-            after.st_ino,
-            after.st_mtime_ns,
-            after.st_ctime_ns,
-        ):
-            raise StoreUnreadable(f"{readable(path)} changes while it is read")
+            check_unchanged(before, os.fstat(fd))
+        except Changed as changed:
+            raise StoreUnreadable(f"{readable(path)} is {changed}") from changed
 
-    return compare
+    for header in tar.entries():
+        comparison.entry(header, None if manner.quick else content)
+    comparison.finish()
 
 
 def _same(fd: int, tar: BlobTar, header: Header) -> bool:

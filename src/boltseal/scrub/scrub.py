@@ -97,7 +97,7 @@ def _of_store(plan: StorePlan) -> Report:
 
 def _of_image(
     image: ImagePlan,
-    results: Mapping[LayerFiles, list[LayerResult]],
+    results: Mapping[LayerFiles, LayerResult],
     typed: str,
     wanted: Wanted,
     *,
@@ -105,15 +105,14 @@ def _of_image(
 ) -> Report:
     differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
     for index, layer in enumerate(image.layers):
-        for result in results.get(layer, ()):
-            differences += result.differences
-            unknown += result.unknown
-            count += result.count
-            entries += result.entries
-            marks = _marks_that_hide(image.layers[:index], layer, result, unknown)
-            differences += marks
-            count += len(marks)
-    differences = _once(differences)
+        result = results[layer]
+        differences += result.differences
+        unknown += result.unknown
+        count += result.count
+        entries += result.entries
+        marks = _marks_that_hide(image.layers[:index], layer, result, unknown)
+        differences += marks
+        count += len(marks)
     if moved and (count or unknown):
         differences, count = [], 0
         unknown = ["it was changed or removed while it was checked; check it again"]
@@ -129,16 +128,6 @@ def _of_image(
 
 def _ref(image: ImagePlan, typed: str) -> str:
     return typed or next((name for name in image.names if "@" not in name), "") or image.id.short
-
-
-def _once(differences: list[Difference]) -> list[Difference]:
-    """A file that is gone is told of once, though both of a layer's jobs have missed it."""
-    told = {(each.layer, each.path) for each in differences if each.kind is not Kind.CONTENT}
-    return [
-        each for each in dict.fromkeys(differences)
-        if each.kind is not Kind.CONTENT or not each.path or (each.layer, each.path) not in told
-        or each.got == "other content"
-    ]  # fmt: skip
 
 
 def _expected(image: ImagePlan, typed: str, wanted: Wanted) -> Expectation | None:

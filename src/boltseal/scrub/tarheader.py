@@ -103,16 +103,14 @@ def group_size(block: bytes) -> int | None:
 def _plain(raw: bytes, at: int) -> Header:
     """The header at an offset, nothing extended."""
     block = raw[at : at + BLOCK] if at else raw
-    name = block[:100].split(b"\0", 1)[0]
+    end = block.find(b"\0", 0, 100)
+    name = block[:100] if end < 0 else block[:end]
     kind = block[156:157]
     if kind not in _KNOWN:
         raise TarMalformed(f"an entry of the unknown type {quote(repr(kind))}")
-    magic = block[257:265]
-    if magic == b"ustar\x0000":
+    if block[345] and block[257:265] == b"ustar\x0000":
         star = block[508:512] == b"tar\0"
-        prefix = block[345 : 476 if star else 500].split(b"\0", 1)[0]
-        if prefix:
-            name = prefix + b"/" + name
+        name = block[345 : 476 if star else 500].split(b"\0", 1)[0] + b"/" + name
     try:
         mode, uid, gid = int(block[100:107], 8), int(block[108:115], 8), int(block[116:123], 8)
         size, mtime = int(block[124:135], 8), int(block[136:147], 8)
@@ -120,14 +118,16 @@ def _plain(raw: bytes, at: int) -> Header:
         mode, uid, gid = (_number(block[a:b], "number") for a, b in ((100, 108), (108, 116), (116, 124)))
         size, mtime = _number(block[124:136], "size"), _number(block[136:148], "mtime")
     major = minor = 0
-    if kind in (CHARACTER, BLOCK_DEVICE):
-        major, minor = _number(block[329:337], "device"), _number(block[337:345], "device")
+    link = b""
     if kind in _AS_REGULAR:
         kind = FOLDER if name.endswith(b"/") else REGULAR
+    elif kind in (CHARACTER, BLOCK_DEVICE):
+        major, minor = _number(block[329:337], "device"), _number(block[337:345], "device")
+    elif kind in (SYMLINK, HARDLINK):
+        link = block[157:257].split(b"\0", 1)[0]
     if size < 0 or size >= 1 << 62:
         raise TarMalformed(f"an entry of {size} bytes")
     stored = size if kind == REGULAR else 0
-    link = block[157:257].split(b"\0", 1)[0]
     return Header(name, kind, mode, uid, gid, stored, mtime * _NS, False, link, major, minor, _NONE, stored, None)
 
 

@@ -10,9 +10,7 @@ before it are its header. Nothing in here is believed: the tar has the digest th
 
 from __future__ import annotations
 
-import binascii
 import zlib
-from base64 import b64decode
 from collections.abc import Iterator
 from typing import IO, Final
 
@@ -29,83 +27,68 @@ END_BYTES: Final = 1024
 _READ: Final = 256 * 1024
 
 
-class _Line(msgspec.Struct):
+class Line(msgspec.Struct, gc=False):
+    """One line. `payload`: bytes of the tar (type SEGMENT), or the CRC64 (ISO) of the file's content (type SLOT)."""
+
     type: int
     name: str = ""
-    name_raw: str = ""
+    name_raw: bytes = b""
     size: int = 0
-    payload: str | None = None
+    payload: bytes | None = None
+
+    @property
+    def path(self) -> bytes:
+        """The name as the header has it."""
+        return self.name_raw or self.name.encode()
 
 
-class Segment(msgspec.Struct, frozen=True, gc=False):
-    """Raw bytes of the tar."""
-
-    data: bytes
-
-
-class Slot(msgspec.Struct, frozen=True, gc=False):
-    """Here `size` bytes of the file `name` belong; `crc` is their CRC64 (ISO) as eight bytes, or None."""
-
-    name: bytes
-    size: int
-    crc: bytes | None
+SEGMENT: Final = 2
+SLOT: Final = 1
+_decoder = msgspec.json.Decoder(Line)
 
 
-_decoder = msgspec.json.Decoder(_Line)
-
-
-def read(file: IO[bytes]) -> Iterator[Segment | Slot]:
+def read(file: IO[bytes]) -> Iterator[Line]:
     """The lines of a tar-split file. TarMalformed; OSError when it can't be read."""
-    for raw in _lines(file):
+    for text in _whole_lines(file):
         try:
-            line = _decoder.decode(raw)
-            payload = b64decode(line.payload, validate=True) if line.payload else b""
-            name = b64decode(line.name_raw, validate=True) if line.name_raw else line.name.encode()
-        except (msgspec.MsgspecError, RecursionError, ValueError, binascii.Error) as error:
-            raise TarMalformed(f"a line of the tar-split is {quote(repr(raw[:60]))}") from error
-        if line.type == 2:
-            yield Segment(payload)
-        elif line.type == 1:
-            if not 0 <= line.size < 1 << 62:
-                raise TarMalformed(f"the tar-split names a file of {line.size} bytes")
-            yield Slot(name, line.size, payload or None)
-        else:
-            raise TarMalformed(f"a line of the tar-split is of the unknown type {line.type}")
+            lines = _decoder.decode_lines(text)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise TarMalformed(f"a line of the tar-split is not what an engine writes: {quote(str(error))}") from error
+        yield from lines
 
 
-def entries(file: IO[bytes]) -> Iterator[tuple[Header, Slot]]:
-    """Each entry's header with its line. TarMalformed when they do not belong together.
+def entries(file: IO[bytes]) -> Iterator[tuple[bytes, Header | None]]:
+    """Each entry's header, with all bytes of the tar that stand before its content; at the end what is left, and None.
 
     Every byte must be accounted for: padding, one header for each entry, zeros at the end. Otherwise a forger could
     write a file's content, or a whole entry, into a raw segment, and the digest would hold without the file.
+    TarMalformed.
     """
-    pending: list[bytes] = []
-    size = pad = 0
-    for each in read(file):
-        if isinstance(each, Segment):
-            size += len(each.data)
-            if size > MAX_PENDING_BYTES:
+    raw = b""
+    pad = 0
+    for line in read(file):
+        if line.type == SEGMENT:
+            raw = raw + line.payload if raw and line.payload else raw or line.payload or b""
+            if len(raw) > MAX_PENDING_BYTES:
                 raise TarMalformed("the tar-split has no entry in tens of megabytes")
-            pending.append(each.data)
             continue
-        raw = pending[0] if len(pending) == 1 else b"".join(pending)
+        if line.type != SLOT:
+            raise TarMalformed(f"a line of the tar-split is of the unknown type {line.type}")
         header = parse_group(raw[pad:] if pad else raw)
-        if header.kind != GLOBAL and header.name != each.name:
+        if (header.name != line.path or header.size != line.size) and header.kind != GLOBAL:
             raise TarMalformed(
-                f"the tar-split names {quote(repr(each.name))} where its header has {quote(repr(header.name))}"
+                f"the tar-split has {quote(repr(line.path))} of {line.size} bytes "
+                f"where its header has {quote(repr(header.name))} of {header.size}"
             )
-        if each.size != header.size:
-            raise TarMalformed(
-                f"the tar-split gives {quote(repr(each.name))} {each.size} bytes, its header {header.size}"
-            )
-        yield header, each
-        pending, size, pad = [], 0, -header.stored % 512
-    if any(b"".join(pending)[pad : pad + END_BYTES]):
+        yield raw, header
+        raw, pad = b"", -header.stored % 512
+    if any(raw[pad : pad + END_BYTES]):
         raise TarMalformed("the tar-split has bytes after its last entry that no entry accounts for")
+    yield raw, None
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Lines of a gzip file, none longer than MAX_LINE_BYTES. A member may follow another."""
+def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The text of a gzip file in pieces that end where lines do, none longer than MAX_LINE_BYTES and a little."""
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
     rest = b""
     ended = False
@@ -119,10 +102,11 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
                 raise TarMalformed(f"the tar-split is no gzip file, or damaged: {error}") from error
             piece = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
             ended = inflate.eof
-            *whole, rest = (rest + text).split(b"\n")
+            whole, newline, rest = (rest + text).rpartition(b"\n")
             if len(rest) > MAX_LINE_BYTES:
                 raise TarMalformed("the tar-split has a line of tens of megabytes")
-            yield from (line for line in whole if line)
+            if newline:
+                yield whole
     if not ended:
         raise TarMalformed("the tar-split is cut off")
     if rest:

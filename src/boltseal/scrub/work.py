@@ -1,11 +1,12 @@
 """Layers, checked side by side on all cores: which jobs there are, who does them, how fast they may read.
 
-A job is one part of one layer (`layers.check`), done in a process of its own if there is enough to do for that. Layers that
-several images share are read once. Memory: each process holds one piece of a file and the names of one layer.
+A job is one layer (`layers.check`), done in a process of its own if there is enough to do for that. Layers that several
+images share are read once. Memory: each process holds a few pieces of a file and the names of one layer.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +14,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
+from threading import active_count
 from typing import Any, Final
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable
-from boltseal.scrub.layers import LayerFiles, LayerResult, Manner, Part, check, parts
+from boltseal.scrub.layers import LayerFiles, LayerResult, Manner, check
 
 ALONE_BYTES: Final = 32 * 1024 * 1024
 """Up to so much is read by this process: starting others takes longer."""
@@ -63,43 +65,39 @@ _meter: list[Meter] = []
 
 
 def _begin(count: Synchronized[int], free_at: Synchronized[float], rate: int) -> None:
+    gc.disable()  # nothing here makes circles, and looking for them among a million names takes its time
     _meter.append(Meter(count, free_at, rate))
 
 
-def _job(layer: LayerFiles, part: Part, manner: Manner) -> LayerResult:
-    return check(layer, part, manner, _meter[0])
+def _job(layer: LayerFiles, manner: Manner) -> LayerResult:
+    return check(layer, manner, _meter[0])
 
 
 def check_layers(
     layers: Iterable[LayerFiles], manner: Manner, pace: Pace, progress: Progress
-) -> dict[LayerFiles, list[LayerResult]]:
-    """The results of all parts of all these layers."""
-    jobs = [(layer, part) for layer in dict.fromkeys(layers) for part in parts(layer, manner)]
-    sizes = {layer: _size(layer) for layer, _ in jobs}
-    jobs.sort(key=lambda job: (-sizes[job[0]], job[1]))  # the longest first, and its content before its attributes
-    total = sum(sizes[layer] for layer, part in jobs if part is not Part.ATTRIBUTES)
+) -> dict[LayerFiles, LayerResult]:
+    """The results of all these layers."""
+    sizes = {layer: _size(layer) for layer in layers}
+    jobs = sorted(sizes, key=lambda layer: -sizes[layer])  # the longest first
     workers = min(pace.workers or os.cpu_count() or 1, len(jobs))
-    results: dict[LayerFiles, list[LayerResult]] = {layer: [] for layer, _ in jobs}
-    context = get_context("spawn")
+    # A process that has no other threads can simply be split; others are begun anew, which takes a moment.
+    context = get_context("fork" if active_count() == 1 else "spawn")
     count, free_at = context.Value("q", 0), context.Value("d", 0.0)
-    done = _alone(jobs, manner, Meter(count, free_at, pace.bytes_per_second), progress, count)
-    if workers > 1 and total > ALONE_BYTES:
-        done = _together(jobs, manner, workers, (count, free_at, pace.bytes_per_second), progress, context)
-    for layer, result in done:
-        results[layer].append(result)
-    return results
+    if workers > 1 and sum(sizes.values()) > ALONE_BYTES:
+        return dict(_together(jobs, manner, workers, (count, free_at, pace.bytes_per_second), progress, context))
+    return dict(_alone(jobs, manner, Meter(count, free_at, pace.bytes_per_second), progress, count))
 
 
 def _alone(
-    jobs: Sequence[tuple[LayerFiles, Part]], manner: Manner, meter: Meter, progress: Progress, count: Synchronized[int]
+    jobs: Sequence[LayerFiles], manner: Manner, meter: Meter, progress: Progress, count: Synchronized[int]
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
-    for layer, part in jobs:
-        yield layer, check(layer, part, manner, meter)
+    for layer in jobs:
+        yield layer, check(layer, manner, meter)
         progress("scrub", count.value, 0)
 
 
 def _together(
-    jobs: Sequence[tuple[LayerFiles, Part]],
+    jobs: Sequence[LayerFiles],
     manner: Manner,
     workers: int,
     shared: tuple[Synchronized[int], Synchronized[float], int],
@@ -107,11 +105,9 @@ def _together(
     context: Any,
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=shared) as pool:
-        running: dict[Future[LayerResult], LayerFiles] = {}
+        running = {pool.submit(_job, layer, manner): layer for layer in jobs}
+        left: set[Future[LayerResult]] = set(running)
         try:
-            for layer, part in jobs:
-                running[pool.submit(_job, layer, part, manner)] = layer
-            left = set(running)
             while left:
                 ended, left = wait(left, POLL_S, FIRST_COMPLETED)
                 progress("scrub", shared[0].value, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
+def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
     """The store of each engine as it made it. Nobody changes these."""
     made: dict[str, Store] = {}
 
@@ -32,13 +33,23 @@ def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> 
             made[name] = MAKERS[name](tmp_path_factory.mktemp(name))
         return made[name]
 
-    return original
+    yield original
+    for store in made.values():
+        unmounted(store.root)
 
 
 @pytest.fixture
-def copy_of(originals: Callable[[str], Store], tmp_path: Path) -> Callable[[str], Store]:
+def copy_of(originals: Callable[[str], Store], tmp_path: Path) -> Iterator[Callable[[str], Store]]:
     """A copy of an engine's store, to be tampered with."""
-    return lambda name: originals(name).copy(tmp_path / "store")
+    yield lambda name: originals(name).copy(tmp_path / "store")
+    unmounted(tmp_path)
+
+
+def unmounted(folder: Path) -> None:
+    """Podman and skopeo mount a folder of their store over itself, and leave it so."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((each for each in mounts if each.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 @pytest.fixture(params=list(MAKERS))
