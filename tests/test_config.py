@@ -363,3 +363,18 @@ def test_the_conformance_profile_lets_every_name_float() -> None:
     settings = load(EXAMPLES / "conformance.toml")
 
     assert [(str(rule), rule.mode) for rule in settings.rules.user] == [("every name", Mode.FLOATING)]
+
+
+def test_a_bound_says_nothing_of_who_may_come_in(tmp_path: Path) -> None:
+    """Whoever limits uploads on a registry of one machine has not asked for users."""
+    bounds = '[auth]\nmax_uploads_per_user = 9\n[[auth.quota]]\nusers = ["anonymous"]\nmax_bytes = "1 GiB"\n'
+
+    assert not load(written(tmp_path, bounds)).auth.configured
+    assert load(written(tmp_path, f"{bounds}[[auth.grant]]\nusers = ['ci']\nactions = ['pull']\n")).auth.configured
+
+
+def test_a_quota_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    """As a grant is: the file, which one, what was found and what was expected."""
+    told = refusal(tmp_path, '[[auth.quota]]\nusers = ["ci"]\nmax_bytes = "lots"\n')
+
+    assert told == 'quota 1: max_bytes is "lots"; expected a size such as "50 GiB"'

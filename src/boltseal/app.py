@@ -40,6 +40,7 @@ from boltseal.errors import BoltsealError, Unavailable
 from boltseal.ledger.note import VerifierKey
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
+from boltseal.registry.bounds import Bounds
 from boltseal.registry.integrator import Integrator, LedgerDoubt
 from boltseal.registry.logins import Logins
 from boltseal.registry.readiness import Readiness, readiness
@@ -276,7 +277,7 @@ class Application(Starlette):
         # Requests under way end under the rules they began with.
         store = self._store
         room = Room(settings.server.data, int(settings.server.disk_reserve_bytes))
-        registry = build_registry(store.database, store.blobs, settings.rules, room)
+        registry = build_registry(store.database, store.blobs, settings.rules, room, _bounds(settings))
         self._serve(registry, settings, self._logins)
         _log.info("rules read again", rules=len(settings.rules.user))
         if left_out:
@@ -368,6 +369,11 @@ def _has_ledger(connection: Connection) -> bool:
     return ledger_store.head(Transaction(connection, 0)) is not None
 
 
+def _bounds(settings: Settings) -> Bounds:
+    """What users may add."""
+    return Bounds(settings.quotas, settings.auth.max_uploads_per_user, settings.server.max_referrers_per_image)
+
+
 def _read_only(settings: Settings, store: Store | None) -> str | None:
     """The sentence that refuses every change, None where changes are taken."""
     if settings.server.read_only:
@@ -383,7 +389,8 @@ def _open(settings: Settings, clock: Clock) -> Store:
     room = Room(data, int(settings.server.disk_reserve_bytes))
     keys = LedgerKeys(settings.keys)
     integrator = Integrator(database, keys)
-    store = Store(data, database, blobs, build_registry(database, blobs, settings.rules, room), keys, integrator)
+    registry = build_registry(database, blobs, settings.rules, room, _bounds(settings))
+    store = Store(data, database, blobs, registry, keys, integrator)
     _check_ledger(store)
     return store
 

@@ -90,6 +90,7 @@ def load_and_tell(
     from pydantic import ValidationError
 
     from boltseal.policy.grants import GrantInvalid
+    from boltseal.policy.quotas import QuotaInvalid
     from boltseal.policy.rules import RuleInvalid
     from boltseal.settings import Settings
 
@@ -104,10 +105,10 @@ def load_and_tell(
         settings = Settings(**merged)
     except ValidationError as error:
         raise ConfigInvalid(_in_words(error.errors()[0], (flags, environment, file))) from error
-    for key, table in (("rule", "rules"), ("auth", "grants")):
+    for key, table in (("rule", "rules"), ("auth", "grants"), ("auth", "quotas")):
         try:
             getattr(settings, table)
-        except (RuleInvalid, GrantInvalid) as error:
+        except (RuleInvalid, GrantInvalid, QuotaInvalid) as error:
             origin = environment.origin if key in environment.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
     return Loaded(settings, tuple(_told(settings, key, file, environment, flags) for key in _known_keys(Settings)))
@@ -120,7 +121,7 @@ def _told(settings: Settings, key: tuple[str, ...], file: _Layer, environment: _
         return layer
 
     name = f"[{key[0]}] {key[1]}" if len(key) > 1 else f"[[{key[0]}]]"
-    name = "[[auth.grant]]" if key == ("auth", "grant") else name
+    name = f"[[auth.{key[1]}]]" if key in (("auth", "grant"), ("auth", "quota")) else name
     value: Any = settings
     for part in key:
         value = getattr(value, part)

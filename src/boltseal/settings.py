@@ -19,14 +19,22 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
 from boltseal.policy.grants import Grants, parse_grants
+from boltseal.policy.quotas import Quotas, parse_quotas
 from boltseal.policy.rules import RuleSet, parse_rules
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"
 """How a variable of the environment is named: BOLTSEAL_SERVER__LISTEN is `listen` of `[server]`."""
 
-LIVE_SERVER: Final = ("access_log", "public_metrics", "read_only", "disk_reserve_bytes")
-"""What of `[server]` a running server takes over at SIGHUP, beside rules and grants; the rest needs a restart."""
+LIVE_SERVER: Final = (
+    "access_log",
+    "public_metrics",
+    "read_only",
+    "disk_reserve_bytes",
+    "min_body_bytes_per_s",
+    "max_referrers_per_image",
+)
+"""What of `[server]` a running server takes over at SIGHUP, beside rules, grants and quotas; the rest needs a restart."""
 AT_START_AUTH: Final = ("htpasswd",)
 """What of `[auth]` it does not."""
 
@@ -139,6 +147,7 @@ class ServerSettings(_Table):
     max_connections: Annotated[int, Field(ge=16, le=65_536)] = 1024
     max_manifest_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=64 * _MIB)] = ByteSize(4 * _MIB)
     min_body_bytes_per_s: Annotated[ByteSize, Field(ge=0, le=_MIB)] = ByteSize(512)
+    max_referrers_per_image: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     upload_buffer_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=4096 * _MIB)] = ByteSize(32 * _MIB)
     shutdown_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 4
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -155,17 +164,19 @@ class ServerSettings(_Table):
 
 
 class AuthSettings(_Table):
-    """`[auth]`: who may come in. With a user in the file, or anything in this table, callers are told apart."""
+    """`[auth]`: who may come in. With a user in the file, or anything but a bound in this table, callers are told apart."""
 
     htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
     anonymous_pull: bool | tuple[str, ...] = False
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}$")] = "boltseal"
+    max_uploads_per_user: Annotated[int, Field(ge=1, le=100_000)] = 500
     grant: tuple[dict[str, Any], ...] = ()
+    quota: tuple[dict[str, Any], ...] = ()
 
     @property
     def configured(self) -> bool:
-        """Whether the table stands in the configuration."""
-        return bool(self.model_fields_set)
+        """Whether the table says who may come in; how much they may take says nothing of that."""
+        return bool(self.model_fields_set - {"max_uploads_per_user", "quota"})
 
 
 class LedgerSettings(_Table):
@@ -211,6 +222,11 @@ class Settings(BaseSettings):
     def grants(self) -> Grants:
         """The `[[auth.grant]]` tables. GrantInvalid names the first that is wrong."""
         return parse_grants(self.auth.grant, self.auth.anonymous_pull)
+
+    @cached_property
+    def quotas(self) -> Quotas:
+        """The `[[auth.quota]]` tables. QuotaInvalid names the first that is wrong."""
+        return parse_quotas(self.auth.quota)
 
     @property
     def keys(self) -> Path:

@@ -56,7 +56,9 @@ def commands() -> dict[str, set[str]]:
 
 def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
     """The table of settings is the whole truth."""
-    actual = {name: default for name, default in settings_of(Settings).items() if name != "[auth] grant"}
+    actual = {
+        name: default for name, default in settings_of(Settings).items() if name not in ("[auth] grant", "[auth] quota")
+    }
     told = {name: default for name, default in documented_settings().items() if not name.startswith("[[")}
 
     assert set(told) == set(actual)
@@ -82,9 +84,16 @@ def test_every_key_of_a_rule_is_documented() -> None:
 
 def test_every_key_of_a_grant_is_documented() -> None:
     """A grant has exactly the keys that the table of settings names."""
-    told = {name.removeprefix("[[auth.grant]] ") for name in documented_settings() if name.startswith("[[auth")}
+    told = {name.removeprefix("[[auth.grant]] ") for name in documented_settings() if name.startswith("[[auth.grant")}
 
     assert told == {"users", "repository", "actions"}
+
+
+def test_every_key_of_a_quota_is_documented() -> None:
+    """A quota has exactly the keys that the table of settings names."""
+    told = {name.removeprefix("[[auth.quota]] ") for name in documented_settings() if name.startswith("[[auth.quota")}
+
+    assert told == {"users", "max_bytes", "max_repositories"}
 
 
 def test_every_verb_is_listed_and_every_listed_verb_exists() -> None:

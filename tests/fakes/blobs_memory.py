@@ -16,6 +16,7 @@ from pathlib import Path
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.storage.blobs import (
+    OWNER_DIGITS,
     PIECE_BYTES,
     BlobAbsent,
     StoreBroken,
@@ -23,6 +24,7 @@ from boltseal.storage.blobs import (
     UploadBusy,
     UploadFile,
     UploadKey,
+    UploadsTooMany,
     UploadUnknown,
 )
 
@@ -120,8 +122,11 @@ class MemoryBlobs:
         self.blobs[digest] = (content, self.now_us)
         return digest
 
-    async def start_upload(self, key: UploadKey) -> None:
+    async def start_upload(self, key: UploadKey, most: int = 0) -> None:
         self.trip("start_upload")
+        mark = key.id[:OWNER_DIGITS]
+        if most and sum(other.id.startswith(mark) for other in self.sessions) >= most:
+            raise UploadsTooMany(most)
         self.sessions[key] = _Session(self.now_us)
         self.trip("start_upload", done=True)
 

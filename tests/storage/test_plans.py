@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.storage import metadata, sqlite, tag_table
+from boltseal.storage import metadata, sqlite, tag_table, usage
 from boltseal.storage.schema import METADATA
 from tests.shop import SHOP
 
@@ -43,6 +43,9 @@ ASKED: dict[str, Callable[[Transaction], Any]] = {
     "tagged bytes": lambda tx: metadata.tagged_bytes(tx.connection, SHOP, "1.4.2"),
     "a page of tags": lambda tx: metadata.tag_names(tx.connection, SHOP, "1.4.2", 100),
     "held manifests": lambda tx: metadata.held_manifests(tx.connection, SHOP, [DIGEST]),
+    "count of referrers": lambda tx: metadata.count_referrers(tx, 1, DIGEST, 10),
+    "what a user holds": lambda tx: usage.held(tx.connection, "anonymous"),
+    "more for a user": lambda tx: usage.add(tx, "anonymous", 1),
     "remove blob": lambda tx: metadata.remove_blob(tx, 1, DIGEST),
 }
 

@@ -245,6 +245,12 @@ class Call:
         return 0 if self._body is None else self._body.received
 
     @property
+    def address(self) -> str:
+        """The address that the request came from, without a port; "" where the server does not say."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    @property
     def method(self) -> str:
         """`GET`, `HEAD`, ..."""
         method: str = self.scope["method"]

@@ -161,7 +161,7 @@ class Gate:
         match scheme.lower():
             case "basic":
                 user, password = _basic(rest.strip())
-                return await self.access.by_password(user, password, _address(call)), REMEMBERED_S
+                return await self.access.by_password(user, password, call.address), REMEMBERED_S
             case "bearer":
                 caller, ends_s = self.access.by_token(rest.strip())
                 return caller, max(0.0, ends_s - time.time())
@@ -189,8 +189,3 @@ def _basic(encoded: str) -> tuple[str, str]:
     if not colon:
         raise AuthorizationInvalid("the Authorization header can't be read; expected user:password")
     return user, password
-
-
-def _address(call: Call) -> str:
-    client = call.scope.get("client")
-    return client[0] if client else ""

@@ -59,14 +59,14 @@ class UploadRoutes:
                 return self._created(at.repository, wanted)
         elif digest is not None:
             return await self._all_at_once(call, at.repository, Digest.parse(digest))
-        upload = await self._uploads.start(at.repository)
+        upload = await self._uploads.start(at.repository, call.actor, call.address)
         return Answer(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
 
     async def append(self, call: Call, at: UploadAt) -> Answer:
         """Adds a chunk."""
         try:
             start, length = _place(call)
-            size = await self._uploads.append(at.repository, at.id, start, length, call.body)
+            size = await self._uploads.append(at.repository, at.id, start, length, call.body, call.actor)
         except RangeInvalid as error:
             return await self._misplaced(at, error)
         return Answer(202, (*self._session(at.repository, at.id, size), *responses.EMPTY))
@@ -114,7 +114,7 @@ class UploadRoutes:
 
     async def _all_at_once(self, call: Call, repository: Repository, digest: Digest) -> Answer:
         length = call.content_length()
-        upload = await self._uploads.start(repository)
+        upload = await self._uploads.start(repository, call.actor, call.address)
         try:
             await self._uploads.finish(repository, upload, digest, None, length, call.body, call.actor)
         except (BoltsealError, ClientGone):

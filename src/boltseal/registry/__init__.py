@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from boltseal.registry.bounds import UNBOUNDED, Bounds
 from boltseal.registry.deletes import Deletes
 from boltseal.registry.ledger import Ledger
 from boltseal.registry.manifests import Manifests
@@ -37,13 +38,15 @@ class Registry:
     ledger: Ledger
 
 
-def build_registry(database: Database, blobs: BlobStore, rules: RuleSet, room: Room | None = None) -> Registry:
+def build_registry(
+    database: Database, blobs: BlobStore, rules: RuleSet, room: Room | None = None, bounds: Bounds = UNBOUNDED
+) -> Registry:
     """The registry over one store, all its parts behind the same door. `room`: what uploads must leave free."""
     door = TagDoor(rules)
     return Registry(
         pulls=Pulls(database, blobs),
-        manifests=Manifests(database, door),
-        uploads=Uploads(database, blobs, room),
+        manifests=Manifests(database, door, bounds),
+        uploads=Uploads(database, blobs, room, bounds),
         deletes=Deletes(database, door),
         seals=Seals(database, blobs, door),
         restores=Restores(database, door),

@@ -17,6 +17,7 @@ from boltseal.oci.digest import SHA256, Digest, DigestInvalid
 from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.seal import Identity
 from boltseal.registry import refusals
+from boltseal.registry.bounds import UNBOUNDED, Bounds
 from boltseal.registry.conditions import check_conditions
 from boltseal.registry.tags import Place, Pushed
 from boltseal.registry.values import Published
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 class Manifests:
     """Every manifest push of the registry."""
 
-    def __init__(self, database: Database, door: TagDoor) -> None:
+    def __init__(self, database: Database, door: TagDoor, bounds: Bounds = UNBOUNDED) -> None:
         self._database = database
         self._door = door
+        self._bounds = bounds
 
     async def put(
         self,
@@ -66,7 +68,8 @@ class Manifests:
         unique_tags = tuple(dict.fromkeys(tags))
 
         def job(tx: Transaction) -> Published:
-            return self._publish(tx, repository, pushed, unique_tags, conditions, actor)
+            with self._bounds.counting(tx, actor.name):
+                return self._publish(tx, repository, pushed, unique_tags, conditions, actor)
 
         with refusals.logged("push", repository, unique_tags, digest, actor, self._door.rules):
             return await self._database.write(job)
@@ -115,6 +118,8 @@ class Manifests:
         spoken_of = [subject for subject in subjects if subject is not None]
         if there is None:
             self._check_sizes(tx, place, manifest)
+            if manifest.subject is not None:
+                self._bounds.check_referrers(tx, place.id, manifest.subject.digest)
             links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
             links += [(str(subject), str(LinkKind.SIGNATURE_TAG)) for subject in spoken_of]
             metadata.add_manifest(tx, place.id, _row(pushed, manifest, tx.now_us, actor), manifest.raw, links)

@@ -7,16 +7,18 @@ only if they are still there (a collect may run beside us).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from boltseal.errors import ErrorCode, Full, Invalid, RangeInvalid, Unavailable
+from boltseal.errors import Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
 from boltseal.oci.reference import Repository
+from boltseal.registry.bounds import UNBOUNDED, Bounds
 from boltseal.registry.values import ANONYMOUS
 from boltseal.storage import metadata
 from boltseal.storage.blobs import UploadId, UploadKey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from boltseal.oci.digest import Digest
     from boltseal.registry.values import Actor
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from boltseal.storage.room import Room
 
 
-ROOM_ASKED_EACH_BYTES: Final = 8 * 1024 * 1024
+ASKED_EACH_BYTES: Final = 8 * 1024 * 1024
+
+Check = Callable[[int, int], None]
 
 
 class LengthWrong(Invalid):
@@ -47,17 +51,22 @@ class BytesVanished(Unavailable):
 class Uploads:
     """Upload sessions of all repositories. A session belongs to the repository it was started in."""
 
-    def __init__(self, database: Database, blobs: BlobStore, room: Room | None = None) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobStore, room: Room | None = None, bounds: Bounds = UNBOUNDED
+    ) -> None:
         self._database = database
         self._blobs = blobs
         self._room = room
+        self._bounds = bounds
 
-    async def start(self, repository: Repository) -> UploadId:
-        """Begin a session (end-4)."""
+    async def start(self, repository: Repository, actor: Actor = ANONYMOUS, address: str = "") -> UploadId:
+        """Begin a session (end-4). UploadsTooMany, QuotaExceeded. `address`: by which somebody without a login is known."""
         if self._room is not None:
             self._room.check(0)
-        upload = UploadId.new()
-        await self._blobs.start_upload(UploadKey(repository, upload))
+        await self._bounds.left_bytes(self._database, actor.name, repository)
+        owner = f"{actor.name} at {address}" if actor.name == ANONYMOUS.name else actor.name
+        upload = UploadId.new(owner)
+        await self._blobs.start_upload(UploadKey(repository, upload), self._bounds.uploads_per_user)
         return upload
 
     async def mount(
@@ -95,10 +104,12 @@ class Uploads:
         start: int | None,
         length: int | None,
         body: AsyncIterator[bytes],
+        actor: Actor = ANONYMOUS,
     ) -> int:
         """Add a chunk (end-5). `start`, `length`: what its range says, None where it says nothing. Bytes held after."""
+        check = await self._checks(repository, actor)
         async with self._blobs.open_upload(UploadKey(repository, upload)) as writer:
-            await _receive(writer, start, length, body, self._room)
+            await _receive(writer, start, length, body, check)
             await writer.flush()
             return writer.offset
 
@@ -113,8 +124,9 @@ class Uploads:
         actor: Actor = ANONYMOUS,
     ) -> int:
         """Add the last chunk, if any, and turn the session into a blob of the repository (end-6). Returns its size."""
+        check = await self._checks(repository, actor)
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
-            await _receive(writer, start, length, body, self._room)
+            await _receive(writer, start, length, body, check)
             size = await writer.commit(digest)
 
         def job(tx: Transaction) -> None:
@@ -132,14 +144,30 @@ class Uploads:
         # are here when the row is.
         if not self._blobs.present(digest):
             raise BytesVanished(f"the bytes of {digest.short} went before they were recorded; push again")
-        place = metadata.ensure_repository(tx, repository, actor.name)
-        metadata.add_blob(tx, place, str(digest), size, actor.name)
+        with self._bounds.counting(tx, actor.name):
+            place = metadata.ensure_repository(tx, repository, actor.name)
+            metadata.add_blob(tx, place, str(digest), size, actor.name)
+
+    async def _checks(self, repository: Repository, actor: Actor) -> Check:
+        """What is asked while bytes arrive: does the session's size go with the quota, is there room on the disk."""
+        left = await self._bounds.left_bytes(self._database, actor.name, repository)
+
+        def check(size: int, expected: int) -> None:
+            if left is not None:
+                self._bounds.check_bytes(actor.name, left, size + expected)
+            if self._room is not None:
+                self._room.check(expected)
+
+        return check
 
 
 async def _receive(
-    writer: UploadWriter, start: int | None, length: int | None, body: AsyncIterator[bytes], room: Room | None
+    writer: UploadWriter, start: int | None, length: int | None, body: AsyncIterator[bytes], check: Check
 ) -> None:
-    """Write a body behind what is there; a body that is not as said, or has no room, leaves the session as it was."""
+    """Write a body behind what is there; a body that is not as said, or has no room, leaves the session as it was.
+
+    `check` is asked now and then, given how much the session holds and how much more was said to come.
+    """
     before = writer.offset
     if start is not None and start != before:
         raise ChunkOutOfOrder(
@@ -147,13 +175,13 @@ async def _receive(
         )
     asked = before
     async for chunk in body:
-        if room is not None and writer.offset >= asked:
+        if writer.offset >= asked:
             try:
-                room.check(max(0, (length or 0) - (writer.offset - before)))
-            except Full:
+                check(writer.offset, max(0, (length or 0) - (writer.offset - before)))
+            except (Full, Denied):
                 await writer.rollback()
                 raise
-            asked = writer.offset + ROOM_ASKED_EACH_BYTES
+            asked = writer.offset + ASKED_EACH_BYTES
         await writer.write(chunk)
         if length is not None and writer.offset - before > length:
             break

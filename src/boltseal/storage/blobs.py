@@ -33,7 +33,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
-from boltseal.errors import ErrorCode, Full, NotFound, Unavailable
+from boltseal.errors import ErrorCode, Full, NotFound, TooMany, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 
@@ -67,6 +67,7 @@ class BlobAbsent(NotFound):
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UNKNOWN
 
 
+OWNER_DIGITS: Final = 8
 _UPLOAD_ID = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
@@ -83,9 +84,19 @@ class UploadId(str):
         return super().__new__(cls, text)
 
     @classmethod
-    def new(cls) -> UploadId:
-        """A name that nobody has used or can guess."""
-        return cls(uuid.uuid4().hex)
+    def new(cls, owner: str = "") -> UploadId:
+        """A name that nobody has used or can guess. Those of one owner begin alike, so that they can be counted."""
+        return cls(hashlib.sha256(owner.encode()).hexdigest()[:OWNER_DIGITS] + uuid.uuid4().hex[OWNER_DIGITS:])
+
+
+class UploadsTooMany(TooMany):
+    """Somebody has as many open uploads as they may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"you have {most} uploads open, and may have no more: end or cancel some, then try again; those that nobody "
+            "goes on with end by themselves after a day"
+        )
 
 
 class UploadKey(NamedTuple):
@@ -155,8 +166,11 @@ class UploadWriter(Protocol):
 class UploadSessions(Protocol):
     """The half of a blob store that takes bytes in."""
 
-    async def start_upload(self, key: UploadKey) -> None:
-        """Begins an empty session. NoSpace, StoreBroken. Not durable: a power cut may forget an empty session."""
+    async def start_upload(self, key: UploadKey, most: int = 0) -> None:
+        """Begins an empty session. NoSpace, StoreBroken. Not durable: a power cut may forget an empty session.
+
+        UploadsTooMany when its owner has `most` already, in all repositories; two that begin at once may both be let in.
+        """
         ...
 
     async def upload_size(self, key: UploadKey) -> int:

@@ -31,6 +31,7 @@ from typing import Final
 
 from boltseal.oci.digest import Digest, hasher
 from boltseal.storage.blobs import (
+    OWNER_DIGITS,
     PIECE_BYTES,
     BlobAbsent,
     NoSpace,
@@ -39,6 +40,7 @@ from boltseal.storage.blobs import (
     UploadBusy,
     UploadFile,
     UploadKey,
+    UploadsTooMany,
     UploadUnknown,
 )
 from boltseal.storage.durable import Disk, is_no_space, make_folders
@@ -122,18 +124,22 @@ class LocalBlobs:
 
     # Sessions
 
-    async def start_upload(self, key: UploadKey) -> None:
+    async def start_upload(self, key: UploadKey, most: int = 0) -> None:
         """Makes the session's empty file. It need not survive a power cut, so nothing is synced.
 
         In a thread: making a name waits for the file system's journal, which may be busy with somebody's fsync.
         """
-        make = self._workshop.quick.launch(self._make_session, key.name)
+        make = self._workshop.quick.launch(self._make_session, key.name, most)
         try:
             await finished(make)
         except OSError as error:
             raise _told(error, "an upload can't be started") from error
 
-    def _make_session(self, name: str) -> None:
+    def _make_session(self, name: str, most: int) -> None:
+        if most:
+            mark = name[:OWNER_DIGITS]
+            if sum(other.startswith(mark) for other in os.listdir(self._uploads)) >= most:  # noqa: PTH208 - see above
+                raise UploadsTooMany(most)
         self._disk.close(self._disk.create(f"{self._uploads}/{name}"))
 
     async def upload_size(self, key: UploadKey) -> int:

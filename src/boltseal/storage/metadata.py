@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, insert, literal, or_, select
+from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, func, insert, literal, or_, select
 
 from boltseal.storage import usage
 from boltseal.storage.schema import blob, content, link, manifest, released, repository, tag
@@ -76,6 +76,11 @@ def ensure_repository(tx: Transaction, name: str, by: str | None) -> int:
     ).scalar_one()
     usage.add(tx, by, 0, repositories=1)
     return made
+
+
+def repository_exists(connection: Connection, name: str) -> bool:
+    """Whether anything was ever pushed to a repository."""
+    return connection.execute(_REPOSITORY_ID, {"name": name}).first() is not None
 
 
 def find_manifest(tx: Transaction, repository_id: int, digest: str) -> ManifestRow | None:
@@ -317,6 +322,13 @@ def referrers(
     if artifact_type is not None:
         query = query.where(manifest.c.artifact_type == artifact_type)
     return [(row[0], row[1]) for row in connection.execute(query)]
+
+
+def count_referrers(tx: Transaction, repository_id: int, subject: str, most: int) -> int:
+    """How many manifests of a repository name this subject; counts no further than `most`."""
+    some = select(literal(1)).where(manifest.c.repository_id == repository_id, manifest.c.subject == subject)
+    counted: int = tx.connection.execute(select(func.count()).select_from(some.limit(most).subquery())).scalar_one()
+    return counted
 
 
 def tagged_bytes(connection: Connection, name: str, tag_name: str) -> tuple[str, bytes] | None:

@@ -1,0 +1,114 @@
+"""How much a user may hold: bytes that their pushes added, and repositories that they made. Pure.
+
+    [[auth.quota]]
+    users = ["ci"]            names; `*`: every user with a login; `anonymous`: who has none
+    max_bytes = "50 GiB"      of blobs and manifests, in each repository of its own
+    max_repositories = 20
+
+The first quota that names a user is theirs; without one they may hold as much as there is room for. What is held is
+counted elsewhere (`storage.usage`); a quota is about what is added: who is over it may push again what is there, pull,
+and delete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeGuard
+
+from boltseal.errors import Denied, Invalid, quote
+from boltseal.policy.grants import EVERY_USER
+
+MAX_QUOTAS: Final = 10_000
+ANONYMOUS: Final = "anonymous"
+_UNITS: Final[Mapping[str, int]] = {"": 1, "B": 1} | {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for ending, base in (("B", 1000), ("iB", 1024))
+}
+_SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMGT]?i?B|)")
+
+
+class QuotaInvalid(Invalid):
+    """A quota that can't be read. The server does not start."""
+
+
+class QuotaExceeded(Denied):
+    """A push would add more than its user may hold. Nothing of it was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What some users may hold, None: as much as they like."""
+
+    users: frozenset[str]
+    max_bytes: int | None = None
+    max_repositories: int | None = None
+
+    def check(self, user: str, size_bytes: int, repositories: int) -> None:
+        """QuotaExceeded when a user who would hold this much may not."""
+        if self.max_bytes is not None and size_bytes > self.max_bytes:
+            raise QuotaExceeded(
+                f"{user} would hold {size_bytes} bytes and may hold {self.max_bytes}: delete what is not needed any "
+                "more, or ask whoever runs this registry for a larger quota"
+            )
+        if self.max_repositories is not None and repositories > self.max_repositories:
+            raise QuotaExceeded(
+                f"{user} would have made {repositories} repositories and may make {self.max_repositories}: push to one "
+                "that is there, or ask whoever runs this registry for a larger quota"
+            )
+
+
+UNLIMITED: Final = Quota(frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """Every quota in force, in order. Made by `parse_quotas`."""
+
+    quotas: tuple[Quota, ...] = ()
+
+    def of(self, user: str) -> Quota:
+        """The quota of a user, `anonymous` for somebody without a login."""
+        names = {user} if user == ANONYMOUS else {user, EVERY_USER}
+        return next((quota for quota in self.quotas if quota.users & names), UNLIMITED)
+
+
+NO_QUOTAS: Final = Quotas()
+
+
+def parse_quotas(tables: Sequence[Mapping[str, object]]) -> Quotas:
+    """Read the `[[auth.quota]]` tables. QuotaInvalid names the first fault."""
+    if len(tables) > MAX_QUOTAS:
+        raise QuotaInvalid(f"{len(tables)} quotas; at most {MAX_QUOTAS} are allowed")
+    return Quotas(tuple(_parse(f"quota {number}", table) for number, table in enumerate(tables, start=1)))
+
+
+def _parse(where: str, table: Mapping[str, object]) -> Quota:
+    unknown = sorted(set(table) - {"users", "max_bytes", "max_repositories"})
+    if unknown:
+        raise QuotaInvalid(f"{where}: unknown key {quote(unknown[0])}; expected users, max_bytes, max_repositories")
+    users = table.get("users")
+    named = [users] if isinstance(users, str) else users
+    if not isinstance(named, Sequence) or not named or not all(isinstance(name, str) and name for name in named):
+        raise QuotaInvalid(f"{where}: users is {quote(str(users))}; expected a list of names")
+    if len(table) == 1:
+        raise QuotaInvalid(f"{where}: it limits nothing; expected max_bytes, max_repositories or both")
+    repositories = table.get("max_repositories")
+    if repositories is not None and not _is_count(repositories):
+        raise QuotaInvalid(f"{where}: max_repositories is {quote(str(repositories))}; expected a number")
+    return Quota(frozenset(named), _size(where, table.get("max_bytes")), repositories)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _size(where: str, size: object) -> int | None:
+    if size is None or _is_count(size):
+        return size
+    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if found is None:
+        raise QuotaInvalid(f'{where}: max_bytes is {quote(str(size))}; expected a size such as "50 GiB"')
+    return int(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,297 @@
+"""One user who takes more than is theirs: bytes, repositories, uploads, referrers. Refused, and everybody else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import httpx2
+import pytest
+
+from boltseal.app import collect_store, examine_store
+from boltseal.settings import Settings
+from tests.images import (
+    OCI_MANIFEST,
+    Blob,
+    artifact,
+    error_of,
+    holds_blob,
+    image,
+    in_pieces,
+    meaning,
+    push,
+    push_blob,
+    start_upload,
+    with_digest,
+)
+from tests.serving import Serving, serving, serving_as
+
+MIB = 1024 * 1024
+PEOPLE = ("ci", "ana")
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def htpasswd() -> str:
+    """Everybody's password is their name."""
+    lines = [f"{name}:{bcrypt.hashpw(name.encode(), bcrypt.gensalt(4)).decode()}" for name in PEOPLE]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def shop(data: Path, htpasswd: str) -> Open:
+    """Opens the registry of this test with these quotas; `ci` is who asks."""
+    keys = data.with_name(f"{data.name}.keys")
+    keys.mkdir(mode=0o700, exist_ok=True)
+    (keys / "htpasswd").write_text(htpasswd)
+
+    @asynccontextmanager
+    async def open_(*quotas: dict[str, object], **auth: object) -> AsyncIterator[Serving]:
+        delete = [{"users": ["*"], "actions": ["pull", "push", "delete"]}]
+        tables = {"server": {"data": data}, "auth": {"grant": delete, "quota": quotas, **auth}}
+        async with serving_as(Settings.model_validate(tables)) as running:
+            running.client.auth = httpx2.BasicAuth("ci", "ci")
+            yield running
+
+    return open_
+
+
+async def blob_answer(client: httpx2.AsyncClient, repository: str, blob: Blob) -> httpx2.Response:
+    """The whole blob in one request."""
+    return await client.post(f"/v2/{repository}/blobs/uploads/", params={"digest": blob.digest}, content=blob.data)
+
+
+async def test_a_push_over_the_quota_is_refused_and_keeps_nothing(shop: Open) -> None:
+    """403, which no client tries again, and the sentence says how much, the limit, and what to do."""
+    async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
+        first = await blob_answer(running.client, "shop/app", Blob(b"a" * 600))
+        second = await blob_answer(running.client, "shop/app", Blob(b"b" * 600))
+        held = await holds_blob(running.client, "shop/app", Blob(b"b" * 600).digest)
+        fits = await blob_answer(running.client, "shop/app", Blob(b"c" * 400))
+
+    assert (first.status_code, second.status_code, fits.status_code) == (201, 403, 201)
+    assert error_of(second)[0] == "DENIED"
+    assert "ci would hold 1200 bytes and may hold 1000: delete" in error_of(second)[1]
+    assert not held
+
+
+async def test_who_is_over_the_quota_is_refused_before_a_byte_is_sent(shop: Open) -> None:
+    """A layer of gigabytes is not taken in to be refused at its end."""
+    async with shop({"users": ["ci"], "max_bytes": 100}) as running:
+        await push_blob(running.client, "shop/app", Blob(b"a" * 100))
+        started = await running.client.post("/v2/shop/app/blobs/uploads/")
+
+    assert started.status_code == 403
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_an_upload_that_outgrows_the_quota_is_stopped_in_the_middle(shop: Open, announced: bool) -> None:
+    """With a length at once, without one while it grows; the session is as it was before."""
+    large = Blob(b"x" * (20 * MIB))
+    body: Any = large.data if announced else in_pieces(large.data, MIB)
+    async with shop({"users": ["ci"], "max_bytes": f"{2 * MIB}"}) as running:
+        location = await start_upload(running.client, "shop/app")
+        patched = await running.client.patch(location, content=body)
+        state = await running.client.get(location)
+
+    assert patched.status_code == 403
+    assert state.headers["Range"] == "0-0"
+
+
+async def test_racing_pushes_can_not_both_take_what_is_left(shop: Open) -> None:
+    """All have been let in; the transaction that adds the row decides."""
+    blobs = [Blob(bytes([number]) * 600) for number in range(8)]
+    async with shop({"users": ["ci"], "max_bytes": 1500}) as running:
+        locations = [await start_upload(running.client, f"shop/app{number}") for number in range(len(blobs))]
+        for location, blob in zip(locations, blobs, strict=True):
+            await running.client.patch(location, content=blob.data)
+        ended = await asyncio.gather(
+            *(
+                running.client.put(with_digest(location, blob.digest))
+                for location, blob in zip(locations, blobs, strict=True)
+            )
+        )
+
+    assert sorted(answer.status_code for answer in ended) == [201] * 2 + [403] * 6
+
+
+async def test_what_is_deleted_may_be_pushed_again(shop: Open, data: Path) -> None:
+    """The total goes down with the row, and stays the sum of the rows."""
+    one, two = Blob(b"1" * 600), Blob(b"2" * 600)
+    async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
+        await push_blob(running.client, "shop/app", one)
+        await running.client.delete(f"/v2/shop/app/blobs/{one.digest}")
+        again = await blob_answer(running.client, "shop/app", two)
+    examined = examine_store(Settings.model_validate({"server": {"data": data}}), lambda *_: None)
+
+    assert again.status_code == 201
+    assert list(examined.findings) == []
+
+
+async def test_a_mount_counts_where_it_mounts_to(shop: Open) -> None:
+    """Else one gigabyte could be held a thousand times over."""
+    blob = Blob(b"m" * 600)
+    async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
+        await push_blob(running.client, "shop/app", blob)
+        mounted = await running.client.post(
+            "/v2/shop/other/blobs/uploads/", params={"mount": blob.digest, "from": "shop/app"}
+        )
+        held = await holds_blob(running.client, "shop/other", blob.digest)
+
+    assert mounted.status_code == 403
+    assert not held
+
+
+async def test_manifests_count_too(shop: Open) -> None:
+    """Bytes are bytes, also in a manifest of megabytes; a refused one leaves no tag."""
+    own = image("one", annotations={"a": "x" * 5000})
+    async with shop({"users": ["ci"], "max_bytes": 4000}) as running:
+        for blob in own.blobs:
+            await push_blob(running.client, "shop/app", blob)
+        answer = await running.client.put(
+            "/v2/shop/app/manifests/1.4.2", content=own.raw, headers={"content-type": OCI_MANIFEST}
+        )
+        found = await meaning(running.client, "shop/app", "1.4.2")
+
+    assert answer.status_code == 403
+    assert found is None
+
+
+async def test_what_is_there_may_be_published_again_by_whoever_is_over_the_quota(shop: Open) -> None:
+    """A quota that was made smaller takes nothing away, and the same push again succeeds."""
+    own = image("one")
+    async with shop() as running:
+        await push(running.client, "shop/app", "1.4.2", own)
+    async with shop({"users": ["ci"], "max_bytes": 1, "max_repositories": 0}) as running:
+        again = await running.client.put(
+            "/v2/shop/app/manifests/1.4.2", content=own.raw, headers={"content-type": OCI_MANIFEST}
+        )
+        pulled = await meaning(running.client, "shop/app", "1.4.2")
+
+    assert again.status_code == 201
+    assert pulled == own.digest
+
+
+async def test_one_repository_too_many_is_refused(shop: Open) -> None:
+    """By its first blob, a mount or a manifest; those that are there go on."""
+    blob = Blob(b"r" * 10)
+    async with shop({"users": ["ci"], "max_repositories": 2}) as running:
+        made = [await blob_answer(running.client, f"shop/app{number}", blob) for number in range(3)]
+        mounted = await running.client.post(
+            "/v2/shop/other/blobs/uploads/", params={"mount": blob.digest, "from": "shop/app0"}
+        )
+        empty = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+        index = await running.client.put(
+            "/v2/shop/third/manifests/latest",
+            content=empty,
+            headers={"content-type": "application/vnd.oci.image.index.v1+json"},
+        )
+        goes_on = await blob_answer(running.client, "shop/app0", Blob(b"more"))
+        names = (await running.client.get("/v2/_catalog")).json()["repositories"]
+
+    assert [answer.status_code for answer in made] == [201, 201, 403]
+    assert (mounted.status_code, index.status_code, goes_on.status_code) == (403, 403, 201)
+    assert "ci would have made 3 repositories and may make 2" in error_of(index)[1]
+    assert names == ["shop/app0", "shop/app1"]
+
+
+async def test_the_quota_of_one_is_not_anothers(shop: Open) -> None:
+    """Whoever fills theirs is in nobody's way."""
+    async with shop({"users": "*", "max_bytes": 1000}) as running:
+        await push_blob(running.client, "shop/app", Blob(b"a" * 1000))
+        running.client.auth = httpx2.BasicAuth("ana", "ana")
+        other = await blob_answer(running.client, "shop/app", Blob(b"b" * 1000))
+
+    assert other.status_code == 201
+
+
+async def test_uploads_that_nobody_ends_are_counted(shop: Open) -> None:
+    """429 with the time to come back, over all repositories; another user is let in, and one that ended makes room."""
+    async with shop(max_uploads_per_user=3) as running:
+        open_ = [await start_upload(running.client, f"shop/app{number}") for number in range(3)]
+        refused = await running.client.post("/v2/shop/app9/blobs/uploads/")
+        at_once = await blob_answer(running.client, "shop/app", Blob(b"whole"))
+        running.client.auth = httpx2.BasicAuth("ana", "ana")
+        other = await running.client.post("/v2/shop/app0/blobs/uploads/")
+        running.client.auth = httpx2.BasicAuth("ci", "ci")
+        await running.client.delete(open_[0])
+        again = await running.client.post("/v2/shop/app0/blobs/uploads/")
+
+    assert (refused.status_code, at_once.status_code, other.status_code, again.status_code) == (429, 429, 202, 202)
+    assert error_of(refused)[0] == "TOOMANYREQUESTS"
+    assert "you have 3 uploads open" in error_of(refused)[1]
+    assert refused.headers["Retry-After"] == "30"
+
+
+async def test_uploads_of_before_a_restart_are_counted(shop: Open) -> None:
+    """They are in the store and not in a process, so that several workers count the same ones."""
+    async with shop(max_uploads_per_user=1) as running:
+        await start_upload(running.client, "shop/app")
+    async with shop(max_uploads_per_user=1) as running:
+        refused = await running.client.post("/v2/shop/app/blobs/uploads/")
+
+    assert refused.status_code == 429
+
+
+async def test_without_users_an_address_is_counted(data: Path) -> None:
+    """Nobody can be told from anybody else, but by where they are."""
+    async with serving_as(
+        Settings.model_validate({"server": {"data": data}, "auth": {"max_uploads_per_user": 2}})
+    ) as running:
+        one, two = (
+            httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(app=running.app, client=(address, 5)), base_url="http://localhost:5000"
+            )
+            for address in ("192.0.2.1", "192.0.2.2")
+        )
+        async with one, two:
+            answers = [await one.post("/v2/shop/app/blobs/uploads/") for _ in range(3)]
+            other = await two.post("/v2/shop/app/blobs/uploads/")
+
+    assert [answer.status_code for answer in answers] == [202, 202, 429]
+    assert other.status_code == 202
+
+
+async def test_an_image_has_so_many_referrers_and_no_more(data: Path) -> None:
+    """Whoever lists them reads all of them; the same one again is none more, and another image has its own."""
+    async with serving(data, max_referrers_per_image=2) as running:
+        one, two = image("one"), image("two")
+        await push(running.client, "shop/app", "1.0.0", one)
+        await push(running.client, "shop/app", "2.0.0", two)
+        notes = [artifact(f"note {number}", subject=one) for number in range(3)]
+        for note in notes[:2]:
+            await push(running.client, "shop/app", note.digest, note)
+        await push(running.client, "shop/app", notes[0].digest, notes[0])
+        for blob in notes[2].blobs:
+            await push_blob(running.client, "shop/app", blob)
+        refused = await running.client.put(
+            f"/v2/shop/app/manifests/{notes[2].digest}", content=notes[2].raw, headers={"content-type": OCI_MANIFEST}
+        )
+        listed = (await running.client.get(f"/v2/shop/app/referrers/{one.digest}")).json()["manifests"]
+        await push(running.client, "shop/app", "note", artifact("note", subject=two))
+
+    assert refused.status_code == 403
+    assert "has 2 referrers" in error_of(refused)[1]
+    assert len(listed) == 2
+
+
+async def test_bytes_of_a_refused_push_go_with_the_next_collect(shop: Open, data: Path) -> None:
+    """They were durable before the row was refused; no row names them."""
+    blob = Blob(b"b" * 600)
+    async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
+        locations = [await start_upload(running.client, "shop/app") for _ in range(2)]
+        await running.client.patch(locations[1], content=blob.data)
+        await running.client.put(with_digest(locations[0], Blob(b"a" * 600).digest), content=b"a" * 600)
+        refused = await running.client.put(with_digest(locations[1], blob.digest))
+    settings = Settings.model_validate({"server": {"data": data}})
+    later_us = 4_000_000_000_000_000
+    gone = [item.name for item in collect_store(settings, dry_run=True, clock=lambda: later_us) if item.what == "blob"]
+
+    assert refused.status_code == 403
+    assert gone == [blob.digest]
