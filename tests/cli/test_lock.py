@@ -87,7 +87,8 @@ async def test_a_floating_tag_that_moves_is_told_with_from_to_and_since_when(ser
     assert (gate.code, verdict["status"], verdict["sealed"]) == (1, "moved", False)
     assert (verdict["expected"], verdict["means"]) == (older.digest, newer.digest)
     assert (verdict["file"], verdict["line"], verdict["at"]) == ("compose.yaml", 3, "services.web.image")
-    assert f"after {verdict['locked_at']}" in verdict["reason"]
+    assert f"on {verdict['moved_at']} (" in verdict["reason"]
+    assert verdict["moved_at"] >= verdict["locked_at"]
     assert relocked.code == 0
     assert "kept: take it with `boltseal lock --update" in relocked.out
     assert lock(project, "--update", f"{server.address}/{SHOP}:latest").code == 0
@@ -245,6 +246,48 @@ def test_a_hostile_name_does_not_steer_the_terminal(project: Path) -> None:
 
     assert all("\x1b" not in run.out + run.err for run in told)
     assert all("\\x1b" in run.out + run.err for run in told)
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in project.iterdir()}
+
+
+async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, project: Path) -> None:
+    """Compose, kustomize and BuildKit each get theirs; nobody is asked, and no file of the project is touched."""
+    app = image("app")
+    await publish(server, "1.4.2", app)
+    name = f"{server.address}/{SHOP}"
+    compose(project, web=f"{name}:1.4.2")
+    (project / "Dockerfile").write_text(f"FROM {name}:1.4.2\n")
+    (project / "pod.yaml").write_text(
+        f"apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  containers: [{{name: a, image: '{name}:1.4.2'}}]\n"
+    )
+    early = program.run("lock", "--emit", "kustomize", cwd=project)
+    lock(project)
+    before = contents(project)
+    texts = {
+        what: program.run("lock", "--emit", what, "--allow", "nobody.example.com", cwd=project)
+        for what in ("compose-override", "kustomize", "buildkit-source-policy")
+    }
+
+    assert (early.code, early.out) == (2, "")
+    assert all(told.code == 0 and app.digest in told.out for told in texts.values())
+    assert f'image: "{name}:1.4.2@{app.digest}"' in texts["compose-override"].out
+    assert json.loads(texts["buildkit-source-policy"].out)["rules"][0]["action"] == "CONVERT"
+    assert contents(project) == before
+
+
+async def test_a_file_for_another_tool_is_whole_or_not_there(server: Server, project: Path) -> None:
+    """What is not locked would be deployed by its tag, unnoticed."""
+    await publish(server, "1.4.2", image("app"))
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    lock(project)
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2", new=f"{server.address}/{SHOP}:2.0.0")
+    told = lock(project, "--emit", "compose-override")
+
+    assert (told.code, told.out) == (1, "")
+    assert "compose.yaml:5: " in told.err
+    assert "it is not in boltseal.lock" in told.err
 
 
 def test_the_envelopes_have_their_schemas(project: Path) -> None:

@@ -1,6 +1,6 @@
 """A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails when told to.
 
-Only what clients ask for: HEAD and GET of manifests, blobs, tags, referrers, and the token service. It answers at any
+Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, and the token service. It answers at any
 host name; `counted` says how often each thing was asked for.
 """
 
@@ -39,6 +39,7 @@ class FakeHub:
     private: str = ""
     breaks: int = 0
     ranges: bool = True
+    histories: dict[str, bytes] = field(default_factory=dict)
 
     def publish(self, repository: str, tag: str, body: bytes, media_type: str) -> Digest:
         digest = Digest.of(body)
@@ -58,6 +59,7 @@ class FakeHub:
                 Route("/v2/{name:path}/manifests/{reference}", self.manifest, methods=methods),
                 Route("/v2/{name:path}/blobs/{digest}", self.blob, methods=methods),
                 Route("/v2/{name:path}/tags/list", self.tags),
+                Route("/v2/{name:path}/_oci/tag-history/{tag}", self.history),
             ]
         )
 
@@ -119,6 +121,15 @@ class FakeHub:
         shown, more = rest[: self.page], len(rest) > self.page
         headers = {"link": f'</v2/{name}/tags/list?n={self.page}&last={shown[-1]}>; rel="next"'} if more else {}
         return JSONResponse({"name": name, "tags": shown}, headers=headers)
+
+    async def history(self, request: Request) -> Response:
+        name, tag = request.path_params["name"], request.path_params["tag"]
+        refused = self._refuse(request, name)
+        if refused is not None:
+            return refused
+        self.counted["history"] += 1
+        told = self.histories.get(f"{name}:{tag}")
+        return _error(404, "UNSUPPORTED", "no such route") if told is None else Response(told)
 
     def _refuse(self, request: Request, name: str) -> Response | None:
         self.seen.append(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -14,12 +15,13 @@ from boltseal.pin.locking import relock
 from boltseal.pin.values import Site
 from boltseal.pin.verify import Status, Verdict, Weight, verify
 from tests.fakes.hub import FakeHub
-from tests.images import Document
+from tests.images import OCI_INDEX, Document
 from tests.lockfile.locks import DAY_US, NOW_US
 from tests.pin.sites import REGISTRY, publish, resolving, site, two_platforms
 
 RELEASE = f"{REGISTRY}/shop/app:1.4.2"
 FLOATING = f"{REGISTRY}/shop/app:latest"
+HOUR_US = DAY_US // 24
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +88,66 @@ async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) ->
         f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
         "after 2026-11-24T18:00:00Z (12 days ago); the pin still holds"
     )
+
+
+def history(digest: str, event: str = "created", time: str = "2026-12-01T06:00:00.000001Z") -> bytes:
+    annotations = {
+        f"org.opencontainers.distribution.tag.{name}": value for name, value in (("timestamp", time), ("event", event))
+    }
+    entry = {"mediaType": OCI_INDEX, "digest": digest, "size": 2, "annotations": annotations}
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
+
+
+async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHub) -> None:
+    """By the newest event, if that is this move; asked only where something moved."""
+    older = put(hub, "older", FLOATING)
+    pinned = site(f"{FLOATING}@{older.digest}")
+    lock = await locked(hub, [pinned])
+    hub.histories["shop/app:latest"] = history(older.digest)
+    assert (await verdict(hub, pinned, lock)).status is Status.HOLDS
+    assert "history" not in hub.counted
+    newer = put(hub, "newer", FLOATING)
+    other = await verdict(hub, pinned, lock)
+    hub.histories["shop/app:latest"] = history(newer.digest)
+    found = await verdict(hub, pinned, lock)
+
+    assert other.moved_us is None
+    assert "after 2026-11-24T18:00:00Z" in other.reason
+    assert found.moved_us == NOW_US + 6 * DAY_US + 12 * HOUR_US + 1
+    assert "on 2026-12-01T06:00:00Z (5 days ago), as its registry says; the pin still holds" in found.reason
+
+
+async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: FakeHub) -> None:
+    """The newest event has no manifest any more."""
+    older = put(hub, "older", FLOATING)
+    pinned = site(f"{FLOATING}@{older.digest}")
+    lock = await locked(hub, [pinned])
+    del hub.manifests["shop/app"]["latest"]
+    hub.histories["shop/app:latest"] = history(older.digest, "deleted")
+
+    assert "was deleted; it meant" in (found := await verdict(hub, pinned, lock)).reason
+    assert found.moved_us is not None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        b"[]",
+        b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}',
+        history(f"sha256:{'0' * 64}", time="yesterday"),
+        history(f"sha256:{'0' * 64}", time="2026-12-01T06:00:00"),
+        history(f"sha256:{'0' * 64}", time="9" * 100),
+    ],
+)
+async def test_a_history_that_says_nothing_readable_is_none(hub: FakeHub, told: bytes) -> None:
+    """Then the move came after it was locked, which is known without it."""
+    pinned = site(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
+    lock = await locked(hub, [pinned])
+    put(hub, "newer", FLOATING)
+    hub.histories["shop/app:latest"] = told
+
+    assert (await verdict(hub, pinned, lock)).moved_us is None
 
 
 async def test_strictly_a_note_does_not_hold(hub: FakeHub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,8 +32,16 @@ if TYPE_CHECKING:
     from boltseal.pin.locking import Moved, Relocked
 
 
+class Emit(StrEnum):
+    """Files that hold digests for somebody else's tool."""
+
+    COMPOSE_OVERRIDE = "compose-override"
+    KUSTOMIZE = "kustomize"
+    SOURCE_POLICY = "buildkit-source-policy"
+
+
 class NotInLock(Invalid):
-    """A reference to be updated that no file of the project names."""
+    """A reference to be updated that no file of the project names; or a lock that is not there."""
 
 
 def lock(
@@ -48,6 +57,10 @@ def lock(
             "--count-pulls", help="Read platforms and image IDs on Docker Hub too, where that counts as pulls."
         ),
     ] = False,
+    emit: Annotated[
+        Emit | None,
+        typer.Option("--emit", show_default=False, help="Print a file that holds the locked digests; asks nobody."),
+    ] = None,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
@@ -59,6 +72,8 @@ def lock(
     Finds the image references of a project, asks what each means by one HEAD, and writes that down. Run again it adds
     what is new and says what has moved; it changes nothing that is locked unless told to (--update, or --update REF).
 
+    --emit prints what makes Compose, kustomize or BuildKit take the locked digests, without a touch on the files.
+
     Exit code 3: a reference could not be resolved; the lock is as it was.
     """
     with Answer("lock", as_json=as_json) as answer:
@@ -67,6 +82,9 @@ def lock(
 
         files, named = split_arguments(project, paths or [], references=update)
         opened = open_project(project, files)
+        if emit is not None:
+            _emit(answer, opened, emit, update=update)
+            return
         reach = Reach(plain_http, ca_file, anonymous)
         old = read_lock(project) or Lock()
         done = _relock(
@@ -77,6 +95,37 @@ def lock(
         if not whole:
             answer.outcome = Outcome.UNKNOWN
         _tell(answer, opened, old, done, whole=whole, written=written)
+
+
+def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
+    """Print the file. What is not locked would be left as it is, unnoticed: then there is no file at all."""
+    from boltseal.lockfile.document import LOCK_NAME, lock_key
+    from boltseal.pin.emit import EMITTERS
+    from boltseal.pin.lockdisk import read_lock
+
+    lock = read_lock(opened.root)
+    if lock is None or update:
+        raise NotInLock(f"--emit is made of {LOCK_NAME}: run `boltseal lock` first, and --emit by itself")
+    known, digests = lock.by_reference(), {}
+    for site in opened.sites:
+        image = None if site.resolved is None else known.get(lock_key(site.resolved))
+        if image is None:
+            answer.outcome = Outcome.DIFFERS
+            reason = site.why or f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
+            answer.add(ref=site.written, status="not-locked", reason=reason, file=site.path, line=site.line)
+            say(clean(f"boltseal: {site.path}:{site.line}: {site.written}: {reason}"))
+        elif image.digest is not None:
+            digests[site] = image.digest
+    if answer.outcome is not Outcome.HOLDS:
+        say("nothing is printed: it would leave these as they are")
+        return
+    emitted = EMITTERS[emit](digests)
+    for site, reason in emitted.left_out:
+        answer.add(ref=site.written, status="left-out", reason=reason, file=site.path, line=site.line)
+        say(clean(f"boltseal: {site.path}:{site.line}: {site.written} is left out: {reason}"))
+    answer.add(ref="", status=str(emit), reason="", text=emitted.text)
+    if not answer.as_json:
+        print_line(emitted.text.removesuffix("\n"))
 
 
 def _updates(named: Sequence[Reference], opened: Project, *, update: bool) -> Callable[[Reference], bool]:

@@ -105,6 +105,7 @@ def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
         means=None if verdict.to is None else str(verdict.to),
         sealed=verdict.sealed,
         locked_at=None if verdict.locked_us is None else time_text(verdict.locked_us),
+        moved_at=None if verdict.moved_us is None else time_text(verdict.moved_us),
     )
     if not verdict.reason or answer.as_json:
         return

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
 from urllib.parse import quote as quote_path
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +22,7 @@ from boltseal.client.errors import RemoteLies, RemoteUnavailable
 from boltseal.client.hosts import api_host
 from boltseal.client.running import RunningHash
 from boltseal.client.transport import Call, Reply, Transport
+from boltseal.errors import BoltsealError
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Manifest, ManifestInvalid, format_index, parse_manifest
@@ -32,6 +34,9 @@ MAX_PAGES: Final = 10_000
 RESUMES: Final = 5
 PIECE_BYTES: Final = 1024 * 1024
 _NO_REFERRERS: Final = frozenset({404, 405, 501})
+_TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
+_EVENT: Final = "org.opencontainers.distribution.tag.event"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
 
 
@@ -46,6 +51,13 @@ class Resolved:
 
 class _Tags(msgspec.Struct):
     tags: list[str] | None = None
+
+
+class LastEvent(NamedTuple):
+    """When a tag was last given to a manifest (`digest`), or taken away (None), by its registry's own account."""
+
+    time_us: int
+    digest: Digest | None
 
 
 class RegistryClient:
@@ -162,6 +174,24 @@ class RegistryClient:
                 return
             path = following
         raise RemoteLies(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
+
+    async def last_event(self, repository: Repository, tag: Tag) -> LastEvent | None:
+        """What the registry says happened to a tag last; None where it keeps no history, or says nothing readable.
+
+        The tag-history extension of the distribution spec (PR #606, experimental); the newest event comes first.
+        """
+        path = f"/v2/{repository}/_oci/tag-history/{tag}?n=1"
+        call = Call(self.registry, "GET", path, f"history of {tag}", _pull(repository))
+        try:
+            reply = await self._transport.request(call)
+            (event,) = parse_manifest(reply.body, OCI_INDEX).manifests[:1]
+            time = datetime.fromisoformat(event.annotations[_TIMESTAMP].upper())
+        except (BoltsealError, ValueError, KeyError):
+            return None
+        if time.tzinfo is None:
+            return None
+        created = event.annotations.get(_EVENT) == "created"
+        return LastEvent((time - _EPOCH) // timedelta(microseconds=1), event.digest if created else None)
 
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...]:
         """What names this manifest as its subject; where there is no referrers API, what its fallback tag lists."""

@@ -19,7 +19,7 @@ import msgspec
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.poll import poll
-from boltseal.client.registry import RegistryClient, Resolved
+from boltseal.client.registry import LastEvent, RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied
 from boltseal.lockfile.document import LockedPlatform
@@ -78,6 +78,20 @@ class Resolver:
                     raise AssertionError(f"{answer.reference}: neither answer nor error")
                 found[answer.reference] = meaning
         return found
+
+    async def last_events(self, references: Iterable[Reference]) -> dict[Reference, LastEvent]:
+        """When each tag last moved, where its registry keeps such a history. By no manifest, so it is no pull anywhere."""
+
+        async def ask(reference: Reference) -> LastEvent | None:
+            if reference.tag is None or not self._allowed(reference.registry):
+                return None
+            async with self._reads:
+                client = RegistryClient(self._transport, reference.registry)
+                return await client.last_event(reference.repository, reference.tag)
+
+        wanted = list(dict.fromkeys(references))
+        found = await asyncio.gather(*map(ask, wanted))
+        return {reference: event for reference, event in zip(wanted, found, strict=True) if event is not None}
 
     async def platforms(
         self, digests: Mapping[Digest, Reference]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.registry import Resolved
+from boltseal.client.registry import LastEvent, Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.compare import age
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, lock_key
@@ -60,7 +60,10 @@ class Weight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to be said of one site. `from_` what it should mean, `to` what it means, `locked_us` since when that was so."""
+    """What is to be said of one site. `from_`: what it should mean; `to`: what it means.
+
+    `locked_us`: when it was locked. `moved_us`: when the tag moved, by its registry's own account, which is not proven.
+    """
 
     site: Site
     status: Status
@@ -70,6 +73,7 @@ class Verdict:
     to: Digest | None = None
     sealed: bool | None = None
     locked_us: int | None = None
+    moved_us: int | None = None
 
 
 Meanings = Mapping[Reference, Resolved | BoltsealError]
@@ -87,12 +91,10 @@ async def verify(
         meanings = await resolver.meanings(key for key in keys.values() if key not in skipped)
         pinned = [_by_digest(site, key, meanings) for site, key in keys.items() if key not in skipped]
         meanings |= await resolver.meanings(reference for reference in pinned if reference is not None)
-    return tuple(
-        _weighed(
-            _judge(site, lock is not None, known, meanings if resolver is not None else None, now_us), strict=strict
-        )
-        for site in sites
-    )
+    found = [_judge(site, lock is not None, known, meanings if resolver is not None else None) for site in sites]
+    moved = [lock_key(each.site.resolved) for each in found if each.status is Status.MOVED and each.site.resolved]
+    events = {} if resolver is None else await resolver.last_events(moved)
+    return tuple(_weighed(_dated(each, events, now_us), strict=strict) for each in found)
 
 
 def _by_digest(site: Site, key: Reference, meanings: Meanings) -> Reference | None:
@@ -109,9 +111,7 @@ def _is_local(site: Site, image: LockedImage | None) -> bool:
     return site.build and (image is None or image.local_build)
 
 
-def _judge(
-    site: Site, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None, now_us: int
-) -> Verdict:
+def _judge(site: Site, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None) -> Verdict:
     # 1
     if site.resolved is None:
         return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, site.why or "it is no reference")
@@ -149,7 +149,7 @@ def _judge(
         if pinned is None:
             return Verdict(site, Status.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} says what it should mean", wanted)
         return Verdict(site, Status.HOLDS, Weight.HOLDS, "", wanted)
-    return _compared(site, key, image, wanted, meanings, now_us)
+    return _compared(site, key, image, wanted, meanings)
 
 
 def _other_pin(site: Site, image: LockedImage, pinned: Digest, meanings: Meanings | None, key: Reference) -> Verdict:
@@ -176,9 +176,7 @@ def _wrong_platform(site: Site, which: str, index: Digest | None, pinned: Digest
     return Verdict(site, Status.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
 
 
-def _compared(
-    site: Site, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings, now_us: int
-) -> Verdict:
+def _compared(site: Site, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings) -> Verdict:
     """6 and 7: what should be, and what the registry says."""
     meaning = meanings[key]
     sealed = None if key.tag is None else looks_like_release(key.tag)
@@ -207,23 +205,30 @@ def _compared(
     to = meaning.digest if isinstance(meaning, Resolved) else None
     weight = Weight.NOTE if site.pinned is not None and not sealed else Weight.DIFFERS
     locked_us = None if image is None else image.first_seen_us
-    return Verdict(
-        site,
-        Status.MOVED,
-        weight,
-        _moved(site, wanted, to, locked_us, now_us, sealed=bool(sealed)),
-        wanted,
-        to,
-        sealed,
-        locked_us,
-    )
+    return Verdict(site, Status.MOVED, weight, "", wanted, to, sealed, locked_us)
 
 
-def _moved(site: Site, wanted: Digest, to: Digest | None, locked_us: int | None, now_us: int, *, sealed: bool) -> str:
-    kind = "a tag that should never move" if sealed else "its floating tag"
-    deed = f"moved from {wanted.short} to {to.short}" if to is not None else f"was deleted; it meant {wanted.short}"
-    since = "" if locked_us is None else f", after {time_text(locked_us)} ({age(locked_us, now_us)} ago)"
-    kept = "; the pin still holds" if site.pinned is not None else "; what would be deployed is not what was locked"
+def _dated(verdict: Verdict, events: Mapping[Reference, LastEvent], now_us: int) -> Verdict:
+    """A move with its sentence, and its time where the registry keeps a history whose newest event is this move."""
+    if verdict.status is not Status.MOVED or verdict.site.resolved is None:
+        return verdict
+    event = events.get(lock_key(verdict.site.resolved))
+    moved_us = event.time_us if event is not None and event.digest == verdict.to else None
+    return replace(verdict, moved_us=moved_us, reason=_moved(verdict, moved_us, now_us))
+
+
+def _moved(verdict: Verdict, moved_us: int | None, now_us: int) -> str:
+    was, to = verdict.from_, verdict.to
+    kind = "a tag that should never move" if verdict.sealed else "its floating tag"
+    meant = "" if was is None else was.short
+    deed = f"was deleted; it meant {meant}" if to is None else f"moved from {meant} to {to.short}"
+    since = ""
+    if moved_us is not None:
+        since = f", on {time_text(moved_us)} ({age(moved_us, now_us)} ago), as its registry says"
+    elif verdict.locked_us is not None:
+        since = f", after {time_text(verdict.locked_us)} ({age(verdict.locked_us, now_us)} ago)"
+    pinned = verdict.site.pinned is not None
+    kept = "; the pin still holds" if pinned else "; what would be deployed is not what was locked"
     return f"{kind} {deed}{since}{kept}"
 
 
