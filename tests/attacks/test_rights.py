@@ -6,6 +6,7 @@ do everything in `other/**`, and anybody may pull `public/**`.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -98,6 +99,11 @@ READS = [
     f"/v2/shop/app/blobs/{IMAGE.layers[0].digest}",
     "/v2/shop/app/tags/list",
     f"/v2/shop/app/referrers/{IMAGE.digest}",
+    "/v2/shop/app/_oci/tag-history/1.4.2",
+    "/v2/shop/app/_oci/tag-history/no-such-tag",
+    "/v2/shop/app/_boltseal/history",
+    "/v2/shop/app/_boltseal/history/1.4.2",
+    "/v2/shop/app/_oci/ext/discover",
     "/v2/shop/app/manifests/no-such-tag",
     f"/v2/shop/nothing/blobs/{IMAGE.layers[0].digest}",
 ]
@@ -205,6 +211,44 @@ async def test_a_token_after_its_grant_was_taken_away_is_worth_nothing(settings:
         pushed = await after.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))
 
     assert pushed.status_code == 403
+
+
+def without_push(settings: Settings) -> Settings:
+    """The same but that `ci` may only pull."""
+    auth = settings.auth.model_dump(exclude={"grant"}, exclude_unset=True)
+    grants = ({**grant, "actions": ["pull"]} if grant["users"] == ["ci"] else grant for grant in settings.auth.grant)
+    return Settings.model_validate({"server": {"data": settings.server.data}, "auth": {**auth, "grant": list(grants)}})
+
+
+@pytest.mark.parametrize("lost", ["grant", "user"])
+async def test_a_push_whose_user_loses_the_right_in_the_middle_is_refused(
+    settings: Settings, clock: Clock, lost: str
+) -> None:
+    """Between the start of an upload and its end, and between the blobs and the manifest: every write asks again."""
+    other = image("two")
+    blob = other.layers[0]
+    async with serving_as(settings, clock=clock) as before:
+        text = await token(before, "ci", "repository:shop/app:pull,push")
+        location = (await before.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))).headers["location"]
+        begun = await before.client.patch(location, content=blob.data[:10], headers=bearer(text))
+        for part in other.blobs:
+            before.client.auth = login("ci")
+            await push_blob(before.client, "shop/app", part)
+    if lost == "user":
+        UserFile(settings.htpasswd).remove("ci")
+    async with serving_as(settings if lost == "user" else without_push(settings), clock=clock) as after:
+        patched = await after.client.patch(location, content=blob.data[10:], headers=bearer(text))
+        put = await after.client.put(f"{location}?digest={blob.digest}", headers=bearer(text))
+        cancelled = await after.client.delete(location, headers=bearer(text))
+        published = await after.client.put(
+            "/v2/shop/app/manifests/9.9.9", content=other.raw, headers={"content-type": OCI_MANIFEST, **bearer(text)}
+        )
+        there = await after.client.head("/v2/shop/app/manifests/9.9.9", auth=login("boss"))
+
+    assert begun.status_code == 202
+    refused = 403 if lost == "grant" else 401
+    assert [each.status_code for each in (patched, put, cancelled, published)] == [refused] * 4
+    assert there.status_code == 404
 
 
 async def test_shared_caches_may_keep_only_what_is_granted_to_everybody(data: Path) -> None:
@@ -348,6 +392,34 @@ async def test_guessing_is_slowed(shop: Serving) -> None:
     assert [answer.status_code for answer in guesses] == [401] * 5 + [429] * 3
     assert (remembered.status_code, right.status_code, again.status_code) == (200, 429, 200)
     assert "retry-after" in right.headers
+
+
+async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> None:
+    """From hundreds of addresses at once: a few wait, the rest is told to come back; who is known goes on meanwhile."""
+    text = await token(shop, "ci", "repository:shop/app:pull")
+
+    async def guess(number: int) -> int:
+        source = httpx2.ASGITransport(app=shop.app, client=(f"192.0.2.{number % 250}", number))
+        async with httpx2.AsyncClient(transport=source, base_url="http://localhost:5000") as attacker:
+            return (await attacker.get("/v2/", auth=login("boss", f"guess {number}"))).status_code
+
+    async def pull() -> int:
+        return (await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))).status_code
+
+    before = await checks(shop)
+    results = await asyncio.gather(*(guess(number) for number in range(250)), pull())
+    compared = await checks(shop) - before
+
+    assert results.pop() == 200
+    assert set(results) == {401, 429}
+    assert compared == results.count(401) < 250
+
+
+async def checks(shop: Serving) -> int:
+    """How many passwords were compared so far."""
+    told = (await shop.client.get("/metrics")).text
+    line = next((each for each in told.splitlines() if each.startswith("boltseal_password_checks_total ")), " 0")
+    return int(float(line.rpartition(" ")[2]))
 
 
 async def test_the_challenge_never_speaks_of_the_host_that_was_asked(shop: Serving) -> None:

@@ -6,7 +6,10 @@ moves, nothing half-sent is kept, the answer is an honest one, and the server go
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -343,3 +346,42 @@ def test_the_host_header_decides_nothing(server: Server, host: bytes) -> None:
 
     assert reply.status == 403
     assert "location" not in reply.headers
+
+
+def test_nothing_that_is_sent_forges_a_line_of_the_log(server: Server) -> None:
+    """Paths, methods, hosts and users with line ends and escape sequences: what the parser lets through is one object."""
+    before = server.log.stat().st_size
+    forged = b'{"time":"2026-01-01","event":"forged"}'
+    user = base64.b64encode(b"eve\n" + forged + b"\x1b[2J:password")
+    requests = [
+        b"GET /v2/x%0a" + forged.replace(b'"', b"%22") + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v2/\x1b[31m\xe2\x80\xa8" + forged + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v2/\n" + forged + b"\n HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v2/shop/app/tags/list?n=%0a" + b"&x=\x1b]0;x\x07 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: a\x1b[2J" + forged + b"\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic " + user + b"\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: " + forged + b"\r\n\tfolded\r\n\r\n",
+        b"EVIL\x1b" + forged + b" /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ]
+    for request in requests:
+        wire = Wire(server)
+        wire.say(request)
+        wire.hear()
+        wire.close()
+    lines = log_after(server, before, b"/v2/the-last-one")
+    events = [json.loads(line) for line in lines]
+
+    assert {event["event"] for event in events} == {"request"}
+    assert any(event["path"].startswith("/v2/x%0a{") for event in events)
+    assert all(32 <= byte < 127 for line in lines for byte in line)
+
+
+def log_after(server: Server, start: int, last: bytes) -> list[bytes]:
+    """The lines of the log behind `start`, as soon as that of a last request is there; the log is written now and then."""
+    httpx2.get(f"{server.url}{last.decode()}", trust_env=False)
+    for _ in range(200):
+        written = server.log.read_bytes()[start:]
+        if last in written:
+            return written.splitlines()
+        time.sleep(0.05)
+    raise AssertionError("the last request is not in the log")

@@ -1,0 +1,75 @@
+"""Connections that are opened and never used for anything: each is closed in half a minute, and nobody waits for it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.servers import Server, boltseal
+
+pytestmark = pytest.mark.slow
+
+HEAD = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n"
+MOST_PIECES = 60
+"""A piece a second. The server waits for a head for thirty seconds (`cli/supervisor.py`); twice that is never reached."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server that takes as few connections as it may."""
+    with boltseal(tmp_path / "data", settings={"BOLTSEAL_SERVER__MAX_CONNECTIONS": "16"}) as running:
+        yield running
+
+
+def pieces_until_closed(server: Server, first: bytes, piece: bytes) -> int:
+    """Opens a connection, says `first` and then a piece a second; how many could be said before it was closed."""
+    host, _, port = server.address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=1.0) as connection:
+        connection.sendall(first)
+        for number in range(MOST_PIECES):
+            try:
+                while connection.recv(65536):
+                    pass
+            except TimeoutError:
+                pass
+            except OSError:
+                return number
+            else:
+                return number
+            try:
+                connection.sendall(piece)
+            except OSError:
+                return number
+    return MOST_PIECES
+
+
+def test_heads_that_never_end_are_cut_off(server: Server) -> None:
+    """Nothing at all, half a head, a head that grows by a byte a second, and the same after an answer."""
+    ways = {
+        "silent": (b"", b""),
+        "half a head": (HEAD, b""),
+        "a head that grows": (HEAD + b"X: ", b"y"),
+        "headers without end": (HEAD, b"X: y\r\n"),
+        "silent after an answer": (HEAD + b"\r\n", b""),
+        "half a head after an answer": (HEAD + b"\r\nGET /v2", b"/"),
+    }
+    said: dict[str, int] = {}
+
+    def attack(way: str, first: bytes, piece: bytes) -> None:
+        said[way] = pieces_until_closed(server, first, piece)
+
+    attackers = [threading.Thread(target=attack, args=(way, *how)) for way, how in ways.items()]
+    for attacker in attackers:
+        attacker.start()
+    meanwhile = [httpx2.get(f"{server.url}/v2/", trust_env=False).status_code for _ in range(50)]
+    for attacker in attackers:
+        attacker.join()
+
+    assert meanwhile == [200] * 50
+    assert {way for way, pieces in said.items() if pieces == MOST_PIECES} == set()
+    assert said.keys() == ways.keys()
