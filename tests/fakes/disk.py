@@ -119,6 +119,11 @@ class FailingDisk(Disk):
         super().rename(source, target)
         self._raise("rename", done=True)
 
+    def link(self, source: str, target: str) -> None:
+        self._before("link")
+        super().link(source, target)
+        self._raise("link", done=True)
+
     def unlink(self, path: str) -> None:
         self._before("unlink")
         super().unlink(path)

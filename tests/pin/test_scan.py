@@ -45,15 +45,31 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 def test_nesting_without_end_is_a_problem(tmp_path: Path) -> None:
-    """A hundred thousand brackets, and a thousand levels that libyaml still reads."""
-    root = written(
-        tmp_path, {"a/compose.yml": "[" * 100_000, "b/compose.yml": "services: " + "[" * 900 + "]" * 900 + "\n"}
-    )
-    found = scan(root)
+    """A hundred thousand brackets are refused by libyaml; nine hundred are read, and nothing here recurs."""
+    deep = "apiVersion: v1\nkind: Pod\nx: " + "{a: [" * 450 + "{containers: [{image: nginx:1.25}]}" + "]}" * 450 + "\n"
+    found = scan(written(tmp_path, {"a/compose.yml": "[" * 100_000, "b/pod.yml": deep}))
 
-    assert [problem.path for problem in found.problems] == ["a/compose.yml", "b/compose.yml"]
+    assert [problem.path for problem in found.problems] == ["a/compose.yml"]
     assert "nest" in found.problems[0].message
-    assert "nest" in found.problems[1].message
+    assert [site.written for site in found.sites] == ["nginx:1.25"]
+
+
+def test_a_chain_of_merges_without_end_is_a_problem(tmp_path: Path) -> None:
+    """Each of a thousand mappings merges the one before: more than a person would, and refused with its line."""
+    lines = ["x0: &x0 {image: nginx:1.25}", *(f"x{n}: &x{n} {{<<: *x{n - 1}}}" for n in range(1, 1000))]
+    found = scan(written(tmp_path, {"compose.yml": "\n".join([*lines, "services: {web: *x999}"]) + "\n"}))
+
+    assert [(problem.line, problem.message) for problem in found.problems] == [
+        (201, "merges more than 200 mappings into one")
+    ]
+
+
+def test_a_service_that_extends_itself_ends(tmp_path: Path) -> None:
+    """By way of another, too."""
+    text = "services:\n  a: {image: nginx:1.25, extends: b}\n  b: {extends: {service: a}}\n  c: {image: redis:7.2, extends: c}\n"
+    found = scan(written(tmp_path, {"compose.yml": text}))
+
+    assert [site.written for site in found.sites] == ["nginx:1.25", "redis:7.2"]
 
 
 def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:

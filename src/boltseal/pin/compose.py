@@ -38,6 +38,7 @@ from boltseal.pin.yaml_nodes import (
     text_of,
 )
 
+MAX_EXTENDS: Final = 100
 BUILT_HERE: Final = "built here: its name is its own"
 _IMAGE_CONTEXT: Final = "docker-image://"
 _DEFAULTS: Final = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
@@ -76,6 +77,7 @@ class _Reader:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.files: dict[str, _File | None] = {}
+        self.near: dict[str, _File | None] = {}
         self.envs: dict[str, Dotenv] = {}
         self.uses: Counter[tuple[str, str]] = Counter()
         self.shown_env: set[str] = set()
@@ -204,7 +206,7 @@ class _Reader:
         """Whether a service has a `build`: its own, or in what it extends, or in the override that is always loaded."""
         seen: set[tuple[str, str]] = set()
         waiting = [(file, name), *((near, name) for near in self.partners(file))]
-        while waiting:
+        while waiting and len(seen) < MAX_EXTENDS:
             other, base = waiting.pop()
             if (other.source.path, base) in seen:
                 continue
@@ -235,7 +237,9 @@ class _Reader:
         for partner in _OVERRIDES if last in _DEFAULTS else _DEFAULTS:
             name = f"{folder}/{partner}" if folder else partner
             if self.project.has(name):
-                near = self.files.get(name) or self.parsed(name, file.folder)
+                if name not in self.near:
+                    self.near[name] = self.files.get(name) or self.parsed(name, file.folder)
+                near = self.near[name]
                 found += [near] if near is not None else []
         return found
 
@@ -309,7 +313,7 @@ class _Reader:
         value = env.values.get(name)
         if value is None or not value.literal:
             return None, f"its end comes from {name}, which .env puts together of other variables"
-        if self.uses[env.path, name] + env.uses.count(name) != 1:
+        if self.uses[env.path, name] + env.uses[name] != 1:
             return None, f"{name} of {env.path} is used in more than one place"
         if env.path in self.shown_env:
             return None, f"{env.path} is an env_file too: a container would see the digest in {name}"

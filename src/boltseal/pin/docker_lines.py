@@ -22,6 +22,7 @@ _SPACE: Final = " \t\v\f\r\n"
 _WITH_HEREDOCS: Final = frozenset({"add", "copy", "run"})
 _HEREDOC: Final = re.compile(r"([0-9]*)<<(-?)([^<]*)", re.DOTALL)
 MAX_INSTRUCTIONS: Final = 20_000
+MAX_DIRECTIVE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class _Reader:
             text = line.text.rstrip("\r\n")
             if number == 0 and text.startswith("#!"):
                 continue  # BuildKit looks for a syntax behind it, and for nothing else
-            match = _DIRECTIVE.fullmatch(text.strip(_SPACE))
+            match = _DIRECTIVE.fullmatch(text.strip(_SPACE)) if len(text) <= MAX_DIRECTIVE else None
             name = "" if match is None else match[1].lower()
             if match is None or name not in _KNOWN:
                 return

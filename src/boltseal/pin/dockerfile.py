@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -71,6 +72,8 @@ class _Reader:
         self.stages: set[str] = set()
         self.uses: list[_Use] = []
         self.redeclared: set[str] = set()
+        self.used = Counter(_variables_of(lines))
+        self.same: Counter[str] = Counter()
 
     def sites(self) -> tuple[Site, ...]:
         syntax = self.lines.directives.get("syntax")
@@ -89,6 +92,7 @@ class _Reader:
                 for text, where in _other(instruction):
                     if not text.text.isdecimal() and text.text.lower() not in self.stages:
                         self.uses.append(_Use(text, where, self.source.line(text.start), variables=False))
+        self.same.update(use.text.text for use in self.uses)
         return tuple(self.site(use) for use in self.uses)
 
     def arg(self, word: Text, *, in_stage: bool) -> None:
@@ -185,19 +189,15 @@ class _Reader:
         """Whether nothing uses a variable but texts that say exactly the same as this one."""
         if name in self.redeclared:
             return False
-        if any(not part.text.isascii() for part in (use.text,)):
-            return False
         inside = variables_in(use.text.text, Dialect.DOCKERFILE).count(name)
-        same = sum(other.text.text == use.text.text for other in self.uses)
-        here = inside * same if inside else 1  # by way of another ARG: its default is the one use
-        return self.all_uses().count(name) == here
+        here = inside * self.same[use.text.text] if inside else 1  # by way of another ARG: its default is the one use
+        return self.used[name] == here
 
-    def all_uses(self) -> list[str]:
-        found: list[str] = []
-        for instruction in self.lines.instructions:
-            for part in (*(flag.text for flag in instruction.flags), instruction.rest.text, *instruction.bodies):
-                found += variables_in(part, Dialect.DOCKERFILE)
-        return found
+
+def _variables_of(lines: Lines) -> Iterator[str]:
+    for instruction in lines.instructions:
+        for part in (*(flag.text for flag in instruction.flags), instruction.rest.text, *instruction.bodies):
+            yield from variables_in(part, Dialect.DOCKERFILE)
 
 
 def _platforms(instruction: Instruction) -> tuple[str, ...]:
@@ -210,7 +210,9 @@ def _platforms(instruction: Instruction) -> tuple[str, ...]:
 
 def _assignments(rest: Text, escape: str) -> list[Text]:
     """The words of an ARG: white space ends one, unless it is quoted or escaped."""
-    pattern = re.compile(rf"""(?:{re.escape(escape)}.|"(?:{re.escape(escape)}.|[^"])*"|'[^']*'|[^\s])+""", re.DOTALL)
+    pattern = re.compile(
+        rf"""(?:{re.escape(escape)}.|"(?:{re.escape(escape)}.|[^"{re.escape(escape)}])*"|'[^']*'|[^\s])+""", re.DOTALL
+    )
     return [rest.part(match.start(), match.end()) for match in pattern.finditer(rest.text)]
 
 

@@ -7,7 +7,8 @@ may use variables that stand above. What Compose would not read is left out here
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final
 
 from boltseal.pin.pieces import Dialect, NotFilled, fill, variables_in
@@ -37,7 +38,7 @@ class Dotenv:
 
     path: str
     values: dict[str, Value]
-    uses: tuple[str, ...] = ()
+    uses: Counter[str] = field(default_factory=Counter)
 
     def get(self, name: str) -> str | None:
         """The value of a variable."""
@@ -48,7 +49,7 @@ class Dotenv:
 def parse_dotenv(source: Source) -> Dotenv:
     """The variables of a file; the last one of a name counts."""
     values: dict[str, Value] = {}
-    uses: list[str] = []
+    uses: Counter[str] = Counter()
     start = 0
     for line in source.text.splitlines(keepends=True):
         match, begin = _LINE.fullmatch(line) if len(line) <= MAX_LINE else None, start
@@ -60,13 +61,13 @@ def parse_dotenv(source: Source) -> Dotenv:
         text: str | None = written
         literal = kind == "single" or not ({"$", "\\"} & set(written))
         if kind != "single":
-            uses.extend(variables_in(written, Dialect.COMPOSE))
+            uses.update(variables_in(written, Dialect.COMPOSE))
             text = _meant(written, values) if not literal else written
         if text is not None:
             values[match["name"]] = Value(text, source.line(begin), begin + match.end(kind), literal)
         else:
             values.pop(match["name"], None)
-    return Dotenv(source.path, values, tuple(uses))
+    return Dotenv(source.path, values, uses)
 
 
 def _meant(written: str, values: dict[str, Value]) -> str | None:

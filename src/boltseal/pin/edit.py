@@ -87,7 +87,8 @@ def edit(asked: Asked, found: Found, pins: Mapping[Site, Digest | None]) -> Edit
         for site in wanted:
             if site.spot is not None and site.spot.path in bad:
                 refused.setdefault(site, bad[site.spot.path])
-    raise AssertionError("every round refuses at least one more file")
+    refused = {**dict.fromkeys(wanted, "the project does not come out the same twice"), **refused}
+    return Edited((), tuple(Refusal(site, reason) for site, reason in refused.items()))
 
 
 def _in_conflict(wanted: Mapping[Site, Digest | None]) -> dict[Site, str]:
@@ -139,9 +140,11 @@ def _unproven(
     """The files whose new text does not hold, and why."""
     bad: dict[str, str] = {}
     kinds = {site.path: site.format for site in found.sites}
+    inside: defaultdict[str, dict[Spot, str]] = defaultdict(dict)
+    for spot, digest in spots.items():
+        inside[spot.path][spot] = written(spot, digest)
     for change in changes:  # 2.
-        inside = {spot: written(spot, digest) for spot, digest in spots.items() if spot.path == change.path}
-        reason = structure_differs(change.before, change.after, inside, kinds.get(change.path))
+        reason = structure_differs(change.before, change.after, inside[change.path], kinds.get(change.path))
         if reason is not None:
             bad[change.path] = reason
     if bad:

@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import Node, ScalarNode
 
 from boltseal.pin.references import digest_length, parsed, scalar_site
 from boltseal.pin.source import Project, Source, Unreadable
 from boltseal.pin.values import Format, Found, Site, Spot
-from boltseal.pin.yaml_nodes import compose, content_end, is_null, pairs, span_of, text_of
+from boltseal.pin.yaml_nodes import Path, compose, content_end, is_null, pairs, places, span_of, text_of
 
 NO_DIGEST: Final = 'these values have no `digest`; if the chart knows one, add `digest: ""` beside the tag'
 _WHOLE: Final = frozenset({"image", "fullImageName"})
@@ -70,31 +70,23 @@ class _Reader:
         self.seen: set[int] = set()
 
     def read(self, root: Node, begin: str) -> None:
-        waiting: list[tuple[Node, str]] = [(root, begin)]
-        while waiting:
-            node, at = waiting.pop()
-            if id(node) in self.seen:
-                continue
-            self.seen.add(id(node))
-            if isinstance(node, MappingNode):
-                keys = pairs(node)
+        for node, at in places(root, begin):
+            keys = pairs(node)
+            if id(node) not in self.seen and keys:
+                self.seen.add(id(node))
                 self.image(keys, at)
-                for key, value in reversed(keys.items()):
-                    where = f"{at}.{key}".removeprefix(".")
-                    if key in _WHOLE and isinstance(value, ScalarNode):
-                        self.whole(value, where)
-                    waiting.append((value, where))
-            elif isinstance(node, SequenceNode):
-                waiting.extend((item, f"{at}[{index}]") for index, item in reversed(list(enumerate(node.value))))
+                for key in _WHOLE & keys.keys():
+                    self.whole(keys[key], Path(at, f".{key}"))
 
-    def whole(self, node: ScalarNode, where: str) -> None:
+    def whole(self, node: Node, at: Path) -> None:
         """A text under `image`; one without tag and digest may be half of something, and is left alone."""
         text = text_of(node) or ""
         resolved, _ = parsed(text)
-        if resolved is not None and (resolved.tag is not None or resolved.digest is not None):
-            self.sites.append(scalar_site(self.source, node, Format.HELM, where))
+        named = resolved is not None and (resolved.tag is not None or resolved.digest is not None)
+        if named and isinstance(node, ScalarNode):
+            self.sites.append(scalar_site(self.source, node, Format.HELM, str(at)))
 
-    def image(self, keys: dict[str, Node], where: str) -> None:
+    def image(self, keys: dict[str, Node], at: Path) -> None:
         repository = keys.get("repository")
         name = text_of(repository)
         tag_key = next((key for key in _TAGS if key in keys), None)
@@ -102,11 +94,9 @@ class _Reader:
             return
         joined = ":" in name.rpartition("/")[2] or "@" in name
         if joined and isinstance(repository, ScalarNode):
-            self.sites.append(
-                scalar_site(self.source, repository, Format.HELM, f"{where}.repository".removeprefix("."))
-            )
+            self.sites.append(scalar_site(self.source, repository, Format.HELM, str(Path(at, ".repository"))))
             return
-        self.split(keys, name, keys.get(tag_key) if tag_key else None, where)
+        self.split(keys, name, keys.get(tag_key) if tag_key else None, str(at))
 
     def split(self, keys: dict[str, Node], name: str, tag_node: Node | None, where: str) -> None:
         registry = text_of(keys.get("registry"))

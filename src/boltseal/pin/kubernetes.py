@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from boltseal.pin.references import scalar_site
 from boltseal.pin.source import Source
 from boltseal.pin.values import Format, Found, Problem, Site
-from boltseal.pin.yaml_nodes import is_template, items, line_of, pairs, text_of
+from boltseal.pin.yaml_nodes import Path, is_template, items, line_of, pairs, places, text_of
 
 PATHS: Final[Mapping[str, Sequence[str]]] = {
     "Alertmanager": ("spec.image",),
@@ -38,7 +38,7 @@ PATHS: Final[Mapping[str, Sequence[str]]] = {
 }
 """Where kinds of well-known operators name an image outside of a pod's spec."""
 
-_CONTAINERS: Final = frozenset({"containers", "initContainers", "ephemeralContainers"})
+_CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers")
 
 
 def is_kubernetes(document: Node) -> bool:
@@ -79,42 +79,31 @@ class _Reader:
         self.pods(document, begin)
         for path in self.paths.get(kind, ()):
             for node, where in _follow(document, path):
-                self.add(node, f"{begin} {where}")
+                self.add(node, begin, where)
 
     def pods(self, document: Node, begin: str) -> None:
         """Looks at every mapping once, however many aliases lead to it."""
-        waiting: list[tuple[Node, str]] = [(document, "")]
-        while waiting:
-            node, at = waiting.pop()
-            if id(node) in self.seen:
-                continue
-            self.seen.add(id(node))
-            if isinstance(node, MappingNode):
-                keys = pairs(node)
-                self.pod(keys, f"{begin} {at}".rstrip())
-                waiting.extend((value, f"{at}.{key}".removeprefix(".")) for key, value in reversed(keys.items()))
-            elif isinstance(node, SequenceNode):
-                waiting.extend((item, f"{at}[{index}]") for index, item in reversed(list(enumerate(node.value))))
+        for node, at in places(document):
+            if id(node) not in self.seen:
+                self.seen.add(id(node))
+                self.pod(pairs(node), begin, at)
 
-    def pod(self, keys: Mapping[str, Node], begin: str) -> None:
-        joint = "." if " " in begin else " "
-        for key in _CONTAINERS & keys.keys():
+    def pod(self, keys: Mapping[str, Node], begin: str, at: Path) -> None:
+        kinds = [key for key in _CONTAINERS if key in keys]
+        for key in kinds:
             for index, container in enumerate(items(keys[key])):
                 name = text_of(pairs(container).get("name")) or str(index)
-                self.add(pairs(container).get("image"), f"{begin}{joint}{key}[{name}].image")
-        if not _CONTAINERS & keys.keys():
-            return
-        for index, volume in enumerate(items(keys.get("volumes"))):
+                self.add(pairs(container).get("image"), begin, Path(at, f".{key}[{name}].image"))
+        for index, volume in enumerate(items(keys.get("volumes")) if kinds else ()):
             name = text_of(pairs(volume).get("name")) or str(index)
-            self.add(
-                pairs(pairs(volume).get("image")).get("reference"), f"{begin}{joint}volumes[{name}].image.reference"
-            )
+            reference = pairs(pairs(volume).get("image")).get("reference")
+            self.add(reference, begin, Path(at, f".volumes[{name}].image.reference"))
 
-    def add(self, node: Node | None, where: str) -> None:
+    def add(self, node: Node | None, begin: str, at: Path | str) -> None:
         if node is not None and is_template(self.source, node):
             self.problems.append(Problem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
-            self.sites.append(scalar_site(self.source, node, Format.KUBERNETES, where))
+            self.sites.append(scalar_site(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
 
 
 def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:

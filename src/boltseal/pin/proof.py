@@ -51,7 +51,7 @@ def _same_nodes(before: Source, after: Source, inside: Mapping[Spot, str]) -> bo
 
 
 def _nodes(source: Source) -> list[Node]:
-    return list(walk(source, compose(source)))
+    return list(walk(compose(source)))
 
 
 def _shape(node: Node) -> tuple[Any, ...]:
@@ -122,21 +122,17 @@ def _replaced(source: Source, was: Node, now: Node, spots: list[Spot], inside: M
 def _meant(lines: Lines, inside: Mapping[Spot, str]) -> list[Any]:
     """What a Dockerfile says, with the texts of the spots put in."""
 
+    behind = {spot.start - 1: put for spot, put in inside.items() if spot.start == spot.end}
+    instead = {spot.start: put for spot, put in inside.items() if spot.start != spot.end}
+    gone = {offset for spot in inside for offset in range(spot.start, spot.end)}
+
     def text(part: Text) -> str:
+        if not inside:
+            return part.text
         out: list[str] = []
-        at = 0
-        for spot in sorted(inside):
-            held = [i for i, offset in enumerate(part.at) if spot.start <= offset < spot.end]
-            if spot.start == spot.end:
-                held = [i for i, offset in enumerate(part.at) if offset == spot.start - 1]
-                start = held[0] + 1 if held else -1
-                end = start
-            else:
-                start, end = (held[0], held[-1] + 1) if held else (-1, -1)
-            if start >= 0:
-                out += (part.text[at:start], inside[spot])
-                at = end
-        return "".join([*out, part.text[at:]])
+        for char, offset in zip(part.text, part.at, strict=True):
+            out += (instead.get(offset, ""), "" if offset in gone else char, behind.get(offset, ""))
+        return "".join(out)
 
     directives = {name: text(value) for name, value in lines.directives.items()}
     return [directives] + [
@@ -148,9 +144,10 @@ def _meant(lines: Lines, inside: Mapping[Spot, str]) -> list[Any]:
 def _same_variables(before: Source, after: Source, inside: Mapping[Spot, str]) -> bool:
     old, new = parse_dotenv(before), parse_dotenv(after)
     expected = {name: value.text for name, value in old.values.items()}
+    ends = {value.end: name for name, value in old.values.items()}
     for spot, put in inside.items():
-        names = [name for name, value in old.values.items() if value.end == spot.end]
-        if len(names) != 1:
+        name = ends.get(spot.end)
+        if name is None:
             return False
-        expected[names[0]] = expected[names[0]][: len(expected[names[0]]) - (spot.end - spot.start)] + put
+        expected[name] = expected[name][: len(expected[name]) - (spot.end - spot.start)] + put
     return expected == {name: value.text for name, value in new.values.items()}

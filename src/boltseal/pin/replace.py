@@ -1,8 +1,9 @@
 """Several files get new texts: all of them or none, each one whole, and whatever they are reached by stays.
 
     1. Every file is still what it was when it was read, byte for byte. If not, nothing is written.
-    2. Beside each, its new and its old text are written, with its mode and owner, and brought to the disk.
-    3. The new ones are renamed over the files. If one can't be, the old texts are renamed back over those before it.
+    2. Beside each, its new text is written, with its mode and owner, and the old one gets a second name. Then all new
+       ones are brought to the disk: one after the other that costs little, because the first takes the others along.
+    3. The new ones are renamed over the files. If one can't be, the old ones are renamed back over those before it.
     4. The folders are brought to the disk, and what lies beside is taken away.
 
 A file is replaced where it really lies, so a link that leads to it goes on leading to it. What no program can promise is
@@ -12,6 +13,7 @@ the same again completes it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from boltseal.errors import Unavailable
 from boltseal.pin.edit import Change
 from boltseal.storage.durable import Disk
 
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -47,8 +50,10 @@ def replace_all(root: Path, changes: Sequence[Change], disk: Disk = Disk()) -> N
         for path, change in zip(paths, changes, strict=True):  # 2.
             new, old = (os.fspath(path.with_name(f".{path.name}.{mark}.{kind}")) for kind in ("new", "old"))
             beside.append((new, old))
-            _write(disk, old, change.before.raw, path)
+            _keep(disk, path, old, change.before.raw)
             _write(disk, new, change.after.raw, path)
+        for new, _ in beside:
+            _sync(disk, new)
         for path, (new, _) in zip(paths, beside, strict=True):  # 3.
             replaced += 1
             disk.rename(new, os.fspath(path))
@@ -93,6 +98,23 @@ def _write(disk: Disk, name: str, content: bytes, like: Path) -> None:
                 os.fchown(fd, found.st_uid, found.st_gid)
         os.fchmod(fd, stat.S_IMODE(found.st_mode))
         disk.append(fd, [content])
+    finally:
+        disk.close(fd)
+
+
+def _keep(disk: Disk, path: Path, old: str, content: bytes) -> None:
+    """The file under a second name; a copy of it where the file system knows no second names."""
+    try:
+        disk.link(os.fspath(path), old)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _write(disk, old, content, path)
+
+
+def _sync(disk: Disk, name: str) -> None:
+    fd = disk.open_to_append(name)
+    try:
         disk.sync(fd)
     finally:
         disk.close(fd)

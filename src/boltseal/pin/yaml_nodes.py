@@ -1,14 +1,18 @@
 """YAML (and JSON, which is nearly all YAML) as nodes that know where they stand in the text. Nothing is constructed.
 
 libyaml composes the nodes: an alias is its anchor's own node, so a bomb of aliases costs nothing until somebody expands
-it, and nobody here does. Its marks count characters of the text without a byte order mark, and are exact also for CRLF.
-A scalar's marks hold its anchor, tag and quotes too; `content_end` and `plain_start` find the content between them.
+it, and nobody here does. What a plain scalar is (null, a number) is decided where it matters. The marks count characters
+of the text without a byte order mark, and are exact also for CRLF. A scalar's marks hold its anchor, tag and quotes too;
+`content_end` and `plain_start` find the content between them.
+
+The text is hostile: nothing here recurs, and nothing takes longer than the text is long but for merges, which are bounded.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import yaml
@@ -16,11 +20,10 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from boltseal.pin.source import Source, Unreadable
 
-MAX_DEPTH: Final = 200
-MAX_NODES: Final = 1_000_000
-MERGE: Final = "tag:yaml.org,2002:merge"
+MAX_FRAGMENTS: Final = 200
+_MERGE: Final = "<<"
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # halves of a character: fine in JSON, not in YAML
-_NULL: Final = "tag:yaml.org,2002:null"
 
 Pairs: TypeAlias = "dict[str, Node]"
 
@@ -29,60 +32,95 @@ def compose(source: Source) -> tuple[Node, ...]:
     """The root of each document. Unreadable, with the line."""
     text = _SURROGATE.sub(r"\\u0041", source.text) if source.path.endswith(".json") else source.text
     try:
-        documents = tuple(yaml.compose_all(text, Loader=yaml.CSafeLoader))
+        documents = tuple(yaml.compose_all(text, Loader=yaml.CBaseLoader))
     except yaml.YAMLError as error:
         raise _unreadable(source, error) from error
-    except RecursionError as error:
-        raise Unreadable(source.path, 0, f"is nested more than {MAX_DEPTH} levels deep: not read") from error
-    for _ in walk(source, documents):
-        pass
+    if _MERGE in source.text:
+        for node in walk(documents):
+            if isinstance(node, MappingNode) and len(list(_fragments(node))) > MAX_FRAGMENTS:
+                raise Unreadable(source.path, line_of(node), f"merges more than {MAX_FRAGMENTS} mappings into one")
     return documents
 
 
-def walk(source: Source, documents: tuple[Node, ...]) -> Iterator[Node]:
-    """Every node once, in the order of the text, also the one that many aliases name. Unreadable where too deep."""
-    waiting = [(node, 1) for node in reversed(documents)]
+def walk(documents: tuple[Node, ...]) -> Iterator[Node]:
+    """Every node once, in the order of the text, also the one that many aliases name."""
+    waiting = list(reversed(documents))
     seen: set[int] = set()
     while waiting:
-        node, depth = waiting.pop()
+        node = waiting.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
-        if depth > MAX_DEPTH or len(seen) > MAX_NODES:
-            bound = f"is nested more than {MAX_DEPTH} levels deep" if depth > MAX_DEPTH else "has too many nodes"
-            raise Unreadable(source.path, line_of(node), f"{bound}: not read")
         yield node
         if isinstance(node, MappingNode):
             for key, value in reversed(node.value):
-                waiting.append((value, depth + 1))
-                waiting.append((key, depth + 1))
+                waiting.append(value)
+                waiting.append(key)
         elif isinstance(node, SequenceNode):
-            waiting.extend((item, depth + 1) for item in reversed(node.value))
+            waiting.extend(reversed(node.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where a node stands: a word behind another place. Words are joined only when somebody wants to read them."""
+
+    before: Path | None
+    word: str
+
+    def __str__(self) -> str:
+        words: list[str] = []
+        at: Path | None = self
+        while at is not None:
+            words.append(at.word)
+            at = at.before
+        return "".join(reversed(words)).removeprefix(".")
+
+
+def places(root: Node, begin: str = "") -> Iterator[tuple[MappingNode, Path]]:
+    """Every mapping once, with its place. Iterates, and keeps no text per node: depth and size may be anything."""
+    waiting: list[tuple[Node, Path]] = [(root, Path(None, begin))]
+    seen: set[int] = set()
+    while waiting:
+        node, at = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, MappingNode):
+            yield node, at
+            for key, value in reversed(node.value):
+                if not isinstance(value, ScalarNode):
+                    waiting.append((value, Path(at, f".{key.value}" if isinstance(key, ScalarNode) else ".?")))
+        elif isinstance(node, SequenceNode):
+            inner = [(item, index) for index, item in enumerate(node.value) if not isinstance(item, ScalarNode)]
+            waiting.extend((item, Path(at, f"[{index}]")) for item, index in reversed(inner))
 
 
 def pairs(node: Node | None) -> Pairs:
     """A mapping's values by key, those of its merge keys (`<<`) where it has none of its own; {} of anything else."""
     found: Pairs = {}
-    _merge(node, found, set())
+    for fragment in _fragments(node):
+        own = {key.value: value for key, value in fragment.value if isinstance(key, ScalarNode) and not _merges(key)}
+        found = {**own, **found} if found else own
     return found
 
 
-def _merge(node: Node | None, found: Pairs, seen: set[int]) -> None:
-    if not isinstance(node, MappingNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    merged: list[Node] = []
-    own: Pairs = {}
-    for key, value in node.value:
-        if isinstance(key, ScalarNode):
-            if key.tag == MERGE:
-                merged.extend(value.value if isinstance(value, SequenceNode) else [value])
-            else:
-                own[key.value] = value
-    for name, value in own.items():
-        found.setdefault(name, value)
-    for fragment in merged:
-        _merge(fragment, found, seen)
+def _fragments(node: Node | None) -> Iterator[MappingNode]:
+    """A mapping, and those that it merges, each once, before what they merge themselves; no more than the bound and one."""
+    waiting = [node]
+    seen: set[int] = set()
+    while waiting and len(seen) <= MAX_FRAGMENTS:
+        fragment = waiting.pop()
+        if not isinstance(fragment, MappingNode) or id(fragment) in seen:
+            continue
+        seen.add(id(fragment))
+        yield fragment
+        for key, value in fragment.value:
+            if isinstance(key, ScalarNode) and _merges(key):
+                waiting.extend(reversed(value.value) if isinstance(value, SequenceNode) else [value])
+
+
+def _merges(key: ScalarNode) -> bool:
+    return key.value == _MERGE and not key.style
 
 
 def items(node: Node | None) -> list[Node]:
@@ -92,14 +130,14 @@ def items(node: Node | None) -> list[Node]:
 
 def text_of(node: Node | None) -> str | None:
     """The value of a scalar that is not null; None of anything else."""
-    if isinstance(node, ScalarNode) and node.tag != _NULL and node.tag != "!reset":
+    if isinstance(node, ScalarNode) and not is_null(node) and node.tag != "!reset":
         return str(node.value)
     return None
 
 
 def is_null(node: Node | None) -> bool:
     """Whether a key is there and has no value."""
-    return isinstance(node, ScalarNode) and node.tag == _NULL
+    return isinstance(node, ScalarNode) and not node.style and node.value in _NULLS
 
 
 def line_of(node: Node) -> int:

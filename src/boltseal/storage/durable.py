@@ -117,6 +117,10 @@ class Disk:
         """Gives the file another name, atomically, in place of what had it before."""
         os.rename(source, target)
 
+    def link(self, source: str, target: str) -> None:
+        """Gives the file a second name; FileExistsError when that is taken."""
+        os.link(source, target, follow_symlinks=False)
+
     def unlink(self, path: str) -> None:
         """Takes a file's name away."""
         os.unlink(path)
