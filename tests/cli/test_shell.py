@@ -37,6 +37,7 @@ VERBS = (
     "labels",
     "lock",
     "new-tag",
+    "pin",
     "purge",
     "restore",
     "restore-backup",

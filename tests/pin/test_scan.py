@@ -13,7 +13,7 @@ COMPOSE = "services:\n  web:\n    image: nginx:1.25\n"
 
 
 def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
-    """Broken YAML, NUL bytes, other encodings and a reference are four files: three problems, one site."""
+    """Broken YAML, NUL bytes, other encodings, control characters and a reference: four problems, one site."""
     root = written(
         tmp_path,
         {
@@ -21,6 +21,7 @@ def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
             "b/compose.yml": b"services:\n\0\n",
             "c/compose.yml": b"services:\n  # caf\xe9\n",
             "d/compose.yml": COMPOSE,
+            "e/compose.yml": "a: b\n# \u00e9\n# \x1b[31m\n",
         },
     )
     found = scan(root)
@@ -30,6 +31,7 @@ def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
         ("a/compose.yml", 4),
         ("b/compose.yml", 2),
         ("c/compose.yml", 2),
+        ("e/compose.yml", 3),
     ]
 
 

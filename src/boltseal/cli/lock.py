@@ -99,7 +99,7 @@ def lock(
 
 def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
     """Print the file. What is not locked would be left as it is, unnoticed: then there is no file at all."""
-    from boltseal.lockfile.document import LOCK_NAME, lock_key
+    from boltseal.lockfile.document import LOCK_NAME, key_in
     from boltseal.pin.emit import EMITTERS
     from boltseal.pin.lockdisk import read_lock
 
@@ -108,7 +108,7 @@ def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
         raise NotInLock(f"--emit is made of {LOCK_NAME}: run `boltseal lock` first, and --emit by itself")
     known, digests = lock.by_reference(), {}
     for site in opened.sites:
-        image = None if site.resolved is None else known.get(lock_key(site.resolved))
+        image = None if site.resolved is None else known.get(key_in(site.resolved, known))
         if image is None:
             answer.outcome = Outcome.DIFFERS
             reason = site.why or f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
@@ -116,6 +116,10 @@ def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
             say(clean(f"boltseal: {site.path}:{site.line}: {site.written}: {reason}"))
         elif image.digest is not None:
             digests[site] = image.digest
+    for problem in opened.problems:
+        answer.outcome = Outcome.DIFFERS if answer.outcome is Outcome.DIFFERS else Outcome.UNKNOWN
+        answer.add(ref="", status="unreadable", reason=problem.message, file=problem.path, line=problem.line)
+        say(clean(f"boltseal: {problem}"))
     if answer.outcome is not Outcome.HOLDS:
         say("nothing is printed: it would leave these as they are")
         return

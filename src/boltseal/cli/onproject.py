@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from boltseal.oci.reference import Reference
-    from boltseal.pin.values import Problem, Site
+    from boltseal.pin.edit import Asked
+    from boltseal.pin.values import Found, Problem, Site
     from boltseal.projects import ProjectSettings
 
 PathsArgument = Annotated[
@@ -39,13 +40,18 @@ class NoSuchPath(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project as the verbs see it: the sites that are looked at, what could not be read, and its own settings."""
+    """A project as the verbs see it: the sites that are looked at, what could not be read, and its own settings.
+
+    `asked` and `found` are the scan behind it, files that the project excludes included.
+    """
 
     root: Path
     settings: ProjectSettings
     sites: tuple[Site, ...]
     problems: tuple[Problem, ...]
     paths: tuple[str, ...]
+    asked: Asked
+    found: Found
 
     @property
     def registries(self) -> frozenset[str]:
@@ -59,20 +65,25 @@ class Project:
 
 def open_project(root: Path, paths: Sequence[Path]) -> Project:
     """Scan a project, or these files and folders of it. NoSuchPath, ProjectInvalid."""
-    from boltseal.pin.scan import scan
+    from boltseal.pin.edit import Asked
+    from boltseal.pin.scan import scan_project
+    from boltseal.pin.source import Project as Files
     from boltseal.projects import project_settings
 
     if not root.is_dir():
         raise NoSuchPath(f"{root} is no folder; --project names the folder of a project")
     settings = project_settings(root)
     inside = [_inside(root, path) for path in paths]
-    found = scan(root, [Path(each) for each in inside] if all(inside) else [], crds=settings.crds)
+    asked = Asked(Files(root), [Path(each) for each in inside] if all(inside) else [], settings.crds)
+    found = scan_project(asked.project, asked.paths, crds=asked.crds)
     return Project(
         root,
         settings,
         tuple(site for site in found.sites if not settings.excludes(site.path)),
         tuple(problem for problem in found.problems if not settings.excludes(problem.path)),
         tuple(inside) if all(inside) else (),
+        asked,
+        found,
     )
 
 

@@ -29,6 +29,7 @@ from boltseal.cli.labels import labels
 from boltseal.cli.ledger import ledger
 from boltseal.cli.lock import lock
 from boltseal.cli.new_tag import new_tag
+from boltseal.cli.pin import pin
 from boltseal.cli.purge import purge
 from boltseal.cli.restore import restore
 from boltseal.cli.rules import rules
@@ -78,6 +79,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
     ("scrub", scrub, "boltseal scrub localhost:5000/shop/app:1.4.2"),
     ("lock", lock, "boltseal lock --update node:16.13"),
+    ("pin", pin, "boltseal pin deploy/compose.yaml --write"),
     ("verify", verify, "boltseal verify --github"),
     ("new-tag", new_tag, "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
     ("labels", labels, "boltseal labels | xargs docker build ."),

@@ -105,6 +105,20 @@ def lock_key(reference: Reference) -> Reference:
     return reference if reference.digest is not None else replace(reference, tag=Tag("latest"))
 
 
+def key_in(reference: Reference, known: Mapping[Reference, LockedImage], *, same: bool = False) -> Reference:
+    """The name under which a reference stands in this lock.
+
+    A digest that stands alone is what is left in a file when a name without a tag was pinned: it goes by `latest`, if the
+    lock has that and does not have the digest by itself. `same`: only if that is what `latest` is locked to.
+    """
+    key = lock_key(reference)
+    if key.digest is None or key in known:
+        return key
+    latest = replace(key, tag=Tag("latest"), digest=None)
+    there = latest in known and (not same or known[latest].digest == key.digest)
+    return latest if there else key
+
+
 def sorted_lock(images: Iterable[LockedImage], keys: Mapping[str, str]) -> Lock:
     """A lock in the one order that it has: everything sorted, nothing twice; only keys of registries that are used."""
     ordered = sorted((_sorted(image) for image in images), key=lambda image: str(image.reference))

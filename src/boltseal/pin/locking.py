@@ -20,7 +20,7 @@ from boltseal.client.errors import RemoteDenied, RemoteNotFound, RemoteUnauthent
 from boltseal.client.registry import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.compare import PlatformChange, compare_platforms
-from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, Use, lock_key, sorted_lock
+from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, Use, key_in, sorted_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.pin.resolve import Resolver
@@ -67,13 +67,13 @@ class Relocked:
     notes: tuple[str, ...] = ()
 
 
-def wanted_of(sites: Iterable[Site]) -> dict[Reference, Wanted]:
-    """The distinct references of these sites, by their name in the lock."""
+def wanted_of(sites: Iterable[Site], known: Mapping[Reference, LockedImage] | None = None) -> dict[Reference, Wanted]:
+    """The distinct references of these sites, by their name in the lock that there is."""
     found: dict[Reference, Wanted] = {}
     for site in sites:
         if site.resolved is None:
             continue
-        key = lock_key(site.resolved)
+        key = key_in(site.resolved, known or {}, same=True)
         before = found.get(key, Wanted(key, frozenset(), frozenset(), frozenset(), build=False))
         pinned = frozenset() if site.pinned is None or key.digest is not None else frozenset({site.pinned})
         found[key] = Wanted(
@@ -116,7 +116,8 @@ async def relock(
 
     `outside`: of a file's path, whether it was not looked at this time; what only such files use stays in the lock.
     """
-    wanted, known = wanted_of(sites), old.by_reference()
+    known = old.by_reference()
+    wanted = wanted_of(sites, known)
     meanings = await resolver.meanings(wanted)
     pinned = {
         Reference(each.reference.registry, each.reference.repository, None, pin)

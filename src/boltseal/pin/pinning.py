@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from boltseal.client.registry import Resolved
 from boltseal.errors import BoltsealError
-from boltseal.lockfile.document import LOCK_NAME, Lock, lock_key
+from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.pin.values import Site
@@ -58,7 +58,7 @@ def to_be_asked(sites: Iterable[Site]) -> frozenset[Reference]:
 def pins_by_lock(sites: Iterable[Site], lock: Lock) -> list[Pin]:
     """What the lock says of each site."""
     known = lock.by_reference()
-    return [_by_lock(site, known) or _pin(site, known[lock_key(_named(site))].digest) for site in sites]
+    return [_by_lock(site, known) for site in sites]
 
 
 def pins_by_meaning(sites: Iterable[Site], meanings: Mapping[Reference, Resolved | BoltsealError]) -> list[Pin]:
@@ -80,8 +80,7 @@ def unpins(sites: Iterable[Site]) -> list[Pin]:
     found: list[Pin] = []
     for site in sites:
         if site.pinned is None:
-            status = PinStatus.UNKNOWN if site.resolved is None else PinStatus.UNCHANGED
-            found.append(Pin(site, status, site.why or "is not pinned"))
+            found.append(Pin(site, PinStatus.UNCHANGED, "is not pinned"))
         elif site.spot is None:
             found.append(Pin(site, PinStatus.NO_PLACE, site.override_only or "its digest has no place of its own"))
         else:
@@ -97,11 +96,14 @@ def _left_alone(site: Site) -> Pin | None:
     return None
 
 
-def _by_lock(site: Site, known: Mapping[Reference, object]) -> Pin | None:
+def _by_lock(site: Site, known: Mapping[Reference, LockedImage]) -> Pin:
     left = _left_alone(site)
-    if left is None and lock_key(_named(site)) not in known:
-        left = Pin(site, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
-    return left
+    if left is not None:
+        return left
+    image = known.get(key_in(_named(site), known))
+    if image is None:
+        return Pin(site, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
+    return _pin(site, image.digest)
 
 
 def _pin(site: Site, digest: Digest | None) -> Pin:

@@ -25,7 +25,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.registry import LastEvent, Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.compare import age
-from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, lock_key
+from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
@@ -86,15 +86,15 @@ async def verify(
     known = {} if lock is None else lock.by_reference()
     meanings: dict[Reference, Resolved | BoltsealError] = {}
     if resolver is not None:
-        keys = {site: lock_key(site.resolved) for site in sites if site.resolved is not None}
+        keys = {site: key_in(site.resolved, known) for site in sites if site.resolved is not None}
         skipped = {key for site, key in keys.items() if _is_local(site, known.get(key))}
         meanings = await resolver.meanings(key for key in keys.values() if key not in skipped)
         pinned = [_by_digest(site, key, meanings) for site, key in keys.items() if key not in skipped]
         meanings |= await resolver.meanings(reference for reference in pinned if reference is not None)
     found = [_judge(site, lock is not None, known, meanings if resolver is not None else None) for site in sites]
-    moved = [lock_key(each.site.resolved) for each in found if each.status is Status.MOVED and each.site.resolved]
+    moved = [key_in(each.site.resolved, known) for each in found if each.status is Status.MOVED and each.site.resolved]
     events = {} if resolver is None else await resolver.last_events(moved)
-    return tuple(_weighed(_dated(each, events, now_us), strict=strict) for each in found)
+    return tuple(_weighed(_dated(each, known, events, now_us), strict=strict) for each in found)
 
 
 def _by_digest(site: Site, key: Reference, meanings: Meanings) -> Reference | None:
@@ -115,7 +115,7 @@ def _judge(site: Site, has_lock: bool, known: Mapping[Reference, LockedImage], m
     # 1
     if site.resolved is None:
         return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, site.why or "it is no reference")
-    key = lock_key(site.resolved)
+    key = key_in(site.resolved, known)
     image = known.get(key)
     # 2
     if has_lock and image is None:
@@ -208,11 +208,13 @@ def _compared(site: Site, key: Reference, image: LockedImage | None, wanted: Dig
     return Verdict(site, Status.MOVED, weight, "", wanted, to, sealed, locked_us)
 
 
-def _dated(verdict: Verdict, events: Mapping[Reference, LastEvent], now_us: int) -> Verdict:
+def _dated(
+    verdict: Verdict, known: Mapping[Reference, LockedImage], events: Mapping[Reference, LastEvent], now_us: int
+) -> Verdict:
     """A move with its sentence, and its time where the registry keeps a history whose newest event is this move."""
     if verdict.status is not Status.MOVED or verdict.site.resolved is None:
         return verdict
-    event = events.get(lock_key(verdict.site.resolved))
+    event = events.get(key_in(verdict.site.resolved, known))
     moved_us = event.time_us if event is not None and event.digest == verdict.to else None
     return replace(verdict, moved_us=moved_us, reason=_moved(verdict, moved_us, now_us))
 

@@ -203,5 +203,8 @@ def _unreadable(source: Source, error: yaml.YAMLError) -> Unreadable:
         return Unreadable(source.path, line, "is a template, which no YAML parser reads: pin what it is filled from")
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = 0 if mark is None else int(mark.line) + 1
+    position = getattr(error, "position", None)  # of a character that YAML forbids, in bytes
+    if isinstance(position, int):
+        line = source.text.encode()[:position].count(b"\n") + 1
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     return Unreadable(source.path, line, f"is not YAML: {' '.join(str(said).split())}")
