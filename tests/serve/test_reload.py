@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from tests.cli import program
+from tests.images import Blob
 from tests.serve.process import (
     alive,
     client_of,
@@ -45,6 +46,21 @@ def test_sighup_takes_over_new_rules(tmp_path: Path) -> None:
     assert before == [201, 409]
     assert after == [201, 201]
     assert bound == 409  # changing the rules never unseals
+
+
+def test_sighup_takes_over_bounds(tmp_path: Path) -> None:
+    """A quota that is made smaller holds from the next push on."""
+    quota = '[[auth.quota]]\nusers = ["anonymous"]\nmax_bytes = "1 MiB"\n'
+    with boltseal(tmp_path / "data", config=quota) as server, client_of(server) as client:
+        first = Blob(b"a" * 1000)
+        before = client.post("/v2/shop/app/blobs/uploads/", params={"digest": first.digest}, content=first.data)
+        server.folder.with_name("data.toml").write_text(quota.replace("1 MiB", "1500"), encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_for(lambda: "rules read again" in server.log_tail())
+        other = Blob(b"b" * 1000)
+        after = client.post("/v2/shop/app/blobs/uploads/", params={"digest": other.digest}, content=other.data)
+
+    assert (before.status_code, after.status_code) == (201, 403)
 
 
 def test_a_bad_configuration_keeps_the_rules_and_is_told(tmp_path: Path) -> None:
