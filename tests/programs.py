@@ -11,6 +11,7 @@ import shutil
 #: Program -> the Debian package that holds it. `scripts/test-packages` installs them.
 PACKAGES = {
     "buildah": "buildah",
+    "busybox": "busybox-static",
     "containerd": "containerd",
     "cosign": "cosign",
     "ctr": "containerd",
@@ -18,8 +19,10 @@ PACKAGES = {
     "dockerd": "docker.io",
     "go": "golang-go",
     "oras": "oras",
+    "docker-buildx": "docker-buildx",
     "podman": "podman",
     "skopeo": "skopeo",
+    "umoci": "umoci",
 }
 
 #: The same for what only `make bench` starts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ def running_roots(proc: Path = Path("/proc")) -> Iterator[RunningRoot]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                continue  # it is ending: it has no mounts any more
             raise explained(error, f"{proc}/{name}/mountinfo") from error
         upper, mounts = _root_overlay(raw)
         if upper is not None and upper not in seen:

@@ -78,7 +78,9 @@ class _Held:
             found += held_images(self, NAME, target, same[0].media_type, names, folders)
         return found
 
-    def _folders(self, namespace: str, chain: list[Digest], found: list[Difference]) -> list[bytes | None]:
+    def _folders(
+        self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[bytes]
+    ) -> list[bytes | None]:
         """The folder of each layer, as metadata and snapshotter both say. They must agree on what lies on what."""
         if not any((namespace, str(each)) in self._metadata.snapshots for each in chain):
             return [None] * len(chain)  # not unpacked
@@ -92,7 +94,10 @@ class _Held:
                 found.append(difference(Kind.STACK, b"", f"snapshot {key}", "none of this name"))
                 folders.append(None)
             else:
-                if (parent, snapshot.parent) != (below_key, below):
+                init = self._init(namespace, parent, snapshot.parent, below)
+                if init is not None:
+                    inits.append(init)
+                elif (parent, snapshot.parent) != (below_key, below):
                     got = f"on {snapshot.parent or parent or 'nothing'}"
                     found.append(difference(Kind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
                 folder = folder_of(snapshot)
@@ -102,10 +107,23 @@ class _Held:
             below, below_key = name, key
         return folders
 
+    def _init(self, namespace: str, key: str, name: str, below: str) -> bytes | None:
+        """A layer that was committed from one of Docker's containers lies on that container's -init layer."""
+        between = self._snapshots.get(name)
+        if namespace != DOCKER or between is None or between.parent != below or name == below:
+            return None
+        return folder_of(between) if self._metadata.snapshots.get((namespace, key), ("", ""))[0] == name else None
+
     def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
-        """The containers that lie on overlayfs snapshots."""
+        """The containers that lie on overlayfs snapshots. Docker's own store keeps containers here too, and no snapshots."""
         mine = [each for each in self._metadata.containers if each.snapshotter in ("", "overlayfs")]
-        return [self._container(each, images) for each in mine]
+        known = {each.id for each in mine}
+        mine += [  # of those that do not run Docker tells containerd nothing but the snapshot
+            NamedContainer(namespace, key, "", "overlayfs", key)
+            for namespace, key in self._metadata.snapshots
+            if namespace == DOCKER and (namespace, f"{key}-init") in self._metadata.snapshots and key not in known
+        ]
+        return [plan for each in mine if (plan := self._container(each, images)).upper is not None]
 
     def _container(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
         """A container's snapshot and what lies below it: the layers of its image, of Docker's an -init layer upon them."""
@@ -118,9 +136,12 @@ class _Held:
         while at is not None and len(stack) <= MAX_LAYERS:
             stack.append(folder_of(at))
             at = self._snapshots.get(at.parent)
-        init = stack[1] if len(stack) > 1 and container.namespace == DOCKER else None
+        on = self._snapshots[name].parent if stack else ""
+        init = stack[1] if len(stack) > 1 and container.namespace == DOCKER and on.endswith("-init") else None
         below = [*reversed(stack[2 if init else 1 :])]
         of_image = {each.id: [layer.folder for layer in each.layers if layer.folder is not None] for each in images}
+        between = {init for each in images for init in each.inits}
+        below = [folder for folder in below if folder not in between]
         image = next((each.id for each in images if container.image and container.image in each.names), None)
         if image is None:  # Docker does not say it here either
             image = next((id_ for id_, folders in of_image.items() if folders == below), None)

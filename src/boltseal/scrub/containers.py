@@ -17,6 +17,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
@@ -42,12 +43,12 @@ class Change:
     how: str
 
 
-def init_differences(container: ContainerPlan) -> list[Difference]:
-    """What lies in the -init layer and is not Docker's. StoreMissing, StoreUnreadable, StoreMalformed."""
-    if container.init is None:
+def init_differences(root: Path, init: bytes | None) -> list[Difference]:
+    """What lies in an -init layer and is not Docker's. StoreMissing, StoreUnreadable, StoreMalformed."""
+    if init is None:
         return []
     found = []
-    with Beneath(container.root / os.fsdecode(container.init)) as tree:
+    with Beneath(root / os.fsdecode(init)) as tree:
         for path, at in _walk(tree):
             wanted = (
                 (stat.S_ISREG(at.st_mode) and path in _INIT_FILES and at.st_size == 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Thread
 from typing import IO, Final, Protocol
@@ -20,7 +20,7 @@ from fastcrc import crc64
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, open_quietly
 from boltseal.scrub.comparison import clean
-from boltseal.scrub.tarheader import Header, TarMalformed
+from boltseal.scrub.tarheader import BLOCK, Header, TarMalformed
 from boltseal.scrub.tarsplit import SLOT, read
 
 PIECE_BYTES: Final = 1024 * 1024
@@ -114,12 +114,14 @@ class Tape:
 
     Hashing is done by a thread of its own, since it takes as long as everything else here, and needs no interpreter.
     `broken`: files that were not what was looked at, so that there is no digest. `mapless`: sparse files whose map
-    tar-split did not keep, so that none can be had.
+    tar-split did not keep, so that none can be had. `guessed`: such a map was made up; if it was not the right one, the
+    digest is wrong, and says nothing.
     """
 
     def __init__(self, files: FileReader) -> None:
         self.broken: dict[bytes, str] = {}
         self.mapless: list[bytes] = []
+        self.guessed = False
         self.fed = 0
         self.files = files
         self._hash = hashlib.sha256()
@@ -185,9 +187,16 @@ class Tape:
         self._at = end
 
     def _sparse(self, fd: int, header: Header) -> None:
-        if not header.sparse:
-            self.mapless.append(header.name)
-        for offset, length in header.sparse or ():
+        pieces: Sequence[tuple[int, int]] = header.sparse or ()
+        if not pieces:  # format 1.0: the map was in the content, which tar-split did not keep
+            found = guessed_map(fd, header.size, header.stored)
+            if found is None:
+                self.mapless.append(header.name)
+                return
+            text, pieces = found
+            self.guessed = True
+            self.write(text)
+        for offset, length in pieces:
             for piece in self.files.pieces(fd, offset, length):
                 self.write(piece)
 
@@ -201,6 +210,34 @@ class Tape:
         """End the thread."""
         self._full.put(None)
         self._thread.join()
+
+
+def guessed_map(fd: int, size: int, stored: int) -> tuple[bytes, list[tuple[int, int]]] | None:
+    """The map that GNU tar (format 1.0) most likely wrote of a file: what is not zeros, in blocks of the file system.
+
+    None where it is not as long as what the tar stored. Whether it is the right one only the digest tells. OSError.
+    """
+    for block in (4096, 512):
+        zeros = bytes(block)
+        pieces: list[tuple[int, int]] = []
+        for start in range(0, size, PIECE_BYTES):
+            data = os.pread(fd, min(PIECE_BYTES, size - start), start)
+            for at in range(0, len(data), block):
+                part = data[at : at + block]
+                if part == zeros[: len(part)]:
+                    continue
+                offset, length = pieces[-1] if pieces else (-1, 0)
+                if offset + length == start + at:
+                    pieces[-1] = offset, length + len(part)
+                else:
+                    pieces.append((start + at, len(part)))
+        if not pieces or sum(pieces[-1]) < size:
+            pieces.append((size, 0))
+        text = f"{len(pieces)}\n" + "".join(f"{offset}\n{length}\n" for offset, length in pieces)
+        filled = text.encode().ljust(-(-len(text) // BLOCK) * BLOCK, b"\0")
+        if len(filled) + sum(length for _, length in pieces) == stored:
+            return filled, pieces
+    return None
 
 
 def suspects(split: IO[bytes], files: FileReader) -> Iterator[bytes]:

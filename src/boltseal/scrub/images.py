@@ -42,6 +42,8 @@ class ImagePlan:
     differences: tuple[Difference, ...] = ()
     unknown: tuple[str, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
+    inits: tuple[bytes, ...] = ()
+    """Folders between its layers that only hold what Docker mounts over: left by `docker build` and `docker commit`."""
 
 
 @dataclass(frozen=True, slots=True)

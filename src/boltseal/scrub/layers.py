@@ -134,9 +134,9 @@ def _unproven(
     ]
     if digest is None or more or comparison.findings.unreadable:
         return _result(layer, comparison, tuple(more))
-    if tape.mapless:
+    if tape.mapless or tape.guessed:
         why = (
-            f"{len(tape.mapless)} sparse files (GNU 1.0), whose map no engine keeps, are in layer {layer.diff_id.short}: "
+            f"sparse files (GNU 1.0), whose map no engine keeps, are in layer {layer.diff_id.short}: "
             "their checksums hold, but no digest can be computed"
         )
         return _result(layer, comparison, unknown=(why,))

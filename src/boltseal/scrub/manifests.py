@@ -40,8 +40,8 @@ class Holder(Protocol):
         """A layer whose blob this is."""
 
 
-Folders = Callable[[list[Digest], list[Difference]], Sequence[bytes | None]]
-"""The folders into which layers with these chain IDs were unpacked, None for those that were not."""
+Folders = Callable[[list[Digest], list[Difference], list[bytes]], Sequence[bytes | None]]
+"""The folders into which layers with these chain IDs were unpacked, None for those that were not. Adds `inits`."""
 
 
 @dataclass(slots=True)
@@ -125,6 +125,7 @@ def _plan(
     assert manifest.config is not None  # noqa: S101 - `_is_image` says so
     differences, unknown = list(found.differences), list(found.unknown)
     layers: list[LayerFiles] = []
+    inits: list[bytes] = []
     config = manifest.config.digest
     try:
         raw = holder.document(config)
@@ -133,7 +134,7 @@ def _plan(
             differences.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", actual))
         diffs = diff_ids(raw, f"the config {config.short}")
         if len(diffs) == len(manifest.layers):
-            layers = _layers(holder, manifest.layers, diffs, folders(chain_ids(diffs), differences), unknown)
+            layers = _layers(holder, manifest.layers, diffs, folders(chain_ids(diffs), differences, inits), unknown)
         else:
             wanted = f"{len(manifest.layers)} layers, as the manifest says"
             differences.append(difference(Kind.CONFIG, b"", wanted, f"{len(diffs)} diff IDs"))
@@ -143,7 +144,7 @@ def _plan(
         unknown.append(error.message)
     return ImagePlan(
         store, holder.root, target, config, names, (*layers, *artifacts),
-        tuple(differences), tuple(unknown), found.documents,
+        tuple(differences), tuple(unknown), found.documents, tuple(inits),
     )  # fmt: skip
 
 

@@ -113,6 +113,11 @@ def _of_image(
         marks = _marks_that_hide(image.layers[:index], layer, result, unknown)
         differences += marks
         count += len(marks)
+    try:
+        between = [each for init in image.inits for each in init_differences(image.root, init)]
+        differences, count = [*differences, *between], count + len(between)
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        unknown.append(error.message)
     if moved and (count or unknown):
         differences, count = [], 0
         unknown = ["it was changed or removed while it was checked; check it again"]
@@ -181,7 +186,7 @@ def _of_container(
     if container.upper is not None:
         running = roots.get(os.fsencode((container.root / os.fsdecode(container.upper)).resolve()))
     try:
-        found += init_differences(container)
+        found += init_differences(container.root, container.init)
         changed = changes(container)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)

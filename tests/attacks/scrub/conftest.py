@@ -39,9 +39,14 @@ def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def copy_of(originals: Callable[[str], Store], tmp_path: Path) -> Iterator[Callable[[str], Store]]:
+def copy_of(originals: Callable[[str], Store], tmp_path: Path) -> Callable[[str], Store]:
     """A copy of an engine's store, to be tampered with."""
-    yield lambda name: originals(name).copy(tmp_path / "store")
+    return lambda name: originals(name).copy(tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_mounted(tmp_path: Path) -> Iterator[None]:
+    yield
     unmounted(tmp_path)
 
 

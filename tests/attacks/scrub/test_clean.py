@@ -1,0 +1,306 @@
+"""Clean is clean: images of every builder, and everything a tar may hold, in every store. A false alarm is a defect.
+
+In brackets what other checkers stumble over: folders without entries, hard links with other modes in their headers, marks of
+overlayfs in layers that were built and not unpacked, sparse files, names that are no UTF-8.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from boltseal.scrub.find import store_at
+from boltseal.scrub.report import Report, Status
+from boltseal.scrub.scrub import Wanted, scrub
+from tests import servers
+from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG, Layer, archive, base, middle, top
+from tests.attacks.scrub.stores import podman_on
+from tests.programs import program
+from tests.real.tools import Said, run
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+def reports(*roots: Path) -> list[Report]:
+    """What the check says of all images and containers there."""
+    return scrub([store for root in roots for store in store_at(root)], Wanted(), lambda *_: None)
+
+
+def not_clean(*roots: Path, at_least: int = 1) -> list[Report]:
+    """Everything that is not clean; that there is something to check is seen to."""
+    found = reports(*roots)
+
+    assert len(found) >= at_least
+    return [each for each in found if each.status is not Status.HOLDS]
+
+
+# ---- what a tar may hold
+
+
+def links_with_other_modes() -> bytes:
+    """Engines give the shared file what the last header says: here a setuid bit goes away."""
+    layer = Layer().folder("bin").add("bin/su", b"su" * 300, mode=0o4755)
+    return layer.add("bin/su2", kind=tarfile.LNKTYPE, link="bin/su", mode=0o644, mtime=5).done()
+
+
+def no_folders() -> bytes:
+    """Nothing but files, deep down."""
+    return Layer().add("x/y/z", b"z").add("x/y2/z", b"z").add("a/b/c/d/e/f", b"f").done()
+
+
+def nothing() -> bytes:
+    """A tar without entries: what `RUN true` leaves."""
+    return Layer().done()
+
+
+def gnu() -> bytes:
+    """GNU's own way to write long names and large numbers."""
+    layer = Layer(tarfile.GNU_FORMAT).folder("n" * 90).add("n" * 90 + "/" + "m" * 150, b"long")
+    layer.add("owner", b"x", owner=(3_000_000, 3_000_001)).add("old", b"x", mtime=-5)
+    return layer.add("link", kind=tarfile.SYMTYPE, link="t" * 180, mode=0o777).done()
+
+
+def pax() -> bytes:
+    """Attributes, times with nanoseconds, long links, names that are no UTF-8 or no ASCII."""
+    layer = Layer().add(LONG, b"x", mtime=1.123456789).add(LATIN, b"x").add("etc/größe", b"x")
+    layer.add("ping", b"x", mode=0o755, pax={"SCHILY.xattr.security.capability": CAPABILITY})
+    layer.add("mine", b"x", pax={"SCHILY.xattr.user.mine": "1"})
+    layer.add("future", b"x", mtime=4_000_000_000.5).add("before", b"x", mtime=-1.5)
+    return layer.add("link", kind=tarfile.SYMTYPE, link="t" * 300, mode=0o777).done()
+
+
+def ustar() -> bytes:
+    """The oldest format, with a prefix to the name."""
+    return Layer(tarfile.USTAR_FORMAT).folder("p" * 90).add("p" * 90 + "/" + "q" * 90, b"x").done()
+
+
+def odd_names() -> bytes:
+    """Engines clean names up."""
+    layer = Layer().folder("./a/").add("./a/./b", b"b").add("/c", b"c").folder("d//").add("d/e f\n", b"f")
+    return layer.add("a/.hidden", b"h").add("..x", b"x").done()
+
+
+def changing() -> bytes:
+    """A folder whose entry comes after what is in it, and again."""
+    layer = Layer().add("d/f", b"f").folder("d", 0o700)
+    return layer.add("e/f", b"f").done()
+
+
+def upper_of_everything() -> bytes:
+    """Whiteouts beside what they are named like, of folders, and of nothing."""
+    layer = Layer().add("etc/.wh.passwd").add("etc/.wh.nothing").folder("opaque").add("opaque/.wh..wh..opq")
+    return layer.add("bin/.wh.tool").add("lib", b"a file now").done()
+
+
+LAYERS: dict[str, list[bytes]] = {
+    "everything": [base(), middle(), top()],
+    "links-with-other-modes": [links_with_other_modes()],
+    "no-folders": [no_folders(), no_folders()],
+    "nothing": [no_folders(), nothing()],
+    "gnu": [gnu()],
+    "pax": [pax()],
+    "ustar": [ustar()],
+    "odd-names": [odd_names()],
+    "changing": [changing()],
+    "upper": [base(), upper_of_everything()],
+}
+
+
+def sparse_archive(folder: Path, version: str) -> list[bytes]:
+    """A layer that GNU tar wrote of files with holes."""
+    made = folder / f"sparse{version}"
+    made.mkdir()
+    with (made / "holes").open("wb") as file:
+        file.seek(5_000_000)
+        file.write(b"x" * 1000)
+        file.truncate(9_000_000)
+    (made / "plain").write_bytes(b"plain")
+    tar = folder / f"sparse{version}.tar"
+    subprocess.run(
+        ["tar", "-S", "--format=pax", f"--sparse-version={version}", "-C", made, "-cf", tar, "holes", "plain"],
+        check=True,
+    )
+    return [tar.read_bytes()]
+
+
+@pytest.fixture(scope="session")
+def archives(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An archive of each of LAYERS, and of sparse files in each of GNU's formats."""
+    folder = tmp_path_factory.mktemp("archives")
+    layers = {**LAYERS, **{f"sparse-{v}": sparse_archive(folder, v) for v in ("0.0", "0.1", "1.0")}}
+    for name, each in layers.items():
+        archive(folder / f"{name}.tar", each, f"clean/{name}:1")
+    return {name: folder / f"{name}.tar" for name in layers}
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A running docker."""
+
+    root: Path
+    host: str
+
+    def run(self, *argv: str | Path) -> Said:
+        return run("docker", "-H", self.host, *argv)
+
+
+def docker_daemon(folder: Path, *, containerd_store: bool) -> Iterator[Daemon]:
+    driver = "overlayfs" if containerd_store else "overlay2"
+    with servers.dockerd(folder, containerd_store=containerd_store, driver=driver) as server:
+        yield Daemon(folder / "data", f"unix://{server.address}")
+
+
+@pytest.fixture(scope="module")
+def classic(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """docker with its own store."""
+    yield from docker_daemon(tmp_path_factory.mktemp("classic"), containerd_store=False)
+
+
+@pytest.fixture(scope="module")
+def modern(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """docker with containerd's."""
+    yield from docker_daemon(tmp_path_factory.mktemp("modern"), containerd_store=True)
+
+
+@pytest.fixture(params=["classic", "modern"])
+def daemon(request: pytest.FixtureRequest) -> Daemon:
+    """Each of them."""
+    found: Daemon = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """What is built from: a shell, and steps that add, change, take away and link."""
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "base.tar").write_bytes(base())
+    (folder / "busybox").write_bytes(Path(program("busybox")).read_bytes())
+    (folder / "busybox").chmod(0o755)
+    (folder / "Dockerfile").write_text(
+        """\
+FROM scratch
+ADD base.tar /
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "/bin"]
+RUN echo hi > /etc/new; rm /etc/gone; rm -r /opaque; mkdir /opaque; chmod 700 /bin/su
+RUN true
+RUN mkdir -p /srv/deep/er; ln /bin/tool /srv/tool; mv /usr/lib /usr/lib2; rm -r /usr/lib2/deep
+COPY busybox /opaque/box
+CMD ["sleep", "1000"]
+"""
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "sparse-0.0", "sparse-0.1", "sparse-1.0"])
+def test_what_docker_load_unpacks_is_clean(daemon: Daemon, archives: dict[str, Path], name: str) -> None:
+    """Whatever the layers are like."""
+    daemon.run("load", "-i", archives[name]).checked()
+
+    found = [each for each in reports(daemon.root) if any(f"clean/{name}:" in n for n in each.names)]
+
+    assert [(each.differences, each.unknown) for each in found] == [((), ())]
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "sparse-0.0", "sparse-0.1", "sparse-1.0"])
+def test_what_podman_load_unpacks_is_clean(tmp_path: Path, archives: dict[str, Path], name: str) -> None:
+    """Whatever the layers are like."""
+    run(*podman_on(tmp_path / "root", tmp_path), "load", "-i", archives[name]).checked()
+
+    (found,) = reports(tmp_path / "root")
+
+    assert (found.differences, found.unknown) == ((), ())
+
+
+@pytest.mark.parametrize("buildkit", ["0", "1"], ids=["docker-build", "buildkit"])
+def test_what_docker_builds_is_clean(daemon: Daemon, context: Path, buildkit: str) -> None:
+    """BuildKit's layers are the folders that were built in, with the marks that overlayfs left there."""
+    run(
+        *("docker", "-H", daemon.host, "build", "--network", "none", "-t", f"built:{buildkit}", context),
+        env={"DOCKER_BUILDKIT": buildkit},
+    ).checked()
+
+    assert not_clean(daemon.root) == []
+
+
+def test_a_container_that_runs_and_has_changed_things_is_clean(daemon: Daemon, context: Path) -> None:
+    """Its own layer, Docker's -init layer, and what its process sees."""
+    run(
+        "docker", "-H", daemon.host, "build", "--network", "none", "-t", "running:1", context,
+        env={"DOCKER_BUILDKIT": "1"},
+    ).checked()  # fmt: skip
+    box = daemon.run("run", "-d", "--network", "none", "-v", "/srv/volume", "running:1").checked().strip()
+    do = "echo x > /etc/mine; rm /bin/tool; mkdir /new; mv /etc/passwd /etc/passwd2; rm -r /opaque; chmod 700 /srv"
+    daemon.run("exec", box, "/bin/sh", "-c", do).checked()
+    stopped = daemon.run("create", "--network", "none", "running:1").checked().strip()
+
+    found = [each for each in reports(daemon.root) if each.what == "container" and each.id in (box, stopped)]
+    daemon.run("rm", "-f", box, stopped).checked()
+
+    assert {(each.status, each.differences, each.unknown) for each in found} == {(Status.HOLDS, (), ())}
+    assert sorted(bool(each.running) for each in found) == [False, True]
+    assert {"etc/mine", "bin/tool"} <= {change.path for each in found for change in each.changed}
+
+
+@pytest.mark.parametrize("tool", ["podman", "buildah"])
+def test_what_podman_and_buildah_build_is_clean(tmp_path: Path, context: Path, tool: str) -> None:
+    """Their layers are the folders that were built in, too."""
+    common = ("--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "run"), "--storage-driver", "overlay")
+    extra = ("--cgroup-manager", "cgroupfs", "--events-backend", "file") if tool == "podman" else ()
+    run(
+        *(tool, *common, *extra, "build", "--isolation", "chroot", "--network", "host", "--layers"),
+        *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096", "-t", "built:1"),
+        context,
+    ).checked()
+
+    assert not_clean(tmp_path / "root") == []
+
+
+@pytest.mark.parametrize("form", ["gzip", "zstd", "zstd:chunked"])
+def test_compressed_layers_are_clean(modern: Daemon, archives: dict[str, Path], tmp_path: Path, form: str) -> None:
+    """As blobs of a layout, pulled into Podman's store, and unpacked by containerd."""
+    layout, name = tmp_path / "layout", f"compressed:{form.replace(':', '-')}"
+    compressed = ("--dest-compress-format", form)
+    skopeo = ("skopeo", "--insecure-policy", "copy")
+    run(*skopeo, *compressed, f"docker-archive:{archives['everything']}", f"oci:{layout}:{name}").checked()
+    run(*skopeo, f"oci:{layout}:{name}", f"oci-archive:{tmp_path}/archive.tar:{name}").checked()
+    modern.run("load", "-i", tmp_path / "archive.tar").checked()
+    storage = f"containers-storage:[overlay@{tmp_path}/root+{tmp_path}/run]localhost/{name}"
+    run(*skopeo, f"oci:{layout}:{name}", storage).checked()
+
+    assert not_clean(layout, tmp_path / "archive.tar", tmp_path / "root", modern.root, at_least=4) == []
+
+
+def test_what_umoci_makes_is_clean(tmp_path: Path) -> None:
+    """A layout, its layer made of a folder, and the same in Podman's store."""
+    layout, bundle = tmp_path / "layout", tmp_path / "bundle"
+    run("umoci", "init", "--layout", layout).checked()
+    run("umoci", "new", "--image", f"{layout}:made").checked()
+    run("umoci", "unpack", "--image", f"{layout}:made", bundle).checked()
+    with tarfile.open(tmp_path / "base.tar", "w") as tar:
+        tar.add(__file__, "srv/file")
+    subprocess.run(["tar", "-C", bundle / "rootfs", "-xf", tmp_path / "base.tar"], check=True)
+    (bundle / "rootfs/link").symlink_to("srv/file")
+    run("umoci", "repack", "--image", f"{layout}:made", bundle).checked()
+    storage = f"containers-storage:[overlay@{tmp_path}/root+{tmp_path}/run]localhost/made:1"
+    run("skopeo", "--insecure-policy", "copy", f"oci:{layout}:made", storage).checked()
+
+    assert not_clean(layout, tmp_path / "root", at_least=2) == []
+
+
+def test_what_docker_and_podman_save_is_clean(daemon: Daemon, archives: dict[str, Path], tmp_path: Path) -> None:
+    """Layouts in archives, with both lists or with one."""
+    daemon.run("load", "-i", archives["everything"]).checked()
+    daemon.run("save", "-o", tmp_path / "saved.tar", "clean/everything:1").checked()
+    podman = podman_on(tmp_path / "root", tmp_path)
+    run(*podman, "load", "-i", archives["everything"]).checked()
+    run(*podman, "save", "-o", tmp_path / "podman.tar", "clean/everything:1").checked()
+    run(*podman, "save", "--format", "oci-archive", "-o", tmp_path / "oci.tar", "clean/everything:1").checked()
+
+    assert not_clean(*(tmp_path / f"{name}.tar" for name in ("saved", "podman", "oci")), at_least=3) == []
