@@ -1,0 +1,200 @@
+"""What can be done to a container while its image's layers are as they must be, or look so when they are looked at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.find import store_at
+from boltseal.scrub.report import Report, Status
+from boltseal.scrub.scrub import Wanted, scrub
+from tests import servers
+from tests.attacks.scrub.image import Layer, archive, base
+from tests.attacks.scrub.stores import podman_on
+from tests.programs import program
+from tests.real.tools import run
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+BOX = "shop/box:1"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A docker that runs, with an image that can run, and its two layers' folders below `root`."""
+
+    name: str
+    root: Path
+    socket: str
+
+    def docker(self, *argv: str | Path) -> str:
+        return run("docker", "-H", self.socket, *argv).checked().strip()
+
+    def created(self) -> str:
+        return self.docker("create", "--network", "none", BOX)
+
+    def upper(self, box: str) -> Path:
+        """The container's own layer."""
+        if self.name == "docker":
+            mount = (self.root / "image/overlay2/layerdb/mounts" / box / "mount-id").read_text()
+            return self.root / "overlay2" / mount / "diff"
+        mounted = Path("/proc/self/mountinfo").read_text()
+        (line,) = [each for each in mounted.splitlines() if f"/{box} " in each]
+        return Path(line.partition("upperdir=")[2].partition(",")[0])
+
+    def report(self, box: str) -> Report:
+        """What the check says of a container."""
+        found = scrub(store_at(self.root), Wanted(), lambda *_: None)
+        (report,) = [each for each in found if each.what == "container" and each.id == box]
+        return report
+
+
+@pytest.fixture(scope="module", params=["docker", "docker-containerd"])
+def host(
+    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Host]:
+    """docker with its own store, and with containerd's."""
+    folder = tmp_path_factory.mktemp(request.param)
+    box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
+    box.add("bin/sh", kind=b"1", link="bin/box", mode=0o755).add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
+    archive(folder / "image.tar", [base(), box.done()], BOX, ["/bin/sleep", "1000"])
+    modern = request.param != "docker"
+    driver = "overlayfs" if modern else "overlay2"
+    with servers.dockerd(folder / "engine", containerd_store=modern, driver=driver) as server:
+        host = Host(request.param, folder / "engine" / "data", f"unix://{server.address}")
+        host.docker("load", "-i", folder / "image.tar")
+        yield host
+        boxes = host.docker("ps", "--all", "--quiet").split()
+        if boxes:
+            host.docker("rm", "--force", *boxes)
+
+
+@pytest.fixture
+def running(host: Host) -> Iterator[str]:
+    """A container that runs."""
+    box = host.docker("run", "-d", "--network", "none", BOX)
+    yield box
+    host.docker("rm", "--force", box)
+
+
+def test_a_container_that_runs_is_looked_at_through_its_process(host: Host, running: str) -> None:
+    """It is found by what the kernel has mounted, and not by what Docker says."""
+    report = host.report(running)
+
+    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+    assert report.running == int(host.docker("inspect", "--format", "{{.State.Pid}}", running))
+
+
+@pytest.mark.parametrize("host", ["docker"], indirect=True)  # containerd mounts folders and no links: the next test
+def test_a_link_turned_for_the_start_and_turned_back(host: Host) -> None:
+    """Layers, links and mount table look clean; only the process sees the other tree."""
+    box = host.created()
+    mount = (host.root / "image/overlay2/layerdb/mounts" / box / "mount-id").read_text()
+    lowest = (host.root / "overlay2" / mount / "lower").read_text().split(":")[-1]
+    link = host.root / "overlay2" / lowest
+    true = link.readlink()
+    evil = host.root.parent / "evil"
+    subprocess.run(["cp", "-a", link.resolve(), evil], check=True)
+    (evil / "etc/passwd").write_bytes(b"evil:x:0:0\n")
+    link.unlink()
+    link.symlink_to(evil)
+    host.docker("start", box)
+    link.unlink()
+    link.symlink_to(true)
+
+    report = host.report(box)
+    host.docker("rm", "--force", box)
+
+    assert {(each.kind, each.path) for each in report.differences} == {(Kind.RUNNING, "etc/passwd")}
+
+
+def test_a_layer_swapped_for_the_start_and_swapped_back(host: Host) -> None:
+    """The same by renaming folders, which every store's mounts follow."""
+    box = host.created()
+    (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
+    evil, aside = layer.with_name("evil"), layer.with_name("aside")
+    subprocess.run(["cp", "-a", layer, evil], check=True)
+    before = (evil / "etc/passwd").stat()
+    (evil / "etc/passwd").write_bytes(b"evil:x:0:0\n")
+    os.utime(evil / "etc/passwd", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (evil / "bin/evil").write_bytes(b"evil")
+    layer.rename(aside)
+    evil.rename(layer)
+    host.docker("start", box)
+    layer.rename(evil)
+    aside.rename(layer)
+
+    report = host.report(box)
+    host.docker("rm", "--force", box)
+    shutil.rmtree(evil)
+
+    found = {(each.kind, each.path) for each in report.differences}
+    assert {(Kind.RUNNING, "etc/passwd"), (Kind.RUNNING, "bin/evil")} <= found
+
+
+def test_a_file_bound_over_one_of_the_image_is_not_the_images(host: Host, tmp_path: Path) -> None:
+    """What is mounted into a container is no difference of its image."""
+    (tmp_path / "mine").write_bytes(b"mine")
+    box = host.docker("run", "-d", "--network", "none", "-v", f"{tmp_path}/mine:/etc/passwd", BOX)
+
+    report = host.report(box)
+    host.docker("rm", "--force", box)
+
+    assert (report.status, report.differences) == (Status.HOLDS, ())
+
+
+def test_a_file_planted_in_the_init_layer(host: Host) -> None:
+    """It lies between the image and the container, and belongs to neither."""
+    box = host.created()
+    (init,) = [each for each in inits(host) if not (each / "evil").exists()]
+    (init / "evil").write_bytes(b"evil")
+    (init / "etc/hosts").write_bytes(b"6.6.6.6 registry\n")
+
+    report = host.report(box)
+    host.docker("rm", "--force", box)
+
+    assert {(each.kind, each.path) for each in report.differences} == {(Kind.EXTRA, "evil"), (Kind.EXTRA, "etc/hosts")}
+
+
+def inits(host: Host) -> list[Path]:
+    """The -init layers that are there."""
+    return [
+        each.parent
+        for each in host.root.rglob(".dockerenv")
+        if "rootfs" not in each.parts and "merged" not in each.parts
+    ]
+
+
+def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host, running: str) -> None:
+    """Its own layer is its own."""
+    host.docker("exec", running, "/bin/sh", "-c", "echo x > /etc/mine; echo y > /etc/passwd")
+
+    report = host.report(running)
+
+    assert report.status is Status.HOLDS
+    assert {"etc/mine", "etc/passwd"} <= {change.path for change in report.changed}
+
+
+def test_a_container_of_podman_that_lies_on_other_layers(tmp_path: Path) -> None:
+    """Its own layer is hung on another parent."""
+    podman = podman_on(tmp_path / "root", tmp_path)
+    archive(tmp_path / "image.tar", [base(), Layer().add("a", b"a").done()], BOX)
+    run(*podman, "load", "-i", tmp_path / "image.tar").checked()
+    run(*podman, "create", "--network", "none", BOX).checked()
+    clean = [each.status for each in scrub(store_at(tmp_path / "root"), Wanted(), lambda *_: None)]
+    (lower,) = [
+        each for each in (tmp_path / "root/overlay").glob("*/lower") if each.read_text().count("l/") == 2
+    ]  # fmt: skip
+    lower.write_text(lower.read_text().split(":")[1])
+
+    found = scrub(store_at(tmp_path / "root"), Wanted(), lambda *_: None)
+
+    assert set(clean) == {Status.HOLDS}
+    assert {each.kind for report in found if report.what == "container" for each in report.differences} == {Kind.STACK}
