@@ -130,7 +130,7 @@ class Integrator:
 
     def _integrate(self) -> Checkpoint | None:
         head = None
-        while True:
+        while True:  # each turn a batch; what comes meanwhile waits for the next call
             seen = self._look()
             key, mark = self._keys.key(), self._keys.mark()
             if seen is None or (key is None and mark is None and seen.head is None):
@@ -141,6 +141,8 @@ class Integrator:
             if seen.head is not None and seen.size == seen.signed == marked.size:
                 return marked
             head = self._step(seen, key, marked, mark or b"")
+            if head.size == seen.size:
+                return head
 
     def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes) -> Checkpoint:
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from boltseal.registry.integrator import Integrator
     from boltseal.storage.database import Database
 
-PAUSE_S: Final = 0.05
+PAUSE_S: Final = 0.075
 LOOK_S: Final = 1.0
 AFTER_TROUBLE_S: Final = 1.0
 

@@ -394,7 +394,6 @@ class TagDoor:
         shown = new if new.digest is not None else old
         if shown is None or shown.digest is None:
             raise AssertionError("a tag that was never there can't go")
-        held = metadata.find_manifest(tx, place.id, shown.digest)
         if shown.digest != shown.canonical:
             extra = {**extra, "canonical": str(shown.canonical)}  # what the name is, for whoever has the entries alone
         index = sequencer.append(
@@ -404,7 +403,7 @@ class TagDoor:
             tag=tag,
             digest=shown.digest,
             media_type=shown.media_type or "",
-            size_bytes=held.size if held is not None else 0,
+            size_bytes=metadata.manifest_size(tx, place.id, shown.digest),
             was=(old.digest or "") if old is not None else "",
             previous=old.entry_index if old is not None else -1,
             actor=actor.name,

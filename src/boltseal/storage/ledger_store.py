@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import insert, select, update
 
+from boltseal.storage import sqlite
 from boltseal.storage.schema import entry, ledger_head
 
 if TYPE_CHECKING:
@@ -31,16 +32,15 @@ class Head:
     rules: str
 
 
-_HEAD = select(
-    ledger_head.c.size, ledger_head.c.last_time_us, ledger_head.c.origin, ledger_head.c.rules
-).with_for_update()
-_RAISE = update(ledger_head).values(size=bindparam("new_size"), last_time_us=bindparam("new_time"))
-_APPEND = insert(entry)
+# Every push waits for these three, and for nothing that compiles them anew each time: plain statements of the driver.
+_HEAD = "SELECT size, last_time_us, origin, rules FROM ledger_head"
+_RAISE = "UPDATE ledger_head SET size = ?, last_time_us = ?"
+_APPEND = "INSERT INTO entry (idx, time_us, kind, repository, tag, line) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 def head(tx: Transaction) -> Head | None:
-    """The head row, locked until the end of the transaction. None: this ledger was not started yet."""
-    row = tx.connection.execute(_HEAD).one_or_none()
+    """The head row, which nobody else changes until the end of the transaction. None: this ledger was not started yet."""
+    row = sqlite.driver(tx.connection).execute(_HEAD).fetchone()
     return None if row is None else Head(*row)
 
 
@@ -52,10 +52,9 @@ def start(tx: Transaction, origin: str) -> Head:
 
 def append(tx: Transaction, index: int, *, time_us: int, kind: str, repository: str, tag: str, line: bytes) -> None:
     """Write the entry `index` (the head's size) and raise the head. `line` is stored as it is, for ever."""
-    tx.connection.execute(
-        _APPEND, {"idx": index, "time_us": time_us, "kind": kind, "repository": repository, "tag": tag, "line": line}
-    )
-    tx.connection.execute(_RAISE, {"new_size": index + 1, "new_time": time_us})
+    execute = sqlite.driver(tx.connection).execute
+    execute(_APPEND, (index, time_us, kind, str(repository), str(tag), line))
+    execute(_RAISE, (index + 1, time_us))
 
 
 def set_rules(tx: Transaction, rules: str) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select
 
 from boltseal.errors import Unavailable
 from boltseal.ledger.merkle import HASH_BYTES, cover, fold
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, needed
+from boltseal.storage import sqlite
 from boltseal.storage.schema import ledger_checkpoint, ledger_rotation, ledger_tile
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 LATEST: Final = "latest"
 WITNESSED: Final = "witnessed"
+
+
+# Each push waits a little for these: plain statements of the driver, as in `ledger_store`.
+_HEAD: Final = "SELECT size, note FROM ledger_checkpoint WHERE name = ?"
+_RAISE: Final = "UPDATE ledger_checkpoint SET size = ?, note = ? WHERE name = ? AND size = ?"
+_TILE: Final = "SELECT hashes FROM ledger_tile WHERE level = ? AND idx = ?"
+_DROP_PARTIAL: Final = "DELETE FROM ledger_tile WHERE level = ? AND idx = ? AND length(hashes) < ?"
+_ADD_TILE: Final = "INSERT INTO ledger_tile (level, idx, hashes) VALUES (?, ?, ?)"
 
 
 class Overtaken(Unavailable):
@@ -39,8 +48,7 @@ class Head(NamedTuple):
 
 def head(connection: Connection, name: str = LATEST) -> Head | None:
     """The head that was signed last, or the one that a witness cosigned last; None where there is none."""
-    query = select(ledger_checkpoint.c.size, ledger_checkpoint.c.note).where(ledger_checkpoint.c.name == name)
-    row = connection.execute(query).one_or_none()
+    row = sqlite.driver(connection).execute(_HEAD, (name,)).fetchone()
     return None if row is None else Head(*row)
 
 
@@ -54,10 +62,9 @@ def tiles(connection: Connection, wanted: Iterable[TileId]) -> dict[TileId, byte
     """Those of the wanted tiles that are there, each exactly as wide as asked for."""
     found = {}
     for tile in wanted:
-        query = select(ledger_tile.c.hashes).where(ledger_tile.c.level == tile.level, ledger_tile.c.idx == tile.index)
-        stored: bytes | None = connection.execute(query).scalar_one_or_none()
-        if stored is not None and len(stored) >= tile.width * HASH_BYTES:
-            found[tile] = stored[: tile.width * HASH_BYTES]
+        row = sqlite.driver(connection).execute(_TILE, (tile.level, tile.index)).fetchone()
+        if row is not None and len(row[0]) >= tile.width * HASH_BYTES:
+            found[tile] = row[0][: tile.width * HASH_BYTES]
     return found
 
 
@@ -72,22 +79,12 @@ def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: 
     """Write new and wider tiles and the head over them. Overtaken when the tree has not `from_size` entries any more."""
     if from_size == 0 and head(tx.connection) is None:
         tx.connection.execute(insert(ledger_checkpoint).values(name=LATEST, size=0, note=b""))
-    raised = tx.connection.execute(
-        update(ledger_checkpoint)
-        .where(ledger_checkpoint.c.name == LATEST, ledger_checkpoint.c.size == from_size)
-        .values(size=new.size, note=new.note)
-    )
-    if raised.rowcount != 1:
+    execute = sqlite.driver(tx.connection).execute
+    if execute(_RAISE, (new.size, new.note, LATEST, from_size)).rowcount != 1:
         raise Overtaken("another process has signed the ledger meanwhile")
     for tile, hashes in written.items():
-        tx.connection.execute(
-            delete(ledger_tile).where(
-                ledger_tile.c.level == tile.level,
-                ledger_tile.c.idx == tile.index,
-                func.length(ledger_tile.c.hashes) < WIDTH * HASH_BYTES,
-            )
-        )
-        tx.connection.execute(insert(ledger_tile).values(level=tile.level, idx=tile.index, hashes=hashes))
+        execute(_DROP_PARTIAL, (tile.level, tile.index, WIDTH * HASH_BYTES))
+        execute(_ADD_TILE, (tile.level, tile.index, hashes))
 
 
 def clear(tx: Transaction) -> None:

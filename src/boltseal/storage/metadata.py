@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, func, insert, literal, or_, select
 
-from boltseal.storage import usage
+from boltseal.storage import sqlite, usage
 from boltseal.storage.schema import blob, content, link, manifest, released, repository, tag
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ _MANIFEST_COLUMNS = [c for c in manifest.c if c.name != "repository_id"]
 _MANIFEST = select(*_MANIFEST_COLUMNS).where(
     manifest.c.repository_id == bindparam("at_repository"), manifest.c.digest == bindparam("at_digest")
 )
+_MANIFEST_SIZE = "SELECT size FROM manifest WHERE repository_id = ? AND digest = ?"
 _HOLDS_BLOB = select(blob.c.size).where(
     blob.c.repository_id == bindparam("at_repository"), blob.c.digest == bindparam("at_digest")
 )
@@ -87,6 +88,12 @@ def find_manifest(tx: Transaction, repository_id: int, digest: str) -> ManifestR
     """A manifest of this repository, or None."""
     row = tx.connection.execute(_MANIFEST, {"at_repository": repository_id, "at_digest": digest}).one_or_none()
     return None if row is None else ManifestRow(**row._mapping)
+
+
+def manifest_size(tx: Transaction, repository_id: int, digest: str) -> int:
+    """Size in bytes of a manifest of this repository, 0 when it is not held. Asked by every entry: the driver's own."""
+    row = sqlite.driver(tx.connection).execute(_MANIFEST_SIZE, (repository_id, digest)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def digest_that_begins(tx: Transaction, repository_id: int, beginning: str) -> str | None:
