@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx2
 
-from boltseal.app import create_app
+from boltseal.app import create_app, now_us
 from boltseal.settings import Settings
 from tests.asgi import App, running
 
@@ -54,9 +54,14 @@ async def serving(
 
 
 @asynccontextmanager
-async def serving_as(settings: Settings, *, clock: Callable[[], int] | None = None) -> AsyncIterator[Serving]:
-    """A registry with these settings."""
-    app = create_app(settings) if clock is None else create_app(settings, clock=clock)
+async def serving_as(
+    settings: Settings,
+    *,
+    clock: Callable[[], int] | None = None,
+    witness_app: httpx2.AsyncBaseTransport | None = None,
+) -> AsyncIterator[Serving]:
+    """A registry with these settings. `witness_app` answers for every witness of theirs."""
+    app = create_app(settings, clock=clock or now_us, witness_app=witness_app)
     transport = httpx2.ASGITransport(app=app)
     async with running(app), httpx2.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield Serving(client, app, settings.server.data)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
@@ -16,8 +19,11 @@ from boltseal.ledger.entry import Entry, Kind, encode
 from boltseal.ledger.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
-from boltseal.ledger.tiles import WIDTH, BundleId, Grown, TileId, Tiles, encode_bundle, grow, needed
+from boltseal.ledger.tiles import WIDTH, BundleId, Grown, TileId, Tiles, edge, encode_bundle, grow, needed
+from tests import images
+from tests.cli.program import run as program_run
 from tests.programs import program
+from tests.servers import boltseal
 
 pytestmark = pytest.mark.real
 
@@ -149,6 +155,62 @@ def test_a_receipt_is_verified_by_go(check: Check, whole: tuple[Path, Grown], tm
 
     assert (good.returncode, good.stdout) == (0, f"entry {index} holds\n"), good.stderr
     assert bad.returncode == 1
+
+
+def test_the_ledger_of_a_running_registry_is_verified_by_go(check: Check, tmp_path: Path) -> None:
+    """What /ledger/ serves, taken down as files, and the receipt of a push: with the key that `ledger key` prints."""
+    tree = tmp_path / "tree"
+    (tree / "old").mkdir(parents=True)
+    with boltseal(tmp_path / "data") as server, httpx2.Client(base_url=server.url) as client:
+        pushed = asyncio.run(_push_many(server.url, 300))
+        raw = _signed(client, pushed)
+        size = int(raw.split(b"\n")[1])
+        (tree / "checkpoint").write_bytes(raw)
+        for at in [*_tiles(size), *_bundles(size)]:
+            (tree / at).parent.mkdir(parents=True, exist_ok=True)
+            (tree / at).write_bytes(client.get(f"/ledger/{at}").raise_for_status().content)
+        (tmp_path / "receipt").write_bytes(client.get(f"/ledger/receipt/{size - 1}").raise_for_status().content)
+        key = program_run("ledger", "key", "--data", tmp_path / "data").out.strip()
+    said = check("verify", tree, key)
+    receipt = check("receipt", tmp_path / "receipt", key)
+
+    assert (said.returncode, said.stdout) == (0, f"{size} entries and 0 older checkpoints hold\n"), said.stderr
+    assert (receipt.returncode, receipt.stdout) == (0, f"entry {size - 1} holds\n"), receipt.stderr
+
+
+async def _push_many(url: str, count: int) -> int:
+    """Tags of one image, each an entry; how many entries there are at least."""
+    one = images.image("many tags")
+    async with httpx2.AsyncClient(base_url=url) as client:
+        await images.push(client, "shop/app", "1.0.0", one)
+        for start in range(1, count, 50):
+            tags = "&".join(f"tag=1.0.{n}" for n in range(start, min(start + 50, count)))
+            answer = await client.put(
+                f"/v2/shop/app/manifests/{one.digest}?{tags}",
+                content=one.raw,
+                headers={"content-type": one.media_type},
+            )
+            answer.raise_for_status()
+    return count
+
+
+def _signed(client: httpx2.Client, size: int) -> bytes:
+    for _ in range(500):
+        raw = client.get("/ledger/checkpoint").content
+        if int(raw.split(b"\n")[1]) >= size:
+            return raw
+        time.sleep(0.02)
+    raise AssertionError("the ledger was not signed")
+
+
+def _tiles(size: int) -> list[str]:
+    full = [TileId(0, index).path() for index in range(size // WIDTH)]
+    return full + [tile.path() for tile in edge(size)]
+
+
+def _bundles(size: int) -> list[str]:
+    widths = [WIDTH] * (size // WIDTH) + ([size % WIDTH] if size % WIDTH else [])
+    return [BundleId(index, width).path() for index, width in enumerate(widths)]
 
 
 def test_the_stored_vectors_are_what_go_writes_today(check: Check) -> None:

@@ -1,0 +1,286 @@
+"""Who can write the data folder rewrites history: each lie is named at home, by fsck or by the server itself.
+
+What a client with a receipt and a monitor from outside see of them is in `test_ledger_client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import bcrypt
+import pytest
+from sqlalchemy import Connection
+
+from boltseal.app import examine_store, open_store
+from boltseal.ledger.entry import Entry, Kind, encode, parse
+from boltseal.ledger.note import SigningKey
+from boltseal.registry.recovery import accept_loss
+from boltseal.settings import Settings, WitnessSettings
+from boltseal.storage import ledger_store
+from boltseal.storage.ledger_key import LedgerKeys
+from boltseal.storage.migrate import DATABASE_NAME
+from tests import images
+from tests.api.test_ledger import as_
+from tests.fakes.witness import URL, FakeWitness
+from tests.serving import Clock, Serving, serving, serving_as, settings_of
+
+TRUE, FALSE = images.image("what was published"), images.image("what somebody would like it to be")
+HOUR_US = 3_600_000_000
+
+Problems = Callable[[], list[str]]
+
+
+@pytest.fixture
+async def published(tmp_path: Path) -> Path:
+    """A store in which 1.0.0 is sealed and `latest` has moved, closed and signed; its repository holds FALSE too."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", TRUE)
+        await images.push(registry.client, "shop/app", "latest", FALSE)
+        await images.push(registry.client, "shop/app", "latest", TRUE)
+    return data
+
+
+@pytest.fixture
+def by_hand(published: Path) -> Callable[..., None]:
+    """Changes the database behind the registry's back."""
+
+    def execute(sql: str, *values: object) -> None:
+        with sqlite3.connect(published / DATABASE_NAME) as connection:
+            assert connection.execute(sql, values).rowcount > 0
+        connection.close()
+
+    return execute
+
+
+@pytest.fixture
+def problems(published: Path) -> Problems:
+    """What fsck says of it."""
+    return lambda: [
+        f"{one.what}: {one.problem}" for one in examine_store(settings_of(published), lambda *_: None).findings
+    ]
+
+
+def entries(data: Path) -> list[Entry]:
+    with open_store(settings_of(data)) as store:
+
+        def lines(held: Connection) -> list[bytes]:
+            return [line for _, line in ledger_store.lines(held)]
+
+        return [parse(line) for line in store.database.read_and_wait(lines)]
+
+
+async def writes(data: Path) -> tuple[int, str]:
+    """What a push to a store comes to."""
+    async with serving(data) as registry:
+        answer = await images.put(registry.client, "shop/app", "9.9.9", TRUE)
+    return answer.status_code, answer.text
+
+
+def test_a_tag_row_that_was_changed_by_hand(by_hand: Callable[..., None], problems: Problems) -> None:
+    """A floating tag made to mean another image that is there."""
+    by_hand("UPDATE tag SET digest = ?, canonical = ? WHERE name = 'latest'", FALSE.digest, FALSE.digest)
+
+    assert f"shop/app:latest: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
+
+
+def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], problems: Problems) -> None:
+    """Row, seal and all: the ledger's last word is another."""
+    by_hand(
+        "UPDATE tag SET digest = ?1, canonical = ?1, sealed_digest = ?1, sealed_canonical = ?1 WHERE name = '1.0.0'",
+        FALSE.digest,
+    )
+    found = problems()
+
+    assert f"shop/app:1.0.0: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag is bound to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+
+
+async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
+    published: Path, by_hand: Callable[..., None], problems: Problems
+) -> None:
+    """By whoever has the database and the key: tree and head hold, the rules of a ledger do not."""
+    last, size = entries(published)[-1], len(entries(published))
+    forged = Entry(
+        kind=Kind.TAG_MOVED,
+        time_us=last.time_us + 1,
+        registry=last.registry,
+        repository="shop/app",
+        tag="1.0.0",
+        digest=FALSE.digest,
+        type=FALSE.media_type,
+        size=len(FALSE.raw),
+        was=TRUE.digest,
+        previous=next(n for n, one in enumerate(entries(published)) if one.tag == "1.0.0"),
+        actor="anonymous",
+        salt="0" * 32,
+        extra={"mode": "sealed", "keep": "forever"},
+    )
+    by_hand(
+        "INSERT INTO entry VALUES (?, ?, 'tag.moved', 'shop/app', '1.0.0', ?)", size, forged.time_us, encode(forged)
+    )
+    by_hand("UPDATE ledger_head SET size = ?, last_time_us = ?", size + 1, forged.time_us)
+    await writes(published)  # the server signs what it finds
+
+    assert f"entry {size}: the name is bound to {TRUE.digest}, and this lets it mean {FALSE.digest}" in problems()
+
+
+def test_an_entry_that_was_rewritten(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
+    """Who did it, changed without a trace in its form: the tree tells."""
+    index = next(n for n, one in enumerate(entries(published)) if one.tag == "1.0.0")
+    other = encode(replace_actor(entries(published)[index]))
+    by_hand("UPDATE entry SET line = ? WHERE idx = ?", other, index)
+
+    assert any("are not the ones that the signed head is over" in one for one in problems())
+
+
+def replace_actor(entry: Entry) -> Entry:
+    values = {name: getattr(entry, name) for name in Entry.__struct_fields__}
+    return Entry(**(values | {"actor": "somebody-else"}))
+
+
+async def test_an_entry_that_was_dropped(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
+    """From the middle: what follows stands in the wrong place."""
+    by_hand("DELETE FROM entry WHERE idx = 3")
+
+    assert any("something is missing" in one for one in problems())
+
+
+async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
+    """Its last entry, its head row and its tag row: it takes nothing in any more, and fsck says why."""
+    size = len(entries(published))
+    by_hand("DELETE FROM entry WHERE idx = ?", size - 1)
+    by_hand("UPDATE ledger_head SET size = ?, last_time_us = (SELECT max(time_us) FROM entry)", size - 1)
+    status, text = await writes(published)
+
+    assert status == 405
+    assert f"{size} entries of the ledger were signed, but the data holds {size - 1}" in text
+    assert any(f"is over {size} entries; {size - 1} are here" in one for one in problems())
+
+
+async def test_a_log_that_is_cut_back_under_a_running_server(published: Path) -> None:
+    """It notices before it signs anything, within a second, and stops taking things in."""
+    async with serving(published) as registry:
+        with sqlite3.connect(published / DATABASE_NAME) as connection:
+            connection.execute("DELETE FROM entry WHERE idx >= 2")
+            connection.execute("UPDATE ledger_head SET size = 2")
+        connection.close()
+        statuses = set()
+        for _ in range(200):
+            statuses.add((await registry.client.post("/v2/shop/app/blobs/uploads/")).status_code)
+            if 405 in statuses:
+                break
+            await asyncio.sleep(0.02)
+
+    assert 405 in statuses
+
+
+async def test_a_signing_key_that_was_swapped(published: Path, problems: Problems) -> None:
+    """The mark was signed by another: nothing is taken in, and fsck names it."""
+    keys = LedgerKeys(published.with_name("data.keys"))
+    key = keys.key()
+    assert key is not None
+    keys.put_key(SigningKey(key.name, bytes(32)))
+    status, text = await writes(published)
+
+    assert status == 405
+    assert "mark does not hold" in text
+    assert any("what was signed of it does not hold" in one for one in problems())
+
+
+async def test_an_old_backup_put_back_beside_its_keys(published: Path, tmp_path: Path) -> None:
+    """The high-water mark knows more than the copy: names that were sealed since are not free again."""
+    shutil.copytree(published, tmp_path / "backup")
+    async with serving(published) as registry:
+        await images.push(registry.client, "shop/app", "2.0.0", TRUE)
+    shutil.rmtree(published)
+    shutil.copytree(tmp_path / "backup", published)
+    async with serving(published) as registry:
+        answer = await images.put(registry.client, "shop/app", "2.0.0", FALSE)
+
+    assert answer.status_code == 405
+    assert "it is an old copy" in answer.text
+
+
+async def test_an_old_backup_put_back_with_its_old_keys(published: Path, tmp_path: Path) -> None:
+    """Nothing here can know: but a witness does, and it is asked before anything is taken in."""
+    trusted = LedgerKeys(published.with_name("data.keys")).key()
+    assert trusted is not None
+    witness = FakeWitness(trusted.verifier)
+    settings = settings_of(published).model_copy(
+        update={"witness": (WitnessSettings(url=URL, key=str(witness.key.verifier)),)}
+    )
+    shutil.copytree(published, tmp_path / "backup")
+    shutil.copytree(published.with_name("data.keys"), tmp_path / "backup.keys")
+    async with serving_as(settings, witness_app=witness.transport()) as registry:
+        await images.push(registry.client, "shop/app", "2.0.0", TRUE)
+        for _ in range(200):
+            if witness.seen is not None and b"\n6\n" in witness.seen:
+                break
+            await asyncio.sleep(0.02)
+    for name in ("data", "data.keys"):
+        shutil.rmtree(published.with_name(name))
+        shutil.copytree(tmp_path / name.replace("data", "backup"), published.with_name(name))
+    async with serving_as(settings, witness_app=witness.transport()) as registry:
+        with_witness = await images.put(registry.client, "shop/app", "2.0.0", FALSE)
+
+    assert with_witness.status_code == 405
+    assert "it is an old copy" in with_witness.text
+
+
+async def test_a_clock_that_was_set_back(published: Path) -> None:
+    """A little: times still rise. Far: nothing is written until it is set right."""
+    newest = entries(published)[-1].time_us
+    clock = Clock(newest - 60_000_000)
+    async with serving(published, clock=clock) as registry:
+        await images.push(registry.client, "shop/app", "1.0.1", TRUE)
+        clock.now_us = newest - HOUR_US
+        refused = await images.put(registry.client, "shop/app", "1.0.2", TRUE)
+        ready = await registry.client.get("/readyz")
+    after = entries(published)
+
+    assert [one.time_us for one in after] == sorted({one.time_us for one in after})
+    assert refused.status_code == 503
+    assert ready.status_code == 503
+
+
+async def test_a_clock_that_was_set_forward_and_right_again(published: Path) -> None:
+    """What was written in the future stays there: until then nothing is written, and it says so."""
+    newest = entries(published)[-1].time_us
+    clock = Clock(newest + 24 * HOUR_US)
+    async with serving(published, clock=clock) as registry:
+        await images.push(registry.client, "shop/app", "1.0.1", TRUE)
+        clock.now_us = newest + HOUR_US
+        refused = await images.put(registry.client, "shop/app", "1.0.2", TRUE)
+
+    assert refused.status_code == 503
+    assert "behind its ledger's last entry" in refused.text
+
+
+async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
+    """Whoever goes on under another origin says so in the first entry, with the head that was left."""
+    with open_store(settings_of(published)) as store:
+        accept_loss(store.database, store.keys, "operator", "nobody will notice")
+    newest = entries(published)[-1]
+
+    assert newest.kind is Kind.RECOVERED
+    assert newest.extra["last_size"] == str(len(entries(published)) - 1)
+
+
+async def test_entries_are_not_read_without_the_grant(registry: Serving) -> None:
+    """See `tests/api/test_ledger.py` for who may; here: not by a right on one repository, however wide."""
+    keys = registry.data.with_name("data.keys")
+    (keys / "htpasswd").write_text(f"dev:{bcrypt.hashpw(b'pw-dev', bcrypt.gensalt(4)).decode()}\n")
+    everything = {"users": ["dev"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]}
+    settings = Settings.model_validate({"server": {"data": registry.data}, "auth": {"grant": [everything]}})
+    async with serving_as(settings) as guarded:
+        asked = [
+            (await guarded.client.get("/ledger/tile/entries/000.p/1", headers=headers)).status_code
+            for headers in ({}, as_("dev"))
+        ]
+
+    assert asked == [401, 403]
