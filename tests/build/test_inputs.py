@@ -74,7 +74,7 @@ def _add(context: Path) -> None:
 
 
 def _rename(context: Path) -> None:
-    (context / "src/app.py").rename(context / "src/main.py")
+    (context / "src/app.py").rename(context / "src/apq.py")
 
 
 def _run(context: Path) -> None:
@@ -133,7 +133,7 @@ def test_two_lists_of_inputs_are_never_one_text(tmp_path: Path) -> None:
     (two / f"a {line}").write_text("x")
 
     assert input_hash(INPUTS, one, Ignore()) != input_hash(INPUTS, two, Ignore())
-    assert hashed(one, replace(INPUTS, build_args={"A": "1\n5 arg B=2"})) != hashed(
+    assert hashed(one, replace(INPUTS, build_args={"A": "1\narg B=2"})) != hashed(
         one, replace(INPUTS, build_args={"A": "1", "B": "2"})
     )
 

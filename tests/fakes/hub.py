@@ -6,6 +6,7 @@ host name; `counted` says how often each thing was asked for.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class FakeHub:
 
     async def manifest(self, request: Request) -> Response:
         name, reference = request.path_params["name"], request.path_params["reference"]
+        await asyncio.sleep(0)  # as a network is: others ask meanwhile
         refused = self._refuse(request, name)
         if refused is not None:
             return refused
