@@ -53,7 +53,7 @@ def main() -> int:
             _row("boltseal pin --write, no lock", ours)
             if pindock is not None:
                 theirs = _taken(server, tree, rounds, lambda at: _run(str(pindock), "run", "-C", at))
-                _row("pindock run", theirs, f"{theirs[0] / ours[0]:.1f} x boltseal's time")
+                _row("pindock run", theirs, f"{theirs[0] / ours[0]:.2f} x boltseal's time")
             _row("boltseal lock", _taken(server, tree, rounds, lambda at: _run(*BOLTSEAL, "lock", "--project", at)))
             _run(*BOLTSEAL, "lock", "--project", str(tree))
             for title, arguments in (
@@ -122,12 +122,23 @@ def _taken(server: Server, tree: Path, rounds: int, work: Callable[[str], None])
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-tree-") as at:
             shutil.copytree(tree, at, dirs_exist_ok=True)
-            before = _asked(server)
+            before = _settled(server)
             started = time.perf_counter()
             work(at)
             seconds.append(time.perf_counter() - started)
-            asked = _asked(server) - before
+            asked = _settled(server) - before
     return statistics.median(seconds), asked
+
+
+def _settled(server: Server) -> Counter[str]:
+    """The requests, once the registry has written down all that it has answered."""
+    found = _asked(server)
+    while True:
+        time.sleep(0.3)
+        now = _asked(server)
+        if now == found:
+            return found
+        found = now
 
 
 def _asked(server: Server) -> Counter[str]:
