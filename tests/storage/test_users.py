@@ -91,6 +91,17 @@ def test_one_line_that_cannot_be_read_lets_nobody_in(users: UserFile, line: byte
     assert "secret" not in refused.value.message
 
 
+@pytest.mark.parametrize("name", ["anonymous", "Anonymous", "boltseal"])
+def test_nobody_is_called_as_the_ledger_calls_nobody(users: UserFile, name: str) -> None:
+    """Else what somebody did would look like what nobody did."""
+    with pytest.raises(UserNameInvalid, match="choose another"):
+        users.put(name, HASH)
+    users.path.parent.mkdir(exist_ok=True)
+    users.path.write_bytes(name.encode() + b":" + HASH + b"\n")
+    with pytest.raises(UsersInvalid, match="nobody can be called"):
+        users.current()
+
+
 def test_comments_and_empty_lines_are_nobody(users: UserFile) -> None:
     """As Apache's htpasswd has it."""
     users.put("ci", HASH)

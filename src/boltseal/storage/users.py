@@ -25,6 +25,10 @@ _LINE = re.compile(
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
 
 
+RESERVED: Final = frozenset({"anonymous", "boltseal"})
+"""Who did it, in the ledger, where nobody logged in, and where it was the server itself."""
+
+
 class UsersInvalid(Unavailable):
     """The users' file can't be read, so nobody can be let in."""
 
@@ -54,6 +58,8 @@ def check_user_name(name: str) -> None:
         raise UserNameInvalid(
             f"user name {quote(name)}; expected 1 to 64 letters, digits and . _ @ -, first and last a letter or digit"
         )
+    if name.lower() in RESERVED:
+        raise UserNameInvalid(f"user name {quote(name)}; in the ledger that is nobody's: choose another")
 
 
 class UserFile:
@@ -123,6 +129,8 @@ def _parse(raw: bytes) -> dict[str, bytes]:
         match = _LINE.fullmatch(line.strip())
         if match is None:  # never shown: it may hold a password
             raise UsersInvalid(f"the users' file, line {number}: expected name:$2b$..., a bcrypt hash")
+        if match[1].lower() in RESERVED:
+            raise UsersInvalid(f"the users' file, line {number}: nobody can be called {quote(match[1])}")
         if match[1] in users:
             raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} stands there twice")
         users[match[1]] = match[2].encode("ascii")
