@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -285,3 +286,35 @@ async def test_what_is_no_authority_is_said() -> None:
         Transport(CredentialStore([]), TransportOptions(ca_file=Path(__file__)))
     with pytest.raises(AuthorityInvalid, match="No such file"):
         Transport(CredentialStore([]), TransportOptions(ca_file=Path("/nowhere/ca.pem")))
+
+
+async def test_a_part_of_a_registry_has_a_login_of_its_own(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """As podman keeps them: the key that names most of the path wins, and no login is asked for what is another's."""
+    auths = {
+        "docker.io": {"auth": _auth("everybody:1")},
+        "docker.io/team": {"auth": _auth("team:2")},
+        "docker.io/team/app": {"auth": _auth("app:3")},
+    }
+    names = ("team/app", "team/app/x", "team/apple", "teams/app", "library/node")
+    for name in names:
+        hub.publish(name, "1.0.0", BODY, OCI)
+    references = [Reference.parse(f"docker.io/{name}:1.0.0") for name in names]
+    answers = [answer async for answer in poll(connect({"auths": auths}), references, at_once=1)]
+    asked = {
+        request.query_params["scope"]: base64.b64decode(request.headers["authorization"].split()[1]).decode()
+        for request in hub.seen
+        if request.url.path == "/token"
+    }
+
+    assert all(answer.resolved for answer in answers)
+    assert asked == {
+        "repository:team/app:pull": "app:3",
+        "repository:team/app/x:pull": "app:3",
+        "repository:team/apple:pull": "team:2",
+        "repository:teams/app:pull": "everybody:1",
+        "repository:library/node:pull": "everybody:1",
+    }
+
+
+def _auth(login: str) -> str:
+    return base64.b64encode(login.encode()).decode()

@@ -1,7 +1,7 @@
 """Who we are to a registry: Docker's and Podman's files, and the credential helpers that they name.
 
-The files are read as Docker reads them (`auths`, `credHelpers`, `credsStore`, identity tokens); the first file that
-has something for a registry wins. A helper is `docker-credential-NAME get`, with the registry on its standard input. A
+The files are read as Docker reads them (`auths`, `credHelpers`, `credsStore`, identity tokens), and as podman does, which
+may keep a login for a part of a registry; the first file that has something for a registry wins. A helper is `docker-credential-NAME get`, with the registry on its standard input. A
 helper that fails is doubt, not "no credentials": pulling as nobody would spend somebody's quota or hide a mistake.
 
 Trusted: the files (they are the user's). A secret is never in an error, a log or a repr.
@@ -13,7 +13,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -70,14 +70,39 @@ class CredentialStore:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
         self._found: dict[str, Credentials | None] = {}
+        self._below: dict[str, Mapping[str, Credentials]] = {}
         self._looking = asyncio.Lock()
 
-    async def find(self, registry: str) -> Credentials | None:
-        """The login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None. Asked once per registry."""
+    async def find(self, registry: str, repository: str | None = None) -> Credentials | None:
+        """The login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None. Asked once per registry.
+
+        Of several logins at one registry the one whose key names most of the repository's path.
+        """
+        below = self.below(registry)
+        parts = repository.split("/") if repository and below else []
+        for length in range(len(parts), 0, -1):
+            held = below.get("/".join(parts[:length]))
+            if held is not None:
+                return held
         async with self._looking:  # a helper may ask a person: once, however many requests wait
             if registry not in self._found:
                 self._found[registry] = await self._look(registry)
         return self._found[registry]
+
+    def below(self, registry: str) -> Mapping[str, Credentials]:
+        """The logins for a part of a registry, by the path of it: podman keeps them under `localhost:5000/shop`."""
+        if registry not in self._below:
+            found: dict[str, Credentials] = {}
+            for path in self._paths:
+                held = _read(path)
+                for key in held.auths if held is not None else ():
+                    if held is None or not key.startswith(f"{registry}/"):
+                        continue
+                    login = _from_file(held, key, path)
+                    if login is not None:
+                        found.setdefault(key.removeprefix(f"{registry}/").rstrip("/"), login)
+            self._below[registry] = found
+        return self._below[registry]
 
     def named(self) -> frozenset[str]:
         """The registries that the files name, whether or not a login for them can be had. No helper is asked."""

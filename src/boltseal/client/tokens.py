@@ -71,10 +71,17 @@ class TokenCache:
         self._held[registry] = [token for token in self._held.get(registry, ()) if token.text != text]
 
     async def ask(
-        self, registry: str, scopes: frozenset[str], challenge: Challenge, credentials: Credentials | None
+        self,
+        registry: str,
+        scopes: frozenset[str],
+        challenge: Challenge,
+        credentials: Credentials | None,
+        *,
+        alone: bool = False,
     ) -> str:
-        """A token for the scopes, theirs and their groups'; asked for once however many wait for it."""
-        wanted = scopes.union(*(self._groups.get((registry, scope), frozenset()) for scope in scopes))
+        """A token for the scopes, and (unless `alone`) for their groups'; asked for once however many wait for it."""
+        groups = () if alone else (self._groups.get((registry, scope), frozenset()) for scope in scopes)
+        wanted = scopes.union(*groups)
         try:
             return await self._ask_once(registry, scopes, wanted, challenge, credentials)
         except RemoteUnauthenticated:

@@ -16,6 +16,7 @@ Bodies of answers are bounded: what is longer than it may be is not read to its 
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -41,6 +42,7 @@ MAX_REDIRECTS: Final = 5
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
 MAX_UNWANTED_BYTES: Final = 64 * 1024
 PATIENCE_S: Final = 30.0
+_REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
 
@@ -180,19 +182,18 @@ class Transport:
         if token is not None:
             return f"Bearer {token}"
         if call.registry in self._basic:
-            return _basic(await self._credentials.find(call.registry))
+            return _basic(await self._login(call))
         challenge = self._bearer.get(call.registry)
         if challenge is not None and call.scopes:
-            credentials = await self._credentials.find(call.registry)
             try:
-                return f"Bearer {await self.tokens.ask(call.registry, call.scopes, challenge, credentials)}"
+                return f"Bearer {await self._token(call, call.scopes, challenge)}"
             except BoltsealError:
                 self._bearer.pop(call.registry, None)  # it may want to be asked otherwise by now: let it say so again
                 raise
         return None
 
     async def _answer_challenge(self, call: Call, response: httpx2.Response, sent: str | None) -> str | None:
-        credentials = await self._credentials.find(call.registry)
+        credentials = await self._login(call)
         for challenge in parse_challenges(response.headers.get("www-authenticate", "")):
             if challenge.scheme == "bearer":
                 if sent is not None and sent.startswith("Bearer "):
@@ -200,13 +201,22 @@ class Transport:
                         return None  # the token is good, and this is not in it: another one would say the same
                     self.tokens.forget(call.registry, sent.removeprefix("Bearer "))
                 scopes = call.scopes or frozenset(challenge.parameters.get("scope", "").split())
-                token = await self.tokens.ask(call.registry, scopes, challenge, credentials)
+                token = await self._token(call, scopes, challenge)
                 self._bearer[call.registry] = challenge
                 return f"Bearer {token}"
             if challenge.scheme == "basic" and credentials is not None and not credentials.identity_token:
                 self._basic.add(call.registry)
                 return _basic(credentials)
         return None
+
+    async def _login(self, call: Call) -> Credentials | None:
+        found = _REPOSITORY_IN_PATH.match(call.path)
+        return await self._credentials.find(call.registry, found[1] if found else None)
+
+    async def _token(self, call: Call, scopes: frozenset[str], challenge: Challenge) -> str:
+        # Where parts of a registry have logins of their own, one of them is not asked for what is another's.
+        alone = bool(self._credentials.below(call.registry))
+        return await self.tokens.ask(call.registry, scopes, challenge, await self._login(call), alone=alone)
 
     async def _follow(self, call: Call, authorization: str | None, stack: AsyncExitStack) -> httpx2.Response:
         url = httpx2.URL(f"{await self._scheme(call.registry)}://{api_host(call.registry)}{call.path}")
