@@ -12,6 +12,7 @@ import shutil
 PACKAGES = {
     "buildah": "buildah",
     "busybox": "busybox-static",
+    "caddy": "caddy",
     "containerd": "containerd",
     "cosign": "cosign",
     "ctr": "containerd",
@@ -23,6 +24,7 @@ PACKAGES = {
     "podman": "podman",
     "skopeo": "skopeo",
     "umoci": "umoci",
+    "systemd-analyze": "systemd",
 }
 
 #: The same for what only `make bench` starts.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import signal
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -25,6 +27,8 @@ from tests.real.tools import run
 pytestmark = pytest.mark.real
 
 MIB = 1024 * 1024
+
+Proxy = Callable[[Path, str, int], AbstractContextManager[None]]
 
 
 def page(name: str) -> str:
@@ -68,7 +72,32 @@ def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
         process.wait(10)
 
 
-def test_a_push_and_a_pull_of_64_mib_go_through_nginx(tmp_path: Path) -> None:
+@contextmanager
+def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
+    """Caddy with the page's block, its name and upstream replaced, and a certificate that is there already."""
+    block = page("in-front.md").partition("## Caddy\n\n```\n")[2].partition("```")[0]
+    for said, here in (
+        ("registry.example.com {", f"https://127.0.0.1:{port} {{\n    tls {folder}/registry.crt {folder}/registry.key"),
+        ("127.0.0.1:5000", upstream),
+    ):
+        assert said in block
+        block = block.replace(said, here)
+    config = folder / "Caddyfile"
+    config.write_text(f"{{\n    admin off\n    auto_https disable_redirects\n    skip_install_trust\n}}\n{block}")
+    process = subprocess.Popen(
+        [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(config)],
+        env=os.environ | {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: Path) -> None:
     """With the page's own configuration: nothing is cut off, and addresses in answers lead through the proxy."""
     certificate(tmp_path)
     port = servers.free_port()
@@ -79,7 +108,7 @@ def test_a_push_and_a_pull_of_64_mib_go_through_nginx(tmp_path: Path) -> None:
     trust = ssl.create_default_context(cafile=str(tmp_path / "registry.crt"))
     with (
         servers.boltseal(tmp_path / "data", settings=told) as server,
-        nginx(tmp_path, server.address, port),
+        proxy(tmp_path, server.address, port),
         httpx2.Client(base_url=url, verify=trust, trust_env=False, timeout=120) as client,
     ):
         deadline = time.monotonic() + 10
@@ -113,16 +142,43 @@ def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> 
             target = f"docker://{old.address}/shop/app:{tag}"
             run("skopeo", "copy", "--dest-tls-verify=false", layout.source, target).checked()
         commands = [
-            line.replace("old.example.com:5000", old.address).replace("localhost:5000", new.address)
+            re.sub("^boltseal ", f"{sys.executable} -m boltseal ", line)
+            .replace("old.example.com:5000", old.address)
+            .replace("localhost:5000", new.address)
             for line in typed_lines(page("from-registry-2.md"))
             if "docker.io" not in line
         ]
         said = [run("/bin/bash", "-c", line).checked() for line in [*commands, *commands] if not line.startswith("#")]
         digests = [text.strip() for text in said if text.startswith("sha256:")]
 
-    assert len(commands) == 5
+        moved = httpx2.get(f"{new.url}/v2/shop/app/tags/list", trust_env=False).json()["tags"]
+
+    assert len(commands) == 8
+    assert commands[0].startswith(f"{sys.executable} -m boltseal copy --all-tags")  # the first way
+    assert moved == ["1.4.2", "1.4.3"]
     assert len(digests) == 4
     assert len(set(digests)) == 1
+
+
+def test_the_first_way_alone_moves_a_repository(tmp_path: Path) -> None:
+    """Every tag with its digest, and not a byte the second time."""
+    with servers.docker_registry(tmp_path / "old") as old, servers.boltseal(tmp_path / "data") as new:
+        digests = {}
+        for tag in ("1.4.2", "1.4.3", "latest"):
+            layout = image_layout(tmp_path / tag, f"words {tag}".encode())
+            run("skopeo", "copy", "--dest-tls-verify=false", layout.source, f"docker://{old.address}/shop/app:{tag}")
+            digests[tag] = layout.digest
+        line = next(line for line in typed_lines(page("from-registry-2.md")) if "--all-tags" in line)
+        line = line.replace("old.example.com:5000", old.address).replace("localhost:5000", new.address)
+        first, second = (run(sys.executable, "-m", *shlex.split(line)).checked() for _ in range(2))
+        found = {
+            tag: httpx2.head(f"{new.url}/v2/shop/app/manifests/{tag}", trust_env=False).headers["docker-content-digest"]
+            for tag in digests
+        }
+
+    assert found == digests
+    assert "sent 6 blobs" in first
+    assert "sent 0 blobs" in second
 
 
 def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""Other people's clients log in, over TLS of a private authority: with the right password, a wrong one, and none."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from boltseal.registry.logins import hash_password
+from boltseal.storage.users import UserFile
+from tests import servers
+from tests.authority import authority
+from tests.cli import program
+from tests.real.layout import Layout, image_layout
+from tests.real.tools import Docker, Podman, Said, run
+from tests.servers import Server
+
+pytestmark = pytest.mark.real
+
+PASSWORD, WRONG = "correct horse", "battery staple"
+GRANTS = """\
+[[auth.grant]]
+users = ["ci"]
+actions = ["pull", "push"]
+
+[[auth.grant]]
+users = ["prod"]
+actions = ["pull"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A registry with users `ci` (pushes) and `prod` (pulls). `trust`: a folder with nothing but its ca.crt."""
+
+    server: Server
+    trust: Path
+
+    @property
+    def host(self) -> str:
+        return self.server.address
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    signed = authority(folder)
+    trust = folder / "trust"
+    trust.mkdir()
+    shutil.copy(signed.ca, trust / "ca.crt")
+    for user in ("ci", "prod"):
+        UserFile(folder / "data.keys" / "htpasswd").put(user, hash_password(PASSWORD))
+    tls = {"BOLTSEAL_SERVER__TLS_CERT": str(signed.cert), "BOLTSEAL_SERVER__TLS_KEY": str(signed.key)}
+    with servers.boltseal(folder / "data", config=GRANTS, settings=tls) as server:
+        yield Guarded(server, trust)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A tool as somebody uses it who keeps his logins in one file."""
+
+    login: Callable[[str, str], Said]
+    logout: Callable[[], Said]
+    push: Callable[[str], Said]
+
+
+@pytest.fixture(params=["docker", "podman", "skopeo", "oras"])
+def client(request: pytest.FixtureRequest, guarded: Guarded, tmp_path: Path) -> Client:
+    """Each in turn. docker asks no authority about loopback; the others trust ours and no other."""
+    made: Callable[[pytest.FixtureRequest, Guarded, Path], Client] = {
+        "docker": _docker,
+        "podman": _podman,
+        "skopeo": _skopeo,
+        "oras": _oras,
+    }[request.param]
+    return made(request, guarded, tmp_path)
+
+
+def _docker(request: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> Client:
+    docker: Docker = request.getfixturevalue("docker")
+    image = docker.image(b"logged in")
+
+    def ask(*argv: str) -> Said:
+        return docker.run("--config", str(folder), *argv)
+
+    def push(name: str) -> Said:
+        ask("tag", image, f"{guarded.host}/{name}").checked()
+        return ask("push", f"{guarded.host}/{name}")
+
+    return Client(
+        lambda user, password: ask("login", "--username", user, "--password", password, guarded.host),
+        lambda: ask("logout", guarded.host),
+        push,
+    )
+
+
+def _podman(request: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> Client:
+    podman: Podman = request.getfixturevalue("podman")
+    image = podman.image(b"logged in")
+    kept, trust = f"--authfile={folder}/auth.json", f"--cert-dir={guarded.trust}"
+    return Client(
+        lambda user, password: podman.run("login", kept, trust, "-u", user, "-p", password, guarded.host),
+        lambda: podman.run("logout", kept, guarded.host),
+        lambda name: podman.run("push", kept, trust, image, f"{guarded.host}/{name}"),
+    )
+
+
+def _skopeo(_: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> Client:
+    layout = image_layout(folder / "image", b"logged in")
+    kept, trust = f"--authfile={folder}/auth.json", f"--cert-dir={guarded.trust}"
+    to = (f"--dest-authfile={folder}/auth.json", f"--dest-cert-dir={guarded.trust}")
+    return Client(
+        lambda user, password: run("skopeo", "login", kept, trust, "-u", user, "-p", password, guarded.host),
+        lambda: run("skopeo", "logout", kept, guarded.host),
+        lambda name: run("skopeo", "copy", *to, layout.source, f"docker://{guarded.host}/{name}"),
+    )
+
+
+def _oras(_: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> Client:
+    (folder / "words").write_text("logged in")
+    with_ = ("--registry-config", str(folder / "config.json"), "--ca-file", str(guarded.trust / "ca.crt"))
+    return Client(
+        lambda user, password: run("oras", "login", *with_, "-u", user, "-p", password, guarded.host),
+        lambda: run("oras", "logout", *with_[:2], guarded.host),
+        # One at a time: Debian's oras panics where two of its uploads are refused in different words.
+        lambda name: run("oras", "push", "--concurrency=1", *with_, f"{guarded.host}/{name}", "words", cwd=folder),
+    )
+
+
+def test_who_logs_in_may_push_and_who_logs_out_may_not(
+    client: Client, guarded: Guarded, repository: str, tmp_path: Path
+) -> None:
+    """A wrong password is no login, and after the right one has been forgotten nothing is left of it."""
+    wrong = client.login("ci", WRONG)
+    before = client.push(f"{repository}:1.0.0")
+    right = client.login("ci", PASSWORD)
+    pushed = client.push(f"{repository}:1.0.0")
+    client.logout().checked()
+    after = client.push(f"{repository}:1.0.1")
+
+    assert not wrong.ok
+    assert not before.ok
+    right.checked()
+    pushed.checked()
+    assert not after.ok
+    assert re.search("(?i)unauthorized|needs a login|no basic auth credentials|authentication required", after.text), (
+        after.text
+    )
+
+
+def test_a_login_that_may_only_pull_is_refused_with_the_reason(client: Client, repository: str) -> None:
+    """The client shows what the registry says."""
+    client.login("prod", PASSWORD).checked()
+
+    refused = client.push(f"{repository}:1.0.0")
+
+    assert not refused.ok
+    assert f"prod may not push in {repository}" in refused.text
+
+
+def test_without_the_authority_nobody_is_asked(guarded: Guarded, tmp_path: Path) -> None:
+    """A certificate that nobody vouches for ends it before a password is sent."""
+    for tool in ("podman", "skopeo", "oras"):
+        flags = ("--registry-config",) if tool == "oras" else ("--authfile",)
+        said = run(tool, "login", *flags, str(tmp_path / "auth.json"), "-u", "ci", "-p", PASSWORD, guarded.host)
+
+        assert not said.ok
+        assert "certificate" in said.text
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Layout:
+    return image_layout(tmp_path / "app", b"app")
+
+
+def test_what_podman_keeps_is_a_login_for_boltseal_too(
+    guarded: Guarded, podman: Podman, repository: str, app: Layout, tmp_path: Path
+) -> None:
+    """Also where podman keeps it for a part of the registry, as `podman login HOST/shop` does."""
+    kept = tmp_path / "auth.json"
+    trusted = (f"--authfile={kept}", f"--cert-dir={guarded.trust}")
+    podman.run("login", *trusted, "-u", "prod", "-p", PASSWORD, guarded.host).checked()
+    podman.run("login", *trusted, "-u", "ci", "-p", PASSWORD, f"{guarded.host}/shop").checked()
+    mine = {"REGISTRY_AUTH_FILE": str(kept)}
+    ca = ("--ca-file", str(guarded.trust / "ca.crt"))
+    copied = program.run("copy", app.source, f"{guarded.host}/{repository}:1.0.0", *ca, environment=mine)
+    elsewhere = program.run("copy", app.source, f"{guarded.host}/other/app:1.0.0", *ca, environment=mine)
+
+    assert set(json.loads(kept.read_text())["auths"]) == {guarded.host, f"{guarded.host}/shop"}
+    assert copied.code == 0, copied.err
+    assert elsewhere.code != 0
+    assert "prod may not push in other/app" in elsewhere.err
