@@ -17,6 +17,7 @@ PACKAGES = {
     "cosign": "cosign",
     "ctr": "containerd",
     "docker": "docker-cli",
+    "docker-compose": "docker-compose",
     "dockerd": "docker.io",
     "go": "golang-go",
     "oras": "oras",
