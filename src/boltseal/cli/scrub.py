@@ -56,6 +56,10 @@ def scrub(
             "--expect", metavar="DIGEST", show_default=False, help="What the one IMAGE must be: ID or digest."
         ),
     ] = None,
+    lock: Annotated[
+        Path | None,
+        typer.Option("--lock", metavar="FILE", show_default=False, help="A boltseal.lock: what its tags must be here."),
+    ] = None,
     receipt: Annotated[
         list[Path] | None,
         typer.Option("--receipt", metavar="FILE", show_default=False, help="A ledger's receipt for what a tag means."),
@@ -102,6 +106,7 @@ def scrub(
             images=named,
             expected=_expected(named, expect),
             receipts=_receipts(receipt or (), key),
+            locks=_locks(lock),
             documents=_documents([*(documents or ()), *_beside(receipt or ())]),
             manner=Manner(quick=quick, from_disk=from_disk),
             pace=Pace(bytes_per_second=_rate(bytes_per_second)),
@@ -164,6 +169,18 @@ def _receipts(files: Sequence[Path], key: str | None) -> tuple[Expectation, ...]
             raise EvidenceUnreadable(f"receipt {file} can't be read: {error.strerror}") from error
         found.append(expectation_of_receipt(raw, trusted))
     return tuple(found)
+
+
+def _locks(file: Path | None) -> tuple[Expectation, ...]:
+    from boltseal.scrub.trust import expectations_of_lock
+
+    if file is None:
+        return ()
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise EvidenceUnreadable(f"lock {file} can't be read: {error.strerror}") from error
+    return tuple(expectations_of_lock(raw))
 
 
 def _beside(receipts: Sequence[Path]) -> list[Path]:

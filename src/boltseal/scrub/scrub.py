@@ -32,7 +32,8 @@ Spend = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked. `images`: names or IDs, none for all. `expected`: by what was typed; `receipts` by name and tag.
+    """What is asked. `images`: names or IDs, none for all. `expected`: by what was typed; `receipts` and `locks` by name and
+    tag.
 
     `proc`: where processes are seen. On a disk of another host none of them has its root.
     """
@@ -40,6 +41,7 @@ class Wanted:
     images: tuple[str, ...] = ()
     expected: Mapping[str, Expectation] = field(default_factory=dict)
     receipts: tuple[Expectation, ...] = ()
+    locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
     manner: Manner = field(default_factory=Manner)
     pace: Pace = field(default_factory=Pace)
@@ -136,9 +138,11 @@ def _ref(image: ImagePlan, typed: str) -> str:
 
 
 def _expected(image: ImagePlan, typed: str, wanted: Wanted) -> Expectation | None:
-    """A ledger's word counts more than a person's, where it speaks of this image's name."""
-    about = [each for each in wanted.receipts if any(map(each.about, image.names))]
-    return about[-1] if about else wanted.expected.get(typed)
+    """A ledger's word counts more than a person's, and that more than a lock's, where they speak of this image's name."""
+    ledger, lock = (
+        [each for each in stated if any(map(each.about, image.names))] for stated in (wanted.receipts, wanted.locks)
+    )
+    return ledger[-1] if ledger else wanted.expected.get(typed) or (lock[-1] if lock else None)
 
 
 def _marks_that_hide(

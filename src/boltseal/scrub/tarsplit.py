@@ -90,7 +90,8 @@ def entries(file: IO[bytes]) -> Iterator[tuple[bytes, Header | None]]:
 def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
     """The text of a gzip file in pieces that end where lines do, none longer than MAX_LINE_BYTES and a little."""
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    rest = b""
+    rest: list[bytes] = []  # of a line whose end has not come yet
+    size = 0
     ended = False
     while piece := file.read(_READ):
         while piece:
@@ -102,12 +103,15 @@ def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
                 raise TarMalformed(f"the tar-split is no gzip file, or damaged: {error}") from error
             piece = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
             ended = inflate.eof
-            whole, newline, rest = (rest + text).rpartition(b"\n")
-            if len(rest) > MAX_LINE_BYTES:
-                raise TarMalformed("the tar-split has a line of tens of megabytes")
+            whole, newline, begun = text.rpartition(b"\n")
             if newline:
-                yield whole
+                yield b"".join((*rest, whole))
+                rest, size = [], 0
+            rest.append(begun)
+            size += len(begun)
+            if size > MAX_LINE_BYTES:
+                raise TarMalformed("the tar-split has a line of tens of megabytes")
     if not ended:
         raise TarMalformed("the tar-split is cut off")
-    if rest:
-        yield rest
+    if size:
+        yield b"".join(rest)

@@ -19,6 +19,7 @@ from boltseal.errors import Invalid, quote
 from boltseal.ledger.entry import Kind as EntryKind
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import open_receipt
+from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.oci.reference import NameInvalid, Reference, Repository, Tag
@@ -47,9 +48,10 @@ class NothingExpected(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What an image must be. `of_manifest`: the digest is surely that of a manifest or index, never an image ID.
+    """What an image must be: what `digest`, or one of `also`, leads to, or one of `ids` where all of them are known.
 
-    `repository` and `tag`: whose meaning a ledger states; None where a person gave a digest for what they named.
+    `of_manifest`: the digest is surely that of a manifest or index, never an image ID. `repository` and `tag`: whose meaning
+    a ledger or a lock states, with `registry` where it does; None where a person gave a digest for what they named.
     """
 
     digest: Digest
@@ -59,15 +61,15 @@ class Expectation:
     repository: Repository | None = None
     tag: Tag | None = None
     registry: str | None = None
+    also: tuple[Digest, ...] = ()
+    ids: tuple[Digest, ...] = ()
 
     def about(self, name: str) -> bool:
         """Whether it speaks of what a local name means."""
         reference = local_reference(name)
-        return (
-            reference is not None
-            and self.tag is not None
-            and (reference.repository, reference.tag) == (self.repository, self.tag)
-        )
+        if reference is None or self.tag is None or self.registry not in (None, reference.registry):
+            return False
+        return (reference.repository, reference.tag) == (self.repository, self.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +93,41 @@ def expectation_of_receipt(raw: bytes, key: VerifierKey) -> Expectation:
         f"under its checkpoint of {verified.signed.checkpoint.size} entries"
     )
     return Expectation(
-        Digest.parse(entry.digest), Level.L2, by, True, Repository(entry.repository), Tag(entry.tag), entry.registry
+        Digest.parse(entry.digest), Level.L2, by, of_manifest=True, repository=Repository(entry.repository), tag=Tag(entry.tag)
     )  # fmt: skip
+
+
+def expectations_of_lock(raw: bytes) -> list[Expectation]:
+    """What a project's lock says its tags mean: index, manifests and image IDs. LockInvalid."""
+    found = []
+    for image in parse_lock(raw).images:
+        if image.digest is None or image.reference.tag is None:
+            continue
+        ids = tuple(each.image for each in image.platforms if each.image is not None)
+        found.append(
+            Expectation(
+                image.digest, Level.L1, f"the lock of {image.reference}", of_manifest=True,
+                repository=image.reference.repository, tag=image.reference.tag, registry=image.reference.registry,
+                also=tuple(each.manifest for each in image.platforms),
+                ids=ids if len(ids) == len(image.platforms) else (),
+            )
+        )  # fmt: skip
+    return found
 
 
 def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes]) -> Judgement:
     """Hold an image against what it must be. `documents`: manifests and indexes from elsewhere, under their digests."""
     if expected is None:
         return Judgement(Level.L0)
-    own = leads_to(expected.digest, image.config, image.documents)
-    if (
-        expected.digest == image.config
-        or own
-        or leads_to(expected.digest, image.config, {**image.documents, **documents})
-    ):
+    if image.config in expected.ids:
         return Judgement(expected.level, expected.by)
-    reached = configs_of(expected.digest, {**image.documents, **documents})
+    known = {**documents, **image.documents}
+    for digest in (expected.digest, *expected.also):
+        if image.config in (digest, *configs_of(digest, image.documents), *configs_of(digest, documents)):
+            return Judgement(expected.level, expected.by)
+        if image.config in configs_of(digest, known):
+            return Judgement(expected.level, expected.by)
+    reached = configs_of(expected.digest, known) or list(expected.ids)
     if reached:
         found = difference(_kind(expected), b"", f"image {_listed(reached)}, by {expected.by}", f"image {image.config}")
         return Judgement(Level.L0, expected.by, (found,))
@@ -135,11 +156,6 @@ def _listed(digests: list[Digest]) -> str:
 def _recorded(image: ImagePlan, digest: Digest) -> bool:
     """Whether the store says that it pulled this image by this digest; a hint for the message, and no proof."""
     return any(name.endswith(f"@{digest}") for name in image.names)
-
-
-def leads_to(start: Digest, config: Digest, documents: Mapping[Digest, bytes]) -> bool:
-    """Whether documents lead from a digest to a config, each step a hash that was checked."""
-    return config in configs_of(start, documents)
 
 
 def configs_of(start: Digest, documents: Mapping[Digest, bytes]) -> list[Digest]:

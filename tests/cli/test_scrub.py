@@ -1,0 +1,198 @@
+"""`boltseal scrub`, as a person calls it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from tests.cli import program
+from tests.ledger.test_proof import KEY
+from tests.scrub.making import DockerStore
+from tests.scrub.test_trust import receipt
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DockerStore:
+    """One image of two layers."""
+    made = DockerStore.at(tmp_path)
+    made.image("shop/app:1.4.2", {"etc/passwd": b"root"}, {"bin/tool": b"tool" * 1000})
+    return made
+
+
+def image_of(store: DockerStore) -> str:
+    (image,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
+    return image.name
+
+
+def test_a_clean_store_holds(store: DockerStore) -> None:
+    """With the level that it holds at."""
+    done = program.call("scrub", "--root", store.root)
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("holds L0: shop/app:1.4.2 sha256:")
+    assert "2 layers, 4 entries" in done.out
+
+
+def test_a_difference_is_told_with_path_layer_kind_expected_and_got(store: DockerStore) -> None:
+    """One line for the image, one for each difference; exit code 1."""
+    (store.layer() / "etc/passwd").chmod(0o4755)
+
+    done = program.call("scrub", "--root", store.root, "shop/app:1.4.2")
+
+    assert done.code == 1
+    assert done.out.splitlines()[0].startswith("DIFFERS: shop/app:1.4.2")
+    assert "mode etc/passwd [layer " in done.out.splitlines()[1]
+    assert done.out.splitlines()[1].endswith("expected 0644; got 4755")
+
+
+def test_json_has_everything_in_one_object(store: DockerStore) -> None:
+    """The shape that scripts rely on."""
+    (store.layer() / "etc/passwd").write_bytes(b"evil")
+
+    done = program.call("scrub", "--root", store.root, "--json")
+
+    (result,) = done.json["results"]
+    (difference, *_) = [each for each in result["differences"] if each["kind"] == "content"]
+    assert (done.json["schema"], done.json["outcome"], done.json["errors"]) == ("boltseal.scrub/1", "differs", [])
+    assert {"what", "ref", "status", "reason", "store", "root", "level", "by", "id", "names", "layers", "entries"} <= {
+        *result
+    }
+    assert {"differences", "count", "unknown", "changed", "running"} <= {*result}
+    assert (difference["path"], difference["expected"]) == ("etc/passwd", "the content of the layer")
+    assert difference["layer"].startswith("sha256:")
+
+
+@pytest.mark.parametrize("how", ["typed", "expected", "short"])
+def test_an_image_id_proves_the_image(store: DockerStore, how: str) -> None:
+    """Typed as the image's name, or beside it."""
+    image = image_of(store)
+    arguments = {"typed": [image], "expected": ["shop/app:1.4.2", "--expect", f"sha256:{image}"]}
+    done = program.call("scrub", "--root", store.root, *arguments.get(how, [image[:12]]))
+
+    assert done.code == 0
+    assert done.out.startswith("holds L0" if how == "short" else "holds L1")
+
+
+def test_another_image_id_than_expected_is_a_difference(store: DockerStore) -> None:
+    """Exit code 1."""
+    done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", "a" * 64)
+
+    assert done.code == 1
+    assert "manifest ." in done.out
+
+
+def test_a_receipt_whose_manifest_is_not_at_hand_could_not_be_checked(store: DockerStore, tmp_path: Path) -> None:
+    """Exit code 3, and what to do."""
+    (tmp_path / "app.tlog-proof").write_bytes(receipt(Digest.of(b"a manifest")))
+    done = program.call(
+        "scrub", "--root", store.root, "--receipt", tmp_path / "app.tlog-proof", "--key", str(KEY.verifier)
+    )  # fmt: skip
+
+    assert done.code == 3
+    assert done.out.startswith("could not check: shop/app:1.4.2")
+    assert "--documents" in done.out
+
+
+def test_a_receipt_for_a_name_that_is_not_here_is_told(tmp_path: Path) -> None:
+    """What was asked and not found is not passed over."""
+    (tmp_path / "r").write_bytes(receipt(Digest.of(b"m")))
+    empty = DockerStore.at(tmp_path / "empty")
+    empty.image("other:1", {"f": b"f"})
+
+    done = program.call("scrub", "--root", empty.root, "--receipt", tmp_path / "r", "--key", str(KEY.verifier))
+
+    assert done.code == 3
+    assert "could not check: shop/app:1.4.2" in done.out
+
+
+def test_a_receipt_without_a_key_is_usage(store: DockerStore, tmp_path: Path) -> None:
+    """Exit code 2."""
+    (tmp_path / "r").write_bytes(receipt(Digest.of(b"m")))
+
+    done = program.call("scrub", "--root", store.root, "--receipt", tmp_path / "r")
+
+    assert done.code == 2
+    assert "--key" in done.err
+
+
+def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> None:
+    """It is not clean for not being there."""
+    done = program.call("scrub", "--root", store.root, "shop/other:1")
+
+    assert done.code == 3
+    assert "no store that was looked at has it" in done.out
+
+
+def test_what_is_no_store_is_usage(tmp_path: Path) -> None:
+    """With what would be one."""
+    done = program.call("scrub", "--root", tmp_path)
+
+    assert done.code == 2
+    assert "is no store of images" in done.err
+
+
+def test_a_whole_disk_is_searched_for_stores(store: DockerStore, tmp_path: Path) -> None:
+    """Where packages put them."""
+    (tmp_path / "disk/var/lib").mkdir(parents=True)
+    store.root.rename(tmp_path / "disk/var/lib/docker")
+    if store.root.name != "store":
+        (tmp_path / "disk/var/lib/docker").rename(tmp_path / "disk/var/lib/inner")
+        (tmp_path / "disk/var/lib/docker/image").mkdir(parents=True)
+        (tmp_path / "disk/var/lib/inner").rename(tmp_path / "disk/var/lib/docker" / store.root.name)
+
+    done = program.call("scrub", "--root", tmp_path / "disk")
+
+    assert done.code == 0
+    assert "shop/app:1.4.2" in done.out
+
+
+def test_quick_reads_no_content_and_says_so(store: DockerStore) -> None:
+    """It finds what stands in attributes, and not what stands in files."""
+    before = (store.layer() / "etc/passwd").stat()
+    (store.layer() / "etc/passwd").write_bytes(b"evil")
+    os.utime(store.layer() / "etc/passwd", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    quick, whole = (program.call("scrub", "--root", store.root, *more) for more in (["--quick"], []))
+
+    assert (quick.code, whole.code) == (0, 1)
+    assert "no content read" in quick.out
+
+
+@pytest.mark.parametrize("more", [["--bytes-per-second", "1G"], ["--from-disk"]])
+def test_how_it_reads_changes_nothing_of_what_it_finds(store: DockerStore, more: list[str]) -> None:
+    """Slowly, or from the disk itself."""
+    clean = program.call("scrub", "--root", store.root, *more)
+    (store.layer() / "etc/passwd").write_bytes(b"evil")
+
+    assert clean.code == 0
+    assert program.call("scrub", "--root", store.root, *more).code == 1
+
+
+@pytest.mark.parametrize("rate", ["fast", "0", "-1", "1.5M", "1T"])
+def test_a_rate_that_is_none_is_usage(store: DockerStore, rate: str) -> None:
+    """With an example."""
+    done = program.call("scrub", "--root", store.root, f"--bytes-per-second={rate}")
+
+    assert done.code == 2
+    assert "50M" in done.err
+
+
+def test_nothing_of_the_store_is_changed(store: DockerStore) -> None:
+    """Not a byte, not a time, not an access time."""
+
+    def state() -> list[tuple[str, int, int, int, int]]:
+        found = []
+        for path in sorted(store.root.rglob("*")):
+            at = path.lstat()
+            found.append(
+                (str(path), at.st_mode, at.st_mtime_ns, at.st_ctime_ns, at.st_atime_ns if path.is_file() else 0)
+            )
+        return found
+
+    before = state()
+    program.call("scrub", "--root", store.root)
+
+    assert state() == before
