@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,12 @@ FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("boltseal", deadline=None)
 hypothesis.settings.load_profile("boltseal")
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What one test's registries showed means nothing to another test, nor to the person at this machine."""
+    monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path_factory.getbasetemp() / f"state-{uuid.uuid4().hex}"))
 
 
 @pytest.fixture(scope="session")

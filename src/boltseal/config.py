@@ -160,6 +160,17 @@ def client_paths() -> ClientPaths:
     return ClientPaths(tuple(logins), docker_host, configured / "boltseal/boltseal.toml")
 
 
+def state_folder() -> Path:
+    """Where a client keeps what it has seen: BOLTSEAL_STATE, else of root /var/lib/boltseal, else the XDG state folder."""
+    named = os.environ.get("BOLTSEAL_STATE")
+    if named:
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/var/lib/boltseal")
+    xdg = os.environ.get("XDG_STATE_HOME")
+    return (Path(xdg) if xdg else home_folder() / ".local/state") / "boltseal"
+
+
 def home_folder() -> Path:
     """The user's home, under which engines without root keep their images."""
     return Path(os.environ.get("HOME") or Path("~").expanduser())

@@ -11,6 +11,6 @@ import pytest
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting comes from the machine that the tests run on, and the terminal has 80 columns."""
     for name in os.environ:
-        if name.startswith("BOLTSEAL_"):
+        if name.startswith("BOLTSEAL_") and name != "BOLTSEAL_STATE":
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "80")

@@ -16,6 +16,7 @@ from typing import Any
 from boltseal.cli import root
 
 TIMEOUT_S = 60.0
+_STATE = "BOLTSEAL_STATE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Run:
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without any setting of boltseal's, on a terminal of 80 columns."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_")}
+    """The environment without any setting of boltseal's but this test's own state, on a terminal of 80 columns."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BOLTSEAL_") or name == _STATE}
     return kept | {"COLUMNS": "80"} | dict(more or {})
 
 

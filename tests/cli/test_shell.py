@@ -48,6 +48,7 @@ VERBS = (
     "serve",
     "tags",
     "token rotate",
+    "trust",
     "unseal",
     "user add",
     "user list",

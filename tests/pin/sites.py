@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,12 +46,16 @@ def two_platforms(words: str) -> Document:
 
 @asynccontextmanager
 async def resolving(
-    hub: FakeHub, *, count_pulls: bool = False, allowed: Callable[[str], bool] = lambda _: True
+    hub: FakeHub,
+    *,
+    count_pulls: bool = False,
+    allowed: Callable[[str], bool] = lambda _: True,
+    watch: Callable[[str], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Resolver]:
     """A resolver whose every registry is the hub."""
     transport = Transport(CredentialStore([Path("/nowhere")]), TransportOptions(), app=hub.transport())
     try:
-        yield Resolver(transport, allowed, count_pulls=count_pulls)
+        yield Resolver(transport, allowed, count_pulls=count_pulls, watch=watch)
     finally:
         await transport.aclose()
 

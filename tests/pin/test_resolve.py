@@ -9,6 +9,8 @@ import stamina
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.registry import Resolved
+from boltseal.client.trust import LedgerUnchecked
+from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
@@ -185,3 +187,34 @@ async def test_a_digest_that_is_not_there_is_told(hub: FakeHub) -> None:
 def test_the_name_of_a_platform(platform: Platform | None, name: str) -> None:
     """As Docker writes it; Windows has several of one architecture, by version."""
     assert platform_name(platform) == name
+
+
+async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeHub) -> None:
+    """What its tags mean would not be believed; other registries are asked all the same, each ledger once."""
+    publish(hub, "library/node:16.13", image("node"))
+    node, other = references("node:16.13", "quay.io/library/node:16.13")
+    looked = []
+
+    async def watch(registry: str) -> None:
+        looked.append(registry)
+        if registry == "quay.io":
+            raise LedgerUnchecked("quay.io has a ledger, and it can't be checked now")
+
+    async with resolving(hub, watch=watch) as resolver:
+        found = await resolver.meanings([node, other])
+        await resolver.meanings([node, other])
+
+    assert isinstance(found[node], Resolved)
+    assert isinstance(found[other], LedgerUnchecked)
+    assert sorted(looked) == ["docker.io", "quay.io"]
+
+
+async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
+    """Nothing is locked or verified beside it."""
+
+    async def watch(_: str) -> None:
+        raise LedgerBroken(Fault.FORKED, "it forked")
+
+    async with resolving(hub, watch=watch) as resolver:
+        with pytest.raises(LedgerBroken):
+            await resolver.meanings([Reference.parse("node:16.13")])

@@ -211,6 +211,7 @@ def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / ".config"),
         "REGISTRY_AUTH_FILE": str(home / "auth.json"),
+        "BOLTSEAL_STATE": str(home / "state"),
     }
     try:
         went = run("/bin/bash", "-euo", "pipefail", "-c", text, env=environment, cwd=tmp_path)

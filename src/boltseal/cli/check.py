@@ -15,7 +15,8 @@ from boltseal.cli.remote import (
     PlainHttpOption,
     Reach,
     RemoteRefArgument,
-    ask,
+    StrictOption,
+    ask_followed,
     remote_reference,
 )
 
@@ -41,6 +42,7 @@ def check(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether a tag may be published.
@@ -51,8 +53,10 @@ def check(
     """
     with Answer("check", as_json=as_json) as answer:
         reference, wanted = _asked(ref, digest)
-        found = ask(
-            Reach(plain_http, ca_file, anonymous), [reference.registry], lambda transport: _look(transport, reference)
+        found = ask_followed(
+            Reach(plain_http, ca_file, anonymous, strict),
+            [reference.registry],
+            lambda transport: _look(transport, reference),
         )
         same = wanted is not None and found.digest == str(wanted)
         status = "same" if same else found.status

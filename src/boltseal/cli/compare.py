@@ -13,7 +13,8 @@ from boltseal.cli.remote import (
     CaFileOption,
     PlainHttpOption,
     Reach,
-    ask,
+    StrictOption,
+    ask_followed,
     in_daemon,
     opened_sources,
 )
@@ -37,6 +38,7 @@ def compare(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether two images are the same, and what differs.
@@ -59,7 +61,7 @@ def compare(
                 ]
 
         registries = [place.reference.registry for place in places if place.reference is not None]
-        sides = ask(Reach(plain_http, ca_file, anonymous), registries, read)
+        sides = ask_followed(Reach(plain_http, ca_file, anonymous, strict), registries, read)
         found = compared(*sides)
         same = found.sameness in ("same-manifest", "same-config")
         answer.outcome = Outcome.HOLDS if same else Outcome.DIFFERS

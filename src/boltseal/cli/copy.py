@@ -9,7 +9,17 @@ import typer
 from boltseal.cli.answer import Answer, Outcome, print_line, say
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress, in_words
-from boltseal.cli.remote import AnonymousOption, CaFileOption, NamesNothing, PlainHttpOption, Reach, ask, opened
+from boltseal.cli.remote import (
+    AnonymousOption,
+    CaFileOption,
+    NamesNothing,
+    PlainHttpOption,
+    Reach,
+    StrictOption,
+    ask,
+    followed,
+    opened,
+)
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 if TYPE_CHECKING:
@@ -33,6 +43,7 @@ def copy(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy images between registries, layouts, archives and Docker.
@@ -43,9 +54,13 @@ def copy(
     with Answer("copy", as_json=as_json) as answer, Progress() as progress:
         source, target = _places(src, dst, all_tags=all_tags)
 
+        reach = Reach(plain_http, ca_file, anonymous, strict)
+
         async def run(transport: Transport) -> Copier:
             from boltseal.transfer.copy import Copier
 
+            if source.reference is not None:
+                await followed(reach, transport, source.reference.registry)
             async with opened(transport, source, target, force=force) as (from_, to, within):
                 copier = Copier(from_, to, within=within, force=force, referrers=referrers, progress=progress)
                 names = [(name, name) for name in await from_.names()] if all_tags else [_names(source, target)]
@@ -54,7 +69,7 @@ def copy(
             return copier
 
         registries = [place.reference.registry for place in (source, target) if place.reference is not None]
-        counts = ask(Reach(plain_http, ca_file, anonymous), registries, run).counts
+        counts = ask(reach, registries, run).counts
         if not as_json:
             say(
                 f"sent {counts.sent} blobs ({in_words(counts.bytes_sent)}), mounted {counts.mounted}, "

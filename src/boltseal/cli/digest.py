@@ -12,7 +12,8 @@ from boltseal.cli.remote import (
     PlainHttpOption,
     Reach,
     RemoteRefArgument,
-    ask,
+    StrictOption,
+    ask_followed,
     named,
     quota_in_words,
     remote_reference,
@@ -29,6 +30,7 @@ def digest(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say which digest a tag means now, at any registry. One HEAD: on Docker Hub it does not count as a pull."""
@@ -42,7 +44,7 @@ def digest(
             found = await client.resolve(reference.repository, named(reference))
             return found, transport.quotas.get(reference.registry)
 
-        found, quota = ask(Reach(plain_http, ca_file, anonymous), [reference.registry], resolve)
+        found, quota = ask_followed(Reach(plain_http, ca_file, anonymous, strict), [reference.registry], resolve)
         answer.add(
             ref=str(reference),
             status="present",

@@ -14,7 +14,8 @@ from boltseal.cli.remote import (
     CaFileOption,
     PlainHttpOption,
     Reach,
-    ask,
+    StrictOption,
+    ask_followed,
     in_daemon,
     opened_sources,
 )
@@ -36,6 +37,7 @@ def inspect(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show platforms, labels, layers, base and signatures.
@@ -53,7 +55,7 @@ def inspect(
                 return await inspected(source, in_daemon(place), platform)
 
         registries = [] if place.reference is None else [place.reference.registry]
-        found = ask(Reach(plain_http, ca_file, anonymous), registries, look)
+        found = ask_followed(Reach(plain_http, ca_file, anonymous, strict), registries, look)
         answer.add(ref=ref if place.reference is None else str(place.reference), status="present", **_fields(found))
         if not as_json:
             for line in _lines(found):

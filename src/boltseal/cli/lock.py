@@ -20,7 +20,7 @@ from boltseal.cli.onproject import (
     whom_to_ask,
 )
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, followed
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -159,7 +159,12 @@ def _relock(
         return await relock(
             opened.sites,
             old,
-            Resolver(transport, allowed, count_pulls=count_pulls),
+            Resolver(
+                transport,
+                allowed,
+                count_pulls=count_pulls,
+                watch=lambda registry: followed(reach, transport, registry),
+            ),
             update=update,
             now_us=time.time_ns() // 1000,
             outside=opened.outside,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli.onproject import whom_to_ask
-from boltseal.cli.remote import Reach, ask
+from boltseal.cli.remote import Reach, ask, followed
 from boltseal.errors import Invalid, Unavailable, quote
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _ask(references: set[Reference], reach: Reach, allow: Sequence[str]) -> dict
     async def run(transport: Transport) -> dict[Reference, Resolved | BoltsealError]:
         from boltseal.pin.resolve import Resolver
 
-        return await Resolver(transport, allowed).meanings(references)
+        resolver = Resolver(transport, allowed, watch=lambda registry: followed(reach, transport, registry))
+        return await resolver.meanings(references)
 
     return ask(reach, {reference.registry for reference in references}, run)

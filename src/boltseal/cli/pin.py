@@ -10,7 +10,7 @@ import typer
 from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
 from boltseal.cli.onproject import AllowOption, PathsArgument, Project, ProjectOption, clean, open_project, whom_to_ask
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, followed
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
     async def run(transport: Transport) -> list[Pin]:
         from boltseal.pin.resolve import Resolver
 
-        return pins_by_meaning(opened.sites, await Resolver(transport, allowed).meanings(wanted))
+        resolver = Resolver(transport, allowed, watch=lambda registry: followed(reach, transport, registry))
+        return pins_by_meaning(opened.sites, await resolver.meanings(wanted))
 
     return ask(reach, {reference.registry for reference in wanted}, run)
 

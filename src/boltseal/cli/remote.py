@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from boltseal.cli.answer import say
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from boltseal.client.quota import Quota
     from boltseal.client.transport import Transport
+    from boltseal.client.trust import Followed
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
     from boltseal.transfer.holders import Source, Target
@@ -35,6 +37,9 @@ CaFileOption = Annotated[
     typer.Option("--ca-file", metavar="FILE", show_default=False, help="Trust this certificate authority too (PEM)."),
 ]
 AnonymousOption = Annotated[bool, typer.Option("--anonymous", help="Use no login, though there may be one.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse a registry whose ledger's key nobody has given to `boltseal trust`.")
+]
 
 
 class NamesNothing(Invalid):
@@ -48,6 +53,7 @@ class Reach:
     plain_http: bool = False
     ca_file: Path | None = None
     anonymous: bool = False
+    strict: bool = False
 
     def transport(self, registries: Iterable[str]) -> Transport:
         """Connections to these registries. Logins come from Docker's and Podman's files."""
@@ -78,6 +84,53 @@ def ask(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awa
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run())
+
+
+def ask_followed(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
+    """As `ask`, once the ledger of each of these registries was found to go on from what was seen of it before."""
+    asked = list(dict.fromkeys(registries))
+
+    async def run(transport: Transport) -> T:
+        for registry in asked:
+            await followed(reach, transport, registry)
+        return await call(transport)
+
+    return ask(reach, asked, run)
+
+
+async def followed(reach: Reach, transport: Transport, registry: str) -> Followed:
+    """Compare a registry's ledger with what was seen of it before. LedgerBroken, LedgerUnchecked, NotTrusted."""
+    import time
+
+    from boltseal.client.state import ClientState
+    from boltseal.client.trust import LedgerWatch
+    from boltseal.config import state_folder
+
+    watch = LedgerWatch(ClientState(state_folder()), transport, lambda: int(time.time()), strict=reach.strict)
+    found = await watch.follow(registry)
+    for line in _aloud(found):
+        say(line)
+    return found
+
+
+def _aloud(found: Followed) -> list[str]:
+    """What a person has to hear of a ledger's state."""
+    from boltseal.client.trust import Status
+
+    lines = []
+    if found.status is Status.FIRST_USE and found.head is not None:
+        lines.append(
+            f"first use of the ledger of {found.registry} (key ID {found.head.trusted.key_id.hex()}): from now on it is "
+            "held against what it shows today. Nobody has vouched for it: a key that it shows itself would prove "
+            f"nothing. Ask its keeper, then: boltseal trust {found.registry} KEY"
+        )
+    if found.status is Status.ROTATED and found.head is not None:
+        lines.append(
+            f"the ledger of {found.registry} is signed by a new key, as the trusted one says: {found.head.trusted.key}"
+        )
+    if found.unkept and found.head is not None:
+        lines.append(f"this could not be remembered: {found.unkept}")
+    return lines
 
 
 def remote_reference(text: str) -> Reference:

@@ -38,6 +38,7 @@ from boltseal.cli.seal import seal
 from boltseal.cli.serve import serve
 from boltseal.cli.tags import tags
 from boltseal.cli.token import token
+from boltseal.cli.trust import trust
 from boltseal.cli.unseal import unseal
 from boltseal.cli.user import user
 from boltseal.cli.verify import verify
@@ -54,6 +55,7 @@ _SHORT = {
     "ledger": "The key that signs the ledger; recover a lost one.",
     "scrub": "Is what lies on this host's disk still what was pulled?",
     "restore": "Put a floating tag back to what it meant before.",
+    "trust": "By which key a registry's ledger is believed.",
     "rules": "Show the rules; `rules test` says which one decides.",
 }
 """One line for the list of verbs, where the first sentence of a verb's help is longer than its 60 columns."""
@@ -78,6 +80,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
     ("scrub", scrub, "boltseal scrub localhost:5000/shop/app:1.4.2"),
+    ("trust", trust, "boltseal trust localhost:5000 localhost:5000+0e5e4e2f+AX..."),
     ("lock", lock, "boltseal lock --update node:16.13"),
     ("pin", pin, "boltseal pin deploy/compose.yaml --write"),
     ("verify", verify, "boltseal verify --github"),

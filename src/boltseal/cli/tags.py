@@ -8,7 +8,15 @@ import typer
 
 from boltseal.cli.answer import Answer, print_line
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, repository_only
+from boltseal.cli.remote import (
+    AnonymousOption,
+    CaFileOption,
+    PlainHttpOption,
+    Reach,
+    StrictOption,
+    ask_followed,
+    repository_only,
+)
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
@@ -22,6 +30,7 @@ def tags(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the tags of a repository, at any registry."""
@@ -34,7 +43,7 @@ def tags(
             client = RegistryClient(transport, reference.registry)
             return [tag async for tag in client.tags(reference.repository)]
 
-        for tag in ask(Reach(plain_http, ca_file, anonymous), [reference.registry], listed):
+        for tag in ask_followed(Reach(plain_http, ca_file, anonymous, strict), [reference.registry], listed):
             answer.add(ref=f"{reference.name}:{tag}", status="present", tag=tag)
             if not as_json:
                 print_line(tag)

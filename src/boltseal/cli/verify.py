@@ -11,7 +11,7 @@ import typer
 from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
 from boltseal.cli.onproject import AllowOption, PathsArgument, Project, ProjectOption, clean, open_project, whom_to_ask
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, followed
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
@@ -73,7 +73,8 @@ def _verdicts(
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> tuple[Verdict, ...]:
-        return await verified(opened.sites, lock, Resolver(transport, allowed), now_us=now_us, strict=strict)
+        resolver = Resolver(transport, allowed, watch=lambda registry: followed(reach, transport, registry))
+        return await verified(opened.sites, lock, resolver, now_us=now_us, strict=strict)
 
     return ask(reach, opened.registries, run)
 

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Final
 
@@ -22,6 +22,7 @@ from boltseal.client.poll import poll
 from boltseal.client.registry import LastEvent, RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied
+from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
@@ -50,12 +51,24 @@ class _Config(msgspec.Struct):
 
 
 class Resolver:
-    """Asks registries. `allowed` says of a registry's name whether it may be talked to."""
+    """Asks registries. `allowed` says of a registry's name whether it may be talked to.
 
-    def __init__(self, transport: Transport, allowed: Callable[[str], bool], *, count_pulls: bool = False) -> None:
+    `watch` looks at a registry's ledger before what its tags mean is believed; a ledger that is broken ends everything.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        allowed: Callable[[str], bool],
+        *,
+        count_pulls: bool = False,
+        watch: Callable[[str], Awaitable[object]] | None = None,
+    ) -> None:
         self._transport = transport
         self._allowed = allowed
         self._count_pulls = count_pulls
+        self._watch = watch
+        self._watched: dict[str, BoltsealError | None] = {}
         self._reads = asyncio.Semaphore(AT_ONCE)
 
     def reads(self, registry: str) -> bool:
@@ -71,6 +84,11 @@ class Resolver:
                 asked.append(reference)
             else:
                 found[reference] = _not_allowed(reference.registry)
+        for registry in {reference.registry for reference in asked}:
+            unchecked = await self._unchecked(registry)
+            if unchecked is not None:
+                found |= {reference: unchecked for reference in asked if reference.registry == registry}
+        asked = [reference for reference in asked if reference not in found]
         async with aclosing(poll(self._transport, asked)) as answers:
             async for answer in answers:
                 meaning = answer.resolved or answer.error
@@ -78,6 +96,18 @@ class Resolver:
                     raise AssertionError(f"{answer.reference}: neither answer nor error")
                 found[answer.reference] = meaning
         return found
+
+    async def _unchecked(self, registry: str) -> BoltsealError | None:
+        """Why a registry's ledger could not be looked at, None where nothing speaks against it. LedgerBroken."""
+        if self._watch is not None and registry not in self._watched:
+            self._watched[registry] = None
+            try:
+                await self._watch(registry)
+            except LedgerBroken:
+                raise
+            except BoltsealError as error:
+                self._watched[registry] = error
+        return self._watched.get(registry)
 
     async def last_events(self, references: Iterable[Reference]) -> dict[Reference, LastEvent]:
         """When each tag last moved, where its registry keeps such a history. By no manifest, so it is no pull anywhere."""

@@ -1,0 +1,220 @@
+"""What a client keeps of the ledgers that it has seen: a folder of the user's, that nobody else writes.
+
+    STATE/format                      a number; a newer one is refused
+    STATE/trust/HOST.json             the ledger that is expected there: origin, key ID, the key, and how it came here
+    STATE/checkpoints/HOST.note       the newest checkpoint that was seen there, as it was read
+    STATE/checkpoints/HOST.none       when it was last found that there is no ledger, in seconds since 1970
+    STATE/evidence/HOST-HASH/         what a registry showed before and now, where the two can't both be true
+    STATE/lock                        held by whoever writes
+
+HOST is the registry's name as it stands in a reference, every character that is none of a file's name escaped. A file
+is written beside its place, synced, and renamed into it. Folders are 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote as quote_name
+from urllib.parse import unquote as unquote_name
+
+import msgspec
+
+from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.ledger.checkpoint import parse_checkpoint_unverified
+from boltseal.ledger.follow import Head, Trusted
+from boltseal.ledger.note import VerifierKey, parse_note_unverified
+
+FORMAT: Final = 1
+MAX_FILE_BYTES: Final = 2_000_000
+GIVEN: Final = "given"
+FIRST_USE: Final = "first use"
+
+
+class StateUnusable(Unavailable):
+    """The folder can't be read or written, or holds what this version can't read."""
+
+
+class StateChanged(Unavailable):
+    """Somebody else has written meanwhile; what was decided has to be decided again."""
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of trust/. `how`: GIVEN or FIRST_USE; `since_s`: since when, in seconds since 1970."""
+
+    origin: str
+    key_id: str
+    key: str
+    how: str
+    since_s: int
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is known of one registry's ledger. `head`: the newest that was seen, None where none was."""
+
+    registry: str
+    trusted: Trusted
+    how: str
+    since_s: int
+    head: Head | None
+
+
+class ClientState:
+    """The folder. It is made by the first thing that is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def known(self, registry: str) -> Known | None:
+        """What is known of a registry's ledger, None where nothing is. StateUnusable."""
+        self._check_format()
+        raw = self._read(self._trust(registry))
+        if raw is None:
+            return None
+        try:
+            record = msgspec.json.decode(raw, type=_Record)
+            key = VerifierKey.parse(record.key) if record.key else None
+            trusted = Trusted(record.origin, bytes.fromhex(record.key_id), key)
+            note = self._read(self._note(registry))
+            head = None
+            if note is not None:
+                head = Head(trusted, parse_checkpoint_unverified(parse_note_unverified(note).text), note)
+        except (msgspec.MsgspecError, ValueError, Invalid) as error:
+            reason = error.message if isinstance(error, BoltsealError) else error
+            raise StateUnusable(f"{self._trust(registry)} or its checkpoint can't be read: {reason}") from error
+        return Known(registry, trusted, record.how, record.since_s, head)
+
+    def all(self) -> list[Known]:
+        """Every registry of which something is known, by name. StateUnusable."""
+        self._check_format()
+        try:
+            names = sorted(path.stem for path in (self.folder / "trust").glob("*.json"))
+        except OSError as error:
+            raise StateUnusable(f"{self.folder} can't be read: {error.strerror}") from error
+        return [found for name in names if (found := self.known(unquote_name(name))) is not None]
+
+    def keep(self, known: Known, instead_of: Known | None) -> None:
+        """Write what is known now, if what was read before still stands there. StateChanged, StateUnusable."""
+        with self._writing():
+            if self.known(known.registry) != instead_of:
+                raise StateChanged(f"what is known of {known.registry} was written by another process; run it again")
+            trusted = known.trusted
+            key = "" if trusted.key is None else str(trusted.key)
+            record = _Record(trusted.origin, trusted.key_id.hex(), key, known.how, known.since_s)
+            if instead_of is None or (known.trusted, known.how) != (instead_of.trusted, instead_of.how):
+                self._write(self._trust(known.registry), msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+            if known.head is None:
+                self._note(known.registry).unlink(missing_ok=True)
+            elif instead_of is None or known.head != instead_of.head:
+                self._write(self._note(known.registry), known.head.raw)
+            self._none(known.registry).unlink(missing_ok=True)
+
+    def forget(self, registry: str) -> bool:
+        """Know nothing of a registry any more; whether something was known. StateUnusable."""
+        with self._writing():
+            there = self._trust(registry).exists()
+            for path in (self._trust(registry), self._note(registry), self._none(registry)):
+                path.unlink(missing_ok=True)
+        return there
+
+    def without_ledger_s(self, registry: str) -> int:
+        """When it was found that there is no ledger, in seconds since 1970; 0 for never. StateUnusable."""
+        raw = self._read(self._none(registry)) or b"0"
+        return int(raw) if raw.strip().isdigit() else 0
+
+    def keep_without_ledger(self, registry: str, now_s: int) -> None:
+        """Remember that there is no ledger. StateUnusable."""
+        with self._writing():
+            self._write(self._none(registry), f"{now_s}\n".encode())
+
+    def keep_evidence(self, registry: str, files: Mapping[str, bytes]) -> Path:
+        """Keep what shows that a registry lies; the folder. The same evidence is kept once. StateUnusable."""
+        running = sha256()
+        for name, content in sorted(files.items()):
+            running.update(f"{name} {len(content)}\n".encode() + content)
+        folder = self.folder / "evidence" / f"{_escaped(registry)}-{running.hexdigest()[:16]}"
+        with self._writing():
+            self._folder(folder)
+            for name, content in files.items():
+                self._write(folder / name, content)
+        return folder
+
+    def _check_format(self) -> None:
+        raw = self._read(self.folder / "format")
+        if raw is not None and raw.strip() != str(FORMAT).encode():
+            raise StateUnusable(f"{self.folder} was written by a newer boltseal; this one reads format {FORMAT}")
+
+    def _trust(self, registry: str) -> Path:
+        return self.folder / "trust" / f"{_escaped(registry)}.json"
+
+    def _note(self, registry: str) -> Path:
+        return self.folder / "checkpoints" / f"{_escaped(registry)}.note"
+
+    def _none(self, registry: str) -> Path:
+        return self.folder / "checkpoints" / f"{_escaped(registry)}.none"
+
+    @staticmethod
+    def _read(path: Path) -> bytes | None:
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StateUnusable(f"{path} can't be read: {error.strerror}") from error
+        if len(raw) > MAX_FILE_BYTES:
+            raise StateUnusable(f"{path} is longer than anything that is kept there")
+        return raw
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time."""
+        try:
+            self._folder(self.folder)
+            with (self.folder / "lock").open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                self._check_format()
+                if not (self.folder / "format").exists():
+                    self._write(self.folder / "format", f"{FORMAT}\n".encode())
+                yield
+        except OSError as error:
+            raise StateUnusable(
+                f"the state folder {self.folder} can't be written: {error.strerror}; BOLTSEAL_STATE names another"
+            ) from error
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """1. Beside its place. 2. fsync. 3. Rename. 4. fsync of the folder. OSError."""
+        self._folder(path.parent)
+        beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
+        try:
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(fd)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+    def _folder(self, path: Path) -> None:
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_folder(path.parent)
+
+
+def _escaped(registry: str) -> str:
+    return quote_name(registry, safe="")
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

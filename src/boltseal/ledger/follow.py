@@ -1,0 +1,191 @@
+"""What a client that has seen a ledger before holds against what it sees now. Pure; `client.trust` reads and keeps.
+
+In this order; LedgerBroken, loudly and with what to do, at the first step that fails:
+
+1. What is shown now is a signed checkpoint of the same ledger (`read_head`).
+2. It is signed by the key that is trusted, or by one that the trusted key leads to: each key that was rotated out has
+   signed the entry that names the next (`follow_rotations`). Where no key was ever given, the key's ID stays the same;
+   that is all that can be held then, and whoever says so is told "first use".
+3. It has not fewer entries than what was seen, and for as many the same root (`compare_heads`).
+4. With more entries it begins with those that were seen, as a consistency proof shows, and the entries by which keys
+   were rotated are in it (`check_extension`).
+
+A checkpoint that was seen is kept as it was read, so that two of them show by themselves what somebody did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from boltseal.errors import Invalid, Precondition, quote
+from boltseal.ledger.checkpoint import Checkpoint, CheckpointInvalid, open_checkpoint, parse_checkpoint_unverified
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.merkle import ProofInvalid, leaf_hash, verify_consistency, verify_inclusion
+from boltseal.ledger.note import Note, VerifierKey, parse_note_unverified
+from boltseal.ledger.proof import open_receipt, parse_receipt_unverified
+
+MAX_ROTATIONS: Final = 100
+
+_KEPT: Final = "both are kept as evidence; do not deploy from it, and ask its keeper"
+
+
+class Fault(StrEnum):
+    """What is wrong with a ledger, in one word."""
+
+    NO_CHECKPOINT = "no-checkpoint"
+    OTHER_LEDGER = "other-ledger"
+    UNKNOWN_KEY = "unknown-key"
+    SHRUNK = "shrunk"
+    FORKED = "forked"
+    REWRITTEN = "rewritten"
+
+
+class LedgerBroken(Precondition):
+    """A ledger is not the one that was seen before. Nothing that its registry says was used."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """The ledger that is expected: its origin, the ID of its key, and the key; None where it was only ever seen."""
+
+    origin: str
+    key_id: bytes
+    key: VerifierKey | None = None
+
+    @classmethod
+    def by(cls, key: VerifierKey) -> Trusted:
+        """Of a key that somebody gave: it is named after its ledger."""
+        return cls(key.name, key.key_id, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A checkpoint as it was read, and who is held to vouch for it."""
+
+    trusted: Trusted
+    checkpoint: Checkpoint
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """An entry by which a key was followed by another: its index, and its bytes' hash as a leaf."""
+
+    index: int
+    leaf: bytes
+
+
+def first_head(raw: bytes) -> Head:
+    """A checkpoint that is seen for the first time, of whichever ledger: nobody vouches for it. An Invalid error."""
+    note, checkpoint = _read(raw)
+    signature = next((one for one in note.signatures if one.name == checkpoint.origin), None)
+    if signature is None:
+        raise CheckpointInvalid(f"the checkpoint of {quote(checkpoint.origin)} is not signed in its own name")
+    return Head(Trusted(checkpoint.origin, signature.key_id), checkpoint, raw)
+
+
+def read_head(raw: bytes, trusted: Trusted) -> Head | None:
+    """Steps 1 and 2 of what is shown now; None where the expected key did not sign it, so rotations have to be asked for."""
+    try:
+        note, checkpoint = _read(raw)
+    except Invalid as error:
+        raise LedgerBroken(Fault.NO_CHECKPOINT, f"what it shows is no checkpoint: {error.message}") from error
+    if checkpoint.origin != trusted.origin:
+        raise LedgerBroken(
+            Fault.OTHER_LEDGER,
+            f"it shows the ledger {quote(checkpoint.origin)}, and not {quote(trusted.origin)} that was seen before; if "
+            "its keeper says that it had to begin anew, take the new key with `boltseal trust --replace`",
+        )
+    ids = {one.key_id for one in note.signatures if one.name == trusted.origin}
+    if trusted.key_id not in ids:
+        return None
+    if trusted.key is not None:
+        try:
+            open_checkpoint(raw, trusted.key)
+        except Invalid as error:
+            raise LedgerBroken(
+                Fault.UNKNOWN_KEY, f"its checkpoint is not signed by the trusted key: {error.message}; {_KEPT}"
+            ) from error
+    return Head(trusted, checkpoint, raw)
+
+
+def follow_rotations(raw: bytes, trusted: Trusted, receipts: Sequence[bytes]) -> tuple[Head, tuple[Rotated, ...]]:
+    """Step 2 where another key signed: from the trusted key to that one, each key's last word naming the next."""
+    if trusted.key is None:
+        raise LedgerBroken(
+            Fault.UNKNOWN_KEY,
+            "its checkpoint is signed by another key than the one that was seen at first use, and without a key that "
+            "you were given that can't be followed; ask its keeper for the key, and `boltseal trust --replace` it",
+        )
+    waiting: list[tuple[VerifierKey, tuple[Rotated, ...]]] = [(trusted.key, ())]
+    tried: set[VerifierKey] = set()  # a rotation that died leaves a key that never signs, so there may be several ways
+    while waiting and len(tried) <= MAX_ROTATIONS:
+        key, rotated = waiting.pop()
+        head = read_head(raw, Trusted.by(key))
+        if head is not None:
+            return head, rotated
+        tried.add(key)
+        steps = [step for one in receipts[:MAX_ROTATIONS] if (step := _next_key(one, key, rotated)) is not None]
+        waiting += [(following, (*rotated, step)) for following, step in steps if following not in tried]
+    raise LedgerBroken(
+        Fault.UNKNOWN_KEY,
+        f"its checkpoint is signed by a key that the trusted key {trusted.key_id.hex()} does not lead to; {_KEPT}, and "
+        "take another key only from its keeper",
+    )
+
+
+def compare_heads(seen: Checkpoint, now: Checkpoint) -> None:
+    """Step 3."""
+    if now.size < seen.size:
+        raise LedgerBroken(
+            Fault.SHRUNK, f"its ledger has {now.size} entries, and had {seen.size}: it was cut back; {_KEPT}"
+        )
+    if now.size == seen.size and now.root != seen.root:
+        raise LedgerBroken(
+            Fault.FORKED, f"its ledger of {now.size} entries has another root than was shown before: it forked; {_KEPT}"
+        )
+
+
+def check_extension(
+    seen: Checkpoint,
+    now: Checkpoint,
+    proof: Sequence[bytes],
+    rotated: Mapping[Rotated, Sequence[bytes]],
+) -> None:
+    """Step 4. `proof`: of consistency; `rotated`: how each rotation is in the tree that is shown now."""
+    try:
+        verify_consistency(seen.size, seen.root, now.size, now.root, proof)
+        for one, included in rotated.items():
+            verify_inclusion(one.leaf, one.index, now.size, included, now.root)
+    except ProofInvalid as error:
+        raise LedgerBroken(
+            Fault.REWRITTEN,
+            f"its ledger of {now.size} entries does not begin with the {seen.size} that were seen: it was rewritten "
+            f"({error.message}); {_KEPT}",
+        ) from error
+
+
+def _read(raw: bytes) -> tuple[Note, Checkpoint]:
+    note = parse_note_unverified(raw)
+    return note, parse_checkpoint_unverified(note.text)
+
+
+def _next_key(raw: bytes, key: VerifierKey, before: Sequence[Rotated]) -> tuple[VerifierKey, Rotated] | None:
+    """The key that this receipt's entry names, if `key` signed it and it stands behind the rotations before it."""
+    try:
+        opened = open_receipt(raw, key)
+        named = VerifierKey.parse(opened.entry.extra.get("key", ""))
+    except Invalid:
+        return None
+    later = all(one.index < opened.index for one in before)
+    if opened.entry.kind is not Kind.KEY_ROTATED or named.name != key.name or not later:
+        return None
+    extra = parse_receipt_unverified(raw).extra or b""
+    return named, Rotated(opened.index, leaf_hash(extra))

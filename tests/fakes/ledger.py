@@ -1,0 +1,189 @@
+"""A registry in memory with a ledger, made of the pure rooms alone: it tells what it is told to, also lies.
+
+`entries` are the lines as they stand and may be changed by hand; whatever they are, `shown` of them are signed. The
+rows of `tags` are what the registry itself answers, and need not be what the ledger says.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
+from boltseal.ledger.entry import Entry, Kind, encode, parse
+from boltseal.ledger.merkle import inclusion_path, leaf_hash, prove
+from boltseal.ledger.note import SigningKey
+from boltseal.ledger.proof import Receipt, format_receipt
+from boltseal.ledger.tiles import BundleId, TileId, TileInvalid, Tiles, encode_bundle, grow, needed, parse_path
+
+ORIGIN = "reg.example"
+START_US = 1_795_500_000_000_000
+A, B, C = ("sha256:" + letter * 64 for letter in "abc")
+OCI = "application/vnd.oci.image.manifest.v1+json"
+_MOVES = (Kind.TAG_CREATED, Kind.TAG_MOVED, Kind.TAG_RESTORED, Kind.TAG_SEALED, Kind.TAG_UNSEALED)
+
+
+def signing_key(letter: str = "k", origin: str = ORIGIN) -> SigningKey:
+    return SigningKey(origin, letter.encode() * 32)
+
+
+@dataclass
+class FakeLedger:
+    """`status`: what every request under /ledger/ is answered with, when it is not 200."""
+
+    key: SigningKey = field(default_factory=signing_key)
+    entries: list[bytes] = field(default_factory=list)
+    receipts: list[bytes] = field(default_factory=list)
+    tags: dict[tuple[str, str], str] = field(default_factory=dict)
+    counted: Counter[str] = field(default_factory=Counter)
+    shown: int | None = None
+    status: int = 200
+    own_history: bool = True
+    checkpoint: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            self.add(Kind.LOG_STARTED, tag="", repository="")
+
+    def copy(self) -> FakeLedger:
+        """Another registry that says the same until now."""
+        return copy.deepcopy(self)
+
+    def add(self, kind: Kind = Kind.TAG_CREATED, digest: str = "", **values: Any) -> int:
+        """An entry of shop/app:1.4.2, sealed, unless something else is said; `previous` and `was` as they must be."""
+        index = len(self.entries)
+        name = {"repository": "shop/app", "tag": "1.4.2", **values}
+        last = self.last(name["repository"], name["tag"]) if name["tag"] else None
+        was = "" if last is None or last[1].kind in (Kind.TAG_DELETED, Kind.TAG_PURGED) else last[1].digest
+        made = {
+            "kind": kind,
+            "time_us": START_US + index * 1_000_000,
+            "registry": self.key.name,
+            "digest": digest,
+            "type": OCI if digest else "",
+            "was": was,
+            "previous": -1 if last is None else last[0],
+            "actor": "ci",
+            "salt": f"{index:032x}",
+            "extra": {"mode": "sealed", "keep": "forever"} if kind in _MOVES else {},
+            **name,
+        }
+        self.entries.append(encode(Entry(**made)))
+        if name["tag"]:
+            self.tags[name["repository"], name["tag"]] = digest if kind in _MOVES else ""
+        return index
+
+    def push(self, *tags: str, digest: str = A, mode: str = "sealed") -> None:
+        """Each tag is created, or moves."""
+        for tag in tags:
+            extra = {"mode": mode, **({"keep": "forever"} if mode == "sealed" else {})}
+            kind = Kind.TAG_MOVED if self.tags.get(("shop/app", tag)) else Kind.TAG_CREATED
+            self.add(kind, digest, tag=tag, extra=extra)
+
+    def last(self, repository: str, tag: str) -> tuple[int, Entry] | None:
+        found = [(index, parse(line)) for index, line in enumerate(self.entries)]
+        return next((one for one in reversed(found) if (one[1].repository, one[1].tag) == (repository, tag)), None)
+
+    def rotate(self, letter: str) -> None:
+        """The key's last word names the next one."""
+        new = signing_key(letter, self.key.name)
+        index = self.add(Kind.KEY_ROTATED, tag="", repository="", extra={"key": str(new.verifier)})
+        self.receipts.append(self.receipt(index))
+        self.key = new
+
+    def note(self) -> bytes:
+        if self.checkpoint is not None:
+            return self.checkpoint
+        grown = grow(0, {}, [leaf_hash(line) for line in self.entries[: self.shown]])
+        return sign_checkpoint(Checkpoint(self.key.name, grown.size, grown.root), self.key)
+
+    def receipt(self, index: int) -> bytes:
+        size = len(self.entries[: self.shown])
+        path = inclusion_path(index, size)
+        tiles = Tiles(size, {tile: self.tile(tile) for tile in needed(path, size)})
+        return format_receipt(Receipt(index, prove(path, tiles.node), self.note(), self.entries[index]))
+
+    def tile(self, at: TileId | BundleId) -> bytes:
+        lines = self.entries[: self.shown]
+        start = at.index * 256
+        if isinstance(at, BundleId):
+            return encode_bundle(lines[start : start + at.width])
+        written = grow(0, {}, [leaf_hash(line) for line in lines]).tiles
+        whole = next((data for tile, data in written.items() if (tile.level, tile.index) == (at.level, at.index)), b"")
+        if len(whole) < at.width * 32:
+            raise TileInvalid("no such tile")
+        return whole[: at.width * 32]
+
+    def transport(self) -> Transport:
+        """Connections that all lead here."""
+        return Transport(CredentialStore(()), TransportOptions(), app=httpx2.ASGITransport(app=self.app()))
+
+    def app(self) -> Starlette:
+        methods = ["GET", "HEAD"]
+        return Starlette(
+            routes=[
+                Route("/v2/", lambda _: Response(headers={"docker-distribution-api-version": "registry/2.0"})),
+                Route("/ledger/{path:path}", self._ledger),
+                Route("/v2/{name:path}/manifests/{reference}", self._manifest, methods=methods),
+                Route("/v2/_catalog", self._catalog),
+                Route("/v2/{name:path}/tags/list", self._tags),
+                Route("/v2/{name:path}/_boltseal/history", self._history),
+            ]
+        )
+
+    async def _ledger(self, request: Request) -> Response:
+        path = request.path_params["path"]
+        self.counted[path.partition("/")[0]] += 1
+        if self.status != 200:
+            return Response(status_code=self.status)
+        if path == "checkpoint":
+            return Response(self.note())
+        if path == "rotations":
+            return JSONResponse({"receipts": [base64.b64encode(one).decode() for one in self.receipts]})
+        if path.startswith("receipt/"):
+            return Response(self.receipt(int(path.removeprefix("receipt/"))))
+        try:
+            return Response(self.tile(parse_path(path)))
+        except TileInvalid:
+            return Response(status_code=404)
+
+    async def _manifest(self, request: Request) -> Response:
+        self.counted["manifest"] += 1
+        digest = self.tags.get((request.path_params["name"], request.path_params["reference"]))
+        if not digest:
+            return Response(status_code=404)
+        return Response(headers={"docker-content-digest": digest, "content-type": OCI})
+
+    async def _catalog(self, _: Request) -> Response:
+        return JSONResponse({"repositories": sorted({repository for repository, _ in self.tags})})
+
+    async def _tags(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        return JSONResponse({"name": name, "tags": sorted(tag for at, tag in self.tags if at == name)})
+
+    async def _history(self, request: Request) -> Response:
+        if not self.own_history:
+            return Response(status_code=404)
+        after = int(request.query_params.get("after", -1))
+        n = int(request.query_params["n"])
+        name = request.path_params["name"]
+        of_name = [
+            {"index": index, "line": line.decode()}
+            for index, line in enumerate(self.entries)
+            if index > after and f'"repository":"{name}"' in line.decode()
+        ]
+        link = (
+            f'</v2/{name}/_boltseal/history?n={n}&after={of_name[n - 1]["index"]}>; rel="next"' if of_name[n:] else ""
+        )
+        return JSONResponse({"size": len(self.entries), "entries": of_name[:n]}, headers={"link": link} if link else {})

@@ -1,0 +1,201 @@
+"""What a client that has seen a ledger before holds against what it sees now: each lie is named, a rotation is followed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from boltseal.errors import Invalid
+from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.follow import (
+    Fault,
+    LedgerBroken,
+    Rotated,
+    Trusted,
+    check_extension,
+    compare_heads,
+    first_head,
+    follow_rotations,
+    read_head,
+)
+from boltseal.ledger.merkle import leaf_hash
+from boltseal.ledger.note import SigningKey, format_note
+from boltseal.ledger.proof import format_receipt, parse_receipt_unverified
+from tests.fakes.ledger import ORIGIN, FakeLedger, signing_key
+from tests.ledger import tree_oracle
+
+KEY = signing_key()
+TRUSTED = Trusted.by(KEY.verifier)
+SEEN_ONLY = replace(TRUSTED, key=None)
+LINES = [f"line {number}".encode() for number in range(9)]
+
+
+def head(size: int, origin: str = ORIGIN) -> Checkpoint:
+    return Checkpoint(origin, size, tree_oracle.mth(LINES[:size]))
+
+
+def note(size: int, key: SigningKey = KEY) -> bytes:
+    return sign_checkpoint(head(size, key.name), key)
+
+
+def test_what_is_seen_first_is_remembered_without_being_believed() -> None:
+    """Origin, key ID and tree; no key."""
+    seen = first_head(note(3))
+
+    assert (seen.trusted, seen.checkpoint) == (SEEN_ONLY, head(3))
+
+
+@pytest.mark.parametrize("raw", [b"<html>", format_note("a page\n", [KEY.sign("a page\n")])])
+def test_what_is_no_checkpoint_is_none(raw: bytes) -> None:
+    """A page for people is not a ledger."""
+    with pytest.raises(Invalid):
+        first_head(raw)
+
+
+def test_a_checkpoint_that_is_not_signed_in_its_own_name_is_none() -> None:
+    """A log is named after its key."""
+    text = head(3).text()
+    with pytest.raises(Invalid, match="not signed in its own name"):
+        first_head(format_note(text, [signing_key("k", "other.example").sign(text)]))
+
+
+@pytest.mark.parametrize("trusted", [TRUSTED, SEEN_ONLY])
+def test_a_checkpoint_of_the_expected_key_is_taken(trusted: Trusted) -> None:
+    """By the key, and at first use by its ID."""
+    found = read_head(note(3), trusted)
+
+    assert found is not None
+    assert (found.checkpoint, found.trusted, found.raw) == (head(3), trusted, note(3))
+
+
+def test_where_a_checkpoint_was_there_is_one() -> None:
+    """A registry can't get rid of its ledger by showing something else."""
+    with pytest.raises(LedgerBroken) as broken:
+        read_head(b"gone", TRUSTED)
+
+    assert broken.value.fault is Fault.NO_CHECKPOINT
+
+
+def test_another_ledger_is_not_this_one() -> None:
+    """However well it is signed."""
+    with pytest.raises(LedgerBroken, match="--replace") as broken:
+        read_head(note(3, signing_key("k", "other.example")), TRUSTED)
+
+    assert broken.value.fault is Fault.OTHER_LEDGER
+
+
+def test_a_signature_that_only_looks_like_the_keys_is_none() -> None:
+    """Four bytes of key ID are no proof where the key is known."""
+    forged = note(3).replace(b"\n3\n", b"\n4\n")
+    with pytest.raises(LedgerBroken) as broken:
+        read_head(forged, TRUSTED)
+
+    assert broken.value.fault is Fault.UNKNOWN_KEY
+
+
+def test_another_keys_checkpoint_needs_a_rotation() -> None:
+    """It is not yet a lie: the key may have been rotated."""
+    assert read_head(note(3, signing_key("z")), TRUSTED) is None
+
+
+def rotated_twice() -> FakeLedger:
+    ledger = FakeLedger()
+    ledger.push("1.0.0")
+    ledger.rotate("m")
+    ledger.push("1.0.1")
+    ledger.rotate("n")
+    return ledger
+
+
+def test_keys_are_followed_from_one_to_the_next() -> None:
+    """Each has signed the entry that names its successor; where those stand is to be proven."""
+    ledger = rotated_twice()
+    found, rotated = follow_rotations(ledger.note(), TRUSTED, ledger.receipts[::-1])
+
+    assert found.trusted == Trusted.by(signing_key("n").verifier)
+    assert rotated == tuple(Rotated(index, leaf_hash(ledger.entries[index])) for index in (2, 4))
+
+
+def test_a_rotation_that_died_is_no_dead_end() -> None:
+    """A key that was named and never signed does not hide the one that does."""
+    ledger = FakeLedger()
+    ledger.rotate("x")
+    ledger.key = KEY
+    ledger.rotate("m")
+    found, _ = follow_rotations(ledger.note(), TRUSTED, [*ledger.receipts, ledger.receipts[0]])
+
+    assert found.trusted.key == signing_key("m").verifier
+
+
+def test_a_rotation_of_another_entry_leads_nowhere() -> None:
+    """Only the entry that is about a key can name one, and only a key of this ledger."""
+    for kind, name in ((Kind.RULES_CHANGED, ORIGIN), (Kind.KEY_ROTATED, "other.example")):
+        ledger = FakeLedger()
+        key = signing_key("m", name)
+        index = ledger.add(kind, tag="", repository="", extra={"key": str(key.verifier)})
+        receipts = [ledger.receipt(index), ledger.receipt(0), b"no receipt"]
+        ledger.key = signing_key("m")
+        with pytest.raises(LedgerBroken) as broken:
+            follow_rotations(ledger.note(), TRUSTED, receipts)
+
+        assert broken.value.fault is Fault.UNKNOWN_KEY
+
+
+def test_a_rotation_does_not_lead_back_in_time() -> None:
+    """The entry that names the next key stands behind the one that named its signer."""
+    ledger = rotated_twice()
+    old = parse_receipt_unverified(ledger.receipts[1])
+    early = FakeLedger(key=signing_key("m"))
+    index = early.add(Kind.KEY_ROTATED, tag="", repository="", extra={"key": str(signing_key("n").verifier)})
+    with pytest.raises(LedgerBroken):
+        follow_rotations(ledger.note(), TRUSTED, [ledger.receipts[0], early.receipt(index)])
+
+    assert follow_rotations(ledger.note(), TRUSTED, [ledger.receipts[0], format_receipt(old)])
+
+
+def test_without_a_key_no_rotation_is_followed() -> None:
+    """At first use nobody has vouched for anything that could be followed."""
+    ledger = rotated_twice()
+    with pytest.raises(LedgerBroken, match="first use") as broken:
+        follow_rotations(ledger.note(), SEEN_ONLY, ledger.receipts)
+
+    assert broken.value.fault is Fault.UNKNOWN_KEY
+
+
+def test_a_ledger_that_grew_or_stands_still_is_compared_by_its_tree() -> None:
+    """Nothing is wrong so far."""
+    compare_heads(head(4), head(4))
+    compare_heads(head(4), head(5))
+    check_extension(head(4), head(9), tree_oracle.proof(4, LINES), {})
+
+
+@pytest.mark.parametrize(
+    ("now", "fault"), [(head(3), Fault.SHRUNK), (replace(head(4), root=head(3).root), Fault.FORKED)]
+)
+def test_a_ledger_that_was_cut_back_or_forked_is_named(now: Checkpoint, fault: Fault) -> None:
+    """Fewer entries, or as many and others."""
+    with pytest.raises(LedgerBroken) as broken:
+        compare_heads(head(4), now)
+
+    assert broken.value.fault is fault
+
+
+def test_a_ledger_that_was_rewritten_is_named() -> None:
+    """It does not begin with what was seen."""
+    seen = replace(head(4), root=head(3).root)
+    with pytest.raises(LedgerBroken) as broken:
+        check_extension(seen, head(9), tree_oracle.proof(4, LINES), {})
+
+    assert broken.value.fault is Fault.REWRITTEN
+
+
+def test_a_rotation_that_is_not_in_the_ledger_is_named() -> None:
+    """A key that was taken away long ago can sign an entry, but can't put it into the tree."""
+    there, missing = Rotated(5, leaf_hash(LINES[5])), Rotated(5, leaf_hash(b"another line"))
+    check_extension(head(4), head(9), tree_oracle.proof(4, LINES), {there: tree_oracle.path(5, LINES)})
+    with pytest.raises(LedgerBroken) as broken:
+        check_extension(head(4), head(9), tree_oracle.proof(4, LINES), {missing: tree_oracle.path(5, LINES)})
+
+    assert broken.value.fault is Fault.REWRITTEN
