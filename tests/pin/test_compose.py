@@ -164,6 +164,29 @@ def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> 
     assert "leads out of the project" in found.problems[1].message
 
 
+def test_what_is_included_has_the_variables_of_the_project_first(tmp_path: Path) -> None:
+    """Then those of its `env_file`, of its `project_directory`, or of its own folder; what is extended, the project's only."""
+    root = trap("compose_include_variables", tmp_path)
+
+    assert [site.resolved.familiar() for site in found_in(root, "compose.yml").sites if site.resolved] == [
+        "x:top--o",
+        "y:top-a-",
+        "inc:top-a",
+        "base:top-",
+        "top:top",
+    ]
+
+
+def test_a_file_that_means_two_things_names_nothing(tmp_path: Path) -> None:
+    """Read by itself it has the variables of its own folder, and where it is included those of the project."""
+    (site,) = [
+        site for site in found_in(trap("compose_include_variables", tmp_path)).sites if site.path == "a/compose.yml"
+    ]
+
+    assert site.resolved is None
+    assert site.why == "two ways lead to this file, and its variables differ on them: name the one you mean"
+
+
 def test_reset_is_no_image_and_override_is_one(tmp_path: Path) -> None:
     """Compose's own tags are kept, and read."""
     root = trap("compose_override_tags", tmp_path)

@@ -56,10 +56,13 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
-    """A pipe would keep us waiting for ever."""
+    """A pipe would keep us waiting for ever; a folder is no lock either."""
     os.mkfifo(tmp_path / "boltseal.lock")
+    (tmp_path / "other/boltseal.lock").mkdir(parents=True)
     with pytest.raises(LockInvalid, match="it is no file"):
         read_lock(tmp_path)
+    with pytest.raises(LockInvalid, match="it is no file"):
+        read_lock(tmp_path / "other")
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, and the answer lost"])

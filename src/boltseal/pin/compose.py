@@ -2,7 +2,8 @@
 
 Only these places are looked at; `image:` inside `environment`, `command: |` or `configs.content` is text like any other.
 Aliases, merge keys and `extends` lead to the scalar where the image really stands, which may be in another file of the
-project. Variables come from the `.env` beside the first file and nowhere else: what somebody's shell adds is not known.
+project. Variables come from the `.env` beside the first file; for what is included, then from its `env_file`, or from the
+`.env` of its folder. What somebody's shell adds is not known.
 
 A digest goes to the end of the scalar; into a default (`${TAG:-1.2@sha256:...}`), where a variable that is set takes
 the pin away with the tag; or into `.env`, if that variable is used exactly once. Anything else needs an override file.
@@ -21,7 +22,7 @@ from yaml.nodes import Node, ScalarNode
 
 from boltseal.errors import quote
 from boltseal.pin.dockerfile import read_inline
-from boltseal.pin.dotenv import Dotenv, parse_dotenv
+from boltseal.pin.dotenv import Dotenv, Variables, parse_dotenv
 from boltseal.pin.pieces import Dialect, Filled, NotFilled, Piece, fill, variables_in
 from boltseal.pin.references import parsed
 from boltseal.pin.source import Project, Source, Unreadable
@@ -48,12 +49,13 @@ _NO_ENV: Final = Dotenv("", {})
 
 @dataclass(slots=True)
 class _File:
-    """A file that was read, and the folder whose `.env` fills its variables."""
+    """A file that was read, and the env files that fill its variables; `also`: those of another way that leads to it."""
 
     source: Source
     documents: tuple[Node, ...]
-    folder: str
+    envs: tuple[str, ...]
     services: dict[str, Node] = field(default_factory=dict)
+    also: set[tuple[str, ...]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,40 +87,57 @@ class _Reader:
         self.sites: list[Site] = []
 
     def read(self, names: list[str]) -> Found:
-        waiting = deque((name, _folder(name)) for name in names)
+        waiting: deque[tuple[str, tuple[str, ...]]] = deque((name, (_env_of(_folder(name)),)) for name in names)
         while waiting:
-            name, folder = waiting.popleft()
-            file = self.load(name, folder)
+            file = self.load(*waiting.popleft())
             if file is not None:
                 waiting.extend(self.led_to(file))
         files = [file for file in self.files.values() if file is not None]
         for file in files:
             self.count(file)
-        for folder, env in self.envs.items():
-            self.count_beside(folder, env)
+        for env in list(self.envs.values()):
+            self.count_beside(env)
         for file in files:
             for name, service in file.services.items():
                 self.sites.extend(self.site(place) for place in self.in_service(file, name, service))
         return Found(tuple(self.sites), tuple(self.problems))
 
-    def load(self, name: str, folder: str) -> _File | None:
-        if name in self.files:
-            return None
-        file = self.files[name] = self.parsed(name, folder)
-        return file
+    def load(self, name: str, envs: tuple[str, ...]) -> _File | None:
+        if name not in self.files:
+            file = self.files[name] = self.parsed(name, envs)
+            return file
+        known = self.files[name]
+        if known is not None and known.envs != envs:
+            known.also.add(envs)
+        return None
 
-    def led_to(self, file: _File) -> list[tuple[str, str]]:
-        """The files that this one includes or extends, each with the folder whose `.env` counts there."""
-        found: list[tuple[str, str]] = []
+    def led_to(self, file: _File) -> list[tuple[str, tuple[str, ...]]]:
+        """The files that this one includes or extends, each with the env files that count there."""
+        found: list[tuple[str, tuple[str, ...]]] = []
         for document in file.documents:
             for entry in items(pairs(document).get("include")):
                 listed = pairs(entry).get("path", entry)
-                for listing in items(listed) or [listed]:
-                    found += [(name, _folder(name)) for name in self.path(file, listing)]
+                names = [name for listing in items(listed) or [listed] for name in self.path(file, listing)]
+                found += [(name, self.included_envs(file, entry, names[0])) for name in names]
         for service in file.services.values():
             path = pairs(pairs(service).get("extends")).get("file")
-            found += [(name, file.folder) for name in self.path(file, path)]
+            found += [(name, file.envs) for name in self.path(file, path)]
         return found
+
+    def included_envs(self, file: _File, entry: Node, first: str) -> tuple[str, ...]:
+        """The project's own variables win; then those of `env_file`, or of the `.env` of the included project's folder."""
+        keys = pairs(entry)
+        listed = keys.get("env_file")
+        if listed is not None:
+            own = [name for node in items(listed) or [listed] for name in self.path(file, node)]
+            return (*file.envs, *reversed(own))
+        folder = text_of(keys.get("project_directory"))
+        if folder is None:
+            return (*file.envs, _env_of(_folder(first)))
+        try:
+            return (*file.envs, _env_of(self.project.name(Path(folder), _folder(file.source.path))))
+        except Unreadable:
+            return file.envs
 
     def path(self, file: _File, node: Node | None) -> list[str]:
         """The name of the file that a scalar names, in a list; an empty one where there is none in the project."""
@@ -126,7 +145,7 @@ class _Reader:
         if node is None or not written:
             return []
         try:
-            text = fill(written, self.env(file.folder).get, Dialect.COMPOSE, strict=False).text
+            text = fill(written, self.variables(file.envs).get, Dialect.COMPOSE, strict=False).text
             if "://" in text or text.startswith(("git@", "oci:")):
                 raise Unreadable("", 0, f"{quote(text)} lies elsewhere: not followed")
             name = self.project.name(Path(text), _folder(file.source.path))
@@ -137,34 +156,38 @@ class _Reader:
             return []
         return [name]
 
-    def env(self, folder: str) -> Dotenv:
-        if folder not in self.envs:
-            self.envs[folder] = _NO_ENV
-            name = f"{folder}/.env" if folder else ".env"
+    def env(self, name: str) -> Dotenv:
+        if name not in self.envs:
+            self.envs[name] = _NO_ENV
             try:
-                name = self.project.name(Path(name))
-                if self.project.has(name):
-                    self.envs[folder] = parse_dotenv(self.project.read(name))
+                real = self.project.name(Path(name))
+                if self.project.has(real):
+                    self.envs[name] = parse_dotenv(self.project.read(real))
             except Unreadable as error:
                 self.problems.append(error.problem)
-        return self.envs[folder]
+        return self.envs[name]
+
+    def variables(self, envs: tuple[str, ...]) -> Variables:
+        return Variables(tuple(self.env(name) for name in envs))
 
     def count(self, file: _File) -> None:
         """Count every use of a variable, wherever it stands: one that is used twice can't carry a digest."""
-        env = self.env(file.folder).path
-        for name in variables_in(file.source.text, Dialect.COMPOSE):
-            self.uses[env, name] += 1
+        used = Counter(variables_in(file.source.text, Dialect.COMPOSE))
+        envs = {self.env(name).path for names in (file.envs, *file.also) for name in names}
+        for env in envs:
+            self.uses.update({(env, name): count for name, count in used.items()})
         for service in file.services.values():
             node = pairs(service).get("env_file")
             for entry in items(node) or ([node] if node is not None else []):
                 written = text_of(pairs(entry).get("path", entry))
-                if written and Path(written).name == ".env":
-                    self.shown_env.add(env)
+                if written:
+                    self.shown_env.update(env for env in envs if Path(written).name == Path(env).name)
 
-    def count_beside(self, folder: str, env: Dotenv) -> None:
-        """Count the uses in the folder's other YAML files too: they may be Compose files that nobody named here."""
+    def count_beside(self, env: Dotenv) -> None:
+        """Count the uses in the YAML files beside it too: they may be Compose files that nobody named here."""
         if not env.values:
             return
+        folder = _folder(env.path)
         for path in sorted((self.project.root / folder).glob("*.y*ml")):
             name = f"{folder}/{path.name}" if folder else path.name
             if self.files.get(name) is None:
@@ -238,16 +261,16 @@ class _Reader:
             name = f"{folder}/{partner}" if folder else partner
             if self.project.has(name):
                 if name not in self.near:
-                    self.near[name] = self.files.get(name) or self.parsed(name, file.folder)
+                    self.near[name] = self.files.get(name) or self.parsed(name, file.envs)
                 near = self.near[name]
                 found += [near] if near is not None else []
         return found
 
-    def parsed(self, name: str, folder: str) -> _File | None:
+    def parsed(self, name: str, envs: tuple[str, ...]) -> _File | None:
         """A file that is looked into, and whose own sites nobody asked for."""
         try:
             source = self.project.read(name)
-            file = _File(source, compose(source), folder)
+            file = _File(source, compose(source), envs)
         except Unreadable as error:
             self.problems.append(error.problem)
             return None
@@ -258,7 +281,7 @@ class _Reader:
     def site(self, place: _Place) -> Site:
         source, node = place.file.source, place.node
         written = node.value.strip()
-        env = self.env(place.file.folder)
+        env = self.variables(place.file.envs)
         filled: Filled | None = None
         resolved, why = None, None
         try:
@@ -267,6 +290,11 @@ class _Reader:
             if resolved is None:
                 missing = [name for name in variables_in(written, Dialect.COMPOSE) if env.get(name) is None]
                 why = f"{why} ({', '.join(dict.fromkeys(missing))} not set in .env)" if missing else why
+            elif self.differs(place, filled.text):
+                resolved, why = (
+                    None,
+                    "two ways lead to this file, and its variables differ on them: name the one you mean",
+                )
         except NotFilled as error:
             why = str(error)
         spot, reason = None, why
@@ -289,7 +317,13 @@ class _Reader:
             override_only=reason,
         )
 
-    def spot(self, place: _Place, filled: Filled, env: Dotenv) -> tuple[Spot | None, str | None]:
+    def differs(self, place: _Place, text: str) -> bool:
+        """Whether a scalar says something else by the variables of another way to its file."""
+        value = place.node.value.rstrip("\n")
+        others = (self.variables(envs) for envs in place.file.also)
+        return any(fill(value, env.get, Dialect.COMPOSE, strict=False).text != text for env in others)
+
+    def spot(self, place: _Place, filled: Filled, env: Variables) -> tuple[Spot | None, str | None]:
         """Where the digest goes, or why it can't go anywhere."""
         source, node = place.file.source, place.node
         last = filled.last
@@ -308,16 +342,21 @@ class _Reader:
             return Spot(source.path, end - pinned, end), None
         return self.env_spot(last, pinned, env)
 
-    def env_spot(self, last: Piece, pinned: int, env: Dotenv) -> tuple[Spot | None, str | None]:
+    def env_spot(self, last: Piece, pinned: int, variables: Variables) -> tuple[Spot | None, str | None]:
         name = last.variable or ""
-        value = env.values.get(name)
-        if value is None or not value.literal:
+        found = variables.find(name)
+        if found is None or not found[1].literal:
             return None, f"its end comes from {name}, which .env puts together of other variables"
+        env, value = found
         if self.uses[env.path, name] + env.uses[name] != 1:
             return None, f"{name} of {env.path} is used in more than one place"
         if env.path in self.shown_env:
             return None, f"{env.path} is an env_file too: a container would see the digest in {name}"
         return Spot(env.path, value.end - pinned, value.end), None
+
+
+def _env_of(folder: str) -> str:
+    return f"{folder}/.env" if folder and folder != "." else ".env"
 
 
 def _folder(name: str) -> str:

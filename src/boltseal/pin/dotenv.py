@@ -40,10 +40,21 @@ class Dotenv:
     values: dict[str, Value]
     uses: Counter[str] = field(default_factory=Counter)
 
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The variables of several files; the first that has one counts."""
+
+    files: tuple[Dotenv, ...]
+
+    def find(self, name: str) -> tuple[Dotenv, Value] | None:
+        """A variable's value, and the file that it comes from."""
+        return next(((file, file.values[name]) for file in self.files if name in file.values), None)
+
     def get(self, name: str) -> str | None:
         """The value of a variable."""
-        found = self.values.get(name)
-        return None if found is None else found.text
+        found = self.find(name)
+        return None if found is None else found[1].text
 
 
 def parse_dotenv(source: Source) -> Dotenv:

@@ -46,7 +46,7 @@ def included(documents: Sequence[Node]) -> list[ScalarNode]:
         node = pairs(document).get("include")
         for entry in items(node) or ([node] if node is not None else []):
             local = pairs(entry).get("local", entry)
-            if isinstance(local, ScalarNode) and "://" not in local.value:
+            if isinstance(local, ScalarNode) and text_of(local) and "://" not in local.value:
                 found.append(local)
     return found
 

@@ -38,9 +38,10 @@ def _read(path: Path) -> bytes | None:
     except OSError as error:
         reason = "it is a link, which is not followed" if path.is_symlink() else error.strerror
         raise LockInvalid(f"{LOCK_NAME} can't be read: {reason}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise LockInvalid(f"{LOCK_NAME} can't be read: it is no file")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise LockInvalid(f"{LOCK_NAME} can't be read: it is no file")
         return file.read(MAX_LOCK_BYTES + 1)
 
 

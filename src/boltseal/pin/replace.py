@@ -85,8 +85,11 @@ def _read(path: Path) -> bytes | None:
         fd = os.open(path, _READ)
     except OSError:
         return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
     with os.fdopen(fd, "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else None
+        return file.read()
 
 
 def _write(disk: Disk, name: str, content: bytes, like: Path) -> None:

@@ -29,7 +29,7 @@ from boltseal.pin.yaml_nodes import compose, line_of, pairs
 MAX_FILES: Final = 100_000
 _NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
 _DOCKERFILE: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", re.IGNORECASE)
-_COMPOSE: Final = re.compile(r"(?:docker-)?compose(?:[.-].*)?\.ya?ml|.+[.-]compose\.ya?ml", re.IGNORECASE)
+_COMPOSE: Final = re.compile(r"(?:docker-)?(?:compose|stack)(?:[.-].*)?\.ya?ml|.+[.-]compose\.ya?ml", re.IGNORECASE)
 _KUSTOMIZE: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
 _GITLAB: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml")
 _VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml")
@@ -121,7 +121,10 @@ class _Scan:
                 self.take(read_dockerfile(self.project.read(name)))
             elif kind is not None:
                 source = self.project.read(name)
-                self.take(self.structured(source, compose(source), kind))
+                documents = compose(source)
+                if kind is Format.GITHUB_ACTIONS and any(is_kubernetes(document) for document in documents):
+                    kind = Format.KUBERNETES  # an `action.yaml` of somebody else's
+                self.take(self.structured(source, documents, kind))
             elif asked or self.may_be_kubernetes(name):
                 self.unnamed(self.project.read(name), asked=asked)
         except Unreadable as error:

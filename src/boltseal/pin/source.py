@@ -98,10 +98,11 @@ class Project:
             fd = os.open(self.root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise Unreadable(name, 0, f"can't be read: {error.strerror or error}") from error
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise Unreadable(name, 0, "is not a plain file")
         with os.fdopen(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise Unreadable(name, 0, "is not a plain file")
             if found.st_size > MAX_FILE_BYTES:
                 raise Unreadable(name, 0, _too_large(found.st_size))
             raw = file.read(MAX_FILE_BYTES + 1)
