@@ -20,6 +20,7 @@ from boltseal.storage.findings import Status
 from boltseal.storage.ledger_copy import CopyInvalid, FolderCopy
 from tests import images
 from tests.cli import program
+from tests.servers import boltseal
 from tests.serving import serving, settings_of
 
 PUSHED = images.image("pushed after the copy was taken")
@@ -195,6 +196,17 @@ def test_the_next_name_counts_up(origin: str, after: str) -> None:
 
 
 @pytest.mark.slow
+async def test_and_from_a_registry_that_has_them(behind: Settings, tmp_path: Path) -> None:
+    """The old server, still running on the newer folder, or any that mirrors its ledger."""
+    shutil.copytree(tmp_path / "data.keys", tmp_path / "lost.keys")
+    with boltseal(tmp_path / "lost") as server:
+        back = program.run("ledger", "recover", "--from", server.url, "--data", behind.server.data, "--json")
+
+    assert back.code == 0, back.err
+    assert back.json["results"][0]["entries"] == 3
+
+
+@pytest.mark.slow
 async def test_the_verb_does_both(behind: Settings, tmp_path: Path) -> None:
     """As it is typed."""
     data = behind.server.data
@@ -204,6 +216,6 @@ async def test_the_verb_does_both(behind: Settings, tmp_path: Path) -> None:
     again = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data)
 
     assert (neither.code, without.code, back.code, again.code) == (2, 2, 0, 2)
-    assert "--from DIR" in neither.err
+    assert "--from URL|DIR" in neither.err
     assert "--reason is empty" in without.err
     assert back.json["results"][0]["entries"] == 3

@@ -10,9 +10,11 @@ import typer
 from boltseal.cli.answer import Answer, print_line, say
 from boltseal.cli.onstore import admin, given_reason
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
+from boltseal.cli.remote import CaFileOption, Reach, ask
 from boltseal.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
+    from boltseal.client.transport import Transport
     from boltseal.registry.recovery import Recovered
     from boltseal.settings import Settings
 
@@ -67,9 +69,12 @@ def rotate(
 @ledger.command(epilog="Example: boltseal ledger recover --from /mnt/old-disk/data --data ./data")
 def recover(
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--from", metavar="DIR", show_default=False, help="Another data folder, or a tree of tiles with entries."
+            "--from",
+            metavar="URL|DIR",
+            show_default=False,
+            help="A registry that has the entries, another data folder, or a tree of tiles.",
         ),
     ] = None,
     accept_loss: Annotated[
@@ -78,21 +83,26 @@ def recover(
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Why; recorded for ever. Needed with --accept-loss.")
     ] = "",
+    ca_file: CaFileOption = None,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a ledger back that is behind what it signed, or record that entries are lost.
 
-    With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss names that were sealed in lost entries are free again, and whoever trusts the ledger's key has to
-    be given the new one. A running server takes things in again by itself.
+    With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss names
+    that were sealed in lost entries are free again, and whoever trusts the ledger's key has to be given the new one. A
+    running server takes things in again by itself.
     """
     with Answer("ledger-recover", as_json=as_json) as answer:
         if accept_loss == (source is not None):
-            raise NothingToDo("say --from DIR to copy the missing entries, or --accept-loss to go on without them")
+            raise NothingToDo("say --from URL|DIR to copy the missing entries, or --accept-loss to go on without them")
         settings = settings_of(config, data=data)
         _quiet(settings)
-        done = _bring_back(settings, source) if source is not None else _accept_loss(settings, given_reason(reason))
+        if source is None:
+            done = _accept_loss(settings, given_reason(reason))
+        else:
+            done = _bring_back(settings, source, Reach(ca_file=ca_file))
         status = "brought back" if source is not None else "loss accepted"
         answer.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
         if as_json:
@@ -106,15 +116,35 @@ def recover(
             )
 
 
-def _bring_back(settings: Settings, source: Path) -> Recovered:
+def _bring_back(settings: Settings, source: str, reach: Reach) -> Recovered:
     from boltseal.app import open_store
-    from boltseal.registry.recovery import bring_back
+    from boltseal.registry.recovery import bring_back, entries_here
     from boltseal.registry.tags import TagDoor
     from boltseal.storage.ledger_copy import FolderCopy
 
-    copy = FolderCopy(source)
     with open_store(settings) as store:
-        return bring_back(store.database, store.keys, TagDoor(settings.rules), copy.lines, copy.head())
+        door = TagDoor(settings.rules)
+        if "://" not in source:
+            copy = FolderCopy(Path(source))
+            return bring_back(store.database, store.keys, door, copy.lines, copy.head())
+        here = entries_here(store.database)
+        head, found = _fetch(source, here, reach)
+        return bring_back(store.database, store.keys, door, lambda start, end: found[start - here : end - here], head)
+
+
+def _fetch(url: str, start: int, reach: Reach) -> tuple[bytes, list[bytes]]:
+    """The head of another registry's ledger, and its entries from `start` on; nothing of it is believed yet."""
+    from boltseal.client.ledger import LedgerClient, registry_of
+    from boltseal.ledger.checkpoint import parse_checkpoint_unverified
+    from boltseal.ledger.note import parse_note_unverified
+
+    async def fetch(transport: Transport) -> tuple[bytes, list[bytes]]:
+        client = LedgerClient(transport, registry_of(url))
+        head = await client.checkpoint()
+        size = parse_checkpoint_unverified(parse_note_unverified(head).text).size
+        return head, await client.entries(start, size) if size > start else []
+
+    return ask(reach, [registry_of(url)], fetch)
 
 
 def _accept_loss(settings: Settings, reason: str) -> Recovered:

@@ -106,6 +106,15 @@ class LedgerClient:
         except TileInvalid as error:
             raise RemoteLies(f"{self.registry}: {at.path()}: {error.message}") from error
 
+    async def entries(self, start: int, end: int) -> list[bytes]:
+        """The entries [start, end). RemoteLies, RemoteNotFound, RemoteDenied without the right `ledger`."""
+        found: list[bytes] = []
+        for index in range(start // WIDTH, -(-end // WIDTH)):
+            first = index * WIDTH
+            width = min(end - first, WIDTH)
+            found += (await self.bundle(BundleId(index, width)))[max(start - first, 0) :]
+        return found
+
     async def history(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
         """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound."""
         base = f"/v2/{repository}/_boltseal/history" + ("" if tag is None else f"/{tag}")

@@ -66,6 +66,12 @@ def next_origin(origin: str) -> str:
     return f"{origin}/2" if match is None else f"{match['origin']}/{int(match['number']) + 1}"
 
 
+def entries_here(database: Database) -> int:
+    """How many entries this store has."""
+    seen = database.read_and_wait(_seen)
+    return 0 if seen is None else seen[1]
+
+
 def bring_back(database: Database, keys: LedgerKeys, door: TagDoor, lines: Lines, head: bytes | None) -> Recovered:
     """Write the entries that are missing. `head`: the source's signed head, if it has one. RecoveryRefused, LedgerDoubt."""
     with keys.locked():
