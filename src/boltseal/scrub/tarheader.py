@@ -7,6 +7,7 @@ Python's tarfile, because engines do: a plain file whose name ends in a slash is
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from boltseal.errors import Invalid, quote
@@ -111,12 +112,12 @@ def _plain(raw: bytes, at: int) -> Header:
     if block[345] and block[257:265] == b"ustar\x0000":
         star = block[508:512] == b"tar\0"
         name = block[345 : 476 if star else 500].split(b"\0", 1)[0] + b"/" + name
+    mode, uid, gid = _rights(block[100:124])
     try:
-        mode, uid, gid = int(block[100:107], 8), int(block[108:115], 8), int(block[116:123], 8)
-        size, mtime = int(block[124:135], 8), int(block[136:147], 8)
+        size = int(block[124:135], 8)
     except ValueError:
-        mode, uid, gid = (_number(block[a:b], "number") for a, b in ((100, 108), (108, 116), (116, 124)))
-        size, mtime = _number(block[124:136], "size"), _number(block[136:148], "mtime")
+        size = _number(block[124:136], "size")
+    mtime = _number_again(block[136:148])
     major = minor = 0
     link = b""
     if kind in _AS_REGULAR:
@@ -212,6 +213,18 @@ def _number(field: bytes, what: str) -> int:
         return int(text.split(b"\0", 1)[0], 8) if text else 0
     except ValueError as error:
         raise TarMalformed(f"the {what} of an entry is {quote(repr(field))}") from error
+
+
+@lru_cache(maxsize=1024)
+def _rights(fields: bytes) -> tuple[int, int, int]:
+    """Mode, user and group; most entries of a layer have the same."""
+    return _number(fields[:8], "mode"), _number(fields[8:16], "uid"), _number(fields[16:], "gid")
+
+
+@lru_cache(maxsize=1024)
+def _number_again(field: bytes) -> int:
+    """A number that many entries have: builders give all files one time."""
+    return _number(field, "mtime")
 
 
 def _decimal(text: bytes, what: str) -> int:

@@ -1,0 +1,203 @@
+"""`python -m bench.scrub`: an image of 60,000 files and 800 MB, checked on the disk, beside what else reads all of it.
+
+    docker save             puts every layer together again, and compares its digest: content only
+    sha256sum               hashes the same files on both cores (`xargs -P2`), and compares nothing: the limit
+    podman system check     compares content, and part of the attributes, in Podman's store
+
+in turn, in the same run, on the same bytes; a figure is the median of the rounds. Warm: everything was read a moment ago.
+From the disk: it was dropped from the page cache before each run, by `posix_fadvise`; ours does that itself (`--from-disk`).
+At the end the memory of a check of one layer with a million entries. As root, with docker and podman; takes some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltseal.oci.digest import Digest
+from tests import servers
+from tests.attacks.scrub.conftest import unmounted
+from tests.attacks.scrub.image import archive
+from tests.attacks.scrub.stores import podman_on
+from tests.programs import program
+from tests.scrub.making import DockerStore
+
+FILES, BYTES, LAYERS = 60_000, 800_000_000, 6
+NAME = "bench/large:1"
+BOLTSEAL = (sys.executable, "-m", "boltseal", "scrub")
+ENTRIES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contender. `drop`: what is taken out of the page cache before it reads from the disk; ours does that itself."""
+
+    title: str
+    argv: tuple[str | Path, ...]
+    drop: tuple[Path, ...] = ()
+
+
+def main() -> int:
+    """Runs it and prints a table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.scrub", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-scrub-") as scratch:
+        folder = Path(scratch)
+        archive(folder / "image.tar", list(_layers(asked.layers)), NAME)
+        podman = podman_on(folder / "podman", folder)
+        subprocess.run([*podman, "load", "-i", folder / "image.tar"], check=True, stdout=subprocess.DEVNULL)
+        with servers.dockerd(folder / "docker", driver="overlay2") as server:
+            docker = (program("docker"), "-H", f"unix://{server.address}")
+            subprocess.run([*docker, "load", "-i", folder / "image.tar"], check=True, stdout=subprocess.DEVNULL)
+            (folder / "image.tar").unlink()
+            root = folder / "docker" / "data"
+            hashed = f"find {root}/overlay2/*/diff -type f -print0 | xargs -0 -P2 -n 500 sha256sum > /dev/null"
+            saved = f"{' '.join(docker)} save {NAME} > /dev/null"
+            print(f"{FILES} files, {BYTES // 10**6} MB, {asked.layers} layers; median of {asked.rounds} rounds\n")
+            print("| | warm | | from the disk | |\n| --- | ---: | --- | ---: | --- |")
+            rows = [
+                Row("boltseal scrub (Docker)", (*BOLTSEAL, "--root", root)),
+                Row("docker save", ("sh", "-c", saved), (root / "overlay2",)),
+                Row("sha256sum, both cores", ("sh", "-c", hashed), (root / "overlay2",)),
+                Row("boltseal scrub (Podman)", (*BOLTSEAL, "--root", folder / "podman")),
+                Row("podman system check", (*podman, "system", "check"), (folder / "podman" / "overlay",)),
+            ]
+            warm, cold = _taken(rows, asked.rounds, cold=False), _taken(rows, asked.rounds, cold=True)
+            for row in rows:
+                ours = "boltseal scrub (Podman)" if "odman" in row.title else "boltseal scrub (Docker)"
+                print(
+                    f"| {row.title} | {warm[row.title]:.2f} s | {warm[row.title] / warm[ours]:.2f} x "
+                    f"| {cold[row.title]:.2f} s | {cold[row.title] / cold[ours]:.2f} x |"
+                )
+        unmounted(folder)
+        print(f"\nmemory of a check of {ENTRIES} entries in one layer: {_memory(folder):.0f} MB")
+    return 0
+
+
+def _taken(rows: list[Row], rounds: int, *, cold: bool) -> dict[str, float]:
+    taken: dict[str, list[float]] = {row.title: [] for row in rows}
+    for number in range(rounds + 1):  # the first round warms, and is not counted
+        for row in rows:
+            for folder in row.drop if cold else ():
+                _drop(folder)
+            argv = (*row.argv, "--from-disk") if cold and not row.drop else row.argv
+            began = time.monotonic()
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if number:
+                taken[row.title].append(time.monotonic() - began)
+    return {title: statistics.median(each) for title, each in taken.items()}
+
+
+def _drop(folder: Path) -> None:
+    """Take every file out of the page cache, as `--from-disk` does."""
+    os.sync()
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                fd = os.open(Path(path) / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(fd)
+
+
+def _layers(count: int) -> Iterator[bytes]:
+    """Files of sizes as installed software has them: most of a few KB, some of megabytes."""
+    chance = random.Random(1)  # noqa: S311 - the same image each time
+    sizes = [min(int(chance.lognormvariate(7.6, 1.9)), 6_000_000) for _ in range(FILES)]
+    scale = BYTES / sum(sizes)
+    noise = chance.randbytes(8 << 20) * 2
+    for layer in range(count):
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            made: set[str] = set()
+            for number in range(layer, FILES, count):
+                folder = f"usr/lib{layer}/{number // 1200}/{number // 40}"
+                for name in _above(folder):
+                    if name not in made:
+                        made.add(name)
+                        _add(tar, name, None)
+                start = chance.randrange(8 << 20)
+                _add(tar, f"{folder}/module_{number}.py", noise[start : start + int(sizes[number] * scale)])
+        yield raw.getvalue()
+
+
+def _above(folder: str) -> list[str]:
+    parts = folder.split("/")
+    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes | None) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.mtime = 1_700_000_000
+    if content is None:
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(entry)
+    else:
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+
+
+def _memory(folder: Path) -> float:
+    """The most that a check of a layer with ENTRIES empty files holds, in MB. The store is written here, without an engine."""
+    store = DockerStore.at(folder)
+    store.image("bench/million:1", {"f": b"f"})
+    top = store.layer()
+    (top / "f").unlink()
+    (database,) = (store.root / "image/overlay2/layerdb/sha256").iterdir()
+    running, now = hashlib.sha256(), 1_700_000_000 * 10**9
+    with gzip.open(database / "tar-split.json.gz", "wb", compresslevel=1) as split:
+        for number in range(ENTRIES):
+            name = f"usr/share/files/{number // 1000}/a_module_with_a_name_{number}"
+            path = top / name
+            if number % 1000 == 0:
+                path.parent.mkdir(parents=True)
+            path.touch(0o644)
+            os.utime(path, ns=(now, now))
+            entry = tarfile.TarInfo(name)
+            entry.mtime = now // 10**9
+            header = entry.tobuf(tarfile.USTAR_FORMAT)
+            running.update(header)
+            split.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(header))
+            split.write(b'{"type":1,"name":"%s","payload":null,"position":1}\n' % name.encode())
+        running.update(bytes(1024))
+        split.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(bytes(1024)))
+    diff = Digest("sha256", running.hexdigest())
+    (database / "diff").write_text(str(diff))
+    database.rename(database.with_name(diff.hex))
+    (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
+    config.unlink()
+    store.config("bench/million:1", json.dumps({"rootfs": {"diff_ids": [str(diff)]}}).encode())
+    done = subprocess.run([sys.executable, "-c", _MEASURED, store.root], check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout) / 1024
+
+
+_MEASURED = """
+import re, sys
+from pathlib import Path
+from boltseal.scrub.find import store_at
+from boltseal.scrub.scrub import Wanted, scrub
+(report,) = scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None)
+assert report.status == "holds" and report.entries > 999_000, report
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
