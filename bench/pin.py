@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ import venv
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx2
 
@@ -48,12 +50,12 @@ def main() -> int:
             tree = folder / "tree"
             _plant(tree, server.address)
             print(f"{FILES} files, {FILES * PER_FILE} references, {IMAGES} images; median of {rounds} rounds\n")
-            print("| | seconds | HEAD | GET | |\n| --- | ---: | ---: | ---: | --- |")
+            print("| | seconds | of a core | HEAD | GET | |\n| --- | ---: | ---: | ---: | ---: | --- |")
             ours = _taken(server, tree, rounds, lambda at: _run(*BOLTSEAL, "pin", "--write", "--project", at))
             _row("boltseal pin --write, no lock", ours)
             if pindock is not None:
                 theirs = _taken(server, tree, rounds, lambda at: _run(str(pindock), "run", "-C", at))
-                _row("pindock run", theirs, f"{theirs[0] / ours[0]:.2f} x boltseal's time")
+                _row("pindock run", theirs, f"boltseal takes {ours.seconds / theirs.seconds:.1f} x its time")
             _row("boltseal lock", _taken(server, tree, rounds, lambda at: _run(*BOLTSEAL, "lock", "--project", at)))
             _run(*BOLTSEAL, "lock", "--project", str(tree))
             for title, arguments in (
@@ -62,7 +64,7 @@ def main() -> int:
                 ("boltseal pin --write, by the lock", ("pin", "--write")),
             ):
                 alone = _taken(server, tree, rounds, lambda at, a=arguments: _run(*BOLTSEAL, *a, "--project", at))  # type: ignore[misc]  # the words of this turn
-                reached = f"goal {GOAL_S:g} s: {'reached' if alone[0] < GOAL_S else 'MISSED'}"
+                reached = f"goal {GOAL_S:g} s: {'reached' if alone.seconds < GOAL_S else 'MISSED'}"
                 _row(title, alone, reached)
     return 0
 
@@ -116,18 +118,33 @@ def _plant(tree: Path, address: str) -> None:
             (folder / "Dockerfile").write_text(stages)
 
 
-def _taken(server: Server, tree: Path, rounds: int, work: Callable[[str], None]) -> tuple[float, Counter[str]]:
-    """The median of the seconds that it takes on a copy of the tree, and the requests of the last round."""
-    seconds, asked = [], Counter[str]()
+class Taken(NamedTuple):
+    """Medians of the seconds that passed and of those that a core worked, and the requests of the last round."""
+
+    seconds: float
+    core_s: float
+    asked: Counter[str]
+
+
+def _taken(server: Server, tree: Path, rounds: int, work: Callable[[str], None]) -> Taken:
+    """What a tool takes on a copy of the tree."""
+    seconds, core_s, asked = [], [], Counter[str]()
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="bench-tree-") as at:
             shutil.copytree(tree, at, dirs_exist_ok=True)
             before = _settled(server)
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), _core_s()
             work(at)
             seconds.append(time.perf_counter() - started)
+            core_s.append(_core_s() - worked)
             asked = _settled(server) - before
-    return statistics.median(seconds), asked
+    return Taken(statistics.median(seconds), statistics.median(core_s), asked)
+
+
+def _core_s() -> float:
+    """The seconds that a core has worked for the programs that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _settled(server: Server) -> Counter[str]:
@@ -160,9 +177,10 @@ def _run(*arguments: str) -> None:
         raise RuntimeError(f"{' '.join(arguments[-4:])} ended with {done.returncode}: {done.stderr[-400:]}")
 
 
-def _row(title: str, taken: tuple[float, Counter[str]], note: str = "") -> None:
-    seconds, asked = taken
-    print(f"| {title} | {seconds:.2f} | {asked['HEAD']} | {asked['GET']} | {note} |", flush=True)
+def _row(title: str, taken: Taken, note: str = "") -> None:
+    asked = taken.asked
+    cells = (title, f"{taken.seconds:.2f}", f"{taken.core_s:.2f}", asked["HEAD"], asked["GET"], note)
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":
