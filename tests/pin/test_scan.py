@@ -158,3 +158,13 @@ def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:
     assert len(first.sites) > 100
     assert first.sites == second.sites
     assert list(first.sites) == sorted(first.sites, key=lambda site: (site.path, site.span, site.where))
+
+
+def test_a_program_about_dockerfiles_is_no_dockerfile(tmp_path: Path) -> None:
+    """`from typing import Final` names no image; `Dockerfile.prod` and `web.Dockerfile` are Dockerfiles."""
+    program = "from typing import Final\n"
+    about = [f"Dockerfile.{end}" for end in ("md", "txt", "dockerignore", "rst", "orig")]
+    files = dict.fromkeys(["dockerfile.py", "src/dockerfile.go", "Dockerfile.TS", *about], program)
+    root = written(tmp_path, {**files, "Dockerfile.prod": "FROM a:1\n", "web.Dockerfile": "FROM b:1\n"})
+
+    assert [site.written for site in scan(root).sites] == ["a:1", "b:1"]

@@ -29,6 +29,15 @@ from boltseal.pin.yaml_nodes import compose, line_of, pairs
 MAX_FILES: Final = 100_000
 _NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
 _DOCKERFILE: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", re.IGNORECASE)
+# `Dockerfile.prod` is one; `dockerfile.py` is a program about them, and `Dockerfile.md` a page
+_ABOUT_DOCKERFILES: Final = tuple(
+    f".{word}"
+    for word in (
+        *("bak", "c", "cpp", "cs", "css", "dockerignore", "ex", "go", "html", "java", "js", "json", "jsx", "kt", "lua"),
+        *("md", "orig", "php", "pl", "py", "pyi", "rb", "rej", "rs", "rst", "scala", "sh", "swift", "ts", "tsx", "txt"),
+        *("vim", "yaml", "yml"),
+    )
+)
 _COMPOSE: Final = re.compile(r"(?:docker-)?(?:compose|stack)(?:[.-].*)?\.ya?ml|.+[.-]compose\.ya?ml", re.IGNORECASE)
 _KUSTOMIZE: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
 _GITLAB: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml")
@@ -133,7 +142,7 @@ class _Scan:
     def kind(self, name: str) -> Format | None:
         """What a file is by its name."""
         folder, _, last = name.rpartition("/")
-        if _DOCKERFILE.fullmatch(last) and not last.endswith((".dockerignore", ".md", ".txt")):
+        if _DOCKERFILE.fullmatch(last) and not last.lower().endswith(_ABOUT_DOCKERFILES):
             return Format.DOCKERFILE
         if _COMPOSE.fullmatch(last):
             return Format.COMPOSE
