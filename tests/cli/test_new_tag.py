@@ -194,6 +194,7 @@ async def test_another_base_behind_the_same_tag_is_another_input(server: Server,
     """What the lock says of it is believed; without one it is asked."""
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:latest\n")
     await publish(server, "latest", image("older"))
+    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is said aloud here
     older = tag_of(project, "--scheme", "input", run=program.run)
     await publish(server, "latest", image("newer"))
     newer = tag_of(project, "--scheme", "input", run=program.run)

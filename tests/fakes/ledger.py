@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -19,13 +19,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from boltseal.client.credentials import CredentialStore
+from boltseal.client.history import EVENT, TIMESTAMP
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import Entry, Kind, encode, parse
+from boltseal.ledger.entry import Entry, Kind, encode, format_time, parse
 from boltseal.ledger.merkle import inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import BundleId, TileId, TileInvalid, Tiles, encode_bundle, grow, needed, parse_path
+from boltseal.oci.mediatype import OCI_INDEX
 
 ORIGIN = "reg.example"
 START_US = 1_795_500_000_000_000
@@ -50,6 +52,10 @@ class FakeLedger:
     shown: int | None = None
     status: int = 200
     own_history: bool = True
+    unsigned: bool = True
+    circle: bool = False
+    swapped: int | None = None
+    receipts_by: SigningKey | None = None
     checkpoint: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -139,6 +145,7 @@ class FakeLedger:
                 Route("/v2/_catalog", self._catalog),
                 Route("/v2/{name:path}/tags/list", self._tags),
                 Route("/v2/{name:path}/_boltseal/history", self._history),
+                Route("/v2/{name:path}/_oci/tag-history/{tag}", self._tag_history),
             ]
         )
 
@@ -152,7 +159,9 @@ class FakeLedger:
         if path == "rotations":
             return JSONResponse({"receipts": [base64.b64encode(one).decode() for one in self.receipts]})
         if path.startswith("receipt/"):
-            return Response(self.receipt(int(path.removeprefix("receipt/"))))
+            asked = int(path.removeprefix("receipt/"))
+            signed = replace(self, key=self.receipts_by or self.key)
+            return Response(signed.receipt(asked if self.swapped is None else self.swapped))
         try:
             return Response(self.tile(parse_path(path)))
         except TileInvalid:
@@ -172,10 +181,29 @@ class FakeLedger:
         name = request.path_params["name"]
         return JSONResponse({"name": name, "tags": sorted(tag for at, tag in self.tags if at == name)})
 
+    async def _tag_history(self, request: Request) -> Response:
+        name, before = request.path_params["name"], request.query_params.get("before", "9")
+        start = f'"repository":"{name}","tag":"{request.path_params["tag"]}"'
+        found = [parse(line) for line in self.entries if start in line.decode()]
+        times = {format_time(entry.time_us): entry for entry in found[::-1]}
+        shown = [(time, entry) for time, entry in times.items() if time < before]
+        manifests = [
+            {
+                "mediaType": OCI,
+                "digest": entry.digest,
+                "size": 1,
+                "annotations": {TIMESTAMP: time, EVENT: "created" if entry.kind in _MOVES else "deleted"},
+            }
+            for time, entry in shown[:2]
+        ]
+        link = {"link": '<x>; rel="next"'} if shown[2:] else {}
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
+        return JSONResponse(index, headers=link) if self.unsigned else Response(status_code=404)
+
     async def _history(self, request: Request) -> Response:
         if not self.own_history:
             return Response(status_code=404)
-        after = int(request.query_params.get("after", -1))
+        after = -1 if self.circle else int(request.query_params.get("after", -1))
         n = int(request.query_params["n"])
         name = request.path_params["name"]
         of_name = [
@@ -183,7 +211,7 @@ class FakeLedger:
             for index, line in enumerate(self.entries)
             if index > after and f'"repository":"{name}"' in line.decode()
         ]
-        link = (
-            f'</v2/{name}/_boltseal/history?n={n}&after={of_name[n - 1]["index"]}>; rel="next"' if of_name[n:] else ""
-        )
-        return JSONResponse({"size": len(self.entries), "entries": of_name[:n]}, headers={"link": link} if link else {})
+        page = of_name[:n]
+        more = f'</v2/{name}/_boltseal/history?n={n}&after={page[-1]["index"]}>; rel="next"' if page else ""
+        link = {"link": more} if len(of_name) > n or self.circle else {}
+        return JSONResponse({"size": len(self.entries), "entries": page}, headers=link)

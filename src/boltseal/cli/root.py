@@ -24,6 +24,7 @@ from boltseal.cli.digest import digest
 from boltseal.cli.expire import expire
 from boltseal.cli.explain import explain
 from boltseal.cli.fsck import fsck
+from boltseal.cli.history import history
 from boltseal.cli.inspect import inspect
 from boltseal.cli.labels import labels
 from boltseal.cli.ledger import ledger
@@ -31,6 +32,7 @@ from boltseal.cli.lock import lock
 from boltseal.cli.new_tag import new_tag
 from boltseal.cli.pin import pin
 from boltseal.cli.purge import purge
+from boltseal.cli.receipt import receipt
 from boltseal.cli.restore import restore
 from boltseal.cli.rules import rules
 from boltseal.cli.scrub import scrub
@@ -55,6 +57,8 @@ _SHORT = {
     "ledger": "The key that signs the ledger; recover a lost one.",
     "scrub": "Is what lies on this host's disk still what was pulled?",
     "restore": "Put a floating tag back to what it meant before.",
+    "receipt": "Prove for ever what a tag means: write, or verify.",
+    "tags": "List the tags of a repository, now or at a time.",
     "trust": "By which key a registry's ledger is believed.",
     "rules": "Show the rules; `rules test` says which one decides.",
 }
@@ -76,6 +80,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("check", check, f"boltseal check {_IMAGE}"),
     ("digest", digest, f"boltseal digest {_IMAGE}"),
     ("tags", tags, "boltseal tags localhost:5000/shop/app"),
+    ("history", history, "boltseal history localhost:5000/shop/app:latest"),
     ("inspect", inspect, f"boltseal inspect {_IMAGE}"),
     ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
@@ -115,6 +120,12 @@ def build() -> typer.Typer:
     cli.add_typer(user, name="user", epilog="Example: boltseal user add ci")
     cli.add_typer(token, name="token", epilog="Example: boltseal token rotate")
     cli.add_typer(ledger, name="ledger", short_help=_SHORT["ledger"], epilog="Example: boltseal ledger key")
+    cli.add_typer(
+        receipt,
+        name="receipt",
+        short_help=_SHORT["receipt"],
+        epilog="Example: boltseal receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof",
+    )
     cli.add_typer(
         rules,
         name="rules",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from boltseal.client.errors import RemoteLies
+from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
 from boltseal.client.transport import Call, Reply, Transport
 from boltseal.ledger.entry import MAX_ENTRY_BYTES
 from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
@@ -142,7 +142,10 @@ class LedgerClient:
 
     async def _tile(self, at: TileId) -> bytes:
         async with self._at_once:
-            data = (await self._get(at.path(), f"ledger {at.path()}", WIDTH * HASH_BYTES)).body
+            try:
+                data = (await self._get(at.path(), f"ledger {at.path()}", WIDTH * HASH_BYTES)).body
+            except RemoteNotFound as error:  # it signed a head over these hashes
+                raise RemoteUnavailable(f"{self.registry} does not show {at.path()} of its ledger") from error
         if len(data) != at.width * HASH_BYTES:
             raise RemoteLies(f"{self.registry}: {at.path()} has {len(data)} bytes; expected {at.width * HASH_BYTES}")
         return data

@@ -122,10 +122,10 @@ class ClientState:
                 path.unlink(missing_ok=True)
         return there
 
-    def without_ledger_s(self, registry: str) -> int:
-        """When it was found that there is no ledger, in seconds since 1970; 0 for never. StateUnusable."""
-        raw = self._read(self._none(registry)) or b"0"
-        return int(raw) if raw.strip().isdigit() else 0
+    def without_ledger_s(self, registry: str) -> int | None:
+        """When it was found that there is no ledger, in seconds since 1970; None for never. StateUnusable."""
+        raw = self._read(self._none(registry)) or b""
+        return int(raw) if raw.strip().isdigit() else None
 
     def keep_without_ledger(self, registry: str, now_s: int) -> None:
         """Remember that there is no ledger. StateUnusable."""

@@ -120,7 +120,8 @@ class LedgerWatch:
     async def _first(self, registry: str) -> Followed:
         # 1
         now_s = self._clock()
-        if 0 <= now_s - self._state.without_ledger_s(registry) < REMEMBERED_S:
+        none_s = self._state.without_ledger_s(registry)
+        if none_s is not None and 0 <= now_s - none_s < REMEMBERED_S:
             return Followed(registry, Status.NO_LEDGER)
         # 2
         try:

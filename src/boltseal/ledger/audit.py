@@ -17,7 +17,8 @@ from typing import Final
 
 from boltseal.ledger.entry import Entry, EntryInvalid, Kind, parse
 
-_GOES: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
+GOES: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
+"""Kinds after which the tag means nothing."""
 _CHANGES_A_TAG: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
 _NEEDS_IT_THERE: Final = frozenset({Kind.TAG_MOVED, Kind.TAG_SEALED, Kind.TAG_UNSEALED})
 
@@ -46,7 +47,8 @@ class NameSaid:
 class Audit:
     """Everything that was taken so far. `origin` "": the first entry says it. `rules_sha256`: of the rules last recorded.
 
-    `last`: the entry taken last, None when it could not be read.
+    `last`: the entry taken last, None when it could not be read. `partial`: only the entries about some names are taken,
+    so that indices rise with gaps, and what changed the origin may be in one.
     """
 
     origin: str = ""
@@ -55,6 +57,7 @@ class Audit:
     rules_sha256: str = ""
     last: Entry | None = None
     names: dict[tuple[str, str], NameSaid] = field(default_factory=dict)
+    partial: bool = False
 
     def take(self, index: int, line: bytes) -> list[str]:
         """Take the next entry; a sentence for every rule that it breaks."""
@@ -62,7 +65,9 @@ class Audit:
 
     def _entry(self, index: int, line: bytes) -> Iterator[str]:
         # 1
-        if index != self.size:
+        if self.partial and index < self.size:
+            yield "it stands behind one with a higher index"
+        if not self.partial and index != self.size:
             yield f"expected entry {self.size} here: something is missing"
         self.size = index + 1
         self.last = None
@@ -75,7 +80,7 @@ class Audit:
         if entry.time_us <= self.last_time_us:
             yield "it is not later than the entry before it"
         self.last_time_us = max(self.last_time_us, entry.time_us)
-        if entry.kind is Kind.RECOVERED:
+        if entry.kind is Kind.RECOVERED or self.partial:
             self.origin = entry.registry
         self.origin = self.origin or entry.registry
         if entry.registry != self.origin:
@@ -85,14 +90,21 @@ class Audit:
         if entry.kind in _CHANGES_A_TAG and entry.tag:
             yield from self._name(index, entry)
 
+    def recall(self, entry: Entry) -> NameSaid:
+        """What was said last of the name that an entry is about. Whoever remembers otherwise replaces this and `keep`."""
+        return self.names.setdefault((entry.repository, entry.tag), NameSaid())
+
+    def keep(self, entry: Entry, said: NameSaid) -> None:
+        """Remember what is said of the name now. Here `said` is what `recall` gave, and so it is there already."""
+
     def _name(self, index: int, entry: Entry) -> Iterator[str]:
-        said = self.names.setdefault((entry.repository, entry.tag), NameSaid())
+        said = self.recall(entry)
         # 3
         if entry.previous != said.index:
             yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
         if entry.was != said.digest:
             yield f"it says the tag meant {entry.was or 'nothing'} before; the ledger says {said.digest or 'nothing'}"
-        goes = entry.kind in _GOES
+        goes = entry.kind in GOES
         if goes and entry.digest != said.digest:
             yield f"it takes {entry.digest} away, but the tag meant {said.digest or 'nothing'}"
         # 4
@@ -102,6 +114,7 @@ class Audit:
         if entry.was == said.digest and not goes:
             yield from _unfit(entry, said)
         self._remember(said, index, entry, goes=goes)
+        self.keep(entry, said)
 
     @staticmethod
     def _remember(said: NameSaid, index: int, entry: Entry, *, goes: bool) -> None:

@@ -1,0 +1,66 @@
+"""What the verbs on a registry's past share: its entries, read and proven, and how far they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boltseal.cli.answer import Answer, Outcome, say
+from boltseal.cli.remote import Reach, ask, followed
+from boltseal.errors import Unavailable, quote
+
+if TYPE_CHECKING:
+    from boltseal.client.history import Event, Proven
+    from boltseal.client.transport import Transport
+    from boltseal.ledger.history import Said
+    from boltseal.oci.reference import Reference, Tag
+
+
+class NoHistory(Unavailable):
+    """A registry that keeps no history, or not of this kind."""
+
+
+def read(reach: Reach, reference: Reference, tag: Tag | None) -> Proven | list[Event]:
+    """The history of a tag, or with None of a whole repository; events that nobody signed where there is no more."""
+
+    async def run(transport: Transport) -> Proven | list[Event]:
+        from boltseal.client.errors import RemoteNotFound
+        from boltseal.client.history import read_history, read_unsigned
+
+        at = reference.registry, reference.repository
+        try:
+            return await read_history(transport, *at, tag, lambda registry: followed(reach, transport, registry))
+        except RemoteNotFound as missing:
+            try:
+                return [] if tag is None else await read_unsigned(transport, *at, tag)
+            except RemoteNotFound:
+                raise NoHistory(f"{reference.registry} keeps no history of its tags: {missing.message}") from missing
+
+    return ask(reach, [reference.registry], run)
+
+
+def tell_proof(answer: Answer, found: Proven) -> None:
+    """Say how far it is proven, and what is wrong."""
+    for problem in found.problems:
+        answer.outcome = Outcome.DIFFERS
+        answer.add(ref=found.followed.registry, status="broken", reason=problem)
+        say(f"boltseal: {problem}")
+    head = found.followed.head
+    if head is None or answer.as_json or found.problems:
+        return
+    by = (
+        f"signed by the trusted key {head.trusted.key_id.hex()}" if found.followed.given else "by whomever it is signed"
+    )
+    number = len(found.proven)
+    say(f"{number} {'entry' if number == 1 else 'entries'} found in the ledger of {head.checkpoint.size}, {by}")
+
+
+def when(said: Said) -> str:
+    """When it happened, as the ledger has it."""
+    from boltseal.ledger.entry import format_time
+
+    return format_time(said.entry.time_us)
+
+
+def clean(text: str) -> str:
+    """Somebody's words, as a terminal may show them."""
+    return quote(text, 400)[1:-1]

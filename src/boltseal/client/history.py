@@ -1,0 +1,123 @@
+"""What a registry's ledger says of one repository: read, held together, and proven to be in the signed tree.
+
+In this order:
+
+1. The entries are read, and must hold together by themselves (`ledger.history`).
+2. The ledger is followed (`client.trust`); its head covers what was read.
+3. Each entry that matters is in the tree of that head, by the hashes of the tree. An entry that was read and is not there
+   is a lie, whatever else is true.
+
+A registry without such a ledger may keep a history of tags as distribution-spec PR #606 has it, which nobody has signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.ledger import LedgerClient
+from boltseal.client.registry import RegistryClient
+from boltseal.client.transport import Call, Transport
+from boltseal.client.trust import Followed
+from boltseal.ledger.history import History, Said, check, meaning_now
+from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
+from boltseal.oci.manifest import ManifestInvalid, parse_manifest
+from boltseal.oci.mediatype import OCI_INDEX
+from boltseal.oci.reference import Repository, Tag
+
+TRIES: Final = 3
+PAUSE_S: Final = 0.2
+MAX_PAGES: Final = 100
+PAGE: Final = 1000
+TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
+EVENT: Final = "org.opencontainers.distribution.tag.event"
+
+Follow = Callable[[str], Awaitable[Followed]]
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A history, how it stands with its ledger, and which of its entries are proven to be in it, by index."""
+
+    history: History
+    followed: Followed
+    proven: frozenset[int]
+    problems: tuple[str, ...]
+
+
+async def read_history(
+    transport: Transport, registry: str, repository: Repository, tag: Tag | None, follow: Follow
+) -> Proven:
+    """The entries about a repository; those of `tag`, or with None all, are proven. RemoteNotFound, RemoteLies, LedgerBroken."""
+    client = LedgerClient(transport, registry)
+    for tried in range(TRIES):
+        history = check(str(repository), [one async for one in client.history(repository)])
+        now = None if tag is None else await _means(transport, registry, repository, tag)
+        missed = None if tag is None or now is None else meaning_now(history.of(tag), now)
+        if missed is None or tried == TRIES - 1:
+            break
+        await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
+    followed = await follow(registry)
+    wanted = history.said if tag is None else history.of(tag)
+    problems = list(history.problems) + ([] if missed is None else [missed])
+    if followed.head is None:
+        return Proven(history, followed, frozenset(), (*problems, f"{registry} shows no ledger that it is in"))
+    lost = await _not_in(client, followed, wanted)
+    problems += [f"entry {index}: {why}" for index, why in lost.items()]
+    proven = frozenset(one.index for one in wanted) - lost.keys()
+    return Proven(history, followed, proven, tuple(problems))
+
+
+class Event(NamedTuple):
+    """What a registry says happened to a tag, signed by nobody. `event`: created or deleted, in the registry's word."""
+
+    time: str
+    digest: str
+    event: str
+
+
+async def read_unsigned(transport: Transport, registry: str, repository: Repository, tag: Tag) -> list[Event]:
+    """The tag-history extension (distribution-spec PR #606), the oldest first. RemoteNotFound where there is none."""
+    found: list[Event] = []
+    for _ in range(MAX_PAGES):
+        before = f"&before={quote(found[-1].time, safe='')}" if found else ""
+        path = f"/v2/{repository}/_oci/tag-history/{tag}?n={PAGE}{before}"
+        scopes = frozenset({f"repository:{repository}:pull"})
+        reply = await transport.request(Call(registry, "GET", path, f"history of {tag}", scopes))
+        try:
+            events = parse_manifest(reply.body, OCI_INDEX).manifests
+        except ManifestInvalid as error:
+            raise RemoteLies(f"{registry}: the history of {tag} can't be read: {error.message}") from error
+        found += [
+            Event(one.annotations.get(TIMESTAMP, ""), str(one.digest), one.annotations.get(EVENT, "")) for one in events
+        ]
+        if 'rel="next"' not in reply.headers.get("link", "") or not events:
+            return found[::-1]
+    raise RemoteLies(f"{registry} lists the history of {tag} over more than {MAX_PAGES} pages")
+
+
+async def _means(transport: Transport, registry: str, repository: Repository, tag: Tag) -> str:
+    try:
+        return str((await RegistryClient(transport, registry).resolve(repository, tag)).digest)
+    except RemoteNotFound:
+        return ""
+
+
+async def _not_in(client: LedgerClient, followed: Followed, said: Iterable[Said]) -> dict[int, str]:
+    """Which of the entries are not in the tree, and why."""
+    if followed.head is None:
+        raise AssertionError("nothing to prove it by")
+    head = followed.head.checkpoint
+    wanted = {one.index: one.leaf for one in said}
+    beyond = {index: "it is behind the end of the signed ledger" for index in wanted if index >= head.size}
+    proofs = await client.inclusion((index for index in wanted if index < head.size), head.size)
+    for index, proof in proofs.items():
+        try:
+            verify_inclusion(wanted[index], index, head.size, proof, head.root)
+        except ProofInvalid as error:
+            beyond[index] = f"it is not in the signed ledger: {error.message}"
+    return beyond

@@ -1,0 +1,103 @@
+"""`boltseal history` and `boltseal tags --at`, against a registry that really listens."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.storage.migrate import DATABASE_NAME
+from tests.cli import program
+from tests.images import Document, image, push
+from tests.servers import Server
+from tests.spec.test_tag_history import signed
+
+SHOP = "shop/app"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No login of the person at this machine is used."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def publish(server: Server, *pushes: tuple[str, Document]) -> None:
+    async def run() -> None:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+            for tag, document in pushes:
+                answer = await push(client, SHOP, tag, document)
+                await signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+
+    asyncio.run(run())
+
+
+def statuses(run: program.Run) -> Sequence[tuple[str, str]]:
+    return [(one["status"], one["digest"]) for one in run.json["results"]]
+
+
+def test_a_tag_is_told_from_its_first_push_to_its_last(server: Server) -> None:
+    """When, what, by whom, and which other tags meant the same."""
+    old, new = image("old"), image("new")
+    publish(server, ("latest", old), ("1.4.2", old), ("latest", new))
+    ref = f"{server.address}/{SHOP}:latest"
+    told, as_json = program.call("history", ref), program.call("history", ref, "--json")
+    moved = as_json.json["results"][1]
+
+    assert (told.code, as_json.code) == (0, 0)
+    assert statuses(as_json) == [("created", old.digest), ("moved", new.digest)]
+    assert (moved["was"], moved["proven"], moved["mode"]) == (old.digest, True, "floating")
+    assert as_json.json["results"][0]["also"] == ["1.4.2"]
+    assert "anonymous" in told.out
+    assert "2 entries found in the ledger" in told.err
+
+
+def test_what_every_tag_meant_at_a_time(server: Server) -> None:
+    """As the ledger says, not as the registry answers now."""
+    old, new = image("old"), image("new")
+    publish(server, ("latest", old), ("1.4.2", old))
+    time.sleep(0.01)
+    between = time.time_ns() // 1000
+    publish(server, ("latest", new))
+    name = f"{server.address}/{SHOP}"
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(between // 1_000_000)) + f".{between % 1_000_000:06d}"
+    then = program.call("tags", name, "--at", moment, "--json")
+    before = program.call("tags", name, "--at", "2001-01-01")
+    wrong = program.call("tags", name, "--at", "yesterday")
+
+    assert {one["tag"]: one["digest"] for one in then.json["results"]} == {"latest": old.digest, "1.4.2": old.digest}
+    assert all(one["proven"] for one in then.json["results"])
+    assert (before.code, before.out, wrong.code) == (0, "", 2)
+
+
+def test_a_tag_that_was_never_there_has_no_history(server: Server) -> None:
+    """Exit code 1."""
+    publish(server, ("latest", image("old")))
+    never = program.call("history", f"{server.address}/{SHOP}:9.9.9")
+
+    assert never.code == 1
+    assert "never there" in never.err
+
+
+def test_a_tag_that_was_re_pointed_in_the_database_is_named(server: Server) -> None:
+    """The registry answers with the row, its ledger says something else."""
+    old, evil = image("old"), image("evil")
+    publish(server, ("1.4.2", old), ("latest", evil))
+    with closing(sqlite3.connect(server.folder / DATABASE_NAME)) as database:
+        sql = "UPDATE tag SET digest = ?, canonical = ? WHERE name = '1.4.2'"
+        changed = database.execute(sql, (evil.digest, evil.digest)).rowcount
+        database.commit()
+    told = program.call("history", f"{server.address}/{SHOP}:1.4.2")
+
+    assert changed == 1
+    assert told.code == 1
+    assert f"the tag means {evil.digest}" in told.err

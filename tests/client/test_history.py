@@ -1,0 +1,112 @@
+"""What a registry says of its past, held against what it signs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.history import Event, Proven, read_history, read_unsigned
+from boltseal.client.state import ClientState
+from boltseal.client.trust import LedgerWatch
+from boltseal.ledger.entry import parse
+from boltseal.oci.reference import Repository, Tag
+from tests.fakes.ledger import A, B, FakeLedger
+
+HOST = "reg.example:5000"
+SHOP, TAG = Repository("shop/app"), Tag("1.4.2")
+
+
+@pytest.fixture
+def ledger() -> FakeLedger:
+    ledger = FakeLedger()
+    ledger.push(*(f"1.4.{number}" for number in range(5)))
+    ledger.push("latest", mode="floating")
+    ledger.push("latest", digest=B, mode="floating")
+    return ledger
+
+
+async def history(ledger: FakeLedger, tmp_path: Path, tag: Tag | None = TAG) -> Proven:
+    transport = ledger.transport()
+    watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: 1)
+    try:
+        return await read_history(transport, HOST, SHOP, tag, watch.follow)
+    finally:
+        await transport.aclose()
+
+
+async def test_a_tags_entries_are_proven_to_be_in_the_ledger(ledger: FakeLedger, tmp_path: Path) -> None:
+    """And nobody else's need be."""
+    found = await history(ledger, tmp_path, Tag("latest"))
+
+    assert not found.problems
+    assert found.proven == {6, 7}
+
+
+async def test_a_whole_repositorys_entries_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Over pages and tiles."""
+    ledger.push(*(f"2.0.{number}" for number in range(300)))
+    found = await history(ledger, tmp_path, None)
+
+    assert not found.problems
+    assert found.proven == set(range(1, 308))
+
+
+async def test_an_entry_that_is_shown_and_not_in_the_ledger_is_a_lie(ledger: FakeLedger, tmp_path: Path) -> None:
+    """However well it is made."""
+    signed = ledger.copy()
+    line = parse(ledger.entries[3])
+    ledger.entries[3] = ledger.entries[3].replace(line.actor.encode(), b"me")
+    ledger.checkpoint = signed.note()
+    found = await history(ledger, tmp_path)
+
+    assert found.proven == frozenset()
+    assert "entry 3: it is not in the signed ledger" in found.problems[0]
+
+
+async def test_an_entry_behind_the_signed_head_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
+    """What is not signed can still be taken back."""
+    ledger.shown = 3
+    found = await history(ledger, tmp_path)
+
+    assert found.problems == ("entry 3: it is behind the end of the signed ledger",)
+
+
+async def test_a_tag_that_means_something_else_than_its_history_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
+    """As of a row that was changed by hand."""
+    ledger.tags["shop/app", TAG] = B
+    found = await history(ledger, tmp_path)
+
+    assert found.problems == (f"the tag means {B}, and its last entry 3 says {A}",)
+
+
+async def test_a_history_without_a_ledger_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
+    """That it is not proven is said; it is no success."""
+    ledger.status = 404
+    found = await history(ledger, tmp_path)
+
+    assert found.proven == frozenset()
+    assert "shows no ledger" in found.problems[0]
+
+
+async def test_a_registry_may_have_a_history_that_nobody_signed(ledger: FakeLedger) -> None:
+    """The tag-history extension, the oldest first, over all its pages."""
+    ledger.push("latest", digest=A, mode="floating")
+    transport = ledger.transport()
+    found = await read_unsigned(transport, HOST, SHOP, Tag("latest"))
+    ledger.unsigned = False
+    with pytest.raises(RemoteNotFound):
+        await read_unsigned(transport, HOST, SHOP, Tag("latest"))
+    await transport.aclose()
+
+    assert [(one.digest, one.event) for one in found] == [(A, "created"), (B, "created"), (A, "created")]
+    assert found == sorted(found, key=lambda one: one.time)
+    assert isinstance(found[0], Event)
+
+
+async def test_a_history_that_goes_round_in_circles_is_a_lie(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Its indices only rise, so that it has an end."""
+    ledger.circle = True
+    with pytest.raises(RemoteLies, match="behind entry"):
+        await history(ledger, tmp_path)

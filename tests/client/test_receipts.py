@@ -1,0 +1,88 @@
+"""The receipt of what a tag means now: fetched only if it proves that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.receipts import HistoryBroken, fetch_receipt
+from boltseal.client.state import ClientState
+from boltseal.client.trust import LedgerWatch, give_key
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.proof import VerifiedReceipt, open_receipt
+from boltseal.oci.reference import Repository, Tag
+from tests.fakes.ledger import A, B, FakeLedger, signing_key
+
+HOST = "reg.example:5000"
+KEY = signing_key().verifier
+
+
+@pytest.fixture
+def ledger() -> FakeLedger:
+    ledger = FakeLedger()
+    ledger.push("1.4.1", "1.4.2", "1.4.3")
+    return ledger
+
+
+async def fetch(ledger: FakeLedger, state: ClientState) -> tuple[bytes, VerifiedReceipt]:
+    transport = ledger.transport()
+    watch = LedgerWatch(state, transport, lambda: 1)
+    try:
+        raw, opened, _ = await fetch_receipt(transport, HOST, Repository("shop/app"), Tag("1.4.2"), watch.follow)
+    finally:
+        await transport.aclose()
+    return raw, opened
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ClientState:
+    return ClientState(tmp_path / "state")
+
+
+@pytest.mark.parametrize("given", [False, True])
+async def test_a_receipt_proves_what_the_tag_means(ledger: FakeLedger, state: ClientState, given: bool) -> None:
+    """To anybody who has the key, though the one who fetched it may not have had it."""
+    if given:
+        give_key(state, HOST, KEY, 1)
+    raw, opened = await fetch(ledger, state)
+
+    assert (opened.index, opened.entry.digest) == (2, A)
+    assert open_receipt(raw, KEY).entry == opened.entry
+
+
+async def test_a_receipt_of_another_entry_is_a_lie(ledger: FakeLedger, state: ClientState) -> None:
+    """It holds, and is not what was asked for."""
+    ledger.swapped = 1
+    with pytest.raises(RemoteLies, match="another entry"):
+        await fetch(ledger, state)
+
+
+async def test_a_receipt_that_does_not_hold_is_a_lie(ledger: FakeLedger, state: ClientState) -> None:
+    """Signed by another key than the trusted one."""
+    give_key(state, HOST, KEY, 1)
+    ledger.receipts_by = signing_key("z")
+    with pytest.raises(RemoteLies, match="does not hold"):
+        await fetch(ledger, state)
+
+
+async def test_nothing_is_proven_of_a_tag_that_means_something_else(ledger: FakeLedger, state: ClientState) -> None:
+    """A row that was changed by hand."""
+    ledger.tags["shop/app", "1.4.2"] = B
+    with pytest.raises(HistoryBroken, match="the tag means"):
+        await fetch(ledger, state)
+
+
+async def test_a_tag_that_is_gone_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
+    """It means nothing now."""
+    ledger.add(Kind.TAG_DELETED, A)
+    with pytest.raises(RemoteNotFound, match="nothing to give a receipt of"):
+        await fetch(ledger, state)
+
+
+async def test_a_registry_without_a_ledger_gives_none(ledger: FakeLedger, state: ClientState) -> None:
+    """Its history alone proves nothing."""
+    ledger.status = 404
+    with pytest.raises(HistoryBroken, match="shows no ledger"):
+        await fetch(ledger, state)

@@ -1,0 +1,85 @@
+"""The entries about one repository must hold together, whoever shows them."""
+
+from __future__ import annotations
+
+from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.history import check, meaning_now
+from tests.fakes.ledger import START_US, A, B, C, FakeLedger
+
+SHOP = "shop/app"
+
+
+def story() -> FakeLedger:
+    """latest: A, B, deleted; 1.0.0: A; something of another repository between."""
+    ledger = FakeLedger()
+    ledger.push("latest", digest=A, mode="floating")
+    ledger.push("1.0.0", digest=A)
+    ledger.add(Kind.TAG_CREATED, C, repository="shop/other", tag="latest")
+    ledger.push("latest", digest=B, mode="floating")
+    ledger.add(Kind.TAG_DELETED, B, tag="latest", extra={})
+    ledger.add(Kind.TAG_DELETED, C, tag="", extra={})
+    return ledger
+
+
+def lines(ledger: FakeLedger, repository: str = SHOP) -> list[tuple[int, bytes]]:
+    return [(index, line) for index, line in enumerate(ledger.entries) if parse(line).repository == repository]
+
+
+def test_a_whole_history_breaks_no_rule() -> None:
+    """Though most of the ledger is not in it."""
+    history = check(SHOP, lines(story()))
+
+    assert history.problems == ()
+    assert [one.index for one in history.of("latest")] == [1, 4, 5]
+    assert [one.gone for one in history.of("latest")] == [False, False, True]
+
+
+def test_what_every_tag_meant_at_a_time() -> None:
+    """The last entry until then decides; what was gone is not there."""
+    history = check(SHOP, lines(story()))
+    then = {second: history.at(START_US + second * 1_000_000) for second in (0, 1, 4, 9)}
+    meant = {second: {tag: said.entry.digest for tag, said in found.items()} for second, found in then.items()}
+
+    assert meant == {0: {}, 1: {"latest": A}, 4: {"latest": B, "1.0.0": A}, 9: {"1.0.0": A}}
+
+
+def test_the_other_tags_of_an_image_are_named() -> None:
+    """All that ever meant it."""
+    history = check(SHOP, lines(story()))
+
+    assert history.also(A, "latest") == ("1.0.0",)
+    assert history.also(A, "1.0.0") == ("latest",)
+    assert history.also(B, "latest") == ()
+
+
+def test_an_entry_that_is_kept_back_breaks_the_chain() -> None:
+    """Each names the one before it."""
+    history = check(SHOP, [one for one in lines(story()) if one[0] != 4])
+
+    assert "entry 5: its previous is 4, the last entry of shop/app:latest is 1" in history.problems
+
+
+def test_the_newest_entry_that_is_kept_back_is_found_by_what_the_tag_means() -> None:
+    """A registry can't answer with one and show the other."""
+    said = check(SHOP, lines(story())).of("latest")
+
+    assert meaning_now(said, "") is None
+    assert meaning_now(said[:2], B) is None
+    assert meaning_now(said[:2], "") == f"the tag means nothing, and its last entry 4 says {B}"
+    assert meaning_now(said, A) == f"the tag means {A}, and its last entry 5 says nothing"
+    assert meaning_now((), A) == f"the tag means {A}, and the ledger says nothing of it"
+
+
+def test_what_is_no_entry_of_the_repository_is_said() -> None:
+    """Bytes that are none, an order that is none, somebody else's names."""
+    ledger = story()
+    history = check(
+        SHOP,
+        [(2, ledger.entries[2]), (1, ledger.entries[1]), (3, ledger.entries[3]), (4, b"{}"), (9, ledger.entries[0])],
+    )
+
+    assert len(history.said) == 2
+    assert any(problem.startswith("entry 1: it stands behind") for problem in history.problems)
+    assert "entry 3: it is about shop/other, not shop/app" in history.problems
+    assert any(problem.startswith("entry 4: not an entry") for problem in history.problems)
+    assert "entry 9: it is about no repository, not shop/app" in history.problems

@@ -1,0 +1,130 @@
+"""Manifests and configs beside a receipt: complete, and nothing in them is believed."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.transfer import papers
+from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.layout import LayoutPlace
+from tests.images import Document, artifact, image, index
+
+APP = index(image("amd64"), image("arm64"))
+
+
+async def layout(tmp_path: Path, document: Document, *, without: str = "") -> LayoutPlace:
+    """A layout that holds a document and all below it, but for one digest."""
+    place = LayoutPlace(tmp_path / "layout")
+    blobs = {each.digest: each.data for part in (document, *document.children) for each in part.blobs}
+    blobs |= {each.digest: each.raw for each in (document, *document.children)}
+    for digest, raw in blobs.items():
+        path = tmp_path / "layout/blobs" / digest.replace(":", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if digest != without:
+            path.write_bytes(raw)
+    (tmp_path / "layout/oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    entries = [document.descriptor(), *(child.descriptor() for child in document.children)]
+    (tmp_path / "layout/index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
+    return place
+
+
+async def written(tmp_path: Path, document: Document = APP, *, without: str = "") -> Path:
+    digest = Digest.parse(document.digest)
+    found = await papers.collect(await layout(tmp_path, document, without=without), digest)
+    papers.write(tmp_path / "app.oci", found, digest, document.media_type, "reg.example/shop/app:1.4.2")
+    return tmp_path / "app.oci"
+
+
+async def test_everything_but_the_layers_is_there(tmp_path: Path) -> None:
+    """Index, manifests and configs; hashes lead down to every layer's digest."""
+    checked = papers.check(await written(tmp_path), Digest.parse(APP.digest))
+
+    assert (checked.manifests, checked.configs, checked.layers, checked.missing) == (3, 2, 2, ())
+
+
+async def test_it_is_a_layout_that_other_tools_read(tmp_path: Path) -> None:
+    """Under its reference."""
+    with tarfile.open(await written(tmp_path)) as tar:
+        tar.extractall(tmp_path / "out", filter="data")
+
+    assert str(await LayoutPlace(tmp_path / "out").resolve("reg.example/shop/app:1.4.2")) == APP.digest
+
+
+async def test_a_platform_that_the_registry_does_not_have_is_named(tmp_path: Path) -> None:
+    """An index may be sparse."""
+    checked = papers.check(await written(tmp_path, without=APP.children[1].digest), Digest.parse(APP.digest))
+
+    assert [str(one) for one in checked.missing] == [APP.children[1].digest]
+
+
+async def test_what_the_registry_does_not_have_at_all_is_no_paper(tmp_path: Path) -> None:
+    """The named manifest is the least."""
+    with pytest.raises(PlaceNotFound):
+        await written(tmp_path, without=APP.digest)
+
+
+async def test_an_artifact_has_no_config(tmp_path: Path) -> None:
+    """Its empty one says nothing of files."""
+    sbom = artifact("sbom")
+    checked = papers.check(await written(tmp_path, sbom), Digest.parse(sbom.digest))
+
+    assert (checked.manifests, checked.configs) == (1, 0)
+
+
+def archive(path: Path, **files: bytes) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, raw in files.items():
+            member = tarfile.TarInfo(f"blobs/sha256/{name}")
+            member.size = len(raw)
+            tar.addfile(member, BytesIO(raw))
+    return path
+
+
+def test_papers_of_another_image_are_refused(tmp_path: Path) -> None:
+    """The receipt says which."""
+    with pytest.raises(papers.PapersMissing):
+        papers.check(archive(tmp_path / "app.oci"), Digest.parse(APP.digest))
+
+
+def test_bytes_of_another_digest_are_refused(tmp_path: Path) -> None:
+    """A name in an archive proves nothing."""
+    path = archive(tmp_path / "app.oci", **{APP.digest[7:]: APP.raw + b" "})
+    with pytest.raises(ContentDamaged, match="another digest"):
+        papers.check(path, Digest.parse(APP.digest))
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """What lacks is said, not passed over."""
+    one = image("one")
+    checked = papers.check(archive(tmp_path / "app.oci", **{one.digest[7:]: one.raw}), Digest.parse(one.digest))
+
+    assert [str(each) for each in checked.missing] == [one.config.digest]
+
+
+@pytest.mark.parametrize("raw", [b"no tar", b""])
+def test_what_is_no_archive_is_refused(tmp_path: Path, raw: bytes) -> None:
+    """Not a traceback."""
+    (tmp_path / "app.oci").write_bytes(raw)
+    with pytest.raises(papers.PapersInvalid):
+        papers.check(tmp_path / "app.oci", Digest.parse(APP.digest))
+
+
+def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
+    """Though its digest is right."""
+    raw = b"[" * 100_000
+    with pytest.raises(papers.PapersInvalid):
+        papers.check(archive(tmp_path / "app.oci", **{Digest.of(raw).hex: raw}), Digest.of(raw))
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    """Neither written nor read."""
+    with pytest.raises(PlaceUnavailable):
+        papers.replace_bytes(tmp_path / "nowhere/app", b"")
+    with pytest.raises(PlaceNotFound):
+        papers.check(tmp_path / "app.oci", Digest.parse(APP.digest))
