@@ -25,6 +25,7 @@ PACKAGES = {
     "docker-buildx": "docker-buildx",
     "podman": "podman",
     "skopeo": "skopeo",
+    "setpriv": "util-linux",
     "umoci": "umoci",
     "systemd-analyze": "systemd",
 }

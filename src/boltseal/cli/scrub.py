@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from boltseal.cli.answer import Answer, Outcome, counted, print_line
 from boltseal.cli.options import JsonOption
-from boltseal.cli.progress import Progress
+from boltseal.cli.progress import Progress, in_words
 from boltseal.errors import Invalid, Unavailable, quote
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def scrub(
             "--root",
             metavar="PATH",
             show_default=False,
+            readable=False,  # what can't be read could not be checked: no matter of usage
             help="A store, a mounted disk, a layout or an archive, in place of this host's stores.",
         ),
     ] = None,
@@ -116,8 +118,14 @@ def scrub(
         stores = [store for path in root for store in store_at(path)] if root else usual_stores([home_folder()])
         if not stores:
             raise NothingToScrub("no engine has a store on this host where one is usual; name it with --root")
+        began_s = time.monotonic()
         with Progress() as progress:
-            reports = scrubbed(stores, wanted, progress)
+
+            def tell(read: int, done: int, total: int) -> None:
+                rate = int(read / max(time.monotonic() - began_s, 0.001))
+                progress(f"read {in_words(read)}, {in_words(rate)}/s, layers", done, total)
+
+            reports = scrubbed(stores, wanted, tell)
         answer.outcome = Outcome(outcome(reports))
         for report in reports:
             answer.add(**_fields(report))

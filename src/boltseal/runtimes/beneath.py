@@ -68,6 +68,14 @@ class Beneath:
             os.close(fd)
         self._open.clear()
 
+    def below(self, path: bytes) -> Beneath:
+        """A folder in here as a folder of its own, reached without following a link."""
+        fd = os.dup(self.folder(path))
+        made = Beneath.__new__(Beneath)
+        made.root, made._open = self.root / os.fsdecode(path), {b"": fd}
+        made.device = os.fstat(fd).st_dev
+        return made
+
     def folder(self, path: bytes) -> int:
         """A folder's descriptor. It belongs to this object and may be closed by the next call."""
         found = self._open.get(path)

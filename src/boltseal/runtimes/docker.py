@@ -58,6 +58,7 @@ class DockerLayer:
     diff: Digest
     parent: Digest | None
     cache_id: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,16 @@ class DockerStore:
             if self.files.exists(parent)
             else None,
             word(self.files.read(at + b"/cache-id", MAX_WORD_BYTES), f"the cache-id of layer {chain.short}"),
+            self._size(at + b"/size"),
         )
+
+    def _size(self, path: bytes) -> int:
+        """A number, or 0: nothing depends on it but how work is shared out."""
+        try:
+            text = self.files.read(path, MAX_WORD_BYTES)
+        except (StoreMissing, StoreMalformed):
+            return 0
+        return int(text) if text.isdigit() and len(text) < 19 else 0
 
     def containers(self) -> list[DockerContainer]:
         """All containers, stopped ones too."""

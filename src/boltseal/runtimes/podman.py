@@ -53,6 +53,7 @@ class StoredLayer(msgspec.Struct, frozen=True, rename="kebab"):
     id: str
     parent: str = ""
     diff_digest: str = ""
+    diff_size: int = 0
     toc_digest: str = ""
     uidmap: list[IdRange] | None = None
     gidmap: list[IdRange] | None = None

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
+from boltseal.runtimes.rights import sees_marks
 from boltseal.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
 from boltseal.scrub.tarheader import (
     BLOCK_DEVICE,
@@ -149,6 +150,7 @@ class LayerComparison:
         self._names: dict[bytes, set[bytes]] = {b"": set()}
         self._implied: set[bytes] = set()
         self._opaque: set[bytes] = set()
+        self._marks_unseen = False
         self._whiteouts: dict[bytes, set[bytes]] = {}
         self._inodes: dict[int, bytes] = {}
 
@@ -364,7 +366,7 @@ class LayerComparison:
             for name in hidden - held:
                 self._check_whiteout(above + b"/" + name if above else name)
         expected = self._opaque
-        for path in expected - self.opaque_unexpected:
+        for path in () if self._marks_unseen else sorted(expected - self.opaque_unexpected):
             self._missing_mark(path)
         self.opaque_unexpected -= expected
         for path, names in self._names.items():
@@ -378,6 +380,11 @@ class LayerComparison:
         except StoreUnreadable as error:
             self._unreadable(error.message)
             return
+        if not sees_marks(found.st_uid):
+            self._unreadable(
+                "marks of overlayfs (trusted.overlay.*) are not shown to this process; it takes CAP_SYS_ADMIN"
+            )
+            self._marks_unseen = True
         owner = self._ownership.users.outside(0)
         if found.st_uid != owner:
             self._add(Kind.OWNER, b"", f"{owner}", f"{found.st_uid}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,7 +49,7 @@ def init_differences(root: Path, init: bytes | None) -> list[Difference]:
     if init is None:
         return []
     found = []
-    with Beneath(root / os.fsdecode(init)) as tree:
+    with Beneath(root) as store, store.below(init) as tree:
         for path, at in _walk(tree):
             wanted = (
                 (stat.S_ISREG(at.st_mode) and path in _INIT_FILES and at.st_size == 0)
@@ -65,7 +66,7 @@ def changes(container: ContainerPlan) -> list[Change]:
     if container.upper is None:
         return []
     found: list[Change] = []
-    with Beneath(container.root / os.fsdecode(container.upper)) as tree:
+    with Beneath(container.root) as store, store.below(container.upper) as tree:
         for path, at in _walk(tree):
             if stat.S_ISDIR(at.st_mode) and tree.names(path):
                 continue
@@ -107,17 +108,17 @@ def running_differences(
     container: ContainerPlan, running: RunningRoot, manner: Manner, spend: Spend
 ) -> tuple[list[Difference], list[str]]:
     """What the process sees and the layers do not have, and what could not be looked at."""
-    trees = [Beneath(container.root / os.fsdecode(folder)) for folder in (container.upper or b"", *container.lowers)]
     found: list[Difference] = []
     unknown: list[str] = []
-    try:
-        with Beneath(running.root) as view:
+    with ExitStack() as opened:
+        try:
+            store = opened.enter_context(Beneath(container.root))
+            folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
+            trees = [opened.enter_context(store.below(folder)) for folder in folders]
+            view = opened.enter_context(Beneath(running.root))
             _View(trees, view, running, manner, spend, found, unknown).folder(b"", list(range(len(trees))))
-    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
-        unknown.append(f"process {running.pid} can't be looked at, or has ended: {error.message}")
-    finally:
-        for tree in trees:
-            tree.close()
+        except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+            unknown.append(f"process {running.pid} can't be looked at, or has ended: {error.message}")
     return found, unknown
 
 

@@ -101,7 +101,11 @@ def _layers(
             found.append(difference(Kind.METADATA, at + b"/parent", above or "none", said.parent or "none", str(diff)))
         folders.append(said.cache_id)
         folder = BASE + b"/" + said.cache_id.encode() + b"/diff"
-        layers.append(LayerFiles(store.root, diff, folder, at + b"/tar-split.json.gz", ownership=ownership(store.root)))
+        layers.append(
+            LayerFiles(
+                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=ownership(store.root), hint=said.size
+            )
+        )  # fmt: skip
     found += check_stack(store.files, BASE, folders, [str(diff) for diff in diffs], unknown)
     return tuple(layers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ def store_at(root: Path) -> list[FoundStore]:
 
 
 def _kinds(root: Path) -> list[FoundStore]:
+    if not os.access(root, os.R_OK | os.X_OK):
+        return [FoundStore(root, _unreadable)] if root.exists() else []
     found = []
     if _is_dir(root / "image"):
         found.append(FoundStore(root, dockerstore.plan))
@@ -84,3 +87,9 @@ def _is_dir(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+def _unreadable(root: Path) -> StorePlan:
+    """A store that is there, and that we may not look into: which kind it is can't even be said."""
+    why = f"no right to read {quote(str(root), 200)[1:-1]}; run it as root (CAP_DAC_READ_SEARCH)"
+    return StorePlan("store", root, unknown=(why,))

@@ -47,6 +47,8 @@ class LayerFiles:
     artifact: bool = False
     """Content that is no layer: only the blob's digest is known of it."""
     ownership: Ownership = field(default_factory=Ownership)
+    hint: int = 0
+    """About how many bytes there are to read, by the store's word: only to share the work out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,7 @@ def check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
         with Beneath(layer.root) as store:
             if layer.folder is None:
                 return _blob(layer, store, None, manner, spend)
-            store.folder(layer.folder)  # each folder on the way must be one, and no link
-            with Beneath(layer.root / os.fsdecode(layer.folder)) as tree:
+            with store.below(layer.folder) as tree:
                 if layer.tar_split is not None:
                     return _split(layer, store, tree, manner, spend)
                 return _blob(layer, store, tree, manner, spend)

@@ -122,7 +122,7 @@ def _layers(
             unknown.append(f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only")
             continue
         owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
-        files.append(LayerFiles(store.root, diff, folder, split, ownership=owners))
+        files.append(LayerFiles(store.root, diff, folder, split, ownership=owners, hint=max(layer.diff_size, 0)))
     found += check_stack(store.files, BASE, [layer.id for layer in chain], [str(diff) for diff in diffs], unknown)
     return tuple(files)
 

@@ -50,6 +50,8 @@ class Wanted:
 
 def scrub(stores: Sequence[FoundStore], wanted: Wanted, progress: Progress) -> list[Report]:
     """Check what is wanted in these stores."""
+    if wanted.manner.from_disk:
+        os.sync()  # what was not written yet can't be let go of
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
     reports = [_of_store(plan) for _, plan in plans if plan.unknown]
     chosen = [(plan, image, typed) for _, plan in plans for image, typed in _chosen(plan, wanted)]  # 2
@@ -155,7 +157,7 @@ def _marks_that_hide(
             if lower.folder is None:
                 continue
             try:
-                with Beneath(lower.root / os.fsdecode(lower.folder)) as tree:
+                with Beneath(lower.root) as store, store.below(lower.folder) as tree:
                     hides = tree.exists(path)
             except (StoreUnreadable, StoreMalformed, StoreMissing) as error:
                 unknown.append(error.message)

@@ -24,7 +24,8 @@ ALONE_BYTES: Final = 32 * 1024 * 1024
 """Up to so much is read by this process: starting others takes longer."""
 POLL_S: Final = 0.2
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[int, int, int], None]
+"""Told now and then: bytes read so far, layers done, layers in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,9 @@ def check_layers(
 def _alone(
     jobs: Sequence[LayerFiles], manner: Manner, meter: Meter, progress: Progress, count: Synchronized[int]
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
-    for layer in jobs:
+    for done, layer in enumerate(jobs, 1):
         yield layer, check(layer, manner, meter)
-        progress("scrub", count.value, 0)
+        progress(count.value, done, len(jobs))
 
 
 def _together(
@@ -110,7 +111,7 @@ def _together(
         try:
             while left:
                 ended, left = wait(left, POLL_S, FIRST_COMPLETED)
-                progress("scrub", shared[0].value, 0)
+                progress(shared[0].value, len(jobs) - len(left), len(jobs))
                 for each in ended:
                     yield running[each], each.result()
         finally:
@@ -118,15 +119,17 @@ def _together(
 
 
 def _size(layer: LayerFiles) -> int:
-    """About how much there is to read: the tar-split says it roughly, a blob exactly."""
+    """About how much there is to do for a layer: bytes, and for each entry as much as reading some bytes takes."""
     path = layer.tar_split or layer.blob
     try:
         with Beneath(layer.root) as store:
             size = store.stat(path or b"").st_size
     except (StoreMissing, StoreMalformed, StoreUnreadable):
         return 0
-    return size * SPLIT_FACTOR if layer.tar_split else size if layer.blob_size < 0 else layer.blob_size
+    if layer.tar_split:
+        return layer.hint + size * SPLIT_FACTOR
+    return size if layer.blob_size < 0 else layer.blob_size
 
 
 SPLIT_FACTOR: Final = 100
-"""A tar-split is about a hundredth of its layer, of many small files more."""
+"""An entry takes some 40 bytes of a tar-split, and as long as reading and hashing 4 KB."""

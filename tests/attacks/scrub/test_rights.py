@@ -1,0 +1,43 @@
+"""Without the rights to read, the answer is "could not check", and which right is missing. Never clean, never an alarm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.scrub.stores import Store
+from tests.programs import program
+from tests.real.tools import Said
+
+pytestmark = pytest.mark.real
+
+
+def scrub_as(*how: str, root: Path) -> Said:
+    """Calls the verb with fewer rights."""
+    code = "from boltseal.cli.root import run; run()"
+    argv = [program("setpriv"), *how, sys.executable, "-c", code, "scrub", "--root", str(root)]
+    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=False)
+    return Said(done.returncode == 3, done.stdout + done.stderr)
+
+
+def test_without_the_right_to_see_overlayfs_marks_nothing_is_taken_for_clean(store: Store) -> None:
+    """The kernel leaves them out of its lists and says nothing: a planted redirect would not show."""
+    done = scrub_as("--bounding-set=-sys_admin", root=store.root)
+
+    assert done.ok, done.text
+    assert "CAP_SYS_ADMIN" in done.text
+    assert "DIFFERS" not in done.text
+
+
+def test_without_the_right_to_read_files_nothing_is_taken_for_clean(store: Store) -> None:
+    """A root that may not pass by permissions, and files that are another's."""
+    subprocess.run(["chown", "-R", "12345:12345", store.root], check=True)
+    subprocess.run(["chmod", "-R", "go-rwx", store.root], check=True)
+    done = scrub_as("--bounding-set=-dac_override,-dac_read_search", root=store.root)
+
+    assert done.ok, done.text
+    assert "CAP_DAC_READ_SEARCH" in done.text

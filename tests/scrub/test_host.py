@@ -1,0 +1,113 @@
+"""A host's stores as a whole: what is shared is read once, what changes meanwhile is said, work is done side by side."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.find import store_at
+from boltseal.scrub.layers import Manner
+from boltseal.scrub.report import Report, Status, outcome
+from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.scrub.work import ALONE_BYTES, Meter, Pace
+from tests.scrub.making import DockerStore
+
+LOWER = {"etc/passwd": b"root", "bin/tool": b"tool" * 1000}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DockerStore:
+    return DockerStore.at(tmp_path)
+
+
+def checked(store: DockerStore, wanted: Wanted | None = None) -> dict[str, Report]:
+    found = scrub(store_at(store.root), wanted or Wanted(), lambda *_: None)
+    return {each.ref: each for each in found}
+
+
+def test_an_image_that_goes_away_meanwhile_is_no_difference(store: DockerStore) -> None:
+    """Somebody removed it: that is said, and not that it was tampered with."""
+    image = store.image("going:1", LOWER, {"app": b"app"})
+
+    def remove(*_: int) -> None:
+        (store.root / "image/overlay2/imagedb/content/sha256" / image.hex).unlink(missing_ok=True)
+        for folder in store.root.glob("overlay2/*/diff"):
+            shutil.rmtree(folder)
+
+    (report,) = scrub(store_at(store.root), Wanted(), remove)
+
+    assert report.status is Status.UNKNOWN
+    assert "while it was checked" in report.unknown[0]
+
+
+def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
+    """And both are told of what differs in it."""
+    store.image("one:1", LOWER)
+    chain = store.root / "image/overlay2/layerdb/sha256"
+    (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
+    store.config("two:1", config.read_bytes() + b"\n")
+    (store.layer() / "etc/passwd").write_bytes(b"evil")
+    told: list[tuple[int, ...]] = []
+
+    found = scrub(store_at(store.root), Wanted(), lambda *numbers: told.append(numbers))
+
+    assert len(list(chain.iterdir())) == 1
+    assert told[-1][1:] == (1, 1)
+    assert [each.status for each in found] == [Status.DIFFERS, Status.DIFFERS]
+
+
+def test_layers_are_checked_side_by_side_with_the_same_result(store: DockerStore) -> None:
+    """Several processes find what one finds."""
+    large = os.urandom(ALONE_BYTES // 4)
+    store.image("large:1", *({f"f{number}": large + bytes([number])} for number in range(6)))
+    for index in range(6):
+        chain = sorted((store.root / "image/overlay2/layerdb/sha256").iterdir())[index]
+        (chain / "size").write_text(str(len(large)))
+    (store.layer(3) / "f3").chmod(0o777)
+    (store.layer(4) / "f4").write_bytes(large + b"\0")
+
+    alone = checked(store, Wanted(pace=Pace(workers=1)))["large:1"]
+    together = checked(store, Wanted(pace=Pace(workers=3)))["large:1"]
+
+    assert alone == together
+    assert {(each.kind, each.path) for each in alone.differences} >= {(Kind.MODE, "f3"), (Kind.CONTENT, "f4")}
+
+
+def test_a_meter_counts_what_it_is_told_and_asks_for_time_where_there_is_a_rate() -> None:
+    """By when the next byte may be read is shared by all who read."""
+    context = get_context("spawn")
+    count, free_at = context.Value("q", 0), context.Value("d", 0.0)
+    meter = Meter(count, free_at, 10**9)
+    meter(1000)
+    first = free_at.value
+    meter(1_000_000)
+
+    assert count.value == 1_001_000
+    assert free_at.value - first >= 1_000_000 / 10**9 - 1e-6
+
+
+def test_a_difference_counts_more_than_what_could_not_be_checked() -> None:
+    """Exit code 1 beats 3."""
+    reports = [Report("image", "a", status, "", "") for status in (Status.UNKNOWN, Status.DIFFERS, Status.HOLDS)]
+
+    assert outcome(reports) is Status.DIFFERS
+    assert outcome([reports[0], reports[2]]) is Status.UNKNOWN
+    assert outcome([]) is Status.HOLDS
+
+
+def test_quick_finds_what_stands_in_attributes(store: DockerStore) -> None:
+    """And nothing is read of the files."""
+    store.image("app:1", LOWER)
+    (store.layer() / "bin/tool").chmod(0o4755)
+    (store.layer() / "bin/evil").touch()
+
+    report = checked(store, Wanted(manner=Manner(quick=True)))["app:1"]
+
+    assert {(each.kind, each.path) for each in report.differences} == {(Kind.MODE, "bin/tool"), (Kind.EXTRA, "bin/evil")} | {
+        (Kind.MTIME, "bin")
+    }  # fmt: skip
