@@ -13,7 +13,7 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.app import collect_store, examine_store
+from boltseal.app import examine_store
 from boltseal.settings import Settings
 from tests.images import (
     OCI_MANIFEST,
@@ -258,6 +258,21 @@ async def test_without_users_an_address_is_counted(data: Path) -> None:
     assert other.status_code == 202
 
 
+async def test_a_network_of_ipv6_is_counted_as_one(data: Path) -> None:
+    """Who has one address of it has 2^64 of them; another network is somebody else."""
+    addresses = ("2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:1:ffff::3", "2001:db8:0:2::1")
+    answers = []
+    async with serving_as(
+        Settings.model_validate({"server": {"data": data}, "auth": {"max_uploads_per_user": 2}})
+    ) as running:
+        for address in addresses:
+            transport = httpx2.ASGITransport(app=running.app, client=(address, 5))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+                answers.append(await client.post("/v2/shop/app/blobs/uploads/"))
+
+    assert [answer.status_code for answer in answers] == [202, 202, 429, 202]
+
+
 async def test_an_image_has_so_many_referrers_and_no_more(data: Path) -> None:
     """Whoever lists them reads all of them; the same one again is none more, and another image has its own."""
     async with serving(data, max_referrers_per_image=2) as running:
@@ -281,17 +296,37 @@ async def test_an_image_has_so_many_referrers_and_no_more(data: Path) -> None:
     assert len(listed) == 2
 
 
-async def test_bytes_of_a_refused_push_go_with_the_next_collect(shop: Open, data: Path) -> None:
-    """They were durable before the row was refused; no row names them."""
-    blob = Blob(b"b" * 600)
+async def test_uploads_filled_before_the_first_of_them_counted_leave_no_bytes(shop: Open, data: Path) -> None:
+    """Each had room when it was sent; each ends with a request that brings no byte, and so none to be asked at."""
+    blobs = [Blob(bytes([number]) * 600) for number in range(4)]
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
-        locations = [await start_upload(running.client, "shop/app") for _ in range(2)]
-        await running.client.patch(locations[1], content=blob.data)
-        await running.client.put(with_digest(locations[0], Blob(b"a" * 600).digest), content=b"a" * 600)
-        refused = await running.client.put(with_digest(locations[1], blob.digest))
-    settings = Settings.model_validate({"server": {"data": data}})
-    later_us = 4_000_000_000_000_000
-    gone = [item.name for item in collect_store(settings, dry_run=True, clock=lambda: later_us) if item.what == "blob"]
+        locations = [await start_upload(running.client, "shop/app") for _ in blobs]
+        ends = []
+        for location, blob in zip(locations, blobs, strict=True):
+            ends.append((await running.client.patch(location, content=blob.data)).headers["location"])
+        answers = [
+            await running.client.put(with_digest(end, blob.digest)) for end, blob in zip(ends, blobs, strict=True)
+        ]
 
-    assert refused.status_code == 403
-    assert gone == [blob.digest]
+    assert [answer.status_code for answer in answers] == [201, 403, 403, 403]
+    assert stored(data) == {blobs[0].digest}
+
+
+async def test_pieces_smaller_than_what_is_asked_at_fill_no_disk(shop: Open, data: Path) -> None:
+    """A length that nobody announced, a little over what is left, again and again: refused, and nothing of it stays."""
+    blobs = [Blob(bytes([number]) * 5000) for number in range(3)]
+    async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
+        answers = []
+        for blob in blobs:
+            location = await start_upload(running.client, "shop/app")
+            answers.append(
+                await running.client.put(with_digest(location, blob.digest), content=in_pieces(blob.data, 700))
+            )
+
+    assert [answer.status_code for answer in answers] == [403, 403, 403]
+    assert stored(data) == set()
+
+
+def stored(data: Path) -> set[str]:
+    """The digests of all bytes that lie in the store, named by a row or not."""
+    return {f"sha256:{path.name}" for path in (data / "blobs" / "sha256").glob("*/*")}

@@ -27,6 +27,7 @@ from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.users import UserFile
 from tests.images import OCI_MANIFEST, image, push, push_blob
 from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as
+from tests.spec.test_tag_history import signed
 
 IMAGE = image("one")
 PEOPLE = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}
@@ -361,6 +362,45 @@ async def test_a_token_holds_over_a_rotation_and_not_over_several(
     assert (once.status_code, gone.status_code) == (200, 401)
 
 
+async def test_a_key_that_was_stolen_signs_nothing_new_after_its_rotation(
+    shop: Serving, settings: Settings, clock: Clock
+) -> None:
+    """It checks what it had signed before, so a thief's token of later, dated back or not, ends with those."""
+    file = KeyFile(settings.keys / "token.json")
+    (stolen, *_) = file.current(clock())
+    file.rotate(clock())
+    thief = settings.keys.with_name("thief.json")
+    clock.advance(seconds=60)
+    thief.write_text(json.dumps([{"id": stolen.id, "seed": base64.b64encode(stolen.seed).decode(), "since_us": 0}]))
+    scopes = {"shop/app": frozenset({Action.PULL})}
+    later = Tokens(KeyFile(thief), settings.auth.service, clock).give("ci", scopes)
+    answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(later))
+
+    assert answer.status_code == 401
+
+
+async def test_an_old_password_is_worth_nothing_at_the_next_request(shop: Serving, settings: Settings) -> None:
+    """Also when it was right a moment ago, with the very same header."""
+    before = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
+    UserFile(settings.htpasswd).put("ci", bcrypt.hashpw(b"another", bcrypt.gensalt(4)))
+    after = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
+
+    assert (before.status_code, after.status_code) == (200, 401)
+
+
+@pytest.mark.parametrize("name", ["other", None])
+async def test_receipts_asked_for_one_by_one_name_no_repository(shop: Serving, name: str | None) -> None:
+    """Whoever may not pull gave a number, and must not learn a private name from the refusal of it."""
+    auth = httpx2.Auth() if name is None else login(name)
+    await signed(shop.client, 3)
+    answers = [await shop.client.get(f"/ledger/receipt/{index}", auth=auth) for index in range(10)]
+    told = [answer.text + str(answer.headers) for answer in answers]
+
+    assert {answer.status_code for answer in answers} <= {401, 403, 404}
+    assert [answer.status_code for answer in answers][2] == (401 if name is None else 403)
+    assert not [one for one in told if "shop" in one]
+
+
 @pytest.mark.parametrize(
     "header",
     ["Basic", "Basic !!!", "Basic Y2k=", "Basic \xff", "Digest x", "Bearer", "ci:pw-ci", "Basic " + "A" * 30_000],
@@ -392,6 +432,17 @@ async def test_guessing_is_slowed(shop: Serving) -> None:
     assert [answer.status_code for answer in guesses] == [401] * 5 + [429] * 3
     assert (remembered.status_code, right.status_code, again.status_code) == (200, 429, 200)
     assert "retry-after" in right.headers
+
+
+async def test_guessing_is_slowed_for_a_whole_network_of_ipv6(shop: Serving) -> None:
+    """Who has one address of it has 2^64 of them."""
+    answers = []
+    for number in range(8):
+        transport = httpx2.ASGITransport(app=shop.app, client=(f"2001:db8:0:1::{number:x}", 5))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+            answers.append(await client.get("/v2/", auth=login("ci", f"guess {number}")))
+
+    assert [answer.status_code for answer in answers][-1] == 429
 
 
 async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> None:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope
 from boltseal.api.errors import BodyStalled, ClientGone
 from boltseal.api.query import Query
 from boltseal.errors import ErrorCode, Invalid, TooLarge, quote
+from boltseal.policy.address import whose
 from boltseal.registry.access import NOBODY, Caller
 from boltseal.registry.values import ANONYMOUS, Actor
 
@@ -249,6 +250,11 @@ class Call:
         """The address that the request came from, without a port; "" where the server does not say."""
         client = self.scope.get("client")
         return client[0] if client else ""
+
+    @property
+    def network(self) -> str:
+        """The same, as what one sender has for themselves: see `policy.address`."""
+        return whose(self.address)
 
     @property
     def method(self) -> str:

@@ -8,8 +8,8 @@ Rights are decided before any existence check, precondition or 304, so an answer
 the right whether a thing exists. 401 with a challenge where a login or another token would help, 403 where it
 would not. The challenge names our token service by an address from the configuration, never from the Host header.
 
-A recognised `Authorization` header is remembered for a few seconds under a keyed hash, so that a pull of fifty layers
-recognises its token once; rights are looked up each time.
+A token that was recognised is remembered for a few seconds under a keyed hash, so that a pull of fifty layers recognises
+it once; rights are looked up each time.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ class Gate:
         if await self._known_caller(call):
             call.actor = self.access.check_entries(call.caller)
 
-    async def admit_to(self, call: Call, repository: Repository, action: Action) -> None:
-        """Lets those pass who may do this in a repository. LoginNeeded, RightMissing, ..."""
+    async def admit_to_entry(self, call: Call, index: int, repository: Repository) -> None:
+        """Lets those pass who may pull from the repository that an entry is about. LoginNeeded, RightMissing, ..."""
         if await self._known_caller(call):
-            call.actor = self.access.check(call.caller, repository, action)
+            call.actor = self.access.check_entry(call.caller, index, repository)
 
     async def _known_caller(self, call: Call) -> bool:
         """Whether callers are told apart; then who this one is. HostRefused, AuthorizationInvalid, ..."""
@@ -137,6 +137,8 @@ class Gate:
         if held is not None and held[1] > now:
             return held[0]
         caller, life_s = await self._prove(call, authorization)
+        if not life_s:
+            return caller
         self._known[mark] = (caller, now + min(REMEMBERED_S, life_s))
         while len(self._known) > REMEMBERED_MOST:
             self._known.popitem(last=False)
@@ -161,7 +163,8 @@ class Gate:
         match scheme.lower():
             case "basic":
                 user, password = _basic(rest.strip())
-                return await self.access.by_password(user, password, call.address), REMEMBERED_S
+                # Not remembered here: `Logins` does, and forgets when the password is another.
+                return await self.access.by_password(user, password, call.network), 0.0
             case "bearer":
                 caller, ends_s = self.access.by_token(rest.strip())
                 return caller, max(0.0, ends_s - time.time())

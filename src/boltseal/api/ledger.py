@@ -23,7 +23,6 @@ from boltseal.api.shell import READS, Shell
 from boltseal.errors import BoltsealError, Unauthenticated, quote
 from boltseal.ledger.tiles import WIDTH, BundleId, TileInvalid, parse_path
 from boltseal.oci.reference import Repository
-from boltseal.policy.grants import Action
 
 if TYPE_CHECKING:
     from boltseal.api.call import Call
@@ -92,7 +91,7 @@ class LedgerApi(Shell):
         await self._gate.admit_any(call)
         entry = await self._ledger.entry(index)
         if entry.repository:
-            await self._gate.admit_to(call, Repository(entry.repository), Action.PULL)
+            await self._gate.admit_to_entry(call, index, Repository(entry.repository))
         else:
             await self._gate.admit_to_entries(call)
         return self._text(await self._ledger.receipt(index), caching.NO_STORE)

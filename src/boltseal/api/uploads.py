@@ -59,7 +59,7 @@ class UploadRoutes:
                 return self._created(at.repository, wanted)
         elif digest is not None:
             return await self._all_at_once(call, at.repository, Digest.parse(digest))
-        upload = await self._uploads.start(at.repository, call.actor, call.address)
+        upload = await self._uploads.start(at.repository, call.actor, call.network)
         return Answer(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
 
     async def append(self, call: Call, at: UploadAt) -> Answer:
@@ -114,7 +114,7 @@ class UploadRoutes:
 
     async def _all_at_once(self, call: Call, repository: Repository, digest: Digest) -> Answer:
         length = call.content_length()
-        upload = await self._uploads.start(repository, call.actor, call.address)
+        upload = await self._uploads.start(repository, call.actor, call.network)
         try:
             await self._uploads.finish(repository, upload, digest, None, length, call.body, call.actor)
         except (BoltsealError, ClientGone):

@@ -118,6 +118,16 @@ class Access:
                 )
         return Actor(caller.user or ANONYMOUS.name)
 
+    def check_entry(self, caller: Caller, index: int, repository: str) -> Actor:
+        """Who acts, for an entry that was asked for by its number: who may not see it is not told what it is about."""
+        if Action.PULL in self.allowed(caller, repository):
+            return caller.actor
+        self._refuse_if_gone(caller)
+        about = f"entry {index} is about a repository"
+        if caller.user is None or caller.scopes is not None:
+            raise LoginNeeded(f"{about} that needs a login, by user and password, which may pull there")
+        raise RightMissing(f"{about} that {caller.user} may not pull from; ask whoever runs this registry for a grant")
+
     def _refuse_if_gone(self, caller: Caller) -> None:
         if caller.user is not None and not self._logins.exists(caller.user):
             raise LoginNeeded("there is no such login any more")

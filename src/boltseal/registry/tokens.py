@@ -75,15 +75,17 @@ class Tokens:
         """What a token says, if it is ours and holds now. TokenInvalid, KeysUnreadable."""
         if len(text) > MAX_TOKEN_BYTES:
             raise TokenInvalid("the token is too long to be one of ours; log in again")
+        until_us: int | None = None  # when the next key took over; what is said to be given later is a thief's
         for key in self._keys.current(self._now_us()):
             try:
                 found = jwt.decode(text, _jwk(key), algorithms=_ALGORITHMS)
             except (JoseError, ValueError):
+                until_us = key.since_us
                 continue
-            return self._claims(found.claims)
+            return self._claims(found.claims, until_us)
         raise TokenInvalid("the token was not signed by this registry; log in again")
 
-    def _claims(self, claims: Mapping[str, Any]) -> Claims:
+    def _claims(self, claims: Mapping[str, Any], until_us: int | None) -> Claims:
         now_s = self._now_us() // 1_000_000
         user, begins_s, ends_s = claims.get("sub"), claims.get("nbf"), claims.get("exp")
         if claims.get("iss") != ISSUER or claims.get("aud") != self.service:
@@ -92,6 +94,8 @@ class Tokens:
             raise TokenInvalid("the token can't be read; log in again")
         if not begins_s - LEEWAY_S <= now_s < ends_s + LEEWAY_S or ends_s - begins_s > LIFE_S:
             raise TokenInvalid("the token has ended; ask for another")
+        if until_us is not None and begins_s > until_us // 1_000_000 + LEEWAY_S:
+            raise TokenInvalid("the token was signed by a key that signs no more; ask for another")
         return Claims(user or None, _scopes(claims.get("access")), ends_s)
 
 

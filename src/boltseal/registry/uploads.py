@@ -127,6 +127,7 @@ class Uploads:
         check = await self._checks(repository, actor)
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
             await _receive(writer, start, length, body, check)
+            await self._check_whole(writer, repository, actor)
             size = await writer.commit(digest)
 
         def job(tx: Transaction) -> None:
@@ -147,6 +148,16 @@ class Uploads:
         with self._bounds.counting(tx, actor.name):
             place = metadata.ensure_repository(tx, repository, actor.name)
             metadata.add_blob(tx, place, str(digest), size, actor.name)
+
+    async def _check_whole(self, writer: UploadWriter, repository: Repository, actor: Actor) -> None:
+        """Refuse what has grown over the quota since it was asked last, before its bytes may stay. QuotaExceeded."""
+        try:
+            left = await self._bounds.left_bytes(self._database, actor.name, repository)
+            if left is not None:
+                self._bounds.check_bytes(actor.name, left, writer.offset)
+        except Denied:
+            await writer.rollback()
+            raise
 
     async def _checks(self, repository: Repository, actor: Actor) -> Check:
         """What is asked while bytes arrive: does the session's size go with the quota, is there room on the disk."""

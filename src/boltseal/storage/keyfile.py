@@ -1,9 +1,10 @@
 """The keys that sign tokens, in `<data>.keys/token.json` (mode 0600, beside the data and not in it).
 
-The first key signs; the ones behind it were rotated out and still check what they signed, until that has ended. Read
+The first key signs; the ones behind it were rotated out and still check what they signed before (`registry.tokens`). Read
 again when the file changed, so that a rotation reaches every worker without a restart.
 
-Trusted: whoever may read the file. What a liar would gain: any name, at this registry, until the next rotation.
+Trusted: whoever may read the file. What a liar would gain: any name, at this registry, until five minutes
+after the next rotation.
 """
 
 from __future__ import annotations
