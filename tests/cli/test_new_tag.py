@@ -61,7 +61,7 @@ async def publish(server: Server, tag: str, document: Document) -> None:
 def tag_of(*arguments: str | Path, run: Callable[..., Run] = program.call) -> str:
     told = run("new-tag", *arguments)
 
-    assert (told.code, told.err) == (0, "")
+    assert told.code == 0, told.err
     return told.out.removesuffix("\n")
 
 
