@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 import re
 import tracemalloc
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -21,6 +20,7 @@ from boltseal.oci.reference import Reference
 from boltseal.registry.logins import hash_password
 from boltseal.storage.users import UserFile
 from tests import images
+from tests.client.listening import listening
 from tests.servers import Server
 from tests.soak.scale import POLLED_REPOSITORIES
 
@@ -86,12 +86,6 @@ async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -
     assert late - early < 512 * 1024
 
 
-async def _until_left(serving: Awaitable[None], writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError, EOFError):
-        await serving
-    writer.close()
-
-
 async def test_heads_share_their_connections() -> None:
     """A connection for each would cost a handshake each: a refusal's body, and a HEAD's lack of one, are read to the end."""
     connections = 0
@@ -111,13 +105,11 @@ async def test_heads_share_their_connections() -> None:
             writer.write(b"HTTP/1.1 " + said)
             await writer.drain()
 
-    server = await asyncio.start_server(lambda r, w: _until_left(registry(r, w), w), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    transport = Transport(CredentialStore([]))
-    references = [Reference.parse(f"127.0.0.1:{port}/team/app:{number}") for number in range(200)]
-    answers = [answer async for answer in poll(transport, references)]
-    await transport.aclose()
-    server.close()
+    async with listening(registry) as port:
+        transport = Transport(CredentialStore([]))
+        references = [Reference.parse(f"127.0.0.1:{port}/team/app:{number}") for number in range(200)]
+        answers = [answer async for answer in poll(transport, references)]
+        await transport.aclose()
 
     assert all(answer.resolved for answer in answers)
     assert connections <= AT_ONCE + 1
