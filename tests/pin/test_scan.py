@@ -144,6 +144,15 @@ def test_a_folder_is_searched_for_what_has_a_name_or_says_what_it_is(tmp_path: P
     assert found.problems == ()
 
 
+def test_a_dockerfile_that_is_included_as_something_else_is_a_problem(tmp_path: Path) -> None:
+    """It is read as what it is, and as what somebody takes it for, each by its own rules."""
+    root = written(tmp_path, {"Dockerfile": "FROM nginx:1.25\n\t- x: {\n", "compose.yml": "include: [Dockerfile]\n"})
+    found = scan(root)
+
+    assert [site.where for site in found.sites] == ["FROM, stage 0"]
+    assert [problem.path for problem in found.problems] == ["Dockerfile"]
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     """A named pipe with a promising name is a problem."""
     os.mkfifo(tmp_path / "compose.yml")

@@ -56,6 +56,7 @@ class _File:
     envs: tuple[str, ...]
     services: dict[str, Node] = field(default_factory=dict)
     also: set[tuple[str, ...]] = field(default_factory=set)
+    partners: list[_File] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class _Reader:
         if name not in self.envs:
             self.envs[name] = _NO_ENV
             try:
-                real = self.project.name(Path(name))
+                real = self.project.name(name)
                 if self.project.has(real):
                     self.envs[name] = parse_dotenv(self.project.read(real))
             except Unreadable as error:
@@ -253,6 +254,11 @@ class _Reader:
 
     def partners(self, file: _File) -> list[_File]:
         """The files that Compose loads together with this one unasked."""
+        if file.partners is None:
+            file.partners = self.look_for_partners(file)
+        return file.partners
+
+    def look_for_partners(self, file: _File) -> list[_File]:
         folder, _, last = file.source.path.rpartition("/")
         if last not in _DEFAULTS + _OVERRIDES:
             return []

@@ -73,6 +73,10 @@ class Lines:
 
 def read_lines(source: Source) -> Lines:
     """Cut a file into instructions. Unreadable where BuildKit would not read it either."""
+    return source.parsed(_cut)
+
+
+def _cut(source: Source) -> Lines:
     return _Reader(source).read()
 
 

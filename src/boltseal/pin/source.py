@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from boltseal.errors import quote
 from boltseal.pin.values import Problem
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
+KEPT_CHARACTERS: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
+
+T = TypeVar("T")
 
 
 class Unreadable(Exception):  # noqa: N818, RUF100 - never leaves the room: it becomes a Problem of what was found
@@ -37,6 +40,7 @@ class Source:
     text: str
     raw: bytes
     _starts: list[int] = field(default_factory=list, compare=False, repr=False)
+    _parsed: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, path: str, raw: bytes) -> Source:
@@ -55,6 +59,16 @@ class Source:
         bom = _BOM if self.raw.startswith(_BOM) else b""
         return Source(self.path, text, bom + text.encode())
 
+    def parsed(self, parse: Callable[[Source], T]) -> T:
+        """What a parser makes of this file; of a small one kept, since it is read, proven and read again."""
+        if parse in self._parsed:
+            kept: T = self._parsed[parse]
+            return kept
+        found = parse(self)
+        if len(self.text) <= KEPT_CHARACTERS:
+            self._parsed[parse] = found
+        return found
+
     def line(self, offset: int) -> int:
         """The line of a character, counted from 1."""
         if not self._starts:
@@ -63,20 +77,27 @@ class Source:
 
 
 class Project:
-    """The files under one folder, each read once. `overlay` holds texts that stand in for files on the disk."""
+    """The files under one folder, each read and looked for once. `overlay` holds texts that stand in for files on the disk."""
 
     def __init__(self, root: Path, overlay: Mapping[str, Source] | None = None) -> None:
         self.root = Path(os.path.realpath(root))
+        self._base = os.fspath(self.root)
         self._read: dict[str, Source] = dict(overlay or {})
+        self._has: dict[str, bool] = {}
+        self._names: dict[tuple[str, str], str] = {}
 
-    def name(self, path: Path, base: str = "") -> str:
+    def name(self, path: Path | str, base: str = "") -> str:
         """The name that messages show of a path: relative to the root, every link followed. Unreadable when outside."""
         shown = os.fspath(path)
-        real = os.path.realpath(self.root / base / path)
-        try:
-            return Path(real).relative_to(self.root).as_posix()
-        except ValueError:
-            raise Unreadable(shown, 0, f"leads out of the project, to {quote(real)}: not read") from None
+        known = self._names.get((shown, base))
+        if known is not None:
+            return known
+        real = os.path.realpath(os.path.join(self._base, base, shown))  # noqa: PTH118 - thousands of times
+        inside = self._base.rstrip("/") + "/"
+        if real != self._base and not real.startswith(inside):
+            raise Unreadable(shown, 0, f"leads out of the project, to {quote(real)}: not read")
+        name = self._names[shown, base] = real[len(inside) :] or "."
+        return name
 
     def read(self, name: str) -> Source:
         """A file by the name that `name` gave. Unreadable."""
@@ -87,11 +108,17 @@ class Project:
 
     def with_texts(self, changed: Mapping[str, Source]) -> Project:
         """The same project, everything that was read kept as it was read, and other texts in some of its files."""
-        return Project(self.root, {**self._read, **changed})
+        other = Project(self.root, {**self._read, **changed})
+        other._has, other._names = self._has, self._names
+        return other
 
     def has(self, name: str) -> bool:
         """Whether there is such a file, in the project."""
-        return name in self._read or (self.root / name).is_file()
+        known = self._has.get(name)
+        if known is None:
+            path = os.path.join(self._base, name)  # noqa: PTH118
+            known = self._has[name] = name in self._read or os.path.isfile(path)  # noqa: PTH113 - thousands of times
+        return known
 
     def _bytes(self, name: str) -> bytes:
         try:

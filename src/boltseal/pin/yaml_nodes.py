@@ -30,6 +30,10 @@ Pairs: TypeAlias = "dict[str, Node]"
 
 def compose(source: Source) -> tuple[Node, ...]:
     """The root of each document. Unreadable, with the line."""
+    return source.parsed(_composed)
+
+
+def _composed(source: Source) -> tuple[Node, ...]:
     text = _SURROGATE.sub(r"\\u0041", source.text) if source.path.endswith(".json") else source.text
     try:
         documents = tuple(yaml.compose_all(text, Loader=yaml.CBaseLoader))
