@@ -4,7 +4,8 @@
     sha256sum               hashes the same files on both cores (`xargs -P2`), and compares nothing: the limit
     podman system check     compares content, and part of the attributes, in Podman's store
 
-in turn, in the same run, on the same bytes; a figure is the median of the rounds. Warm: everything was read a moment ago.
+in turn, in the same run, on the same bytes; a figure is the median of the rounds. Beside the time stands what the cores
+worked for it, the daemon's work counted in, since that hardly depends on who else uses the machine. Warm: everything was read a moment ago.
 From the disk: it was dropped from the page cache before each run, by `posix_fadvise`; ours does that itself (`--from-disk`).
 At the end the memory of a check of one layer with a million entries. As root, with docker and podman; takes some minutes.
 """
@@ -19,6 +20,7 @@ import io
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -58,6 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scrub", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the million entries")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-scrub-") as scratch:
         folder = Path(scratch)
@@ -72,7 +75,7 @@ def main() -> int:
             hashed = f"find {root}/overlay2/*/diff -type f -print0 | xargs -0 -P2 -n 500 sha256sum > /dev/null"
             saved = f"{' '.join(docker)} save {NAME} > /dev/null"
             print(f"{FILES} files, {BYTES // 10**6} MB, {asked.layers} layers; median of {asked.rounds} rounds\n")
-            print("| | warm | | from the disk | |\n| --- | ---: | --- | ---: | --- |")
+            print("| | warm | | worked | | from the disk | |\n| --- | ---: | --- | ---: | --- | ---: | --- |")
             rows = [
                 Row("boltseal scrub (Docker)", (*BOLTSEAL, "--root", root)),
                 Row("docker save", ("sh", "-c", saved), (root / "overlay2",)),
@@ -80,30 +83,46 @@ def main() -> int:
                 Row("boltseal scrub (Podman)", (*BOLTSEAL, "--root", folder / "podman")),
                 Row("podman system check", (*podman, "system", "check"), (folder / "podman" / "overlay",)),
             ]
-            warm, cold = _taken(rows, asked.rounds, cold=False), _taken(rows, asked.rounds, cold=True)
+            (warm, worked), (cold, _) = (_taken(rows, asked.rounds, server.pid, cold=cold) for cold in (False, True))
             for row in rows:
                 ours = "boltseal scrub (Podman)" if "odman" in row.title else "boltseal scrub (Docker)"
-                print(
-                    f"| {row.title} | {warm[row.title]:.2f} s | {warm[row.title] / warm[ours]:.2f} x "
-                    f"| {cold[row.title]:.2f} s | {cold[row.title] / cold[ours]:.2f} x |"
+                cells = (
+                    f"{each[row.title]:.2f} s | {each[row.title] / each[ours]:.2f} x" for each in (warm, worked, cold)
                 )
+                print(f"| {row.title} | {' | '.join(cells)} |")
         unmounted(folder)
+        if asked.no_memory:
+            return 0
         print(f"\nmemory of a check of {ENTRIES} entries in one layer: {_memory(folder):.0f} MB")
     return 0
 
 
-def _taken(rows: list[Row], rounds: int, *, cold: bool) -> dict[str, float]:
+def _taken(rows: list[Row], rounds: int, daemon: int, *, cold: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds, and seconds of work."""
     taken: dict[str, list[float]] = {row.title: [] for row in rows}
+    worked: dict[str, list[float]] = {row.title: [] for row in rows}
     for number in range(rounds + 1):  # the first round warms, and is not counted
         for row in rows:
             for folder in row.drop if cold else ():
                 _drop(folder)
             argv = (*row.argv, "--from-disk") if cold and not row.drop else row.argv
-            began = time.monotonic()
+            began, before = time.monotonic(), _work(daemon)
             subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             if number:
                 taken[row.title].append(time.monotonic() - began)
+                worked[row.title].append(_work(daemon) - before)
+    return _medians(taken), _medians(worked)
+
+
+def _medians(taken: dict[str, list[float]]) -> dict[str, float]:
     return {title: statistics.median(each) for title, each in taken.items()}
+
+
+def _work(daemon: int) -> float:
+    """Seconds that cores worked for processes that were started here and have ended, and for the daemon."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    fields = Path(f"/proc/{daemon}/stat").read_text().rpartition(")")[2].split()
+    return ended.ru_utime + ended.ru_stime + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _drop(folder: Path) -> None:

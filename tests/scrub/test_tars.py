@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import Beneath
 from boltseal.scrub.blobtar import BlobTar
-from boltseal.scrub.comparison import clean
-from boltseal.scrub.tarheader import FOLDER, REGULAR, SYMLINK, Header, TarMalformed, parse_group
+from boltseal.scrub.tarheader import FOLDER, REGULAR, SYMLINK, Header, TarMalformed, clean, parse_group
 from boltseal.scrub.tarsplit import entries
 from tests.scrub.making import layer_tar, split
 

@@ -21,12 +21,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.runtimes.rights import sees_marks
-from boltseal.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
+from boltseal.scrub.differences import MAX_PER_LAYER, Kind, difference
+from boltseal.scrub.findings import Findings
+from boltseal.scrub.ownership import Ownership
 from boltseal.scrub.tarheader import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -38,14 +39,12 @@ from boltseal.scrub.tarheader import (
     SYMLINK,
     Header,
     TarMalformed,
+    clean,
 )
 
-MAX_NAME_BYTES: Final = 4096
-MAX_XATTR_BYTES: Final = 64 * 1024
 _WHITEOUT: Final = b".wh."
 _META: Final = b".wh..wh."
 _OPAQUE: Final = b".wh..wh..opq"
-_STARTS: Final = (b"", b".", b"/")
 _NS: Final = 1_000_000_000
 _MAX_TIME_NS: Final = 2**63 - 1
 
@@ -75,52 +74,6 @@ _FORMATS: Final = {
     BLOCK_DEVICE: stat.S_IFBLK,
     FIFO: stat.S_IFIFO,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class IdMap:
-    """How owners in headers became owners on the disk: `(inside, outside, count)` each; none: as they are."""
-
-    ranges: tuple[tuple[int, int, int], ...] = ()
-
-    def outside(self, number: int) -> int | None:
-        """The id on the disk, or None where no range holds it."""
-        if not self.ranges:
-            return number
-        return next((o + number - i for i, o, count in self.ranges if i <= number < i + count), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """The maps of a layer's users and groups."""
-
-    users: IdMap = field(default_factory=IdMap)
-    groups: IdMap = field(default_factory=IdMap)
-
-
-@dataclass(slots=True)
-class Findings:
-    """What differs in one layer. At most MAX_PER_LAYER are kept, all are counted."""
-
-    kept: dict[bytes, list[Difference]] = field(default_factory=dict)
-    count: int = 0
-    unreadable: list[str] = field(default_factory=list)
-
-    def add(self, found: Difference, path: bytes) -> None:
-        self.count += 1
-        if self.count <= MAX_PER_LAYER:
-            self.kept.setdefault(path, []).append(found)
-
-    def drop(self, path: bytes, kinds: frozenset[Kind] | None = None) -> None:
-        """Forget what an entry that is replaced, or whose attributes are, has shown."""
-        before = self.kept.pop(path, [])
-        after = [each for each in before if kinds is not None and each.kind not in kinds]
-        self.count -= len(before) - len(after)
-        if after:
-            self.kept[path] = after
-
-    def all(self) -> list[Difference]:
-        return [each for found in self.kept.values() for each in found]
 
 
 _OF_A_HEADER: Final = frozenset({Kind.MODE, Kind.OWNER, Kind.MTIME, Kind.XATTR, Kind.CAPABILITY})
@@ -452,26 +405,6 @@ class LayerComparison:
     def _unreadable(self, message: str) -> None:
         if len(self.findings.unreadable) < MAX_PER_LAYER:
             self.findings.unreadable.append(message)
-
-
-def clean(name: bytes) -> bytes:
-    """A name as engines place it: relative to the layer, without empty parts. TarMalformed where it leads out."""
-    if len(name) > MAX_NAME_BYTES:
-        raise TarMalformed(f"an entry's name of {len(name)} bytes; paths have at most {MAX_NAME_BYTES}")
-    if b"/." not in name and b"//" not in name and name[:1] not in _STARTS and name[-1:] != b"/":
-        return name
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        kept: list[bytes] = []
-        for part in parts:
-            if part != b"..":
-                kept.append(part)
-            elif kept:
-                kept.pop()
-            else:
-                raise TarMalformed(f"the entry {readable(name)!r} leads out of its layer")
-        parts = kept
-    return b"/".join(parts)
 
 
 def is_whiteout(found: os.stat_result) -> bool:

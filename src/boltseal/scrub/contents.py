@@ -19,8 +19,7 @@ from typing import IO, Final, Protocol
 from fastcrc import crc64
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, open_quietly
-from boltseal.scrub.comparison import clean
-from boltseal.scrub.tarheader import BLOCK, Header, TarMalformed
+from boltseal.scrub.tarheader import BLOCK, Header, TarMalformed, clean
 from boltseal.scrub.tarsplit import SLOT, read
 
 PIECE_BYTES: Final = 1024 * 1024

@@ -9,11 +9,11 @@ from typing import Final
 from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.runtimes.docker import OVERLAY2, DockerContainer, DockerStore, layer_at
-from boltseal.scrub.comparison import IdMap, Ownership
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.overlaystack import check_stack
+from boltseal.scrub.ownership import IdMap, Ownership
 
 NAME: Final = "docker"
 BASE: Final = b"overlay2"

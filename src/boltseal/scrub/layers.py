@@ -20,9 +20,10 @@ from boltseal.errors import Invalid
 from boltseal.oci.digest import SHA256, Digest
 from boltseal.runtimes.beneath import Beneath, StoreMissing, StoreUnreadable, readable
 from boltseal.scrub.blobtar import BlobTar
-from boltseal.scrub.comparison import LayerComparison, Ownership
+from boltseal.scrub.comparison import LayerComparison
 from boltseal.scrub.contents import Changed, FileReader, Tape, check_unchanged, suspects
 from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.ownership import Ownership
 from boltseal.scrub.tarheader import Header, TarMalformed
 from boltseal.scrub.tarsplit import entries
 

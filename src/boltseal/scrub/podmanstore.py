@@ -11,12 +11,12 @@ from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.runtimes.podman import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
-from boltseal.scrub.comparison import IdMap, Ownership
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.documents import read_manifest
 from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, StorePlan, diff_ids
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.overlaystack import check_stack
+from boltseal.scrub.ownership import IdMap, Ownership
 
 NAME: Final = "podman"
 BASE: Final = b"overlay"

@@ -25,6 +25,8 @@ FOLDER: Final = b"5"
 FIFO: Final = b"6"
 GLOBAL: Final = b"g"
 
+MAX_NAME_BYTES: Final = 4096
+_STARTS: Final = (b"", b".", b"/")
 _AS_REGULAR: Final = frozenset({b"0", b"\0", b"7"})
 _KNOWN: Final = _AS_REGULAR | {HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, FOLDER, FIFO, GLOBAL}
 _EXTENSIONS: Final = frozenset({b"x", b"L", b"K"})
@@ -244,3 +246,23 @@ def _time(text: bytes) -> int:
     seconds = _decimal(whole or b"0", "mtime")
     nanoseconds = int(fraction[:9].ljust(9, b"0")) if fraction else 0
     return seconds * _NS + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
+
+
+def clean(name: bytes) -> bytes:
+    """A name as engines place it: relative to the layer, without empty parts. TarMalformed where it leads out."""
+    if len(name) > MAX_NAME_BYTES:
+        raise TarMalformed(f"an entry's name of {len(name)} bytes; paths have at most {MAX_NAME_BYTES}")
+    if b"/." not in name and b"//" not in name and name[:1] not in _STARTS and name[-1:] != b"/":
+        return name
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        kept: list[bytes] = []
+        for part in parts:
+            if part != b"..":
+                kept.append(part)
+            elif kept:
+                kept.pop()
+            else:
+                raise TarMalformed(f"the entry {quote(repr(name))} leads out of its layer")
+        parts = kept
+    return b"/".join(parts)

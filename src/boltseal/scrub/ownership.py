@@ -1,0 +1,26 @@
+"""Whose files are whose: how owners in a layer's headers became owners on the disk, with user namespaces and without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """How owners in headers became owners on the disk: `(inside, outside, count)` each; none: as they are."""
+
+    ranges: tuple[tuple[int, int, int], ...] = ()
+
+    def outside(self, number: int) -> int | None:
+        """The id on the disk, or None where no range holds it."""
+        if not self.ranges:
+            return number
+        return next((o + number - i for i, o, count in self.ranges if i <= number < i + count), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """The maps of a layer's users and groups."""
+
+    users: IdMap = field(default_factory=IdMap)
+    groups: IdMap = field(default_factory=IdMap)

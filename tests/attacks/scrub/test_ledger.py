@@ -1,0 +1,97 @@
+"""From a ledger's receipt to the files on a host: what the highest level rests on, with a registry and an engine that run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.attacks.scrub.image import archive, base, top
+from tests.cli import program
+from tests.real.tools import run
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A docker that pushed an image to a boltseal, and the receipt that boltseal gave for its tag."""
+
+    root: Path
+    name: str
+    receipt: Path
+    key: str
+    socket: str
+
+    def docker(self, *argv: str | Path) -> str:
+        return run("docker", "-H", self.socket, *argv).checked().strip()
+
+    def scrub(self, *more: str | Path) -> program.Run:
+        return program.run("scrub", "--root", self.root, self.name, "--receipt", self.receipt, "--key", self.key, *more)
+
+
+@pytest.fixture(params=["docker", "docker-containerd"])
+def published(
+    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Published]:
+    """With Docker's own store, which keeps no manifest, and with containerd's."""
+    tmp_path = tmp_path_factory.mktemp("l")  # short: the sockets of engines lie in it
+    modern = request.param != "docker"
+    driver = "overlayfs" if modern else "overlay2"
+    with (
+        servers.boltseal(tmp_path / "data") as registry,
+        servers.dockerd(tmp_path / "engine", containerd_store=modern, driver=driver) as engine,
+    ):
+        name = f"{registry.address}/shop/app:1.4.2"
+        archive(tmp_path / "image.tar", [base(), top()], name)
+        host = Published(
+            tmp_path / "engine/data", name, tmp_path / "app.tlog-proof", key_of(tmp_path / "data"),
+            f"unix://{engine.address}",
+        )  # fmt: skip
+        host.docker("load", "-i", tmp_path / "image.tar")
+        host.docker("push", name)
+        written = program.run("receipt", name, "-o", host.receipt)
+
+        assert written.code == 0, written.err
+        yield host
+
+
+def key_of(data: Path) -> str:
+    """The ledger's public key, from the keeper's own hands."""
+    shown = program.run("ledger", "key", "--data", data, "--json").json
+    return str(shown["results"][0]["key"])
+
+
+def test_a_receipt_proves_what_lies_on_the_disk(published: Published) -> None:
+    """Tag, entry, manifest, config, layers, files: L2."""
+    done = published.scrub()
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"holds L2: {published.name}")
+
+
+def test_a_name_that_was_given_to_another_image_on_this_host(published: Published, tmp_path: Path) -> None:
+    """Nothing is damaged, and the tag means something else than the ledger says."""
+    archive(tmp_path / "other.tar", [base(), top().replace(b"sleep", b"SLEEP")], published.name)
+    published.docker("load", "-i", tmp_path / "other.tar")
+
+    done = published.scrub()
+
+    assert done.code == 1
+    assert "\n  tag .: expected " in done.out
+
+
+def test_without_the_manifest_docker_store_can_not_be_led_to_the_ledger(published: Published) -> None:
+    """Then that is said; containerd keeps the manifest itself."""
+    beside = published.receipt.with_name(f"{published.receipt.name}.oci")
+    beside.rename(beside.with_name("elsewhere"))
+
+    without, given = published.scrub(), published.scrub("--documents", beside.with_name("elsewhere"))
+
+    assert without.code == (
+        0 if (published.root / "containerd/daemon/io.containerd.content.v1.content/blobs").exists() else 3
+    )
+    assert given.code == 0
