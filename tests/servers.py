@@ -210,20 +210,30 @@ def dockerd(folder: Path, *, containerd_store: bool = False, driver: str | None 
     config = folder / "daemon.json"
     config.write_text('{"features": {"containerd-snapshotter": true}}' if containerd_store else "{}")
     at = folder / "d.sock"
-    with _started(
-        "dockerd",
-        [
-            program("dockerd"),
-            *("--config-file", str(config), "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
-            *("-H", f"unix://{at}", "--pidfile", str(folder / "pid")),
-            *("--bridge=none", "--iptables=false", "--ip6tables=false"),
-            *(("--storage-driver", driver or "native") if driver or containerd_store else ()),
-        ],
-        address=str(at),
-        folder=folder,
-        log=folder / "log",
-        ready=lambda: _listens_at(at) and _socket_answers(at, "/_ping"),
-    ) as server:
+    with (
+        _nothing_stays_mounted(folder),
+        _started(
+            "dockerd",
+            [
+                program("dockerd"),
+                *(
+                    "--config-file",
+                    str(config),
+                    "--data-root",
+                    str(folder / "data"),
+                    "--exec-root",
+                    str(folder / "exec"),
+                ),
+                *("-H", f"unix://{at}", "--pidfile", str(folder / "pid")),
+                *("--bridge=none", "--iptables=false", "--ip6tables=false"),
+                *(("--storage-driver", driver or "native") if driver or containerd_store else ()),
+            ],
+            address=str(at),
+            folder=folder,
+            log=folder / "log",
+            ready=lambda: _listens_at(at) and _socket_answers(at, "/_ping"),
+        ) as server,
+    ):
         yield server
 
 
@@ -244,15 +254,33 @@ address = "{at}"
 """,
         encoding="utf-8",
     )
-    with _started(
-        "containerd",
-        [program("containerd"), "--config", str(config)],
-        address=str(at),
-        folder=folder,
-        log=folder / "log",
-        ready=lambda: _listens_at(at),
-    ) as server:
+    with (
+        _nothing_stays_mounted(folder),
+        _started(
+            "containerd",
+            [program("containerd"), "--config", str(config)],
+            address=str(at),
+            folder=folder,
+            log=folder / "log",
+            ready=lambda: _listens_at(at),
+        ) as server,
+    ):
         yield server
+
+
+@contextlib.contextmanager
+def _nothing_stays_mounted(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        unmounted(folder)
+
+
+def unmounted(folder: Path) -> None:
+    """Undo what engines mount below their folders, and leave so when they end: else nobody can remove them."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((each for each in mounts if each.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 @pytest.fixture

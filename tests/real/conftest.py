@@ -54,15 +54,19 @@ def docker_containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dock
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     """podman on storage of its own."""
-    return Podman(tmp_path_factory.mktemp("podman"))
+    folder = tmp_path_factory.mktemp("podman")
+    yield Podman(folder)
+    servers.unmounted(folder)
 
 
 @pytest.fixture(scope="session")
-def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
     """buildah on storage of its own."""
-    return Buildah(tmp_path_factory.mktemp("buildah"))
+    folder = tmp_path_factory.mktemp("buildah")
+    yield Buildah(folder)
+    servers.unmounted(folder)
 
 
 @pytest.fixture(scope="session")

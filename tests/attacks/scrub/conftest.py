@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.attacks.scrub.stores import MAKERS, Store
+from tests.servers import unmounted
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +48,6 @@ def copy_of(originals: Callable[[str], Store], tmp_path: Path) -> Callable[[str]
 def _nothing_stays_mounted(tmp_path: Path) -> Iterator[None]:
     yield
     unmounted(tmp_path)
-
-
-def unmounted(folder: Path) -> None:
-    """Podman and skopeo mount a folder of their store over itself, and leave it so."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in sorted((each for each in mounts if each.startswith(f"{folder}/")), reverse=True):
-        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 @pytest.fixture(params=list(MAKERS))
