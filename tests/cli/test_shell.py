@@ -33,6 +33,7 @@ VERBS = (
     "history",
     "inspect",
     "ledger key",
+    "ledger monitor",
     "ledger recover",
     "ledger rotate",
     "labels",

@@ -55,6 +55,9 @@ class FakeLedger:
     unsigned: bool = True
     circle: bool = False
     swapped: int | None = None
+    shown_later: bytes | None = None
+    entries_status: int = 200
+    bundle: bytes | None = None
     receipts_by: SigningKey | None = None
     checkpoint: bytes | None = None
 
@@ -154,8 +157,15 @@ class FakeLedger:
         self.counted[path.partition("/")[0]] += 1
         if self.status != 200:
             return Response(status_code=self.status)
+        if path.startswith("tile/entries/"):
+            self.counted["entries"] += 1
+            if self.entries_status != 200:
+                return Response(status_code=self.entries_status)
+            if self.bundle is not None:
+                return Response(self.bundle)
         if path == "checkpoint":
-            return Response(self.note())
+            late, self.shown_later = self.shown_later, None
+            return Response(late or self.note())
         if path == "rotations":
             return JSONResponse({"receipts": [base64.b64encode(one).decode() for one in self.receipts]})
         if path.startswith("receipt/"):
@@ -179,7 +189,9 @@ class FakeLedger:
 
     async def _tags(self, request: Request) -> Response:
         name = request.path_params["name"]
-        return JSONResponse({"name": name, "tags": sorted(tag for at, tag in self.tags if at == name)})
+        return JSONResponse(
+            {"name": name, "tags": sorted(tag for at, tag in self.tags if at == name and self.tags[at, tag])}
+        )
 
     async def _tag_history(self, request: Request) -> Response:
         name, before = request.path_params["name"], request.query_params.get("before", "9")

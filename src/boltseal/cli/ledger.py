@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.monitor import monitor
 from boltseal.cli.onstore import admin, given_reason
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
 from boltseal.cli.remote import CaFileOption, Reach, ask
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from boltseal.settings import Settings
 
 ledger = typer.Typer(
-    help="Show or rotate the ledger's key, and recover a ledger that is behind.",
+    help="Show or rotate the ledger's key, recover a ledger that is behind, monitor one from outside.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -160,3 +161,6 @@ def _quiet(settings: Settings) -> None:
     from boltseal.cli import logs
 
     logs.configure(settings.server.log_level, as_json=logs.wants_json(settings.server.log_format))
+
+
+ledger.command(epilog="Example: boltseal ledger monitor https://registry.example.com --tags")(monitor)

@@ -108,12 +108,12 @@ async def followed(reach: Reach, transport: Transport, registry: str) -> Followe
 
     watch = LedgerWatch(ClientState(state_folder()), transport, lambda: int(time.time()), strict=reach.strict)
     found = await watch.follow(registry)
-    for line in _aloud(found):
+    for line in aloud(found):
         say(line)
     return found
 
 
-def _aloud(found: Followed) -> list[str]:
+def aloud(found: Followed) -> list[str]:
     """What a person has to hear of a ledger's state."""
     from boltseal.client.trust import Status
 

@@ -61,34 +61,33 @@ class Audit:
 
     def take(self, index: int, line: bytes) -> list[str]:
         """Take the next entry; a sentence for every rule that it breaks."""
-        return list(self._entry(index, line))
-
-    def _entry(self, index: int, line: bytes) -> Iterator[str]:
+        problems: list[str] = []
         # 1
         if self.partial and index < self.size:
-            yield "it stands behind one with a higher index"
+            problems.append("it stands behind one with a higher index")
         if not self.partial and index != self.size:
-            yield f"expected entry {self.size} here: something is missing"
+            problems.append(f"expected entry {self.size} here: something is missing")
         self.size = index + 1
         self.last = None
         try:
             entry = self.last = parse(line)
         except EntryInvalid as error:
-            yield error.message
-            return
+            problems.append(error.message)
+            return problems
         # 2
         if entry.time_us <= self.last_time_us:
-            yield "it is not later than the entry before it"
+            problems.append("it is not later than the entry before it")
         self.last_time_us = max(self.last_time_us, entry.time_us)
         if entry.kind is Kind.RECOVERED or self.partial:
             self.origin = entry.registry
         self.origin = self.origin or entry.registry
         if entry.registry != self.origin:
-            yield f"it is of the ledger {entry.registry}, this is {self.origin}"
+            problems.append(f"it is of the ledger {entry.registry}, this is {self.origin}")
         if entry.kind is Kind.RULES_CHANGED:
             self.rules_sha256 = entry.extra.get("rules_sha256", "")
         if entry.kind in _CHANGES_A_TAG and entry.tag:
-            yield from self._name(index, entry)
+            self._name(index, entry, problems)
+        return problems
 
     def recall(self, entry: Entry) -> NameSaid:
         """What was said last of the name that an entry is about. Whoever remembers otherwise replaces this and `keep`."""
@@ -97,22 +96,26 @@ class Audit:
     def keep(self, entry: Entry, said: NameSaid) -> None:
         """Remember what is said of the name now. Here `said` is what `recall` gave, and so it is there already."""
 
-    def _name(self, index: int, entry: Entry) -> Iterator[str]:
+    def _name(self, index: int, entry: Entry, problems: list[str]) -> None:
         said = self.recall(entry)
         # 3
         if entry.previous != said.index:
-            yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
+            problems.append(
+                f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
+            )
         if entry.was != said.digest:
-            yield f"it says the tag meant {entry.was or 'nothing'} before; the ledger says {said.digest or 'nothing'}"
+            problems.append(
+                f"it says the tag meant {entry.was or 'nothing'} before; the ledger says {said.digest or 'nothing'}"
+            )
         goes = entry.kind in GOES
         if goes and entry.digest != said.digest:
-            yield f"it takes {entry.digest} away, but the tag meant {said.digest or 'nothing'}"
+            problems.append(f"it takes {entry.digest} away, but the tag meant {said.digest or 'nothing'}")
         # 4
         if not goes and said.bound and entry.digest != said.bound:
-            yield f"the name is bound to {said.bound}, and this lets it mean {entry.digest}"
+            problems.append(f"the name is bound to {said.bound}, and this lets it mean {entry.digest}")
         # 5, as far as the sentences above have not said it
         if entry.was == said.digest and not goes:
-            yield from _unfit(entry, said)
+            problems += _unfit(entry, said)
         self._remember(said, index, entry, goes=goes)
         self.keep(entry, said)
 

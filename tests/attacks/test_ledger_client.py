@@ -1,0 +1,286 @@
+"""Lies of a registry about its ledger, and who finds them: a client that saw more, one with a receipt, a monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import stamina
+
+from boltseal.client.errors import RemoteLies
+from boltseal.client.history import Proven, read_history
+from boltseal.client.receipts import fetch_receipt
+from boltseal.client.state import ClientState
+from boltseal.client.trust import Followed, LedgerUnchecked, LedgerWatch, Status, give_key
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.follow import Fault, LedgerBroken
+from boltseal.ledger.proof import ReceiptInvalid, format_receipt, open_receipt, parse_receipt_unverified
+from boltseal.ledger.tiles import encode_bundle
+from boltseal.monitor.memory import MonitorMemory
+from boltseal.monitor.watch import Monitor, Report
+from boltseal.oci.reference import Repository, Tag
+from tests.fakes.ledger import A, B, FakeLedger, signing_key
+
+HOST = "reg.example:5000"
+KEY = signing_key().verifier
+SHOP, TAG = Repository("shop/app"), Tag("1.4.2")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    """Retries are as many as ever, but nobody waits between them."""
+    with stamina.set_testing(True, attempts=2, cap=True):
+        yield
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ClientState:
+    """A client that was given the key."""
+    state = ClientState(tmp_path / "state")
+    give_key(state, HOST, KEY, 1)
+    return state
+
+
+@pytest.fixture
+async def ledger(state: ClientState) -> FakeLedger:
+    """A ledger of three tags that the client has seen."""
+    ledger = FakeLedger()
+    ledger.push("1.4.1", "1.4.2", "1.4.3")
+    await follow(ledger, state)
+    return ledger
+
+
+async def follow(ledger: FakeLedger, state: ClientState) -> Followed:
+    transport = ledger.transport()
+    try:
+        return await LedgerWatch(state, transport, lambda: 1).follow(HOST)
+    finally:
+        await transport.aclose()
+
+
+async def history(ledger: FakeLedger, state: ClientState) -> Proven:
+    transport = ledger.transport()
+    watch = LedgerWatch(state, transport, lambda: 1)
+    try:
+        return await read_history(transport, HOST, SHOP, TAG, watch.follow)
+    finally:
+        await transport.aclose()
+
+
+async def monitored(ledger: FakeLedger, state: ClientState) -> Report:
+    transport = ledger.transport()
+    watch = LedgerWatch(state, transport, lambda: 1)
+    try:
+        return await Monitor(MonitorMemory(state.folder, HOST), watch, transport, HOST, every_tag=True).look()
+    finally:
+        await transport.aclose()
+
+
+async def fault(ledger: FakeLedger, state: ClientState) -> Fault:
+    with pytest.raises(LedgerBroken) as broken:
+        await follow(ledger, state)
+    return broken.value.fault
+
+
+async def test_the_log_is_cut_back(ledger: FakeLedger, state: ClientState) -> None:
+    """So that a name is free again."""
+    ledger.shown = 3
+
+    assert await fault(ledger, state) is Fault.SHRUNK
+
+
+async def test_the_log_is_cut_back_and_grows_again(ledger: FakeLedger, state: ClientState) -> None:
+    """To as many entries as were seen, and to more."""
+    del ledger.entries[3]
+    ledger.push("1.4.3", digest=B)
+    forked = await fault(ledger, state)
+    ledger.push("1.4.4")
+
+    assert (forked, await fault(ledger, state)) == (Fault.FORKED, Fault.REWRITTEN)
+
+
+async def test_an_entry_is_rewritten(ledger: FakeLedger, state: ClientState) -> None:
+    """Under the right key, with every hash made anew."""
+    ledger.entries[2] = ledger.entries[2].replace(A.encode(), B.encode())
+    ledger.push("1.4.4")
+
+    assert await fault(ledger, state) is Fault.REWRITTEN
+
+
+async def test_an_entry_is_rewritten_and_the_old_hashes_are_shown(ledger: FakeLedger, state: ClientState) -> None:
+    """Then the hashes do not lead to the new root."""
+    honest = ledger.copy()
+    honest.push("1.4.4")
+    ledger.entries[2] = ledger.entries[2].replace(A.encode(), B.encode())
+    ledger.push("1.4.4")
+    honest.checkpoint = ledger.note()
+
+    assert await fault(honest, state) is Fault.REWRITTEN
+
+
+async def test_a_fork_is_shown_to_one_client(ledger: FakeLedger, state: ClientState, tmp_path: Path) -> None:
+    """As long as it is shown to it alone it can't know; as soon as it sees what others see, it does."""
+    victim, fork = ClientState(tmp_path / "victim"), ledger.copy()
+    give_key(victim, HOST, KEY, 1)
+    await follow(ledger, victim)
+    fork.push("evil", digest=B)
+    ledger.push("1.4.4")
+    alone = await follow(fork, victim)
+    others = await follow(ledger, state)
+
+    assert (alone.status, others.status) == (Status.GROWN, Status.GROWN)
+    assert await fault(ledger, victim) is Fault.FORKED
+    assert await fault(fork, state) is Fault.FORKED
+
+
+async def test_the_checkpoint_of_another_log(ledger: FakeLedger, state: ClientState) -> None:
+    """Whole, and well signed."""
+    other = FakeLedger(key=signing_key("k", "other.example"))
+    other.push(*(f"1.4.{number}" for number in range(9)))
+
+    assert await fault(other, state) is Fault.OTHER_LEDGER
+
+
+async def test_a_checkpoint_that_another_key_signed_in_the_logs_name(ledger: FakeLedger, state: ClientState) -> None:
+    """The signing key was swapped, and the old one has not named the new one."""
+    ledger.key = signing_key("z")
+
+    assert await fault(ledger, state) is Fault.UNKNOWN_KEY
+
+
+async def test_a_key_that_was_swapped_says_that_it_was_named(ledger: FakeLedger, state: ClientState) -> None:
+    """The entry is there; only the old key's signature below it is not."""
+    thief = signing_key("z")
+    index = ledger.add(Kind.KEY_ROTATED, tag="", repository="", extra={"key": str(thief.verifier)})
+    ledger.key = thief
+    ledger.receipts = [ledger.receipt(index)]
+
+    assert await fault(ledger, state) is Fault.UNKNOWN_KEY
+
+
+async def test_a_stolen_old_key_names_the_thiefs(ledger: FakeLedger, state: ClientState) -> None:
+    """In a ledger of its own: what it signed is not in the one that is shown."""
+    honest, aside = ledger.copy(), ledger.copy()
+    aside.rotate("z")
+    honest.push("1.4.4", "1.4.5")
+    honest.key, honest.receipts = signing_key("z"), aside.receipts
+
+    assert await fault(honest, state) is Fault.REWRITTEN
+
+
+async def test_a_key_that_was_rotated_holds(ledger: FakeLedger, state: ClientState) -> None:
+    """No attack: the old key's last word is followed, and the new key is the trusted one from then on."""
+    ledger.rotate("m")
+    ledger.push("1.4.4")
+    found = await follow(ledger, state)
+    ledger.rotate("n")
+    again = await follow(ledger, state)
+
+    assert (found.status, again.status) == (Status.ROTATED, Status.ROTATED)
+    assert again.head is not None
+    assert again.head.trusted.key == signing_key("n").verifier
+
+
+async def test_a_ledger_that_vanishes(ledger: FakeLedger, state: ClientState) -> None:
+    """No registry gets rid of its ledger by not showing it."""
+    ledger.status = 404
+    with pytest.raises(LedgerUnchecked):
+        await follow(ledger, state)
+
+
+def test_a_proof_for_the_wrong_index() -> None:
+    """A receipt proves one entry, at one place."""
+    ledger = FakeLedger()
+    ledger.push("1.4.1", "1.4.2", "1.4.3")
+    good = parse_receipt_unverified(ledger.receipt(2))
+    for bent in (replace(good, index=1), replace(good, extra=ledger.entries[1])):
+        with pytest.raises(Exception, match="does not lead from entry"):
+            open_receipt(format_receipt(bent), KEY)
+
+    assert open_receipt(format_receipt(good), KEY).index == 2
+
+
+def test_a_receipt_without_its_entry_proves_nothing() -> None:
+    """Who leaves out what was proven can say anything."""
+    ledger = FakeLedger()
+    with pytest.raises(ReceiptInvalid):
+        open_receipt(format_receipt(replace(parse_receipt_unverified(ledger.receipt(0)), extra=None)), KEY)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{}\n", "not an entry"),
+        (b" ", "not an entry"),
+        (b"x" * 65_535, "not an entry"),
+    ],
+)
+async def test_what_is_no_canonical_entry_stands_in_a_bundle(
+    ledger: FakeLedger, state: ClientState, line: bytes, said: str
+) -> None:
+    """Though it is signed: a monitor names it."""
+    ledger.entries.append(line)
+    report = await monitored(ledger, state)
+
+    assert report.problems[0].startswith(f"entry 4: {said}")
+
+
+async def test_another_spelling_of_an_entry_stands_in_a_bundle(ledger: FakeLedger, state: ClientState) -> None:
+    """Two readers must never read two things."""
+    ledger.entries[3] = ledger.entries[3].replace(b'{"v":1,', b'{"v": 1,')
+    fresh = ClientState(state.folder / "fresh")
+    give_key(fresh, HOST, KEY, 1)
+    report = await monitored(ledger, fresh)
+
+    assert "another spelling" in report.problems[0]
+
+
+async def test_a_bundle_without_end(ledger: FakeLedger, state: ClientState) -> None:
+    """What is longer than so many entries can be is not read to its end."""
+    honest = ledger.copy()
+    ledger.bundle = encode_bundle(honest.entries) + bytes(70_000 * len(honest.entries))
+    with pytest.raises(RemoteLies, match="more than"):
+        await monitored(ledger, state)
+
+
+async def test_a_bundle_of_other_many_entries(ledger: FakeLedger, state: ClientState) -> None:
+    """Fewer, more, or one that is cut off."""
+    whole = encode_bundle(ledger.entries)
+    for bundle in (encode_bundle(ledger.entries[:-1]), whole + b"\0\0", whole[:-1]):
+        ledger.bundle = bundle
+        with pytest.raises(RemoteLies):
+            await monitored(ledger, state)
+
+
+async def test_an_entry_of_a_history_is_oversized_or_none(ledger: FakeLedger, state: ClientState) -> None:
+    """A history is hostile, too."""
+    ledger.entries[2] = b'{"repository":"shop/app"' + b" " * 70_000
+    found = await history(ledger, ClientState(state.folder / "fresh"))
+
+    assert "an entry of 70024 bytes; at most 65535 are allowed" in found.problems[0]
+
+
+async def test_a_sealed_tag_is_re_pointed_in_the_database(ledger: FakeLedger, state: ClientState) -> None:
+    """The ledger is left as it is: who asks for the history, for a receipt, or monitors it, is told."""
+    transport = ledger.transport()
+    watch = LedgerWatch(state, transport, lambda: 1)
+    kept, _, _ = await fetch_receipt(transport, HOST, SHOP, TAG, watch.follow)
+    await transport.aclose()
+    ledger.tags["shop/app", TAG] = B
+    told, report = await history(ledger, state), await monitored(ledger, state)
+
+    assert open_receipt(kept, KEY).entry.digest == A
+    assert told.problems == (f"the tag means {B}, and its last entry 2 says {A}",)
+    assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag means {B}, and its last entry 2 says otherwise"]
+
+
+async def test_a_sealed_tag_is_re_pointed_and_the_ledger_goes_along(ledger: FakeLedger, state: ClientState) -> None:
+    """With an entry that says so, signed: the name was bound, whoever signs."""
+    ledger.push("1.4.2", digest=B)
+    told, report = await history(ledger, state), await monitored(ledger, state)
+    bound = f"entry 4: the name is bound to {A}, and this lets it mean {B}"
+
+    assert told.problems == (bound,)
+    assert report.problems == [bound]

@@ -1,0 +1,66 @@
+"""`boltseal ledger monitor`, against a registry that really listens."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.storage.ledger_key import LedgerKeys
+from boltseal.storage.migrate import DATABASE_NAME
+from tests import servers
+from tests.cli import program
+from tests.fakes.ledger import signing_key
+from tests.images import image, push
+from tests.spec.test_tag_history import signed
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No login of the person at this machine is used."""
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def publish(url: str, *tags: str) -> None:
+    async def run() -> None:
+        async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+            for tag in tags:
+                answer = await push(client, "shop/app", tag, image(tag))
+                await signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+
+    asyncio.run(run())
+
+
+def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
+    """One line each time; a tag that was re-pointed in the database is exit code 1, a registry that is gone 3."""
+    data, state, port = tmp_path / "data", tmp_path / "state", servers.free_port()
+    with servers.boltseal(data, port=port) as server:
+        publish(server.url, "1.4.1", "1.4.2")
+        key = LedgerKeys(tmp_path / "data.keys").key()
+        assert key is not None
+        asked = ("ledger", "monitor", server.url, "--state", state, "--key", str(key.verifier), "--tags")
+        first = program.call(*asked)
+        publish(server.url, "1.4.3")
+        second = program.call(*asked, "--json")
+        stranger = program.call(*asked[:5], "--key", str(signing_key("z", key.name).verifier))
+    with closing(sqlite3.connect(data / DATABASE_NAME)) as database:
+        (other,) = database.execute("SELECT digest FROM tag WHERE name = '1.4.1'").fetchone()
+        database.execute("UPDATE tag SET digest = ?, canonical = ? WHERE name = '1.4.3'", (other, other))
+        database.commit()
+    with servers.boltseal(data, port=port) as server:
+        forged = program.call(*asked)
+    gone = program.call(*asked)
+
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert first.out == f"{server.url}: 4 entries, 4 of them new, 2 names, 2 tags compared: holds\n"
+    assert second.json["results"][0] | {"size": 5, "read": 1, "names": 3, "compared": 3} == second.json["results"][0]
+    assert (stranger.code, forged.code, gone.code) == (1, 1, 3)
+    assert "shop/app:1.4.3: the tag means" in forged.err
