@@ -34,11 +34,11 @@ from pathlib import Path
 
 from boltseal.oci.digest import Digest
 from tests import servers
-from tests.attacks.scrub.conftest import unmounted
 from tests.attacks.scrub.image import archive
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
 from tests.scrub.making import DockerStore
+from tests.servers import unmounted
 
 FILES, BYTES, LAYERS = 60_000, 800_000_000, 6
 NAME = "bench/large:1"
