@@ -44,7 +44,7 @@ from boltseal.registry.bounds import Bounds
 from boltseal.registry.integrator import Integrator, LedgerDoubt
 from boltseal.registry.logins import Logins
 from boltseal.registry.readiness import Readiness, readiness
-from boltseal.registry.sequencer import start_ledger
+from boltseal.registry.sequencer import LedgerFrozen, start_ledger
 from boltseal.registry.signer import Signer
 from boltseal.registry.tokens import Tokens
 from boltseal.registry.witnesses import Witness, Witnesses
@@ -130,8 +130,13 @@ def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_
 
 
 def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[Item]:
-    """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable."""
+    """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable.
+
+    Nothing is removed from a store of which is doubted whether it is what its ledger signed: LedgerFrozen.
+    """
     with open_store(settings, clock=clock) as store:
+        if store.database.frozen is not None and not dry_run:  # what its lost entries name looks like what nobody needs
+            raise LedgerFrozen(f"nothing is removed: {store.database.frozen}")
         yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
 
 

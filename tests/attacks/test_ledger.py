@@ -6,6 +6,7 @@ What a client with a receipt and a monitor from outside see of them is in `test_
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import bcrypt
 import pytest
 from sqlalchemy import Connection
 
-from boltseal.app import examine_store, open_store
+from boltseal.app import collect_store, examine_store, now_us, open_store
 from boltseal.ledger.entry import Entry, Kind, encode, parse
 from boltseal.ledger.note import SigningKey
 from boltseal.registry.recovery import accept_loss
+from boltseal.registry.sequencer import LedgerFrozen
 from boltseal.settings import Settings, WitnessSettings
 from boltseal.storage import ledger_store
 from boltseal.storage.ledger_key import LedgerKeys
@@ -269,6 +271,45 @@ async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
 
     assert newest.kind is Kind.RECOVERED
     assert newest.extra["last_size"] == str(len(entries(published)) - 1)
+
+
+@pytest.mark.parametrize("mark", [b"", b"garbage\n", b"\x00" * 2_000_000, None])
+async def test_a_mark_in_place_of_which_something_else_lies(published: Path, mark: bytes | None) -> None:
+    """Garbage, a lot of it, or (None) a pipe that nobody writes to: doubted at once, and a loss can be accepted."""
+    folder = published.with_name("data.keys")
+    (folder / "ledger.mark").unlink()
+    if mark is None:
+        os.mkfifo(folder / "ledger.mark")
+    else:
+        (folder / "ledger.mark").write_bytes(mark)
+    async with serving(published) as registry:
+        pulled = await registry.client.get("/v2/shop/app/manifests/1.0.0")
+        refused = await images.put(registry.client, "shop/app", "9.9.9", TRUE)
+    (folder / "ledger.mark").unlink()
+    (folder / "ledger.mark").write_bytes((mark or b"")[:100])
+    with open_store(settings_of(published)) as store:
+        accept_loss(store.database, store.keys, "operator", "the mark is gone")
+
+    assert (pulled.status_code, refused.status_code) == (200, 405)
+    assert entries(published)[-1].extra["last_size"] == str(len(entries(published)) - 1)
+    assert (await writes(published))[0] == 201
+
+
+async def test_a_collect_over_an_old_copy_of_the_database(published: Path, tmp_path: Path) -> None:
+    """It would take the bytes of all that was pushed since for rubbish, and nothing could bring them back."""
+    old = tmp_path / "old.db"
+    shutil.copy(published / DATABASE_NAME, old)
+    async with serving(published) as registry:
+        await images.push(registry.client, "shop/app", "2.0.0", images.image("since"))
+    before = sorted(path.name for path in (published / "blobs").rglob("*"))
+    shutil.copy(old, published / DATABASE_NAME)
+    much_later_us = now_us() + 90 * 24 * HOUR_US
+    would_go = list(collect_store(settings_of(published), dry_run=True, clock=lambda: much_later_us))
+
+    with pytest.raises(LedgerFrozen, match="nothing is removed"):
+        list(collect_store(settings_of(published), dry_run=False, clock=lambda: much_later_us))
+    assert sorted(path.name for path in (published / "blobs").rglob("*")) == before
+    assert would_go
 
 
 async def test_entries_are_not_read_without_the_grant(registry: Serving) -> None:

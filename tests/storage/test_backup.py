@@ -10,6 +10,7 @@ import pytest
 from boltseal.app import examine_store, open_store
 from boltseal.registry.recovery import accept_loss
 from boltseal.storage.backup import BackupFailed, BackupRefused, back_up, restore
+from boltseal.storage.migrate import FormatInvalid, prepare_data
 from tests import images
 from tests.cli import program
 from tests.serving import serving, settings_of
@@ -112,6 +113,24 @@ async def test_damaged_bytes_are_found_on_their_way_back(tmp_path: Path) -> None
 
     with pytest.raises(BackupFailed, match="damaged where they come from"):
         restore(copy, tmp_path / "new", quiet)
+
+
+async def test_a_restore_that_ended_halfway_is_not_served(tmp_path: Path) -> None:
+    """Its database would name bytes that are not there: neither a start nor another restore takes it for their own."""
+    data, copy, new = tmp_path / "data", tmp_path / "copy", tmp_path / "new"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+    back_up(data, copy, NOW_US, quiet)
+
+    def killed(_what: str, _number: int, _of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(copy, new, killed)
+    with pytest.raises(FormatInvalid, match=r"boltseal\.db\.unfinished"):
+        prepare_data(new)
+    with pytest.raises(BackupRefused, match="is not empty"):
+        restore(copy, new, quiet)
 
 
 def test_folders_that_cannot_be_meant_are_refused(data: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
     POST <url>/add-checkpoint                    200: cosignature lines · 409: the size that it saw last
     GET  <url>/<hex SHA-256 of the origin>/checkpoint    the head that it cosigned last
 
-A witness is a stranger: answers are bounded, redirects are not followed, nothing of ours but the head leaves. What it
-says is checked by whoever asks; here it is only parsed.
+A witness is a stranger: answers are bounded, in bytes as they come over the wire and in the time that all of one takes;
+redirects are not followed, nothing of ours but the head leaves. What it says is checked by whoever asks; here it is only
+parsed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from base64 import b64encode
 from collections.abc import Sequence
@@ -47,11 +49,16 @@ class ProofRefused:
 
 
 class WitnessClient:
-    """One witness. Close it with `aclose`."""
+    """One witness, each answer of which has to be whole within `answers_within_s`. Close it with `aclose`."""
 
-    def __init__(self, url: str, *, app: httpx2.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, *, app: httpx2.AsyncBaseTransport | None = None, answers_within_s: float = ANSWERS_WITHIN_S
+    ) -> None:
         self._url = url.rstrip("/")
-        self._http = httpx2.AsyncClient(timeout=ANSWERS_WITHIN_S, follow_redirects=False, transport=app)
+        self._within_s = answers_within_s
+        self._http = httpx2.AsyncClient(
+            timeout=answers_within_s, follow_redirects=False, transport=app, headers={"accept-encoding": "identity"}
+        )
 
     async def add_checkpoint(
         self, old_size: int, proof: Sequence[bytes], note: bytes
@@ -89,12 +96,15 @@ class WitnessClient:
 
     async def _ask(self, method: str, path: str, limit: int, content: bytes | None = None) -> tuple[int, str, bytes]:
         try:
-            async with self._http.stream(method, self._url + path, content=content) as response:
+            async with (
+                asyncio.timeout(self._within_s),  # httpx2 waits so long for each piece, however many there are
+                self._http.stream(method, self._url + path, content=content) as response,
+            ):
                 body = b""
-                async for piece in response.aiter_bytes():
+                async for piece in response.aiter_raw():  # as it comes: a short one could be decoded into gigabytes
                     body += piece
                     if len(body) > limit:
                         raise RemoteLies(f"the witness {self._url} answered with more than {limit} bytes")
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise RemoteUnavailable(f"the witness {self._url} does not answer: {type(error).__name__}") from error
         return response.status_code, response.headers.get("content-type", "").partition(";")[0].strip().lower(), body

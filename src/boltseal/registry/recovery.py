@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -106,8 +107,7 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str) -
         if seen is None:
             raise RecoveryRefused("this ledger was never started; nothing can be lost")
         origin, size, stored = seen
-        note = mark or (stored.note if stored is not None else b"")
-        last = parse_checkpoint_unverified(parse_note_unverified(note).text) if note else None
+        last = _last_head(mark, None if stored is None else stored.note)
         key = SigningKey(next_origin(origin), secrets.token_bytes(SEED_BYTES))
         extra = {"previous_origin": origin, "key": str(key.verifier)}
         if last is not None:
@@ -128,6 +128,15 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str) -
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
         keys.put_key(key)
         return Recovered(key.name, str(key.verifier), 0)
+
+
+def _last_head(*notes: bytes | None) -> Checkpoint | None:
+    """The first of these that can be read at all; nobody vouches for it any more."""
+    for note in notes:
+        with suppress(Invalid):
+            if note:
+                return parse_checkpoint_unverified(parse_note_unverified(note).text)
+    return None
 
 
 def _seen(held: Connection) -> tuple[str, int, ledger_tree.Head | None] | None:

@@ -1,9 +1,10 @@
 """Witnesses: others who see each head of the ledger, and vouch that it extends what they saw before.
 
-A worker at a time submits the newest head, to every witness by itself: a dead one holds nothing up. What it cosigns is
-kept with the head. A witness that saw more than we have, or something else, knows of a past that this store lost: if
-the head that it holds is signed by our own key, it becomes the high-water mark, and with that every process of the store
-takes nothing in (`integrator`). The word of a witness without that signature is only told.
+A worker at a time submits the newest head, to every witness by itself: a dead one holds nothing up, nor one that never
+ends its answers. What it cosigns is kept with the head. A witness that saw more than we have, or something else, knows of
+a past that this store lost: if the head that it holds is signed by our own key, it becomes the high-water mark, and with
+that every process of the store takes nothing in (`integrator`). The word of a witness without that signature is only
+told, and what we signed on the way to where the mark is now never lowers it, however late somebody shows it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from boltseal.ledger.merkle import consistency_path, prove
 from boltseal.ledger.note import NoteInvalid, format_note, parse_note_unverified
 from boltseal.ledger.tiles import Tiles, needed
 from boltseal.storage import ledger_tree
+from boltseal.storage.ledger_key import LedgerKeyUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,10 +70,12 @@ class Witnesses:
     async def run(self) -> None:
         """Submit each new head, until cancelled. One process of a store at a time."""
         while True:
-            with self._keys.witnessing() as mine:
-                while mine:
-                    await self.submit()
-                    await asyncio.sleep(EVERY_S)
+            try:
+                with self._keys.witnessing() as mine:
+                    if mine:
+                        await asyncio.gather(*(self._go_on(one) for one in self._witnesses))
+            except LedgerKeyUnreadable as error:
+                _log.warning("no witness is asked", reason=error.message)
             await asyncio.sleep(AFTER_TROUBLE_S)
 
     async def at_start(self) -> None:
@@ -87,16 +91,24 @@ class Witnesses:
 
     async def submit(self) -> None:
         """Show the newest head to every witness that has not seen it."""
-        key = self._keys.key()
-        head = await self._database.read(ledger_tree.head)
-        if key is None or head is None or head.size == 0:
-            return
-        now_s = asyncio.get_running_loop().time()
-        due = [one for one in self._witnesses if one.size != head.size and one.again_s <= now_s]
-        await asyncio.gather(*(self._submit(one, head, key) for one in due))
+        await asyncio.gather(*(self._submit(one) for one in self._witnesses))
 
-    async def _submit(self, witness: Witness, head: ledger_tree.Head, key: SigningKey) -> None:
+    async def _go_on(self, witness: Witness) -> None:
+        while True:
+            try:
+                await self._submit(witness)
+            except Exception:  # noqa: BLE001 - the outermost shell of this task: the talk with the others goes on
+                _log.exception("a witness could not be asked: this is a defect", witness=witness.key.name)
+                witness.again_s = asyncio.get_running_loop().time() + AFTER_TROUBLE_S
+            await asyncio.sleep(EVERY_S)
+
+    async def _submit(self, witness: Witness) -> None:
+        if witness.again_s > asyncio.get_running_loop().time():
+            return
         try:
+            key, head = self._keys.key(), await self._database.read(ledger_tree.head)
+            if key is None or head is None or head.size in (0, witness.size):
+                return
             await self._show(witness, head, key)
         except BoltsealError as error:
             if witness.trouble is None:
@@ -143,15 +155,27 @@ class Witnesses:
                 f"the witness {witness.key.name} says that it saw another ledger under our name: {error.message}"
             ) from error
         witness.size = signed.size
-        if signed.size <= head.size:
-            root = await self._database.read(lambda held: ledger_tree.root(held, signed.size, head.size))
-            if root == signed.root:
-                return  # it was asked twice at once, or forgot; the next round goes on from here
+        if await asyncio.to_thread(self._raise_mark, seen):
+            _log.error(
+                "a witness saw a ledger that is not here", witness=witness.key.name, size=signed.size, here=head.size
+            )
+
+    def _raise_mark(self, seen: bytes) -> bool:
+        """Make what a witness saw our mark, unless we know it. Everything is looked at again: it may be long ago."""
         with self._keys.locked():
+            key, mark = self._keys.key(), self._keys.mark()
+            head = self._database.read_and_wait(ledger_tree.head)
+            if key is None or mark is None or head is None:
+                return False  # doubted already, and a mark made of this would hide why
+            signed, marked = (open_checkpoint(one, key.verifier).checkpoint for one in (seen, mark))
+            if signed.size <= head.size:  # it was asked twice at once, answers late, or forgot
+                root = self._database.read_and_wait(lambda held: ledger_tree.root(held, signed.size, head.size))
+                if root == signed.root:
+                    return False
+            elif signed.size < marked.size or signed == marked:
+                return False  # signed, and not in the tree yet: the integrator holds the mark against it
             self._keys.put_mark(seen)
-        _log.error(
-            "a witness saw a ledger that is not here", witness=witness.key.name, size=signed.size, here=head.size
-        )
+            return True
 
 
 def _proof(held: Connection, old_size: int, size: int) -> tuple[bytes, ...]:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 COMPLETE: Final = "complete"
+UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
+"""The database of a restore under way: a folder in which one ended halfway is nobody's data folder, and is not served."""
 _COPIED_AT_ONCE: Final = 1024 * 1024
 
 
@@ -83,10 +85,12 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
         raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder")
     with _errors_named(data):
         make_folders(Disk(), data)
-        _copy_database(backup / DATABASE_NAME, data / DATABASE_NAME)
-        copied = _take_blobs(data / DATABASE_NAME, backup, data, progress, links=False)
+        database = data / UNFINISHED_NAME
+        _copy_database(backup / DATABASE_NAME, database)
+        copied = _take_blobs(database, backup, data, progress, links=False)
         for name in ("uploads", "ledger"):
             make_folders(Disk(), data / name)
+        database.replace(data / DATABASE_NAME)
         write_file(Disk(), data / "format", (backup / "format").read_bytes())
     return copied
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import BoltsealError, Unavailable
-from boltseal.ledger.note import KeyInvalid, SigningKey
+from boltseal.ledger.note import MAX_NOTE_BYTES, KeyInvalid, SigningKey
 from boltseal.storage.durable import Disk, locked, write_file
 
 if TYPE_CHECKING:
@@ -100,12 +100,18 @@ class LedgerKeys:
         self._write(MARK_NAME, note)
 
     def _read(self, name: str) -> bytes | None:
+        path = self.folder / name
         try:
-            return (self.folder / name).read_bytes()
+            # What is no file (a pipe) must not make whoever signs wait, nor a large one fill the memory.
+            with open(path, "rb", opener=_open_without_waiting) as file:
+                raw = file.read(MAX_NOTE_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise LedgerKeyUnreadable(f"{self.folder / name} can't be read: {error.strerror}") from error
+            raise LedgerKeyUnreadable(f"{path} can't be read: {error.strerror}") from error
+        if len(raw) > MAX_NOTE_BYTES:
+            raise LedgerKeyUnreadable(f"{path} has more than {MAX_NOTE_BYTES} bytes, so it is neither key nor mark")
+        return raw
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.folder / name
@@ -113,3 +119,7 @@ class LedgerKeys:
             write_file(self._disk, path, content, _PRIVATE)
         except OSError as error:
             raise LedgerKeyUnreadable(f"{path} can't be written: {error.strerror}") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

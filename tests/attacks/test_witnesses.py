@@ -1,0 +1,188 @@
+"""A witness that lies, dawdles or floods: it is told, and neither the registry nor another witness is held up by it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from boltseal.client.witness import WitnessClient
+from boltseal.ledger.checkpoint import open_checkpoint
+from boltseal.registry.witnesses import Witness, Witnesses
+from boltseal.settings import Settings
+from tests import images
+from tests.api.test_ledger import key_of
+from tests.fakes.witness import URL, FakeWitness
+from tests.registry.test_integrator import Log
+from tests.registry.test_witnesses import cosigners
+from tests.serving import serving, serving_as
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    made = Log(tmp_path / "data")
+    made.integrator.begin()
+    made.add(3)
+    made.integrator.integrate()
+    yield made
+    made.database.close()
+
+
+def fake(log: Log, name: str = "witness.test/w1") -> FakeWitness:
+    key = log.keys.key()
+    assert key is not None
+    return FakeWitness(key.verifier, name)
+
+
+def asked(one: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: float = 3600.0) -> Witness:
+    return Witness(WitnessClient(URL, app=transport, answers_within_s=within_s), one.key.verifier)
+
+
+@dataclass
+class Late(FakeWitness):
+    """While it is asked the ledger goes on; what it shows then is an older head, of which whoever asks knows nothing."""
+
+    log: Log | None = None
+    shown: bytes = b""
+
+    async def add(self, request: Request) -> Response:
+        assert self.log is not None
+        self.log.add(2)
+        between = self.log.integrator.integrate()
+        self.shown = self.log.keys.mark() or b""
+        self.log.add(3)
+        self.log.integrator.integrate()
+        assert between is not None
+        return Response(f"{between.size}\n", 409, media_type="text/x.tlog.size")
+
+    async def latest(self, request: Request) -> Response:
+        return Response(self.shown)
+
+
+async def test_an_old_head_that_is_shown_late_does_not_lower_the_mark(log: Log) -> None:
+    """What was signed since would be forgotten, and could be cut off and signed anew."""
+    one = fake(log)
+    late = Late(one.trusted, log=log)
+    asking = Witnesses(log.database, log.keys, [asked(late, late.transport())])
+    await asking.submit()
+    marked = open_checkpoint(log.keys.mark() or b"", one.trusted).checkpoint
+
+    assert marked == log.expected()
+    log.integrator.check()
+
+
+class Dripping(httpx2.AsyncByteStream):
+    """A body that comes a byte at a time, and never ends."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"\n"
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Whole(httpx2.AsyncByteStream):
+    """A body that comes at once."""
+
+    body: bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.body
+
+
+@dataclass
+class Says(httpx2.AsyncBaseTransport):
+    """Answers everything with this, and keeps the headers of what it was asked."""
+
+    body: httpx2.AsyncByteStream
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: list[httpx2.Headers] = field(default_factory=list)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked.append(request.headers)
+        return httpx2.Response(200, headers=self.headers, stream=self.body)
+
+
+async def test_an_answer_without_end_is_given_up(log: Log) -> None:
+    """Each of its bytes comes in time; all of it never does."""
+    asking = Witnesses(log.database, log.keys, [asked(fake(log), Says(Dripping()), within_s=0.2)])
+    async with asyncio.timeout(30):
+        await asking.submit()
+
+    assert "does not answer: TimeoutError" in asking.troubles[0]
+
+
+async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: Log) -> None:
+    """The other one sees each new head meanwhile."""
+    good, slow = fake(log), fake(log, "witness.test/slow")
+    asking = Witnesses(log.database, log.keys, [asked(slow, Says(Dripping())), asked(good, good.transport())])
+    running = asyncio.create_task(asking.run())
+    try:
+        await until(lambda: bool(cosigners(log, good)))
+        log.add(2)
+        log.integrator.integrate()
+        await until(lambda: bool(cosigners(log, good)))
+    finally:
+        running.cancel()
+
+    assert cosigners(log, good) == ["witness.test/w1"]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if true():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it did not come about")
+
+
+async def test_a_short_answer_is_not_unpacked_into_a_long_one(log: Log) -> None:
+    """It is asked for as it is, and read as it comes."""
+    says = Says(Whole(gzip.compress(bytes(10_000_000))), {"content-encoding": "gzip"})
+    asking = Witnesses(log.database, log.keys, [asked(fake(log), says)])
+    await asking.submit()
+
+    assert says.asked[0]["accept-encoding"] == "identity"
+    assert "more than" not in asking.troubles[0]
+
+
+async def test_keys_that_can_not_be_read_end_no_talk(log: Log) -> None:
+    """That is told as a trouble, and tried again."""
+    one = fake(log)
+    asking = Witnesses(log.database, log.keys, [asked(one, one.transport())])
+    key = log.keys.folder / "ledger.key"
+    key.unlink()
+    key.mkdir()
+    running = asyncio.create_task(asking.run())
+    await until(lambda: bool(asking.troubles) or running.done())
+    ended = running.done()
+    running.cancel()
+
+    assert not ended
+    assert "ledger.key can't be read" in asking.troubles[0]
+
+
+async def test_a_registry_with_witnesses_serves_though_its_key_can_not_be_read(tmp_path: Path) -> None:
+    """Pulls go on, as they do without witnesses."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+    other = FakeWitness(key_of(data))
+    key = data.with_name("data.keys") / "ledger.key"
+    key.unlink()
+    key.mkdir()
+    settings = Settings.model_validate(
+        {"server": {"data": data}, "witness": [{"url": URL, "key": str(other.key.verifier)}]}
+    )
+    async with serving_as(settings, witness_app=other.transport()) as registry:
+        pulled = await registry.client.get("/v2/shop/app/manifests/1.0.0")
+        refused = await images.put(registry.client, "shop/app", "2.0.0", images.image("one"))
+
+    assert (pulled.status_code, refused.status_code) == (200, 405)
