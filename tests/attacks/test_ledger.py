@@ -27,6 +27,7 @@ from boltseal.storage.ledger_key import LedgerKeys
 from boltseal.storage.migrate import DATABASE_NAME
 from tests import images
 from tests.api.test_ledger import as_
+from tests.asgi import send
 from tests.fakes.witness import URL, FakeWitness
 from tests.serving import Clock, Serving, serving, serving_as, settings_of
 
@@ -310,6 +311,31 @@ async def test_a_collect_over_an_old_copy_of_the_database(published: Path, tmp_p
         list(collect_store(settings_of(published), dry_run=False, clock=lambda: much_later_us))
     assert sorted(path.name for path in (published / "blobs").rglob("*")) == before
     assert would_go
+
+
+@pytest.mark.parametrize(
+    "target", ["/ledger%2fcheckpoint", "/ledger/%63heckpoint", "/ledger/tile/entries/000.p%2F1", "/%6cedger/receipt/0"]
+)
+async def test_another_spelling_of_a_path_is_nothing(registry: Serving, target: str) -> None:
+    """A guard in front that knows the one spelling must not be passed by another."""
+    answer = await send(registry.app, "GET", target)
+
+    assert answer.status == 404
+
+
+async def test_a_folder_of_keys_that_can_not_be_written_keeps_nobody_from_pulling(published: Path) -> None:
+    """Also after a restart: what is pushed is durable, waits for its signature, and that is told."""
+    lock = published.with_name("data.keys") / "ledger.lock"
+    lock.unlink()
+    lock.mkdir()  # as on a disk that is mounted read-only: the lock can't be taken
+    async with serving(published) as registry:
+        pulled = await registry.client.get("/v2/shop/app/manifests/1.0.0")
+        pushed = await images.put(registry.client, "shop/app", "2.0.0", TRUE)
+        await asyncio.sleep(0.3)
+        ready = await registry.client.get("/readyz")
+
+    assert (pulled.status_code, pushed.status_code, ready.status_code) == (200, 201, 200)
+    assert "the newest entries of the ledger are not signed" in ready.text
 
 
 async def test_entries_are_not_read_without_the_grant(registry: Serving) -> None:

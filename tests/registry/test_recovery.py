@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from pathlib import Path
 
@@ -12,14 +13,18 @@ from boltseal.app import examine_store, open_store
 from boltseal.ledger.audit import Audit
 from boltseal.ledger.entry import Kind, parse
 from boltseal.ledger.tiles import BundleId, encode_bundle
+from boltseal.registry.integrator import Integrator
 from boltseal.registry.recovery import RecoveryRefused, accept_loss, bring_back, next_origin
 from boltseal.registry.tags import TagDoor
 from boltseal.settings import Settings
 from boltseal.storage import ledger_store
 from boltseal.storage.findings import Status
 from boltseal.storage.ledger_copy import CopyInvalid, FolderCopy
+from boltseal.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from tests import images
 from tests.cli import program
+from tests.fakes.disk import FailingDisk
+from tests.registry.test_integrator import Log
 from tests.servers import boltseal
 from tests.serving import serving, settings_of
 
@@ -146,6 +151,35 @@ async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
     assert recovered.extra["lost_entries"] == "3"
     assert not any(problems)
     assert examine_store(behind, lambda *_: None).outcome is Status.HOLDS
+
+
+@pytest.mark.parametrize("call", ["create", "sync", "rename", "sync_folder"])
+@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_loss_whose_acceptance_fails_anywhere_is_accepted_by_the_next(
+    tmp_path: Path, call: str, skip: int, done: bool
+) -> None:
+    """Until then nothing is signed under a name that is not the ledger's; the old origin's last head is named."""
+    disk = FailingDisk()
+    log = Log(tmp_path / "data", disk)
+    log.integrator.begin()
+    log.add(3)
+    last = log.integrator.integrate()
+    disk.fail(call, errno.EIO, done=done, skip=skip)
+    with pytest.raises(LedgerKeyUnreadable):
+        accept_loss(log.database, log.keys, "operator", "first")
+    accept_loss(log.database, LedgerKeys(log.keys.folder), "operator", "again")
+    head = Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
+    audit = Audit()
+    problems = [audit.take(index, line) for index, line in enumerate(log.lines())]
+    recovered = next(one for one in map(parse, log.lines()) if one.kind is Kind.RECOVERED)
+    log.database.close()
+
+    assert last is not None
+    assert head is not None
+    assert (recovered.extra["previous_origin"], recovered.extra["last_root"]) == (last.origin, last.root.hex())
+    assert head.origin == f"{last.origin}/3"
+    assert not any(problems)
 
 
 async def test_a_key_that_is_lost_is_a_loss_too(tmp_path: Path) -> None:

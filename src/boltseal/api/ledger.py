@@ -52,6 +52,8 @@ class LedgerApi(Shell):
     async def _answer(self, call: Call) -> Answer:
         call.route = "Ledger"
         path: str = call.scope["path"].removeprefix(PREFIX)
+        if b"%" in call.scope["raw_path"]:
+            raise RouteUnknown("nothing of the ledger has an escape in its path; one thing has one address")
         if call.method not in READS:
             raise MethodNotAllowed("the ledger is read with GET", "GET, HEAD")
         if path == "checkpoint":

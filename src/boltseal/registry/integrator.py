@@ -73,6 +73,8 @@ class Integrator:
 
     def begin(self) -> None:
         """Make the key of a ledger that was never signed, its mark first. LedgerKeyUnreadable."""
+        if self._keys.key() is not None:
+            return  # without the lock: a folder that can't be written, as on a full disk, keeps no server from its pulls
         with self._keys.locked():
             seen = self._look()
             mark = self._keys.mark()
