@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from boltseal.registry.ledger import Ledger
 from boltseal.registry.witnesses import Witness, Witnesses
 from boltseal.storage import ledger_tree
 from boltseal.storage.database import Transaction
+from boltseal.storage.ledger_key import LedgerKeyUnreadable
 from boltseal.storage.schema import entry, ledger_head
 from tests.fakes.witness import URL, FakeWitness
 from tests.registry.test_integrator import Log
@@ -151,6 +154,37 @@ async def test_a_store_that_is_behind_a_witness_takes_nothing_in(
         log.integrator.check()
 
 
+async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness) -> None:
+    """An old backup beside the newest keys: a witness that saw more than the backup and less than the mark changes nothing."""
+    old, kept = log.keys.mark() or b"", len(log.lines())
+    log.add(2)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    log.add(3)
+    log.integrator.integrate()
+    newest = log.keys.mark() or b""
+    _put_back(log, kept, old)
+    log.keys.put_mark(newest)
+    await of(log, witness).submit()
+
+    assert log.keys.mark() == newest
+    with pytest.raises(LedgerDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+        log.integrator.check()
+
+
+async def test_a_witness_does_not_stand_in_for_a_mark_that_does_not_hold(log: Log, witness: FakeWitness) -> None:
+    """What the true mark was is not known, so what a witness saw can't be the most that was signed."""
+    old, kept = log.keys.mark() or b"", len(log.lines())
+    log.add(2)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    _put_back(log, kept, old)
+    log.keys.put_mark(b"nonsense")
+    await of(log, witness).submit()
+
+    assert log.keys.mark() == b"nonsense"
+
+
 async def test_another_history_than_a_witness_saw_is_doubted(log: Log, witness: FakeWitness) -> None:
     """Put back and gone on from there: a fork, though its own marks agree."""
     old = log.keys.mark() or b""
@@ -186,6 +220,30 @@ async def test_a_receipt_carries_the_cosignature(log: Log, witness: FakeWitness)
     opened = open_receipt(raw, witness.trusted, [witness.key.verifier])
 
     assert [one.witness for one in opened.signed.cosignatures] == ["witness.test/w1"]
+
+
+async def test_a_key_that_can_not_be_read_asks_nobody(log: Log, witness: FakeWitness) -> None:
+    """A start goes on to serve pulls; that nothing is taken in says the integrator."""
+    (log.keys.folder / "ledger.key").write_text("nonsense")
+    await of(log, witness).at_start()
+
+    assert witness.asked == 0
+    with pytest.raises(LedgerKeyUnreadable):
+        log.integrator.check()
+
+
+async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: Log, witness: FakeWitness) -> None:
+    """Whoever asks witnesses does not end for it, which nobody would see."""
+    (log.keys.folder / "witness.lock").mkdir()
+    asking = asyncio.create_task(of(log, witness).run())
+    await asyncio.sleep(0)
+    ended = asking.done()
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+
+    assert not ended
+    assert witness.asked == 0
 
 
 async def test_one_process_of_a_store_talks_to_witnesses(log: Log) -> None:
