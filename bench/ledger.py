@@ -32,8 +32,8 @@ from boltseal.policy.rules import parse_rules
 from boltseal.registry.integrator import Integrator, receipt_of
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.signer import Signer
-from boltseal.registry.tags import Place, Standing, TagDoor
-from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL, Actor
+from boltseal.registry.tags import TagDoor
+from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL, Actor, Place, Standing
 from boltseal.settings import Settings
 from boltseal.storage import ledger_store, ledger_tree, tag_table
 from boltseal.storage.blobs_local import LocalBlobs

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
     from boltseal.registry.seals import Seals
-    from boltseal.registry.tags import Standing
-    from boltseal.registry.values import Actor
+    from boltseal.registry.values import Actor, Standing
     from boltseal.settings import Settings
 
     Change = Callable[[Seals, Repository, Tag, Actor, str], Awaitable[Standing]]

@@ -15,7 +15,7 @@ from boltseal.policy import message
 from boltseal.registry import refusals, sequencer
 from boltseal.registry.conditions import check_conditions
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.registry.tags import Place
+from boltseal.registry.values import Place
 from boltseal.storage import metadata
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from boltseal.policy.seal import Identity
 from boltseal.registry import refusals
 from boltseal.registry.bounds import UNBOUNDED, Bounds
 from boltseal.registry.conditions import check_conditions
-from boltseal.registry.tags import Place, Pushed
-from boltseal.registry.values import Published
+from boltseal.registry.values import Place, Published, Pushed
 from boltseal.storage import metadata
 from boltseal.storage.metadata import ManifestRow
 

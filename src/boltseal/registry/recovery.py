@@ -30,7 +30,7 @@ from boltseal.ledger.tiles import edge, grow
 from boltseal.oci.reference import Repository, Tag
 from boltseal.registry import sequencer
 from boltseal.registry.integrator import SEED_BYTES, LedgerDoubt, LedgerKeyMissing
-from boltseal.registry.tags import Place
+from boltseal.registry.values import Place
 from boltseal.storage import ledger_store, ledger_tree, metadata
 from boltseal.storage.database import Transaction
 

@@ -15,7 +15,7 @@ from boltseal.ledger.entry import Kind, format_time, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.policy.seal import Identity
-from boltseal.registry.tags import Place, Pushed
+from boltseal.registry.values import Place, Pushed
 from boltseal.storage import ledger_store, metadata
 
 if TYPE_CHECKING:

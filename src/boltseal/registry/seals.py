@@ -16,15 +16,15 @@ from boltseal.oci.reference import Repository
 from boltseal.policy import message
 from boltseal.registry import sequencer
 from boltseal.registry.pulls import ManifestUnknown
-from boltseal.registry.tags import Place
+from boltseal.registry.values import Place
 from boltseal.storage import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from boltseal.oci.reference import Tag
-    from boltseal.registry.tags import Standing, TagDoor
-    from boltseal.registry.values import Actor
+    from boltseal.registry.tags import TagDoor
+    from boltseal.registry.values import Actor, Standing
     from boltseal.storage.blobs import BlobStore
     from boltseal.storage.database import Database, Transaction
 

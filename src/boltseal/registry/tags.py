@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut, Unavailable
@@ -32,7 +31,7 @@ from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
 from boltseal.policy.seal import UNUSED, Identity, NameState, Verdict, judge
 from boltseal.registry import sequencer
 from boltseal.registry.conditions import check_conditions
-from boltseal.registry.values import UNCONDITIONAL
+from boltseal.registry.values import UNCONDITIONAL, Place, Standing
 from boltseal.storage import metadata, tag_table
 from boltseal.storage.tag_table import TagRow
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from boltseal.oci.manifest import Manifest
     from boltseal.policy.decide import Decision
     from boltseal.policy.rules import RuleSet
-    from boltseal.registry.values import Actor, Conditions
+    from boltseal.registry.values import Actor, Conditions, Pushed
     from boltseal.storage.database import Transaction
 
 
@@ -67,31 +66,6 @@ class ReferencesMissing(Invalid):
 
 class NameUnknowable(Unavailable):
     """An old entry names a manifest by another digest than its sha256, and nothing says which that is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A repository inside a transaction: its name and its number in the database."""
-
-    repository: Repository
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """A manifest as it was pushed: its digest as addressed, what makes it itself, and its parts."""
-
-    digest: Digest
-    identity: Identity
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a name stands now: the index of the entry that says so, and whether that entry is new."""
-
-    entry_index: int
-    changed: bool
 
 
 class TagDoor:
@@ -291,7 +265,7 @@ class TagDoor:
                 return self._write(tx, place, tag, row, pushed, verdict, decision, actor, reason, kind)
 
     def _check_deletable(self, tx: Transaction, place: Place, tag: Tag, row: TagRow) -> None:
-        if _is_kept(row, tx.now_us):
+        if row.kept_at(tx.now_us):
             raise TagProtected(message.delete_sealed_tag(tag, place.repository, _binding(row)))
         subject = self.spoken_of(tx, place, tag)
         if subject is not None:
@@ -441,12 +415,6 @@ def _meaning(bound: TagRow | None, pushed: Pushed) -> TagRow:
     return dataclasses.replace(
         bound, digest=bound.sealed_digest, canonical=bound.sealed_canonical, media_type=bound.sealed_media_type
     )
-
-
-def _is_kept(row: TagRow, now_us: int) -> bool:
-    if row.sealed_digest is None or row.keep == str(DELETABLE):
-        return False
-    return row.keep_until_us is None or now_us < row.keep_until_us
 
 
 def _sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:

@@ -1,4 +1,4 @@
-"""What goes in and comes out of the registry's parts (pulls, manifests, uploads, deletes): values only.
+"""What goes in and comes out of the registry's parts (pulls, manifests, uploads, deletes, the door): values only.
 
 Rules kept here: every value is frozen, holds parsed types (a digest is a `Digest`, never a loose text) and
 knows nothing of HTTP, SQL or files. Who decides what they hold is in the modules next door.
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.seal import Identity
 
 Item = TypeVar("Item", Repository, Tag)
 
@@ -105,3 +107,28 @@ class Published:
     subject: Digest | None
     ledger_index: int | None
     created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A repository inside a transaction: its name and its number in the database."""
+
+    repository: Repository
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A manifest as it was pushed: its digest as addressed, what makes it itself, and its parts."""
+
+    digest: Digest
+    identity: Identity
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a name stands now: the index of the entry that says so, and whether that entry is new."""
+
+    entry_index: int
+    changed: bool

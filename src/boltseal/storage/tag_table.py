@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, insert, or_, select, update
 
+from boltseal.policy.rules import DELETABLE
 from boltseal.storage.schema import repository, tag
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ class TagRow:
     sealed_by: str | None = None
     keep: str | None = None
     keep_until_us: int | None = None
+
+    def kept_at(self, now_us: int) -> bool:
+        """Whether the name's own seal protects what it means; `kept` asks the same of many."""
+        if self.sealed_digest is None or self.keep == str(DELETABLE):
+            return False
+        return self.keep_until_us is None or now_us < self.keep_until_us
 
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
@@ -82,7 +89,7 @@ def kept(tx: Transaction, repository_id: int, digests: Select[str]) -> list[str]
             tag.c.repository_id == repository_id,
             tag.c.digest.in_(digests),
             tag.c.sealed_digest.is_not(None),
-            tag.c.keep != "deletable",
+            tag.c.keep != str(DELETABLE),
             or_(tag.c.keep_until_us.is_(None), tag.c.keep_until_us > tx.now_us),
         )
         .order_by(tag.c.name)
@@ -95,7 +102,7 @@ def overdue(tx: Transaction) -> list[tuple[int, str, str]]:
     rows = tx.connection.execute(
         select(repository.c.id, repository.c.name, tag.c.name)
         .join(repository, repository.c.id == tag.c.repository_id)
-        .where(tag.c.digest.is_not(None), tag.c.keep_until_us <= tx.now_us, tag.c.keep != "deletable")
+        .where(tag.c.digest.is_not(None), tag.c.keep_until_us <= tx.now_us, tag.c.keep != str(DELETABLE))
         .order_by(repository.c.name, tag.c.name)
     ).all()
     return [(number, name, tag_name) for number, name, tag_name in rows]
