@@ -269,12 +269,22 @@ def test_a_named_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
         load(tmp_path / "absent.toml")
 
 
-def test_rules_in_the_environment_that_are_not_json_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["BOLTSEAL_RULE", "BOLTSEAL_WITNESS", "BOLTSEAL_AUTH__GRANT", "BOLTSEAL_AUTH__QUOTA"])
+def test_a_list_in_the_environment_that_is_not_json_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Doubt refuses."""
-    monkeypatch.setenv("BOLTSEAL_RULE", "[")
+    monkeypatch.setenv(name, "[")
 
-    with pytest.raises(ConfigInvalid, match=r"^environment: BOLTSEAL_RULE is not JSON"):
+    with pytest.raises(ConfigInvalid, match=rf"^environment: {name} is not JSON"):
         load()
+
+
+def test_a_setting_with_several_forms_is_named_as_it_was_written(tmp_path: Path) -> None:
+    """And not by the first form that was tried."""
+    file = tmp_path / "boltseal.toml"
+    file.write_text('[auth]\nanonymous_pull = "shop"\n')
+
+    with pytest.raises(ConfigInvalid, match=r'boltseal\.toml: \[auth\] anonymous_pull is "shop"; expected '):
+        load(file)
 
 
 # --- addresses ---

@@ -14,6 +14,7 @@ Who is trusted: the file and the environment belong to whoever runs the server. 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -47,6 +48,8 @@ class ConfigInvalid(Invalid):
 
 _LISTS: Final = ("rule", "witness")
 """The tables of which there may be several."""
+_IN_JSON: Final = (("rule",), ("witness",), ("auth", "grant"), ("auth", "quota"))
+"""What stands in one variable of the environment, as JSON."""
 
 
 class _Layer(NamedTuple):
@@ -252,7 +255,19 @@ def _environment_layer() -> _Layer:
     try:
         return _Layer("environment", EnvSettingsSource(Settings)())
     except SettingsError as error:
-        raise ConfigInvalid("environment: BOLTSEAL_RULE is not JSON; expected a list of tables") from error
+        raise ConfigInvalid(f"environment: {_not_json()} is not JSON; expected a list of tables") from error
+
+
+def _not_json() -> str:
+    """The first variable that has to hold a list and is no JSON; pydantic names only the table."""
+    lists = {_variable(key) for key in _IN_JSON}
+    for name, text in sorted(os.environ.items()):
+        try:
+            if name.upper() in lists:
+                json.loads(text)
+        except ValueError:
+            return name
+    return "a list of tables"
 
 
 def _refuse_unknown(layer: _Layer) -> None:
@@ -319,14 +334,16 @@ def _at(values: Any, where: Sequence[str | int]) -> Any:
 
 def _in_words(found: ErrorDetails, layers: tuple[_Layer, ...]) -> str:
     """A line from pydantic's first complaint: where the value came from, the setting, the value, what it must be."""
-    key = tuple(part for part in found["loc"] if isinstance(part, str))
+    # Behind a setting pydantic also names what of a choice (a boolean, a list) was tried, which is no place in a file.
+    where = found["loc"] if found["loc"][0] in _LISTS else found["loc"][:2]
+    key = tuple(part for part in where if isinstance(part, str))
     for layer in layers:
-        value = _at(layer.values, found["loc"])
+        value = _at(layer.values, where)
         if value is not None:
             break
     else:
         layer, value = layers[-1], None
-    table = f"[{key[0]}]" if len(key) == len(found["loc"]) else f"[[{key[0]}]]"
+    table = f"[{key[0]}]" if len(key) == len(where) else f"[[{key[0]}]]"
     name = f"{table} {key[-1]}" if len(key) > 1 else table
     if layer.origin == "environment":
         name = _variable(key[:2])

@@ -1,6 +1,7 @@
 """The distribution API as one ASGI application for everything under /v2/: one table in the shell (`shell`).
 
-Path -> target (`paths`), target and method -> handler (the table below), handler -> answer (`responses`). There is no routing by pattern and no request object in between: this is what every pull waits for.
+Path -> target (`paths`), target and method -> handler (the table below), handler -> answer (`responses`). There is no
+routing by pattern and no request object in between: this is what every pull waits for.
 """
 
 from __future__ import annotations

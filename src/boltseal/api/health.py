@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from boltseal.api import caching, responses
+from boltseal.api import responses
 from boltseal.api.errors import MethodNotAllowed
 from boltseal.api.responses import Answer, Headers
 from boltseal.api.shell import READS, Shell
@@ -38,19 +38,14 @@ class Health(Shell):
         if call.method not in READS:
             raise MethodNotAllowed(f"{quote(call.method, 20)} is not possible here; possible: GET, HEAD", "GET, HEAD")
         if not at_ready:
-            return _told(200, "text/plain; charset=utf-8", b"ok\n")
+            return responses.whole(b"ok\n", responses.TEXT)
         found = await self._ready()
         told: dict[str, object] = {"ready": not found.blockers}
         if found.blockers:
             told["reasons"] = found.blockers
         if found.notes:
             told["warnings"] = found.notes
-        return _told(503 if found.blockers else 200, "application/json", json.dumps(told).encode())
+        return responses.whole(json.dumps(told).encode(), status=503 if found.blockers else 200)
 
     def _extra(self, _: Call, __: BoltsealError) -> Headers:
         return ()
-
-
-def _told(status: int, media_type: str, body: bytes) -> Answer:
-    pairs = [("content-type", media_type), ("content-length", str(len(body))), ("cache-control", caching.NO_STORE)]
-    return Answer(status, (*responses.headers(pairs), responses.NOSNIFF), body)

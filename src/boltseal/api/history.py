@@ -17,7 +17,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from boltseal.api import caching, responses
+from boltseal.api import responses
 from boltseal.api.query import QueryInvalid, link_next
 from boltseal.api.responses import Answer
 from boltseal.errors import quote
@@ -36,7 +36,7 @@ TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 EVENT: Final = "org.opencontainers.distribution.tag.event"
 
 _SPEC_URL: Final = "https://github.com/opencontainers/distribution-spec/pull/606"
-_OWN_URL: Final = "https://github.com/boltseal/boltseal/blob/main/docs/ledger.md"
+_OWN_URL: Final = "https://c2sp.org/tlog-tiles"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _is_moment = re.compile(
@@ -69,7 +69,7 @@ class HistoryRoutes:
             "description": "the ledger's entries about a repository; the ledger itself is under /ledger/ (C2SP tlog-tiles)",
             "endpoints": [f"/v2/{name}/_boltseal/history", f"/v2/{name}/_boltseal/history/<tag>"],
         }
-        return _json({"extensions": [oci, own]})
+        return responses.whole(_json({"extensions": [oci, own]}))
 
     async def tag_history(self, call: Call, at: TagHistory) -> Answer:
         """What a tag meant, the newest first."""
@@ -86,7 +86,7 @@ class HistoryRoutes:
             parameters = {"n": str(n), "before": _time_of(page.events[-1]), **kept}
             extra.append((b"link", link_next(f"/v2/{at.repository}/_oci/tag-history/{at.tag}", parameters)))
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(one) for one in page.events]}
-        return _json(index, OCI_INDEX, extra)
+        return responses.whole(_json(index), OCI_INDEX, extra=extra)
 
     async def history(self, call: Call, at: History) -> Answer:
         """The entries about a repository or one of its tags, the oldest first."""
@@ -97,7 +97,7 @@ class HistoryRoutes:
         if page.more and page.entries:
             path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
             extra.append((b"link", link_next(path, {"n": str(n), "after": str(page.entries[-1][0])})))
-        return _json({"size": page.size, "entries": entries}, extra=extra)
+        return responses.whole(_json({"size": page.size, "entries": entries}), extra=extra)
 
 
 def _descriptor(one: TagEvent) -> dict[str, object]:
@@ -146,9 +146,5 @@ def _index(text: str) -> int:
     return int(text)
 
 
-def _json(
-    document: object, content_type: str = "application/json", extra: list[tuple[bytes, bytes]] | None = None
-) -> Answer:
-    raw = json.dumps(document, separators=(",", ":")).encode()
-    pairs = [("content-type", content_type), ("content-length", str(len(raw))), ("cache-control", caching.NO_STORE)]
-    return Answer(200, (*responses.headers(pairs), responses.NOSNIFF, *(extra or [])), raw)
+def _json(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()

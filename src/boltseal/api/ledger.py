@@ -58,11 +58,11 @@ class LedgerApi(Shell):
             raise MethodNotAllowed("the ledger is read with GET", "GET, HEAD")
         if path == "checkpoint":
             await self._admit(call)
-            return self._text(await self._ledger.checkpoint(), caching.NO_STORE)
+            return responses.whole(await self._ledger.checkpoint(), responses.TEXT)
         if path == "rotations":
             await self._admit(call)
             receipts = [base64.b64encode(one).decode() for one in await self._ledger.rotations()]
-            return self._raw(json.dumps({"receipts": receipts}).encode(), "application/json", caching.NO_STORE)
+            return responses.whole(json.dumps({"receipts": receipts}).encode())
         kind, _, rest = path.partition("/")
         if kind == "receipt" and rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
             return await self._receipt(call, int(rest))
@@ -83,10 +83,10 @@ class LedgerApi(Shell):
             await self._admit(call)
         public = self._public and not isinstance(at, BundleId)
         lasting = f"{'public' if public else 'private'}, {_IMMUTABLE}"
-        return self._raw(
+        return responses.whole(
             await self._ledger.tile(at),
             "application/octet-stream",
-            lasting if at.width == WIDTH else caching.NO_STORE,
+            cache_control=lasting if at.width == WIDTH else caching.NO_STORE,
         )
 
     async def _receipt(self, call: Call, index: int) -> Answer:
@@ -96,16 +96,4 @@ class LedgerApi(Shell):
             await self._gate.admit_to_entry(call, index, Repository(entry.repository))
         else:
             await self._gate.admit_to_entries(call)
-        return self._text(await self._ledger.receipt(index), caching.NO_STORE)
-
-    def _text(self, raw: bytes, cache_control: str) -> Answer:
-        return self._raw(raw, "text/plain; charset=utf-8", cache_control)
-
-    @staticmethod
-    def _raw(raw: bytes, content_type: str, cache_control: str) -> Answer:
-        pairs = [
-            ("content-type", content_type),
-            ("content-length", str(len(raw))),
-            ("cache-control", cache_control),
-        ]
-        return Answer(200, (*responses.headers(pairs), responses.NOSNIFF), raw)
+        return responses.whole(await self._ledger.receipt(index), responses.TEXT)

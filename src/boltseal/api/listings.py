@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from boltseal.api import caching, responses
+from boltseal.api import responses
 from boltseal.api.call import Call
 from boltseal.api.gate import Gate
 from boltseal.api.paths import Base, Catalog, Referrers, Tags
@@ -39,7 +39,7 @@ class ListingRoutes:
 
     async def base(self, call: Call, at: Base) -> Answer:
         """Yes, this is the API (end-1)."""
-        return _json(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
+        return responses.whole(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
 
     async def catalog(self, call: Call, at: Catalog) -> Answer:
         """The repositories that hold something and that the caller may pull."""
@@ -65,7 +65,7 @@ class ListingRoutes:
             kept = {} if artifact_type is None else {"artifactType": artifact_type}
             path = f"/v2/{at.repository}/referrers/{at.digest}"
             extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _by_digest(page[-1])})))
-        return _json(format_index(page), content_type=OCI_INDEX, extra=extra)
+        return responses.whole(format_index(page), OCI_INDEX, extra=extra)
 
 
 def _by_digest(row: ReferrerRow) -> str:
@@ -87,13 +87,4 @@ def _fitting(rows: Sequence[ReferrerRow]) -> list[ReferrerRow]:
 def _page(document: object, path: str, n: int, behind: Iterable[str]) -> Answer:
     """A page of names; `behind`: the last of them if more follow, else nothing."""
     extra = [(b"link", link_next(path, {"n": str(n), "last": name})) for name in behind if n]
-    return _json(json.dumps(document, separators=(",", ":")).encode(), extra=extra)
-
-
-def _json(raw: bytes, *, content_type: str = "application/json", extra: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
-    pairs = [
-        ("content-type", content_type),
-        ("content-length", str(len(raw))),
-        ("cache-control", caching.NO_STORE),
-    ]
-    return Answer(200, (*responses.headers(pairs), responses.NOSNIFF, *extra), raw)
+    return responses.whole(json.dumps(document, separators=(",", ":")).encode(), extra=extra)

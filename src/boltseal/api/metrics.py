@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from boltseal import __version__
-from boltseal.api import caching, responses
+from boltseal.api import responses
 from boltseal.api.responses import Answer, Headers
 from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
@@ -58,13 +58,7 @@ class Metrics(Shell):
     async def _answer(self, call: Call) -> Answer:
         call.route = "Metrics"
         await self._admit(call)
-        body = await asyncio.to_thread(self._exposition)
-        pairs = [
-            ("content-type", CONTENT_TYPE_LATEST),
-            ("content-length", str(len(body))),
-            ("cache-control", caching.NO_STORE),
-        ]
-        return Answer(200, (*responses.headers(pairs), responses.NOSNIFF), body)
+        return responses.whole(await asyncio.to_thread(self._exposition), CONTENT_TYPE_LATEST)
 
     def _extra(self, _: Call, error: BoltsealError) -> Headers:
         return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()

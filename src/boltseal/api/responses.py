@@ -23,6 +23,8 @@ from boltseal.errors import BoltsealError, ErrorCode
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
+JSON: Final = "application/json"
+TEXT: Final = "text/plain; charset=utf-8"
 EMPTY: Final[Headers] = ((b"content-length", b"0"),)
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 """Pushed bytes are anybody's; no browser may take them for a page of ours."""
@@ -127,10 +129,17 @@ def refusal(error: BoltsealError, extra: Headers = ()) -> Answer:
 
 def failure(status: int, code: ErrorCode, message: str, extra: Headers = ()) -> Answer:
     """An answer that says why not."""
-    body = error_body(code, message)
-    pairs = [
-        ("content-type", "application/json"),
-        ("content-length", str(len(body))),
-        ("cache-control", caching.NO_STORE),
-    ]
+    return whole(error_body(code, message), status=status, extra=extra)
+
+
+def whole(
+    body: bytes,
+    content_type: str = JSON,
+    *,
+    status: int = 200,
+    cache_control: str = caching.NO_STORE,
+    extra: Iterable[tuple[bytes, bytes]] = (),
+) -> Answer:
+    """An answer of bytes that we made ourselves, kept by nobody unless it is said."""
+    pairs = [("content-type", content_type), ("content-length", str(len(body))), ("cache-control", cache_control)]
     return Answer(status, (*headers(pairs), NOSNIFF, *extra), body)

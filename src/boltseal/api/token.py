@@ -15,7 +15,7 @@ import json
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
-from boltseal.api import caching, responses
+from boltseal.api import responses
 from boltseal.api.responses import Answer, Headers
 from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated
@@ -73,12 +73,7 @@ class TokenService(Shell):
         call.actor = caller.actor
         token = self._gate.access.give_token(caller, asked)
         body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
-        pairs = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(body))),
-            ("cache-control", caching.NO_STORE),
-        ]
-        return Answer(200, (*responses.headers(pairs), responses.NOSNIFF), body)
+        return responses.whole(body)
 
 
 def _form(raw: bytes) -> dict[str, list[str]]:
