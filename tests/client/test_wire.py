@@ -32,7 +32,7 @@ async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
 async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     """Takes the head of a request, and then neither reads nor answers."""
     await reader.readuntil(b"\r\n\r\n")
-    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    reader._transport.pause_reading()  # type: ignore[attr-defined]  # asyncio has no public way to stop reading
     await asyncio.Event().wait()
 
 

@@ -50,7 +50,7 @@ def receipt(index: int = 4) -> Receipt:
 
 
 def changed(**values: object) -> bytes:
-    return format_receipt(dataclasses.replace(receipt(), **values))  # type: ignore[arg-type]
+    return format_receipt(dataclasses.replace(receipt(), **values))  # type: ignore[arg-type]  # a table of fields
 
 
 @pytest.mark.parametrize("index", range(11))

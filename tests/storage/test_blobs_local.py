@@ -361,7 +361,7 @@ async def test_cold_bytes_are_read_in_a_thread(store: LocalBlobs, disk: FailingD
     """When the bytes are not in memory, or the system can't say so, the loop does not wait for them."""
     content = b"cold" * 200_000
     digest = await push(store, content)
-    disk.read_cached_at = lambda fd, size, position: None  # type: ignore[method-assign]
+    disk.read_cached_at = lambda fd, size, position: None  # type: ignore[method-assign]  # nothing is in memory
     pieces = [piece async for piece in store.read(digest, 0, len(content))]
 
     assert b"".join(pieces) == content

@@ -5,7 +5,7 @@ through a dozen functions, which for a layer costs as much as hashing it. Here t
 connection, and a read empties it. That may be more than was asked for, which httpcore's parser does not mind: it keeps
 what it is given. The buffer is also the back-pressure: while it is nearly full, nothing more is taken off the network.
 
-Everything else (pool, parser, TLS, timeouts, errors) is httpcore's and httpx2's.
+Everything else (pool, parser, TLS, timeouts, errors) is httpcore's and httpx2's. Why not all of it: ADR 0015.
 """
 
 from __future__ import annotations
