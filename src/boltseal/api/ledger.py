@@ -6,8 +6,9 @@
     /ledger/receipt/<index>               one entry with its proof, for whoever may pull from its repository
     /ledger/rotations                     how one key followed another, as receipts
 
-Head, hashes and rotations tell nothing but how much happens here: for everybody who can log in, or for everybody at
-all where `[ledger] public` says so. Entries name repositories, people and reasons. Full tiles never change.
+Head and hashes tell nothing but how much happens here, rotations also who changed the key and why: they are for everybody
+who can log in, or for everybody at all where `[ledger] public` says so. Entries name repositories, people and reasons.
+Full tiles never change.
 """
 
 from __future__ import annotations

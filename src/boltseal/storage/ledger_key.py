@@ -33,7 +33,10 @@ _PRIVATE: Final = 0o600
 
 
 class LedgerKeyUnreadable(Unavailable):
-    """The key or the mark can't be read or written, so nothing can be signed or compared."""
+    """The key or the mark can't be read or written, so nothing can be signed or compared.
+
+    Told to clients and by /readyz, and therefore without the path of this machine.
+    """
 
 
 class LedgerKeys:
@@ -51,7 +54,9 @@ class LedgerKeys:
             lock = locked(str(self.folder / "ledger.lock"), _PRIVATE)
             lock.__enter__()
         except OSError as error:
-            raise LedgerKeyUnreadable(f"the folder of keys {self.folder} can't be used: {error.strerror}") from error
+            raise LedgerKeyUnreadable(
+                f"the folder of keys, {self.folder.name}, can't be used: {error.strerror}"
+            ) from error
         try:
             yield
         finally:
@@ -65,7 +70,9 @@ class LedgerKeys:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self.folder / "witness.lock", flags, _PRIVATE)
         except OSError as error:
-            raise LedgerKeyUnreadable(f"the folder of keys {self.folder} can't be used: {error.strerror}") from error
+            raise LedgerKeyUnreadable(
+                f"the folder of keys, {self.folder.name}, can't be used: {error.strerror}"
+            ) from error
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,7 +92,7 @@ class LedgerKeys:
             return SigningKey.parse(text.decode("ascii").strip())
         except (KeyInvalid, UnicodeDecodeError) as error:
             reason = error.message if isinstance(error, BoltsealError) else "it is not text"
-            raise LedgerKeyUnreadable(f"{self.folder / KEY_NAME} holds no key of a ledger: {reason}") from error
+            raise LedgerKeyUnreadable(f"{self.folder.name}/{KEY_NAME} holds no key of a ledger: {reason}") from error
 
     def mark(self) -> bytes | None:
         """The note of the checkpoint that was signed last, None where there is none. LedgerKeyUnreadable."""
@@ -108,9 +115,11 @@ class LedgerKeys:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise LedgerKeyUnreadable(f"{path} can't be read: {error.strerror}") from error
+            raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be read: {error.strerror}") from error
         if len(raw) > MAX_NOTE_BYTES:
-            raise LedgerKeyUnreadable(f"{path} has more than {MAX_NOTE_BYTES} bytes, so it is neither key nor mark")
+            raise LedgerKeyUnreadable(
+                f"{self.folder.name}/{name} has more than {MAX_NOTE_BYTES} bytes, so it is neither key nor mark"
+            )
         return raw
 
     def _write(self, name: str, content: bytes) -> None:
@@ -118,7 +127,7 @@ class LedgerKeys:
         try:
             write_file(self._disk, path, content, _PRIVATE)
         except OSError as error:
-            raise LedgerKeyUnreadable(f"{path} can't be written: {error.strerror}") from error
+            raise LedgerKeyUnreadable(f"{self.folder.name}/{name} can't be written: {error.strerror}") from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
