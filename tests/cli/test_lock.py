@@ -74,6 +74,23 @@ async def test_a_project_is_locked_and_holds(server: Server, project: Path) -> N
     assert verify(project).code == 0
 
 
+async def test_the_lock_names_the_entry_of_the_ledger_and_the_key_that_was_given(server: Server, project: Path) -> None:
+    """Where somebody has given the registry's key; and a second run changes no byte, whatever was pushed meanwhile."""
+    await publish(server, "1.4.2", image("app"))
+    key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
+    given = program.run("trust", server.address, key)
+    compose(project, web=f"{server.address}/{SHOP}:1.4.2")
+    told, written = lock(project), (project / "boltseal.lock").read_bytes()
+    await publish(server, "1.4.3", image("other"))
+    lock(project)
+    found = parse_lock(written)
+
+    assert (given.code, told.code) == (0, 0)
+    assert dict(found.keys) == {server.address: key}
+    assert [one.entry for one in found.images] == [2]
+    assert (project / "boltseal.lock").read_bytes() == written
+
+
 async def test_a_floating_tag_that_moves_is_told_with_from_to_and_since_when(server: Server, project: Path) -> None:
     """By lock and by verify; what is not pinned then does not hold, and an update takes it."""
     older, newer = image("older"), image("newer")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.transport import Transport, TransportOptions
+from boltseal.client.trust import Followed
 from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Reference
 from boltseal.pin.resolve import Resolver
@@ -50,7 +51,7 @@ async def resolving(
     *,
     count_pulls: bool = False,
     allowed: Callable[[str], bool] = lambda _: True,
-    watch: Callable[[str], Awaitable[object]] | None = None,
+    watch: Callable[[str], Awaitable[Followed]] | None = None,
 ) -> AsyncIterator[Resolver]:
     """A resolver whose every registry is the hub."""
     transport = Transport(CredentialStore([Path("/nowhere")]), TransportOptions(), app=hub.transport())

@@ -9,7 +9,7 @@ import stamina
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.registry import Resolved
-from boltseal.client.trust import LedgerUnchecked
+from boltseal.client.trust import Followed, LedgerUnchecked, Status
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
 from boltseal.oci.digest import Digest
@@ -195,10 +195,11 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
     node, other = references("node:16.13", "quay.io/library/node:16.13")
     looked = []
 
-    async def watch(registry: str) -> None:
+    async def watch(registry: str) -> Followed:
         looked.append(registry)
         if registry == "quay.io":
             raise LedgerUnchecked("quay.io has a ledger, and it can't be checked now")
+        return Followed(registry, Status.NO_LEDGER)
 
     async with resolving(hub, watch=watch) as resolver:
         found = await resolver.meanings([node, other])
@@ -212,7 +213,7 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
 async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
     """Nothing is locked or verified beside it."""
 
-    async def watch(_: str) -> None:
+    async def watch(_: str) -> Followed:
         raise LedgerBroken(Fault.FORKED, "it forked")
 
     async with resolving(hub, watch=watch) as resolver:

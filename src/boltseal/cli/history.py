@@ -76,11 +76,12 @@ def _signed(answer: Answer, name: str, found: Proven, tag: str) -> None:
             also=also,
             proven=said.index in found.proven,
         )
-        rows.append(
-            (when(said)[:19] + "Z", _short(said), event, clean(entry.actor), clean(entry.reason), mode, " ".join(also))
-        )
+        who = clean(entry.actor) + (f": {clean(entry.reason)}" if entry.reason else "")
+        who += f"; also {', '.join(also)}" if also else ""
+        rows.append((str(said.index), when(said)[:19].replace("T", " "), _short(said), event, mode, who))
     if rows and not answer.as_json:
-        print_table(("WHEN", "DIGEST", "EVENT", "BY", "WHY", "MODE", "ALSO"), rows)
+        whole = ("ENTRY", "WHEN (UTC)", "DIGEST", "EVENT", "MODE")
+        print_table((*whole, "BY, AND WHY"), rows, whole)
     tell_proof(answer, found)
 
 
@@ -98,4 +99,4 @@ def _unsigned(answer: Answer, name: str, reference: Reference, events: list[Even
 def _short(said: Said) -> str:
     from boltseal.oci.digest import Digest
 
-    return Digest.parse(said.entry.digest).short if said.entry.digest else ""
+    return Digest.parse(said.entry.digest).hex[:12] if said.entry.digest else ""

@@ -7,7 +7,9 @@ Rules, for each reference (by tag, or by digest where it has no tag):
    the project deploys. A pin to one platform of the index is told, and the index is locked.
 3. Known and unchanged: not touched, but for places and spellings.
 4. Known and changed: told, with its age and the platforms that changed; taken over only by an update.
-5. A service that is built here is locked if the registry holds its tag, and is a local build otherwise.
+5. What is locked to something new gets the entry of its registry's ledger that says so, and the key that the ledger is
+   believed by, where there are any.
+6. A service that is built here is locked if the registry holds its tag, and is a local build otherwise.
 """
 
 from __future__ import annotations
@@ -137,12 +139,24 @@ async def relock(
         if reference not in wanted and (uses := tuple(use for use in image.used if outside(use.file)))
     ]
     done.images = [_with_uses(image, known.get(image.reference), outside) for image in done.images]
+    new = {image.reference: image.digest for image in done.images if _is_new(image, known) and image.digest is not None}
+    entries = await resolver.ledger_entries(new)
+    images = [replace(one, entry=entries.get(one.reference, one.entry)) for one in [*done.images, *kept]]
+    named, fresh = {one.reference.registry for one in images}, {reference.registry for reference in new}
+    keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in fresh}
+    keys = {registry: key for registry, key in {**old.keys, **keys}.items() if registry in named}
     return Relocked(
-        sorted_lock([*done.images, *kept], old.keys),
+        sorted_lock(images, keys),
         tuple(done.moved),
         tuple(sorted(done.unresolved)),
         tuple(done.notes),
     )
+
+
+def _is_new(image: LockedImage, known: Mapping[Reference, LockedImage]) -> bool:
+    """Whether it is locked to this for the first time: only then its ledger is asked, so that a second run changes nothing."""
+    before = known.get(image.reference)
+    return before is None or before.digest != image.digest
 
 
 def _unread(meanings: Mapping[Reference, Resolved | BoltsealError], old: Lock) -> dict[Digest, Reference]:

@@ -18,10 +18,13 @@ from typing import Final
 import msgspec
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.ledger import LedgerClient
 from boltseal.client.poll import poll
 from boltseal.client.registry import LastEvent, RegistryClient, Resolved
 from boltseal.client.transport import Transport
+from boltseal.client.trust import Followed
 from boltseal.errors import BoltsealError, Denied
+from boltseal.ledger.entry import parse
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
 from boltseal.oci.descriptor import Descriptor
@@ -34,6 +37,8 @@ from boltseal.oci.reference import HUB, Reference, Repository
 COUNTS_PULLS: Final = frozenset({HUB})
 AT_ONCE: Final = 8
 MAX_CHILDREN: Final = 200
+LEDGER_TRIES: Final = 3
+LEDGER_PAUSE_S: Final = 0.1
 MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
 
 _ATTESTATION: Final = "unknown/unknown"
@@ -62,13 +67,13 @@ class Resolver:
         allowed: Callable[[str], bool],
         *,
         count_pulls: bool = False,
-        watch: Callable[[str], Awaitable[object]] | None = None,
+        watch: Callable[[str], Awaitable[Followed]] | None = None,
     ) -> None:
         self._transport = transport
         self._allowed = allowed
         self._count_pulls = count_pulls
         self._watch = watch
-        self._watched: dict[str, BoltsealError | None] = {}
+        self._watched: dict[str, Followed | BoltsealError] = {}
         self._reads = asyncio.Semaphore(AT_ONCE)
 
     def reads(self, registry: str) -> bool:
@@ -100,14 +105,44 @@ class Resolver:
     async def _unchecked(self, registry: str) -> BoltsealError | None:
         """Why a registry's ledger could not be looked at, None where nothing speaks against it. LedgerBroken."""
         if self._watch is not None and registry not in self._watched:
-            self._watched[registry] = None
             try:
-                await self._watch(registry)
+                self._watched[registry] = await self._watch(registry)
             except LedgerBroken:
                 raise
             except BoltsealError as error:
                 self._watched[registry] = error
-        return self._watched.get(registry)
+        seen = self._watched.get(registry)
+        return seen if isinstance(seen, BoltsealError) else None
+
+    def ledger_keys(self) -> dict[str, str]:
+        """The key by which the ledger of each registry that was asked is believed, where somebody has given one."""
+        return {
+            registry: str(seen.head.trusted.key)
+            for registry, seen in self._watched.items()
+            if isinstance(seen, Followed) and seen.head is not None and seen.head.trusted.key is not None
+        }
+
+    async def ledger_entries(self, meant: Mapping[Reference, Digest]) -> dict[Reference, int]:
+        """By which entry of its registry's ledger each tag means this; nothing of what the ledger does not say (yet)."""
+
+        async def ask(reference: Reference, digest: Digest) -> int | None:
+            seen = self._watched.get(reference.registry)
+            if reference.tag is None or not isinstance(seen, Followed) or seen.head is None:
+                return None
+            client = LedgerClient(self._transport, reference.registry)
+            for _ in range(LEDGER_TRIES):
+                try:
+                    async with self._reads:
+                        said = [one async for one in client.history(reference.repository, reference.tag)]
+                    if said and parse(said[-1][1]).digest == str(digest):
+                        return said[-1][0]
+                except BoltsealError:  # a lock is as good without it
+                    return None
+                await asyncio.sleep(LEDGER_PAUSE_S)  # pushed a moment ago, and not signed yet
+            return None
+
+        found = await asyncio.gather(*(ask(reference, digest) for reference, digest in meant.items()))
+        return {reference: index for reference, index in zip(meant, found, strict=True) if index is not None}
 
     async def last_events(self, references: Iterable[Reference]) -> dict[Reference, LastEvent]:
         """When each tag last moved, where its registry keeps such a history. By no manifest, so it is no pull anywhere."""
