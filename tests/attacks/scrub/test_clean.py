@@ -18,6 +18,7 @@ from boltseal.scrub.find import store_at
 from boltseal.scrub.report import Report, Status
 from boltseal.scrub.scrub import Wanted, scrub
 from tests import servers
+from tests.attacks.scrub.boxes import changed, that_changes
 from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG, Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
@@ -235,9 +236,10 @@ def test_a_container_that_runs_and_has_changed_things_is_clean(daemon: Daemon, c
         "docker", "-H", daemon.host, "build", "--network", "none", "-t", "running:1", context,
         env={"DOCKER_BUILDKIT": "1"},
     ).checked()  # fmt: skip
-    box = daemon.run("run", "-d", "--network", "none", "-v", "/srv/volume", "running:1").checked().strip()
     do = "echo x > /etc/mine; rm /bin/tool; mkdir /new; mv /etc/passwd /etc/passwd2; rm -r /opaque; chmod 700 /srv"
-    daemon.run("exec", box, "/bin/sh", "-c", do).checked()
+    options = ("-d", "--network", "none", "-v", "/srv/volume")
+    box = daemon.run("run", *options, "running:1", *that_changes(do)).checked().strip()
+    changed(lambda: daemon.run("logs", box).checked())
     stopped = daemon.run("create", "--network", "none", "running:1").checked().strip()
 
     found = [each for each in reports(daemon.root) if each.what == "container" and each.id in (box, stopped)]

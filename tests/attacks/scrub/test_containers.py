@@ -16,6 +16,7 @@ from boltseal.scrub.find import store_at
 from boltseal.scrub.report import Report, Status
 from boltseal.scrub.scrub import Wanted, scrub
 from tests import servers
+from tests.attacks.scrub.boxes import changed, that_changes
 from tests.attacks.scrub.image import Layer, archive, base
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
@@ -172,11 +173,13 @@ def inits(host: Host) -> list[Path]:
     ]
 
 
-def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host, running: str) -> None:
+def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host) -> None:
     """Its own layer is its own."""
-    host.docker("exec", running, "/bin/sh", "-c", "echo x > /etc/mine; echo y > /etc/passwd")
+    box = host.docker("run", "-d", "--network", "none", BOX, *that_changes("echo x > /etc/mine; echo y > /etc/passwd"))
+    changed(lambda: host.docker("logs", box))
 
-    report = host.report(running)
+    report = host.report(box)
+    host.docker("rm", "--force", box)
 
     assert report.status is Status.HOLDS
     assert {"etc/mine", "etc/passwd"} <= {change.path for change in report.changed}
