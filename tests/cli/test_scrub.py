@@ -123,7 +123,7 @@ def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> No
     done = program.call("scrub", "--root", store.root, "shop/other:1")
 
     assert done.code == 3
-    assert "no store that was looked at has it" in done.out
+    assert "could not check: shop/other:1: no store that was looked at has it; --root names" in done.out
 
 
 def test_what_is_no_store_is_usage(tmp_path: Path) -> None:

@@ -108,10 +108,10 @@ async def test_what_was_deleted_can_not_come_back(shop: Shop, moved: list[Digest
         await restore(shop, moved[0])
 
 
-@pytest.mark.parametrize("index", [0, 10_000])
-async def test_an_entry_of_something_else_is_refused(shop: Shop, moved: list[Digest], index: int) -> None:
+@pytest.mark.parametrize(("index", "what"), [(0, "is a log.started"), (10_000, "is not there")])
+async def test_an_entry_of_something_else_is_refused(shop: Shop, moved: list[Digest], index: int, what: str) -> None:
     """An index that is no meaning of this tag."""
-    with pytest.raises(EntryOfAnother, match=f"entry {index}"):
+    with pytest.raises(EntryOfAnother, match=f"entry {index} {what}; expected one"):
         await restore(shop, ByIndex(index))
 
 

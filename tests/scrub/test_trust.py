@@ -209,6 +209,8 @@ def test_a_lock_without_image_ids_proves_an_image_by_its_manifest() -> None:
         (CONFIG.hex, "app:1"),
         (CONFIG.hex[:12], "app:1"),
         (str(CONFIG), "app:1"),
+        ("app", "app"),
+        (f"app@{CONFIG}", "app"),
     ],
 )
 def test_an_image_is_found_by_what_people_type(typed: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote as quoted
 from typing import Annotated
 
 import typer
@@ -61,7 +62,8 @@ def restore_backup(folder: FolderArgument, data: DataOption = None, as_json: Jso
         answer.add(ref=str(settings.server.data), status="restored", blobs=copied.blobs, taken_bytes=copied.taken_bytes)
         if not as_json:
             print_line(f"{settings.server.data}: restored, {copied.blobs} blobs ({in_words(copied.taken_bytes)})")
-            say(f"tags that were published after the backup are not in it; put keys and users into {settings.keys}")
-            say(
-                "until the ledger's key is there, and no entry is missing, it takes nothing in: boltseal ledger recover"
-            )
+            data_folder = quoted(str(settings.server.data))
+            say("tags that were published after the backup are not in it")
+            say(f"it takes nothing in until keys and users of the registry it came from are in {settings.keys}, and")
+            say(f"what its ledger has since then is back: boltseal ledger recover --from URL|DIR --data {data_folder}")
+            say("without them: --accept-loss --reason TEXT in place of --from, under a new key")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line
+from boltseal.cli.answer import Answer, counted, print_line
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import in_words
 from boltseal.cli.remote import (
@@ -104,7 +104,7 @@ def _lines(found: Inspected) -> list[str]:
         lines.append(f"command     {_clean(' '.join(config.command)) or 'none'}")
         lines += [f"label       {_clean(name)}={_clean(value)}" for name, value in sorted(config.labels.items())]
     lines += [f"layer       {layer.digest}  {in_words(layer.size)}" for layer in layers]
-    lines.append(f"size        {in_words(sum(layer.size for layer in layers))} in {len(layers)} layers")
+    lines.append(f"size        {in_words(sum(layer.size for layer in layers))} in {counted(len(layers), 'layer')}")
     base = " ".join(_clean(part) for part in found.base if part)
     lines.append(f"base        {base or 'not said by its annotations'}")
     lines += [

@@ -113,7 +113,7 @@ def recover(
             say(f"the ledger goes on as {done.origin}; give its new key to whoever trusts the old one")
         else:
             say(
-                f"{done.brought} entries are back, and the tags are as they say; push again what `boltseal fsck` misses"
+                f"{done.brought} {'entry is' if done.brought == 1 else 'entries are'} back, and the tags are as they say; push again what `boltseal fsck` misses"
             )
 
 

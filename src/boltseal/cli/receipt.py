@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
 from boltseal.cli.onhistory import clean
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
@@ -192,7 +192,8 @@ def _verify(answer: Answer, raw: bytes, beside: Path, key: VerifierKey, witnesse
             say(f"seen by the witness {clean(one.witness)}")
         if checked is not None:
             lacks = f"; {len(checked.missing)} that it names are not in it" if checked.missing else ""
-            say(f"{beside}: {checked.manifests} manifests, {checked.configs} configs, as their digests say{lacks}")
+            held = f"{counted(checked.manifests, 'manifest')}, {counted(checked.configs, 'config')}"
+            say(f"{beside}: {held}, as their digests say{lacks}")
     return ""
 
 

@@ -244,12 +244,13 @@ def _print(report: Report, *, quick: bool) -> None:
     if report.status == "holds" and report.level is not None:
         word += f" {report.level}"
     where = f"{report.store} {report.root}".strip()
+    lies = f" ({where})" if where else ""
     ref = f"container {report.ref}" if report.what == "container" else report.ref
     details = [report.id[:19]] if report.what == "image" and report.id and not report.ref.startswith("sha256:") else []
     said = "; ".join(report.unknown[:3]) if report.status == "unknown" else _reason(report)
     if report.status == "holds" and quick:
         said += ", no content read (--quick)"
-    print_line(" ".join(f"{word}: {ref} {' '.join(details)} ({where}): {said}".split()))
+    print_line(" ".join(f"{word}: {' '.join((ref, *details))}{lies}: {said}".split()))
     for each in report.differences:
         at = quote(each.path, 1000)[1:-1] or "."
         layer = f" [layer {each.layer[7:19]}]" if each.layer else ""

@@ -30,6 +30,7 @@ from boltseal.ledger.proof import open_receipt, parse_receipt_unverified
 MAX_ROTATIONS: Final = 100
 
 _KEPT: Final = "both are kept as evidence; do not deploy from it, and ask its keeper"
+_ANEW: Final = "if they say that it began anew, `boltseal trust HOST KEY --replace` with the key that they give you"
 
 
 class Fault(StrEnum):
@@ -122,7 +123,7 @@ def follow_rotations(raw: bytes, trusted: Trusted, receipts: Sequence[bytes]) ->
         raise LedgerBroken(
             Fault.UNKNOWN_KEY,
             "its checkpoint is signed by another key than the one that was seen at first use, and without a key that "
-            "you were given that can't be followed; ask its keeper for the key, and `boltseal trust --replace` it",
+            f"you were given that can't be followed; {_KEPT}; {_ANEW}",
         )
     waiting: list[tuple[VerifierKey, tuple[Rotated, ...]]] = [(trusted.key, ())]
     tried: set[VerifierKey] = set()  # a rotation that died leaves a key that never signs, so there may be several ways
@@ -136,8 +137,7 @@ def follow_rotations(raw: bytes, trusted: Trusted, receipts: Sequence[bytes]) ->
         waiting += [(following, (*rotated, step)) for following, step in steps if following not in tried]
     raise LedgerBroken(
         Fault.UNKNOWN_KEY,
-        f"its checkpoint is signed by a key that the trusted key {trusted.key_id.hex()} does not lead to; {_KEPT}, and "
-        "take another key only from its keeper",
+        f"its checkpoint is signed by a key that the trusted key {trusted.key_id.hex()} does not lead to; {_KEPT}; {_ANEW}",
     )
 
 

@@ -115,7 +115,8 @@ def _aimed(tx: Transaction, place: Place, tag: Tag, aim: Aim) -> Digest:
             lines = list(ledger_store.lines(tx.connection, index, until=index + 1))
             said = parse(lines[0][1]) if lines else None
             if said is None or (said.repository, said.tag) != (place.repository, tag) or said.kind not in _GIVES:
-                what = "is not there" if said is None else f"is a {said.kind} of {said.repository}:{said.tag}"
+                about = f" of {said.repository}:{said.tag}" if said is not None and said.tag else ""
+                what = "is not there" if said is None else f"is a {said.kind}{about}"
                 raise EntryOfAnother(
                     f"entry {index} {what}; expected one that gave {place.repository}:{tag} a meaning, as `boltseal "
                     "history` lists them"

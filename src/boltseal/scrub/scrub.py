@@ -85,10 +85,8 @@ def _typed(image: ImagePlan, typed: tuple[str, ...]) -> str | None:
 def _not_found(wanted: Wanted, met: list[ImagePlan]) -> list[Report]:
     missing = [typed for typed in wanted.images if not any(names_image(typed, image) for image in met)]
     lost = [f"{each.repository}:{each.tag}" for each in wanted.receipts if not any(map(each.about, _names(met)))]
-    return [
-        Report("image", name, Status.UNKNOWN, "", "", unknown=("no store that was looked at has it",))
-        for name in (*missing, *lost)
-    ]
+    reason = "no store that was looked at has it; --root names another store, a layout or an archive"
+    return [Report("image", name, Status.UNKNOWN, "", "", unknown=(reason,)) for name in (*missing, *lost)]
 
 
 def _names(images: list[ImagePlan]) -> list[str]:

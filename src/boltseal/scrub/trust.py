@@ -200,10 +200,10 @@ def names_image(typed: str, image: ImagePlan) -> bool:
     digest = typed.partition("@")[2]
     tag = wanted.tag or (None if digest else Tag("latest"))
     for name in image.names:
+        if name == text:  # a layout calls an image as it likes, and says that name in its report
+            return True
         found = local_reference(name)
         if found is None:
-            if name == typed:
-                return True
             continue
         same = found.name == wanted.name or (
             found.registry == "localhost" and found.repository == text.partition(":")[0]
