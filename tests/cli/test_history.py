@@ -77,6 +77,7 @@ def test_what_every_tag_meant_at_a_time(server: Server) -> None:
     assert {one["tag"]: one["digest"] for one in then.json["results"]} == {"latest": old.digest, "1.4.2": old.digest}
     assert all(one["proven"] for one in then.json["results"])
     assert (before.code, before.out, wrong.code) == (0, "", 2)
+    assert "had no tags then" in before.err
 
 
 def test_a_tag_that_was_never_there_has_no_history(server: Server) -> None:

@@ -107,6 +107,19 @@ async def test_an_update_takes_what_the_tag_means_now(hub: FakeHub) -> None:
     assert done.moved[0].taken
 
 
+async def test_an_update_to_what_another_name_means_already_knows_its_platforms(hub: FakeHub) -> None:
+    """They are in the lock, under the other name, and are not read again."""
+    other = f"{REGISTRY}/shop/app:latest"
+    put(hub, "old", "shop/app:latest")
+    put(hub, "new")
+    lock = await locked(hub, [site(APP), site(other)])
+    put(hub, "new", "shop/app:latest")
+    done = await locking(hub, [site(APP), site(other)], lock, update=lambda _: True)
+    found = {str(image.reference): image.platforms for image in done.lock.images}
+
+    assert found[APP] == found[other] != ()
+
+
 async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
     """Only what was named is taken."""
     other = f"{REGISTRY}/shop/other:1"

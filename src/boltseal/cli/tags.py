@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, print_table
+from boltseal.cli.answer import Answer, print_line, print_table, say
 from boltseal.cli.moment import parse_moment
 from boltseal.cli.onhistory import NoHistory, read, tell_proof, when
 from boltseal.cli.options import JsonOption
@@ -91,4 +91,6 @@ def _then(answer: Answer, reach: Reach, reference: Reference, at: str) -> None:
         rows.append((tag, said.entry.digest, when(said)[:19] + "Z", mode))
     if rows and not answer.as_json:
         print_table(("TAG", "DIGEST", "SINCE", "MODE"), rows)
+    elif not answer.as_json:
+        say(f"{reference.name} had no tags then")
     tell_proof(answer, found)

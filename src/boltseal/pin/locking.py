@@ -128,7 +128,8 @@ async def relock(
         if each.reference not in known and _digest_of(meanings[each.reference]) != pin
     }
     meanings |= await resolver.meanings(pinned)
-    behind = await resolver.platforms(_unread(meanings, old))
+    read = await resolver.platforms(_unread(meanings, old))
+    behind = read | {image.digest: image.platforms for image in old.images if image.digest and image.platforms}
     done = _Progress(unresolved=list(unreadable(sites)))
     now_us -= now_us % SECOND_US
     for each in wanted.values():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +14,8 @@ from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreada
 from boltseal.runtimes.docker import OVERLAY2, DockerContainer, DockerStore, layer_at
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
-from boltseal.scrub.layers import LayerFiles
-from boltseal.scrub.overlaystack import check_stack
+from boltseal.scrub.layers import LayerFiles, Manner, check
+from boltseal.scrub.overlaystack import Proven, check_stack
 from boltseal.scrub.ownership import IdMap, Ownership
 
 NAME: Final = "docker"
@@ -106,8 +109,22 @@ def _layers(
                 store.root, diff, folder, at + b"/tar-split.json.gz", ownership=ownership(store.root), hint=said.size
             )
         )  # fmt: skip
-    found += check_stack(store.files, BASE, folders, [str(diff) for diff in diffs], unknown)
+    found += check_stack(store.files, BASE, folders, [str(diff) for diff in diffs], unknown, _proven(layers))
     return tuple(layers)
+
+
+def _proven(layers: Sequence[LayerFiles]) -> Proven:
+    """Reads another folder as one of these layers, all of it, once."""
+
+    @cache
+    def proven(number: int, folder: str) -> bool:
+        if number >= len(layers):
+            return False
+        other = replace(layers[number], folder=BASE + b"/" + folder.encode() + b"/diff")
+        result = check(other, Manner(), lambda _: None)
+        return not result.differences and not result.unknown
+
+    return proven
 
 
 def ownership(root: Path) -> Ownership:
@@ -132,10 +149,13 @@ def _container(store: DockerStore, container: DockerContainer) -> ContainerPlan:
     found: list[Difference] = []
     unknown: list[str] = []
     folders: list[str] = []
+    layers: tuple[LayerFiles, ...] = ()
     try:
         if container.image is not None:
             config = store.config(container.image)
-            chain = chain_ids(diff_ids(config, f"the config of {container.image.short}"))
+            diffs = diff_ids(config, f"the config of {container.image.short}")
+            layers = _layers(store, diffs, [], [])  # what is wrong with them is said of the image
+            chain = chain_ids(diffs)
             top = chain[-1] if chain else None
             if container.parent != top:
                 found.append(
@@ -151,7 +171,7 @@ def _container(store: DockerStore, container: DockerContainer) -> ContainerPlan:
     own = [each for each in (container.init_id, container.mount_id) if each is not None]
     stack = [*folders, *own]
     if folders or container.image is None:
-        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown)
+        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, _proven(layers))
     at = [BASE + b"/" + folder.encode() + b"/diff" for folder in stack]
     return ContainerPlan(
         NAME,

@@ -7,12 +7,15 @@
 
 The kernel follows these links when it mounts. Whoever turns one of them makes a container see other files, while each
 layer's folder stays as it was.
+
+Docker keeps one folder for each layer that it knows, but what BuildKit has built on a second one of the same layer goes
+on to lie on that. So another folder in a list is no difference if all that is in it is proven to be that layer too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
@@ -21,10 +24,21 @@ from boltseal.scrub.differences import Difference, Kind, difference
 
 MAX_LOWER_BYTES: Final = 64 * 1024
 _LINK: Final = re.compile(rb"[A-Z2-7]{26}")
+_LISTED: Final = re.compile(rb"l/[A-Z2-7]{26}")
+_LEADS: Final = re.compile(rb"\.\./([a-z0-9]{1,80}(?:-init)?)/diff")
+
+
+Proven = Callable[[int, str], bool]
+"""Whether another folder holds exactly the layer of this number, the lowest being 0."""
 
 
 def check_stack(
-    files: Beneath, base: bytes, folders: Sequence[str], layers: Sequence[str], unknown: list[str]
+    files: Beneath,
+    base: bytes,
+    folders: Sequence[str],
+    layers: Sequence[str],
+    unknown: list[str],
+    proven: Proven = lambda _, __: False,
 ) -> list[Difference]:
     """Whether each folder's links and list lead to exactly the folders below it. `folders`: lowest first, as `layers`."""
     found: list[Difference] = []
@@ -35,7 +49,7 @@ def check_stack(
             links.append(_link(files, base, at, folder, layer, found))
             expected = b":".join(b"l/" + link for link in reversed(links[:-1]))
             lower = files.read(at + b"/lower", MAX_LOWER_BYTES).strip() if files.exists(at + b"/lower") else b""
-            if lower != expected:
+            if lower != expected and not _stands_in(files, base, lower, folders[: len(links) - 1], proven):
                 shown = readable(expected) or "no layer below"
                 found.append(difference(Kind.STACK, at + b"/lower", shown, readable(lower) or "no layer below", layer))
         except (StoreMissing, StoreMalformed) as error:
@@ -49,6 +63,21 @@ def check_stack(
             at = base + b"/" + folder.encode()
             found.append(difference(Kind.STACK, at, "a folder of its own", "the folder of another layer", layer))
     return found
+
+
+def _stands_in(files: Beneath, base: bytes, lower: bytes, folders: Sequence[str], proven: Proven) -> bool:
+    """Whether a list of other links leads to the folders themselves, or to others that hold the same layers."""
+    links = lower.split(b":")[::-1]
+    if len(links) != len(folders):
+        return False
+    for number, (link, folder) in enumerate(zip(links, folders, strict=True)):
+        match = _LISTED.fullmatch(link)
+        if match is None or not files.exists(base + b"/" + link):
+            return False
+        leads = _LEADS.fullmatch(files.link(base + b"/" + link))
+        if leads is None or (leads[1].decode() != folder and not proven(number, leads[1].decode())):
+            return False
+    return True
 
 
 def _link(files: Beneath, base: bytes, at: bytes, folder: str, layer: str, found: list[Difference]) -> bytes:
