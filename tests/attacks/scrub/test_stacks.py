@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,26 @@ def test_a_foreign_layer_in_the_list_of_what_is_below(linked: Store) -> None:
     lower.write_text("../../../../tmp/evil:" + lower.read_text())
 
     assert Kind.STACK in kinds(linked.image_report())
+
+
+@pytest.mark.parametrize("evil", [False, True])
+def test_another_folder_in_the_list_of_what_is_below(docker: Store, evil: bool) -> None:
+    """What BuildKit has built lies on a second folder of the same layer: it stands in for it if it is that layer whole."""
+    first, name = docker.at("", 0).parent, "e" * 25
+    other = first.with_name(name)
+    subprocess.run(["cp", "-a", first, other], check=True)
+    link = first.parent / "l" / ("Z" * 26)
+    link.symlink_to(f"../{name}/diff")
+    for number in (1, 2):
+        lower = docker.at("", number).parent / "lower"
+        lower.write_text(lower.read_text().replace((first / "link").read_text(), link.name))
+    if evil:
+        rewritten(other / "diff/etc/passwd", b"evil" + (other / "diff/etc/passwd").read_bytes()[4:])
+
+    report = docker.image_report()
+
+    assert (Kind.STACK in kinds(report)) is evil
+    assert (report.status is Status.HOLDS) is not evil
 
 
 def test_a_layer_that_has_another_short_name(linked: Store) -> None:
