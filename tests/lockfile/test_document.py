@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.lockfile.document import LockedImage, LockInvalid, lock_key
+from boltseal.lockfile.document import LockedImage, LockInvalid, key_in, lock_key
 from boltseal.oci.reference import Reference
 from tests.lockfile.locks import NOW_US, digest, lock_of, locked
 
@@ -64,3 +64,23 @@ def test_times_are_whole_seconds() -> None:
     """What is written is what was meant."""
     with pytest.raises(LockInvalid, match="whole seconds"):
         LockedImage(Reference.parse("app:1"), digest(1), NOW_US + 1)
+
+
+@pytest.mark.parametrize(
+    ("typed", "same", "key"),
+    [
+        ("nginx:1.25", False, "docker.io/library/nginx:1.25"),
+        (f"redis@{digest(1)}", False, "docker.io/library/redis:latest"),
+        (f"redis@{digest(1)}", True, "docker.io/library/redis:latest"),
+        (f"redis@{digest(2)}", False, "docker.io/library/redis:latest"),
+        (f"redis@{digest(2)}", True, f"docker.io/library/redis@{digest(2)}"),
+        (f"redis@{digest(3)}", False, f"docker.io/library/redis@{digest(3)}"),
+        (f"other@{digest(1)}", False, f"docker.io/library/other@{digest(1)}"),
+    ],
+)
+def test_a_digest_that_stands_alone_goes_by_latest_where_the_lock_has_that(typed: str, same: bool, key: str) -> None:
+    """It is what is left of a name without a tag that was pinned; what the lock has by the digest itself stays that."""
+    alone = LockedImage(Reference.parse(f"redis@{digest(3)}"), digest(3), NOW_US)
+    known = lock_of(locked("redis:latest", 1), alone).by_reference()
+
+    assert str(key_in(Reference.parse(typed), known, same=same)) == key

@@ -104,3 +104,19 @@ def test_more_grants_than_anybody_can_mean_are_refused() -> None:
     """Each request asks all of them, so their number is bounded."""
     with pytest.raises(GrantInvalid, match=f"at most {MAX_GRANTS}"):
         parse_grants([CI] * (MAX_GRANTS + 1), False)
+
+
+def test_the_ledger_is_read_by_those_who_were_granted_it() -> None:
+    """Its entries are of all repositories at once; no other right contains this one."""
+    everything = {"users": ["root"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]}
+    grants = parse_grants([everything, {"users": ["auditor"], "actions": ["ledger"]}], False)
+
+    assert grants.reads_ledger("auditor")
+    assert not grants.reads_ledger("root")
+    assert parse_grants([{"users": "*", "actions": ["ledger"]}], False).reads_ledger("anybody")
+
+
+def test_the_ledger_of_a_part_can_not_be_granted() -> None:
+    """A grant that would give nothing is a mistake, and says so."""
+    with pytest.raises(GrantInvalid, match="ledger is for all repositories at once"):
+        parse_grants([{"users": ["auditor"], "repository": "shop/**", "actions": ["ledger"]}], False)
