@@ -6,7 +6,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:5000
 DATA ?= ./data
-PURE := tests/ledger tests/lockfile tests/oci tests/policy
+PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 PATHS := src tests scripts $(wildcard bench)
 
 .DEFAULT_GOAL := help
