@@ -9,7 +9,9 @@ the right whether a thing exists. 401 with a challenge where a login or another 
 would not. The challenge names our token service by an address from the configuration, never from the Host header.
 
 A token that was recognised is remembered for a few seconds under a keyed hash, so that a pull of fifty layers recognises
-it once; rights are looked up each time.
+it once. So is who was admitted where, with the users' file as it was: it is looked at for each request, and when it has
+changed nothing of this is believed any more. Grants can't change under a gate: a configuration that is read again makes
+another.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from boltseal.api.paths import (
     BlobAt,
@@ -42,10 +44,23 @@ from boltseal.registry.values import ANONYMOUS, Actor
 if TYPE_CHECKING:
     from boltseal.api.call import Call
     from boltseal.api.responses import Headers
+    from boltseal.storage.users import Users
 
 REMEMBERED_S: Final = 10.0
 REMEMBERED_MOST: Final = 4096
 MAX_HEADER_BYTES: Final = 20 * 1024
+
+_IN_REPOSITORY: Final = (Tags, ManifestAt, Referrers, BlobAt, Uploads, UploadAt, TagHistory, History)
+_READS: Final = frozenset({"GET", "HEAD"})
+
+
+class _Admitted(NamedTuple):
+    """Who was let in, when the users were these; until when (monotonic seconds) that may be believed."""
+
+    caller: Caller
+    actor: Actor
+    users: Users
+    until_s: float
 
 
 class AuthorizationInvalid(Unauthenticated):
@@ -69,9 +84,12 @@ class Gate:
         self._open_to = open_to
         self._secret = os.urandom(32)
         self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._admitted: OrderedDict[tuple[bytes, str, Action], _Admitted] = OrderedDict()
 
     async def admit(self, call: Call, target: Target) -> Actor:
         """Who acts, if they may. LoginNeeded, RightMissing, LoginWrong, TokenInvalid, ..."""
+        if isinstance(target, _IN_REPOSITORY):
+            return await self._admit_to(call, target.repository, _action(call.method, target))
         if not await self._known_caller(call):
             return ANONYMOUS
         caller = call.caller
@@ -80,13 +98,30 @@ class Gate:
                 return self.access.check_any(caller)
             case Discover(repository=Repository() as repository):
                 return self.access.check(caller, repository, Action.PULL)
-            case Tags() | ManifestAt() | Referrers() | BlobAt() | Uploads() | UploadAt() | TagHistory() | History():
-                return self.access.check(caller, target.repository, _action(call.method, target))
             case _:
                 if call.header(b"authorization") is None and self._realm is not None:
                     # What a client asks first, to learn how to log in; nobody may be told that there is no need to.
                     raise LoginNeeded("this registry tells callers apart: ask its token service first")
                 return self.access.check_any(caller)
+
+    async def _admit_to(self, call: Call, repository: Repository, action: Action) -> Actor:
+        """Who acts in a repository: as before, while all that it rests on is as before."""
+        authorization = call.header(b"authorization")
+        users = self.access.users()
+        if authorization is None and not self.access.required(users):
+            self.refuse_other_hosts(call)
+            return ANONYMOUS
+        key = (self._mark(authorization or ""), repository, action)
+        held = self._admitted.get(key)
+        if held is not None and held.users is users and held.until_s > time.monotonic():
+            call.caller = held.caller
+            return held.actor
+        call.caller, until_s = await self._recognised(call, authorization)
+        actor = self.access.check(call.caller, repository, action)
+        self._admitted[key] = _Admitted(call.caller, actor, users, until_s)
+        while len(self._admitted) > REMEMBERED_MOST:
+            self._admitted.popitem(last=False)
+        return actor
 
     async def admit_any(self, call: Call) -> None:
         """Lets anybody known pass, for what names no repository. LoginNeeded, ..."""
@@ -126,23 +161,29 @@ class Gate:
 
     async def recognise(self, call: Call, authorization: str | None) -> Caller:
         """Who the request says it is from, proven. AuthorizationInvalid, LoginWrong, TokenInvalid, ..."""
+        return (await self._recognised(call, authorization))[0]
+
+    async def _recognised(self, call: Call, authorization: str | None) -> tuple[Caller, float]:
+        """The same, and until when it may be believed without proof while the users are the same (monotonic seconds)."""
+        now_s = time.monotonic()
         if authorization is None or not self.access.required():
-            return NOBODY
-        raw = authorization.encode("latin-1")
-        if len(raw) > MAX_HEADER_BYTES:
+            return NOBODY, now_s + REMEMBERED_S
+        if len(authorization) > MAX_HEADER_BYTES:
             raise AuthorizationInvalid("the Authorization header is too long")
-        mark = hashlib.blake2b(raw, key=self._secret, digest_size=16).digest()
-        now = time.monotonic()
+        mark = self._mark(authorization)
         held = self._known.get(mark)
-        if held is not None and held[1] > now:
-            return held[0]
+        if held is not None and held[1] > now_s:
+            return held
         caller, life_s = await self._prove(call, authorization)
-        if not life_s:
-            return caller
-        self._known[mark] = (caller, now + min(REMEMBERED_S, life_s))
+        if life_s is None:
+            return caller, now_s + REMEMBERED_S
+        found = self._known[mark] = caller, now_s + min(REMEMBERED_S, life_s)
         while len(self._known) > REMEMBERED_MOST:
             self._known.popitem(last=False)
-        return caller
+        return found
+
+    def _mark(self, authorization: str) -> bytes:
+        return hashlib.blake2b(authorization.encode("latin-1"), key=self._secret, digest_size=16).digest()
 
     def may_pull(self, call: Call, repository: Repository) -> bool:
         """Whether the request's sender may pull there, for what concerns other repositories than the asked one."""
@@ -158,13 +199,14 @@ class Gate:
             text += f',scope="repository:{error.repository}:{actions}"'
         return ((b"www-authenticate", text.encode("latin-1")),)
 
-    async def _prove(self, call: Call, authorization: str) -> tuple[Caller, float]:
+    async def _prove(self, call: Call, authorization: str) -> tuple[Caller, float | None]:
+        """The caller, and how long what proves it lives by itself (seconds)."""
         scheme, _, rest = authorization.partition(" ")
         match scheme.lower():
             case "basic":
                 user, password = _basic(rest.strip())
                 # Not remembered here: `Logins` does, and forgets when the password is another.
-                return await self.access.by_password(user, password, call.network), 0.0
+                return await self.access.by_password(user, password, call.network), None
             case "bearer":
                 caller, ends_s = self.access.by_token(rest.strip())
                 return caller, max(0.0, ends_s - time.time())
@@ -175,13 +217,9 @@ class Gate:
 def _action(method: str, target: Target) -> Action:
     if isinstance(target, Uploads | UploadAt):
         return Action.PUSH
-    match method:
-        case "GET" | "HEAD":
-            return Action.PULL
-        case "DELETE":
-            return Action.DELETE
-        case _:
-            return Action.PUSH
+    if method in _READS:
+        return Action.PULL
+    return Action.DELETE if method == "DELETE" else Action.PUSH
 
 
 def _basic(encoded: str) -> tuple[str, str]:

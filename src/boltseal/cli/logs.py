@@ -84,6 +84,8 @@ def _access_text(line: Line) -> bytes:
 
 def _word(text: str) -> str:
     """Text as one word of printable ASCII: nothing in it ends a line, a word or a colour."""
+    if text.isascii() and text.isprintable() and " " not in text:
+        return text or "-"
     return "".join(c if "!" <= c <= "~" else "\\x20" if c == " " else ascii(c)[1:-1] for c in text) or "-"
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from boltseal.oci.reference import Repository
     from boltseal.registry.logins import Logins
     from boltseal.registry.tokens import Tokens
+    from boltseal.storage.users import Users
 
 MAX_SCOPES: Final = 100
 _OPEN: Final = EVERY_ACTION - {Action.ADMIN}
@@ -62,9 +63,13 @@ class Access:
         self._tokens = tokens
         self._configured = configured
 
-    def required(self) -> bool:
-        """Whether callers are told apart at all. UsersInvalid."""
-        return self._configured or self._logins.required()
+    def users(self) -> Users:
+        """The users now, as one object while nothing changes. UsersInvalid."""
+        return self._logins.users()
+
+    def required(self, users: Users | None = None) -> bool:
+        """Whether callers are told apart at all; `users`: where they were just looked up. UsersInvalid."""
+        return self._configured or bool((users or self.users()).hashes)
 
     async def by_password(self, user: str, password: str, address: str) -> Caller:
         """The caller with this login. LoginWrong, LoginsTooMany, UsersInvalid."""
@@ -78,9 +83,10 @@ class Access:
 
     def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
         """What the caller may do in a repository now. UsersInvalid."""
-        if not self.required():
+        users = self.users()
+        if not self.required(users):
             return _OPEN
-        if caller.user is not None and not self._logins.exists(caller.user):
+        if caller.user is not None and caller.user not in users.hashes:
             return NOTHING
         rights = self.grants.allowed(caller.user, repository)
         return rights if caller.scopes is None else rights & caller.scopes.get(repository, NOTHING)
@@ -129,7 +135,7 @@ class Access:
         raise RightMissing(f"{about} that {caller.user} may not pull from; ask whoever runs this registry for a grant")
 
     def _refuse_if_gone(self, caller: Caller) -> None:
-        if caller.user is not None and not self._logins.exists(caller.user):
+        if caller.user is not None and caller.user not in self.users().hashes:
             raise LoginNeeded("there is no such login any more")
 
     def give_token(self, caller: Caller, asked: Iterable[tuple[str, frozenset[Action]]]) -> str:

@@ -23,7 +23,7 @@ import bcrypt
 from boltseal.errors import TooMany, Unauthenticated
 
 if TYPE_CHECKING:
-    from boltseal.storage.users import UserFile
+    from boltseal.storage.users import UserFile, Users
 
 PASSWORD_CHECKS: Final = "password_checks"  # noqa: S105 - a name, no secret
 """Under which name bcrypts are counted."""
@@ -79,13 +79,9 @@ class Logins:
         self._waiting = 0
         self._count = count
 
-    def required(self) -> bool:
-        """Whether there are users at all. UsersInvalid."""
-        return bool(self._users.current().hashes)
-
-    def exists(self, user: str) -> bool:
-        """Whether there is such a user now. UsersInvalid."""
-        return user in self._users.current().hashes
+    def users(self) -> Users:
+        """The users now; the same object while the file is the same. UsersInvalid."""
+        return self._users.current()
 
     async def verify(self, user: str, password: str, address: str) -> None:
         """Return if this is the user's password. LoginWrong, LoginsTooMany, UsersInvalid."""

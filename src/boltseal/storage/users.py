@@ -9,6 +9,7 @@ Trusted: whoever may write the file. What a liar would gain: everything that gra
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,12 +68,13 @@ class UserFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._name = os.fspath(path)
         self._held = NO_USERS
 
     def current(self) -> Users:
         """The users now; nobody when there is no file. UsersInvalid when it can't be read."""
         try:
-            status = self.path.stat()
+            status = os.stat(self._name)  # noqa: PTH116 - each request waits for it, and a Path makes it half as fast
         except FileNotFoundError:
             self._held = NO_USERS
             return NO_USERS
