@@ -24,10 +24,10 @@ from typing import Final
 
 import httpx2
 
-from boltseal.app import open_store, prepare
 from boltseal.ledger.entry import Entry, Kind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.opening import open_store, prepare
 from boltseal.policy.rules import parse_rules
 from boltseal.registry.integrator import Integrator, receipt_of
 from boltseal.registry.manifests import Manifests

@@ -12,7 +12,7 @@ import httpx2
 import hypothesis
 import pytest
 
-from boltseal.app import prepare
+from boltseal.opening import prepare
 from boltseal.storage.blobs_local import LocalBlobs
 from boltseal.storage.fsck import examine
 from boltseal.storage.migrate import DATABASE_NAME

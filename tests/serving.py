@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx2
 
-from boltseal.app import create_app, now_us
+from boltseal.app import create_app
+from boltseal.opening import now_us
 from boltseal.settings import Settings
 from tests.asgi import App, running
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.app import create_app, open_store, prepare
+from boltseal.app import create_app
 from boltseal.ledger.entry import Entry, Kind, parse
+from boltseal.opening import open_store, prepare
 from boltseal.settings import Settings
 from boltseal.storage import ledger_store
 from boltseal.storage.migrate import FormatInvalid

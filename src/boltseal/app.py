@@ -1,10 +1,6 @@
-"""The only place that builds objects: settings in, an open store or a whole ASGI application out.
+"""Builds what serves: settings in, a whole ASGI application out.
 
-    create_app   for a server's worker: its lifespan opens the store, runs the janitor, closes the store
-    open_store   for the verbs that work on the data folder, beside a running server or without one
-    examine_store, collect_store   the same for two verbs that need less than a whole store
-    prepare      before the workers start: makes or migrates the data folder and begins the ledger, once
-
+`create_app` is for a server's worker: its lifespan opens the store (`opening`), runs the janitor, closes the store.
 Nothing is opened before the lifespan begins, so that an application can be built anywhere and twice.
 """
 
@@ -13,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -36,39 +29,30 @@ from boltseal.api.observer import Observer, Write
 from boltseal.api.settings import ApiSettings
 from boltseal.api.token import TokenService
 from boltseal.client.witness import WitnessClient
-from boltseal.errors import BoltsealError, Unavailable
+from boltseal.errors import BoltsealError
 from boltseal.ledger.note import VerifierKey
+from boltseal.mirror.upstreams import Upstreams
+from boltseal.mirroring import build_upstreams
+from boltseal.opening import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
-from boltseal.registry.bounds import Bounds
-from boltseal.registry.integrator import Integrator, LedgerDoubt
 from boltseal.registry.logins import Logins
 from boltseal.registry.readiness import Readiness, readiness
-from boltseal.registry.sequencer import LedgerFrozen, start_ledger
 from boltseal.registry.signer import Signer
 from boltseal.registry.tokens import Tokens
 from boltseal.registry.witnesses import Witness, Witnesses
-from boltseal.storage import ledger_store
-from boltseal.storage.blobs_local import LocalBlobs
 from boltseal.storage.certificate import check_certificate
-from boltseal.storage.collect import Item, collect, collect_uploads
-from boltseal.storage.database import Database, Transaction, open_database
-from boltseal.storage.fsck import Examined, Progress, examine
+from boltseal.storage.collect import collect_uploads
 from boltseal.storage.keyfile import KeyFile
-from boltseal.storage.ledger_key import LedgerKeys
-from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
 from boltseal.storage.room import Room
 from boltseal.storage.totals import RunFolder
 from boltseal.storage.users import UserFile
 
 if TYPE_CHECKING:
     import httpx2
-    from sqlalchemy import Connection
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from boltseal.settings import Settings
-
-Clock = Callable[[], int]
 
 METRICS_PATH: Final = "/metrics"
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
@@ -76,74 +60,6 @@ JANITOR_EVERY_S: Final = 3600.0
 READ_ONLY: Final = "this registry is read-only at present: pulls go on, nothing can be pushed or deleted"
 
 _log = structlog.get_logger(__name__)
-
-
-def now_us() -> int:
-    """The time: microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """An open data folder."""
-
-    data: Path
-    database: Database
-    blobs: LocalBlobs
-    registry: Registry
-    keys: LedgerKeys
-    integrator: Integrator
-
-    def close(self) -> None:
-        """Finish what is being written, then let go of everything. Idempotent."""
-        self.database.close()
-        self.blobs.close()
-
-
-@contextmanager
-def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[Store]:
-    """Open a data folder that exists, beside a running server or without one. Changes nothing by itself."""
-    check_data(settings.server.data)
-    store = _open(settings, clock)
-    appended = threading.Event()
-    store.database.after_append = appended.set
-    try:
-        yield store
-    finally:
-        if appended.is_set():
-            _sign(store)
-        store.close()
-
-
-def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_us, with_keys: bool = True) -> Examined:
-    """Look at everything in a data folder; changes nothing. FormatInvalid, Unavailable, OSError.
-
-    `with_keys`: also at who signed the ledger; not where a backup was just restored, which has no keys yet.
-    """
-    data = settings.server.data
-    check_data(data)
-    blobs = LocalBlobs(data, create=False)
-    try:
-        return examine(data / DATABASE_NAME, blobs, clock(), progress, LedgerKeys(settings.keys) if with_keys else None)
-    finally:
-        blobs.close()
-
-
-def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[Item]:
-    """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable.
-
-    Nothing is removed from a store of which is doubted whether it is what its ledger signed: LedgerFrozen.
-    """
-    with open_store(settings, clock=clock) as store:
-        if store.database.frozen is not None and not dry_run:  # what its lost entries name looks like what nobody needs
-            raise LedgerFrozen(f"nothing is removed: {store.database.frozen}")
-        yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
-
-
-def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
-    """Make or migrate the data folder, begin the ledger, and record the rules if they are new."""
-    store = _begin(settings, clock)
-    store.close()
 
 
 class Application(Starlette):
@@ -168,6 +84,7 @@ class Application(Starlette):
         self._witness_app = witness_app
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
+        self._upstreams: Upstreams | None = None
         self._observer = observer
         health = Health(observer, self._readiness)
         self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
@@ -186,15 +103,16 @@ class Application(Starlette):
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
-        self._store = store = _begin(self._settings, self._clock)
+        self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
+        self._upstreams = build_upstreams(self._settings.upstreams)
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
             await self._ask_witnesses(store)
             self._signer = Signer(store.integrator, store.database)
             self._signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
-        janitor = asyncio.create_task(_janitor(store.blobs, self._clock, lambda: self._settings.server.read_only))
+        janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings.server.read_only))
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -210,6 +128,7 @@ class Application(Starlette):
                         await task
             if self._witnesses is not None:
                 await self._witnesses.aclose()
+            await self._upstreams.aclose()
             if self._signer is not None:
                 self._signer.close()
             store.close()
@@ -223,7 +142,7 @@ class Application(Starlette):
         if found:
             self._witnesses = Witnesses(store.database, store.keys, found)
             await self._witnesses.at_start()
-            _check_ledger(store)
+            check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
         logins = logins or Logins(UserFile(settings.htpasswd))
@@ -238,6 +157,7 @@ class Application(Starlette):
             anonymous_pull=settings.grants.all_may_pull,
             read_only=lambda: _read_only(settings, self._store),
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
+            leads=settings.leads,
         )
         self._api = DistributionApi(registry, api_settings, gate, self._observer)
         self._observer.lines_wanted = bool(server.access_log)
@@ -263,7 +183,7 @@ class Application(Starlette):
         try:
             newer = reload()
             settings = self._settings.taking_over(newer)
-            _start_ledger(self._store, settings)
+            begin_ledger(self._store, settings)
         except BoltsealError as error:
             self._notes = (f"the last reload of the configuration failed, everything stays as it was: {error.message}",)
             _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
@@ -282,7 +202,7 @@ class Application(Starlette):
         # Requests under way end under the rules they began with.
         store = self._store
         room = Room(settings.server.data, int(settings.server.disk_reserve_bytes))
-        registry = build_registry(store.database, store.blobs, settings.rules, room, _bounds(settings))
+        registry = build_registry(store.database, store.blobs, settings.rules, room, bounds(settings))
         self._serve(registry, settings, self._logins)
         _log.info("rules read again", rules=len(settings.rules.user))
         if left_out:
@@ -321,14 +241,14 @@ def create_app(
     return Application(settings, clock, reload, observer, witness_app)
 
 
-async def _janitor(blobs: LocalBlobs, clock: Clock, read_only: Callable[[], bool]) -> None:
+async def _janitor(store: Store, clock: Clock, read_only: Callable[[], bool]) -> None:
     """Once an hour, in every process: they may meet at a session, and then one of them finds nothing to do."""
     while True:
         if read_only():
             await asyncio.sleep(JANITOR_EVERY_S)
             continue
         try:
-            removed = await asyncio.to_thread(list, collect_uploads(blobs, clock()))
+            removed = await asyncio.to_thread(list, collect_uploads(store.blobs, clock()))
         except BoltsealError as error:
             _log.warning("abandoned uploads could not be removed", reason=error.message)
         else:
@@ -337,85 +257,12 @@ async def _janitor(blobs: LocalBlobs, clock: Clock, read_only: Callable[[], bool
         await asyncio.sleep(JANITOR_EVERY_S)
 
 
-def _begin(settings: Settings, clock: Clock) -> Store:
-    prepare_data(settings.server.data)
-    store = _open(settings, clock)
-    try:
-        _start_ledger(store, settings)
-        if store.database.frozen is None:
-            store.integrator.begin()
-            _sign(store)
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
-def _sign(store: Store) -> None:
-    """Sign what is not signed yet; what can't be signed now is signed by the next process that can."""
-    try:
-        store.integrator.integrate()
-    except LedgerDoubt as doubt:
-        store.database.frozen = doubt.message
-        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
-    except BoltsealError as error:
-        _log.warning("the ledger could not be signed", reason=error.message)
-
-
-def _start_ledger(store: Store, settings: Settings) -> None:
-    """Begin the ledger if it is new, and record the rules if they are. A read-only server decides nothing by them."""
-    if store.database.frozen is not None or (settings.server.read_only and store.database.read_and_wait(_has_ledger)):
-        return
-    origin, rules = _origin(settings), settings.rules.canonical()
-    store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
-
-
-def _has_ledger(connection: Connection) -> bool:
-    return ledger_store.head(Transaction(connection, 0)) is not None
-
-
-def _bounds(settings: Settings) -> Bounds:
-    """What users may add."""
-    return Bounds(settings.quotas, settings.auth.max_uploads_per_user, settings.server.max_referrers_per_image)
-
-
 def _read_only(settings: Settings, store: Store | None) -> str | None:
     """The sentence that refuses every change, None where changes are taken."""
     if settings.server.read_only:
         return READ_ONLY
     frozen = None if store is None else store.database.frozen
     return None if frozen is None else f"this registry takes nothing in, pulls go on: {frozen}"
-
-
-def _open(settings: Settings, clock: Clock) -> Store:
-    data = settings.server.data
-    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
-    blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
-    room = Room(data, int(settings.server.disk_reserve_bytes))
-    keys = LedgerKeys(settings.keys)
-    integrator = Integrator(database, keys)
-    registry = build_registry(database, blobs, settings.rules, room, _bounds(settings))
-    store = Store(data, database, blobs, registry, keys, integrator)
-    _check_ledger(store)
-    return store
-
-
-def _check_ledger(store: Store) -> None:
-    """Freeze a store that is not, or may not be, what its ledger signed."""
-    try:
-        store.integrator.check()
-    except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
-        store.database.frozen = doubt.message
-        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
-
-
-def _origin(settings: Settings) -> str:
-    """The name of the ledger at its first start: as configured, else the name that clients know us by."""
-    if settings.ledger.origin is not None:
-        return settings.ledger.origin
-    if settings.server.public_url is not None:
-        return settings.server.public_url.partition("://")[2]
-    return f"localhost:{settings.server.address.port}" if settings.server.address.loopback else settings.server.listen
 
 
 def _realm(settings: Settings) -> str | None:

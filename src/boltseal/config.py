@@ -46,9 +46,16 @@ class ConfigInvalid(Invalid):
     """A setting that is unknown or can't be, or a file that can't be read. Nothing was started."""
 
 
-_LISTS: Final = ("rule", "witness")
+_LISTS: Final = ("rule", "upstream", "witness")
 """The tables of which there may be several."""
-_IN_JSON: Final = (("rule",), ("witness",), ("auth", "grant"), ("auth", "quota"))
+_IN_JSON: Final = (
+    ("rule",),
+    ("upstream",),
+    ("witness",),
+    ("auth", "grant"),
+    ("auth", "quota"),
+    ("local", "namespaces"),
+)
 """What stands in one variable of the environment, as JSON."""
 
 
@@ -95,6 +102,7 @@ def load_and_tell(
     from boltseal.policy.grants import GrantInvalid
     from boltseal.policy.quotas import QuotaInvalid
     from boltseal.policy.rules import RuleInvalid
+    from boltseal.policy.upstreams import UpstreamInvalid
     from boltseal.settings import Settings
 
     file = _file_layer(path, default_file)
@@ -108,10 +116,10 @@ def load_and_tell(
         settings = Settings(**merged)
     except ValidationError as error:
         raise ConfigInvalid(_in_words(error.errors()[0], (flags, environment, file))) from error
-    for key, table in (("rule", "rules"), ("auth", "grants"), ("auth", "quotas")):
+    for key, table in (("rule", "rules"), ("auth", "grants"), ("auth", "quotas"), ("upstream", "upstreams")):
         try:
             getattr(settings, table)
-        except (RuleInvalid, GrantInvalid, QuotaInvalid) as error:
+        except (RuleInvalid, GrantInvalid, QuotaInvalid, UpstreamInvalid) as error:
             origin = environment.origin if key in environment.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
     return Loaded(settings, tuple(_told(settings, key, file, environment, flags) for key in _known_keys(Settings)))
@@ -213,6 +221,16 @@ def build_environment() -> BuildEnvironment:
     if epoch and not re.fullmatch(r"[0-9]{1,11}", epoch):
         raise ConfigInvalid(f"environment: SOURCE_DATE_EPOCH is {quote(epoch)}; expected seconds since 1970")
     return BuildEnvironment(number, int(epoch) if epoch else None)
+
+
+def secret(variable: str) -> str:
+    """What a variable holds that a setting names, such as `password_env` of an upstream. ConfigInvalid if it holds nothing."""
+    found = os.environ.get(variable, "")
+    if not found:
+        raise ConfigInvalid(
+            f"environment: {quote(variable)} is empty or not there; a setting says that a password is in it"
+        )
+    return found
 
 
 def debug_wanted() -> bool:

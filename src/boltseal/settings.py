@@ -18,9 +18,12 @@ from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
+from boltseal.policy.globs import GlobInvalid, parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
+from boltseal.policy.leads import Leads, parse_leads
 from boltseal.policy.quotas import Quotas, parse_quotas
 from boltseal.policy.rules import RuleSet, parse_rules
+from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"
@@ -129,6 +132,13 @@ def _witness_key(text: str) -> str:
     return text
 
 
+def _namespace(text: str) -> str:
+    try:
+        return str(parse_repository_glob(text))
+    except GlobInvalid as error:
+        raise ValueError(f"a glob over repositories, such as shop/**; {error.message}") from error
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
@@ -196,6 +206,12 @@ class WitnessSettings(_Table):
     key: Annotated[str, AfterValidator(_witness_key)]
 
 
+class LocalSettings(_Table):
+    """`[local]`: which repositories are never anybody else's, even before the first push to them."""
+
+    namespaces: tuple[Annotated[str, AfterValidator(_namespace)], ...] = ()
+
+
 class Settings(BaseSettings):
     """All settings of a server. Built from arguments alone it reads nothing from outside; `config.load` does that."""
 
@@ -210,7 +226,9 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     ledger: LedgerSettings = LedgerSettings()
+    local: LocalSettings = LocalSettings()
     rule: tuple[dict[str, Any], ...] = ()
+    upstream: tuple[dict[str, Any], ...] = ()
     witness: tuple[WitnessSettings, ...] = ()
 
     @cached_property
@@ -228,6 +246,21 @@ class Settings(BaseSettings):
         """The `[[auth.quota]]` tables. QuotaInvalid names the first that is wrong."""
         return parse_quotas(self.auth.quota)
 
+    @cached_property
+    def upstreams(self) -> tuple[UpstreamTerms, ...]:
+        """The `[[upstream]]` tables. UpstreamInvalid names the first that is wrong."""
+        return parse_upstreams(self.upstream)
+
+    @cached_property
+    def leads(self) -> Leads:
+        """Where names lead: to us, or to an upstream."""
+        own = {self.server.listen}
+        if self.server.address.loopback:
+            own |= {f"localhost:{self.server.address.port}", f"127.0.0.1:{self.server.address.port}"}
+        if self.server.public_url is not None:
+            own.add(self.server.public_url.partition("://")[2])
+        return parse_leads(self.upstreams, [parse_repository_glob(text) for text in self.local.namespaces], own)
+
     @property
     def keys(self) -> Path:
         """Where keys and users are: beside the data, not in it, so that a copy of the data gives no power."""
@@ -241,20 +274,24 @@ class Settings(BaseSettings):
     def taking_over(self, newer: Settings) -> Settings:
         """These settings with what a running server takes over from a changed configuration."""
         server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
-        kept = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
-        auth = newer.auth.model_copy(update=kept)  # what is updated counts as configured, so only what differs
-        return type(self)(server=server, auth=auth, ledger=self.ledger, rule=newer.rule, witness=self.witness)
+        at_start = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
+        auth = newer.auth.model_copy(update=at_start)  # what is updated counts as configured, so only what differs
+        kept = {name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness")}
+        return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
     def left_out(self, newer: Settings) -> tuple[str, ...]:
         """The settings that differ in `newer` and that `taking_over` leaves as they are: they need a restart."""
         taken = self.taking_over(newer)
         of_tables = tuple(
             f"[{table}] {name}"
-            for table in ("server", "auth", "ledger")
+            for table in ("server", "auth", "ledger", "local")
             for name in type(getattr(taken, table)).model_fields
             if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
         )
-        return of_tables + ("[[witness]]",) * (taken.witness != newer.witness)
+        of_lists = tuple(
+            f"[[{name}]]" for name in ("upstream", "witness") if getattr(taken, name) != getattr(newer, name)
+        )
+        return of_tables + of_lists
 
     @classmethod
     def settings_customise_sources(

@@ -13,7 +13,7 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.app import examine_store
+from boltseal.opening import examine_store
 from boltseal.settings import Settings
 from tests.images import (
     OCI_MANIFEST,

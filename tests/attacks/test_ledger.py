@@ -16,9 +16,9 @@ import bcrypt
 import pytest
 from sqlalchemy import Connection
 
-from boltseal.app import collect_store, examine_store, now_us, open_store
 from boltseal.ledger.entry import Entry, Kind, encode, parse
 from boltseal.ledger.note import SigningKey
+from boltseal.opening import collect_store, examine_store, now_us, open_store
 from boltseal.registry.recovery import accept_loss
 from boltseal.registry.sequencer import LedgerFrozen
 from boltseal.settings import Settings, WitnessSettings

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.app import now_us, open_store, prepare
 from boltseal.errors import SealedDelete, SealedPut
 from boltseal.ledger.entry import Entry, Kind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.opening import now_us, open_store, prepare
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL
 from boltseal.settings import Settings

@@ -19,6 +19,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.decide import decide
 from boltseal.policy.grants import Action
 from boltseal.policy.rules import FLOATING_TAGS, Mode
+from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
 from boltseal.settings import Settings
 from tests.docs.pages import PAGES, code, section, table, text, typed_lines
 from tests.images import error_of, image, push
@@ -72,7 +73,16 @@ def shown(default: object) -> str:
         return str(default).lower()
     if isinstance(default, int) and default >= 1024 * 1024:
         return f"{default // (1024 * 1024)}MiB"
-    return str(default)
+    return "[]" if default == () else str(default)
+
+
+def test_every_key_of_an_upstream_is_documented() -> None:
+    """An upstream and its rules have exactly the keys that the table of settings names."""
+    told = {name for name in documented_settings() if name.startswith("[[upstream")}
+
+    assert told == {f"[[upstream]] {key}" for key in UPSTREAM_KEYS if key != "rule"} | {
+        f"[[upstream.rule]] {key}" for key in UPSTREAM_RULE_KEYS
+    }
 
 
 def test_every_key_of_a_rule_is_documented() -> None:

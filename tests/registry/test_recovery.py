@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.app import examine_store, open_store
 from boltseal.ledger.audit import Audit
 from boltseal.ledger.entry import Kind, parse
 from boltseal.ledger.tiles import BundleId, encode_bundle
+from boltseal.opening import examine_store, open_store
 from boltseal.registry.integrator import Integrator
 from boltseal.registry.recovery import RecoveryRefused, accept_loss, bring_back, next_origin
 from boltseal.registry.tags import TagDoor

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from boltseal.app import open_store
 from boltseal.oci.reference import Repository, Tag
+from boltseal.opening import open_store
 from boltseal.registry.seals import Seals
 from boltseal.registry.values import Actor
 from tests.serving import settings_of

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.app import open_store
 from boltseal.errors import NotFound, SealedDelete
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
+from boltseal.opening import open_store
 from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
 from tests.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import Clock, Rule, Serving, serving, settings_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.app import examine_store, open_store
+from boltseal.opening import examine_store, open_store
 from boltseal.registry.recovery import accept_loss
 from boltseal.storage.backup import BackupFailed, BackupRefused, back_up, restore
 from boltseal.storage.migrate import FormatInvalid, prepare_data

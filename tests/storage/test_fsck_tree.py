@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.app import examine_store, open_store, prepare
 from boltseal.ledger.entry import Kind
+from boltseal.opening import examine_store, open_store, prepare
 from boltseal.registry import sequencer
 from boltseal.settings import Settings
 from boltseal.storage.findings import Status

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from boltseal.app import examine_store, open_store
+from boltseal.opening import examine_store, open_store
 from boltseal.storage import usage
 from boltseal.storage.backup import restore
 from boltseal.storage.migrate import DATABASE_NAME, FORMAT, HEAD_REVISION, FormatInvalid, check_data, prepare_data

@@ -7,6 +7,7 @@ routing by pattern and no request object in between: this is what every pull wai
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
@@ -53,8 +54,9 @@ class DistributionApi(Shell):
 
     def __init__(self, registry: Registry, settings: ApiSettings, gate: Gate, observer: Observer | None = None) -> None:
         super().__init__(observer or Observer(), settings.body)
-        self._locations = Locations(settings.public_url)
-        self._table = _table(registry, settings, self._locations, gate)
+        self._leads = settings.leads
+        self._pulls = registry.pulls
+        self._table = _table(registry, settings, Locations(settings.public_url), gate)
         self._gate = gate
         self._read_only = settings.read_only
         self._parse = lru_cache(_PATHS_KEPT)(parse_path)
@@ -71,14 +73,30 @@ class DistributionApi(Shell):
         if handler is None:
             allowed = _allowed(methods)
             raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not possible here; possible: {allowed}", allowed)
-        if scope["query_string"]:
-            self._locations.refuse_other_namespaces(call.query, writes=scope["method"] not in READS)
+        if scope["query_string"] or self._leads.upstreams:
+            target = self._led(call, target)
         call.actor = await self._gate.admit(call, target)
         if scope["method"] not in READS:
             read_only = self._read_only()
             if read_only is not None:
                 raise MethodNotAllowed(read_only, _allowed({"GET": handler}))
         return await handler(call, target)
+
+    def _led(self, call: Call, target: Target) -> Target:
+        """What a request is about once its name has led where it leads. NamespaceUnknown, NamespaceRefused, MirrorOnly."""
+        writes = call.method not in READS
+        namespace = call.query.one("ns")
+        if isinstance(target, Base | Catalog) or target.repository is None:
+            self._leads.check_namespace(namespace, writes=writes)
+            return target
+        lead = self._leads.lead(
+            target.repository,
+            namespace,
+            pushes=writes and call.method != "DELETE",
+            writes=writes,
+            known_here=self._pulls.known,
+        )
+        return target if lead.repository == target.repository else replace(target, repository=lead.repository)
 
     def _refusal(self, call: Call, error: BoltsealError) -> Answer:
         if isinstance(error, TagInvalid) and call.method in READS:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.api.call import DEFAULT_LIMITS, BodyLimits
+from boltseal.policy.leads import NO_UPSTREAMS, Leads
 
 MIB: Final = 1024 * 1024
 
@@ -17,7 +18,7 @@ class ApiSettings:
 
     `max_manifest_bytes`: the largest manifest taken in. `anonymous_pull`: whether everybody may read everything,
     so that caches between us and a client may keep what never changes. `read_only`: why nothing may be changed now, as
-    the sentence that refuses it; None where things may be. `body`: how slowly a body may come.
+    the sentence that refuses it; None where things may be. `body`: how slowly a body may come. `leads`: where names lead.
     """
 
     public_url: str | None = None
@@ -25,3 +26,4 @@ class ApiSettings:
     anonymous_pull: bool = True
     read_only: Callable[[], str | None] = lambda: None
     body: BodyLimits = DEFAULT_LIMITS
+    leads: Leads = NO_UPSTREAMS

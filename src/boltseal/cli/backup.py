@@ -26,7 +26,7 @@ def backup(
     with Answer("backup", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        from boltseal.app import now_us
+        from boltseal.opening import now_us
         from boltseal.storage.backup import back_up
 
         with Progress() as progress:
@@ -48,7 +48,7 @@ def restore_backup(folder: FolderArgument, data: DataOption = None, as_json: Jso
     with Answer("restore-backup", as_json=as_json) as answer:
         settings = settings_of(None, data=data)
 
-        from boltseal.app import examine_store
+        from boltseal.opening import examine_store
         from boltseal.storage.backup import restore
 
         with Progress() as progress:

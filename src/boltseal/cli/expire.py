@@ -11,8 +11,8 @@ from boltseal.cli.onstore import admin, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 
 if TYPE_CHECKING:
-    from boltseal.app import Store
     from boltseal.oci.reference import Repository, Tag
+    from boltseal.opening import Store
 
 
 def expire(

@@ -22,7 +22,7 @@ def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpti
     with Answer("fsck", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        from boltseal.app import examine_store
+        from boltseal.opening import examine_store
 
         with Progress() as progress:
             examined = examine_store(settings, progress)

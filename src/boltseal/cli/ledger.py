@@ -57,7 +57,7 @@ def rotate(
         why = given_reason(reason)
         settings = settings_of(config, data=data)
         _quiet(settings)
-        from boltseal.app import open_store
+        from boltseal.opening import open_store
 
         with open_store(settings) as store:
             new = store.integrator.rotate(admin().name, why).verifier
@@ -118,7 +118,7 @@ def recover(
 
 
 def _bring_back(settings: Settings, source: str, reach: Reach) -> Recovered:
-    from boltseal.app import open_store
+    from boltseal.opening import open_store
     from boltseal.registry.recovery import bring_back, entries_here
     from boltseal.registry.tags import TagDoor
     from boltseal.storage.ledger_copy import FolderCopy
@@ -149,7 +149,7 @@ def _fetch(url: str, start: int, reach: Reach) -> tuple[bytes, list[bytes]]:
 
 
 def _accept_loss(settings: Settings, reason: str) -> Recovered:
-    from boltseal.app import open_store
+    from boltseal.opening import open_store
     from boltseal.registry.recovery import accept_loss
 
     with open_store(settings) as store:

@@ -13,9 +13,9 @@ from boltseal.errors import Invalid, quote
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from boltseal.app import Store
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
+    from boltseal.opening import Store
     from boltseal.registry.values import Actor
     from boltseal.settings import Settings
 
@@ -68,8 +68,8 @@ def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
     """Open the data folder, make one call on it, and close it; beside a running server or without one."""
     import asyncio
 
-    from boltseal.app import open_store
     from boltseal.cli import logs
+    from boltseal.opening import open_store
 
     logs.configure(settings.server.log_level, as_json=logs.wants_json(settings.server.log_format))
 

@@ -10,9 +10,9 @@ from boltseal.cli.onstore import NotOurs, admin, local_reference, on_store
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from boltseal.app import Store
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
+    from boltseal.opening import Store
     from boltseal.registry.seals import Seals
     from boltseal.registry.values import Actor, Standing
     from boltseal.settings import Settings

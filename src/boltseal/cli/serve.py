@@ -93,7 +93,7 @@ def serve(
     as_json = logs.wants_json(settings.server.log_format)
     logs.configure(settings.server.log_level, as_json=as_json)
 
-    from boltseal.app import prepare
+    from boltseal.opening import prepare
 
     prepare(settings)
     supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))

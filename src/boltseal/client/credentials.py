@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -62,6 +62,30 @@ class _File(msgspec.Struct, rename="camel"):
 class _Helped(msgspec.Struct, rename="pascal"):
     username: str
     secret: str
+
+
+class LoginSource(Protocol):
+    """Who says with which login a registry is asked."""
+
+    async def find(self, registry: str, repository: str | None = None) -> Credentials | None:
+        """The login for a registry, or for the part of it that holds a repository; None: nobody's."""
+
+    def below(self, registry: str) -> Mapping[str, Credentials]:
+        """The logins for a part of a registry, by the path of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneLogin:
+    """The login for one registry, and none for any other."""
+
+    registry: str
+    credentials: Credentials | None = None
+
+    async def find(self, registry: str, repository: str | None = None) -> Credentials | None:
+        return self.credentials if registry == self.registry else None
+
+    def below(self, registry: str) -> Mapping[str, Credentials]:
+        return {}
 
 
 class CredentialStore:

@@ -30,7 +30,7 @@ import stamina
 
 from boltseal import __version__
 from boltseal.client.challenges import Challenge, parse_challenges
-from boltseal.client.credentials import Credentials, CredentialStore
+from boltseal.client.credentials import Credentials, LoginSource
 from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.quota import Quota, parse_quota, parse_retry_after
@@ -90,7 +90,7 @@ class Transport:
 
     def __init__(
         self,
-        credentials: CredentialStore,
+        credentials: LoginSource,
         options: TransportOptions = TransportOptions(),
         *,
         app: httpx2.AsyncBaseTransport | None = None,

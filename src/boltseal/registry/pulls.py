@@ -103,6 +103,10 @@ class Pulls:
         self._manifests: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(MANIFEST_CACHE_BYTES)
         self._sizes: _Bounded[tuple[str, str], BlobAnswer] = _Bounded(BLOB_CACHE_ITEMS)
 
+    def known(self, repository: Repository) -> bool:
+        """Whether there is, or ever was, a repository of this name."""
+        return self._database.lookups.repository(repository)
+
     async def manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
         """The manifest that a tag means now, or that has this digest (end-3). ManifestUnknown, TagDeleted."""
         may_cache = self._may_cache()

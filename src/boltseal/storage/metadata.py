@@ -320,6 +320,14 @@ def repository_names(connection: Connection, after: str, limit: int | None) -> l
     return list(connection.execute(query.limit(limit)).scalars())
 
 
+def repositories_below(connection: Connection, prefix: str) -> list[tuple[str, str | None]]:
+    """The repositories whose names begin so (`docker.io/`), with who made them, None where that is not known."""
+    names = (repository.c.name >= prefix, repository.c.name < prefix[:-1] + chr(ord(prefix[-1]) + 1))
+    return [
+        (row[0], row[1]) for row in connection.execute(select(repository.c.name, repository.c.created_by).where(*names))
+    ]
+
+
 def referrers(
     connection: Connection, name: str, subject: str, artifact_type: str | None = None
 ) -> list[tuple[str, int]]:

@@ -180,6 +180,7 @@ class ManifestFound(NamedTuple):
     raw: bytes
 
 
+_REPOSITORY = "SELECT 1 FROM repository WHERE name = ?"
 _TAG = """
 SELECT t.digest, t.sealed_digest IS NOT NULL
 FROM repository r JOIN tag t ON t.repository_id = r.id
@@ -206,6 +207,10 @@ class Lookups:
     def __init__(self, connection: Connection) -> None:
         self._execute = driver(connection).execute
 
+    def repository(self, name: str) -> bool:
+        """Whether there is, or ever was, a repository of this name."""
+        return self._one(_REPOSITORY, (name,)) is not None
+
     def tag(self, repository: str, name: str) -> TagFound | None:
         """What the tag means, or None when nothing of that name is there."""
         row = self._one(_TAG, (repository, name))
@@ -226,7 +231,7 @@ class Lookups:
         row = self._one(_BLOB, (repository, digest))
         return None if row is None else int(row[0])
 
-    def _one(self, query: str, values: tuple[str, str]) -> Any:
+    def _one(self, query: str, values: tuple[str, ...]) -> Any:
         try:
             return self._execute(query, values).fetchone()
         except sqlite3.DatabaseError as error:

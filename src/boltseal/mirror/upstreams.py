@@ -1,0 +1,51 @@
+"""The upstreams of this process: each with its terms and a client of its own, so that no login meets another's host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from boltseal.client.registry import RegistryClient
+from boltseal.oci.reference import Repository
+from boltseal.policy.leads import MIRROR_ACTOR
+from boltseal.registry.values import Actor
+
+if TYPE_CHECKING:
+    from boltseal.client.transport import Transport
+    from boltseal.policy.upstreams import UpstreamTerms
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A registry that is mirrored here. `client` asks it, with its login and nobody else's."""
+
+    terms: UpstreamTerms
+    transport: Transport
+    client: RegistryClient
+
+    @classmethod
+    def over(cls, terms: UpstreamTerms, transport: Transport) -> Upstream:
+        """An upstream that is asked through `transport`."""
+        return cls(terms, transport, RegistryClient(transport, terms.authority))
+
+    @property
+    def actor(self) -> Actor:
+        """Who brought what came from there: no user can be called so."""
+        return Actor(f"{MIRROR_ACTOR}{self.terms.name}")
+
+    def remote(self, repository: Repository) -> Repository:
+        """A repository of ours, `docker.io/library/node`, as upstream knows it."""
+        return Repository(repository.removeprefix(f"{self.terms.name}/"))
+
+
+class Upstreams:
+    """All of them, by name. Closed with `aclose`."""
+
+    def __init__(self, upstreams: Iterable[Upstream]) -> None:
+        self.by_name: Mapping[str, Upstream] = {each.terms.name: each for each in upstreams}
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for each in self.by_name.values():
+            await each.transport.aclose()

@@ -1,0 +1,49 @@
+"""Builds the upstreams of a server: reads what their logins are kept in, and makes a client for each.
+
+A password is read once, at the start. It is in no setting, no message and no log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from boltseal.client.credentials import Credentials, OneLogin
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.config import secret
+from boltseal.errors import Invalid
+from boltseal.mirror.upstreams import Upstream, Upstreams
+from boltseal.policy.upstreams import UpstreamTerms
+
+
+class PasswordInvalid(Invalid):
+    """A password's file that can't be read, or holds none. The server does not start."""
+
+
+def build_upstreams(terms: Sequence[UpstreamTerms]) -> Upstreams:
+    """A client for each upstream. PasswordInvalid, ConfigInvalid, AuthorityInvalid."""
+    return Upstreams(_upstream(each) for each in terms)
+
+
+def _upstream(terms: UpstreamTerms) -> Upstream:
+    options = TransportOptions(
+        plain_http=frozenset({terms.authority}) if terms.plain_http else frozenset(),
+        ca_file=None if terms.ca_file is None else Path(terms.ca_file),
+    )
+    return Upstream.over(terms, Transport(OneLogin(terms.authority, _login(terms)), options))
+
+
+def _login(terms: UpstreamTerms) -> Credentials | None:
+    if terms.username is None:
+        return None
+    if terms.password_env is not None:
+        return Credentials(terms.username, secret(terms.password_env))
+    file = Path(terms.password_file or "")
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise PasswordInvalid(f"the password of upstream {terms.name} can't be read from {file}: {reason}") from error
+    if not password or "\n" in password:
+        raise PasswordInvalid(f"{file} holds no password for upstream {terms.name}; expected one line and nothing else")
+    return Credentials(terms.username, password)

@@ -1,0 +1,35 @@
+"""Spans of time as people write them in a configuration or on a command line: `30s`, `10m`, `6h`, `7d`. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+
+UNITS_US: Final = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+MAX_DAYS: Final = 36_500
+EXPECTED: Final = 'a whole number and a unit (s, m, h or d), such as "10m" or "7d"'
+
+_is_duration = re.compile(r"(0|[1-9][0-9]{0,9})([smhd])", re.ASCII).fullmatch
+
+
+class DurationInvalid(Invalid):
+    """A text that is no span of time. The message says what was expected, and not where it stands."""
+
+
+def parse_duration(text: str) -> int:
+    """Microseconds. DurationInvalid for anything but a whole number and one unit, at most a hundred years."""
+    match = _is_duration(text)
+    span_us = int(match[1]) * UNITS_US[match[2]] if match else -1
+    if not 0 <= span_us <= MAX_DAYS * UNITS_US["d"]:
+        raise DurationInvalid(f"{quote(text)}; expected {EXPECTED}")
+    return span_us
+
+
+def format_duration(span_us: int) -> str:
+    """The shortest text that means this span; what is left beyond whole seconds is dropped."""
+    for unit in "dhm":
+        if span_us and span_us % UNITS_US[unit] == 0:
+            return f"{span_us // UNITS_US[unit]}{unit}"
+    return f"{span_us // UNITS_US['s']}s"

@@ -1,0 +1,136 @@
+"""Where a name leads: to a repository of ours, or to one of another registry that is mirrored here. Pure.
+
+The steps, in this order (the first that applies decides):
+
+1. `?ns=`: a configured upstream's name or host leads there; our own name means this registry, whose root is then no
+   mirror; any other is not known. On a write it is refused, unless it is our own.
+2. An upstream's name as the first part of the repository's leads there. It is reserved: see `reserved`.
+3. What is, or ever was, here; and what `[local] namespaces` matches: local.
+4. The upstream with `root = true`, for reads.
+5. Local.
+
+What comes out names the repository whose rows, rules and grants count: of upstream's `library/node` that is
+`docker.io/library/node`, however it was asked for. Rights are asked about that name, after this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from boltseal.errors import Denied, ErrorCode, Invalid, NotFound, quote
+from boltseal.oci.reference import HUB, Repository
+from boltseal.policy.globs import Glob
+from boltseal.policy.upstreams import UpstreamTerms
+
+_LIBRARY: Final = "library/"
+MIRROR_ACTOR: Final = "mirror:"
+"""How whoever fetches from upstream is called in rows, before the upstream's name. No user's name has a colon."""
+
+
+class NamespaceUnknown(NotFound):
+    """A pull on behalf of a registry that this one is no mirror of."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.NAME_UNKNOWN
+
+
+class NamespaceRefused(Invalid):
+    """A write on behalf of another registry."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
+
+
+class MirrorOnly(Denied):
+    """A push to a name that belongs to an upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What a name means. `remote`: the repository as its upstream knows it; both are None for what is local."""
+
+    repository: Repository
+    upstream: UpstreamTerms | None = None
+    remote: Repository | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leads:
+    """All that decides where names lead. `own`: what this registry is called, as `host` or `host:port`, lower case."""
+
+    upstreams: tuple[UpstreamTerms, ...] = ()
+    local: tuple[Glob, ...] = ()
+    own: frozenset[str] = frozenset()
+
+    def lead(
+        self,
+        repository: Repository,
+        namespace: str | None,
+        *,
+        pushes: bool,
+        writes: bool,
+        known_here: Callable[[Repository], bool],
+    ) -> Lead:
+        """Where a name leads. NamespaceUnknown, NamespaceRefused, MirrorOnly, NameInvalid (the mapped name is too long).
+
+        `writes`: it is not merely read; `pushes`: something is brought. `known_here`: whether a repository ever existed
+        here; asked only where it decides.
+        """
+        ours = namespace is not None and namespace.lower() in self.own
+        if namespace is not None and not ours:
+            return self._by_namespace(repository, namespace, writes=writes)
+        first, _, rest = repository.partition("/")
+        upstream = next((terms for terms in self.upstreams if terms.name == first), None)
+        if upstream is not None and rest:
+            if pushes and not upstream.push:
+                raise MirrorOnly(
+                    f"{repository} is a mirror of {upstream.name}/{rest}; push there, or let `push = true` pass it on"
+                )
+            return _led(upstream, Repository(rest))
+        root = None if ours or writes else next((terms for terms in self.upstreams if terms.root), None)
+        if root is None or any(glob.matches(repository) for glob in self.local) or known_here(repository):
+            return Lead(repository)
+        return _led(root, repository)
+
+    def check_namespace(self, namespace: str | None, *, writes: bool) -> None:
+        """The same of a request that names no repository: NamespaceUnknown, NamespaceRefused."""
+        if namespace is not None and namespace.lower() not in self.own:
+            self._named(namespace, writes=writes)
+
+    def reserved(self, names: Iterable[tuple[str, str | None]]) -> str | None:
+        """The first repository that lies where an upstream's belong, and was not brought by its mirror; None: there is none.
+
+        `names`: repositories, with who made them.
+        """
+        of_mirrors = {f"{terms.name}/": f"{MIRROR_ACTOR}{terms.name}" for terms in self.upstreams}
+        for name, made_by in names:
+            for prefix, mirror in of_mirrors.items():
+                if name.startswith(prefix) and made_by != mirror:
+                    return name
+        return None
+
+    def _by_namespace(self, repository: Repository, namespace: str, *, writes: bool) -> Lead:
+        return _led(self._named(namespace, writes=writes), repository)
+
+    def _named(self, namespace: str, *, writes: bool) -> UpstreamTerms:
+        if writes:
+            raise NamespaceRefused(f"ns={quote(namespace)} is for pulls through a mirror; push to that registry itself")
+        wanted = namespace.lower()
+        for terms in self.upstreams:
+            if wanted in (terms.name, terms.authority):
+                return terms
+        raise NamespaceUnknown(f"this registry serves no images of {quote(namespace)}; it has no such upstream")
+
+
+NO_UPSTREAMS: Final = Leads()
+
+
+def parse_leads(upstreams: Sequence[UpstreamTerms], local: Sequence[Glob], own: Iterable[str]) -> Leads:
+    """All that decides, from what is configured. `own`: names of this registry, in any case."""
+    return Leads(tuple(upstreams), tuple(local), frozenset(name.lower() for name in own))
+
+
+def _led(upstream: UpstreamTerms, remote: Repository) -> Lead:
+    if upstream.name == HUB and "/" not in remote:
+        remote = Repository(_LIBRARY + remote)  # as Docker completes it: both names are one repository
+    return Lead(Repository(f"{upstream.name}/{remote}"), upstream, remote)

@@ -1,0 +1,324 @@
+"""The `[[upstream]]` tables: whose images are mirrored, and what holds for them. Pure; who asks upstream is `mirror`.
+
+`parse_upstreams` is the only way from a configuration to `UpstreamTerms`. It refuses what it does not understand, naming
+the table's number (the first is 1), what it found and what it expected. Secrets are not among the values: only the name
+of the file, or of the variable, that a password is read from.
+
+What a name leads to: `leads`. Which tags look like a release, and so are not expected to move: `release`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from boltseal.errors import Invalid, quote
+from boltseal.oci.reference import HUB, Repository, Tag
+from boltseal.policy.durations import DurationInvalid, parse_duration
+from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
+from boltseal.policy.release import looks_like_release
+
+MAX_UPSTREAMS: Final = 100
+MAX_RULES: Final = 1000
+MAX_RESERVE: Final = 1_000_000
+FRESH_US: Final = 600_000_000
+RESERVE: Final = 20
+UPSTREAM_KEYS: Final = (
+    *("name", "url", "username", "password_file", "password_env", "ca_file", "root", "push", "fresh", "on_gone"),
+    *("reserve", "keep_for", "keep_bytes", "allow_redirects_to", "rule"),
+)
+UPSTREAM_RULE_KEYS: Final = ("repository", "tag", "on_move", "cooldown", "first_seen")
+_SIZE_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+# A part of a repository's name, since that is what it stands for: no port, no slash.
+_is_name = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", re.ASCII).fullmatch
+_is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII).fullmatch
+_is_host = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]+", re.ASCII).fullmatch
+_is_size = re.compile(r"([1-9][0-9]{0,14})\s?(|KiB|MiB|GiB|TiB)", re.ASCII).fullmatch
+
+
+class UpstreamInvalid(Invalid):
+    """An upstream that can't be read, or contradicts itself or another. The server does not start."""
+
+
+class OnGone(StrEnum):
+    """What is done when an upstream says that a tag, which it had, is there no more."""
+
+    SERVE = "serve"
+    """What was seen last, as if upstream were down."""
+    ALERT = "alert"
+    """The same, and somebody is told."""
+    STOP = "stop"
+    """Nothing: it may have been withdrawn because it does harm."""
+
+
+class OnMove(StrEnum):
+    """What is done when an upstream's tag means another image than before."""
+
+    FOLLOW = "follow"
+    """The new one is served; the move is a line of history."""
+    ALERT = "alert"
+    """The new one is served, and somebody is told."""
+    HOLD = "hold"
+    """The old one is served until somebody accepts the new one, or the cooldown is over."""
+
+
+class FirstSeen(StrEnum):
+    """What is done with a tag that was never seen here before."""
+
+    SERVE = "serve"
+    HOLD = "hold"
+
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class MoveTerms:
+    """What holds for one upstream tag. `cooldown_us`: a held move is served that long after it was first seen; None: never
+    by itself."""
+
+    on_move: OnMove
+    first_seen: FirstSeen = FirstSeen.SERVE
+    cooldown_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRule:
+    """One `[[upstream.rule]]`. The globs are over the names that upstream knows. `on_move` None: by how the tag looks."""
+
+    repository: Glob
+    tag: Glob
+    on_move: OnMove | None = None
+    first_seen: FirstSeen = FirstSeen.SERVE
+    cooldown_us: int | None = None
+
+    def matches(self, repository: Repository, tag: Tag) -> bool:
+        """True when both globs match the whole of their names."""
+        return self.repository.matches(repository) and self.tag.matches(tag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamTerms:
+    """One `[[upstream]]`, as configured. See the README's table of settings for what each means.
+
+    `authority`: the host, perhaps with a port, that is asked (`docker.io` for the hub, which client/ knows the address of).
+    `plain_http`: it is asked without TLS. `fresh_us`: how long an answer of upstream's is not asked for again.
+    `reserve`: requests left at which only what clients wait for is asked. `keep_for_us`, `keep_bytes`: None: no limit.
+    """
+
+    name: str
+    authority: str
+    plain_http: bool = False
+    username: str | None = None
+    password_file: str | None = None
+    password_env: str | None = None
+    ca_file: str | None = None
+    root: bool = False
+    push: bool = False
+    fresh_us: int = FRESH_US
+    on_gone: OnGone = OnGone.ALERT
+    reserve: int = RESERVE
+    keep_for_us: int | None = None
+    keep_bytes: int | None = None
+    allow_redirects_to: frozenset[str] = frozenset()
+    rules: tuple[UpstreamRule, ...] = ()
+
+    def decide(self, repository: Repository, tag: Tag) -> MoveTerms:
+        """What holds for a tag of upstream's (`repository`: as upstream knows it): the first rule that matches decides."""
+        default = OnMove.ALERT if looks_like_release(tag) else OnMove.FOLLOW
+        for rule in self.rules:
+            if rule.matches(repository, tag):
+                return MoveTerms(rule.on_move or default, rule.first_seen, rule.cooldown_us)
+        return MoveTerms(default)
+
+
+def parse_upstreams(tables: Sequence[Mapping[str, object]]) -> tuple[UpstreamTerms, ...]:
+    """Read the `[[upstream]]` tables of a configuration. UpstreamInvalid names the first that is wrong."""
+    if len(tables) > MAX_UPSTREAMS:
+        raise UpstreamInvalid(f"{len(tables)} upstreams; at most {MAX_UPSTREAMS} are allowed")
+    found: list[UpstreamTerms] = []
+    for number, table in enumerate(tables, start=1):
+        terms = _parse(_Table(f"upstream {number}", table, UPSTREAM_KEYS))
+        for other in found:
+            _refuse_both(f"upstream {number}", terms, other)
+        found.append(terms)
+    return tuple(found)
+
+
+def _refuse_both(where: str, terms: UpstreamTerms, other: UpstreamTerms) -> None:
+    if terms.name == other.name:
+        raise UpstreamInvalid(f"{where}: name {quote(terms.name)} is there twice; expected a name of its own for each")
+    if terms.authority == other.authority:
+        raise UpstreamInvalid(f"{where}: {terms.name} and {other.name} have one url, so `?ns=` could mean either")
+    if terms.root and other.root:
+        raise UpstreamInvalid(
+            f"{where}: {terms.name} and {other.name} both have root = true; only one can answer there"
+        )
+
+
+class _Table:
+    """One table of the configuration, whose values are asked for by kind."""
+
+    def __init__(self, where: str, table: Mapping[str, object], keys: Sequence[str]) -> None:
+        self.where = where
+        self._table = table
+        for key in table:
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UpstreamInvalid(f"{where}: unknown key {quote(key)}{hint} (there are {', '.join(keys)})")
+
+    def wrong(self, key: str, expected: str) -> UpstreamInvalid:
+        """What is said of a value."""
+        return UpstreamInvalid(f"{self.where}: {key} is {quote(str(self._table[key]))}; expected {expected}")
+
+    def text(self, key: str) -> str | None:
+        value = self._table.get(key)
+        if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
+            raise self.wrong(key, "a text in quotes")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._table.get(key, False)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
+
+    def number(self, key: str, default: int, most: int) -> int:
+        value = self._table.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+            raise self.wrong(key, f"a whole number from 0 to {most}")
+        return value
+
+    def duration(self, key: str) -> int | None:
+        text = self.text(key)
+        try:
+            return None if text is None else parse_duration(text)
+        except DurationInvalid as error:
+            raise UpstreamInvalid(f"{self.where}: {key} is {error.message}") from error
+
+    def size(self, key: str) -> int | None:
+        value = self._table.get(key)
+        match = None if value is None else _is_size(str(value))
+        if value is not None and match is None:
+            raise self.wrong(key, 'a size, such as "50GiB"')
+        return None if match is None else int(match[1]) * _SIZE_UNITS[match[2]]
+
+    def word(self, key: str, kind: type[Word]) -> Word | None:
+        text = self.text(key)
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            raise self.wrong(key, f"one of {', '.join(kind)}") from None
+
+    def glob(self, key: str, parse: Callable[[str], Glob], default: str) -> Glob:
+        try:
+            return parse(self.text(key) or default)
+        except GlobInvalid as error:
+            raise UpstreamInvalid(f"{self.where}: {key}: {error.message}") from error
+
+    def hosts(self, key: str) -> frozenset[str]:
+        value = self._table.get(key, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(host, str) and _is_host(host) for host in value):
+            raise self.wrong(key, 'a list of host names without ports, in lower case, such as ["cdn.example.com"]')
+        return frozenset(value)
+
+    def tables(self, key: str) -> Sequence[Mapping[str, object]]:
+        value = self._table.get(key, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(table, Mapping) for table in value):
+            raise self.wrong(key, f"tables, each written as [[upstream.{key}]]")
+        return value
+
+
+def _parse(table: _Table) -> UpstreamTerms:
+    name = table.text("name")
+    if name is None:
+        raise UpstreamInvalid(f'{table.where}: name is missing; expected one such as "{HUB}"')
+    if not _is_name(name):
+        raise table.wrong("name", f'the first part of names here, in lower case and without a port, such as "{HUB}"')
+    authority, plain_http = _address(table, name)
+    fresh_us = table.duration("fresh")
+    login = {key: table.text(key) for key in ("username", "password_file", "password_env")}
+    _check_login(table, login)
+    return UpstreamTerms(
+        name=name,
+        authority=authority,
+        plain_http=plain_http,
+        username=login["username"],
+        password_file=login["password_file"],
+        password_env=login["password_env"],
+        ca_file=table.text("ca_file"),
+        root=table.flag("root"),
+        push=table.flag("push"),
+        fresh_us=FRESH_US if fresh_us is None else fresh_us,
+        on_gone=table.word("on_gone", OnGone) or OnGone.ALERT,
+        reserve=table.number("reserve", RESERVE, MAX_RESERVE),
+        keep_for_us=table.duration("keep_for"),
+        keep_bytes=table.size("keep_bytes"),
+        allow_redirects_to=table.hosts("allow_redirects_to"),
+        rules=_rules(table),
+    )
+
+
+def _address(table: _Table, name: str) -> tuple[str, bool]:
+    """The host, with a port where it has one, and whether it is asked without TLS."""
+    url = table.text("url")
+    if url is None:
+        return name, False
+    expected = "a scheme and a host without a path, such as https://registry.example.com"
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise table.wrong("url", expected) from None
+    if "@" in parts.netloc:  # not shown: there may be a password in it
+        raise UpstreamInvalid(f"{table.where}: url has a login in it; expected username and password_file beside it")
+    if not valid or parts.path.strip("/") or parts.query or parts.fragment or not url.isascii() or " " in url:
+        raise table.wrong("url", expected)
+    return parts.netloc.lower(), parts.scheme == "http"
+
+
+def _check_login(table: _Table, login: Mapping[str, str | None]) -> None:
+    secrets = [key for key in ("password_file", "password_env") if login[key] is not None]
+    if len(secrets) > 1:
+        raise UpstreamInvalid(f"{table.where}: password_file and password_env are both there; expected one of them")
+    if (login["username"] is None) != (not secrets):
+        raise UpstreamInvalid(
+            f"{table.where}: a login is a username and a password_file or password_env; one is missing"
+        )
+    variable = login["password_env"]
+    if variable is not None and not _is_variable(variable):
+        raise table.wrong("password_env", "the name of a variable of the environment")
+
+
+def _rules(table: _Table) -> tuple[UpstreamRule, ...]:
+    tables = table.tables("rule")
+    if len(tables) > MAX_RULES:
+        raise UpstreamInvalid(f"{table.where}: {len(tables)} rules; at most {MAX_RULES} are allowed")
+    return tuple(
+        _rule(_Table(f"{table.where}, rule {number}", each, UPSTREAM_RULE_KEYS))
+        for number, each in enumerate(tables, start=1)
+    )
+
+
+def _rule(table: _Table) -> UpstreamRule:
+    on_move = table.word("on_move", OnMove)
+    cooldown_us = table.duration("cooldown")
+    first_seen = table.word("first_seen", FirstSeen) or FirstSeen.SERVE
+    if cooldown_us is not None and on_move is not OnMove.HOLD and first_seen is not FirstSeen.HOLD:
+        raise UpstreamInvalid(
+            f'{table.where}: a cooldown ends a hold, and nothing is held; expected on_move = "hold" or first_seen = "hold"'
+        )
+    return UpstreamRule(
+        repository=table.glob("repository", parse_repository_glob, "**"),
+        tag=table.glob("tag", parse_tag_glob, "*"),
+        on_move=on_move,
+        first_seen=first_seen,
+        cooldown_us=cooldown_us,
+    )

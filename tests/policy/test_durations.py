@@ -1,0 +1,33 @@
+"""Spans of time as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.policy.durations import DurationInvalid, format_duration, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "span_us"),
+    [("0s", 0), ("30s", 30_000_000), ("10m", 600_000_000), ("6h", 21_600_000_000), ("7d", 604_800_000_000)],
+)
+def test_a_number_and_a_unit_are_a_span(text: str, span_us: int) -> None:
+    """And it is written back the same way."""
+    assert parse_duration(text) == span_us
+    assert format_duration(span_us) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "m", "-1m", "1.5h", "10 m", "01m", "10M", "1w", "36501d", "9999999999d", "\u0661m"]
+)
+def test_anything_else_is_none(text: str) -> None:
+    """The message says what was expected."""
+    with pytest.raises(DurationInvalid, match="expected a whole number and a unit"):
+        parse_duration(text)
+
+
+def test_the_largest_unit_that_fits_is_written() -> None:
+    """What is left beyond whole seconds is dropped."""
+    assert format_duration(90_000_000) == "90s"
+    assert format_duration(3_600_000_000) == "1h"
+    assert format_duration(1_999_999) == "1s"

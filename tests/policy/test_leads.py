@@ -1,0 +1,141 @@
+"""Where a name leads: what is asked first, and what wins over what."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.oci.reference import NameInvalid, Repository
+from boltseal.policy.globs import parse_repository_glob
+from boltseal.policy.leads import Lead, MirrorOnly, NamespaceRefused, NamespaceUnknown, parse_leads
+from boltseal.policy.upstreams import parse_upstreams
+
+UPSTREAMS = parse_upstreams(
+    [{"name": "docker.io", "root": True}, {"name": "ghcr.io", "push": True}, {"name": "near", "url": "http://reg:5001"}]
+)
+HUB, GHCR, NEAR = UPSTREAMS
+LEADS = parse_leads(UPSTREAMS, [parse_repository_glob("shop/**")], ["Registry.example:8443"])
+
+
+def lead(
+    name: str, ns: str | None = None, *, pushes: bool = False, writes: bool = False, here: tuple[str, ...] = ()
+) -> Lead:
+    return LEADS.lead(
+        Repository(name), ns, pushes=pushes, writes=writes or pushes, known_here=lambda each: each in here
+    )
+
+
+def at_hub(remote: str) -> Lead:
+    return Lead(Repository(f"docker.io/{remote}"), HUB, Repository(remote))
+
+
+def test_an_upstreams_name_leads_there() -> None:
+    """The rest of the name is what upstream calls it."""
+    assert lead("docker.io/library/node") == at_hub("library/node")
+    assert lead("ghcr.io/a/b/c") == Lead(Repository("ghcr.io/a/b/c"), GHCR, Repository("a/b/c"))
+
+
+def test_the_hubs_short_names_are_completed() -> None:
+    """As Docker does: both are one repository here. Other registries have no short names."""
+    assert lead("docker.io/node") == lead("docker.io/library/node")
+    assert lead("ghcr.io/node").remote == "node"
+
+
+def test_a_namespace_leads_to_its_upstream() -> None:
+    """By name, by host and port, in any case; and however it is asked for, it is one repository."""
+    assert lead("library/node", "docker.io") == at_hub("library/node")
+    assert lead("library/node", "Docker.IO") == at_hub("library/node")
+    assert lead("app", "reg:5001") == Lead(Repository("near/app"), NEAR, Repository("app"))
+
+
+def test_a_namespace_wins_over_what_is_here() -> None:
+    """Who asks for the hub's shop/app does not get ours."""
+    assert lead("shop/app", "docker.io", here=("shop/app",)) == at_hub("shop/app")
+
+
+def test_an_unknown_namespace_leads_nowhere() -> None:
+    """Even where the root mirror would have an answer."""
+    with pytest.raises(NamespaceUnknown):
+        lead("library/node", "quay.io")
+
+
+@pytest.mark.parametrize("ns", ["docker.io", "quay.io"])
+def test_a_namespace_on_a_write_is_refused(ns: str) -> None:
+    """A push to, or a deletion at, somebody else's registry is nothing for us."""
+    with pytest.raises(NamespaceRefused):
+        lead("library/node", ns, pushes=True)
+    with pytest.raises(NamespaceRefused):
+        lead("library/node", ns, writes=True)
+
+
+def test_our_own_name_means_here() -> None:
+    """The root mirror has no say in it; an upstream's prefix does. Writes are ordinary writes."""
+    assert lead("library/node", "registry.example:8443") == Lead(Repository("library/node"))
+    assert lead("docker.io/library/node", "registry.example:8443") == at_hub("library/node")
+    assert lead("library/node", "registry.example:8443", pushes=True) == Lead(Repository("library/node"))
+
+
+def test_what_was_ever_here_is_ours() -> None:
+    """The root mirror never answers for it."""
+    assert lead("library/node", here=("library/node",)) == Lead(Repository("library/node"))
+
+
+def test_a_local_namespace_is_ours_before_the_first_push() -> None:
+    """Nobody can put an image of the hub in the place of ours."""
+    assert lead("shop/new") == Lead(Repository("shop/new"))
+
+
+def test_what_is_nobodys_is_the_root_mirrors() -> None:
+    """For reads; what is pushed is ours from then on."""
+    assert lead("library/node") == at_hub("library/node")
+    assert lead("library/node", pushes=True) == Lead(Repository("library/node"))
+    assert lead("library/node", writes=True) == Lead(Repository("library/node"))
+
+
+def test_without_a_root_mirror_it_is_not_here() -> None:
+    """A name leads to us, who have no such repository."""
+    leads = parse_leads(UPSTREAMS[1:], [], [])
+    found = leads.lead(Repository("a/b"), None, pushes=False, writes=False, known_here=lambda _: False)
+
+    assert found == Lead(Repository("a/b"))
+
+
+def test_a_push_to_a_mirror_is_refused() -> None:
+    """Unless it is a gate. What was fetched may be deleted."""
+    with pytest.raises(MirrorOnly, match="push there"):
+        lead("docker.io/library/node", pushes=True)
+
+    assert lead("docker.io/library/node", writes=True) == at_hub("library/node")
+    assert lead("ghcr.io/a/b", pushes=True).upstream == GHCR
+
+
+def test_an_upstreams_name_alone_is_a_name_of_ours() -> None:
+    """`docker.io` without anything behind it names no repository of the hub."""
+    assert lead("docker.io", here=("docker.io",)) == Lead(Repository("docker.io"))
+
+
+def test_a_name_that_gets_too_long_is_refused() -> None:
+    """Ours has the upstream's before it."""
+    with pytest.raises(NameInvalid):
+        lead("a" * 250, "docker.io")
+
+
+def test_a_request_without_a_repository_may_name_a_namespace() -> None:
+    """Clients ask `/v2/` so."""
+    LEADS.check_namespace(None, writes=False)
+    LEADS.check_namespace("docker.io", writes=False)
+    LEADS.check_namespace("registry.example:8443", writes=True)
+
+    with pytest.raises(NamespaceUnknown):
+        LEADS.check_namespace("quay.io", writes=False)
+    with pytest.raises(NamespaceRefused):
+        LEADS.check_namespace("docker.io", writes=True)
+
+
+def test_local_repositories_may_not_lie_where_an_upstreams_belong() -> None:
+    """What its mirror brought may; what somebody pushed, or nobody knows who, may not."""
+    mirrored = ("docker.io/library/node", "mirror:docker.io")
+
+    assert LEADS.reserved([mirrored, ("shop/app", "ci"), ("docker.io-like/app", "ci")]) is None
+    assert LEADS.reserved([mirrored, ("docker.io/a/b", "ci")]) == "docker.io/a/b"
+    assert LEADS.reserved([("ghcr.io/a/b", None)]) == "ghcr.io/a/b"
+    assert LEADS.reserved([("ghcr.io/a/b", "mirror:docker.io")]) == "ghcr.io/a/b"
