@@ -26,6 +26,8 @@ PACKAGES = {
     "podman": "podman",
     "skopeo": "skopeo",
     "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
     "umoci": "umoci",
     "systemd-analyze": "systemd",
 }

@@ -238,6 +238,40 @@ def dockerd(folder: Path, *, containerd_store: bool = False, driver: str | None 
 
 
 @contextlib.contextmanager
+def podman(folder: Path, *, plain_http: Sequence[str] = ()) -> Iterator[Server]:
+    """podman's answer to Docker's API, on a storage of its own; `address` is the path of its socket.
+
+    `folder`/podman is podman on that storage. `plain_http`: registries that it may ask without TLS. Its containers are run by runc, as crun wants newer cgroups than every
+    machine has.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    at, client = folder / "p.sock", folder / "podman"
+    registries = folder / "registries.conf"
+    registries.write_text("".join(f'[[registry]]\nlocation = "{each}"\ninsecure = true\n' for each in plain_http))
+    client.write_text(
+        f"""\
+#!/bin/sh
+export CONTAINERS_REGISTRIES_CONF={registries}
+exec {program("podman")} --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --storage-driver vfs \\
+  --cgroup-manager cgroupfs --events-backend file --runtime runc --log-level error "$@"
+"""
+    )
+    client.chmod(0o755)
+    with (
+        _nothing_stays_mounted(folder),
+        _started(
+            "podman",
+            [str(client), "system", "service", "--time", "0", f"unix://{at}"],
+            address=str(at),
+            folder=folder,
+            log=folder / "log",
+            ready=lambda: _listens_at(at) and _socket_answers(at, "/_ping"),
+        ) as server,
+    ):
+        yield server
+
+
+@contextlib.contextmanager
 def containerd(folder: Path) -> Iterator[Server]:
     """A containerd of our own, for `ctr`; `address` is the path of its socket."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -265,6 +299,51 @@ address = "{at}"
             ready=lambda: _listens_at(at),
         ) as server,
     ):
+        yield server
+
+
+@contextlib.contextmanager
+def sshd(folder: Path) -> Iterator[Server]:
+    """An ssh server of our own, which lets in who has `folder`/key. `folder`/bin/ssh is the system's ssh with that key.
+
+    Whoever has `folder`/bin first in PATH gets through without a question, and touches nobody's ~/.ssh.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    address = f"127.0.0.1:{free_port()}"
+    port = address.rpartition(":")[2]
+    for name in ("host", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "authorized").write_bytes((folder / "key.pub").read_bytes())
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    Path("/run/sshd").mkdir(exist_ok=True)  # where sshd locks itself in before a login
+    (folder / "sshd_config").write_text(
+        f"""\
+ListenAddress {address}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/authorized
+PidFile {folder}/pid
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PermitRootLogin prohibit-password
+"""
+    )
+    (folder / "config").write_text(
+        f"IdentityFile {folder}/key\nUserKnownHostsFile {folder}/known\nIdentityAgent none\n"
+    )
+    (folder / "bin").mkdir(exist_ok=True)
+    client = folder / "bin/ssh"
+    client.write_text(f'#!/bin/sh\nexec {program("ssh")} -F {folder}/config "$@"\n')
+    client.chmod(0o755)
+    with _started(
+        "sshd",
+        [program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config")],
+        address=address,
+        folder=folder,
+        log=folder / "log",
+        ready=lambda: _listens(address),
+    ) as server:
         yield server
 
 

@@ -146,11 +146,15 @@ def _told(settings: Settings, key: tuple[str, ...], file: _Layer, environment: _
 
 
 class ClientPaths(NamedTuple):
-    """Where a client finds what is the user's: logins, the best file first, Docker's daemon, and its own settings."""
+    """Where a client finds what is the user's: logins, the best file first, Docker's daemon, and its own settings.
+
+    `docker_certificates`: the folder of certificates for a daemon behind TLS, None where none is wanted.
+    """
 
     logins: tuple[Path, ...]
     docker_host: str
     settings: Path
+    docker_certificates: Path | None = None
 
 
 def client_paths() -> ClientPaths:
@@ -168,7 +172,9 @@ def client_paths() -> ClientPaths:
     configured = Path(xdg) if xdg else home / ".config"
     logins.append(configured / "containers/auth.json")
     docker_host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    return ClientPaths(tuple(logins), docker_host, configured / "boltseal/boltseal.toml")
+    verified = os.environ.get("DOCKER_TLS_VERIFY")
+    certificates = Path(os.environ.get("DOCKER_CERT_PATH") or home / ".docker") if verified else None
+    return ClientPaths(tuple(logins), docker_host, configured / "boltseal/boltseal.toml", certificates)
 
 
 def state_folder() -> Path:

@@ -54,6 +54,13 @@ def docker_containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dock
 
 
 @pytest.fixture(scope="session")
+def podman_service(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Iterator[servers.Server]:
+    """podman behind Docker's API, on storage of its own."""
+    with servers.podman(tmp_path_factory.mktemp("podmans"), plain_http=[registry.host]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     """podman on storage of its own."""
     folder = tmp_path_factory.mktemp("podman")

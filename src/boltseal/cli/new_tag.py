@@ -156,19 +156,19 @@ def _daemon_id(image: Reference) -> Digest:
     import asyncio
 
     from boltseal.build.engine import image_id
-    from boltseal.config import client_paths
+    from boltseal.cli.onhost import engine_address
 
-    return asyncio.run(image_id(client_paths().docker_host, image))
+    return asyncio.run(image_id(engine_address(), image))
 
 
 def _apply(image: Reference, tag: Tag) -> str:
     import asyncio
 
     from boltseal.build.engine import add_tag, image_id
-    from boltseal.config import client_paths
+    from boltseal.cli.onhost import engine_address
 
     async def run() -> Reference:
-        host = client_paths().docker_host
+        host = engine_address()
         return await add_tag(host, image, await image_id(host, image), tag)
 
     return asyncio.run(run()).familiar()

@@ -177,7 +177,8 @@ async def opened(
     from boltseal.transfer.connect import Means, open_source, open_target
 
     with TemporaryDirectory(prefix="boltseal-") as scratch:
-        means = Means(transport, Path(scratch), client_paths().docker_host)
+        paths = client_paths()
+        means = Means(transport, Path(scratch), paths.docker_host, paths.docker_certificates)
         from_ = await open_source(source, means)
         mount_from = None
         if source.reference and target.reference and source.reference.registry == target.reference.registry:
@@ -201,5 +202,6 @@ async def opened_sources(transport: Transport, *places: Place) -> AsyncIterator[
     from boltseal.transfer.connect import Means, open_source
 
     with TemporaryDirectory(prefix="boltseal-") as scratch:
-        means = Means(transport, Path(scratch), client_paths().docker_host)
+        paths = client_paths()
+        means = Means(transport, Path(scratch), paths.docker_host, paths.docker_certificates)
         yield tuple([await open_source(place, means) for place in places])

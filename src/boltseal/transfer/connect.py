@@ -7,6 +7,7 @@ from pathlib import Path
 
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Repository
+from boltseal.runtimes.address import EngineAddress
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
 from boltseal.transfer.daemon import daemon_source, daemon_target
 from boltseal.transfer.holders import PlaceInvalid, Source, Target
@@ -17,11 +18,20 @@ from boltseal.transfer.remote import RepositoryPlace
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What ends are built with. `scratch`: an empty folder for what must lie on disk for a while; `docker_host`: a daemon."""
+    """What ends are built with. `scratch`: an empty folder for what must lie on disk for a while.
+
+    `docker_host`, `docker_certificates`: where a daemon is; looked at only when a place is one.
+    """
 
     transport: Transport
     scratch: Path
     docker_host: str
+    docker_certificates: Path | None = None
+
+    @property
+    def daemon(self) -> EngineAddress:
+        """The daemon. EngineAddressInvalid."""
+        return EngineAddress.parse(self.docker_host, self.docker_certificates)
 
 
 async def open_source(place: Place, means: Means) -> Source:
@@ -34,7 +44,7 @@ async def open_source(place: Place, means: Means) -> Source:
         case Place(kind=PlaceKind.ARCHIVE, path=path) if path is not None:
             return await ArchiveSource.open(path, means.scratch)
         case Place(kind=PlaceKind.DAEMON, reference=reference) if reference is not None:
-            return await daemon_source(reference, means.docker_host, means.scratch)
+            return await daemon_source(reference, means.daemon, means.scratch)
     raise PlaceInvalid(f"{place.text} can't be read from")
 
 
@@ -48,5 +58,5 @@ def open_target(place: Place, means: Means, mount_from: Repository | None = None
         case Place(kind=PlaceKind.ARCHIVE, path=path) if path is not None:
             return ArchiveTarget(path, force=force)
         case Place(kind=PlaceKind.DAEMON, reference=reference) if reference is not None:
-            return daemon_target(reference, means.docker_host, means.scratch)
+            return daemon_target(reference, means.daemon, means.scratch)
     raise PlaceInvalid(f"{place.text} can't be written to")

@@ -1,0 +1,90 @@
+"""Where an engine listens: `unix:///PATH`, `tcp://HOST:PORT`, `ssh://[USER@]HOST[:PORT][/PATH-OF-THE-SOCKET]`.
+
+What comes out may stand in an argument list: a user or host that could be read as an option, or that holds anything but
+the letters of names and addresses, is refused here. A password has no place in any of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+
+DEFAULT: Final = "unix:///var/run/docker.sock"
+DOCKER_SOCKET: Final = "/var/run/docker.sock"
+PORTS: Final = {"tcp": 2375, "tls": 2376}
+
+_AUTHORITY: Final = re.compile(
+    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?"
+    r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\])"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+_PATH: Final = re.compile(r"/[A-Za-z0-9._/@+=,-]*")
+
+
+class EngineAddressInvalid(Invalid):
+    """An address that no engine can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAddress:
+    """Where to knock.
+
+    `scheme`: unix, tcp or ssh. `path`: of the socket, here or behind ssh; "" for tcp. `user`: only for ssh.
+    `certificates`: a folder with ca.pem, cert.pem and key.pem, which makes tcp TLS.
+    """
+
+    scheme: str
+    host: str = ""
+    port: int | None = None
+    user: str = ""
+    path: str = ""
+    certificates: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str, certificates: Path | None = None) -> EngineAddress:
+        """Read DOCKER_HOST or `--host`; certificates are for tcp alone. EngineAddressInvalid."""
+        scheme, found, rest = text.partition("://")
+        if found and scheme == "unix":
+            if not rest.startswith("/") or "\0" in rest:
+                raise _invalid(text)
+            return cls("unix", path=rest)
+        if not found or scheme not in ("tcp", "http", "ssh"):
+            raise _invalid(text)
+        authority, slash, path = rest.partition("/")
+        part = _AUTHORITY.fullmatch(authority)
+        if part is None or (part["port"] and not 0 < int(part["port"]) < 65536):
+            raise _invalid(text)
+        port = int(part["port"]) if part["port"] else None
+        host = part["host"].strip("[]")
+        if scheme != "ssh":
+            if path or part["user"]:
+                raise _invalid(text)
+            return cls("tcp", host, port, certificates=certificates)
+        socket = slash + path if path else DOCKER_SOCKET
+        if _PATH.fullmatch(socket) is None:
+            raise _invalid(text)
+        return cls("ssh", host, port, part["user"] or "", socket)
+
+    @property
+    def login(self) -> str:
+        """`user@host`, as ssh takes it."""
+        return f"{self.user}@{self.host}" if self.user else self.host
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        where = f"{self.user}@{host}" if self.user else host
+        port = "" if self.port is None else f":{self.port}"
+        path = "" if self.path in ("", DOCKER_SOCKET) else self.path
+        return f"{self.scheme}://{where}{port}{path}"
+
+
+def _invalid(text: str) -> EngineAddressInvalid:
+    return EngineAddressInvalid(
+        f"{quote(text)} is no address of an engine; expected unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
+    )

@@ -1,0 +1,399 @@
+"""The door to an engine that runs: Docker's API, and Podman's compatible one, by aiodocker.
+
+One `Engine` for each address, open for as long as `connected` lasts. Rules kept:
+
+* An answer is read up to MAX_ANSWER_BYTES and for ANSWER_S; a progress stream up to MAX_LINE_BYTES a line, and no longer
+  silent than SILENT_S. What is read becomes the frozen values of `inventory` at once.
+* Nothing is followed elsewhere: an engine that redirects is an error.
+* What ends without saying that it is done is not done: a pull is believed when the engine then has the image.
+* Every failure is one of the kinds below, with one line that says what to do.
+* Only `pull`, `tag`, `untag` and `load` change anything, and none of them takes away the last name of an image unasked.
+
+aiodocker picks how to read an answer by the content type that the engine gives it, and takes a broken stream for its
+end; therefore its `_query`, which all of its methods go through, and our own reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import errno
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from aiodocker import Docker, DockerError
+
+from boltseal.errors import BoltsealError, Denied, Full, NotFound, Unavailable, quote
+from boltseal.oci.digest import Digest
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+from boltseal.runtimes import inventory
+from boltseal.runtimes.address import PORTS, EngineAddress
+from boltseal.runtimes.inventory import About, EngineContainer, EngineImage, EngineLies, Store
+from boltseal.runtimes.tunnel import Tunnel, tunnel
+
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_LINE_BYTES: Final = 64 * 1024
+ANSWER_S: Final = 60.0
+CONNECT_S: Final = 10.0
+SILENT_S: Final = 600.0
+CONNECTIONS: Final = 8
+PIECE_BYTES: Final = 1024 * 1024
+
+Name = Reference | Digest
+"""How an image is named to an engine: by a reference, or by its ID."""
+
+
+class EngineUnavailable(Unavailable):
+    """Nobody listens there, or nobody answers."""
+
+
+class EngineForbidden(Denied):
+    """There is an engine, and we have not got the right to talk to it."""
+
+
+class EngineFailed(Unavailable):
+    """The engine says that it could not do it."""
+
+
+class EngineRefused(Denied):
+    """The engine, or a rule of this door, says no: the image is in use, or it is the last name of one."""
+
+
+class EngineFull(Full):
+    """No room on the engine's disk."""
+
+
+class NoSuchImage(NotFound):
+    """The engine has no such image."""
+
+
+class NoSuchContainer(NotFound):
+    """The engine has no such container, any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a registry wants to see; the engine sends it on. Never shown."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step of a pull or load, in the engine's words. `total`: bytes, 0 where it does not say."""
+
+    status: str
+    layer: str = ""
+    current: int = 0
+    total: int = 0
+
+
+Tell = Callable[[Progress], None]
+
+
+def _silent(_step: Progress) -> None:
+    """Nobody wants to know how far it is."""
+
+
+class Engine:
+    """An engine that answered. Safe to use by several tasks at a time; CONNECTIONS requests go on at once."""
+
+    def __init__(self, docker: Docker, address: EngineAddress, way: Tunnel | None) -> None:
+        self.address = address
+        self._docker = docker
+        self._way = way
+        self.about = About("Docker", "", "", Platform())
+
+    async def greet(self) -> None:
+        """Ask who it is, and speak the version of the API that it speaks. What the door does first."""
+        self.about = inventory.about(await self._ask("GET", "version", versioned=False))
+        self._docker.api_version = f"v{self.about.api}"
+
+    async def store(self) -> Store:
+        """Where it keeps images."""
+        return inventory.store(await self._ask("GET", "info"), self.about)
+
+    async def container_ids(self, *, all_: bool = False) -> tuple[str, ...]:
+        """The containers that run; `all_`: also those that do not. One request."""
+        return inventory.container_ids(await self._ask("GET", "containers/json", {"all": "1" if all_ else "0"}))
+
+    async def container(self, id_: str) -> EngineContainer:
+        """One container. NoSuchContainer when it has gone."""
+        return inventory.container(await self._ask("GET", f"containers/{inventory.container_id(id_)}/json"))
+
+    async def images(self) -> tuple[EngineImage, ...]:
+        """All images with their names. One request; it tells neither platforms nor when a tag was put on."""
+        return inventory.images(await self._ask("GET", "images/json"))
+
+    async def image(self, name: Name) -> EngineImage:
+        """One image. NoSuchImage."""
+        return inventory.image(await self._ask("GET", f"images/{name}/json"))
+
+    async def pull(
+        self, image: Reference, *, platform: str = "", login: Login | None = None, tell: Tell = _silent
+    ) -> EngineImage:
+        """Have the engine pull exactly this digest, under no tag. NoSuchImage where the registry has none; EngineFull."""
+        if image.digest is None:
+            raise AssertionError("a pull is by digest: what a tag means is asked before, and once")
+        name = Reference(image.registry, image.repository, digest=image.digest)
+        parameters = {"fromImage": str(name)} | ({"platform": platform} if platform else {})
+        headers = {} if login is None else {"X-Registry-Auth": _header(login, image.registry)}
+        await self._progress("images/create", parameters, headers, None, tell)
+        return await self.image(name)
+
+    async def tag(self, image: Name, new: Reference) -> None:
+        """Give an image one more name; another image that has it loses it, as with `docker tag`. NoSuchImage."""
+        if new.tag is None or new.digest is not None:
+            raise AssertionError("a name that is put on has a tag and no digest")
+        await self._ask("POST", f"images/{image}/tag", {"repo": new.name, "tag": str(new.tag)})
+
+    async def untag(self, name: Reference, *, even_last: bool = False) -> None:
+        """Take a name away, and nothing but it. NoSuchImage; EngineRefused where no other tag would be left.
+
+        `even_last`: also the last one, with which the engine removes the image if nothing runs on it.
+        """
+        if not even_last and not [other for other in (await self.image(name)).names if other != name]:
+            raise EngineRefused(f"{name.familiar()} is the last name of its image here, which would go with it")
+        await self._ask("DELETE", f"images/{name}", {"force": "0", "noprune": "1"})
+
+    async def save(self, name: Name, to: Path) -> None:
+        """Write an image to a file, as `docker save` does. NoSuchImage; what was written of a failure is not whole."""
+        async with self._stream("GET", f"images/{name}/get") as response:
+            with to.open("wb") as file:
+                async for piece in _pieces(response.content, PIECE_BYTES):
+                    await asyncio.to_thread(file.write, piece)
+
+    async def load(self, archive: Path, *, tell: Tell = _silent) -> None:
+        """Have the engine take the images of an archive. EngineFailed where it does not."""
+        with archive.open("rb") as file:
+            headers = {"Content-Type": "application/x-tar", "Content-Length": str(os.fstat(file.fileno()).st_size)}
+            await self._progress("images/load", {}, headers, file, tell)
+
+    async def _ask(
+        self, method: str, path: str, parameters: dict[str, str] | None = None, *, versioned: bool = True
+    ) -> bytes:
+        async with self._stream(method, path, parameters, versioned=versioned, limit_s=ANSWER_S) as response:
+            return await response.read()
+
+    async def _progress(
+        self, path: str, parameters: dict[str, str], headers: dict[str, str], body: Any, tell: Tell
+    ) -> None:
+        async with self._stream("POST", path, parameters, headers=headers, body=body) as response:
+            async for raw in _lines(response.content):
+                step = inventory.line(raw)
+                if wrong := _wrong(step):
+                    raise _failed(wrong)
+                tell(_step(step))
+
+    @asynccontextmanager
+    async def _stream(
+        self,
+        method: str,
+        path: str,
+        parameters: dict[str, str] | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        body: Any = None,
+        versioned: bool = True,
+        limit_s: float | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer of 200 to 399, closed at the end. All that can go wrong outside of us comes out as one of our kinds."""
+        try:
+            async with (
+                asyncio.timeout(limit_s),
+                self._docker._query(
+                    path,
+                    method,
+                    params=parameters,
+                    headers=headers,
+                    data=body,
+                    timeout=_TIMEOUT,
+                    versioned_api=versioned,
+                ) as response,
+            ):
+                try:
+                    yield response
+                finally:
+                    response.release()
+        except DockerError as error:
+            raise self._explained(error, path) from error
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{self._who} does not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._broken(error) from error
+        except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:  # aiodocker, on an odd error
+            raise EngineFailed(f"{self._who} failed, and does not say in Docker's way why") from error
+
+    @property
+    def _who(self) -> str:
+        return f"the engine at {self.address}"
+
+    def _explained(self, error: DockerError, path: str) -> BoltsealError:
+        if error.status == 900:  # aiodocker's sign for "no connection"
+            cause = error.__context__
+            return self._broken(cause if isinstance(cause, Exception) else error)
+        if error.status == 404 and path.startswith("containers/"):
+            return NoSuchContainer(f"{self._who} has no such container any more")
+        return _failed(error.message, error.status)
+
+    def _broken(self, error: Exception) -> BoltsealError:
+        if self._way is not None:
+            return self._way.failed()
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.EACCES, errno.EPERM):
+            return EngineForbidden(
+                f"no right to the engine's socket {self.address.path}; be of its group (`docker`), or be root"
+            )
+        if number in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK):
+            return EngineUnavailable(
+                f"no engine listens at {self.address}; is Docker running? --host or DOCKER_HOST names another, "
+                "such as Podman's unix:///run/podman/podman.sock"
+            )
+        reason = quote(str(error) or type(error).__name__, 200)
+        return EngineUnavailable(f"{self._who} does not answer: {reason}")
+
+
+@asynccontextmanager
+async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
+    """The engine at an address, greeted. EngineUnavailable, EngineForbidden, SshFailed, EngineLies."""
+    async with AsyncExitStack() as stack:
+        way = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None
+        url, connector = _connector(address, way)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=connector,
+                response_class=_Bounded,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[_nowhere_else()],
+            )
+        )
+        docker = Docker(url=url, connector=connector, session=session, timeout=_TIMEOUT)
+        engine = Engine(docker, address, way)
+        await engine.greet()
+        yield engine
+
+
+class _TooMuch(EngineLies):
+    """An answer without an end."""
+
+
+class _Elsewhere(EngineLies):
+    """An answer that sends us to somebody else."""
+
+
+class _Bounded(aiohttp.ClientResponse):
+    """An answer of which at most MAX_ANSWER_BYTES are ever read at once, also by aiodocker when it reads an error."""
+
+    async def read(self) -> bytes:
+        if self._body is None:
+            whole = bytearray()
+            async for piece in self.content.iter_chunked(PIECE_BYTES):
+                whole += piece
+                if len(whole) > MAX_ANSWER_BYTES:
+                    self.close()
+                    raise _TooMuch(f"the engine answers with more than {MAX_ANSWER_BYTES // 1024**2} MiB")
+            self._body = bytes(whole)
+        return self._body
+
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
+"""The rest is bounded where it is read: an upload of gigabytes may take as long as it moves."""
+
+
+def _nowhere_else() -> aiohttp.TraceConfig:
+    async def refuse(*_: Any) -> None:
+        raise _Elsewhere("the engine answers that somebody else should be asked; nobody is")
+
+    config = aiohttp.TraceConfig()
+    config.on_request_redirect.append(refuse)
+    return config
+
+
+def _connector(address: EngineAddress, way: Tunnel | None) -> tuple[str, aiohttp.BaseConnector]:
+    if way is not None:
+        return "unix://localhost", aiohttp.UnixConnector(str(way.socket), limit=CONNECTIONS)
+    if address.scheme == "unix":
+        return "unix://localhost", aiohttp.UnixConnector(address.path, limit=CONNECTIONS)
+    context = None if address.certificates is None else _trusting(address.certificates)
+    scheme, port = ("http", PORTS["tcp"]) if context is None else ("https", PORTS["tls"])
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    url = f"{scheme}://{host}:{address.port or port}"
+    return url, aiohttp.TCPConnector(ssl=True if context is None else context, limit=CONNECTIONS)
+
+
+def _trusting(folder: Path) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=folder / "ca.pem")
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    except (OSError, ssl.SSLError) as error:
+        raise EngineUnavailable(
+            f"{folder}: ca.pem, cert.pem and key.pem can't be used: {error.strerror or error}; see DOCKER_CERT_PATH"
+        ) from error
+    return context
+
+
+async def _pieces(content: aiohttp.StreamReader, size: int) -> AsyncIterator[bytes]:
+    while True:
+        async with asyncio.timeout(SILENT_S):
+            piece = await content.read(size)
+        if not piece:
+            return
+        yield piece
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Documents, each on a line of its own."""
+    rest = b""
+    async for piece in _pieces(content, MAX_LINE_BYTES):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in (each for each in lines if each.strip()):
+            yield line
+        if len(rest) > MAX_LINE_BYTES:
+            raise _TooMuch(f"the engine writes a line of more than {MAX_LINE_BYTES // 1024} KiB")
+    if rest.strip():
+        yield rest
+
+
+def _header(login: Login, registry: str) -> str:
+    said = {"username": login.username, "password": login.password, "serveraddress": registry}
+    if login.identity_token:
+        said = {"identitytoken": login.identity_token, "serveraddress": registry}
+    return base64.urlsafe_b64encode(json.dumps(said).encode()).decode("ascii")
+
+
+def _wrong(step: Any) -> str:
+    """What a line of a progress stream says went wrong."""
+    detail = step.get("errorDetail")
+    said = detail.get("message") if isinstance(detail, dict) else None
+    said = said or step.get("error")
+    return str(said)[:MAX_LINE_BYTES] if said else ""
+
+
+def _step(step: Any) -> Progress:
+    detail = step.get("progressDetail")
+    detail = detail if isinstance(detail, dict) else {}
+    numbers = [number if isinstance(number := detail.get(key), int) else 0 for key in ("current", "total")]
+    return Progress(str(step.get("status") or step.get("stream") or ""), str(step.get("id") or ""), *numbers)
+
+
+def _failed(said: str, status: int = 0) -> BoltsealError:
+    """An engine's words as one of our kinds."""
+    lower, reason = said.lower(), quote(said.strip(), 300)
+    if "no space left on device" in lower or "disk quota exceeded" in lower:
+        return EngineFull(f"the engine's disk is full: {reason}")
+    if status == 404 or "manifest unknown" in lower or "no such image" in lower:
+        return NoSuchImage(f"there is no such image: {reason}")
+    if status in (401, 403, 409):
+        return EngineRefused(f"the engine refuses: {reason}")
+    return EngineFailed(f"the engine failed: {reason}")

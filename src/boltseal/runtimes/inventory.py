@@ -1,0 +1,319 @@
+"""What an engine says it has: containers and images, read once from its JSON into frozen values. Pure.
+
+Docker's API, and Podman's compatible one. An engine is believed as far as this goes: what it says is what it says, and
+nothing here has been hashed (`scrub` does that). What can't be right (an ID that is no digest, a document of another
+shape) is EngineLies; what it leaves out is None or empty.
+
+The ID of an image is another thing in each store, and nothing here pretends otherwise:
+
+    classic store, Podman    the digest of the image's config
+    containerd's store       the digest of what was pulled or built: an index or a manifest; `media_type` says which
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from boltseal.errors import BoltsealError, Unavailable, quote
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.mediatype import INDEX_TYPES
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+
+T = TypeVar("T")
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CONTAINER_ID: Final = re.compile(r"[0-9a-f]{12,64}")
+_YEAR_3000_S: Final = 32_503_680_000
+_SNAPSHOTTER: Final = "io.containerd.snapshotter.v1"
+
+
+class EngineLies(Unavailable):
+    """An engine's answer that can't be one."""
+
+
+class Store(StrEnum):
+    """Where an engine keeps its images, which decides what an image ID is."""
+
+    CLASSIC = "classic"
+    CONTAINERD = "containerd"
+    PODMAN = "podman"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Who answers. `api`: the newest version of the API that it speaks. `platform`: the machine it runs on."""
+
+    product: str
+    version: str
+    api: str
+    platform: Platform
+
+    @property
+    def podman(self) -> bool:
+        """Whether it is Podman behind Docker's API."""
+        return self.product == "Podman"
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a store says that something is: the digest of its bytes, and their media type."""
+
+    digest: Digest
+    media_type: str = ""
+    platform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineContainer:
+    """A container. `started_as`: the image as its creator wrote it; `image`: the ID of the image that it really stands on.
+
+    `manifest`: the platform's manifest it runs, where the engine says so (containerd's store, from API 1.48 on).
+    """
+
+    id: str
+    name: str
+    started_as: str
+    image: Digest | None
+    running: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_us: int | None = None
+    started_us: int | None = None
+    manifest: Descriptor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineImage:
+    """An image. `names`: its tags; `pulled_as`: repositories with the digest by which they know it; `target`: containerd's.
+
+    `tagged_us`: when a tag was last put on it here, None where the engine does not say.
+    """
+
+    id: Digest
+    names: tuple[Reference, ...] = ()
+    pulled_as: tuple[Reference, ...] = ()
+    target: Descriptor | None = None
+    platform: Platform = field(default_factory=Platform)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_us: int | None = None
+    tagged_us: int | None = None
+    size_bytes: int = 0
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the ID is known to be an index's."""
+        return self.target is not None and self.target.media_type in INDEX_TYPES
+
+
+class _Component(msgspec.Struct, rename="pascal"):
+    name: str = ""
+
+
+class _Version(msgspec.Struct, rename="pascal"):
+    version: str = ""
+    api_version: str = ""
+    os: str = ""
+    arch: str = ""
+    components: list[_Component] | None = None
+
+
+class _Info(msgspec.Struct, rename="pascal"):
+    driver_status: list[list[str]] | None = None
+
+
+class _Platform(msgspec.Struct):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+class _Descriptor(msgspec.Struct):
+    digest: str = ""
+    mediaType: str = ""  # noqa: N815 - the key of the document
+    platform: _Platform | None = None
+
+
+class _Listed(msgspec.Struct):
+    Id: str
+
+
+class _State(msgspec.Struct, rename="pascal"):
+    running: bool = False
+    started_at: str = ""
+
+
+class _Config(msgspec.Struct, rename="pascal"):
+    image: str = ""
+    labels: dict[str, str] | None = None
+
+
+class _Container(msgspec.Struct, rename="pascal"):
+    id: str
+    name: str = ""
+    image: str = ""
+    created: str = ""
+    state: _State = msgspec.field(default_factory=_State)
+    config: _Config = msgspec.field(default_factory=_Config)
+    image_manifest_descriptor: _Descriptor | None = None
+
+
+class _Metadata(msgspec.Struct, rename="pascal"):
+    last_tag_time: str = ""
+
+
+class _Image(msgspec.Struct, rename="pascal"):
+    id: str
+    repo_tags: list[str] | None = None
+    repo_digests: list[str] | None = None
+    created: str | int = ""
+    size: int = 0
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    labels: dict[str, str] | None = None
+    config: _Config | None = None
+    descriptor: _Descriptor | None = None
+    metadata: _Metadata | None = None
+
+
+def about(raw: bytes) -> About:
+    """`GET /version`. EngineLies."""
+    said = _decoded(raw, _Version, "its version")
+    podman = any(each.name.startswith("Podman") for each in said.components or [])
+    if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,4}", said.api_version) is None:
+        raise EngineLies(f"the engine says that its API has version {quote(said.api_version)}; expected such as 1.45")
+    return About("Podman" if podman else "Docker", said.version, said.api_version, Platform(said.os, said.arch))
+
+
+def store(raw: bytes, who: About) -> Store:
+    """`GET /info`: where images lie. EngineLies."""
+    if who.podman:
+        return Store.PODMAN
+    status = _decoded(raw, _Info, "its information").driver_status or []
+    return Store.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else Store.CLASSIC
+
+
+def container_ids(raw: bytes) -> tuple[str, ...]:
+    """`GET /containers/json`: whom to ask about. EngineLies."""
+    return tuple(container_id(each.Id) for each in _decoded(raw, list[_Listed], "its containers"))
+
+
+def container_id(text: str) -> str:
+    """An ID that may stand in a path. EngineLies."""
+    if _CONTAINER_ID.fullmatch(text) is None:
+        raise EngineLies(f"the engine names a container {quote(text)}; expected 64 hex digits")
+    return text
+
+
+def container(raw: bytes) -> EngineContainer:
+    """`GET /containers/ID/json`. EngineLies."""
+    said = _decoded(raw, _Container, "a container")
+    return EngineContainer(
+        id=container_id(said.id),
+        name=said.name.removeprefix("/"),
+        started_as=said.config.image,
+        image=_image_id(said.image),
+        running=said.state.running,
+        labels=said.config.labels or {},
+        created_us=time_us(said.created),
+        started_us=time_us(said.state.started_at),
+        manifest=_descriptor(said.image_manifest_descriptor),
+    )
+
+
+def image(raw: bytes) -> EngineImage:
+    """`GET /images/NAME/json`. EngineLies."""
+    return _as_image(_decoded(raw, _Image, "an image"))
+
+
+def images(raw: bytes) -> tuple[EngineImage, ...]:
+    """`GET /images/json`. EngineLies."""
+    return tuple(_as_image(each) for each in _decoded(raw, list[_Image], "its images"))
+
+
+def _as_image(said: _Image) -> EngineImage:
+    found = _image_id(said.id)
+    if found is None:
+        raise EngineLies(f"the engine says that an image's ID is {quote(said.id)}; expected a digest")
+    labels = said.labels if said.config is None else said.config.labels
+    return EngineImage(
+        id=found,
+        names=_references(said.repo_tags),
+        pulled_as=_references(said.repo_digests),
+        target=_descriptor(said.descriptor),
+        platform=Platform(said.os, said.architecture, said.variant),
+        labels=labels or {},
+        created_us=_seconds(said.created) if isinstance(said.created, int) else time_us(said.created),
+        tagged_us=None if said.metadata is None else time_us(said.metadata.last_tag_time),
+        size_bytes=said.size,
+    )
+
+
+def _references(texts: Iterable[str] | None) -> tuple[Reference, ...]:
+    """Names that are references; `<none>:<none>` and other signs for nothing are not."""
+    found: dict[Reference, None] = {}
+    for text in texts or ():
+        try:
+            found[Reference.parse(text)] = None
+        except BoltsealError:
+            continue
+    return tuple(found)
+
+
+def _image_id(text: str) -> Digest | None:
+    """The ID of an image; Podman leaves the algorithm out in places. None where there is none."""
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return Digest("sha256", text)
+    try:
+        return Digest.parse(text) if text else None
+    except DigestInvalid as error:
+        raise EngineLies(f"the engine says that an image's ID is {quote(text)}; expected a digest") from error
+
+
+def _descriptor(said: _Descriptor | None) -> Descriptor | None:
+    if said is None or not said.digest:
+        return None
+    try:
+        digest = Digest.parse(said.digest)
+    except DigestInvalid as error:
+        raise EngineLies(f"the engine describes an image as {quote(said.digest)}; expected a digest") from error
+    at = said.platform
+    platform = "" if at is None else str(Platform(at.os, at.architecture, at.variant))
+    return Descriptor(digest, said.mediaType, platform)
+
+
+def time_us(text: str) -> int | None:
+    """A moment of Docker's JSON. None where it is missing, no time, or the year 1 (Go's "never")."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None or moment.year <= 1:
+        return None
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _seconds(number: int) -> int | None:
+    return number * 1_000_000 if 0 < number < _YEAR_3000_S else None
+
+
+def _decoded(raw: bytes, shape: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except RecursionError as error:
+        raise EngineLies(f"what the engine says of {what} is nested too deeply") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        reason = quote(str(error), 200)[1:-1]
+        raise EngineLies(f"what the engine says of {what} can't be read: {reason}") from error
+
+
+def line(raw: bytes) -> Mapping[str, Any]:
+    """One line of a progress stream, as it is. EngineLies."""
+    return _decoded(raw, dict[str, Any], "its progress")

@@ -1,0 +1,163 @@
+"""An engine in memory behind a real socket: Docker's API as far as the door asks for it, also wrongly; it counts.
+
+`containers` and `images` hold documents as Docker 26 writes them. `wrong[path]` answers instead, the path without its
+version: bytes as they are, and nothing more if the socket is to break off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from boltseal.runtimes.address import EngineAddress
+from tests.images import digest_of
+
+SNAPSHOTTER = [["driver-type", "io.containerd.snapshotter.v1"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """An answer in place of the right one. `endless`: the body is repeated for as long as somebody reads."""
+
+    status: int = 200
+    body: bytes = b""
+    kind: str = "application/json"
+    endless: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class FakeEngine:
+    """`images`: by ID; `containers`: by ID. `asked`: method and path of each request, without the version."""
+
+    containers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    api: str = "1.45"
+    podman: bool = False
+    driver_status: list[list[str]] = field(default_factory=list)
+    architecture: str = "amd64"
+    asked: list[str] = field(default_factory=list)
+    queries: list[dict[str, str]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    loaded: list[bytes] = field(default_factory=list)
+    wrong: dict[str, Wrong] = field(default_factory=dict)
+    progress: list[dict[str, Any]] = field(default_factory=list)
+
+    def image(self, words: str, *names: str, pulled: tuple[str, ...] = (), **more: Any) -> str:
+        """An image whose ID is made of some words. `names`: RepoTags; `pulled`: RepoDigests."""
+        id_ = digest_of(words.encode())
+        document = {"Id": id_, "RepoTags": list(names), "RepoDigests": list(pulled), "Created": "2026-01-02T03:04:05Z"}
+        self.images[id_] = document | {"Os": "linux", "Architecture": "amd64", "Config": {"Labels": None}} | more
+        return id_
+
+    def container(self, name: str, started_as: str, image: str, **more: Any) -> str:
+        """A container that runs, on the image with this ID."""
+        id_ = digest_of(f"container {name}".encode()).removeprefix("sha256:")
+        self.containers[id_] = {
+            "Id": id_,
+            "Name": f"/{name}",
+            "Image": image,
+            "Created": "2026-11-20T08:00:00.123456789Z",
+            "State": {"Running": True, "StartedAt": "2026-11-21T09:00:00.5Z"},
+            "Config": {"Image": started_as, "Labels": more.pop("labels", {})},
+        } | more
+        return id_
+
+    @asynccontextmanager
+    async def listening(self, folder: Path) -> AsyncIterator[EngineAddress]:
+        """Answers on a socket in `folder`."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        path = folder / "engine.sock"
+        try:
+            await web.UnixSite(runner, str(path)).start()
+            yield EngineAddress.parse(f"unix://{path}")
+        finally:
+            await runner.cleanup()
+            path.unlink(missing_ok=True)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = unquote(request.path).removeprefix(f"/v{self.api}").removeprefix("/")
+        self.asked.append(f"{request.method} {path}")
+        self.queries.append(dict(request.query))
+        self.headers.append(dict(request.headers))
+        if path in self.wrong:
+            return await _wrongly(request, self.wrong[path])
+        answer = await self._said(request, path.split("/"))
+        if answer is None:
+            return web.json_response({"message": f"No such image or container: {path}"}, status=404)
+        return answer
+
+    async def _said(self, request: web.Request, parts: list[str]) -> web.StreamResponse | None:
+        match request.method, parts:
+            case "GET", ["version"]:
+                name = "Podman Engine" if self.podman else "Engine"
+                said = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
+                return web.json_response(said | {"Components": [{"Name": name}]})
+            case "GET", ["info"]:
+                return web.json_response({"DriverStatus": self.driver_status})
+            case "GET", ["containers", "json"]:
+                return web.json_response([{"Id": id_} for id_ in self.containers])
+            case "GET", ["containers", id_, "json"]:
+                return _document(self.containers.get(id_))
+            case "GET", ["images", "json"]:
+                return web.json_response([self._listed(each) for each in self.images.values()])
+            case "POST", ["images", "create" | "load"]:
+                self.loaded.append(await request.read())
+                return web.Response(body=b"\r\n".join(json.dumps(each).encode() for each in self.progress))
+            case method, ["images", *name, what] if method != "DELETE":
+                return self._about_image("/".join(name), what, request)
+            case "DELETE", ["images", *name]:
+                return self._untag("/".join(name))
+            case _:
+                return None
+
+    def _about_image(self, name: str, what: str, request: web.Request) -> web.StreamResponse | None:
+        found = self.find(name)
+        if found is None:
+            return None
+        if what == "tag":
+            new = f"{request.query['repo']}:{request.query['tag']}"
+            self._untag(new)
+            found["RepoTags"].append(new)
+            return web.Response(status=201)
+        return web.Response(body=b"archive") if what == "get" else _document(found)
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """An image by its ID or a name."""
+        named = (each for each in self.images.values() if name in [*each["RepoTags"], *each["RepoDigests"]])
+        return self.images.get(name) or next(named, None)
+
+    def _untag(self, name: str) -> web.StreamResponse | None:
+        found = self.find(name)
+        if found is not None:
+            found["RepoTags"].remove(name)
+        return None if found is None else web.json_response([{"Untagged": name}])
+
+    @staticmethod
+    def _listed(image: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: image[key] for key in ("Id", "RepoTags", "RepoDigests")}
+        return kept | {"Created": 1767323045, "Labels": None, "Size": 1000}
+
+
+def _document(found: dict[str, Any] | None) -> web.StreamResponse | None:
+    return None if found is None else web.json_response(found)
+
+
+async def _wrongly(request: web.Request, wrong: Wrong) -> web.StreamResponse:
+    headers = {"content-type": wrong.kind} | wrong.headers
+    if not wrong.endless:
+        return web.Response(status=wrong.status, body=wrong.body, headers=headers)
+    response = web.StreamResponse(status=wrong.status, headers=headers)
+    await response.prepare(request)
+    while True:
+        await response.write(wrong.body)

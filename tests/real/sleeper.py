@@ -1,0 +1,67 @@
+"""Images whose container sleeps until it is ended, for one platform or several, pushed as they are to a registry."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import httpx2
+
+from tests.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, index, to_json
+from tests.programs import program
+
+
+def sleeper(words: str, architecture: str = "amd64") -> Document:
+    """An image that says `words` in a label, and sleeps. The program is this machine's, whatever `architecture` says."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        entry = tarfile.TarInfo("busybox")
+        content = Path(program("busybox")).read_bytes()
+        entry.size, entry.mode = len(content), 0o755
+        archive.addfile(entry, io.BytesIO(content))
+    tar = buffer.getvalue()
+    layer = Blob(gzip.compress(tar, 1, mtime=0), OCI_LAYER)
+    config = {
+        "architecture": architecture,
+        "os": "linux",
+        "created": "2026-01-02T03:04:05Z",
+        "config": {"Cmd": ["/busybox", "sleep", "100000"], "Labels": {"words": words}},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(tar)]},
+        "history": [{"created_by": words}],
+    }
+    made = Blob(to_json(config), OCI_CONFIG)
+    body = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": made.descriptor(), "layers": [layer.descriptor()]}
+    return Document(json.dumps(body).encode(), OCI_MANIFEST, (made, layer))
+
+
+def sleepers(words: str) -> Document:
+    """An index of the same for amd64 and arm64."""
+    return index(sleeper(words, "amd64"), sleeper(words, "arm64"))
+
+
+def publish(registry: str, repository: str, tag: str, document: Document) -> str:
+    """Push a document under a tag, with all that is below it; its digest."""
+    url = f"http://{registry}/v2/{repository}"
+    with httpx2.Client(timeout=60, trust_env=False) as client:
+        _upload(client, url, document)
+        _put(client, url, tag, document)
+    return document.digest
+
+
+def _upload(client: httpx2.Client, url: str, document: Document) -> None:
+    for child in document.children:
+        _upload(client, url, child)
+        _put(client, url, child.digest, child)
+    for blob in document.blobs:
+        if client.head(f"{url}/blobs/{blob.digest}").status_code == 200:
+            continue
+        at = client.post(f"{url}/blobs/uploads/").raise_for_status().headers["location"]
+        client.put(httpx2.URL(url).join(at), params={"digest": blob.digest}, content=blob.data).raise_for_status()
+
+
+def _put(client: httpx2.Client, url: str, reference: str, document: Document) -> None:
+    headers = {"content-type": document.media_type}
+    client.put(f"{url}/manifests/{reference}", content=document.raw, headers=headers).raise_for_status()

@@ -1,0 +1,246 @@
+"""The door to an engine, on one that answers as Docker does, and on one that does not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import ExitCode, exit_code
+from boltseal.oci.digest import Digest
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+from boltseal.runtimes.address import EngineAddress
+from boltseal.runtimes.engine import (
+    Engine,
+    EngineFailed,
+    EngineFull,
+    EngineRefused,
+    EngineUnavailable,
+    Login,
+    NoSuchContainer,
+    NoSuchImage,
+    Progress,
+    connected,
+)
+from boltseal.runtimes.inventory import EngineLies, Store
+from tests.fakes.engine import SNAPSHOTTER, FakeEngine, Wrong
+
+APP = Reference.parse("localhost:5000/shop/app:1.4.2")
+PULLED = Reference.parse(f"localhost:5000/shop/app@{Digest.of(b'manifest')}")
+BOTH = Reference(APP.registry, APP.repository, APP.tag, PULLED.digest)
+
+
+@pytest.fixture
+def fake() -> FakeEngine:
+    """An engine with nothing in it."""
+    return FakeEngine()
+
+
+@pytest.fixture
+async def engine(fake: FakeEngine, tmp_path: Path) -> AsyncIterator[Engine]:
+    """The door to it."""
+    async with fake.listening(tmp_path) as address, connected(address) as opened:
+        yield opened
+
+
+async def test_who_answers(fake: FakeEngine, engine: Engine) -> None:
+    """Asked once, with the version of the API that everything after it goes by."""
+    await engine.images()
+
+    assert (engine.about.product, engine.about.api, engine.about.platform) == (
+        "Docker",
+        "1.45",
+        Platform("linux", "amd64"),
+    )
+    assert fake.asked == ["GET version", "GET images/json"]
+
+
+async def test_a_container_as_it_was_started_and_as_it_is(fake: FakeEngine, engine: Engine) -> None:
+    """Two things: the words of who started it, and the image that it stands on."""
+    image = fake.image("app")
+    id_ = fake.container("web", str(APP), image, labels={"com.docker.compose.service": "web"})
+    found = await engine.container(id_)
+
+    assert await engine.container_ids() == (id_,)
+    assert (found.name, found.started_as, str(found.image), found.running) == ("web", str(APP), image, True)
+    assert found.labels == {"com.docker.compose.service": "web"}
+    assert (found.created_us, found.started_us) == (1_795_161_600_123_456, 1_795_251_600_500_000)
+
+
+async def test_an_image_with_its_names(fake: FakeEngine, engine: Engine) -> None:
+    """What is no reference is no name."""
+    id_ = fake.image("app", str(APP), "<none>:<none>", pulled=(str(PULLED), "<none>@<none>"))
+    found = await engine.image(APP)
+
+    assert (str(found.id), found.names, found.pulled_as) == (id_, (APP,), (PULLED,))
+    assert found.platform == Platform("linux", "amd64")
+
+
+@pytest.mark.parametrize(
+    ("podman", "status", "store"),
+    [
+        (False, [], Store.CLASSIC),
+        (False, SNAPSHOTTER, Store.CONTAINERD),
+        (True, [], Store.PODMAN),
+    ],
+)
+async def test_which_store(tmp_path: Path, podman: bool, status: list[list[str]], store: Store) -> None:
+    """It decides what an ID is."""
+    async with (
+        FakeEngine(podman=podman, driver_status=status).listening(tmp_path) as address,
+        connected(address) as engine,
+    ):
+        assert await engine.store() is store
+
+
+async def test_a_pull_is_by_digest_and_believed_when_the_image_is_there(fake: FakeEngine, engine: Engine) -> None:
+    """The login goes along; each step is told."""
+    id_ = fake.image("app", pulled=(str(PULLED),))
+    fake.progress = [{"status": "Downloading", "id": "ab", "progressDetail": {"current": 5, "total": 9}}]
+    told: list[Progress] = []
+    found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), tell=told.append)
+
+    at = fake.asked.index("POST images/create")
+    sent = json.loads(base64.urlsafe_b64decode(fake.headers[at]["X-Registry-Auth"]))
+    assert (str(found.id), told) == (id_, [Progress("Downloading", "ab", 5, 9)])
+    assert fake.queries[at] == {"fromImage": str(PULLED), "platform": "linux/arm64"}
+    assert sent == {"username": "ci", "password": "secret", "serveraddress": "localhost:5000"}
+
+
+async def test_a_stream_that_ends_without_the_image_is_no_pull(engine: Engine) -> None:
+    """Whatever it said on the way."""
+    with pytest.raises(NoSuchImage):
+        await engine.pull(BOTH)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("write /var/lib/docker/tmp: no space left on device", EngineFull),
+        ("manifest unknown", NoSuchImage),
+        ("received unexpected HTTP status: 503", EngineFailed),
+    ],
+)
+async def test_what_goes_wrong_in_mid_stream_is_told(
+    fake: FakeEngine, engine: Engine, said: str, kind: type[Exception]
+) -> None:
+    """The answer was 200 by then."""
+    fake.progress = [{"status": "Downloading"}, {"errorDetail": {"message": said}, "error": said}]
+
+    with pytest.raises(kind, match=said):
+        await engine.pull(BOTH)
+
+
+def test_a_login_is_never_shown() -> None:
+    """Neither its password nor its token."""
+    assert repr(Login("ci", "secret", "token")) == "Login(username='ci')"
+
+
+async def test_a_name_is_taken_away_and_nothing_else(fake: FakeEngine, engine: Engine) -> None:
+    """Another tag keeps the image; without one it would go too, and that has to be asked for."""
+    kept = Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
+    id_ = fake.image("app", str(APP))
+    with pytest.raises(EngineRefused, match="is the last name of its image here"):
+        await engine.untag(APP)
+    await engine.tag(APP, kept)
+    await engine.untag(APP)
+
+    assert fake.images[id_]["RepoTags"] == [str(kept)]
+    assert fake.queries[-1] == {"force": "0", "noprune": "1"}
+
+
+async def test_an_archive_out_and_in(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
+    """Byte for byte."""
+    fake.image("app", str(APP))
+    await engine.save(APP, tmp_path / "app.tar")
+    await engine.load(tmp_path / "app.tar")
+
+    assert fake.loaded == [b"archive"]
+
+
+async def test_an_archive_that_is_not_taken_is_told(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
+    """In mid-stream, as Docker does."""
+    (tmp_path / "app.tar").write_bytes(b"archive")
+    fake.progress = [{"error": "unexpected EOF"}]
+
+    with pytest.raises(EngineFailed, match="unexpected EOF"):
+        await engine.load(tmp_path / "app.tar")
+
+
+async def test_what_has_gone_meanwhile_is_a_miss(engine: Engine) -> None:
+    """And nothing else is one."""
+    with pytest.raises(NoSuchImage):
+        await engine.image(APP)
+    with pytest.raises(NoSuchContainer, match="no such container any more"):
+        await engine.container("0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (Wrong(500, b'{"message": "\\u001b[31mdisk"}'), r"the engine failed: \"\\x1b\[31mdisk\""),
+        (Wrong(500, b'{"massage": 1}'), "does not say in Docker's way why"),
+        (Wrong(500, b"[]"), "does not say in Docker's way why"),
+        (Wrong(500, b"\xff", "text/plain"), "does not say in Docker's way why"),
+        (Wrong(500, b"[" * 100_000), "does not say in Docker's way why"),
+        (Wrong(200, b"[]"), "what the engine says of an image can't be read"),
+        (Wrong(200, b"[" * 100_000), "can't be read"),
+        (Wrong(200, b'{"Id": "app"}'), "expected a digest"),
+        (Wrong(200, b'{"Id": ""}'), "expected a digest"),
+        (Wrong(302, headers={"location": "http://169.254.169.254/latest"}), "somebody else should be asked; nobody is"),
+        (Wrong(200, b" " * 65536, endless=True), "answers with more than 64 MiB"),
+        (Wrong(500, b" " * 65536, endless=True), "answers with more than 64 MiB"),
+    ],
+)
+async def test_an_engine_that_answers_wrongly(fake: FakeEngine, engine: Engine, wrong: Wrong, said: str) -> None:
+    """Is one line that says so, and never an image."""
+    fake.wrong[f"images/{APP}/json"] = wrong
+
+    with pytest.raises((EngineFailed, EngineLies), match=said) as error:
+        await engine.image(APP)
+    assert exit_code(error.value) is ExitCode.UNKNOWN
+
+
+async def test_a_line_of_progress_without_an_end(fake: FakeEngine, engine: Engine) -> None:
+    """Is not waited for."""
+    fake.wrong["images/create"] = Wrong(200, b" " * 65536 + b"x", endless=True)
+
+    with pytest.raises(EngineLies, match="a line of more than 64 KiB"):
+        await engine.pull(BOTH)
+
+
+@pytest.mark.parametrize("id_", ["../../images/json", "a b", "", "A" * 64])
+async def test_a_container_that_is_named_like_a_path(fake: FakeEngine, engine: Engine, id_: str) -> None:
+    """Is not asked about."""
+    fake.containers[id_] = {}
+
+    with pytest.raises(EngineLies, match="expected 64 hex digits"):
+        await engine.container_ids()
+
+
+async def test_a_version_that_is_a_path(tmp_path: Path) -> None:
+    """Is not spoken."""
+    async with FakeEngine(api="1.45/../../secrets").listening(tmp_path) as address:
+        with pytest.raises(EngineLies, match="that its API has version"):
+            async with connected(address):
+                pass
+
+
+async def test_nobody_listens(tmp_path: Path) -> None:
+    """A socket that is not there, one that is a file, and a port."""
+    (tmp_path / "file").write_text("")
+    for text in (f"unix://{tmp_path}/none", f"unix://{tmp_path}/file", "tcp://127.0.0.1:1"):
+        with pytest.raises(EngineUnavailable, match=r"no engine listens at .*; is Docker running"):
+            async with connected(EngineAddress.parse(text)):
+                pass
+
+
+async def test_certificates_that_are_not_there(tmp_path: Path) -> None:
+    """Nothing is sent in the clear instead."""
+    with pytest.raises(EngineUnavailable, match=r"ca.pem, cert.pem and key.pem can't be used"):
+        async with connected(EngineAddress.parse("tcp://127.0.0.1:1", tmp_path)):
+            pass
