@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
@@ -149,16 +150,14 @@ class Beneath:
     def names(self, path: bytes, limit: int = MAX_NAMES) -> list[bytes]:
         """The names in a folder, sorted. StoreMalformed if there are more than `limit`."""
         fd = self.folder(path)
-        found: list[bytes] = []
         try:
             with os.scandir(fd) as entries:
-                for entry in entries:
-                    found.append(os.fsencode(entry.name))
-                    if len(found) > limit:
-                        raise StoreMalformed(f"{self.shown(path)} holds more than {limit} names")
+                found = [entry.name for entry in islice(entries, limit + 1)]
         except OSError as error:
             raise explained(error, self.shown(path)) from error
-        return sorted(found)
+        if len(found) > limit:
+            raise StoreMalformed(f"{self.shown(path)} holds more than {limit} names")
+        return sorted(os.fsencode("\0".join(found)).split(b"\0")) if found else []
 
     @contextmanager
     def opened(self, path: bytes) -> Iterator[int]:

@@ -17,7 +17,6 @@ Memory: the names of the layer, folder by folder, and what differs.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Final, Protocol
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.runtimes.rights import sees_marks
+from boltseal.scrub.attributes import OF_OVERLAYFS, OPAQUE_MARKS, PASSED_OVER, Attributes, in_words
 from boltseal.scrub.differences import MAX_PER_LAYER, Kind, difference
 from boltseal.scrub.findings import Findings
 from boltseal.scrub.ownership import Ownership
@@ -35,6 +35,7 @@ from boltseal.scrub.tarheader import (
     FOLDER,
     GLOBAL,
     HARDLINK,
+    MAX_NAME_BYTES,
     REGULAR,
     SYMLINK,
     Header,
@@ -45,17 +46,9 @@ from boltseal.scrub.tarheader import (
 _WHITEOUT: Final = b".wh."
 _META: Final = b".wh..wh."
 _OPAQUE: Final = b".wh..wh..opq"
+_DOTTED: Final = (b"", b".")
 _NS: Final = 1_000_000_000
 _MAX_TIME_NS: Final = 2**63 - 1
-
-_OPAQUE_MARKS: Final = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
-_OF_THE_HOST: Final = frozenset({"security.selinux", "security.ima", "security.evm"})
-_OF_OVERLAYFS: Final = frozenset(
-    f"{space}.overlay.{name}"
-    for space in ("trusted", "user")
-    for name in ("origin", "impure", "nlink", "uuid", "upper", "protattr")
-)
-_PASSED_OVER: Final = _OF_THE_HOST | _OF_OVERLAYFS
 
 _KINDS: Final = {
     stat.S_IFREG: "file",
@@ -86,6 +79,7 @@ class Opener(Protocol):
     """What opens plain files: `contents.FileReader`."""
 
     def open(self, path: bytes, before: os.stat_result | None = None) -> tuple[int, os.stat_result]: ...
+    def open_in(self, parent: int, name: bytes) -> int: ...
     def close(self, fd: int) -> None: ...
 
 
@@ -95,17 +89,23 @@ class LayerComparison:
     def __init__(self, tree: Beneath, layer: str, ownership: Ownership, files: Opener) -> None:
         self.findings = Findings()
         self.entries = 0
-        self.opaque_unexpected: set[bytes] = set()
         self._tree = tree
         self._layer = layer
         self._ownership = ownership
         self._files = files
+        self._attributes = Attributes(tree)
+        self.opaque_unexpected = self._attributes.opaque
         self._names: dict[bytes, set[bytes]] = {b"": set()}
         self._implied: set[bytes] = set()
         self._opaque: set[bytes] = set()
         self._marks_unseen = False
         self._whiteouts: dict[bytes, set[bytes]] = {}
         self._inodes: dict[int, bytes] = {}
+        self._mapped = bool(ownership.users.ranges or ownership.groups.ranges)
+        self._spelled: bytes | None = None
+        """The folder of the last entry as its header spells it; then where that is, and the names in it."""
+        self._above = b""
+        self._here: set[bytes] = set()
 
     # ---- entries
 
@@ -114,30 +114,44 @@ class LayerComparison:
         if header.kind == GLOBAL:
             return
         self.entries += 1
-        path = clean(header.name)
-        if not path:
+        path, name = self._place(header.name)
+        if not name:
             return
-        above, _, name = path.rpartition(b"/")
-        if name.startswith(_WHITEOUT):
-            self._whiteout(above, name)
-            return
-        self._folder(above)
-        names = self._names[above]
-        if name in names:
+        if name in self._here:
             self._replaced(path, header)
         else:
-            names.add(name)
+            self._here.add(name)
         if header.kind == FOLDER:
             self._names.setdefault(path, set())
             self._implied.discard(path)
         try:
-            self._compare(path, header, content)
+            if header.kind != REGULAR or content is None or not self._plain_file(path, name, header, content):
+                self._compare(path, header, content)
         except StoreMissing:
             self._add(Kind.MISSING, path, _KINDS.get(_FORMATS.get(header.kind, 0), "hard link"), "nothing")
         except StoreMalformed as error:
             self._add(Kind.TYPE, path, "a path of folders", error.message)
         except StoreUnreadable as error:
             self._unreadable(error.message)
+
+    def _place(self, typed: bytes) -> tuple[bytes, bytes]:
+        """Where an entry belongs, and its name there; no name for the root, and for whiteouts, which are noted.
+
+        Most entries lie in the folder of the one before them.
+        """
+        spelled, _, name = typed.rpartition(b"/")
+        if spelled == self._spelled and name[:1] not in _DOTTED and len(typed) <= MAX_NAME_BYTES:
+            return (self._above + b"/" + name if self._above else name), name
+        path = clean(typed)
+        above, _, last = path.rpartition(b"/")
+        if last.startswith(_WHITEOUT):
+            self._whiteout(above, last)
+            return path, b""
+        if path:
+            self._folder(above)
+            self._spelled = spelled if last == name else None
+            self._above, self._here = above, self._names[above]
+        return path, last
 
     def _folder(self, path: bytes) -> None:
         """A folder that entries lie in; one that has no entry itself so far is implied."""
@@ -154,6 +168,7 @@ class LayerComparison:
 
     def _replaced(self, path: bytes, header: Header) -> None:
         self.findings.drop(path)
+        self._spelled = None
         if header.kind != FOLDER and path in self._names:
             for below in [each for each in self._names if each == path or each.startswith(path + b"/")]:
                 for name in self._names.pop(below):
@@ -178,6 +193,42 @@ class LayerComparison:
 
     # ---- one entry against the disk
 
+    def _plain_file(self, path: bytes, name: bytes, header: Header, content: Content) -> bool:
+        """The short way, which nearly all entries go: a plain file, and all of it as its header says.
+
+        False, and nothing said, where anything is otherwise: then `_compare` looks at it anew.
+        """
+        parent = self._tree.folder(self._above)
+        try:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if (
+                found.st_mode != stat.S_IFREG | header.mode & 0o7777
+                or found.st_size != header.size
+                or found.st_uid != header.uid
+                or found.st_gid != header.gid
+                or found.st_nlink != 1
+                or found.st_dev != self._tree.device
+                or self._mapped
+                or (
+                    found.st_mtime_ns != header.mtime_ns
+                    and (header.exact or found.st_mtime_ns // _NS * _NS != header.mtime_ns)
+                )
+                or not header.size
+            ):
+                return False
+            fd = self._files.open_in(parent, name)
+        except OSError:
+            return False
+        try:
+            if header.xattrs or self._attributes.names(path, fd):
+                self._xattrs(path, header, found, fd)
+            content(path, fd, found, header)
+        except OSError as error:
+            raise explained(error, self._tree.shown(path)) from error
+        finally:
+            self._files.close(fd)
+        return True
+
     def _compare(self, path: bytes, header: Header, content: Content | None) -> None:
         if header.kind == HARDLINK:
             self._hardlink(path, header)
@@ -189,7 +240,8 @@ class LayerComparison:
             if whole and header.size > 0 and content is not None:
                 self._with_content(path, header, found, content)
             else:
-                self._xattrs(path, header, found, self._xattrs_at(path))
+                at = self._tree.folder(path) if stat.S_ISDIR(found.st_mode) else self._attributes.at(path)
+                self._xattrs(path, header, found, at)
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
             other = self._inodes.setdefault(found.st_ino, path)
             if other != path:
@@ -221,7 +273,7 @@ class LayerComparison:
             return
         self._owner_mode_time(target, header, found)
         if header.xattrs:
-            self._xattrs(target, header, found, self._xattrs_at(target))
+            self._xattrs(target, header, found, self._attributes.at(target))
 
     def _type_and_size(self, path: bytes, header: Header, found: os.stat_result) -> bool | None:
         """Whether the size holds too, so that content can be compared; None where it is something else altogether."""
@@ -260,54 +312,10 @@ class LayerComparison:
         if wanted != got and not (got == 0 and not 0 <= wanted <= _MAX_TIME_NS):
             self._add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
 
-    def _xattrs_at(self, path: bytes) -> bytes:
-        """Where the calls for attributes find a path, links not followed. They take no folder's descriptor: /proc has it."""
-        above, _, name = path.rpartition(b"/")
-        return b"/proc/self/fd/%d/%s" % (self._tree.folder(above), name or b".")
-
     def _xattrs(self, path: bytes, header: Header, found: os.stat_result, at: bytes | int) -> None:
         """`at`: the open file, or where to find it."""
-        names = self._xattr_names(path, at)
-        if not names and not header.xattrs:
-            return
-        wanted = {os.fsdecode(name): value for name, value in header.xattrs.items()}
-        for name in sorted(wanted.keys() | set(names)):
-            if name in _PASSED_OVER and name not in wanted:
-                continue
-            got = self._xattr(path, at, name) if name in names else None
-            if name in _OPAQUE_MARKS and stat.S_ISDIR(found.st_mode) and got == b"y":
-                self.opaque_unexpected.add(path)  # until `finish` knows which marks belong here
-                continue
-            expected = wanted.get(name)
-            if expected == got or (expected is not None and got is None and _not_kept(name, found)):
-                continue
-            if (
-                name == "security.capability"
-                and expected is not None
-                and got is not None
-                and _same_right(expected, got)
-            ):
-                continue
-            kind = Kind.CAPABILITY if name == "security.capability" else Kind.XATTR
-            self._add(kind, path, f"{name}={_hex(expected)}", f"{name}={_hex(got)}")
-
-    def _xattr_names(self, path: bytes, at: bytes | int) -> list[str]:
-        try:
-            return os.listxattr(at, follow_symlinks=isinstance(at, int))
-        except OSError as error:
-            if error.errno in (errno.ENOTSUP, errno.ENOSYS):  # a file system without them has none
-                return []
-            raise StoreUnreadable(
-                f"the attributes of {self._tree.shown(path)} can't be read: {error.strerror}"
-            ) from error
-
-    def _xattr(self, path: bytes, at: bytes | int, name: str) -> bytes:
-        try:
-            return os.getxattr(at, name, follow_symlinks=isinstance(at, int))
-        except OSError as error:
-            raise StoreUnreadable(
-                f"attribute {name} of {self._tree.shown(path)} can't be read: {error.strerror}; it takes CAP_SYS_ADMIN"
-            ) from error
+        for kind, expected, got in self._attributes.differences(path, header.xattrs, found, at):
+            self._add(kind, path, expected, got)
 
     # ---- what no entry names
 
@@ -329,7 +337,8 @@ class LayerComparison:
         """The layer's own folder has no header. But nobody but its owner may write there, and it carries no mark."""
         try:
             found = self._tree.stat(b"")
-            names = self._xattr_names(b"", self._xattrs_at(b""))
+            at = self._attributes.at(b"")
+            names = self._attributes.names(b"", at)
         except StoreUnreadable as error:
             self._unreadable(error.message)
             return
@@ -346,12 +355,11 @@ class LayerComparison:
                 Kind.MODE, b"", "a root folder that not everybody may write to", f"{stat.S_IMODE(found.st_mode):04o}"
             )
         for name in names:
-            if name in _OPAQUE_MARKS:
+            if name in OPAQUE_MARKS:
                 self.opaque_unexpected.add(b"")
-            elif name.startswith(("trusted.overlay.", "user.overlay.")) and name not in _PASSED_OVER:
-                self._add(
-                    Kind.XATTR, b"", f"{name}=none", f"{name}={_hex(self._xattr(b'', self._xattrs_at(b''), name))}"
-                )
+            elif name.startswith(OF_OVERLAYFS) and name not in PASSED_OVER:
+                got = in_words(self._attributes.value(b"", at, name))
+                self._add(Kind.XATTR, b"", f"{name}=none", f"{name}={got}")
 
     def _check_whiteout(self, path: bytes) -> None:
         try:
@@ -377,7 +385,7 @@ class LayerComparison:
                 if not stat.S_ISDIR(found.st_mode):
                     self._add(Kind.TYPE, path, "folder", _described(found))
                     return
-                self._xattrs(path, _bare(), found, self._xattrs_at(path))
+                self._xattrs(path, _bare(), found, self._attributes.at(path))
             there = self._tree.names(path)
         except StoreMissing:
             if path in self._implied:
@@ -390,14 +398,15 @@ class LayerComparison:
             return
         for name in there:
             if name not in names:
-                full = path + b"/" + name if path else name
-                try:
-                    found = self._tree.stat(full)
-                except (StoreMissing, StoreMalformed, StoreUnreadable) as error:
-                    self._unreadable(error.message)
-                    continue
-                kind = Kind.WHITEOUT if is_whiteout(found) else Kind.EXTRA
-                self._add(kind, full, "nothing", _described(found))
+                self._too_much(path + b"/" + name if path else name)
+
+    def _too_much(self, path: bytes) -> None:
+        try:
+            found = self._tree.stat(path)
+        except (StoreMissing, StoreMalformed, StoreUnreadable) as error:
+            self._unreadable(error.message)
+            return
+        self._add(Kind.WHITEOUT if is_whiteout(found) else Kind.EXTRA, path, "nothing", _described(found))
 
     def _add(self, kind: Kind, path: bytes, expected: object, got: object) -> None:
         self.findings.add(difference(kind, path, expected, got, self._layer), path)
@@ -421,23 +430,6 @@ def _described(found: os.stat_result) -> str:
         return "a whiteout, which hides the file of lower layers"
     mode = f", mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}:{found.st_gid}"
     return _KINDS.get(stat.S_IFMT(found.st_mode), "something else") + mode
-
-
-def _not_kept(name: str, found: os.stat_result) -> bool:
-    """Attributes that the kernel takes for files and folders only, and engines go on without."""
-    return name.startswith("user.") and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
-
-
-def _same_right(expected: bytes, got: bytes) -> bool:
-    """Version 3 of a file capability is version 2 with the user that it was set for; the kernel turns one into the other."""
-    both = min(len(expected), len(got)) >= 20 and {expected[3], got[3]} <= {2, 3}
-    return both and (expected[:3], expected[4:20]) == (got[:3], got[4:20])
-
-
-def _hex(value: bytes | None) -> str:
-    if value is None:
-        return "none"
-    return value.decode() if value.isascii() and value.decode().isprintable() else f"0x{value[:64].hex()}"
 
 
 def _seconds(ns: int) -> str:

@@ -12,8 +12,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
-from threading import Thread
 from typing import IO, Final, Protocol
 
 from fastcrc import crc64
@@ -22,8 +20,8 @@ from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, Sto
 from boltseal.scrub.tarheader import BLOCK, Header, TarMalformed, clean
 from boltseal.scrub.tarsplit import SLOT, read
 
-PIECE_BYTES: Final = 1024 * 1024
-BUFFERS: Final = 3
+PIECE_BYTES: Final = 256 * 1024
+"""So much is read and hashed at a time: it stays in the core's own cache."""
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 Spend = Callable[[int], None]
@@ -58,12 +56,16 @@ class FileReader:
             raise StoreMalformed(f"{self.tree.shown(path)} is no plain file")
         above, _, name = path.rpartition(b"/")
         try:
-            fd = open_quietly(name, _FILE, self.tree.folder(above))
+            return self.open_in(self.tree.folder(above), name), found
         except OSError as error:
             raise explained(error, self.tree.shown(path)) from error
+
+    def open_in(self, parent: int, name: bytes) -> int:
+        """What is known to be a plain file, in an open folder. OSError."""
+        fd = open_quietly(name, _FILE, parent)
         if self.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return fd, found
+        return fd
 
     def close(self, fd: int) -> None:
         if self.from_disk:
@@ -111,7 +113,6 @@ def check_unchanged(before: os.stat_result, after: os.stat_result) -> None:
 class Tape:
     """A layer's tar as it is put together: hashed, and not kept. `write` and `file`, in the tar's order; then `digest`.
 
-    Hashing is done by a thread of its own, since it takes as long as everything else here, and needs no interpreter.
     `broken`: files that were not what was looked at, so that there is no digest. `mapless`: sparse files whose map
     tar-split did not keep, so that none can be had. `guessed`: such a map was made up; if it was not the right one, the
     digest is wrong, and says nothing.
@@ -124,39 +125,25 @@ class Tape:
         self.fed = 0
         self.files = files
         self._hash = hashlib.sha256()
-        self._free: SimpleQueue[bytearray] = SimpleQueue()
-        self._full: SimpleQueue[tuple[bytearray, int] | None] = SimpleQueue()
-        for _ in range(BUFFERS - 1):
-            self._free.put(bytearray(PIECE_BYTES))
-        self._buffer = bytearray(PIECE_BYTES)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(bytearray(PIECE_BYTES))
         self._at = 0
-        self._thread = Thread(target=self._run, name="hash", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while (full := self._full.get()) is not None:
-            buffer, size = full
-            self._hash.update(memoryview(buffer)[:size])
-            self._free.put(buffer)
 
     def _turn(self) -> None:
-        """Hand on what is gathered."""
-        self._full.put((self._buffer, self._at))
-        self._buffer = self._free.get()
-        self._view = memoryview(self._buffer)
+        """Hash what is gathered: in pieces that stay near the core, and are worth the call."""
+        self._hash.update(self._view[: self._at])
         self._at = 0
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Bytes of the tar itself."""
-        while data:
-            room = PIECE_BYTES - self._at
-            part = data[:room]
-            self._view[self._at : self._at + len(part)] = part
-            self._at += len(part)
-            data = data[room:]
-            if self._at == PIECE_BYTES:
-                self._turn()
+        end = self._at + len(data)
+        if end > PIECE_BYTES:
+            self._turn()
+            end = len(data)
+            if end > PIECE_BYTES:
+                self._hash.update(data)
+                return
+        self._view[self._at : end] = data
+        self._at = end
 
     def file(self, path: bytes, fd: int, before: os.stat_result, header: Header) -> None:
         """The content of an open file, which has the size that it must have. OSError."""
@@ -164,26 +151,22 @@ class Tape:
         try:
             if header.sparse is not None:
                 self._sparse(fd, header)
-            elif header.size <= PIECE_BYTES:
-                self._small(fd, header.size)
             else:
-                for piece in self.files.pieces(fd, 0, header.size):
-                    self.write(piece)
+                self._whole(fd, header.size)
             check_unchanged(before, os.fstat(fd))
         except Changed as changed:
             self.broken[path] = str(changed)
 
-    def _small(self, fd: int, size: int) -> None:
-        if size > PIECE_BYTES - self._at:
-            self._turn()
-        self.files.spend(size)
-        at, end = self._at, self._at + size
-        while at < end:
-            got = os.readv(fd, [self._view[at:end]])
+    def _whole(self, fd: int, left: int) -> None:
+        while left > 0:
+            if left > PIECE_BYTES - self._at:
+                self._turn()
+            got = os.readv(fd, (self._view[self._at : self._at + left],))
             if not got:
                 raise Changed("a shorter file")
-            at += got
-        self._at = end
+            self.files.spend(got)
+            self._at += got
+            left -= got
 
     def _sparse(self, fd: int, header: Header) -> None:
         pieces: Sequence[tuple[int, int]] = header.sparse or ()
@@ -201,14 +184,8 @@ class Tape:
 
     def digest(self) -> str:
         """The SHA-256 of all of it, in hex. Nothing may be written after it."""
-        self._full.put((self._buffer, self._at))
-        self.close()
+        self._turn()
         return self._hash.hexdigest()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._full.put(None)
-        self._thread.join()
 
 
 def guessed_map(fd: int, size: int, stored: int) -> tuple[bytes, list[tuple[int, int]]] | None:

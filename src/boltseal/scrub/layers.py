@@ -107,16 +107,13 @@ def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spe
             comparison.finish()
             return _result(layer, comparison)
         tape, wanted = Tape(files), 0
-        try:
-            for raw, header in entries(split):
-                tape.write(raw)
-                if header is not None:
-                    comparison.entry(header, tape.file)
-                    wanted += header.size > 0
-            comparison.finish()
-            digest = tape.digest()
-        finally:
-            tape.close()
+        for raw, header in entries(split):
+            tape.write(raw)
+            if header is not None:
+                comparison.entry(header, tape.file)
+                wanted += header.size > 0
+        comparison.finish()
+        digest = tape.digest()
         if digest == layer.diff_id.hex:
             return _result(layer, comparison)
         os.lseek(fd, 0, os.SEEK_SET)

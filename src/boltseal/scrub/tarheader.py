@@ -7,6 +7,7 @@ Python's tarfile, because engines do: a plain file whose name ends in a slash is
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -26,6 +27,9 @@ FIFO: Final = b"6"
 GLOBAL: Final = b"g"
 
 MAX_NAME_BYTES: Final = 4096
+_FIELDS: Final = struct.Struct("100s24s12s12s8x356s")
+"""Name; mode, user and group; size; time; the rest, from the type on, without the sum of the header."""
+_PREFIX: Final = 345 - 156
 _STARTS: Final = (b"", b".", b"/")
 _AS_REGULAR: Final = frozenset({b"0", b"\0", b"7"})
 _KNOWN: Final = _AS_REGULAR | {HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, FOLDER, FIFO, GLOBAL}
@@ -105,33 +109,23 @@ def group_size(block: bytes) -> int | None:
 
 def _plain(raw: bytes, at: int) -> Header:
     """The header at an offset, nothing extended."""
-    block = raw[at : at + BLOCK] if at else raw
-    end = block.find(b"\0", 0, 100)
-    name = block[:100] if end < 0 else block[:end]
-    kind = block[156:157]
-    if kind not in _KNOWN:
-        raise TarMalformed(f"an entry of the unknown type {quote(repr(kind))}")
-    if block[345] and block[257:265] == b"ustar\x0000":
-        star = block[508:512] == b"tar\0"
-        name = block[345 : 476 if star else 500].split(b"\0", 1)[0] + b"/" + name
-    mode, uid, gid = _rights(block[100:124])
+    field, rights, size_field, mtime_field, rest = _FIELDS.unpack_from(raw, at)
+    name, _, _ = field.partition(b"\0")
+    kind, prefix, link, major, minor = _rest(rest)
+    if prefix:
+        name = prefix + b"/" + name
+    mode, uid, gid = _rights(rights)
     try:
-        size = int(block[124:135], 8)
+        size = int(size_field[:11], 8)
     except ValueError:
-        size = _number(block[124:136], "size")
-    mtime = _number_again(block[136:148])
-    major = minor = 0
-    link = b""
-    if kind in _AS_REGULAR:
-        kind = FOLDER if name.endswith(b"/") else REGULAR
-    elif kind in (CHARACTER, BLOCK_DEVICE):
-        major, minor = _number(block[329:337], "device"), _number(block[337:345], "device")
-    elif kind in (SYMLINK, HARDLINK):
-        link = block[157:257].split(b"\0", 1)[0]
+        size = _number(size_field, "size")
+    if kind == REGULAR and name[-1:] == b"/":
+        kind = FOLDER
     if size < 0 or size >= 1 << 62:
         raise TarMalformed(f"an entry of {size} bytes")
     stored = size if kind == REGULAR else 0
-    return Header(name, kind, mode, uid, gid, stored, mtime * _NS, False, link, major, minor, _NONE, stored, None)
+    mtime_ns = _seconds(mtime_field)
+    return Header(name, kind, mode, uid, gid, stored, mtime_ns, False, link, major, minor, _NONE, stored, None)
 
 
 def _nothing_after(raw: bytes, end: int) -> None:
@@ -224,9 +218,29 @@ def _rights(fields: bytes) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=1024)
-def _number_again(field: bytes) -> int:
-    """A number that many entries have: builders give all files one time."""
-    return _number(field, "mtime")
+def _seconds(field: bytes) -> int:
+    """A time, in nanoseconds. Builders give all files the same."""
+    return _number(field, "mtime") * _NS
+
+
+@lru_cache(maxsize=256)
+def _rest(block: bytes) -> tuple[bytes, bytes, bytes, int, int]:
+    """Type, prefix of the name, link target and device number: the end of a header, which all plain files have alike."""
+    kind = block[:1]
+    if kind not in _KNOWN:
+        raise TarMalformed(f"an entry of the unknown type {quote(repr(kind))}")
+    prefix = link = b""
+    major = minor = 0
+    if block[_PREFIX] and block[101:109] == b"ustar\x0000":
+        star = block[-4:] == b"tar\0"
+        prefix = block[_PREFIX : 320 if star else 344].split(b"\0", 1)[0]
+    if kind in _AS_REGULAR:
+        kind = REGULAR
+    elif kind in (CHARACTER, BLOCK_DEVICE):
+        major, minor = _number(block[173:181], "device"), _number(block[181:189], "device")
+    elif kind in (SYMLINK, HARDLINK):
+        link = block[1:101].split(b"\0", 1)[0]
+    return kind, prefix, link, major, minor
 
 
 def _decimal(text: bytes, what: str) -> int:

@@ -75,9 +75,10 @@ def entries(file: IO[bytes]) -> Iterator[tuple[bytes, Header | None]]:
         if line.type != SLOT:
             raise TarMalformed(f"a line of the tar-split is of the unknown type {line.type}")
         header = parse_group(raw[pad:] if pad else raw)
-        if (header.name != line.path or header.size != line.size) and header.kind != GLOBAL:
+        named = line.name_raw or line.name.encode()
+        if (header.name != named or header.size != line.size) and header.kind != GLOBAL:
             raise TarMalformed(
-                f"the tar-split has {quote(repr(line.path))} of {line.size} bytes "
+                f"the tar-split has {quote(repr(named))} of {line.size} bytes "
                 f"where its header has {quote(repr(header.name))} of {header.size}"
             )
         yield raw, header
