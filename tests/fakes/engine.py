@@ -35,7 +35,10 @@ class Wrong:
 
 @dataclass
 class FakeEngine:
-    """`images`: by ID; `containers`: by ID. `asked`: method and path of each request, without the version."""
+    """`images`: by ID; `containers`: by ID. `asked`: method and path of each request, without the version.
+
+    `logs`: what comes of a container's log, byte for byte.
+    """
 
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class FakeEngine:
     loaded: list[bytes] = field(default_factory=list)
     wrong: dict[str, Wrong] = field(default_factory=dict)
     progress: list[dict[str, Any]] = field(default_factory=list)
+    logs: dict[str, bytes] = field(default_factory=dict)
 
     def image(self, words: str, *names: str, pulled: tuple[str, ...] = (), **more: Any) -> str:
         """An image whose ID is made of some words. `names`: RepoTags; `pulled`: RepoDigests."""
@@ -65,7 +69,7 @@ class FakeEngine:
             "Name": f"/{name}",
             "Image": image,
             "Created": "2026-11-20T08:00:00.123456789Z",
-            "State": {"Running": True, "StartedAt": "2026-11-21T09:00:00.5Z"},
+            "State": {"Status": "running", "Running": True, "StartedAt": "2026-11-21T09:00:00.5Z"},
             "Config": {"Image": started_as, "Labels": more.pop("labels", {})},
         } | more
         return id_
@@ -109,6 +113,8 @@ class FakeEngine:
                 return web.json_response([{"Id": id_} for id_ in self.containers])
             case "GET", ["containers", id_, "json"]:
                 return _document(self.containers.get(id_))
+            case "GET", ["containers", id_, "logs"] if id_ in self.containers:
+                return web.Response(body=self.logs.get(id_, b""))
             case "GET", ["images", "json"]:
                 return web.json_response([self._listed(each) for each in self.images.values()])
             case "POST", ["images", "create" | "load"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.runtimes.address import EngineAddress
 from boltseal.runtimes.engine import Engine, NoSuchImage, Progress, connected
-from boltseal.runtimes.inventory import Store
+from boltseal.runtimes.inventory import Health, State, Store
+from tests.real.boxes import started
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
 from tests.real.tools import Docker
@@ -21,19 +23,28 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture(params=Store)
-async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    """Each engine in turn."""
-    async with connected(_address(request)) as opened:
-        assert await opened.store() is request.param
-        yield opened
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each kind in turn."""
+    found: Store = request.param
+    return found
 
 
-def _address(request: pytest.FixtureRequest) -> EngineAddress:
-    if request.param is Store.PODMAN:
+@pytest.fixture
+def address(request: pytest.FixtureRequest, store: Store) -> EngineAddress:
+    """Where such an engine listens."""
+    if store is Store.PODMAN:
         podman: Server = request.getfixturevalue("podman_service")
         return EngineAddress.parse(f"unix://{podman.address}")
-    docker: Docker = request.getfixturevalue("docker" if request.param is Store.CLASSIC else "docker_containerd")
+    docker: Docker = request.getfixturevalue("docker" if store is Store.CLASSIC else "docker_containerd")
     return EngineAddress.parse(docker.host)
+
+
+@pytest.fixture
+async def engine(address: EngineAddress, store: Store) -> AsyncIterator[Engine]:
+    """The door to it."""
+    async with connected(address) as opened:
+        assert await opened.store() is store
+        yield opened
 
 
 def _pushed(registry: Registry, repository: str) -> Reference:
@@ -98,3 +109,32 @@ async def test_a_name_that_nothing_has(engine: Engine) -> None:
     for name in (Reference.parse("localhost:5000/shop/none:1"), Digest.of(b"nothing")):
         with pytest.raises(NoSuchImage):
             await engine.image(name)
+
+
+async def test_how_containers_are_and_what_they_wrote(
+    engine: Engine, address: EngineAddress, registry: Registry, repository: str
+) -> None:
+    """One that ended badly after it had said something on both streams, one with a terminal, one that is checked."""
+    image = _pushed(registry, repository)
+    pulled = await engine.pull(image)
+    say = "/busybox printf 'one\\ntwo\\n'; /busybox printf 'oh\\n' >&2; exit 3"
+    ended = started(address, pulled.id, "/busybox", "sh", "-c", say)
+    terminal = started(address, pulled.id, "/busybox", "echo", "hello", terminal=True)
+    checked = started(address, pulled.id, health="/busybox true")
+    await _until(engine, ended, State.EXITED)
+    await _until(engine, terminal, State.EXITED)
+    found = await engine.container(ended)
+
+    assert (found.exit_code, found.health, found.restarts) == (3, Health.NONE, 0)
+    assert sorted(await engine.logs(ended, 10)) == ["oh", "one", "two"]
+    assert len(await engine.logs(ended, 2)) == 2
+    assert await engine.logs(terminal, 10) == ("hello",)
+    assert (await engine.container(checked)).health is not Health.NONE
+
+
+async def _until(engine: Engine, id_: str, state: State) -> None:
+    for _ in range(300):
+        if (await engine.container(id_)).state is state:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"the container is not {state}")

@@ -26,7 +26,7 @@ from boltseal.runtimes.engine import (
     Progress,
     connected,
 )
-from boltseal.runtimes.inventory import EngineLies, Store
+from boltseal.runtimes.inventory import EngineLies, Health, State, Store
 from tests.fakes.engine import SNAPSHOTTER, FakeEngine, Wrong
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")
@@ -69,6 +69,119 @@ async def test_a_container_as_it_was_started_and_as_it_is(fake: FakeEngine, engi
     assert (found.name, found.started_as, str(found.image), found.running) == ("web", str(APP), image, True)
     assert found.labels == {"com.docker.compose.service": "web"}
     assert (found.created_us, found.started_us) == (1_795_161_600_123_456, 1_795_251_600_500_000)
+
+
+async def test_how_a_container_is(fake: FakeEngine, engine: Engine) -> None:
+    """What it does, what its own check says, how it ended and how often it was started again."""
+    state = {
+        "Status": "exited",
+        "ExitCode": 137,
+        "StartedAt": "2026-11-21T09:00:00Z",
+        "Health": {"Status": "unhealthy"},
+    }
+    ended = await engine.container(fake.container("web", str(APP), fake.image("app"), State=state, RestartCount=3))
+    running = await engine.container(fake.container("db", str(APP), fake.image("app")))
+
+    assert (ended.state, ended.health, ended.exit_code, ended.restarts) == (State.EXITED, Health.UNHEALTHY, 137, 3)
+    assert not ended.running
+    assert (running.state, running.health, running.exit_code, running.restarts) == (State.RUNNING, Health.NONE, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [(each.value, each) for each in State] + [("configured", State.CREATED), ("stopped", State.EXITED)],
+)
+async def test_what_containers_do(fake: FakeEngine, engine: Engine, word: str, state: State) -> None:
+    """Docker's words, and Podman's."""
+    found = await engine.container(fake.container("web", str(APP), "", State={"Status": word}))
+
+    assert (found.state, found.running) == (state, word in ("running", "paused"))
+
+
+@pytest.mark.parametrize(
+    ("word", "health"), [("starting", Health.STARTING), ("healthy", Health.HEALTHY), ("", Health.NONE)]
+)
+async def test_what_its_check_says(fake: FakeEngine, engine: Engine, word: str, health: Health) -> None:
+    """Podman writes nothing where there is none."""
+    state = {"Status": "running", "Health": {"Status": word, "Log": [{"Output": "x"}]}}
+    found = await engine.container(fake.container("web", str(APP), "", State=state))
+
+    assert found.health is health
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"State": {}},
+        {"State": {"Status": "fine"}},
+        {"State": {"Status": "running", "Health": {"Status": "well"}}},
+        {"State": {"Status": "exited", "ExitCode": "0"}},
+        {"State": {"Status": "exited", "ExitCode": 1 << 64}},
+        {"RestartCount": -1},
+        {"Name": "/web\u001b[2J"},
+        {"Config": {"Image": "app", "Tty": "no"}},
+    ],
+)
+async def test_a_container_that_can_not_be(fake: FakeEngine, engine: Engine, wrong: dict[str, object]) -> None:
+    """Is not taken for one that is well."""
+    with pytest.raises(EngineLies):
+        await engine.container(fake.container("web", str(APP), "", **wrong))
+
+
+def _frames(*parts: tuple[int, bytes]) -> bytes:
+    return b"".join(bytes([stream, 0, 0, 0]) + len(data).to_bytes(4) + data for stream, data in parts)
+
+
+async def test_the_last_lines_of_a_log(fake: FakeEngine, engine: Engine) -> None:
+    """Both streams as one; a line that was begun is not cut by the other stream."""
+    id_ = fake.container("web", str(APP), "")
+    fake.logs[id_] = _frames((1, b"one\ntw"), (2, b"oh\n"), (1, b""), (1, b"o\nthree"))
+
+    assert await engine.logs(id_, 3) == ("oh", "two", "three")
+    assert fake.queries[-1] == {"stdout": "1", "stderr": "1", "tail": "3"}
+
+
+async def test_the_log_of_a_container_with_a_terminal(fake: FakeEngine, engine: Engine) -> None:
+    """Comes as it is. Colours are left out; what else moves a terminal is shown and does nothing."""
+    id_ = fake.container("web", str(APP), "", Config={"Image": "app", "Tty": True})
+    fake.logs[id_] = b"\x1b[31mred\x1b[0m\tx\r\n\x1b]0;title\x07 \x1b[2J\xff \xe2\x80\xae\n"
+
+    assert await engine.logs(id_, 9) == ("red     x", "\\x1b]0;title\\x07 \\x1b[2J\ufffd \\u202e")
+
+
+async def test_a_log_without_an_end(fake: FakeEngine, engine: Engine) -> None:
+    """Is not read for ever, whether it has lines or not."""
+    for body in (_frames((1, b"x\n" * 30_000)), _frames((1, b"x" * 60_000))):
+        id_ = fake.container("web", str(APP), "")
+        fake.wrong[f"containers/{id_}/logs"] = Wrong(200, body, endless=True)
+
+        with pytest.raises(EngineLies, match="answers with more than 64 MiB"):
+            await engine.logs(id_, 5)
+
+
+async def test_a_line_of_a_log_without_an_end(fake: FakeEngine, engine: Engine) -> None:
+    """Is cut, and says so."""
+    id_ = fake.container("web", str(APP), "")
+    fake.logs[id_] = _frames((1, b"x" * 1_000_000), (1, b"y\nend\n"))
+    first, last = await engine.logs(id_, 5)
+
+    assert (first, last) == ("x" * 4096 + "...", "end")
+
+
+@pytest.mark.parametrize("body", [b"plain text\n", b"\x01\x01\0\0\0\0\0\1x", b"\x04\0\0\0\0\0\0\1x"])
+async def test_a_log_in_no_form(fake: FakeEngine, engine: Engine, body: bytes) -> None:
+    """Is no log."""
+    id_ = fake.container("web", str(APP), "")
+    fake.logs[id_] = body
+
+    with pytest.raises(EngineLies, match="a log that is in no form of Docker's"):
+        await engine.logs(id_, 5)
+
+
+async def test_the_log_of_a_container_that_has_gone(engine: Engine) -> None:
+    """Is a miss."""
+    with pytest.raises(NoSuchContainer):
+        await engine.logs("0" * 64, 5)
 
 
 async def test_an_image_with_its_names(fake: FakeEngine, engine: Engine) -> None:

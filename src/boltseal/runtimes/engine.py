@@ -37,6 +37,7 @@ from boltseal.oci.reference import Reference
 from boltseal.runtimes import inventory
 from boltseal.runtimes.address import PORTS, EngineAddress
 from boltseal.runtimes.inventory import About, EngineContainer, EngineImage, EngineLies, Store
+from boltseal.runtimes.logs import LogTail
 from boltseal.runtimes.tunnel import Tunnel, tunnel
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -130,6 +131,22 @@ class Engine:
     async def container(self, id_: str) -> EngineContainer:
         """One container. NoSuchContainer when it has gone."""
         return inventory.container(await self._ask("GET", f"containers/{inventory.container_id(id_)}/json"))
+
+    async def logs(self, id_: str, lines: int) -> tuple[str, ...]:
+        """The last lines that a container wrote, 1 to 1000, as a terminal may have them. NoSuchContainer, EngineLies.
+
+        Two requests: how a log is sent is said by the container.
+        """
+        tail = LogTail(lines, terminal=(await self.container(id_)).terminal)
+        wanted = {"stdout": "1", "stderr": "1", "tail": str(lines)}
+        left = MAX_ANSWER_BYTES
+        async with self._stream("GET", f"containers/{id_}/logs", wanted, limit_s=ANSWER_S) as response:
+            async for piece in _pieces(response.content, PIECE_BYTES):
+                tail.feed(piece)
+                left -= len(piece)
+                if left < 0:
+                    raise _too_much()
+        return tail.end()
 
     async def images(self) -> tuple[EngineImage, ...]:
         """All images with their names. One request; it tells neither platforms nor when a tag was put on."""
@@ -288,6 +305,10 @@ class _TooMuch(EngineLies):
     """An answer without an end."""
 
 
+def _too_much() -> _TooMuch:
+    return _TooMuch(f"the engine answers with more than {MAX_ANSWER_BYTES // 1024**2} MiB")
+
+
 class _Elsewhere(EngineLies):
     """An answer that sends us to somebody else."""
 
@@ -302,7 +323,7 @@ class _Bounded(aiohttp.ClientResponse):
                 whole += piece
                 if len(whole) > MAX_ANSWER_BYTES:
                     self.close()
-                    raise _TooMuch(f"the engine answers with more than {MAX_ANSWER_BYTES // 1024**2} MiB")
+                    raise _too_much()
             self._body = bytes(whole)
         return self._body
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTAINER_ID: Final = re.compile(r"[0-9a-f]{12,64}")
+_CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _YEAR_3000_S: Final = 32_503_680_000
 _SNAPSHOTTER: Final = "io.containerd.snapshotter.v1"
 
@@ -45,6 +46,36 @@ class Store(StrEnum):
     CLASSIC = "classic"
     CONTAINERD = "containerd"
     PODMAN = "podman"
+
+
+class State(StrEnum):
+    """What a container does. Podman's words for the same are read as these."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    REMOVING = "removing"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+class Health(StrEnum):
+    """What a container's own check says. NONE: it has none, or it is switched off."""
+
+    NONE = "none"
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+_PODMANS_STATES: Final = {
+    "configured": State.CREATED,
+    "initialized": State.CREATED,
+    "stopping": State.RUNNING,
+    "stopped": State.EXITED,
+}
+_PODMANS_HEALTH: Final = {"": Health.NONE, "reset": Health.STARTING, "stopped": Health.NONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +107,28 @@ class EngineContainer:
     """A container. `started_as`: the image as its creator wrote it; `image`: the ID of the image that it really stands on.
 
     `manifest`: the platform's manifest it runs, where the engine says so (containerd's store, from API 1.48 on).
+    `exit_code`: how its last run ended, None while it runs or where it never has. `restarts`: how often the engine has
+    started it again. `terminal`: it has one, so its log is one stream.
     """
 
     id: str
     name: str
     started_as: str
     image: Digest | None
-    running: bool
+    state: State
+    health: Health = Health.NONE
+    exit_code: int | None = None
+    restarts: int = 0
+    terminal: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     created_us: int | None = None
     started_us: int | None = None
     manifest: Descriptor | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a process, also one that is paused."""
+        return self.state in (State.RUNNING, State.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,22 +186,30 @@ class _Listed(msgspec.Struct):
     Id: str
 
 
+class _Health(msgspec.Struct, rename="pascal"):
+    status: str = ""
+
+
 class _State(msgspec.Struct, rename="pascal"):
-    running: bool = False
+    status: str
+    exit_code: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**32)] = 0
     started_at: str = ""
+    health: _Health | None = None
 
 
 class _Config(msgspec.Struct, rename="pascal"):
     image: str = ""
+    tty: bool = False
     labels: dict[str, str] | None = None
 
 
-class _Container(msgspec.Struct, rename="pascal"):
+class _Container(msgspec.Struct, rename="pascal", kw_only=True):
     id: str
     name: str = ""
     image: str = ""
     created: str = ""
-    state: _State = msgspec.field(default_factory=_State)
+    state: _State
+    restart_count: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
     config: _Config = msgspec.field(default_factory=_Config)
     image_manifest_descriptor: _Descriptor | None = None
 
@@ -215,17 +265,47 @@ def container_id(text: str) -> str:
 def container(raw: bytes) -> EngineContainer:
     """`GET /containers/ID/json`. EngineLies."""
     said = _decoded(raw, _Container, "a container")
+    state, started_us = _state(said.state.status), time_us(said.state.started_at)
+    ended = started_us is not None and state not in (State.RUNNING, State.PAUSED)
     return EngineContainer(
         id=container_id(said.id),
-        name=said.name.removeprefix("/"),
+        name=_container_name(said.name),
         started_as=said.config.image,
         image=_image_id(said.image),
-        running=said.state.running,
+        state=state,
+        health=_health(said.state.health),
+        exit_code=said.state.exit_code if ended else None,
+        restarts=said.restart_count,
+        terminal=said.config.tty,
         labels=said.config.labels or {},
         created_us=time_us(said.created),
-        started_us=time_us(said.state.started_at),
+        started_us=started_us,
         manifest=_descriptor(said.image_manifest_descriptor),
     )
+
+
+def _container_name(text: str) -> str:
+    name = text.removeprefix("/")
+    if name and _CONTAINER_NAME.fullmatch(name) is None:
+        raise EngineLies(f"the engine says that a container's name is {quote(name)}; expected letters, digits and _.-")
+    return name
+
+
+def _state(word: str) -> State:
+    try:
+        return _PODMANS_STATES.get(word) or State(word)
+    except ValueError as error:
+        raise EngineLies(f"the engine says that a container is {quote(word)}; expected such as running") from error
+
+
+def _health(said: _Health | None) -> Health:
+    word = "" if said is None else said.status
+    try:
+        return _PODMANS_HEALTH.get(word) or Health(word)
+    except ValueError as error:
+        raise EngineLies(
+            f"the engine says that a container's health is {quote(word)}; expected such as healthy"
+        ) from error
 
 
 def image(raw: bytes) -> EngineImage:
