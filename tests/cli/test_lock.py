@@ -105,6 +105,7 @@ async def test_a_floating_tag_that_moves_is_told_with_from_to_and_since_when(ser
     assert (verdict["expected"], verdict["means"]) == (older.digest, newer.digest)
     assert (verdict["file"], verdict["line"], verdict["at"]) == ("compose.yaml", 3, "services.web.image")
     assert f"on {verdict['moved_at']} (" in verdict["reason"]
+    assert (verdict["sealed_by"], verdict["entry"]) == ("ledger", 3)
     assert verdict["moved_at"] >= verdict["locked_at"]
     assert relocked.code == 0
     assert "kept: take it with `boltseal lock --update" in relocked.out

@@ -42,7 +42,7 @@ def signing_key(letter: str = "k", origin: str = ORIGIN) -> SigningKey:
 
 @dataclass
 class FakeLedger:
-    """`status`: what every request under /ledger/ is answered with, when it is not 200."""
+    """`status`: what every request under /ledger/ is answered with, when it is not 200; `statuses`: one by one, by path."""
 
     key: SigningKey = field(default_factory=signing_key)
     entries: list[bytes] = field(default_factory=list)
@@ -52,6 +52,8 @@ class FakeLedger:
     shown: int | None = None
     status: int = 200
     own_history: bool = True
+    history_status: int = 200
+    statuses: dict[str, list[int]] = field(default_factory=dict)
     unsigned: bool = True
     circle: bool = False
     swapped: int | None = None
@@ -148,6 +150,7 @@ class FakeLedger:
                 Route("/v2/_catalog", self._catalog),
                 Route("/v2/{name:path}/tags/list", self._tags),
                 Route("/v2/{name:path}/_boltseal/history", self._history),
+                Route("/v2/{name:path}/_boltseal/history/{tag}", self._history),
                 Route("/v2/{name:path}/_oci/tag-history/{tag}", self._tag_history),
             ]
         )
@@ -155,8 +158,9 @@ class FakeLedger:
     async def _ledger(self, request: Request) -> Response:
         path = request.path_params["path"]
         self.counted[path.partition("/")[0]] += 1
-        if self.status != 200:
-            return Response(status_code=self.status)
+        status = (self.statuses.get(path) or [self.status]).pop(0)
+        if status != 200:
+            return Response(status_code=status)
         if path.startswith("tile/entries/"):
             self.counted["entries"] += 1
             if self.entries_status != 200:
@@ -213,15 +217,20 @@ class FakeLedger:
         return JSONResponse(index, headers=link) if self.unsigned else Response(status_code=404)
 
     async def _history(self, request: Request) -> Response:
+        self.counted["history"] += 1
         if not self.own_history:
             return Response(status_code=404)
+        if self.history_status != 200:
+            return Response(status_code=self.history_status)
         after = -1 if self.circle else int(request.query_params.get("after", -1))
         n = int(request.query_params["n"])
         name = request.path_params["name"]
+        tag = request.path_params.get("tag")
+        about = f'"repository":"{name}"' + ("" if tag is None else f',"tag":"{tag}"')
         of_name = [
             {"index": index, "line": line.decode()}
             for index, line in enumerate(self.entries)
-            if index > after and f'"repository":"{name}"' in line.decode()
+            if index > after and about in line.decode()
         ]
         page = of_name[:n]
         more = f'</v2/{name}/_boltseal/history?n={n}&after={page[-1]["index"]}>; rel="next"' if page else ""

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from boltseal.lockfile.document import Lock
 from boltseal.oci.digest import Digest
 from boltseal.pin.locking import relock
+from boltseal.pin.moves import Move
 from boltseal.pin.values import Site
 from boltseal.pin.verify import Status, Verdict, Weight, verify
 from tests.fakes.hub import FakeHub
@@ -60,6 +61,12 @@ async def verdict(hub: FakeHub | None, one: Site, lock: Lock | None, *, strict: 
     return found
 
 
+def moved(found: Verdict) -> Move:
+    """What is known of the move."""
+    assert found.move is not None
+    return found.move
+
+
 def told(found: Verdict) -> tuple[Status, Weight]:
     return found.status, found.weight
 
@@ -83,7 +90,7 @@ async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) ->
     found = await verdict(hub, pinned, lock)
 
     assert told(found) == (Status.MOVED, Weight.NOTE)
-    assert (str(found.from_), str(found.to), found.sealed) == (older.digest, newer.digest, False)
+    assert (str(found.from_), str(found.to), moved(found).sealed) == (older.digest, newer.digest, False)
     assert found.reason == (
         f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
         "after 2026-11-24T18:00:00Z (12 days ago); the pin still holds"
@@ -111,9 +118,9 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHu
     hub.histories["shop/app:latest"] = history(newer.digest)
     found = await verdict(hub, pinned, lock)
 
-    assert other.moved_us is None
+    assert moved(other).moved_us is None
     assert "after 2026-11-24T18:00:00Z" in other.reason
-    assert found.moved_us == NOW_US + 6 * DAY_US + 12 * HOUR_US + 1
+    assert moved(found).moved_us == NOW_US + 6 * DAY_US + 12 * HOUR_US + 1
     assert "on 2026-12-01T06:00:00Z (5 days ago), as its registry says; the pin still holds" in found.reason
 
 
@@ -126,7 +133,7 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: 
     hub.histories["shop/app:latest"] = history(older.digest, "deleted")
 
     assert "was deleted; it meant" in (found := await verdict(hub, pinned, lock)).reason
-    assert found.moved_us is not None
+    assert moved(found).moved_us is not None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +154,7 @@ async def test_a_history_that_says_nothing_readable_is_none(hub: FakeHub, told: 
     put(hub, "newer", FLOATING)
     hub.histories["shop/app:latest"] = told
 
-    assert (await verdict(hub, pinned, lock)).moved_us is None
+    assert moved(await verdict(hub, pinned, lock)).moved_us is None
 
 
 async def test_strictly_a_note_does_not_hold(hub: FakeHub) -> None:
@@ -166,7 +173,7 @@ async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeH
     put(hub, "newer")
     found = await verdict(hub, pinned, lock)
 
-    assert (told(found), found.sealed) == ((Status.MOVED, Weight.DIFFERS), True)
+    assert (told(found), moved(found).sealed) == ((Status.MOVED, Weight.DIFFERS), True)
     assert found.reason.startswith("a tag that should never move moved from ")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.lockfile.document import Lock
+    from boltseal.pin.moves import Move
     from boltseal.pin.values import Problem
     from boltseal.pin.verify import Verdict
 
@@ -104,9 +105,8 @@ def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
         written=site.written,
         expected=None if verdict.from_ is None else str(verdict.from_),
         means=None if verdict.to is None else str(verdict.to),
-        sealed=verdict.sealed,
-        locked_at=None if verdict.locked_us is None else time_text(verdict.locked_us),
-        moved_at=None if verdict.moved_us is None else time_text(verdict.moved_us),
+        locked_at=None if verdict.image is None else time_text(verdict.image.first_seen_us),
+        **_move(verdict.move),
     )
     if not verdict.reason or answer.as_json:
         return
@@ -114,6 +114,25 @@ def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
         print_line(annotation(verdict))
     elif verdict.weight != "holds":
         print_line(clean(f"{site.path}:{site.line}: {site.written}: {verdict.status}: {verdict.reason}"))
+
+
+def _move(move: Move | None) -> dict[str, Any]:
+    """What is known of a move, all keys always there."""
+    from boltseal.lockfile.format import time_text
+
+    def when(time_us: int | None) -> str | None:
+        return None if time_us is None else time_text(time_us)
+
+    if move is None:
+        return dict.fromkeys(("sealed", "sealed_by", "moved_at", "left_at", "moved_by", "entry"))
+    return {
+        "sealed": move.sealed,
+        "sealed_by": move.told,
+        "moved_at": when(move.moved_us),
+        "left_at": when(move.left_us),
+        "moved_by": move.by or None,
+        "entry": move.entry,
+    }
 
 
 def _tell_problem(answer: Answer, problem: Problem, *, github: bool) -> None:

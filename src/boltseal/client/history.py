@@ -13,7 +13,7 @@ A registry without such a ledger may keep a history of tags as distribution-spec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import quote
@@ -23,6 +23,8 @@ from boltseal.client.ledger import LedgerClient
 from boltseal.client.registry import RegistryClient
 from boltseal.client.transport import Call, Transport
 from boltseal.client.trust import Followed
+from boltseal.errors import BoltsealError
+from boltseal.ledger.follow import LedgerBroken
 from boltseal.ledger.history import History, Said, check, meaning_now
 from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
@@ -31,6 +33,7 @@ from boltseal.oci.reference import Repository, Tag
 
 TRIES: Final = 3
 PAUSE_S: Final = 0.2
+AT_ONCE: Final = 8
 MAX_PAGES: Final = 100
 PAGE: Final = 1000
 TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
@@ -62,13 +65,76 @@ async def read_history(
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
     followed = await follow(registry)
-    wanted = history.said if tag is None else history.of(tag)
+    return await _prove(client, followed, history, history.said if tag is None else history.of(tag), missed)
+
+
+async def read_names(
+    transport: Transport, registry: str, names: Mapping[tuple[Repository, Tag], str], follow: Follow
+) -> dict[tuple[Repository, Tag], Proven | BoltsealError]:
+    """The entries about some names, or why they could not be read; the ledger is followed once. LedgerBroken.
+
+    `names`: with what each means by the registry's own answer, "" for nothing.
+    """
+    client = LedgerClient(transport, registry)
+    at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def read(repository: Repository, tag: Tag, now: str) -> tuple[History, str | None] | BoltsealError:
+        async with at_once:
+            try:
+                return await _of_name(client, transport, repository, tag, now)
+            except BoltsealError as error:
+                return error
+
+    async def prove(tag: Tag, read: tuple[History, str | None]) -> Proven | BoltsealError:
+        async with at_once:
+            try:
+                return await _prove(client, followed, read[0], read[0].of(tag), read[1])
+            except BoltsealError as error:
+                return error
+
+    entries = dict(zip(names, await asyncio.gather(*(read(*name, now) for name, now in names.items())), strict=True))
+    found: dict[tuple[Repository, Tag], Proven | BoltsealError] = {
+        name: one for name, one in entries.items() if isinstance(one, BoltsealError)
+    }
+    whole = {name: one for name, one in entries.items() if not isinstance(one, BoltsealError)}
+    if not whole:
+        return found
+    try:
+        followed = await follow(registry)  # behind the entries, so that its head covers them
+    except LedgerBroken:
+        raise
+    except BoltsealError as error:
+        return found | dict.fromkeys(whole, error)
+    proven = await asyncio.gather(*(prove(name[1], one) for name, one in whole.items()))
+    return found | dict(zip(whole, proven, strict=True))
+
+
+async def _of_name(
+    client: LedgerClient, transport: Transport, repository: Repository, tag: Tag, now: str
+) -> tuple[History, str | None]:
+    """The entries of one name, and what is wrong with what it means now behind them."""
+    for tried in range(TRIES):
+        history = check(str(repository), [one async for one in client.history(repository, tag)])
+        missed = meaning_now(history.of(tag), now)
+        if missed is None or tried == TRIES - 1:
+            break
+        await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
+        now = await _means(transport, client.registry, repository, tag)
+    return history, missed
+
+
+async def _prove(
+    client: LedgerClient, followed: Followed, history: History, wanted: Iterable[Said], missed: str | None
+) -> Proven:
+    """The entries with their proofs. `missed`: what is wrong with what the tag means now."""
+    said = tuple(wanted)
     problems = list(history.problems) + ([] if missed is None else [missed])
     if followed.head is None:
-        return Proven(history, followed, frozenset(), (*problems, f"{registry} shows no ledger that it is in"))
-    lost = await _not_in(client, followed, wanted)
+        why = f"{client.registry} shows no ledger that it is in"
+        return Proven(history, followed, frozenset(), (*problems, why))
+    lost = await _not_in(client, followed, said)
     problems += [f"entry {index}: {why}" for index, why in lost.items()]
-    proven = frozenset(one.index for one in wanted) - lost.keys()
+    proven = frozenset(one.index for one in said) - lost.keys()
     return Proven(history, followed, proven, tuple(problems))
 
 

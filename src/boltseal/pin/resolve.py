@@ -18,11 +18,12 @@ from typing import Final
 import msgspec
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.history import Proven, read_names
 from boltseal.client.ledger import LedgerClient
 from boltseal.client.poll import poll
 from boltseal.client.registry import LastEvent, RegistryClient, Resolved
 from boltseal.client.transport import Transport
-from boltseal.client.trust import Followed
+from boltseal.client.trust import Followed, Status
 from boltseal.errors import BoltsealError, Denied
 from boltseal.ledger.entry import parse
 from boltseal.ledger.follow import LedgerBroken
@@ -144,19 +145,41 @@ class Resolver:
         found = await asyncio.gather(*(ask(reference, digest) for reference, digest in meant.items()))
         return {reference: index for reference, index in zip(meant, found, strict=True) if index is not None}
 
-    async def last_events(self, references: Iterable[Reference]) -> dict[Reference, LastEvent]:
-        """When each tag last moved, where its registry keeps such a history. By no manifest, so it is no pull anywhere."""
+    async def moves(
+        self, moved: Mapping[Reference, Digest | None]
+    ) -> dict[Reference, Proven | LastEvent | BoltsealError | None]:
+        """What registries say of tags that moved, each with what it means now: proven, by their own account, or nothing.
 
-        async def ask(reference: Reference) -> LastEvent | None:
-            if reference.tag is None or not self._allowed(reference.registry):
-                return None
-            async with self._reads:
-                client = RegistryClient(self._transport, reference.registry)
-                return await client.last_event(reference.repository, reference.tag)
+        Where a registry keeps a ledger, an error says why it could not be read. By no manifest, so it is no pull anywhere.
+        """
+        found: dict[Reference, Proven | LastEvent | BoltsealError | None] = {}
+        for registry in {reference.registry for reference in moved}:
+            found |= await self._by_ledger(registry, {one: to for one, to in moved.items() if one.registry == registry})
+        asked = [reference for reference in moved if reference not in found]
+        events = await asyncio.gather(*map(self._last_event, asked))
+        return found | dict(zip(asked, events, strict=True))
 
-        wanted = list(dict.fromkeys(references))
-        found = await asyncio.gather(*map(ask, wanted))
-        return {reference: event for reference, event in zip(wanted, found, strict=True) if event is not None}
+    async def _by_ledger(
+        self, registry: str, moved: Mapping[Reference, Digest | None]
+    ) -> dict[Reference, Proven | LastEvent | BoltsealError | None]:
+        """What its ledger says; nothing where it has none, or does not tell histories."""
+        seen = self._watched.get(registry)
+        if self._watch is None or not isinstance(seen, Followed) or seen.status is Status.NO_LEDGER:
+            return {}
+        names = {
+            (one.repository, one.tag): "" if to is None else str(to) for one, to in moved.items() if one.tag is not None
+        }
+        told = await read_names(self._transport, registry, names, self._watch)
+        answers = {one: told[one.repository, one.tag] for one in moved if one.tag is not None}
+        return {one: answer for one, answer in answers.items() if not isinstance(answer, RemoteNotFound)}
+
+    async def _last_event(self, reference: Reference) -> LastEvent | None:
+        if reference.tag is None or not self._allowed(reference.registry):
+            return None
+        async with self._reads:
+            return await RegistryClient(self._transport, reference.registry).last_event(
+                reference.repository, reference.tag
+            )
 
     async def platforms(
         self, digests: Mapping[Digest, Reference]

@@ -9,8 +9,10 @@ What decides, for each site, in this order:
 4. Neither a pin nor a lock says what it should mean: not pinned.
 5. Offline it ends here: file and lock agree.
 6. A registry that can't be asked: could not check. What is pinned is not there any more, or a tag that nothing pins: gone.
-7. The tag means something else than was locked: moved. Of what is pinned that is a note, for the pin still holds, unless
-   the tag is one that should never move; of what is not pinned, it is what would be deployed.
+7. The tag means something else than was locked: moved. Its registry is asked whether it may (`pin.moves`). Of what is
+   pinned a move is a note, for the pin still holds, unless the tag is sealed, or one that should never move; of what is
+   not pinned, it is what would be deployed. A ledger that can't be read leaves it open whether a pinned tag may move:
+   could not check.
 
 `strict`: a note does not hold either.
 """
@@ -22,6 +24,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from boltseal.client.errors import RemoteNotFound
+from boltseal.client.history import Proven
 from boltseal.client.registry import LastEvent, Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.compare import age
@@ -29,10 +32,10 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Reference, Tag
+from boltseal.pin.moves import Move, by_ledger, by_name
 from boltseal.pin.resolve import Resolver
 from boltseal.pin.values import Site
-from boltseal.policy.release import looks_like_release
 
 
 class Status(StrEnum):
@@ -62,7 +65,7 @@ class Weight(StrEnum):
 class Verdict:
     """What is to be said of one site. `from_`: what it should mean; `to`: what it means.
 
-    `locked_us`: when it was locked. `moved_us`: when the tag moved, by its registry's own account, which is not proven.
+    `image`: how it is locked. `move`: what is known of a tag that moved, or is gone.
     """
 
     site: Site
@@ -71,12 +74,12 @@ class Verdict:
     reason: str
     from_: Digest | None = None
     to: Digest | None = None
-    sealed: bool | None = None
-    locked_us: int | None = None
-    moved_us: int | None = None
+    image: LockedImage | None = None
+    move: Move | None = None
 
 
 Meanings = Mapping[Reference, Resolved | BoltsealError]
+Moves = Mapping[Reference, Proven | LastEvent | BoltsealError | None]
 
 
 async def verify(
@@ -92,9 +95,13 @@ async def verify(
         pinned = [_by_digest(site, key, meanings) for site, key in keys.items() if key not in skipped]
         meanings |= await resolver.meanings(reference for reference in pinned if reference is not None)
     found = [_judge(site, lock is not None, known, meanings if resolver is not None else None) for site in sites]
-    moved = [key_in(each.site.resolved, known) for each in found if each.status is Status.MOVED and each.site.resolved]
-    events = {} if resolver is None else await resolver.last_events(moved)
-    return tuple(_weighed(_dated(each, known, events, now_us), strict=strict) for each in found)
+    moved = {
+        key_in(each.site.resolved, known): each.to
+        for each in found
+        if each.status in (Status.MOVED, Status.GONE) and each.site.resolved is not None
+    }
+    told = {} if resolver is None else await resolver.moves({key: to for key, to in moved.items() if key.tag})
+    return tuple(_weighed(_moved(each, known, told, now_us), strict=strict) for each in found)
 
 
 def _by_digest(site: Site, key: Reference, meanings: Meanings) -> Reference | None:
@@ -179,12 +186,11 @@ def _wrong_platform(site: Site, which: str, index: Digest | None, pinned: Digest
 def _compared(site: Site, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings) -> Verdict:
     """6 and 7: what should be, and what the registry says."""
     meaning = meanings[key]
-    sealed = None if key.tag is None else looks_like_release(key.tag)
     if isinstance(meaning, Resolved) and meaning.digest == wanted:
         if site.pinned is not None:
-            return Verdict(site, Status.HOLDS, Weight.HOLDS, "", wanted, wanted, sealed)
+            return Verdict(site, Status.HOLDS, Weight.HOLDS, "", wanted, wanted)
         reason = "it means what was locked, but nothing in the file holds it there"
-        return Verdict(site, Status.NOT_PINNED, Weight.NOTE, reason, wanted, wanted, sealed)
+        return Verdict(site, Status.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
     # 6
     if site.pinned is not None and key.digest is None:
         held = meanings[replace(key, tag=None, digest=site.pinned)]
@@ -198,40 +204,49 @@ def _compared(site: Site, key: Reference, image: LockedImage | None, wanted: Dig
             return _wrong_platform(site, "an image for one platform", meaning.digest, wanted)
     if isinstance(meaning, RemoteNotFound):
         if site.pinned is None or key.digest is not None:
-            return Verdict(site, Status.GONE, Weight.DIFFERS, meaning.message, wanted, None, sealed)
+            return Verdict(site, Status.GONE, Weight.DIFFERS, meaning.message, wanted)
     elif isinstance(meaning, BoltsealError):
-        return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, meaning.message, wanted, None, sealed)
+        return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, meaning.message, wanted)
     # 7
     to = meaning.digest if isinstance(meaning, Resolved) else None
-    weight = Weight.NOTE if site.pinned is not None and not sealed else Weight.DIFFERS
-    locked_us = None if image is None else image.first_seen_us
-    return Verdict(site, Status.MOVED, weight, "", wanted, to, sealed, locked_us)
+    return Verdict(site, Status.MOVED, Weight.DIFFERS, "", wanted, to, image)
 
 
-def _dated(
-    verdict: Verdict, known: Mapping[Reference, LockedImage], events: Mapping[Reference, LastEvent], now_us: int
-) -> Verdict:
-    """A move with its sentence, and its time where the registry keeps a history whose newest event is this move."""
-    if verdict.status is not Status.MOVED or verdict.site.resolved is None:
+def _moved(verdict: Verdict, known: Mapping[Reference, LockedImage], told: Moves, now_us: int) -> Verdict:
+    """A verdict of step 7 with what is known of the move, and so its weight; one of a tag that is gone with who did it."""
+    if verdict.site.resolved is None or verdict.status not in (Status.MOVED, Status.GONE):
         return verdict
-    event = events.get(key_in(verdict.site.resolved, known))
-    moved_us = event.time_us if event is not None and event.digest == verdict.to else None
-    return replace(verdict, moved_us=moved_us, reason=_moved(verdict, moved_us, now_us))
-
-
-def _moved(verdict: Verdict, moved_us: int | None, now_us: int) -> str:
-    was, to = verdict.from_, verdict.to
-    kind = "a tag that should never move" if verdict.sealed else "its floating tag"
-    meant = "" if was is None else was.short
-    deed = f"was deleted; it meant {meant}" if to is None else f"moved from {meant} to {to.short}"
-    since = ""
-    if moved_us is not None:
-        since = f", on {time_text(moved_us)} ({age(moved_us, now_us)} ago), as its registry says"
-    elif verdict.locked_us is not None:
-        since = f", after {time_text(verdict.locked_us)} ({age(verdict.locked_us, now_us)} ago)"
+    key = key_in(verdict.site.resolved, known)
+    if key.tag is None or verdict.from_ is None or key not in told:
+        return verdict
+    answer = told[key]
+    if verdict.status is Status.GONE:
+        return _gone(verdict, answer, key.tag, now_us)
     pinned = verdict.site.pinned is not None
     kept = "; the pin still holds" if pinned else "; what would be deployed is not what was locked"
-    return f"{kind} {deed}{since}{kept}"
+    was = verdict.from_.short
+    deed = f"was deleted; it meant {was}" if verdict.to is None else f"moved from {was} to {verdict.to.short}"
+    if isinstance(answer, BoltsealError):
+        reason = f"it {deed}; whether it may, its registry's ledger does not say now: {answer.message}"
+        weight = (Status.UNKNOWN, Weight.UNKNOWN) if pinned else (Status.MOVED, Weight.DIFFERS)
+        return replace(verdict, status=weight[0], weight=weight[1], reason=reason)
+    if isinstance(answer, Proven):
+        move = by_ledger(answer, key.tag, verdict.from_, verdict.to, verdict.image)
+    else:
+        move = by_name(key.tag, answer, verdict.to)
+    since = move.since(now_us)
+    if not since and verdict.image is not None:
+        since = f", after {time_text(verdict.image.first_seen_us)} ({age(verdict.image.first_seen_us, now_us)} ago)"
+    fault = f"; its registry is not to be believed: {move.fault}" if move.fault else ""
+    weight_now = Weight.NOTE if pinned and not move.forbidden else Weight.DIFFERS
+    return replace(verdict, weight=weight_now, move=move, reason=f"{move.kind} {deed}{since}{kept}{fault}")
+
+
+def _gone(verdict: Verdict, answer: Proven | LastEvent | BoltsealError | None, tag: Tag, now_us: int) -> Verdict:
+    if verdict.from_ is None or not isinstance(answer, Proven):
+        return verdict
+    move = by_ledger(answer, tag, verdict.from_, None, verdict.image)
+    return replace(verdict, move=move, reason=f"{verdict.reason}{move.since(now_us)}")
 
 
 def _weighed(verdict: Verdict, *, strict: bool) -> Verdict:
