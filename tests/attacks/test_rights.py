@@ -104,6 +104,7 @@ READS = [
     "/v2/shop/app/_oci/tag-history/no-such-tag",
     "/v2/shop/app/_boltseal/history",
     "/v2/shop/app/_boltseal/history/1.4.2",
+    "/v2/shop/app/_boltseal/records",
     "/v2/shop/app/_oci/ext/discover",
     "/v2/shop/app/manifests/no-such-tag",
     f"/v2/shop/nothing/blobs/{IMAGE.layers[0].digest}",

@@ -52,6 +52,19 @@ def test_the_other_tags_of_an_image_are_named() -> None:
     assert history.also(B, "latest") == ()
 
 
+def test_what_is_said_of_an_image_is_no_meaning_of_its_tag() -> None:
+    """A record of a build that `latest` meant once says nothing of what it means now."""
+    ledger = story()
+    ledger.add(Kind.BUILT, A, tag="latest", was="", previous=5, extra={})
+    ledger.tags["shop/app", "latest"] = ""
+    history = check(SHOP, lines(ledger))
+
+    assert history.problems == ()
+    assert not history.of("latest")[-1].changes
+    assert "latest" not in history.at(START_US + 9_000_000)
+    assert meaning_now(history.of("latest"), "") is None
+
+
 def test_an_entry_that_is_kept_back_breaks_the_chain() -> None:
     """Each names the one before it."""
     history = check(SHOP, [one for one in lines(story()) if one[0] != 4])

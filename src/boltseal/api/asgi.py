@@ -27,6 +27,7 @@ from boltseal.api.paths import (
     Discover,
     History,
     ManifestAt,
+    RecordsAt,
     Referrers,
     TagHistory,
     Tags,
@@ -35,6 +36,7 @@ from boltseal.api.paths import (
     Uploads,
     parse_path,
 )
+from boltseal.api.records import RecordRoutes
 from boltseal.api.responses import Answer, Headers
 from boltseal.api.settings import ApiSettings
 from boltseal.api.shell import READS, Shell, raw_path, shown
@@ -123,6 +125,7 @@ def _table(registry: Registry, settings: ApiSettings, locations: Locations, gate
     uploads = UploadRoutes(registry.uploads, locations, gate)
     listings = ListingRoutes(registry.pulls, gate)
     history = HistoryRoutes(registry.ledger)
+    records = RecordRoutes(registry.records, registry.ledger)
     return {
         Base: {"GET": listings.base},
         Catalog: {"GET": listings.catalog},
@@ -134,6 +137,7 @@ def _table(registry: Registry, settings: ApiSettings, locations: Locations, gate
         Discover: {"GET": history.discover},
         TagHistory: {"GET": history.tag_history},
         History: {"GET": history.history},
+        RecordsAt: {"GET": records.listed, "POST": records.add},
         UploadAt: {
             "GET": uploads.status,
             "PATCH": uploads.append,

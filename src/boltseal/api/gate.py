@@ -28,6 +28,7 @@ from boltseal.api.paths import (
     Discover,
     History,
     ManifestAt,
+    RecordsAt,
     Referrers,
     TagHistory,
     Tags,
@@ -50,7 +51,7 @@ REMEMBERED_S: Final = 10.0
 REMEMBERED_MOST: Final = 4096
 MAX_HEADER_BYTES: Final = 20 * 1024
 
-_IN_REPOSITORY: Final = (Tags, ManifestAt, Referrers, BlobAt, Uploads, UploadAt, TagHistory, History)
+_IN_REPOSITORY: Final = (Tags, ManifestAt, Referrers, BlobAt, Uploads, UploadAt, TagHistory, History, RecordsAt)
 _READS: Final = frozenset({"GET", "HEAD"})
 
 

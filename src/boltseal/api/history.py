@@ -28,7 +28,7 @@ from boltseal.oci.mediatype import OCI_INDEX
 if TYPE_CHECKING:
     from boltseal.api.call import Call
     from boltseal.api.paths import Discover, History, TagHistory
-    from boltseal.registry.ledger import Ledger, TagEvent
+    from boltseal.registry.ledger import EntryPage, Ledger, TagEvent
 
 MAX_PAGE: Final = 1000
 
@@ -67,7 +67,11 @@ class HistoryRoutes:
             "name": "_boltseal",
             "url": _OWN_URL,
             "description": "the ledger's entries about a repository; the ledger itself is under /ledger/ (C2SP tlog-tiles)",
-            "endpoints": [f"/v2/{name}/_boltseal/history", f"/v2/{name}/_boltseal/history/<tag>"],
+            "endpoints": [
+                f"/v2/{name}/_boltseal/history",
+                f"/v2/{name}/_boltseal/history/<tag>",
+                f"/v2/{name}/_boltseal/records",
+            ],
         }
         return responses.whole(_json({"extensions": [oci, own]}))
 
@@ -90,14 +94,26 @@ class HistoryRoutes:
 
     async def history(self, call: Call, at: History) -> Answer:
         """The entries about a repository or one of its tags, the oldest first."""
-        n, after = min(call.query.page_size(), MAX_PAGE), call.query.one("after")
-        page = await self._ledger.history(at.repository, at.tag, after=-1 if after is None else _index(after), n=n)
-        entries = [{"index": index, "line": line.decode()} for index, line in page.entries]
-        extra = []
-        if page.more and page.entries:
-            path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
-            extra.append((b"link", link_next(path, {"n": str(n), "after": str(page.entries[-1][0])})))
-        return responses.whole(_json({"size": page.size, "entries": entries}), extra=extra)
+        n, after = asked_page(call)
+        page = await self._ledger.history(at.repository, at.tag, after=after, n=n)
+        return entries_answer(
+            page, f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else ""), n
+        )
+
+
+def asked_page(call: Call) -> tuple[int, int]:
+    """How many entries are asked for, and behind which index. QueryInvalid."""
+    after = call.query.one("after")
+    return min(call.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
+
+
+def entries_answer(page: EntryPage, path: str, n: int) -> Answer:
+    """Entries as they stand, and where more of them are."""
+    entries = [{"index": index, "line": line.decode()} for index, line in page.entries]
+    extra = []
+    if page.more and page.entries:
+        extra.append((b"link", link_next(path, {"n": str(n), "after": str(page.entries[-1][0])})))
+    return responses.whole(_json({"size": page.size, "entries": entries}), extra=extra)
 
 
 def _descriptor(one: TagEvent) -> dict[str, object]:

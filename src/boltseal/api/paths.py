@@ -11,6 +11,7 @@
     /v2/[<name>/]_oci/ext/discover          Discover
     /v2/<name>/_oci/tag-history/<tag>       TagHistory
     /v2/<name>/_boltseal/history[/<tag>]    History
+    /v2/<name>/_boltseal/records            RecordsAt
 
 From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
 The rules kept here: only `%3A` inside a digest is decoded, so that no two paths the grammar tells apart become
@@ -113,8 +114,26 @@ class History:
     tag: Tag | None
 
 
+@dataclass(frozen=True, slots=True)
+class RecordsAt:
+    """What was said of a repository's images: built, rebuild.requested, released."""
+
+    repository: Repository
+
+
 Target: TypeAlias = (
-    Base | Catalog | Tags | ManifestAt | Referrers | BlobAt | Uploads | UploadAt | Discover | TagHistory | History
+    Base
+    | Catalog
+    | Tags
+    | ManifestAt
+    | Referrers
+    | BlobAt
+    | Uploads
+    | UploadAt
+    | Discover
+    | TagHistory
+    | History
+    | RecordsAt
 )
 
 
@@ -166,6 +185,8 @@ def _parse_extension(parts: list[str]) -> Target | None:
             return History(_repository(name), None)
         case [*name, "_boltseal", "history", tag]:
             return History(_repository(name), _tag_of_history(tag))
+        case [*name, "_boltseal", "records"]:
+            return RecordsAt(_repository(name))
         case _:
             return None
 

@@ -61,7 +61,7 @@ def _signed(answer: Answer, name: str, found: Proven, tag: str) -> None:
     rows = []
     for said in found.history.of(tag):
         entry = said.entry
-        event, mode = entry.kind.removeprefix("tag."), entry.extra.get("mode", "")
+        event, mode = entry.kind.removeprefix("tag."), entry.extra.get("mode", "") if said.changes else ""
         also = found.history.also(entry.digest, tag)
         answer.add(
             ref=name,

@@ -118,7 +118,17 @@ class LedgerClient:
     async def history(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
         """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound."""
         base = f"/v2/{repository}/_boltseal/history" + ("" if tag is None else f"/{tag}")
-        what, after = f"the history of {repository}", -1
+        async for one in self._entries(base, repository, f"the history of {repository}"):
+            yield one
+
+    async def records(self, repository: Repository) -> AsyncIterator[tuple[int, bytes]]:
+        """The entries that only say something of a repository's images, as `history` gives them. RemoteNotFound."""
+        base, what = f"/v2/{repository}/_boltseal/records", f"the records of {repository}"
+        async for one in self._entries(base, repository, what):
+            yield one
+
+    async def _entries(self, base: str, repository: Repository, what: str) -> AsyncIterator[tuple[int, bytes]]:
+        after = -1
         for _ in range(MAX_PAGES):
             path = f"{base}?n={PAGE}" + ("" if after < 0 else f"&after={after}")
             scopes = frozenset({f"repository:{repository}:pull"})

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.ledger.entry import Entry, EntryInvalid, Kind, parse
+from boltseal.ledger.entry import CHANGES, Entry, EntryInvalid, Kind, parse
 
 GOES: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
 """Kinds after which the tag means nothing."""
-_CHANGES_A_TAG: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
 _NEEDS_IT_THERE: Final = frozenset({Kind.TAG_MOVED, Kind.TAG_SEALED, Kind.TAG_UNSEALED})
 
 
@@ -85,7 +84,7 @@ class Audit:
             problems.append(f"it is of the ledger {entry.registry}, this is {self.origin}")
         if entry.kind is Kind.RULES_CHANGED:
             self.rules_sha256 = entry.extra.get("rules_sha256", "")
-        if entry.kind in _CHANGES_A_TAG and entry.tag:
+        if entry.kind in CHANGES and entry.tag:
             self._name(index, entry, problems)
         return problems
 

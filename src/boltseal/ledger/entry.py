@@ -62,8 +62,11 @@ class Kind(StrEnum):
     RELEASED = "released"
 
 
-_OF_A_REPOSITORY: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
-_OF_A_TAG: Final = _OF_A_REPOSITORY - {Kind.TAG_DELETED, Kind.TAG_PURGED}
+CHANGES: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
+"""What happened to a tag."""
+RECORDS: Final = frozenset({Kind.BUILT, Kind.REBUILD_REQUESTED, Kind.RELEASED})
+"""What was said of an image that is there; no tag is changed by it."""
+_OF_A_TAG: Final = CHANGES - {Kind.TAG_DELETED, Kind.TAG_PURGED}
 """Kinds that name a tag. A manifest that is deleted or purged by digest may have had none; then it names the digest."""
 
 
@@ -211,10 +214,10 @@ def _check(entry: Entry) -> None:
 
 def _check_name(entry: Entry) -> None:
     if not entry.repository:
-        if entry.tag or entry.kind in _OF_A_REPOSITORY:
+        if entry.tag or entry.kind in CHANGES:
             raise EntryInvalid(f"{entry.kind} of tag {quote(entry.tag)} names no repository")
         return
-    if not entry.tag and (entry.kind in _OF_A_TAG or (entry.kind in _OF_A_REPOSITORY and not entry.digest)):
+    if not entry.tag and (entry.kind in _OF_A_TAG or (entry.kind in CHANGES and not entry.digest)):
         raise EntryInvalid(f"{entry.kind} of repository {quote(entry.repository)} names no tag")
     try:
         Repository(entry.repository)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from boltseal.ledger.audit import GOES, Audit
-from boltseal.ledger.entry import Entry
+from boltseal.ledger.entry import CHANGES, Entry
 from boltseal.ledger.merkle import leaf_hash
 
 
@@ -31,6 +31,11 @@ class Said:
         """Whether the tag means nothing after it."""
         return self.entry.kind in GOES
 
+    @property
+    def changes(self) -> bool:
+        """Whether it changed its tag; otherwise it only says something of an image, such as how that was built."""
+        return self.entry.kind in CHANGES
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -46,12 +51,14 @@ class History:
 
     def at(self, time_us: int) -> Mapping[str, Said]:
         """The last entry of each tag that was there then, by tag."""
-        last = {one.entry.tag: one for one in self.said if one.entry.tag and one.entry.time_us <= time_us}
+        last = {
+            one.entry.tag: one for one in self.said if one.entry.tag and one.changes and one.entry.time_us <= time_us
+        }
         return {tag: one for tag, one in sorted(last.items()) if not one.gone}
 
     def also(self, digest: str, tag: str) -> tuple[str, ...]:
         """The other tags that ever meant this digest."""
-        found = {one.entry.tag for one in self.said if one.entry.digest == digest and not one.gone}
+        found = {one.entry.tag for one in self.said if one.entry.digest == digest and one.changes and not one.gone}
         return tuple(sorted(found - {tag, ""}))
 
 
@@ -73,7 +80,7 @@ def check(repository: str, lines: Iterable[tuple[int, bytes]]) -> History:
 
 def meaning_now(history: Sequence[Said], now: str) -> str | None:
     """What is wrong with a tag that means `now` ("": nothing) behind these entries of it, None if nothing is."""
-    last = history[-1] if history else None
+    last = next((one for one in reversed(history) if one.changes), None)
     said = "" if last is None or last.gone else last.entry.digest
     if said == now:
         return None

@@ -13,6 +13,7 @@ from boltseal.registry.deletes import Deletes
 from boltseal.registry.ledger import Ledger
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.pulls import Pulls
+from boltseal.registry.records import Records
 from boltseal.registry.restores import Restores
 from boltseal.registry.seals import Seals
 from boltseal.registry.tags import TagDoor
@@ -35,6 +36,7 @@ class Registry:
     deletes: Deletes
     seals: Seals
     restores: Restores
+    records: Records
     ledger: Ledger
 
 
@@ -50,5 +52,6 @@ def build_registry(
         deletes=Deletes(database, door),
         seals=Seals(database, blobs, door),
         restores=Restores(database, door),
+        records=Records(database),
         ledger=Ledger(database),
     )

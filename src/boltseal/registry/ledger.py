@@ -16,7 +16,7 @@ from boltseal.registry.integrator import receipt_of
 from boltseal.storage import ledger_store, ledger_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import Connection
 
@@ -125,12 +125,17 @@ class Ledger:
 
         return EventPage((), more=False) if n == 0 else await self._database.read(query)
 
-    async def history(self, repository: Repository, tag: Tag | None, *, after: int, n: int) -> EntryPage:
-        """The entries of a repository, or of one of its names, behind an index. Empty of what was never there."""
+    async def history(
+        self, repository: Repository, tag: Tag | None, *, after: int, n: int, kinds: Collection[Kind] | None = None
+    ) -> EntryPage:
+        """The entries of a repository, or of one of its names, behind an index. Empty of what was never there.
+
+        `kinds`: of these kinds only.
+        """
 
         def query(held: Connection) -> EntryPage:
             size = _head(held).size
-            rows = ledger_store.of_repository(held, repository, tag, after=after, limit=n + 1, until=size)
+            rows = ledger_store.of_repository(held, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds)
             return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)

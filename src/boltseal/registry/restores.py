@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, Invalid, NotFound
-from boltseal.ledger.entry import Kind, format_time, parse
+from boltseal.ledger.entry import CHANGES, Kind, format_time, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.policy.seal import Identity
@@ -107,7 +107,7 @@ class Restores:
 def _aimed(tx: Transaction, place: Place, tag: Tag, aim: Aim) -> Digest:
     match aim:
         case Digest():
-            for entry in _entries(tx, place, tag):
+            for _, entry in changes_of(tx, place, tag):
                 if entry.kind in _GIVES and entry.digest == str(aim):
                     return aim
             raise NeverMeant(f"tag {tag} of {place.repository} never meant {aim}; see `boltseal history`")
@@ -128,7 +128,7 @@ def _aimed(tx: Transaction, place: Place, tag: Tag, aim: Aim) -> Digest:
 
 def _at(tx: Transaction, place: Place, tag: Tag, time_us: int) -> Digest:
     last: Entry | None = None
-    for entry in _entries(tx, place, tag):
+    for _, entry in changes_of(tx, place, tag):
         if entry.time_us > time_us:
             break
         last = entry
@@ -140,13 +140,14 @@ def _at(tx: Transaction, place: Place, tag: Tag, time_us: int) -> Digest:
     return Digest.parse(last.digest)
 
 
-def _entries(tx: Transaction, place: Place, tag: Tag) -> Iterator[Entry]:
+def changes_of(tx: Transaction, place: Place, tag: Tag) -> Iterator[tuple[int, Entry]]:
+    """Every entry that changed a tag, with its index, the oldest first; what was merely said of it is left out."""
     after = -1
     while True:
         rows = ledger_store.of_repository(
-            tx.connection, place.repository, tag, after=after, limit=_PAGE, until=2**63 - 1
+            tx.connection, place.repository, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
         )
-        yield from (parse(line) for _, line in rows)
+        yield from ((index, parse(line)) for index, line in rows)
         if len(rows) < _PAGE:
             return
         after = rows[-1][0]

@@ -86,14 +86,26 @@ def lines(
 
 
 def of_repository(
-    connection: Connection, repository: str, tag: str | None, *, after: int, limit: int, until: int
+    connection: Connection,
+    repository: str,
+    tag: str | None,
+    *,
+    after: int,
+    limit: int,
+    until: int,
+    kinds: Collection[str] | None = None,
 ) -> list[tuple[int, bytes]]:
-    """The entries of a repository, or of one of its names, behind the index `after` and before `until`, oldest first."""
+    """The entries of a repository, or of one of its names, behind the index `after` and before `until`, oldest first.
+
+    `kinds`: of these kinds only.
+    """
     query = select(entry.c.idx, entry.c.line).where(
         entry.c.repository == repository, entry.c.idx > after, entry.c.idx < until
     )
     if tag is not None:
         query = query.where(entry.c.tag == tag)
+    if kinds is not None:
+        query = query.where(entry.c.kind.in_(kinds))
     return [(row[0], row[1]) for row in connection.execute(query.order_by(entry.c.idx).limit(limit))]
 
 

@@ -1,0 +1,138 @@
+"""What we say of an image to its registry, and what is read of that again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.recorded import NoRecords, record, records
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.errors import Invalid
+from boltseal.ledger.entry import Kind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository
+from tests.images import image, push
+from tests.serving import Serving
+from tests.spec.test_tag_history import signed
+
+HOST = "localhost:5000"
+SHOP = Repository("shop/app")
+IMAGE = image("one")
+DIGEST = Digest.parse(IMAGE.digest)
+REFERENCE = Reference.parse(f"{HOST}/shop/app:1.0.0")
+
+
+def transport_to(app: object) -> Transport:
+    inner = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # two words for one kind of application
+    return Transport(CredentialStore(()), TransportOptions(attempts=2), app=inner)
+
+
+@pytest.fixture
+async def transport(registry: Serving) -> AsyncIterator[Transport]:
+    await push(registry.client, "shop/app", "1.0.0", IMAGE)
+    made = transport_to(registry.app)
+    yield made
+    await made.aclose()
+
+
+async def test_what_is_recorded_is_read_again(registry: Serving, transport: Transport) -> None:
+    """Kind, tag, digest, reason and whatever else was said."""
+    index = await record(transport, Kind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
+    untagged = await record(transport, Kind.BUILT, Reference(HOST, SHOP), DIGEST, {})
+    await signed(registry.client, untagged + 1)
+    found = await records(transport, HOST, SHOP)
+
+    assert [number for number, _ in found] == [index, untagged]
+    assert (found[0][1].kind, found[0][1].tag, found[0][1].extra) == ("released", "1.0.0", {"host": "web1"})
+    assert found[0][1].reason == "deploy 17"
+    assert found[1][1].tag == ""
+
+
+async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None:
+    """It is another answer than that of a registry which takes no records."""
+    gone = Digest.of(b"gone")
+    with pytest.raises(RemoteNotFound, match=f"holds no {gone}: push it first") as raised:
+        await record(transport, Kind.BUILT, REFERENCE, gone, {})
+
+    assert not isinstance(raised.value, NoRecords)
+
+
+async def test_what_the_registry_refuses_is_its_sentence(transport: Transport) -> None:
+    """Whoever sends too much is told so."""
+    with pytest.raises(Invalid, match="8192 are kept"):
+        await record(transport, Kind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
+
+
+def answering(status: int, body: bytes, seen: list[str]) -> Transport:
+    async def answer(request: Request) -> Response:
+        seen.append(request.method)
+        return Response(body, status_code=status)
+
+    return transport_to(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])]))
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_another_registry_takes_no_records(status: int) -> None:
+    """Which is no defect of ours, and can be told from every other failure."""
+    other = answering(status, b"", [])
+    with pytest.raises(NoRecords, match="no boltseal registry"):
+        await record(other, Kind.BUILT, REFERENCE, DIGEST, {})
+    await other.aclose()
+
+
+async def test_what_may_have_been_taken_is_not_sent_twice() -> None:
+    """An answer that is lost does not make two records of one."""
+    seen: list[str] = []
+    failing = answering(503, b"", seen)
+    with pytest.raises(RemoteUnavailable):
+        await record(failing, Kind.BUILT, REFERENCE, DIGEST, {})
+    await failing.aclose()
+
+    assert seen.count("POST") == 1
+
+
+@pytest.mark.parametrize("body", [b"", b'{"index":"x"}', b"[]"])
+async def test_an_answer_that_cant_be_read_is_no_index(body: bytes) -> None:
+    """Nobody could find the entry."""
+    lying = answering(201, body, [])
+    with pytest.raises(RemoteLies):
+        await record(lying, Kind.BUILT, REFERENCE, DIGEST, {})
+    await lying.aclose()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"size":1,"entries":[{"index":0,"line":"{}"}]}', b'{"entries":[]}', b"nothing"],
+)
+async def test_records_that_cant_be_read_are_none(body: bytes) -> None:
+    """What an entry is decides `ledger.entry`."""
+    lying = answering(200, body, [])
+    with pytest.raises(RemoteLies):
+        await records(lying, HOST, SHOP)
+    await lying.aclose()
+
+
+async def test_a_registry_without_records_says_so() -> None:
+    """It is the only miss."""
+    other = answering(404, b"", [])
+    with pytest.raises(NoRecords):
+        await records(other, HOST, SHOP)
+    await other.aclose()
+
+
+async def test_entries_of_another_kind_are_no_records(registry: Serving, transport: Transport) -> None:
+    """A registry can't pass a push off as a build."""
+    await signed(registry.client, 3)
+    lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
+    lying = answering(200, lines, [])
+    with pytest.raises(RemoteLies, match="is no record"):
+        await records(lying, HOST, SHOP)
+    await lying.aclose()
