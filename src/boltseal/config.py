@@ -193,6 +193,12 @@ def home_folder() -> Path:
     return Path(os.environ.get("HOME") or Path("~").expanduser())
 
 
+def caller() -> int:
+    """The id of the user who called: behind sudo the one who called that, else the one that we are."""
+    named = os.environ.get("SUDO_UID", "")
+    return int(named) if os.geteuid() == 0 and named.isascii() and named.isdigit() else os.getuid()
+
+
 class BuildEnvironment(NamedTuple):
     """What a pipeline says of the build that runs in it. `number`: "" outside of any; `epoch_s`: SOURCE_DATE_EPOCH."""
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, LockedPlatform
+from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
+from boltseal.oci.mediatype import OCI_INDEX
+from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.ledger.test_proof import KEY
 from tests.scrub.making import DockerStore
@@ -20,6 +24,27 @@ def store(tmp_path: Path) -> DockerStore:
     made = DockerStore.at(tmp_path)
     made.image("shop/app:1.4.2", {"etc/passwd": b"root"}, {"bin/tool": b"tool" * 1000})
     return made
+
+
+NAME = "localhost:5000/shop/app:1.4.2"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder, in which the verb is called."""
+    folder = tmp_path / "project"
+    folder.mkdir(mode=0o755)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def locked(image: Digest) -> str:
+    """A lock by which NAME is this image."""
+    platform = LockedPlatform("linux/amd64", Digest.of(b"manifest"), image)
+    index = LockedImage(
+        Reference.parse(NAME), Digest.of(b"index"), 1_795_000_000_000_000, OCI_INDEX, (platform,)
+    )  # fmt: skip
+    return format_lock(Lock((index,)))
 
 
 def image_of(store: DockerStore) -> str:
@@ -196,3 +221,83 @@ def test_nothing_of_the_store_is_changed(store: DockerStore) -> None:
     program.call("scrub", "--root", store.root)
 
     assert state() == before
+
+
+def test_the_lock_in_this_folder_is_found_and_said(tmp_path: Path, project: Path) -> None:
+    """Nobody has to name it; what it says stands beside the level."""
+    store = DockerStore.at(tmp_path)
+    (project / LOCK_NAME).write_text(locked(store.image(NAME, {"f": b"f"})))
+
+    done = program.call("scrub", "--root", store.root, "--json")
+
+    assert done.code == 0
+    assert done.err == "by ./boltseal.lock: what 1 tag must be here (--no-lock goes without it)\n"
+    assert (done.json["results"][0]["level"], done.json["results"][0]["by"]) == ("L1", f"the lock of {NAME}")
+
+
+def test_another_image_than_the_lock_in_this_folder_says_is_a_difference(tmp_path: Path, project: Path) -> None:
+    """And without the lock nothing says so."""
+    store = DockerStore.at(tmp_path)
+    store.image(NAME, {"f": b"f"})
+    (project / LOCK_NAME).write_text(locked(Digest.of(b"another image")))
+
+    by_lock, without = (
+        program.call("scrub", "--root", store.root),
+        program.call("scrub", "--root", store.root, "--no-lock"),
+    )
+
+    assert (by_lock.code, "\n  tag .: expected image" in by_lock.out) == (1, True)
+    assert (without.code, without.err) == (0, "")
+
+
+@pytest.mark.parametrize("what", ["lock", "folder"])
+def test_a_lock_that_others_may_have_laid_here_is_not_taken_for_mine(tmp_path: Path, project: Path, what: str) -> None:
+    """Or whoever may write here could say which image is the right one; named, it is taken."""
+    store = DockerStore.at(tmp_path)
+    (project / LOCK_NAME).write_text(locked(store.image(NAME, {"f": b"f"})))
+    (project / LOCK_NAME if what == "lock" else project).chmod(0o777)
+
+    found, named = (program.call("scrub", "--root", store.root, *more) for more in ([], ["--lock", LOCK_NAME]))
+
+    assert (found.out.startswith("holds L0"), "everybody may write to" in found.err) == (True, True)
+    assert named.out.startswith("holds L1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
+def test_a_lock_of_another_user_is_taken_only_from_who_called_sudo(
+    tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root in somebody's folder does not take that person's word; behind sudo it is the person's own."""
+    store = DockerStore.at(tmp_path)
+    (project / LOCK_NAME).write_text(locked(store.image(NAME, {"f": b"f"})))
+    os.chown(project / LOCK_NAME, 1234, 1234)
+
+    as_root = program.call("scrub", "--root", store.root)
+    monkeypatch.setenv("SUDO_UID", "1234")
+    behind_sudo = program.call("scrub", "--root", store.root)
+
+    assert (as_root.out.startswith("holds L0"), "belongs to user 1234" in as_root.err) == (True, True)
+    assert behind_sudo.out.startswith("holds L1")
+
+
+def test_a_damaged_lock_in_this_folder_is_told(store: DockerStore, project: Path) -> None:
+    """Not passed over: the person counts on it. With how to go without it."""
+    (project / LOCK_NAME).write_text("version = ")
+
+    done = program.call("scrub", "--root", store.root)
+
+    assert done.code == 2
+    assert "--no-lock" in done.err
+
+
+def test_a_lock_that_is_a_link_is_not_followed(store: DockerStore, project: Path, tmp_path: Path) -> None:
+    """It came with a project, and may lead anywhere."""
+    (tmp_path / "elsewhere").write_text(locked(Digest.of(b"x")))
+    (project / LOCK_NAME).symlink_to(tmp_path / "elsewhere")
+
+    assert program.call("scrub", "--root", store.root).code == 2
+
+
+def test_a_lock_and_no_lock_is_usage(store: DockerStore) -> None:
+    """Both can't be meant."""
+    assert program.call("scrub", "--root", store.root, "--lock", "x", "--no-lock").code == 2

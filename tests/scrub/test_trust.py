@@ -14,20 +14,12 @@ from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
-from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from boltseal.oci.reference import Reference
+from boltseal.scrub.evidence import NothingExpected, expectation_of_receipt, expectations_of_lock
 from boltseal.scrub.images import ImagePlan
-from boltseal.scrub.trust import (
-    Expectation,
-    Level,
-    NothingExpected,
-    expectation_of_receipt,
-    expectations_of_lock,
-    judge,
-    names_image,
-)
+from boltseal.scrub.trust import Expectation, Level, judge, names_image
 
 KEY = SigningKey("reg.example/ledger", bytes(range(32)))
 CONFIG = Digest.of(b"config")
@@ -172,10 +164,10 @@ def test_a_receipt_is_about_its_tag_and_no_other(name: str, meant: bool) -> None
     assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is meant
 
 
-def lock(image_id: Digest | None) -> bytes:
+def lock(image_id: Digest | None) -> Lock:
     platform = LockedPlatform("linux/amd64", Digest.of(MANIFEST), image_id)
     locked = LockedImage(Reference.parse(NAME), Digest.of(INDEX), 1_795_000_000_000_000, OCI_INDEX, (platform,))
-    return format_lock(Lock((locked,))).encode()
+    return Lock((locked,))
 
 
 def test_a_lock_proves_an_image_by_its_id_where_no_manifest_is_kept() -> None:

@@ -16,10 +16,6 @@ from enum import StrEnum
 from typing import Final
 
 from boltseal.errors import Invalid, quote
-from boltseal.ledger.entry import Kind as EntryKind
-from boltseal.ledger.note import VerifierKey
-from boltseal.ledger.proof import open_receipt
-from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.oci.reference import NameInvalid, Reference, Repository, Tag
@@ -29,9 +25,6 @@ from boltseal.scrub.documents import read_manifest
 from boltseal.scrub.images import ImagePlan
 
 MAX_STEPS: Final = 1000
-_SAYS_WHAT_IT_MEANS: Final = frozenset(
-    {EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_SEALED, EntryKind.TAG_UNSEALED, EntryKind.TAG_RESTORED}
-)
 
 
 class Level(StrEnum):
@@ -40,10 +33,6 @@ class Level(StrEnum):
     L0 = "L0"
     L1 = "L1"
     L2 = "L2"
-
-
-class NothingExpected(Invalid):
-    """A receipt that does not say what a tag means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,39 +69,6 @@ class Judgement:
     by: str = ""
     differences: tuple[Difference, ...] = ()
     unknown: tuple[str, ...] = field(default=())
-
-
-def expectation_of_receipt(raw: bytes, key: VerifierKey) -> Expectation:
-    """What a receipt proves. Invalid when it does not hold, or is not about what a tag means."""
-    verified = open_receipt(raw, key)
-    entry = verified.entry
-    if entry.kind not in _SAYS_WHAT_IT_MEANS or not entry.digest:
-        raise NothingExpected(f"the receipt is of an entry {entry.kind}, which does not say what a tag means")
-    by = (
-        f"entry {verified.index} of the ledger {entry.registry}, "
-        f"under its checkpoint of {verified.signed.checkpoint.size} entries"
-    )
-    return Expectation(
-        Digest.parse(entry.digest), Level.L2, by, of_manifest=True, repository=Repository(entry.repository), tag=Tag(entry.tag)
-    )  # fmt: skip
-
-
-def expectations_of_lock(raw: bytes) -> list[Expectation]:
-    """What a project's lock says its tags mean: index, manifests and image IDs. LockInvalid."""
-    found = []
-    for image in parse_lock(raw).images:
-        if image.digest is None or image.reference.tag is None:
-            continue
-        ids = tuple(each.image for each in image.platforms if each.image is not None)
-        found.append(
-            Expectation(
-                image.digest, Level.L1, f"the lock of {image.reference}", of_manifest=True,
-                repository=image.reference.repository, tag=image.reference.tag, registry=image.reference.registry,
-                also=tuple(each.manifest for each in image.platforms),
-                ids=ids if len(ids) == len(image.platforms) else (),
-            )
-        )  # fmt: skip
-    return found
 
 
 def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes]) -> Judgement:

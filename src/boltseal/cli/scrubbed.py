@@ -1,0 +1,64 @@
+"""How `scrub` tells what it found: a line for each image and container, a line for each difference, the same as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from boltseal.cli.answer import counted, print_line
+from boltseal.errors import quote
+
+if TYPE_CHECKING:
+    from boltseal.scrub.report import Report
+
+_WORDS: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check"}
+MAX_REASONS: Final = 3
+MAX_CHANGES: Final = 10
+
+
+def fields(report: Report) -> dict[str, Any]:
+    """A report as a result of `--json`."""
+    return asdict(report) | {"reason": _reason(report)}
+
+
+def _reason(report: Report) -> str:
+    if report.status == "differs":
+        return counted(report.count, "difference")
+    if report.status == "unknown":
+        return "could not check: " + "; ".join(report.unknown[:MAX_REASONS])
+    if report.what == "container":
+        changed = f"its own layer has {counted(len(report.changed), 'change')}"
+        return f"{changed}; seen through process {report.running}" if report.running else changed
+    return f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry').replace('entrys', 'entries')}"
+
+
+def print_report(report: Report, *, quick: bool) -> None:
+    """The line of one report, and what belongs to it."""
+    print_line(_line(report, quick=quick))
+    for each in report.differences:
+        at = quote(each.path, 1000)[1:-1] or "."
+        layer = f" [layer {each.layer[7:19]}]" if each.layer else ""
+        print_line(f"  {each.kind} {at}{layer}: expected {each.expected}; got {each.got}")
+    if report.count > len(report.differences):
+        print_line(f"  ... and {report.count - len(report.differences)} more")
+    if report.status == "differs":
+        for reason in report.unknown[:MAX_CHANGES]:
+            print_line(f"  could not check: {reason}")
+    for change in report.changed[:MAX_CHANGES]:
+        print_line(f"  {change.how} by the container: {quote(change.path, 1000)[1:-1]}")
+    if len(report.changed) > MAX_CHANGES:
+        print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
+
+
+def _line(report: Report, *, quick: bool) -> str:
+    word = _WORDS[report.status]
+    if report.status == "holds" and report.level is not None:
+        word += f" {report.level}"
+    where = f"{report.store} {report.root}".strip()
+    lies = f" ({where})" if where else ""
+    ref = f"container {report.ref}" if report.what == "container" else report.ref
+    details = [report.id[:19]] if report.what == "image" and report.id and not report.ref.startswith("sha256:") else []
+    said = "; ".join(report.unknown[:MAX_REASONS]) if report.status == "unknown" else _reason(report)
+    if report.status == "holds" and quick:
+        said += ", no content read (--quick)"
+    return " ".join(f"{word}: {' '.join((ref, *details))}{lies}: {said}".split())
