@@ -5,6 +5,7 @@
     STATE/checkpoints/HOST.note       the newest checkpoint that was seen there, as it was read
     STATE/checkpoints/HOST.none       when it was last found that there is no ledger, in seconds since 1970
     STATE/evidence/HOST-HASH/         what a registry showed before and now, where the two can't both be true
+    STATE/watch.db                    what other registries' tags meant over time (`watched`)
     STATE/lock                        held by whoever writes
 
 HOST is the registry's name as it stands in a reference, every character that is none of a file's name escaped. A file
@@ -72,7 +73,7 @@ class ClientState:
 
     def known(self, registry: str) -> Known | None:
         """What is known of a registry's ledger, None where nothing is. StateUnusable."""
-        self._check_format()
+        self.check_format()
         raw = self._read(self._trust(registry))
         if raw is None:
             return None
@@ -91,7 +92,7 @@ class ClientState:
 
     def all(self) -> list[Known]:
         """Every registry of which something is known, by name. StateUnusable."""
-        self._check_format()
+        self.check_format()
         try:
             names = sorted(path.stem for path in (self.folder / "trust").glob("*.json"))
         except OSError as error:
@@ -100,7 +101,7 @@ class ClientState:
 
     def keep(self, known: Known, instead_of: Known | None) -> None:
         """Write what is known now, if what was read before still stands there. StateChanged, StateUnusable."""
-        with self._writing():
+        with self.writing():
             if self.known(known.registry) != instead_of:
                 raise StateChanged(f"what is known of {known.registry} was written by another process; run it again")
             trusted = known.trusted
@@ -116,7 +117,7 @@ class ClientState:
 
     def forget(self, registry: str) -> bool:
         """Know nothing of a registry any more; whether something was known. StateUnusable."""
-        with self._writing():
+        with self.writing():
             there = self._trust(registry).exists()
             for path in (self._trust(registry), self._note(registry), self._none(registry)):
                 path.unlink(missing_ok=True)
@@ -129,7 +130,7 @@ class ClientState:
 
     def keep_without_ledger(self, registry: str, now_s: int) -> None:
         """Remember that there is no ledger. StateUnusable."""
-        with self._writing():
+        with self.writing():
             self._write(self._none(registry), f"{now_s}\n".encode())
 
     def keep_evidence(self, registry: str, files: Mapping[str, bytes]) -> Path:
@@ -138,13 +139,14 @@ class ClientState:
         for name, content in sorted(files.items()):
             running.update(f"{name} {len(content)}\n".encode() + content)
         folder = self.folder / "evidence" / f"{_escaped(registry)}-{running.hexdigest()[:16]}"
-        with self._writing():
+        with self.writing():
             self._folder(folder)
             for name, content in files.items():
                 self._write(folder / name, content)
         return folder
 
-    def _check_format(self) -> None:
+    def check_format(self) -> None:
+        """Refuse a folder that a newer version has written. StateUnusable."""
         raw = self._read(self.folder / "format")
         if raw is not None and raw.strip() != str(FORMAT).encode():
             raise StateUnusable(f"{self.folder} was written by a newer boltseal; this one reads format {FORMAT}")
@@ -172,13 +174,13 @@ class ClientState:
         return raw
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One writer at a time."""
+    def writing(self) -> Iterator[None]:
+        """One writer at a time, of whatever is in the folder. The folder is there, and its format ours. StateUnusable."""
         try:
             self._folder(self.folder)
             with (self.folder / "lock").open("a") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                self._check_format()
+                self.check_format()
                 if not (self.folder / "format").exists():
                     self._write(self.folder / "format", f"{FORMAT}\n".encode())
                 yield

@@ -1,0 +1,358 @@
+"""What tags of other people's registries meant over time: a log of the user's own, since nobody else keeps one.
+
+    STATE/watch.db    SQLite
+      log    n 1, 2, 3 ...; ref; line (JSON); chain = SHA-256(chain before || line), of the first: SHA-256(line)
+      seen   n of the line that is a tag's newest, and when that was last found to hold, in microseconds
+
+A line is written when a tag is seen for the first time, and when it means something else than before; never changed, never
+removed. It says since when the new meaning is known and until when the old one was seen:
+
+    {"v":1,"n":7,"at":1790000000000000,"ref":"docker.io/library/node:16.13","digest":"sha256:...","until":1789990000000000}
+
+`digest` is "" where the registry says that there is no such tag. That a meaning still holds is no line: a tag that stays
+for years costs one.
+
+The chain is walked before anything is believed. A line that was changed, put in or taken out shows; who rewrites the whole
+chain, or cuts off its end, shows only to whoever kept a head (`Watched.head`) elsewhere. Trusted is the state folder, not
+the form of what lies in it: a file that is not exactly what is written here is refused, never mended.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import quote as quote_path
+
+import msgspec
+
+from boltseal.client.state import ClientState, StateUnusable
+from boltseal.errors import Invalid
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+VERSION: Final = 1
+MAX_LINE_BYTES: Final = 2000
+MAX_VALUE_BYTES: Final = 100_000
+MAX_FILE_BYTES: Final = 1024**3
+WAIT_S: Final = 20.0
+_SCHEMA: Final = {
+    "log": "CREATE TABLE log (n INTEGER PRIMARY KEY, ref TEXT NOT NULL, line BLOB NOT NULL, chain BLOB NOT NULL) STRICT",
+    "log_ref": "CREATE INDEX log_ref ON log (ref, n)",
+    "seen": "CREATE TABLE seen (n INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT",
+}
+
+
+class WatchedBroken(StateUnusable):
+    """The log is not what was written. What it says is not used."""
+
+
+class Meant(NamedTuple):
+    """What a tag meant for a while; `digest` None: the registry said that there is no such tag.
+
+    `first_seen_us`, `last_seen_us`: when it was first and last found to hold, in microseconds since the epoch; it may have
+    begun earlier and ended later. `line`: of the log.
+    """
+
+    digest: Digest | None
+    first_seen_us: int
+    last_seen_us: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saw:
+    """What one look at a tag means beside the looks before. `was`: the meaning before, None at the first look."""
+
+    reference: Reference
+    was: Meant | None
+    now: Meant
+
+    @property
+    def moved(self) -> bool:
+        """Whether it means something else than at the look before."""
+        return self.was is not None and self.was.line != self.now.line
+
+
+class Head(NamedTuple):
+    """How many lines there are, and the chain's value at the last (b"" of none): whoever keeps it can tell a rewritten log."""
+
+    size: int
+    chain: bytes
+
+    def __str__(self) -> str:
+        return f"{self.size}:{self.chain.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read what `str` wrote. Invalid."""
+        size, _, chain = text.partition(":")
+        try:
+            head = cls(int(size), bytes.fromhex(chain))
+        except ValueError:
+            head = cls(-1, b"")
+        if head.size < 0 or len(head.chain) != (32 if head.size else 0) or str(head) != text:
+            raise Invalid(
+                "that is no head of a log; expected its number of lines and 64 hex digits, such as 12:ab12..."
+            )
+        return head
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    v: int
+    n: int
+    at: int
+    ref: str
+    digest: str
+    until: int
+
+
+class Watched:
+    """The log of one state folder. Not for two threads at once; any number of processes. Use it in a `with`."""
+
+    def __init__(self, state: ClientState) -> None:
+        self._state = state
+        self._database: sqlite3.Connection | None = None
+        self._walked = Head(0, b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._state.folder / "watch.db"
+
+    def past(self, reference: Reference) -> tuple[Meant, ...]:
+        """All that a tag has meant, the oldest first; nothing where it was never looked at. WatchedBroken, StateUnusable."""
+        with self._told() as database:
+            return () if database is None else tuple(_past(database, _key(reference)))
+
+    def head(self) -> Head:
+        """Where the log ends now. WatchedBroken, StateUnusable."""
+        with self._told():
+            return self._walked
+
+    def goes_on_from(self, head: Head) -> bool:
+        """Whether the log still begins with the lines that it had when this was its head. WatchedBroken, StateUnusable."""
+        with self._told() as database:
+            return head.size == 0 or (database is not None and _chain_at(database, head.size) == head.chain)
+
+    def saw(self, reference: Reference, digest: Digest | None, now_us: int) -> Saw:
+        """Remember what a tag means now (None: no such tag). When it returns, it is on the disk. StateUnusable."""
+        return self.saw_all([(reference, digest)], now_us)[0]
+
+    def saw_all(
+        self,
+        looks: Iterable[tuple[Reference, Digest | None]],
+        now_us: int,
+        before_commit: Callable[[list[Saw]], None] = lambda _: None,
+    ) -> list[Saw]:
+        """As `saw`, for many, in one transaction. `before_commit` hears what will be remembered; if it fails, nothing is.
+
+        So whoever has to be told of a move is told, or it is found again at the next look.
+        """
+        with self._state.writing(), self._broken_is_told():
+            database = self._opened(create=True)
+            if database is None:
+                raise AssertionError("made or raised")
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                self._walk(database)
+                head, found = self._walked, []
+                for reference, digest in looks:
+                    saw, head = _look(database, head, _key(reference), digest, now_us)
+                    found.append(Saw(reference, *saw))
+                before_commit(found)
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+            self._walked = head
+        return found
+
+    @contextmanager
+    def _told(self) -> Iterator[sqlite3.Connection | None]:
+        """The log as it is at one moment, walked; None where there is none."""
+        self._state.check_format()
+        with self._broken_is_told():
+            database = self._opened(create=False)
+            if database is None:
+                yield None
+                return
+            database.execute("BEGIN")
+            try:
+                self._walk(database)
+                yield database
+            finally:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+
+    @contextmanager
+    def _broken_is_told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # busy, full, not to be read: it may pass
+            raise StateUnusable(f"{self.path}: {error}") from error
+        except (sqlite3.Error, OverflowError) as error:
+            raise self._broken(str(error)) from error
+
+    def _broken(self, reason: str) -> WatchedBroken:
+        return WatchedBroken(
+            f"{self.path} is not what boltseal wrote: {reason}; nothing of it is used. Find out who changed it; moved "
+            "away, a new one is begun at the next `boltseal watch`"
+        )
+
+    def _opened(self, *, create: bool) -> sqlite3.Connection | None:
+        if self._database is not None:
+            return self._database
+        try:
+            flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
+            fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)  # SQLite would let others read what it makes
+            size_bytes = os.fstat(fd).st_size
+            os.close(fd)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StateUnusable(f"{self.path} can't be opened: {error.strerror}") from error
+        if size_bytes > MAX_FILE_BYTES:
+            raise StateUnusable(f"{self.path} has {size_bytes} bytes; a log of millions of lines has fewer: not read")
+        uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"
+        database = sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(database, create=create)
+        except BaseException:
+            database.close()
+            raise
+        self._database = database
+        return database
+
+    def _prepare(self, database: sqlite3.Connection, *, create: bool) -> None:
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL"):
+            database.execute(f"PRAGMA {pragma}")
+        if create and _one(database, "SELECT count(*) FROM sqlite_master") == 0:
+            database.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.values():
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {VERSION}")
+            database.execute("COMMIT")
+        there = dict(database.execute("SELECT name, sql FROM sqlite_master").fetchall())
+        version = _one(database, "PRAGMA user_version")
+        if version > VERSION:
+            raise StateUnusable(f"{self.path} was written by a newer boltseal; this one reads version {VERSION}")
+        if there != _SCHEMA and (there or version):
+            raise self._broken("it has other tables")
+        if not there:
+            raise StateUnusable(f"{self.path} is empty: `boltseal watch` was broken off when it made it; run it again")
+
+    def _walk(self, database: sqlite3.Connection) -> None:
+        """Follow the chain from where it was followed before to its end."""
+        size, chain = self._walked
+        if not size and (wrong := database.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise self._broken(str(wrong))  # such as an index that leaves out a line
+        if size and _chain_at(database, size) != chain:
+            raise self._broken(f"line {size} has changed since it was read")
+        rows = database.execute("SELECT n, ref, line, chain FROM log WHERE n > ? ORDER BY n", (size or -(2**63),))
+        for n, ref, line, said in rows:
+            size += 1
+            chain = sha256(chain + _bytes(line)).digest()
+            if n != size or said != chain or len(_bytes(line)) > MAX_LINE_BYTES:
+                raise self._broken(f"line {size} does not follow from those before it")
+            if (parsed := _parse(line)) is None or (parsed.n, parsed.ref) != (n, ref):
+                raise self._broken(f"line {size} can't be read")
+        self._walked = Head(size, chain)
+
+
+def _look(
+    database: sqlite3.Connection, head: Head, ref: str, digest: Digest | None, now_us: int
+) -> tuple[tuple[Meant | None, Meant], Head]:
+    was = _newest(database, ref)
+    if was is not None and was.digest == digest:
+        last_seen_us = max(was.last_seen_us, now_us)  # a clock that was put back makes no meaning shorter
+        database.execute("UPDATE seen SET at = ? WHERE n = ?", (last_seen_us, was.line))
+        return (was, was._replace(last_seen_us=last_seen_us)), head
+    size, until_us = head.size + 1, 0 if was is None else was.last_seen_us
+    line = msgspec.json.encode(_Line(VERSION, size, now_us, ref, "" if digest is None else str(digest), until_us))
+    head = Head(size, sha256(head.chain + line).digest())
+    database.execute("INSERT INTO log VALUES (?, ?, ?, ?)", (size, ref, line, head.chain))
+    if was is not None:
+        database.execute("DELETE FROM seen WHERE n = ?", (was.line,))
+    database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", (size, now_us))
+    return (was, Meant(digest, now_us, now_us, size)), head
+
+
+def _past(database: sqlite3.Connection, ref: str) -> list[Meant]:
+    found: list[Meant] = []
+    for (line,) in database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n", (ref,)):
+        one = _trusted(line)
+        if found:
+            found[-1] = found[-1]._replace(last_seen_us=one.until)
+        found.append(_meant(one, one.at))
+    if found:
+        found[-1] = found[-1]._replace(last_seen_us=_seen(database, found[-1]))
+    return found
+
+
+def _newest(database: sqlite3.Connection, ref: str) -> Meant | None:
+    row = database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n DESC LIMIT 1", (ref,)).fetchone()
+    if row is None:
+        return None
+    meant = _meant(_trusted(row[0]), 0)
+    return meant._replace(last_seen_us=_seen(database, meant))
+
+
+def _seen(database: sqlite3.Connection, meant: Meant) -> int:
+    """When it was last found to hold: not covered by the chain until the tag moves, so never before its own line."""
+    row = database.execute("SELECT at FROM seen WHERE n = ?", (meant.line,)).fetchone()
+    return meant.first_seen_us if row is None else max(meant.first_seen_us, row[0])
+
+
+def _meant(line: _Line, last_seen_us: int) -> Meant:
+    return Meant(Digest.parse(line.digest) if line.digest else None, line.at, last_seen_us, line.n)
+
+
+def _trusted(line: Any) -> _Line:
+    """A line of a chain that was walked."""
+    return msgspec.json.decode(line, type=_Line)
+
+
+def _parse(line: Any) -> _Line | None:
+    try:
+        parsed = msgspec.json.decode(line, type=_Line)
+        if parsed.digest:
+            Digest.parse(parsed.digest)
+    except (msgspec.MsgspecError, ValueError, Invalid):
+        return None
+    return parsed if parsed.v == VERSION and min(parsed.at, parsed.until) >= 0 else None
+
+
+def _chain_at(database: sqlite3.Connection, n: int) -> bytes:
+    row = database.execute("SELECT chain FROM log WHERE n = ?", (n,)).fetchone()
+    return b"" if row is None else _bytes(row[0])
+
+
+def _one(database: sqlite3.Connection, question: str) -> int:
+    return int(database.execute(question).fetchone()[0])
+
+
+def _bytes(value: Any) -> bytes:
+    """A BLOB; a column of a file that somebody else made may hold anything."""
+    return value if isinstance(value, bytes) else b""
+
+
+def _key(reference: Reference) -> str:
+    if reference.tag is None:
+        raise AssertionError(f"{reference} names no tag")
+    return f"{reference.name}:{reference.tag}"

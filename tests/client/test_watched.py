@@ -1,0 +1,340 @@
+"""What other registries' tags meant over time, remembered."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from boltseal.client.state import ClientState, StateUnusable
+from boltseal.client.watched import Head, Meant, Watched, WatchedBroken
+from boltseal.errors import Invalid
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+NODE = Reference.parse("node:16.13")
+ALPINE = Reference.parse("alpine:3.19.1")
+ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
+HOUR_US = 3_600_000_000
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ClientState:
+    return ClientState(tmp_path / "state")
+
+
+def sha_of(path: Path) -> str:
+    """Of its first megabyte, and its length: some are long and hollow."""
+    with path.open("rb") as file:
+        return f"{path.stat().st_size} {sha256(file.read(1_000_000)).hexdigest()}"
+
+
+def changed(state: ClientState, *statements: str) -> None:
+    """Somebody else writes into the file."""
+    with sqlite3.connect(state.folder / "watch.db") as database:
+        for statement in statements:
+            database.execute(statement)
+    database.close()
+
+
+def test_a_tag_that_was_never_looked_at_has_no_past_and_no_file_is_made(state: ClientState) -> None:
+    """Reading leaves nothing behind."""
+    with Watched(state) as watched:
+        past, head = watched.past(NODE), watched.head()
+
+    assert (past, head) == ((), Head(0, b""))
+    assert not state.folder.exists()
+
+
+def test_what_a_tag_meant_is_told_with_when_it_was_seen_first_and_last(state: ClientState) -> None:
+    """A meaning that still holds costs no line; one that was seen again later counts as a new one."""
+    with Watched(state) as watched:
+        first = watched.saw(NODE, ONE, HOUR_US)
+        same = watched.saw(NODE, ONE, 2 * HOUR_US)
+        moved = watched.saw(NODE, TWO, 3 * HOUR_US)
+        gone = watched.saw(NODE, None, 4 * HOUR_US)
+        watched.saw(NODE, ONE, 5 * HOUR_US)
+        watched.saw(NODE, ONE, 6 * HOUR_US)
+        past = watched.past(NODE)
+
+    assert (first.was, first.moved, same.moved, moved.moved, gone.moved) == (None, False, False, True, True)
+    assert moved.was == Meant(ONE, HOUR_US, 2 * HOUR_US, 1)
+    assert past == (
+        Meant(ONE, HOUR_US, 2 * HOUR_US, 1),
+        Meant(TWO, 3 * HOUR_US, 3 * HOUR_US, 2),
+        Meant(None, 4 * HOUR_US, 4 * HOUR_US, 3),
+        Meant(ONE, 5 * HOUR_US, 6 * HOUR_US, 4),
+    )
+
+
+def test_it_is_there_for_the_next_process_and_for_nobody_else(state: ClientState) -> None:
+    """The file is the user's, like all of the folder."""
+    with Watched(state) as watched:
+        watched.saw_all([(NODE, ONE), (ALPINE, TWO)], 1)
+    with Watched(state) as watched:
+        past = watched.past(Reference.parse("docker.io/library/alpine:3.19.1"))
+
+    assert past == (Meant(TWO, 1, 1, 2),)
+    assert (state.folder / "watch.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_clock_that_was_put_back_shortens_no_meaning(state: ClientState) -> None:
+    """The order of the lines is the order of the looks, whatever the clock says."""
+    with Watched(state) as watched:
+        watched.saw(NODE, ONE, 5)
+        watched.saw(NODE, ONE, 3)
+        watched.saw(NODE, TWO, 2)
+
+        past = watched.past(NODE)
+
+    assert past == (Meant(ONE, 5, 5, 1), Meant(TWO, 2, 2, 2))
+
+
+def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: ClientState) -> None:
+    """Whoever could not write down whom to tell finds the move again at the next look."""
+
+    def fails(_: object) -> None:
+        raise RuntimeError
+
+    with Watched(state) as watched:
+        watched.saw(NODE, ONE, 1)
+        with pytest.raises(RuntimeError):
+            watched.saw_all([(NODE, TWO)], 2, fails)
+
+        assert watched.saw(NODE, TWO, 3).moved
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE log SET line = CAST(replace(CAST(line AS TEXT), 'docker', 'dockes') AS BLOB) WHERE n = 2",
+        "UPDATE log SET ref = 'docker.io/library/node:16.14' WHERE n = 1",
+        "UPDATE log SET chain = x'00' WHERE n = 3",
+        "DELETE FROM log WHERE n = 2",
+        "DELETE FROM log WHERE n = 1",
+        "INSERT INTO log VALUES (0, 'x', x'00', x'00')",
+        "INSERT INTO log VALUES (9, 'x', x'00', x'00')",
+    ],
+)
+def test_a_line_that_somebody_changed_shows(state: ClientState, statement: str) -> None:
+    """Whoever reads and whoever writes finds it, and nothing of the log is used."""
+    with Watched(state) as watched:
+        watched.saw_all([(NODE, ONE), (ALPINE, TWO), (NODE, TWO)], 1)
+    changed(state, statement)
+
+    with Watched(state) as watched, pytest.raises(WatchedBroken, match="is not what boltseal wrote"):
+        watched.past(ALPINE)
+    with Watched(state) as watched, pytest.raises(WatchedBroken):
+        watched.saw(ALPINE, TWO, 2)
+
+
+def test_a_line_that_is_changed_while_a_process_goes_on_shows_too(state: ClientState) -> None:
+    """A chain that was walked once is not walked again, but where it ended is looked at each time."""
+    with Watched(state) as watched:
+        watched.saw_all([(NODE, ONE), (ALPINE, TWO)], 1)
+        changed(state, "UPDATE log SET chain = zeroblob(32) WHERE n = 2")
+
+        with pytest.raises(WatchedBroken, match="line 2"):
+            watched.saw(NODE, ONE, 2)
+
+
+def test_a_log_that_was_written_anew_shows_to_whoever_kept_a_head(state: ClientState) -> None:
+    """Also one whose end was cut off: it is a good log by itself."""
+    with Watched(state) as watched:
+        watched.saw_all([(NODE, ONE), (NODE, TWO)], 1)
+        head = Head.parse(str(watched.head()))
+        assert watched.goes_on_from(head)
+        watched.saw(ALPINE, ONE, 2)
+        assert watched.goes_on_from(head)
+        assert watched.goes_on_from(Head(0, b""))
+    changed(state, "DELETE FROM log WHERE n >= 2")
+
+    with Watched(state) as watched:
+        assert not watched.goes_on_from(head)
+        watched.saw(ALPINE, ONE, 2)
+        assert not watched.goes_on_from(head)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1:", "0:00", "-1:" + "0" * 64, "01:" + "0" * 64, "1:" + "AB" * 32])
+def test_what_is_no_head_is_refused(text: str) -> None:
+    """One spelling each."""
+    with pytest.raises(Invalid, match="no head"):
+        Head.parse(text)
+
+
+def _no_database(path: Path) -> None:
+    path.write_bytes(b"not a database " * 1000)
+
+
+def _truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _trigger(path: Path) -> None:
+    _run(path, "CREATE TRIGGER t AFTER INSERT ON log BEGIN DELETE FROM log; END")
+
+
+def _view(path: Path) -> None:
+    _run(path, "ALTER TABLE log RENAME TO other")
+    _run(path, "CREATE VIEW log AS SELECT n, ref, line, randomblob(1000000000) AS chain FROM other")
+
+
+def _huge(path: Path) -> None:
+    _run(path, "UPDATE log SET line = zeroblob(50000000) WHERE n = 2")
+
+
+def _other_types(path: Path) -> None:
+    text = "CREATE TABLE log (n INTEGER PRIMARY KEY, ref TEXT NOT NULL, line BLOB NOT NULL, chain BLOB NOT NULL)"
+    _run(path, "PRAGMA writable_schema = 1", f"UPDATE sqlite_master SET sql = '{text}' WHERE name = 'log'")  # noqa: S608 - a test's own words
+
+
+def _endless(path: Path) -> None:
+    os.truncate(path, 2 * 1024**3)
+
+
+def _hidden_from_the_index(path: Path) -> None:
+    """Lines that are in the table and not in the index, by which a tag's past is found."""
+    _run(
+        path,
+        "PRAGMA writable_schema = 1",
+        "UPDATE sqlite_master SET sql = sql || ' WHERE n > 1' WHERE name = 'log_ref'",
+    )
+    _run(path, "REINDEX log_ref")
+    _run(
+        path,
+        "PRAGMA writable_schema = 1",
+        "UPDATE sqlite_master SET sql = replace(sql, ' WHERE n > 1', '') WHERE name = 'log_ref'",
+    )
+
+
+def _run(path: Path, *statements: str) -> None:
+    database = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        database.execute(statement)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "hostile", [_no_database, _truncated, _trigger, _view, _huge, _other_types, _endless, _hidden_from_the_index]
+)
+def test_a_file_that_is_made_to_hurt_is_refused(state: ClientState, hostile: Callable[[Path], None]) -> None:
+    """Whatever lies there: one line says so, and nothing of it is used or overwritten."""
+    with Watched(state) as watched:
+        watched.saw_all([(NODE, ONE), *((Reference.parse(f"alpine:3.{n}"), TWO) for n in range(300))], 1)
+    hostile(state.folder / "watch.db")
+    before = sha_of(state.folder / "watch.db")
+
+    with Watched(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
+        watched.past(NODE)
+    with Watched(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
+        watched.saw(NODE, TWO, 2)
+    assert sha_of(state.folder / "watch.db") == before
+
+
+def test_a_chain_of_lines_that_are_none_is_refused(state: ClientState) -> None:
+    """A good chain over anything else is no log either."""
+    with Watched(state) as watched:
+        watched.saw(NODE, ONE, 1)
+    for line in (b"{}", b"[]", b'{"v":2,"n":1,"at":1,"ref":"docker.io/library/node:16.13","digest":"","until":0}'):
+        with sqlite3.connect(state.folder / "watch.db") as database:
+            database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
+        database.close()
+        with Watched(state) as watched, pytest.raises(WatchedBroken, match="line 1 can't be read"):
+            watched.past(NODE)
+
+
+def test_a_newer_file_is_left_alone(state: ClientState) -> None:
+    """So is a folder that a newer version has written."""
+    with Watched(state) as watched:
+        watched.saw(NODE, ONE, 1)
+    changed(state, "PRAGMA user_version = 2")
+    with Watched(state) as watched, pytest.raises(StateUnusable, match="newer boltseal"):
+        watched.past(NODE)
+    (state.folder / "format").write_text("2\n")
+
+    with Watched(state) as watched, pytest.raises(StateUnusable, match="newer boltseal"):
+        watched.past(NODE)
+
+
+def test_an_empty_file_is_filled_by_whoever_writes_next(state: ClientState) -> None:
+    """It was broken off between the file and its tables."""
+    state.folder.mkdir()
+    (state.folder / "watch.db").touch()
+    with Watched(state) as watched, pytest.raises(StateUnusable, match="run it again"):
+        watched.past(NODE)
+    with Watched(state) as watched:
+        watched.saw(NODE, ONE, 1)
+
+        assert len(watched.past(NODE)) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(state: ClientState) -> None:
+    """One line, and which variable names another."""
+    state.folder.parent.joinpath("state").write_text("a file")
+
+    with Watched(state) as watched, pytest.raises(StateUnusable, match="BOLTSEAL_STATE"):
+        watched.saw(NODE, ONE, 1)
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from boltseal.client.state import ClientState
+from boltseal.client.watched import Watched
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+name, count = sys.argv[2], int(sys.argv[3])
+with Watched(ClientState(Path(sys.argv[1]))) as watched:
+    for n in range(count):
+        watched.saw(Reference.parse(f"{name}:1"), Digest.of(f"{name} {n}".encode()), n)
+        print(n, flush=True)
+"""
+
+
+def _writer(state: ClientState, name: str, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(state.folder), name, str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+@pytest.mark.slow
+def test_two_who_write_at_once_write_one_after_the_other(state: ClientState) -> None:
+    """Nothing of either is lost, and the chain holds."""
+    writers = [_writer(state, name, 60) for name in ("one", "two")]
+    for writer in writers:
+        writer.communicate(timeout=60)
+    with Watched(state) as watched:
+        pasts = [watched.past(Reference.parse(f"{name}:1")) for name in ("one", "two")]
+
+        assert [len(past) for past in pasts] == [60, 60]
+        assert watched.head().size == 120
+
+
+@pytest.mark.slow
+def test_what_was_said_to_be_remembered_is_there_after_a_kill(state: ClientState) -> None:
+    """Killed at any moment: each look that had returned is there, whole, and the next one goes on."""
+    said = 0
+    for stop_at in (3, 11, 25):
+        writer = _writer(state, "one", 100_000)
+        if writer.stdout is None:
+            raise AssertionError("a pipe")
+        for line in writer.stdout:
+            if int(line) == stop_at:
+                writer.send_signal(signal.SIGKILL)
+                break
+        writer.wait()
+        writer.stdout.close()
+        said += stop_at + 1
+        with Watched(state) as watched:
+            assert watched.head().size >= said
+            said = watched.head().size
