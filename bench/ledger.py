@@ -217,7 +217,7 @@ def _fill(database: Database, entries: int) -> None:
             if head is None:
                 raise RuntimeError("no ledger")
             for index in range(start, end):
-                tx.appended = True
+                tx.appended.add("ledger")
                 time_us = head.last_time_us + index + 1
                 line = encode(
                     Entry(

@@ -22,8 +22,8 @@ from boltseal.api.asgi import DistributionApi
 from boltseal.api.call import BodyLimits
 from boltseal.api.gate import Gate
 from boltseal.api.health import HEALTH_PATH, READY_PATH, Health
+from boltseal.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.api.ledger import PREFIX as LEDGER_PREFIX
-from boltseal.api.ledger import LedgerApi
 from boltseal.api.metrics import Metrics
 from boltseal.api.observer import Observer, Write
 from boltseal.api.settings import ApiSettings
@@ -45,6 +45,7 @@ from boltseal.storage.certificate import check_certificate
 from boltseal.storage.collect import collect_uploads
 from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.room import Room
+from boltseal.storage.schema import OBSERVATIONS
 from boltseal.storage.totals import RunFolder
 from boltseal.storage.users import UserFile
 
@@ -79,7 +80,7 @@ class Application(Starlette):
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: Store | None = None
-        self._signer: Signer | None = None
+        self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
         self._api: DistributionApi | None = None
@@ -109,8 +110,9 @@ class Application(Starlette):
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
             await self._ask_witnesses(store)
-            self._signer = Signer(store.integrator, store.database)
-            self._signer.start()
+            self._signers = [Signer(each, store.database) for each in store.integrators]
+            for signer in self._signers:
+                signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
         janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings.server.read_only))
         if self._reload is not None:
@@ -129,8 +131,8 @@ class Application(Starlette):
             if self._witnesses is not None:
                 await self._witnesses.aclose()
             await self._upstreams.aclose()
-            if self._signer is not None:
-                self._signer.close()
+            for signer in self._signers:
+                signer.close()
             store.close()
 
     async def _ask_witnesses(self, store: Store) -> None:
@@ -165,7 +167,11 @@ class Application(Starlette):
         open_to = "everybody" if server.public_metrics else local
         self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
         self._beside[TOKEN_PATH] = TokenService(self._observer, gate)
-        self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=settings.ledger.public)
+        public = settings.ledger.public
+        self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=public)
+        self._beside[OBSERVATIONS_PREFIX] = LedgerApi(
+            self._observer, registry.observations, gate, public=public, prefix=OBSERVATIONS_PREFIX
+        )
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         data = self._settings.server.data
@@ -214,8 +220,14 @@ class Application(Starlette):
         server = self._settings.server
         room = Room(server.data, int(server.disk_reserve_bytes))
         notes = self._notes
-        if self._signer is not None and self._signer.trouble is not None:
-            notes = (*notes, f"the newest entries of the ledger are not signed: {self._signer.trouble}")
+        troubles = [each.trouble for each in self._signers if each.trouble is not None]
+        notes = (*notes, *(f"the newest entries of the ledger are not signed: {trouble}" for trouble in troubles))
+        if OBSERVATIONS.name in self._store.database.doubts:
+            doubt = self._store.database.doubts[OBSERVATIONS.name]
+            notes = (
+                *notes,
+                f"what upstreams' tags mean is not written down, so nothing new is served of them: {doubt}",
+            )
         if self._witnesses is not None:
             notes = (*notes, *self._witnesses.troubles)
         read_only = _read_only(self._settings, self._store)
@@ -289,8 +301,8 @@ def _open_to(settings: Settings) -> frozenset[str] | None:
 
 
 def _beside_name(path: str) -> str:
-    """Under which name what answers a path stands in the table: a path of its own, or everything below /ledger/."""
-    return LEDGER_PREFIX if path.startswith(LEDGER_PREFIX) else path
+    """Under which name what answers a path stands in the table: a path of its own, or everything below one of the logs."""
+    return next((prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX) if path.startswith(prefix)), path)
 
 
 def _is_distribution(path: str) -> bool:

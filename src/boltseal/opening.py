@@ -25,7 +25,7 @@ from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.bounds import Bounds
 from boltseal.registry.integrator import Integrator, LedgerDoubt
-from boltseal.registry.sequencer import LedgerFrozen, start_ledger
+from boltseal.registry.sequencer import LedgerFrozen, start_ledger, start_observations
 from boltseal.storage import ledger_store, metadata
 from boltseal.storage.blobs_local import LocalBlobs
 from boltseal.storage.collect import Item, collect
@@ -34,6 +34,7 @@ from boltseal.storage.fsck import Examined, Progress, examine
 from boltseal.storage.ledger_key import LedgerKeys
 from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
 from boltseal.storage.room import Room
+from boltseal.storage.schema import OBSERVATIONS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -64,6 +65,12 @@ class Store:
     registry: Registry
     keys: LedgerKeys
     integrator: Integrator
+    observing: Integrator
+
+    @property
+    def integrators(self) -> tuple[Integrator, ...]:
+        """What signs the store's logs: the ledger, and what upstreams' tags were seen to mean."""
+        return self.integrator, self.observing
 
     def close(self) -> None:
         """Finish what is being written, then let go of everything. Idempotent."""
@@ -76,13 +83,14 @@ def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[Store]:
     """Open a data folder that exists, beside a running server or without one. Changes nothing by itself."""
     check_data(settings.server.data)
     store = _open(settings, clock)
-    appended = threading.Event()
-    store.database.after_append = appended.set
+    appended = {each.log.name: threading.Event() for each in store.integrators}
+    store.database.after_append.update({name: event.set for name, event in appended.items()})
     try:
         yield store
     finally:
-        if appended.is_set():
-            _sign(store)
+        for each in store.integrators:
+            if appended[each.log.name].is_set():
+                _sign(store, each)
         store.close()
 
 
@@ -125,7 +133,8 @@ def begin(settings: Settings, clock: Clock) -> Store:
         begin_ledger(store, settings)
         if store.database.frozen is None:
             store.integrator.begin()
-            _sign(store)
+            _sign(store, store.integrator)
+        _begin_observations(store, settings)
     except BaseException:
         store.close()
         raise
@@ -147,15 +156,29 @@ def _below(prefix: str, connection: Connection) -> list[tuple[str, str | None]]:
     return metadata.repositories_below(connection, prefix)
 
 
-def _sign(store: Store) -> None:
+def _sign(store: Store, integrator: Integrator) -> None:
     """Sign what is not signed yet; what can't be signed now is signed by the next process that can."""
     try:
-        store.integrator.integrate()
+        integrator.integrate()
     except LedgerDoubt as doubt:
-        store.database.frozen = doubt.message
-        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
+        _doubt(store, integrator, doubt)
     except BoltsealError as error:
-        _log.warning("the ledger could not be signed", reason=error.message)
+        _log.warning("the ledger could not be signed", log=integrator.log.name, reason=error.message)
+
+
+def _doubt(store: Store, integrator: Integrator, doubt: BoltsealError) -> None:
+    store.database.doubts[integrator.log.name] = doubt.message
+    _log.error("the ledger is doubted: nothing is taken in", log=integrator.log.name, reason=doubt.message)
+
+
+def _begin_observations(store: Store, settings: Settings) -> None:
+    """Begin the log of observations where anything can be observed; a read-only server writes none down."""
+    doubted = store.database.frozen is not None or store.observing.log.name in store.database.doubts
+    if not settings.upstreams or settings.server.read_only or doubted:
+        return
+    store.database.write_and_wait(lambda tx: start_observations(tx, actor="boltseal"))
+    store.observing.begin()
+    _sign(store, store.observing)
 
 
 def begin_ledger(store: Store, settings: Settings) -> None:
@@ -182,19 +205,20 @@ def _open(settings: Settings, clock: Clock) -> Store:
     room = Room(data, int(settings.server.disk_reserve_bytes))
     keys = LedgerKeys(settings.keys)
     integrator = Integrator(database, keys)
+    observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS)
     registry = build_registry(database, blobs, settings.rules, room, bounds(settings))
-    store = Store(data, database, blobs, registry, keys, integrator)
+    store = Store(data, database, blobs, registry, keys, integrator, observing)
     check_ledger(store)
     return store
 
 
 def check_ledger(store: Store) -> None:
-    """Freeze a store that is not, or may not be, what its ledger signed."""
-    try:
-        store.integrator.check()
-    except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
-        store.database.frozen = doubt.message
-        _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
+    """Freeze a store, or its log of observations, that is not or may not be what was signed."""
+    for each in store.integrators:
+        try:
+            each.check()
+        except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
+            _doubt(store, each, doubt)
 
 
 def _origin(settings: Settings) -> str:

@@ -184,3 +184,30 @@ async def test_the_history_of_a_repository_are_its_entries(registry: Serving) ->
 
     assert [parse(str(one["line"]).encode()).tag for one in found] == ["1.0.0", "1.0.1", "1.0.2"]
     assert of_tag == [found[1]]
+
+
+async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> None:
+    """The same endpoints below /ledger/observations/, of a log with its own name and key."""
+    settings = Settings.model_validate(
+        {"server": {"data": tmp_path / "data"}, "upstream": [{"name": "docker.io", "url": "http://127.0.0.1:9"}]}
+    )
+    async with serving_as(settings) as registry:
+        note = (await registry.client.get("/ledger/observations/checkpoint")).content
+        bundle = await registry.client.get("/ledger/observations/tile/entries/000.p/1")
+        receipt = await registry.client.get("/ledger/observations/receipt/0")
+        ledgers = await registry.client.get("/ledger/receipt/0")
+        nothing = await registry.client.get("/ledger/observations/tile/entries/000.p/2")
+    key = LedgerKeys(tmp_path / "data.keys", name="observations").key()
+    assert key is not None
+    (line,) = parse_bundle(bundle.content, 1)
+
+    assert open_checkpoint(note, key.verifier).checkpoint.origin == "localhost:5000/observations"
+    assert parse(line).kind is Kind.LOG_STARTED
+    assert open_receipt(receipt.content, key.verifier).entry.kind is Kind.LOG_STARTED
+    assert ledgers.content != receipt.content
+    assert nothing.status_code == 404
+
+
+async def test_a_registry_without_upstreams_has_no_observations(registry: Serving) -> None:
+    """There is nothing to show, as before the first signature of a ledger."""
+    assert (await registry.client.get("/ledger/observations/checkpoint")).status_code == 404

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.ledger.audit import Audit, NameSaid
+from boltseal.ledger.audit import Audit, NameSaid, ObservationAudit
 from boltseal.ledger.entry import Entry, Kind, encode
 
 A = "sha256:" + "a" * 64
@@ -157,3 +157,44 @@ def test_only_a_recovery_changes_the_origin() -> None:
     ]
 
     assert said(lines(*story)) == [[], [], [], ["it is of the ledger reg.example, this is reg.example/2"]]
+
+
+def observed(*changes: dict[str, Any]) -> list[list[str]]:
+    audit = ObservationAudit()
+    values: dict[str, Any] = {"kind": Kind.OBSERVED}
+    return [audit.take(index, line) for index, line in enumerate(lines(*(values | change for change in changes)))]
+
+
+def test_a_story_of_observations_breaks_no_rule() -> None:
+    """Seen, moved, held, accepted, gone and back: a held digest changes nothing of what the tag means here."""
+    story = observed(
+        {"kind": Kind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
+        {"previous": -1},
+        {"was": A, "digest": B},
+        {"kind": Kind.HELD, "was": B, "digest": A},
+        {"kind": Kind.ACCEPTED, "was": B, "digest": A},
+        {"was": A, "digest": "", "type": ""},
+        {"was": "", "digest": A},
+    )
+
+    assert story == [[]] * 7
+
+
+@pytest.mark.parametrize(
+    ("lie", "sentence"),
+    [
+        ({"previous": 7, "was": A}, "its previous is 7"),
+        ({"was": B, "digest": A}, "the log says"),
+        ({"was": "", "digest": A}, "it says the tag meant nothing before"),
+        ({"kind": Kind.HELD, "was": A, "digest": ""}, "it is a held of nothing"),
+        ({"kind": Kind.TAG_CREATED, "was": A}, "which has no place in a log of observations"),
+        ({"kind": Kind.BUILT, "was": A}, "which has no place in a log of observations"),
+        ({"was": A, "tag": "", "digest": B}, "which has no place in a log of observations"),
+    ],
+)
+def test_a_lie_in_a_log_of_observations_is_named(lie: dict[str, Any], sentence: str) -> None:
+    """Also what would be right in a ledger of tags."""
+    first, second = observed({"previous": -1}, lie)
+
+    assert first == []
+    assert any(sentence in problem for problem in second)

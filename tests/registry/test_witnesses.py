@@ -20,7 +20,7 @@ from boltseal.registry.witnesses import Witness, Witnesses
 from boltseal.storage import ledger_tree
 from boltseal.storage.database import Transaction
 from boltseal.storage.ledger_key import LedgerKeyUnreadable
-from boltseal.storage.schema import entry, ledger_head
+from boltseal.storage.schema import LEDGER
 from tests.fakes.witness import URL, FakeWitness
 from tests.registry.test_integrator import Log
 
@@ -256,8 +256,8 @@ def _put_back(log: Log, size: int, mark: bytes) -> None:
     """Database and keys as they were at an earlier size."""
 
     def undo(tx: Transaction) -> None:
-        tx.connection.execute(delete(entry).where(entry.c.idx >= size))
-        tx.connection.execute(update(ledger_head).values(size=size))
+        tx.connection.execute(delete(LEDGER.entry).where(LEDGER.entry.c.idx >= size))
+        tx.connection.execute(update(LEDGER.head).values(size=size))
 
     log.database.write_and_wait(undo)
     log.database.write_and_wait(ledger_tree.clear)

@@ -6,6 +6,8 @@
     /ledger/receipt/<index>               one entry with its proof, for whoever may pull from its repository
     /ledger/rotations                     how one key followed another, as receipts
 
+The log of observations, of what the tags of mirrored registries meant, is the same below /ledger/observations/.
+
 Head and hashes tell nothing but how much happens here, rotations also who changed the key and why: they are for everybody
 who can log in, or for everybody at all where `[ledger] public` says so. Entries name repositories, people and reasons.
 Full tiles never change.
@@ -32,15 +34,17 @@ if TYPE_CHECKING:
     from boltseal.registry.ledger import Ledger
 
 PREFIX: Final = "/ledger/"
+OBSERVATIONS_PREFIX: Final = "/ledger/observations/"
 _IMMUTABLE: Final = "max-age=31536000, immutable"
 _MAX_DIGITS: Final = 18
 
 
 class LedgerApi(Shell):
-    """The endpoints. `public`: head, hashes and rotations are for everybody."""
+    """The endpoints of one log, below `prefix`. `public`: head, hashes and rotations are for everybody."""
 
-    def __init__(self, observer: Observer, ledger: Ledger, gate: Gate, *, public: bool) -> None:
+    def __init__(self, observer: Observer, ledger: Ledger, gate: Gate, *, public: bool, prefix: str = PREFIX) -> None:
         super().__init__(observer)
+        self._prefix = prefix
         self._ledger = ledger
         self._gate = gate
         self._public = public
@@ -52,7 +56,7 @@ class LedgerApi(Shell):
 
     async def _answer(self, call: Call) -> Answer:
         call.route = "Ledger"
-        path: str = call.scope["path"].removeprefix(PREFIX)
+        path: str = call.scope["path"].removeprefix(self._prefix)
         if b"%" in call.scope["raw_path"]:
             raise RouteUnknown("nothing of the ledger has an escape in its path; one thing has one address")
         if call.method not in READS:

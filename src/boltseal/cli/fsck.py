@@ -36,7 +36,8 @@ def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpti
         if not as_json:
             print_line(f"{settings.server.data}: {verdict}")
             say(
-                f"read {counts.entries} ledger entries, {counts.tags} tags, {counts.manifests} manifests, "
+                f"read {counts.entries} ledger entries, {counts.observations} observations, "
+                f"{counts.tags} tags, {counts.manifests} manifests, "
                 f"{counts.blobs} blobs ({in_words(counts.blob_bytes)})"
             )
             if counts.unnamed_blobs:

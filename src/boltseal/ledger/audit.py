@@ -7,6 +7,9 @@ An `Audit` takes the entries in order and remembers, of each name, what a follow
 3. `previous` is the index of the last entry of the same name, and `was` the digest that the name meant after it.
 4. A name that was ever sealed is bound: no later entry lets it mean another digest.
 5. An entry's kind fits: only what is not there is created, only what is there moves, is sealed, unsealed or goes.
+
+A log of observations (`ObservationAudit`) keeps the first three: nobody here decides what an upstream's tags mean, so no
+name is bound. There `was` is what the tag was last recorded to mean here, and an entry of kind `held` changes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.ledger.entry import CHANGES, Entry, EntryInvalid, Kind, parse
+from boltseal.ledger.entry import CHANGES, OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryInvalid, Kind, parse
 
 GOES: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
 """Kinds after which the tag means nothing."""
@@ -84,8 +87,7 @@ class Audit:
             problems.append(f"it is of the ledger {entry.registry}, this is {self.origin}")
         if entry.kind is Kind.RULES_CHANGED:
             self.rules_sha256 = entry.extra.get("rules_sha256", "")
-        if entry.kind in CHANGES and entry.tag:
-            self._name(index, entry, problems)
+        self._content(index, entry, problems)
         return problems
 
     def recall(self, entry: Entry) -> NameSaid:
@@ -94,6 +96,11 @@ class Audit:
 
     def keep(self, entry: Entry, said: NameSaid) -> None:
         """Remember what is said of the name now. Here `said` is what `recall` gave, and so it is there already."""
+
+    def _content(self, index: int, entry: Entry, problems: list[str]) -> None:
+        """What the entry says, beyond where it stands."""
+        if entry.kind in CHANGES and entry.tag:
+            self._name(index, entry, problems)
 
     def _name(self, index: int, entry: Entry, problems: list[str]) -> None:
         said = self.recall(entry)
@@ -128,6 +135,34 @@ class Audit:
         said.keep, said.kept_us = entry.extra.get("keep", ""), entry.time_us
         if not said.bound:
             said.bound, said.bound_type, said.bound_by = entry.digest, entry.type, entry.actor
+
+
+class ObservationAudit(Audit):
+    """The same of a log of observations."""
+
+    __slots__ = ()
+
+    def _content(self, index: int, entry: Entry, problems: list[str]) -> None:
+        if entry.kind in OF_EVERY_LOG:
+            return
+        if entry.kind not in OF_OBSERVATIONS or not entry.tag:
+            problems.append(f"it is a {entry.kind}, which has no place in a log of observations")
+            return
+        said = self.recall(entry)
+        if entry.previous != said.index:
+            problems.append(
+                f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
+            )
+        if entry.was != said.digest:
+            problems.append(
+                f"it says the tag meant {entry.was or 'nothing'} before; the log says {said.digest or 'nothing'}"
+            )
+        if not entry.digest and entry.kind is not Kind.OBSERVED:
+            problems.append(f"it is a {entry.kind} of nothing")
+        said.index, said.actor, said.changed_us = index, entry.actor, entry.time_us
+        if entry.kind is not Kind.HELD:
+            said.digest, said.media_type = entry.digest, entry.type
+        self.keep(entry, said)
 
 
 def _unfit(entry: Entry, said: NameSaid) -> Iterator[str]:

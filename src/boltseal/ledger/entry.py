@@ -62,6 +62,10 @@ class Kind(StrEnum):
     RELEASED = "released"
 
 
+OF_OBSERVATIONS: Final = frozenset({Kind.OBSERVED, Kind.HELD, Kind.ACCEPTED})
+"""What is said of other registries' tags, in a log of its own."""
+OF_EVERY_LOG: Final = frozenset({Kind.LOG_STARTED, Kind.KEY_ROTATED, Kind.RECOVERED})
+"""What is said of a log itself."""
 CHANGES: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
 """What happened to a tag."""
 RECORDS: Final = frozenset({Kind.BUILT, Kind.REBUILD_REQUESTED, Kind.RELEASED})

@@ -18,6 +18,7 @@ from boltseal.registry.restores import Restores
 from boltseal.registry.seals import Seals
 from boltseal.registry.tags import TagDoor
 from boltseal.registry.uploads import Uploads
+from boltseal.storage.schema import OBSERVATIONS
 
 if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet
@@ -38,6 +39,7 @@ class Registry:
     restores: Restores
     records: Records
     ledger: Ledger
+    observations: Ledger
 
 
 def build_registry(
@@ -54,4 +56,5 @@ def build_registry(
         restores=Restores(database, door),
         records=Records(database),
         ledger=Ledger(database),
+        observations=Ledger(database, OBSERVATIONS),
     )

@@ -1,4 +1,4 @@
-"""Brings entries into the ledger's tree and signs its head. One at a time of all processes of a store.
+"""Brings entries into a log's tree and signs its head. One at a time of all processes of a store.
 
 Entries are true when their transaction is; signing comes after, and may be late, but never wrong. Steps of `integrate`:
 
@@ -8,6 +8,8 @@ Entries are true when their transaction is; signing comes after, and may be late
    head, signed already by somebody who died before step 5.
 4. Sign, and raise the mark: durable from here on, so that no other tree of this size is ever signed.
 5. Write tiles and head in one transaction; from here on they are shown.
+
+The ledger and the log of observations each have their own, with keys of their own.
 
 What dies or fails between two steps is gone on with by the next call, here or in another process.
 """
@@ -28,6 +30,7 @@ from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.registry import sequencer
 from boltseal.storage import ledger_store, ledger_tree
 from boltseal.storage.database import Transaction
+from boltseal.storage.schema import LEDGER, Log
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -63,9 +66,10 @@ class _Seen:
 
 
 class Integrator:
-    """Signs one store's ledger. Any process, any thread, several at once."""
+    """Signs one store's ledger, or another of its logs. Any process, any thread, several at once."""
 
-    def __init__(self, database: Database, keys: LedgerKeys) -> None:
+    def __init__(self, database: Database, keys: LedgerKeys, log: Log = LEDGER) -> None:
+        self.log = log
         self._database = database
         self._keys = keys
         self._held: tuple[bytes | None, ledger_tree.Head | None] = (None, None)
@@ -114,19 +118,19 @@ class Integrator:
             new = SigningKey(old.name, secrets.token_bytes(SEED_BYTES))
             extra = {"key": str(new.verifier)}
             index = self._database.write_and_wait(
-                lambda tx: sequencer.append(tx, Kind.KEY_ROTATED, actor=actor, reason=reason, extra=extra)
+                lambda tx: sequencer.append(tx, Kind.KEY_ROTATED, actor=actor, reason=reason, extra=extra, log=self.log)
             )
             head = self._integrate()
             signed = self._keys.mark()
             if head is None or signed is None:
                 raise LedgerKeyMissing("the ledger's key is gone")
-            receipt = self._database.read_and_wait(lambda held: receipt_of(held, index, head.size, signed))
-            self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt))
+            receipt = self._database.read_and_wait(lambda held: receipt_of(held, index, head.size, signed, self.log))
+            self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
             self._keys.put_mark(both)
             self._keys.put_key(new)
             self._database.write_and_wait(
-                lambda tx: ledger_tree.put_head(tx, ledger_tree.LATEST, ledger_tree.Head(head.size, both))
+                lambda tx: ledger_tree.put_head(tx, ledger_tree.LATEST, ledger_tree.Head(head.size, both), self.log)
             )
             return new
 
@@ -148,7 +152,7 @@ class Integrator:
 
     def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes) -> Checkpoint:
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)
-        grown = self._database.read_and_wait(lambda held: _grown(held, seen.signed, to))
+        grown = self._database.read_and_wait(lambda held: _grown(held, seen.signed, to, self.log))
         head = Checkpoint(seen.origin, grown.size, grown.root)
         if to == marked.size:
             if marked.root != head.root:
@@ -158,7 +162,7 @@ class Integrator:
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note)
         stored = ledger_tree.Head(head.size, note)
-        self._database.write_and_wait(lambda tx: ledger_tree.grow(tx, seen.signed, grown.tiles, stored))
+        self._database.write_and_wait(lambda tx: ledger_tree.grow(tx, seen.signed, grown.tiles, stored, self.log))
         self._held = (note, stored)
         return head
 
@@ -184,37 +188,41 @@ class Integrator:
                 "entries were taken away; `boltseal ledger recover` brings them back"
             )
         if seen.head is not None and self._held != (mark, seen.head):
-            self._database.read_and_wait(lambda held: _compare_tree(held, seen.head, marked, key))
+            self._database.read_and_wait(lambda held: _compare_tree(held, seen.head, marked, key, self.log))
         self._held = (mark, seen.head)
         return marked
 
     def _look(self) -> _Seen | None:
         def look(held: Connection) -> _Seen | None:
-            entries = ledger_store.head(Transaction(held, 0))
-            return None if entries is None else _Seen(entries.origin, entries.size, ledger_tree.head(held))
+            entries = ledger_store.head(Transaction(held, 0), self.log)
+            return (
+                None if entries is None else _Seen(entries.origin, entries.size, ledger_tree.head(held, log=self.log))
+            )
 
         return self._database.read_and_wait(look)
 
 
-def receipt_of(connection: Connection, index: int, size: int, note: bytes) -> bytes:
+def receipt_of(connection: Connection, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
     """The receipt of an entry under a head of `size` entries, whose note is given. TileInvalid when tiles are missing."""
     path = inclusion_path(index, size)
-    node = Tiles(size, ledger_tree.tiles(connection, needed(path, size))).node
-    line = next(iter(ledger_store.lines(connection, index, batch=1)))[1]
+    node = Tiles(size, ledger_tree.tiles(connection, needed(path, size), log)).node
+    line = next(iter(ledger_store.lines(connection, index, batch=1, log=log)))[1]
     return format_receipt(Receipt(index, prove(path, node), note, line))
 
 
-def _grown(connection: Connection, size: int, to: int) -> Grown:
-    lines = [line for _, line in ledger_store.lines(connection, size, until=to)]
+def _grown(connection: Connection, size: int, to: int, log: Log) -> Grown:
+    lines = [line for _, line in ledger_store.lines(connection, size, until=to, log=log)]
     if len(lines) != to - size or not all(isinstance(line, bytes) for line in lines):
         raise LedgerDoubt(f"the ledger's entries {size} to {to - 1} are not all there as they were written")
     try:
-        return grow(size, ledger_tree.tiles(connection, edge(size)), [leaf_hash(line) for line in lines])
+        return grow(size, ledger_tree.tiles(connection, edge(size), log), [leaf_hash(line) for line in lines])
     except TileInvalid as error:
         raise LedgerDoubt(f"the ledger's stored tree does not hold: {error.message}") from error
 
 
-def _compare_tree(connection: Connection, head: ledger_tree.Head | None, marked: Checkpoint, key: SigningKey) -> None:
+def _compare_tree(
+    connection: Connection, head: ledger_tree.Head | None, marked: Checkpoint, key: SigningKey, log: Log
+) -> None:
     """The stored tree and head against the mark. LedgerDoubt."""
     if head is None:
         return
@@ -223,7 +231,7 @@ def _compare_tree(connection: Connection, head: ledger_tree.Head | None, marked:
         if head.size > marked.size:  # the mark is older, so the head must speak for itself
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
-        roots = {at: ledger_tree.root(connection, at, head.size) for at in {common, head.size}}
+        roots = {at: ledger_tree.root(connection, at, head.size, log) for at in {common, head.size}}
     except (Invalid, TileInvalid) as error:
         raise LedgerDoubt(f"the ledger's stored head does not hold: {error.message}") from error
     if stored.size != head.size or stored.root != roots[head.size]:

@@ -14,6 +14,7 @@ from boltseal.ledger.entry import Kind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
 from boltseal.registry.integrator import receipt_of
 from boltseal.storage import ledger_store, ledger_tree
+from boltseal.storage.schema import LEDGER, Log
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -70,37 +71,38 @@ class EntryPage:
 
 
 class Ledger:
-    """One store's ledger, as others may see it."""
+    """One of a store's logs, as others may see it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, log: Log = LEDGER) -> None:
         self._database = database
+        self._log = log
 
     async def checkpoint(self) -> bytes:
         """The newest signed head, as a note. NotInLedger."""
-        return (await self._database.read(_head)).note
+        return (await self._database.read(self._head)).note
 
     async def tile(self, at: TileId | BundleId) -> bytes:
         """A tile of hashes, or a bundle of entries, of any size that was ever signed. NotInLedger."""
-        return await self._database.read(lambda held: _tile(held, at))
+        return await self._database.read(lambda held: self._tile(held, at))
 
     async def rotations(self) -> list[bytes]:
         """For each key that was rotated out, the receipt of the entry that names the next one."""
-        return await self._database.read(ledger_tree.rotations)
+        return await self._database.read(lambda held: ledger_tree.rotations(held, self._log))
 
     async def entry(self, index: int) -> Entry:
         """One entry. NotInLedger."""
-        return parse(await self._database.read(lambda held: _line(held, index)))
+        return parse(await self._database.read(lambda held: self._line(held, index)))
 
     async def receipt(self, index: int) -> bytes:
         """The proof that an entry is in the ledger, with the entry itself; under a head that a witness saw, if one did."""
 
         def query(held: Connection) -> bytes:
-            head = _head(held)
-            witnessed = ledger_tree.head(held, ledger_tree.WITNESSED)
+            head = self._head(held)
+            witnessed = ledger_tree.head(held, ledger_tree.WITNESSED, self._log)
             if witnessed is not None and index < witnessed.size:
                 head = witnessed
-            _line(held, index)
-            return receipt_of(held, index, head.size, head.note)
+            self._line(held, index)
+            return receipt_of(held, index, head.size, head.note, self._log)
 
         return await self._database.read(query)
 
@@ -112,7 +114,7 @@ class Ledger:
         def query(held: Connection) -> EventPage:
             found: list[TagEvent] = []
             lines = ledger_store.newest_of_name(
-                held, repository, tag, list(_EVENTS), before_us=before_us, since_us=since_us
+                held, repository, tag, list(_EVENTS), before_us=before_us, since_us=since_us, log=self._log
             )
             for line in lines:
                 entry = parse(line)
@@ -134,33 +136,34 @@ class Ledger:
         """
 
         def query(held: Connection) -> EntryPage:
-            size = _head(held).size
-            rows = ledger_store.of_repository(held, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds)
+            size = self._head(held).size
+            rows = ledger_store.of_repository(
+                held, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
+            )
             return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)
 
+    def _head(self, held: Connection) -> ledger_tree.Head:
+        head = ledger_tree.head(held, log=self._log)
+        if head is None:
+            raise NotInLedger("this ledger is not signed yet")
+        return head
 
-def _head(held: Connection) -> ledger_tree.Head:
-    head = ledger_tree.head(held)
-    if head is None:
-        raise NotInLedger("this ledger is not signed yet")
-    return head
+    def _line(self, held: Connection, index: int) -> bytes:
+        size = self._head(held).size
+        if not 0 <= index < size:
+            raise NotInLedger(f"the signed ledger has entries 0 to {size - 1}, and not {index}; ask again in a moment")
+        return next(iter(ledger_store.lines(held, index, batch=1, log=self._log)))[1]
 
-
-def _line(held: Connection, index: int) -> bytes:
-    size = _head(held).size
-    if not 0 <= index < size:
-        raise NotInLedger(f"the signed ledger has entries 0 to {size - 1}, and not {index}; ask again in a moment")
-    return next(iter(ledger_store.lines(held, index, batch=1)))[1]
-
-
-def _tile(held: Connection, at: TileId | BundleId) -> bytes:
-    size = _head(held).size
-    held_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
-    if at.index * WIDTH + at.width > held_at_level:
-        raise NotInLedger(f"the signed ledger of {size} entries has no {at.path()}")
-    if isinstance(at, TileId):
-        return ledger_tree.tiles(held, [at])[at]
-    start = at.index * WIDTH
-    return encode_bundle([line for _, line in ledger_store.lines(held, start, until=start + at.width)])
+    def _tile(self, held: Connection, at: TileId | BundleId) -> bytes:
+        size = self._head(held).size
+        held_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
+        if at.index * WIDTH + at.width > held_at_level:
+            raise NotInLedger(f"the signed ledger of {size} entries has no {at.path()}")
+        if isinstance(at, TileId):
+            return ledger_tree.tiles(held, [at], self._log)[at]
+        start = at.index * WIDTH
+        return encode_bundle(
+            [line for _, line in ledger_store.lines(held, start, until=start + at.width, log=self._log)]
+        )

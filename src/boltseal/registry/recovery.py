@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,7 @@ from boltseal.registry.integrator import SEED_BYTES, LedgerDoubt, LedgerKeyMissi
 from boltseal.registry.values import Place
 from boltseal.storage import ledger_store, ledger_tree, metadata
 from boltseal.storage.database import Transaction
+from boltseal.storage.schema import LEDGER, Log
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -88,22 +89,18 @@ def bring_back(database: Database, keys: LedgerKeys, door: TagDoor, lines: Lines
         def job(tx: Transaction) -> int:
             return _bring_back(tx, door, lines, signed)
 
-        frozen, database.frozen = database.frozen, None
-        try:
+        with _undoubted(database, LEDGER):
             brought = database.write_and_wait(job)
-        except BaseException:
-            database.frozen = frozen
-            raise
         if note != mark:
             keys.put_mark(note)
         return Recovered(key.name, str(key.verifier), brought)
 
 
-def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str) -> Recovered:
+def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, log: Log = LEDGER) -> Recovered:
     """Go on with what is here, under a new origin and key, and record what was lost. RecoveryRefused."""
     with keys.locked():
         mark = keys.mark()
-        seen = database.read_and_wait(_seen)
+        seen = database.read_and_wait(lambda held: _seen(held, log))
         if seen is None:
             raise RecoveryRefused("this ledger was never started; nothing can be lost")
         origin, size, stored = seen
@@ -115,19 +112,27 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str) -
             extra["lost_entries"] = str(max(0, last.size - size))
 
         def job(tx: Transaction) -> None:
-            ledger_store.set_origin(tx, key.name)
-            ledger_tree.clear(tx)
-            sequencer.append(tx, Kind.RECOVERED, actor=actor, reason=reason, extra=extra)
+            ledger_store.set_origin(tx, key.name, log)
+            ledger_tree.clear(tx, log)
+            sequencer.append(tx, Kind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
 
-        frozen, database.frozen = database.frozen, None
-        try:
+        with _undoubted(database, log):
             database.write_and_wait(job)
-        except BaseException:
-            database.frozen = frozen
-            raise
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
         keys.put_key(key)
         return Recovered(key.name, str(key.verifier), 0)
+
+
+@contextmanager
+def _undoubted(database: Database, log: Log) -> Iterator[None]:
+    """Lets one transaction record in a log that is doubted; it is doubted again if that fails."""
+    doubt = database.doubts.pop(log.name, None)
+    try:
+        yield
+    except BaseException:
+        if doubt is not None:
+            database.doubts[log.name] = doubt
+        raise
 
 
 def _last_head(*notes: bytes | None) -> Checkpoint | None:
@@ -139,9 +144,9 @@ def _last_head(*notes: bytes | None) -> Checkpoint | None:
     return None
 
 
-def _seen(held: Connection) -> tuple[str, int, ledger_tree.Head | None] | None:
-    entries = ledger_store.head(Transaction(held, 0))
-    return None if entries is None else (entries.origin, entries.size, ledger_tree.head(held))
+def _seen(held: Connection, log: Log = LEDGER) -> tuple[str, int, ledger_tree.Head | None] | None:
+    entries = ledger_store.head(Transaction(held, 0), log)
+    return None if entries is None else (entries.origin, entries.size, ledger_tree.head(held, log=log))
 
 
 def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint) -> int:

@@ -1,6 +1,7 @@
-"""Gives every change of a tag its place in the ledger: index, time, salt, and the entry before it of the same name.
+"""Gives every entry its place in its log: index, time, salt, and the entry before it of the same name.
 
-Called by the door, inside the transaction that changes the tag: entry and change are there together or not at all.
+Called by the door, inside the transaction that changes the tag: entry and change are there together or not at all. What
+upstreams' tags were seen to mean goes the same way into a log of its own, and nothing else does.
 
 - Indices are gapless: the head row, locked by the transaction, holds the next one.
 - Time is the clock, or one microsecond after the last entry if the clock is behind: times only ever rise.
@@ -17,8 +18,9 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Unavailable
-from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, Kind, encode
 from boltseal.storage import ledger_store
+from boltseal.storage.schema import LEDGER, OBSERVATIONS, Log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000
+OBSERVATIONS_ORIGIN: Final = "/observations"
+"""What the log of observations is called, behind the name of the ledger."""
 
 
 class ClockBehind(Unavailable):
@@ -66,13 +70,19 @@ def append(
     actor: str = "",
     reason: str = "",
     extra: Mapping[str, str] | None = None,
+    log: Log = LEDGER,
 ) -> int:
-    """Write one entry and return its index. `previous`: the index of the name's last entry, -1 for none."""
-    if tx.frozen is not None:
-        raise LedgerFrozen(f"nothing is recorded: {tx.frozen}")
-    head = ledger_store.head(tx)
+    """Write one entry and return its index. `previous`: the index of the name's last entry in this log, -1 for none."""
+    if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
+        raise AssertionError(f"{kind} has no place in {log.name}")
+    doubt = tx.doubts.get(log.name)
+    if doubt is not None:
+        raise LedgerFrozen(f"nothing is recorded: {doubt}")
+    head = ledger_store.head(tx, log)
     if head is None:
-        raise LedgerMissing("the registry's ledger was not started: nothing was changed; start `boltseal serve` once")
+        raise LedgerMissing(
+            f"the registry's {log.name} was not started: nothing was changed; start `boltseal serve` once"
+        )
     check_clock(head.last_time_us, tx.now_us)
     time_us = max(tx.now_us, head.last_time_us + 1)
     entry = Entry(
@@ -99,8 +109,9 @@ def append(
         repository=repository or "",
         tag=tag or "",
         line=encode(entry),
+        log=log,
     )
-    tx.appended = True
+    tx.appended.add(log.name)
     return head.size
 
 
@@ -120,3 +131,14 @@ def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str
         append(tx, Kind.RULES_CHANGED, actor=actor, extra=extra)
         ledger_store.set_rules(tx, rules)
     return head.origin
+
+
+def start_observations(tx: Transaction, *, actor: str) -> None:
+    """Begin the log of observations if this store has none, under a name below the ledger's. LedgerMissing."""
+    if ledger_store.head(tx, OBSERVATIONS) is not None:
+        return
+    head = ledger_store.head(tx)
+    if head is None:
+        raise LedgerMissing("the registry's ledger was not started: nothing was changed; start `boltseal serve` once")
+    ledger_store.start(tx, f"{head.origin}{OBSERVATIONS_ORIGIN}", OBSERVATIONS)
+    append(tx, Kind.LOG_STARTED, actor=actor, log=OBSERVATIONS)

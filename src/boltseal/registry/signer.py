@@ -1,8 +1,8 @@
-"""The thread of a serving process that signs the ledger soon after each transaction.
+"""The thread of a serving process that signs a log soon after each transaction; each log has one.
 
 At most `PAUSE_S` after an entry was committed here, and once in `LOOK_S` for entries of processes that died or of verbs
 beside the server. A single push is signed at once; under many, each head takes in all that came in the pause.
-Doubt about the store freezes it until it is mended: nothing is recorded (`sequencer`), and pulls go on. Trouble that may
+Doubt about a log freezes it until it is mended: nothing is recorded in it (`sequencer`), and pulls go on. Trouble that may
 pass (a disk that is full, a lock) is told and tried again; the entries it concerns are durable and wait.
 """
 
@@ -36,6 +36,7 @@ class Signer:
         self._integrator = integrator
         self._database = database
         self._signed = signed
+        self._log = integrator.log.name
         self._size = -1
         self._work = threading.Event()
         self._ending = threading.Event()
@@ -45,7 +46,7 @@ class Signer:
 
     def start(self) -> None:
         """From now on entries of this process are signed."""
-        self._database.after_append = self._work.set
+        self._database.after_append[self._log] = self._work.set
         self._thread.start()
 
     def close(self) -> None:
@@ -66,20 +67,20 @@ class Signer:
         try:
             head = self._integrator.integrate()
         except LedgerDoubt as doubt:
-            if self._database.frozen != doubt.message:
-                _log.error("the ledger is doubted: nothing is taken in", reason=doubt.message)
-            self._database.frozen = doubt.message
+            if self._database.doubts.get(self._log) != doubt.message:
+                _log.error("the ledger is doubted: nothing is taken in", log=self._log, reason=doubt.message)
+            self._database.doubts[self._log] = doubt.message
         except BoltsealError as error:
             if self.trouble is None:
-                _log.warning("the ledger could not be signed; trying again", reason=error.message)
+                _log.warning("the ledger could not be signed; trying again", log=self._log, reason=error.message)
             self.trouble = error.message
         except Exception:  # noqa: BLE001 - the outermost shell of this thread: without it nothing would be signed any more
-            _log.exception("the ledger could not be signed: this is a defect")
+            _log.exception("the ledger could not be signed: this is a defect", log=self._log)
             self.trouble = "this is a defect; the log has it"
         else:
-            if self._database.frozen is not None:
-                _log.warning("the ledger is as it was signed again: what comes is taken in")
-            self._database.frozen = self.trouble = None
+            if self._database.doubts.pop(self._log, None) is not None:
+                _log.warning("the ledger is as it was signed again: what comes is taken in", log=self._log)
+            self.trouble = None
             if head is not None and head.size != self._size:
                 self._size = head.size
                 self._signed()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from boltseal.errors import BoltsealError, Unavailable
 from boltseal.storage import sqlite
 from boltseal.storage.generation import Generation
 from boltseal.storage.lanes import deliver
+from boltseal.storage.schema import LEDGER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,15 +40,15 @@ GROUP_LIMIT: Final = 256
 class Transaction:
     """What a job works in: the connection, the time it happens at, and whether caches have to forget.
 
-    `frozen`: why nothing may be recorded in this store, None where it may. `appended`: the job wrote an entry.
+    `doubts`: why nothing may be recorded in a log, by its name. `appended`: the logs in which the job wrote an entry.
     `whole`: manifests, as (repository number, digest), of which the job saw that everything under them is held.
     """
 
     connection: Connection
     now_us: int
-    frozen: str | None = None
+    doubts: Mapping[str, str] = field(default_factory=dict)
     takes_away: bool = field(default=False)
-    appended: bool = field(default=False)
+    appended: set[str] = field(default_factory=set)
     whole: set[tuple[int, str]] = field(default_factory=set)
 
 
@@ -69,10 +70,11 @@ class Database:
 
     def __init__(self, engine: Engine, generation: Generation, clock: Clock) -> None:
         self.generation = generation
-        self.frozen: str | None = None
-        """Why nothing may be recorded (`registry.sequencer` asks each transaction); set by whoever doubts the store."""
-        self.after_append: Callable[[], None] | None = None
-        """Called in the writer's thread when a COMMIT has brought entries; it must neither wait nor raise."""
+        self.doubts: dict[str, str] = {}
+        """By a log's name why nothing may be recorded in it (`registry.sequencer` asks); set by whoever doubts the store."""
+        self.after_append: dict[str, Callable[[], None]] = {}
+        """By a log's name what is called, in the writer's thread, when a COMMIT has brought entries; it neither waits nor
+        raises."""
         self._engine = engine
         self._clock = clock
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -84,6 +86,11 @@ class Database:
         self._reading: list[Connection] = []
         self._writer = threading.Thread(target=self._run, name="boltseal-write", daemon=True)
         self._writer.start()
+
+    @property
+    def frozen(self) -> str | None:
+        """Why nothing may be recorded in the ledger, so that nothing is taken in; None where it may."""
+        return self.doubts.get(LEDGER.name)
 
     async def write(self, job: Job[T]) -> T:
         """Run a job in the next group. Returns after its COMMIT; raises what the job raised, or Full or Unavailable."""
@@ -183,10 +190,11 @@ class Database:
     ) -> None:
         execute = sqlite.driver(connection).execute
         execute("BEGIN IMMEDIATE")
-        takes_away = appended = begun = False
+        takes_away = begun = False
+        appended = set[str]()
         try:
             for waiting in group:
-                transaction = Transaction(connection, self._clock(), self.frozen)
+                transaction = Transaction(connection, self._clock(), self.doubts)
                 execute("SAVEPOINT job")
                 try:
                     result = waiting.job(transaction)
@@ -198,7 +206,7 @@ class Database:
                     failed.append((waiting, _named(error)))
                 else:
                     takes_away = takes_away or transaction.takes_away
-                    appended = appended or transaction.appended
+                    appended |= transaction.appended
                     done.append((waiting, result))
                 execute("RELEASE job")
             if takes_away:
@@ -212,8 +220,8 @@ class Database:
         finally:
             if begun:
                 self.generation.end()
-        if appended and self.after_append is not None:
-            self.after_append()
+        for log in appended & self.after_append.keys():
+            self.after_append[log]()
 
 
 def _named(error: Exception) -> BaseException:

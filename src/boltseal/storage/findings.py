@@ -35,6 +35,7 @@ class Counts:
     """What was looked at, sizes in bytes. `unnamed_*`: stored, but named by no repository; no fault, collect's work."""
 
     entries: int = 0
+    observations: int = 0
     tags: int = 0
     manifests: int = 0
     blobs: int = 0

@@ -5,7 +5,7 @@ In this order:
 1. The database as such: SQLite's own examination of its pages, indexes and references.
 2. The ledger: every entry canonical and in its place, none missing, times rising, each pointing at the entry before it
    of the same name; no bound name with two digests; what stands beside a line is what the line says; the tree is over
-   these lines, and what was signed is its head (`fsck_tree`).
+   these lines, and what was signed is its head (`fsck_tree`). Then the log of observations, likewise.
 3. The tags: each row is what the ledger's last word on its name says.
 4. The manifests: bytes there, of that digest, size, canonical digest and media type; links and what referrers show as
    the bytes say; nothing left over from what is gone.
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
 
-from boltseal.ledger.audit import Audit, NameSaid
+from boltseal.ledger.audit import Audit, NameSaid, ObservationAudit
 from boltseal.oci.digest import Digest
 from boltseal.policy.decide import signature_subject
 from boltseal.policy.rules import Keep, RuleInvalid
@@ -36,7 +36,7 @@ from boltseal.storage import fsck_content, metadata, sqlite, usage
 from boltseal.storage.database import Transaction
 from boltseal.storage.findings import Examined, Finding, Notebook, Progress, Status
 from boltseal.storage.fsck_tree import TreeCheck
-from boltseal.storage.schema import entry, ledger_head, link, manifest, repository, tag
+from boltseal.storage.schema import LEDGER, OBSERVATIONS, Log, link, manifest, repository, tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,33 +105,33 @@ def _database(connection: Connection, notes: Notebook) -> None:
 
 
 def _names(connection: Connection, notes: Notebook, keys: LedgerKeys | None) -> None:
-    audit = _ledger(connection, notes, keys)
+    audit = _log(connection, notes, keys, LEDGER, Audit())
     _tags(connection, audit, notes)
+    _log(connection, notes, None if keys is None else keys.of(OBSERVATIONS.name), OBSERVATIONS, ObservationAudit())
 
 
-def _ledger(connection: Connection, notes: Notebook, keys: LedgerKeys | None) -> Audit:
-    head = connection.execute(select(ledger_head)).mappings().one_or_none()
-    audit = Audit()
+def _log(connection: Connection, notes: Notebook, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
+    head = connection.execute(select(log.head)).mappings().one_or_none()
     size = head["size"] if head else 0
-    tree = TreeCheck(connection, keys, notes)
-    rows = connection.execute(select(entry).order_by(entry.c.idx).execution_options(yield_per=1000))
+    tree = TreeCheck(connection, keys, notes, log)
+    rows = connection.execute(select(log.entry).order_by(log.entry.c.idx).execution_options(yield_per=1000))
     for number, row in enumerate(rows.mappings(), start=1):
-        notes.count("entries")
+        notes.count("entries" if log is LEDGER else log.name)
         tree.take(row["line"])
         problems = audit.take(row["idx"], row["line"])
         for problem in [*problems, *_beside(row, audit.last)]:
-            notes.differs(f"entry {row['idx']}", problem)
-        notes.passed("ledger", number, size)
+            notes.differs(f"{'entry' if log is LEDGER else 'observation'} {row['idx']}", problem)
+        notes.passed(log.name, number, size)
     tree.finish()
     if audit.size != size:
         notes.differs(
-            "ledger", f"it ends at entry {audit.size - 1}, but its head says that {size} entries were written"
+            log.name, f"it ends at entry {audit.size - 1}, but its head says that {size} entries were written"
         )
     if head is not None and audit.origin not in ("", head["origin"]):
-        notes.differs("ledger", f"its head calls it {head['origin']}, its last entry {audit.origin}")
+        notes.differs(log.name, f"its head calls it {head['origin']}, its last entry {audit.origin}")
     if head is not None and audit.last_time_us != head["last_time_us"]:
-        notes.differs("ledger", "its head has another time than its last entry")
-    if head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
+        notes.differs(log.name, "its head has another time than its last entry")
+    if log is LEDGER and head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
         notes.differs("ledger", "its head has other rules than the last entry about rules")
     return audit
 

@@ -15,6 +15,7 @@ from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import parse_note_unverified
 from boltseal.ledger.tiles import WIDTH, TileId, grow
 from boltseal.storage import ledger_tree
+from boltseal.storage.schema import LEDGER, Log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,13 +31,15 @@ BATCH: Final = 16 * WIDTH
 class TreeCheck:
     """Takes the entries in order, then says what is wrong with the tree over them."""
 
-    def __init__(self, connection: Connection, keys: LedgerKeys | None, notes: Notebook) -> None:
+    def __init__(self, connection: Connection, keys: LedgerKeys | None, notes: Notebook, log: Log = LEDGER) -> None:
         self._connection = connection
+        self._log = log
+        self._name = log.name
         self._notes = notes
         self._leaves: list[bytes] = []
         self._size = 0
         self._edge: Mapping[TileId, bytes] = {}
-        self._stored = ledger_tree.head(connection)
+        self._stored = ledger_tree.head(connection, log=log)
         self._roots: dict[int, bytes | None] = {}
         self._promised = self._read_promises(keys)
         for checkpoint in self._promised.values():
@@ -59,17 +62,17 @@ class TreeCheck:
             if checkpoint.size == 0:
                 continue
             if checkpoint.size > self._size:
-                self._notes.differs("ledger", f"{who} is over {checkpoint.size} entries; {self._size} are here")
+                self._notes.differs(self._name, f"{who} is over {checkpoint.size} entries; {self._size} are here")
             elif self._roots[checkpoint.size] != checkpoint.root:
                 self._notes.differs(
-                    "ledger", f"the first {checkpoint.size} entries are not the ones that {who} is over"
+                    self._name, f"the first {checkpoint.size} entries are not the ones that {who} is over"
                 )
 
     def _grow(self) -> None:
         grown = grow(self._size, self._edge, self._leaves)
         signed = 0 if self._stored is None else self._stored.size
         full = [tile for tile in grown.tiles if tile.width == WIDTH and _end(tile) <= signed]
-        stored = ledger_tree.tiles(self._connection, full)
+        stored = ledger_tree.tiles(self._connection, full, self._log)
         for tile in full:
             self._compare(tile, grown.tiles[tile], stored.get(tile))
         self._size, self._edge, self._leaves = grown.size, grown.edge, []
@@ -80,15 +83,15 @@ class TreeCheck:
         """The partial tiles of the stored tree, when the entries are at its size."""
         if self._stored is None or at != self._stored.size:
             return
-        stored = ledger_tree.tiles(self._connection, self._edge)
+        stored = ledger_tree.tiles(self._connection, self._edge, self._log)
         for tile, hashes in self._edge.items():
             self._compare(tile, hashes, stored.get(tile))
 
     def _compare(self, tile: TileId, must: bytes, stored: bytes | None) -> None:
         if stored is None:
-            self._notes.differs("ledger", f"{tile.path()} of its tree is missing")
+            self._notes.differs(self._name, f"{tile.path()} of its tree is missing")
         elif stored != must:
-            self._notes.differs("ledger", f"{tile.path()} of its tree is not over the entries that are here")
+            self._notes.differs(self._name, f"{tile.path()} of its tree is not over the entries that are here")
 
     def _read_promises(self, keys: LedgerKeys | None) -> dict[str, Checkpoint]:
         """What was signed: the stored head, and the mark."""
@@ -98,20 +101,20 @@ class TreeCheck:
             mark = None if keys is None else keys.mark()
             if self._stored is not None:
                 if keys is not None and key is None:
-                    self._notes.unknown("ledger", "its key is not there, so nobody can say who signed its head")
+                    self._notes.unknown(self._name, "its key is not there, so nobody can say who signed its head")
                 promised["the signed head"] = (
                     open_checkpoint(self._stored.note, key.verifier).checkpoint
                     if key is not None
                     else parse_checkpoint_unverified(parse_note_unverified(self._stored.note).text)
                 )
                 if promised["the signed head"].size != self._stored.size:
-                    self._notes.differs("ledger", "its stored head is not of the size that stands beside it")
+                    self._notes.differs(self._name, "its stored head is not of the size that stands beside it")
             if mark is not None and key is not None:
                 promised["the high-water mark"] = open_checkpoint(mark, key.verifier).checkpoint
         except Invalid as error:
-            self._notes.differs("ledger", f"what was signed of it does not hold: {error.message}")
+            self._notes.differs(self._name, f"what was signed of it does not hold: {error.message}")
         except BoltsealError as error:
-            self._notes.unknown("ledger", error.message)
+            self._notes.unknown(self._name, error.message)
         return promised
 
 

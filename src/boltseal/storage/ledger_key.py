@@ -3,6 +3,7 @@
     ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; whoever reads it can sign for this ledger
     ledger.mark   the checkpoint that was signed last, as a note
     ledger.lock   held by whoever signs, of all processes of a store
+    observations.key, .mark, .lock   the same of the log of observations
     witness.lock  held by whoever talks to witnesses
 
 The mark is durable before a checkpoint is shown to anybody, and so it knows more than any copy of the data: a data
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KEY_NAME: Final = "ledger.key"
-MARK_NAME: Final = "ledger.mark"
+LEDGER_NAME: Final = "ledger"
 _PRIVATE: Final = 0o600
 
 
@@ -40,18 +40,23 @@ class LedgerKeyUnreadable(Unavailable):
 
 
 class LedgerKeys:
-    """The folder. `disk`: the system calls of every write."""
+    """The folder. `disk`: the system calls of every write. `name`: of the log whose key and mark they are."""
 
-    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
+    def __init__(self, folder: Path, disk: Disk | None = None, *, name: str = LEDGER_NAME) -> None:
         self.folder = folder
+        self._key, self._mark, self._lock = (f"{name}.{kind}" for kind in ("key", "mark", "lock"))
         self._disk = disk or Disk()
+
+    def of(self, name: str) -> LedgerKeys:
+        """The same folder, for another log."""
+        return LedgerKeys(self.folder, self._disk, name=name)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the lock of whoever signs; made, like the folder, where it is missing. LedgerKeyUnreadable."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = locked(str(self.folder / "ledger.lock"), _PRIVATE)
+            lock = locked(str(self.folder / self._lock), _PRIVATE)
             lock.__enter__()
         except OSError as error:
             raise LedgerKeyUnreadable(
@@ -85,26 +90,26 @@ class LedgerKeys:
 
     def key(self) -> SigningKey | None:
         """The key that signs, None where there is none. LedgerKeyUnreadable."""
-        text = self._read(KEY_NAME)
+        text = self._read(self._key)
         if text is None:
             return None
         try:
             return SigningKey.parse(text.decode("ascii").strip())
         except (KeyInvalid, UnicodeDecodeError) as error:
             reason = error.message if isinstance(error, BoltsealError) else "it is not text"
-            raise LedgerKeyUnreadable(f"{self.folder.name}/{KEY_NAME} holds no key of a ledger: {reason}") from error
+            raise LedgerKeyUnreadable(f"{self.folder.name}/{self._key} holds no key of a ledger: {reason}") from error
 
     def mark(self) -> bytes | None:
         """The note of the checkpoint that was signed last, None where there is none. LedgerKeyUnreadable."""
-        return self._read(MARK_NAME)
+        return self._read(self._mark)
 
     def put_key(self, key: SigningKey) -> None:
         """Let this key sign from now on. LedgerKeyUnreadable."""
-        self._write(KEY_NAME, f"{key.private_text()}\n".encode("ascii"))
+        self._write(self._key, f"{key.private_text()}\n".encode("ascii"))
 
     def put_mark(self, note: bytes) -> None:
         """Raise the mark; durable when this returns. LedgerKeyUnreadable."""
-        self._write(MARK_NAME, note)
+        self._write(self._mark, note)
 
     def _read(self, name: str) -> bytes | None:
         path = self.folder / name

@@ -12,13 +12,23 @@
     ledger_tile  the tree over the entries: up to 256 hashes of 32 bytes each; a full tile never changes
     ledger_checkpoint  the signed heads: `latest`, and `witnessed`, the newest that a witness cosigned
     ledger_rotation    for each key that was rotated out: the receipt that names the next one, signed by it
+    observation, observation_*   the same five of the second log: what tags of other registries were seen to mean
+    foreign_tag  how such a tag stands: what is served of it, what is held back, when upstream was last asked
+    upstream     how an upstream stands: what is left of its pull limit, since when it does not answer
+    reservation  a push that is on its way through the gate: for an hour nobody else may push to that name
     usage        running totals of what users hold; see `usage`
+
+There are two logs of one making (`Log`): the ledger of what happened to our tags, and the observations of what upstreams'
+tags meant, apart from it so that strangers, who decide what is asked for, cannot make the ledger grow.
 
 Times are microseconds since the epoch. Digests are text, `algorithm:hex`. No rule lives here: who may change a
 row, and when, is the business of `registry/`; only `registry/tags.py` (through `tag_table`) changes a tag.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
@@ -126,49 +136,114 @@ tag = Table(
     sqlite_with_rowid=False,
 )
 
-entry = Table(
-    "entry",
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The tables of one log. `name`: what it is called beside the data (`storage.ledger_key`) and in findings."""
+
+    name: str
+    entry: Table
+    head: Table
+    tile: Table
+    checkpoint: Table
+    rotation: Table
+
+
+def _log(name: str, entries: str, prefix: str) -> Log:
+    return Log(
+        name,
+        entry=Table(
+            entries,
+            METADATA,
+            Column("idx", BigInteger, primary_key=True, autoincrement=False),
+            Column("time_us", BigInteger, nullable=False),
+            Column("kind", Text, nullable=False),
+            Column("repository", NAME, nullable=False),
+            Column("tag", NAME, nullable=False),
+            Column("line", LargeBinary, nullable=False),
+            Index(None, "repository", "tag", "idx"),
+        ),
+        head=Table(
+            f"{prefix}_head",
+            METADATA,
+            Column("id", Integer, primary_key=True, autoincrement=False),
+            Column("size", BigInteger, nullable=False),
+            Column("last_time_us", BigInteger, nullable=False),
+            Column("origin", Text, nullable=False),
+            Column("rules", Text, nullable=False),
+        ),
+        tile=Table(
+            f"{prefix}_tile",
+            METADATA,
+            Column("level", Integer, primary_key=True, autoincrement=False),
+            Column("idx", BigInteger, primary_key=True, autoincrement=False),
+            Column("hashes", LargeBinary, nullable=False),
+        ),
+        checkpoint=Table(
+            f"{prefix}_checkpoint",
+            METADATA,
+            Column("name", Text, primary_key=True),
+            Column("size", BigInteger, nullable=False),
+            Column("note", LargeBinary, nullable=False),
+        ),
+        rotation=Table(
+            f"{prefix}_rotation",
+            METADATA,
+            Column("idx", BigInteger, primary_key=True, autoincrement=False),
+            Column("receipt", LargeBinary, nullable=False),
+        ),
+    )
+
+
+LEDGER: Final = _log("ledger", "entry", "ledger")
+OBSERVATIONS: Final = _log("observations", "observation", "observation")
+
+foreign_tag = Table(
+    "foreign_tag",
     METADATA,
-    Column("idx", BigInteger, primary_key=True, autoincrement=False),
-    Column("time_us", BigInteger, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("repository", NAME, nullable=False),
-    Column("tag", NAME, nullable=False),
-    Column("line", LargeBinary, nullable=False),
-    Index(None, "repository", "tag", "idx"),
+    Column("repository", NAME, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("digest", Text),
+    Column("media_type", Text),
+    Column("size", BigInteger),
+    Column("held_digest", Text),
+    Column("held_media_type", Text),
+    Column("held_size", BigInteger),
+    Column("held_us", BigInteger),
+    Column("gone_us", BigInteger),
+    Column("asked_us", BigInteger, nullable=False),
+    Column("entry_index", BigInteger, nullable=False),
+    Column("changes", BigInteger, nullable=False),
+    Column("changes_since_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
-ledger_head = Table(
-    "ledger_head",
-    METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("size", BigInteger, nullable=False),
-    Column("last_time_us", BigInteger, nullable=False),
-    Column("origin", Text, nullable=False),
-    Column("rules", Text, nullable=False),
-)
-
-ledger_tile = Table(
-    "ledger_tile",
-    METADATA,
-    Column("level", Integer, primary_key=True, autoincrement=False),
-    Column("idx", BigInteger, primary_key=True, autoincrement=False),
-    Column("hashes", LargeBinary, nullable=False),
-)
-
-ledger_checkpoint = Table(
-    "ledger_checkpoint",
+upstream = Table(
+    "upstream",
     METADATA,
     Column("name", Text, primary_key=True),
-    Column("size", BigInteger, nullable=False),
-    Column("note", LargeBinary, nullable=False),
+    Column("down_us", BigInteger),
+    Column("down_reason", Text),
+    Column("quota_limit", BigInteger),
+    Column("quota_remaining", BigInteger),
+    Column("quota_window_s", BigInteger),
+    Column("quota_source", Text),
+    Column("quota_us", BigInteger),
+    sqlite_with_rowid=False,
 )
 
-ledger_rotation = Table(
-    "ledger_rotation",
+reservation = Table(
+    "reservation",
     METADATA,
-    Column("idx", BigInteger, primary_key=True, autoincrement=False),
-    Column("receipt", LargeBinary, nullable=False),
+    Column("repository", NAME, primary_key=True),
+    Column("tag", NAME, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reserved_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 usage = Table(

@@ -124,6 +124,7 @@ _SIZES: Final = (
     ("tag", "tag", "100000 1000 1"),
     ("tag", "ix_tag_repository_id_digest", "100000 1000 2 1"),
     ("entry", "ix_entry_repository_tag_idx", "1000000 10000 10 1"),
+    ("observation", "ix_observation_repository_tag_idx", "1000000 10000 10 1"),
 )
 
 
