@@ -31,8 +31,9 @@ from boltseal.api.token import TokenService
 from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
 from boltseal.ledger.note import VerifierKey
+from boltseal.mirror.cache import Mirror
 from boltseal.mirror.upstreams import Upstreams
-from boltseal.mirroring import build_upstreams
+from boltseal.mirroring import build_mirror, build_upstreams
 from boltseal.opening import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
@@ -86,6 +87,7 @@ class Application(Starlette):
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
+        self._mirror: Mirror | None = None
         self._observer = observer
         health = Health(observer, self._readiness)
         self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
@@ -107,6 +109,14 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
+        self._mirror = build_mirror(
+            self._upstreams,
+            store.registry,
+            store.blobs,
+            check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
+            read_only=lambda: _read_only(self._settings, store),
+            count=self._observer.totals.count,
+        )
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
             await self._ask_witnesses(store)
@@ -130,6 +140,7 @@ class Application(Starlette):
                         await task
             if self._witnesses is not None:
                 await self._witnesses.aclose()
+            await self._mirror.aclose()
             await self._upstreams.aclose()
             for signer in self._signers:
                 signer.close()
@@ -161,7 +172,7 @@ class Application(Starlette):
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
             leads=settings.leads,
         )
-        self._api = DistributionApi(registry, api_settings, gate, self._observer)
+        self._api = DistributionApi(registry, api_settings, gate, self._observer, self._mirror)
         self._observer.lines_wanted = bool(server.access_log)
         local = "admins" if server.behind_proxy else "local"
         open_to = "everybody" if server.public_metrics else local
@@ -207,18 +218,19 @@ class Application(Starlette):
         self._settings = settings
         # Requests under way end under the rules they began with.
         store = self._store
-        room = Room(settings.server.data, int(settings.server.disk_reserve_bytes))
-        registry = build_registry(store.database, store.blobs, settings.rules, room, bounds(settings))
+        registry = build_registry(store.database, store.blobs, settings.rules, self._room(), bounds(settings))
         self._serve(registry, settings, self._logins)
         _log.info("rules read again", rules=len(settings.rules.user))
         if left_out:
             _log.warning("changed settings that only a restart brings", settings=list(left_out))
 
+    def _room(self) -> Room:
+        server = self._settings.server
+        return Room(server.data, int(server.disk_reserve_bytes))
+
     async def _readiness(self) -> Readiness:
         if self._store is None:
             return Readiness(("the store is not open",), ())
-        server = self._settings.server
-        room = Room(server.data, int(server.disk_reserve_bytes))
         notes = self._notes
         troubles = [each.trouble for each in self._signers if each.trouble is not None]
         notes = (*notes, *(f"the newest entries of the ledger are not signed: {trouble}" for trouble in troubles))
@@ -231,7 +243,7 @@ class Application(Starlette):
         if self._witnesses is not None:
             notes = (*notes, *self._witnesses.troubles)
         read_only = _read_only(self._settings, self._store)
-        return await readiness(self._store.database, room, read_only, notes, self._clock)
+        return await readiness(self._store.database, self._room(), read_only, notes, self._clock)
 
 
 def create_app(

@@ -5,15 +5,28 @@ A password is read once, at the start. It is in no setting, no message and no lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from boltseal.client.credentials import Credentials, OneLogin
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.config import secret
 from boltseal.errors import Invalid
+from boltseal.mirror.cache import Mirror
+from boltseal.mirror.tags import UpstreamTags
 from boltseal.mirror.upstreams import Upstream, Upstreams
 from boltseal.policy.upstreams import UpstreamTerms
+
+if TYPE_CHECKING:
+    from boltseal.registry import Registry
+    from boltseal.storage.blobs import BlobStore
+
+
+# A client waits behind each of these, and there may be something in the store to answer with.
+TIMEOUT_S: Final = 10.0
+ATTEMPTS: Final = 2
+PATIENCE_S: Final = 1.0
 
 
 class PasswordInvalid(Invalid):
@@ -25,10 +38,34 @@ def build_upstreams(terms: Sequence[UpstreamTerms]) -> Upstreams:
     return Upstreams(_upstream(each) for each in terms)
 
 
+def build_mirror(
+    upstreams: Upstreams,
+    registry: Registry,
+    store: BlobStore,
+    *,
+    check_room: Callable[[int], None],
+    read_only: Callable[[], str | None],
+    count: Callable[[str], None],
+) -> Mirror:
+    """What serves their images from the store."""
+    return Mirror(
+        upstreams,
+        UpstreamTags(),
+        registry,
+        store,
+        check_room=check_room,
+        read_only=read_only,
+        count=count,
+    )
+
+
 def _upstream(terms: UpstreamTerms) -> Upstream:
     options = TransportOptions(
         plain_http=frozenset({terms.authority}) if terms.plain_http else frozenset(),
         ca_file=None if terms.ca_file is None else Path(terms.ca_file),
+        timeout_s=TIMEOUT_S,
+        attempts=ATTEMPTS,
+        patience_s=PATIENCE_S,
     )
     return Upstream.over(terms, Transport(OneLogin(terms.authority, _login(terms)), options))
 

@@ -16,6 +16,7 @@ from boltseal.storage.blobs import (
     PIECE_BYTES,
     BlobAbsent,
     BlobStore,
+    FetchKey,
     StoreBroken,
     UploadBusy,
     UploadFile,
@@ -492,3 +493,67 @@ def test_the_names_of_one_owner_begin_alike_and_are_not_to_be_guessed() -> None:
     assert len({name[:8] for name in names}) == 1
     assert len({name[8:] for name in names}) == 100
     assert UploadId.new("ci")[:8] != UploadId.new("ana")[:8]
+
+
+async def test_a_session_that_is_there_is_begun_again_as_it_is(store: BlobStore) -> None:
+    """Who brings the same digest as somebody before goes on where that one stopped."""
+    key = FetchKey(REPOSITORY, UploadId.of(Digest.of(b"from elsewhere")))
+    await store.start_upload(key)
+    await patch(store, key, b"from ")
+    await store.start_upload(key)
+
+    assert await store.upload_size(key) == 5
+
+
+async def test_no_request_can_name_what_is_fetched(store: BlobStore) -> None:
+    """An upload of the same number in the same repository is another one."""
+    number = UploadId.of(Digest.of(b"from elsewhere"))
+    await store.start_upload(FetchKey(REPOSITORY, number))
+
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(UploadKey(REPOSITORY, number))
+
+
+async def test_a_session_can_be_looked_into_while_it_is_written_to(store: BlobStore) -> None:
+    """What was acknowledged is there for others, also when the session has become a blob."""
+    key = await begin(store)
+    seen: list[object] = []
+    partial = store.open_partial(key)
+    seen.append(partial.available())
+    async with store.open_upload(key) as writer:
+        await writer.write(b"layer")
+        await writer.flush()
+        seen.append(partial.available())
+        seen.append(await partial.read_unverified(1, 100))
+        await writer.write(b" and more")
+        await writer.commit(Digest.of(b"layer and more"))
+    seen.append(partial.available())
+    seen.append(await partial.read_unverified(0, 100))
+    partial.close()
+    partial.close()
+
+    assert seen == [0, 5, b"ayer", 14, b"layer and more"]
+
+
+async def test_who_looks_into_a_session_is_told_that_it_was_dropped(store: BlobStore) -> None:
+    """Its bytes were never a blob."""
+    key = await begin(store)
+    await patch(store, key, b"layer")
+    partial = store.open_partial(key)
+    await store.cancel_upload(key)
+
+    assert partial.available() == -1
+    partial.close()
+    with pytest.raises(UploadUnknown):
+        store.open_partial(key)
+
+
+async def test_whoever_does_not_want_to_wait_for_a_session_is_told_at_once(store: BlobStore) -> None:
+    """`wait_s=0`: busy is an answer."""
+    key = await begin(store)
+    async with store.open_upload(key):
+        with pytest.raises(UploadBusy):
+            async with store.open_upload(key, wait_s=0):
+                pass
+    async with store.open_upload(key, wait_s=0) as writer:
+        assert writer.offset == 0

@@ -36,6 +36,7 @@ class _Session:
         self.content = bytearray()
         self.mtime_us = now_us
         self.lock = asyncio.Lock()
+        self.is_blob = False
 
 
 class MemoryWriter:
@@ -86,14 +87,34 @@ class MemoryWriter:
             raise DigestInvalid(msg)
         self._store.trip("commit")
         self._store.blobs[digest] = (content, self._store.now_us)
-        del self._store.sessions[self._key]
+        self._session.content, self._session.is_blob = bytearray(content), True
+        del self._store.sessions[self._key.name]
         self._store.trip("commit", done=True)
         return len(content)
 
     def _check(self) -> None:
-        if self._store.sessions.get(self._key) is not self._session:
+        if self._store.sessions.get(self._key.name) is not self._session:
             msg = f"no upload session {self._key.id}"
             raise UploadUnknown(msg)
+
+
+class MemoryPartial:
+    """`PartialReader` on a session's bytes."""
+
+    def __init__(self, store: MemoryBlobs, key: UploadKey, session: _Session) -> None:
+        self._store = store
+        self._key = key
+        self._session = session
+
+    def available(self) -> int:
+        there = self._session.is_blob or self._store.sessions.get(self._key.name) is self._session
+        return len(self._session.content) if there else -1
+
+    async def read_unverified(self, start: int, length: int) -> bytes:
+        return bytes(self._session.content[start : start + length])
+
+    def close(self) -> None:
+        return
 
 
 class MemoryBlobs:
@@ -102,7 +123,7 @@ class MemoryBlobs:
     def __init__(self, *, now_us: int = 0, lock_wait_s: float = 2.0) -> None:
         self.now_us = now_us
         self.blobs: dict[Digest, tuple[bytes, int]] = {}
-        self.sessions: dict[UploadKey, _Session] = {}
+        self.sessions: dict[str, _Session] = {}
         self._lock_wait_s = lock_wait_s
         self._failures: dict[tuple[str, bool], list[BoltsealError]] = defaultdict(list)
 
@@ -125,19 +146,21 @@ class MemoryBlobs:
     async def start_upload(self, key: UploadKey, most: int = 0) -> None:
         self.trip("start_upload")
         mark = key.id[:OWNER_DIGITS]
-        if most and sum(other.id.startswith(mark) for other in self.sessions) >= most:
+        if most and sum(name.startswith(mark) for name in self.sessions) >= most:
             raise UploadsTooMany(most)
-        self.sessions[key] = _Session(self.now_us)
+        self.sessions.setdefault(key.name, _Session(self.now_us))
         self.trip("start_upload", done=True)
 
     async def upload_size(self, key: UploadKey) -> int:
         return len(self._session(key).content)
 
     @asynccontextmanager
-    async def open_upload(self, key: UploadKey, algorithm: str = "sha256") -> AsyncIterator[MemoryWriter]:
+    async def open_upload(
+        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+    ) -> AsyncIterator[MemoryWriter]:
         session = self._session(key)
         try:
-            async with asyncio.timeout(self._lock_wait_s):
+            async with asyncio.timeout(self._lock_wait_s if wait_s is None else wait_s):
                 await session.lock.acquire()
         except TimeoutError as error:
             raise UploadBusy(f"another request is writing to the upload session {key.id}") from error
@@ -147,19 +170,22 @@ class MemoryBlobs:
         finally:
             session.lock.release()
 
+    def open_partial(self, key: UploadKey) -> MemoryPartial:
+        return MemoryPartial(self, key, self._session(key))
+
     async def cancel_upload(self, key: UploadKey) -> None:
         self._session(key)
-        del self.sessions[key]
+        del self.sessions[key.name]
 
     def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
-        for key, session in sorted(self.sessions.items()):
+        for name, session in sorted(self.sessions.items()):
             if session.mtime_us < older_than_us:
-                yield UploadFile(key.name, len(session.content), session.mtime_us)
+                yield UploadFile(name, len(session.content), session.mtime_us)
 
     def discard(self, upload: UploadFile, older_than_us: int) -> bool:
-        for key, session in list(self.sessions.items()):
-            if key.name == upload.name and not session.lock.locked() and session.mtime_us < older_than_us:
-                del self.sessions[key]
+        for name, session in list(self.sessions.items()):
+            if name == upload.name and not session.lock.locked() and session.mtime_us < older_than_us:
+                del self.sessions[name]
                 return True
         return False
 
@@ -212,7 +238,7 @@ class MemoryBlobs:
         return
 
     def _session(self, key: UploadKey) -> _Session:
-        if key not in self.sessions:
+        if key.name not in self.sessions:
             msg = f"no upload session {key.id} in {key.repository}"
             raise UploadUnknown(msg)
-        return self.sessions[key]
+        return self.sessions[key.name]

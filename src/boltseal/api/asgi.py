@@ -19,6 +19,7 @@ from boltseal.api.history import HistoryRoutes
 from boltseal.api.listings import ListingRoutes
 from boltseal.api.locations import Locations
 from boltseal.api.manifests import ManifestRoutes
+from boltseal.api.mirrored import MirroredRoutes
 from boltseal.api.observer import Observer
 from boltseal.api.paths import (
     Base,
@@ -42,6 +43,7 @@ from boltseal.api.settings import ApiSettings
 from boltseal.api.shell import READS, Shell, raw_path, shown
 from boltseal.api.uploads import UploadRoutes
 from boltseal.errors import BoltsealError, SealedDelete, Unauthenticated, quote
+from boltseal.mirror.cache import Mirror
 from boltseal.oci.reference import TagInvalid
 from boltseal.registry import Registry
 
@@ -54,11 +56,18 @@ _PATHS_KEPT: Final = 8192
 class DistributionApi(Shell):
     """The registry over HTTP, OCI distribution-spec 1.1.1 and what its main branch adds. Not for lifespan events."""
 
-    def __init__(self, registry: Registry, settings: ApiSettings, gate: Gate, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        settings: ApiSettings,
+        gate: Gate,
+        observer: Observer | None = None,
+        mirror: Mirror | None = None,
+    ) -> None:
         super().__init__(observer or Observer(), settings.body)
         self._leads = settings.leads
         self._pulls = registry.pulls
-        self._table = _table(registry, settings, Locations(settings.public_url), gate)
+        self._table, self._mirrored = _tables(registry, settings, Locations(settings.public_url), gate, mirror)
         self._gate = gate
         self._read_only = settings.read_only
         self._parse = lru_cache(_PATHS_KEPT)(parse_path)
@@ -82,6 +91,8 @@ class DistributionApi(Shell):
             read_only = self._read_only()
             if read_only is not None:
                 raise MethodNotAllowed(read_only, _allowed({"GET": handler}))
+        if call.upstream is not None and scope["method"] in READS:
+            return _namespaced(call, await self._mirrored.get(kind, handler)(call, target))
         return await handler(call, target)
 
     def _led(self, call: Call, target: Target) -> Target:
@@ -98,6 +109,7 @@ class DistributionApi(Shell):
             writes=writes,
             known_here=self._pulls.known,
         )
+        call.upstream = lead.upstream
         return target if lead.repository == target.repository else replace(target, repository=lead.repository)
 
     def _refusal(self, call: Call, error: BoltsealError) -> Answer:
@@ -118,15 +130,17 @@ class DistributionApi(Shell):
         return ((b"allow", _allowed(methods, without="DELETE").encode("ascii")),)
 
 
-def _table(registry: Registry, settings: ApiSettings, locations: Locations, gate: Gate) -> Table:
-    """Every route of the API. HEAD goes where GET goes."""
+def _tables(
+    registry: Registry, settings: ApiSettings, locations: Locations, gate: Gate, mirror: Mirror | None
+) -> tuple[Table, Mapping[type[Target], Handler]]:
+    """Every route of the API, and what reads of mirrored repositories go to instead. HEAD goes where GET goes."""
     manifests = ManifestRoutes(registry.pulls, registry.manifests, registry.deletes, locations, settings)
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
     uploads = UploadRoutes(registry.uploads, locations, gate)
     listings = ListingRoutes(registry.pulls, gate)
     history = HistoryRoutes(registry.ledger)
     records = RecordRoutes(registry.records, registry.ledger)
-    return {
+    table: Table = {
         Base: {"GET": listings.base},
         Catalog: {"GET": listings.catalog},
         Tags: {"GET": listings.tags},
@@ -145,6 +159,18 @@ def _table(registry: Registry, settings: ApiSettings, locations: Locations, gate
             "DELETE": uploads.cancel,
         },
     }
+    if mirror is None:
+        return table, {}
+    mirrored = MirroredRoutes(mirror, manifests, blobs)
+    return table, {ManifestAt: mirrored.manifest, BlobAt: mirrored.blob}
+
+
+def _namespaced(call: Call, answer: Answer) -> Answer:
+    """Says whose names the answer is about, where the request said so ("Registry Proxying" in the spec)."""
+    namespace = call.query.one("ns")
+    if namespace is not None and call.upstream is not None:
+        answer.headers = (*answer.headers, (b"oci-namespace", namespace.lower().encode("ascii")))
+    return answer
 
 
 def _allowed(methods: Mapping[str, Handler], without: str = "") -> str:

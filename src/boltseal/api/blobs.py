@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import ClassVar, Final
 
@@ -82,6 +83,11 @@ class BlobRoutes:
         if found.path is not None and "http.response.pathsend" in call.scope.get("extensions", ()):
             return FileAnswer(200, whole, found.path)
         return await stream(200, whole, self._pulls.read_blob(found.digest, 0, found.size), found.size)
+
+    async def arriving(self, size: int, digest: str, pieces: AsyncIterator[bytes]) -> Answer:
+        """The answer that a blob is whose bytes are still on their way, and not proven before the last of them."""
+        whole, _ = self._headers(digest, size)
+        return await stream(200, whole, pieces, size)
 
     async def delete(self, call: Call, at: BlobAt) -> Answer:
         """Takes the blob from this repository, unless a seal protects it (405)."""

@@ -17,6 +17,7 @@ from boltseal.api.errors import BodyStalled, ClientGone
 from boltseal.api.query import Query
 from boltseal.errors import ErrorCode, Invalid, TooLarge, quote
 from boltseal.policy.address import whose
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.registry.access import NOBODY, Caller
 from boltseal.registry.values import ANONYMOUS, Actor
 
@@ -214,10 +215,22 @@ class Call:
 
     `caller` and `actor`: who sends it, once the gate has said so. `id`: its number, for the log and for the client.
     `route`: the kind of place it is about, a word of a small set. `asked`: what it asks for beyond its path, for the
-    log; only what was parsed.
+    log; only what was parsed. `upstream`: whose image it is about, None where it is ours.
     """
 
-    __slots__ = ("_body", "_limits", "_query", "actor", "asked", "caller", "id", "receive", "route", "scope")
+    __slots__ = (
+        "_body",
+        "_limits",
+        "_query",
+        "actor",
+        "asked",
+        "caller",
+        "id",
+        "receive",
+        "route",
+        "scope",
+        "upstream",
+    )
 
     def __init__(
         self, scope: Scope, receive: Receive, request_id: str = "", limits: BodyLimits = DEFAULT_LIMITS
@@ -226,6 +239,7 @@ class Call:
         self._limits = limits
         self.route = "unknown"
         self.asked = ""
+        self.upstream: UpstreamTerms | None = None
         self.scope = scope
         self.receive = receive
         self.caller: Caller = NOBODY

@@ -23,7 +23,7 @@ from boltseal.oci.reference import Tag
 from boltseal.registry.deletes import Deletes
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.pulls import Pulls
-from boltseal.registry.values import Published
+from boltseal.registry.values import ManifestAnswer, Published
 
 MAX_TAGS: Final = 64
 """How many `?tag=` one push may carry; the spec asks for at least ten."""
@@ -47,7 +47,10 @@ class ManifestRoutes:
 
     async def get(self, call: Call, at: ManifestAt) -> Answer:
         """The manifest; 304 to a reader whose `If-None-Match` says that it has it."""
-        found = await self._pulls.manifest(at.repository, at.reference)
+        return self.answer(call, await self._pulls.manifest(at.repository, at.reference))
+
+    def answer(self, call: Call, found: ManifestAnswer) -> Answer:
+        """The answer that a manifest is."""
         digest = str(found.digest)
         whole, unchanged = self._headers(found.media_type, digest, found.size, found.sealed, found.by_digest)
         known = call.header(b"if-none-match")

@@ -20,6 +20,8 @@ from boltseal.api import responses
 from boltseal.api.responses import Answer, Headers
 from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
+from boltseal.mirror.blobs import BLOBS_FETCHED
+from boltseal.mirror.cache import MANIFESTS_FETCHED, SERVED_WITH_WARNING
 from boltseal.policy.grants import Action
 from boltseal.registry.logins import PASSWORD_CHECKS
 from boltseal.storage.totals import LATENCY_BOUNDS_S, Totals
@@ -36,6 +38,9 @@ Gauges = Callable[[], dict[str, tuple[str, float]]]
 
 COUNTED: Final = {
     PASSWORD_CHECKS: "Passwords that were compared with a user's hash, which is slow on purpose",
+    MANIFESTS_FETCHED: "Manifests that were fetched from an upstream",
+    BLOBS_FETCHED: "Blobs that were fetched from an upstream",
+    SERVED_WITH_WARNING: "Answers from what was here because an upstream gave none",
 }
 """What is counted apart from requests, and what it means."""
 

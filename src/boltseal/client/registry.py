@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -33,6 +34,7 @@ MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_PAGES: Final = 10_000
 RESUMES: Final = 5
 PIECE_BYTES: Final = 1024 * 1024
+GATHERED_S: Final = 0.05
 _NO_REFERRERS: Final = frozenset({404, 405, 501})
 _TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 _EVENT: Final = "org.opencontainers.distribution.tag.event"
@@ -47,6 +49,14 @@ class Resolved:
     digest: Digest
     media_type: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A blob on its way: how many bytes the registry says it has (None: it does not say), and what comes of them."""
+
+    size: int | None
+    pieces: AsyncGenerator[bytes]
 
 
 class _Tags(msgspec.Struct):
@@ -133,6 +143,16 @@ class RegistryClient:
             yield held
 
     async def _blob_from(self, repository: Repository, digest: Digest, start: int, what: str) -> AsyncGenerator[bytes]:
+        async with self.arriving_blob(repository, digest, start, what) as arriving, aclosing(arriving.pieces) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    @asynccontextmanager
+    async def arriving_blob(
+        self, repository: Repository, digest: Digest, start: int = 0, what: str = ""
+    ) -> AsyncIterator[Arriving]:
+        """A blob from `start` on while it arrives, compared with nothing. RemoteNotFound, RemoteLies, RemoteUnavailable."""
+        what = what or f"blob {digest.short} of {repository}"
         headers = {"range": f"bytes={start}-"} if start else {}
         ok = frozenset({200, 206, 416}) if start else frozenset({200})
         async with self._transport.stream(
@@ -141,18 +161,9 @@ class RegistryClient:
             if response.status_code == 416:
                 raise RemoteLies(f"{self.registry}: {what} ends after {start} bytes: not used")
             skip = start if response.status_code == 200 else 0  # a registry without ranges begins again
-            gathered: list[bytes] = []
-            size = 0
-            async for arrived in response.aiter_raw():
-                piece = arrived[skip:] if skip else arrived
-                skip = max(0, skip - len(arrived))
-                gathered.append(piece)
-                size += len(piece)
-                if size >= PIECE_BYTES:  # what arrives may be small, and every piece has its price at the other end
-                    yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
-                    gathered, size = [], 0
-            if size:
-                yield b"".join(gathered)
+            length = response.headers.get("content-length", "")
+            size = int(length) + start - skip if length.isdecimal() else None  # of a part, or of the whole
+            yield Arriving(size, _gathered(response.aiter_raw(), skip))
 
     async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
         """The size of a blob that the repository holds, or None."""
@@ -363,6 +374,26 @@ class RegistryClient:
             raise RemoteUnavailable(f"{self.registry} sends the upload of {what} to another place: not followed")
         path = urljoin(asked.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
         return path + (f"?{parts.query}" if parts.query else "")
+
+
+async def _gathered(arriving: AsyncIterator[bytes], skip: int) -> AsyncGenerator[bytes]:
+    """What arrives, behind the first `skip` bytes, in pieces worth their price: what arrives may be small.
+
+    What comes slowly is not waited for: somebody may be waiting for the first byte.
+    """
+    clock = asyncio.get_running_loop().time
+    gathered: list[bytes] = []
+    size, since_s = 0, clock() - GATHERED_S
+    async for arrived in arriving:
+        piece = arrived[skip:] if skip else arrived
+        skip = max(0, skip - len(arrived))
+        gathered.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES or (size and clock() - since_s >= GATHERED_S):
+            yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
+            gathered, size, since_s = [], 0, clock()
+    if size:
+        yield b"".join(gathered)
 
 
 def _fallback_tag(subject: Digest) -> Tag:

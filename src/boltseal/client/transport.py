@@ -49,12 +49,16 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
-    """How we talk. `plain_http`: registries that may be asked without TLS. `ca_file`: a private authority, in PEM."""
+    """How we talk. `plain_http`: registries that may be asked without TLS. `ca_file`: a private authority, in PEM.
+
+    `patience_s`: the longest `Retry-After` that is waited for.
+    """
 
     plain_http: frozenset[str] = frozenset()
     ca_file: Path | None = None
     timeout_s: float = 30.0
     attempts: int = 4
+    patience_s: float = PATIENCE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class Transport:
     async def request(self, call: Call, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Reply:
         """Ask and read the answer whole. Raises what `errors.from_status` makes of a status that is not in `call.ok`."""
         attempts = self._options.attempts if call.idempotent else 1
-        async for attempt in stamina.retry_context(on=_pause, attempts=attempts, timeout=120.0, wait_max=8.0):
+        async for attempt in stamina.retry_context(on=self._pause, attempts=attempts, timeout=120.0, wait_max=8.0):
             with attempt:
                 async with AsyncExitStack() as stack:
                     response = await self._send(call, stack)
@@ -133,7 +137,7 @@ class Transport:
         """Ask and hand out the answer while it arrives. Only getting an answer is tried again, not its body."""
         async with AsyncExitStack() as stack:
             async for attempt in stamina.retry_context(
-                on=_pause, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
+                on=self._pause, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
             ):
                 with attempt:
                     response = await self._send(call, stack)
@@ -143,6 +147,15 @@ class Transport:
                 yield response
             except httpx2.HTTPError as error:
                 raise RemoteUnavailable(f"{call.registry} broke off {call.what}: {type(error).__name__}") from error
+
+    def _pause(self, error: Exception) -> bool | float:
+        """Whether to try again, and after how many seconds if the registry said so."""
+        if isinstance(error, RemoteLies) or not isinstance(error, Unavailable | RemoteBusy):
+            return False
+        retry_after_s: float | None = getattr(error, "retry_after_s", None)
+        if retry_after_s is None:
+            return True
+        return retry_after_s if retry_after_s <= self._options.patience_s else False
 
     def _check(self, call: Call, response: httpx2.Response, body: bytes) -> None:
         quota = parse_quota(response.headers)
@@ -285,16 +298,6 @@ def _basic(credentials: Credentials | None) -> str | None:
         return None
     request = httpx2.Request("GET", "http://localhost/")
     return next(httpx2.BasicAuth(credentials.username, credentials.secret).auth_flow(request)).headers["authorization"]
-
-
-def _pause(error: Exception) -> bool | float:
-    """Whether to try again, and after how many seconds if the registry said so."""
-    if isinstance(error, RemoteLies) or not isinstance(error, Unavailable | RemoteBusy):
-        return False
-    retry_after_s: float | None = getattr(error, "retry_after_s", None)
-    if retry_after_s is None:
-        return True
-    return retry_after_s if retry_after_s <= PATIENCE_S else False
 
 
 async def _read(call: Call, response: httpx2.Response, max_bytes: int) -> bytes:

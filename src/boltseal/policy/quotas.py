@@ -19,6 +19,7 @@ from typing import Final, TypeGuard
 
 from boltseal.errors import Denied, Invalid, quote
 from boltseal.policy.grants import EVERY_USER
+from boltseal.policy.leads import MIRROR_ACTOR
 
 MAX_QUOTAS: Final = 10_000
 ANONYMOUS: Final = "anonymous"
@@ -70,8 +71,8 @@ class Quotas:
     quotas: tuple[Quota, ...] = ()
 
     def of(self, user: str) -> Quota:
-        """The quota of a user, `anonymous` for somebody without a login."""
-        names = {user} if user == ANONYMOUS else {user, EVERY_USER}
+        """The quota of a user, `anonymous` for somebody without a login. A mirror is no user with a login either."""
+        names = {user} if user == ANONYMOUS or user.startswith(MIRROR_ACTOR) else {user, EVERY_USER}
         return next((quota for quota in self.quotas if quota.users & names), UNLIMITED)
 
 

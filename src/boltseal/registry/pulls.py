@@ -143,6 +143,16 @@ class Pulls:
             self._sizes.put(key, answer)
         return answer
 
+    async def named_size(self, repository: Repository, digest: Digest) -> int | None:
+        """How large a blob is by a manifest of the repository that names it, None where none does."""
+        named_by = await self._database.read(
+            lambda connection: metadata.bytes_of_a_parent(connection, repository, str(digest))
+        )
+        if named_by is None:
+            return None
+        links = parse_manifest(named_by[1], named_by[0]).references()
+        return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
+
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """The bytes [start, start + length) of a blob that `blob` found."""
         return self._blobs.read(digest, start, length)

@@ -136,6 +136,14 @@ class Uploads:
         await self._database.write(job)
         return size
 
+    async def hold(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
+        """Let the repository hold a blob whose verified bytes are in the store already. BytesVanished."""
+
+        def job(tx: Transaction) -> None:
+            self._hold(tx, repository, digest, size, actor)
+
+        await self._database.write(job)
+
     async def cancel(self, repository: Repository, upload: UploadId) -> None:
         """End a session and drop its bytes (end-14)."""
         await self._blobs.cancel_upload(UploadKey(repository, upload))

@@ -88,6 +88,12 @@ class UploadId(str):
         """A name that nobody has used or can guess. Those of one owner begin alike, so that they can be counted."""
         return cls(hashlib.sha256(owner.encode()).hexdigest()[:OWNER_DIGITS] + uuid.uuid4().hex[OWNER_DIGITS:])
 
+    @classmethod
+    def of(cls, digest: Digest) -> UploadId:
+        """The name that everybody gives who brings this digest: where one works already, the others find it."""
+        hexed = hashlib.sha256(str(digest).encode()).hexdigest()
+        return cls(f"{hexed[:12]}4{hexed[13:16]}8{hexed[17:32]}")
+
 
 class UploadsTooMany(TooMany):
     """Somebody has as many open uploads as they may."""
@@ -109,6 +115,17 @@ class UploadKey(NamedTuple):
     def name(self) -> str:
         """The name in the store: the id, and 16 hex digits of the repository's SHA-256."""
         return f"{self.id}.{hashlib.sha256(self.repository.encode()).hexdigest()[:16]}"
+
+
+class FetchKey(UploadKey):
+    """A session of ours, which brings a digest from elsewhere. No request can name it: its name is hashed otherwise."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """The name in the store."""
+        return f"{self.id}.{hashlib.sha256(b'fetch ' + self.repository.encode()).hexdigest()[:16]}"
 
 
 class StoredBlob(NamedTuple):
@@ -163,12 +180,29 @@ class UploadWriter(Protocol):
         ...
 
 
+class PartialReader(Protocol):
+    """Looks into a session while it is written to, and after it has become a blob. Closed with `close`."""
+
+    def available(self) -> int:
+        """How many bytes are there now. They may be taken back when the upload fails. -1: the session was dropped."""
+        ...
+
+    async def read_unverified(self, start: int, length: int) -> bytes:
+        """Bytes that nobody has compared with a digest yet; fewer than asked where there are no more. StoreBroken."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of it. Idempotent."""
+        ...
+
+
 class UploadSessions(Protocol):
     """The half of a blob store that takes bytes in."""
 
     async def start_upload(self, key: UploadKey, most: int = 0) -> None:
         """Begins an empty session. NoSpace, StoreBroken. Not durable: a power cut may forget an empty session.
 
+        One that is there stays as it is.
         UploadsTooMany when its owner has `most` already, in all repositories; two that begin at once may both be let in.
         """
         ...
@@ -177,13 +211,21 @@ class UploadSessions(Protocol):
         """Bytes the session holds: the offset at which the next chunk goes on. UploadUnknown."""
         ...
 
-    def open_upload(self, key: UploadKey, algorithm: str = "sha256") -> AbstractAsyncContextManager[UploadWriter]:
-        """Locks the session for writing. UploadUnknown; UploadBusy when the lock is not free in about two seconds.
+    def open_upload(
+        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+    ) -> AbstractAsyncContextManager[UploadWriter]:
+        """Locks the session for writing. UploadUnknown; UploadBusy when the lock is not free in `wait_s` seconds.
+
+        `wait_s` None: about two.
 
         `algorithm` is the digest that will most likely be asked for at the end; another one costs a second reading.
         Left without `flush` or `commit` (the client went away), the session keeps what was written to it so far,
         which may be less than what `write` took.
         """
+        ...
+
+    def open_partial(self, key: UploadKey) -> PartialReader:
+        """Looks into a session that somebody else may be writing to, without its lock. UploadUnknown."""
         ...
 
     async def cancel_upload(self, key: UploadKey) -> None:

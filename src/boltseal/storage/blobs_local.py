@@ -25,7 +25,7 @@ import stat as stat_bits
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,6 @@ from boltseal.storage.blobs import (
     OWNER_DIGITS,
     PIECE_BYTES,
     BlobAbsent,
-    NoSpace,
     StoreBroken,
     StoredBlob,
     UploadBusy,
@@ -43,8 +42,9 @@ from boltseal.storage.blobs import (
     UploadsTooMany,
     UploadUnknown,
 )
-from boltseal.storage.durable import Disk, is_no_space, make_folders
+from boltseal.storage.durable import Disk, make_folders
 from boltseal.storage.lanes import Lane
+from boltseal.storage.partial_local import LocalPartial, told
 from boltseal.storage.upload_local import LocalUploadWriter, RunningHash, SessionFile, Workshop, finished
 from boltseal.storage.upload_memory import MemoryBudget
 
@@ -133,14 +133,15 @@ class LocalBlobs:
         try:
             await finished(make)
         except OSError as error:
-            raise _told(error, "an upload can't be started") from error
+            raise told(error, "an upload can't be started") from error
 
     def _make_session(self, name: str, most: int) -> None:
         if most:
             mark = name[:OWNER_DIGITS]
             if sum(other.startswith(mark) for other in os.listdir(self._uploads)) >= most:  # noqa: PTH208 - see above
                 raise UploadsTooMany(most)
-        self._disk.close(self._disk.create(f"{self._uploads}/{name}"))
+        with suppress(FileExistsError):
+            self._disk.close(self._disk.create(f"{self._uploads}/{name}"))
 
     async def upload_size(self, key: UploadKey) -> int:
         """The size of the session's file."""
@@ -150,7 +151,9 @@ class LocalBlobs:
         return found.st_size
 
     @asynccontextmanager
-    async def open_upload(self, key: UploadKey, algorithm: str = "sha256") -> AsyncIterator[LocalUploadWriter]:
+    async def open_upload(
+        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+    ) -> AsyncIterator[LocalUploadWriter]:
         """Opens, locks, checks that the name leads to the locked file and nothing else does."""
         path = f"{self._uploads}/{key.name}"
         try:
@@ -158,9 +161,9 @@ class LocalBlobs:
         except FileNotFoundError as error:
             raise _unknown(key) from error
         except OSError as error:
-            raise _told(error, "the upload session can't be opened") from error
+            raise told(error, "the upload session can't be opened") from error
         try:
-            await self._lock(fd, key)
+            await self._lock(fd, key, self._lock_wait_s if wait_s is None else wait_s)
             found = os.fstat(fd)
             if not self._leads_to(path, found):
                 raise _unknown(key)
@@ -175,6 +178,16 @@ class LocalBlobs:
         finally:
             self._disk.close(fd)
 
+    def open_partial(self, key: UploadKey) -> LocalPartial:
+        """The session's file, which may have become a blob's by the time it is read."""
+        try:
+            fd = self._disk.open_to_read(f"{self._uploads}/{key.name}")
+        except FileNotFoundError as error:
+            raise _unknown(key) from error
+        except OSError as error:
+            raise told(error, "the upload session can't be opened") from error
+        return LocalPartial(self._disk, self._workshop.quick, fd)
+
     async def cancel_upload(self, key: UploadKey) -> None:
         """Takes the name away. Who still writes to the file will not find a name to commit."""
         try:
@@ -182,7 +195,7 @@ class LocalBlobs:
         except FileNotFoundError as error:
             raise _unknown(key) from error
         except OSError as error:
-            raise _told(error, "the upload can't be cancelled") from error
+            raise told(error, "the upload can't be cancelled") from error
         self._hashes.pop(key.name, None)
 
     def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
@@ -212,9 +225,9 @@ class LocalBlobs:
             self._disk.close(fd)
         return True
 
-    async def _lock(self, fd: int, key: UploadKey) -> None:
+    async def _lock(self, fd: int, key: UploadKey, wait_s: float) -> None:
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self._lock_wait_s
+        deadline = clock() + wait_s
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,7 +236,7 @@ class LocalBlobs:
                     msg = f"another request is writing to the upload session {key.id}: wait for it to end, then go on"
                     raise UploadBusy(msg) from error
             except OSError as error:
-                raise _told(error, "the upload session can't be locked") from error
+                raise told(error, "the upload session can't be locked") from error
             else:
                 return
             await asyncio.sleep(_LOCK_POLL_S)
@@ -305,7 +318,7 @@ class LocalBlobs:
         except FileNotFoundError as error:
             raise BlobAbsent(f"blob {digest} is not in the store") from error
         except OSError as error:
-            raise _told(error, f"blob {digest} can't be opened") from error
+            raise told(error, f"blob {digest} can't be opened") from error
 
     async def _piece(self, fd: int, size: int, position: int, digest: Digest, *, at_once: bool) -> bytes:
         """At once if the bytes are in memory and nobody minds, else in a thread."""
@@ -314,7 +327,7 @@ class LocalBlobs:
             if piece is None:
                 piece = await finished(self._workshop.quick.launch(self._disk.read_at, fd, size, position))
         except OSError as error:
-            raise _told(error, f"blob {digest} can't be read") from error
+            raise told(error, f"blob {digest} can't be read") from error
         if not piece:
             raise StoreBroken(f"blob {digest} is shorter than it was: damaged; run `boltseal fsck`, push it again")
         return piece
@@ -328,7 +341,7 @@ class LocalBlobs:
                 position += len(piece)
                 yield piece
         except OSError as error:
-            raise _told(error, f"blob {digest} can't be read") from error
+            raise told(error, f"blob {digest} can't be read") from error
         finally:
             self._disk.close(fd)
 
@@ -382,7 +395,7 @@ class LocalBlobs:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise _told(error, f"blob {digest} can't be removed") from error
+            raise told(error, f"blob {digest} can't be removed") from error
         return True
 
     def _shard(self, digest: Digest) -> str:
@@ -398,7 +411,7 @@ class LocalBlobs:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _told(error, "the store can't be looked at") from error
+            raise told(error, "the store can't be looked at") from error
 
 
 def _names(folder: str) -> list[str]:
@@ -409,7 +422,7 @@ def _names(folder: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise _told(error, "a folder of the store can't be read") from error
+        raise told(error, "a folder of the store can't be read") from error
 
 
 def _is_blob(algorithm: str, shard: str, name: str, found: os.stat_result) -> bool:
@@ -430,11 +443,3 @@ def _unknown(key: UploadKey) -> UploadUnknown:
         f"no upload session {key.id} in {key.repository}: never started there, finished, cancelled, or too old; "
         "start one with POST"
     )
-
-
-def _told(error: OSError, what: str) -> NoSpace | StoreBroken:
-    """The error in words, without paths."""
-    reason = error.strerror or type(error).__name__
-    if is_no_space(error):
-        return NoSpace(f"{what}: no space left in the registry's store ({reason}); push again when there is room")
-    return StoreBroken(f"{what}: the registry's store failed ({reason}); try again later")

@@ -359,6 +359,19 @@ def tagged_bytes(connection: Connection, name: str, tag_name: str) -> tuple[str,
     return None if row is None else (row[0], row[1])
 
 
+def bytes_of_a_parent(connection: Connection, name: str, child: str) -> tuple[str, bytes] | None:
+    """Media type and bytes of a manifest of the repository that contains this blob or manifest, or None."""
+    query = (
+        select(manifest.c.media_type, content.c.raw)
+        .join(repository, repository.c.id == manifest.c.repository_id)
+        .join(link, and_(link.c.repository_id == repository.c.id, link.c.parent == manifest.c.digest))
+        .join(content, content.c.canonical == manifest.c.canonical)
+        .where(repository.c.name == name, link.c.child == child, link.c.kind.in_(CONTAINS))
+    )
+    row = connection.execute(query.limit(1)).first()
+    return None if row is None else (row[0], row[1])
+
+
 def held_sizes(tx: Transaction, repository_id: int, wanted: Sequence[str]) -> dict[str, int]:
     """Size in bytes of those of the wanted manifests and blobs that this repository holds, by digest."""
     found: dict[str, int] = {}

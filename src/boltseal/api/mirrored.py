@@ -1,0 +1,70 @@
+"""Reads of repositories that are mirrored: the same answers as for ours, from whatever `mirror` finds or brings.
+
+Rules kept here: a HEAD of a tag costs upstream no manifest; a whole blob is relayed while it arrives, a part of it and a
+HEAD wait until it is stored; an answer that upstream might not give by now carries a `Warning` (RFC 7234, section 5.5, as
+the distribution spec wants it: 299, no date).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from boltseal.api import responses
+from boltseal.api.blobs import BlobRoutes
+from boltseal.api.call import Call
+from boltseal.api.manifests import ManifestRoutes
+from boltseal.api.paths import BlobAt, ManifestAt
+from boltseal.api.responses import Answer
+from boltseal.mirror.cache import Mirror
+from boltseal.mirror.upstreams import Upstream
+from boltseal.oci.digest import Digest
+from boltseal.registry.values import ManifestAnswer
+
+MAX_WARNING: Final = 500
+
+
+class MirroredRoutes:
+    """The handlers of what is read from a mirrored repository."""
+
+    def __init__(self, mirror: Mirror, manifests: ManifestRoutes, blobs: BlobRoutes) -> None:
+        self._mirror = mirror
+        self._manifests = manifests
+        self._blobs = blobs
+
+    async def manifest(self, call: Call, at: ManifestAt) -> Answer:
+        """A manifest, by digest or by what its tag means upstream."""
+        upstream = self._upstream(call)
+        if isinstance(at.reference, Digest):
+            found = await self._mirror.by_digest(upstream, at.repository, at.reference)
+            return self._manifests.answer(call, found)
+        if call.method == "HEAD":
+            meaning = await self._mirror.meaning(upstream, at.repository, at.reference)
+            if meaning is not None and meaning.size >= 0 and meaning.media_type:
+                told = ManifestAnswer(
+                    b"", meaning.media_type, meaning.digest, meaning.size, sealed=False, by_digest=False
+                )
+                return _warned(self._manifests.answer(call, told), meaning.warning)
+        served = await self._mirror.by_tag(upstream, at.repository, at.reference)
+        return _warned(self._manifests.answer(call, served.answer), served.warning)
+
+    async def blob(self, call: Call, at: BlobAt) -> Answer:
+        """A blob or a range of it."""
+        fetch = await self._mirror.blob(self._upstream(call), at.repository, at.digest)
+        if fetch is not None:
+            if call.method == "GET" and call.header(b"range") is None and call.header(b"if-none-match") is None:
+                size = await fetch.begun()
+                return await self._blobs.arriving(size, str(at.digest), fetch.pieces())
+            await fetch.whole()
+        return await self._blobs.get(call, at)
+
+    def _upstream(self, call: Call) -> Upstream:
+        if call.upstream is None:  # the table of routes asks only for what led to one
+            raise AssertionError("no upstream")
+        return self._mirror.upstream(call.upstream)
+
+
+def _warned(answer: Answer, warning: str | None) -> Answer:
+    if warning is not None:
+        text = "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in warning[:MAX_WARNING])
+        answer.headers = (*answer.headers, *responses.headers([("warning", f'299 - "{text}"')]))
+    return answer

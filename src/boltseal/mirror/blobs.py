@@ -1,0 +1,199 @@
+"""Upstream's blobs, each brought once for all workers of the store.
+
+The session that a blob is written to has a name that follows from its digest, and its lock says who brings it: this
+process, or another whose file is watched meanwhile. A process that is killed leaves the lock free and the file as long as
+it was: whoever comes next goes on from there. The steps of bringing one:
+
+1. Is it here by now? Then nothing is asked.
+2. The lock; who does not get it watches the file grow, and tries again now and then.
+3. GET, from where the file ends. The size is what a manifest of the repository says, or else what upstream says; more
+   than that is refused, less is asked for again.
+4. The store compares the digest, syncs, and gives the file its name. Then the repository's row.
+
+What turns out to be other bytes is dropped whole; what broke off is kept, for the next to go on with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.registry import PIECE_BYTES, RESUMES
+from boltseal.errors import BoltsealError, Unavailable
+from boltseal.mirror.errors import told
+from boltseal.mirror.fetch import Fetch, FetchLost
+from boltseal.mirror.flights import Flights
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.registry.pulls import BlobUnknown
+from boltseal.storage.blobs import FetchKey, UploadBusy, UploadId, UploadUnknown
+
+if TYPE_CHECKING:
+    from boltseal.client.registry import Arriving
+    from boltseal.mirror.upstreams import Upstream
+    from boltseal.oci.reference import Repository
+    from boltseal.registry.pulls import Pulls
+    from boltseal.registry.uploads import Uploads
+    from boltseal.storage.blobs import BlobStore, UploadWriter
+
+BLOBS_FETCHED: Final = "mirror_blobs_fetched"
+WATCH_EVERY_S: Final = 0.02
+WATCH_FOR_S: Final = 0.25
+CHECKED_EACH_BYTES: Final = 8 * 1024 * 1024
+VANISHED_MOST: Final = 10
+
+_log = structlog.get_logger(__name__)
+
+
+class MirroredBlobs:
+    """Blobs of all upstreams. One per process. `check_room`: refuses so many bytes more (ReserveReached)."""
+
+    def __init__(
+        self,
+        pulls: Pulls,
+        uploads: Uploads,
+        blobs: BlobStore,
+        *,
+        check_room: Callable[[int], None],
+        count: Callable[[str], None],
+    ) -> None:
+        self._pulls = pulls
+        self._uploads = uploads
+        self._blobs = blobs
+        self._check_room = check_room
+        self._count = count
+        self._under_way: dict[tuple[Repository, Digest], Fetch] = {}
+        self._flights: Flights[tuple[Repository, Digest], None] = Flights()
+
+    async def held(self, repository: Repository, digest: Digest) -> bool:
+        """Whether the blob is here, row and bytes."""
+        try:
+            found = await self._pulls.blob(repository, digest)
+        except BlobUnknown:
+            return False
+        return await self._blobs.stat(digest) == found.size
+
+    async def fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> Fetch:
+        """A blob that is not here, on its way: begun now, or by somebody before."""
+        key = repository, digest
+        known = self._under_way.get(key)
+        if known is not None:
+            return known
+        size = await self._pulls.named_size(repository, digest)
+        fetch = self._under_way.setdefault(key, Fetch(self._pulls, digest, size))
+        self._flights.begin(key, lambda: self._run(upstream, repository, fetch))
+        return fetch
+
+    async def aclose(self) -> None:
+        """End what is under way; what has arrived of it stays."""
+        await self._flights.aclose()
+
+    async def _run(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> None:
+        error: BoltsealError | None = Unavailable("the registry is shutting down; ask again")
+        try:
+            await self._bring(upstream, repository, fetch)
+            error = None
+        except BoltsealError as failed:
+            error = told(failed, BlobUnknown)
+            if not isinstance(error, BlobUnknown):
+                _log.warning("a blob could not be fetched", repository=repository, reason=error.message)
+        except Exception:  # noqa: BLE001 - the outermost shell of this task: whoever waits must hear of it
+            error = Unavailable("this registry failed on the blob; its log says why")
+            _log.exception("defect", repository=repository, digest=str(fetch.digest))
+        finally:
+            self._under_way.pop((repository, fetch.digest), None)
+            fetch.end(error)
+
+    async def _bring(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> None:
+        key = FetchKey(repository, UploadId.of(fetch.digest))
+        vanished = 0
+        while not await self.held(repository, fetch.digest):
+            await self._blobs.start_upload(key)
+            try:
+                async with self._blobs.open_upload(key, fetch.digest.algorithm, wait_s=0) as writer:
+                    if not await self.held(repository, fetch.digest):
+                        await self._receive(upstream, repository, fetch, key, writer)
+                        return
+                    await self._drop(key)  # somebody has stored it between our look and the lock
+            except UploadBusy:
+                await self._watch(fetch, key)
+            except UploadUnknown:
+                vanished += 1
+                if vanished > VANISHED_MOST:
+                    raise
+
+    async def _watch(self, fetch: Fetch, key: FetchKey) -> None:
+        """Somebody else brings it: see how far they are, for a while."""
+        with contextlib.suppress(UploadUnknown):
+            fetch.look_into(self._blobs.open_partial(key))
+            for _ in range(round(WATCH_FOR_S / WATCH_EVERY_S)):
+                fetch.advance()
+                await asyncio.sleep(WATCH_EVERY_S)
+
+    async def _receive(
+        self, upstream: Upstream, repository: Repository, fetch: Fetch, key: FetchKey, writer: UploadWriter
+    ) -> None:
+        if writer.offset < fetch.arrived:
+            raise FetchLost(f"what had arrived of {fetch.digest.short} was dropped; ask again")
+        fetch.look_into(self._blobs.open_partial(key))
+        try:
+            await self._arrive(upstream, repository, fetch, writer)
+            size = await writer.commit(fetch.digest)
+        except DigestInvalid as error:
+            await self._drop(key)
+            raise RemoteLies(
+                f"{upstream.terms.name}: blob {fetch.digest.short} is not what its digest says: not used"
+            ) from error
+        except (RemoteLies, RemoteNotFound):
+            await self._drop(key)
+            raise
+        await self._uploads.hold(repository, fetch.digest, size, upstream.actor)
+        self._count(BLOBS_FETCHED)
+
+    async def _arrive(self, upstream: Upstream, repository: Repository, fetch: Fetch, writer: UploadWriter) -> None:
+        """All of it, over as many connections as it may take."""
+        name, remote = upstream.terms.name, upstream.remote(repository)
+        for resumed in range(RESUMES + 1):
+            before = writer.offset
+            try:
+                async with upstream.client.arriving_blob(remote, fetch.digest, writer.offset) as arriving:
+                    await self._take(name, fetch, arriving, writer)
+            except RemoteUnavailable:
+                if resumed == RESUMES or writer.offset == before:
+                    raise
+            if fetch.size is not None and writer.offset >= fetch.size:
+                return
+        raise RemoteUnavailable(
+            f"{name} sends {writer.offset} of the {fetch.size} bytes of {fetch.digest.short} and no more"
+        )
+
+    async def _take(self, name: str, fetch: Fetch, arriving: Arriving, writer: UploadWriter) -> None:
+        """What comes over one connection."""
+        if fetch.size is None and arriving.size is None:
+            raise RemoteLies(f"{name} does not say how large blob {fetch.digest.short} is: not fetched")
+        if fetch.size is None:
+            fetch.size = arriving.size
+        size = fetch.size or 0
+        if arriving.size is not None and arriving.size != size:
+            raise RemoteLies(f"{name}: blob {fetch.digest.short} has {size} bytes, not {arriving.size}: not used")
+        checked = -1
+        async with aclosing(arriving.pieces) as pieces:
+            async for piece in pieces:
+                if writer.offset + len(piece) > size:
+                    raise RemoteLies(f"{name} sends more than the {size} bytes of {fetch.digest.short}: not used")
+                if writer.offset > checked:
+                    self._check_room(size - writer.offset)
+                    checked = writer.offset + CHECKED_EACH_BYTES
+                await writer.write(piece)
+                if len(piece) < PIECE_BYTES:  # it comes slowly: who waits shall not wait for more of it
+                    await writer.flush()
+                fetch.advance()
+
+    async def _drop(self, key: FetchKey) -> None:
+        with contextlib.suppress(UploadUnknown):
+            await self._blobs.cancel_upload(key)

@@ -1,0 +1,198 @@
+"""Upstream's images from our store: what is here is served from here, what is not is brought once and stored.
+
+What a tag means is asked of upstream (`tags`); its bytes only when that is a digest that is not here yet. So a manifest is
+fetched by digest alone, and once for all workers of the store. Rows belong to the repository as it is called here
+(`docker.io/library/node`), like those of pushed images, and walls stand between them too. Blobs: `blobs`.
+
+Whatever upstream does, what is here is served: with a warning where upstream might say something else by now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import BoltsealError, Unavailable
+from boltseal.mirror.blobs import MirroredBlobs
+from boltseal.mirror.errors import told
+from boltseal.mirror.flights import Flights
+from boltseal.oci.digest import Digest
+from boltseal.registry.pulls import ManifestUnknown, TagDeleted
+from boltseal.registry.values import UNCONDITIONAL, ManifestAnswer
+from boltseal.storage.blobs import FetchKey, UploadBusy, UploadId, UploadUnknown
+
+if TYPE_CHECKING:
+    from boltseal.mirror.fetch import Fetch
+    from boltseal.mirror.tags import Meaning, UpstreamTags
+    from boltseal.mirror.upstreams import Upstream, Upstreams
+    from boltseal.oci.reference import Repository, Tag
+    from boltseal.policy.upstreams import UpstreamTerms
+    from boltseal.registry import Registry
+    from boltseal.storage.blobs import BlobStore
+
+MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
+SERVED_WITH_WARNING: Final = "mirror_served_with_warning"
+REMEMBERED: Final = 10_000
+OTHERS_WAIT_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A manifest to answer with. `warning`: why upstream might say otherwise by now, None where it can't."""
+
+    answer: ManifestAnswer
+    warning: str | None = None
+
+
+class Mirror:
+    """Every read of a mirrored repository. One per process; ended with `aclose`.
+
+    `check_room`: refuses so many bytes more than are there (ReserveReached). `read_only`: why nothing may be stored now, or
+    None. `count`: takes the name of what has happened once more.
+    """
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        tags: UpstreamTags,
+        registry: Registry,
+        store: BlobStore,
+        *,
+        check_room: Callable[[int], None],
+        read_only: Callable[[], str | None],
+        count: Callable[[str], None],
+    ) -> None:
+        self._upstreams = upstreams
+        self._tags = tags
+        self._pulls = registry.pulls
+        self._manifests = registry.manifests
+        self._store = store
+        self._read_only = read_only
+        self._count = count
+        self._blobs = MirroredBlobs(registry.pulls, registry.uploads, store, check_room=check_room, count=count)
+        self._flights: Flights[tuple[Repository, Digest], ManifestAnswer] = Flights()
+        self._served: OrderedDict[tuple[Repository, Tag], Digest] = OrderedDict()
+
+    def upstream(self, terms: UpstreamTerms) -> Upstream:
+        """The upstream that a name led to."""
+        return self._upstreams.by_name[terms.name]
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        await self._flights.aclose()
+        await self._blobs.aclose()
+
+    async def by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Served:
+        """What a tag means, whole. ManifestUnknown, TagDeleted, and what upstream failed with where nothing is here."""
+        ours = await self._ours(repository, tag)
+        if isinstance(ours, ManifestAnswer):
+            return Served(ours)
+        meaning = await self._ask(upstream, repository, tag, ours)
+        warning = meaning.warning
+        try:
+            found = await self.by_digest(upstream, repository, meaning.digest)
+        except BoltsealError as error:
+            found = await self._before(repository, tag, error)
+            warning = error.message
+        else:
+            self._remember(repository, tag, meaning.digest)
+        if warning is not None:
+            self._count(SERVED_WITH_WARNING)
+        return Served(replace(found, sealed=False, by_digest=False), warning)
+
+    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning | None:
+        """What a tag means, without its bytes; None: our own seal says, and `by_tag` knows. Raises as `by_tag`."""
+        ours = await self._ours(repository, tag)
+        return None if isinstance(ours, ManifestAnswer) else await self._ask(upstream, repository, tag, ours)
+
+    async def by_digest(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
+        """A manifest by its digest, from here or from upstream. ManifestUnknown, RemoteLies, ..."""
+        with contextlib.suppress(ManifestUnknown):
+            return await self._pulls.manifest(repository, digest)
+        return await self._flights.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
+
+    async def blob(self, upstream: Upstream, repository: Repository, digest: Digest) -> Fetch | None:
+        """A blob on its way here; None: it is here."""
+        if await self._blobs.held(repository, digest):
+            return None
+        self._check_writable(upstream)
+        return await self._blobs.fetch(upstream, repository, digest)
+
+    async def _ours(self, repository: Repository, tag: Tag) -> ManifestAnswer | TagDeleted | None:
+        """What we promised of this name ourselves: a seal, the tombstone of one, or nothing (promise 1)."""
+        try:
+            found = await self._pulls.manifest(repository, tag)
+        except TagDeleted as tombstone:
+            return tombstone
+        except ManifestUnknown:
+            return None
+        return found if found.sealed else None
+
+    async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag, bound: TagDeleted | None) -> Meaning:
+        try:
+            meaning = await self._tags.meaning(upstream, repository, tag)
+        except BoltsealError as error:
+            raise told(error, ManifestUnknown) from error
+        if bound is not None and bound.bound != str(meaning.digest):
+            raise bound
+        return meaning
+
+    async def _before(self, repository: Repository, tag: Tag, error: BoltsealError) -> ManifestAnswer:
+        """What the tag was served as last; `error` where that is not here."""
+        before = self._served.get((repository, tag))
+        if before is None:
+            raise error
+        try:
+            return await self._pulls.manifest(repository, before)
+        except ManifestUnknown:
+            raise error from None
+
+    def _remember(self, repository: Repository, tag: Tag, digest: Digest) -> None:
+        self._served[repository, tag] = digest
+        self._served.move_to_end((repository, tag))
+        while len(self._served) > REMEMBERED:
+            self._served.popitem(last=False)
+
+    async def _fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
+        self._check_writable(upstream)
+        try:
+            async with self._alone(FetchKey(repository, UploadId.of(digest))):
+                with contextlib.suppress(ManifestUnknown):  # another worker was quicker
+                    return await self._pulls.manifest(repository, digest)
+                manifest = await upstream.client.manifest(upstream.remote(repository), digest)
+                self._count(MANIFESTS_FETCHED)
+                await self._manifests.put(
+                    repository, digest, (), manifest.raw, manifest.media_type, UNCONDITIONAL, upstream.actor
+                )
+                return await self._pulls.manifest(repository, digest)
+        except BoltsealError as error:
+            raise told(error, ManifestUnknown) from error
+
+    @asynccontextmanager
+    async def _alone(self, key: FetchKey) -> AsyncIterator[None]:
+        """The right, among all workers, to bring what the key stands for. UploadBusy when others take too long."""
+        until_s = asyncio.get_running_loop().time() + OTHERS_WAIT_S
+        async with AsyncExitStack() as stack:
+            while True:
+                await self._store.start_upload(key)
+                try:
+                    await stack.enter_async_context(self._store.open_upload(key))
+                    break
+                except (UploadBusy, UploadUnknown):
+                    if asyncio.get_running_loop().time() >= until_s:
+                        raise
+            try:
+                yield
+            finally:
+                with contextlib.suppress(UploadUnknown):
+                    await self._store.cancel_upload(key)
+
+    def _check_writable(self, upstream: Upstream) -> None:
+        reason = self._read_only()
+        if reason is not None:
+            raise Unavailable(f"this is not here yet, and nothing can be fetched from {upstream.terms.name}: {reason}")

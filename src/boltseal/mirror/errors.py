@@ -1,0 +1,32 @@
+"""How an upstream's failures are told to a client of ours. Only what upstream calls "not found" is a miss.
+
+An upstream's 401 must not look like ours, or clients would send their login for us once more; and what it calls our
+mistake (400, 409) is none of the client's.
+"""
+
+from __future__ import annotations
+
+from boltseal.client.errors import RemoteInvalid, RemoteNotFound, RemoteRefused, RemoteUnauthenticated
+from boltseal.errors import BoltsealError, Denied, Unavailable
+from boltseal.registry.pulls import BlobUnknown, ManifestUnknown, RepositoryUnknown
+
+
+class UpstreamWantsLogin(Denied):
+    """Upstream shows this to nobody without a login, or not to ours."""
+
+
+class UpstreamFailed(Unavailable):
+    """Upstream did not do what a registry does."""
+
+
+def told(error: BoltsealError, miss: type[ManifestUnknown | BlobUnknown | RepositoryUnknown]) -> BoltsealError:
+    """The error as our client shall hear it. `miss`: what was asked for, if upstream has none."""
+    match error:
+        case RemoteNotFound():
+            return miss(error.message)
+        case RemoteUnauthenticated():
+            return UpstreamWantsLogin(error.message)
+        case RemoteInvalid() | RemoteRefused():
+            return UpstreamFailed(error.message)
+        case _:
+            return error

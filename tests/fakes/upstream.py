@@ -1,0 +1,187 @@
+"""A registry on a real socket that counts what it is asked for, and answers a path as it is told to.
+
+HEAD and GET of manifests and blobs (with ranges), pages of tags, referrers. Each connection is HTTP/1.1 and kept alive.
+`answers["GET /v2/..."]` stands in for what it would say: a function that is given the request and writes what it likes,
+also what no registry should. After it the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+from tests.images import Document, digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request. Names of headers are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.target).path
+
+    def query(self, name: str) -> str | None:
+        return next(iter(parse_qs(urlsplit(self.target).query).get(name, [])), None)
+
+
+Speak = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class FakeUpstream:
+    """`manifests[repository][tag or digest] = (media type, bytes)`; `blobs[digest] = bytes`."""
+
+    port: int = 0
+    manifests: dict[str, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    referrers: dict[str, bytes] = field(default_factory=dict)
+    counted: Counter[str] = field(default_factory=Counter)
+    asked: list[Asked] = field(default_factory=list)
+    answers: dict[str, Speak] = field(default_factory=dict)
+    page: int = 1000
+    slow_s: float = 0.0
+    login: str | None = None
+
+    @property
+    def authority(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def publish(self, repository: str, tag: str | None, document: Document) -> Document:
+        """A document with all that is below it; under a tag, if one is given."""
+        held = self.manifests.setdefault(repository, {})
+        held[document.digest] = (document.media_type, document.raw)
+        if tag is not None:
+            held[tag] = held[document.digest]
+        self.blobs |= {blob.digest: blob.data for blob in document.blobs}
+        for child in document.children:
+            self.publish(repository, None, child)
+        return document
+
+    def gets(self, what: str = "") -> int:
+        """How many GETs there were of paths with this in them."""
+        return sum(count for key, count in self.counted.items() if key.startswith("GET ") and what in key)
+
+    @asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[FakeUpstream]:
+        """Answers on loopback until the block is left."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
+                await self._serve(reader, writer)
+            writer.transport.abort()
+            tasks.discard(task)
+
+        server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=tls, backlog=2048)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in list(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            lines = head.decode("latin-1").split("\r\n")
+            method, target, _ = lines[0].split(" ")
+            headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+            asked = Asked(method, target, {name.lower(): value for name, value in headers.items()})
+            self.asked.append(asked)
+            key = f"{method} {asked.path}"
+            self.counted[key] += 1
+            told = self.answers.get(key) or self.answers.get("*")
+            if told is not None:
+                await told(asked, writer)
+                await writer.drain()
+                return
+            await self._answer(asked, writer)
+            await writer.drain()
+
+    async def _answer(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        status, headers, body = self._found(asked)
+        lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
+        writer.write("\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode())
+        if asked.method == "HEAD":
+            return
+        if self.slow_s and "/blobs/" in asked.target:
+            half = len(body) // 2
+            writer.write(body[:half])
+            await writer.drain()
+            await asyncio.sleep(self.slow_s)
+            writer.write(body[half:])
+            return
+        writer.write(body)
+
+    def _found(self, asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        if self.login is not None and asked.headers.get("authorization") != self.login:
+            return 401, {"www-authenticate": 'Basic realm="upstream"'}, b""
+        if asked.path == "/v2/":
+            return 200, {"docker-distribution-api-version": "registry/2.0"}, b"{}"
+        name, kind, reference = _split(asked.path)
+        if kind == "manifests" and reference in self.manifests.get(name, {}):
+            media_type, raw = self.manifests[name][reference]
+            return 200, {"content-type": media_type, "docker-content-digest": digest_of(raw)}, raw
+        if kind == "blobs" and reference in self.blobs:
+            body = self.blobs[reference]
+            asked_for = asked.headers.get("range")
+            if asked_for is None:
+                return 200, {}, body
+            start = int(asked_for.removeprefix("bytes=").removesuffix("-"))
+            return 206, {"content-range": f"bytes {start}-{len(body) - 1}/{len(body)}"}, body[start:]
+        if kind == "tags" and name in self.manifests:
+            return self._tags(asked, name)
+        if kind == "referrers" and reference in self.referrers:
+            return 200, {"content-type": "application/vnd.oci.image.index.v1+json"}, self.referrers[reference]
+        return 404, {}, b'{"errors":[{"code":"NAME_UNKNOWN","message":"not here"}]}'
+
+    def _tags(self, asked: Asked, name: str) -> tuple[int, dict[str, str], bytes]:
+        names = sorted(tag for tag in self.manifests[name] if ":" not in tag)
+        rest = [tag for tag in names if tag > (asked.query("last") or "")]
+        wanted = min(int(asked.query("n") or self.page), self.page)
+        shown = rest[:wanted]
+        more = {"link": f'</v2/{name}/tags/list?n={wanted}&last={shown[-1]}>; rel="next"'} if rest[wanted:] else {}
+        return 200, more, json.dumps({"name": name, "tags": shown}).encode()
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    rest, _, reference = path.removeprefix("/v2/").rpartition("/")
+    name, _, kind = rest.rpartition("/")
+    return name, kind, reference
+
+
+def status(code: int, body: bytes = b"", **headers: str) -> Speak:
+    """An answer with this status, whatever is asked."""
+
+    async def speak(_: Asked, writer: asyncio.StreamWriter) -> None:
+        said = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        writer.write("\r\n".join([f"HTTP/1.1 {code} X", *said, f"content-length: {len(body)}", "", ""]).encode() + body)
+
+    return speak
+
+
+def raw(*parts: bytes) -> Speak:
+    """Exactly these bytes; then the connection ends."""
+
+    async def speak(_: Asked, writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+
+    return speak
