@@ -6,6 +6,7 @@ version: bytes as they are, and nothing more if the socket is to break off.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,7 +38,8 @@ class Wrong:
 class FakeEngine:
     """`images`: by ID; `containers`: by ID. `asked`: method and path of each request, without the version.
 
-    `logs`: what comes of a container's log, byte for byte.
+    `logs`: what comes of a container's log, byte for byte. `pullable`: what a pull of this name brings. `hangs`: requests
+    that wait until their event is set, once for each. `loses`: paths of `wrong` at which it does what is asked for first.
     """
 
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -52,6 +54,9 @@ class FakeEngine:
     loaded: list[bytes] = field(default_factory=list)
     wrong: dict[str, Wrong] = field(default_factory=dict)
     progress: list[dict[str, Any]] = field(default_factory=list)
+    pullable: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hangs: dict[str, asyncio.Event] = field(default_factory=dict)
+    loses: set[str] = field(default_factory=set)
     logs: dict[str, bytes] = field(default_factory=dict)
 
     def image(self, words: str, *names: str, pulled: tuple[str, ...] = (), **more: Any) -> str:
@@ -59,6 +64,12 @@ class FakeEngine:
         id_ = digest_of(words.encode())
         document = {"Id": id_, "RepoTags": list(names), "RepoDigests": list(pulled), "Created": "2026-01-02T03:04:05Z"}
         self.images[id_] = document | {"Os": "linux", "Architecture": "amd64", "Config": {"Labels": None}} | more
+        return id_
+
+    def to_pull(self, words: str, name: str, **more: Any) -> str:
+        """An image that is here once this name (by digest) was pulled; its ID."""
+        id_ = self.image(words, pulled=(name,), **more)
+        self.pullable[name] = self.images.pop(id_)
         return id_
 
     def container(self, name: str, started_as: str, image: str, **more: Any) -> str:
@@ -94,7 +105,11 @@ class FakeEngine:
         self.asked.append(f"{request.method} {path}")
         self.queries.append(dict(request.query))
         self.headers.append(dict(request.headers))
+        if hangs := self.hangs.pop(f"{request.method} {path}", None):
+            await hangs.wait()
         if path in self.wrong:
+            if path in self.loses:
+                await self._said(request, path.split("/"))
             return await _wrongly(request, self.wrong[path])
         answer = await self._said(request, path.split("/"))
         if answer is None:
@@ -119,6 +134,7 @@ class FakeEngine:
                 return web.json_response([self._listed(each) for each in self.images.values()])
             case "POST", ["images", "create" | "load"]:
                 self.loaded.append(await request.read())
+                self._pull(request.query.get("fromImage", ""))
                 return web.Response(body=b"\r\n".join(json.dumps(each).encode() for each in self.progress))
             case method, ["images", *name, what] if method != "DELETE":
                 return self._about_image("/".join(name), what, request)
@@ -133,7 +149,8 @@ class FakeEngine:
             return None
         if what == "tag":
             new = f"{request.query['repo']}:{request.query['tag']}"
-            self._untag(new)
+            for each in self.images.values():  # whoever has the name loses it, and stays
+                each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
             return web.Response(status=201)
         return web.Response(body=b"archive") if what == "get" else _document(found)
@@ -143,10 +160,23 @@ class FakeEngine:
         named = (each for each in self.images.values() if name in [*each["RepoTags"], *each["RepoDigests"]])
         return self.images.get(name) or next(named, None)
 
+    def _pull(self, name: str) -> None:
+        """What is there already only gets one more digest."""
+        new = self.pullable.get(name)
+        if new is not None:
+            there = self.images.setdefault(new["Id"], new)
+            there["RepoDigests"] = list(dict.fromkeys([*there["RepoDigests"], *new["RepoDigests"]]))
+
     def _untag(self, name: str) -> web.StreamResponse | None:
+        """Docker removes an image with its last tag, Podman with its last digest."""
         found = self.find(name)
         if found is not None:
-            found["RepoTags"].remove(name)
+            held = found["RepoTags"] if name in found["RepoTags"] else found["RepoDigests"]
+            if len(found["RepoTags"]) <= 1 and any(each["Image"] == found["Id"] for each in self.containers.values()):
+                return web.json_response({"message": "image is being used by a container"}, status=409)
+            held.remove(name)
+            if not found["RepoTags"] and not (self.podman and found["RepoDigests"]):
+                del self.images[found["Id"]]
         return None if found is None else web.json_response([{"Untagged": name}])
 
     @staticmethod

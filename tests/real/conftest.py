@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from boltseal.runtimes.address import EngineAddress
+from boltseal.runtimes.inventory import Store
 from tests import servers
 from tests.real.registry import Registry
 from tests.real.tools import Buildah, Ctr, Docker, Oras, Podman, Skopeo, Tool
@@ -58,6 +60,23 @@ def podman_service(tmp_path_factory: pytest.TempPathFactory, registry: Registry)
     """podman behind Docker's API, on storage of its own."""
     with servers.podman(tmp_path_factory.mktemp("podmans"), plain_http=[registry.host]) as server:
         yield server
+
+
+@pytest.fixture(params=Store)
+def engine_store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of engine in turn, by where it keeps images."""
+    found: Store = request.param
+    return found
+
+
+@pytest.fixture
+def engine_address(request: pytest.FixtureRequest, engine_store: Store) -> EngineAddress:
+    """Where such an engine listens."""
+    if engine_store is Store.PODMAN:
+        service: servers.Server = request.getfixturevalue("podman_service")
+        return EngineAddress.parse(f"unix://{service.address}")
+    found: Docker = request.getfixturevalue("docker" if engine_store is Store.CLASSIC else "docker_containerd")
+    return EngineAddress.parse(found.host)
 
 
 @pytest.fixture(scope="session")

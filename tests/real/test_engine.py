@@ -16,34 +16,15 @@ from boltseal.runtimes.inventory import Health, State, Store
 from tests.real.boxes import started
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
-from tests.real.tools import Docker
-from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(params=Store)
-def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind in turn."""
-    found: Store = request.param
-    return found
-
-
 @pytest.fixture
-def address(request: pytest.FixtureRequest, store: Store) -> EngineAddress:
-    """Where such an engine listens."""
-    if store is Store.PODMAN:
-        podman: Server = request.getfixturevalue("podman_service")
-        return EngineAddress.parse(f"unix://{podman.address}")
-    docker: Docker = request.getfixturevalue("docker" if store is Store.CLASSIC else "docker_containerd")
-    return EngineAddress.parse(docker.host)
-
-
-@pytest.fixture
-async def engine(address: EngineAddress, store: Store) -> AsyncIterator[Engine]:
+async def engine(engine_address: EngineAddress, engine_store: Store) -> AsyncIterator[Engine]:
     """The door to it."""
-    async with connected(address) as opened:
-        assert await opened.store() is store
+    async with connected(engine_address) as opened:
+        assert await opened.store() is engine_store
         yield opened
 
 
@@ -112,15 +93,15 @@ async def test_a_name_that_nothing_has(engine: Engine) -> None:
 
 
 async def test_how_containers_are_and_what_they_wrote(
-    engine: Engine, address: EngineAddress, registry: Registry, repository: str
+    engine: Engine, engine_address: EngineAddress, registry: Registry, repository: str
 ) -> None:
     """One that ended badly after it had said something on both streams, one with a terminal, one that is checked."""
     image = _pushed(registry, repository)
     pulled = await engine.pull(image)
     say = "/busybox printf 'one\\ntwo\\n'; /busybox printf 'oh\\n' >&2; exit 3"
-    ended = started(address, pulled.id, "/busybox", "sh", "-c", say)
-    terminal = started(address, pulled.id, "/busybox", "echo", "hello", terminal=True)
-    checked = started(address, pulled.id, health="/busybox true")
+    ended = started(engine_address, pulled.id, "/busybox", "sh", "-c", say)
+    terminal = started(engine_address, pulled.id, "/busybox", "echo", "hello", terminal=True)
+    checked = started(engine_address, pulled.id, health="/busybox true")
     await _until(engine, ended, State.EXITED)
     await _until(engine, terminal, State.EXITED)
     found = await engine.container(ended)

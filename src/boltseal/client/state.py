@@ -6,6 +6,8 @@
     STATE/checkpoints/HOST.none       when it was last found that there is no ledger, in seconds since 1970
     STATE/evidence/HOST-HASH/         what a registry showed before and now, where the two can't both be true
     STATE/watch.db                    what other registries' tags meant over time (`watched`)
+    STATE/kept.db                     the images that are kept on engines (`kept`)
+    STATE/kept.lock                   held by whoever gives names to images on an engine
     STATE/lock                        held by whoever writes
 
 HOST is the registry's name as it stands in a reference, every character that is none of a file's name escaped. A file

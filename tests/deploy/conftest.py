@@ -1,0 +1,25 @@
+"""Hosts to pull to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.runtimes.inventory import Store
+from tests.deploy.hosting import Hosting, hosting
+
+
+@pytest.fixture(params=Store)
+async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Hosting]:
+    """A host with each kind of store in turn."""
+    async with hosting(tmp_path, request.param) as made:
+        yield made
+
+
+@pytest.fixture
+async def classic(tmp_path: Path) -> AsyncIterator[Hosting]:
+    """A host with Docker's own store."""
+    async with hosting(tmp_path) as made:
+        yield made

@@ -1,0 +1,93 @@
+"""A host: an engine in memory that pulls from a registry in memory, whichever store it has; both count what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boltseal.client.credentials import OneLogin
+from boltseal.client.kept import KeptStore
+from boltseal.client.state import ClientState
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.deploy.host import Host
+from boltseal.deploy.keeper import Keeper
+from boltseal.deploy.pull import Puller
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.runtimes.engine import connected
+from boltseal.runtimes.inventory import Store
+from tests.fakes.engine import SNAPSHOTTER, FakeEngine
+from tests.fakes.hub import FakeHub
+from tests.images import Document, image, index
+from tests.serving import Clock
+
+REGISTRY = "hub.test"
+APP = Reference.parse(f"{REGISTRY}/shop/app:latest")
+DAY_US = 86_400_000_000
+NOW_US = 1_795_000_000_000_000
+
+
+@dataclass
+class Hosting:
+    """A host and its registry. `puller` may be called again for one that pulls in another way."""
+
+    hub: FakeHub
+    fake: FakeEngine
+    host: Host
+    clock: Clock
+    transport: Transport
+    _made: dict[Digest, str] = field(default_factory=dict)
+
+    @property
+    def keeper(self) -> Keeper:
+        return Keeper(self.host)
+
+    def puller(self, **more: Any) -> Puller:
+        return Puller(self.host, self.transport, OneLogin(REGISTRY), **more)
+
+    def publish(self, words: str, name: Reference = APP) -> Digest:
+        """Publish an image for two platforms under a tag; the engine can pull it by its digest."""
+        children = (image(words), image(f"{words} arm", architecture="arm64"))
+        document = index(*children)
+        for each in (*children, document):
+            self._put(name, each, name.tag if each is document else each.digest)
+        digest = Digest.parse(document.digest)
+        id_ = document.digest if self.host.store is Store.CONTAINERD else children[0].config.digest
+        pulled = [f"{name.name}@{digest}"]
+        if self.host.store is Store.PODMAN:
+            pulled.insert(0, f"{name.name}@{children[0].digest}")
+        made = {"Id": id_, "RepoTags": [], "RepoDigests": pulled, "Os": "linux", "Architecture": "amd64"}
+        self.fake.pullable[pulled[-1]] = made
+        self._made[digest] = id_
+        return digest
+
+    def id_of(self, digest: Digest) -> Digest:
+        """The ID that the engine gives to what was published."""
+        return Digest.parse(self._made[digest])
+
+    def meaning(self, name: Reference = APP) -> Digest | None:
+        """The image that a name means on the engine."""
+        found = self.fake.find(str(name))
+        return None if found is None else Digest.parse(found["Id"])
+
+    def run(self, name: str, id_: Digest) -> str:
+        """A container on an image."""
+        return self.fake.container(name, str(APP), str(id_))
+
+    def _put(self, name: Reference, document: Document, tag: str | None) -> None:
+        self.hub.publish(name.repository, str(tag), document.raw, document.media_type)
+
+
+@asynccontextmanager
+async def hosting(folder: Path, store: Store = Store.CLASSIC, state: Path | None = None) -> AsyncIterator[Hosting]:
+    """A host with nothing on it. `folder`: for its socket; `state`: where we remember things."""
+    fake = FakeEngine(podman=store is Store.PODMAN, driver_status=SNAPSHOTTER if store is Store.CONTAINERD else [])
+    hub, clock = FakeHub(), Clock(NOW_US)
+    transport = Transport(OneLogin(REGISTRY), TransportOptions(attempts=1), app=hub.transport())
+    async with fake.listening(folder) as address, connected(address) as engine:
+        host = await Host.of(engine, KeptStore(ClientState(state or folder / "state")), clock)
+        yield Hosting(hub, fake, host, clock, transport)
+    await transport.aclose()

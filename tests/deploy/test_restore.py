@@ -1,0 +1,169 @@
+"""Bringing back what was kept: exactly that image, and without a registry."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.client.kept import Proof
+from boltseal.deploy.keeper import Policy, Standing
+from boltseal.deploy.pull import Wanted
+from boltseal.deploy.restore import Ambiguous, KeptGone, KeptOther, NothingKept, restore
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Tag
+from boltseal.runtimes.inventory import Store
+from tests.deploy.hosting import APP, Hosting
+
+WANTED = Wanted.of(APP)
+
+
+def keep_name(digest: Digest) -> Reference:
+    return Reference(APP.registry, APP.repository, Tag(f"boltseal-keep-{digest.hex[:12]}"))
+
+
+async def pulled(shop: Hosting, *words: str) -> list[Digest]:
+    """Publish and pull these one after the other under one tag."""
+    found = []
+    for each in words:
+        found.append(shop.publish(each))
+        shop.clock.advance(seconds=60)
+        await shop.puller().bring(WANTED)
+    shop.hub.counted.clear()
+    return found
+
+
+async def test_the_one_before_is_brought_back_without_a_registry(shop: Hosting) -> None:
+    """The same ID; and what had the name meanwhile is kept, so that it can come back too."""
+    old, new = await pulled(shop, "one", "two")
+    done = await restore(shop.host, APP)
+
+    assert (done.changed, done.digest, done.image) == (True, old, shop.id_of(old))
+    assert done.proof is (Proof.IDENTICAL if shop.host.store is Store.CONTAINERD else Proof.MANIFEST)
+    assert shop.meaning() == shop.id_of(old)
+    assert done.kept is not None
+    assert done.kept.digest == new
+    assert not shop.hub.counted
+    assert (await restore(shop.host, APP)).digest == new
+
+
+@pytest.mark.parametrize("to", ["2", "digest", "short", "id"])
+async def test_any_of_several_by_number_or_digest(shop: Hosting, to: str) -> None:
+    """The numbers are those of the list, the newest first."""
+    first, _second, _ = await pulled(shop, "one", "two", "three")
+    typed = {"digest": str(first), "short": first.hex[:8], "id": str(shop.id_of(first))}.get(to, to)
+    done = await restore(shop.host, APP, typed)
+
+    assert done.digest == first
+
+
+async def test_what_the_name_means_already_is_left_alone(shop: Hosting) -> None:
+    """Nothing is asked to change."""
+    old, _ = await pulled(shop, "one", "two")
+    await restore(shop.host, APP)
+    shop.fake.asked.clear()
+    done = await restore(shop.host, APP, str(old))
+
+    assert not done.changed
+    assert not [each for each in shop.fake.asked if not each.startswith("GET")]
+
+
+async def test_nothing_kept(shop: Hosting) -> None:
+    """Of this name, or not that."""
+    with pytest.raises(NothingKept, match="boltseal kept"):
+        await restore(shop.host, APP)
+    await pulled(shop, "one", "two")
+    for to in ("7", str(Digest.of(b"other"))):
+        with pytest.raises(NothingKept):
+            await restore(shop.host, APP, to)
+
+
+@pytest.mark.parametrize("to", ["abc", "latest", "sha256:zz", "-1", "sha256:" + "a" * 200])
+async def test_what_is_neither_number_nor_digest(shop: Hosting, to: str) -> None:
+    """Is a matter of usage."""
+    await pulled(shop, "one", "two")
+    with pytest.raises(Ambiguous, match="neither a number"):
+        await restore(shop.host, APP, to)
+
+
+async def test_what_somebody_has_pruned(shop: Hosting) -> None:
+    """Is said, with where it may be had."""
+    old, new = await pulled(shop, "one", "two")
+    del shop.fake.images[str(shop.id_of(old))]
+
+    with pytest.raises(KeptGone, match=r"was taken from this engine.*boltseal pull hub\.test/shop/app@sha256"):
+        await restore(shop.host, APP)
+    assert shop.meaning() == shop.id_of(new)
+
+
+async def test_a_keep_tag_that_somebody_put_on_another_image(shop: Hosting) -> None:
+    """The kept image comes back all the same, by its ID, as long as it is there; the other one never."""
+    old, _ = await pulled(shop, "one", "two")
+    evil = Digest.parse(shop.fake.image("evil"))
+    await shop.host.engine.tag(evil, keep_name(old))
+    (listed,) = await shop.keeper.listed(APP)
+    done = await restore(shop.host, APP)
+
+    assert listed.standing is Standing.LOOSE
+    assert done.image == shop.id_of(old) == shop.meaning()
+    del shop.fake.images[str(shop.id_of(old))]
+    with pytest.raises(KeptOther, match="was given to another image"):
+        await restore(shop.host, APP, str(old))
+
+
+async def test_without_our_memory_the_keep_tag_speaks(shop: Hosting) -> None:
+    """A folder of state that was lost: the digest is the engine's, as far as it fits the tag."""
+    old, _ = await pulled(shop, "one", "two")
+    shop.host.kept.path.unlink()
+    done = await restore(shop.host, APP)
+
+    assert (done.image, done.digest) == (shop.id_of(old), old)
+    assert done.proof is (Proof.IDENTICAL if shop.host.store is Store.CONTAINERD else Proof.ENGINE)
+
+
+async def test_without_our_memory_a_keep_tag_on_another_image_is_not_believed(shop: Hosting) -> None:
+    """Whoever may tag could else choose what comes back."""
+    old, new = await pulled(shop, "one", "two")
+    shop.host.kept.path.unlink()
+    evil = Digest.parse(shop.fake.image("evil"))
+    await shop.host.engine.tag(evil, keep_name(old))
+
+    with pytest.raises(KeptOther, match="nothing says that it is the one"):
+        await restore(shop.host, APP)
+    assert shop.meaning() == shop.id_of(new)
+
+
+async def test_an_engine_that_answers_with_another_image(classic: Hosting) -> None:
+    """What it was asked for by ID has that ID, or is not used."""
+    old, new = await pulled(classic, "one", "two")
+    made = classic.fake.images[str(classic.id_of(old))]
+    made["Id"] = str(Digest.of(b"evil"))
+
+    with pytest.raises((KeptOther, KeptGone)):
+        await restore(classic.host, APP)
+    assert classic.meaning() == classic.id_of(new)
+
+
+async def test_a_local_build_comes_back_too(classic: Hosting) -> None:
+    """No registry has a digest for it; its ID is enough."""
+    built = Digest.parse(classic.fake.image("built here", str(APP)))
+    await pulled(classic, "one")
+    done = await restore(classic.host, APP)
+
+    assert (done.image, done.digest, done.proof) == (built, None, None)
+
+
+async def test_a_digest_that_fits_two(classic: Hosting) -> None:
+    """Which of them is for the person to say."""
+    await pulled(classic, "one", "two")
+    for end in ("0", "1"):
+        image = Digest("sha256", "abcdef" + end * 58)
+        classic.fake.images[str(image)] = {
+            "Id": str(image),
+            "RepoTags": [],
+            "RepoDigests": [],
+            "Os": "",
+            "Architecture": "",
+        }
+        await classic.keeper.keep(APP, await classic.host.engine.image(image), Policy())
+
+    with pytest.raises(Ambiguous, match="fits 2 kept images"):
+        await restore(classic.host, APP, "abcdef")

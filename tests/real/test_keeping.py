@@ -1,0 +1,180 @@
+"""Keeping and bringing back on engines that people have: Docker with either store, and Podman behind Docker's API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.kept import KeptStore, Proof
+from boltseal.client.state import ClientState
+from boltseal.client.transport import Transport
+from boltseal.deploy.host import Host
+from boltseal.deploy.keeper import Keeper, Policy
+from boltseal.deploy.pull import Outcome, Puller, Wanted
+from boltseal.deploy.restore import KeptGone, restore
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.runtimes.address import EngineAddress
+from boltseal.runtimes.engine import NoSuchImage, connected
+from boltseal.runtimes.inventory import Store
+from tests.real.registry import Registry
+from tests.real.sleeper import publish, sleeper, sleepers
+from tests.real.tools import Said, run
+
+pytestmark = pytest.mark.real
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """An engine, a registry, and a repository that nobody else uses."""
+
+    host: Host
+    registry: Registry
+    repository: str
+    transport: Transport
+
+    @property
+    def name(self) -> Reference:
+        return Reference.parse(f"{self.registry.host}/{self.repository}:latest")
+
+    def publish(self, words: str) -> Digest:
+        return Digest.parse(publish(self.registry.host, self.repository, "latest", sleepers(words)))
+
+    def puller(self, policy: Policy = Policy()) -> Puller:  # noqa: B008 - frozen
+        return Puller(self.host, self.transport, CredentialStore(()), policy=policy)
+
+    def docker(self, *argv: str) -> Said:
+        """Docker's own client, which all of them understand."""
+        return run("docker", "-H", str(self.host.engine.address), *argv)
+
+    async def words(self) -> str:
+        """What the image that the name means says of itself."""
+        return (await self.host.engine.image(self.name)).labels["words"]
+
+
+@pytest.fixture
+async def stage(
+    engine_address: EngineAddress, registry: Registry, repository: str, tmp_path: Path
+) -> AsyncIterator[Stage]:
+    """Each engine in turn."""
+    transport = Transport(CredentialStore(()))
+    async with connected(engine_address) as engine:
+        kept = KeptStore(ClientState(tmp_path / "state"))
+        host = await Host.of(engine, kept, lambda: time.time_ns() // 1000)
+        yield Stage(host, registry, repository, transport)
+    await transport.aclose()
+
+
+async def test_a_newer_latest_is_pulled_and_the_old_one_brought_back_offline(stage: Stage) -> None:
+    """Exactly the old one, though the registry is gone; and forward again."""
+    old = stage.publish("old")
+    first = await stage.puller().bring(Wanted.of(stage.name))
+    new = stage.publish("new")
+    brought = await stage.puller().bring(Wanted.of(stage.name))
+    now = await stage.words()
+    await stage.transport.aclose()  # nobody is asked from here on
+    back = await restore(stage.host, stage.name)
+    then = await stage.words()
+    forward = await restore(stage.host, stage.name, str(new))
+
+    identical = stage.host.store is Store.CONTAINERD
+    assert (first.digest, first.outcome, brought.digest) == (old, Outcome.PULLED, new)
+    assert brought.kept is not None
+    assert (now, then, await stage.words()) == ("new", "old", "new")
+    assert (back.digest, back.image, back.proof) == (
+        old,
+        first.image,
+        Proof.IDENTICAL if identical else Proof.MANIFEST,
+    )
+    assert (str(first.image) == str(old)) is identical
+    assert str(first.image) in (str(old), sleeper("old").config.digest)
+    assert forward.image == brought.image
+
+
+async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) -> None:
+    """`docker image prune` takes what has no name; `-a` what no container stands on, names or not."""
+    stage.publish("old")
+    await stage.puller().bring(Wanted.of(stage.name))
+    stage.publish("new")
+    brought = await stage.puller().bring(Wanted.of(stage.name))
+    assert brought.kept is not None
+    stage.docker("image", "prune", "--force").checked()
+    kept = await stage.host.image(brought.kept.image)
+    stage.docker("image", "prune", "--all", "--force").checked()
+
+    assert kept is not None
+    with pytest.raises(KeptGone, match="prune -a"):
+        await restore(stage.host, stage.name)
+
+
+async def test_what_is_here_costs_one_head(stage: Stage) -> None:
+    """Counted by the registry itself."""
+    stage.publish("old")
+    await stage.puller().bring(Wanted.of(stage.name))
+    counted = [_requests(stage.registry)]
+    again = await stage.puller().bring(Wanted.of(stage.name))
+    counted.append(_requests(stage.registry))
+
+    assert again.outcome is Outcome.HERE
+    assert counted[1] - counted[0] == 2  # the HEAD, and the first look at the numbers
+
+
+def _requests(registry: Registry) -> int:
+    """All requests of any kind that the registry has answered."""
+    told = httpx2.get(f"{registry.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+    lines = [line for line in told.splitlines() if line.startswith("boltseal_requests_total{")]
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines)
+
+
+async def test_what_is_kept_no_longer_is_gone_with_all_its_names(stage: Stage) -> None:
+    """Also from the store of Podman, which keeps what has lost its names."""
+    images = []
+    for words in ("one", "two", "three"):
+        stage.publish(words)
+        images.append((await stage.puller(Policy(keep=1)).bring(Wanted.of(stage.name))).image)
+
+    assert [await stage.host.image(image) is not None for image in images] == [False, True, True]
+    assert [each.number for each in await Keeper(stage.host).listed(stage.name)] == [1]
+
+
+async def test_what_runs_is_not_let_go_of(stage: Stage) -> None:
+    """Nor is what only stands still; `docker run` once, as root of this machine's own containers."""
+    stage.publish("one")
+    await stage.puller().bring(Wanted.of(stage.name))
+    container = stage.docker("create", "--network", "none", str(stage.name)).checked().split()[-1]
+    stage.publish("two")
+    brought = await stage.puller(Policy(keep=0)).bring(Wanted.of(stage.name))
+    stage.docker("rm", "--force", container).checked()
+
+    assert [each.why for each in brought.let_go] == ["a container stands on it"]
+
+
+async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:
+    """`docker pull` beside us: what we kept once comes back whatever it did."""
+    old = stage.publish("old")
+    await stage.puller().bring(Wanted.of(stage.name))
+    await Keeper(stage.host).hold((await stage.host.engine.image(stage.name)).id, stage.name, old, "release shop/1")
+    stage.publish("new")
+    stage.docker("pull", str(stage.name)).checked()
+    stage.docker("image", "prune", "--force").checked()
+    now = await stage.words()
+    back = await restore(stage.host, stage.name)
+
+    assert (now, back.digest, await stage.words()) == ("new", old, "old")
+
+
+async def test_an_image_that_vanished_from_its_registry(stage: Stage) -> None:
+    """The name means what it meant."""
+    stage.publish("old")
+    await stage.puller().bring(Wanted.of(stage.name))
+    gone = Digest.of(b"gone")
+
+    with pytest.raises(NoSuchImage, match="there is no such image"):
+        await stage.puller().bring(Wanted(stage.name, gone))
+    assert await stage.words() == "old"
