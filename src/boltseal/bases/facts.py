@@ -1,0 +1,165 @@
+"""What one image of one platform is made of, of its manifest and config (image-spec "config.md"). Pure.
+
+Layers are told by their diff_ids, the digests of what they hold when nothing compresses them: the digests in a manifest
+change when a layer is compressed again, by another program or with zstd, and the image is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from boltseal.errors import Invalid, quote
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.manifest import Manifest
+from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
+from boltseal.oci.platform import Platform
+
+CONFIG_TYPES: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
+MAX_LAYERS: Final = 1000
+
+
+class NotAnImage(Invalid):
+    """A manifest that is no image that runs: a signature, an SBOM, a chart; or a config that can't be read."""
+
+
+class Step(NamedTuple):
+    """One line of an image's history. `empty`: it made no layer."""
+
+    created: str
+    created_by: str
+    empty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a container gets from its image, and what an image gets from its base."""
+
+    env: Mapping[str, str]
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+    user: str
+    ports: tuple[str, ...]
+    folder: str
+    volumes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One image. `sizes`: of its layers as they are stored, in bytes, () where that is not known."""
+
+    manifest: Digest
+    config: Digest
+    platform: Platform
+    diff_ids: tuple[str, ...]
+    sizes: tuple[int, ...]
+    settings: Settings
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    created: str
+    history: tuple[Step, ...]
+
+    def said(self, name: str) -> str:
+        """An annotation, else a label of the image; "" where neither is there."""
+        return self.annotations.get(name) or self.labels.get(name, "")
+
+    def begins_with(self, other: Facts) -> bool:
+        """Whether its layers begin with all layers of another image; one without layers begins nothing."""
+        return bool(other.diff_ids) and self.diff_ids[: len(other.diff_ids)] == other.diff_ids
+
+    def tells_of(self, other: Facts) -> bool:
+        """Whether its history begins with all of another image's history, to the second and the letter."""
+        return bool(other.history) and self.history[: len(other.history)] == other.history
+
+    def same_as(self, other: Facts) -> bool:
+        """Whether whoever builds on the one gets what they get from the other: layers and settings."""
+        return self.config == other.config or (self.diff_ids == other.diff_ids and self.settings == other.settings)
+
+
+class _Run(msgspec.Struct, rename="pascal"):
+    env: list[str] | None = None
+    entrypoint: list[str] | str | None = None
+    cmd: list[str] | str | None = None
+    user: str | None = None
+    exposed_ports: dict[str, object] | None = None
+    volumes: dict[str, object] | None = None
+    working_dir: str | None = None
+    labels: dict[str, str] | None = None
+
+
+class _RootFs(msgspec.Struct):
+    diff_ids: list[str] | None = None
+
+
+class _Step(msgspec.Struct):
+    created: str | None = None
+    created_by: str | None = None
+    empty_layer: bool = False
+
+
+class _Config(msgspec.Struct):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    created: str | None = None
+    config: _Run | None = None
+    rootfs: _RootFs | None = None
+    history: list[_Step] | None = None
+
+
+def config_of(manifest: Manifest, digest: Digest) -> tuple[Digest, int]:
+    """Digest and size (bytes) of the config that has to be read. NotAnImage."""
+    descriptor = manifest.config
+    if descriptor is None or descriptor.media_type not in CONFIG_TYPES:
+        kind = manifest.artifact_type or manifest.media_type
+        raise NotAnImage(f"{digest.short} is no image that runs: it is {quote(kind)}")
+    if descriptor.size > MAX_CONFIG_BYTES:
+        raise NotAnImage(f"{digest.short} has a config of {descriptor.size} bytes; at most {MAX_CONFIG_BYTES} are read")
+    return descriptor.digest, descriptor.size
+
+
+def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
+    """The facts of an image, of its manifest, the manifest's digest, and the bytes of its config. NotAnImage."""
+    named, _ = config_of(manifest, digest)
+    try:
+        read = msgspec.json.decode(config, type=_Config)
+        diff_ids = tuple(str(Digest.parse(text)) for text in (read.rootfs or _RootFs()).diff_ids or ())
+    except (ValueError, DigestInvalid) as error:  # of msgspec, of the UTF-8 decoder below it
+        reason = error.message if isinstance(error, DigestInvalid) else quote(str(error))[1:-1]
+        raise NotAnImage(f"{digest.short}: its config {named.short} can't be read: {reason}") from error
+    if len(diff_ids) > MAX_LAYERS:
+        raise NotAnImage(f"{digest.short} has {len(diff_ids)} layers; at most {MAX_LAYERS} are looked at")
+    run = read.config or _Run()
+    sizes = tuple(layer.size for layer in manifest.layers)
+    return Facts(
+        digest,
+        named,
+        Platform(read.os, read.architecture, read.variant),
+        diff_ids,
+        sizes if len(sizes) == len(diff_ids) else (),
+        _settings(run),
+        run.labels or {},
+        manifest.annotations,
+        read.created or "",
+        tuple(Step(step.created or "", step.created_by or "", step.empty_layer) for step in read.history or ()),
+    )
+
+
+def _settings(run: _Run) -> Settings:
+    return Settings(
+        {name: value for name, _, value in (text.partition("=") for text in run.env or ())},
+        _words(run.entrypoint),
+        _words(run.cmd),
+        run.user or "",
+        tuple(sorted(run.exposed_ports or ())),
+        run.working_dir or "",
+        tuple(sorted(run.volumes or ())),
+    )
+
+
+def _words(said: list[str] | str | None) -> tuple[str, ...]:
+    return (said,) if isinstance(said, str) else tuple(said or ())

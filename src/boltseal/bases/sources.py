@@ -1,0 +1,173 @@
+"""What is said of an image's base, and by whom: claims, the best first. Pure.
+
+    recorded   written down when it was built: our own `built` entries; annotations and labels
+               (`org.opencontainers.image.base.name`, `.digest`); BuildKit's provenance
+    proven     by its layers (`match`)
+    inferred   from FROM in a Dockerfile that somebody says it was built of, or from a name that somebody gave
+
+A claim is as good as whoever made it: a label is inherited by every image that is built on the labelled one, and provenance
+names the images of all stages. What can be held against the layers is (`match.holds`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+
+from boltseal.bases.facts import Facts
+from boltseal.errors import Invalid
+from boltseal.ledger.entry import Entry, Kind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Tag
+
+BASE_NAME: Final = "org.opencontainers.image.base.name"
+BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
+BUILT_NAME: Final = "base.name"
+BUILT_DIGEST: Final = "base.digest"
+"""Keys of a `built` entry's extra."""
+MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
+MAX_MATERIALS: Final = 200
+SCRATCH: Final = "scratch"
+
+_FRONTENDS: Final = frozenset({"docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream"})
+"""Images that build and are no part of what is built: named by `# syntax=`."""
+_is_sha256 = re.compile(r"[0-9a-f]{64}").fullmatch
+
+
+class How(StrEnum):
+    """How sure it is which image the base is."""
+
+    RECORDED = "recorded"
+    PROVEN = "proven"
+    INFERRED = "inferred"
+
+
+class By(StrEnum):
+    """Who says so; the earlier is believed more."""
+
+    BUILT = "a built entry of the ledger"
+    ANNOTATION = "an annotation of the manifest"
+    PROVENANCE = "the build's provenance"
+    LABEL = "a label"
+    LAYERS = "its layers"
+    GIVEN = "--base"
+    DOCKERFILE = "the Dockerfile"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Somebody's word on a base. `base`: a name with a tag and no digest; None: it was built on nothing (scratch).
+
+    `digest`: what the name meant then, of an index or of one platform's manifest; None where that is not said.
+    """
+
+    base: Reference | None
+    digest: Digest | None
+    by: By
+    how: How = How.RECORDED
+
+    @property
+    def sure(self) -> bool:
+        """Whether nothing in it needs to be held against the layers: it was said of this image and no other."""
+        return self.by in (By.BUILT, By.ANNOTATION)
+
+
+def tagged(reference: Reference) -> Reference:
+    """A base by its tag alone, `latest` where none was said."""
+    return replace(reference, tag=reference.tag or Tag("latest"), digest=None)
+
+
+def annotated(annotations: Mapping[str, str]) -> Claim | None:
+    """What annotations of the image's index or manifest say."""
+    return _spoken(annotations.get(BASE_NAME, ""), annotations.get(BASE_DIGEST, ""), By.ANNOTATION)
+
+
+def labelled(facts: Facts) -> Claim | None:
+    """What labels of the image say."""
+    return _spoken(facts.labels.get(BASE_NAME, ""), facts.labels.get(BASE_DIGEST, ""), By.LABEL)
+
+
+def built(entries: Iterable[Entry], digest: Digest) -> Claim | None:
+    """What the newest `built` entry of an image says, the oldest entry first."""
+    said = [entry for entry in entries if entry.kind is Kind.BUILT and entry.digest == str(digest)]
+    if not said:
+        return None
+    return _spoken(said[-1].extra.get(BUILT_NAME, ""), said[-1].extra.get(BUILT_DIGEST, ""), By.BUILT)
+
+
+def written(reference: Reference | None, by: By) -> Claim:
+    """What a Dockerfile builds on, or the user names: nobody says what it meant then, unless it is pinned there."""
+    if reference is None:
+        return Claim(None, None, by, How.INFERRED)
+    return Claim(tagged(reference), reference.digest, by, How.INFERRED)
+
+
+class _Predicate(msgspec.Struct, rename="camel"):
+    build_definition: dict[str, Any] = {}
+    materials: list[Any] = []
+
+
+class _Statement(msgspec.Struct, rename="camel"):
+    predicate_type: str = ""
+    predicate: _Predicate = msgspec.field(default_factory=_Predicate)
+
+
+def provenance(raw: bytes) -> tuple[Claim, ...]:
+    """The images that a build took in, by its SLSA provenance (v0.2 or v1), without frontends; () where it says none.
+
+    Which of them the last stage stands on is not said: `match` decides by the layers.
+    """
+    try:
+        said = msgspec.json.decode(raw[: MAX_STATEMENT_BYTES + 1], type=_Statement)
+    except ValueError:  # of msgspec, or of the UTF-8 decoder below it
+        return ()
+    if "slsa.dev/provenance" not in said.predicate_type:
+        return ()
+    listed = said.predicate.build_definition.get("resolvedDependencies") or said.predicate.materials
+    materials = listed[:MAX_MATERIALS] if isinstance(listed, list) else []
+    return tuple(dict.fromkeys(claim for one in materials if isinstance(one, dict) for claim in _material(one)))
+
+
+def _material(one: Mapping[str, Any]) -> Iterator[Claim]:
+    uri, digests = one.get("uri"), one.get("digest")
+    if not isinstance(uri, str) or not isinstance(digests, dict):
+        return
+    sha256 = digests.get("sha256")
+    reference = _package(uri)
+    if reference is None or not isinstance(sha256, str) or _is_sha256(sha256) is None or reference.name in _FRONTENDS:
+        return
+    yield Claim(tagged(reference), Digest("sha256", sha256), By.PROVENANCE)
+
+
+def _package(uri: str) -> Reference | None:
+    """The image that a package URL names: `pkg:docker/node@16.13?platform=linux%2Famd64`; a registry's port is escaped."""
+    rest = uri.removeprefix("pkg:docker/")
+    if rest == uri:
+        return None
+    path, _, query = rest.partition("?")
+    name, _, version = path.partition("@")
+    name, version = unquote(name), unquote(version)
+    if not version:
+        version = parse_qs(query).get("tag", [""])[0]
+    try:
+        return Reference.parse(f"{name}:{version}" if version and "sha256" not in version else name)
+    except Invalid:
+        return None
+
+
+def _spoken(name: str, digest: str, by: By) -> Claim | None:
+    if not name:
+        return None
+    if name == SCRATCH:
+        return Claim(None, None, by)
+    try:
+        reference = Reference.parse(name)
+        return Claim(tagged(reference), Digest.parse(digest) if digest else reference.digest, by)
+    except Invalid:  # somebody's free text: it names no image, so it says nothing
+        return None
