@@ -17,10 +17,11 @@ from boltseal.cli.onproject import (
     clean,
     open_project,
     split_arguments,
+    watching,
     whom_to_ask,
 )
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, followed
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def lock(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write boltseal.lock: what a project's images are.
@@ -85,7 +87,7 @@ def lock(
         if emit is not None:
             _emit(answer, opened, emit, update=update)
             return
-        reach = Reach(plain_http, ca_file, anonymous)
+        reach = Reach(plain_http, ca_file, anonymous, strict)
         old = read_lock(project) or Lock()
         done = _relock(
             opened, old, reach, whom_to_ask(reach, allow or []), _updates(named, opened, update=update), count_pulls
@@ -163,7 +165,7 @@ def _relock(
                 transport,
                 allowed,
                 count_pulls=count_pulls,
-                watch=lambda registry: followed(reach, transport, registry),
+                watch=watching(reach, transport, old),
             ),
             update=update,
             now_us=time.time_ns() // 1000,

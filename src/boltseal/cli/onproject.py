@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.remote import Reach
+from boltseal.cli.remote import Reach, followed
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from boltseal.client.transport import Transport
+    from boltseal.client.trust import Followed
+    from boltseal.lockfile.document import Lock
     from boltseal.oci.reference import Reference
     from boltseal.pin.edit import Asked
     from boltseal.pin.values import Found, Problem, Site
@@ -110,6 +113,20 @@ def whom_to_ask(reach: Reach, more: Sequence[str]) -> Callable[[str], bool]:
     paths = client_paths()
     logins = frozenset[str]() if reach.anonymous else CredentialStore(paths.logins).named()
     return allowed_registries(client_settings(paths.settings), logins, more)
+
+
+def watching(reach: Reach, transport: Transport, lock: Lock | None) -> Callable[[str], Awaitable[Followed]]:
+    """How the ledgers of registries are followed: also by the keys that the project's lock names. LockInvalid."""
+    from boltseal.ledger.note import KeyInvalid, VerifierKey
+    from boltseal.lockfile.document import LOCK_NAME, LockInvalid
+
+    keys: dict[str, VerifierKey] = {}
+    for registry, key in {} if lock is None else lock.keys.items():
+        try:
+            keys[registry] = VerifierKey.parse(key)
+        except KeyInvalid as error:
+            raise LockInvalid(f"{LOCK_NAME}: the key of {registry} is none: {error.message}") from error
+    return lambda registry: followed(reach, transport, registry, keys.get(registry))
 
 
 def clean(line: str) -> str:

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
-from boltseal.cli.onproject import AllowOption, PathsArgument, Project, ProjectOption, clean, open_project, whom_to_ask
+from boltseal.cli.onproject import (
+    AllowOption,
+    PathsArgument,
+    Project,
+    ProjectOption,
+    clean,
+    open_project,
+    watching,
+    whom_to_ask,
+)
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, followed
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -37,6 +46,7 @@ def pin(
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write digests into a project's files.
@@ -50,7 +60,7 @@ def pin(
         if to_stdout and (write or as_json or not paths):
             raise OneAtATime("--stdout prints files that are named, and goes with neither --write nor --json")
         opened = open_project(project, [Path(path) if Path(path).exists() else project / path for path in paths or []])
-        reach = Reach(plain_http, ca_file, anonymous)
+        reach = Reach(plain_http, ca_file, anonymous, strict)
         pins = _unpins(opened) if unpin else _pins(opened, reach, allow or [])
         edited, pins = _edited(opened, pins)
         answer.outcome = _outcome(opened, pins)
@@ -82,7 +92,7 @@ def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
     async def run(transport: Transport) -> list[Pin]:
         from boltseal.pin.resolve import Resolver
 
-        resolver = Resolver(transport, allowed, watch=lambda registry: followed(reach, transport, registry))
+        resolver = Resolver(transport, allowed, watch=watching(reach, transport, None))
         return pins_by_meaning(opened.sites, await resolver.meanings(wanted))
 
     return ask(reach, {reference.registry for reference in wanted}, run)

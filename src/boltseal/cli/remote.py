@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from boltseal.client.quota import Quota
     from boltseal.client.transport import Transport
     from boltseal.client.trust import Followed
+    from boltseal.ledger.note import VerifierKey
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
     from boltseal.transfer.holders import Source, Target
@@ -98,8 +99,11 @@ def ask_followed(reach: Reach, registries: Iterable[str], call: Callable[[Transp
     return ask(reach, asked, run)
 
 
-async def followed(reach: Reach, transport: Transport, registry: str) -> Followed:
-    """Compare a registry's ledger with what was seen of it before. LedgerBroken, LedgerUnchecked, NotTrusted."""
+async def followed(reach: Reach, transport: Transport, registry: str, named: VerifierKey | None = None) -> Followed:
+    """Compare a registry's ledger with what was seen of it before, and with the key that a lock names.
+
+    LedgerBroken, LedgerUnchecked, NotTrusted, KeyDiffers.
+    """
     import time
 
     from boltseal.client.state import ClientState
@@ -107,7 +111,7 @@ async def followed(reach: Reach, transport: Transport, registry: str) -> Followe
     from boltseal.config import state_folder
 
     watch = LedgerWatch(ClientState(state_folder()), transport, lambda: int(time.time()), strict=reach.strict)
-    found = await watch.follow(registry)
+    found = await watch.follow(registry, named)
     for line in aloud(found):
         say(line)
     return found
@@ -118,7 +122,13 @@ def aloud(found: Followed) -> list[str]:
     from boltseal.client.trust import Status
 
     lines = []
-    if found.status is Status.FIRST_USE and found.head is not None:
+    if found.status is Status.FIRST_USE and found.named is not None:
+        lines.append(
+            f"first use of the ledger of {found.registry}: here it is believed because boltseal.lock names the key that "
+            f"signs it, {found.named}. Whoever wrote that file vouches for it. To have it trusted on this machine: "
+            f"boltseal trust {found.registry} KEY"
+        )
+    elif found.status is Status.FIRST_USE and found.head is not None:
         lines.append(
             f"first use of the ledger of {found.registry} (key ID {found.head.trusted.key_id.hex()}): from now on it is "
             "held against what it shows today. Nobody has vouched for it: a key that it shows itself would prove "

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
-from boltseal.cli.onproject import AllowOption, PathsArgument, Project, ProjectOption, clean, open_project, whom_to_ask
+from boltseal.cli.onproject import (
+    AllowOption,
+    PathsArgument,
+    Project,
+    ProjectOption,
+    clean,
+    open_project,
+    watching,
+    whom_to_ask,
+)
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, followed
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
@@ -26,7 +35,12 @@ def verify(
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask nobody: compare the files with the lock alone.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="What is only noted does not hold either.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="What is only noted does not hold either; a ledger whose key nobody has given is refused."
+        ),
+    ] = False,
     github: Annotated[bool, typer.Option("--github", help="Write annotations of GitHub Actions.")] = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
@@ -49,7 +63,7 @@ def verify(
         opened = open_project(project, files)
         lock = read_lock(project)
         strict = strict or opened.settings.strict
-        reach = None if offline else Reach(plain_http, ca_file, anonymous)
+        reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)
         verdicts = _verdicts(opened, lock, reach, allow or [], strict=strict)
         answer.outcome = _outcome(verdicts, opened.problems)
         for verdict in verdicts:
@@ -74,7 +88,7 @@ def _verdicts(
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> tuple[Verdict, ...]:
-        resolver = Resolver(transport, allowed, watch=lambda registry: followed(reach, transport, registry))
+        resolver = Resolver(transport, allowed, watch=watching(reach, transport, lock))
         return await verified(opened.sites, lock, resolver, now_us=now_us, strict=strict)
 
     return ask(reach, opened.registries, run)

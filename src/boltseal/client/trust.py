@@ -9,13 +9,16 @@ For one registry, in this order:
 4. Otherwise it must be signed by the trusted key, or one that key leads to, and go on from what was seen. If not, both
    are kept as evidence, and it ends loudly.
 5. What was seen now is kept, if nobody has kept something else meanwhile; else again from step 1.
+6. Where the project's lock names a key, that one has to have signed too, or lead to the one that did. On a machine that
+   knows nothing else that is what the ledger is believed by, and it is said aloud: a lock is a file that came with a
+   project. So its key is believed for that project, and kept for nobody; `strict` does not take it for one that was given.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -23,7 +26,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.ledger import LedgerClient
 from boltseal.client.state import FIRST_USE, GIVEN, ClientState, Known, StateChanged, StateUnusable
 from boltseal.client.transport import Transport
-from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable
+from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable, quote
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.follow import (
     Fault,
@@ -53,6 +56,10 @@ class NotTrusted(Denied):
     """Nobody has given a key for this registry's ledger, and `strict` wants one."""
 
 
+class KeyDiffers(Precondition):
+    """The project's lock names another key than the one that signs this registry's ledger."""
+
+
 class KeyStands(Precondition):
     """Another key is trusted for this registry already."""
 
@@ -72,13 +79,14 @@ class Status(StrEnum):
 class Followed:
     """How it stands with a registry's ledger. `head`: what it shows now; `given`: under a key that somebody gave.
 
-    `unkept`: why it could not be remembered, "" when it is.
+    `unkept`: why it could not be remembered, "" when it is. `named`: the key that signs, by what a project's lock says.
     """
 
     registry: str
     status: Status
     head: Head | None = None
     unkept: str = ""
+    named: VerifierKey | None = None
 
     @property
     def given(self) -> bool:
@@ -106,22 +114,23 @@ class LedgerWatch:
         self._clock = clock
         self._strict = strict
 
-    async def follow(self, registry: str) -> Followed:
-        """Compare. LedgerBroken, LedgerUnchecked, NotTrusted, StateUnusable."""
+    async def follow(self, registry: str, named: VerifierKey | None = None) -> Followed:
+        """Compare. `named`: the key that a project's lock names. LedgerBroken, LedgerUnchecked, NotTrusted, KeyDiffers, StateUnusable."""
         for tried in range(TRIES):
             known = self._state.known(registry)
             try:
-                return await (self._first(registry) if known is None else self._again(known))
+                found = await (self._first(registry, named) if known is None else self._again(known, named))
+                return found if named is None else await self._as_named(found, named)  # 6
             except StateChanged:
                 if tried == TRIES - 1:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _first(self, registry: str) -> Followed:
+    async def _first(self, registry: str, named: VerifierKey | None) -> Followed:
         # 1
         now_s = self._clock()
         none_s = self._state.without_ledger_s(registry)
-        if none_s is not None and 0 <= now_s - none_s < REMEMBERED_S:
+        if named is None and none_s is not None and 0 <= now_s - none_s < REMEMBERED_S:
             return Followed(registry, Status.NO_LEDGER)
         # 2
         try:
@@ -136,7 +145,7 @@ class LedgerWatch:
             return Followed(registry, Status.NOT_SEEN)
         # 3
         if self._strict:
-            raise _not_trusted(registry)
+            raise _not_trusted(registry, named)
         try:
             self._state.keep(Known(registry, head.trusted, FIRST_USE, now_s, head), None)
         except StateChanged:
@@ -145,16 +154,19 @@ class LedgerWatch:
             return Followed(registry, Status.FIRST_USE, head, error.message)
         return Followed(registry, Status.FIRST_USE, head)
 
-    async def _again(self, known: Known) -> Followed:
+    async def _again(self, known: Known, named: VerifierKey | None) -> Followed:
         registry = known.registry
         if self._strict and known.trusted.key is None:
-            raise _not_trusted(registry)
+            raise _not_trusted(registry, named)
         client = LedgerClient(self._transport, registry)
+        trusted, seen_only = known.trusted, known.trusted.key is None
+        if seen_only and named is not None and (named.name, named.key_id) == (trusted.origin, trusted.key_id):
+            trusted = Trusted.by(named)  # the very key that was seen: with it, rotations can be followed
         try:
             # 2
             shown = _Shown(await client.checkpoint())
             # 4
-            head, rotated = await _signed(client, known.trusted, shown)
+            head, rotated = await _signed(client, trusted, shown)
             await _goes_on(client, known, head, rotated, shown)
         except LedgerBroken as broken:
             raise self._with_evidence(known, shown, broken) from broken
@@ -164,11 +176,40 @@ class LedgerWatch:
                 "tags either"
             ) from error
         # 5
+        if seen_only:
+            head = replace(head, trusted=replace(head.trusted, key=None))
         seen = known.head
         if seen is not None and (seen.checkpoint, seen.trusted) == (head.checkpoint, head.trusted):
             return Followed(registry, Status.UNCHANGED, head)
         self._state.keep(Known(registry, head.trusted, known.how, known.since_s, head), known)
         return Followed(registry, Status.ROTATED if rotated else Status.GROWN, head)
+
+    async def _as_named(self, found: Followed, named: VerifierKey) -> Followed:
+        """Hold what was found against the key that a lock names."""
+        if found.head is None:
+            raise LedgerUnchecked(
+                f"{found.registry} shows no ledger now, and the project's lock names the key of one: {named}"
+            )
+        if found.head.trusted.key == named:
+            return replace(found, named=named)
+        client = LedgerClient(self._transport, found.registry)
+        trusted, shown = Trusted.by(named), _Shown(found.head.raw)
+        try:
+            head, rotated = await _signed(client, trusted, shown)
+            if rotated:
+                await _goes_on(client, Known(found.registry, trusted, GIVEN, 0, None), head, rotated, shown)
+        except LedgerBroken as broken:
+            raise KeyDiffers(
+                f"the project's lock names the key {named} for the ledger of {found.registry}, which shows the ledger "
+                f"{quote(found.head.checkpoint.origin)} signed by another key that this one does not lead to: do not deploy "
+                "from it, and ask its keeper which is the key, and who wrote the lock"
+            ) from broken
+        except (BoltsealError, TileInvalid) as error:
+            raise LedgerUnchecked(
+                f"whether the ledger of {found.registry} is signed by the key that the project's lock names can't be checked "
+                f"now: {error.message}"
+            ) from error
+        return replace(found, named=head.trusted.key)
 
     def _with_evidence(self, known: Known, shown: _Shown, broken: LedgerBroken) -> LedgerBroken:
         files = {"now.checkpoint": shown.checkpoint, "fault.txt": f"{broken.fault}: {broken.message}\n".encode()}
@@ -243,8 +284,9 @@ def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *,
     return new
 
 
-def _not_trusted(registry: str) -> NotTrusted:
+def _not_trusted(registry: str, named: VerifierKey | None) -> NotTrusted:
+    lock = "" if named is None else f"; the project's lock names {named}, which is worth what that file is worth"
     return NotTrusted(
         f"no key is trusted for the ledger of {registry}: ask its keeper for what `boltseal ledger key` prints, and give "
-        f"it to `boltseal trust {registry} KEY`"
+        f"it to `boltseal trust {registry} KEY`{lock}"
     )

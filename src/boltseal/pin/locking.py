@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from boltseal.client.errors import RemoteDenied, RemoteNotFound, RemoteUnauthenticated
 from boltseal.client.registry import Resolved
+from boltseal.client.trust import KeyDiffers
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.compare import PlatformChange, compare_platforms
 from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, Use, key_in, sorted_lock
@@ -117,10 +118,14 @@ async def relock(
     """The lock that these sites should have. `update`: which known references are to mean what they mean now.
 
     `outside`: of a file's path, whether it was not looked at this time; what only such files use stays in the lock.
+    KeyDiffers, LedgerBroken: a registry is not to be believed.
     """
     known = old.by_reference()
     wanted = wanted_of(sites, known)
     meanings = await resolver.meanings(wanted)
+    for meaning in meanings.values():
+        if isinstance(meaning, KeyDiffers):  # nothing is to be had of it, and the lock must not come to name its key
+            raise meaning
     pinned = {
         Reference(each.reference.registry, each.reference.repository, None, pin)
         for each in wanted.values()

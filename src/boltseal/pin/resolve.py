@@ -116,12 +116,10 @@ class Resolver:
         return seen if isinstance(seen, BoltsealError) else None
 
     def ledger_keys(self) -> dict[str, str]:
-        """The key by which the ledger of each registry that was asked is believed, where somebody has given one."""
-        return {
-            registry: str(seen.head.trusted.key)
-            for registry, seen in self._watched.items()
-            if isinstance(seen, Followed) and seen.head is not None and seen.head.trusted.key is not None
-        }
+        """The key by which the ledger of each registry that was asked is believed, where somebody or the lock gave one."""
+        heads = {registry: seen for registry, seen in self._watched.items() if isinstance(seen, Followed) and seen.head}
+        keys = {registry: (seen.head and seen.head.trusted.key) or seen.named for registry, seen in heads.items()}
+        return {registry: str(key) for registry, key in keys.items() if key is not None}
 
     async def ledger_entries(self, meant: Mapping[Reference, Digest]) -> dict[Reference, int]:
         """By which entry of its registry's ledger each tag means this; nothing of what the ledger does not say (yet)."""

@@ -8,7 +8,8 @@ What decides, for each site, in this order:
    says: they disagree.
 4. Neither a pin nor a lock says what it should mean: not pinned.
 5. Offline it ends here: file and lock agree.
-6. A registry that can't be asked: could not check. What is pinned is not there any more, or a tag that nothing pins: gone.
+6. The ledger of its registry is signed by another key than the lock names: nothing that the registry says is used. A
+   registry that can't be asked: could not check. What is pinned is not there any more, or a tag that nothing pins: gone.
 7. The tag means something else than was locked: moved. Its registry is asked whether it may (`pin.moves`). Of what is
    pinned a move is a note, for the pin still holds, unless the tag is sealed, or one that should never move; of what is
    not pinned, it is what would be deployed. A ledger that can't be read leaves it open whether a pinned tag may move:
@@ -26,6 +27,7 @@ from enum import StrEnum
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.history import Proven
 from boltseal.client.registry import LastEvent, Resolved
+from boltseal.client.trust import KeyDiffers
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.compare import age
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in
@@ -49,6 +51,7 @@ class Status(StrEnum):
     DISAGREES = "disagrees"
     WRONG_PLATFORM = "wrong-platform"
     GONE = "gone"
+    OTHER_KEY = "other-key"
     UNKNOWN = "unknown"
 
 
@@ -192,24 +195,29 @@ def _compared(site: Site, key: Reference, image: LockedImage | None, wanted: Dig
         reason = "it means what was locked, but nothing in the file holds it there"
         return Verdict(site, Status.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
     # 6
+    if isinstance(meaning, KeyDiffers):
+        return _not_told(site, meaning, wanted)
     if site.pinned is not None and key.digest is None:
         held = meanings[replace(key, tag=None, digest=site.pinned)]
-        if isinstance(held, RemoteNotFound):
-            return Verdict(
-                site, Status.GONE, Weight.DIFFERS, f"what it is pinned to can't be had: {held.message}", wanted
-            )
         if isinstance(held, BoltsealError):
-            return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, held.message, wanted)
+            return _not_told(site, held, wanted)
         if isinstance(meaning, Resolved) and meaning.media_type in INDEX_TYPES and held.media_type not in INDEX_TYPES:
             return _wrong_platform(site, "an image for one platform", meaning.digest, wanted)
-    if isinstance(meaning, RemoteNotFound):
-        if site.pinned is None or key.digest is not None:
-            return Verdict(site, Status.GONE, Weight.DIFFERS, meaning.message, wanted)
-    elif isinstance(meaning, BoltsealError):
-        return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, meaning.message, wanted)
+    deleted = isinstance(meaning, RemoteNotFound) and site.pinned is not None and key.digest is None
+    if isinstance(meaning, BoltsealError) and not deleted:
+        return _not_told(site, meaning, wanted)
     # 7
     to = meaning.digest if isinstance(meaning, Resolved) else None
     return Verdict(site, Status.MOVED, Weight.DIFFERS, "", wanted, to, image)
+
+
+def _not_told(site: Site, error: BoltsealError, wanted: Digest) -> Verdict:
+    """Why a registry's answer is none: it is not to be believed, it has not got it, or it could not be asked."""
+    if isinstance(error, KeyDiffers):
+        return Verdict(site, Status.OTHER_KEY, Weight.DIFFERS, error.message, wanted)
+    if isinstance(error, RemoteNotFound):
+        return Verdict(site, Status.GONE, Weight.DIFFERS, f"it can't be had any more: {error.message}", wanted)
+    return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
 
 
 def _moved(verdict: Verdict, known: Mapping[Reference, LockedImage], told: Moves, now_us: int) -> Verdict:

@@ -1,0 +1,147 @@
+"""A registry's ledger, held against the key that a project's lock names: on a machine that knows nothing, or something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import stamina
+
+from boltseal.client.state import ClientState
+from boltseal.client.trust import Followed, KeyDiffers, LedgerUnchecked, LedgerWatch, NotTrusted, Status, give_key
+from boltseal.ledger.follow import Fault, LedgerBroken
+from boltseal.ledger.note import VerifierKey
+from tests.fakes.ledger import FakeLedger, signing_key
+
+HOST = "reg.example:5000"
+KEY, OTHER = signing_key().verifier, signing_key("o").verifier
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=2, cap=True):
+        yield
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ClientState:
+    return ClientState(tmp_path / "state")
+
+
+@pytest.fixture
+def ledger() -> FakeLedger:
+    ledger = FakeLedger()
+    ledger.push("1.0.0", "1.0.1")
+    return ledger
+
+
+async def follow(
+    ledger: FakeLedger, state: ClientState, named: VerifierKey | None = KEY, *, strict: bool = False
+) -> Followed:
+    transport = ledger.transport()
+    try:
+        return await LedgerWatch(state, transport, lambda: 1_000_000, strict=strict).follow(HOST, named)
+    finally:
+        await transport.aclose()
+
+
+async def test_on_a_new_machine_the_key_of_the_lock_is_what_a_ledger_is_believed_by(
+    ledger: FakeLedger, state: ClientState
+) -> None:
+    """For this project; what came with a checked-out file is kept as a key that is trusted for nobody."""
+    found = await follow(ledger, state)
+    known = state.known(HOST)
+
+    assert (found.status, found.named, found.given) == (Status.FIRST_USE, KEY, False)
+    assert known is not None
+    assert (known.how, known.trusted.key) == ("first use", None)
+    assert (await follow(ledger, state)).named == KEY
+
+
+async def test_strict_does_not_take_the_key_of_a_lock_for_one_that_was_given(
+    ledger: FakeLedger, state: ClientState
+) -> None:
+    """Whoever may write the lock could name any; the refusal says which it names, and what to do."""
+    with pytest.raises(NotTrusted, match=r"boltseal trust .*the project's lock names"):
+        await follow(ledger, state, strict=True)
+    await follow(ledger, state)
+    with pytest.raises(NotTrusted):
+        await follow(ledger, state, strict=True)
+    give_key(state, HOST, KEY, 1)
+
+    assert (await follow(ledger, state, strict=True)).named == KEY
+
+
+@pytest.mark.parametrize("how", ["new", "first use", "given"])
+async def test_a_key_that_did_not_sign_is_named(ledger: FakeLedger, state: ClientState, how: str) -> None:
+    """Whatever this machine knows: one of the two is not what it should be, and nothing is believed."""
+    if how == "first use":
+        await follow(ledger, state, None)
+    if how == "given":
+        give_key(state, HOST, KEY, 1)
+    with pytest.raises(KeyDiffers, match="signed by another key that this one does not lead to"):
+        await follow(ledger, state, OTHER)
+
+
+async def test_another_ledger_than_the_locks_is_named(ledger: FakeLedger, state: ClientState) -> None:
+    """Its origin is another one, as when somebody else answers at the address."""
+    with pytest.raises(KeyDiffers, match=r'shows the ledger "reg\.example"'):
+        await follow(ledger, state, signing_key(origin="other.example").verifier)
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_an_old_key_leads_to_the_one_that_signs_now(ledger: FakeLedger, state: ClientState, known: bool) -> None:
+    """A lock that was written before a rotation is no lie; the key that it leads to is told."""
+    if known:
+        await follow(ledger, state)
+    ledger.rotate("n")
+    ledger.push("2.0.0")
+    found = await follow(ledger, state)
+    kept = state.known(HOST)
+
+    assert found.named == ledger.key.verifier
+    assert kept is not None
+    assert kept.trusted.key is None
+    assert kept.trusted.key_id == ledger.key.verifier.key_id
+
+
+async def test_without_the_locks_key_a_rotation_after_a_first_use_is_not_followed(
+    ledger: FakeLedger, state: ClientState
+) -> None:
+    """Nor with another one's."""
+    await follow(ledger, state, None)
+    ledger.rotate("n")
+    for named in (None, OTHER):
+        with pytest.raises(LedgerBroken) as broken:
+            await follow(ledger, state, named)
+
+        assert broken.value.fault is Fault.UNKNOWN_KEY
+
+
+async def test_a_rotation_that_is_not_in_the_ledger_leads_nowhere(ledger: FakeLedger, state: ClientState) -> None:
+    """A receipt that the old key signed, and a tree that does not hold its entry."""
+    other = ledger.copy()
+    other.rotate("n")
+    ledger.push("2.0.0")
+    ledger.receipts, ledger.key = other.receipts, other.key
+    with pytest.raises(KeyDiffers):
+        await follow(ledger, state)
+
+
+async def test_a_registry_that_shows_no_ledger_any_more_is_not_believed(ledger: FakeLedger, state: ClientState) -> None:
+    """Also one that was found to have none, within the day: the lock says that it has."""
+    ledger.status = 404
+    assert (await follow(ledger, state, None)).status is Status.NO_LEDGER
+    for status in (404, 500):
+        ledger.status = status
+        with pytest.raises(LedgerUnchecked, match="the project's lock names the key of one"):
+            await follow(ledger, state)
+
+
+async def test_rotations_that_are_withheld_leave_it_open(ledger: FakeLedger, state: ClientState) -> None:
+    """Could not check, which is no lie and no success."""
+    ledger.rotate("n")
+    ledger.statuses = {"rotations": [500, 500]}
+    with pytest.raises(LedgerUnchecked, match="can't be checked now"):
+        await follow(ledger, state)
