@@ -41,6 +41,9 @@ class FakeHub:
     breaks: int = 0
     ranges: bool = True
     histories: dict[str, bytes] = field(default_factory=dict)
+    most_scopes: int | None = None
+    longest_token: int | None = None
+    breaks_off: bool = False
 
     def publish(self, repository: str, tag: str, body: bytes, media_type: str) -> Digest:
         digest = Digest.of(body)
@@ -68,6 +71,8 @@ class FakeHub:
         self.counted["token"] += 1
         self.seen.append(request)
         scopes = request.query_params.getlist("scope")
+        if self.most_scopes is not None and len(scopes) > self.most_scopes:
+            return self._too_long(414)
         if any(self.closed and self.closed in scope for scope in scopes):
             return _error(403, "DENIED", "requested access to the resource is denied")
         scopes = [scope for scope in scopes if not self.private or self.private not in scope]
@@ -139,9 +144,17 @@ class FakeHub:
             return self.failures.pop(0)
         scope = f"repository:{name}:pull"
         authorization = request.headers.get("authorization", "")
+        if self.longest_token is not None and len(authorization) > self.longest_token:
+            return self._too_long(431)
         if authorization.startswith("Bearer t-") and scope in authorization.removeprefix("Bearer t-").split("+"):
             return None
         return self._challenge(scope, held=bool(authorization))
+
+    def _too_long(self, status: int) -> Response:
+        self.counted["too long"] += 1
+        if self.breaks_off:
+            raise httpx2.RemoteProtocolError("Server disconnected without sending a response.")
+        return Response("<h1>too large</h1>", status_code=status)
 
     def _challenge(self, scope: str, *, held: bool = False) -> Response:
         answer = _error(401, "UNAUTHORIZED", "authentication required")

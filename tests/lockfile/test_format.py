@@ -87,3 +87,20 @@ def test_a_file_name_that_is_no_text_is_written_as_text() -> None:
     odd = LockedImage(image.reference, image.digest, NOW_US, used=(Use("a\udcff.yaml", "x"),))
 
     assert parse_lock(format_lock(Lock((odd,))).encode()).images[0].used == (Use("a\\udcff.yaml", "x"),)
+
+
+def test_platforms_that_were_not_read_are_said_to_be_missing() -> None:
+    """Of Docker Hub, where to read them counts as pulls; a local build has none, and elsewhere they are read."""
+    names = ("nginx:1.25", "registry.example.com/shop/app:1", "docker.io/team/own:dev", "redis:7")
+    images = [
+        locked(names[0]),
+        locked(names[1]),
+        locked(names[2], None),
+        locked(names[3], 1, ("linux/amd64", 2)),
+    ]
+    text = format_lock(sorted_lock(images, {}))
+
+    assert text.count("# platforms: not read") == 1
+    assert "# platforms: not read" in text.split("[[image]]")[1]
+    assert 'reference = "docker.io/library/nginx:1.25"' in text.split("[[image]]")[1]
+    assert parse_lock(text.encode()) == sorted_lock(images, {})

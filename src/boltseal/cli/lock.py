@@ -221,8 +221,12 @@ def _summary(done: Relocked, *, whole: bool, written: bool) -> None:
     from boltseal.pin.resolve import COUNTS_PULLS
 
     images = done.lock.images
-    bare = [each for each in images if each.digest is not None and not each.platforms]
-    if any(each.reference.registry in COUNTS_PULLS for each in bare):
+    bare = [
+        each
+        for each in images
+        if each.digest is not None and not each.platforms and each.reference.registry in COUNTS_PULLS
+    ]
+    if bare:
         say(
             f"{counted(len(bare), 'image')} of Docker Hub without platforms: to read them counts as pulls (--count-pulls)"
         )

@@ -1,15 +1,18 @@
 """Bearer tokens: asked for at the realm that a registry names, kept until they end, one for many repositories.
 
-A token is asked for with every scope that its group needs (`announce`), so that a thousand HEADs in five hundred
-repositories cost twenty tokens and not five hundred. Tokens live in memory only. A realm is asked over TLS, or on
-loopback; a password never goes anywhere else.
+A token is asked for with every scope that its group needs (`announce`), so that HEADs in two hundred repositories cost
+one token and not two hundred. How much a group may hold, each registry decides otherwise and none says: an address or a
+token may get too long for whatever stands in front of it, and some give no token at all where one scope of many is not to
+be had. A group that does not go is halved until it does; where its length was the reason, that is remembered.
+
+Tokens live in memory only. A realm is asked over TLS, or on loopback; a password never goes anywhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,10 +24,19 @@ from boltseal.client.credentials import Credentials
 from boltseal.client.errors import RemoteUnauthenticated, RemoteUnavailable
 from boltseal.client.hosts import is_loopback
 
-GROUP: Final = 25
+GROUP: Final = 512
+LONG: Final = 4096
 MARGIN_S: Final = 20.0
 DEFAULT_LIFE_S: Final = 60.0
 MAX_ANSWER_BYTES: Final = 256 * 1024
+
+
+class _Refused(RemoteUnauthenticated):
+    """The token service gave none for what was asked."""
+
+
+class _TooMuch(RemoteUnavailable):
+    """The token service does not take so long a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +60,15 @@ class TokenCache:
         self._clock = clock
         self._held: dict[str, list[_Token]] = {}
         self._groups: dict[tuple[str, str], frozenset[str]] = {}
+        self._most: dict[str, int] = {}
         self._locks: dict[tuple[str, frozenset[str]], asyncio.Lock] = {}
         self.asked = 0
 
     def announce(self, registry: str, scopes: Iterable[str]) -> None:
         """Say which scopes will be needed: a token for one of them is then asked for its whole group."""
-        wanted = sorted(set(scopes))
-        for start in range(0, len(wanted), GROUP):
-            group = frozenset(wanted[start : start + GROUP])
-            for scope in group:
-                self._groups[registry, scope] = group
+        wanted, most = sorted(set(scopes)), self._most.get(registry, GROUP)
+        for start in range(0, len(wanted), most):
+            self._group(registry, wanted[start : start + most])
 
     def held(self, registry: str, scopes: frozenset[str]) -> str | None:
         """A token that covers the scopes and does not end soon, or None."""
@@ -70,6 +81,16 @@ class TokenCache:
         """Drop a token that the registry did not take."""
         self._held[registry] = [token for token in self._held.get(registry, ()) if token.text != text]
 
+    def shorten(self, registry: str, text: str) -> bool:
+        """Whether it is worth asking again, with another token: a registry did not take this one, which is long."""
+        token = next((token for token in self._held.get(registry, ()) if token.text == text), None)
+        if len(text) <= LONG or (token is not None and len(token.scopes) < 2):
+            return False
+        if token is not None:  # else somebody else has seen to it meanwhile
+            self.forget(registry, text)
+            self._halve(registry, token.scopes, too_much=True)
+        return True
+
     async def ask(
         self,
         registry: str,
@@ -80,36 +101,48 @@ class TokenCache:
         alone: bool = False,
     ) -> str:
         """A token for the scopes, and (unless `alone`) for their groups'; asked for once however many wait for it."""
-        groups = () if alone else (self._groups.get((registry, scope), frozenset()) for scope in scopes)
-        wanted = scopes.union(*groups)
-        try:
-            return await self._ask_once(registry, scopes, wanted, challenge, credentials)
-        except RemoteUnauthenticated:
-            if wanted == scopes:
-                raise
-        # Some registries give no token at all where one scope of many is not to be had: each on its own, then.
-        for scope in wanted:
-            self._groups.pop((registry, scope), None)
-        return await self._ask_once(registry, scopes, scopes, challenge, credentials)
+        while True:
+            wanted = scopes if alone else self._wanted(registry, scopes)
+            async with self._locks.setdefault((registry, wanted), asyncio.Lock()):
+                held = self.held(registry, scopes)
+                if held is not None:
+                    return held
+                if not alone and wanted != self._wanted(registry, scopes):
+                    continue  # it was halved while we waited
+                try:
+                    return await self._new(registry, wanted, challenge, credentials)
+                except (_Refused, _TooMuch) as error:
+                    if len(wanted) <= len(scopes):
+                        raise
+                    self._halve(registry, wanted, too_much=isinstance(error, _TooMuch))
 
-    async def _ask_once(
-        self,
-        registry: str,
-        scopes: frozenset[str],
-        wanted: frozenset[str],
-        challenge: Challenge,
-        credentials: Credentials | None,
+    def _wanted(self, registry: str, scopes: frozenset[str]) -> frozenset[str]:
+        return scopes.union(*(self._groups.get((registry, scope), frozenset()) for scope in scopes))
+
+    def _group(self, registry: str, scopes: Sequence[str]) -> None:
+        group = frozenset(scopes)
+        for scope in group:
+            self._groups[registry, scope] = group
+
+    def _halve(self, registry: str, scopes: frozenset[str], *, too_much: bool) -> None:
+        """Make two groups of one that did not go; where it was too long, also of every other that is as long."""
+        ordered = sorted(scopes)
+        middle = (len(ordered) + 1) // 2
+        self._group(registry, ordered[:middle])
+        self._group(registry, ordered[middle:])
+        if too_much:
+            self._most[registry] = min(middle, self._most.get(registry, GROUP))
+            for group in {each for (name, _), each in self._groups.items() if name == registry and len(each) > middle}:
+                self.announce(registry, group)
+
+    async def _new(
+        self, registry: str, wanted: frozenset[str], challenge: Challenge, credentials: Credentials | None
     ) -> str:
-        lock = self._locks.setdefault((registry, wanted), asyncio.Lock())
-        async with lock:
-            held = self.held(registry, scopes)
-            if held is not None:
-                return held
-            answer = await self._fetch(registry, wanted, challenge, credentials)
-            text = answer.token or answer.access_token
-            life_s = max(DEFAULT_LIFE_S, answer.expires_in or 0.0)
-            self._held.setdefault(registry, []).append(_Token(wanted, text, self._clock() + life_s - MARGIN_S))
-            return text
+        answer = await self._fetch(registry, wanted, challenge, credentials)
+        text = answer.token or answer.access_token
+        life_s = max(DEFAULT_LIFE_S, answer.expires_in or 0.0)
+        self._held.setdefault(registry, []).append(_Token(wanted, text, self._clock() + life_s - MARGIN_S))
+        return text
 
     async def _fetch(
         self, registry: str, scopes: frozenset[str], challenge: Challenge, credentials: Credentials | None
@@ -133,7 +166,9 @@ class TokenCache:
                 login = None if credentials is None else (credentials.username, credentials.secret)
                 response = await self._http.get(realm, params=query, auth=login)
         except httpx2.HTTPError as error:
-            raise RemoteUnavailable(f"{registry}: its token service did not answer: {type(error).__name__}") from error
+            broken = isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError)
+            kind = _TooMuch if broken else RemoteUnavailable  # some break off instead of saying so
+            raise kind(f"{registry}: its token service did not answer: {type(error).__name__}") from error
         return _read_answer(registry, response, anonymous=credentials is None)
 
 
@@ -150,9 +185,11 @@ def _check_realm(registry: str, realm: str) -> None:
 
 
 def _read_answer(registry: str, response: httpx2.Response, *, anonymous: bool) -> _Answer:
+    if response.status_code in (413, 414, 431):
+        raise _TooMuch(f"{registry}: its token service takes no request of this length (HTTP {response.status_code})")
     if response.status_code in (400, 401, 403):
         hint = "log in with `docker login`" if anonymous else "is the login right?"
-        raise RemoteUnauthenticated(f"{registry} gave no token (HTTP {response.status_code}); {hint}")
+        raise _Refused(f"{registry} gave no token (HTTP {response.status_code}); {hint}")
     if response.status_code != 200 or len(response.content) > MAX_ANSWER_BYTES:
         raise RemoteUnavailable(f"{registry}: its token service answered HTTP {response.status_code}")
     try:

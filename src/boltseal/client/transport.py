@@ -8,7 +8,9 @@ The steps of a request, in order:
 3. A 401 is answered once: a token from the realm it names, or Basic.
 4. Redirects of GET and HEAD are followed, at most five; authorization stays with the host it was meant for, and nothing
    is sent in the clear that came over TLS.
-5. No answer, 408, 429 and 5xx are tried again with growing pauses, or after what `Retry-After` says when that is short.
+5. A token may be too long for what stands before a registry (400, 413, 431, or it breaks off): a GET or HEAD is then asked
+   again with tokens for fewer repositories.
+6. No answer, 408, 429 and 5xx are tried again with growing pauses, or after what `Retry-After` says when that is short.
    A refusal (400, 401, 403, 404, 405, 409, 412) never is.
 
 Bodies of answers are bounded: what is longer than it may be is not read to its end.
@@ -41,7 +43,10 @@ from boltseal.errors import BoltsealError, Invalid, Unavailable
 MAX_REDIRECTS: Final = 5
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
 MAX_UNWANTED_BYTES: Final = 64 * 1024
+MAX_SHORTER: Final = 12
 PATIENCE_S: Final = 30.0
+_TOO_LONG: Final = frozenset({400, 413, 431})
+_BROKEN_OFF: Final = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
 _REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
@@ -180,15 +185,34 @@ class Transport:
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error
 
     async def _authorized(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
+        for _ in range(MAX_SHORTER):
+            try:
+                response, authorization = await self._ask(call, stack)
+            except _BROKEN_OFF:
+                if not self._shorter(call, self.tokens.held(call.registry, call.scopes)):
+                    raise
+                continue
+            if response.status_code not in _TOO_LONG or not self._shorter(call, authorization):
+                return response
+            await _take_leave(response)
+        raise RemoteUnavailable(f"{call.registry} takes no token for {call.what}, however short")
+
+    async def _ask(self, call: Call, stack: AsyncExitStack) -> tuple[httpx2.Response, str | None]:
+        """The answer, and the authorization that it was given to."""
         authorization = await self._known_authorization(call)
         response = await self._follow(call, authorization, stack)
         if response.status_code != 401:
-            return response
+            return response, authorization
         answer = await self._answer_challenge(call, response, authorization)
         if answer is None or answer == authorization:
-            return response
+            return response, authorization
         await _take_leave(response)
-        return await self._follow(call, answer, stack)
+        return await self._follow(call, answer, stack), answer
+
+    def _shorter(self, call: Call, authorization: str | None) -> bool:
+        """Whether it is worth asking again with a token for fewer repositories, because this one may be too long."""
+        token = (authorization or "").removeprefix("Bearer ")
+        return call.method in ("GET", "HEAD") and self.tokens.shorten(call.registry, token)
 
     async def _known_authorization(self, call: Call) -> str | None:
         token = self.tokens.held(call.registry, call.scopes)

@@ -15,6 +15,7 @@
     written = [ ... ]                          lists: sorted, one item a line
     used = [ { file = "Dockerfile", at = "FROM" }, ... ]
     platforms = [ { platform = "linux/amd64", manifest = "sha256:...", image = "sha256:..." }, ... ]
+                                               of Docker Hub a comment in their place where they were not read
 
 Nothing in it depends on when or where it was written: the same lock is the same bytes.
 """
@@ -27,6 +28,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from boltseal.lockfile.document import SECOND_US, VERSION, Lock, LockedImage, LockedPlatform, sorted_lock
+from boltseal.oci.reference import HUB
 
 _HEAD: Final = (
     "# What the image references of this project mean. Written by `boltseal lock`, to be committed.\n"
@@ -61,6 +63,8 @@ def _image(image: LockedImage) -> Iterator[str]:
     yield from _list("written", map(_text, image.written))
     yield from _list("used", (f"{{ file = {_text(use.file)}, at = {_text(use.at)} }}" for use in image.used))
     yield from _list("platforms", map(_platform, image.platforms))
+    if image.digest is not None and not image.platforms and image.reference.registry == HUB:
+        yield "# platforms: not read, since on Docker Hub that counts as pulls; `boltseal lock --count-pulls` does"
 
 
 def _platform(each: LockedPlatform) -> str:

@@ -1,0 +1,105 @@
+"""One token for many repositories; and what a registry, or what stands before it, does not take in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import stamina
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.errors import RemoteUnavailable
+from boltseal.client.poll import Polled, poll
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.oci.reference import Reference
+from tests.fakes.hub import FakeHub
+from tests.images import OCI_MANIFEST
+
+MANY = 200
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    hub = FakeHub()
+    for number in range(MANY):
+        hub.publish(f"team/app{number}", "1.0.0", b'{"schemaVersion":2}', OCI_MANIFEST)
+    return hub
+
+
+@pytest.fixture
+async def transport(hub: FakeHub, tmp_path: Path) -> AsyncIterator[Transport]:
+    opened = Transport(CredentialStore([tmp_path / "none"]), TransportOptions(), app=hub.transport())
+    with stamina.set_testing(True, attempts=1):
+        yield opened
+    await opened.aclose()
+
+
+async def asked(transport: Transport) -> list[Polled]:
+    references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(MANY)]
+    return [answer async for answer in poll(transport, references)]
+
+
+async def test_two_hundred_repositories_are_one_token(hub: FakeHub, transport: Transport) -> None:
+    """Asked for with all their scopes; a second poll of the same needs none."""
+    answers = [*await asked(transport), *await asked(transport)]
+
+    assert all(answer.resolved for answer in answers)
+    assert hub.counted == {"token": 1, "HEAD manifest": 2 * MANY}
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+async def test_a_token_service_that_takes_no_long_address_is_asked_in_parts(
+    hub: FakeHub, transport: Transport, breaks_off: bool
+) -> None:
+    """nginx takes 8 KiB (414); others break off. What went is remembered for the next poll."""
+    hub.most_scopes, hub.breaks_off = 60, breaks_off
+    answers = await asked(transport)
+    first = hub.counted.copy()
+    for _ in range(4):
+        transport.tokens.forget("docker.io", transport.tokens.held("docker.io", frozenset()) or "")
+    await asked(transport)
+
+    assert all(answer.resolved for answer in answers)
+    assert first == {"token": 2 + 4, "too long": 2, "HEAD manifest": MANY}
+    assert hub.counted == {"token": 2 + 4 + 4, "too long": 2, "HEAD manifest": 2 * MANY}
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+async def test_a_token_that_is_too_long_for_the_registry_is_taken_in_parts(
+    hub: FakeHub, transport: Transport, breaks_off: bool
+) -> None:
+    """A token lists all that it is for, and has to fit into a header."""
+    hub.longest_token, hub.breaks_off = 4200, breaks_off
+    answers = await asked(transport)
+
+    assert all(answer.resolved for answer in answers)
+    assert hub.counted == {"token": 1 + 2, "too long": 1, "HEAD manifest": MANY}
+
+
+async def test_one_repository_that_gets_no_token_takes_none_from_the_others(hub: FakeHub, transport: Transport) -> None:
+    """It is found by halving, so that it costs a few requests and not one for each."""
+    hub.closed = "team/app77:"
+    answers = {str(answer.reference.repository): answer for answer in await asked(transport)}
+
+    assert [name for name, answer in answers.items() if answer.error] == ["team/app77"]
+    assert hub.counted["token"] <= 2 * 9
+    assert hub.counted["HEAD manifest"] == MANY - 1
+
+
+async def test_a_token_service_that_fails_is_not_asked_in_parts(hub: FakeHub, transport: Transport) -> None:
+    """500 says nothing of the length; a timeout would be waited for again and again."""
+    hub.realm = "https://auth.test/nothing"
+    answers = await asked(transport)
+
+    assert all(isinstance(answer.error, RemoteUnavailable) for answer in answers)
+
+
+async def test_a_refusal_of_a_long_token_that_has_another_reason_is_told(hub: FakeHub, transport: Transport) -> None:
+    """400 may also mean that what was asked is wrong: parts are tried until the token is short, and then it is told."""
+    hub.longest_token = 0
+    answers = await asked(transport)
+
+    assert all("HTTP 431" in answer.error.message for answer in answers if answer.error)
+    assert all(answer.error for answer in answers)
+    assert hub.counted["token"] <= 3
