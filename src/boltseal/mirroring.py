@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from boltseal.client.credentials import Credentials, OneLogin
-from boltseal.client.transport import Transport, TransportOptions
+from boltseal.client.hosts import api_host, host_name
+from boltseal.client.reach import Reach
+from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
 from boltseal.config import secret
 from boltseal.errors import Invalid
 from boltseal.mirror.cache import Mirror
@@ -66,8 +68,16 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
         timeout_s=TIMEOUT_S,
         attempts=ATTEMPTS,
         patience_s=PATIENCE_S,
+        reach=Reach(_home(terms), terms.allow_redirects_to),
     )
     return Upstream.over(terms, Transport(OneLogin(terms.authority, _login(terms)), options))
+
+
+def _home(terms: UpstreamTerms) -> tuple[str, int]:
+    """The host and port that upstream itself is asked at."""
+    host = api_host(terms.authority)
+    port = host.rpartition(":")[2] if host.rpartition("]")[2].count(":") else ""
+    return host_name(host), int(port) if port else DEFAULT_PORTS["http" if terms.plain_http else "https"]
 
 
 def _login(terms: UpstreamTerms) -> Credentials | None:

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from boltseal.settings import Settings
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
@@ -31,4 +33,18 @@ async def mirroring(
     """A mirror of one upstream that listens. `server`: more of `[server]`; `more`: further keys of the upstream's table."""
     settings = mirror_settings(data, table_of(upstream, **more), server={"data": data, **(server or {})})
     async with serving_as(settings) as serving:
+        yield serving
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An empty upstream."""
+    async with FakeUpstream().listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def mirror(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
+    """A mirror of it, whose store must be whole in the end."""
+    async with mirroring(data, upstream) as serving:
         yield serving

@@ -36,11 +36,13 @@ from boltseal.client.credentials import Credentials, LoginSource
 from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.quota import Quota, parse_quota, parse_retry_after
+from boltseal.client.reach import AddressBlocked, Reach
 from boltseal.client.tokens import TokenCache
 from boltseal.client.wire import WireClient
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 
 MAX_REDIRECTS: Final = 5
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
 MAX_UNWANTED_BYTES: Final = 64 * 1024
 MAX_SHORTER: Final = 12
@@ -56,7 +58,7 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 class TransportOptions:
     """How we talk. `plain_http`: registries that may be asked without TLS. `ca_file`: a private authority, in PEM.
 
-    `patience_s`: the longest `Retry-After` that is waited for.
+    `patience_s`: the longest `Retry-After` that is waited for. `reach`: where a registry may send us; None: anywhere.
     """
 
     plain_http: frozenset[str] = frozenset()
@@ -64,6 +66,7 @@ class TransportOptions:
     timeout_s: float = 30.0
     attempts: int = 4
     patience_s: float = PATIENCE_S
+    reach: Reach | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Transport:
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
             transport=app,
+            reach=options.reach,
             # a proxy of the environment would look for its own loopback, not for ours
             mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")} if app is None else None,
         )
@@ -155,7 +159,7 @@ class Transport:
 
     def _pause(self, error: Exception) -> bool | float:
         """Whether to try again, and after how many seconds if the registry said so."""
-        if isinstance(error, RemoteLies) or not isinstance(error, Unavailable | RemoteBusy):
+        if isinstance(error, RemoteLies | AddressBlocked) or not isinstance(error, Unavailable | RemoteBusy):
             return False
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is None:
@@ -253,7 +257,10 @@ class Transport:
     async def _token(self, call: Call, scopes: frozenset[str], challenge: Challenge) -> str:
         # Where parts of a registry have logins of their own, one of them is not asked for what is another's.
         alone = bool(self._credentials.below(call.registry))
-        return await self.tokens.ask(call.registry, scopes, challenge, await self._login(call), alone=alone)
+        login = await self._login(call)
+        if login is not None and self._options.reach is not None:
+            self._options.reach.check_login(host_of(challenge.parameters.get("realm", "")))
+        return await self.tokens.ask(call.registry, scopes, challenge, login, alone=alone)
 
     async def _follow(self, call: Call, authorization: str | None, stack: AsyncExitStack) -> httpx2.Response:
         url = httpx2.URL(f"{await self._scheme(call.registry)}://{api_host(call.registry)}{call.path}")
@@ -279,6 +286,8 @@ class Transport:
             raise RemoteUnavailable(f"{call.registry} redirects {call.what} to what is no address") from error
         if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
             raise RemoteUnavailable(f"{call.registry} redirects {call.what} out of TLS, to {target.host}: not followed")
+        if self._options.reach is not None:  # a proxy of the environment looks names up itself
+            self._options.reach.check_literal(target.host, target.port or DEFAULT_PORTS[target.scheme])
         return target
 
     async def _scheme(self, registry: str) -> str:
@@ -304,6 +313,14 @@ class Transport:
         return (
             "http" if "docker-distribution-api-version" in response.headers or response.status_code != 400 else "https"
         )
+
+
+def host_of(address: str) -> str:
+    """The host of a URL, "" where it has none or is none."""
+    try:
+        return httpx2.URL(address).host
+    except httpx2.InvalidURL:
+        return ""
 
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:

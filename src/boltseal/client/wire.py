@@ -20,6 +20,8 @@ from typing import Any, Final, cast
 import httpcore2
 import httpx2
 
+from boltseal.client.reach import Reach
+
 BUFFER_BYTES: Final = 1024 * 1024
 STOP_AT_BYTES: Final = BUFFER_BYTES * 3 // 4
 UNSENT_BYTES: Final = 1024 * 1024
@@ -30,14 +32,14 @@ NEXT_ADDRESS_AFTER_S: Final = 3.0
 class WireTransport(httpx2.AsyncHTTPTransport):
     """httpx2's transport, without a proxy, on these sockets."""
 
-    def __init__(self, verify: ssl.SSLContext, limits: httpx2.Limits) -> None:
+    def __init__(self, verify: ssl.SSLContext, limits: httpx2.Limits, reach: Reach | None = None) -> None:
         super().__init__(verify=verify, limits=limits)
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=verify,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
-            network_backend=_Backend(),
+            network_backend=_Backend(reach),
         )
 
 
@@ -47,6 +49,10 @@ class WireClient(httpx2.AsyncClient):
     A transport that is handed in would switch those off; therefore the place where the client makes its own.
     """
 
+    def __init__(self, *args: Any, reach: Reach | None = None, **options: Any) -> None:
+        self._reach = reach
+        super().__init__(*args, **options)
+
     def _init_transport(self, *args: Any, **options: Any) -> httpx2.AsyncBaseTransport:
         verify, limits = options.get("verify"), options.get("limits")
         if (
@@ -54,7 +60,7 @@ class WireClient(httpx2.AsyncClient):
             and isinstance(verify, ssl.SSLContext)
             and isinstance(limits, httpx2.Limits)
         ):
-            return WireTransport(verify, limits)
+            return WireTransport(verify, limits, self._reach)
         return super()._init_transport(*args, **options)
 
 
@@ -194,6 +200,9 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):
+    def __init__(self, reach: Reach | None) -> None:
+        self._reach = reach
+
     async def connect_tcp(
         self,
         host: str,
@@ -209,6 +218,8 @@ class _Backend(httpcore2.AsyncNetworkBackend):
             except OSError as error:
                 raise httpcore2.ConnectError(f"{host}: {error.strerror}") from error
             addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+            if self._reach is not None:
+                self._reach.check(host, port, addresses)
             for address in addresses:
                 last = address == addresses[-1]
                 try:

@@ -1,13 +1,13 @@
 """How an upstream's failures are told to a client of ours. Only what upstream calls "not found" is a miss.
 
 An upstream's 401 must not look like ours, or clients would send their login for us once more; and what it calls our
-mistake (400, 409) is none of the client's.
+mistake (400, 409), or what of it can't be read, is none of the client's.
 """
 
 from __future__ import annotations
 
-from boltseal.client.errors import RemoteInvalid, RemoteNotFound, RemoteRefused, RemoteUnauthenticated
-from boltseal.errors import BoltsealError, Denied, Unavailable
+from boltseal.client.errors import RemoteNotFound, RemoteRefused, RemoteUnauthenticated
+from boltseal.errors import BoltsealError, Denied, Invalid, Unavailable
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown, RepositoryUnknown
 
 
@@ -26,7 +26,7 @@ def told(error: BoltsealError, miss: type[ManifestUnknown | BlobUnknown | Reposi
             return miss(error.message)
         case RemoteUnauthenticated():
             return UpstreamWantsLogin(error.message)
-        case RemoteInvalid() | RemoteRefused():
+        case Invalid() | RemoteRefused():
             return UpstreamFailed(error.message)
         case _:
             return error

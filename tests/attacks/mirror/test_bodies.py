@@ -1,0 +1,166 @@
+"""An upstream that sends other bytes than it should: nothing of them is kept, and nobody gets them as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from boltseal.client.registry import MAX_MANIFEST_BYTES
+from boltseal.mirror.fetch import HELD_BACK_BYTES
+from tests.asgi import Answer, send
+from tests.fakes.upstream import Asked, FakeUpstream, Speak, raw, status
+from tests.images import OCI_MANIFEST, digest_of, image
+from tests.mirror.mirrors import NAME
+from tests.serving import Serving
+
+BLOB = bytes(range(256)) * 8192  # 2 MiB
+DIGEST = digest_of(BLOB)
+TARGET = f"/v2/{NAME}/team/app/blobs/{DIGEST}"
+ASKED = f"GET /v2/team/app/blobs/{DIGEST}"
+
+
+def head(length: int | None) -> bytes:
+    said = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    return f"HTTP/1.1 200 OK\r\n{said}\r\n\r\n".encode()
+
+
+async def broken_then_mended(mirror: Serving, upstream: FakeUpstream, answer: Speak) -> Answer:
+    """What a client gets of a bad answer; afterwards upstream is good, and so must we be."""
+    upstream.answers[ASKED] = answer
+    bad = await send(mirror.app, "GET", TARGET)
+    held = list((mirror.data / "blobs").rglob("*")), (await mirror.client.get("/v2/_catalog")).json()
+    assert not [path for path in held[0] if path.is_file()]
+    assert held[1] == {"repositories": []}
+    upstream.answers.clear()
+    upstream.blobs[DIGEST] = BLOB
+    good = await send(mirror.app, "GET", TARGET)
+    assert (good.status, good.body == BLOB) == (200, True)
+    return bad
+
+
+async def test_a_wrong_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Of the right length, and wrong in its first byte: the last part of it is not given out."""
+    bad = await broken_then_mended(mirror, upstream, status(200, b"!" + BLOB[1:]))
+
+    assert len(bad.body) <= len(BLOB) - HELD_BACK_BYTES
+
+
+async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUpstream) -> None:
+    """What is smaller than what is held back is not begun."""
+    digest = digest_of(b"right")
+    upstream.answers[f"GET /v2/team/app/blobs/{digest}"] = status(200, b"wrong")
+    answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{digest}")
+
+    assert answer.status_code == 503
+    assert "not what its digest says" in answer.text
+
+
+async def test_a_truncated_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
+    """It ends, again and again, before it has the length that it said."""
+    bad = await broken_then_mended(mirror, upstream, raw(head(len(BLOB)), BLOB[:-1000]))
+
+    assert len(bad.body) < len(BLOB)
+
+
+async def test_a_body_that_ends_early_with_good_manners_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Shorter than the manifest says, and the length it says is that of what it sends."""
+    shown = upstream.publish("team/app", "1", image("first"))
+    await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1")
+    layer = shown.layers[0]
+    upstream.answers[f"GET /v2/team/app/blobs/{layer.digest}"] = status(200, layer.data[:-1])
+    answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
+
+    assert answer.status_code == 503
+
+
+async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstream) -> None:
+    """No more is taken than the manifest says there is."""
+    shown = upstream.publish("team/app", "1", image("first"))
+    await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1")
+    sent = 0
+
+    async def endless(_: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(head(None))
+        while True:
+            writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+            await writer.drain()
+            sent += 0x10000
+
+    layer = shown.layers[0]
+    upstream.answers[f"GET /v2/team/app/blobs/{layer.digest}"] = endless
+    answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
+
+    assert answer.status_code == 503
+    assert sent < 64 * 1024 * 1024  # what the sockets between us hold
+
+
+async def test_a_body_of_no_stated_length_that_no_manifest_names_is_not_begun(
+    mirror: Serving, upstream: FakeUpstream
+) -> None:
+    """Nobody could say where it should end."""
+    upstream.answers[ASKED] = raw(head(None), b"5\r\nhello\r\n0\r\n\r\n")
+    answer = await mirror.client.get(TARGET)
+
+    assert answer.status_code == 503
+    assert "does not say how large" in answer.text
+
+
+async def test_a_huge_manifest_is_not_read(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Not beyond what a manifest may have."""
+    sent = 0
+
+    async def huge(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(head(None))
+        for _ in range(1024):
+            writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+            await writer.drain()
+            sent += 0x10000
+
+    digest = digest_of(b"huge")
+    upstream.answers[f"GET /v2/team/app/manifests/{digest}"] = huge
+    answer = await mirror.client.get(f"/v2/{NAME}/team/app/manifests/{digest}")
+
+    assert answer.status_code == 503
+    assert sent < 4 * MAX_MANIFEST_BYTES
+
+
+@pytest.mark.parametrize("body", [b"{}", b"not json", image("other").raw])
+async def test_a_manifest_that_is_not_the_digests_is_not_used(
+    mirror: Serving, upstream: FakeUpstream, body: bytes
+) -> None:
+    """Also if it is a good manifest."""
+    digest = digest_of(b"asked for")
+    upstream.answers[f"GET /v2/team/app/manifests/{digest}"] = status(200, body, content_type=OCI_MANIFEST)
+
+    assert (await mirror.client.get(f"/v2/{NAME}/team/app/manifests/{digest}")).status_code == 503
+
+
+async def test_another_digest_for_head_than_for_get_is_not_followed(mirror: Serving, upstream: FakeUpstream) -> None:
+    """The tag's HEAD decides; what its digest's GET gives has that digest or is not used, and the old one is served."""
+    first = upstream.publish("team/app", "latest", image("first"))
+    await mirror.client.get(f"/v2/{NAME}/team/app/manifests/latest")
+    second, third = image("second"), image("third")
+    upstream.answers["HEAD /v2/team/app/manifests/latest"] = status(
+        200, content_type=OCI_MANIFEST, docker_content_digest=second.digest
+    )
+    upstream.answers[f"GET /v2/team/app/manifests/{second.digest}"] = status(200, third.raw, content_type=OCI_MANIFEST)
+    answer = await mirror.client.get(f"/v2/{NAME}/team/app/manifests/latest")
+
+    assert answer.content == first.raw
+    assert "not used" in answer.headers["warning"]
+    assert upstream.counted["GET /v2/team/app/manifests/latest"] == 0
+
+
+async def test_a_manifest_with_a_size_that_is_a_lie_is_not_kept(mirror: Serving, upstream: FakeUpstream) -> None:
+    """It says another size of a blob than what is held."""
+    layer = image("first").layers[0]
+    upstream.blobs[layer.digest] = layer.data
+    await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
+    lie = image("first")
+    lying = type(lie)(lie.raw.replace(f'"size":{len(layer.data)}'.encode(), b'"size":1'), lie.media_type)
+    upstream.publish("team/app", None, lying)
+
+    assert (await mirror.client.get(f"/v2/{NAME}/team/app/manifests/{lying.digest}")).status_code == 503

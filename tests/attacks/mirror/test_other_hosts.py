@@ -1,0 +1,164 @@
+"""An upstream that sends us somewhere else: into our own networks, or to somebody who wants our login."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.authority import authority
+from tests.fakes.upstream import FakeUpstream, status
+from tests.images import digest_of, image
+from tests.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
+from tests.serving import Serving, serving_as
+
+SECRET = "correct-horse-battery"  # noqa: S105 - no real one
+BLOB = b"a blob that lies elsewhere"
+TARGET = f"/v2/{NAME}/team/app/blobs/{digest_of(BLOB)}"
+ASKED = f"GET /v2/team/app/blobs/{digest_of(BLOB)}"
+
+
+@pytest.fixture
+async def elsewhere() -> AsyncIterator[FakeUpstream]:
+    """Another server on this machine, such as nobody outside should reach."""
+    async with FakeUpstream().listening() as listening:
+        listening.blobs[digest_of(BLOB)] = BLOB
+        yield listening
+
+
+@pytest.fixture
+async def with_login(
+    data: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Serving, dict[str, Any]]]:
+    """A mirror that has a login at its upstream."""
+    monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
+    login: dict[str, Any] = {"username": "us", "password_env": "UPSTREAM_PASSWORD"}
+    async with mirroring(data, upstream, **login) as serving:
+        yield serving, login
+
+
+async def test_a_redirect_to_loopback_is_not_followed(
+    mirror: Serving, upstream: FakeUpstream, elsewhere: FakeUpstream
+) -> None:
+    """By address or by name, also when upstream itself is on this machine."""
+    for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0"):  # noqa: S104 - what an attacker writes
+        upstream.answers[ASKED] = status(307, location=f"http://{host}:{elsewhere.port}/v2/team/app/blobs/x")
+        answer = await mirror.client.get(TARGET)
+        assert answer.status_code == 503
+        assert "allow_redirects_to" in answer.text
+
+    assert elsewhere.asked == []
+
+
+async def test_a_redirect_to_a_metadata_service_is_not_followed(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Of a manifest, and of a blob."""
+    upstream.answers["*"] = status(302, location="http://169.254.169.254/latest/meta-data/")
+    answers = [
+        await mirror.client.get(TARGET),
+        await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1"),
+        await mirror.client.get(f"/v2/{NAME}/team/app/manifests/{digest_of(b'x')}"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert all("169.254.169.254" in answer.text for answer in answers)
+
+
+async def test_a_redirect_that_is_allowed_is_followed(
+    data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream
+) -> None:
+    """To the host that the operator named."""
+    upstream.answers[ASKED] = status(307, location=f"http://{elsewhere.authority}/v2/team/app/blobs/{digest_of(BLOB)}")
+    async with mirroring(data, upstream, allow_redirects_to=["127.0.0.1"]) as serving:
+        answer = await serving.client.get(TARGET)
+
+    assert answer.content == BLOB
+
+
+async def test_a_token_service_in_our_networks_is_not_asked(
+    mirror: Serving, upstream: FakeUpstream, elsewhere: FakeUpstream
+) -> None:
+    """A challenge is a redirect too."""
+    realm = f"http://{elsewhere.authority}/token"
+    upstream.answers["*"] = status(401, www_authenticate=f'Bearer realm="{realm}",service="x"')
+
+    assert (await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1")).status_code == 503
+    assert elsewhere.asked == []
+
+
+async def test_our_login_does_not_go_with_a_redirect(
+    data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the redirect is allowed, it is followed as nobody."""
+    monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
+    upstream.login = "Basic " + base64.b64encode(f"us:{SECRET}".encode()).decode()
+    upstream.publish("team/app", "1", image("first"))
+    login: dict[str, Any] = {"username": "us", "password_env": "UPSTREAM_PASSWORD", "allow_redirects_to": ["127.0.0.1"]}
+    async with mirroring(data, upstream, **login) as serving:
+        assert (await serving.client.get(f"/v2/{NAME}/team/app/manifests/1")).status_code == 200
+        upstream.answers[ASKED] = status(307, location=f"http://{elsewhere.authority}{ASKED.removeprefix('GET ')}")
+        assert (await serving.client.get(TARGET)).content == BLOB
+
+    assert upstream.asked[-1].headers["authorization"] == upstream.login
+    assert [asked.headers.get("authorization") for asked in elsewhere.asked] == [None]
+
+
+async def test_our_login_does_not_go_to_a_token_service_of_somebody_else(
+    with_login: tuple[Serving, dict[str, Any]], upstream: FakeUpstream
+) -> None:
+    """However encrypted it is there; and the secret is in no answer."""
+    serving, _ = with_login
+    upstream.answers["*"] = status(401, www_authenticate='Bearer realm="https://evil.example/token",service="x"')
+    answer = await serving.client.get(f"/v2/{NAME}/team/app/manifests/1")
+
+    assert answer.status_code == 403
+    assert "evil.example" in answer.text
+    assert "not sent" in answer.text
+    assert SECRET not in answer.text
+
+
+async def test_one_upstreams_login_does_not_go_to_another(
+    data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is asked with its own, or as nobody."""
+    monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
+    first = table_of(upstream, username="us", password_env="UPSTREAM_PASSWORD")  # noqa: S106 - a variable's name
+    second = {"name": "other.example", "url": f"http://{elsewhere.authority}"}
+    elsewhere.login = "Basic of somebody"
+    async with serving_as(mirror_settings(data, first, second)) as serving:
+        answer = await serving.client.get("/v2/other.example/team/app/manifests/1")
+
+    assert answer.status_code == 403
+    assert {asked.headers.get("authorization") for asked in elsewhere.asked} == {None}
+
+
+async def test_our_clients_login_does_not_go_upstream(mirror: Serving, upstream: FakeUpstream) -> None:
+    """What a client shows us is for us."""
+    upstream.publish("team/app", "1", image("first"))
+    headers = {"authorization": "Basic dXM6cGFzcw==", "cookie": "a=b", "x-secret": "c"}
+    await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1", headers=headers)
+
+    assert upstream.asked
+    assert not any({"authorization", "cookie", "x-secret"} & set(asked.headers) for asked in upstream.asked)
+
+
+async def test_a_wrong_certificate_is_not_believed(data: Path, tmp_path: Path) -> None:
+    """Signed by nobody we trust; the same upstream is served from once its authority is named."""
+    ours = authority(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(ours.cert, ours.key)
+    async with FakeUpstream().listening(tls) as upstream:
+        shown = upstream.publish("team/app", "1", image("first"))
+        table = {"name": NAME, "url": f"https://{upstream.authority}"}
+        async with serving_as(mirror_settings(data, table)) as serving:
+            refused = await serving.client.get(f"/v2/{NAME}/team/app/manifests/1")
+        asked_before = list(upstream.asked)
+        async with serving_as(mirror_settings(data, table | {"ca_file": str(ours.ca)})) as serving:
+            served = await serving.client.get(f"/v2/{NAME}/team/app/manifests/1")
+
+    assert refused.status_code == 503
+    assert asked_before == []
+    assert served.content == shown.raw
