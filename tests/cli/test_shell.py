@@ -58,6 +58,7 @@ VERBS = (
     "user add",
     "user list",
     "verify",
+    "watch",
     "user remove",
     "version",
 )

@@ -1,7 +1,7 @@
 """A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails when told to.
 
-Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, and the token service. It answers at any
-host name; `counted` says how often each thing was asked for.
+Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, the token service, and Docker Hub's own list
+of tags. It answers at any host name; `counted` says how often each thing was asked for.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class FakeHub:
     most_scopes: int | None = None
     longest_token: int | None = None
     breaks_off: bool = False
+    lists: bool = False
+    """Whether there is a list of tags with their digests."""
+    broken_list: bytes | None = None
+    lagging: dict[str, Digest | None] = field(default_factory=dict)
+    """What that list still says of a name (`library/node:16.13`) instead of what it means now; None: nothing."""
 
     def publish(self, repository: str, tag: str, body: bytes, media_type: str) -> Digest:
         digest = Digest.of(body)
@@ -62,6 +67,7 @@ class FakeHub:
                 Route("/v2/", self.base),
                 Route("/v2/{name:path}/manifests/{reference}", self.manifest, methods=methods),
                 Route("/v2/{name:path}/blobs/{digest}", self.blob, methods=methods),
+                Route("/v2/repositories/{name:path}/tags", self.listing),
                 Route("/v2/{name:path}/tags/list", self.tags),
                 Route("/v2/{name:path}/_oci/tag-history/{tag}", self.history),
             ]
@@ -128,6 +134,24 @@ class FakeHub:
         shown, more = rest[: self.page], len(rest) > self.page
         headers = {"link": f'</v2/{name}/tags/list?n={self.page}&last={shown[-1]}>; rel="next"'} if more else {}
         return JSONResponse({"name": name, "tags": shown}, headers=headers)
+
+    async def listing(self, request: Request) -> Response:
+        name, page = request.path_params["name"], int(request.query_params["page"])
+        size = int(request.query_params["page_size"])
+        self.counted["list"] += 1
+        if not self.lists:
+            return JSONResponse({"message": "object not found"}, 404)
+        if self.broken_list is not None:
+            return Response(self.broken_list)
+        tags = [tag for tag in self.manifests.get(name, {}) if ":" not in tag][::-1]
+        shown = tags[(page - 1) * size : page * size]
+        results: Any = [{"name": tag, "digest": self._listed(name, tag), "images": [], "full_size": 1} for tag in shown]
+        more = f"https://hub.docker.com{request.url.path}?page={page + 1}" if page * size < len(tags) else None
+        return JSONResponse({"count": len(tags), "next": more, "previous": None, "results": results})
+
+    def _listed(self, name: str, tag: str) -> str | None:
+        digest = self.lagging.get(f"{name}:{tag}", Digest.of(self.manifests[name][tag][1]))
+        return None if digest is None else str(digest)
 
     async def history(self, request: Request) -> Response:
         name, tag = request.path_params["name"], request.path_params["tag"]

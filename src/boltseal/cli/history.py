@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import Answer, Outcome, print_table, say
-from boltseal.cli.onhistory import clean, read, tell_proof, when
+from boltseal.cli.onhistory import NO_ANSWER, clean, read, tell_proof, watched_past, when
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,
@@ -20,6 +20,7 @@ from boltseal.cli.remote import (
 
 if TYPE_CHECKING:
     from boltseal.client.history import Event, Proven
+    from boltseal.client.watched import Meant
     from boltseal.ledger.history import Said
     from boltseal.oci.reference import Reference
 
@@ -35,7 +36,8 @@ def history(
     """Say what a tag meant and when, who moved it, and why.
 
     Also which other tags meant the same image. Each entry must follow the one before it, mean what the tag means now, and
-    be in the registry's signed ledger. Of a registry without one it shows what that says, and that nobody has signed it.
+    be in the registry's signed ledger. Of a registry without one it shows what that says, and that nobody has signed it;
+    and where that keeps no history either, what `boltseal watch` saw from here.
 
     Exit code 1: the history is broken, or empty.
     """
@@ -46,8 +48,16 @@ def history(
         if reference.digest is not None:
             raise NamesNothing(f"a history is a tag's; expected {reference.name}:{reference.tag or 'TAG'}")
         tag = reference.tag or Tag("latest")
-        found = read(Reach(plain_http, ca_file, anonymous, strict), reference, tag)
         name = f"{reference.name}:{tag}"
+        try:
+            found = read(Reach(plain_http, ca_file, anonymous, strict), reference, tag)
+        except NO_ANSWER as error:
+            past = watched_past(reference, tag)
+            if not past:
+                raise
+            say(f"{clean(error.message)}; this is what `boltseal watch` saw from here")
+            _seen(answer, name, past)
+            return
         if isinstance(found, list):
             _unsigned(answer, name, reference, found)
         else:
@@ -94,6 +104,32 @@ def _unsigned(answer: Answer, name: str, reference: Reference, events: list[Even
         print_table(
             ("WHEN", "DIGEST", "EVENT"), [(clean(one.time), one.digest[:19], clean(one.event)) for one in events]
         )
+
+
+def _seen(answer: Answer, name: str, past: tuple[Meant, ...]) -> None:
+    from boltseal.ledger.entry import format_time
+
+    rows, was = [], None
+    for one in past:
+        status = "gone" if one.digest is None else "first" if one is past[0] else "moved"
+        first, last = format_time(one.first_seen_us), format_time(one.last_seen_us)
+        digest = None if one.digest is None else str(one.digest)
+        answer.add(
+            ref=name,
+            status=status,
+            reason="",
+            line=one.line,
+            time=first,
+            last_seen=last,
+            digest=digest,
+            was=was,
+            proven=False,
+        )
+        was = digest or was
+        short = "" if one.digest is None else one.digest.hex[:12]
+        rows.append((first[:19].replace("T", " "), last[:19].replace("T", " "), short, status))
+    if not answer.as_json:
+        print_table(("FIRST SEEN (UTC)", "LAST SEEN (UTC)", "DIGEST", "EVENT"), rows)
 
 
 def _short(said: Said) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from boltseal.cli.answer import Answer, Outcome, say
 from boltseal.cli.remote import Reach, ask, followed
-from boltseal.errors import Unavailable, quote
+from boltseal.errors import Denied, TooMany, Unauthenticated, Unavailable, quote
 
 if TYPE_CHECKING:
     from boltseal.client.history import Event, Proven
     from boltseal.client.transport import Transport
+    from boltseal.client.watched import Meant
     from boltseal.ledger.history import Said
     from boltseal.oci.reference import Reference, Tag
+
+
+NO_ANSWER: Final = (Unavailable, Unauthenticated, Denied, TooMany)
+"""How a registry ends that tells nothing of a tag's past, or not now; one whose ledger is broken tells something."""
 
 
 class NoHistory(Unavailable):
@@ -36,6 +41,17 @@ def read(reach: Reach, reference: Reference, tag: Tag | None) -> Proven | list[E
                 raise NoHistory(f"{reference.registry} keeps no history of its tags: {missing.message}") from missing
 
     return ask(reach, [reference.registry], run)
+
+
+def watched_past(reference: Reference, tag: Tag) -> tuple[Meant, ...]:
+    """What `boltseal watch` saw of a tag from here; nothing where it never looked. WatchedBroken, StateUnusable."""
+    from boltseal.client.state import ClientState
+    from boltseal.client.watched import Watched
+    from boltseal.config import state_folder
+    from boltseal.oci.reference import Reference
+
+    with Watched(ClientState(state_folder())) as watched:
+        return watched.past(Reference(reference.registry, reference.repository, tag))
 
 
 def tell_proof(answer: Answer, found: Proven) -> None:

@@ -44,6 +44,7 @@ from boltseal.cli.trust import trust
 from boltseal.cli.unseal import unseal
 from boltseal.cli.user import user
 from boltseal.cli.verify import verify
+from boltseal.cli.watch import watch
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
@@ -59,6 +60,7 @@ _SHORT = {
     "restore": "Put a floating tag back to what it meant before.",
     "receipt": "Prove for ever what a tag means: write, or verify.",
     "tags": "List the tags of a repository, now or at a time.",
+    "watch": "Remember what others' tags mean; say when one moves.",
     "trust": "By which key a registry's ledger is believed.",
     "rules": "Show the rules; `rules test` says which one decides.",
 }
@@ -89,6 +91,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("lock", lock, "boltseal lock --update node:16.13"),
     ("pin", pin, "boltseal pin deploy/compose.yaml --write"),
     ("verify", verify, "boltseal verify --github"),
+    ("watch", watch, "boltseal watch node:16.13 --lock boltseal.lock"),
     ("new-tag", new_tag, "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
     ("labels", labels, "boltseal labels | xargs docker build ."),
     ("version", version.version, "boltseal version --json"),

@@ -1,25 +1,28 @@
 """Many tags, asked for what they mean now: each once, a few at a time, each registry at its pace.
 
 Never a manifest GET. One token for many repositories (`tokens.announce`); the first question to a registry goes alone,
-so that one learns how it wants to be asked, and not sixteen. A registry that says it is asked too often is
-left alone for the rest of the poll, and everything still open there is answered "could not check", with the reason.
+so that one learns how it wants to be asked, and not sixteen. A registry that says it is asked too often, or that has not
+answered three questions one after the other, is left alone for the rest of the poll, and everything still open there is
+answered "could not check", with the reason: a thousand tags of a dead registry don't take the time of a thousand.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.client.errors import RemoteBusy
+from boltseal.client.errors import RemoteBusy, RemoteUnavailable
 from boltseal.client.registry import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Reference
 
 AT_ONCE: Final = 16
+SILENCES: Final = 3
+"""Questions that a registry may leave without an answer, each asked as often as `transport` asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,21 @@ class Polled:
     reference: Reference
     resolved: Resolved | None
     error: BoltsealError | None
+
+
+@dataclass(slots=True)
+class _Registries:
+    """What is known of them in one poll: who is left alone and why, and who has been asked at all."""
+
+    tired: dict[str, BoltsealError] = field(default_factory=dict)
+    silences: Counter[str] = field(default_factory=Counter)
+    known: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def silent(self, registry: str, error: RemoteUnavailable) -> None:
+        """It gave no answer once more."""
+        self.silences[registry] += 1
+        if self.silences[registry] == SILENCES:
+            self.tired[registry] = RemoteUnavailable(f"{error.message}; {registry} is asked no more this time")
 
 
 async def poll(
@@ -43,13 +61,12 @@ async def poll(
         repositories = {reference.repository for reference in waiting if reference.registry == registry}
         transport.tokens.announce(registry, (f"repository:{name}:pull" for name in repositories))
     queue = iter(waiting)
-    tired: dict[str, RemoteBusy] = {}
-    known: dict[str, asyncio.Event] = {}
+    registries = _Registries()
     # Not a task group: one that is open over a yield cancels whoever reads us, and turns an early end into an error.
     asking: deque[asyncio.Task[Polled]] = deque()
     try:
         for reference in queue:
-            asking.append(asyncio.create_task(_ask_in_turn(transport, reference, tired, known)))
+            asking.append(asyncio.create_task(_ask_in_turn(transport, reference, registries)))
             if len(asking) >= min(at_once, AT_ONCE):
                 yield await _first(asking)
         while asking:
@@ -68,32 +85,35 @@ async def _first(asking: deque[asyncio.Task[Polled]]) -> Polled:
     return task.result()
 
 
-async def _ask_in_turn(
-    transport: Transport, reference: Reference, tired: dict[str, RemoteBusy], known: dict[str, asyncio.Event]
-) -> Polled:
+async def _ask_in_turn(transport: Transport, reference: Reference, registries: _Registries) -> Polled:
     """Ask, but not before the first question to this registry has been answered."""
-    answered = known.get(reference.registry)
+    answered = registries.known.get(reference.registry)
     if answered is not None:
         await answered.wait()
-        return await _ask(transport, reference, tired)
-    known[reference.registry] = answered = asyncio.Event()
+        return await _ask(transport, reference, registries)
+    registries.known[reference.registry] = answered = asyncio.Event()
     try:
-        return await _ask(transport, reference, tired)
+        return await _ask(transport, reference, registries)
     finally:
         answered.set()
 
 
-async def _ask(transport: Transport, reference: Reference, tired: dict[str, RemoteBusy]) -> Polled:
-    if reference.registry in tired:
-        return Polled(reference, None, tired[reference.registry])
+async def _ask(transport: Transport, reference: Reference, registries: _Registries) -> Polled:
+    registry = reference.registry
+    if registry in registries.tired:
+        return Polled(reference, None, registries.tired[registry])
     named = reference.digest or reference.tag
     if named is None:
         raise AssertionError(f"{reference} names nothing")
     try:
-        resolved = await RegistryClient(transport, reference.registry).resolve(reference.repository, named)
+        resolved = await RegistryClient(transport, registry).resolve(reference.repository, named)
     except RemoteBusy as error:
-        tired[reference.registry] = error
+        registries.tired[registry] = error
+        return Polled(reference, None, error)
+    except RemoteUnavailable as error:
+        registries.silent(registry, error)
         return Polled(reference, None, error)
     except BoltsealError as error:
         return Polled(reference, None, error)
+    registries.silences.pop(registry, None)
     return Polled(reference, resolved, None)

@@ -67,11 +67,15 @@ class Meant(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Saw:
-    """What one look at a tag means beside the looks before. `was`: the meaning before, None at the first look."""
+    """What one look at a tag means beside the looks before. `was`: the meaning before, None at the first look.
+
+    `last`: the digest that it had last before, also where it was gone since; None for none.
+    """
 
     reference: Reference
     was: Meant | None
     now: Meant
+    last: Digest | None = None
 
     @property
     def moved(self) -> bool:
@@ -171,8 +175,9 @@ class Watched:
                 self._walk(database)
                 head, found = self._walked, []
                 for reference, digest in looks:
-                    saw, head = _look(database, head, _key(reference), digest, now_us)
-                    found.append(Saw(reference, *saw))
+                    key = _key(reference)
+                    was, now, head = _look(database, head, key, digest, now_us)
+                    found.append(Saw(reference, was, now, None if was is None else _last_digest(database, key, was)))
                 before_commit(found)
                 database.execute("COMMIT")
             except BaseException:
@@ -277,12 +282,13 @@ class Watched:
 
 def _look(
     database: sqlite3.Connection, head: Head, ref: str, digest: Digest | None, now_us: int
-) -> tuple[tuple[Meant | None, Meant], Head]:
+) -> tuple[Meant | None, Meant, Head]:
+    """The meaning before, the meaning now, and where the log ends then."""
     was = _newest(database, ref)
     if was is not None and was.digest == digest:
         last_seen_us = max(was.last_seen_us, now_us)  # a clock that was put back makes no meaning shorter
         database.execute("UPDATE seen SET at = ? WHERE n = ?", (last_seen_us, was.line))
-        return (was, was._replace(last_seen_us=last_seen_us)), head
+        return was, was._replace(last_seen_us=last_seen_us), head
     size, until_us = head.size + 1, 0 if was is None else was.last_seen_us
     line = msgspec.json.encode(_Line(VERSION, size, now_us, ref, "" if digest is None else str(digest), until_us))
     head = Head(size, sha256(head.chain + line).digest())
@@ -290,7 +296,7 @@ def _look(
     if was is not None:
         database.execute("DELETE FROM seen WHERE n = ?", (was.line,))
     database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", (size, now_us))
-    return (was, Meant(digest, now_us, now_us, size)), head
+    return was, Meant(digest, now_us, now_us, size), head
 
 
 def _past(database: sqlite3.Connection, ref: str) -> list[Meant]:
@@ -303,6 +309,12 @@ def _past(database: sqlite3.Connection, ref: str) -> list[Meant]:
     if found:
         found[-1] = found[-1]._replace(last_seen_us=_seen(database, found[-1]))
     return found
+
+
+def _last_digest(database: sqlite3.Connection, ref: str, was: Meant) -> Digest | None:
+    if was.digest is not None:
+        return was.digest
+    return next((one.digest for one in reversed(_past(database, ref)) if one.digest and one.line < was.line), None)
 
 
 def _newest(database: sqlite3.Connection, ref: str) -> Meant | None:

@@ -1,0 +1,194 @@
+"""`boltseal watch`: remember what tags of other people's registries mean, and say when one moves that should not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.onhistory import clean
+from boltseal.cli.onproject import AllowOption, whom_to_ask
+from boltseal.cli.onwatch import Wanted, wanted_tags
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import AnonymousOption, CaFileOption, NamesNothing, PlainHttpOption, Reach, ask
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from boltseal.client.transport import Transport
+    from boltseal.client.watched import Watched
+    from boltseal.mirror.watch import Look
+
+SPREAD: Final = 0.05
+"""How much earlier or later a look may be: not everybody's in the same second."""
+
+
+def watch(
+    refs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REF]...", show_default=False, help="Tags of any registry: node:16.13"),
+    ] = None,
+    lock: Annotated[
+        Path | None,
+        typer.Option("--lock", metavar="FILE", show_default=False, help="Every tag of a lock: boltseal.lock"),
+    ] = None,
+    compose: Annotated[
+        Path | None,
+        typer.Option("--compose", metavar="FILE", show_default=False, help="Every tag that a Compose file names."),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option("--every", metavar="TIME", show_default=False, help='Look again and again, such as every "6h".'),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end. This is the default.")] = False,
+    extends: Annotated[
+        str | None,
+        typer.Option(
+            "--extends", metavar="HEAD", show_default=False, help="A head of the log, kept elsewhere: does it go on?"
+        ),
+    ] = None,
+    allow: AllowOption = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at tags of other registries, remember what they mean, and say when one moves.
+
+    By one HEAD for each tag, which no registry counts as a pull. A tag that looks like a release (1.4.2, a date, a hash)
+    and means something else than before, or is gone, is an alarm; of others a move is a line of their history, which
+    `boltseal history` tells. Made for cron: what has not changed is not mentioned.
+
+    Exit code 1: an alarm, or no such tag; 3: one could not be checked.
+    """
+    every_us = _every(every, once=once)
+    reach = Reach(plain_http, ca_file, anonymous)
+    while True:
+        try:
+            with Answer("watch", as_json=as_json) as answer:
+                wanted = wanted_tags(refs or (), lock, compose, whom_to_ask(reach, allow or []))
+                _look(answer, reach, wanted, extends)
+        except typer.Exit:
+            if every_us is None:
+                raise
+        if every_us is None:
+            return
+        _sleep(every_us)
+
+
+def _every(text: str | None, *, once: bool) -> int | None:
+    from boltseal.policy.durations import DurationInvalid, parse_duration
+
+    if text is None:
+        return None
+    if once:
+        raise NamesNothing("--once and --every exclude each other")
+    span_us = parse_duration(text)
+    if span_us < 60_000_000:
+        raise DurationInvalid(f'--every {text}: registries are looked at no more often than every "1m"')
+    return span_us
+
+
+def _sleep(span_us: int) -> None:
+    import random
+    import sys
+    import time
+
+    sys.stdout.flush()
+    time.sleep(span_us / 1e6 * random.uniform(1 - SPREAD, 1 + SPREAD))  # noqa: S311 - no secret: to not come all at once
+
+
+def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> None:
+    import time
+
+    from boltseal.cli.progress import Progress
+    from boltseal.client.state import ClientState
+    from boltseal.client.watched import Head, Watched
+    from boltseal.config import state_folder
+    from boltseal.mirror.watch import look_at
+
+    kept = None if extends is None else Head.parse(extends)
+    with Watched(ClientState(state_folder())) as watched, Progress() as progress:
+        if kept is not None and not watched.goes_on_from(kept):
+            answer.outcome = Outcome.DIFFERS
+            answer.add(ref=str(watched.path), status="rewritten", reason=f"it does not go on from {kept}")
+            say(
+                f"boltseal: {watched.path} does not go on from {kept}: lines were changed, or cut off; nothing was looked at"
+            )
+            return
+
+        async def run(transport: Transport) -> Counter[str]:
+            from collections import Counter
+            from contextlib import aclosing
+
+            found: Counter[str] = Counter()
+            clock_us = lambda: time.time_ns() // 1000  # noqa: E731 - a name for it says no more
+            async with aclosing(look_at(transport, watched, wanted.references, clock_us)) as looks:
+                async for look in looks:
+                    found[look.status] += 1
+                    progress("looking", found.total(), len(wanted.references))
+                    _tell(answer, look)
+            return found
+
+        found = ask(reach, wanted.registries, run) if wanted.references else None
+        for name, reason in wanted.left_out.items():
+            _unknown(answer, name, reason)
+        _sum_up(answer, watched, found)
+
+
+def _tell(answer: Answer, look: Look) -> None:
+    from boltseal.ledger.entry import format_time
+    from boltseal.mirror.watch import Status
+
+    if look.error is not None:
+        _unknown(answer, str(look.reference), look.error.message)
+        return
+    if look.alarm or look.status is Status.ABSENT:
+        answer.outcome = Outcome.DIFFERS
+    saw = look.saw
+    reason = _in_words(look)
+    answer.add(
+        ref=str(look.reference),
+        status=look.status,
+        reason=reason,
+        alarm=look.alarm,
+        release=look.release,
+        digest=None if saw is None or saw.now.digest is None else str(saw.now.digest),
+        was=None if saw is None or saw.last is None else str(saw.last),
+        first_seen=None if saw is None else format_time(saw.now.first_seen_us),
+        line=None if saw is None else saw.now.line,
+    )
+    if look.status not in (Status.SAME, Status.FIRST) and not answer.as_json and reason:
+        print_line(clean(reason))
+
+
+def _in_words(look: Look) -> str:
+    from boltseal.mirror.watch import Status
+
+    match look.status:
+        case Status.ABSENT:
+            return f"{look.reference}: there is no such tag, and none was seen before"
+        case Status.BACK:
+            return f"{look.reference} is back, and means what it meant"
+        case _ if look.changed:
+            return look.event().text
+        case Status.GONE:
+            return f"{look.reference} is still gone"
+        case _:
+            return ""
+
+
+def _unknown(answer: Answer, name: str, reason: str) -> None:
+    if answer.outcome is not Outcome.DIFFERS:
+        answer.outcome = Outcome.UNKNOWN
+    answer.add(ref=name, status="unknown", reason=reason)
+    say(clean(f"boltseal: {name}: could not check: {reason}"))
+
+
+def _sum_up(answer: Answer, watched: Watched, found: Counter[str] | None) -> None:
+    head = watched.head()
+    answer.add(ref=str(watched.path), status="log", reason="", head=str(head))
+    counts = ", ".join(f"{number} {status}" for status, number in sorted((found or {}).items()))
+    say(f"{counted(0 if found is None else found.total(), 'tag')}{f': {counts}' if counts else ''}; log {head}")

@@ -1,0 +1,210 @@
+"""`boltseal watch`, and `boltseal history` of what it saw, against a registry that really listens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.cli import program
+from tests.images import image, push
+from tests.servers import Server
+
+SHOP = "shop/app"
+FLOATS = '[[rule]]\nrepository = "shop/**"\nmode = "floating"\n'
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No login of the person at this machine is used, and nothing of this test is remembered elsewhere."""
+    monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Iterator[Server]:
+    """Somebody else's registry, in which every tag may move."""
+    with servers.boltseal(tmp_path / "foreign", config=FLOATS) as server:
+        yield server
+
+
+def publish(server: Server, tag: str, content: str, repository: str = SHOP) -> str:
+    document = image(content)
+
+    async def run() -> None:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+            (await push(client, repository, tag, document)).raise_for_status()
+
+    asyncio.run(run())
+    return document.digest
+
+
+def by_tag(run: program.Run) -> dict[str, dict[str, object]]:
+    return {one["ref"].rpartition(":")[2]: one for one in run.json["results"] if one["status"] != "log"}
+
+
+def test_a_release_that_moved_ends_with_1_and_its_past_is_told_when_the_registry_is_gone(foreign: Server) -> None:
+    """From look to look; what has not changed is not mentioned."""
+    old = publish(foreign, "1.4.2", "old")
+    publish(foreign, "latest", "old")
+    refs = [f"{foreign.address}/{SHOP}:1.4.2", f"{foreign.address}/{SHOP}"]
+    first, same = program.call("watch", *refs), program.call("watch", *refs)
+    new = publish(foreign, "1.4.2", "new")
+    publish(foreign, "latest", "new")
+    moved, after = program.call("watch", *refs), program.call("watch", *refs, "--json")
+    os.kill(foreign.pid, signal.SIGSTOP)
+    try:
+        closed = program.call("history", f"127.0.0.1:1/{SHOP}:1.4.2")
+    finally:
+        os.kill(foreign.pid, signal.SIGCONT)
+
+    assert [each.code for each in (first, same, moved, after, closed)] == [0, 0, 1, 0, 3]
+    assert (first.out, same.out) == ("", "")
+    assert moved.out.count("ALARM") == 1
+    assert all(len(line) < 400 for line in moved.out.splitlines())
+    assert f"{refs[1]}:latest moved" in moved.out
+    assert {tag: (one["status"], one["was"]) for tag, one in by_tag(after).items()} == {
+        "1.4.2": ("same", new),
+        "latest": ("same", new),
+    }
+    assert old != new
+
+
+def test_history_tells_of_a_foreign_tag_what_watch_saw(tmp_path: Path) -> None:
+    """The registry has no history, or is gone: this is what is left."""
+    port = servers.free_port()
+    with servers.boltseal(tmp_path / "foreign", config=FLOATS, port=port) as foreign:
+        ref = f"{foreign.address}/{SHOP}:1.4.2"
+        digests = []
+        for content in ("old", "new"):
+            digests.append(publish(foreign, "1.4.2", content))
+            program.call("watch", ref)
+    told, as_json = program.call("history", ref), program.call("history", ref, "--json")
+    never = program.call("history", f"127.0.0.1:{port}/{SHOP}:9.9.9")
+
+    assert (told.code, as_json.code, never.code) == (0, 0, 3)
+    assert [(one["status"], one["digest"], one["proven"]) for one in as_json.json["results"]] == [
+        ("first", digests[0], False),
+        ("moved", digests[1], False),
+    ]
+    assert "boltseal watch" in told.err
+    assert all(len(line) <= 80 for line in told.out.splitlines())
+
+
+def test_an_alarm_beats_what_could_not_be_checked_and_that_beats_success(foreign: Server) -> None:
+    """1 beats 3 beats 0; a dead registry hides no alarm."""
+    publish(foreign, "1.4.2", "old")
+    good, dead = f"{foreign.address}/{SHOP}:1.4.2", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2"
+    unknown = program.call("watch", good, dead, "--json")
+    publish(foreign, "1.4.2", "new")
+    alarm = program.call("watch", good, dead, "--json")
+    absent = program.call("watch", f"{foreign.address}/{SHOP}:1.4.3")
+
+    assert (unknown.code, unknown.json["outcome"]) == (3, "unknown")
+    assert (alarm.code, alarm.json["outcome"], absent.code) == (1, "differs", 1)
+    assert {one["status"] for one in alarm.json["results"]} == {"moved", "unknown", "log"}
+    assert "no such tag" in absent.out
+
+
+def test_the_tags_of_a_lock_and_of_a_compose_file(foreign: Server, tmp_path: Path) -> None:
+    """Local builds and digests are nothing to look at; a variable that is not set could not be checked."""
+    project = tmp_path / "project"
+    project.mkdir()
+    for tag in ("1.4.2", "1.4.3"):
+        publish(foreign, tag, tag)
+    name = f"{foreign.address}/{SHOP}"
+    (project / "compose.yaml").write_text(
+        f"services:\n  a:\n    image: {name}:1.4.2\n  b:\n    image: {name}:1.4.3\n  c:\n    build: .\n"
+    )
+    assert program.call("lock", "--project", project, "--json").code == 0
+    locked = program.call("watch", "--lock", project / "boltseal.lock", "--json")
+    composed = program.call("watch", "--compose", project / "compose.yaml", "--json")
+    (project / "compose.yaml").write_text(
+        f"services:\n  a:\n    image: {name}:${{TAG}}\n  b:\n    image: {name}:1.4.3\n"
+    )
+    unset = program.call("watch", "--compose", project / "compose.yaml", "--json")
+
+    assert (locked.code, composed.code, unset.code) == (0, 0, 3)
+    assert set(by_tag(locked)) == set(by_tag(composed)) == {"1.4.2", "1.4.3"}
+    assert by_tag(unset)["1.4.3"]["status"] == "same"
+
+
+def test_a_file_makes_us_talk_to_nobody_that_the_user_did_not_allow(tmp_path: Path) -> None:
+    """A checked-out file names a host inside the network: it is not asked, and that is said."""
+    (tmp_path / "compose.yaml").write_text("services:\n  a:\n    image: registry.internal.example/shop/app:1.4.2\n")
+    told = program.call("watch", "--compose", tmp_path / "compose.yaml")
+
+    assert told.code == 3
+    assert "--allow registry.internal.example" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "no tag to look at"),
+        ((f"node@sha256:{'0' * 64}",), "names one image for ever"),
+        (("node:16.13", "--every", "6h", "--once"), "exclude each other"),
+        (("node:16.13", "--every", "6"), "a whole number and a unit"),
+        (("node:16.13", "--every", "1s"), 'every "1m"'),
+        (("--lock", "no.lock"), "no.lock can't be read"),
+        (("--compose", "no.yaml"), "no such file"),
+        (("node:16.13", "--extends", "12"), "no head of a log"),
+        (("Node:16.13",), "lower-case"),
+    ],
+)
+def test_what_can_not_be_meant_is_one_line(arguments: tuple[str, ...], says: str) -> None:
+    """Exit code 2, and nothing was asked."""
+    told = program.call("watch", *arguments)
+
+    assert told.code == 2
+    assert says in told.err
+
+
+def test_a_log_that_was_changed_is_found_by_itself_or_by_a_head_that_was_kept(foreign: Server, tmp_path: Path) -> None:
+    """A changed line: could not check, 3. A log that is whole and another one: 1, for whoever kept a head."""
+    publish(foreign, "1.4.2", "old")
+    ref = f"{foreign.address}/{SHOP}:1.4.2"
+    head = program.call("watch", ref, "--json").json["results"][-1]["head"]
+    goes_on = program.call("watch", ref, "--extends", head)
+    (tmp_path / "state" / "watch.db").unlink()
+    rewritten = program.call("watch", ref, "--extends", head)
+    program.call("watch", ref)
+    with (tmp_path / "state" / "watch.db").open("r+b") as file:
+        raw = file.read()
+        file.seek(raw.index(b'{"v":1'))
+        file.write(b'{"v":2')
+    broken = program.call("watch", ref)
+
+    assert (goes_on.code, rewritten.code, broken.code) == (0, 1, 3)
+    assert "does not go on from" in rewritten.err
+    assert "is not what boltseal wrote" in broken.err
+
+
+def test_again_and_again_until_it_is_told_to_stop(foreign: Server) -> None:
+    """`--every`: one answer for each look, on a line of its own; an alarm does not end it."""
+    publish(foreign, "1.4.2", "old")
+    command = [sys.executable, "-m", "boltseal", "watch", f"{foreign.address}/{SHOP}:1.4.2", "--every", "1m", "--json"]
+    watching = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=program.clean_environment()
+    )
+    assert watching.stdout is not None
+    first = watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=30)
+
+    assert '"status": "first"' in first
+    assert (out, watching.returncode) == ("", 130)
+    assert "Traceback" not in err
