@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 
 from boltseal.app import create_app
+from boltseal.events import Event
 from boltseal.opening import now_us
 from boltseal.settings import Settings
 from tests.asgi import App, running
@@ -60,9 +61,10 @@ async def serving_as(
     *,
     clock: Callable[[], int] | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
+    tell: Callable[[Event], None] | None = None,
 ) -> AsyncIterator[Serving]:
-    """A registry with these settings. `witness_app` answers for every witness of theirs."""
-    app = create_app(settings, clock=clock or now_us, witness_app=witness_app)
+    """A registry with these settings. `witness_app` answers for every witness of theirs; `tell` is handed its events."""
+    app = create_app(settings, clock=clock or now_us, witness_app=witness_app, tell=tell)
     transport = httpx2.ASGITransport(app=app)
     async with running(app), httpx2.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield Serving(client, app, settings.server.data)

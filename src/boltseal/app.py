@@ -32,6 +32,7 @@ from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
 from boltseal.ledger.note import VerifierKey
 from boltseal.mirror.cache import Mirror
+from boltseal.mirror.limits import upstream_gauges
 from boltseal.mirror.upstreams import Upstreams
 from boltseal.mirroring import build_mirror, build_upstreams
 from boltseal.opening import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
@@ -48,12 +49,15 @@ from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.room import Room
 from boltseal.storage.schema import OBSERVATIONS
 from boltseal.storage.totals import RunFolder
+from boltseal.storage.turns import Turns
 from boltseal.storage.users import UserFile
 
 if TYPE_CHECKING:
     import httpx2
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from boltseal.events import Event
+    from boltseal.mirror.limits import Tell
     from boltseal.settings import Settings
 
 METRICS_PATH: Final = "/metrics"
@@ -74,6 +78,7 @@ class Application(Starlette):
         reload: Callable[[], Settings] | None,
         observer: Observer,
         witness_app: httpx2.AsyncBaseTransport | None,
+        tell: Tell,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -84,6 +89,7 @@ class Application(Starlette):
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
+        self._tell = tell
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
@@ -109,10 +115,14 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
+        self._turns = Turns(self._settings.server.data)
         self._mirror = build_mirror(
             self._upstreams,
             store.registry,
             store.blobs,
+            self._turns,
+            clock=self._clock,
+            tell=self._tell,
             check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
@@ -142,6 +152,7 @@ class Application(Starlette):
                 await self._witnesses.aclose()
             await self._mirror.aclose()
             await self._upstreams.aclose()
+            self._turns.close()
             for signer in self._signers:
                 signer.close()
             store.close()
@@ -181,17 +192,20 @@ class Application(Starlette):
         public = settings.ledger.public
         self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=public)
         self._beside[OBSERVATIONS_PREFIX] = LedgerApi(
-            self._observer, registry.observations, gate, public=public, prefix=OBSERVATIONS_PREFIX
+            self._observer, registry.observed, gate, public=public, prefix=OBSERVATIONS_PREFIX
         )
 
-    def _gauges(self) -> dict[str, tuple[str, float]]:
+    def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
         data = self._settings.server.data
         free = Room(data, 0).free_bytes()
         uploads = sum(1 for _ in (data / "uploads").iterdir())
-        return {
+        gauges: dict[str, tuple[str, float | dict[str, float]]] = {
             "boltseal_disk_free_bytes": ("Free space under the data folder", free),
             "boltseal_uploads_open": ("Upload sessions that were begun and not ended", uploads),
         }
+        if self._settings.upstreams and self._store is not None:
+            gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+        return gauges
 
     def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
         """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
@@ -254,15 +268,17 @@ def create_app(
     access_log: Write | None = None,
     run: Path | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
+    tell: Tell | None = None,
 ) -> Starlette:
     """The application of one process. Its lifespan opens `settings.server.data` and closes it.
 
     `reload`: reads the settings again at SIGHUP; None leaves the signal alone. `access_log`: takes the lines of the access log.
     `run`: the folder through which the workers of one server sum up their metrics; see `storage.totals`. `witness_app`:
-    answers for every witness; None: they are asked over the network.
+    answers for every witness; None: they are asked over the network. `tell` is handed what happens to upstreams and their
+    tags; None: it is a line of the log.
     """
     observer = Observer(access_log, None if run is None else RunFolder(run))
-    return Application(settings, clock, reload, observer, witness_app)
+    return Application(settings, clock, reload, observer, witness_app, tell or _tell)
 
 
 async def _janitor(store: Store, clock: Clock, read_only: Callable[[], bool]) -> None:
@@ -279,6 +295,11 @@ async def _janitor(store: Store, clock: Clock, read_only: Callable[[], bool]) ->
             if removed:
                 _log.info("abandoned uploads removed", count=len(removed))
         await asyncio.sleep(JANITOR_EVERY_S)
+
+
+def _tell(event: Event) -> None:
+    """What happened to upstreams and their tags, for whoever reads the log."""
+    _log.warning(event.text, kind=str(event.kind))
 
 
 def _read_only(settings: Settings, store: Store | None) -> str | None:

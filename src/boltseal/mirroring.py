@@ -16,13 +16,16 @@ from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
 from boltseal.config import secret
 from boltseal.errors import Invalid
 from boltseal.mirror.cache import Mirror
+from boltseal.mirror.limits import Limits
 from boltseal.mirror.tags import UpstreamTags
 from boltseal.mirror.upstreams import Upstream, Upstreams
 from boltseal.policy.upstreams import UpstreamTerms
 
 if TYPE_CHECKING:
+    from boltseal.mirror.limits import Tell
     from boltseal.registry import Registry
     from boltseal.storage.blobs import BlobStore
+    from boltseal.storage.turns import Turns
 
 
 # A client waits behind each of these, and there may be something in the store to answer with.
@@ -44,15 +47,20 @@ def build_mirror(
     upstreams: Upstreams,
     registry: Registry,
     store: BlobStore,
+    turns: Turns,
     *,
+    clock: Callable[[], int],
+    tell: Tell,
     check_room: Callable[[int], None],
     read_only: Callable[[], str | None],
     count: Callable[[str], None],
 ) -> Mirror:
-    """What serves their images from the store."""
+    """What serves their images from the store. `tell` is handed what happens to upstreams and their tags."""
+    limits = Limits(registry.upstreams, clock=clock, tell=tell)
+    tags = UpstreamTags(registry.observations, limits, turns, clock=clock, tell=tell, read_only=read_only, count=count)
     return Mirror(
         upstreams,
-        UpstreamTags(),
+        tags,
         registry,
         store,
         check_room=check_room,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from boltseal.events import Event
 from boltseal.settings import Settings
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
@@ -22,17 +23,23 @@ def mirror_settings(data: Path, *upstreams: dict[str, Any], **tables: Any) -> Se
 
 
 def table_of(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
-    """The `[[upstream]]` table of a fake, called `up.example`."""
-    return {"name": NAME, "url": f"http://{upstream.authority}", **more}
+    """The `[[upstream]]` table of a fake, called `up.example`; without more it is asked each time what a tag means."""
+    return {"name": NAME, "url": f"http://{upstream.authority}", "fresh": "0s", **more}
 
 
 @asynccontextmanager
 async def mirroring(
-    data: Path, upstream: FakeUpstream, *, server: dict[str, Any] | None = None, **more: Any
+    data: Path,
+    upstream: FakeUpstream,
+    *,
+    server: dict[str, Any] | None = None,
+    clock: Callable[[], int] | None = None,
+    tell: Callable[[Event], None] | None = None,
+    **more: Any,
 ) -> AsyncIterator[Serving]:
     """A mirror of one upstream that listens. `server`: more of `[server]`; `more`: further keys of the upstream's table."""
     settings = mirror_settings(data, table_of(upstream, **more), server={"data": data, **(server or {})})
-    async with serving_as(settings) as serving:
+    async with serving_as(settings, clock=clock, tell=tell) as serving:
         yield serving
 
 

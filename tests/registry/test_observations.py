@@ -9,12 +9,17 @@ import pytest
 
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.entry import Kind
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.opening import examine_store, open_store, prepare
+from boltseal.policy.moves import Seen
+from boltseal.policy.upstreams import MoveTerms, OnMove
 from boltseal.registry import sequencer
 from boltseal.registry.integrator import Integrator
+from boltseal.registry.observations import note
 from boltseal.registry.recovery import accept_loss
 from boltseal.registry.sequencer import LedgerFrozen, LedgerMissing
+from boltseal.registry.values import Actor
 from boltseal.settings import Settings
 from boltseal.storage import ledger_store, ledger_tree
 from boltseal.storage.database import Transaction
@@ -50,6 +55,10 @@ def both(tmp_path: Path) -> Iterator[Both]:
     made.observing.begin()
     yield made
     made.database.close()
+
+
+TERMS = MoveTerms(OnMove.ALERT)
+SEEN = Seen(Digest.parse(DIGEST), "application/vnd.oci.image.manifest.v1+json", 100)
 
 
 def settings_of(data: Path, *upstreams: str, **server: object) -> Settings:
@@ -150,7 +159,7 @@ def test_an_old_copy_of_the_observations_is_noticed(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:
-        store.database.write_and_wait(observe)
+        store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
     with open_store(settings) as store:
         store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("DELETE FROM observation WHERE idx = 1"))
         store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("UPDATE observation_head SET size = 1"))
@@ -168,7 +177,7 @@ def test_fsck_reads_both_logs(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:
-        store.database.write_and_wait(observe)
+        store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
     whole = examine_store(settings, lambda *_: None)
     with open_store(settings) as store:
         store.database.write_and_wait(
@@ -181,3 +190,24 @@ def test_fsck_reads_both_logs(tmp_path: Path) -> None:
     assert whole.findings == ()
     assert whole.counts.observations == 2
     assert any(one.what == "observations" and "are not the ones" in one.problem for one in changed.findings)
+
+
+@pytest.mark.parametrize(
+    ("sql", "sentence"),
+    [
+        ("UPDATE foreign_tag SET entry_index = 0", "it stands on observation 0, the log's last of it is entry 1"),
+        ("UPDATE foreign_tag SET name = 'latest'", "the log's last of it is nothing"),
+        ("UPDATE foreign_tag SET digest = 'sha256:' || hex(zeroblob(32))", "is served, the log says"),
+        ("DELETE FROM foreign_tag", "speaks of this tag, but it has no row"),
+    ],
+)
+def test_fsck_holds_what_is_served_against_what_was_written_down(tmp_path: Path, sql: str, sentence: str) -> None:
+    """Whoever changes a row by hand is found by the log."""
+    settings = settings_of(tmp_path / "data", "docker.io")
+    prepare(settings)
+    with open_store(settings) as store:
+        store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
+        store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql(sql))
+    found = examine_store(settings, lambda *_: None).findings
+
+    assert any(sentence in one.problem for one in found)

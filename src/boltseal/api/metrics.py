@@ -22,6 +22,7 @@ from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
 from boltseal.mirror.blobs import BLOBS_FETCHED
 from boltseal.mirror.cache import MANIFESTS_FETCHED, SERVED_WITH_WARNING
+from boltseal.mirror.tags import HEADS
 from boltseal.policy.grants import Action
 from boltseal.registry.logins import PASSWORD_CHECKS
 from boltseal.storage.totals import LATENCY_BOUNDS_S, Totals
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
     from boltseal.api.gate import Gate
     from boltseal.api.observer import Observer
 
-Gauges = Callable[[], dict[str, tuple[str, float]]]
-"""Name -> what it means, and its value now."""
+Gauges = Callable[[], dict[str, tuple[str, float | dict[str, float]]]]
+"""Name -> what it means, and its value now, or one for each upstream."""
 
 COUNTED: Final = {
     PASSWORD_CHECKS: "Passwords that were compared with a user's hash, which is slow on purpose",
+    HEADS: "Times that an upstream was asked what a tag means",
     MANIFESTS_FETCHED: "Manifests that were fetched from an upstream",
     BLOBS_FETCHED: "Blobs that were fetched from an upstream",
     SERVED_WITH_WARNING: "Answers from what was here because an upstream gave none",
@@ -91,7 +93,7 @@ class Metrics(Shell):
 class _Exposed(Collector):
     """The numbers as families of the library."""
 
-    def __init__(self, totals: Totals, gauges: dict[str, tuple[str, float]]) -> None:
+    def __init__(self, totals: Totals, gauges: dict[str, tuple[str, float | dict[str, float]]]) -> None:
         self._totals = totals
         self._gauges = gauges
 
@@ -105,10 +107,19 @@ class _Exposed(Collector):
         for counted, means in COUNTED.items():
             yield CounterMetricFamily(f"boltseal_{counted}", means, value=self._totals.counts.get(counted, 0))
         for name, (means, value) in self._gauges.items():
-            yield GaugeMetricFamily(name, means, value=value)
+            yield _gauge(name, means, value)
         build = GaugeMetricFamily("boltseal_build_info", "Which boltseal this is", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
+
+
+def _gauge(name: str, means: str, value: float | dict[str, float]) -> Metric:
+    if not isinstance(value, dict):
+        return GaugeMetricFamily(name, means, value=value)
+    family = GaugeMetricFamily(name, means, labels=["upstream"])
+    for upstream, number in value.items():
+        family.add_metric([upstream], number)
+    return family
 
 
 def _requests(totals: Totals) -> Iterator[Metric]:

@@ -46,11 +46,15 @@ class RemoteInvalid(Invalid):
 
 
 class RemoteBusy(TooMany):
-    """The registry's rate limit. `retry_after_s`: when it says to come back, None where it does not."""
+    """The registry's rate limit. `retry_after_s`: when it says to come back, None where it does not.
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    `pulls`: only what counts as a pull is limited, which a HEAD is not; otherwise it is every request.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, pulls: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.pulls = pulls
 
 
 class RemoteUnavailable(Unavailable):
@@ -84,9 +88,19 @@ def said(body: bytes) -> str:
 
 
 def from_status(
-    registry: str, what: str, status: int, body: bytes, *, retry_after_s: float | None, bound: str | None = None
+    registry: str,
+    what: str,
+    status: int,
+    body: bytes,
+    *,
+    retry_after_s: float | None,
+    bound: str | None = None,
+    counted: bool = False,
 ) -> BoltsealError:
-    """The error that an answer's status is. `what`: what was asked for, such as `manifest 1.4.2 of shop/app`."""
+    """The error that an answer's status is. `what`: what was asked for, such as `manifest 1.4.2 of shop/app`.
+
+    `counted`: the answer says how many pulls are left.
+    """
     reason = said(body)
     tail = f": {reason}" if reason else f" (HTTP {status})"
     match status:
@@ -102,7 +116,10 @@ def from_status(
             return RemoteRefused(f"{registry} refuses {what}{tail}")
         case 429:
             return RemoteBusy(
-                f"{registry} limits how often it may be asked; {what} was not answered{tail}", retry_after_s
+                f"{registry} limits how often it may be asked; {what} was not answered{tail}",
+                retry_after_s,
+                # Docker Hub has two limits: the one of pulls explains itself, the one of requests is a bare 429.
+                pulls=counted or bool(reason),
             )
         case _ if status >= 500 or status == 408:
             return RemoteUnavailable(f"{registry} failed on {what}{tail}", retry_after_s)

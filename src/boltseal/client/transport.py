@@ -179,6 +179,7 @@ class Transport:
                 body,
                 retry_after_s=retry_after_s,
                 bound=response.headers.get("boltseal-bound"),
+                counted=quota is not None,
             )
 
     async def _send(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:

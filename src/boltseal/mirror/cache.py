@@ -84,6 +84,7 @@ class Mirror:
 
     async def aclose(self) -> None:
         """End what is under way."""
+        await self._tags.aclose()
         await self._flights.aclose()
         await self._blobs.aclose()
 

@@ -12,12 +12,14 @@ from boltseal.registry.bounds import UNBOUNDED, Bounds
 from boltseal.registry.deletes import Deletes
 from boltseal.registry.ledger import Ledger
 from boltseal.registry.manifests import Manifests
+from boltseal.registry.observations import Observations
 from boltseal.registry.pulls import Pulls
 from boltseal.registry.records import Records
 from boltseal.registry.restores import Restores
 from boltseal.registry.seals import Seals
 from boltseal.registry.tags import TagDoor
 from boltseal.registry.uploads import Uploads
+from boltseal.registry.upstream_state import UpstreamStates
 from boltseal.storage.schema import OBSERVATIONS
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ class Registry:
     restores: Restores
     records: Records
     ledger: Ledger
-    observations: Ledger
+    observed: Ledger
+    observations: Observations
+    upstreams: UpstreamStates
 
 
 def build_registry(
@@ -56,5 +60,7 @@ def build_registry(
         restores=Restores(database, door),
         records=Records(database),
         ledger=Ledger(database),
-        observations=Ledger(database, OBSERVATIONS),
+        observed=Ledger(database, OBSERVATIONS),
+        observations=Observations(database),
+        upstreams=UpstreamStates(database),
     )

@@ -56,6 +56,13 @@ def check_clock(last_time_us: int, now_us: int) -> None:
         )
 
 
+def check_recordable(tx: Transaction, log: Log) -> None:
+    """Refuse where a log may not be what was signed of it. LedgerFrozen."""
+    doubt = tx.doubts.get(log.name)
+    if doubt is not None:
+        raise LedgerFrozen(f"nothing is recorded: {doubt}")
+
+
 def append(
     tx: Transaction,
     kind: Kind,
@@ -75,9 +82,7 @@ def append(
     """Write one entry and return its index. `previous`: the index of the name's last entry in this log, -1 for none."""
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
         raise AssertionError(f"{kind} has no place in {log.name}")
-    doubt = tx.doubts.get(log.name)
-    if doubt is not None:
-        raise LedgerFrozen(f"nothing is recorded: {doubt}")
+    check_recordable(tx, log)
     head = ledger_store.head(tx, log)
     if head is None:
         raise LedgerMissing(

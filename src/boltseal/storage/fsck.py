@@ -32,7 +32,7 @@ from boltseal.ledger.audit import Audit, NameSaid, ObservationAudit
 from boltseal.oci.digest import Digest
 from boltseal.policy.decide import signature_subject
 from boltseal.policy.rules import Keep, RuleInvalid
-from boltseal.storage import fsck_content, metadata, sqlite, usage
+from boltseal.storage import foreign_tags, fsck_content, metadata, sqlite, usage
 from boltseal.storage.database import Transaction
 from boltseal.storage.findings import Examined, Finding, Notebook, Progress, Status
 from boltseal.storage.fsck_tree import TreeCheck
@@ -107,7 +107,8 @@ def _database(connection: Connection, notes: Notebook) -> None:
 def _names(connection: Connection, notes: Notebook, keys: LedgerKeys | None) -> None:
     audit = _log(connection, notes, keys, LEDGER, Audit())
     _tags(connection, audit, notes)
-    _log(connection, notes, None if keys is None else keys.of(OBSERVATIONS.name), OBSERVATIONS, ObservationAudit())
+    observing = None if keys is None else keys.of(OBSERVATIONS.name)
+    _foreign_tags(connection, _log(connection, notes, observing, OBSERVATIONS, ObservationAudit()), notes)
 
 
 def _log(connection: Connection, notes: Notebook, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
@@ -134,6 +135,23 @@ def _log(connection: Connection, notes: Notebook, keys: LedgerKeys | None, log: 
     if log is LEDGER and head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
         notes.differs("ledger", "its head has other rules than the last entry about rules")
     return audit
+
+
+def _foreign_tags(connection: Connection, audit: Audit, notes: Notebook) -> None:
+    """What is served of upstreams' tags must be what was written down of them last."""
+    seen = set()
+    for name, tag_name, row in foreign_tags.every(connection):
+        seen.add((name, tag_name))
+        said = audit.names.get((name, tag_name))
+        if said is None or said.index != row.entry_index:
+            last = "nothing" if said is None else f"entry {said.index}"
+            notes.differs(
+                f"{name}:{tag_name}", f"it stands on observation {row.entry_index}, the log's last of it is {last}"
+            )
+        elif said.digest and said.digest != row.digest:
+            notes.differs(f"{name}:{tag_name}", f"{row.digest or 'nothing'} is served, the log says {said.digest}")
+    for unseen in sorted(set(audit.names) - seen):
+        notes.differs(":".join(unseen), "the log of observations speaks of this tag, but it has no row")
 
 
 def _beside(row: RowMapping, said: Entry | None) -> Iterator[str]:

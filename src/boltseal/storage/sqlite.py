@@ -181,6 +181,26 @@ class ManifestFound(NamedTuple):
     raw: bytes
 
 
+class ForeignTagRow(NamedTuple):
+    """How an upstream's tag stands here. `digest` None: nothing is served. `held_*` None: nothing is held back. Times in microseconds.
+
+    `asked_us`: when upstream answered last. `entry_index`: the name's last entry in the log of observations.
+    """
+
+    digest: str | None
+    media_type: str | None
+    size: int | None
+    held_digest: str | None
+    held_media_type: str | None
+    held_size: int | None
+    held_us: int | None
+    gone_us: int | None
+    asked_us: int
+    entry_index: int
+    changes: int
+    changes_since_us: int
+
+
 _REPOSITORY = "SELECT 1 FROM repository WHERE name = ?"
 _TAG = """
 SELECT t.digest, t.sealed_digest IS NOT NULL
@@ -199,6 +219,12 @@ WHERE r.name = ? AND m.digest = ?
 """
 _BLOB = """
 SELECT b.size FROM repository r JOIN blob b ON b.repository_id = r.id WHERE r.name = ? AND b.digest = ?
+"""
+
+_FOREIGN_TAG = """
+SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_us, gone_us, asked_us, entry_index,
+       changes, changes_since_us
+FROM foreign_tag WHERE repository = ? AND name = ?
 """
 
 
@@ -231,6 +257,11 @@ class Lookups:
         """Size in bytes of a blob that this repository holds, or None."""
         row = self._one(_BLOB, (repository, digest))
         return None if row is None else int(row[0])
+
+    def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
+        """How an upstream's tag stands, or None when upstream never had it as far as was asked."""
+        row = self._one(_FOREIGN_TAG, (repository, name))
+        return None if row is None else ForeignTagRow(*row)
 
     def _one(self, query: str, values: tuple[str, ...]) -> Any:
         try:

@@ -1,0 +1,191 @@
+"""What becomes of an upstream's tag when upstream was asked once more: followed, held, let through, or gone. Pure.
+
+`judge` takes how the tag stands here, what upstream says now and the terms for it, and says how it stands from now on, what
+is written down of that (an entry of the log of observations, or nothing) and what people are told. In this order:
+
+1. Upstream says that there is no such tag: that is remembered, and what is held back is dropped, for it was withdrawn.
+2. A tag that was never seen is served, or held back (`first_seen`) until somebody accepts it.
+3. It means what is served: whatever is held back was withdrawn, and dropped.
+4. It moved. `follow` and `alert` serve the new one; `hold` goes on with the old one and holds the new one back.
+5. What is held back and still means the same is let through when its cooldown is over. A cooldown counts from when it was
+   first held; a tag that went back meanwhile begins again, and so does one that moved on.
+
+Nothing is served that is not on record. So a tag that changes oftener than `MAX_CHANGES` a day stays, for the rest of that
+day, as it was written down last: an upstream that sends its tag to and fro can't make the log grow without end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from boltseal.oci.digest import Digest
+from boltseal.policy.durations import format_duration
+from boltseal.policy.upstreams import FirstSeen, MoveTerms, OnGone, OnMove
+
+DAY_US: Final = 86_400_000_000
+MAX_CHANGES: Final = 144
+"""How often a day a tag may change and be followed: once in ten minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What upstream said that a tag means. `size` -1: not said."""
+
+    digest: Digest
+    media_type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """How an upstream's tag stands here. `serves` None: nothing is served of it, as `held` was never accepted.
+
+    `held`: what upstream says and nobody has accepted, since `held_us`. `gone_us`: since when upstream says that it is not
+    there. `changes`: how often that was written down since `changes_since_us`.
+    """
+
+    serves: Seen | None
+    held: Seen | None = None
+    held_us: int | None = None
+    gone_us: int | None = None
+    changes: int = 0
+    changes_since_us: int = 0
+
+
+class Change(StrEnum):
+    """What is written down, by the names that the log's entries have for it."""
+
+    OBSERVED = "observed"
+    HELD = "held"
+    ACCEPTED = "accepted"
+
+
+class Told(StrEnum):
+    """What people are told of."""
+
+    NOTHING = "nothing"
+    MOVED = "moved"
+    HELD = "held"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`known`: how it stands now. `change`: the entry to write, None for none; `entry`: what that is about, None: gone."""
+
+    known: Known
+    change: Change | None = None
+    entry: Seen | None = None
+    told: Told = Told.NOTHING
+    reason: str = ""
+
+
+NEVER_SEEN: Final = Known(None)
+
+
+def judge(known: Known | None, answer: Seen | None, terms: MoveTerms, now_us: int) -> Judged:
+    """How a tag stands after upstream has answered. `known` None: never seen; `answer` None: upstream has no such tag."""
+    if known is None:
+        known = Known(None, changes_since_us=now_us)
+        if answer is None:
+            return Judged(known)
+        held = terms.first_seen is FirstSeen.HOLD
+        judged = _hold(known, answer, terms, now_us) if held else _follow(known, answer, Told.NOTHING)
+    else:
+        judged = _again(known, answer, terms, now_us)
+    return judged if judged.change is None else _counted(known, judged, now_us)
+
+
+def _again(known: Known, answer: Seen | None, terms: MoveTerms, now_us: int) -> Judged:
+    # 1
+    if answer is None:
+        if known.gone_us is not None:
+            return Judged(known)
+        gone = replace(known, held=None, held_us=None, gone_us=now_us)
+        return Judged(gone, Change.OBSERVED, None, Told.NOTHING if known.serves is None else Told.GONE)
+    # 2
+    if known.serves is None:
+        held = terms.first_seen is FirstSeen.HOLD
+        return _hold(known, answer, terms, now_us) if held else _follow(known, answer, Told.NOTHING)
+    # 3
+    if answer.digest == known.serves.digest:
+        if known.held is None and known.gone_us is None:
+            return Judged(known)
+        return _follow(known, answer, Told.NOTHING)
+    # 4
+    if terms.on_move is OnMove.HOLD:
+        return _hold(known, answer, terms, now_us)
+    return _follow(known, answer, Told.MOVED if terms.on_move is OnMove.ALERT else Told.NOTHING)
+
+
+def _follow(known: Known, answer: Seen, told: Told) -> Judged:
+    return Judged(replace(known, serves=answer, held=None, held_us=None, gone_us=None), Change.OBSERVED, answer, told)
+
+
+def _hold(known: Known, answer: Seen, terms: MoveTerms, now_us: int) -> Judged:
+    if known.held is None or known.held_us is None or known.held.digest != answer.digest:
+        held = replace(known, held=answer, held_us=now_us, gone_us=None)
+        return Judged(held, Change.HELD, answer, Told.HELD, _until(terms))
+    # 5
+    if terms.cooldown_us is None or now_us - known.held_us < terms.cooldown_us:
+        return Judged(known)
+    reason = f"its cooldown of {format_duration(terms.cooldown_us)} is over"
+    return Judged(replace(known, serves=answer, held=None, held_us=None), Change.ACCEPTED, answer, Told.MOVED, reason)
+
+
+def accept(known: Known, now_us: int) -> Judged | None:
+    """Somebody accepts what is held back; None: nothing is."""
+    if known.held is None:
+        return None
+    judged = Judged(replace(known, serves=known.held, held=None, held_us=None), Change.ACCEPTED, known.held)
+    return replace(judged, known=_count(judged.known, now_us))
+
+
+def _counted(before: Known, judged: Judged, now_us: int) -> Judged:
+    after = _count(judged.known, now_us)
+    return Judged(before) if after.changes > MAX_CHANGES else replace(judged, known=after)
+
+
+def _count(known: Known, now_us: int) -> Known:
+    if not 0 <= now_us - known.changes_since_us < DAY_US:
+        return replace(known, changes=1, changes_since_us=now_us)
+    return replace(known, changes=known.changes + 1)
+
+
+def _until(terms: MoveTerms) -> str:
+    if terms.cooldown_us is None:
+        return "held until somebody accepts it"
+    return f"held until somebody accepts it, or for {format_duration(terms.cooldown_us)}"
+
+
+class Answer(StrEnum):
+    """What a client gets of a tag."""
+
+    SERVED = "served"
+    WITHDRAWN = "withdrawn"
+    HELD_BACK = "held back"
+    UNKNOWN = "unknown"
+
+
+def answer_of(known: Known, on_gone: OnGone) -> Answer:
+    """Whether what stands here is served."""
+    if known.gone_us is not None and (known.serves is None or on_gone is OnGone.STOP):
+        return Answer.UNKNOWN if known.serves is None else Answer.WITHDRAWN
+    if known.serves is None:
+        return Answer.UNKNOWN if known.held is None else Answer.HELD_BACK
+    return Answer.SERVED
+
+
+def warning_of(known: Known, said: Seen | None) -> str | None:
+    """Why what is served is not what upstream says now; None where it is. `said`: its answer just now, None: not asked."""
+    if known.serves is None:
+        return None
+    if known.gone_us is not None:
+        return "upstream says that it is not there any more; served as it was"
+    if known.held is not None:
+        return f"upstream says {known.held.digest.short}, which is held until somebody accepts it; served as it was"
+    if said is not None and said.digest != known.serves.digest:
+        return f"upstream changed it more than {MAX_CHANGES} times today; served as it was written down last"
+    return None

@@ -1,0 +1,85 @@
+"""Takes turns among all tasks of all processes of a store: whoever does what a key stands for does it alone.
+
+One file, `DATA/turns.lock`, of which nothing is ever written. A key is a byte of it, far apart from the others, and a turn
+is a lock of that byte (an open file description lock: it belongs to this process's own opening of the file). The kernel
+lets go of it when its process ends, however that ends: nobody waits for a dead one. Two keys that share a byte, which
+would take some luck, wait for each other and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+TURNS_NAME: Final = "turns.lock"
+LOOK_EVERY_S: Final = 0.02
+_FLOCK: Final = "hhqqi0q"  # struct flock of 64-bit Linux: type, whence, start, length, pid (0 for these locks)
+
+
+class TurnNotHad(Unavailable):
+    """Others have been doing the same for longer than one waits; nothing was done."""
+
+
+class TurnsUnusable(Unavailable):
+    """The file can't be opened or locked."""
+
+
+class Turns:
+    """Everybody's turns in one store. Closed once."""
+
+    def __init__(self, data: Path) -> None:
+        self._path = data / TURNS_NAME
+        self._fd: int | None = None
+        self._here: set[int] = set()
+
+    def close(self) -> None:
+        """Let go of all of them. Idempotent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    @asynccontextmanager
+    async def taken(self, key: str, wait_s: float) -> AsyncIterator[None]:
+        """The turn of this key, as soon as nobody else has it. TurnNotHad after `wait_s`, TurnsUnusable."""
+        at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+        until_s = asyncio.get_running_loop().time() + wait_s
+        while not self._take(at):
+            if asyncio.get_running_loop().time() >= until_s:
+                raise TurnNotHad("somebody else is at the same, and takes long; try again in a moment")
+            await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            yield
+        finally:
+            self._here.discard(at)
+            self._lock(at, fcntl.F_UNLCK)
+
+    def _take(self, at: int) -> bool:
+        if at in self._here or not self._lock(at, fcntl.F_WRLCK):
+            return False
+        self._here.add(at)
+        return True
+
+    def _lock(self, at: int, kind: int) -> bool:
+        """Whether it could be done without waiting."""
+        try:
+            if self._fd is None:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._fd = os.open(self._path, flags, 0o640)
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, at, 1, 0))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise TurnsUnusable(f"{self._path.name} can't be used: {error.strerror}") from error
+        return True

@@ -1,0 +1,209 @@
+"""What becomes of an upstream's tag: followed, held, let through, gone, and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.policy.moves import (
+    DAY_US,
+    MAX_CHANGES,
+    Answer,
+    Change,
+    Judged,
+    Known,
+    Seen,
+    Told,
+    accept,
+    answer_of,
+    judge,
+    warning_of,
+)
+from boltseal.policy.upstreams import FirstSeen, MoveTerms, OnGone, OnMove
+
+NOW: Final = 1_795_500_000_000_000
+TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
+A, B, C = (Seen(Digest.parse("sha256:" + letter * 64), TYPE, 100) for letter in "abc")
+FOLLOW, ALERT, HOLD = (MoveTerms(each) for each in (OnMove.FOLLOW, OnMove.ALERT, OnMove.HOLD))
+COOLING = MoveTerms(OnMove.HOLD, cooldown_us=7 * DAY_US)
+CAREFUL = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD)
+
+
+def story(terms: MoveTerms, *answers: Seen | None, step_us: int = 600_000_000) -> Judged:
+    """What the last of these answers, ten minutes apart, was judged."""
+    known: Known | None = None
+    judged = Judged(Known(None))
+    for number, answer in enumerate(answers):
+        judged = judge(known, answer, terms, NOW + number * step_us)
+        known = judged.known
+    return judged
+
+
+def test_the_first_sight_is_served_and_written_down() -> None:
+    """Somebody asked for it by name; nobody is told."""
+    judged = story(ALERT, A)
+
+    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (A, Change.OBSERVED, A, Told.NOTHING)
+
+
+def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
+    """`first_seen = "hold"`: nothing is served until somebody accepts it."""
+    judged = story(CAREFUL, A)
+
+    assert (judged.known.serves, judged.known.held) == (None, A)
+    assert (judged.change, judged.entry, judged.told) == (Change.HELD, A, Told.HELD)
+    assert answer_of(judged.known, OnGone.ALERT) is Answer.HELD_BACK
+    assert story(CAREFUL, A, A).change is None
+    assert story(CAREFUL, A, B).entry == B
+
+
+def test_a_tag_that_never_was_leaves_nothing() -> None:
+    """Whoever asks for made-up tags makes nothing grow."""
+    judged = story(ALERT, None)
+
+    assert (judged.change, judged.entry, judged.told) == (None, None, Told.NOTHING)
+    assert answer_of(judged.known, OnGone.SERVE) is Answer.UNKNOWN
+
+
+def test_what_means_the_same_is_no_news() -> None:
+    """However often it is asked for."""
+    assert story(ALERT, A, A, A).change is None
+
+
+@pytest.mark.parametrize(("terms", "told"), [(FOLLOW, Told.NOTHING), (ALERT, Told.MOVED)])
+def test_a_move_is_followed_and_told_as_the_rule_says(terms: MoveTerms, told: Told) -> None:
+    """`follow` is a line of history, `alert` tells somebody."""
+    judged = story(terms, A, B)
+
+    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (B, Change.OBSERVED, B, told)
+
+
+def test_a_move_is_held_until_it_is_accepted() -> None:
+    """`hold` serves the old one, and warns."""
+    judged = story(HOLD, A, B)
+    later = judge(judged.known, B, HOLD, NOW + 400 * DAY_US)
+    accepted = accept(judged.known, NOW)
+    assert accepted is not None
+
+    assert (judged.known.serves, judged.known.held, judged.change, judged.told) == (A, B, Change.HELD, Told.HELD)
+    assert "held until somebody accepts it" in judged.reason
+    assert "which is held" in (warning_of(judged.known, B) or "")
+    assert later.change is None
+    assert (accepted.known.serves, accepted.known.held, accepted.change) == (B, None, Change.ACCEPTED)
+    assert judge(accepted.known, B, HOLD, NOW).change is None
+    assert warning_of(accepted.known, B) is None
+
+
+def test_nothing_is_accepted_where_nothing_is_held() -> None:
+    """Acceptance is of something that was seen."""
+    assert accept(story(HOLD, A).known, NOW) is None
+
+
+def test_a_cooldown_lets_it_through_when_it_is_over() -> None:
+    """It counts from when it was first held, and is told as the move that it is."""
+    held = judge(story(COOLING, A).known, B, COOLING, NOW)
+    before = judge(held.known, B, COOLING, NOW + 7 * DAY_US - 1)
+    after = judge(held.known, B, COOLING, NOW + 7 * DAY_US)
+
+    assert "or for 7d" in held.reason
+    assert before.change is None
+    assert (after.known.serves, after.known.held) == (B, None)
+    assert (after.change, after.told, after.reason) == (Change.ACCEPTED, Told.MOVED, "its cooldown of 7d is over")
+
+
+def test_a_cooldown_of_a_first_sight_ends_too() -> None:
+    """What nobody has withdrawn for a week may be served."""
+    terms = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD, cooldown_us=DAY_US)
+    held = judge(None, A, terms, NOW)
+
+    assert judge(held.known, A, terms, NOW + DAY_US).known.serves == A
+
+
+@pytest.mark.parametrize("between", [A, C, None])
+def test_a_cooldown_begins_again_for_what_went_away(between: Seen | None) -> None:
+    """An attacker can't let a bad image ripen by showing it for a moment: withdrawn is withdrawn."""
+    known = judge(judge(judge(None, A, COOLING, NOW).known, B, COOLING, NOW).known, between, COOLING, NOW + 1).known
+    again = judge(known, B, COOLING, NOW + 7 * DAY_US)
+
+    assert again.change is Change.HELD
+    assert again.known.serves == A
+    assert again.known.held_us == NOW + 7 * DAY_US
+
+
+def test_what_is_withdrawn_while_it_is_held_is_dropped() -> None:
+    """Upstream went back to what is served."""
+    judged = story(HOLD, A, B, A)
+
+    assert (judged.known.serves, judged.known.held, judged.change, judged.told) == (
+        A,
+        None,
+        Change.OBSERVED,
+        Told.NOTHING,
+    )
+
+
+def test_a_rule_that_was_changed_frees_what_was_held() -> None:
+    """The rule in force when upstream is asked decides."""
+    assert judge(story(HOLD, A, B).known, B, FOLLOW, NOW).known.serves == B
+    assert judge(story(CAREFUL, A).known, A, ALERT, NOW).known.serves == A
+
+
+@pytest.mark.parametrize(
+    ("on_gone", "answer"),
+    [(OnGone.SERVE, Answer.SERVED), (OnGone.ALERT, Answer.SERVED), (OnGone.STOP, Answer.WITHDRAWN)],
+)
+def test_a_tag_that_is_gone_is_served_or_not_as_told(on_gone: OnGone, answer: Answer) -> None:
+    """It may have been withdrawn because it does harm: that is told, once, and written down."""
+    judged = story(ALERT, A, None)
+
+    assert (judged.change, judged.entry, judged.told) == (Change.OBSERVED, None, Told.GONE)
+    assert answer_of(judged.known, on_gone) is answer
+    assert "not there any more" in (warning_of(judged.known, None) or "")
+    assert story(ALERT, A, None, None).change is None
+
+
+def test_a_tag_that_comes_back_is_served_again() -> None:
+    """As it was, or as what it means now."""
+    same, other = story(ALERT, A, None, A), story(ALERT, A, None, B)
+
+    assert (same.known.serves, same.known.gone_us, same.change, same.told) == (A, None, Change.OBSERVED, Told.NOTHING)
+    assert (other.known.serves, other.known.gone_us, other.told) == (B, None, Told.MOVED)
+
+
+def test_what_was_held_from_the_first_and_goes_was_never_there() -> None:
+    """Nothing was served of it, so nobody misses it."""
+    judged = story(CAREFUL, A, None)
+
+    assert (judged.told, judged.known.held) == (Told.NOTHING, None)
+    assert answer_of(judged.known, OnGone.SERVE) is Answer.UNKNOWN
+    assert warning_of(judged.known, None) is None
+
+
+def test_an_oscillating_tag_is_written_down_so_often_a_day_and_no_more() -> None:
+    """And what is not written down is not served: the rest of the day it stays as it was."""
+    flips = [A, B] * MAX_CHANGES
+    judged = story(ALERT, *flips, step_us=1_000_000)
+    known = judged.known
+    tomorrow = judge(known, A if known.serves == B else B, ALERT, NOW + DAY_US)
+
+    assert known.changes == MAX_CHANGES
+    assert judged.change is None
+    assert known.serves == flips[MAX_CHANGES - 1]
+    assert "more than 144 times today" in (warning_of(known, A if known.serves == B else B) or "")
+    assert tomorrow.change is Change.OBSERVED
+    assert tomorrow.known.changes == 1
+
+
+def test_a_clock_that_was_set_back_counts_anew() -> None:
+    """Otherwise a tag could stay as it is for years."""
+    known = replace(story(ALERT, A).known, changes=MAX_CHANGES, changes_since_us=NOW + 5 * DAY_US)
+
+    assert judge(known, B, ALERT, NOW).known.serves == B
+
+
+def test_a_name_without_anything_is_unknown() -> None:
+    """Neither served, nor held, nor gone."""
+    assert answer_of(Known(None), OnGone.SERVE) is Answer.UNKNOWN
