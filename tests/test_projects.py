@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,11 @@ def test_what_a_project_may_say(tmp_path: Path) -> None:
     """What is left out, and how strict its gate is."""
     said = project(
         tmp_path,
-        '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\n[pin.crds]\nShop = ["spec.image"]\n[deploy]\n',
+        '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\nplatforms = ["linux/arm64"]\n[pin.crds]\nShop = ["spec.image"]\n[deploy]\n',
     )
 
     assert said.strict
+    assert said.platforms == ("linux/arm64",)
     assert said.crds == {"Shop": ("spec.image",)}
     assert [said.excludes(path) for path in ("docs/a/compose.yaml", "x/a.example.yaml", "compose.yaml", "docs2/a")] == [
         *(True, True, False, False)
@@ -148,3 +150,16 @@ def test_the_registries_that_logins_are_for(tmp_path: Path) -> None:
     assert CredentialStore([tmp_path / "none", path]).named() == {
         *("docker.io", "ghcr.io", "localhost:5000", "a.test", "b.test")
     }
+
+
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_what_is_no_file_of_the_project_is_not_read(tmp_path: Path, what: str) -> None:
+    """A pipe would keep us waiting for ever, and a link lead to somebody's secrets."""
+    path = tmp_path / ".boltseal.toml"
+    if what == "link":
+        (tmp_path / "elsewhere").write_text("[verify]\nstrict = true\n")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(ProjectInvalid, match=r"\.boltseal\.toml can't be read: it is (a link|no file)"):
+        project_settings(tmp_path)

@@ -13,7 +13,9 @@ A key that is not known is an error that names the nearest one. Nothing is ignor
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,11 +66,12 @@ class ClientSettings:
 class ProjectSettings:
     """A project's own words. `exclude`: globs of files that are not looked at; `strict`: `verify --strict` always.
 
-    `crds`: where resources of a kind name images, as `pin.kubernetes` has it.
+    `platforms`: the machines that its images are used on, as `verify --platform` has them. `crds`: where resources of a kind name images, as `pin.kubernetes` has it.
     """
 
     exclude: tuple[str, ...] = ()
     strict: bool = False
+    platforms: tuple[str, ...] = ()
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def excludes(self, path: str) -> bool:
@@ -79,7 +82,7 @@ class ProjectSettings:
 _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "lock": {"exclude": list},
     "pin": {"crds": dict},
-    "verify": {"strict": bool},
+    "verify": {"strict": bool, "platforms": list},
     "deploy": {},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list}}
@@ -88,11 +91,12 @@ _WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list o
 
 def project_settings(root: Path) -> ProjectSettings:
     """What `.boltseal.toml` of a project says; nothing where there is none. ProjectInvalid."""
-    said = _read(root / PROJECT_FILE, PROJECT_FILE, _PROJECT)
+    said = _read(root / PROJECT_FILE, PROJECT_FILE, _PROJECT, os.O_NOFOLLOW)
     crds = said.get("pin", {}).get("crds", {})
     return ProjectSettings(
         tuple(said.get("lock", {}).get("exclude", ())),
         said.get("verify", {}).get("strict", False),
+        tuple(said.get("verify", {}).get("platforms", ())),
         {kind: tuple(paths) for kind, paths in crds.items()},
     )
 
@@ -134,14 +138,21 @@ def _matches(registry: str, pattern: str) -> bool:
     return name == wanted or wanted == "*" or (wanted.startswith("*.") and name.endswith(wanted[1:]))
 
 
-def _read(path: Path, origin: str, known: Mapping[str, Mapping[str, type]]) -> Mapping[str, Any]:
+def _read(path: Path, origin: str, known: Mapping[str, Mapping[str, type]], flags: int = 0) -> Mapping[str, Any]:
+    """What a file says. A pipe is not waited for, and a project's file is not followed anywhere else."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ProjectInvalid(f"{origin} can't be read: {error.strerror}") from error
+        reason = "it is a link, which is not followed" if flags and path.is_symlink() else error.strerror
+        raise ProjectInvalid(f"{origin} can't be read: {reason}") from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise ProjectInvalid(f"{origin} can't be read: {'Is a directory' if stat.S_ISDIR(mode) else 'it is no file'}")
+    with os.fdopen(fd, "rb") as file:
+        raw = file.read(MAX_FILE_BYTES + 1)
     if len(raw) > MAX_FILE_BYTES:
         raise ProjectInvalid(f"{origin}: it has more than {MAX_FILE_BYTES} bytes; expected a few lines of TOML")
     try:

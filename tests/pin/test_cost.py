@@ -73,7 +73,7 @@ async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_e
 
 
 async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
-    """Their histories are asked for by the token that there is."""
+    """Their histories are asked for by the token that there is, and which platforms changed, by one index each."""
     sites = filled(hub, REGISTRY)
     lock = await locked(hub, sites, Lock())
     for number in range(MANY):
@@ -82,7 +82,7 @@ async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
     verdicts = await verified(hub, sites, lock)
 
     assert {verdict.weight for verdict in verdicts} == {Weight.DIFFERS}
-    assert hub.counted == {"token": 1, "HEAD manifest": MANY, "history": MANY}
+    assert hub.counted == {"token": 1, "HEAD manifest": MANY, "history": MANY, "GET manifest": MANY}
 
 
 async def test_on_docker_hub_nothing_is_counted_as_a_pull(hub: FakeHub) -> None:

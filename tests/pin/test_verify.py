@@ -93,7 +93,7 @@ async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) ->
     assert (str(found.from_), str(found.to), moved(found).sealed) == (older.digest, newer.digest, False)
     assert found.reason == (
         f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
-        "after 2026-11-24T18:00:00Z (12 days ago); the pin still holds"
+        "after 2026-11-24T18:00:00Z (12 days ago); changed: linux/amd64, linux/arm64; the pin still holds"
     )
 
 
@@ -121,7 +121,7 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHu
     assert moved(other).moved_us is None
     assert "after 2026-11-24T18:00:00Z" in other.reason
     assert moved(found).moved_us == NOW_US + 6 * DAY_US + 12 * HOUR_US + 1
-    assert "on 2026-12-01T06:00:00Z (5 days ago), as its registry says; the pin still holds" in found.reason
+    assert "on 2026-12-01T06:00:00Z (5 days ago), as its registry says; changed: linux/amd64" in found.reason
 
 
 async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: FakeHub) -> None:

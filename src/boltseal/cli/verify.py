@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,15 @@ def verify(
             "--strict", help="What is only noted does not hold either; a ledger whose key nobody has given is refused."
         ),
     ] = False,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--platform",
+            metavar="PLATFORM",
+            show_default=False,
+            help="A machine that the images are used on: linux/amd64. May be repeated.",
+        ),
+    ] = None,
     github: Annotated[bool, typer.Option("--github", help="Write annotations of GitHub Actions.")] = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
@@ -58,13 +68,15 @@ def verify(
     """
     with Answer("verify", as_json=as_json) as answer:
         from boltseal.pin.lockdisk import read_lock
+        from boltseal.pin.platforms import check_platform
 
         files = [Path(path) if Path(path).exists() else project / path for path in paths or []]
         opened = open_project(project, files)
         lock = read_lock(project)
         strict = strict or opened.settings.strict
         reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)
-        verdicts = _verdicts(opened, lock, reach, allow or [], strict=strict)
+        platforms = [check_platform(each) for each in platform or opened.settings.platforms]
+        verdicts = _verdicts(opened, lock, reach, allow or [], platforms, strict=strict)
         answer.outcome = _outcome(verdicts, opened.problems)
         for verdict in verdicts:
             _tell(answer, verdict, github=github)
@@ -74,7 +86,13 @@ def verify(
 
 
 def _verdicts(
-    opened: Project, lock: Lock | None, reach: Reach | None, allow: list[str], *, strict: bool
+    opened: Project,
+    lock: Lock | None,
+    reach: Reach | None,
+    allow: list[str],
+    platforms: list[str],
+    *,
+    strict: bool,
 ) -> tuple[Verdict, ...]:
     import asyncio
     import time
@@ -84,12 +102,12 @@ def _verdicts(
 
     now_us = time.time_ns() // 1000
     if reach is None:
-        return asyncio.run(verified(opened.sites, lock, None, now_us=now_us, strict=strict))
+        return asyncio.run(verified(opened.sites, lock, None, now_us=now_us, strict=strict, platforms=platforms))
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> tuple[Verdict, ...]:
         resolver = Resolver(transport, allowed, watch=watching(reach, transport, lock))
-        return await verified(opened.sites, lock, resolver, now_us=now_us, strict=strict)
+        return await verified(opened.sites, lock, resolver, now_us=now_us, strict=strict, platforms=platforms)
 
     return ask(reach, opened.registries, run)
 
@@ -120,6 +138,7 @@ def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
         expected=None if verdict.from_ is None else str(verdict.from_),
         means=None if verdict.to is None else str(verdict.to),
         locked_at=None if verdict.image is None else time_text(verdict.image.first_seen_us),
+        platforms=None if verdict.change is None else asdict(verdict.change),
         **_move(verdict.move),
     )
     if not verdict.reason or answer.as_json:

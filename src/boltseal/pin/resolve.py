@@ -179,6 +179,20 @@ class Resolver:
                 reference.repository, reference.tag
             )
 
+    async def indexes(self, digests: Mapping[Digest, Reference]) -> dict[Digest, tuple[LockedPlatform, ...]]:
+        """The platforms of indexes, by one read each and without image IDs; nothing of what is none, or can't be read."""
+
+        async def read(digest: Digest, at: Reference) -> tuple[LockedPlatform, ...]:
+            try:
+                manifest = await self._manifest(RegistryClient(self._transport, at.registry), at.repository, digest)
+            except BoltsealError:
+                return ()
+            return tuple(LockedPlatform(platform_name(one.platform), one.digest) for one in _images_of(manifest))
+
+        wanted = {digest: at for digest, at in digests.items() if self.reads(at.registry)}
+        found = await asyncio.gather(*(read(digest, at) for digest, at in wanted.items()))
+        return {digest: platforms for digest, platforms in zip(wanted, found, strict=True) if platforms}
+
     async def platforms(
         self, digests: Mapping[Digest, Reference]
     ) -> dict[Digest, tuple[LockedPlatform, ...] | BoltsealError]:
@@ -195,12 +209,7 @@ class Resolver:
             manifest = await self._manifest(client, at.repository, digest)
             if not manifest.is_index:
                 return (await self._single(client, at.repository, digest, manifest),)
-            children = [
-                child
-                for child in manifest.manifests
-                if child.media_type in MANIFEST_TYPES and str(child.platform) != _ATTESTATION
-            ]
-            return await self._children(client, at.repository, children)
+            return await self._children(client, at.repository, _images_of(manifest))
         except BoltsealError as error:
             return error
 
@@ -245,6 +254,13 @@ class Resolver:
     async def _manifest(self, client: RegistryClient, repository: Repository, digest: Digest) -> Manifest:
         async with self._reads:
             return await client.manifest(repository, digest)
+
+
+def _images_of(index: Manifest) -> list[Descriptor]:
+    """The children of an index that are images."""
+    return [
+        child for child in index.manifests if child.media_type in MANIFEST_TYPES and str(child.platform) != _ATTESTATION
+    ]
 
 
 def image_id(manifest: Manifest) -> Digest | None:

@@ -4,8 +4,8 @@ What decides, for each site, in this order:
 
 1. It names nothing that could be looked up: could not check, with the reason.
 2. There is a lock, and the reference is not in it. A service that is built here is a local build: nobody pulls it.
-3. The file pins one platform of the locked index: it runs on no other machine. It pins something else than the lock
-   says: they disagree.
+3. The file pins one platform of the locked index: it runs on no other machine, which is wrong unless the file asks for
+   that platform alone. It pins something else than the lock says: they disagree.
 4. Neither a pin nor a lock says what it should mean: not pinned.
 5. Offline it ends here: file and lock agree.
 6. The ledger of its registry is signed by another key than the lock names: nothing that the registry says is used. A
@@ -14,6 +14,8 @@ What decides, for each site, in this order:
    pinned a move is a note, for the pin still holds, unless the tag is sealed, or one that should never move; of what is
    not pinned, it is what would be deployed. A ledger that can't be read leaves it open whether a pinned tag may move:
    could not check.
+8. What holds by now is for the machines that it is used on: the platform that the file asks for (`platform: linux/arm64`),
+   and those that the caller names.
 
 `strict`: a note does not hold either.
 """
@@ -29,14 +31,15 @@ from boltseal.client.history import Proven
 from boltseal.client.registry import LastEvent, Resolved
 from boltseal.client.trust import KeyDiffers
 from boltseal.errors import BoltsealError
-from boltseal.lockfile.compare import age
-from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in
+from boltseal.lockfile.compare import PlatformChange, age, compare_platforms
+from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, LockedPlatform, key_in
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
 from boltseal.pin.moves import Move, by_ledger, by_name
-from boltseal.pin.resolve import Resolver
+from boltseal.pin.platforms import lacking, runs, same_on
+from boltseal.pin.resolve import COUNTS_PULLS, Resolver
 from boltseal.pin.values import Site
 
 
@@ -68,7 +71,7 @@ class Weight(StrEnum):
 class Verdict:
     """What is to be said of one site. `from_`: what it should mean; `to`: what it means.
 
-    `image`: how it is locked. `move`: what is known of a tag that moved, or is gone.
+    `image`: how it is locked. `move`: what is known of a tag that moved, or is gone; `change`: on which platforms.
     """
 
     site: Site
@@ -79,6 +82,7 @@ class Verdict:
     to: Digest | None = None
     image: LockedImage | None = None
     move: Move | None = None
+    change: PlatformChange | None = None
 
 
 Meanings = Mapping[Reference, Resolved | BoltsealError]
@@ -86,9 +90,18 @@ Moves = Mapping[Reference, Proven | LastEvent | BoltsealError | None]
 
 
 async def verify(
-    sites: Sequence[Site], lock: Lock | None, resolver: Resolver | None, *, now_us: int, strict: bool = False
+    sites: Sequence[Site],
+    lock: Lock | None,
+    resolver: Resolver | None,
+    *,
+    now_us: int,
+    strict: bool = False,
+    platforms: Sequence[str] = (),
 ) -> tuple[Verdict, ...]:
-    """A verdict for each site, in their order. Without a resolver only the files and the lock are compared."""
+    """A verdict for each site, in their order. Without a resolver only the files and the lock are compared.
+
+    `platforms`: which machines the images are used on, besides what the files say.
+    """
     known = {} if lock is None else lock.by_reference()
     meanings: dict[Reference, Resolved | BoltsealError] = {}
     if resolver is not None:
@@ -98,13 +111,68 @@ async def verify(
         pinned = [_by_digest(site, key, meanings) for site, key in keys.items() if key not in skipped]
         meanings |= await resolver.meanings(reference for reference in pinned if reference is not None)
     found = [_judge(site, lock is not None, known, meanings if resolver is not None else None) for site in sites]
+    if resolver is not None:
+        found = await _told(found, known, meanings, resolver, now_us, platforms)
+    return tuple(_weighed(_on_platforms(each, known, platforms), strict=strict) for each in found)
+
+
+async def _told(
+    found: Sequence[Verdict],
+    known: Mapping[Reference, LockedImage],
+    meanings: Meanings,
+    resolver: Resolver,
+    now_us: int,
+    platforms: Sequence[str],
+) -> list[Verdict]:
+    """The verdicts, with what registries tell of tags that moved or are gone."""
     moved = {
-        key_in(each.site.resolved, known): each.to
+        key_in(each.site.resolved, known): each
         for each in found
         if each.status in (Status.MOVED, Status.GONE) and each.site.resolved is not None
     }
-    told = {} if resolver is None else await resolver.moves({key: to for key, to in moved.items() if key.tag})
-    return tuple(_weighed(_moved(each, known, told, now_us), strict=strict) for each in found)
+    moves = await resolver.moves({key: each.to for key, each in moved.items() if key.tag})
+    indexes = await resolver.indexes(
+        {
+            meaning.digest: key
+            for key, each in moved.items()
+            if isinstance(meaning := meanings[key], Resolved)
+            and meaning.media_type in INDEX_TYPES
+            and each.image is not None
+            and each.image.platforms
+        }
+    )
+    changed = [_changed(each, indexes) for each in found]
+    return [_moved(each, known, moves, now_us, platforms) for each in changed]
+
+
+def _changed(verdict: Verdict, indexes: Mapping[Digest, Sequence[LockedPlatform]]) -> Verdict:
+    """A move with the platforms that it is one of: who runs on none of them runs the same image as before."""
+    image, to = verdict.image, verdict.to
+    if verdict.status is not Status.MOVED or image is None or to is None or to not in indexes:
+        return verdict
+    return replace(verdict, change=compare_platforms(image.platforms, indexes[to]))
+
+
+def _on_platforms(verdict: Verdict, known: Mapping[Reference, LockedImage], platforms: Sequence[str]) -> Verdict:
+    """8: what holds so far does not, if it is for other machines than it is used on."""
+    site = verdict.site
+    asked = (*site.platforms, *platforms)
+    if verdict.status not in (Status.HOLDS, Status.NOT_PINNED) or site.resolved is None or not asked:
+        return verdict
+    image = known.get(key_in(site.resolved, known))
+    if image is None or verdict.weight not in (Weight.HOLDS, Weight.NOTE):
+        return verdict
+    missing = lacking(asked, image.platforms)
+    if missing:
+        has = ", ".join(sorted({each.platform for each in image.platforms}))
+        reason = f"it is used on {', '.join(missing)}, and there is no image of it for that; it has {has}"
+        return replace(verdict, status=Status.WRONG_PLATFORM, weight=Weight.DIFFERS, reason=reason)
+    if missing is None and platforms:
+        reason = f"whether it has an image for {', '.join(platforms)} is not known: {LOCK_NAME} has no platforms of it"
+        hub = "; on Docker Hub it counts as pulls to read them (`boltseal lock --count-pulls`)"
+        hub = hub if image.reference.registry in COUNTS_PULLS else ""
+        return replace(verdict, status=Status.UNKNOWN, weight=Weight.UNKNOWN, reason=f"{reason}{hub}")
+    return verdict
 
 
 def _by_digest(site: Site, key: Reference, meanings: Meanings) -> Reference | None:
@@ -167,8 +235,14 @@ def _other_pin(site: Site, image: LockedImage, pinned: Digest, meanings: Meaning
     one_of = [each.platform for each in image.platforms if each.manifest == pinned]
     held = None if meanings is None else meanings.get(replace(key, tag=None, digest=pinned))
     plain = isinstance(held, Resolved) and held.media_type not in INDEX_TYPES and image.media_type in INDEX_TYPES
+    if one_of and site.platforms and all(runs(asked, one_of[0]) for asked in site.platforms):
+        if isinstance(held, BoltsealError):
+            return _not_told(site, held, pinned)
+        reason = f"it is pinned to the image for {one_of[0]} alone, which is what it asks for"
+        return Verdict(site, Status.HOLDS, Weight.NOTE, reason, image.digest, pinned)
     if one_of or (plain and not image.platforms):
         which = f"only the image for {one_of[0] or 'one platform'}" if one_of else "an image for one platform"
+        which += f" (it asks for {', '.join(site.platforms)})" if site.platforms and one_of else ""
         return _wrong_platform(site, which, image.digest, pinned)
     return Verdict(
         site,
@@ -220,7 +294,9 @@ def _not_told(site: Site, error: BoltsealError, wanted: Digest) -> Verdict:
     return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
 
 
-def _moved(verdict: Verdict, known: Mapping[Reference, LockedImage], told: Moves, now_us: int) -> Verdict:
+def _moved(
+    verdict: Verdict, known: Mapping[Reference, LockedImage], told: Moves, now_us: int, platforms: Sequence[str]
+) -> Verdict:
     """A verdict of step 7 with what is known of the move, and so its weight; one of a tag that is gone with who did it."""
     if verdict.site.resolved is None or verdict.status not in (Status.MOVED, Status.GONE):
         return verdict
@@ -245,6 +321,9 @@ def _moved(verdict: Verdict, known: Mapping[Reference, LockedImage], told: Moves
     since = move.since(now_us)
     if not since and verdict.image is not None:
         since = f", after {time_text(verdict.image.first_seen_us)} ({age(verdict.image.first_seen_us, now_us)} ago)"
+    if verdict.change is not None:
+        same = same_on(verdict.site.platforms or platforms, verdict.change)
+        since += f"; {verdict.change}" + (f"; on {', '.join(same)} it is the same image" if same else "")
     fault = f"; its registry is not to be believed: {move.fault}" if move.fault else ""
     weight_now = Weight.NOTE if pinned and not move.forbidden else Weight.DIFFERS
     return replace(verdict, weight=weight_now, move=move, reason=f"{move.kind} {deed}{since}{kept}{fault}")
