@@ -9,12 +9,13 @@ import pytest
 import stamina
 from starlette.responses import Response
 
+from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock
 from boltseal.oci.digest import Digest
 from boltseal.pin.locking import relock
 from boltseal.pin.moves import Move
 from boltseal.pin.values import Site
-from boltseal.pin.verify import Status, Verdict, Weight, verify
+from boltseal.pin.verify import Status, Verdict, verify
 from tests.fakes.hub import FakeHub
 from tests.images import OCI_INDEX, Document
 from tests.lockfile.locks import DAY_US, NOW_US

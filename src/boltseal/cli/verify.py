@@ -114,7 +114,7 @@ def _verdicts(
 
 def _outcome(verdicts: tuple[Verdict, ...], problems: tuple[Problem, ...]) -> Outcome:
     """1 beats 3: what does not hold is certain, whatever could not be checked beside it."""
-    from boltseal.pin.verify import Weight
+    from boltseal.lockfile.compare import Weight
 
     weights = {verdict.weight for verdict in verdicts}
     if Weight.DIFFERS in weights:
@@ -177,7 +177,7 @@ def _tell_problem(answer: Answer, problem: Problem, *, github: bool) -> None:
 
 def annotation(verdict: Verdict) -> str:
     """A verdict as GitHub Actions shows it beside the line: a workflow command."""
-    from boltseal.pin.verify import Weight
+    from boltseal.lockfile.compare import Weight
 
     level = {Weight.HOLDS: "notice", Weight.NOTE: "warning"}.get(verdict.weight, "error")
     site = verdict.site

@@ -27,6 +27,15 @@ class ChangeKind(StrEnum):
     DETAILS = "details"  # the same digest; platforms, places or spellings differ
 
 
+class Weight(StrEnum):
+    """How much a verdict weighs: `note` holds unless somebody is strict."""
+
+    HOLDS = "holds"
+    NOTE = "note"
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class PlatformChange:
     """Platforms by what became of them; all empty where one of the two sides was not read."""

@@ -31,7 +31,7 @@ from boltseal.client.history import Proven
 from boltseal.client.registry import LastEvent, Resolved
 from boltseal.client.trust import KeyDiffers
 from boltseal.errors import BoltsealError
-from boltseal.lockfile.compare import PlatformChange, age, compare_platforms
+from boltseal.lockfile.compare import PlatformChange, Weight, age, compare_platforms
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, LockedPlatform, key_in
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
@@ -55,15 +55,6 @@ class Status(StrEnum):
     WRONG_PLATFORM = "wrong-platform"
     GONE = "gone"
     OTHER_KEY = "other-key"
-    UNKNOWN = "unknown"
-
-
-class Weight(StrEnum):
-    """How much a verdict weighs: `note` holds unless `--strict`."""
-
-    HOLDS = "holds"
-    NOTE = "note"
-    DIFFERS = "differs"
     UNKNOWN = "unknown"
 
 
