@@ -48,6 +48,7 @@ VERBS = (
     "restore-backup",
     "rules",
     "rules test",
+    "running",
     "scrub",
     "seal",
     "serve",

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 import stamina
 
+from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock
 from boltseal.pin.locking import relock
 from boltseal.pin.values import Site
-from boltseal.pin.verify import Verdict, Weight, verify
+from boltseal.pin.verify import Verdict, verify
 from tests.fakes.hub import FakeHub
 from tests.lockfile.locks import NOW_US
 from tests.pin.sites import REGISTRY, publish, resolving, site, two_platforms

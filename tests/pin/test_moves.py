@@ -12,13 +12,14 @@ from boltseal.client import history
 from boltseal.client.state import ClientState
 from boltseal.client.trust import LedgerWatch
 from boltseal.ledger.entry import Kind
+from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.pin.moves import Told
 from boltseal.pin.resolve import Resolver
 from boltseal.pin.values import Site
-from boltseal.pin.verify import Status, Verdict, Weight, verify
+from boltseal.pin.verify import Status, Verdict, verify
 from tests.fakes.ledger import START_US, A, B, C, FakeLedger
 from tests.lockfile.locks import DAY_US
 from tests.pin.sites import site

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import stamina
 
+from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedPlatform
 from boltseal.pin.locking import relock
 from boltseal.pin.platforms import PlatformInvalid, check_platform, lacking, runs
 from boltseal.pin.values import Site
-from boltseal.pin.verify import Status, Verdict, Weight, verify
+from boltseal.pin.verify import Status, Verdict, verify
 from tests.fakes.hub import FakeHub
 from tests.images import image, index
 from tests.lockfile.locks import NOW_US, digest

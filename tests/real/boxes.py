@@ -7,13 +7,20 @@ from tests.real.tools import run
 
 
 def started(
-    address: EngineAddress, image: object, *command: str, terminal: bool = False, health: str = "", name: str = ""
+    address: EngineAddress, image: object, *command: str, terminal: bool = False, health: str = "", platform: str = ""
 ) -> str:
     """Start a container of an image with a command, or the image's own; its ID. `address`: dockerd's or podman's socket."""
-    options = [*(["--tty"] if terminal else []), *(["--name", name] if name else [])]
+    options = [*(["--tty"] if terminal else []), *(["--platform", platform] if platform else [])]
     if health:
         options += ["--health-cmd", health, "--health-interval", "1s"]
     docker = ("docker", "-H", str(address))
     id_ = run(*docker, "create", "--network", "none", *options, str(image), *command).checked().split()[-1]
     run(*docker, "start", id_).checked()
     return id_
+
+
+def ended(address: EngineAddress, id_: str) -> None:
+    """End a container and remove it, without the ten seconds that a program has to end by itself."""
+    docker = ("docker", "-H", str(address))
+    run(*docker, "kill", id_)
+    run(*docker, "rm", "--force", id_).checked()

@@ -35,6 +35,7 @@ from boltseal.cli.purge import purge
 from boltseal.cli.receipt import receipt
 from boltseal.cli.restore import restore
 from boltseal.cli.rules import rules
+from boltseal.cli.running import running
 from boltseal.cli.scrub import scrub
 from boltseal.cli.seal import seal
 from boltseal.cli.serve import serve
@@ -87,6 +88,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
     ("scrub", scrub, "boltseal scrub localhost:5000/shop/app:1.4.2"),
+    ("running", running, "boltseal running --host ssh://deploy@web1"),
     ("trust", trust, "boltseal trust localhost:5000 localhost:5000+0e5e4e2f+AX..."),
     ("lock", lock, "boltseal lock --update node:16.13"),
     ("pin", pin, "boltseal pin deploy/compose.yaml --write"),

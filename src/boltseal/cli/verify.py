@@ -20,8 +20,10 @@ from boltseal.cli.onproject import (
     watching,
     whom_to_ask,
 )
+from boltseal.cli.onrunning import ComposeOption, HostsOption, KubeOption, NamespaceOption, NotTogether, Where
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+from boltseal.cli.verify_running import verify_running
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
@@ -52,6 +54,13 @@ def verify(
         ),
     ] = None,
     github: Annotated[bool, typer.Option("--github", help="Write annotations of GitHub Actions.")] = False,
+    running: Annotated[
+        bool, typer.Option("--running", help="Compare what runs on hosts with the lock, instead of the files.")
+    ] = False,
+    host: HostsOption = None,
+    compose: ComposeOption = None,
+    kube: KubeOption = None,
+    namespace: NamespaceOption = None,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
@@ -64,8 +73,20 @@ def verify(
     For each reference: holds; tag moved; not pinned; not in the lock; lock and file disagree; wrong platform pinned;
     gone; could not check, with the reason. A pin whose floating tag moved still holds, and is noted.
 
+    With --running it is for each container: holds; not recreated; recreated without a pull; tag moved after the pull, or
+    after the lock; other platform; local build; unknown; record gone. What the lock does not name is noted.
+
     Exit code 0: all hold; 1: one does not; 3: one could not be checked.
     """
+    if running:
+        if paths or github:
+            raise NotTogether("--running looks at hosts; give it without PATH and --github")
+        where = Where(tuple(host or ()), compose, kube, namespace)
+        reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)
+        verify_running(where, project, reach, allow or [], strict=strict, as_json=as_json)
+        return
+    if host or compose or kube or namespace:
+        raise NotTogether("--host, --compose and --kube are where containers run; give them with --running")
     with Answer("verify", as_json=as_json) as answer:
         from boltseal.pin.lockdisk import read_lock
         from boltseal.pin.platforms import check_platform

@@ -17,12 +17,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Step(NamedTuple):
-    """What a tag means from then on: a digest, or "" for nothing. `index`: of the ledger's entry, -1 without one."""
+    """What a tag means from then on: a digest, or "" for nothing. `entry`: its index in the ledger, -1 without one."""
 
     time_us: int
     digest: str
     by: str = ""
-    index: int = -1
+    entry: int = -1
 
 
 class Meant(NamedTuple):
@@ -32,7 +32,7 @@ class Meant(NamedTuple):
     since_us: int
     until_us: int | None = None
     by: str = ""
-    index: int = -1
+    entry: int = -1
 
 
 class Behind(NamedTuple):
@@ -47,7 +47,7 @@ class Release(NamedTuple):
 
     by: str
     time_us: int
-    index: int
+    entry: int
 
 
 def steps_of(said: Iterable[Said]) -> dict[str, tuple[Step, ...]]:
@@ -79,7 +79,7 @@ def _last(tag: str, steps: Sequence[Step], digests: Collection[str]) -> Meant | 
     for step in steps:
         if step.digest in digests:
             begun = begun or step
-            found = Meant(tag, begun.time_us, None, begun.by, begun.index)
+            found = Meant(tag, begun.time_us, None, begun.by, begun.entry)
         elif begun is not None and found is not None:
             found, begun = found._replace(until_us=step.time_us), None
     return found

@@ -9,10 +9,10 @@ several digests, of which a host may know any: the index, its platform's manifes
 3. It is one of the digests of the lock: holds, unless it is another machine's while the lock has one for this machine.
 4. It is none of them. Of the reasons for that, the first that fits:
    a. nothing that the host knows of it is of a kind that the lock knows: could not check;
-   b. the host has lost its record of the image;
-   c. it is for another machine;
-   d. it came from no registry: a local build;
-   e. its name means what is locked on this host by now: not recreated;
+   b. its name means what is locked on this host by now: not recreated;
+   c. the host has lost its record of the image;
+   d. it is for another machine;
+   e. it came from no registry: a local build;
    f. it is what the tag means now, or got its name here after the lock was written: the tag moved after the lock; but if
       the tag still means what is locked, somebody here named another image so: unknown;
    g. it was created after the new image was locked: recreated without a pull;
@@ -34,12 +34,17 @@ from boltseal.oci.reference import Reference
 
 
 class DigestKind(StrEnum):
-    """What a digest is the digest of. UNSAID: of an index or of a manifest, its host does not say which."""
+    """What a digest is the digest of.
+
+    UNSAID: of an index or of a manifest, its host does not say which. IMAGE_ID: what some store calls the image by, in most
+    of them the config's digest.
+    """
 
     INDEX = "index"
     MANIFEST = "manifest"
     CONFIG = "config"
     UNSAID = "digest"
+    IMAGE_ID = "image-id"
 
 
 class Origin(StrEnum):
@@ -103,6 +108,7 @@ class RunningVerdict:
 class LockedImages:
     """A lock, by what containers are found by: names, digests, repositories."""
 
+    lock: Lock
     by_name: Mapping[Reference, LockedImage]
     by_digest: Mapping[Digest, LockedImage]
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -115,7 +121,7 @@ class LockedImages:
             said = str(image.reference.tag or (image.reference.digest and image.reference.digest.short))
             tags[image.reference.name] = (*tags.get(image.reference.name, ()), said)
         by_digest = {digest: image for image in lock.images for digest in image.digests}
-        return cls(lock.by_reference(), by_digest, tags)
+        return cls(lock, lock.by_reference(), by_digest, tags)
 
     def named(self, running: RunningImage) -> LockedImage | None:
         """What the lock says of what a container was started as."""
@@ -149,7 +155,13 @@ def kinds(digests: Mapping[Digest, DigestKind], locked: LockedImage | None) -> d
         known |= {each.manifest: DigestKind.MANIFEST for each in locked.platforms}
         if locked.digest is not None and locked.media_type in INDEX_TYPES:
             known[locked.digest] = DigestKind.INDEX
-    return {each: known.get(each, kind) if kind is DigestKind.UNSAID else kind for each, kind in digests.items()}
+    unsure = (DigestKind.UNSAID, DigestKind.IMAGE_ID)
+    return {each: known.get(each, kind) if kind in unsure else kind for each, kind in digests.items()}
+
+
+def has_registry_digest(digests: Mapping[Digest, DigestKind]) -> bool:
+    """Whether one of them is what a registry would call the image by, and not only a store."""
+    return any(kind not in (DigestKind.CONFIG, DigestKind.IMAGE_ID) for kind in digests.values())
 
 
 def _not_named(running: RunningImage, lock: LockedImages) -> RunningVerdict:
@@ -188,20 +200,20 @@ def _different(running: RunningImage, locked: LockedImage) -> tuple[Standing, We
         standing = Standing.UNKNOWN if running.recorded else Standing.RECORD_GONE
         return standing, Weight.UNKNOWN, reason
     # b
-    if not running.recorded:
-        reason = "its host has lost the record of the image, whose ID is none of those that are locked"
-        return Standing.RECORD_GONE, Weight.DIFFERS, reason
-    # c
-    if _other(running.platform, running.machine, locked):
-        return Standing.OTHER_PLATFORM, Weight.DIFFERS, _for_another(running.platform, running, locked)
-    # d
-    if running.origin is Origin.LOCAL:
-        reason = f"no registry is known for it: it was built or loaded on its host; {name} is locked to {wanted}"
-        return Standing.LOCAL_BUILD, Weight.DIFFERS, reason
-    # e
     if running.here is not None and running.here & locked.digests:
         reason = f"what is locked is on its host, and the container stands on what {name} meant before; recreate it"
         return Standing.NOT_RECREATED, Weight.DIFFERS, reason
+    # c
+    if not running.recorded:
+        reason = f"its host has lost the record of the image, whose ID is none of those that {name} is locked to"
+        return Standing.RECORD_GONE, Weight.DIFFERS, reason
+    # d
+    if _other(running.platform, running.machine, locked):
+        return Standing.OTHER_PLATFORM, Weight.DIFFERS, _for_another(running.platform, running, locked)
+    # e
+    if running.origin is Origin.LOCAL:
+        reason = f"no registry is known for it: it was built or loaded on its host; {name} is locked to {wanted}"
+        return Standing.LOCAL_BUILD, Weight.DIFFERS, reason
     return _moved(running, locked, name, wanted)
 
 
@@ -238,9 +250,7 @@ def _named_us(running: RunningImage) -> int | None:
 
 def _comparable(running: RunningImage, locked: LockedImage) -> bool:
     """Whether equal images would have shown a digest in common: an image ID says nothing to a lock without image IDs."""
-    if any(kind is not DigestKind.CONFIG for kind in running.digests.values()):
-        return True
-    return any(each.image is not None for each in locked.platforms)
+    return has_registry_digest(running.digests) or any(each.image is not None for each in locked.platforms)
 
 
 def _platform_of(running: RunningImage, locked: LockedImage) -> str:

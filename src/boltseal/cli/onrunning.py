@@ -1,0 +1,227 @@
+"""What the verbs on what runs share: where to look, whom to ask, and how a container is told of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boltseal.cli.onproject import clean, watching, whom_to_ask
+from boltseal.cli.remote import Reach, ask
+from boltseal.errors import BoltsealError, Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from boltseal.client.transport import Transport
+    from boltseal.fleet.hosts import Host, Seen
+    from boltseal.fleet.registries import Answers
+    from boltseal.fleet.rows import Row
+    from boltseal.lockfile.running import LockedImages
+
+HostsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        show_default=False,
+        help="An engine, may be repeated: unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]. "
+        "Default: DOCKER_HOST, else Docker's socket.",
+    ),
+]
+ComposeOption = Annotated[
+    Path | None,
+    typer.Option("--compose", metavar="FILE", show_default=False, help="Only the containers of this Compose project."),
+]
+KubeOption = Annotated[
+    str | None,
+    typer.Option("--kube", metavar="CONTEXT", show_default=False, help="A cluster, by kubectl and this context."),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option("--namespace", metavar="NAME", show_default=False, help="With --kube: this namespace, not all."),
+]
+
+
+class NotTogether(Invalid):
+    """Options that mean different places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where to look for containers."""
+
+    hosts: tuple[str, ...] = ()
+    compose: Path | None = None
+    kube: str | None = None
+    namespace: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kube is not None and (self.hosts or self.compose is not None):
+            raise NotTogether("--kube is a place of its own; give it without --host and --compose")
+        if self.namespace is not None and self.kube is None:
+            raise NotTogether("--namespace is a cluster's; give it with --kube")
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found. `failed`: where nobody could look, and why. `missing`: services of the project that do not run."""
+
+    hosts: tuple[Host, ...]
+    failed: tuple[tuple[str, BoltsealError], ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """All containers of all hosts."""
+        return tuple(each for host in self.hosts for each in host.seen)
+
+
+def look(where: Where) -> Looked:
+    """Look at all places at once. EngineAddressInvalid and what can't be asked for; a place that fails is in the answer."""
+    import asyncio
+
+    return asyncio.run(_look(where))
+
+
+async def _look(where: Where) -> Looked:
+    import asyncio
+
+    from boltseal.cli.onhost import engine_address
+
+    if where.kube is not None:
+        found = [await _tried(where.kube, _cluster(where.kube, where.namespace))]
+    else:
+        addresses = [engine_address(host) for host in dict.fromkeys(where.hosts)] or [engine_address()]
+        found = await asyncio.gather(*(_tried(str(each), _engine(each)) for each in addresses))
+    hosts = tuple(each for each in found if not isinstance(each, tuple))
+    failed = tuple(each for each in found if isinstance(each, tuple))
+    return Looked(hosts, failed) if where.compose is None else _of_project(Looked(hosts, failed), where.compose)
+
+
+async def _tried(name: str, looking: Awaitable[Host]) -> Host | tuple[str, BoltsealError]:
+    try:
+        return await looking
+    except BoltsealError as error:
+        return name, error
+
+
+async def _engine(address: Any) -> Host:
+    from boltseal.fleet.hosts import look as looked
+    from boltseal.runtimes.engine import connected
+
+    async with connected(address) as engine:
+        return await looked(engine)
+
+
+async def _cluster(context: str, namespace: str | None) -> Host:
+    from boltseal.fleet.clusters import look as looked
+
+    return await looked(context, namespace)
+
+
+def _of_project(looked: Looked, file: Path) -> Looked:
+    from dataclasses import replace
+
+    from boltseal.pin.compose_project import compose_project
+
+    project = compose_project(file)
+    hosts = tuple(
+        replace(host, seen=tuple(each for each in host.seen if each.project == project.name)) for host in looked.hosts
+    )
+    running = {each.service for host in hosts for each in host.seen}
+    return Looked(hosts, looked.failed, tuple(name for name in project.services if name not in running))
+
+
+def ask_registries(reach: Reach, allow: Sequence[str], seen: Sequence[Seen], lock: LockedImages | None) -> Answers:
+    """What registries say of these containers' images. LedgerBroken."""
+    from boltseal.fleet.registries import Registries
+    from boltseal.fleet.registries import ask as asked
+    from boltseal.fleet.rows import to_ask, to_ask_by_digest
+
+    allowed, names = whom_to_ask(reach, allow), to_ask(seen, lock)
+
+    async def run(transport: Transport) -> Answers:
+        registries = Registries(transport, allowed, watching(reach, transport, None if lock is None else lock.lock))
+        return await asked(registries, names, lambda told: to_ask_by_digest(seen, lock, told))
+
+    return ask(reach, {name.registry for name in names}, run)
+
+
+def read_locked(project: Path) -> LockedImages | None:
+    """The project's lock, ready to be compared with; None where there is none. LockInvalid."""
+    from boltseal.lockfile.running import LockedImages
+    from boltseal.pin.lockdisk import read_lock
+
+    lock = read_lock(project)
+    return None if lock is None else LockedImages.of(lock)
+
+
+def result(row: Row) -> dict[str, Any]:
+    """A container for `--json`."""
+    from boltseal.lockfile.running import DigestKind
+
+    seen, verdict = row.seen, row.verdict
+    locked = None if verdict is None else verdict.locked
+    return {
+        "ref": str(row.name) if row.name is not None else seen.started_as,
+        "status": "not-compared" if verdict is None else str(verdict.standing),
+        "reason": "" if verdict is None else verdict.reason,
+        "weight": None if verdict is None else str(verdict.weight),
+        "host": seen.host,
+        "node": seen.node or None,
+        "runtime": seen.runtime,
+        "container": seen.name,
+        "id": seen.id,
+        "project": seen.project or None,
+        "service": seen.service or None,
+        "state": str(seen.state),
+        "health": str(seen.health),
+        "restarts": seen.restarts,
+        "started_as": seen.started_as,
+        "image": {str(kind).replace("-", "_"): [str(each) for each in row.of_kind(kind)] for kind in DigestKind},
+        "platform": seen.image.platform or None,
+        "machine": seen.image.machine or None,
+        "local": row.local,
+        "recorded": seen.image.recorded,
+        "names": [str(name) for name in seen.image.names],
+        "tags": [_tag(tag) for tag in row.tags],
+        "proven": row.proven,
+        "locked": None if locked is None else str(locked.reference),
+        "locked_digest": None if locked is None or locked.digest is None else str(locked.digest),
+        "means": None if row.means is None else str(row.means),
+        "moved": row.moved,
+        "behind": None if row.behind is None else row.behind.moves,
+        "behind_since": None if row.behind is None else _time(row.behind.since_us),
+        "created_at": _time(seen.image.created_us),
+        "started_at": _time(seen.started_us),
+        "released_by": None if row.released is None else row.released.by,
+        "released_at": None if row.released is None else _time(row.released.time_us),
+        "unasked": row.unasked or None,
+    }
+
+
+def _tag(tag: Any) -> dict[str, Any]:
+    until = None if tag.until_us is None else _time(tag.until_us)
+    entry = None if tag.entry < 0 else tag.entry
+    return {"tag": tag.tag, "since": _time(tag.since_us), "until": until, "by": tag.by or None, "entry": entry}
+
+
+def _time(time_us: int | None) -> str | None:
+    from boltseal.lockfile.format import time_text
+
+    return None if time_us is None else time_text(time_us)
+
+
+def counts(rows: Sequence[Row], key: Callable[[Row], str]) -> str:
+    """How many rows of each sort: `3 holds, 1 unknown`."""
+    from collections import Counter
+
+    return ", ".join(f"{number} {what}" for what, number in sorted(Counter(map(key, rows)).items()))
+
+
+def cell(text: str) -> str:
+    """Text of a host, as a terminal may show it."""
+    return clean(text)

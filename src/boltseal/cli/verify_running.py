@@ -1,0 +1,95 @@
+"""`boltseal verify --running`: is what runs on hosts what was locked? A reason for each container that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.onrunning import Where, ask_registries, cell, counts, look, read_locked, result
+from boltseal.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from boltseal.cli.remote import Reach
+    from boltseal.fleet.hosts import Seen
+    from boltseal.fleet.rows import Row
+    from boltseal.lockfile.running import LockedImages
+
+
+class NoLock(Invalid):
+    """There is nothing to compare with."""
+
+
+def verify_running(
+    where: Where, project: Path, reach: Reach | None, allow: list[str], *, strict: bool, as_json: bool
+) -> None:
+    """Compare and tell. NoLock."""
+    with Answer("verify-running", as_json=as_json) as answer:
+        from boltseal.projects import project_settings
+
+        strict = strict or project_settings(project).strict
+        lock = read_locked(project)
+        if lock is None:
+            raise NoLock(
+                f"{project / 'boltseal.lock'}: there is no lock to compare with; write one with `boltseal lock`"
+            )
+        looked = look(where)
+        rows = _rows(looked.seen, lock, reach, allow)
+        for row in rows:
+            _tell(answer, row, strict=strict)
+        for name, error in looked.failed:
+            answer.add(ref=name, status="unknown", reason=error.message, weight="unknown")
+            say(f"boltseal: {error.message}")
+        held = [row for row in rows if row.verdict is not None and row.verdict.weight != "note"]
+        if not looked.failed and not held:
+            reason = "nothing that runs there is in boltseal.lock: is it the right host, and the right project?"
+            answer.add(ref="", status="unknown", reason=reason, weight="unknown")
+            say(f"boltseal: {reason}")
+        answer.outcome = _outcome(rows, strict=strict, unknown=bool(looked.failed) or not held)
+        for reason in dict.fromkeys(
+            row.unasked for row in rows if row.unasked and _weight(row, strict=strict) != "holds"
+        ):
+            say(f"could not ask: {cell(reason)}")
+        if rows:
+            say(counts(rows, _standing))
+
+
+def _rows(seen: Sequence[Seen], lock: LockedImages, reach: Reach | None, allow: list[str]) -> list[Row]:
+    """The rows; a registry is asked only about containers whose reason it can tell apart."""
+    from boltseal.fleet.rows import needs_registry, row
+
+    rows = [row(each, lock) for each in seen]
+    unsure = [each.seen for each in rows if needs_registry(each)]
+    if reach is None or not unsure:
+        return rows
+    told = ask_registries(reach, allow, unsure, lock)
+    return [row(each.seen, lock, told) if needs_registry(each) else each for each in rows]
+
+
+def _weight(row: Row, *, strict: bool) -> str:
+    if row.verdict is None:
+        raise AssertionError("there is a lock")
+    return "differs" if strict and row.verdict.weight == "note" else str(row.verdict.weight)
+
+
+def _standing(row: Row) -> str:
+    return "" if row.verdict is None else str(row.verdict.standing)
+
+
+def _outcome(rows: Sequence[Row], *, strict: bool, unknown: bool) -> Outcome:
+    """1 beats 3: what does not hold is certain, whatever could not be checked beside it."""
+    weights = {_weight(row, strict=strict) for row in rows}
+    if "differs" in weights:
+        return Outcome.DIFFERS
+    return Outcome.UNKNOWN if unknown or "unknown" in weights else Outcome.HOLDS
+
+
+def _tell(answer: Answer, row: Row, *, strict: bool) -> None:
+    weight = _weight(row, strict=strict)
+    answer.add(**result(row) | {"weight": weight})
+    if weight == "holds" or answer.as_json or row.verdict is None:
+        return
+    where = f"{row.seen.host} ({row.seen.node})" if row.seen.node else row.seen.host
+    print_line(cell(f"{where}: {row.seen.name}: {row.seen.started_as}: {row.verdict.standing}: {row.verdict.reason}"))

@@ -1,0 +1,141 @@
+"""What registries say of the images that run: what a name means now, which tags meant an image, by whom it was released.
+
+Asked once for all containers: one HEAD for each distinct name, one history for each distinct repository of a registry
+that has a ledger, and for what is then still unknown one HEAD by its digest. Nothing of it is a pull anywhere. A registry
+that is not asked, or does not answer, is an answer with its reason; a ledger that is broken ends everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from boltseal.client.errors import RemoteNotFound
+from boltseal.client.history import Event, read_history, read_unsigned
+from boltseal.client.registry import Resolved
+from boltseal.client.transport import Transport
+from boltseal.client.trust import Followed
+from boltseal.errors import BoltsealError
+from boltseal.ledger.follow import LedgerBroken
+from boltseal.ledger.history import Said
+from boltseal.ledger.meant import Step, steps_of
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository
+from boltseal.pin.resolve import Resolver
+from boltseal.runtimes.inventory import time_us
+
+AT_ONCE: Final = 8
+
+Place = tuple[str, Repository]
+"""A repository: registry and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a repository says of its tags. `said`: the ledger's entries, proven; empty where nobody signs. `steps` by tag.
+
+    `why`: the reason where it could not be asked. `problems`: what is wrong with a ledger's history.
+    """
+
+    steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+    said: tuple[Said, ...] = ()
+    why: str = ""
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All that was asked. `meanings`: by name with tag, or with digest; `pasts`: by repository. `asked`: anybody was."""
+
+    meanings: Mapping[Reference, Resolved | BoltsealError] = field(default_factory=dict)
+    pasts: Mapping[Place, Past] = field(default_factory=dict)
+    asked: bool = True
+
+
+NOBODY: Final = Answers(asked=False)
+
+
+class Registries:
+    """Asks registries about what runs. `allowed` says whether one may be talked to; `watch` looks at its ledger first."""
+
+    def __init__(
+        self, transport: Transport, allowed: Callable[[str], bool], watch: Callable[[str], Awaitable[Followed]]
+    ) -> None:
+        self._transport = transport
+        self._allowed = allowed
+        self._watch = watch
+        self._followed: dict[str, asyncio.Future[Followed]] = {}
+        self._resolver = Resolver(transport, allowed, watch=self._follow)
+        self._at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def meanings(self, names: Iterable[Reference]) -> dict[Reference, Resolved | BoltsealError]:
+        """What each name means now, by HEAD. LedgerBroken."""
+        return await self._resolver.meanings(names)
+
+    async def pasts(self, names: Iterable[Reference]) -> dict[Place, Past]:
+        """The histories of the repositories of these names, which have tags. LedgerBroken."""
+        places: dict[Place, list[Reference]] = {}
+        for name in dict.fromkeys(names):
+            if self._allowed(name.registry):
+                places.setdefault((name.registry, name.repository), []).append(name)
+        found = await asyncio.gather(*(self._past(place, of_it) for place, of_it in places.items()))
+        return dict(zip(places, found, strict=True))
+
+    async def _follow(self, registry: str) -> Followed:
+        """Look at each registry's ledger once, however many ask for it."""
+        if registry not in self._followed:
+            self._followed[registry] = asyncio.ensure_future(self._watch(registry))
+        return await self._followed[registry]
+
+    async def _past(self, place: Place, names: Iterable[Reference]) -> Past:
+        try:
+            async with self._at_once:
+                if (await self._follow(place[0])).head is None:
+                    return await self._unsigned(place, names)
+                found = await read_history(self._transport, *place, None, self._follow)
+        except LedgerBroken:
+            raise
+        except BoltsealError as error:
+            return Past(why=error.message)
+        said = tuple(one for one in found.history.said if one.index in found.proven)
+        return Past(steps_of(said), said, problems=found.problems)
+
+    async def _unsigned(self, place: Place, names: Iterable[Reference]) -> Past:
+        """The histories of the tags that are asked about, where the registry keeps any: most do not."""
+        steps: dict[str, tuple[Step, ...]] = {}
+        for name in names:
+            if name.tag is None:
+                continue
+            try:
+                steps[name.tag] = _steps(await read_unsigned(self._transport, *place, name.tag))
+            except RemoteNotFound:
+                break
+        return Past(steps)
+
+
+def _steps(events: Iterable[Event]) -> tuple[Step, ...]:
+    read = [(time_us(one.time), "" if one.event == "deleted" else one.digest) for one in events]
+    return tuple(Step(moment, digest) for moment, digest in read if moment is not None)
+
+
+async def ask(
+    registries: Registries, names: Iterable[Reference], by_digest: Callable[[Answers], set[Reference]]
+) -> Answers:
+    """Everything about these names; `by_digest` says, from that, which images have to be asked for by their digest."""
+    wanted = list(dict.fromkeys(names))
+    meanings = await registries.meanings(wanted)
+    told = Answers(meanings, await registries.pasts(wanted))
+    more = await registries.meanings(sorted(by_digest(told), key=str))
+    return replace(told, meanings={**meanings, **more})
+
+
+def place_of(name: Reference) -> Place:
+    """The repository of a name."""
+    return name.registry, name.repository
+
+
+def digest_name(name: Reference, digest: Digest) -> Reference:
+    """An image of the same repository, by its digest."""
+    return replace(name, tag=None, digest=digest)

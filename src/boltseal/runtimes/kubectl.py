@@ -1,0 +1,93 @@
+"""The door to a cluster: the user's own `kubectl`, with their configuration, asked for JSON and nothing else.
+
+Rules kept: the arguments are a list, and what the user typed can't become an option; only `get` is ever said; an answer is
+bounded in size and time; kubectl ends with us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from boltseal.errors import Invalid, Unavailable, quote
+
+ANSWER_S: Final = 120.0
+END_S: Final = 5.0
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+MAX_SAID_BYTES: Final = 64 * 1024
+_REQUEST: Final = "--request-timeout=60s"
+
+
+class ContextInvalid(Invalid):
+    """A context or namespace that can't be one."""
+
+
+class KubectlFailed(Unavailable):
+    """kubectl is not there, or got no answer."""
+
+
+async def get(context: str, what: str, *, namespace: str | None = None, everywhere: bool = False) -> bytes:
+    """`kubectl get WHAT -o json`. `namespace` None: the context's own, or with `everywhere` all. KubectlFailed."""
+    for text in (context, namespace or "default"):
+        if not text or not text.isprintable():
+            raise ContextInvalid(
+                f"{quote(text)} is no context or namespace of kubectl's; see `kubectl config get-contexts`"
+            )
+    scope = ["--all-namespaces"] if everywhere else [] if namespace is None else [f"--namespace={namespace}"]
+    process = await _started(f"--context={context}", _REQUEST, "get", what, *scope, "--output=json")
+    if process.stdout is None or process.stderr is None:
+        raise AssertionError("started with pipes")
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            out, said = await asyncio.gather(
+                _read(process.stdout, MAX_ANSWER_BYTES), _read(process.stderr, MAX_SAID_BYTES)
+            )
+            code = await process.wait()
+    except TimeoutError as error:
+        raise KubectlFailed(f"kubectl has no answer of {context} after {ANSWER_S:.0f} s") from error
+    finally:
+        await _ended(process)
+    if code != 0:
+        raise KubectlFailed(f"kubectl can't get the {what} of {quote(context)[1:-1]}: {_why(said)}")
+    return out
+
+
+async def _started(*arguments: str) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            "kubectl",
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise KubectlFailed(
+            f"kubectl can't be started ({error.strerror}); install it, and see that it is in PATH"
+        ) from error
+
+
+async def _read(stream: asyncio.StreamReader, most: int) -> bytes:
+    whole = bytearray()
+    while piece := await stream.read(1024 * 1024):
+        whole += piece
+        if len(whole) > most:
+            raise KubectlFailed(f"kubectl answers with more than {most // 1024} KiB")
+    return bytes(whole)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    for end in (process.terminate, process.kill):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            end()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), END_S)
+
+
+def _why(said: bytes) -> str:
+    """The last line that it complained with."""
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return quote(lines[-1].strip(), 300) if lines else "it gives no reason"

@@ -1,0 +1,324 @@
+"""`boltseal running` and `verify --running`, on an engine in memory and a registry that really listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.lockfile.document import SECOND_US, LockedImage, LockedPlatform
+from boltseal.lockfile.format import format_lock
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from tests.cli import program
+from tests.cli.program import Run
+from tests.fakes.engine import FakeEngine, Wrong
+from tests.images import OCI_INDEX, Document, image, push
+from tests.lockfile.locks import lock_of
+from tests.servers import Server
+
+NAME = "localhost:5000/shop/app:1.4.2"
+INDEX, OTHER = Digest.of(b"index"), Digest.of(b"other")
+AT = f"localhost:5000/shop/app@{INDEX}"
+DAY_US = 86_400 * SECOND_US
+STARTED_US = 1_795_161_600 * SECOND_US
+"""When the fake's containers are created: 2026-11-20."""
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a login nor a setting of the person at this machine is used."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def fake() -> FakeEngine:
+    return FakeEngine()
+
+
+@asynccontextmanager
+async def listening(fake: FakeEngine, folder: Path) -> AsyncIterator[str]:
+    async with fake.listening(folder) as address:
+        yield str(address)
+
+
+async def run(*arguments: str, cwd: Path) -> Run:
+    """A verb in another process, while the engine answers in this one."""
+    return await asyncio.to_thread(program.run, *arguments, cwd=cwd)
+
+
+async def asked(fake: FakeEngine, folder: Path, *arguments: str) -> Run:
+    """A verb with the fake as its engine, in a project of its own."""
+    async with fake.listening(folder) as address:
+        return await run(*arguments, "--host", str(address), cwd=folder)
+
+
+def locks(folder: Path, *platforms: LockedPlatform, digest: Digest = INDEX, seen_us: int = STARTED_US) -> None:
+    """Write a lock of the one name."""
+    locked = LockedImage(Reference.parse(NAME), digest, seen_us, OCI_INDEX, platforms)
+    (folder / "boltseal.lock").write_text(format_lock(lock_of(locked)))
+
+
+async def test_what_runs_is_told_by_host_and_lock_alone(fake: FakeEngine, tmp_path: Path) -> None:
+    """Offline, with a word for each thing that nobody can say."""
+    locks(tmp_path)
+    fake.container("web", NAME, fake.image("app", NAME, pulled=(AT,)))
+    fake.container("mine", "made:1", fake.image("made", "made:1"))
+    done = await asked(fake, tmp_path, "running", "--offline")
+
+    assert done.code == 0
+    assert done.out == (
+        "CONTAINER  SINCE (UTC)       LOCK             RUNS\n"
+        "mine       2026-11-21 09:00  not-in-the-lock  made:1, local\n"
+        f"                                              config {Digest.of(b'made').short}\n"
+        "web        2026-11-21 09:00  same             localhost:5000/shop/app:1.4.2, by\n"
+        "                                              the lock\n"
+        f"                                              index {INDEX.short}\n"
+    )
+    assert "2 containers" in done.err
+    assert "could not ask: no registry was asked" in done.err
+    assert "1 holds, 1 not-in-the-lock" in done.err
+
+
+async def test_everything_as_json(fake: FakeEngine, tmp_path: Path) -> None:
+    """One object, with every digest as what it is."""
+    id_ = fake.image("app", NAME, pulled=(AT,))
+    fake.container("web", NAME, id_)
+    done = await asked(fake, tmp_path, "running", "--offline", "--json")
+    (found,) = done.json["results"]
+
+    assert (done.json["schema"], done.json["outcome"]) == ("boltseal.running/1", "holds")
+    assert (found["ref"], found["status"], found["container"], found["started_as"]) == (
+        NAME,
+        "not-compared",
+        "web",
+        NAME,
+    )
+    assert found["image"] == {"index": [], "manifest": [], "config": [id_], "digest": [str(INDEX)], "image_id": []}
+    assert (found["started_at"], found["created_at"]) == ("2026-11-21T09:00:00Z", "2026-11-20T08:00:00Z")
+    assert (found["means"], found["moved"], found["behind"], found["unasked"]) == (
+        None,
+        None,
+        None,
+        "no registry was asked",
+    )
+
+
+async def publish(server: Server, tag: str, document: Document) -> None:
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        assert (await push(client, "shop/app", tag, document)).status_code == 201
+
+
+@pytest.mark.slow
+async def test_the_registry_says_what_it_is_called_and_how_far_behind(
+    fake: FakeEngine, server: Server, tmp_path: Path
+) -> None:
+    """One HEAD a name and one history a repository, however many containers run it."""
+    first, second = image("first"), image("second")
+    await publish(server, "1.4.2", first)
+    await publish(server, "latest", first)
+    await publish(server, "latest", second)
+    name = f"{server.address}/shop/app:latest"
+    id_ = fake.image("app", pulled=(f"{server.address}/shop/app@{first.digest}",))
+    for number in range(3):
+        fake.container(f"web{number}", name, id_)
+    done = await asked(fake, tmp_path, "running", "--json")
+    text = " ".join((await asked(fake, tmp_path, "running")).out.split())
+    found = done.json["results"][2]
+
+    assert done.code == 0, done.err
+    assert (found["means"], found["moved"], found["behind"], found["proven"]) == (second.digest, True, 1, True)
+    assert [(tag["tag"], tag["until"] is None, tag["entry"]) for tag in found["tags"]] == [
+        ("1.4.2", True, 2),
+        ("latest", False, 3),
+    ]
+    assert found["image"]["manifest"] == []  # nobody asked by digest: the history explains it
+    assert "/shop/app 1.4.2; was `latest` until today " in text
+    assert "1 move behind `latest`" in text
+
+
+@pytest.mark.slow
+async def test_a_registry_that_does_not_answer_costs_nothing_but_its_word(fake: FakeEngine, tmp_path: Path) -> None:
+    """The rest is told, and that it could not be asked."""
+    name = "127.0.0.1:1/shop/app:1.4.2"
+    fake.container("web", name, fake.image("app", name, pulled=(f"127.0.0.1:1/shop/app@{INDEX}",)))
+    done = await asked(fake, tmp_path, "running")
+
+    assert done.code == 0
+    assert "127.0.0.1:1/shop/app:1.4.2, as its host calls it" in " ".join(done.out.split())
+    assert "could not ask: 127.0.0.1:1 did not answer" in done.err
+
+
+async def test_a_registry_that_nobody_allowed_is_not_asked(fake: FakeEngine, tmp_path: Path) -> None:
+    """What an engine says does not choose whom we talk to."""
+    name = "169.254.169.254/latest/meta-data:1"
+    fake.container("web", name, fake.image("app", name, pulled=(f"{name.partition(':')[0]}@{INDEX}",)))
+    done = await asked(fake, tmp_path, "running")
+
+    assert done.code == 0
+    assert "could not ask: 169.254.169.254 is not asked: it is none of the registries" in done.err
+
+
+@pytest.mark.parametrize("verb", [("running",), ("verify", "--running")])
+async def test_no_engine(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    """One line, and could not check."""
+    locks(tmp_path)
+    done = await run(*verb, "--host", f"unix://{tmp_path}/none.sock", cwd=tmp_path)
+
+    assert done.code == 3
+    assert "boltseal: no engine listens at unix://" in done.err
+    assert done.out == ""
+
+
+async def test_one_host_of_two(fake: FakeEngine, tmp_path: Path) -> None:
+    """What the other one runs is told; what could not be looked at makes the answer unknown."""
+    fake.container("web", NAME, fake.image("app", NAME))
+    done = await asked(fake, tmp_path, "running", "--offline", "--json", "--host", f"unix://{tmp_path}/none.sock")
+
+    assert (done.code, done.json["outcome"]) == (3, "unknown")
+    assert [each["status"] for each in done.json["results"]] == ["not-compared", "unknown"]
+
+
+async def test_what_runs_is_what_is_locked(fake: FakeEngine, tmp_path: Path) -> None:
+    """Exit code 0 and nothing on stdout; what the lock does not name is only counted, unless somebody is strict."""
+    locks(tmp_path)
+    fake.container("web", NAME, fake.image("app", NAME, pulled=(AT,)))
+    fake.container("proxy", "traefik:3", fake.image("proxy", "traefik:3"))
+    done = await asked(fake, tmp_path, "verify", "--running")
+    strict = await asked(fake, tmp_path, "verify", "--running", "--strict", "--json")
+
+    assert (done.code, strict.code) == (0, 1)
+    assert "proxy: traefik:3: not-in-the-lock: boltseal.lock does not name it" in done.out
+    assert "1 holds, 1 not-in-the-lock" in done.err
+    assert (strict.json["schema"], strict.json["results"][0]["weight"]) == ("boltseal.verify-running/1", "differs")
+
+
+async def test_what_runs_is_not_what_is_locked(fake: FakeEngine, tmp_path: Path) -> None:
+    """A line for each, with the reason."""
+    locks(tmp_path, digest=OTHER, seen_us=STARTED_US + DAY_US)
+    fake.container("web", NAME, fake.image("app", NAME, pulled=(AT,)))
+    done = await asked(fake, tmp_path, "verify", "--running", "--offline")
+
+    assert done.code == 1
+    assert f"engine.sock: web: {NAME}: moved-after-the-pull: {NAME} moved after its host pulled it" in done.out
+
+
+async def test_a_host_that_runs_nothing_of_the_lock(fake: FakeEngine, tmp_path: Path) -> None:
+    """Is not one on which all holds."""
+    locks(tmp_path)
+    done = await asked(fake, tmp_path, "verify", "--running")
+
+    assert done.code == 3
+    assert "nothing that runs there is in boltseal.lock: is it the right host" in done.err
+
+
+async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
+    """There is nothing to compare with, and nobody is asked."""
+    done = await asked(fake, tmp_path, "verify", "--running")
+
+    assert done.code == 2
+    assert "there is no lock to compare with; write one with `boltseal lock`" in done.err
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("running", "--kube", "prod", "--compose", "x"), "--kube is a place of its own"),
+        (("running", "--namespace", "shop"), "give it with --kube"),
+        (("verify", "--running", "compose.yaml"), "without PATH and --github"),
+        (("verify", "--host", "ssh://web1"), "give them with --running"),
+        (("running", "--host", "ssh://-oProxyCommand=x"), "is no address of an engine"),
+        (("running", "--compose", "nothing.yaml"), "there is no such file"),
+    ],
+)
+def test_words_that_do_not_go_together(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    """Usage, in one line."""
+    done = program.run(*arguments, cwd=tmp_path)
+
+    assert done.code == 2
+    assert said in done.err
+
+
+async def test_the_containers_of_a_compose_project(fake: FakeEngine, tmp_path: Path) -> None:
+    """Only those; and which of its services runs nowhere."""
+    id_ = fake.image("app", NAME)
+    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
+    fake.container("shop-web-1", NAME, id_, labels=labels)
+    fake.container("other-web-1", NAME, id_, labels=labels | {"com.docker.compose.project": "other"})
+    fake.container("alone", NAME, id_)
+    services = "{web: {image: a}, db: {image: b}, debug: {image: c, profiles: [x]}, none: {image: d, scale: 0}}"
+    (tmp_path / "compose.yaml").write_text(f"name: shop\nservices: {services}\n")
+    done = await asked(fake, tmp_path, "running", "--offline", "--compose", "compose.yaml")
+
+    assert done.code == 0
+    assert "shop-web-1" in done.out
+    assert "other-web-1" not in done.out + done.err
+    assert done.err.count("no container runs for this service") == 1
+    assert "db: no container runs for this service" in done.err
+
+
+async def test_hostile_texts_of_an_engine(fake: FakeEngine, tmp_path: Path) -> None:
+    """Reach no terminal as they are; a name that none can be is a host that could not be looked at."""
+    evil = "app\x1b]0;pwned\x07\u202e"
+    fake.container("web", evil, fake.image("app", NAME), labels={"com.docker.compose.project": evil})
+    told = await asked(fake, tmp_path, "running", "--offline")
+    fake.container("db", NAME, fake.image("app", NAME), Name="/db\x1b[2J")
+    refused = await asked(fake, tmp_path, "running", "--offline")
+
+    assert told.code == 0
+    assert "\x1b" not in told.out + told.err + refused.out + refused.err
+    assert refused.code == 3
+    assert "the engine says that a container's name is" in refused.err
+
+
+async def test_an_engine_that_lies_in_the_middle(fake: FakeEngine, tmp_path: Path) -> None:
+    """Is a host that could not be looked at: half of its containers are not shown as all."""
+    id_ = fake.image("app", NAME)
+    fake.container("web", NAME, id_)
+    fake.wrong[f"images/{id_}/json"] = Wrong(200, b"[" * 100_000)
+    done = await asked(fake, tmp_path, "running", "--offline", "--json")
+
+    assert (done.code, [each["status"] for each in done.json["results"]]) == (3, ["unknown"])
+
+
+@pytest.mark.slow
+async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path) -> None:
+    """The whole table first; then what is new, what runs something else, what has gone; and it goes on until it is ended."""
+    id_ = fake.image("app", NAME)
+    fake.container("web", NAME, id_)
+    fake.container("db", NAME, id_)
+    async with fake.listening(tmp_path) as address:
+        process = await asyncio.create_subprocess_exec(
+            *_boltseal("running", "--offline", "--watch", "1", "--host", str(address)),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=program.clean_environment({"PYTHONUNBUFFERED": "1"}),
+        )
+        assert process.stdout is not None
+        first = [(await process.stdout.readline()).decode().split()[0] for _ in range(5)]
+        fake.containers.pop(next(id_ for id_, it in fake.containers.items() if it["Name"] == "/db"))
+        fake.container("new", NAME, id_)
+        later = b"".join([await process.stdout.readline() for _ in range(4)]).decode()
+        process.send_signal(2)
+        code = await process.wait()
+
+    assert first == ["CONTAINER", "db", "config", "web", "config"]
+    assert "new" in later
+    assert "web" not in later
+    assert later.endswith("db runs no more\n")
+    assert code == 130
+
+
+def _boltseal(*arguments: str) -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "boltseal", *arguments]
