@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from boltseal.client.hosts import is_loopback
 from boltseal.errors import Invalid, quote
-from boltseal.oci.reference import HUB
+from boltseal.oci.reference import HUB, Repository
 
 PROJECT_FILE: Final = ".boltseal.toml"
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -57,9 +57,13 @@ class ProjectInvalid(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None where nothing is said."""
+    """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None where nothing is said.
+
+    `mirrors`: for a registry, where its images can be had by digest too: a host, and what their names begin with there.
+    """
 
     registries: tuple[str, ...] | None = None
+    mirrors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "verify": {"strict": bool, "platforms": list},
     "deploy": {},
 }
-_CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list}}
+_CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list, "mirrors": list}}
 _WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list of paths for each kind"}
 
 
@@ -103,10 +107,29 @@ def project_settings(root: Path) -> ProjectSettings:
 
 def client_settings(path: Path) -> ClientSettings:
     """What the user's own file says; nothing where there is none. ProjectInvalid."""
-    listed = _read(path, str(path), _CLIENT).get("client", {}).get("registries")
+    said = _read(path, str(path), _CLIENT).get("client", {})
+    listed = said.get("registries")
     for name in listed or ():
         check_registry(name, f"{path}: [client] registries")
-    return ClientSettings(None if listed is None else tuple(listed))
+    mirrors = dict(_mirror(text, f"{path}: [client] mirrors") for text in said.get("mirrors", ()))
+    return ClientSettings(None if listed is None else tuple(listed), mirrors)
+
+
+def _mirror(text: str, where: str) -> tuple[str, tuple[str, str]]:
+    """What `docker.io=localhost:5000/hub` says. ProjectInvalid."""
+    registry, equals, place = text.partition("=")
+    host, _, prefix = place.partition("/")
+    try:
+        if not equals or "*" in text:
+            raise ProjectInvalid("")
+        check_registry(registry, where)
+        check_registry(host, where)
+        return registry, (host, Repository(prefix) if prefix else "")
+    except Invalid as error:
+        raise ProjectInvalid(
+            f"{where}: {quote(text)} is no mirror; expected a registry and where its images are, such as "
+            '"docker.io=localhost:5000/hub"'
+        ) from error
 
 
 def check_registry(name: str, where: str) -> None:

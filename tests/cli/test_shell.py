@@ -39,6 +39,7 @@ VERBS = (
     "labels",
     "lock",
     "new-tag",
+    "outdated",
     "pin",
     "purge",
     "receipt",

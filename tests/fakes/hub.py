@@ -1,7 +1,8 @@
 """A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails when told to.
 
 Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, the token service, and Docker Hub's own list
-of tags. It answers at any host name; `counted` says how often each thing was asked for.
+of tags. It answers at any host name; `counted` says how often each thing was asked for. `counting`: the host at which a GET
+of a manifest takes one from the quota, and none is answered when it is used up.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class FakeHub:
     manifests: dict[str, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     counted: Counter[str] = field(default_factory=Counter)
+    counted_at: Counter[str] = field(default_factory=Counter)
     realm: str = "https://auth.test/token"
     users: dict[str, str] = field(default_factory=dict)
     quota: int | None = None
+    counting: str = ""
     failures: list[Response] = field(default_factory=list)
     seen: list[Request] = field(default_factory=list)
     wrong_bytes: bool = False
@@ -94,9 +97,14 @@ class FakeHub:
         if refused is not None:
             return refused
         self.counted[f"{request.method} manifest"] += 1
+        self.counted_at[f"{request.method} manifest at {request.url.hostname}"] += 1
         found = self.manifests.get(name, {}).get(reference)
         if found is None:
             return _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        if self.counting == request.url.hostname and request.method == "GET" and self.quota is not None:
+            if self.quota == 0:
+                return _error(429, "TOOMANYREQUESTS", "you have reached your pull rate limit")
+            self.quota -= 1
         media_type, body = found
         headers = {"docker-content-digest": str(Digest.of(body))}
         if self.quota is not None:

@@ -130,6 +130,8 @@ def judge_without_past(image: Facts, claim: Claim, now: Means) -> Verdict:
         reason = now.why or f"{claim.base} has no image for {image.platform}"
         return Verdict(Status.UNKNOWN, reason, claim, None, now.digest)
     if not image.begins_with(facts):
+        if len(image.diff_ids) == 1:
+            return Verdict(Status.UNKNOWN, f"{_SQUASHED}; {_TODO}", claim, None, now.digest)
         reason = f"it does not begin with the layers of what {claim.base} means now"
         return Verdict(Status.OUTDATED, reason, claim, None, now.digest)
     if image.diff_ids == facts.diff_ids and image.tells_of(facts):
@@ -141,6 +143,7 @@ def judge_without_past(image: Facts, claim: Claim, now: Means) -> Verdict:
 _PREFIX_ONLY = (
     "it begins with the layers of what the tag means now, and so would an image built on one that had more layers"
 )
+_SQUASHED = "all of it is one layer, which proves nothing: it may have been squashed"
 _TODO = (
     "nobody has seen what the tag meant when it was built; let `boltseal outdated` or `boltseal watch` run from now on, or "
     "build with `boltseal build`, which writes the base down"
@@ -152,13 +155,14 @@ def _without_was(image: Facts, claim: Claim, facts: Facts, now: Means, unread: s
     digest = claim.digest
     if digest is None:
         return judge_without_past(image, claim, now)
-    if not image.begins_with(facts):
+    if not image.begins_with(facts) and len(image.diff_ids) > 1:
         reason = f"the tag meant {digest.short}, and the image does not begin with the layers of what it means now"
         return Verdict(Status.OUTDATED, reason, claim, digest, now.digest)
     why = f" ({unread})" if unread else ""
+    told = _PREFIX_ONLY if image.begins_with(facts) else _SQUASHED
     return Verdict(
         Status.UNKNOWN,
-        f"the tag means another digest, and what it was built on can't be read any more{why}: {_PREFIX_ONLY}; build it again",
+        f"the tag means another digest, and what it was built on can't be read any more{why}: {told}; build it again",
         claim,
         digest,
         now.digest,

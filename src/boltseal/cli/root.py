@@ -30,6 +30,7 @@ from boltseal.cli.labels import labels
 from boltseal.cli.ledger import ledger
 from boltseal.cli.lock import lock
 from boltseal.cli.new_tag import new_tag
+from boltseal.cli.outdated import outdated
 from boltseal.cli.pin import pin
 from boltseal.cli.purge import purge
 from boltseal.cli.receipt import receipt
@@ -60,6 +61,7 @@ _SHORT = {
     "scrub": "Is what lies on this host's disk still what was pulled?",
     "restore": "Put a floating tag back to what it meant before.",
     "receipt": "Prove for ever what a tag means: write, or verify.",
+    "outdated": "Which images stand on a base that has moved?",
     "tags": "List the tags of a repository, now or at a time.",
     "watch": "Remember what others' tags mean; say when one moves.",
     "trust": "By which key a registry's ledger is believed.",
@@ -94,6 +96,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("pin", pin, "boltseal pin deploy/compose.yaml --write"),
     ("verify", verify, "boltseal verify --github"),
     ("watch", watch, "boltseal watch node:16.13 --lock boltseal.lock"),
+    ("outdated", outdated, f"boltseal outdated {_IMAGE}"),
     ("new-tag", new_tag, "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
     ("labels", labels, "boltseal labels | xargs docker build ."),
     ("version", version.version, "boltseal version --json"),

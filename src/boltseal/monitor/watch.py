@@ -19,17 +19,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import quote
 
-import msgspec
-
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.catalog import repositories
+from boltseal.client.errors import RemoteNotFound
 from boltseal.client.ledger import LedgerClient
 from boltseal.client.poll import poll
 from boltseal.client.registry import RegistryClient
-from boltseal.client.transport import Call, Transport
+from boltseal.client.transport import Transport
 from boltseal.client.trust import Followed, LedgerUnchecked, LedgerWatch
-from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.entry import Entry
 from boltseal.ledger.tiles import WIDTH, BundleId
 from boltseal.monitor.compact import Progress
@@ -43,7 +40,6 @@ PAUSE_S: Final = 0.3
 SAMPLE: Final = 100
 LOOKED_BACK: Final = 10 * SAMPLE
 MAX_PROBLEMS: Final = 1000
-MAX_PAGES: Final = 100_000
 
 
 @dataclass(slots=True)
@@ -64,10 +60,6 @@ class Report:
             self.problems.append(problem)
         elif len(self.problems) == MAX_PROBLEMS:
             self.problems.append("and more, which are not listed")
-
-
-class _Names(msgspec.Struct):
-    repositories: list[str] | None = None
 
 
 class Monitor:
@@ -199,25 +191,9 @@ class Monitor:
 
     async def _listed(self) -> AsyncIterator[Reference]:
         client = RegistryClient(self._transport, self._registry)
-        async for repository in self._repositories():
+        async for repository in repositories(self._transport, self._registry):
             try:
                 async for tag in client.tags(repository):
                     yield Reference(self._registry, repository, tag)
             except RemoteNotFound:
                 continue
-
-    async def _repositories(self) -> AsyncIterator[Repository]:
-        last = ""
-        for _ in range(MAX_PAGES):
-            path = f"/v2/_catalog?n=1000{f'&last={quote(last)}' if last else ''}"
-            reply = await self._transport.request(Call(self._registry, "GET", path, "the list of repositories"))
-            try:
-                names = [Repository(one) for one in msgspec.json.decode(reply.body, type=_Names).repositories or ()]
-            except (ValueError, Invalid) as error:
-                reason = error.message if isinstance(error, BoltsealError) else error
-                raise RemoteLies(f"{self._registry}: the list of repositories can't be read: {reason}") from error
-            for name in names:
-                yield name
-            if 'rel="next"' not in reply.headers.get("link", "") or not names or names[-1] <= last:
-                return
-            last = names[-1]

@@ -1,0 +1,300 @@
+"""Looks at images: on what each was built, and what the base's tag means now. Asks as little as can be asked.
+
+1. What each image is: one HEAD where only its tag is known; its manifest and config by digest, once in a lifetime.
+2. What is said of its base: `built` entries (one list for a repository, where the registry keeps a ledger), annotations,
+   provenance, labels; else what the caller infers.
+3. What each distinct base tag means now: one HEAD, however many images stand on it, and none within the window.
+4. The verdict. Where the tag still means what is recorded, nothing is read for it. Otherwise what it means now, and what it
+   meant, is read by digest, through the mirror if there is one.
+
+A label or a Dockerfile names hosts: only registries that the caller allows are asked. What could not be told is an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from boltseal.bases.documents import Documents, Place, children, fits
+from boltseal.bases.facts import Facts
+from boltseal.bases.freshness import Status, Verdict, overall
+from boltseal.bases.judging import Judging
+from boltseal.bases.match import Candidate, holds, inherits
+from boltseal.bases.pasts import Pasts
+from boltseal.bases.sources import BASE_NAME, By, Claim, How, annotated, built, labelled, provenance
+from boltseal.client.learned import Learned
+from boltseal.client.poll import poll
+from boltseal.client.recorded import records
+from boltseal.client.transport import Transport
+from boltseal.client.trust import Followed
+from boltseal.errors import BoltsealError, Denied
+from boltseal.ledger.entry import Entry
+from boltseal.ledger.follow import LedgerBroken
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+
+WINDOW_S: Final = 900
+
+
+class RegistryNotAllowed(Denied):
+    """A registry that an image's base is said to come from, and that the user has not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An image to look at. `name`: as it was asked for. `reference`: with a tag or a digest; the digest counts.
+
+    `platforms`: those in use, () for all that it has. `base`: what the caller infers of its base.
+    """
+
+    name: str
+    reference: Reference
+    platforms: tuple[Platform, ...] = ()
+    base: Claim | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer for an image: a verdict for each platform, or the error that kept us from any."""
+
+    wanted: Wanted
+    digest: Digest | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    error: BoltsealError | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The one that counts."""
+        if self.error is not None or not self.verdicts:
+            reason = "it has no image for the platforms in use" if self.error is None else self.error.message
+            return Verdict(Status.UNKNOWN, reason)
+        return overall(self.verdicts)
+
+
+class _Part(NamedTuple):
+    """One platform of an image, and what is said of its base, the best first."""
+
+    facts: Facts
+    claims: tuple[Claim, ...]
+
+
+@dataclass(slots=True)
+class _Image:
+    """What is known of a wanted image so far."""
+
+    wanted: Wanted
+    digest: Digest
+    parts: list[_Part] = field(default_factory=list)
+    error: BoltsealError | None = None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.wanted.reference.registry, self.wanted.reference.repository)
+
+
+class Looker:
+    """One look at many images. `allowed` says of a registry's name whether it may be asked for a base.
+
+    `watch` looks at a registry's ledger before what its tags mean is believed; one that is broken ends everything.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        documents: Documents,
+        learned: Learned,
+        pasts: Pasts,
+        *,
+        allowed: Callable[[str], bool],
+        watch: Callable[[str], Awaitable[Followed]],
+        now_us: int,
+        window_s: int = WINDOW_S,
+        tell: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> None:
+        self._transport = transport
+        self._documents = documents
+        self._learned = learned
+        self._pasts = pasts
+        self._allowed = allowed
+        self._watch = watch
+        self._followed: dict[str, Followed | BoltsealError] = {}
+        self._records: dict[Place, asyncio.Task[list[Entry]]] = {}
+        self._after_us = now_us - window_s * 1_000_000
+        self._tell = tell
+
+    async def look(self, wanted: Sequence[Wanted]) -> list[Answered]:
+        """The answers, in the order of what was wanted. LedgerBroken, StateUnusable."""
+        # 1
+        fresh = {one.reference for one in wanted if one.reference.digest is None}
+        digests = await self._means(fresh, fresh)
+        images: list[_Image | Answered] = []
+        for one in wanted:
+            means = one.reference.digest or digests[one.reference]
+            images.append(Answered(one, error=means) if isinstance(means, BoltsealError) else _Image(one, means))
+        there = [one for one in images if isinstance(one, _Image)]
+        # 2
+        done = 0
+
+        async def read(one: _Image) -> None:
+            nonlocal done
+            await self._read(one)
+            done += 1
+            self._tell(done, len(there))
+
+        await asyncio.gather(*map(read, there))
+        # 3
+        pool = _Pool(there)
+        nearer = {id(part): pool.nearer(one, part) for one in there for part in one.parts}
+        claimed = {claim.base for one in there for part in one.parts for claim in part.claims}
+        claimed |= {claim.base for claim in nearer.values() if claim is not None}
+        bases = {base for base in claimed if base is not None}
+        now = {one: digests[one] for one in bases & digests.keys()}
+        now |= await self._means(bases - now.keys(), frozenset())
+        # 4
+        judging = Judging(self._documents, self._pasts, now)
+        return [one if isinstance(one, Answered) else await self._answer(one, judging, nearer) for one in images]
+
+    async def _answer(self, one: _Image, judging: Judging, nearer: dict[int, Claim | None]) -> Answered:
+        if one.error is not None:
+            return Answered(one.wanted, one.digest, error=one.error)
+        verdicts = []
+        for part in one.parts:
+            near = nearer[id(part)]
+            claims = part.claims if near is None else (near, *part.claims)
+            verdict = await judging.verdict(part.facts, claims)
+            verdicts.append(replace(verdict, platform=str(part.facts.platform)))
+        return Answered(one.wanted, one.digest, tuple(verdicts))
+
+    async def _means(
+        self, references: Iterable[Reference], fresh: Iterable[Reference]
+    ) -> dict[Reference, Digest | BoltsealError]:
+        """What tags mean now, or why that can't be told. All but `fresh` may be as old as the window."""
+        found: dict[Reference, Digest | BoltsealError] = {}
+        asked, new = [], set(fresh)
+        for reference in dict.fromkeys(references):
+            registry = reference.registry
+            if reference not in new and not self._allowed(registry):
+                found[reference] = RegistryNotAllowed(
+                    f"{registry} is not asked for {reference.familiar()}: an image names it, and you have not; allow it "
+                    f"with --allow {registry}, or in `[client] registries` of your own configuration"
+                )
+            elif reference not in new and (held := self._pasts.newest(reference, self._after_us)) is not None:
+                found[reference] = held
+            else:
+                asked.append(reference)
+        for registry in {reference.registry for reference in asked}:
+            followed = await self.followed(registry)
+            if isinstance(followed, BoltsealError):
+                found |= {one: followed for one in asked if one.registry == registry}
+        looks: list[tuple[Reference, Digest | None]] = []
+        async with aclosing(poll(self._transport, [one for one in asked if one not in found])) as answers:
+            async for answer in answers:
+                if answer.resolved is not None:
+                    found[answer.reference] = answer.resolved.digest
+                    looks.append((answer.reference, answer.resolved.digest))
+                elif answer.error is not None:
+                    found[answer.reference] = answer.error
+        looks = [look for look in looks if look[0].tag is not None]
+        if looks:
+            self._learned.saw(looks)
+        return found
+
+    async def followed(self, registry: str) -> Followed | BoltsealError:
+        """How it stands with a registry's ledger, or why that is not known. LedgerBroken."""
+        if registry not in self._followed:
+            try:
+                self._followed[registry] = await self._watch(registry)
+            except LedgerBroken:
+                raise
+            except BoltsealError as error:
+                self._followed[registry] = error
+        return self._followed[registry]
+
+    async def _read(self, one: _Image) -> None:
+        """Its facts, by platform, and what is said of its base."""
+        try:
+            manifest = await self._documents.manifest(one.place, one.digest)
+            entries = await self._entries(one.place)
+            if not manifest.is_index:
+                facts = await self._documents.facts(one.place, one.digest)
+                one.parts = [await self._part(one, facts, manifest, None, entries)]
+                return
+            for child in children(manifest):
+                if one.wanted.platforms and not _in_use(child.platform, one.wanted.platforms):
+                    continue
+                facts = await self._documents.facts(one.place, child.digest)
+                one.parts.append(await self._part(one, facts, manifest, child.annotations, entries))
+        except BoltsealError as error:
+            one.error = error
+
+    async def _part(
+        self, one: _Image, facts: Facts, manifest: Manifest, said: object, entries: Sequence[Entry]
+    ) -> _Part:
+        """What is said of one platform's base, in the order of belief."""
+        of_entry = built(entries, one.digest) or built(entries, facts.manifest)
+        of_child = annotated(said) if isinstance(said, dict) else None
+        claims = [of_entry, annotated(facts.annotations), of_child]
+        if manifest.is_index:
+            claims.append(annotated(manifest.annotations))
+        found = [claim for claim in claims if claim is not None]
+        if not found and manifest.is_index:
+            for raw in await self._documents.statements(one.place, manifest, facts.manifest):
+                found += provenance(raw)
+        label = labelled(facts)
+        found += [claim for claim in (label, one.wanted.base) if claim is not None]
+        return _Part(facts, tuple(found))
+
+    async def _entries(self, place: Place) -> list[Entry]:
+        """The records of a repository, where its registry keeps a ledger; none where they can't be had."""
+        seen = self._followed.get(place.registry)
+        if not isinstance(seen, Followed) or seen.head is None:
+            return []
+        if place not in self._records:
+            self._records[place] = asyncio.create_task(self._listed(place))
+        return await asyncio.shield(self._records[place])
+
+    async def _listed(self, place: Place) -> list[Entry]:
+        try:
+            return [entry for _, entry in await records(self._transport, place.registry, place.repository)]
+        except BoltsealError:  # it is one source of several
+            return []
+
+
+class _Pool:
+    """The images of this look, as bases of one another: by all of their layers."""
+
+    def __init__(self, images: Iterable[_Image]) -> None:
+        self._by_layers: dict[tuple[str, ...], list[Candidate]] = {}
+        for one in images:
+            if one.wanted.reference.tag is None:
+                continue
+            base = replace(one.wanted.reference, digest=None)
+            for part in one.parts:
+                held = self._by_layers.setdefault(part.facts.diff_ids, [])
+                held.append(Candidate(base, one.digest, part.facts))
+
+    def nearer(self, one: _Image, part: _Part) -> Claim | None:
+        """A base among the others that is nearer than what the image is said to stand on; None where nothing says so.
+
+        Where only a label speaks, and the label came with the base; or where nobody speaks.
+        """
+        if any(claim.sure or claim.by is By.PROVENANCE for claim in part.claims):
+            return None
+        said = [claim for claim in part.claims if claim.by is By.LABEL]
+        for length in range(len(part.facts.diff_ids), 0, -1):
+            for candidate in self._by_layers.get(part.facts.diff_ids[:length], ()):
+                if candidate.base.name == one.wanted.reference.name or not holds(part.facts, candidate.facts):
+                    continue
+                if said and not inherits(part.facts, BASE_NAME, candidate.facts):
+                    continue
+                return Claim(candidate.base, None, By.LAYERS, How.PROVEN)
+        return None
+
+
+def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:
+    return platform is None or any(fits(platform, one) for one in wanted)

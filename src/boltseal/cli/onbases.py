@@ -1,0 +1,263 @@
+"""What the verbs on bases share: which images are meant, and everything that a look at them needs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from boltseal.cli.onproject import whom_to_ask
+from boltseal.cli.remote import Reach, followed, remote_reference
+from boltseal.errors import Invalid, NotFound, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from boltseal.bases.look import Looker, Wanted
+    from boltseal.bases.sources import Claim
+    from boltseal.client.transport import Transport
+    from boltseal.oci.reference import Reference
+    from boltseal.runtimes.engine import Engine
+
+
+class NothingNamed(Invalid):
+    """No image, registry, file or host was named, or several kinds at once."""
+
+
+class NoSuchFile(Invalid):
+    """A lock or Compose file that is not there, or can't be read."""
+
+
+class NoImages(NotFound):
+    """What was named holds no image."""
+
+
+class Left(NamedTuple):
+    """An image of which nothing can be said, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What was asked for; exactly one of them is there."""
+
+    images: Sequence[str] = ()
+    registry: str | None = None
+    compose: Path | None = None
+    lock: Path | None = None
+    running: bool = False
+    host: str | None = None
+
+    @property
+    def from_file(self) -> bool:
+        """Whether a file names the images, and not whoever asks, or their engine."""
+        return self.compose is not None or self.lock is not None
+
+    def check(self) -> None:
+        """NothingNamed."""
+        kinds = [bool(self.images), self.registry, self.compose, self.lock, self.running]
+        if sum(bool(kind) for kind in kinds) != 1:
+            raise NothingNamed(
+                "name images, or one of --registry HOST, --compose FILE, --lock FILE, --running: "
+                "boltseal outdated localhost:5000/shop/app:1.4.2"
+            )
+
+
+async def wanted_of(
+    aim: Aim, transport: Transport, base: Claim | None, allowed: Callable[[str], bool]
+) -> tuple[list[Wanted], list[Left]]:
+    """The images that are meant, each once, and those of which nothing can be said.
+
+    `allowed`: which registries a file may make us talk to; it may have been checked out with somebody's project.
+    """
+    aim.check()
+    left: list[Left] = []
+    if aim.registry is not None:
+        named = [(str(one), one) async for one in _of_registry(transport, aim.registry)]
+    elif aim.compose is not None:
+        named = _of_compose(aim.compose, left)
+    elif aim.lock is not None:
+        named = _of_lock(aim.lock)
+    elif aim.running:
+        named = await _of_engine(aim.host, left)
+    else:
+        named = [(text, _complete(remote_reference(text))) for text in aim.images]
+    if aim.from_file:
+        left += [
+            Left(name, f"{one.registry} is not asked: a file names it, and you have not; --allow {one.registry}")
+            for name, one in named
+            if not allowed(one.registry)
+        ]
+        named = [(name, one) for name, one in named if allowed(one.registry)]
+    return _wanted(named, base), left
+
+
+def _wanted(named: Sequence[tuple[str, Reference]], base: Claim | None) -> list[Wanted]:
+    from boltseal.bases.look import Wanted
+
+    once = {reference: name for name, reference in reversed(named)}
+    return [Wanted(name, reference, base=base) for reference, name in reversed(once.items())]
+
+
+def _complete(reference: Reference) -> Reference:
+    from boltseal.oci.reference import Tag
+
+    if reference.tag is None and reference.digest is None:
+        return replace(reference, tag=Tag("latest"))
+    return reference
+
+
+async def _of_registry(transport: Transport, registry: str) -> AsyncIterator[Reference]:
+    """Every tag of every repository, but for those of the signature tools."""
+    from boltseal.client.catalog import repositories
+    from boltseal.client.errors import RemoteNotFound
+    from boltseal.client.registry import RegistryClient
+    from boltseal.oci.reference import Reference
+    from boltseal.policy.decide import signature_subject
+
+    client = RegistryClient(transport, registry)
+    async for repository in repositories(transport, registry):
+        try:
+            async for tag in client.tags(repository):
+                if signature_subject(tag) is None:
+                    yield Reference(registry, repository, tag)
+        except RemoteNotFound:
+            continue
+
+
+def _of_compose(file: Path, left: list[Left]) -> list[tuple[str, Reference]]:
+    from boltseal.cli.onproject import open_project
+    from boltseal.oci.reference import HUB
+
+    if not file.is_file():
+        raise NoSuchFile(f"{file}: there is no such Compose file")
+    opened = open_project(file.parent, [file])
+    left += [Left(problem.path, problem.message) for problem in opened.problems]
+    found = []
+    for site in opened.sites:
+        if site.resolved is None:
+            left.append(
+                Left(site.written, f"{site.path}:{site.line}: it can't be told which image that is: {site.why}")
+            )
+        elif not (site.build and site.resolved.registry == HUB):  # a name for what is built here, which no registry has
+            found.append((site.written, _complete(site.resolved)))
+    return found
+
+
+def _of_lock(file: Path) -> list[tuple[str, Reference]]:
+    from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
+
+    try:
+        with file.open("rb") as opened:
+            lock = parse_lock(opened.read(MAX_LOCK_BYTES + 1))
+    except OSError as error:
+        raise NoSuchFile(f"{file} can't be read: {error.strerror}") from error
+    return [
+        (str(image.reference), replace(image.reference, digest=image.digest))
+        for image in lock.images
+        if not image.local_build
+    ]
+
+
+async def _of_engine(host: str | None, left: list[Left]) -> list[tuple[str, Reference]]:
+    from boltseal.cli.onhost import engine_address
+    from boltseal.runtimes.engine import NoSuchContainer, connected
+
+    found = []
+    async with connected(engine_address(host)) as engine:
+        for id_ in await engine.container_ids():
+            try:
+                container = await engine.container(id_)
+            except NoSuchContainer:
+                continue
+            found += await _of_container(engine, container.name, container.started_as, container.image, left)
+    return found
+
+
+async def _of_container(
+    engine: Engine, name: str, started_as: str, image_id: object, left: list[Left]
+) -> list[tuple[str, Reference]]:
+    from boltseal.oci.digest import Digest
+    from boltseal.runtimes.engine import NoSuchImage
+
+    try:
+        image = await engine.image(image_id) if isinstance(image_id, Digest) else None
+    except NoSuchImage:
+        image = None
+    if image is None:
+        left.append(Left(name, f"the engine has not got the image of container {quote(name)} any more"))
+        return []
+    pulled = [one for one in image.pulled_as if one.digest is not None]
+    if not pulled:
+        left.append(Left(started_as or name, "it was built here and pushed nowhere: no registry knows what it is"))
+        return []
+    names = {one.name: one for one in image.names}
+    as_started = [one for one in pulled if one.name in names and str(names[one.name]) == started_as] or pulled
+    tagged = names.get(as_started[0].name)
+    reference = replace(as_started[0], tag=None if tagged is None else tagged.tag)
+    return [(f"{name}: {started_as or reference}", reference)]
+
+
+@asynccontextmanager
+async def looking(
+    reach: Reach,
+    transport: Transport,
+    allow: Sequence[str],
+    *,
+    window_s: int,
+    tell: Callable[[int, int], None] = lambda _done, _all: None,
+) -> AsyncIterator[Looker]:
+    """Everything that a look needs, out of the state folder. What was learned is kept when it ends."""
+    import time
+
+    from boltseal.bases.documents import Documents
+    from boltseal.bases.look import Looker
+    from boltseal.bases.pasts import Pasts, by_learned, by_watched
+    from boltseal.client.learned import Learned
+    from boltseal.client.state import ClientState
+    from boltseal.client.watched import Watched
+    from boltseal.config import client_paths, state_folder
+    from boltseal.projects import client_settings
+
+    state = ClientState(state_folder())
+    now_us = time.time_ns() // 1000
+    mirrors = client_settings(client_paths().settings).mirrors
+    with Learned(state, now_us=now_us) as learned, Watched(state) as watched:
+        pasts = Pasts(transport, [by_learned(learned), by_watched(watched)])
+        looker = Looker(
+            transport,
+            Documents(transport, learned, mirrors),
+            learned,
+            pasts,
+            allowed=whom_to_ask(reach, allow),
+            watch=lambda registry: followed(reach, transport, registry),
+            now_us=now_us,
+            window_s=window_s,
+            tell=tell,
+        )
+        pasts.followed = looker.followed
+        yield looker
+
+
+def inferred(dockerfile: Path | None, base: str | None) -> Claim | None:
+    """What the user says of the base: --base, or the last FROM of a Dockerfile. DockerfileInvalid, NameInvalid, ..."""
+    from boltseal.bases.sources import By, written
+
+    if base is not None:
+        return written(remote_reference(base), By.GIVEN)
+    if dockerfile is None:
+        return None
+    from boltseal.build.dockerfile import DockerfileInvalid, read
+
+    if not dockerfile.is_file():
+        raise DockerfileInvalid(f"{dockerfile}: there is no such Dockerfile; --dockerfile names the file itself")
+    site = read(dockerfile.parent, Path(dockerfile.name), {}, None).base
+    if site is None:
+        return written(None, By.DOCKERFILE)
+    if site.resolved is None:
+        raise DockerfileInvalid(f"{site.path}:{site.line}: {quote(site.written)} can't be told: {site.why}")
+    return written(site.resolved, By.DOCKERFILE)

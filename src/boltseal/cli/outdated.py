@@ -1,0 +1,235 @@
+"""`boltseal outdated`: which images stand on an old base, since when, and what is different now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.onbases import Aim, Left, NoImages, inferred, looking, wanted_of
+from boltseal.cli.onproject import AllowOption, clean, whom_to_ask
+from boltseal.cli.options import JsonOption
+from boltseal.cli.progress import Progress, in_words
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, quota_in_words
+
+if TYPE_CHECKING:
+    from boltseal.bases.changes import Changes, Layers
+    from boltseal.bases.freshness import Verdict
+    from boltseal.bases.look import Answered
+    from boltseal.client.transport import Transport
+
+
+def outdated(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE]...", show_default=False, help="Images of any registry, by tag or digest."),
+    ] = None,
+    registry: Annotated[
+        str | None, typer.Option("--registry", metavar="HOST", show_default=False, help="Every tag of a registry.")
+    ] = None,
+    compose: Annotated[
+        Path | None, typer.Option("--compose", metavar="FILE", show_default=False, help="The images of a Compose file.")
+    ] = None,
+    lock: Annotated[
+        Path | None, typer.Option("--lock", metavar="FILE", show_default=False, help="What a boltseal.lock names.")
+    ] = None,
+    running: Annotated[bool, typer.Option("--running", help="What runs on this host's engine, or --host's.")] = False,
+    host: Annotated[
+        str | None,
+        typer.Option("--host", metavar="ADDRESS", show_default=False, help="running: unix://, tcp:// or ssh://."),
+    ] = None,
+    dockerfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--dockerfile", metavar="FILE", show_default=False, help="What images that say nothing were built of."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="REF", show_default=False, help="On what images that say nothing stand."),
+    ] = None,
+    window: Annotated[
+        int, typer.Option("--window", metavar="SECONDS", min=0, help="A base asked for so long ago is not asked again.")
+    ] = 900,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also say why an image is current.")] = False,
+    allow: AllowOption = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which images stand on a base whose tag means another image by now.
+
+    For each: its base, and how that is known (recorded at build, proven by layers, inferred); since when and by how many
+    moves it is behind; what is different. A base costs one HEAD, however many images stand on it; no pull while nothing
+    moved. What changed only for other platforms than the image's is not outdated.
+
+    Exit code 1: one is outdated; 3: of one it could not be told.
+    """
+    with Answer("outdated", as_json=as_json) as answer:
+        aim = Aim(images or [], registry, compose, lock, running, host)
+        aim.check()
+        reach = Reach(plain_http, ca_file, anonymous)
+        claim = inferred(dockerfile, base)
+        told: list[Answered] = []
+        left: list[Left] = []
+
+        async def run(transport: Transport) -> list[str]:
+            wanted, without = await wanted_of(aim, transport, claim, whom_to_ask(reach, allow or []))
+            left.extend(without)
+            with Progress() as progress:
+                async with looking(
+                    reach,
+                    transport,
+                    [*(allow or []), *{one.reference.registry for one in wanted}],
+                    window_s=window,
+                    tell=lambda done, all_: progress("images", done, all_),
+                ) as looker:
+                    told.extend(await looker.look(wanted))
+            return [quota_in_words(name, quota) for name, quota in sorted(transport.quotas.items())]
+
+        quotas = ask(reach, _registries(aim), run)
+        answers, artifacts = _images(told, aim)
+        if not answers and not left:
+            raise NoImages("there is no image there to look at")
+        answer.outcome = _outcome(answers, left)
+        for one in answers:
+            _tell(answer, one, verbose=verbose)
+        for name, reason in left:
+            answer.add(ref=name, status="cannot tell", reason=reason)
+            _print(answer, "cannot tell", name, [reason])
+        _summary(answers, left, artifacts)
+        for line in quotas:
+            say(line)
+
+
+def _registries(aim: Aim) -> set[str]:
+    from boltseal.oci.reference import Reference
+
+    found = {Reference.parse(text).registry for text in aim.images}
+    return found | ({aim.registry} if aim.registry is not None else set())
+
+
+def _images(told: list[Answered], aim: Aim) -> tuple[list[Answered], int]:
+    """Without what is no image at all, where nobody named it; and how many of these there are."""
+    from boltseal.bases.facts import NotAnImage
+
+    if aim.registry is None:
+        return told, 0
+    images = [one for one in told if not isinstance(one.error, NotAnImage)]
+    return images, len(told) - len(images)
+
+
+def _outcome(answers: list[Answered], left: list[Left]) -> Outcome:
+    from boltseal.bases.freshness import Status
+
+    found = {one.verdict.status for one in answers}
+    if Status.OUTDATED in found:
+        return Outcome.DIFFERS
+    return Outcome.UNKNOWN if Status.UNKNOWN in found or left else Outcome.HOLDS
+
+
+def _tell(answer: Answer, one: Answered, *, verbose: bool) -> None:
+    from boltseal.bases.freshness import Status
+
+    verdict = one.verdict
+    answer.add(
+        ref=one.wanted.name,
+        digest=None if one.digest is None else str(one.digest),
+        **fields(verdict),
+        platforms=[fields(each) for each in one.verdicts] if len(one.verdicts) > 1 else [],
+    )
+    quiet = verdict.status in (Status.CURRENT, Status.NO_BASE) and not verbose
+    _print(answer, verdict.status, one.wanted.name, [] if quiet else list(_lines(verdict, one)))
+
+
+def _print(answer: Answer, status: str, name: str, lines: list[str]) -> None:
+    if answer.as_json:
+        return
+    print_line(clean(f"{status:<12} {name}"))
+    for line in lines:
+        print_line(clean(f"             {line}"))
+
+
+def fields(verdict: Verdict) -> dict[str, Any]:
+    """A verdict for `--json`."""
+    from boltseal.ledger.entry import format_time
+
+    claim = verdict.claim
+    return {
+        "status": str(verdict.status),
+        "reason": verdict.reason,
+        "platform": verdict.platform,
+        "base": None if claim is None or claim.base is None else str(claim.base),
+        "how": None if claim is None else str(claim.how),
+        "by": None if claim is None else str(claim.by),
+        "built_on": None if verdict.built_on is None else str(verdict.built_on),
+        "means": None if verdict.now is None else str(verdict.now),
+        "behind": verdict.behind,
+        "behind_exact": verdict.exact,
+        "since": None if verdict.since_us is None else format_time(verdict.since_us),
+        "changes": None if verdict.changes is None else _changed(verdict.changes),
+    }
+
+
+def _changed(changes: Changes) -> dict[str, Any]:
+    def layers(some: Layers) -> dict[str, Any]:
+        return {"layers": some.number, "size": some.size_bytes}
+
+    labels = {one.what: {"was": one.was, "now": one.now} for one in (changes.version, changes.revision) if one}
+    settings = {one.what: {"was": one.was, "now": one.now} for one in changes.settings}
+    return {"removed": layers(changes.removed), "added": layers(changes.added), "settings": settings, "labels": labels}
+
+
+def _lines(verdict: Verdict, one: Answered) -> list[str]:
+    """The story of one image, a fact in a line."""
+    claim, lines = verdict.claim, []
+    if claim is not None and claim.base is not None:
+        lines.append(f"base      {claim.base} ({claim.how}: {claim.by})")
+    lines.append(f"why       {verdict.reason}")
+    if verdict.status == "outdated" and verdict.now is not None:
+        was = f"{verdict.built_on.short} -> " if verdict.built_on is not None else ""
+        lines.append(f"moved     {was}{verdict.now.short}{_since(verdict)}")
+    if verdict.changes is not None:
+        lines.append(f"changed   {_in_words(verdict.changes)}")
+    if len(one.verdicts) > 1:
+        lines.append("for       " + ", ".join(f"{each.platform}: {each.status}" for each in one.verdicts))
+    return lines
+
+
+def _since(verdict: Verdict) -> str:
+    from boltseal.ledger.entry import format_time
+
+    moves = "1 move" if verdict.behind == 1 else f"{verdict.behind} moves"
+    behind = f", {'' if verdict.exact else 'at least '}{moves} behind"
+    since = (
+        "" if verdict.since_us is None else f", seen since {format_time(verdict.since_us)[:16].replace('T', ' ')} UTC"
+    )
+    return since + behind
+
+
+def _in_words(changes: Changes) -> str:
+    parts = [
+        f"{what} {some.number} {'layer' if some.number == 1 else 'layers'}"
+        + (f" ({in_words(some.size_bytes)})" if some.size_bytes is not None else "")
+        for what, some in (("lost", changes.removed), ("got", changes.added))
+        if some.number
+    ]
+    parts += [one.what for one in changes.settings]
+    parts += [
+        f"{one.what} {one.was or 'none'} -> {one.now or 'none'}" for one in (changes.version, changes.revision) if one
+    ]
+    return "; ".join(parts) or "nothing that an image built on it would notice"
+
+
+def _summary(answers: list[Answered], left: list[Left], artifacts: int) -> None:
+    from collections import Counter
+
+    counts = Counter(str(one.verdict.status) for one in answers)
+    counts["cannot tell"] += len(left)
+    told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()) if number)
+    number = len(answers) + len(left)
+    more = f"; {artifacts} more are no images (signatures, SBOMs, ...)" if artifacts else ""
+    say(f"{number} {'image' if number == 1 else 'images'}: {told}{more}")

@@ -1,0 +1,38 @@
+"""Which repositories a registry has, as far as it lists them for us."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from boltseal.client.errors import RemoteLies
+from boltseal.client.transport import Call, Transport
+from boltseal.errors import BoltsealError
+from boltseal.oci.reference import NameInvalid, Repository
+
+MAX_PAGES: Final = 100_000
+
+
+class _Names(msgspec.Struct):
+    repositories: list[str] | None = None
+
+
+async def repositories(transport: Transport, registry: str) -> AsyncIterator[Repository]:
+    """Every repository that is listed, over all pages. RemoteLies, RemoteDenied, RemoteNotFound where there is no list."""
+    last = ""
+    for _ in range(MAX_PAGES):
+        path = f"/v2/_catalog?n=1000{f'&last={quote(last)}' if last else ''}"
+        reply = await transport.request(Call(registry, "GET", path, "the list of repositories"))
+        try:
+            names = [Repository(one) for one in msgspec.json.decode(reply.body, type=_Names).repositories or ()]
+        except (ValueError, NameInvalid) as error:  # msgspec's are ValueErrors
+            reason = error.message if isinstance(error, BoltsealError) else error
+            raise RemoteLies(f"{registry}: the list of repositories can't be read: {reason}") from error
+        for name in names:
+            yield name
+        if 'rel="next"' not in reply.headers.get("link", "") or not names or names[-1] <= last:
+            return
+        last = names[-1]

@@ -1,0 +1,221 @@
+"""`boltseal outdated`, against a registry that really listens: what is read, exit codes, and every way to name images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.bases.layered import layered
+from tests.cli.program import Run, call
+from tests.images import Document, artifact
+from tests.servers import Server
+
+pytestmark = [pytest.mark.slow]
+NAME, DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
+WAS = layered("ab", env=["NODE_VERSION=16.13.1"])
+NOW = layered("acd", env=["NODE_VERSION=16.13.2"], labels={"org.opencontainers.image.version": "16.13.2"})
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No login and no settings of the person at this machine are used."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+class Shop:
+    """A registry with a base that moves, and the images that stand on it."""
+
+    def __init__(self, server: Server) -> None:
+        self.address = server.address
+        self.client = httpx2.Client(base_url=server.url, trust_env=False)
+
+    def push(self, repository: str, tag: str, document: Document) -> None:
+        for blob in document.blobs:
+            started = self.client.post(f"/v2/{repository}/blobs/uploads/")
+            joint = "&" if "?" in started.headers["location"] else "?"
+            self.client.put(f"{started.headers['location']}{joint}digest={blob.digest}", content=blob.data)
+        answer = self.client.put(
+            f"/v2/{repository}/manifests/{tag}",
+            content=document.raw,
+            headers={"content-type": document.media_type},
+        )
+        assert answer.status_code == 201
+
+    def app(self, tag: str, layers: str = "abX", *, said: bool = True) -> None:
+        said_of = {NAME: f"{self.address}/base/node:latest", DIGEST: WAS.digest}
+        self.push("shop/app", tag, layered(layers, annotations=said_of if said else None))
+
+    def outdated(self, *arguments: str | Path) -> Run:
+        return call("outdated", "--window", "0", *arguments)
+
+    @property
+    def ref(self) -> str:
+        return f"{self.address}/shop/app"
+
+
+@pytest.fixture
+def shop(server: Server) -> Iterator[Shop]:
+    made = Shop(server)
+    made.push("base/node", "latest", WAS)
+    made.app("1.0.0")
+    yield made
+    made.client.close()
+
+
+def test_an_image_on_what_its_base_still_means_holds(shop: Shop) -> None:
+    """Exit code 0; why it is current is said with -v."""
+    told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "-v")
+
+    assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
+    assert "the tag means what it was built on" in more.out
+
+
+def test_an_image_on_an_old_base_is_outdated_and_said_why(shop: Shop) -> None:
+    """Exit code 1: the base, how it is known, since when, how far behind, what is different."""
+    shop.push("base/node", "latest", NOW)
+    told = shop.outdated(f"{shop.ref}:1.0.0")
+    lines = " ".join(told.out.split())
+
+    assert told.code == 1
+    assert f"outdated {shop.ref}:1.0.0" in lines
+    assert f"base {shop.address}/base/node:latest (recorded: an annotation of the manifest)" in lines
+    assert "1 move behind" in lines
+    assert "seen since 20" in lines
+    assert "lost 1 layer" in lines
+    assert "got 2 layers" in lines
+    assert "ENV NODE_VERSION" in lines
+    assert "version none -> 16.13.2" in lines
+    assert "1 image: 1 outdated" in told.err
+
+
+def test_what_programs_read_of_it(shop: Shop) -> None:
+    """The envelope of every verb, and the same words as for people."""
+    shop.push("base/node", "latest", NOW)
+    told = shop.outdated(f"{shop.ref}:1.0.0", "--json")
+    [result] = told.json["results"]
+
+    assert (told.code, told.json["schema"], told.json["outcome"]) == (1, "boltseal.outdated/1", "differs")
+    assert (result["ref"], result["status"], result["how"]) == (f"{shop.ref}:1.0.0", "outdated", "recorded")
+    assert (result["built_on"], result["means"]) == (WAS.digest, NOW.digest)
+    assert (result["behind"], result["behind_exact"], result["since"][:2]) == (1, True, "20")
+    assert result["changes"]["settings"]["ENV NODE_VERSION"] == {"was": "16.13.1", "now": "16.13.2"}
+
+
+def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: Shop) -> None:
+    """Though nobody wrote down what the image was built on, and nobody looked before."""
+    shop.push("base/node", "latest", layered("abc"))
+    shop.push("shop/app", "2.0.0", layered("abcX", created="2199-01-01T00:00:00Z"))
+    shop.push("base/node", "latest", layered("ab"))
+    told = shop.outdated(f"{shop.ref}:2.0.0", "--base", f"{shop.address}/base/node:latest")
+
+    assert told.code == 1
+    assert "lost its uppermost layer" in told.out
+    assert "proven: its layers" in told.out
+
+
+def test_a_dockerfile_infers_the_base(shop: Shop, tmp_path: Path) -> None:
+    """That it is only inferred is said; FROM scratch is no base."""
+    shop.app("2.0.0", "abX", said=False)
+    shop.push("base/node", "latest", NOW)
+    file, nothing = tmp_path / "Dockerfile", tmp_path / "Other"
+    file.write_text(f"FROM golang:1.22 AS build\nFROM {shop.address}/base/node:latest\nCOPY --from=build / /\n")
+    nothing.write_text("FROM scratch\nCOPY x /\n")
+    told = shop.outdated(f"{shop.ref}:2.0.0", "--dockerfile", file)
+    scratch = shop.outdated(f"{shop.ref}:2.0.0", "--dockerfile", nothing)
+
+    assert told.code == 1
+    assert "base/node:latest" in told.out
+    assert (scratch.code, scratch.out.split()[:2]) == (0, ["no", "base"])
+
+
+def test_all_images_of_a_registry(shop: Shop) -> None:
+    """Signatures and SBOMs are counted and no fault; 1 beats 3."""
+    shop.app("2.0.0", "Z", said=False)
+    shop.push("shop/app", "sbom", artifact("an SBOM"))
+    shop.push("base/node", "latest", NOW)
+    told = shop.outdated("--registry", shop.address, "--json")
+    found = {result["ref"].partition("/")[2]: result["status"] for result in told.json["results"]}
+
+    assert told.code == 1
+    assert found == {
+        "shop/app:1.0.0": "outdated",
+        "shop/app:2.0.0": "cannot tell",
+        "base/node:latest": "cannot tell",
+    }
+    assert "1 more are no images" in told.err
+
+
+def test_the_images_of_a_compose_file_and_of_a_lock(shop: Shop, tmp_path: Path) -> None:
+    """As the project writes them."""
+    compose = tmp_path / "compose.yaml"
+    compose.write_text(f"services:\n  web: {{image: '{shop.ref}:1.0.0'}}\n  worker: {{image: '{shop.ref}:1.0.0'}}\n")
+    by_compose = shop.outdated("--compose", compose)
+    locked = call("lock", "--project", tmp_path)
+    by_lock = shop.outdated("--lock", tmp_path / "boltseal.lock")
+
+    assert (by_compose.code, by_compose.out) == (0, f"current      {shop.ref}:1.0.0\n")
+    assert locked.code == 0
+    assert (by_lock.code, by_lock.out) == (0, f"current      {shop.ref}:1.0.0\n")
+
+
+def test_a_file_can_t_make_us_talk_to_a_host(shop: Shop, tmp_path: Path) -> None:
+    """It may have been checked out with somebody's project."""
+    compose = tmp_path / "compose.yaml"
+    compose.write_text("services:\n  web: {image: 'internal.example:8443/x:1'}\n")
+    told = shop.outdated("--compose", compose)
+
+    assert told.code == 3
+    assert "--allow internal.example:8443" in told.out
+
+
+def test_a_line_for_each_that_could_not_be_told_and_the_others_go_on(shop: Shop) -> None:
+    """An image that is not there, a registry that does not answer: 3, or 1 where another one is outdated."""
+    nobody = f"127.0.0.1:{servers.free_port()}/shop/app:1"
+    told = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none", nobody)
+    shop.push("base/node", "latest", NOW)
+
+    assert told.code == 3
+    assert f"current      {shop.ref}:1.0.0" in told.out
+    assert "has no manifest none" in told.out
+    assert f"cannot tell  {nobody}" in told.out
+    assert shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none").code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "name images, or one of"),
+        (("x", "--running"), "name images, or one of"),
+        (("--compose", "/nonexistent/compose.yaml"), "no such Compose file"),
+        (("--lock", "/nonexistent/boltseal.lock"), "can't be read"),
+        (("x", "--dockerfile", "/nonexistent/Dockerfile"), "no such Dockerfile"),
+        (("UPPER/Case:1",), "repository name"),
+        (("x", "--window", "-1"), "window"),
+    ],
+)
+def test_usage(arguments: tuple[str, ...], words: str) -> None:
+    """One line, exit code 2, and nobody is asked."""
+    told = call("outdated", *arguments)
+
+    assert told.code == 2
+    assert words in told.err
+
+
+def test_a_built_entry_of_the_ledger_is_believed_most(shop: Shop) -> None:
+    """What was recorded at the build counts more than what a label says."""
+    app = layered("abY", labels={NAME: f"{shop.address}/base/other:latest", DIGEST: NOW.digest})
+    shop.push("shop/app", "2.0.0", app)
+    extra = {"base.name": f"{shop.address}/base/node:latest", "base.digest": WAS.digest}
+    said = {"kind": "built", "digest": app.digest, "tag": "2.0.0", "extra": extra}
+    recorded = shop.client.post("/v2/shop/app/_boltseal/records", json=said)
+    told = shop.outdated(f"{shop.ref}:2.0.0", "--json")
+
+    assert recorded.status_code == 201
+    assert (told.code, told.json["results"][0]["by"]) == (0, "a built entry of the ledger")

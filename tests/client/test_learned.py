@@ -1,0 +1,115 @@
+"""What was read once is not read again, and is never believed for being in a file."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from pathlib import Path
+
+import pytest
+
+from boltseal.client import learned
+from boltseal.client.learned import Learned, Meaning
+from boltseal.client.state import ClientState, StateUnusable
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+NODE = Reference.parse("node:16.13")
+BODY = b'{"a":1}'
+DIGEST, OTHER = Digest.of(BODY), Digest.of(b"other")
+
+
+def opened(folder: Path, now_us: int = 1_000_000_000_000) -> Learned:
+    return Learned(ClientState(folder), now_us=now_us)
+
+
+def test_a_document_is_known_at_once_and_at_the_next_start(tmp_path: Path) -> None:
+    """By its digest, with its media type."""
+    with opened(tmp_path) as first:
+        assert first.document(DIGEST) is None
+        first.keep(DIGEST, "application/json", BODY)
+        assert first.document(DIGEST) == ("application/json", BODY)
+    with opened(tmp_path) as second:
+        assert second.document(DIGEST) == ("application/json", BODY)
+        assert second.document(OTHER) is None
+
+
+@pytest.mark.parametrize("body", [zlib.compress(b"something else"), b"no zlib", b"", zlib.compress(b"x" * 9_000_000)])
+def test_bytes_that_have_another_digest_are_not_known(tmp_path: Path, body: bytes) -> None:
+    """Whoever writes into the file can't say what an image is."""
+    with opened(tmp_path) as first:
+        first.keep(DIGEST, "application/json", BODY)
+    with sqlite3.connect(tmp_path / "learned.db") as database:
+        database.execute("UPDATE document SET body = ?", (body,))
+    database.close()
+    with opened(tmp_path) as second:
+        assert second.document(DIGEST) is None
+
+
+def test_what_tags_meant_is_remembered_with_its_times(tmp_path: Path) -> None:
+    """That it still holds makes no line more; that it is gone is one."""
+    for now_us, digest in ((10, DIGEST), (20, DIGEST), (30, OTHER), (40, None)):
+        with opened(tmp_path, now_us) as one:
+            one.saw([(NODE, digest)])
+    with opened(tmp_path) as last:
+        past, known = last.past(NODE), last.known()
+
+    assert past == (Meaning(DIGEST, 10, 20), Meaning(OTHER, 30, 30), Meaning(None, 40, 40))
+    assert known == (NODE,)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    """It may be deleted; nothing is lost by that but requests."""
+    tmp_path.joinpath("learned.db").write_bytes(b"x" * 5000)
+    with opened(tmp_path) as one, pytest.raises(StateUnusable, match="may be deleted"):
+        one.document(DIGEST)
+
+
+def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
+    """What a newer version wrote, it may have written otherwise."""
+    with opened(tmp_path) as one:
+        one.saw([(NODE, DIGEST)])
+    database = sqlite3.connect(tmp_path / "learned.db")
+    database.execute("PRAGMA user_version = 2")
+    database.close()
+    with opened(tmp_path) as one, pytest.raises(StateUnusable, match="newer"):
+        one.past(NODE)
+
+
+def test_a_meaning_that_is_none_is_said(tmp_path: Path) -> None:
+    """A file may hold anything."""
+    with opened(tmp_path) as one:
+        one.saw([(NODE, DIGEST)])
+    with sqlite3.connect(tmp_path / "learned.db") as database:
+        database.execute("UPDATE meant SET digest = 'x', ref = 'NO NAME'")
+    database.close()
+    with opened(tmp_path) as one, pytest.raises(StateUnusable):
+        one.known()
+
+
+def test_only_so_much_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody wanted for longest goes first."""
+    bodies = [bytes([number]) * 100 for number in range(4)]
+    for number, body in enumerate(bodies):
+        with opened(tmp_path, (number + 1) * 10**12) as one:
+            one.keep(Digest.of(body), "t", body)
+    monkeypatch.setattr(learned, "MAX_DOCUMENT_BYTES", 0)
+    with opened(tmp_path, 9 * 10**12) as one:
+        one.keep(DIGEST, "t", BODY)
+    with opened(tmp_path) as one:
+        assert one.document(Digest.of(bodies[0])) is None
+
+
+def test_what_is_too_long_is_not_kept(tmp_path: Path) -> None:
+    """It would be no document."""
+    with opened(tmp_path) as one:
+        body = b"x" * (learned.MAX_BODY_BYTES + 1)
+        one.keep(Digest.of(body), "t", body)
+        assert one.document(Digest.of(body)) is None
+
+
+def test_a_folder_that_can_t_be_written_is_named(tmp_path: Path) -> None:
+    """The setting that names another one, too."""
+    tmp_path.joinpath("state").write_text("a file")
+    with pytest.raises(StateUnusable), opened(tmp_path / "state") as one:
+        one.saw([(NODE, DIGEST)])
