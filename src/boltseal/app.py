@@ -120,6 +120,7 @@ class Application(Starlette):
             self._upstreams,
             store.registry,
             store.blobs,
+            store.database,
             self._turns,
             clock=self._clock,
             tell=self._tell,

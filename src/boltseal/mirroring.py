@@ -17,6 +17,7 @@ from boltseal.config import secret
 from boltseal.errors import Invalid
 from boltseal.mirror.cache import Mirror
 from boltseal.mirror.limits import Limits
+from boltseal.mirror.relay import Relay
 from boltseal.mirror.tags import UpstreamTags
 from boltseal.mirror.upstreams import Upstream, Upstreams
 from boltseal.policy.upstreams import UpstreamTerms
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from boltseal.mirror.limits import Tell
     from boltseal.registry import Registry
     from boltseal.storage.blobs import BlobStore
+    from boltseal.storage.database import Database
     from boltseal.storage.turns import Turns
 
 
@@ -47,6 +49,7 @@ def build_mirror(
     upstreams: Upstreams,
     registry: Registry,
     store: BlobStore,
+    database: Database,
     turns: Turns,
     *,
     clock: Callable[[], int],
@@ -63,6 +66,8 @@ def build_mirror(
         tags,
         registry,
         store,
+        Relay(database, registry.pulls, clock),
+        turns,
         check_room=check_room,
         read_only=read_only,
         count=count,

@@ -162,7 +162,12 @@ def _tables(
     if mirror is None:
         return table, {}
     mirrored = MirroredRoutes(mirror, manifests, blobs)
-    return table, {ManifestAt: mirrored.manifest, BlobAt: mirrored.blob}
+    return table, {
+        ManifestAt: mirrored.manifest,
+        BlobAt: mirrored.blob,
+        Tags: mirrored.tags,
+        Referrers: mirrored.referrers,
+    }
 
 
 def _namespaced(call: Call, answer: Answer) -> Answer:

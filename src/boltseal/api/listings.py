@@ -20,8 +20,9 @@ from boltseal.api.query import link_next
 from boltseal.api.responses import Answer
 from boltseal.oci.manifest import format_index
 from boltseal.oci.mediatype import OCI_INDEX
+from boltseal.oci.reference import Repository, Tag
 from boltseal.registry.pulls import Pulls
-from boltseal.registry.values import ReferrerRow
+from boltseal.registry.values import Page, ReferrerRow, ReferrersPage
 
 REFERRERS_PAGE_BYTES: Final = 2 * 1024 * 1024
 """About how large an answer about referrers may get; clients refuse manifests over 4 MiB."""
@@ -50,22 +51,31 @@ class ListingRoutes:
     async def tags(self, call: Call, at: Tags) -> Answer:
         """The tags of a repository."""
         n, last = call.query.page_size(), call.query.one("last")
-        page = await self._pulls.tags(at.repository, n, last)
-        path = f"/v2/{at.repository}/tags/list"
-        return _page({"name": at.repository, "tags": page.items}, path, n, page.items[-1:] if page.more else ())
+        return tags_answer(at.repository, await self._pulls.tags(at.repository, n, last), n)
 
     async def referrers(self, call: Call, at: Referrers) -> Answer:
         """What names this digest as its subject, of one artifact type if asked for; an index, empty if need be."""
         n, last = call.query.page_size(), call.query.one("last")
         artifact_type = call.query.one("artifactType") or None
         found = await self._pulls.referrers(at.repository, at.digest, artifact_type, after=last or "", n=n)
-        page = _fitting(found.rows)
-        extra = [] if artifact_type is None else [(b"oci-filters-applied", b"artifactType")]
-        if page and (found.more or len(page) < len(found.rows)):
-            kept = {} if artifact_type is None else {"artifactType": artifact_type}
-            path = f"/v2/{at.repository}/referrers/{at.digest}"
-            extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _by_digest(page[-1])})))
-        return responses.whole(format_index(page), OCI_INDEX, extra=extra)
+        return referrers_answer(at, found, artifact_type, n)
+
+
+def tags_answer(repository: Repository, page: Page[Tag], n: int) -> Answer:
+    """The answer that a page of tags is."""
+    path = f"/v2/{repository}/tags/list"
+    return _page({"name": repository, "tags": page.items}, path, n, page.items[-1:] if page.more else ())
+
+
+def referrers_answer(at: Referrers, found: ReferrersPage, artifact_type: str | None, n: int) -> Answer:
+    """The answer that a page of referrers is, or as much of it as fits."""
+    page = _fitting(found.rows)
+    extra = [] if artifact_type is None else [(b"oci-filters-applied", b"artifactType")]
+    if page and (found.more or len(page) < len(found.rows)):
+        kept = {} if artifact_type is None else {"artifactType": artifact_type}
+        path = f"/v2/{at.repository}/referrers/{at.digest}"
+        extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _by_digest(page[-1])})))
+    return responses.whole(format_index(page), OCI_INDEX, extra=extra)
 
 
 def _by_digest(row: ReferrerRow) -> str:

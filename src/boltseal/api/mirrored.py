@@ -12,13 +12,14 @@ from typing import Final
 from boltseal.api import responses
 from boltseal.api.blobs import BlobRoutes
 from boltseal.api.call import Call
+from boltseal.api.listings import referrers_answer, tags_answer
 from boltseal.api.manifests import ManifestRoutes
-from boltseal.api.paths import BlobAt, ManifestAt
+from boltseal.api.paths import BlobAt, ManifestAt, Referrers, Tags
 from boltseal.api.responses import Answer
 from boltseal.mirror.cache import Mirror
 from boltseal.mirror.upstreams import Upstream
 from boltseal.oci.digest import Digest
-from boltseal.registry.values import ManifestAnswer
+from boltseal.registry.values import ManifestAnswer, Page, ReferrersPage
 
 MAX_WARNING: Final = 500
 
@@ -43,9 +44,9 @@ class MirroredRoutes:
                 told = ManifestAnswer(
                     b"", meaning.media_type, meaning.digest, meaning.size, sealed=False, by_digest=False
                 )
-                return _warned(self._manifests.answer(call, told), meaning.warning)
+                return self._warned(self._manifests.answer(call, told), meaning.warning)
         served = await self._mirror.by_tag(upstream, at.repository, at.reference)
-        return _warned(self._manifests.answer(call, served.answer), served.warning)
+        return self._warned(self._manifests.answer(call, served.answer), served.warning)
 
     async def blob(self, call: Call, at: BlobAt) -> Answer:
         """A blob or a range of it."""
@@ -56,6 +57,28 @@ class MirroredRoutes:
                 return await self._blobs.arriving(size, str(at.digest), fetch.pieces())
             await fetch.whole()
         return await self._blobs.get(call, at)
+
+    async def tags(self, call: Call, at: Tags) -> Answer:
+        """A page of the tags that upstream lists."""
+        n, last = call.query.page_size(), call.query.one("last") or ""
+        listed = await self._mirror.relay.tags(self._upstream(call), at.repository)
+        following = [name for name in listed.items if name > last]
+        page = Page(tuple(following[:n]), more=0 < n < len(following))
+        return self._warned(tags_answer(at.repository, page, n), listed.warning)
+
+    async def referrers(self, call: Call, at: Referrers) -> Answer:
+        """A page of what upstream says refers to a manifest."""
+        n, last = call.query.page_size(), call.query.one("last") or ""
+        artifact_type = call.query.one("artifactType") or None
+        listed = await self._mirror.relay.referrers(self._upstream(call), at.repository, at.digest)
+        wanted = [row for row in listed.items if artifact_type in (None, row.artifact_type) and str(row.digest) > last]
+        page = ReferrersPage(tuple(wanted[:n]), more=0 < n < len(wanted))
+        return self._warned(referrers_answer(at, page, artifact_type, n), listed.warning)
+
+    def _warned(self, answer: Answer, warning: str | None) -> Answer:
+        if warning is not None:
+            self._mirror.warned()
+        return _warned(answer, warning)
 
     def _upstream(self, call: Call) -> Upstream:
         if call.upstream is None:  # the table of routes asks only for what led to one

@@ -1,11 +1,11 @@
 """Upstream's blobs, each brought once for all workers of the store.
 
-The session that a blob is written to has a name that follows from its digest, and its lock says who brings it: this
-process, or another whose file is watched meanwhile. A process that is killed leaves the lock free and the file as long as
-it was: whoever comes next goes on from there. The steps of bringing one:
+The session that a blob is written to has a name that follows from its digest, so that the process whose turn it is
+(`storage.turns`) can be watched by the others, who relay what it has written. A process that is killed leaves the turn free and
+the file as long as it was: whoever comes next goes on from there. The steps of bringing one:
 
 1. Is it here by now? Then nothing is asked.
-2. The lock; who does not get it watches the file grow, and tries again now and then.
+2. The turn; who does not get it watches the file grow, and tries again now and then.
 3. GET, from where the file ends. The size is what a manifest of the repository says, or else what upstream says; more
    than that is refused, less is asked for again.
 4. The store compares the digest, syncs, and gives the file its name. Then the repository's row.
@@ -31,7 +31,8 @@ from boltseal.mirror.fetch import Fetch, FetchLost
 from boltseal.mirror.flights import Flights
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.registry.pulls import BlobUnknown
-from boltseal.storage.blobs import FetchKey, UploadBusy, UploadId, UploadUnknown
+from boltseal.storage.blobs import FetchKey, UploadId, UploadUnknown
+from boltseal.storage.turns import TurnNotHad
 
 if TYPE_CHECKING:
     from boltseal.client.registry import Arriving
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
     from boltseal.registry.pulls import Pulls
     from boltseal.registry.uploads import Uploads
     from boltseal.storage.blobs import BlobStore, UploadWriter
+    from boltseal.storage.turns import Turns
 
 BLOBS_FETCHED: Final = "mirror_blobs_fetched"
 WATCH_EVERY_S: Final = 0.02
 WATCH_FOR_S: Final = 0.25
 CHECKED_EACH_BYTES: Final = 8 * 1024 * 1024
-VANISHED_MOST: Final = 10
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class MirroredBlobs:
         pulls: Pulls,
         uploads: Uploads,
         blobs: BlobStore,
+        turns: Turns,
         *,
         check_room: Callable[[int], None],
         count: Callable[[str], None],
@@ -65,6 +67,7 @@ class MirroredBlobs:
         self._pulls = pulls
         self._uploads = uploads
         self._blobs = blobs
+        self._turns = turns
         self._check_room = check_room
         self._count = count
         self._under_way: dict[tuple[Repository, Digest], Fetch] = {}
@@ -97,6 +100,7 @@ class MirroredBlobs:
         error: BoltsealError | None = Unavailable("the registry is shutting down; ask again")
         try:
             await self._bring(upstream, repository, fetch)
+            fetch.size = (await self._pulls.blob(repository, fetch.digest)).size  # nobody may have said so before
             error = None
         except BoltsealError as failed:
             error = told(failed, BlobUnknown)
@@ -111,21 +115,16 @@ class MirroredBlobs:
 
     async def _bring(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> None:
         key = FetchKey(repository, UploadId.of(fetch.digest))
-        vanished = 0
         while not await self.held(repository, fetch.digest):
-            await self._blobs.start_upload(key)
             try:
-                async with self._blobs.open_upload(key, fetch.digest.algorithm, wait_s=0) as writer:
+                async with self._turns.taken(f"blob {repository} {fetch.digest}", 0):
                     if not await self.held(repository, fetch.digest):
-                        await self._receive(upstream, repository, fetch, key, writer)
-                        return
-                    await self._drop(key)  # somebody has stored it between our look and the lock
-            except UploadBusy:
+                        await self._blobs.start_upload(key)
+                        async with self._blobs.open_upload(key, fetch.digest.algorithm) as writer:
+                            await self._receive(upstream, repository, fetch, key, writer)
+                    return
+            except TurnNotHad:
                 await self._watch(fetch, key)
-            except UploadUnknown:
-                vanished += 1
-                if vanished > VANISHED_MOST:
-                    raise
 
     async def _watch(self, fetch: Fetch, key: FetchKey) -> None:
         """Somebody else brings it: see how far they are, for a while."""
@@ -134,6 +133,7 @@ class MirroredBlobs:
             for _ in range(round(WATCH_FOR_S / WATCH_EVERY_S)):
                 fetch.advance()
                 await asyncio.sleep(WATCH_EVERY_S)
+        await asyncio.sleep(WATCH_EVERY_S)  # there is nothing to see before its first byte, and after its last
 
     async def _receive(
         self, upstream: Upstream, repository: Repository, fetch: Fetch, key: FetchKey, writer: UploadWriter

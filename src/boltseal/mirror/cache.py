@@ -9,11 +9,9 @@ Whatever upstream does, what is here is served: with a warning where upstream mi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -24,16 +22,17 @@ from boltseal.mirror.flights import Flights
 from boltseal.oci.digest import Digest
 from boltseal.registry.pulls import ManifestUnknown, TagDeleted
 from boltseal.registry.values import UNCONDITIONAL, ManifestAnswer
-from boltseal.storage.blobs import FetchKey, UploadBusy, UploadId, UploadUnknown
 
 if TYPE_CHECKING:
     from boltseal.mirror.fetch import Fetch
+    from boltseal.mirror.relay import Relay
     from boltseal.mirror.tags import Meaning, UpstreamTags
     from boltseal.mirror.upstreams import Upstream, Upstreams
     from boltseal.oci.reference import Repository, Tag
     from boltseal.policy.upstreams import UpstreamTerms
     from boltseal.registry import Registry
     from boltseal.storage.blobs import BlobStore
+    from boltseal.storage.turns import Turns
 
 MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
 SERVED_WITH_WARNING: Final = "mirror_served_with_warning"
@@ -62,6 +61,8 @@ class Mirror:
         tags: UpstreamTags,
         registry: Registry,
         store: BlobStore,
+        relay: Relay,
+        turns: Turns,
         *,
         check_room: Callable[[int], None],
         read_only: Callable[[], str | None],
@@ -69,12 +70,13 @@ class Mirror:
     ) -> None:
         self._upstreams = upstreams
         self._tags = tags
+        self.relay = relay
         self._pulls = registry.pulls
         self._manifests = registry.manifests
-        self._store = store
         self._read_only = read_only
         self._count = count
-        self._blobs = MirroredBlobs(registry.pulls, registry.uploads, store, check_room=check_room, count=count)
+        self._turns = turns
+        self._blobs = MirroredBlobs(registry.pulls, registry.uploads, store, turns, check_room=check_room, count=count)
         self._flights: Flights[tuple[Repository, Digest], ManifestAnswer] = Flights()
         self._served: OrderedDict[tuple[Repository, Tag], Digest] = OrderedDict()
 
@@ -87,6 +89,11 @@ class Mirror:
         await self._tags.aclose()
         await self._flights.aclose()
         await self._blobs.aclose()
+        await self.relay.aclose()
+
+    def warned(self) -> None:
+        """An answer left with a warning."""
+        self._count(SERVED_WITH_WARNING)
 
     async def by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Served:
         """What a tag means, whole. ManifestUnknown, TagDeleted, and what upstream failed with where nothing is here."""
@@ -102,8 +109,6 @@ class Mirror:
             warning = error.message
         else:
             self._remember(repository, tag, meaning.digest)
-        if warning is not None:
-            self._count(SERVED_WITH_WARNING)
         return Served(replace(found, sealed=False, by_digest=False), warning)
 
     async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning | None:
@@ -162,7 +167,7 @@ class Mirror:
     async def _fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
         self._check_writable(upstream)
         try:
-            async with self._alone(FetchKey(repository, UploadId.of(digest))):
+            async with self._turns.taken(f"manifest {repository} {digest}", OTHERS_WAIT_S):
                 with contextlib.suppress(ManifestUnknown):  # another worker was quicker
                     return await self._pulls.manifest(repository, digest)
                 manifest = await upstream.client.manifest(upstream.remote(repository), digest)
@@ -173,25 +178,6 @@ class Mirror:
                 return await self._pulls.manifest(repository, digest)
         except BoltsealError as error:
             raise told(error, ManifestUnknown) from error
-
-    @asynccontextmanager
-    async def _alone(self, key: FetchKey) -> AsyncIterator[None]:
-        """The right, among all workers, to bring what the key stands for. UploadBusy when others take too long."""
-        until_s = asyncio.get_running_loop().time() + OTHERS_WAIT_S
-        async with AsyncExitStack() as stack:
-            while True:
-                await self._store.start_upload(key)
-                try:
-                    await stack.enter_async_context(self._store.open_upload(key))
-                    break
-                except (UploadBusy, UploadUnknown):
-                    if asyncio.get_running_loop().time() >= until_s:
-                        raise
-            try:
-                yield
-            finally:
-                with contextlib.suppress(UploadUnknown):
-                    await self._store.cancel_upload(key)
 
     def _check_writable(self, upstream: Upstream) -> None:
         reason = self._read_only()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from boltseal.client.errors import RemoteNotFound, RemoteRefused, RemoteUnauthenticated
 from boltseal.errors import BoltsealError, Denied, Invalid, Unavailable
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown, RepositoryUnknown
+from boltseal.storage.blobs import UploadUnknown
 
 
 class UpstreamWantsLogin(Denied):
@@ -26,7 +27,7 @@ def told(error: BoltsealError, miss: type[ManifestUnknown | BlobUnknown | Reposi
             return miss(error.message)
         case RemoteUnauthenticated():
             return UpstreamWantsLogin(error.message)
-        case Invalid() | RemoteRefused():
+        case Invalid() | RemoteRefused() | UploadUnknown():
             return UpstreamFailed(error.message)
         case _:
             return error

@@ -47,7 +47,7 @@ class Fetch:
         while not self._over and (self.size is None or self.arrived == 0):
             await self._change()
         self._check()
-        return self.size or 0
+        return self._size()
 
     async def whole(self) -> None:
         """Return when the blob is stored. Raises why it will not be."""
@@ -57,7 +57,7 @@ class Fetch:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Its bytes while they arrive; the last come when all of them are proven and stored."""
-        size, position = self.size or 0, 0
+        size, position = self._size(), 0
         while not self._over:
             here = min(self.arrived, size - HELD_BACK_BYTES) - position
             if here <= 0:
@@ -69,6 +69,11 @@ class Fetch:
         self._check()
         async for piece in self._pulls.read_blob(self.digest, position, size - position):
             yield piece
+
+    def _size(self) -> int:
+        if self.size is None:
+            raise FetchLost(f"nobody says how large {self.digest.short} is; ask again")
+        return self.size
 
     async def _read(self, position: int, length: int) -> bytes:
         if self._partial is None:  # cannot be: something arrived

@@ -1,0 +1,163 @@
+"""Lists of upstream's, relayed: the tags of a repository, and what refers to a manifest.
+
+A list is asked for once in a window (`fresh`) for all clients of this process, whole, and paged here: upstreams page each
+in their own way. Where upstream gives none, the last one stands in, and behind that what the store knows: the tags that
+were seen, the referrers that were pulled; with a warning, as either may lack something. Where there is nothing to stand
+in, that is an error and no empty list: "no signatures" is an answer that somebody may act on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from boltseal.errors import BoltsealError
+from boltseal.mirror.errors import UpstreamFailed, told
+from boltseal.mirror.flights import Flights
+from boltseal.oci.reference import Tag
+from boltseal.registry.pulls import RepositoryUnknown
+from boltseal.registry.values import ReferrerRow
+from boltseal.storage import mirrored
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from boltseal.mirror.upstreams import Upstream
+    from boltseal.oci.digest import Digest
+    from boltseal.oci.reference import Repository
+    from boltseal.registry.pulls import Pulls
+    from boltseal.storage.database import Database
+
+MAX_NAMES: Final = 200_000
+MAX_REFERRERS: Final = 20_000
+KEPT_ITEMS: Final = 400_000
+WHOLE_WITHIN_S: Final = 60.0
+FAILED_US: Final = 30_000_000
+"""How long an upstream that failed on a list is not asked for it again where something stands in."""
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[Item]):
+    """A whole list. `asked_us`: when upstream gave it. `warning`: why something may be missing, None where nothing is."""
+
+    items: tuple[Item, ...]
+    asked_us: int = 0
+    warning: str | None = None
+
+
+class _Kept(Generic[Item]):
+    """The lists asked for last, up to a number of items."""
+
+    def __init__(self) -> None:
+        self._lists: OrderedDict[Hashable, Listed[Item]] = OrderedDict()
+        self._count = 0
+
+    def get(self, key: Hashable) -> Listed[Item] | None:
+        return self._lists.get(key)
+
+    def put(self, key: Hashable, listed: Listed[Item]) -> None:
+        before = self._lists.pop(key, None)
+        self._count += len(listed.items) + 1 - (0 if before is None else len(before.items) + 1)
+        self._lists[key] = listed
+        while self._count > KEPT_ITEMS:
+            self._count -= len(self._lists.popitem(last=False)[1].items) + 1
+
+
+class Relay:
+    """Lists of all upstreams. One per process. `clock`: microseconds since the epoch."""
+
+    def __init__(self, database: Database, pulls: Pulls, clock: Callable[[], int]) -> None:
+        self._database = database
+        self._pulls = pulls
+        self._clock = clock
+        self._tags: _Kept[Tag] = _Kept()
+        self._referrers: _Kept[ReferrerRow] = _Kept()
+        self._tag_flights: Flights[Hashable, Listed[Tag]] = Flights()
+        self._referrer_flights: Flights[Hashable, Listed[ReferrerRow]] = Flights()
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        await self._tag_flights.aclose()
+        await self._referrer_flights.aclose()
+
+    async def tags(self, upstream: Upstream, repository: Repository) -> Listed[Tag]:
+        """Every tag, sorted by bytes. RepositoryUnknown, and what upstream failed with where nothing stands in."""
+
+        async def ask() -> tuple[Tag, ...]:
+            names = set()
+            async for name in upstream.client.tags(upstream.remote(repository)):
+                names.add(name)
+                if len(names) > MAX_NAMES:
+                    raise UpstreamFailed(f"{upstream.terms.name} lists more than {MAX_NAMES} tags of {repository}")
+            return tuple(sorted(names))
+
+        async def here() -> tuple[Tag, ...]:
+            names = await self._database.read(lambda found: mirrored.tags_seen(found, repository, MAX_NAMES))
+            return tuple(Tag(name) for name in names)
+
+        return await self._list(self._tags, self._tag_flights, repository, upstream, ask, here)
+
+    async def referrers(self, upstream: Upstream, repository: Repository, digest: Digest) -> Listed[ReferrerRow]:
+        """All that refers to a manifest, by digest. What upstream failed with where nothing stands in."""
+
+        async def ask() -> tuple[ReferrerRow, ...]:
+            found = await upstream.client.referrers(upstream.remote(repository), digest)
+            if len(found) > MAX_REFERRERS:
+                raise UpstreamFailed(
+                    f"{upstream.terms.name} lists more than {MAX_REFERRERS} referrers of {digest.short}"
+                )
+            rows = {
+                str(each.digest): ReferrerRow(
+                    each.media_type, each.digest, each.size, each.artifact_type, dict(each.annotations)
+                )
+                for each in found
+            }
+            return tuple(rows[name] for name in sorted(rows))
+
+        async def here() -> tuple[ReferrerRow, ...]:
+            return (await self._pulls.referrers(repository, digest, None, n=MAX_REFERRERS)).rows
+
+        key = repository, digest
+        return await self._list(self._referrers, self._referrer_flights, key, upstream, ask, here)
+
+    async def _list(
+        self,
+        kept: _Kept[Item],
+        flights: Flights[Hashable, Listed[Item]],
+        key: Hashable,
+        upstream: Upstream,
+        ask: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
+        here: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
+    ) -> Listed[Item]:
+        before = kept.get(key)
+        if before is not None and self._clock() - before.asked_us < upstream.terms.fresh_us:
+            return before
+
+        async def work() -> Listed[Item]:
+            try:
+                async with asyncio.timeout(WHOLE_WITHIN_S):
+                    listed = Listed(await ask(), self._clock())
+            except TimeoutError:
+                failed: BoltsealError = UpstreamFailed(f"{upstream.terms.name} did not end its list in time")
+            except BoltsealError as error:
+                failed = told(error, RepositoryUnknown)
+            else:
+                kept.put(key, listed)
+                return listed
+            if isinstance(failed, RepositoryUnknown):
+                raise failed
+            listed = before or Listed(await here())
+            if not listed.items:
+                raise failed
+            until_us = upstream.terms.fresh_us - min(FAILED_US, upstream.terms.fresh_us)
+            listed = replace(listed, asked_us=self._clock() - until_us, warning=failed.message)
+            kept.put(key, listed)
+            return listed
+
+        return await flights.once(key, work)

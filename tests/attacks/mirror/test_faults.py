@@ -1,0 +1,205 @@
+"""A fetch that is disturbed: a full disk, a killed process, a client that leaves, a store that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.storage.blobs_local import LocalBlobs
+from boltseal.storage.fsck import examine
+from boltseal.storage.migrate import DATABASE_NAME
+from tests.asgi import send
+from tests.fakes.upstream import Asked, FakeUpstream
+from tests.images import digest_of
+from tests.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.servers import Server, boltseal
+from tests.serving import copy_of, serving_as
+from tests.small_disk import small_disk
+from tests.soak.processes import kill_tree
+
+MEBIBYTE = 1024 * 1024
+BLOB = bytes(range(256)) * 4096 * 12  # 12 MiB
+DIGEST = digest_of(BLOB)
+PATH = f"/v2/team/app/blobs/{DIGEST}"
+TARGET = f"/v2/{NAME}/team/app/blobs/{DIGEST}"
+FAR_FUTURE_US = 4_000_000_000_000_000
+
+
+def assert_whole(data: Path) -> None:
+    """What fsck says of a store that nobody serves."""
+    with closing(LocalBlobs(data)) as blobs:
+        assert not examine(data / DATABASE_NAME, blobs, FAR_FUTURE_US).findings
+
+
+def config_of(upstream: FakeUpstream) -> str:
+    return f'[[upstream]]\nname = "{NAME}"\nurl = "http://{upstream.authority}"\n'
+
+
+class Stalling:
+    """Half of the blob; the rest when it is let go."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, _: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(BLOB)}\r\n\r\n".encode() + BLOB[: len(BLOB) // 2])
+        await writer.drain()
+        await self.go_on.wait()
+        writer.write(BLOB[len(BLOB) // 2 :])
+        await writer.drain()
+
+
+@pytest.fixture
+def small_data(tmp_path: Path, fresh_data: Path) -> Iterator[Path]:
+    """A data folder on a disk with room for a third of the blob."""
+    with small_disk(tmp_path / "small", "size=6m") as folder:
+        yield copy_of(fresh_data, folder / "of")
+
+
+@pytest.mark.slow
+async def test_a_disk_that_fills_in_a_fetch_leaves_nothing_half(small_data: Path, upstream: FakeUpstream) -> None:
+    """The client is told, or its connection breaks; what fits is fetched afterwards, and the store is whole."""
+    small = b"fits"
+    upstream.blobs |= {DIGEST: BLOB, digest_of(small): small}
+    async with serving_as(
+        mirror_settings(small_data, table_of(upstream), server={"data": small_data, "disk_reserve_bytes": 0})
+    ) as serving:
+        answer = await send(serving.app, "GET", TARGET)
+        after = await send(serving.app, "GET", f"/v2/{NAME}/team/app/blobs/{digest_of(small)}")
+
+    assert answer.status == 507 or len(answer.body) < len(BLOB)
+    assert (after.status, after.body) == (200, small)
+    assert_whole(small_data)
+
+
+@pytest.mark.slow
+async def test_what_would_take_the_disks_reserve_is_not_fetched(small_data: Path, upstream: FakeUpstream) -> None:
+    """It is refused before a byte of it is stored."""
+    upstream.blobs[DIGEST] = BLOB
+    async with serving_as(
+        mirror_settings(small_data, table_of(upstream), server={"data": small_data, "disk_reserve_bytes": MEBIBYTE})
+    ) as serving:
+        answer = await send(serving.app, "GET", TARGET)
+
+    assert answer.status == 507
+    assert b"nearly full" in answer.body
+    assert_whole(small_data)
+
+
+async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream: FakeUpstream) -> None:
+    """What had arrived is not asked for again, and what is served then is whole."""
+    stalling = Stalling()
+    upstream.answers[f"GET {PATH}"] = stalling
+    upstream.blobs[DIGEST] = BLOB
+    config = config_of(upstream)
+    with boltseal(data, config=config) as server:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+            asked = asyncio.create_task(client.get(TARGET))
+            await _until(lambda: sum(path.stat().st_size for path in (data / "uploads").iterdir()) > MEBIBYTE)
+            await asyncio.to_thread(kill_tree, server.pid)
+            with pytest.raises(httpx2.TransportError):
+                await asked
+    stalling.go_on.set()
+    upstream.answers.clear()
+    with boltseal(data, config=config) as server:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+            answer = await client.get(TARGET)
+
+    assert answer.content == BLOB
+    assert int(upstream.asked[-1].headers["range"].removeprefix("bytes=").removesuffix("-")) >= MEBIBYTE
+    assert_whole(data)
+
+
+async def test_a_client_that_leaves_in_a_fetch_disturbs_nobody(data: Path, upstream: FakeUpstream) -> None:
+    """Who came first leaves first: the others get all of it, and upstream is asked once."""
+    stalling = Stalling()
+    upstream.answers[f"GET {PATH}"] = stalling
+    with boltseal(data, config=config_of(upstream)) as server:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as client:
+            await _read_some_and_leave(server)
+            others = [asyncio.create_task(client.get(TARGET)) for _ in range(3)]
+            await _read_some_and_leave(server)
+            stalling.go_on.set()
+            answers = await asyncio.gather(*others)
+
+    assert all(answer.content == BLOB for answer in answers)
+    assert upstream.counted[f"GET {PATH}"] == 1
+    assert_whole(data)
+
+
+async def test_a_fetch_that_everybody_left_is_there_for_the_next(data: Path, upstream: FakeUpstream) -> None:
+    """It is brought to its end, and upstream not asked again."""
+    stalling = Stalling()
+    upstream.answers[f"GET {PATH}"] = stalling
+    with boltseal(data, config=config_of(upstream)) as server:
+        await _read_some_and_leave(server)
+        stalling.go_on.set()
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as client:
+            answer = await client.get(TARGET)
+
+    assert answer.content == BLOB
+    assert upstream.counted[f"GET {PATH}"] == 1
+
+
+async def test_a_broken_fetch_breaks_the_connection(data: Path, upstream: FakeUpstream) -> None:
+    """A client never takes the beginning for the whole."""
+    upstream.answers[f"GET {PATH}"] = _wrong_at_the_end
+    with boltseal(data, config=config_of(upstream)) as server:
+        async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as client:
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await client.get(TARGET)
+
+    assert_whole(data)
+
+
+@pytest.mark.slow
+async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpstream) -> None:
+    """Four processes, sixty clients, one request for each blob and each manifest."""
+    stalling = Stalling()
+    upstream.answers[f"GET {PATH}"] = stalling
+    small = [f"small {number}".encode() for number in range(10)]
+    upstream.blobs |= {digest_of(each): each for each in small}
+    with boltseal(data, config=config_of(upstream), workers=4) as server:
+        tasks = [asyncio.create_task(_alone(server, TARGET)) for _ in range(60)]
+        for each in small:
+            tasks += [
+                asyncio.create_task(_alone(server, f"/v2/{NAME}/team/app/blobs/{digest_of(each)}")) for _ in "1234"
+            ]
+        await asyncio.sleep(1)
+        stalling.go_on.set()
+        answers = await asyncio.gather(*tasks)
+
+    assert {len(body) if body == BLOB else body[:300] for body in answers[:60]} == {len(BLOB)}
+    assert answers[60:] == [each for each in small for _ in "1234"]
+    assert {key: count for key, count in upstream.counted.items() if count != 1} == {}
+    assert_whole(data)
+
+
+async def _alone(server: Server, target: str) -> bytes:
+    """A client with a connection of its own, which may lead to any worker."""
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+        return (await client.get(target)).content
+
+
+async def _read_some_and_leave(server: Server) -> None:
+    async with (
+        httpx2.AsyncClient(base_url=server.url, trust_env=False) as client,
+        client.stream("GET", TARGET) as response,
+    ):
+        assert response.status_code == 200
+        assert await anext(response.aiter_raw())
+
+
+async def _wrong_at_the_end(_: Asked, writer: asyncio.StreamWriter) -> None:
+    writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(BLOB)}\r\n\r\n".encode() + BLOB[:-1] + b"!")
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110 - another process makes it so
+            await asyncio.sleep(0.02)

@@ -1,0 +1,143 @@
+"""Names that are made to lead somewhere else than they say, or nowhere, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from pathlib import Path
+
+import pytest
+
+from boltseal.opening import open_store
+from tests.fakes.upstream import FakeUpstream
+from tests.images import image, push, push_blob
+from tests.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.serving import Serving, serving_as
+
+
+@pytest.mark.parametrize(
+    "namespace", ["evil.example", "127.0.0.1:22", "169.254.169.254", "", "up.example.evil", "up.example/..", "[::1]"]
+)
+async def test_an_unknown_ns_is_asked_nowhere(mirror: Serving, upstream: FakeUpstream, namespace: str) -> None:
+    """Only configured upstreams are asked, by name or by the host that the configuration says."""
+    for path in ("manifests/1", f"blobs/{image('x').digest}", "tags/list", f"referrers/{image('x').digest}"):
+        answer = await mirror.client.get(f"/v2/team/app/{path}", params={"ns": namespace})
+        assert answer.status_code == 404
+    assert (await mirror.client.get("/v2/", params={"ns": namespace})).status_code == 404
+
+    assert upstream.asked == []
+
+
+async def test_two_ns_are_no_choice(mirror: Serving, upstream: FakeUpstream) -> None:
+    """A proxy and we might each take another one."""
+    answer = await mirror.client.get(f"/v2/team/app/manifests/1?ns={NAME}&ns=evil.example")
+
+    assert answer.status_code == 400
+    assert upstream.asked == []
+
+
+@pytest.mark.parametrize("namespace", [NAME, "evil.example"])
+async def test_ns_on_a_write_is_refused(mirror: Serving, upstream: FakeUpstream, namespace: str) -> None:
+    """Nothing is written, here or there."""
+    shown = image("first")
+    answers = [
+        await mirror.client.put(
+            "/v2/team/app/manifests/1",
+            params={"ns": namespace},
+            content=shown.raw,
+            headers={"content-type": shown.media_type},
+        ),
+        await mirror.client.post("/v2/team/app/blobs/uploads/", params={"ns": namespace}),
+        await mirror.client.delete(f"/v2/team/app/manifests/{shown.digest}", params={"ns": namespace}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [400] * 3
+    assert (await mirror.client.get("/v2/_catalog")).json() == {"repositories": []}
+    assert upstream.asked == []
+
+
+async def test_a_push_under_an_upstreams_name_is_refused(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Otherwise what is pulled as upstream's would be somebody's here."""
+    shown = image("ours")
+    put = await mirror.client.put(
+        f"/v2/{NAME}/team/app/manifests/1", content=shown.raw, headers={"content-type": shown.media_type}
+    )
+    begun = await mirror.client.post(f"/v2/{NAME}/team/app/blobs/uploads/")
+
+    assert [put.status_code, begun.status_code] == [403, 403]
+
+
+async def test_a_blob_of_a_mirror_can_not_be_mounted_by_who_may_not_pull_it(data: Path, upstream: FakeUpstream) -> None:
+    """Walls stand between what is mirrored and what is ours too; who may pull there, may mount."""
+    shown = upstream.publish("team/app", "1", image("theirs"))
+    layer = shown.layers[0]
+    async with serving_as(mirror_settings(data, table_of(upstream))) as serving:
+        await serving.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
+        source = {"mount": layer.digest, "from": f"{NAME}/team/app"}
+        mounted = await serving.client.post("/v2/shop/app/blobs/uploads/", params=source)
+        elsewhere = await serving.client.get(f"/v2/shop/other/blobs/{layer.digest}")
+
+    assert mounted.status_code == 201
+    assert elsewhere.status_code == 404
+
+
+async def test_a_private_blob_is_not_shown_because_an_upstreams_manifest_names_it(
+    mirror: Serving, upstream: FakeUpstream
+) -> None:
+    """Whoever controls an upstream can name any digest; what it can't send is not there."""
+    ours = image("secret")
+    await push_blob(mirror.client, "shop/private", ours.layers[0])
+    upstream.publish("team/app", "1", ours)
+    upstream.blobs.clear()
+    await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1")
+    answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{ours.layers[0].digest}")
+
+    assert answer.status_code == 404
+
+
+async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: FakeUpstream) -> None:
+    """Anonymous clients ask for tags that nobody has: no row, no manifest asked for, no memory."""
+    settings = mirror_settings(data, table_of(upstream))
+    async with serving_as(settings) as serving:
+        await _misses(serving, 0, 500)  # every connection that there may be has its buffer by then
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        await _misses(serving, 500, 1500)
+        after_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sessions = list((data / "uploads").iterdir())
+    with open_store(settings) as store:
+        repositories = store.database.lookups.repository(f"{NAME}/team/app")
+
+    assert upstream.gets() == 0
+    assert not repositories
+    assert sessions == []
+    assert after_kib - before_kib < 32 * 1024
+
+
+async def _misses(serving: Serving, first: int, end: int) -> None:
+    for start in range(first, end, 100):
+        await asyncio.gather(*(_miss(serving, number) for number in range(start, start + 100)))
+
+
+async def _miss(serving: Serving, number: int) -> None:
+    answer = await serving.client.get(f"/v2/{NAME}/team/app/manifests/made-up-{number}")
+    assert answer.status_code == 404
+
+
+async def test_a_local_name_is_not_shadowed_by_upstream_nor_upstreams_by_ours(
+    data: Path, upstream: FakeUpstream
+) -> None:
+    """At the root what was ever ours is ours, and under its name what is upstream's is upstream's."""
+    theirs, ours = image("theirs"), image("ours")
+    upstream.publish("shop/app", "1", theirs)
+    upstream.publish("library/alpine", "1", theirs)
+    async with serving_as(mirror_settings(data, table_of(upstream, root=True))) as serving:
+        await push(serving.client, "shop/app", "1", ours)
+        at_root = await serving.client.get("/v2/shop/app/manifests/1")
+        by_prefix = await serving.client.get(f"/v2/{NAME}/shop/app/manifests/1")
+        by_ns = await serving.client.get("/v2/shop/app/manifests/1", params={"ns": NAME})
+        foreign = await serving.client.get("/v2/library/alpine/manifests/1")
+        ours_by_ns = await serving.client.get("/v2/library/alpine/manifests/1", params={"ns": "127.0.0.1:5000"})
+
+    assert at_root.content == ours.raw
+    assert by_prefix.content == by_ns.content == foreign.content == theirs.raw
+    assert ours_by_ns.status_code == 404
