@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.applications import Starlette
 
+from boltseal.api.admin import PREFIX as ADMIN_PREFIX
+from boltseal.api.admin import AdminApi
 from boltseal.api.asgi import DistributionApi
 from boltseal.api.call import BodyLimits
 from boltseal.api.gate import Gate
@@ -195,6 +197,7 @@ class Application(Starlette):
         self._beside[OBSERVATIONS_PREFIX] = LedgerApi(
             self._observer, registry.observed, gate, public=public, prefix=OBSERVATIONS_PREFIX
         )
+        self._beside[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, gate, api_settings.read_only)
 
     def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
         data = self._settings.server.data
@@ -335,8 +338,10 @@ def _open_to(settings: Settings) -> frozenset[str] | None:
 
 
 def _beside_name(path: str) -> str:
-    """Under which name what answers a path stands in the table: a path of its own, or everything below one of the logs."""
-    return next((prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX) if path.startswith(prefix)), path)
+    """Under which name what answers a path stands in the table: a path of its own, or everything below a prefix."""
+    return next(
+        (prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX) if path.startswith(prefix)), path
+    )
 
 
 def _is_distribution(path: str) -> bool:

@@ -61,6 +61,8 @@ VERBS = (
     "user list",
     "verify",
     "watch",
+    "accept",
+    "quota",
     "user remove",
     "version",
 )

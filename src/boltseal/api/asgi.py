@@ -28,6 +28,7 @@ from boltseal.api.paths import (
     Discover,
     History,
     ManifestAt,
+    Observed,
     RecordsAt,
     Referrers,
     TagHistory,
@@ -138,7 +139,7 @@ def _tables(
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
     uploads = UploadRoutes(registry.uploads, locations, gate)
     listings = ListingRoutes(registry.pulls, gate)
-    history = HistoryRoutes(registry.ledger)
+    history = HistoryRoutes(registry.ledger, registry.observed)
     records = RecordRoutes(registry.records, registry.ledger)
     table: Table = {
         Base: {"GET": listings.base},
@@ -151,6 +152,7 @@ def _tables(
         Discover: {"GET": history.discover},
         TagHistory: {"GET": history.tag_history},
         History: {"GET": history.history},
+        Observed: {"GET": history.observed},
         RecordsAt: {"GET": records.listed, "POST": records.add},
         UploadAt: {
             "GET": uploads.status,

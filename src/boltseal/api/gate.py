@@ -28,6 +28,7 @@ from boltseal.api.paths import (
     Discover,
     History,
     ManifestAt,
+    Observed,
     RecordsAt,
     Referrers,
     TagHistory,
@@ -51,7 +52,18 @@ REMEMBERED_S: Final = 10.0
 REMEMBERED_MOST: Final = 4096
 MAX_HEADER_BYTES: Final = 20 * 1024
 
-_IN_REPOSITORY: Final = (Tags, ManifestAt, Referrers, BlobAt, Uploads, UploadAt, TagHistory, History, RecordsAt)
+_IN_REPOSITORY: Final = (
+    Tags,
+    ManifestAt,
+    Referrers,
+    BlobAt,
+    Uploads,
+    UploadAt,
+    TagHistory,
+    History,
+    RecordsAt,
+    Observed,
+)
 _READS: Final = frozenset({"GET", "HEAD"})
 
 

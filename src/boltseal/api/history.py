@@ -7,7 +7,9 @@ one. Nothing of the pushed manifests' annotations is repeated.
     GET /v2/<name>/_boltseal/history[/<tag>]?after=<index>&n=<number>
     {"size":..., "entries":[{"index":..., "line":...}]}
 
-gives the entries themselves, whose hashes are the leaves of the ledger's tree, for whoever may pull from the repository.
+    GET /v2/<name>/_boltseal/observations[/<tag>]?after=<index>&n=<number>
+
+give the entries themselves, of the ledger and of the log of observations, whose hashes are the leaves of the ledger's tree, for whoever may pull from the repository.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from boltseal.oci.mediatype import OCI_INDEX
 
 if TYPE_CHECKING:
     from boltseal.api.call import Call
-    from boltseal.api.paths import Discover, History, TagHistory
+    from boltseal.api.paths import Discover, History, Observed, TagHistory
     from boltseal.registry.ledger import EntryPage, Ledger, TagEvent
 
 MAX_PAGE: Final = 1000
@@ -45,10 +47,11 @@ _is_moment = re.compile(
 
 
 class HistoryRoutes:
-    """The handlers of `Discover`, `TagHistory` and `History`."""
+    """The handlers of `Discover`, `TagHistory`, `History` and `Observed`."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, observed: Ledger) -> None:
         self._ledger = ledger
+        self._observed = observed
 
     async def discover(self, _: Call, at: Discover) -> Answer:
         """Which extensions this registry, or one of its repositories, has."""
@@ -71,6 +74,8 @@ class HistoryRoutes:
                 f"/v2/{name}/_boltseal/history",
                 f"/v2/{name}/_boltseal/history/<tag>",
                 f"/v2/{name}/_boltseal/records",
+                f"/v2/{name}/_boltseal/observations",
+                f"/v2/{name}/_boltseal/observations/<tag>",
             ],
         }
         return responses.whole(_json({"extensions": [oci, own]}))
@@ -99,6 +104,13 @@ class HistoryRoutes:
         return entries_answer(
             page, f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else ""), n
         )
+
+    async def observed(self, call: Call, at: Observed) -> Answer:
+        """The same of what a mirrored repository's tags were seen to mean."""
+        n, after = asked_page(call)
+        page = await self._observed.history(at.repository, at.tag, after=after, n=n)
+        path = f"/v2/{at.repository}/_boltseal/observations" + (f"/{at.tag}" if at.tag is not None else "")
+        return entries_answer(page, path, n)
 
 
 def asked_page(call: Call) -> tuple[int, int]:

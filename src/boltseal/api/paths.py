@@ -12,6 +12,7 @@
     /v2/<name>/_oci/tag-history/<tag>       TagHistory
     /v2/<name>/_boltseal/history[/<tag>]    History
     /v2/<name>/_boltseal/records            RecordsAt
+    /v2/<name>/_boltseal/observations[/<tag>]  Observed
 
 From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
 The rules kept here: only `%3A` inside a digest is decoded, so that no two paths the grammar tells apart become
@@ -115,6 +116,14 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Observed:
+    """The entries of the log of observations about a mirrored repository, or about one of its tags."""
+
+    repository: Repository
+    tag: Tag | None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsAt:
     """What was said of a repository's images: built, rebuild.requested, released."""
 
@@ -134,6 +143,7 @@ Target: TypeAlias = (
     | TagHistory
     | History
     | RecordsAt
+    | Observed
 )
 
 
@@ -187,6 +197,10 @@ def _parse_extension(parts: list[str]) -> Target | None:
             return History(_repository(name), _tag_of_history(tag))
         case [*name, "_boltseal", "records"]:
             return RecordsAt(_repository(name))
+        case [*name, "_boltseal", "observations"]:
+            return Observed(_repository(name), None)
+        case [*name, "_boltseal", "observations", tag]:
+            return Observed(_repository(name), _tag_of_history(tag))
         case _:
             return None
 

@@ -37,7 +37,8 @@ def history(
 
     Also which other tags meant the same image. Each entry must follow the one before it, mean what the tag means now, and
     be in the registry's signed ledger. Of a registry without one it shows what that says, and that nobody has signed it;
-    and where that keeps no history either, what `boltseal watch` saw from here.
+    and where that keeps no history either, what `boltseal watch` saw from here. Of an image that a registry mirrors
+    (localhost:5000/docker.io/library/node:16.13) it shows what the mirror saw and served, proven by its log of observations.
 
     Exit code 1: the history is broken, or empty.
     """
@@ -71,7 +72,8 @@ def _signed(answer: Answer, name: str, found: Proven, tag: str) -> None:
     rows = []
     for said in found.history.of(tag):
         entry = said.entry
-        event, mode = entry.kind.removeprefix("tag."), entry.extra.get("mode", "") if said.changes else ""
+        event = "gone" if entry.kind == "observed" and not entry.digest else entry.kind.removeprefix("tag.")
+        mode = entry.extra.get("mode", "") if said.changes else ""
         also = found.history.also(entry.digest, tag)
         answer.add(
             ref=name,

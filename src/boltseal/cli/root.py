@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from boltseal.cli import version
+from boltseal.cli.accept import accept
 from boltseal.cli.backup import backup, restore_backup
 from boltseal.cli.check import check
 from boltseal.cli.collect import collect
@@ -33,6 +34,7 @@ from boltseal.cli.new_tag import new_tag
 from boltseal.cli.outdated import outdated
 from boltseal.cli.pin import pin
 from boltseal.cli.purge import purge
+from boltseal.cli.quota import quota
 from boltseal.cli.receipt import receipt
 from boltseal.cli.restore import restore
 from boltseal.cli.rules import rules
@@ -51,6 +53,7 @@ from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
 _SHORT = {
+    "accept": "Serve what a held tag of an upstream means now.",
     "collect": "Remove bytes that nothing names, older than a day.",
     "restore-backup": "Make a new data folder of a backup, and check it.",
     "copy": "Copy images between registries, files and daemons.",
@@ -58,6 +61,7 @@ _SHORT = {
     "fsck": "Check everything in the data folder; changes nothing.",
     "expire": "Take away sealed tags that were kept long enough.",
     "ledger": "The key that signs the ledger; recover a lost one.",
+    "quota": "What is left of a registry's pull limit.",
     "scrub": "Is what lies on this host's disk still what was pulled?",
     "restore": "Put a floating tag back to what it meant before.",
     "receipt": "Prove for ever what a tag means: write, or verify.",
@@ -75,12 +79,14 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("seal", seal, 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
     ("unseal", unseal, f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
     ("restore", restore, 'boltseal restore localhost:5000/shop/app:latest --to 2026-11-23 --reason "it crashes"'),
+    ("accept", accept, 'boltseal accept docker.io/library/node:16.13 --reason "read the release notes"'),
     ("purge", purge, f'boltseal purge {_IMAGE} --reason "a password was in its second layer"'),
     ("expire", expire, "boltseal expire --data ./data --dry-run"),
     ("fsck", fsck, "boltseal fsck --data ./data"),
     ("collect", collect, "boltseal collect --data ./data --dry-run"),
     ("backup", backup, "boltseal backup /mnt/backup/boltseal --data ./data"),
     ("restore-backup", restore_backup, "boltseal restore-backup /mnt/backup/boltseal --data ./new"),
+    ("quota", quota, "boltseal quota docker.io"),
     ("explain", explain, "boltseal explain ouruser/sinatra:v2"),
     ("check", check, f"boltseal check {_IMAGE}"),
     ("digest", digest, f"boltseal digest {_IMAGE}"),

@@ -24,6 +24,7 @@ from boltseal.client.registry import RegistryClient
 from boltseal.client.transport import Call, Transport
 from boltseal.client.trust import Followed
 from boltseal.errors import BoltsealError
+from boltseal.ledger.entry import Kind
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.ledger.history import History, Said, check, meaning_now
 from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
@@ -36,6 +37,7 @@ PAUSE_S: Final = 0.2
 AT_ONCE: Final = 8
 MAX_PAGES: Final = 100
 PAGE: Final = 1000
+OBSERVATIONS: Final = "observations"
 TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 EVENT: Final = "org.opencontainers.distribution.tag.event"
 
@@ -61,6 +63,12 @@ async def read_history(
         history = check(str(repository), [one async for one in client.history(repository)])
         now = None if tag is None else await _means(transport, registry, repository, tag)
         missed = None if tag is None or now is None else meaning_now(history.of(tag), now)
+        if tag is not None and (missed is not None or not history.of(tag)):
+            seen = await _seen_by_mirror(transport, registry, repository, tag, follow)
+            if seen is not None and not history.of(tag):
+                return seen
+            if seen is not None and _last_seen(seen) == now:
+                missed = None  # it was pushed through the mirror's gate once, and moved upstream since
         if missed is None or tried == TRIES - 1:
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
@@ -136,6 +144,38 @@ async def _prove(
     problems += [f"entry {index}: {why}" for index, why in lost.items()]
     proven = frozenset(one.index for one in said) - lost.keys()
     return Proven(history, followed, proven, tuple(problems))
+
+
+async def read_observed(
+    transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
+) -> Proven | None:
+    """What the mirror at a registry has seen of an upstream's tag, proven likewise; None: nothing. RemoteNotFound, ..."""
+    log = f"{registry}/{OBSERVATIONS}"
+    client = LedgerClient(transport, log)
+    history = check(str(repository), [one async for one in client.observed(repository, tag)], observed=True)
+    if not history.said:
+        return None
+    followed = await follow(log)
+    if followed.head is None:
+        problem = f"{registry} shows no log of observations that it is in"
+        return Proven(history, followed, frozenset(), (*history.problems, problem))
+    lost = await _not_in(client, followed, history.said)
+    problems = (*history.problems, *(f"entry {index}: {why}" for index, why in lost.items()))
+    return Proven(history, followed, frozenset(one.index for one in history.said) - lost.keys(), problems)
+
+
+async def _seen_by_mirror(
+    transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
+) -> Proven | None:
+    try:
+        return await read_observed(transport, registry, repository, tag, follow)
+    except RemoteNotFound:
+        return None
+
+
+def _last_seen(seen: Proven) -> str:
+    served = [one.entry.digest for one in seen.history.said if one.entry.kind is not Kind.HELD and one.entry.digest]
+    return served[-1] if served else ""
 
 
 class Event(NamedTuple):

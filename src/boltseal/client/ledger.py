@@ -46,11 +46,12 @@ class _Page(msgspec.Struct):
 
 
 class LedgerClient:
-    """The ledger at one registry."""
+    """The ledger at one registry, or another of its logs: `host/observations` is what the mirror at `host` has seen."""
 
     def __init__(self, transport: Transport, registry: str) -> None:
         self._transport = transport
-        self.registry = registry
+        self.registry, _, log = registry.partition("/")
+        self._prefix = f"/ledger/{log}/" if log else "/ledger/"
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     async def checkpoint(self, *, patient: bool = True) -> bytes:
@@ -127,6 +128,12 @@ class LedgerClient:
         async for one in self._entries(base, repository, what):
             yield one
 
+    async def observed(self, repository: Repository, tag: Tag) -> AsyncIterator[tuple[int, bytes]]:
+        """What a mirror has seen of an upstream's tag, as `history` gives it. RemoteNotFound where nothing is observed."""
+        base, what = f"/v2/{repository}/_boltseal/observations/{tag}", f"what was seen of {tag} of {repository}"
+        async for one in self._entries(base, repository, what):
+            yield one
+
     async def _entries(self, base: str, repository: Repository, what: str) -> AsyncIterator[tuple[int, bytes]]:
         after = -1
         for _ in range(MAX_PAGES):
@@ -163,7 +170,7 @@ class LedgerClient:
     async def _get(
         self, path: str, what: str, max_bytes: int, *, patient: bool = True, scopes: frozenset[str] = frozenset()
     ) -> Reply:
-        call = Call(self.registry, "GET", f"/ledger/{path}", what, scopes, idempotent=patient)
+        call = Call(self.registry, "GET", f"{self._prefix}{path}", what, scopes, idempotent=patient)
         return await self._transport.request(call, max_bytes=max_bytes)
 
 

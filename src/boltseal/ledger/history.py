@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from boltseal.ledger.audit import GOES, Audit
+from boltseal.ledger.audit import GOES, Audit, ObservationAudit
 from boltseal.ledger.entry import CHANGES, Entry
 from boltseal.ledger.merkle import leaf_hash
 
@@ -62,9 +62,9 @@ class History:
         return tuple(sorted(found - {tag, ""}))
 
 
-def check(repository: str, lines: Iterable[tuple[int, bytes]]) -> History:
-    """Read and compare. What is no entry is left out, and said."""
-    audit = Audit(partial=True)
+def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool = False) -> History:
+    """Read and compare. What is no entry is left out, and said. `observed`: they are of a log of observations."""
+    audit = ObservationAudit(partial=True) if observed else Audit(partial=True)
     said: list[Said] = []
     problems: list[str] = []
     for index, line in lines:
