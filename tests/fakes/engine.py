@@ -34,12 +34,21 @@ class Wrong:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """A request that has arrived, and is answered when it may go. `done`: what it asks for is done before."""
+
+    done: bool = False
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @dataclass
 class FakeEngine:
     """`images`: by ID; `containers`: by ID. `asked`: method and path of each request, without the version.
 
     `logs`: what comes of a container's log, byte for byte. `pullable`: what a pull of this name brings. `hangs`: requests
-    that wait until their event is set, once for each. `loses`: paths of `wrong` at which it does what is asked for first.
+    that wait, once for each. `loses`: paths of `wrong` at which it does what is asked for first.
     """
 
     containers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -48,6 +57,7 @@ class FakeEngine:
     podman: bool = False
     driver_status: list[list[str]] = field(default_factory=list)
     architecture: str = "amd64"
+    root: str = "/var/lib/docker"
     asked: list[str] = field(default_factory=list)
     queries: list[dict[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -55,7 +65,7 @@ class FakeEngine:
     wrong: dict[str, Wrong] = field(default_factory=dict)
     progress: list[dict[str, Any]] = field(default_factory=list)
     pullable: dict[str, dict[str, Any]] = field(default_factory=dict)
-    hangs: dict[str, asyncio.Event] = field(default_factory=dict)
+    hangs: dict[str, Hang] = field(default_factory=dict)
     loses: set[str] = field(default_factory=set)
     logs: dict[str, bytes] = field(default_factory=dict)
 
@@ -105,8 +115,12 @@ class FakeEngine:
         self.asked.append(f"{request.method} {path}")
         self.queries.append(dict(request.query))
         self.headers.append(dict(request.headers))
-        if hangs := self.hangs.pop(f"{request.method} {path}", None):
-            await hangs.wait()
+        request_line = f"{request.method} {path}"
+        if hang := self.hangs.pop(request_line, None):
+            if hang.done:
+                await self._said(request, path.split("/"))
+            hang.arrived.set()
+            await hang.go.wait()
         if path in self.wrong:
             if path in self.loses:
                 await self._said(request, path.split("/"))
@@ -123,7 +137,7 @@ class FakeEngine:
                 said = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
                 return web.json_response(said | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
-                return web.json_response({"DriverStatus": self.driver_status})
+                return web.json_response({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
             case "GET", ["containers", "json"]:
                 return web.json_response([{"Id": id_} for id_ in self.containers])
             case "GET", ["containers", id_, "json"]:

@@ -113,6 +113,28 @@ async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) 
         await restore(stage.host, stage.name)
 
 
+async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage, tmp_path: Path) -> None:
+    """`docker rmi`, `docker tag`, and Compose as it takes down with `--rmi all`."""
+    stage.publish("old")
+    await stage.puller().bring(Wanted.of(stage.name))
+    stage.publish("new")
+    brought = await stage.puller().bring(Wanted.of(stage.name))
+    assert brought.kept is not None
+    (tmp_path / "compose.yaml").write_text(f"services: {{web: {{image: '{stage.name}', network_mode: none}}}}")
+    compose = ("docker-compose", "-p", "kept", "-f", tmp_path / "compose.yaml")
+    host = {"DOCKER_HOST": str(stage.host.engine.address)}
+    run(*compose, "create", env=host).checked()
+    run(*compose, "down", "--rmi", "all", env=host).checked()
+    gone = await stage.host.image(stage.name)
+    await restore(stage.host, stage.name, "1")
+    stage.docker("rmi", str(stage.name)).checked()
+    stage.docker("image", "prune", "--force").checked()
+
+    assert gone is None
+    assert await stage.host.image(brought.kept.image) is not None
+    assert (await restore(stage.host, stage.name)).image == brought.kept.image
+
+
 async def test_what_is_here_costs_one_head(stage: Stage) -> None:
     """Counted by the registry itself."""
     stage.publish("old")

@@ -178,9 +178,12 @@ def quota_in_words(registry: str, quota: Quota) -> str:
 
 @asynccontextmanager
 async def opened(
-    transport: Transport, source: Place, target: Place, *, force: bool
+    transport: Transport, source: Place, target: Place, *, force: bool, engine: str = ""
 ) -> AsyncIterator[tuple[Source, Target, bool]]:
-    """Both ends of a transfer, and whether they are one repository. The target keeps what arrived only if all went well."""
+    """Both ends of a transfer, and whether they are one repository. The target keeps what arrived only if all went well.
+
+    `engine`: the address of the daemon, where it is not the usual one.
+    """
     from tempfile import TemporaryDirectory
 
     from boltseal.config import client_paths
@@ -188,7 +191,7 @@ async def opened(
 
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         paths = client_paths()
-        means = Means(transport, Path(scratch), paths.docker_host, paths.docker_certificates)
+        means = Means(transport, Path(scratch), engine or paths.docker_host, paths.docker_certificates)
         from_ = await open_source(source, means)
         mount_from = None
         if source.reference and target.reference and source.reference.registry == target.reference.registry:

@@ -27,16 +27,19 @@ from boltseal.cli.explain import explain
 from boltseal.cli.fsck import fsck
 from boltseal.cli.history import history
 from boltseal.cli.inspect import inspect
+from boltseal.cli.kept import kept
 from boltseal.cli.labels import labels
 from boltseal.cli.ledger import ledger
 from boltseal.cli.lock import lock
 from boltseal.cli.new_tag import new_tag
 from boltseal.cli.outdated import outdated
 from boltseal.cli.pin import pin
+from boltseal.cli.pull import pull
 from boltseal.cli.purge import purge
 from boltseal.cli.quota import quota
 from boltseal.cli.receipt import receipt
 from boltseal.cli.restore import restore
+from boltseal.cli.restore_local import restore_local
 from boltseal.cli.rules import rules
 from boltseal.cli.running import running
 from boltseal.cli.scrub import scrub
@@ -57,6 +60,9 @@ _SHORT = {
     "collect": "Remove bytes that nothing names, older than a day.",
     "restore-backup": "Make a new data folder of a backup, and check it.",
     "copy": "Copy images between registries, files and daemons.",
+    "pull": "Pull images; keep the ones that work before.",
+    "kept": "List the images that are kept on an engine.",
+    "restore-local": "Bring an image back that `pull` has kept, offline.",
     "purge": "Remove an image and its bytes, sealed or not.",
     "fsck": "Check everything in the data folder; changes nothing.",
     "expire": "Take away sealed tags that were kept long enough.",
@@ -95,6 +101,9 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("inspect", inspect, f"boltseal inspect {_IMAGE}"),
     ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
     ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
+    ("pull", pull, "boltseal pull localhost:5000/shop/app:latest --keep 3 --keep-for 30d"),
+    ("kept", kept, "boltseal kept localhost:5000/shop/app:latest"),
+    ("restore-local", restore_local, "boltseal restore-local localhost:5000/shop/app:latest --to 1"),
     ("scrub", scrub, "boltseal scrub localhost:5000/shop/app:1.4.2"),
     ("running", running, "boltseal running --host ssh://deploy@web1"),
     ("trust", trust, "boltseal trust localhost:5000 localhost:5000+0e5e4e2f+AX..."),

@@ -167,6 +167,14 @@ class Keeper:
             )
         return sorted(found, key=lambda each: (str(each.kept.name), each.number))
 
+    async def forget_gone(self, listed: Iterable[Listed]) -> list[Kept]:
+        """Forget what was kept and is not there any more. Nothing is removed by it."""
+        gone = [each.kept for each in listed if each.recorded and each.standing in (Standing.GONE, Standing.OTHER)]
+        async with self.host.alone():
+            for kept in gone:
+                self.host.kept.forget(self.host.key, kept)
+        return gone
+
     async def expire(
         self,
         names: Iterable[Reference],
@@ -247,8 +255,7 @@ class Keeper:
 
     async def _free_tag(self, name: Reference, digest: Digest, image: Digest) -> Tag:
         """A keep tag that no other image has: of twelve digits, or of all where somebody has made twelve collide."""
-        for hex_ in (digest.hex[:SHORT_HEX], digest.hex[:64]):
-            tag = Tag(KEEP_PREFIX + hex_)
+        for tag in (keep_tag(digest), Tag(KEEP_PREFIX + digest.hex[:64])):
             there = await self.host.image(Reference(name.registry, name.repository, tag))
             if there is None or there.id == image:
                 return tag
@@ -272,6 +279,11 @@ class Keeper:
             if lock is not None:
                 needed |= {digest for image in lock.images for digest in image.digests}
         return frozenset(needed), ""
+
+
+def keep_tag(digest: Digest) -> Tag:
+    """The tag that keeps an image with this digest."""
+    return Tag(KEEP_PREFIX + digest.hex[:SHORT_HEX])
 
 
 async def _has_copy(kept: Kept, elsewhere: Elsewhere | None) -> bool:

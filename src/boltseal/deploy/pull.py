@@ -66,13 +66,14 @@ class Wanted:
     """An image to be brought. `name`: with a tag, or none at all, and then it is to be here by its digest only.
 
     `digest`: what it must be; None for what the tag means now. `locked`: a lock says so; `images`: the IDs that the lock
-    knows for it.
+    knows for it. `platform`: such as `linux/arm64`, "" for the engine's own.
     """
 
     name: Reference
     digest: Digest | None = None
     locked: bool = False
     images: tuple[Digest, ...] = ()
+    platform: str = ""
 
     @classmethod
     def of(cls, reference: Reference) -> Wanted:
@@ -140,15 +141,18 @@ class Puller:
         """Steps 1 to 5: nothing that anybody sees by a name has changed."""
         resolved = await self._resolve(wanted)  # 1
         there = await self.host.image(_named(wanted.name, resolved.digest))
-        if there is not None and self._is(there, wanted.name, resolved.digest):  # 2
+        if there is not None and self._is(there, wanted, resolved.digest):  # 2
             return Arrived(wanted, resolved.digest, there, Outcome.HERE, self._known_proof(there, resolved.digest))
         if wanted.digest is None:
             await self.watch(wanted.name.registry)  # 3
         by_digest = Reference(wanted.name.registry, wanted.name.repository, digest=resolved.digest)
         image = await self.host.image(by_digest)
+        if image is not None and not self._is(image, wanted, resolved.digest):
+            image = None
         outcome = Outcome.PULLED if image is None else Outcome.NAMED
         if image is None:
-            image = await self.host.engine.pull(by_digest, login=await self._login(by_digest), tell=self.tell)  # 4
+            login = await self._login(by_digest)
+            image = await self.host.engine.pull(by_digest, platform=wanted.platform, login=login, tell=self.tell)  # 4
         proof = await self._prove(image, wanted, resolved.digest)  # 5
         if self.scrub is not None:
             await self.scrub(image)
@@ -194,9 +198,10 @@ class Puller:
         client = RegistryClient(self.transport, wanted.name.registry)
         return await client.resolve(wanted.name.repository, wanted.name.tag)
 
-    def _is(self, image: EngineImage, name: Reference, digest: Digest) -> bool:
-        """Whether an image of the engine is the one of a digest, as far as the engine and we know."""
-        return digest in self.host.registry_digests(image, name)
+    def _is(self, image: EngineImage, wanted: Wanted, digest: Digest) -> bool:
+        """Whether an image of the engine is the one of a digest, and of the platform, as far as the engine and we know."""
+        for_it = not wanted.platform or f"{image.platform}/".startswith(f"{wanted.platform}/")
+        return digest in self.host.registry_digests(image, wanted.name) and for_it
 
     def _known_proof(self, image: EngineImage, digest: Digest) -> Proof:
         if self.host.store is Store.CONTAINERD:

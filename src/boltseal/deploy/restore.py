@@ -4,6 +4,7 @@
 2. It is here: under its ID, whatever its keep tag says by now.
 3. It is that one: its ID is the registry's digest (containerd's store), or the engine or our own record of the pull
    says that this digest belongs to that ID. An ID is the digest of what it stands for: another image can't have it.
+   With `scrub`, what lies on the disk too.
 4. Alone: what the name means now is kept, so that one can go forward again. 5. The name is given back, and looked at.
 """
 
@@ -16,13 +17,14 @@ from typing import Final
 from boltseal.client.kept import Kept, Proof
 from boltseal.deploy.host import Host
 from boltseal.deploy.keeper import Keeper, Listed, Standing
-from boltseal.deploy.pull import ArrivedOther
+from boltseal.deploy.pull import ArrivedOther, Scrub
 from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.runtimes.inventory import EngineImage, Store
 
 MIN_HEX: Final = 6
+_NUMBER: Final = re.compile(r"[0-9]{1,5}")
 
 
 class NothingKept(NotFound):
@@ -56,16 +58,19 @@ class Restored:
     kept: Kept | None = None
 
 
-async def restore(host: Host, name: Reference, to: str = "") -> Restored:
+async def restore(host: Host, name: Reference, to: str = "", scrub: Scrub | None = None) -> Restored:
     """Give a name back to an image that was kept. `to`: number or digest; "" for the newest that it does not mean now.
 
-    NothingKept, KeptGone, KeptOther, Ambiguous.
+    NothingKept, KeptGone, KeptOther, Ambiguous; what `scrub` raises.
     """
+    start = "" if _NUMBER.fullmatch(to) or not to else _start(to)
     keeper = Keeper(host)
     async with host.alone():
-        chosen = _chosen(await keeper.listed(name), name, to)  # 1
+        chosen = _chosen(await keeper.listed(name), name, to, start)  # 1
         image = await _there(host, chosen)  # 2
         proof = _prove(host, chosen, image)  # 3
+        if scrub is not None:
+            await scrub(image)
         before = await host.image(name)
         if before is not None and before.id == image.id:
             return Restored(name, image.id, chosen.kept.digest, proof, changed=False)
@@ -77,15 +82,15 @@ async def restore(host: Host, name: Reference, to: str = "") -> Restored:
     return Restored(name, image.id, chosen.kept.digest, proof, changed=True, kept=kept)
 
 
-def _chosen(listed: list[Listed], name: Reference, to: str) -> Listed:
+def _chosen(listed: list[Listed], name: Reference, to: str, start: str) -> Listed:
+    """Step 1. `start`: how a digest begins, "" where `to` is a number or nothing."""
     if not listed:
         raise NothingKept(f"nothing is kept of {name.familiar()} on this engine; what is: `boltseal kept`")
     if not to:
         fits = [each for each in listed if not each.current][:1]
-    elif re.fullmatch(r"[0-9]{1,5}", to):
+    elif not start:
         fits = [each for each in listed if each.number == int(to)]
     else:
-        start = _start(to)
         fits = [each for each in listed if any(str(digest).startswith(start) for digest in _digests(each.kept))]
     if not fits:
         raise NothingKept(

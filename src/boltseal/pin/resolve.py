@@ -89,7 +89,7 @@ class Resolver:
             if self._allowed(reference.registry):
                 asked.append(reference)
             else:
-                found[reference] = _not_allowed(reference.registry)
+                found[reference] = not_allowed(reference.registry)
         for registry in {reference.registry for reference in asked}:
             unchecked = await self._unchecked(registry)
             if unchecked is not None:
@@ -277,7 +277,8 @@ def platform_name(platform: Platform | None) -> str:
     return (str(platform) + version)[:200]
 
 
-def _not_allowed(registry: str) -> RegistryNotAllowed:
+def not_allowed(registry: str) -> RegistryNotAllowed:
+    """The refusal of a registry, with what would allow it."""
     return RegistryNotAllowed(
         f"{registry} is not asked: it is none of the registries that a project may name; "
         f"allow it with --allow {registry}, or in `[client] registries` of your own configuration"

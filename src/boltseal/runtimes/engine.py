@@ -124,6 +124,10 @@ class Engine:
         """Where it keeps images."""
         return inventory.store(await self._ask("GET", "info"), self.about)
 
+    async def data_root(self) -> Path | None:
+        """The folder in which it keeps everything, on its own host; None where it does not say."""
+        return inventory.data_root(await self._ask("GET", "info"))
+
     async def container_ids(self, *, all_: bool = False) -> tuple[str, ...]:
         """The containers that run; `all_`: also those that do not. One request."""
         return inventory.container_ids(await self._ask("GET", "containers/json", {"all": "1" if all_ else "0"}))

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -168,6 +169,7 @@ class _Version(msgspec.Struct, rename="pascal"):
 
 class _Info(msgspec.Struct, rename="pascal"):
     driver_status: list[list[str]] | None = None
+    docker_root_dir: str = ""
 
 
 class _Platform(msgspec.Struct):
@@ -248,6 +250,12 @@ def store(raw: bytes, who: About) -> Store:
         return Store.PODMAN
     status = _decoded(raw, _Info, "its information").driver_status or []
     return Store.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else Store.CLASSIC
+
+
+def data_root(raw: bytes) -> Path | None:
+    """`GET /info`: the engine's folder on its host; None for what is no absolute path. EngineLies."""
+    said = _decoded(raw, _Info, "its information").docker_root_dir
+    return Path(said) if said.startswith("/") and "\0" not in said else None
 
 
 def container_ids(raw: bytes) -> tuple[str, ...]:

@@ -1,0 +1,122 @@
+"""`boltseal kept`: which images are kept on an engine, and what would bring them back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.cli.answer import Answer, Outcome, print_table, say
+from boltseal.cli.keeping import kept_fields, on_host, tagged
+from boltseal.cli.onhost import HostOption
+from boltseal.cli.onproject import clean
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import Reach
+
+if TYPE_CHECKING:
+    from boltseal.client.transport import Transport
+    from boltseal.deploy.host import Host
+    from boltseal.deploy.keeper import Listed
+
+
+def kept(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", show_default=False, help="Of one name: localhost:5000/shop/app:latest"),
+    ] = None,
+    forget_gone: Annotated[
+        bool, typer.Option("--forget-gone", help="Forget those that are there no more. Removes no image.")
+    ] = False,
+    host: HostOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the images that are kept on an engine, the newest of each name first.
+
+    Exit code 1: one of them is there no more, or nothing holds it against the next prune.
+    """
+    with Answer("kept", as_json=as_json) as answer:
+        wanted = None if name is None else tagged(name)
+
+        async def run(opened: Host, _: Transport) -> list[Listed]:
+            from boltseal.deploy.keeper import Keeper
+
+            keeper = Keeper(opened)
+            await opened.images_in_use()  # what runs is seen to run
+            found = await keeper.listed(wanted)
+            gone = await keeper.forget_gone(found) if forget_gone else []
+            for each in gone:
+                say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))
+            return [each for each in found if each.kept not in gone]
+
+        listed = on_host(Reach(), (), host, run)
+        for each in listed:
+            _add(answer, each)
+        if not listed:
+            say("nothing is kept on this engine" if name is None else f"nothing is kept of {name} on this engine")
+        elif not as_json:
+            print_table(
+                ("NAME", "NO", "DIGEST", "KEPT", "RAN", "STATE"),
+                map(_row, listed),
+                whole=("NO", "DIGEST", "KEPT", "RAN"),
+            )
+
+
+def _add(answer: Answer, each: Listed) -> None:
+    from boltseal.deploy.keeper import Standing
+    from boltseal.lockfile.format import time_text
+
+    if each.standing is not Standing.KEPT:
+        answer.outcome = Outcome.DIFFERS
+    answer.add(
+        ref=str(each.kept.name),
+        status=str(each.standing),
+        reason=_state(each),
+        number=each.number,
+        current=each.current,
+        recorded=each.recorded,
+        ran=None if each.ran_us is None else time_text(each.ran_us - each.ran_us % 1_000_000),
+        held=list(each.held),
+        **(kept_fields(each.kept) or {}),
+    )
+
+
+def _row(each: Listed) -> tuple[str, ...]:
+    digest = (each.kept.digest or each.kept.image).short.removeprefix("sha256:")
+    kept_ago = _ago(each.kept.kept_us) if each.recorded else "?"
+    return (
+        clean(each.kept.name.familiar()),
+        str(each.number),
+        digest if each.kept.digest is not None else f"{digest} (ID)",
+        kept_ago,
+        "-" if each.ran_us is None else _ago(each.ran_us),
+        clean(_state(each)),
+    )
+
+
+def _state(each: Listed) -> str:
+    from boltseal.deploy.keeper import Standing
+
+    words = {
+        Standing.KEPT: "kept",
+        Standing.LOOSE: "its keep tag was taken away: the next prune may remove it",
+        Standing.GONE: "gone: somebody has removed it",
+        Standing.OTHER: "its keep tag stands on another image",
+    }[each.standing]
+    now = ["what the name means"] if each.current else []
+    until = [] if each.kept.until_us is None else [f"until {_day(each.kept.until_us)}"]
+    copy = [] if each.kept.copy is None else [f"copy: {each.kept.copy.name}"]
+    return "; ".join([words, *now, *until, *(f"for {reason}" for reason in each.held), *copy])
+
+
+def _day(time_us: int) -> str:
+    from boltseal.lockfile.format import time_text
+
+    return time_text(time_us - time_us % 1_000_000)[:10]
+
+
+def _ago(time_us: int) -> str:
+    import time
+
+    from boltseal.lockfile.compare import age
+
+    return f"{age(time_us, time.time_ns() // 1000)} ago"

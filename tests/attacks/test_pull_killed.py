@@ -1,0 +1,140 @@
+"""`boltseal pull` killed at every step: the name means the old image or the new one, and no image has lost its last name."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.cli import program
+from tests.fakes.engine import FakeEngine, Hang
+from tests.images import Document, image, push
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = "shop/app"
+OLD, NEW = image("old"), image("new")
+
+
+@asynccontextmanager
+async def pulling(*arguments: str, engine: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`boltseal pull` as a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "boltseal", "pull", *arguments, "--host", engine),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=program.clean_environment(),
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def publish(server: Server, fake: FakeEngine, document: Document) -> None:
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        assert (await push(client, REPOSITORY, "latest", document)).status_code == 201
+    pulled = f"{server.address}/{REPOSITORY}@{document.digest}"
+    fake.pullable[pulled] = {"Id": document.config.digest, "RepoTags": [], "RepoDigests": [pulled], "Os": "linux"}
+
+
+def steps(name: str) -> list[str]:
+    """Every request by which a pull changes something, or comes to know that it has."""
+    return [
+        "POST images/create",
+        f"GET images/{name.removesuffix(':latest')}@{NEW.digest}/json",
+        f"POST images/{OLD.config.digest}/tag",
+        f"POST images/{NEW.config.digest}/tag",
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's logins and settings are used."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests of this file."""
+    with servers.boltseal(tmp_path_factory.mktemp("killed") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+async def engine(registry: Server) -> FakeEngine:
+    """An engine whose `latest` is the old image, while the registry's is the new one."""
+    fake = FakeEngine()
+    for document in (OLD, NEW):
+        await publish(registry, fake, document)
+    pulled = f"{registry.address}/{REPOSITORY}@{OLD.digest}"
+    fake.images[OLD.config.digest] = fake.pullable[pulled] | {"RepoTags": [name_at(registry)]}
+    return fake
+
+
+def name_at(registry: Server) -> str:
+    return f"{registry.address}/{REPOSITORY}:latest"
+
+
+@pytest.mark.parametrize("at", range(4), ids=["pull", "arrived", "keep", "name"])
+@pytest.mark.parametrize(
+    ("how", "done"),
+    [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGINT, True)],
+    ids=["killed before it", "killed after it", "Ctrl-C after it"],
+)
+async def test_cut_off(
+    registry: Server, engine: FakeEngine, tmp_path: Path, at: int, how: signal.Signals, done: bool
+) -> None:
+    """Before the step, or when it was done and the answer never came; and the next pull ends what was begun."""
+    name = name_at(registry)
+    keep = f"{name.removesuffix('latest')}boltseal-keep-{OLD.digest[7:19]}"
+    step = steps(name)[at]
+    hang = engine.hangs[step] = Hang(done)
+    async with engine.listening(tmp_path) as address:
+        async with pulling(name, engine=str(address)) as process:
+            await asyncio.wait_for(hang.arrived.wait(), 30)
+            process.send_signal(how)
+            code = await process.wait()
+        meant = engine.find(name)
+        names = {each for document in engine.images.values() for each in document["RepoTags"]}
+        kept = list(engine.images[OLD.config.digest]["RepoTags"])
+        again = await asyncio.to_thread(program.call, "pull", name, "--host", str(address))
+
+    assert code in (-signal.SIGKILL, 130)
+    assert meant is not None
+    assert meant["Id"] in (OLD.config.digest, NEW.config.digest)
+    assert kept
+    assert names <= {name, keep}
+    assert again.code == 0
+    assert engine.images[NEW.config.digest]["RepoTags"] == [name]
+    assert engine.images[OLD.config.digest]["RepoTags"] == [keep]
+
+
+async def test_two_processes_at_once(registry: Server, engine: FakeEngine, tmp_path: Path) -> None:
+    """They take turns at giving names, and the old image is kept."""
+    name = name_at(registry)
+    async with (
+        engine.listening(tmp_path) as address,
+        pulling(name, engine=str(address)) as one,
+        pulling(name, engine=str(address)) as two,
+    ):
+        codes = {await one.wait(), await two.wait()}
+
+    assert codes == {0}
+    assert engine.images[NEW.config.digest]["RepoTags"] == [name]
+    assert [each.rpartition(":")[2][:14] for each in engine.images[OLD.config.digest]["RepoTags"]] == ["boltseal-keep-"]

@@ -1,0 +1,367 @@
+"""`boltseal pull`, `kept` and `restore-local`, as a person calls them: a registry that listens, an engine behind a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.client.kept import KeptStore
+from boltseal.client.state import ClientState
+from boltseal.config import state_folder
+from tests import servers
+from tests.cli import program
+from tests.cli.program import Run
+from tests.fakes.engine import FakeEngine, Wrong
+from tests.images import Document, image, push
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Site:
+    """A host that pulls from a registry."""
+
+    server: Server
+    fake: FakeEngine
+    host: str
+    shop: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.server.address}/{self.shop}/app:latest"
+
+    async def publish(self, words: str, part: str = "app") -> Document:
+        """Push an image; the engine can pull it by its digest, as Docker's own store has it then."""
+        made, repository = image(words), f"{self.shop}/{part}"
+        async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False) as client:
+            assert (await push(client, repository, "latest", made)).status_code == 201
+        pulled = f"{self.server.address}/{repository}@{made.digest}"
+        self.fake.pullable[pulled] = {
+            "Id": made.config.digest,
+            "RepoTags": [],
+            "RepoDigests": [pulled],
+            "Os": "linux",
+            "Architecture": "amd64",
+        }
+        return made
+
+    async def call(self, *arguments: str | Path) -> Run:
+        """One verb on this host; the engine answers meanwhile."""
+        return await asyncio.to_thread(program.call, *arguments, "--host", self.host)
+
+    def meaning(self, name: str = "") -> str | None:
+        found = self.fake.find(name or self.name)
+        return None if found is None else str(found["Id"])
+
+
+@asynccontextmanager
+async def _site(server: Server, folder: Path) -> AsyncIterator[Site]:
+    fake = FakeEngine(root=str(folder / "docker"))
+    async with fake.listening(folder) as address:
+        yield Site(server, fake, str(address), f"shop{next(_numbers)}")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One registry for all tests of this file, each in a repository of its own."""
+    with servers.boltseal(tmp_path_factory.mktemp("keeping") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+async def site(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    """Nobody's logins and settings are used."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    async with _site(shared, tmp_path) as made:
+        yield made
+
+
+async def test_from_a_pull_to_the_old_image_again(site: Site) -> None:
+    """What a person sees on the way."""
+    old = await site.publish("one")
+    first = await site.call("pull", site.name)
+    new = await site.publish("two")
+    second = await site.call("pull", site.name)
+    listed = await site.call("kept")
+    back = await site.call("restore-local", site.name)
+    forward = await site.call("restore-local", site.name, "--to", new.digest)
+
+    keep = f"{site.name.removesuffix('latest')}boltseal-keep-{old.digest[7:19]}"
+    assert (first.code, first.out) == (0, f"pulled  {site.name}  {old.digest}\n")
+    assert (second.code, second.out) == (0, f"pulled  {site.name}  {new.digest}\n")
+    assert f"kept {old.digest[:19]} as {keep}; back with: boltseal restore-local {site.name}\n" in second.err
+    assert listed.code == 0
+    assert old.digest[7:19] in listed.out
+    assert all(len(line) <= 80 for line in listed.out.splitlines())
+    assert (back.code, back.out) == (0, f"restored  {site.name}  {old.digest}\n")
+    assert forward.out == f"restored  {site.name}  {new.digest}\n"
+    assert site.meaning() == new.config.digest
+
+
+async def test_what_is_here_costs_one_head(site: Site) -> None:
+    """Counted by the registry: nothing else, its ledger neither."""
+    await site.publish("one")
+    await site.call("pull", site.name)
+    before = _requests(site.server)
+    done = await site.call("pull", site.name, "--plain-http")  # on loopback it would be found out, by one question more
+    after = _requests(site.server)
+
+    assert done.out.startswith(f"here    {site.name}  sha256:")
+    assert {key: number - before.get(key, 0) for key, number in after.items() if number != before.get(key, 0)} == {
+        'boltseal_requests_total{method="HEAD",route="ManifestAt",status="200"}': 1,
+        'boltseal_requests_total{method="GET",route="Metrics",status="200"}': 1,
+    }
+
+
+def _requests(server: Server) -> dict[str, int]:
+    told = httpx2.get(f"{server.url}/metrics", trust_env=False).raise_for_status().text
+    lines = (line.rpartition(" ") for line in told.splitlines() if line.startswith("boltseal_requests_total{"))
+    return {key: int(float(number)) for key, _, number in lines}
+
+
+async def test_json_has_the_same(site: Site) -> None:
+    """The shapes that scripts rely on."""
+    old = await site.publish("one")
+    await site.call("pull", site.name)
+    new = await site.publish("two")
+    pulled = (await site.call("pull", site.name, "--keep-for", "30d", "--json")).json
+    (listed,) = (await site.call("kept", site.name, "--json")).json["results"]
+    restored = (await site.call("restore-local", site.name, "--json")).json
+
+    (result,) = pulled["results"]
+    assert (pulled["schema"], pulled["outcome"], pulled["errors"]) == ("boltseal.pull/1", "holds", [])
+    assert (result["ref"], result["status"], result["digest"]) == (site.name, "pulled", new.digest)
+    assert (result["image"], result["proof"], result["let_go"]) == (new.config.digest, "manifest", [])
+    assert {"image", "digest", "tag", "kept", "until", "keep", "copy"} == set(result["kept"])
+    assert (listed["status"], listed["digest"], listed["number"], listed["current"]) == ("kept", old.digest, 1, False)
+    assert {"ref", "status", "reason", "ran", "held", "recorded", *result["kept"]} <= set(listed)
+    assert restored["schema"] == "boltseal.restore-local/1"
+    assert restored["results"][0]["digest"] == old.digest
+    assert restored["results"][0]["kept"]["digest"] == new.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pull"], "name the images to pull, or a Compose file by --compose, and not both"),
+        (["pull", "app", "--compose", "compose.yaml"], "and not both"),
+        (["pull", "Shop/App:1"], "must be lower-case"),
+        (["pull", "app", "--keep-for", "soon"], '--keep-for is "soon"; expected a whole number and a unit'),
+        (["pull", "app", "--keep", "0"], "should be greater than or equal to 1"),
+        (["pull", "app", "--copy-to", "kept"], "expected a registry and a prefix"),
+        (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
+        (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
+        (["kept", f"app@sha256:{'a' * 64}"], "the digest by --to"),
+        (["restore-local", "app", "--to", "yesterday"], "neither a number nor at least 6 digits"),
+    ],
+)
+async def test_what_can_not_be_meant(site: Site, arguments: list[str], said: str) -> None:
+    """Exit code 2, one line, and no image was touched."""
+    await site.publish("one")
+    await site.call("pull", site.name)
+    keeping = KeptStore(ClientState(state_folder()))
+    site.fake.asked.clear()
+    done = await site.call(*arguments)
+
+    assert (done.code, done.out) == (2, "")
+    assert said in " ".join(done.err.split())
+    assert not [each for each in site.fake.asked if not each.startswith("GET")]
+    assert keeping.locks() == ()
+
+
+async def test_a_tag_that_is_not_there(site: Site) -> None:
+    """Exit code 1."""
+    done = await site.call("pull", site.name)
+
+    assert (done.code, done.out) == (1, "")
+    assert len(done.err.splitlines()) == 1
+
+
+async def test_no_engine(site: Site, tmp_path: Path) -> None:
+    """Exit code 3, and what to do."""
+    for arguments in (["pull", site.name], ["kept"], ["restore-local", site.name]):
+        done = await asyncio.to_thread(program.call, *arguments, "--host", f"unix://{tmp_path}/none.sock")
+
+        assert (done.code, done.out) == (3, "")
+        assert "is Docker running? --host or DOCKER_HOST names another" in done.err
+
+
+async def test_several_images_one_of_which_fails(site: Site) -> None:
+    """The others are pulled all the same; the exit code tells."""
+    await site.publish("one")
+    done = await site.call("pull", f"{site.name.removesuffix('latest')}none", site.name)
+
+    assert done.code == 1
+    assert done.out.startswith(f"pulled  {site.name}")
+    assert "app:none" in done.err
+
+
+async def test_a_full_disk_is_one_line(site: Site) -> None:
+    """And the name means what it meant."""
+    old = await site.publish("one")
+    await site.call("pull", site.name)
+    await site.publish("two")
+    site.fake.wrong["images/create"] = Wrong(200, b'{"error": "write /x: no space left on device"}')
+    done = await site.call("pull", site.name)
+
+    assert (done.code, done.out) == (3, "")
+    assert done.err == 'boltseal: the engine\'s disk is full: "write /x: no space left on device"\n'
+    assert site.meaning() == old.config.digest
+
+
+async def test_keep_n_says_what_it_lets_go_of_and_what_not(site: Site) -> None:
+    """And why."""
+    documents = []
+    for words in ("one", "two", "three"):
+        documents.append(await site.publish(words))
+        done = await site.call("pull", site.name, "--keep", "1")
+    site.fake.container("web", site.name, documents[1].config.digest)
+    await site.publish("four")
+    last = await site.call("pull", site.name, "--keep", "1")
+
+    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was let go of\n" in done.err
+    assert f"({documents[1].digest[:19]}) is still kept: a container stands on it\n" in last.err
+    assert documents[0].config.digest not in site.fake.images
+
+
+async def test_what_is_gone_is_told_until_it_is_forgotten(site: Site) -> None:
+    """Exit code 1: somebody pruned it."""
+    old = await site.publish("one")
+    await site.call("pull", site.name)
+    await site.publish("two")
+    await site.call("pull", site.name)
+    del site.fake.images[old.config.digest]
+    listed = await site.call("kept")
+    forgotten = await site.call("kept", "--forget-gone")
+    after = await site.call("kept")
+
+    assert listed.code == 1
+    assert "gone: somebody has" in listed.out
+    assert (forgotten.code, f"forgotten: {site.name}" in forgotten.err) == (0, True)
+    assert (after.code, after.err) == (0, "nothing is kept on this engine\n")
+
+
+COMPOSE = """\
+services:
+  web:
+    image: {shop}/app:latest
+  db:
+    image: {shop}/db:latest
+  own:
+    build: .
+    image: {shop}/own
+"""
+
+
+@pytest.fixture
+def compose(site: Site, tmp_path: Path) -> Path:
+    """A project of two services, and one that is built here."""
+    (tmp_path / "project").mkdir()
+    file = tmp_path / "project/compose.yaml"
+    file.write_text(COMPOSE.format(shop=f"{site.server.address}/{site.shop}"))
+    return file
+
+
+def rewrite(compose: Path, image: str) -> None:
+    compose.write_text(f"services:\n  web:\n    image: {image}\n")
+
+
+async def test_a_compose_file_is_pulled_as_a_whole(site: Site, compose: Path) -> None:
+    """All names, or none; what is built here is nobody's to pull."""
+    app = await site.publish("app")
+    missing = await site.call("pull", "--compose", compose)
+    none = site.meaning()
+    database = await site.publish("db", "db")
+    done = await site.call("pull", "--compose", compose)
+
+    assert (missing.code, none) == (1, None)
+    assert "its name means what it meant: 1 other image could not be had" in " ".join(missing.err.split())
+    assert (done.code, len(done.out.splitlines())) == (0, 2)
+    assert "/own is built here and not pulled" in done.err
+    assert site.meaning() == app.config.digest
+    assert site.meaning(f"{site.server.address}/{site.shop}/db:latest") == database.config.digest
+
+
+async def test_a_compose_file_is_pulled_as_it_is_locked(site: Site, compose: Path) -> None:
+    """What the lock names comes, whatever the tag means by now, and is never let go of."""
+    locked = await site.publish("app")
+    await site.publish("db", "db")
+    lock = await asyncio.to_thread(program.run, "lock", cwd=compose.parent)
+    await site.publish("newer")
+    done = await site.call("pull", "--compose", compose, "--json")
+
+    assert lock.code == 0
+    assert "as locked in" in done.err
+    assert {result["ref"]: result["digest"] for result in done.json["results"]}[site.name] == locked.digest
+    assert {result["proof"] for result in done.json["results"]} == {"lock"}
+    for words in ("newest", "newest of all", "and more"):
+        await site.publish(words)
+        last = await site.call("pull", site.name, "--keep", "1")
+    assert f"({locked.digest[:19]}) is still kept: a boltseal.lock names it\n" in last.err
+
+
+async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(site: Site, compose: Path) -> None:
+    """A checked-out file does not choose whom we talk to."""
+    rewrite(compose, "registry.evil.example/app:1")
+    done = await site.call("pull", "--compose", compose)
+
+    assert (done.code, done.out) == (3, "")
+    assert "--allow registry.evil.example" in done.err
+    assert "POST images/create" not in site.fake.asked
+
+
+async def test_a_compose_file_with_what_can_not_be_told(site: Site, compose: Path) -> None:
+    """Nothing of it is pulled."""
+    rewrite(compose, "app:${VERSION:?}")
+    done = await site.call("pull", "--compose", compose)
+
+    assert done.code == 2
+    assert "1 image of" in done.err
+    assert "can't be told: nothing was pulled" in done.err
+
+
+async def test_the_working_image_is_copied_to_our_own_registry(site: Site, tmp_path: Path) -> None:
+    """By its digest, under the keep tag, before the newer one takes its name."""
+    old = await site.publish("one")
+    await site.call("pull", site.name)
+    await site.publish("two")
+    with servers.boltseal(tmp_path / "own/data") as own:
+        done = await site.call("pull", site.name, "--copy-to", f"{own.address}/kept", "--json")
+        there = httpx2.head(
+            f"{own.url}/v2/kept/{site.shop}/app/manifests/boltseal-keep-{old.digest[7:19]}",
+            trust_env=False,
+            headers=ACCEPT,
+        )
+    (result,) = done.json["results"]
+
+    assert there.headers["docker-content-digest"] == old.digest
+    assert result["kept"]["copy"] == f"{own.address}/kept/{site.shop}/app:boltseal-keep-{old.digest[7:19]}@{old.digest}"
+
+
+ACCEPT = {"accept": "application/vnd.oci.image.manifest.v1+json"}
+
+
+async def test_a_scrub_that_is_not_possible_moves_no_name(site: Site) -> None:
+    """Asked for and not done is no success; exit code 3."""
+    old = await site.publish("one")
+    await site.call("pull", site.name)
+    await site.publish("two")
+    done = await site.call("pull", site.name, "--scrub")
+
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith("boltseal: not scrubbed: ")
+    assert site.meaning() == old.config.digest
