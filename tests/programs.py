@@ -20,6 +20,7 @@ PACKAGES = {
     "docker-compose": "docker-compose",
     "dockerd": "docker.io",
     "go": "golang-go",
+    "kubectl": "kubernetes-client",
     "mke2fs": "e2fsprogs",
     "oras": "oras",
     "docker-buildx": "docker-buildx",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +22,7 @@ from tests.cli.program import Run
 from tests.fakes.engine import FakeEngine, Wrong
 from tests.images import OCI_INDEX, Document, image, push
 from tests.lockfile.locks import lock_of
+from tests.programs import program as program_of
 from tests.servers import Server
 
 NAME = "localhost:5000/shop/app:1.4.2"
@@ -177,6 +181,26 @@ async def test_no_engine(tmp_path: Path, verb: tuple[str, ...]) -> None:
     assert done.out == ""
 
 
+@pytest.mark.real
+async def test_no_right_to_the_socket(fake: FakeEngine, tmp_path: Path) -> None:
+    """What it takes, and could not check. (Also root has none here: it may not pass by permissions.)"""
+    async with fake.listening(tmp_path) as address:
+        os.chmod(address.path, 0o600)  # noqa: PTH101 - of a socket
+        os.chown(address.path, 12345, 12345)
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [program_of("setpriv"), "--bounding-set=-dac_override", *_boltseal("running", "--host", str(address))],
+            capture_output=True,
+            text=True,
+            env=program.clean_environment(),
+            check=False,
+        )
+
+    assert done.returncode == 3
+    assert "no right to the engine's socket" in done.stderr
+    assert "be of its group (`docker`), or be root" in done.stderr
+
+
 async def test_one_host_of_two(fake: FakeEngine, tmp_path: Path) -> None:
     """What the other one runs is told; what could not be looked at makes the answer unknown."""
     fake.container("web", NAME, fake.image("app", NAME))
@@ -319,6 +343,4 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
 
 
 def _boltseal(*arguments: str) -> list[str]:
-    import sys
-
     return [sys.executable, "-m", "boltseal", *arguments]

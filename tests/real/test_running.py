@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from boltseal.runtimes.address import EngineAddress
 from boltseal.runtimes.inventory import Store
+from tests import servers
 from tests.cli import program
 from tests.real.boxes import ended, started
 from tests.real.layout import app_tar
@@ -198,6 +201,36 @@ def test_what_is_told_of_a_container(shop: Shop, store: Store) -> None:
     assert [(tag["tag"], tag["until"] is None) for tag in found["tags"]] == [("1.4.2", True), ("latest", False)]
     assert found["proven"]
     assert "1.4.2; was `latest`" in " ".join(text.split())
+
+
+def test_a_host_by_ssh(
+    docker: Docker, registry: Registry, repository: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A second daemon behind an sshd: as if it were here, beside one that is; and one that lets nobody in is told."""
+    shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
+    shop.publish("first")
+    shop.lock()
+    with (
+        servers.sshd(tmp_path_factory.mktemp("sshd")) as sshd,
+        servers.dockerd(tmp_path_factory.mktemp("second")) as second,
+    ):
+        far = Shop(registry, repository, EngineAddress.parse(f"unix://{second.address}"), tmp_path)
+        far.docker("pull", far.name).checked()
+        far.start()
+        path = {"PATH": f"{sshd.folder}/bin:{os.environ['PATH']}"}
+        there = f"ssh://{getpass.getuser()}@{sshd.address}{second.address}"
+        hosts = ("--host", there, "--host", docker.host)
+        told = program.run("running", *hosts, "--json", cwd=tmp_path, environment=path)
+        held = program.run("verify", "--running", "--host", there, cwd=tmp_path, environment=path)
+        stranger = f"ssh://nobody-here@{sshd.address}{second.address}"
+        refused = program.run("verify", "--running", "--host", stranger, cwd=tmp_path, environment=path)
+        far.stop()
+    found = [each for each in told.json["results"] if each["host"] == there]
+
+    assert (told.code, held.code, refused.code) == (0, 0, 3)
+    assert [(each["status"], each["started_as"]) for each in found] == [("holds", far.name)]
+    assert "Permission denied" in refused.err
+    assert "must work by itself, without a password" in refused.err
 
 
 def _busybox() -> bytes:

@@ -38,15 +38,18 @@ async def get(context: str, what: str, *, namespace: str | None = None, everywhe
     process = await _started(f"--context={context}", _REQUEST, "get", what, *scope, "--output=json")
     if process.stdout is None or process.stderr is None:
         raise AssertionError("started with pipes")
+    streams = (process.stdout, MAX_ANSWER_BYTES), (process.stderr, MAX_SAID_BYTES)
+    reading = [asyncio.ensure_future(_read(*each)) for each in streams]
     try:
         async with asyncio.timeout(ANSWER_S):
-            out, said = await asyncio.gather(
-                _read(process.stdout, MAX_ANSWER_BYTES), _read(process.stderr, MAX_SAID_BYTES)
-            )
+            out, said = await asyncio.gather(*reading)
             code = await process.wait()
     except TimeoutError as error:
         raise KubectlFailed(f"kubectl has no answer of {context} after {ANSWER_S:.0f} s") from error
     finally:
+        for each in reading:
+            each.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
         await _ended(process)
     if code != 0:
         raise KubectlFailed(f"kubectl can't get the {what} of {quote(context)[1:-1]}: {_why(said)}")
@@ -78,13 +81,14 @@ async def _read(stream: asyncio.StreamReader, most: int) -> bytes:
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
+    """End it if it has not, and read what is left in its pipes, so that they are closed."""
     for end in (process.terminate, process.kill):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            end()
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                end()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_S)
+            await asyncio.wait_for(process.communicate(), END_S)
+            return
 
 
 def _why(said: bytes) -> str:
