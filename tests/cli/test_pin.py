@@ -144,6 +144,23 @@ def test_a_service_that_is_built_here_is_left_alone(project: Path) -> None:
     assert (told.code, [found["status"] for found in told.json["results"]]) == (0, ["local-build"])
 
 
+def test_a_charts_templates_are_noted_by_every_verb(project: Path) -> None:
+    """With file and line; that is no failure unless somebody is strict, and what is excluded is not looked at."""
+    written(project, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": "x:\n  image: {{ .Values.image }}\n"})
+    written(project, {"compose.yml": f"services: {{web: {{image: 'nginx:1.25@{NGINX}'}}}}\n"})
+    told = {verb: program.call(*verb.split(), "--project", project) for verb in ("pin", "verify --offline")}
+    told |= {flag: program.call("verify", "--offline", flag, "--project", project) for flag in ("--github", "--strict")}
+    result = program.call("verify", "--offline", "--json", "--project", project).json["results"][-1]
+    written(project, {".boltseal.toml": '[lock]\nexclude = ["templates/"]\n'})
+    excluded = program.call("verify", "--offline", "--strict", "--project", project)
+
+    assert [run.code for run in (*told.values(), excluded)] == [0, 0, 0, 1, 0]
+    assert "templates/a.yaml:2: " in told["pin"].err
+    assert "templates/a.yaml:2: " in told["verify --offline"].out
+    assert "::warning file=templates/a.yaml,line=2::" in told["--github"].out
+    assert (result["status"], result["weight"], result["line"]) == ("template", "note", 2)
+
+
 def test_what_the_project_excludes_is_left_alone(project: Path) -> None:
     """Also by the proof, which reads all of it again."""
     written(project, {"docs/compose.yml": COMPOSE, ".boltseal.toml": '[lock]\nexclude = ["docs/"]\n'})

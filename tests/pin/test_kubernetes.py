@@ -143,8 +143,3 @@ def test_a_digest_that_was_empty_is_empty_again(tmp_path: Path) -> None:
     put(root, unpinned(root))
 
     assert (root / "values.yaml").read_bytes() == before
-
-
-def test_the_templates_of_a_chart_are_not_looked_into(tmp_path: Path) -> None:
-    """They are filled in from the values, which are read."""
-    assert found_in(trap("helm_values", tmp_path)).problems == ()

@@ -17,6 +17,7 @@ from boltseal.cli.onproject import (
     clean,
     open_project,
     split_arguments,
+    tell_unread,
     watching,
     whom_to_ask,
 )
@@ -118,10 +119,9 @@ def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
             say(clean(f"boltseal: {site.path}:{site.line}: {site.written}: {reason}"))
         elif image.digest is not None:
             digests[site] = image.digest
-    for problem in opened.problems:
-        answer.outcome = Outcome.DIFFERS if answer.outcome is Outcome.DIFFERS else Outcome.UNKNOWN
-        answer.add(ref="", status="unreadable", reason=problem.message, file=problem.path, line=problem.line)
-        say(clean(f"boltseal: {problem}"))
+    if opened.problems and answer.outcome is not Outcome.DIFFERS:
+        answer.outcome = Outcome.UNKNOWN
+    tell_unread(answer, opened)
     if answer.outcome is not Outcome.HOLDS:
         say("nothing is printed: it would leave these as they are")
         return
@@ -189,9 +189,7 @@ def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: 
     for one in done.unresolved:
         answer.add(ref=one.name, status="unresolved", reason=one.reason, places=list(one.places))
         say(clean(f"boltseal: {one.name} ({', '.join(one.places[:3])}): {one.reason}"))
-    for problem in opened.problems:
-        answer.add(ref="", status="unreadable", reason=problem.message, places=[f"{problem.path}:{problem.line}"])
-        say(clean(f"boltseal: {problem}"))
+    tell_unread(answer, opened)
     for note in done.notes:
         say(clean(f"boltseal: {note}"))
     _summary(done, whole=whole, written=written)

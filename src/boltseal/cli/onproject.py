@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from boltseal.cli.answer import say
 from boltseal.cli.remote import Reach, followed
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from boltseal.cli.answer import Answer
     from boltseal.client.transport import Transport
     from boltseal.client.trust import Followed
     from boltseal.lockfile.document import Lock
@@ -45,6 +47,8 @@ class NoSuchPath(Invalid):
 class Project:
     """A project as the verbs see it: the sites that are looked at, what could not be read, and its own settings.
 
+    `notes`: what is not evaluated, and is filled in from what is.
+
     `asked` and `found` are the scan behind it, files that the project excludes included.
     """
 
@@ -52,6 +56,7 @@ class Project:
     settings: ProjectSettings
     sites: tuple[Site, ...]
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
     paths: tuple[str, ...]
     asked: Asked
     found: Found
@@ -84,6 +89,7 @@ def open_project(root: Path, paths: Sequence[Path]) -> Project:
         settings,
         tuple(site for site in found.sites if not settings.excludes(site.path)),
         tuple(problem for problem in found.problems if not settings.excludes(problem.path)),
+        tuple(note for note in found.notes if not settings.excludes(note.path)),
         tuple(inside) if all(inside) else (),
         asked,
         found,
@@ -127,6 +133,14 @@ def watching(reach: Reach, transport: Transport, lock: Lock | None) -> Callable[
         except KeyInvalid as error:
             raise LockInvalid(f"{LOCK_NAME}: the key of {registry} is none: {error.message}") from error
     return lambda registry: followed(reach, transport, registry, keys.get(registry))
+
+
+def tell_unread(answer: Answer, opened: Project) -> None:
+    """What could not be read, and what is not evaluated, each with its place."""
+    for status, problems in (("unreadable", opened.problems), ("template", opened.notes)):
+        for problem in problems:
+            answer.add(ref="", status=status, reason=problem.message, file=problem.path, line=problem.line)
+            say(clean(f"boltseal: {problem}"))
 
 
 def clean(line: str) -> str:

@@ -15,6 +15,7 @@ from boltseal.cli.onproject import (
     ProjectOption,
     clean,
     open_project,
+    tell_unread,
     watching,
     whom_to_ask,
 )
@@ -151,9 +152,7 @@ def _tell(answer: Answer, opened: Project, pins: list[Pin]) -> None:
         )
         if each.status in told:
             say(clean(f"{site.path}:{site.line}: {site.written}: {each.status}: {each.reason}"))
-    for problem in opened.problems:
-        answer.add(ref="", status="unreadable", reason=problem.message, file=problem.path, line=problem.line)
-        say(clean(f"boltseal: {problem}"))
+    tell_unread(answer, opened)
 
 
 def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, quiet: bool) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from boltseal.lockfile.document import Lock
     from boltseal.pin.moves import Move
     from boltseal.pin.values import Problem
-    from boltseal.pin.verify import Verdict
+    from boltseal.pin.verify import Verdict, Weight
 
 
 def verify(
@@ -90,6 +90,7 @@ def verify(
     with Answer("verify", as_json=as_json) as answer:
         from boltseal.pin.lockdisk import read_lock
         from boltseal.pin.platforms import check_platform
+        from boltseal.pin.verify import Weight
 
         files = [Path(path) if Path(path).exists() else project / path for path in paths or []]
         opened = open_project(project, files)
@@ -98,12 +99,14 @@ def verify(
         reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)
         platforms = [check_platform(each) for each in platform or opened.settings.platforms]
         verdicts = _verdicts(opened, lock, reach, allow or [], platforms, strict=strict)
-        answer.outcome = _outcome(verdicts, opened.problems)
+        answer.outcome = _outcome(verdicts, opened, strict=strict)
         for verdict in verdicts:
             _tell(answer, verdict, github=github)
         for problem in opened.problems:
-            _tell_problem(answer, problem, github=github)
-        _summary(verdicts, opened.problems)
+            _tell_problem(answer, problem, "unreadable", Weight.UNKNOWN, github=github)
+        for note in opened.notes:
+            _tell_problem(answer, note, "template", Weight.DIFFERS if strict else Weight.NOTE, github=github)
+        _summary(verdicts, opened)
 
 
 def _verdicts(
@@ -133,14 +136,14 @@ def _verdicts(
     return ask(reach, opened.registries, run)
 
 
-def _outcome(verdicts: tuple[Verdict, ...], problems: tuple[Problem, ...]) -> Outcome:
+def _outcome(verdicts: tuple[Verdict, ...], opened: Project, *, strict: bool) -> Outcome:
     """1 beats 3: what does not hold is certain, whatever could not be checked beside it."""
     from boltseal.lockfile.compare import Weight
 
     weights = {verdict.weight for verdict in verdicts}
-    if Weight.DIFFERS in weights:
+    if Weight.DIFFERS in weights or (strict and opened.notes):
         return Outcome.DIFFERS
-    return Outcome.UNKNOWN if Weight.UNKNOWN in weights or problems else Outcome.HOLDS
+    return Outcome.UNKNOWN if Weight.UNKNOWN in weights or opened.problems else Outcome.HOLDS
 
 
 def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
@@ -189,11 +192,12 @@ def _move(move: Move | None) -> dict[str, Any]:
     }
 
 
-def _tell_problem(answer: Answer, problem: Problem, *, github: bool) -> None:
-    answer.add(ref="", status="unreadable", reason=problem.message, file=problem.path, line=problem.line)
+def _tell_problem(answer: Answer, problem: Problem, status: str, weight: Weight, *, github: bool) -> None:
+    answer.add(ref="", status=status, reason=problem.message, weight=weight, file=problem.path, line=problem.line)
     if answer.as_json:
         return
-    print_line(_command("error", problem.path, problem.line, problem.message) if github else clean(str(problem)))
+    level = "warning" if weight == "note" else "error"
+    print_line(_command(level, problem.path, problem.line, problem.message) if github else clean(str(problem)))
 
 
 def annotation(verdict: Verdict) -> str:
@@ -218,8 +222,10 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _summary(verdicts: tuple[Verdict, ...], problems: tuple[Problem, ...]) -> None:
+def _summary(verdicts: tuple[Verdict, ...], opened: Project) -> None:
     counts = Counter(verdict.status for verdict in verdicts)
     told = [f"{number} {status}" for status, number in sorted(counts.items())]
-    told += [f"{len(problems)} unreadable"] if problems else []
+    told += [
+        f"{len(each)} {word}" for each, word in ((opened.problems, "unreadable"), (opened.notes, "template")) if each
+    ]
     say(f"{counted(len(verdicts), 'reference')}{': ' if told else ''}{', '.join(told)}")

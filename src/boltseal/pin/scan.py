@@ -1,7 +1,8 @@
 """Walk a project and find every image reference in it. Reads, and follows nothing out of the project.
 
 What a file is, its name says: Dockerfiles, Compose files, workflows, pipelines, kustomizations, values beside a chart.
-Any other YAML or JSON file is looked into for Kubernetes' `apiVersion`. A file that is named outright is also known as a
+Any other YAML or JSON file is looked into for Kubernetes' `apiVersion`. Templates are read line by line, so that no image
+in one passes unseen (`pin.templates`). A file that is named outright is also known as a
 Compose file by its `services`; when it is still nothing known, that is a problem, as is whatever can't be read.
 """
 
@@ -23,6 +24,7 @@ from boltseal.pin.helm import app_version, read_values
 from boltseal.pin.kubernetes import is_kubernetes, read_kubernetes
 from boltseal.pin.kustomize import read_kustomize
 from boltseal.pin.source import Project, Source, Unreadable
+from boltseal.pin.templates import names_an_image, read_chart_template, read_template, steers_a_build, template_of
 from boltseal.pin.values import Format, Found, Problem, Site
 from boltseal.pin.yaml_nodes import compose, line_of, pairs
 
@@ -45,7 +47,7 @@ _VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml")
 _WORKFLOW: Final = re.compile(r"(?:.*/)?\.(?:github|gitea|forgejo)/workflows/[^/]+\.ya?ml")
 _ACTION: Final = re.compile(r"(?:.*/)?action\.ya?ml")
 _STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|json)", re.IGNORECASE)
-_IMAGE_LINE: Final = re.compile(r"^[ \t-]*image:.*\{\{", re.MULTILINE)
+_IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", re.IGNORECASE)
 
 
 def scan(root: Path, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None) -> Found:
@@ -72,6 +74,7 @@ class _Scan:
         self.done: set[str] = set()
         self.sites: list[Site] = []
         self.problems: list[Problem] = []
+        self.notes: list[Problem] = []
 
     def of(self, paths: Sequence[Path]) -> Found:
         for path in paths:
@@ -86,11 +89,12 @@ class _Scan:
                 self.problems.append(error.problem)
         self.take(read_compose(self.project, self.composed))
         sites = sorted(dict.fromkeys(self.sites), key=lambda site: (site.path, site.span, site.where))
-        return Found(tuple(sites), tuple(sorted(dict.fromkeys(self.problems))))
+        return Found(tuple(sites), *(tuple(sorted(dict.fromkeys(each))) for each in (self.problems, self.notes)))
 
     def take(self, found: Found) -> None:
         self.sites.extend(found.sites)
         self.problems.extend(found.problems)
+        self.notes.extend(found.notes)
 
     def walk(self, real: Path) -> Iterator[tuple[str, bool]]:
         """The files of a folder by name, in order, or the one file; and whether it was named outright."""
@@ -100,10 +104,8 @@ class _Scan:
         count = 0
         for folder, inner, files in os.walk(real):
             inner[:] = sorted(name for name in inner if name not in _NOT_ENTERED)
-            if "Chart.yaml" in files and "templates" in inner:
-                inner.remove("templates")  # filled in from the values, which are read
             for file in sorted(files):
-                if not (_STRUCTURED.fullmatch(file) or _DOCKERFILE.fullmatch(file) or file in _KUSTOMIZE):
+                if not _may_hold_references(file):
                     continue
                 count += 1
                 if count > MAX_FILES:
@@ -123,11 +125,13 @@ class _Scan:
             return
         self.done.add(name)
         try:
+            if self.is_template(name):
+                return
             kind = self.kind(name)
             if kind is Format.COMPOSE:
                 self.composed.append(name)
             elif kind is Format.DOCKERFILE:
-                self.take(read_dockerfile(self.project.read(name)))
+                self.dockerfile(self.project.read(name))
             elif kind is not None:
                 source = self.project.read(name)
                 documents = compose(source)
@@ -139,10 +143,28 @@ class _Scan:
         except Unreadable as error:
             self.problems.append(error.problem)
 
+    def dockerfile(self, source: Source) -> None:
+        """A `Dockerfile.j2` may well be one as it is, whatever is filled in behind a RUN."""
+        filled_in = template_of(source.path) is not None and steers_a_build(source)
+        self.take(read_template(source) if filled_in else read_dockerfile(source))
+
+    def is_template(self, name: str) -> bool:
+        """Whether a file is a template by its place or its name; then it has been read as one."""
+        parts = name.split("/")
+        charts = ("/".join((*parts[:at], "Chart.yaml")) for at, part in enumerate(parts[:-1]) if part == "templates")
+        if _IN_CHART.fullmatch(parts[-1]) and any(self.project.has(chart) for chart in charts):
+            self.take(read_chart_template(self.project.read(name)))
+            return True
+        inner = template_of(parts[-1])
+        if inner is None or not _STRUCTURED.fullmatch(inner):
+            return False
+        self.take(read_template(self.project.read(name)))
+        return True
+
     def kind(self, name: str) -> Format | None:
         """What a file is by its name."""
         folder, _, last = name.rpartition("/")
-        if _DOCKERFILE.fullmatch(last) and not last.lower().endswith(_ABOUT_DOCKERFILES):
+        if _DOCKERFILE.fullmatch(template_of(last) or last) and not last.lower().endswith(_ABOUT_DOCKERFILES):
             return Format.DOCKERFILE
         if _COMPOSE.fullmatch(last):
             return Format.COMPOSE
@@ -205,7 +227,7 @@ class _Scan:
         try:
             documents = compose(source)
         except Unreadable:
-            if not asked and "{{" in source.text and not _IMAGE_LINE.search(source.text):
+            if not asked and "{{" in source.text and not names_an_image(source):
                 return  # a template of somebody's that names no image
             raise
         if any(is_kubernetes(document) for document in documents):
@@ -217,3 +239,10 @@ class _Scan:
             self.take(read_values(source, documents))
         elif asked:
             raise Unreadable(source.path, 0, "is none of the formats that are known here")
+
+
+def _may_hold_references(file: str) -> bool:
+    """Whether a file is looked into, by the last part of its name."""
+    inner = template_of(file) or file
+    named = _STRUCTURED.fullmatch(inner) or _DOCKERFILE.fullmatch(inner)
+    return bool(named) or file in _KUSTOMIZE or file.endswith(".tpl")

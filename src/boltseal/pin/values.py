@@ -87,7 +87,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All that was found, by path and position, and all that was not readable."""
+    """All that was found, by path and position, all that was not readable, and what is known not to be evaluated (`notes`)."""
 
     sites: tuple[Site, ...] = ()
     problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()

@@ -1,0 +1,3 @@
+{{- define "shop.side" -}}
+{{ .Values.side.repository }}:{{ .Values.side.tag }}
+{{- end -}}
