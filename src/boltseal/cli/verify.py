@@ -27,10 +27,11 @@ from boltseal.cli.verify_running import verify_running
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
+    from boltseal.lockfile.compare import Weight
     from boltseal.lockfile.document import Lock
     from boltseal.pin.moves import Move
     from boltseal.pin.values import Problem
-    from boltseal.pin.verify import Verdict, Weight
+    from boltseal.pin.verify import Verdict
 
 
 def verify(
@@ -88,9 +89,9 @@ def verify(
     if host or compose or kube or namespace:
         raise NotTogether("--host, --compose and --kube are where containers run; give them with --running")
     with Answer("verify", as_json=as_json) as answer:
+        from boltseal.lockfile.compare import Weight
         from boltseal.pin.lockdisk import read_lock
         from boltseal.pin.platforms import check_platform
-        from boltseal.pin.verify import Weight
 
         files = [Path(path) if Path(path).exists() else project / path for path in paths or []]
         opened = open_project(project, files)
