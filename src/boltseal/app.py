@@ -35,6 +35,7 @@ from boltseal.errors import BoltsealError
 from boltseal.ledger.note import VerifierKey
 from boltseal.mirror.cache import Mirror
 from boltseal.mirror.limits import upstream_gauges
+from boltseal.mirror.retention import retain
 from boltseal.mirror.upstreams import Upstreams
 from boltseal.mirroring import build_mirror, build_upstreams
 from boltseal.opening import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
@@ -46,7 +47,7 @@ from boltseal.registry.signer import Signer
 from boltseal.registry.tokens import Tokens
 from boltseal.registry.witnesses import Witness, Witnesses
 from boltseal.storage.certificate import check_certificate
-from boltseal.storage.collect import collect_uploads
+from boltseal.storage.collect import collect_released, collect_uploads
 from boltseal.storage.keyfile import KeyFile
 from boltseal.storage.room import Room
 from boltseal.storage.schema import OBSERVATIONS
@@ -137,7 +138,8 @@ class Application(Starlette):
             for signer in self._signers:
                 signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
-        janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings.server.read_only))
+        janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
+        noting = asyncio.create_task(self._mirror.run())
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -146,7 +148,7 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            for task in (janitor, asked):
+            for task in (janitor, noting, asked):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -285,20 +287,27 @@ def create_app(
     return Application(settings, clock, reload, observer, witness_app, tell or _tell)
 
 
-async def _janitor(store: Store, clock: Clock, read_only: Callable[[], bool]) -> None:
-    """Once an hour, in every process: they may meet at a session, and then one of them finds nothing to do."""
+async def _janitor(store: Store, clock: Clock, settings: Callable[[], Settings]) -> None:
+    """Once an hour, in every process: they may meet at something, and then one of them finds nothing to do."""
     while True:
-        if read_only():
-            await asyncio.sleep(JANITOR_EVERY_S)
-            continue
-        try:
-            removed = await asyncio.to_thread(list, collect_uploads(store.blobs, clock()))
-        except BoltsealError as error:
-            _log.warning("abandoned uploads could not be removed", reason=error.message)
-        else:
-            if removed:
-                _log.info("abandoned uploads removed", count=len(removed))
+        if not settings().server.read_only:
+            try:
+                removed = await asyncio.to_thread(_tidy_up, store, settings(), clock())
+            except BoltsealError as error:
+                _log.warning("what is not needed could not be removed", reason=error.message)
+            else:
+                if any(removed.values()):
+                    _log.info("what is not needed was removed", **removed)
         await asyncio.sleep(JANITOR_EVERY_S)
+
+
+def _tidy_up(store: Store, settings: Settings, now_us: int) -> dict[str, int]:
+    """How many abandoned uploads, mirrored manifests and blobs, and bytes of blobs that nothing names went."""
+    uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
+    if store.database.frozen is not None or not settings.upstreams:
+        return {"uploads": uploads}
+    mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
+    return {"uploads": uploads, "mirrored": mirrored, "blobs": collect_released(store.database, store.blobs, now_us)}
 
 
 def _tell(event: Event) -> None:

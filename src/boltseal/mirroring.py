@@ -20,6 +20,7 @@ from boltseal.mirror.limits import Limits
 from boltseal.mirror.relay import Relay
 from boltseal.mirror.tags import UpstreamTags
 from boltseal.mirror.upstreams import Upstream, Upstreams
+from boltseal.mirror.uses import Uses
 from boltseal.policy.upstreams import UpstreamTerms
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def build_mirror(
         store,
         Relay(database, registry.pulls, clock),
         turns,
+        Uses(database, clock, read_only),
         check_room=check_room,
         read_only=read_only,
         count=count,

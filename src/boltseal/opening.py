@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
+from boltseal.mirror.retention import retain
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.bounds import Bounds
 from boltseal.registry.integrator import Integrator, LedgerDoubt
@@ -111,11 +112,14 @@ def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_
 def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[Item]:
     """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable.
 
+    Mirrored images that their upstream's terms keep no longer go first.
+
     Nothing is removed from a store of which is doubted whether it is what its ledger signed: LedgerFrozen.
     """
     with open_store(settings, clock=clock) as store:
         if store.database.frozen is not None and not dry_run:  # what its lost entries name looks like what nobody needs
             raise LedgerFrozen(f"nothing is removed: {store.database.frozen}")
+        yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
         yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
 
 

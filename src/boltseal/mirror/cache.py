@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from boltseal.mirror.relay import Relay
     from boltseal.mirror.tags import Meaning, UpstreamTags
     from boltseal.mirror.upstreams import Upstream, Upstreams
+    from boltseal.mirror.uses import Uses
     from boltseal.oci.reference import Repository, Tag
     from boltseal.policy.upstreams import UpstreamTerms
     from boltseal.registry import Registry
@@ -63,6 +64,7 @@ class Mirror:
         store: BlobStore,
         relay: Relay,
         turns: Turns,
+        uses: Uses,
         *,
         check_room: Callable[[int], None],
         read_only: Callable[[], str | None],
@@ -76,6 +78,7 @@ class Mirror:
         self._read_only = read_only
         self._count = count
         self._turns = turns
+        self._uses = uses
         self._blobs = MirroredBlobs(registry.pulls, registry.uploads, store, turns, check_room=check_room, count=count)
         self._flights: Flights[tuple[Repository, Digest], ManifestAnswer] = Flights()
         self._served: OrderedDict[tuple[Repository, Tag], Digest] = OrderedDict()
@@ -90,6 +93,11 @@ class Mirror:
         await self._flights.aclose()
         await self._blobs.aclose()
         await self.relay.aclose()
+        await self._uses.write()
+
+    async def run(self) -> None:
+        """What is to be done beside answering, for ever."""
+        await self._uses.run()
 
     def warned(self) -> None:
         """An answer left with a warning."""
@@ -114,10 +122,15 @@ class Mirror:
     async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning | None:
         """What a tag means, without its bytes; None: our own seal says, and `by_tag` knows. Raises as `by_tag`."""
         ours = await self._ours(repository, tag)
-        return None if isinstance(ours, ManifestAnswer) else await self._ask(upstream, repository, tag, ours)
+        if isinstance(ours, ManifestAnswer):
+            return None
+        meaning = await self._ask(upstream, repository, tag, ours)
+        self._uses.note(repository, meaning.digest)
+        return meaning
 
     async def by_digest(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
         """A manifest by its digest, from here or from upstream. ManifestUnknown, RemoteLies, ..."""
+        self._uses.note(repository, digest)
         with contextlib.suppress(ManifestUnknown):
             return await self._pulls.manifest(repository, digest)
         return await self._flights.once((repository, digest), lambda: self._fetch(upstream, repository, digest))

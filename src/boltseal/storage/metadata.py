@@ -216,6 +216,20 @@ def blob_named(tx: Transaction, digest: str) -> bool:
     return tx.connection.execute(select(literal(1)).where(blob.c.digest == digest).limit(1)).first() is not None
 
 
+def released_since(tx: Transaction, digest: str) -> int | None:
+    """When the last row that named these bytes went, None where none ever did, or they are named."""
+    found: int | None = tx.connection.execute(
+        select(released.c.released_us).where(released.c.digest == digest)
+    ).scalar_one_or_none()
+    return found
+
+
+def released_before(connection: Connection, before_us: int) -> list[str]:
+    """The blobs whose last row went before that moment."""
+    query = select(released.c.digest).where(released.c.released_us < before_us)
+    return list(connection.execute(query.order_by(released.c.digest)).scalars())
+
+
 def holders(tx: Transaction, digests: Collection[str]) -> list[tuple[int, str, str]]:
     """Every row of any repository with one of these digests, manifest or blob: (repository's number, name, digest)."""
     found = []

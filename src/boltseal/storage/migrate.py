@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-FORMAT: Final = 3
-HEAD_REVISION: Final = "0004"
+FORMAT: Final = 4
+HEAD_REVISION: Final = "0005"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
 

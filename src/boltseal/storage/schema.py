@@ -16,6 +16,7 @@
     foreign_tag  how such a tag stands: what is served of it, what is held back, when upstream was last asked
     upstream     how an upstream stands: what is left of its pull limit, since when it does not answer
     reservation  a push that is on its way through the gate: for an hour nobody else may push to that name
+    pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was brought
     usage        running totals of what users hold; see `usage`
 
 There are two logs of one making (`Log`): the ledger of what happened to our tags, and the observations of what upstreams'
@@ -215,6 +216,15 @@ foreign_tag = Table(
     Column("entry_index", BigInteger, nullable=False),
     Column("changes", BigInteger, nullable=False),
     Column("changes_since_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+pulled = Table(
+    "pulled",
+    METADATA,
+    _of_repository(),
+    Column("digest", Text, primary_key=True),
+    Column("pulled_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
