@@ -138,7 +138,7 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
     found = done.json["results"][2]
 
     assert done.code == 0, done.err
-    assert (found["means"], found["moved"], found["behind"], found["proven"]) == (second.digest, True, 1, True)
+    assert (found["means"], found["moved"], found["behind"], found["tags_by"]) == (second.digest, True, 1, "ledger")
     assert [(tag["tag"], tag["until"] is None, tag["entry"]) for tag in found["tags"]] == [
         ("1.4.2", True, 2),
         ("latest", False, 3),

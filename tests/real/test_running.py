@@ -199,7 +199,7 @@ def test_what_is_told_of_a_container(shop: Shop, store: Store) -> None:
     assert len(found["image"]["config"]) == (0 if store is Store.CONTAINERD else 1)
     assert (found["means"], found["moved"], found["behind"]) == (newest, True, 2)
     assert [(tag["tag"], tag["until"] is None) for tag in found["tags"]] == [("1.4.2", True), ("latest", False)]
-    assert found["proven"]
+    assert found["tags_by"] == "ledger"
     assert "1.4.2; was `latest`" in " ".join(text.split())
 
 

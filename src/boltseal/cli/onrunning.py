@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from boltseal.cli.answer import Answer, Outcome, say
 from boltseal.cli.onproject import clean, watching, whom_to_ask
 from boltseal.cli.remote import Reach, ask
 from boltseal.errors import BoltsealError, Invalid
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from boltseal.fleet.hosts import Host, Seen
     from boltseal.fleet.registries import Answers
     from boltseal.fleet.rows import Row
+    from boltseal.ledger.meant import Step
     from boltseal.lockfile.running import LockedImages
+    from boltseal.oci.reference import Reference
 
 HostsOption = Annotated[
     list[str] | None,
@@ -135,19 +138,50 @@ def _of_project(looked: Looked, file: Path) -> Looked:
     return Looked(hosts, looked.failed, tuple(name for name in project.services if name not in running))
 
 
-def ask_registries(reach: Reach, allow: Sequence[str], seen: Sequence[Seen], lock: LockedImages | None) -> Answers:
-    """What registries say of these containers' images. LedgerBroken."""
-    from boltseal.fleet.registries import Registries
+def told_of(reach: Reach | None, allow: Sequence[str], seen: Sequence[Seen], lock: LockedImages | None) -> Answers:
+    """What is known of these containers' images: by their registries, if `reach` is given, and by `boltseal watch`. LedgerBroken."""
+    from boltseal.fleet.registries import NOBODY, Registries, remembering
     from boltseal.fleet.registries import ask as asked
     from boltseal.fleet.rows import to_ask, to_ask_by_digest
 
-    allowed, names = whom_to_ask(reach, allow), to_ask(seen, lock)
+    names = to_ask(seen, lock)
+    if not names:
+        return NOBODY
+    memory = _remembered(names)
+    if reach is None:
+        return remembering(NOBODY, memory)
+    allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> Answers:
         registries = Registries(transport, allowed, watching(reach, transport, None if lock is None else lock.lock))
         return await asked(registries, names, lambda told: to_ask_by_digest(seen, lock, told))
 
-    return ask(reach, {name.registry for name in names}, run)
+    return remembering(ask(reach, {name.registry for name in names}, run), memory)
+
+
+def _remembered(names: Sequence[Reference]) -> dict[Reference, tuple[Step, ...]]:
+    """What `boltseal watch` saw of these tags. Without its log the rest holds all the same."""
+    from boltseal.client.state import ClientState, StateUnusable
+    from boltseal.client.watched import Watched
+    from boltseal.config import state_folder
+    from boltseal.ledger.meant import Step
+
+    try:
+        with Watched(ClientState(state_folder())) as watched:
+            pasts = {name: watched.past(name) for name in names if name.tag is not None}
+    except StateUnusable as error:
+        say(f"boltseal: {error.message}")
+        return {}
+    return {name: tuple(Step(one.first_seen_us, str(one.digest or "")) for one in past) for name, past in pasts.items()}
+
+
+def tell_broken(answer: Answer, told: Answers) -> None:
+    """Histories that contradict themselves or the tree that is signed."""
+    for (registry, repository), past in told.pasts.items():
+        for problem in past.problems:
+            answer.outcome = Outcome.DIFFERS
+            answer.add(ref=f"{registry}/{repository}", status="broken", reason=problem)
+            say(f"boltseal: {registry}/{repository}: {cell(problem)}")
 
 
 def read_locked(project: Path) -> LockedImages | None:
@@ -188,7 +222,7 @@ def result(row: Row) -> dict[str, Any]:
         "recorded": seen.image.recorded,
         "names": [str(name) for name in seen.image.names],
         "tags": [_tag(tag) for tag in row.tags],
-        "proven": row.proven,
+        "tags_by": str(row.tags_by) or None,
         "locked": None if locked is None else str(locked.reference),
         "locked_digest": None if locked is None or locked.digest is None else str(locked.digest),
         "means": None if row.means is None else str(row.means),

@@ -16,12 +16,13 @@ from boltseal.cli.onrunning import (
     Looked,
     NamespaceOption,
     Where,
-    ask_registries,
     cell,
     counts,
     look,
     read_locked,
     result,
+    tell_broken,
+    told_of,
 )
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from boltseal.fleet.hosts import Seen
+    from boltseal.fleet.registries import Answers
     from boltseal.fleet.rows import Row
     from boltseal.lockfile.running import LockedImages
 
@@ -82,11 +84,13 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
     import time
 
     looked, lock, first = look(where), read_locked(project), not known
-    rows = _rows(looked.seen, reach, allow, lock)
+    told = told_of(reach, allow, looked.seen, lock)
+    rows = _rows(looked.seen, lock, told)
     for row in rows:
         answer.add(**result(row))
+    tell_broken(answer, told)
     for name, error in looked.failed:
-        answer.outcome = Outcome.UNKNOWN
+        answer.outcome = Outcome.UNKNOWN if answer.outcome is Outcome.HOLDS else answer.outcome
         answer.add(ref=name, status="unknown", reason=error.message)
         say(f"boltseal: {error.message}")
     if answer.as_json:
@@ -100,11 +104,9 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
         _talk(looked, rows, lock is not None)
 
 
-def _rows(seen: Sequence[Seen], reach: Reach | None, allow: list[str], lock: LockedImages | None) -> list[Row]:
-    from boltseal.fleet.registries import NOBODY
+def _rows(seen: Sequence[Seen], lock: LockedImages | None, told: Answers) -> list[Row]:
     from boltseal.fleet.rows import row
 
-    told = NOBODY if reach is None or not seen else ask_registries(reach, allow, seen, lock)
     return [row(each, lock, told) for each in seen]
 
 

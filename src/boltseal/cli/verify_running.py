@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import Answer, Outcome, print_line, say
-from boltseal.cli.onrunning import Where, ask_registries, cell, counts, look, read_locked, result
+from boltseal.cli.onrunning import Where, cell, counts, look, read_locked, result, tell_broken, told_of
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from boltseal.cli.remote import Reach
     from boltseal.fleet.hosts import Seen
+    from boltseal.fleet.registries import Answers
     from boltseal.fleet.rows import Row
     from boltseal.lockfile.running import LockedImages
 
@@ -36,7 +37,7 @@ def verify_running(
                 f"{project / 'boltseal.lock'}: there is no lock to compare with; write one with `boltseal lock`"
             )
         looked = look(where)
-        rows = _rows(looked.seen, lock, reach, allow)
+        rows, told = _rows(looked.seen, lock, reach, allow)
         for row in rows:
             _tell(answer, row, strict=strict)
         for name, error in looked.failed:
@@ -48,6 +49,7 @@ def verify_running(
             answer.add(ref="", status="unknown", reason=reason, weight="unknown")
             say(f"boltseal: {reason}")
         answer.outcome = _outcome(rows, strict=strict, unknown=bool(looked.failed) or not held)
+        tell_broken(answer, told)
         for reason in dict.fromkeys(
             row.unasked for row in rows if row.unasked and _weight(row, strict=strict) != "holds"
         ):
@@ -56,16 +58,15 @@ def verify_running(
             say(counts(rows, _standing))
 
 
-def _rows(seen: Sequence[Seen], lock: LockedImages, reach: Reach | None, allow: list[str]) -> list[Row]:
+def _rows(seen: Sequence[Seen], lock: LockedImages, reach: Reach | None, allow: list[str]) -> tuple[list[Row], Answers]:
     """The rows; a registry is asked only about containers whose reason it can tell apart."""
+    from boltseal.fleet.registries import NOBODY
     from boltseal.fleet.rows import needs_registry, row
 
     rows = [row(each, lock) for each in seen]
     unsure = [each.seen for each in rows if needs_registry(each)]
-    if reach is None or not unsure:
-        return rows
-    told = ask_registries(reach, allow, unsure, lock)
-    return [row(each.seen, lock, told) if needs_registry(each) else each for each in rows]
+    told = told_of(reach, allow, unsure, lock) if unsure else NOBODY
+    return [row(each.seen, lock, told) if needs_registry(each) else each for each in rows], told
 
 
 def _weight(row: Row, *, strict: bool) -> str:

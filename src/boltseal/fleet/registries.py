@@ -8,8 +8,9 @@ that is not asked, or does not answer, is an answer with its reason; a ledger th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
@@ -32,15 +33,26 @@ Place = tuple[str, Repository]
 """A repository: registry and name."""
 
 
+class Witness(StrEnum):
+    """Who says what a tag meant. WATCH: `boltseal watch`, which saw it from here."""
+
+    LEDGER = "ledger"
+    REGISTRY = "registry"
+    WATCH = "watch"
+    NOBODY = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a repository says of its tags. `said`: the ledger's entries, proven; empty where nobody signs. `steps` by tag.
+    """What tags of a repository meant. `said`: the ledger's entries, proven; empty where nobody signs. `steps` by tag.
 
-    `why`: the reason where it could not be asked. `problems`: what is wrong with a ledger's history.
+    `by`: whose word that is. `why`: the reason where the registry could not be asked. `problems`: what is wrong with a
+    ledger's history.
     """
 
     steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     said: tuple[Said, ...] = ()
+    by: Witness = Witness.NOBODY
     why: str = ""
     problems: tuple[str, ...] = ()
 
@@ -100,7 +112,7 @@ class Registries:
         except BoltsealError as error:
             return Past(why=error.message)
         said = tuple(one for one in found.history.said if one.index in found.proven)
-        return Past(steps_of(said), said, problems=found.problems)
+        return Past(steps_of(said), said, Witness.LEDGER, problems=found.problems)
 
     async def _unsigned(self, place: Place, names: Iterable[Reference]) -> Past:
         """The histories of the tags that are asked about, where the registry keeps any: most do not."""
@@ -112,7 +124,7 @@ class Registries:
                 steps[name.tag] = _steps(await read_unsigned(self._transport, *place, name.tag))
             except RemoteNotFound:
                 break
-        return Past(steps)
+        return Past(steps, by=Witness.REGISTRY) if steps else Past()
 
 
 def _steps(events: Iterable[Event]) -> tuple[Step, ...]:
@@ -129,6 +141,16 @@ async def ask(
     told = Answers(meanings, await registries.pasts(wanted))
     more = await registries.meanings(sorted(by_digest(told), key=str))
     return replace(told, meanings={**meanings, **more})
+
+
+def remembering(told: Answers, memory: Mapping[Reference, Sequence[Step]]) -> Answers:
+    """The same with what was seen from here of tags whose registry keeps no history, or was not asked."""
+    pasts = dict(told.pasts)
+    for name, steps in memory.items():
+        past = pasts.get(place_of(name), Past())
+        if steps and name.tag is not None and past.by in (Witness.NOBODY, Witness.WATCH):
+            pasts[place_of(name)] = replace(past, steps={**past.steps, name.tag: tuple(steps)}, by=Witness.WATCH)
+    return replace(told, pasts=pasts)
 
 
 def place_of(name: Reference) -> Place:

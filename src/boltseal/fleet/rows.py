@@ -14,7 +14,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.registry import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.fleet.hosts import Seen
-from boltseal.fleet.registries import NOBODY, Answers, Past, digest_name, place_of
+from boltseal.fleet.registries import NOBODY, Answers, Past, Witness, digest_name, place_of
 from boltseal.ledger.meant import Behind, Meant, Release, behind, meant, released
 from boltseal.lockfile.running import (
     DigestKind,
@@ -36,7 +36,7 @@ class Row:
     """A container, and all that is known of it.
 
     `name`: by which its registry was, or would be, asked. `digests`: of what it runs, each with its kind. `verdict`: None
-    without a lock. `tags`: what means or meant it, by its registry's word, which the ledger has proven if `proven`.
+    without a lock. `tags`: what means or meant it, and `tags_by` whose word that is; a ledger's is proven.
     `means`: what its name means now; `moved`: whether that is another image, None where it can't be told. `behind`: how far
     it has gone on, None where its registry keeps no history. `unasked`: why nobody was asked. `released`, else `tags`, says
     by whom.
@@ -47,7 +47,7 @@ class Row:
     digests: Mapping[Digest, DigestKind]
     verdict: RunningVerdict | None
     tags: tuple[Meant, ...] = ()
-    proven: bool = False
+    tags_by: Witness = Witness.NOBODY
     means: Digest | None = None
     moved: bool | None = None
     behind: Behind | None = None
@@ -114,7 +114,7 @@ def row(seen: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
         digests,
         None if lock is None else judge(seen.image, lock),
         meant(past.steps, texts),
-        bool(past.said),
+        past.by,
         means,
         moved,
         gone_on,

@@ -1,7 +1,8 @@
 """A Compose project as its containers know it: the name under which Compose runs it, and the services that it should run.
 
-Compose is not asked, as it may only be on the host. The name is the file's own `name:`, else COMPOSE_PROJECT_NAME of the
-`.env` beside it, else the folder's, as Compose makes it.
+Compose is not asked, as it may only be on the host. The name is COMPOSE_PROJECT_NAME of the `.env`
+beside the file, else the file's own `name:`, else the folder's, as Compose makes it. What somebody's shell adds is not
+known.
 """
 
 from __future__ import annotations
@@ -71,14 +72,14 @@ def _read(path: Path) -> Source | None:
 
 
 def _name(said: str | None, values: Variables, file: Path) -> str:
-    if said is not None:
+    name = values.get(_VARIABLE) or ""
+    if not name and said is not None:
         try:
             name = fill(said, values.get, Dialect.COMPOSE).text
         except NotFilled as error:
             raise ComposeProjectInvalid(f"{file}: the project's name {quote(said)} can't be told: {error}") from error
-    else:
-        folder = re.sub(r"[^a-z0-9_-]", "", file.resolve().parent.name.lower()).lstrip("_-")
-        name = values.get(_VARIABLE) or folder
+    elif not name:
+        name = re.sub(r"[^a-z0-9_-]", "", file.resolve().parent.name.lower()).lstrip("_-")
     if _NAME.fullmatch(name) is None:
         raise ComposeProjectInvalid(f"{file}: {quote(name)} is no name of a project; expected a-z, 0-9, _ and -")
     return name
