@@ -20,6 +20,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from pwd import getpwall
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from boltseal.errors import Invalid, quote
@@ -191,6 +192,13 @@ def state_folder() -> Path:
 def home_folder() -> Path:
     """The user's home, under which engines without root keep their images."""
     return Path(os.environ.get("HOME") or Path("~").expanduser())
+
+
+def home_folders() -> list[Path]:
+    """The user's home; for root those of all users."""
+    mine = home_folder()
+    others = [Path(user.pw_dir) for user in getpwall()] if os.geteuid() == 0 else []
+    return list(dict.fromkeys([mine, *others]))
 
 
 def caller() -> int:

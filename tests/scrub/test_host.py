@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.runtimes.beneath import Beneath
+from boltseal.scrub.comparison import LayerComparison
+from boltseal.scrub.contents import FileReader
 from boltseal.scrub.differences import Kind
 from boltseal.scrub.find import store_at
-from boltseal.scrub.layers import Manner
+from boltseal.scrub.layers import Manner, check
 from boltseal.scrub.report import Report, Status, outcome
 from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.scrub.tarsplit import entries
 from boltseal.scrub.work import ALONE_BYTES, Meter, Pace
 from tests.scrub.making import DockerStore
 
@@ -111,3 +115,69 @@ def test_quick_finds_what_stands_in_attributes(store: DockerStore) -> None:
     assert {(each.kind, each.path) for each in report.differences} == {(Kind.MODE, "bin/tool"), (Kind.EXTRA, "bin/evil")} | {
         (Kind.MTIME, "bin")
     }  # fmt: skip
+
+
+def test_a_file_written_to_while_it_is_read_is_told_as_that(store: DockerStore) -> None:
+    """No layer's file is written to by anybody: it is a difference, and says what it comes from."""
+    large = os.urandom(3 << 20)
+    store.image("app:1", {"a": large, "b": large[1:]})
+    written: list[int] = []
+
+    def spend(_: int) -> None:
+        if not written:
+            written.append(1)
+            at = store.layer() / "b"
+            before = at.stat()
+            at.write_bytes(large[:-1])
+            os.utime(at, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
+    result = check(layer, Manner(), spend)
+
+    assert [(each.kind, each.path) for each in result.differences] == [(Kind.CONTENT, "b")]
+    assert result.differences[0].got == "a file that was written to while it was checked"
+
+
+def test_a_folder_of_more_names_than_are_read_is_never_clean(store: DockerStore) -> None:
+    """Somebody could hide one file among millions."""
+    store.image("app:1", LOWER)
+    (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
+    for number in range(20):
+        (store.layer() / "bin" / f"{number}").touch()
+    with Beneath(store.root) as files, files.below(layer.folder or b"") as tree:
+        tree.max_names = 10
+        comparison = LayerComparison(tree, "", layer.ownership, FileReader(tree, lambda _: None))
+        with (store.root / os.fsdecode(layer.tar_split or b"")).open("rb") as split:
+            for _, header in entries(split):
+                if header is not None:
+                    comparison.entry(header)
+        comparison.finish()
+
+    assert "more than 10 names" in comparison.findings.unreadable[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
+def test_owners_of_a_plain_users_store_are_compared_by_what_etc_says_of_the_user(tmp_path: Path) -> None:
+    """Where it says nothing of others than the user, they could not be checked; the user's own files could."""
+    root = rootless(tmp_path)
+    known = [scrub(store_at(root), Wanted(), lambda *_: None)]
+    (tmp_path / "disk/etc/subuid").unlink()
+    known.append(scrub(store_at(root), Wanted(), lambda *_: None))
+    for path in root.glob("overlay2/*/diff/f"):
+        os.chown(path, 0, 0)
+    known.append(scrub(store_at(root), Wanted(), lambda *_: None))
+
+    assert [each[0].status for each in known] == [Status.HOLDS, Status.HOLDS, Status.DIFFERS]
+
+
+def rootless(folder: Path) -> Path:
+    """A store of a user 12345, whose files are all that user's."""
+    (folder / "disk/etc").mkdir(parents=True)
+    (folder / "disk/etc/passwd").write_text("shop:x:12345:12345::/home/shop:/bin/sh\n")
+    for name in ("subuid", "subgid"):
+        (folder / "disk/etc" / name).write_text("shop:200000:65536\n")
+    made = DockerStore.at(folder / "disk")
+    made.image("app:1", {"f": b"f"})
+    for path in (made.root, *made.root.rglob("*")):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    return made.root

@@ -125,8 +125,8 @@ class Shell:
     debug: bool = False
 
 
-def build() -> typer.Typer:
-    """The command line as typer wants it."""
+def build(called: str | None = None) -> typer.Typer:
+    """The command line as typer wants it. `called`: with this verb alone; typer takes a while to get all of them ready."""
     cli = typer.Typer(
         name="boltseal",
         help="A container registry in which a published tag never changes.",
@@ -139,7 +139,10 @@ def build() -> typer.Typer:
     )
     cli.callback()(_options)
     for name, verb, example in _VERBS:
-        cli.command(name, short_help=_SHORT.get(name), epilog=f"Example: {example}")(verb)
+        if called in (None, name):
+            cli.command(name, short_help=_SHORT.get(name), epilog=f"Example: {example}")(verb)
+    if called is not None:
+        return cli
     cli.add_typer(user, name="user", epilog="Example: boltseal user add ci")
     cli.add_typer(token, name="token", epilog="Example: boltseal token rotate")
     cli.add_typer(ledger, name="ledger", short_help=_SHORT["ledger"], epilog="Example: boltseal ledger key")
@@ -162,7 +165,7 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
     """Run one verb and end the process. None: the arguments of this process, and the verbs of `build`."""
     shell = Shell()
     try:
-        (cli or build())(args=arguments, obj=shell, prog_name="boltseal")
+        (cli or build(_called(arguments)))(args=arguments, obj=shell, prog_name="boltseal")
     except BoltsealError as error:
         _say(error.message)
         code = exit_code(error)
@@ -173,6 +176,12 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
     else:
         code = ExitCode.HOLDS
     sys.exit(code)
+
+
+def _called(arguments: Sequence[str] | None) -> str | None:
+    """The verb, where it stands first; None for groups, for what is none, and for a shell that asks for completions."""
+    first = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    return first if any(name == first for name, _, _ in _VERBS) else None
 
 
 def _options(

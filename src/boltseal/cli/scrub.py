@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -123,6 +124,7 @@ def scrub(
         if nice:
             _give_way()
         reports = _checked(root or [], wanted)
+        gc.freeze()  # nothing here makes circles, and at its end Python would look for them among all modules
         answer.outcome = Outcome(outcome(reports))
         for report in reports:
             answer.add(**fields(report))
@@ -132,11 +134,11 @@ def scrub(
 
 def _checked(roots: list[Path], wanted: Wanted) -> list[Report]:
     """The check itself, with its progress. NoStore, NothingToScrub."""
-    from boltseal.config import home_folder
+    from boltseal.config import home_folders
     from boltseal.scrub.find import store_at, usual_stores
     from boltseal.scrub.scrub import scrub as scrubbed
 
-    stores = [store for path in roots for store in store_at(path)] if roots else usual_stores([home_folder()])
+    stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
     if not stores:
         raise NothingToScrub("no engine has a store on this host where one is usual; name it with --root")
     began_s = time.monotonic()

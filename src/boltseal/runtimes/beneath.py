@@ -41,11 +41,17 @@ class StoreMalformed(Invalid):
     """A store says something that no engine writes: damaged or hostile, in any case not believed."""
 
 
+class TooManyNames(StoreMalformed):
+    """A folder that holds more names than are read."""
+
+
 class Beneath:
     """A folder, open. Paths are bytes, relative, without `.` and `..`; the empty path is the folder itself.
 
     Every method may raise StoreMissing, StoreUnreadable or StoreMalformed. Not for several threads at once.
     """
+
+    max_names = MAX_NAMES
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -83,12 +89,12 @@ class Beneath:
         if found is not None:
             return found
         try:
-            return self._descend(path)
+            return self.descriptor(path)
         except OSError as error:
             raise explained(error, self.shown(path)) from error
 
-    def _descend(self, path: bytes) -> int:
-        """As `folder`, with the kernel's own error."""
+    def descriptor(self, path: bytes) -> int:
+        """As `folder`, with the kernel's own error: OSError."""
         found = self._open.get(path)
         if found is not None:
             return found
@@ -97,7 +103,7 @@ class Beneath:
             raise StoreMalformed(f"a path of more than {MAX_COMPONENTS} parts below {self.root}")
         if name in _NO_NAMES or b"\0" in name:
             raise StoreMalformed(f"{quote(readable(path))} is no path below {self.root}")
-        parent = self._descend(above)
+        parent = self.descriptor(above)
         if len(self._open) > OPEN_FOLDERS:
             self._forget(above)
             parent = self._open[above]
@@ -147,17 +153,23 @@ class Beneath:
                 raise StoreMalformed(f"{self.shown(path)} is no symbolic link") from error
             raise explained(error, self.shown(path)) from error
 
-    def names(self, path: bytes, limit: int = MAX_NAMES) -> list[bytes]:
-        """The names in a folder, sorted. StoreMalformed if there are more than `limit`."""
-        fd = self.folder(path)
+    def names(self, path: bytes, limit: int = 0) -> list[bytes]:
+        """The names in a folder, sorted. TooManyNames if there are more than `limit`; 0: than `max_names`."""
+        return sorted(self.listed(path, limit))
+
+    def listed(self, path: bytes, limit: int = 0) -> dict[bytes, bool]:
+        """The names in a folder, each with whether it is a plain file. TooManyNames as in `names`."""
+        fd, limit = self.folder(path), limit or self.max_names
         try:
             with os.scandir(fd) as entries:
-                found = [entry.name for entry in islice(entries, limit + 1)]
+                found = {entry.name: entry.is_file(follow_symlinks=False) for entry in islice(entries, limit + 1)}
         except OSError as error:
             raise explained(error, self.shown(path)) from error
         if len(found) > limit:
-            raise StoreMalformed(f"{self.shown(path)} holds more than {limit} names")
-        return sorted(os.fsencode("\0".join(found)).split(b"\0")) if found else []
+            raise TooManyNames(f"{self.shown(path)} holds more than {limit} names")
+        if not found:
+            return {}
+        return dict(zip(os.fsencode("\0".join(found)).split(b"\0"), found.values(), strict=True))
 
     @contextmanager
     def opened(self, path: bytes) -> Iterator[int]:

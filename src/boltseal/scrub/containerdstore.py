@@ -26,6 +26,7 @@ from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, StorePlan
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.manifests import held_images
+from boltseal.scrub.ownership import ownership_in
 
 NAME: Final = "containerd"
 DOCKER: Final = "moby"
@@ -56,6 +57,7 @@ class _Held:
         self._store = store
         self._metadata = metadata
         self._snapshots = snapshots
+        self._ownership = ownership_in(store.root)
 
     def has(self, blob: Digest) -> bool:
         return self._store.has(blob)
@@ -64,7 +66,9 @@ class _Held:
         return self._store.document(blob)
 
     def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
-        return LayerFiles(self.root, diff_id, folder, None, blob_at(blob), blob, artifact=artifact)
+        return LayerFiles(
+            self.root, diff_id, folder, None, blob_at(blob), blob, artifact=artifact, ownership=self._ownership
+        )
 
     def images(self) -> list[ImagePlan]:
         """All images; names of one namespace that mean the same are one."""

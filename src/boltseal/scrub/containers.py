@@ -23,10 +23,10 @@ from typing import Final
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.runtimes.running import RunningRoot
-from boltseal.scrub.comparison import is_whiteout
 from boltseal.scrub.contents import FileReader
 from boltseal.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
 from boltseal.scrub.images import ContainerPlan
+from boltseal.scrub.inodes import is_whiteout
 from boltseal.scrub.layers import Manner, Spend
 
 _INIT_FILES: Final = frozenset({b".dockerenv", b"dev/console", b"etc/hosts", b"etc/hostname", b"etc/resolv.conf"})

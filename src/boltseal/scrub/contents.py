@@ -23,6 +23,7 @@ from boltseal.scrub.tarsplit import SLOT, read
 PIECE_BYTES: Final = 256 * 1024
 """So much is read and hashed at a time: it stays in the core's own cache."""
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_QUIETLY: Final = _FILE | os.O_NOATIME
 
 Spend = Callable[[int], None]
 """Called with the bytes about to be read, or just read; may wait, so that a rate is kept."""
@@ -62,7 +63,10 @@ class FileReader:
 
     def open_in(self, parent: int, name: bytes) -> int:
         """What is known to be a plain file, in an open folder. OSError."""
-        fd = open_quietly(name, _FILE, parent)
+        try:
+            fd = os.open(name, _QUIETLY, dir_fd=parent)
+        except PermissionError:
+            fd = open_quietly(name, _FILE, parent)
         if self.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return fd
@@ -78,36 +82,31 @@ class FileReader:
         try:
             if before.st_size != size:
                 raise Changed(f"{before.st_size} bytes")
-            for piece in self.pieces(fd, 0, size):
+            for piece in pieces_of(fd, 0, size):
+                self.spend(len(piece))
                 sink.update(piece)
-            check_unchanged(before, os.fstat(fd))
+            if written_since(before, os.fstat(fd)):
+                raise Changed("a file that changes while it is read")
         except OSError as error:
             raise explained(error, self.tree.shown(path)) from error
         finally:
             self.close(fd)
 
-    def pieces(self, fd: int, offset: int, length: int) -> Iterator[bytes]:
-        """A part of an open file. Changed if it is shorter. OSError."""
-        while length > 0:
-            data = os.pread(fd, min(length, PIECE_BYTES), offset)
-            if not data:
-                raise Changed("a shorter file")
-            self.spend(len(data))
-            yield data
-            offset += len(data)
-            length -= len(data)
+
+def pieces_of(fd: int, offset: int, length: int) -> Iterator[bytes]:
+    """A part of an open file. Changed if it is shorter. OSError."""
+    while length > 0:
+        data = os.pread(fd, min(length, PIECE_BYTES), offset)
+        if not data:
+            raise Changed("a shorter file")
+        yield data
+        offset += len(data)
+        length -= len(data)
 
 
-def check_unchanged(before: os.stat_result, after: os.stat_result) -> None:
-    """Changed if a file is another one than before, or was written to."""
-    if (
-        before.st_ctime_ns != after.st_ctime_ns
-        or before.st_ino != after.st_ino
-        or before.st_size != after.st_size
-        or before.st_mtime_ns != after.st_mtime_ns
-        or before.st_dev != after.st_dev
-    ):
-        raise Changed("a file that changes while it is read")
+def written_since(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether an open file was written to since it was looked at."""
+    return (before.st_ctime_ns, before.st_size) != (after.st_ctime_ns, after.st_size)
 
 
 class Tape:
@@ -130,6 +129,7 @@ class Tape:
 
     def _turn(self) -> None:
         """Hash what is gathered: in pieces that stay near the core, and are worth the call."""
+        self.files.spend(self._at)
         self._hash.update(self._view[: self._at])
         self._at = 0
 
@@ -140,20 +140,36 @@ class Tape:
             self._turn()
             end = len(data)
             if end > PIECE_BYTES:
+                self.files.spend(end)
                 self._hash.update(data)
                 return
         self._view[self._at : end] = data
         self._at = end
 
-    def file(self, path: bytes, fd: int, before: os.stat_result, header: Header) -> None:
-        """The content of an open file, which has the size that it must have. OSError."""
+    def file(self, path: bytes, fd: int, _: os.stat_result, header: Header) -> None:
+        """The content of an open file, which has the size that it must have. OSError.
+
+        That nobody writes to it meanwhile is not looked at: if the digest holds, what was read is what it must be.
+        """
+        if header.sparse is None:
+            self.plain(path, fd, header.size)
+            return
         self.fed += 1
         try:
-            if header.sparse is not None:
-                self._sparse(fd, header)
-            else:
-                self._whole(fd, header.size)
-            check_unchanged(before, os.fstat(fd))
+            self._sparse(fd, header)
+        except Changed as changed:
+            self.broken[path] = str(changed)
+
+    def plain(self, path: bytes, fd: int, size: int) -> None:
+        """The same of a file that the tar stores whole."""
+        self.fed += 1
+        end = self._at + size
+        if end <= PIECE_BYTES and os.readv(fd, (self._view[self._at : end],)) == size:
+            self._at = end
+            return
+        try:
+            os.lseek(fd, 0, os.SEEK_SET)
+            self._whole(fd, size)
         except Changed as changed:
             self.broken[path] = str(changed)
 
@@ -164,7 +180,6 @@ class Tape:
             got = os.readv(fd, (self._view[self._at : self._at + left],))
             if not got:
                 raise Changed("a shorter file")
-            self.files.spend(got)
             self._at += got
             left -= got
 
@@ -179,7 +194,7 @@ class Tape:
             self.guessed = True
             self.write(text)
         for offset, length in pieces:
-            for piece in self.files.pieces(fd, offset, length):
+            for piece in pieces_of(fd, offset, length):
                 self.write(piece)
 
     def digest(self) -> str:
@@ -216,17 +231,24 @@ def guessed_map(fd: int, size: int, stored: int) -> tuple[bytes, list[tuple[int,
     return None
 
 
-def suspects(split: IO[bytes], files: FileReader) -> Iterator[bytes]:
-    """The files whose content has not the CRC64 that tar-split has. Those that can't be read are passed over."""
+def suspects(split: IO[bytes], files: FileReader, since_ns: int) -> Iterator[tuple[bytes, str]]:
+    """The files whose content has not the CRC64 that tar-split has, or that were written to since then, and which it is.
+
+    Those that can't be read are passed over.
+    """
     for line in read(split):
         if line.type == SLOT and line.size > 0 and line.payload is not None:
             running = _Crc()
             try:
-                files.feed(clean(line.path), line.size, running)
+                path = clean(line.path)
+                written = files.tree.stat(path).st_ctime_ns > since_ns
+                files.feed(path, line.size, running)
             except (Changed, StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed):
                 continue
-            if running.value.to_bytes(8) != line.payload:
-                yield clean(line.path)
+            if written:
+                yield path, "a file that was written to while it was checked"
+            elif running.value.to_bytes(8) != line.payload:
+                yield path, "other content"
 
 
 class _Crc:

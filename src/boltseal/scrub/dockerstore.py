@@ -16,7 +16,7 @@ from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
 from boltseal.scrub.layers import LayerFiles, Manner, check
 from boltseal.scrub.overlaystack import Proven, check_stack
-from boltseal.scrub.ownership import IdMap, Ownership
+from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
 
 NAME: Final = "docker"
 BASE: Final = b"overlay2"
@@ -128,10 +128,10 @@ def _proven(layers: Sequence[LayerFiles]) -> Proven:
 
 
 def ownership(root: Path) -> Ownership:
-    """With userns-remap the data root is called UID.GID, after what root became outside."""
+    """With userns-remap the data root is called UID.GID, after what root became outside. OSError."""
     remapped = _REMAPPED.fullmatch(root.name)
     if remapped is None:
-        return Ownership()
+        return ownership_in(root)
     return Ownership(IdMap(((0, int(remapped[1]), _RANGE),)), IdMap(((0, int(remapped[2]), _RANGE),)))
 
 

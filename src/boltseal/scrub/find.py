@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,10 @@ USUAL: Final = (
     Path("/var/lib/containers/storage"),
 )
 """Where Debian's packages put them."""
+IN_A_HOME: Final = (".local/share/containers/storage", ".local/share/docker", ".local/share/containerd")
+"""Where they lie without root."""
+MAX_HOMES: Final = 1000
+PODMANS: Final = tuple(f"{driver}-images" for driver in ("overlay", "vfs", "btrfs", "zfs", "aufs"))
 _REMAPPED: Final = re.compile(r"[1-9][0-9]*\.[1-9][0-9]*")
 _INSIDE: Final = (("var/lib/docker"), ("var/lib/containerd"), ("var/lib/containers/storage"))
 
@@ -38,9 +43,13 @@ class FoundStore:
 
 
 def usual_stores(homes: Iterable[Path] = ()) -> list[FoundStore]:
-    """The stores of this host that are there. `homes`: whose own stores of Podman are looked for too."""
-    candidates = [*USUAL, *(home / ".local/share/containers/storage" for home in homes)]
+    """The stores of this host that are there. `homes`: of the users whose own stores are looked for too."""
+    candidates = [*USUAL, *_in_homes(homes)]
     return [store for path in candidates if _is_dir(path) for store in _kinds(path)]
+
+
+def _in_homes(homes: Iterable[Path]) -> list[Path]:
+    return [home / inside for home in islice(homes, MAX_HOMES) for inside in IN_A_HOME]
 
 
 def store_at(root: Path) -> list[FoundStore]:
@@ -49,7 +58,7 @@ def store_at(root: Path) -> list[FoundStore]:
         if root.exists():
             return [FoundStore(root, archives.plan)]
         raise NoStore(f"{quote(str(root), 200)[1:-1]} is not there; expected a store, a mounted disk or an archive")
-    found = _kinds(root) or [store for inside in _INSIDE for store in _kinds(root / inside)]
+    found = _kinds(root) or [store for path in _on_disk(root) for store in _kinds(path)]
     if not found:
         raise NoStore(
             f"{quote(str(root), 200)[1:-1]} is no store of images; expected the root of Docker (image/, overlay2/), containerd "
@@ -58,13 +67,19 @@ def store_at(root: Path) -> list[FoundStore]:
     return found
 
 
+def _on_disk(root: Path) -> list[Path]:
+    """Where stores may lie on a mounted disk."""
+    homes = [root / "root", *(sorted((root / "home").iterdir()) if _is_dir(root / "home") else ())]
+    return [*(root / inside for inside in _INSIDE), *_in_homes(homes)]
+
+
 def _kinds(root: Path) -> list[FoundStore]:
     if not os.access(root, os.R_OK | os.X_OK):
         return [FoundStore(root, _unreadable)] if root.exists() else []
     found = []
     if _is_dir(root / "image"):
         found.append(FoundStore(root, dockerstore.plan))
-    if _is_dir(root / "overlay-images"):
+    if any(_is_dir(root / images) for images in PODMANS):
         found.append(FoundStore(root, podmanstore.plan))
     found += [
         FoundStore(inner, containerdstore.plan)

@@ -10,20 +10,21 @@ A layer comes in three forms:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from boltseal.errors import Invalid
 from boltseal.oci.digest import SHA256, Digest
 from boltseal.runtimes.beneath import Beneath, StoreMissing, StoreUnreadable, readable
 from boltseal.scrub.blobtar import BlobTar
 from boltseal.scrub.comparison import LayerComparison
-from boltseal.scrub.contents import Changed, FileReader, Tape, check_unchanged, suspects
+from boltseal.scrub.contents import FileReader, Tape, suspects, written_since
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.ownership import Ownership
+from boltseal.scrub.straight import straight
 from boltseal.scrub.tarheader import Header, TarMalformed
 from boltseal.scrub.tarsplit import entries
 
@@ -97,7 +98,7 @@ def check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
 def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spend: Spend) -> LayerResult:
     """A layer with a tar-split. TarMalformed, StoreMissing and its like."""
     assert layer.tar_split is not None  # noqa: S101 - asked before
-    files = FileReader(tree, spend, from_disk=manner.from_disk)
+    files, began_ns = FileReader(tree, spend, from_disk=manner.from_disk), time.time_ns()
     comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files)
     with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
         if manner.quick:
@@ -106,31 +107,30 @@ def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spe
                     comparison.entry(header)
             comparison.finish()
             return _result(layer, comparison)
-        tape, wanted = Tape(files), 0
-        for raw, header in entries(split):
+        tape, missed = Tape(files), False
+        for raw, header in entries(split, straight(comparison, tape)):
             tape.write(raw)
             if header is not None:
+                fed = tape.fed
                 comparison.entry(header, tape.file)
-                wanted += header.size > 0
+                missed = missed or (header.size > 0 and tape.fed == fed)
         comparison.finish()
         digest = tape.digest()
         if digest == layer.diff_id.hex:
             return _result(layer, comparison)
         os.lseek(fd, 0, os.SEEK_SET)
-        return _unproven(layer, comparison, tape, digest if tape.fed == wanted and not tape.broken else None, split)
+        found = dict(suspects(split, tape.files, began_ns)) | tape.broken
+    more = [
+        difference(Kind.CONTENT, path, "the content of the layer", got, str(layer.diff_id))
+        for path, got in found.items()
+    ]
+    return _unproven(layer, comparison, tape, None if missed or tape.broken else digest, more)
 
 
 def _unproven(
-    layer: LayerFiles, comparison: LayerComparison, tape: Tape, digest: str | None, split: IO[bytes]
+    layer: LayerFiles, comparison: LayerComparison, tape: Tape, digest: str | None, more: list[Difference]
 ) -> LayerResult:
-    """Which files it was that the layer does not have its digest. `digest`: None where a file was missing in it."""
-    name = str(layer.diff_id)
-    more = [difference(Kind.CONTENT, path, "the file of the layer", why, name) for path, why in tape.broken.items()]
-    more += [
-        difference(Kind.CONTENT, path, "the content of the layer", "other content", name)
-        for path in suspects(split, tape.files)
-        if path not in tape.broken
-    ]
+    """A layer that does not have its digest. `digest`: None where a file was missing in it. `more`: whose fault that is."""
     if digest is None or more or comparison.findings.unreadable:
         return _result(layer, comparison, tuple(more))
     if tape.mapless or tape.guessed:
@@ -140,7 +140,7 @@ def _unproven(
         )
         return _result(layer, comparison, unknown=(why,))
     got = f"sha256:{digest}, though each file has the checksum in tar-split: that is forged"
-    return _result(layer, comparison, (difference(Kind.DIGEST, b"", str(layer.diff_id), got, name),))
+    return _result(layer, comparison, (difference(Kind.DIGEST, b"", str(layer.diff_id), got, str(layer.diff_id)),))
 
 
 def _result(
@@ -198,12 +198,11 @@ def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: Manner) ->
         return
 
     def content(path: bytes, fd: int, before: os.stat_result, header: Header) -> None:
-        if not _same(fd, tar, header):
-            comparison.differs(path)
-        try:
-            check_unchanged(before, os.fstat(fd))
-        except Changed as changed:
-            raise StoreUnreadable(f"{readable(path)} is {changed}") from changed
+        if _same(fd, tar, header):
+            return
+        if written_since(before, os.fstat(fd)):
+            raise StoreUnreadable(f"{readable(path)} is a file that changes while it is read")
+        comparison.differs(path)
 
     for header in tar.entries():
         comparison.entry(header, None if manner.quick else content)

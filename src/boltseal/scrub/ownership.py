@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from boltseal.runtimes.subids import id_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,21 @@ class IdMap:
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """The maps of a layer's users and groups."""
+    """The maps of a layer's users and groups. `whole`: False where some may be missing, since nobody says them.
+
+    `devices`: whether there are device nodes; only root may make them.
+    """
 
     users: IdMap = field(default_factory=IdMap)
     groups: IdMap = field(default_factory=IdMap)
+    whole: bool = True
+    devices: bool = True
+
+
+def ownership_in(store: Path) -> Ownership:
+    """Of a store's layers, where its metadata has no maps: those of the user that it belongs to. OSError."""
+    maps = id_maps(store)
+    if maps is None:
+        return Ownership()
+    users, groups, whole = maps
+    return Ownership(IdMap(users), IdMap(groups), whole, devices=False)

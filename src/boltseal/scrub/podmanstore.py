@@ -16,7 +16,7 @@ from boltseal.scrub.documents import read_manifest
 from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, StorePlan, diff_ids
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.overlaystack import check_stack
-from boltseal.scrub.ownership import IdMap, Ownership
+from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
 
 NAME: Final = "podman"
 BASE: Final = b"overlay"
@@ -121,7 +121,14 @@ def _layers(
         if _masked(store, folder):
             unknown.append(f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only")
             continue
-        owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
+        owners = ownership_in(store.root)
+        if layer.uidmap or layer.gidmap:
+            if owners.users.ranges:
+                unknown.append(
+                    f"layer {diff.short} has owners that were mapped twice, by Podman and by its user's namespace"
+                )
+                continue
+            owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
         files.append(LayerFiles(store.root, diff, folder, split, ownership=owners, hint=max(layer.diff_size, 0)))
     found += check_stack(store.files, BASE, [layer.id for layer in chain], [str(diff) for diff in diffs], unknown)
     return tuple(files)

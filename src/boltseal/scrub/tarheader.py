@@ -27,7 +27,7 @@ FIFO: Final = b"6"
 GLOBAL: Final = b"g"
 
 MAX_NAME_BYTES: Final = 4096
-_FIELDS: Final = struct.Struct("100s24s12s12s8x356s")
+FIELDS: Final = struct.Struct("100s24s12s12s8x356s")
 """Name; mode, user and group; size; time; the rest, from the type on, without the sum of the header."""
 _PREFIX: Final = 345 - 156
 _STARTS: Final = (b"", b".", b"/")
@@ -43,34 +43,60 @@ class TarMalformed(Invalid):
     """Bytes that no engine would take for a layer."""
 
 
+class Traits(NamedTuple):
+    """What most entries of a layer have alike, so that it is read once and compared as one. `owner`: user and group."""
+
+    kind: bytes
+    mode: int
+    owner: tuple[int, int]
+    link: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    prefix: bytes = b""
+    """Of the name, where the header has one; the name of an entry has it already."""
+
+
 class Header(NamedTuple):
     """One entry. `mtime_ns` is exact only if `exact`; `size` is that of the file, `stored` what the tar holds of it."""
 
     name: bytes
-    kind: bytes
-    mode: int
-    uid: int
-    gid: int
+    traits: Traits
     size: int
     mtime_ns: int
     exact: bool
-    link: bytes
-    major: int
-    minor: int
     xattrs: dict[bytes, bytes]
     stored: int
     sparse: tuple[tuple[int, int], ...] | None
     """Offset and length of each piece that is stored, where the tar leaves holes out; empty: that stands in the content."""
 
+    @property
+    def kind(self) -> bytes:
+        return self.traits.kind
+
+    @property
+    def mode(self) -> int:
+        return self.traits.mode
+
+    @property
+    def uid(self) -> int:
+        return self.traits.owner[0]
+
+    @property
+    def gid(self) -> int:
+        return self.traits.owner[1]
+
+    @property
+    def link(self) -> bytes:
+        return self.traits.link
+
 
 _NONE: Final[dict[bytes, bytes]] = {}
+FOLDER_WITHOUT_AN_ENTRY: Final = Header(b"", Traits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
 
 
-def parse_group(raw: bytes) -> Header:
-    """The entry that these blocks announce. TarMalformed."""
-    if len(raw) == BLOCK:  # nearly all of them
-        return _plain(raw, 0)
-    at = 0
+def parse_group(raw: bytes, at: int = 0) -> Header:
+    """The entry that these blocks announce, from an offset on. TarMalformed."""
+    if len(raw) == at + BLOCK:  # nearly all of them
+        return _plain(raw, at)
     records: dict[bytes, bytes] = {}
     long_name = long_link = None
     while at + BLOCK <= len(raw):
@@ -109,23 +135,22 @@ def group_size(block: bytes) -> int | None:
 
 def _plain(raw: bytes, at: int) -> Header:
     """The header at an offset, nothing extended."""
-    field, rights, size_field, mtime_field, rest = _FIELDS.unpack_from(raw, at)
-    name, _, _ = field.partition(b"\0")
-    kind, prefix, link, major, minor = _rest(rest)
-    if prefix:
-        name = prefix + b"/" + name
-    mode, uid, gid = _rights(rights)
+    field, rights, size_field, mtime_field, rest = FIELDS.unpack_from(raw, at)
+    traits = traits_of(rights, rest)
+    name = field.partition(b"\0")[0]
+    if traits.prefix:
+        name = traits.prefix + b"/" + name
     try:
-        size = int(size_field[:11], 8)
+        size, mtime = int(size_field[:11], 8), int(mtime_field[:11], 8)
     except ValueError:
-        size = _number(size_field, "size")
-    if kind == REGULAR and name[-1:] == b"/":
-        kind = FOLDER
-    if size < 0 or size >= 1 << 62:
+        size, mtime = _number(size_field, "size"), _number(mtime_field, "mtime")
+    if traits.kind != REGULAR:
+        return Header(name, traits, 0, mtime * _NS, False, _NONE, 0, None)
+    if name[-1:] == b"/":
+        return Header(name, traits._replace(kind=FOLDER), 0, mtime * _NS, False, _NONE, 0, None)
+    if not 0 <= size < 1 << 62:
         raise TarMalformed(f"an entry of {size} bytes")
-    stored = size if kind == REGULAR else 0
-    mtime_ns = _seconds(mtime_field)
-    return Header(name, kind, mode, uid, gid, stored, mtime_ns, False, link, major, minor, _NONE, stored, None)
+    return Header(name, traits, size, mtime * _NS, False, _NONE, size, None)
 
 
 def _nothing_after(raw: bytes, end: int) -> None:
@@ -137,7 +162,7 @@ def _nothing_after(raw: bytes, end: int) -> None:
 def _extended(plain: Header, records: dict[bytes, bytes], name: bytes | None, link: bytes | None) -> Header:
     name = records.get(b"GNU.sparse.name") or records.get(b"path") or name or plain.name
     kind = FOLDER if plain.kind == REGULAR and name.endswith(b"/") else plain.kind
-    uid, gid, stored = plain.uid, plain.gid, plain.stored
+    (uid, gid), stored = plain.traits.owner, plain.stored
     if records.get(b"uid"):
         uid = _decimal(records[b"uid"], "uid")
     if records.get(b"gid"):
@@ -152,19 +177,9 @@ def _extended(plain: Header, records: dict[bytes, bytes], name: bytes | None, li
     size, sparse = _sparse(records, stored)
     if not (0 <= size < 1 << 62 and 0 <= stored < 1 << 62):
         raise TarMalformed(f"an entry of {size} bytes")
-    return plain._replace(
-        name=name,
-        kind=kind,
-        uid=uid,
-        gid=gid,
-        size=size,
-        mtime_ns=mtime_ns,
-        exact=exact,
-        link=records.get(b"linkpath") or link or plain.link,
-        xattrs=xattrs,
-        stored=stored,
-        sparse=sparse,
-    )
+    link = records.get(b"linkpath") or link or plain.link
+    traits = plain.traits._replace(kind=kind, owner=(uid, gid), link=link)
+    return Header(name, traits, size, mtime_ns, exact, xattrs, stored, sparse)
 
 
 def _sparse(records: dict[bytes, bytes], stored: int) -> tuple[int, tuple[tuple[int, int], ...] | None]:
@@ -212,35 +227,24 @@ def _number(field: bytes, what: str) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _rights(fields: bytes) -> tuple[int, int, int]:
-    """Mode, user and group; most entries of a layer have the same."""
-    return _number(fields[:8], "mode"), _number(fields[8:16], "uid"), _number(fields[16:], "gid")
-
-
-@lru_cache(maxsize=1024)
-def _seconds(field: bytes) -> int:
-    """A time, in nanoseconds. Builders give all files the same."""
-    return _number(field, "mtime") * _NS
-
-
-@lru_cache(maxsize=256)
-def _rest(block: bytes) -> tuple[bytes, bytes, bytes, int, int]:
-    """Type, prefix of the name, link target and device number: the end of a header, which all plain files have alike."""
-    kind = block[:1]
+def traits_of(rights: bytes, rest: bytes) -> Traits:
+    """Mode, user and group; and the end of a header, from the type on, which all plain files have alike."""
+    mode, owner = _number(rights[:8], "mode"), (_number(rights[8:16], "uid"), _number(rights[16:], "gid"))
+    kind = rest[:1]
     if kind not in _KNOWN:
         raise TarMalformed(f"an entry of the unknown type {quote(repr(kind))}")
     prefix = link = b""
-    major = minor = 0
-    if block[_PREFIX] and block[101:109] == b"ustar\x0000":
-        star = block[-4:] == b"tar\0"
-        prefix = block[_PREFIX : 320 if star else 344].split(b"\0", 1)[0]
+    device = 0, 0
+    if rest[_PREFIX] and rest[101:109] == b"ustar\x0000":
+        star = rest[-4:] == b"tar\0"
+        prefix = rest[_PREFIX : 320 if star else 344].split(b"\0", 1)[0]
     if kind in _AS_REGULAR:
         kind = REGULAR
     elif kind in (CHARACTER, BLOCK_DEVICE):
-        major, minor = _number(block[173:181], "device"), _number(block[181:189], "device")
+        device = _number(rest[173:181], "device"), _number(rest[181:189], "device")
     elif kind in (SYMLINK, HARDLINK):
-        link = block[1:101].split(b"\0", 1)[0]
-    return kind, prefix, link, major, minor
+        link = rest[1:101].split(b"\0", 1)[0]
+    return Traits(kind, mode, owner, link, device, prefix)
 
 
 def _decimal(text: bytes, what: str) -> int:

@@ -11,13 +11,13 @@ before it are its header. Nothing in here is believed: the tar has the digest th
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Final
 
 import msgspec
 
 from boltseal.errors import quote
-from boltseal.scrub.tarheader import GLOBAL, Header, TarMalformed, parse_group
+from boltseal.scrub.tarheader import BLOCK, GLOBAL, Header, TarMalformed, parse_group
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 """Padding at the end of a tar comes in pieces of a MiB, a header group has less."""
@@ -49,16 +49,26 @@ _decoder = msgspec.json.Decoder(Line)
 
 def read(file: IO[bytes]) -> Iterator[Line]:
     """The lines of a tar-split file. TarMalformed; OSError when it can't be read."""
-    for text in _whole_lines(file):
-        try:
-            lines = _decoder.decode_lines(text)
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            raise TarMalformed(f"a line of the tar-split is not what an engine writes: {quote(str(error))}") from error
+    for lines in _batches(file):
         yield from lines
 
 
-def entries(file: IO[bytes]) -> Iterator[tuple[bytes, Header | None]]:
+def _batches(file: IO[bytes]) -> Iterator[list[Line]]:
+    for text in _whole_lines(file):
+        try:
+            yield _decoder.decode_lines(text)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise TarMalformed(f"a line of the tar-split is not what an engine writes: {quote(str(error))}") from error
+
+
+Taken = Callable[[bytes, int, Line], bool]
+"""Takes the bytes before an entry's content, how many of them are padding, and its line. Whether the entry is done."""
+
+
+def entries(file: IO[bytes], taken: Taken = lambda _, __, ___: False) -> Iterator[tuple[bytes, Header | None]]:
     """Each entry's header, with all bytes of the tar that stand before its content; at the end what is left, and None.
+
+    `taken` is asked for plain files before their header is read, and what it takes does not come here.
 
     Every byte must be accounted for: padding, one header for each entry, zeros at the end. Otherwise a forger could
     write a file's content, or a whole entry, into a raw segment, and the digest would hold without the file.
@@ -74,15 +84,17 @@ def entries(file: IO[bytes]) -> Iterator[tuple[bytes, Header | None]]:
             continue
         if line.type != SLOT:
             raise TarMalformed(f"a line of the tar-split is of the unknown type {line.type}")
-        header = parse_group(raw[pad:] if pad else raw)
-        named = line.name_raw or line.name.encode()
-        if (header.name != named or header.size != line.size) and header.kind != GLOBAL:
+        if line.size and len(raw) == pad + BLOCK and taken(raw, pad, line):
+            raw, pad = b"", -line.size % BLOCK
+            continue
+        header = parse_group(raw, pad)
+        if (header.name != line.path or header.size != line.size) and header.kind != GLOBAL:
             raise TarMalformed(
-                f"the tar-split has {quote(repr(named))} of {line.size} bytes "
+                f"the tar-split has {quote(repr(line.path))} of {line.size} bytes "
                 f"where its header has {quote(repr(header.name))} of {header.size}"
             )
         yield raw, header
-        raw, pad = b"", -header.stored % 512
+        raw, pad = b"", -header.stored % BLOCK
     if any(raw[pad : pad + END_BYTES]):
         raise TarMalformed("the tar-split has bytes after its last entry that no entry accounts for")
     yield raw, None

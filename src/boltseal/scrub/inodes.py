@@ -1,0 +1,272 @@
+"""One entry of a layer's tar, against what lies at its path: type, size, owner, mode, time, link, device, attributes.
+
+`plain_file` is the short way, which nearly all entries go; it says nothing of what differs. `compare` is the long one, and
+does.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, explained, readable
+from boltseal.scrub.attributes import PASSED_OVER, Attributes
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.findings import Findings
+from boltseal.scrub.ownership import Ownership
+from boltseal.scrub.tarheader import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    FIFO,
+    FOLDER,
+    HARDLINK,
+    REGULAR,
+    SYMLINK,
+    Header,
+    Traits,
+    clean,
+)
+
+_NS: Final = 1_000_000_000
+_MAX_TIME_NS: Final = 2**63 - 1
+_KINDS: Final = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+_FORMATS: Final = {
+    REGULAR: stat.S_IFREG,
+    FOLDER: stat.S_IFDIR,
+    SYMLINK: stat.S_IFLNK,
+    CHARACTER: stat.S_IFCHR,
+    BLOCK_DEVICE: stat.S_IFBLK,
+    FIFO: stat.S_IFIFO,
+}
+_OF_A_HEADER: Final = frozenset({Kind.MODE, Kind.OWNER, Kind.MTIME, Kind.XATTR, Kind.CAPABILITY})
+
+Content = Callable[[bytes, int, os.stat_result, Header], None]
+"""Takes the content of a plain file whose type and size are right: path, open file, what it was before, header. OSError."""
+
+
+class Opener(Protocol):
+    """What opens plain files: `contents.FileReader`."""
+
+    def open_in(self, parent: int, name: bytes) -> int: ...
+    def close(self, fd: int) -> None: ...
+
+
+class Inodes:
+    """The inodes of one folder. `attributes` gathers the opaque marks that are met."""
+
+    def __init__(self, tree: Beneath, ownership: Ownership, findings: Findings, files: Opener) -> None:
+        self.attributes = Attributes(tree)
+        self._tree = tree
+        self._ownership = ownership
+        self._findings = findings
+        self._files = files
+        self._owners: dict[tuple[int, int], tuple[int | None, int | None]] = {}
+        self._shared: dict[int, bytes] = {}
+        """Which path an inode of several names was first met at."""
+
+    def plain_file(self, above: bytes, path: bytes, name: bytes, header: Header, content: Content | None) -> bool:
+        """Whether the file `name` in the folder `above`, a plain one by its folder, is all that its header says.
+
+        False, and nothing said nor read, where anything is otherwise: then `compare` looks at it anew.
+        StoreUnreadable and its like.
+        """
+        if header.traits.kind != REGULAR:
+            return False
+        try:
+            fd = self._files.open_in(self._tree.folder(above), name)
+        except OSError:
+            return False
+        try:
+            found = os.fstat(fd)
+            if not self.as_said(found, header.traits, header.size, header.mtime_ns, exact=header.exact):
+                return False
+            if header.xattrs or self.attributes.names(path, fd):
+                self._xattrs(path, header, found, fd)
+            if content is not None and header.size:
+                content(path, fd, found, header)
+        except OSError as error:
+            raise explained(error, self._tree.shown(path)) from error
+        finally:
+            self._files.close(fd)
+        return True
+
+    def folder(self, path: bytes, header: Header) -> bool:
+        """The same for a folder."""
+        try:
+            fd = self._tree.descriptor(path)
+            found, traits = os.fstat(fd), header.traits
+            return (
+                found.st_mode == traits.mode & 0o7777 | stat.S_IFDIR
+                and found.st_dev == self._tree.device
+                and (found.st_uid, found.st_gid) == self._owner(traits.owner)
+                and (found.st_mtime_ns if header.exact else found.st_mtime_ns // _NS * _NS) == header.mtime_ns
+                and not header.xattrs
+                and PASSED_OVER.issuperset(os.listxattr(fd))
+            )
+        except (OSError, StoreMalformed):
+            return False
+
+    def as_said(self, found: os.stat_result, traits: Traits, size: int, mtime_ns: int, *, exact: bool) -> bool:
+        """Whether a plain file is what its header says, attributes and content aside."""
+        return (
+            found.st_size == size
+            and found.st_mode == traits.mode & 0o7777 | stat.S_IFREG
+            and found.st_nlink == 1
+            and found.st_dev == self._tree.device
+            and (found.st_uid, found.st_gid) == (self._owners.get(traits.owner) or self._owner(traits.owner))
+            and (found.st_mtime_ns == mtime_ns or (not exact and found.st_mtime_ns // _NS * _NS == mtime_ns))
+        )
+
+    def compare(self, path: bytes, header: Header, content: Content | None) -> None:
+        """Say what differs. StoreMissing, StoreMalformed, StoreUnreadable."""
+        if header.kind == HARDLINK:
+            self._hardlink(path, header)
+            return
+        if header.kind in (CHARACTER, BLOCK_DEVICE) and not self._ownership.devices and not self._tree.exists(path):
+            return
+        found = self._tree.stat(path)
+        whole = self._type_and_size(path, header, found)
+        if whole is not None:
+            self._owner_mode_time(path, header, found)
+            if whole and header.size > 0 and content is not None:
+                self._with_content(path, header, found, content)
+            else:
+                at = self._tree.folder(path) if stat.S_ISDIR(found.st_mode) else self.attributes.at(path)
+                self._xattrs(path, header, found, at)
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            other = self._shared.setdefault(found.st_ino, path)
+            if other != path:
+                self._findings.add(Kind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}")
+
+    def of_a_folder_without_an_entry(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        """Which attributes it has, since it must have none. StoreUnreadable."""
+        self._xattrs(path, header, found, self._tree.folder(path))
+
+    def _with_content(self, path: bytes, header: Header, found: os.stat_result, content: Content) -> None:
+        above, _, name = path.rpartition(b"/")
+        try:
+            fd = self._files.open_in(self._tree.folder(above), name)
+        except OSError as error:
+            raise explained(error, self._tree.shown(path)) from error
+        try:
+            self._xattrs(path, header, found, fd)
+            content(path, fd, found, header)
+        except OSError as error:
+            raise explained(error, self._tree.shown(path)) from error
+        finally:
+            self._files.close(fd)
+
+    def _hardlink(self, path: bytes, header: Header) -> None:
+        target = clean(header.link)
+        found = self._tree.stat(path)
+        try:
+            meant = self._tree.stat(target)
+        except StoreMissing:
+            meant = None
+        if meant is None or (found.st_ino, found.st_dev) != (meant.st_ino, meant.st_dev):
+            self._findings.add(Kind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own")
+            return
+        self._findings.drop(target, _OF_A_HEADER)
+        if stat.S_ISLNK(found.st_mode):
+            return
+        self._owner_mode_time(target, header, found)
+        if header.xattrs:
+            self._xattrs(target, header, found, self.attributes.at(target))
+
+    def _type_and_size(self, path: bytes, header: Header, found: os.stat_result) -> bool | None:
+        """Whether the size holds too, so that content can be compared; None where it is something else altogether."""
+        add = self._findings.add
+        wanted, got = _FORMATS[header.kind], stat.S_IFMT(found.st_mode)
+        if wanted != got:
+            add(Kind.TYPE, path, _KINDS[wanted], described(found))
+            return None
+        if found.st_dev != self._tree.device:
+            add(Kind.MOUNT, path, "the layer's file system", "something mounted over it")
+        if wanted == stat.S_IFREG:
+            if found.st_size == header.size:
+                return True
+            add(Kind.SIZE, path, header.size, found.st_size)
+        elif wanted == stat.S_IFLNK:
+            target = self._tree.link(path)
+            if target != header.link:
+                add(Kind.LINK, path, readable(header.link), readable(target))
+        elif wanted in (stat.S_IFCHR, stat.S_IFBLK):
+            device = os.major(found.st_rdev), os.minor(found.st_rdev)
+            if device != header.traits.device:
+                add(Kind.DEVICE, path, _numbers(header.traits.device), _numbers(device))
+        return False
+
+    def _owner(self, inside: tuple[int, int]) -> tuple[int | None, int | None]:
+        """Who the user and group of a header are on this disk."""
+        owner = self._owners.get(inside)
+        if owner is None:
+            owner = self._ownership.users.outside(inside[0]), self._ownership.groups.outside(inside[1])
+            if len(self._owners) < _MAX_OWNERS:
+                self._owners[inside] = owner
+        return owner
+
+    def _owner_mode_time(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        add = self._findings.add
+        mode = stat.S_IMODE(found.st_mode)
+        if mode != header.mode & 0o7777 and not stat.S_ISLNK(found.st_mode):
+            add(Kind.MODE, path, f"{header.mode & 0o7777:04o}", f"{mode:04o}")
+        owner = self._owner(header.traits.owner)
+        if None in owner and not self._ownership.whole:
+            self._findings.not_read(OWNERS_UNKNOWN)
+        elif (found.st_uid, found.st_gid) != owner:
+            add(Kind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
+        wanted, got = header.mtime_ns, found.st_mtime_ns
+        if wanted == got:
+            return
+        if not header.exact or got % _NS == 0:
+            wanted, got = wanted // _NS * _NS, got // _NS * _NS
+        if wanted != got and not (got == 0 and not 0 <= wanted <= _MAX_TIME_NS):
+            add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
+
+    def _xattrs(self, path: bytes, header: Header, found: os.stat_result, at: bytes | int) -> None:
+        """`at`: the open file, or where to find it."""
+        for kind, expected, got in self.attributes.differences(path, header.xattrs, found, at):
+            self._findings.add(kind, path, expected, got)
+
+
+_MAX_OWNERS: Final = 10_000
+OWNERS_UNKNOWN: Final = (
+    "files of users other than root can't be compared with their owners: which ids the owner of this store may give "
+    "them does not stand in etc/subuid and etc/subgid"
+)
+
+
+def kind_in_words(header: Header) -> str:
+    """What an entry makes."""
+    return _KINDS.get(_FORMATS.get(header.kind, 0), "hard link")
+
+
+def is_whiteout(found: os.stat_result) -> bool:
+    """A character device 0:0: overlayfs hides what lies below."""
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def described(found: os.stat_result) -> str:
+    """What lies somewhere, for who reads a difference."""
+    if is_whiteout(found):
+        return "a whiteout, which hides the file of lower layers"
+    mode = f", mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}:{found.st_gid}"
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "something else") + mode
+
+
+def _numbers(device: tuple[int, int]) -> str:
+    return f"{device[0]}:{device[1]}"
+
+
+def _seconds(ns: int) -> str:
+    return f"{ns / _NS:.9f}" if ns % _NS else str(ns // _NS)
