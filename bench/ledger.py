@@ -31,6 +31,7 @@ from boltseal.opening import open_store, prepare
 from boltseal.policy.rules import parse_rules
 from boltseal.registry.integrator import Integrator, receipt_of
 from boltseal.registry.manifests import Manifests
+from boltseal.registry.refusals import Refusals
 from boltseal.registry.signer import Signer
 from boltseal.registry.tags import TagDoor
 from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL, Actor, Place, Standing
@@ -122,7 +123,8 @@ async def _moves(
     prepare(settings)
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: time.time_ns() // 1000)
-    manifests = Manifests(database, door(parse_rules(FLOATING)))
+    rules = parse_rules(FLOATING)
+    manifests = Manifests(database, door(rules), Refusals(rules))
     signer = Signer(Integrator(database, LedgerKeys(settings.keys)), database)
     if signed:
         signer.start()

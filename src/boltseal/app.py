@@ -32,12 +32,16 @@ from boltseal.api.settings import ApiSettings
 from boltseal.api.token import TokenService
 from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
+from boltseal.events import TagRefused
 from boltseal.ledger.note import VerifierKey
 from boltseal.mirror.cache import Mirror
 from boltseal.mirror.limits import upstream_gauges
 from boltseal.mirror.retention import retain
 from boltseal.mirror.upstreams import Upstreams
 from boltseal.mirroring import build_mirror, build_upstreams
+from boltseal.notify.ledger_feed import LedgerFeed
+from boltseal.notifying import Notifier, build_dispatcher, registry_name
+from boltseal.oci.reference import Reference
 from boltseal.opening import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
 
     from boltseal.events import Event
     from boltseal.mirror.limits import Tell
+    from boltseal.registry.refusals import Refused
     from boltseal.settings import Settings
 
 METRICS_PATH: Final = "/metrics"
@@ -93,6 +98,7 @@ class Application(Starlette):
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
         self._tell = tell
+        self._notifier: Notifier | None = None
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
@@ -126,13 +132,14 @@ class Application(Starlette):
             store.database,
             self._turns,
             clock=self._clock,
-            tell=self._tell,
+            tell=self._happened,
             check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
         )
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
+            self._notify(store)
             await self._ask_witnesses(store)
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
@@ -160,7 +167,40 @@ class Application(Starlette):
             self._turns.close()
             for signer in self._signers:
                 signer.close()
+            if self._notifier is not None:
+                await asyncio.to_thread(self._notifier.close)
             store.close()
+
+    def _notify(self, store: Store) -> None:
+        """From now on whoever is configured is told. A read-only server tells nobody: it writes nothing down."""
+        settings = self._settings
+        name = registry_name(settings)
+        dispatcher = build_dispatcher(
+            settings.receivers,
+            settings.server.data,
+            settings.server.public_url or f"http://{name}",
+            self._clock,
+            LedgerFeed(store.database, name),
+        )
+        if dispatcher is not None:
+            self._notifier = Notifier(dispatcher)
+            self._notifier.start()
+
+    def _happened(self, event: Event) -> None:
+        """Something that people may be told of: a line of the log, and for whoever is configured."""
+        self._tell(event)
+        if self._notifier is not None:
+            self._notifier.dispatcher.tell(event)
+
+    def _refused(self, refused: Refused) -> None:
+        """A refusal, which stands in the log already."""
+        if self._notifier is None:
+            return
+        for tag in refused.tags or (None,):
+            named = Reference(registry_name(self._settings), refused.repository, tag, None if tag else refused.digest)
+            self._notifier.dispatcher.tell(
+                TagRefused(named, refused.asked, refused.digest, refused.actor, refused.reason)
+            )
 
     async def _ask_witnesses(self, store: Store) -> None:
         """Before anything is taken in: has somebody else seen more of our ledger than is here?"""
@@ -174,6 +214,7 @@ class Application(Starlette):
             check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
+        registry.refusals.tell = self._refused
         logins = logins or Logins(UserFile(settings.htpasswd))
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
@@ -262,6 +303,8 @@ class Application(Starlette):
             )
         if self._witnesses is not None:
             notes = (*notes, *self._witnesses.troubles)
+        if self._notifier is not None:
+            notes = (*notes, *self._notifier.dispatcher.troubles)
         read_only = _read_only(self._settings, self._store)
         return await readiness(self._store.database, self._room(), read_only, notes, self._clock)
 

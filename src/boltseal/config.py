@@ -47,12 +47,13 @@ class ConfigInvalid(Invalid):
     """A setting that is unknown or can't be, or a file that can't be read. Nothing was started."""
 
 
-_LISTS: Final = ("rule", "upstream", "witness")
+_LISTS: Final = ("rule", "upstream", "witness", "notify")
 """The tables of which there may be several."""
 _IN_JSON: Final = (
     ("rule",),
     ("upstream",),
     ("witness",),
+    ("notify",),
     ("auth", "grant"),
     ("auth", "quota"),
     ("local", "namespaces"),
@@ -100,6 +101,7 @@ def load_and_tell(
     """As `load`, and tells of every setting where its value came from."""
     from pydantic import ValidationError
 
+    from boltseal.notify.terms import NotifyInvalid
     from boltseal.policy.grants import GrantInvalid
     from boltseal.policy.quotas import QuotaInvalid
     from boltseal.policy.rules import RuleInvalid
@@ -117,10 +119,16 @@ def load_and_tell(
         settings = Settings(**merged)
     except ValidationError as error:
         raise ConfigInvalid(_in_words(error.errors()[0], (flags, environment, file))) from error
-    for key, table in (("rule", "rules"), ("auth", "grants"), ("auth", "quotas"), ("upstream", "upstreams")):
+    for key, table in (
+        ("rule", "rules"),
+        ("auth", "grants"),
+        ("auth", "quotas"),
+        ("upstream", "upstreams"),
+        ("notify", "receivers"),
+    ):
         try:
             getattr(settings, table)
-        except (RuleInvalid, GrantInvalid, QuotaInvalid, UpstreamInvalid) as error:
+        except (RuleInvalid, GrantInvalid, QuotaInvalid, UpstreamInvalid, NotifyInvalid) as error:
             origin = environment.origin if key in environment.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
     return Loaded(settings, tuple(_told(settings, key, file, environment, flags) for key in _known_keys(Settings)))

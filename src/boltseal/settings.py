@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
+from boltseal.notify.terms import NotifyTerms, parse_notify
 from boltseal.policy.globs import GlobInvalid, parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
 from boltseal.policy.leads import Leads, parse_leads
@@ -230,6 +231,7 @@ class Settings(BaseSettings):
     rule: tuple[dict[str, Any], ...] = ()
     upstream: tuple[dict[str, Any], ...] = ()
     witness: tuple[WitnessSettings, ...] = ()
+    notify: tuple[dict[str, Any], ...] = ()
 
     @cached_property
     def rules(self) -> RuleSet:
@@ -250,6 +252,11 @@ class Settings(BaseSettings):
     def upstreams(self) -> tuple[UpstreamTerms, ...]:
         """The `[[upstream]]` tables. UpstreamInvalid names the first that is wrong."""
         return parse_upstreams(self.upstream)
+
+    @cached_property
+    def receivers(self) -> tuple[NotifyTerms, ...]:
+        """The `[[notify]]` tables. NotifyInvalid names the first that is wrong."""
+        return parse_notify(self.notify)
 
     @cached_property
     def leads(self) -> Leads:
@@ -276,7 +283,7 @@ class Settings(BaseSettings):
         server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
         at_start = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
         auth = newer.auth.model_copy(update=at_start)  # what is updated counts as configured, so only what differs
-        kept = {name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness")}
+        kept = {name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness", "notify")}
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
     def left_out(self, newer: Settings) -> tuple[str, ...]:
@@ -289,7 +296,7 @@ class Settings(BaseSettings):
             if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
         )
         of_lists = tuple(
-            f"[[{name}]]" for name in ("upstream", "witness") if getattr(taken, name) != getattr(newer, name)
+            f"[[{name}]]" for name in ("upstream", "witness", "notify") if getattr(taken, name) != getattr(newer, name)
         )
         return of_tables + of_lists
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from boltseal.cli.root import build
 from boltseal.config import load
 from boltseal.errors import ExitCode
+from boltseal.notify.terms import NOTIFY_KEYS
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.decide import decide
 from boltseal.policy.grants import Action
@@ -83,6 +84,13 @@ def test_every_key_of_an_upstream_is_documented() -> None:
     assert told == {f"[[upstream]] {key}" for key in UPSTREAM_KEYS if key != "rule"} | {
         f"[[upstream.rule]] {key}" for key in UPSTREAM_RULE_KEYS
     }
+
+
+def test_every_key_of_a_receiver_is_documented() -> None:
+    """A receiver has exactly the keys that the table of settings names."""
+    told = {name.removeprefix("[[notify]] ") for name in documented_settings() if name.startswith("[[notify]]")}
+
+    assert told == set(NOTIFY_KEYS)
 
 
 def test_every_key_of_a_rule_is_documented() -> None:

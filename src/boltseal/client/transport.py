@@ -108,7 +108,7 @@ class Transport:
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = WireClient(
-            verify=_trust(options.ca_file),
+            verify=trusting(options.ca_file),
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
@@ -324,7 +324,8 @@ def host_of(address: str) -> str:
         return ""
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """TLS with the system's authorities, and one of the user's own. AuthorityInvalid."""
     context = ssl.create_default_context()
     if ca_file is not None:
         try:

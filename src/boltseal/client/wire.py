@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import httpcore2
 import httpx2
 
-from boltseal.client.reach import Reach
+from boltseal.client.reach import Bound
 
 BUFFER_BYTES: Final = 1024 * 1024
 STOP_AT_BYTES: Final = BUFFER_BYTES * 3 // 4
@@ -32,7 +32,7 @@ NEXT_ADDRESS_AFTER_S: Final = 3.0
 class WireTransport(httpx2.AsyncHTTPTransport):
     """httpx2's transport, without a proxy, on these sockets."""
 
-    def __init__(self, verify: ssl.SSLContext, limits: httpx2.Limits, reach: Reach | None = None) -> None:
+    def __init__(self, verify: ssl.SSLContext, limits: httpx2.Limits, reach: Bound | None = None) -> None:
         super().__init__(verify=verify, limits=limits)
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=verify,
@@ -49,7 +49,7 @@ class WireClient(httpx2.AsyncClient):
     A transport that is handed in would switch those off; therefore the place where the client makes its own.
     """
 
-    def __init__(self, *args: Any, reach: Reach | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, reach: Bound | None = None, **options: Any) -> None:
         self._reach = reach
         super().__init__(*args, **options)
 
@@ -200,7 +200,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):
-    def __init__(self, reach: Reach | None) -> None:
+    def __init__(self, reach: Bound | None) -> None:
         self._reach = reach
 
     async def connect_tcp(

@@ -15,6 +15,7 @@ from boltseal.registry.manifests import Manifests
 from boltseal.registry.observations import Observations
 from boltseal.registry.pulls import Pulls
 from boltseal.registry.records import Records
+from boltseal.registry.refusals import Refusals
 from boltseal.registry.restores import Restores
 from boltseal.registry.seals import Seals
 from boltseal.registry.tags import TagDoor
@@ -44,18 +45,19 @@ class Registry:
     observed: Ledger
     observations: Observations
     upstreams: UpstreamStates
+    refusals: Refusals
 
 
 def build_registry(
     database: Database, blobs: BlobStore, rules: RuleSet, room: Room | None = None, bounds: Bounds = UNBOUNDED
 ) -> Registry:
     """The registry over one store, all its parts behind the same door. `room`: what uploads must leave free."""
-    door = TagDoor(rules)
+    door, refusals = TagDoor(rules), Refusals(rules)
     return Registry(
         pulls=Pulls(database, blobs),
-        manifests=Manifests(database, door, bounds),
+        manifests=Manifests(database, door, refusals, bounds),
         uploads=Uploads(database, blobs, room, bounds),
-        deletes=Deletes(database, door),
+        deletes=Deletes(database, door, refusals),
         seals=Seals(database, blobs, door),
         restores=Restores(database, door),
         records=Records(database),
@@ -63,4 +65,5 @@ def build_registry(
         observed=Ledger(database, OBSERVATIONS),
         observations=Observations(database),
         upstreams=UpstreamStates(database),
+        refusals=refusals,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from boltseal.errors import ErrorCode, SealedDelete
 from boltseal.ledger.entry import Kind
 from boltseal.policy import message
-from boltseal.registry import refusals, sequencer
+from boltseal.registry import sequencer
 from boltseal.registry.conditions import check_conditions
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.registry.values import Place
@@ -21,6 +21,7 @@ from boltseal.storage import metadata
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
+    from boltseal.registry.refusals import Refusals
     from boltseal.registry.tags import TagDoor
     from boltseal.registry.values import Actor, Conditions
     from boltseal.storage.database import Database, Transaction
@@ -38,9 +39,10 @@ class ContentProtected(SealedDelete):
 class Deletes:
     """Every delete that comes over the wire."""
 
-    def __init__(self, database: Database, door: TagDoor) -> None:
+    def __init__(self, database: Database, door: TagDoor, refusals: Refusals) -> None:
         self._database = database
         self._door = door
+        self._refusals = refusals
 
     async def tag(self, repository: Repository, tag: Tag, conditions: Conditions, actor: Actor) -> None:
         """Take a tag away (end-9); what it meant stays pullable by digest. ManifestUnknown, TagProtected, ..."""
@@ -50,7 +52,7 @@ class Deletes:
             if place is None or not self._door.delete(tx, place, tag, actor, conditions):
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
 
-        with refusals.logged("delete", repository, (tag,), None, actor, self._door.rules):
+        with self._refusals.told("delete", repository, (tag,), None, actor):
             await self._database.write(job)
 
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
@@ -69,7 +71,7 @@ class Deletes:
             if taken_back is not None:
                 self._record_taken_back(tx, place, row, taken_back, actor)
 
-        with refusals.logged("delete", repository, (), digest, actor, self._door.rules):
+        with self._refusals.told("delete", repository, (), digest, actor):
             await self._database.write(job)
 
     async def blob(self, repository: Repository, digest: Digest, actor: Actor) -> None:
@@ -85,7 +87,7 @@ class Deletes:
             tx.takes_away = True
             metadata.remove_blob(tx, place.id, str(digest))
 
-        with refusals.logged("delete", repository, (), digest, actor, self._door.rules):
+        with self._refusals.told("delete", repository, (), digest, actor):
             await self._database.write(job)
 
     def _check_manifest(

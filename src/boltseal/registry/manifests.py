@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from boltseal.oci.digest import SHA256, Digest, DigestInvalid
 from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.seal import Identity
-from boltseal.registry import refusals
 from boltseal.registry.bounds import UNBOUNDED, Bounds
 from boltseal.registry.conditions import check_conditions
 from boltseal.registry.values import Place, Published, Pushed
@@ -26,6 +25,7 @@ from boltseal.storage.metadata import ManifestRow
 if TYPE_CHECKING:
     from boltseal.oci.manifest import Manifest
     from boltseal.oci.reference import Repository, Tag
+    from boltseal.registry.refusals import Refusals
     from boltseal.registry.tags import TagDoor
     from boltseal.registry.values import Actor, Conditions
     from boltseal.storage.database import Database, Transaction
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 class Manifests:
     """Every manifest push of the registry."""
 
-    def __init__(self, database: Database, door: TagDoor, bounds: Bounds = UNBOUNDED) -> None:
+    def __init__(self, database: Database, door: TagDoor, refusals: Refusals, bounds: Bounds = UNBOUNDED) -> None:
         self._database = database
         self._door = door
+        self._refusals = refusals
         self._bounds = bounds
 
     async def put(
@@ -70,7 +71,7 @@ class Manifests:
             with self._bounds.counting(tx, actor.name):
                 return self._publish(tx, repository, pushed, unique_tags, conditions, actor)
 
-        with refusals.logged("push", repository, unique_tags, digest, actor, self._door.rules):
+        with self._refusals.told("push", repository, unique_tags, digest, actor):
             return await self._database.write(job)
 
     def _publish(

@@ -1,0 +1,79 @@
+"""Receivers of notifications as tests want them: a server on loopback that keeps what it is sent, and answers as told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.client.listening import listening
+
+
+@dataclass(slots=True)
+class Inbox:
+    """`answers`: what is sent back, one after the other, the last for ever; b"" holds the connection open and says nothing."""
+
+    port: int = 0
+    answers: list[bytes] = field(default_factory=lambda: [b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"])
+    heads: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    sent: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What was delivered, parsed."""
+        return [json.loads(body) for body in self.bodies]
+
+    def header(self, number: int, name: str) -> str:
+        """A header of a request."""
+        lines = self.heads[number].decode().split("\r\n")
+        return next(line.partition(": ")[2] for line in lines if line.lower().startswith(f"{name}: "))
+
+    async def until(self, number: int, within_s: float = 90.0) -> None:
+        """Wait until so many were delivered."""
+        async with asyncio.timeout(within_s):
+            while len(self.bodies) < number:  # noqa: ASYNC110 - whoever delivers lives in another thread
+                await asyncio.sleep(0.02)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        length = int(self.header(len(self.heads) - 1, "content-length"))
+        self.bodies.append(await reader.readexactly(length))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if not answer:
+            await asyncio.sleep(3600)
+        writer.write(answer)
+        await writer.drain()
+        while answer.endswith(b"endless"):  # as long as somebody reads
+            writer.write(b"x" * 65_536)
+            await writer.drain()
+            self.sent += 65_536
+
+
+OK = b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"
+HANGS = b""
+ENDLESS = b"HTTP/1.1 200 OK\r\n\r\nendless"
+
+
+def answer(status: str, more: str = "") -> bytes:
+    """An answer without a body."""
+    return f"HTTP/1.1 {status}\r\n{more}content-length: 0\r\n\r\n".encode()
+
+
+@asynccontextmanager
+async def inbox(*answers: bytes) -> AsyncIterator[Inbox]:
+    """A receiver that listens."""
+    box = Inbox()
+    if answers:
+        box.answers = list(answers)
+    async with listening(box._serve) as box.port:
+        yield box

@@ -1,0 +1,277 @@
+"""From what happens to who is told: at least once, and a dead receiver holds nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import stamina
+
+from boltseal.client.webhook import Webhook
+from boltseal.events import Event, Kind, QuotaLow, TagMoved, TagRefused, UpstreamDown
+from boltseal.notify import dispatch
+from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.storage.outbox import Outbox
+from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
+
+REF = Reference.parse("localhost:5000/shop/app:1.4.2")
+MOVED = TagMoved(REF, Digest.of(b"a"), Digest.of(b"b"), True, "test")
+KEY = "0123456789abcdef"
+LOW = QuotaLow("docker.io", 3, 100, 21600)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    """Retries are as many as ever, but nobody waits between them."""
+    with stamina.set_testing(True, attempts=2, cap=True):
+        yield
+
+
+def to(url: str, name: str = "a", events: frozenset[Kind] = frozenset(Kind), within_s: float = 5.0) -> Receiver:
+    return Receiver(name, events, ByWebhook(lambda: Webhook(url, secret=KEY, within_s=within_s)))
+
+
+def clock_us() -> int:
+    return time.time_ns() // 1000
+
+
+def made(path: Path, *receivers: Receiver, feed: dispatch.Feed | None = None) -> Dispatcher:
+    return Dispatcher(path / "outbox.db", receivers, "https://registry.example.com", clock_us, feed)
+
+
+@contextmanager
+def running(dispatcher: Dispatcher) -> Iterator[None]:
+    """In a thread of its own, as in a server."""
+    thread = threading.Thread(target=lambda: asyncio.run(dispatcher.run()))
+    thread.start()
+    try:
+        yield
+    finally:
+        dispatcher.end()
+        thread.join(20)
+
+
+def waiting(path: Path) -> dict[str, int]:
+    outbox = Outbox(path / "outbox.db")
+    try:
+        return outbox.waiting()
+    finally:
+        outbox.close()
+
+
+async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
+    """Structured mode; id, source and type are what receivers go by. What was taken waits no more."""
+    async with inbox() as box:
+        dispatcher = made(tmp_path, to(box.url))
+        with running(dispatcher):
+            dispatcher.tell(MOVED)
+            dispatcher.tell(LOW)
+            await box.until(2)
+        moved, low = box.events
+
+    assert (moved["specversion"], moved["type"], moved["subject"]) == ("1.0", "boltseal.tag.moved.v1", str(REF))
+    assert (moved["source"], moved["data"]["release"]) == ("https://registry.example.com", True)
+    assert low["type"] == "boltseal.quota.low.v1"
+    assert moved["id"] != low["id"]
+    assert box.header(0, "webhook-id") == moved["id"]
+    assert waiting(tmp_path) == {}
+
+
+async def test_each_receiver_hears_what_it_asked_for(tmp_path: Path) -> None:
+    """`events`; an event that nobody wants is not written down."""
+    async with inbox() as all_, inbox() as some:
+        dispatcher = made(tmp_path, to(all_.url), to(some.url, "b", frozenset({Kind.QUOTA_LOW})))
+        with running(dispatcher):
+            dispatcher.tell(MOVED)
+            dispatcher.tell(LOW)
+            await all_.until(2)
+            await some.until(1)
+
+    assert [one["type"] for one in some.events] == ["boltseal.quota.low.v1"]
+
+
+@pytest.mark.parametrize("dead", [HANGS, answer("500 No"), answer("302 Found", "location: http://127.0.0.1:1/\r\n")])
+async def test_a_dead_receiver_holds_no_other_up_and_is_told_later(tmp_path: Path, dead: bytes) -> None:
+    """What it did not take waits, longer each time."""
+    async with inbox(dead) as bad, inbox() as good:
+        dispatcher = made(tmp_path, to(bad.url, "bad", within_s=0.5), to(good.url, "good"))
+        with running(dispatcher):
+            for _ in range(5):
+                dispatcher.tell(MOVED)
+            await good.until(5)
+            await bad.until(1)
+            await asyncio.sleep(1.5)
+            troubles = dispatcher.troubles
+        still = waiting(tmp_path)
+        later = made(tmp_path, to(bad.url, "bad"))
+        bad.answers = [OK]
+        dispatcher = Dispatcher(
+            tmp_path / "outbox.db", [to(bad.url, "bad")], "urn:x", lambda: clock_us() + 10 * dispatch.LONGEST_PAUSE_US
+        )
+        left = await dispatcher.deliver_now(10)
+
+    assert still == {"bad": 5}
+    assert "bad was not told, and will be" in troubles[0]
+    assert left == {}
+    assert later.troubles == ()
+
+
+async def test_a_receiver_without_end_is_told_once(tmp_path: Path) -> None:
+    """Its answer's status is good, and nothing more of it is read."""
+    async with inbox(ENDLESS) as box:
+        dispatcher = made(tmp_path, to(box.url))
+        dispatcher.put([Told("1", clock_us(), MOVED)])
+        left = await dispatcher.deliver_now(10)
+
+    assert (left, len(box.bodies)) == ({}, 1)
+
+
+async def test_to_tell_waits_for_nothing_and_is_bounded(tmp_path: Path) -> None:
+    """Nobody delivers, nobody even writes: a push goes on. Refusals, which anybody can cause, take half of the room."""
+    dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
+    refused = TagRefused(REF, "push", None, "mallory", "sealed")
+    for _ in range(5 * dispatch.MAX_IN_MEMORY):
+        dispatcher.tell(refused)
+    room = len(dispatcher._told)
+    dispatcher.tell(MOVED)
+
+    assert room == dispatch.MAX_IN_MEMORY // 2
+    assert dispatcher._told[-1].event is MOVED
+    assert not (tmp_path / "outbox.db").exists()
+
+
+async def test_what_was_told_when_it_ends_is_on_the_disk(tmp_path: Path) -> None:
+    """The next process tells it."""
+    dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
+    with running(dispatcher):
+        await asyncio.sleep(0.1)
+        dispatcher.tell(MOVED)
+
+    assert waiting(tmp_path) == {"a": 1}
+
+
+async def test_an_outbox_that_can_not_be_written_loses_nothing_while_the_process_lives(tmp_path: Path) -> None:
+    """It is tried again, and the trouble is told."""
+    folder = tmp_path / "data"
+    async with inbox() as box:
+        dispatcher = made(folder, to(box.url))
+        with running(dispatcher):
+            dispatcher.tell(MOVED)
+            await asyncio.sleep(0.5)
+            troubles = dispatcher.troubles
+            folder.mkdir()
+            await box.until(1)
+
+    assert "nobody can be told" in troubles[0]
+
+
+class Log:
+    """A log of numbers."""
+
+    name = "log"
+
+    def __init__(self) -> None:
+        self.entries: list[Event] = []
+
+    def size(self) -> int:
+        return len(self.entries)
+
+    def read(self, start: int) -> tuple[Sequence[Told], int]:
+        found = self.entries[start : start + 2]
+        return [Told(f"log/{start + n}", clock_us(), event) for n, event in enumerate(found)], start + len(found)
+
+
+async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path) -> None:
+    """Its past is not told; what came while nobody ran is; an entry has one id, so that it can be told apart."""
+    log = Log()
+    log.entries = [LOW] * 100
+    async with inbox() as box:
+        with running(made(tmp_path, to(box.url), feed=log)):
+            await asyncio.sleep(0.5)
+            log.entries += [MOVED, LOW, MOVED]
+            await box.until(3)
+        log.entries += [MOVED]
+        with running(made(tmp_path, to(box.url), feed=log)):
+            await box.until(4)
+            await asyncio.sleep(1.2)
+
+    assert [one["id"] for one in box.events] == ["log/100", "log/101", "log/102", "log/103"]
+
+
+async def test_a_log_that_was_cut_back_is_gone_on_with(tmp_path: Path) -> None:
+    """Entries that were given up for lost are told to nobody."""
+    log = Log()
+    log.entries = [LOW] * 10
+    async with inbox() as box:
+        with running(made(tmp_path, to(box.url), feed=log)):
+            await asyncio.sleep(0.5)
+        del log.entries[5:]
+        with running(made(tmp_path, to(box.url), feed=log)):
+            await asyncio.sleep(1.5)
+            log.entries.append(MOVED)
+            await box.until(1)
+
+    assert [one["id"] for one in box.events] == ["log/5"]
+
+
+_TELLER = """
+import asyncio, sys, time
+from pathlib import Path
+from boltseal.client.webhook import Webhook
+from boltseal.events import Kind, UpstreamDown
+from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
+receiver = Receiver("a", frozenset(Kind), ByWebhook(lambda: Webhook(sys.argv[2])))
+dispatcher = Dispatcher(Path(sys.argv[1]), [receiver], "urn:test", lambda: time.time_ns() // 1000)
+for n in range(int(sys.argv[3]), int(sys.argv[3]) + 50):
+    dispatcher.put([Told(f"event-{n}", time.time_ns() // 1000, UpstreamDown("reg", str(n)))])
+    print(n, flush=True)
+asyncio.run(dispatcher.run())
+"""
+
+
+def _teller(path: Path, url: str, start: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _TELLER, str(path / "outbox.db"), url, str(start)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+@pytest.mark.slow
+async def test_killed_at_any_moment_everything_that_was_put_arrives_at_least_once(tmp_path: Path) -> None:
+    """kill -9 while it writes down, and while it delivers: the next process delivers the rest; twice under one id."""
+    said: set[int] = set()
+    async with inbox() as box:
+        for round_, kill_after in enumerate((5, 20, 50)):
+            teller = _teller(tmp_path, box.url, round_ * 50)
+            assert teller.stdout is not None
+            before = len(box.bodies)
+            for _ in range(kill_after):
+                said.add(int(await asyncio.to_thread(teller.stdout.readline)))
+            if kill_after == 50:
+                await box.until(before + 5)
+            teller.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(teller.wait)
+            teller.stdout.close()
+        left = await made(tmp_path, to(box.url)).deliver_now(90)
+
+    assert left == {}
+    assert {f"event-{n}" for n in said} <= {one["id"] for one in box.events}
+
+
+def test_the_events_that_flood_are_those_that_strangers_cause() -> None:
+    """Who is told of an outage, or of a move, is told of it whatever is refused meanwhile."""
+    assert {Kind.TAG_REFUSED} == dispatch.MINOR
+    assert UpstreamDown("reg", "no").kind not in dispatch.MINOR

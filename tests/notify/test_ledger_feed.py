@@ -1,0 +1,66 @@
+"""Which entries of the ledger are events, and what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.errors import Invalid
+from boltseal.events import ReleaseDone, TagMoved
+from boltseal.ledger.entry import Entry, Kind
+from boltseal.notify.ledger_feed import event_of
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+HERE = "registry.example.com"
+OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
+
+
+def entry(kind: Kind, *, tag: str = "latest", digest: Digest = NEW, was: Digest | None = None, **extra: str) -> Entry:
+    return Entry(
+        kind=kind,
+        time_us=1,
+        registry="some/origin",
+        repository="shop/app",
+        tag=tag,
+        digest=str(digest),
+        was="" if was is None else str(was),
+        actor="ci",
+        salt="0" * 32,
+        extra=extra,
+    )
+
+
+def moved(tag: str, was: Digest | None, now: Digest | None, *, alarm: bool = False) -> TagMoved:
+    return TagMoved(Reference.parse(f"{HERE}/shop/app:{tag}"), was, now, alarm, "registry")
+
+
+@pytest.mark.parametrize(
+    ("said", "event"),
+    [
+        (entry(Kind.TAG_MOVED, was=OLD), moved("latest", OLD, NEW)),
+        (entry(Kind.TAG_RESTORED, was=OLD), moved("latest", OLD, NEW)),
+        (entry(Kind.TAG_RESTORED, was=NEW), None),
+        (entry(Kind.TAG_DELETED, was=OLD, digest=OLD), moved("latest", OLD, None)),
+        (entry(Kind.TAG_DELETED, tag="1.4.2", was=OLD, digest=OLD), moved("1.4.2", OLD, None, alarm=True)),
+        (entry(Kind.TAG_PURGED, tag="1.4.2", digest=OLD), moved("1.4.2", OLD, None, alarm=True)),
+        (entry(Kind.TAG_EXPIRED, tag="1.4.2", was=OLD, digest=OLD), moved("1.4.2", OLD, None)),
+        (entry(Kind.TAG_DELETED, tag=""), None),
+        (entry(Kind.TAG_CREATED), None),
+        (entry(Kind.TAG_SEALED), None),
+        (entry(Kind.RELEASED), None),
+        (entry(Kind.RELEASED, project="shop", host="web1", number="-7"), None),
+        (
+            entry(Kind.RELEASED, tag="1.4.2", project="shop", host="web1", number="7"),
+            ReleaseDone("shop", 7, "web1", (f"{HERE}/shop/app:1.4.2@{NEW}",)),
+        ),
+    ],
+)
+def test_an_entry_is_an_event_or_none(said: Entry, event: TagMoved | ReleaseDone | None) -> None:
+    """What moved, where to, by the name that clients know; what merely stands in the ledger is told to nobody."""
+    assert event_of(said, HERE) == event
+
+
+def test_an_entry_whose_names_are_none_is_refused() -> None:
+    """Whoever reads goes on with the next one."""
+    with pytest.raises(Invalid):
+        event_of(entry(Kind.TAG_MOVED, tag="not a tag", was=OLD), HERE)

@@ -1,0 +1,128 @@
+"""A server tells what happens in it: refusals, moves, deletes; its pushes wait for no receiver."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.app import Application
+from boltseal.events import QuotaLow
+from boltseal.opening import now_us
+from boltseal.settings import Settings
+from tests import servers
+from tests.images import image, push
+from tests.notify.receivers import HANGS, Inbox, answer, inbox
+from tests.serving import FLOATING, serving_as
+
+
+def settings(data: Path, box: Inbox, **more: object) -> Settings:
+    """A server that tells this receiver; tags that are no release float."""
+    return Settings.model_validate(
+        {
+            "server": {"data": data, "public_url": "https://registry.example.com", **more},
+            "rule": [{"tag": "1.4.*", "mode": "sealed"}, *FLOATING],
+            "notify": [{"url": box.url, "networks": ["127.0.0.0/8"]}],
+        }
+    )
+
+
+async def test_a_refused_push_a_move_and_a_delete_are_told(tmp_path: Path) -> None:
+    """tag.refused with the sentence that the person got, tag.moved with what it meant before; each once."""
+    async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
+        client = registry.client
+        old, new = image("old"), image("new")
+        await push(client, "shop/app", "1.4.2", old)
+        refused = await push(client, "shop/app", "1.4.2", new)
+        await push(client, "shop/app", "latest", old)
+        await push(client, "shop/app", "latest", new)
+        await client.delete("/v2/shop/app/manifests/latest")
+        await box.until(3)
+    told = {one["type"] + str(one["data"].get("digest") is None): one for one in box.events}
+
+    assert refused.status_code == 409
+    assert len(box.bodies) == 3
+    refusal = told["boltseal.tag.refused.v1False"]
+    assert refusal["subject"] == "registry.example.com/shop/app:1.4.2"
+    assert refusal["source"] == "https://registry.example.com"
+    assert refusal["data"]["reason"] == refused.json()["errors"][0]["message"]
+    assert refusal["data"]["digest"] == new.digest
+    moved, gone = told["boltseal.tag.moved.v1False"]["data"], told["boltseal.tag.moved.v1True"]["data"]
+    assert (moved["was"], moved["digest"]) == (old.digest, new.digest)
+    assert (gone["was"], gone["digest"]) == (new.digest, None)
+
+
+async def test_what_happened_while_the_receiver_was_dead_is_told_after_a_restart(tmp_path: Path) -> None:
+    """And /readyz says who was not told; it is ready all the same."""
+    async with inbox(answer("503 No")) as box:
+        async with serving_as(settings(tmp_path / "data", box)) as registry:
+            await push(registry.client, "shop/app", "latest", image("old"))
+            await push(registry.client, "shop/app", "latest", image("new"))
+            await box.until(1)
+            for _ in range(100):
+                ready = await registry.client.get("/readyz")
+                if "was not told" in str(ready.json()):
+                    break
+                await asyncio.sleep(0.1)
+        at_first = len(box.bodies)
+        box.answers = [answer("200 OK")]
+        later = settings(tmp_path / "data", box)
+        async with serving_as(later, clock=_in_an_hour):
+            await box.until(at_first + 1)
+
+    assert ready.status_code == 200
+    assert "127.0.0.1 was not told" in str(ready.json())
+    assert box.events[-1]["id"] == box.events[0]["id"]
+    assert "127.0.0.1:" not in str(ready.json())
+
+
+def _in_an_hour() -> int:
+    return now_us() + 3_600_000_000
+
+
+async def test_a_push_waits_for_no_receiver(tmp_path: Path) -> None:
+    """One that hangs is asked, and nothing else notices."""
+    async with inbox(HANGS) as box, serving_as(settings(tmp_path / "data", box)) as registry:
+        for number in range(20):
+            answered = await push(registry.client, "shop/app", "latest", image(str(number)))
+            assert answered.status_code == 201
+        await box.until(1)
+
+
+async def test_a_read_only_server_tells_nobody_and_one_without_receivers_writes_nothing(tmp_path: Path) -> None:
+    """There is no file."""
+    async with inbox() as box:
+        plain = Settings.model_validate({"server": {"data": tmp_path / "data"}})
+        async with serving_as(plain) as registry:
+            await push(registry.client, "shop/app", "latest", image("old"))
+        async with serving_as(settings(tmp_path / "data", box, read_only=True)):
+            pass
+
+    assert not (tmp_path / "data" / "outbox.db").exists()
+
+
+@pytest.mark.slow
+async def test_workers_tell_each_event_once(tmp_path: Path) -> None:
+    """One of them delivers; whichever took the push."""
+    async with inbox() as box:
+        config = f'[[rule]]\nmode = "floating"\n\n[[notify]]\nurl = "{box.url}"\n'
+        with servers.boltseal(tmp_path / "data", config=config, workers=2) as server:
+            for number in range(10):  # a connection each, so that both take some
+                async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+                    assert (await push(client, "shop/app", "latest", image(str(number)))).status_code == 201
+            await box.until(9)
+            await asyncio.sleep(2)
+
+    assert len({one["id"] for one in box.events}) == len(box.events) == 9
+
+
+async def test_what_a_mirror_says_of_its_upstreams_is_told_too(tmp_path: Path) -> None:
+    """Whatever the application is handed."""
+    async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
+        assert isinstance(registry.app, Application)
+        registry.app._happened(QuotaLow("docker.io", 3, 100, 21600))
+        await box.until(1)
+
+    assert box.events[0]["type"] == "boltseal.quota.low.v1"
