@@ -16,7 +16,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import pwd
 import re
+import socket
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -213,6 +215,23 @@ def caller() -> int:
     """The id of the user who called: behind sudo the one who called that, else the one that we are."""
     named = os.environ.get("SUDO_UID", "")
     return int(named) if os.geteuid() == 0 and named.isascii() and named.isdigit() else os.getuid()
+
+
+def child_environment() -> dict[str, str]:
+    """The user's environment, for programs that are theirs (Docker Compose) and are told which engine is meant.
+
+    DOCKER_CONTEXT, which would win over that, is not in it.
+    """
+    return {name: value for name, value in os.environ.items() if name != "DOCKER_CONTEXT"}
+
+
+def operator() -> str:
+    """Who is at work, for the record: `user@host`."""
+    try:
+        user = pwd.getpwuid(caller()).pw_name
+    except KeyError:
+        user = str(caller())
+    return f"{user}@{socket.gethostname()}"[:200]
 
 
 class BuildEnvironment(NamedTuple):

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
@@ -13,22 +14,33 @@ import httpx2
 from tests.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, index, to_json
 from tests.programs import program
 
+SLEEP = ("/busybox", "sleep", "100000")
 
-def sleeper(words: str, architecture: str = "amd64") -> Document:
-    """An image that says `words` in a label, and sleeps. The program is this machine's, whatever `architecture` says."""
+
+def sleeper(
+    words: str, architecture: str = "amd64", *, commands: Sequence[str] = (), command: Sequence[str] = SLEEP
+) -> Document:
+    """An image that says `words` in a label, and sleeps. The program is this machine's, whatever `architecture` says.
+
+    `commands`: what else it has in /bin, such as `true` for a health check. `command`: what it does instead of sleeping.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         entry = tarfile.TarInfo("busybox")
         content = Path(program("busybox")).read_bytes()
         entry.size, entry.mode = len(content), 0o755
         archive.addfile(entry, io.BytesIO(content))
+        for name in commands:
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "/busybox"
+            archive.addfile(link)
     tar = buffer.getvalue()
     layer = Blob(gzip.compress(tar, 1, mtime=0), OCI_LAYER)
     config = {
         "architecture": architecture,
         "os": "linux",
         "created": "2026-01-02T03:04:05Z",
-        "config": {"Cmd": ["/busybox", "sleep", "100000"], "Labels": {"words": words}},
+        "config": {"Cmd": list(command), "Labels": {"words": words}},
         "rootfs": {"type": "layers", "diff_ids": [digest_of(tar)]},
         "history": [{"created_by": words}],
     }

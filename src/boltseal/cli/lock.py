@@ -90,7 +90,7 @@ def lock(
             return
         reach = Reach(plain_http, ca_file, anonymous, strict)
         old = read_lock(project) or Lock()
-        done = _relock(
+        done = relocked(
             opened, old, reach, whom_to_ask(reach, allow or []), _updates(named, opened, update=update), count_pulls
         )
         whole = not done.unresolved and not opened.problems
@@ -144,7 +144,7 @@ def _updates(named: Sequence[Reference], opened: Project, *, update: bool) -> Ca
     return lambda reference: update and (not keys or reference in keys)
 
 
-def _relock(
+def relocked(
     opened: Project,
     old: Lock,
     reach: Reach,

@@ -21,6 +21,8 @@ from boltseal.cli.collect import collect
 from boltseal.cli.compare import compare
 from boltseal.cli.config import config
 from boltseal.cli.copy import copy
+from boltseal.cli.deploy import deploy
+from boltseal.cli.diff import diff
 from boltseal.cli.digest import digest
 from boltseal.cli.expire import expire
 from boltseal.cli.explain import explain
@@ -38,8 +40,10 @@ from boltseal.cli.pull import pull
 from boltseal.cli.purge import purge
 from boltseal.cli.quota import quota
 from boltseal.cli.receipt import receipt
+from boltseal.cli.releases import releases
 from boltseal.cli.restore import restore
 from boltseal.cli.restore_local import restore_local
+from boltseal.cli.rollback import rollback
 from boltseal.cli.rules import rules
 from boltseal.cli.running import running
 from boltseal.cli.scrub import scrub
@@ -49,6 +53,7 @@ from boltseal.cli.tags import tags
 from boltseal.cli.token import token
 from boltseal.cli.trust import trust
 from boltseal.cli.unseal import unseal
+from boltseal.cli.update import update
 from boltseal.cli.user import user
 from boltseal.cli.verify import verify
 from boltseal.cli.watch import watch
@@ -59,6 +64,11 @@ _SHORT = {
     "accept": "Serve what a held tag of an upstream means now.",
     "collect": "Remove bytes that nothing names, older than a day.",
     "restore-backup": "Make a new data folder of a backup, and check it.",
+    "deploy": "Deploy a Compose project; go back if it gets not healthy.",
+    "diff": "What changed between two releases.",
+    "releases": "What was deployed here, when, by whom, how it ended.",
+    "rollback": "Make a project run again as an older release did.",
+    "update": "Take what floating tags mean now; propose versions.",
     "copy": "Copy images between registries, files and daemons.",
     "pull": "Pull images; keep the ones that work before.",
     "kept": "List the images that are kept on an engine.",
@@ -112,6 +122,11 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("verify", verify, "boltseal verify --github"),
     ("watch", watch, "boltseal watch node:16.13 --lock boltseal.lock"),
     ("outdated", outdated, f"boltseal outdated {_IMAGE}"),
+    ("deploy", deploy, "boltseal deploy -f compose.yaml"),
+    ("releases", releases, "boltseal releases --project shop"),
+    ("update", update, "boltseal update --cooldown 3d"),
+    ("rollback", rollback, "boltseal rollback 41 --project shop"),
+    ("diff", diff, "boltseal diff 41 42 --project shop"),
     ("new-tag", new_tag, "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
     ("labels", labels, "boltseal labels | xargs docker build ."),
     ("version", version.version, "boltseal version --json"),

@@ -106,6 +106,10 @@ class Project:
             known = self._read[name] = Source.of(name, self._bytes(name))
         return known
 
+    def texts(self) -> Mapping[str, Source]:
+        """Every file that was read so far, by its name."""
+        return dict(self._read)
+
     def with_texts(self, changed: Mapping[str, Source]) -> Project:
         """The same project, everything that was read kept as it was read, and other texts in some of its files."""
         other = Project(self.root, {**self._read, **changed})

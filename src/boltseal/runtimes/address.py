@@ -74,6 +74,13 @@ class EngineAddress:
         """`user@host`, as ssh takes it."""
         return f"{self.user}@{self.host}" if self.user else self.host
 
+    def environment(self) -> dict[str, str]:
+        """What tells Docker's own programs of this engine."""
+        found = {"DOCKER_HOST": str(self)}
+        if self.certificates is not None:
+            found |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(self.certificates)}
+        return found
+
     def __str__(self) -> str:
         if self.scheme == "unix":
             return f"unix://{self.path}"

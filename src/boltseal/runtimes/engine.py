@@ -128,9 +128,12 @@ class Engine:
         """The folder in which it keeps everything, on its own host; None where it does not say."""
         return inventory.data_root(await self._ask("GET", "info"))
 
-    async def container_ids(self, *, all_: bool = False) -> tuple[str, ...]:
-        """The containers that run; `all_`: also those that do not. One request."""
-        return inventory.container_ids(await self._ask("GET", "containers/json", {"all": "1" if all_ else "0"}))
+    async def container_ids(self, *, all_: bool = False, label: str = "") -> tuple[str, ...]:
+        """The containers that run; `all_`: also those that do not; `label`: only those with it (`NAME=VALUE`). One request."""
+        parameters = {"all": "1" if all_ else "0"}
+        if label:
+            parameters["filters"] = json.dumps({"label": [label]})
+        return inventory.container_ids(await self._ask("GET", "containers/json", parameters))
 
     async def container(self, id_: str) -> EngineContainer:
         """One container. NoSuchContainer when it has gone."""

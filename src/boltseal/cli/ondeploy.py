@@ -1,0 +1,274 @@
+"""What the verbs on releases share: which project, on which engine, and how a release is told."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from boltseal.cli.answer import say
+from boltseal.cli.onproject import clean, open_project, whom_to_ask
+from boltseal.cli.onrelease import by_whom, release_folder
+from boltseal.cli.remote import Reach, ask, followed
+from boltseal.errors import Invalid, Unavailable, quote
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+    from boltseal.client.transport import Transport
+    from boltseal.deploy.composing import ProjectFiles
+    from boltseal.deploy.deploying import Deployed, Deployer, Read
+    from boltseal.deploy.flow import Flow
+    from boltseal.deploy.releasedisk import ReleaseFolder
+    from boltseal.deploy.releases import Kind
+    from boltseal.lockfile.document import Lock
+    from boltseal.oci.reference import Reference
+
+ServicesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SERVICE]...", show_default=False, help="Services of the project. Default: all of them."),
+]
+FileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--file", "-f", metavar="FILE", show_default=False, help="A Compose file. Default: as Compose finds it."
+    ),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--project", "-p", metavar="NAME", show_default=False, help="The project's name. Default: as Compose has it."
+    ),
+]
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--project-directory", metavar="DIR", show_default=False, help="The project's folder, as for Compose."
+    ),
+]
+ProfileOption = Annotated[
+    list[str] | None, typer.Option("--profile", metavar="NAME", show_default=False, help="Enable a profile, too.")
+]
+EnvFileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--env-file", metavar="FILE", show_default=False, help="Take variables from this file, not from .env."
+    ),
+]
+WaitOption = Annotated[
+    str, typer.Option("--wait", metavar="TIME", help="How long services may take to be healthy, such as 120s or 5m.")
+]
+
+
+_MOST_US = 86_400_000_000
+
+
+class WaitInvalid(Invalid):
+    """A time to wait that is none."""
+
+
+class LockNotUpdated(Unavailable):
+    """A reference could not be resolved, so that there is no new lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which engine is talked to, how registries are, and how long and how strictly is looked."""
+
+    host: str | None
+    reach: Reach
+    wait_s: float
+    scrub: bool = True
+    must_scrub: bool = False
+
+
+def project_files(
+    files: list[Path] | None,
+    name: str | None,
+    directory: Path | None,
+    profiles: list[str] | None,
+    env_files: list[Path] | None,
+) -> ProjectFiles:
+    """The project that the flags name. NoProject."""
+    from boltseal.config import child_environment
+    from boltseal.deploy.composing import ProjectFiles
+    from boltseal.deploy.projectfiles import named_files
+
+    whole = None if directory is None else directory.absolute()
+    asked = ProjectFiles(
+        whole or Path.cwd(), tuple(each.absolute() for each in files or ()), name, whole, tuple(profiles or ()),
+        tuple(each.absolute() for each in env_files or ()),
+    )  # fmt: skip
+    return named_files(asked, child_environment())
+
+
+def wait_seconds(text: str) -> float:
+    """A time such as `120s`. WaitInvalid."""
+    from boltseal.policy.durations import DurationInvalid, parse_duration
+
+    try:
+        found_us = parse_duration(text)
+    except DurationInvalid as error:
+        raise WaitInvalid(f"--wait is {error.message}") from error
+    if not 0 < found_us <= _MOST_US:
+        raise WaitInvalid(f"--wait is {quote(text)}; expected a time of at most a day, such as 120s or 5m")
+    return found_us / 1_000_000
+
+
+async def read_files(host: str | None, named: ProjectFiles, services: Sequence[str], *, build: bool = False) -> Read:
+    """What Compose makes of the files; `build`: after it has built what is built here. ComposeRefused, ModelInvalid."""
+    from boltseal.cli.onhost import engine_address
+    from boltseal.config import child_environment
+    from boltseal.deploy.composing import find_compose
+    from boltseal.deploy.deploying import read_project
+
+    compose = await find_compose(child_environment(), engine_address(host).environment())
+    read = await read_project(compose, named, services)
+    built = [name for name, service in sorted(read.model.services.items()) if service.build]
+    if build and built:
+        await compose.build(named, built, _show)
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A project that Compose has read, its releases, and whom it may make us talk to."""
+
+    place: Place
+    named: ProjectFiles
+    services: tuple[str, ...]
+    read: Read
+    folder: ReleaseFolder
+    root: Path
+    allowed: Callable[[str], bool]
+
+    @property
+    def registries(self) -> frozenset[str]:
+        """Every registry that its services name."""
+        return frozenset(service.image.registry for service in self.read.model.services.values())
+
+    def lock(self) -> tuple[Lock | None, Path]:
+        """The lock of the project or of a folder above it, and where it is or would be. LockInvalid."""
+        from boltseal.lockfile.document import LOCK_NAME
+        from boltseal.pin.lockdisk import read_lock
+
+        for each in (self.root, *self.root.resolve().parents):
+            if (each / LOCK_NAME).exists():
+                return read_lock(each), each
+        return None, self.root
+
+    def relock(self, update: Callable[[Reference], bool]) -> Lock:
+        """Lock what the services name now, taking what is new of those that `update` says. LockNotUpdated: the old stays."""
+        from boltseal.cli.lock import relocked
+        from boltseal.deploy.locking import as_compose_reads
+        from boltseal.lockfile.document import Lock
+        from boltseal.pin.lockdisk import write_lock
+
+        old, where = self.lock()
+        opened = open_project(where, self.named.files)
+        opened = replace(opened, sites=as_compose_reads(opened.sites, self.read.model, where, self.named.files[0]))
+        done = relocked(opened, old or Lock(), self.place.reach, self.allowed, update, count_pulls=False)
+        wrong = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
+        if wrong:
+            raise LockNotUpdated(f"the lock is as it was: {clean('; '.join(wrong[:5]))}")
+        if write_lock(where, done.lock):
+            say(f"{where / 'boltseal.lock'} written")
+        return done.lock
+
+    def deploy(self, kind: Kind) -> Deployed:
+        """Deploy it as locked. Whoever calls holds `folder.deploying`. As `Deployer.deploy` raises."""
+        lock, _ = self.lock()
+        by = by_whom(self.root, kind)
+
+        async def run(deployer: Deployer) -> Deployed:
+            return await deployer.deploy(self.read, lock, self.services, by)
+
+        return on_engine(self.place, self.folder, self.registries, run, locked=True)
+
+
+def open_named(
+    place: Place, named: ProjectFiles, services: Sequence[str], allow: Sequence[str], *, build: bool = False
+) -> Opened:
+    """Have Compose read a project. ComposeRefused, ComposeMissing, RegistryNotAllowed."""
+    import asyncio
+
+    from boltseal.deploy.projectfiles import project_folder
+    from boltseal.pin.resolve import not_allowed
+
+    read = asyncio.run(read_files(place.host, named, services, build=build))
+    allowed = whom_to_ask(place.reach, allow)
+    folder = release_folder(read.model.project)
+    opened = Opened(place, named, tuple(services), read, folder, project_folder(named), allowed)
+    for name, service in sorted(read.model.services.items()):
+        if not allowed(service.image.registry):
+            refusal = not_allowed(service.image.registry)
+            raise type(refusal)(f"{name}: {refusal.message}")
+    return opened
+
+
+def on_engine(
+    place: Place,
+    folder: ReleaseFolder,
+    registries: Iterable[str],
+    call: Callable[[Deployer], Awaitable[Deployed]],
+    *,
+    locked: bool = False,
+) -> Deployed:
+    """Do something with the releases of a project, as the only one who does. `locked`: the caller is that already."""
+
+    async def run(transport: Transport) -> Deployed:
+        async with deployer(place, folder, transport) as opened:
+            return await call(opened)
+
+    with nullcontext() if locked else folder.deploying():
+        return ask(place.reach, registries, run)
+
+
+def _show(line: str) -> None:
+    say(f"  {line}")
+
+
+@asynccontextmanager
+async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) -> AsyncIterator[Deployer]:
+    """All that a release takes, on an engine that answers. EngineUnavailable, ComposeMissing, ..."""
+    from boltseal.cli.onhost import engine_address
+    from boltseal.client.credentials import CredentialStore
+    from boltseal.client.kept import KeptStore
+    from boltseal.client.state import ClientState
+    from boltseal.config import client_paths, state_folder
+    from boltseal.deploy.deploying import Deployer
+    from boltseal.deploy.host import Host
+    from boltseal.deploy.images import Images, Scrubs
+    from boltseal.deploy.pull import Puller
+    from boltseal.runtimes.engine import connected
+
+    address = engine_address(place.host)
+    async with connected(address) as engine:
+        host = await Host.of(engine, KeptStore(ClientState(state_folder())), now_us)
+        logins = CredentialStore(() if place.reach.anonymous else client_paths().logins)
+        scrubs = Scrubs(host, place.must_scrub) if place.scrub else None
+        puller = Puller(
+            host, transport, logins, watch=lambda registry: followed(place.reach, transport, registry), scrub=scrubs
+        )
+        flow = await _flow(place, folder, engine)
+        yield Deployer(flow, Images(host, puller, scrubs), copies=address.scheme == "unix")
+
+
+async def _flow(place: Place, folder: ReleaseFolder, engine: Any) -> Flow:
+    from boltseal.config import child_environment
+    from boltseal.deploy.composing import find_compose
+    from boltseal.deploy.flow import Flow, Patience
+
+    user = child_environment()
+    compose = await find_compose(user, engine.address.environment())
+    return Flow(compose, engine, folder, now_us, _show, Patience(place.wait_s))
+
+
+def now_us() -> int:
+    """The time of day, in microseconds since 1970."""
+    import time
+
+    return time.time_ns() // 1000

@@ -1,0 +1,156 @@
+"""What the verbs on releases share when they tell of them: which project is meant, who is at work, how one ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boltseal.cli.answer import Answer, Outcome, print_line, print_table, say
+from boltseal.cli.onproject import clean
+from boltseal.errors import Invalid
+
+if TYPE_CHECKING:
+    from boltseal.deploy.deploying import By, Deployed
+    from boltseal.deploy.releasedisk import ReleaseFolder
+    from boltseal.deploy.releases import Kind
+
+_MOST_VOLUMES = 5
+
+
+class WhichProject(Invalid):
+    """More than one project has releases on this host, and none was named."""
+
+
+def by_whom(folder: Path, kind: Kind) -> By:
+    """Who deploys from which revision; "" outside of git."""
+    from boltseal.build.gitstate import GitFailed, NotGit, git_state
+    from boltseal.config import operator
+    from boltseal.deploy.deploying import By
+
+    try:
+        state = git_state(folder)
+        revision = state.described if state.dirt is None else f"{state.described}, changed"
+    except (NotGit, GitFailed):
+        revision = ""
+    return By(operator(), revision, kind)
+
+
+def release_folder(name: str) -> ReleaseFolder:
+    """The releases of a project. ReleaseInvalid."""
+    from boltseal.config import state_folder
+    from boltseal.deploy.releasedisk import ReleaseFolder
+
+    return ReleaseFolder(state_folder(), name)
+
+
+def project_name(name: str | None) -> str:
+    """Which project's releases are meant: the one named, that of the files here, or the only one. WhichProject, ..."""
+    import asyncio
+
+    from boltseal.cli.ondeploy import project_files, read_files
+    from boltseal.config import state_folder
+    from boltseal.deploy.projectfiles import NoProject
+    from boltseal.deploy.releasedisk import NoSuchRelease, projects
+
+    if name is not None:
+        return name
+    try:
+        named = project_files(None, None, None, None, None)
+    except NoProject:
+        pass
+    else:
+        return asyncio.run(read_files(None, named, ())).model.project
+    found = projects(state_folder())
+    if not found:
+        raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
+    if len(found) > 1:
+        raise WhichProject(f"several projects have releases here: {', '.join(found[:20])}; name one with --project")
+    return found[0]
+
+
+def tell_release(answer: Answer, done: Deployed) -> None:
+    """What a deploy, rollback or resume came to; sets the outcome."""
+    from boltseal.deploy.releases import End
+
+    release, outcome = done.release, done.outcome
+    failures = {} if outcome is None else {each.service: each for each in outcome.failures}
+    if outcome is not None and release.end is not End.HEALTHY:
+        answer.outcome = Outcome.DIFFERS
+    status = "unchanged" if outcome is None else str(release.end)
+    answer.add(
+        ref=f"{release.project}/{release.number}",
+        status=status,
+        reason=release.reason,
+        kind=release.kind,
+        of=release.of,
+        back=None if outcome is None else outcome.back,
+    )
+    for service in release.services:
+        failure = failures.get(service.name)
+        answer.add(
+            ref=service.image,
+            status="unchanged" if outcome is None else str(service.state),
+            reason=service.reason or service.scrub,
+            service=service.name,
+            digest=service.digest or None,
+            image=service.image_id,
+            pulled=service.name in done.pulled,
+            log=[] if failure is None else list(failure.log),
+        )
+    if answer.as_json:
+        return
+    _print(done, status)
+
+
+def _print(done: Deployed, status: str) -> None:
+    release, outcome = done.release, done.outcome
+    if outcome is None:
+        print_line(
+            f"release {release.number} of {release.project} runs already: nothing was pulled, started or stopped"
+        )
+        return
+    rows = [
+        (each.name, each.state, each.image, (each.digest or each.image_id)[:19] + ("" if each.digest else " (local)"))
+        for each in release.services
+        if not release.chosen or each.name in release.chosen
+    ]
+    print_table(("SERVICE", "STATE", "IMAGE", "DIGEST"), rows, whole=("SERVICE", "STATE", "DIGEST"))
+    for service in release.services:
+        if service.name in done.pulled and service.scrub:
+            say(clean(f"{service.name}: {service.scrub}"))
+    for failure in outcome.failures:
+        say(clean(f"boltseal: {failure.service or release.project}: {failure.reason}"))
+        for line in failure.log:
+            say(clean(f"    {failure.service} | {line}"))
+    if outcome.back is not None:
+        print_line(f"release {release.number} of {release.project} failed; release {outcome.back} runs again")
+    elif status == "failed":
+        print_line(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
+    else:
+        of = "" if release.of is None else f", as release {release.of} did"
+        print_line(f"release {release.number} of {release.project} runs{of}: {len(rows)} services, healthy")
+
+
+def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore: bool) -> None:
+    """After a rollback: what it does not bring back, and what the project's own files say now."""
+    from boltseal.deploy.projectfiles import differing, put_files_back
+
+    release = done.release
+    if done.outcome is None or answer.outcome is not Outcome.HOLDS:
+        return
+    for service in release.services:
+        for volume in service.volumes[:_MOST_VOLUMES]:
+            say(clean(f"data stays as it is: {service.name} has {volume}"))
+    files = folder.contents(release.number).files
+    root = Path(release.directory)
+    changed = differing(root, files)
+    if changed and restore:
+        put_files_back(root, files, changed)
+        say(clean(f"put back as they were: {', '.join(changed)}"))
+    elif changed:
+        say(
+            clean(
+                f"the project's files say something else than what runs ({', '.join(changed[:5])}): the next deploy goes "
+                "forward again, unless you mend them, or put them back with --restore-files"
+            )
+        )

@@ -1,0 +1,90 @@
+"""`boltseal releases`: what was deployed on this host, when, by whom, and how it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from boltseal.cli.answer import Answer, print_line, print_table, say
+from boltseal.cli.ondeploy import NameOption
+from boltseal.cli.onproject import clean
+from boltseal.cli.onrelease import release_folder
+from boltseal.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from boltseal.deploy.releases import Release
+
+
+def releases(project: NameOption = None, as_json: JsonOption = False) -> None:
+    """List the releases of a project on this host, the newest last; of all projects where none is named.
+
+    The one that runs is marked with *. One that was left unfinished says at which step.
+    """
+    with Answer("releases", as_json=as_json) as answer:
+        from boltseal.config import state_folder
+        from boltseal.deploy.releasedisk import projects
+        from boltseal.deploy.releases import last_good
+
+        names = [project] if project is not None else list(projects(state_folder()))
+        rows, unfinished = [], []
+        for name in names:
+            found = release_folder(name).all()
+            runs = last_good(found)
+            for each in found:
+                current = runs is not None and each.number == runs.number
+                _add(answer, each, current=current)
+                rows.append(_row(each, current=current))
+                unfinished += [each] if each.unfinished else []
+        if as_json:
+            return
+        if not rows:
+            print_line("no releases on this host yet; `boltseal deploy` makes the first")
+            return
+        print_table(("RELEASE", "WHEN", "BY", "REVISION", "HOW IT ENDED"), rows, whole=("RELEASE", "WHEN"))
+        for each in unfinished:
+            say(
+                f"release {each.number} of {each.project} was left {each.step}: `boltseal deploy --resume "
+                f"--project {each.project}` goes on, `boltseal rollback --project {each.project}` goes back"
+            )
+
+
+def _add(answer: Answer, release: Release, *, current: bool) -> None:
+    from boltseal.lockfile.format import time_text
+
+    answer.add(
+        ref=f"{release.project}/{release.number}",
+        status=str(release.end or f"unfinished: {release.step}"),
+        reason=release.reason,
+        runs=current,
+        kind=release.kind,
+        of=release.of,
+        started=time_text(release.started_us),
+        ended=None if release.ended_us is None else time_text(release.ended_us),
+        who=release.who,
+        revision=release.revision,
+        services=[
+            {
+                "service": each.name,
+                "image": each.image,
+                "digest": each.digest or None,
+                "id": each.image_id,
+                "state": str(each.state),
+                "reason": each.reason,
+            }
+            for each in release.services
+        ],
+    )
+
+
+def _row(release: Release, *, current: bool) -> tuple[str, ...]:
+    from boltseal.lockfile.format import time_text
+
+    kind = "" if release.kind == "deploy" else f"{release.kind}" + ("" if release.of is None else f" to {release.of}")
+    end = str(release.end) if release.end is not None else f"unfinished: {release.step}"
+    told = f"{end}{': ' + release.reason if release.reason else ''}"
+    return (
+        f"{'*' if current else ' '} {release.project}/{release.number}",
+        time_text(release.started_us)[:16].replace("T", " "),
+        clean(release.who),
+        clean(release.revision),
+        clean(", ".join(part for part in (kind, told) if part)),
+    )

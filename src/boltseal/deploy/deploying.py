@@ -1,0 +1,313 @@
+"""`deploy` and `rollback` of one project on one engine, from its files to the release's end.
+
+    1. Compose reads the project; the lock says what each image is. Where the two disagree it ends here.
+    2. Images are brought by digest, and what works is kept. 3. What was asked for is scrubbed.
+    4. If all of it runs already, it ends here: nothing was written down, started or stopped.
+    5. The release: see `flow`.
+
+A rollback begins at 5 with what was recorded, and asks no registry and no git.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from boltseal.deploy.composing import Compose, ProjectFiles
+from boltseal.deploy.flow import Flow, Outcome
+from boltseal.deploy.images import Images, Ready, labels_of, reason
+from boltseal.deploy.model import (
+    Model,
+    Service,
+    asked,
+    asking,
+    locked_digests,
+    merged,
+    mounted_files,
+    parse_model,
+    started,
+)
+from boltseal.deploy.projectfiles import project_folder, recorded_files
+from boltseal.deploy.releasedisk import Contents, ReleaseFolder
+from boltseal.deploy.releases import (
+    End,
+    Kind,
+    Release,
+    ReleasedService,
+    ServiceState,
+    last_good,
+    to_go_back_to,
+)
+from boltseal.errors import Invalid, NotFound, Precondition
+from boltseal.lockfile.document import Lock, key_in
+from boltseal.lockfile.format import format_lock
+from boltseal.oci.digest import Digest
+
+
+class NothingToGoBackTo(NotFound):
+    """No release of the project ran before the one that runs now."""
+
+
+class Unfinished(Precondition):
+    """A release was left unfinished, and what is asked for can't be done on top of it."""
+
+
+class NothingUnfinished(NotFound):
+    """There is no release to go on with."""
+
+
+class NotBuilt(Invalid):
+    """An image that is built here is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who deploys, from which revision of the project, and why."""
+
+    who: str
+    revision: str = ""
+    kind: Kind = Kind.DEPLOY
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
+
+    `pulled`: services whose image was not here before. `given_up`: the unfinished release that this one took over from.
+    """
+
+    release: Release
+    outcome: Outcome | None = None
+    pulled: tuple[str, ...] = ()
+    given_up: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A project as Compose reads it. `variables`: values that Compose needs beside the text, when it makes containers."""
+
+    project: ProjectFiles
+    model: Model
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployer:
+    """Deploys one project. Whoever calls holds `folder.deploying`. `copies`: whether files that are mounted into
+    containers are recorded; an engine on another host would not find the copies."""
+
+    flow: Flow
+    images: Images
+    copies: bool = True
+
+    @property
+    def folder(self) -> ReleaseFolder:
+        """The project's releases."""
+        return self.flow.folder
+
+    async def deploy(self, read: Read, lock: Lock | None, chosen: Sequence[str], by: By) -> Deployed:
+        """Make the project run as its files and lock say. NotAsLocked, NotBuilt, Unfinished, what `Puller.bring` raises."""
+        releases = self.folder.all()
+        last = last_good(releases)
+        unfinished = next((each for each in reversed(releases) if each.unfinished), None)
+        if unfinished is not None and chosen:
+            raise Unfinished(
+                f"release {unfinished.number} of {self.folder.project} was left {unfinished.step}: go on with "
+                "`boltseal deploy --resume`, or deploy all services"
+            )
+        digests = locked_digests(read.model, lock)
+        number = self.folder.next_number()
+        ready = await self._ready(read, lock, digests, number)
+        before = None if last is None else self.folder.contents(last.number).compose
+        document = merged(read.model, before, chosen)
+        names = tuple(sorted(read.model.services))
+        release = self._release(read, document, ready, last, chosen, by, number)
+        text = self._text(document, {name: each.started_as for name, each in ready.items()}, read.variables)
+        if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names):
+            if last is None:
+                raise AssertionError("what is unchanged ran before")
+            self.images.let_go([release])
+            return Deployed(last)
+        if unfinished is not None:
+            self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {number} took over"))
+            release = _removing(release, unfinished)
+        others = [each for each in release.services if each.name not in ready]
+        await self.images.also(others, reason(self.folder.project, number))
+        recorded = recorded_files(read.project)
+        environment = json.dumps(dict(read.variables)).encode()
+        contents = Contents(text, environment, recorded.files, None if lock is None else format_lock(lock).encode())
+        outcome = await self.flow.go(release, contents)
+        self._prune(outcome.release)
+        pulled = tuple(name for name, each in ready.items() if each.pulled)
+        return Deployed(outcome.release, outcome, pulled, None if unfinished is None else unfinished.number)
+
+    async def rollback(self, number: int | None, by: By) -> Deployed:
+        """Make the project run as an older release did: the one before what runs, or `number`. NothingToGoBackTo,
+        NoSuchRelease, ReleaseImageGone."""
+        releases = self.folder.all()
+        target = to_go_back_to(releases) if number is None else self.folder.read(number)
+        if target is None:
+            raise NothingToGoBackTo(
+                f"no release of {self.folder.project} ran before what runs now; see `boltseal releases`"
+            )
+        was = self.folder.contents(target.number)
+        new = self.folder.next_number()
+        ready = {each.name: await self.images.again(each, reason(self.folder.project, new)) for each in target.services}
+        document = json.loads(was.compose)
+        variables = {name: str(value) for name, value in json.loads(was.environment).items()}
+        text = self._text(document, {name: each.started_as for name, each in ready.items()}, variables)
+        last = last_good(releases)
+        unfinished = next((each for each in reversed(releases) if each.unfinished), None)
+        release = Release(
+            project=self.folder.project,
+            number=new,
+            kind=Kind.ROLLBACK,
+            directory=target.directory,
+            started_us=self.flow.now_us(),
+            who=by.who,
+            revision=target.revision,
+            of=target.number,
+            previous=None if last is None else last.number,
+            services=tuple(_again(each, ready[each.name]) for each in target.services),
+            removed=() if last is None else _no_more(last, {each.name for each in target.services}),
+        )
+        names = tuple(each.name for each in target.services)
+        if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names):
+            self.images.let_go([release])
+            return Deployed(target if last is None else last)
+        if unfinished is not None:
+            self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {new} took over"))
+            release = _removing(release, unfinished)
+        outcome = await self.flow.go(release, Contents(text, was.environment, was.files, was.lock))
+        self._prune(outcome.release)
+        return Deployed(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
+
+    async def resume(self) -> Deployed:
+        """Go on with the release that was left unfinished. NothingUnfinished."""
+        unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
+        if unfinished is None:
+            raise NothingUnfinished(f"no release of {self.folder.project} was left unfinished; see `boltseal releases`")
+        outcome = await self.flow.go_on(unfinished)
+        self._prune(outcome.release)
+        return Deployed(outcome.release, outcome)
+
+    async def _ready(
+        self, read: Read, lock: Lock | None, digests: Mapping[str, Digest], number: int
+    ) -> dict[str, Ready]:
+        """Every image of the services, here and held; each is asked for once, however many services have it."""
+        why = reason(self.folder.project, number)
+        known = {} if lock is None else lock.by_reference()
+        found: dict[tuple[object, Digest | None], Ready] = {}
+        ready: dict[str, Ready] = {}
+        for name, service in sorted(read.model.services.items()):
+            key = (service.image, digests.get(name))
+            if key not in found:
+                found[key] = await self._one(service, digests.get(name), known, why)
+            ready[name] = found[key]
+        return ready
+
+    async def _one(self, service: Service, digest: Digest | None, known: Mapping[Any, Any], why: str) -> Ready:
+        if digest is None:
+            built = await self.images.built(service.image, why)
+            if built is None:
+                raise NotBuilt(
+                    f"service {service.name} is built here, and its image {service.image.familiar()} is not there; "
+                    "build it with `boltseal deploy --build`"
+                )
+            return built
+        locked = known.get(key_in(service.image, known))
+        ids = () if locked is None else tuple(each.image for each in locked.platforms if each.image is not None)
+        return await self.images.locked(service.image, digest, ids, why)
+
+    def _release(
+        self,
+        read: Read,
+        document: Mapping[str, Any],
+        ready: Mapping[str, Ready],
+        last: Release | None,
+        chosen: Sequence[str],
+        by: By,
+        number: int,
+    ) -> Release:
+        new = {name: self._service(service, ready[name]) for name, service in read.model.services.items()}
+        others = (
+            {} if last is None else {each.name: each for each in last.services if each.name in document["services"]}
+        )
+        return Release(
+            project=self.folder.project,
+            number=number,
+            kind=by.kind,
+            directory=str(project_folder(read.project)),
+            started_us=self.flow.now_us(),
+            who=by.who,
+            revision=by.revision,
+            previous=None if last is None else last.number,
+            services=tuple({**others, **new}[name] for name in sorted({**others, **new})),
+            chosen=tuple(sorted(new)) if chosen else (),
+            removed=() if chosen or last is None else _no_more(last, set(new)),
+        )
+
+    def _service(self, service: Service, ready: Ready) -> ReleasedService:
+        return ReleasedService(
+            name=service.name,
+            image=service.image.familiar(),
+            digest="" if ready.digest is None else str(ready.digest),
+            image_id=str(ready.image.id),
+            started_as=ready.started_as,
+            containers=service.wanted,
+            scrub=ready.scrub,
+            volumes=service.volumes,
+            environment={
+                key: self.folder.hmac(f"{key}={value}")
+                for key, value in sorted(service.environment.items())
+                if value is not None
+            },
+            labels=labels_of(ready.image),
+        )
+
+    def _text(self, document: Mapping[str, Any], images: Mapping[str, str], variables: Mapping[str, str]) -> bytes:
+        copies: dict[str, str] = {}
+        for path in mounted_files(document) if self.copies else ():
+            kept = None if self.folder.is_content(path) else self.folder.keep_content(path)
+            if kept is not None:
+                copies[str(path)] = str(kept)
+        return started(document, images, copies, self.folder.hmac, variables)
+
+    def _prune(self, release: Release) -> None:
+        """Let go of what is too old, after a release that ran; of a failed one the images are held like its record."""
+        if release.good:
+            self.images.let_go(self.folder.prune(frozenset({release.number})))
+
+
+async def read_project(compose: Compose, project: ProjectFiles, chosen: Sequence[str]) -> Read:
+    """The project as Compose reads it: these services and what they depend on, or all that are enabled. ComposeRefused."""
+    model = parse_model(await compose.read(project, chosen))
+    model.only(chosen)
+    if not model.variables:
+        return Read(project, model)
+    with tempfile.TemporaryDirectory() as folder:
+        more = Path(folder) / "asked.json"
+        more.write_bytes(asking(model.variables))
+        return Read(project, model, asked(await compose.read(project, chosen, [more])))
+
+
+def _no_more(last: Release, names: set[str]) -> tuple[str, ...]:
+    return tuple(each.name for each in last.services if each.name not in names)
+
+
+def _removing(release: Release, given_up: Release) -> Release:
+    """The release, which also removes what only the one that it takes over from had."""
+    more = _no_more(given_up, {each.name for each in release.services})
+    return msgspec.structs.replace(release, removed=tuple(dict.fromkeys((*release.removed, *more))))
+
+
+def _again(service: ReleasedService, ready: Ready) -> ReleasedService:
+    return msgspec.structs.replace(
+        service, started_as=ready.started_as, state=ServiceState.PLANNED, reason="", scrub="", config_hash=""
+    )

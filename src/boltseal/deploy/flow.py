@@ -1,0 +1,270 @@
+"""A release goes forward, or the one before it comes back: the steps of `deploy`, `rollback` and `deploy --resume`.
+
+What has to be so before the first step: the images are here and held, and `deploying` of the project's folder is held.
+
+    1. Write the release down. Until here nothing that runs was touched.
+    2. Remove the containers of services that are no more; start what is new or changed.
+    3. Wait until every service is healthy.
+    4. It is: done. It is not: put the release before it back, the same way, and say what failed.
+
+Before each step that touches the host the record says so, on the disk. A process that dies is therefore found at its step,
+and each step may be done again: Compose leaves alone what is as it should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from boltseal.deploy.composing import Compose
+from boltseal.deploy.health import CONFIG_HASH, PROJECT, HealthWatch, Judgement, Verdict, Wanted, runs, service_of
+from boltseal.deploy.releasedisk import Contents, ReleaseFolder
+from boltseal.deploy.releases import End, Release, ServiceState, Step
+from boltseal.errors import BoltsealError
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.engine import Engine, NoSuchContainer
+from boltseal.runtimes.inventory import EngineContainer
+
+WAIT_S: Final = 120.0
+LOG_LINES: Final = 10
+_LOOK_EVERY_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a start may take, from the first container to the last that is healthy, and what counts as a while."""
+
+    wait_s: float = WAIT_S
+    settle_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A service that kept a release from being healthy. `log`: the last lines of the container that shows it."""
+
+    service: str
+    reason: str
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a release ended, and what kept it from being healthy. `back`: the release that runs instead, if one does."""
+
+    release: Release
+    failures: tuple[Failure, ...] = ()
+    back: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One project on one engine. `now_us`: the time of day. `tell`: what goes on, for people; `write` of the record is
+    what others can rely on."""
+
+    compose: Compose
+    engine: Engine
+    folder: ReleaseFolder
+    now_us: Callable[[], int]
+    tell: Callable[[str], None]
+    patience: Patience = field(default_factory=Patience)
+
+    async def unchanged(self, last: Release | None, compose: bytes, names: Sequence[str]) -> bool:
+        """Whether these services run already exactly as `compose` says: the same text, and containers of it."""
+        if last is None or _services(self.folder.contents(last.number).compose, names) != _services(compose, names):
+            return False
+        containers = await self.containers()
+        for name in names:
+            service = last.service(name)
+            mine = [each for each in containers if service_of(each) == name]
+            if service is None or len(mine) < service.containers:
+                return False
+            wanted = Wanted(service.containers, Digest.parse(service.image_id))
+            if not all(
+                runs(wanted, each)
+                and each.labels.get(CONFIG_HASH) == service.config_hash
+                and (each.running or each.exit_code == 0)
+                for each in mine
+            ):
+                return False
+        return True
+
+    async def go(self, release: Release, contents: Contents) -> Outcome:
+        """Steps 1 to 4, of a release that is not written down yet."""
+        return await self.go_on(self.folder.begin(release, contents))
+
+    async def go_on(self, release: Release) -> Outcome:
+        """The steps that are left of a release that was written down."""
+        if release.step is Step.RETURNING:
+            return await self._put_back(release, _told(release))
+        release = self.folder.write(release.at(Step.STARTING))
+        before = await self.containers()
+        try:
+            await self._remove(release.removed)
+            names = release.chosen or tuple(each.name for each in release.services)
+            await self._up(release, names)
+        except BoltsealError as error:
+            failures = await self._failures(release, await self._verdicts(release))
+            return await self._put_back(release, failures or (Failure("", error.message),), error.message)
+        release = self.folder.write(release.at(Step.WAITING, ServiceState.STARTED))
+        failed = _failed(await self._healthy(release, before))
+        if failed:
+            return await self._put_back(release, await self._failures(release, failed))
+        ended = self._with_hashes(release, await self.containers()).at(Step.WAITING, ServiceState.HEALTHY)
+        return Outcome(self.folder.write(ended.ended(End.HEALTHY, self.now_us())))
+
+    async def containers(self) -> tuple[EngineContainer, ...]:
+        """The project's containers, also those that do not run."""
+        ids = await self.engine.container_ids(all_=True, label=f"{PROJECT}={self.folder.project}")
+
+        async def one(id_: str) -> EngineContainer | None:
+            try:
+                return await self.engine.container(id_)
+            except NoSuchContainer:
+                return None
+
+        found = await asyncio.gather(*map(one, ids))
+        return tuple(each for each in found if each is not None)
+
+    async def _up(self, release: Release, names: Sequence[str]) -> None:
+        await self.compose.up(
+            self.folder.compose_file(release.number),
+            self.folder.project,
+            Path(release.directory),
+            names,
+            self._variables(release.number),
+            timeout_s=self.patience.wait_s,
+            tell=self.tell,
+        )
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        """Stop and remove services that nobody wants any more, by the newest release that knew them."""
+        there = {service_of(each) for each in await self.containers()} if names else set()
+        gone = [name for name in names if name in there]
+        for release in reversed(self.folder.all() if gone else ()):
+            known = [name for name in gone if release.service(name) is not None]
+            file = self.folder.compose_file(release.number)
+            if known and file.exists():
+                directory, variables = Path(release.directory), self._variables(release.number)
+                await self.compose.remove(file, self.folder.project, directory, known, variables, self.tell)
+                gone = [name for name in gone if name not in known]
+
+    async def _healthy(self, release: Release, before: Sequence[EngineContainer]) -> Mapping[str, Verdict]:
+        """Step 3. The last verdicts: at once when a service has failed, at the latest when patience is over.
+
+        `before`: the containers that there were when it began; what runs on has run for a while.
+        """
+        watch = HealthWatch(_wanted(release), self.patience.settle_s)
+        loop = asyncio.get_running_loop()
+        watch.look(before, loop.time() - self.patience.settle_s)
+        until = loop.time() + self.patience.wait_s
+        told = ""
+        while True:
+            verdicts = watch.look(await self.containers(), loop.time())
+            judged = {each.judgement for each in verdicts.values()}
+            if Judgement.FAILED in judged or Judgement.WAITING not in judged or loop.time() > until:
+                return verdicts
+            waiting = [name for name, each in verdicts.items() if each.judgement is Judgement.WAITING]
+            now = f"waiting for {', '.join(waiting)}"
+            if now != told:
+                self.tell(now)
+                told = now
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _verdicts(self, release: Release) -> Mapping[str, Verdict]:
+        """What has failed at this moment."""
+        watch = HealthWatch(_wanted(release), self.patience.settle_s)
+        found = watch.look(await self.containers(), asyncio.get_running_loop().time())
+        return {name: each for name, each in found.items() if each.judgement is Judgement.FAILED}
+
+    async def _failures(self, release: Release, failed: Mapping[str, Verdict]) -> tuple[Failure, ...]:
+        found = []
+        for name, verdict in failed.items():
+            late = "" if verdict.judgement is Judgement.FAILED else f" after {self.patience.wait_s:g} s"
+            log: tuple[str, ...] = ()
+            if verdict.container:
+                try:
+                    log = await self.engine.logs(verdict.container, LOG_LINES)
+                except BoltsealError as error:
+                    log = (f"(its log can't be read: {error.message})",)
+            found.append(Failure(name, verdict.reason + late, log))
+        return tuple(found)
+
+    async def _put_back(self, release: Release, failures: Sequence[Failure], why: str = "") -> Outcome:
+        """Step 4 of a release that failed: what ran before runs again, exactly, or it is said that it does not."""
+        reason = why or "; ".join(f"{each.service}: {each.reason}" for each in failures)
+        release = release.with_services(
+            msgspec.structs.replace(service, state=ServiceState.FAILED, reason=failure.reason)
+            for failure in failures
+            if (service := release.service(failure.service)) is not None
+        )
+        release = msgspec.structs.replace(release, reason=reason[:4000])
+        if release.previous is None:
+            nothing = f"{reason}; nothing ran before it that could be put back"
+            return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), nothing)), tuple(failures))
+        before = self.folder.read(release.previous)
+        release = self.folder.write(release.at(Step.RETURNING))
+        self.tell(f"putting release {before.number} back")
+        try:
+            there = await self.containers()
+            added = [each.name for each in release.services if before.service(each.name) is None]
+            await self._remove(added)
+            await self._up(before, tuple(each.name for each in before.services))
+            ill = _failed(await self._healthy(before, there))
+        except BoltsealError as error:
+            broken = f"{reason}; release {before.number} could not be put back: {error.message}"
+            return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), broken)), tuple(failures))
+        if ill:
+            broken = f"{reason}; release {before.number} was put back, and {', '.join(ill)} of it is not healthy"
+            return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), broken)), tuple(failures))
+        self.folder.write(self._with_hashes(before, await self.containers()))
+        done = self.folder.write(release.at(Step.RETURNING, ServiceState.PUT_BACK).ended(End.PUT_BACK, self.now_us()))
+        return Outcome(done, tuple(failures), before.number)
+
+    def _variables(self, number: int) -> dict[str, str]:
+        return {name: str(value) for name, value in json.loads(self.folder.contents(number).environment).items()}
+
+    @staticmethod
+    def _with_hashes(release: Release, containers: Sequence[EngineContainer]) -> Release:
+        """The release with what Compose made of each service, as its containers say."""
+        hashes = {service_of(each): each.labels.get(CONFIG_HASH, "") for each in containers}
+        return release.with_services(
+            msgspec.structs.replace(each, config_hash=hashes.get(each.name, each.config_hash))
+            for each in release.services
+        )
+
+
+def _failed(verdicts: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
+    """What keeps a release from being healthy: what has failed, or if nothing has, what is still waited for."""
+    for judgement in (Judgement.FAILED, Judgement.WAITING):
+        found = {name: each for name, each in verdicts.items() if each.judgement is judgement}
+        if found:
+            return found
+    return {}
+
+
+def _wanted(release: Release) -> dict[str, Wanted]:
+    return {
+        each.name: Wanted(each.containers, Digest.parse(each.image_id))
+        for each in release.services
+        if not release.chosen or each.name in release.chosen
+    }
+
+
+def _told(release: Release) -> tuple[Failure, ...]:
+    """What an unfinished release says of its own failure."""
+    return tuple(Failure(each.name, each.reason) for each in release.services if each.state is ServiceState.FAILED) or (
+        Failure("", release.reason),
+    )
+
+
+def _services(compose: bytes, names: Sequence[str]) -> object:
+    """What of a project's text decides over these services."""
+    document = json.loads(compose)
+    shared = {key: value for key, value in document.items() if key not in ("services", "secrets", "configs")}
+    return shared, {name: document["services"].get(name) for name in names}

@@ -1,0 +1,231 @@
+"""What a release is, and the one form in which it is written down. Pure.
+
+A release is one attempt to make a project run as its files say: recorded before anything is touched, and told to its end.
+Its steps, in this order; a process that dies leaves the release at the step it was in:
+
+    recorded    every image is here and held; files, environment and images are written down; what runs is as it was
+    starting    Compose has been asked; some services may be old and some new
+    waiting     every service was started anew; whether they are healthy is not known yet
+    returning   it failed; the release before it is being put back
+
+and its ends:
+
+    healthy     it runs
+    put-back    it failed, and the release before it runs again
+    failed      it failed, and nothing could be put back; `reason` says why
+    abandoned   it was left unfinished, and another release was started after it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
+from boltseal.oci.digest import Digest
+
+FORMAT: Final = 1
+MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
+_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,254}")  # as Compose has it
+
+
+class ReleaseInvalid(Invalid):
+    """A project or a number that is no release's."""
+
+
+class ReleaseUnreadable(Unavailable):
+    """A record on this host that can't be read, or is not one of ours."""
+
+
+class Kind(StrEnum):
+    """Why there is a release."""
+
+    DEPLOY = "deploy"
+    UPDATE = "update"
+    ROLLBACK = "rollback"
+
+
+class Step(StrEnum):
+    """How far it is; see the module's text."""
+
+    RECORDED = "recorded"
+    STARTING = "starting"
+    WAITING = "waiting"
+    RETURNING = "returning"
+    ENDED = "ended"
+
+
+class End(StrEnum):
+    """How it ended; see the module's text."""
+
+    HEALTHY = "healthy"
+    PUT_BACK = "put-back"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+
+class ServiceState(StrEnum):
+    """Where one service is. `unchanged`: it runs as it should already, and was not touched."""
+
+    PLANNED = "planned"
+    STARTED = "started"
+    HEALTHY = "healthy"
+    FAILED = "failed"
+    PUT_BACK = "put-back"
+    UNCHANGED = "unchanged"
+
+
+class ReleasedService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One service of a release.
+
+    `image`: as the files write it; `digest`: what a registry knows it by, "" for a local build; `image_id`: what the
+    engine calls it; `started_as`: what Compose is told; `config_hash`: what Compose made of its part of the files, known
+    once it runs. `containers`: how many it is to have. `environment`: an HMAC for the value of each variable, under a key
+    that never leaves the host. `labels`: of the image. `scrub`: what `scrub` said of it.
+    """
+
+    name: str
+    image: str
+    digest: str = ""
+    image_id: str = ""
+    started_as: str = ""
+    config_hash: str = ""
+    containers: int = 1
+    state: ServiceState = ServiceState.PLANNED
+    reason: str = ""
+    scrub: str = ""
+    volumes: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+    @property
+    def local_build(self) -> bool:
+        """Whether no registry holds its image."""
+        return not self.digest
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One release. `services`: all that the project has then; `chosen`: those that it started, empty for all.
+
+    `of`: the release that a rollback goes back to. `previous`: the healthy one that ran before, which is put back. Times
+    in microseconds since 1970.
+    """
+
+    format: int = FORMAT
+    project: str
+    number: int
+    kind: Kind
+    directory: str
+    started_us: int
+    who: str
+    revision: str = ""
+    of: int | None = None
+    previous: int | None = None
+    step: Step = Step.RECORDED
+    end: End | None = None
+    ended_us: int | None = None
+    reason: str = ""
+    services: tuple[ReleasedService, ...] = ()
+    chosen: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    files: dict[str, str] = {}
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it was left at a step."""
+        return self.step is not Step.ENDED
+
+    @property
+    def good(self) -> bool:
+        """Whether it ran, so that it can be gone back to."""
+        return self.end is End.HEALTHY
+
+    def service(self, name: str) -> ReleasedService | None:
+        """One service by its name."""
+        return next((each for each in self.services if each.name == name), None)
+
+    def with_services(self, services: Iterable[ReleasedService]) -> Release:
+        """The release with these in place of those of the same name."""
+        new = {each.name: each for each in services}
+        return msgspec.structs.replace(self, services=tuple(new.get(each.name, each) for each in self.services))
+
+    def at(self, step: Step, state: ServiceState | None = None) -> Release:
+        """The release one step on; `state`: of the services that it starts."""
+        moved = msgspec.structs.replace(self, step=step)
+        if state is None:
+            return moved
+        started = [each for each in self.services if not self.chosen or each.name in self.chosen]
+        return moved.with_services(
+            msgspec.structs.replace(each, state=state)
+            for each in started
+            if each.state not in (ServiceState.FAILED, ServiceState.UNCHANGED)
+        )
+
+    def ended(self, end: End, now_us: int, reason: str = "") -> Release:
+        """The release at its end."""
+        return msgspec.structs.replace(self, step=Step.ENDED, end=end, ended_us=now_us, reason=reason or self.reason)
+
+
+def parse_release(raw: bytes) -> Release:
+    """A release as `format_release` wrote it. ReleaseUnreadable."""
+    try:
+        release = msgspec.json.decode(raw, type=Release)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ReleaseUnreadable(f"a release's record can't be read: {quote(str(error), 200)[1:-1]}") from error
+    if release.format != FORMAT:
+        raise ReleaseUnreadable(
+            f"a release's record has format {release.format}; this boltseal reads {FORMAT}: use the newer one"
+        )
+    try:
+        check_project(release.project)
+        for each in release.services:
+            for text in (each.digest, each.image_id):
+                if text:
+                    Digest.parse(text)
+    except BoltsealError as error:
+        raise ReleaseUnreadable(f"a release's record can't be right: {error.message}") from error
+    if (release.step is Step.ENDED) != (release.end is not None):
+        raise ReleaseUnreadable("a release's record can't be right: it has an end and goes on")
+    return release
+
+
+def format_release(release: Release) -> bytes:
+    """The one form: JSON, a line for each value, so that people can read it."""
+    return msgspec.json.format(msgspec.json.encode(release)) + b"\n"
+
+
+def check_project(name: str) -> str:
+    """A project's name, as Compose allows it. ReleaseInvalid."""
+    if _PROJECT.fullmatch(name) is None:
+        raise ReleaseInvalid(
+            f"{quote(name)} is no name of a project; expected lower-case letters, digits, - and _, such as shop"
+        )
+    return name
+
+
+def last_good(releases: Sequence[Release], before: int | None = None) -> Release | None:
+    """The newest release that ran; `before`: only older ones than this number."""
+    good = [each for each in releases if each.good and (before is None or each.number < before)]
+    return max(good, key=lambda each: each.number, default=None)
+
+
+def to_go_back_to(releases: Sequence[Release]) -> Release | None:
+    """What `rollback` without a number means: what ran before what runs now.
+
+    A rollback is a release too: after "5, then back to 4" what runs is 4 again, and before it ran what ran before 4.
+    """
+    unfinished = [each for each in releases if each.unfinished]
+    if unfinished:
+        return last_good(releases)
+    now = last_good(releases)
+    if now is None:
+        return None
+    by_number = {each.number: each for each in releases}
+    origin = now
+    while origin.of is not None and origin.of in by_number and origin.of < origin.number:
+        origin = by_number[origin.of]
+    return last_good(releases, before=origin.number)

@@ -1,0 +1,95 @@
+"""Is what was started healthy? Each rule by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from boltseal.deploy.health import SERVICE, HealthWatch, Judgement, Wanted, service_of
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.inventory import EngineContainer, Health, State
+
+IMAGE, OTHER = (Digest("sha256", letter * 64) for letter in "ab")
+RUNS = EngineContainer("1" * 64, "shop-web-1", "app:1", IMAGE, State.RUNNING, labels={SERVICE: "web"}, started_us=1)
+
+
+def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: float = 0.0) -> tuple[Judgement, str]:
+    """What is said of the service `web` when these are looked at, and looked at again."""
+    watch = HealthWatch({"web": Wanted(wanted, IMAGE)})
+    watch.look(containers, 100.0)
+    verdict = watch.look(containers, 100.0 + after_s)["web"]
+    return verdict.judgement, verdict.reason
+
+
+def test_a_service_without_a_check_has_to_run_for_a_while() -> None:
+    """Not less."""
+    assert judged([RUNS], after_s=4.9)[0] is Judgement.WAITING
+    assert judged([RUNS], after_s=5.0)[0] is Judgement.HEALTHY
+
+
+def test_a_container_that_was_started_again_begins_anew() -> None:
+    """Running for a while means without a break."""
+    watch = HealthWatch({"web": Wanted(1, IMAGE)})
+    watch.look([RUNS], 100.0)
+
+    assert watch.look([replace(RUNS, started_us=2)], 110.0)["web"].judgement is Judgement.WAITING
+
+
+def test_a_check_decides_and_nothing_else() -> None:
+    """At once when it says healthy; however long it has not decided."""
+    assert judged([replace(RUNS, health=Health.HEALTHY)])[0] is Judgement.HEALTHY
+    assert judged([replace(RUNS, health=Health.STARTING)], after_s=1000)[0] is Judgement.WAITING
+    assert judged([replace(RUNS, health=Health.UNHEALTHY)], after_s=1000) == (
+        Judgement.FAILED,
+        "shop-web-1 is unhealthy by its own check",
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "judgement"),
+    [
+        (State.EXITED, 0, Judgement.HEALTHY),
+        (State.EXITED, 1, Judgement.FAILED),
+        (State.DEAD, 0, Judgement.FAILED),
+        (State.REMOVING, None, Judgement.FAILED),
+        (State.CREATED, None, Judgement.WAITING),
+        (State.RESTARTING, 1, Judgement.WAITING),
+        (State.PAUSED, None, Judgement.WAITING),
+    ],
+)
+def test_what_a_container_does_decides(state: State, code: int | None, judgement: Judgement) -> None:
+    """A job that has ended with 0 has done its work; what is started again is waited for."""
+    assert judged([replace(RUNS, state=state, exit_code=code)], after_s=1000)[0] is judgement
+
+
+def test_another_image_is_a_failure_whatever_its_health() -> None:
+    """Somebody has started something else meanwhile."""
+    found = judged([replace(RUNS, image=OTHER, health=Health.HEALTHY)])
+
+    assert found == (Judgement.FAILED, f"shop-web-1 runs {OTHER.short}, not what was released")
+    assert judged([replace(RUNS, image=None)])[0] is Judgement.FAILED
+
+
+def test_all_containers_of_a_service_count() -> None:
+    """The worst of them decides, and one that is missing is waited for."""
+    good = replace(RUNS, health=Health.HEALTHY)
+    ill = replace(RUNS, id="2" * 64, health=Health.UNHEALTHY)
+
+    assert judged([good], wanted=2) == (Judgement.WAITING, "1 of 2 containers are there")
+    assert judged([good, ill], wanted=2)[0] is Judgement.FAILED
+    assert judged([good, replace(ill, health=Health.HEALTHY)], wanted=2)[0] is Judgement.HEALTHY
+
+
+def test_a_service_of_no_containers_is_healthy() -> None:
+    """It is to have none."""
+    assert judged([], wanted=0)[0] is Judgement.HEALTHY
+
+
+def test_what_somebody_runs_by_hand_is_no_service() -> None:
+    """`docker compose run` uses the service's name too."""
+    by_hand = replace(RUNS, labels={SERVICE: "web", "com.docker.compose.oneoff": "True"})
+
+    assert service_of(by_hand) == ""
+    assert judged([by_hand])[0] is Judgement.WAITING

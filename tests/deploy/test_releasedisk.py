@@ -1,0 +1,242 @@
+"""Releases on the disk: whole or not at all, one process at a time, and nothing for others to read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boltseal.deploy.releasedisk import (
+    AnotherDeploys,
+    Contents,
+    NoSuchRelease,
+    ReleaseFolder,
+    ReleasesFull,
+    ReleasesUnusable,
+    projects,
+)
+from boltseal.deploy.releases import End, ReleaseInvalid, ReleaseUnreadable, Step
+from boltseal.storage.durable import Disk
+from tests.deploy.test_releases import release
+
+CONTENTS = Contents(b'{"services": {}}', b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ReleaseFolder:
+    """A project without releases."""
+    return ReleaseFolder(tmp_path, "shop")
+
+
+def begun(folder: ReleaseFolder, number: int, end: End | None = End.HEALTHY) -> None:
+    """A release that is on the disk."""
+    folder.begin(release(number, end), CONTENTS)
+
+
+def test_a_release_comes_back_whole(folder: ReleaseFolder) -> None:
+    """Record, text, environment, files and lock."""
+    with folder.deploying():
+        begun(folder, 1)
+    read = folder.read(1)
+
+    assert folder.all() == (read,)
+    assert (read.number, set(read.files)) == (1, {"compose.yaml", ".env"})
+    assert folder.contents(1) == CONTENTS
+    assert folder.next_number() == 2
+    assert projects(folder.folder.parent.parent) == ("shop",)
+
+
+def test_nobody_else_may_read_it(folder: ReleaseFolder) -> None:
+    """Environments hold secrets."""
+    with folder.deploying():
+        begun(folder, 1)
+        folder.hmac("x")
+    modes = {
+        stat.S_IMODE(path.stat().st_mode) for path in [folder.folder, *folder.folder.rglob("*")] if not path.is_file()
+    }
+    files = {stat.S_IMODE(path.stat().st_mode) for path in folder.folder.rglob("*") if path.is_file()}
+
+    assert (modes, files) == ({0o700}, {0o600})
+
+
+def test_one_deploys_and_another_is_refused(folder: ReleaseFolder) -> None:
+    """At once, and by another process too; when the first has ended it may."""
+    other = ReleaseFolder(folder.folder.parent.parent, "shop")
+    with folder.deploying(), pytest.raises(AnotherDeploys), other.deploying():
+        raise AssertionError("both deploy")
+    with other.deploying():
+        begun(other, 1)
+
+    assert folder.next_number() == 2
+
+
+def test_the_lock_ends_with_its_process(folder: ReleaseFolder) -> None:
+    """However it ends."""
+    code = (
+        "import sys, os, signal; from pathlib import Path\n"
+        "from boltseal.deploy.releasedisk import ReleaseFolder\n"
+        "with ReleaseFolder(Path(sys.argv[1]), 'shop').deploying():\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    state = folder.folder.parent.parent
+    done = subprocess.run([sys.executable, "-c", code, state], check=False)
+    with folder.deploying():
+        begun(folder, 1)
+
+    assert done.returncode < 0
+
+
+class FailingDisk(Disk):
+    """Fails one of its calls, before or after the deed."""
+
+    def __init__(self, fails: int, *, done: bool, number: int = errno.EIO) -> None:
+        self.calls = 0
+        self._fails, self._done, self._number = fails, done, number
+
+    def _failing(self) -> bool:
+        self.calls += 1
+        return self.calls == self._fails
+
+    def append(self, fd: int, parts: object) -> None:
+        failing = self._failing()
+        if not failing or self._done:
+            super().append(fd, parts)  # type: ignore[arg-type]
+        if failing:
+            raise OSError(self._number, os.strerror(self._number))
+
+    def rename(self, source: str, target: str) -> None:
+        failing = self._failing()
+        if not failing or self._done:
+            super().rename(source, target)
+        if failing:
+            raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_release_is_there_whole_or_not_at_all(tmp_path: Path, done: bool) -> None:
+    """Each write fails once before and once after its deed."""
+    for fails in range(1, 15):
+        state = tmp_path / f"{fails}"
+        disk = FailingDisk(fails, done=done)
+        with contextlib.suppress(ReleasesUnusable):
+            ReleaseFolder(state, "shop", disk).begin(release(1, None), CONTENTS)
+        found = ReleaseFolder(state, "shop")
+        assert [each.number for each in found.all()] in ([], [1])
+        for each in found.all():
+            assert found.contents(each.number) == CONTENTS
+        assert not list((state / "releases/shop").glob(".*"))
+
+    assert disk.calls == 13  # so the last round failed nothing
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_step_that_can_not_be_written_leaves_the_one_before(tmp_path: Path, done: bool) -> None:
+    """Or is the new one, and is never half of either."""
+    good = ReleaseFolder(tmp_path, "shop")
+    good.begin(release(1, None), CONTENTS)
+    for fails in (1, 2):
+        bad = ReleaseFolder(tmp_path, "shop", FailingDisk(fails, done=done))
+        with pytest.raises(ReleasesUnusable):
+            bad.write(good.read(1).at(Step.RETURNING))
+        assert good.read(1).step in (Step.WAITING, Step.RETURNING)
+
+
+def test_a_full_disk_is_said_and_nothing_was_started(tmp_path: Path) -> None:
+    """With what to do."""
+    full = ReleaseFolder(tmp_path, "shop", FailingDisk(1, done=False, number=errno.ENOSPC))
+
+    with pytest.raises(ReleasesFull, match="nothing was started"):
+        full.begin(release(1, None), CONTENTS)
+
+
+def test_what_is_mounted_is_kept_by_what_is_in_it(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """Once, with its mode; another text is another copy."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("one")
+    secret.chmod(0o644)
+    first, again = folder.keep_content(secret), folder.keep_content(secret)
+    secret.write_text("two")
+    second = folder.keep_content(secret)
+
+    assert first is not None
+    assert second is not None
+    assert first == again != second
+    assert (first.read_text(), second.read_text()) == ("one", "two")
+    assert stat.S_IMODE(first.stat().st_mode) == 0o644
+    assert folder.is_content(first)
+
+
+def test_a_folder_that_is_mounted_is_left_where_it_is(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """What is no plain file has no copy; what is not there is said."""
+    assert folder.keep_content(tmp_path) is None
+    with pytest.raises(ReleaseInvalid, match="No such file"):
+        folder.keep_content(tmp_path / "gone")
+
+
+def test_an_hmac_is_the_same_here_and_means_nothing_elsewhere(tmp_path: Path) -> None:
+    """Its key never leaves the host."""
+    here, there = ReleaseFolder(tmp_path / "a", "shop"), ReleaseFolder(tmp_path / "b", "shop")
+
+    assert here.hmac("A=1") == here.hmac("A=1") != here.hmac("A=2")
+    assert here.hmac("A=1") != there.hmac("A=1")
+
+
+def test_old_releases_keep_their_record_alone(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """The last good ones and those that are held can be gone back to; copies that nobody names are gone."""
+    secret = tmp_path / "secret.txt"
+    for number in range(1, 6):
+        secret.write_text(f"{number}")
+        copy = folder.keep_content(secret)
+        folder.begin(release(number), Contents(f"{copy}".encode()))
+    gone = folder.prune(frozenset({1}), keep=2)
+
+    assert [each.number for each in gone] == [2, 3]
+    assert len(folder.all()) == 5
+    assert len(list((folder.folder / "content").iterdir())) == 3
+    with pytest.raises(NoSuchRelease, match="only its record is kept"):
+        folder.contents(2)
+
+
+def test_a_failure_after_the_last_that_ran_keeps_its_files(folder: ReleaseFolder) -> None:
+    """Somebody will want to know why."""
+    for number, end in ((1, End.FAILED), (2, End.HEALTHY), (3, End.HEALTHY), (4, End.FAILED), (5, None)):
+        begun(folder, number, end)
+
+    assert [each.number for each in folder.prune(frozenset(), keep=1)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda place: (place / "release.json").write_bytes(b"{}"),
+        lambda place: (place / "release.json").write_bytes(
+            (place / "release.json").read_bytes().replace(b": 1,", b": 2,")
+        ),
+        lambda place: (place / "files/0").unlink(),
+        lambda place: (place / "compose.json").unlink(),
+    ],
+)
+def test_what_somebody_has_harmed_is_not_gone_back_to(folder: ReleaseFolder, harm: object) -> None:
+    """Doubt refuses, with the file's name."""
+    begun(folder, 1)
+    harm(folder.folder / "1")  # type: ignore[operator]
+
+    with pytest.raises((ReleaseUnreadable, NoSuchRelease)):
+        folder.contents(1)
+
+
+def test_a_link_is_not_followed(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """A record is a file."""
+    begun(folder, 1)
+    record = folder.folder / "1/release.json"
+    record.rename(tmp_path / "elsewhere")
+    record.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ReleasesUnusable):
+        folder.read(1)

@@ -1,0 +1,139 @@
+"""What a release is, and the one form in which it is written down."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from boltseal.deploy.releases import (
+    End,
+    Kind,
+    Release,
+    ReleasedService,
+    ReleaseInvalid,
+    ReleaseUnreadable,
+    ServiceState,
+    Step,
+    check_project,
+    format_release,
+    last_good,
+    parse_release,
+    to_go_back_to,
+)
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def release(number: int, end: End | None = End.HEALTHY, of: int | None = None) -> Release:
+    """A release of two services."""
+    services = tuple(
+        ReleasedService(name=name, image=f"localhost:5000/shop/{name}:1.0.0", digest=DIGEST, image_id=DIGEST)
+        for name in ("app", "db")
+    )
+    step = Step.WAITING if end is None else Step.ENDED
+    kind = Kind.DEPLOY if of is None else Kind.ROLLBACK
+    return Release(
+        project="shop",
+        number=number,
+        kind=kind,
+        directory="/srv/shop",
+        started_us=number,
+        who="ann@host",
+        of=of,
+        step=step,
+        end=end,
+        services=services,
+    )
+
+
+def test_a_record_comes_back_as_it_was_written() -> None:
+    """All of it, and readable by people: a line for each value."""
+    written = format_release(release(4))
+
+    assert parse_release(written) == release(4)
+    assert written.count(b"\n") > 20
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        format_release(release(1)).replace(b'"healthy"', b'"fine"'),
+        format_release(release(1)).replace(b'"who"', b'"whom"'),
+        format_release(release(1)).replace(DIGEST.encode(), b"latest"),
+        format_release(release(1)).replace(b'"shop"', b'"../etc"'),
+        format_release(release(1)).replace(b'"ended"', b'"waiting"'),
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_record_is_not_taken_for_one(raw: bytes) -> None:
+    """One clear error, whatever lies there."""
+    with pytest.raises(ReleaseUnreadable):
+        parse_release(raw)
+
+
+def test_a_record_of_a_newer_boltseal_is_left_to_it() -> None:
+    """It is not read by half."""
+    newer = json.loads(format_release(release(1))) | {"format": 2}
+
+    with pytest.raises(ReleaseUnreadable, match="format 2"):
+        parse_release(json.dumps(newer).encode())
+
+
+@pytest.mark.parametrize("name", ["", "Shop", "../x", "a/b", "-a", "a" * 256, "a\n"])
+def test_a_project_has_a_name_that_may_be_a_folder(name: str) -> None:
+    """As Compose allows it."""
+    with pytest.raises(ReleaseInvalid):
+        check_project(name)
+
+
+def test_a_rollback_means_what_ran_before_what_runs() -> None:
+    """A failure in between did not run."""
+    found = [release(1), release(2), release(3, End.PUT_BACK), release(4)]
+    back = to_go_back_to(found)
+
+    assert back is not None
+    assert back.number == 2
+
+
+def test_a_second_rollback_goes_one_further() -> None:
+    """After "back to 2" what runs is 2 again, and before it ran 1."""
+    back = to_go_back_to([release(1), release(2), release(3), release(4, of=2)])
+
+    assert back is not None
+    assert back.number == 1
+
+
+def test_an_unfinished_release_is_left_for_the_last_that_ran() -> None:
+    """It never ran, so what ran before it is the newest that did."""
+    back = to_go_back_to([release(1), release(2), release(3, None)])
+
+    assert back is not None
+    assert back.number == 2
+
+
+@pytest.mark.parametrize("found", [[], [release(1)], [release(1, End.FAILED)], [release(1), release(2, of=1)]])
+def test_there_may_be_nothing_to_go_back_to(found: list[Release]) -> None:
+    """The first that ran has nothing before it."""
+    assert to_go_back_to(found) is None
+
+
+def test_the_last_that_ran_is_the_newest_healthy_one() -> None:
+    """Whatever came after it."""
+    found = last_good([release(1), release(2), release(3, End.FAILED), release(4, None)])
+
+    assert found is not None
+    assert found.number == 2
+
+
+def test_a_step_touches_only_the_services_that_were_chosen() -> None:
+    """And not what has failed already."""
+    import msgspec
+
+    chosen = msgspec.structs.replace(release(2, None), chosen=("app",))
+    moved = chosen.at(Step.WAITING, ServiceState.STARTED)
+
+    assert [each.state for each in moved.services] == [ServiceState.STARTED, ServiceState.PLANNED]

@@ -1,0 +1,146 @@
+"""A Compose project on an engine of our own, its images in a registry of our own, deployed as a person does it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.program import Run, call, clean_environment
+from tests.real.sleeper import SLEEP, publish, sleeper
+from tests.real.tools import Docker
+from tests.servers import Server
+
+KILLED = Path(__file__).with_name("killed.py")
+HEALTHY = {"test": ["CMD", "true"], "interval": "300ms", "retries": 2}
+ILL = {"test": ["CMD", "false"], "interval": "300ms", "retries": 1}
+ENDS = ("/busybox", "sh", "-c", "/busybox echo it can not start; exit 3")
+
+
+@dataclass
+class Shopfront:
+    """One project. `files` are written as YAML is: JSON is some. What is done is done in its folder."""
+
+    root: Path
+    docker: Docker
+    registry: Server
+    state: Path
+    repository: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The project's name, and nobody else's on this engine."""
+        return self.repository.replace("/", "-")
+
+    def image(self, tag: str) -> str:
+        """An image's name."""
+        return f"{self.registry.address}/{self.repository}:{tag}"
+
+    def publish(self, tag: str, words: str = "", *, command: Sequence[str] = SLEEP) -> str:
+        """Push an image with a health check's commands in it; its digest."""
+        made = sleeper(words or tag, commands=("true", "false"), command=command)
+        return publish(self.registry.address, self.repository, tag, made)
+
+    def write(self, services: Mapping[str, Any], name: str = "compose.yaml", **more: Any) -> None:
+        """Write a Compose file. No service has a network: the engine has none."""
+        whole = {key: {"network_mode": "none", "stop_grace_period": "0s", **said} for key, said in services.items()}
+        self.root.mkdir(exist_ok=True)
+        (self.root / name).write_text(json.dumps({"name": self.name, "services": whole, **more}, indent=2))
+
+    def web(self, tag: str, check: Mapping[str, Any] = HEALTHY, **more: Any) -> None:
+        """A project of one service."""
+        self.write({"web": {"image": self.image(tag), "healthcheck": check}}, **more)
+
+    def run(self, *arguments: str | Path) -> Run:
+        """One verb of boltseal's, in the project's folder. In this process: it is what is started that matters."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.root)
+            for name, value in self.variables.items():
+                patch.setenv(name, value)
+            return call(*arguments)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What names the engine and our state."""
+        return {"DOCKER_HOST": self.docker.host, "BOLTSEAL_STATE": str(self.state), **self.environment}
+
+    def locked(self) -> None:
+        """Lock the project anew."""
+        said = self.run("lock", "--update")
+        assert said.code == 0, said.err
+
+    def deployed(self, *arguments: str) -> Run:
+        """Lock and deploy, which has to work."""
+        self.locked()
+        said = self.run("deploy", *arguments)
+        assert said.code == 0, said.err + said.out
+        return said
+
+    def killed(self, after: int, *arguments: str) -> None:
+        """Deploy, by a process that kills itself after it has renamed so many files of the record."""
+        done = subprocess.run(
+            [sys.executable, str(KILLED), str(after), *arguments],
+            env=clean_environment(self.variables),
+            cwd=self.root,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+    def releases(self) -> list[dict[str, Any]]:
+        """What `releases` says, oldest first."""
+        found: list[dict[str, Any]] = self.run("releases", "--project", self.name, "--json").json["results"]
+        return found
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """The project's containers as the engine has them, by service."""
+        wanted = f"label=com.docker.compose.project={self.name}"
+        ids = self.docker.run("ps", "--all", "--quiet", "--no-trunc", "--filter", wanted).checked().split()
+        if not ids:
+            return {}
+        found = json.loads(self.docker.run("inspect", *ids).checked())
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
+
+    def words(self) -> dict[str, str]:
+        """What the image of each service says in its label."""
+        return {name: each["Config"]["Labels"].get("words", "") for name, each in self.containers().items()}
+
+    def ids(self) -> dict[str, str]:
+        """The container of each service."""
+        return {name: each["Id"] for name, each in self.containers().items()}
+
+    def down(self) -> None:
+        """Remove all of the project's containers."""
+        for each in self.ids().values():
+            self.docker.run("rm", "--force", "--volumes", each)
+
+
+def started(front: Shopfront, *arguments: str) -> subprocess.Popen[bytes]:
+    """A verb that goes on by itself."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "boltseal", *arguments],
+        env=clean_environment(front.variables),
+        cwd=front.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def until_step(front: Shopfront, number: int, step: str) -> None:
+    """Wait until a release is at a step."""
+    record = front.state / "releases" / front.name / str(number) / "release.json"
+    for _ in range(1200):
+        if record.exists() and f'"step": "{step}"' in record.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"release {number} was never {step}")

@@ -1,0 +1,579 @@
+"""`deploy`, `rollback`, `releases` and `diff` on real engines with Docker Compose."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.programs import program
+from tests.real.shopfront import ENDS, HEALTHY, ILL, Shopfront, started, until_step
+from tests.real.tools import Docker
+from tests.servers import Server
+from tests.small_disk import small_disk
+
+pytestmark = pytest.mark.real
+
+Front = Callable[[Docker, Server], Shopfront]
+
+
+@pytest.fixture
+def front(tmp_path: Path, repository: str) -> Iterator[Front]:
+    """Makes a project on an engine; what it has started is removed at the end."""
+    made: list[Shopfront] = []
+
+    def make(docker: Docker, server: Server) -> Shopfront:
+        root = tmp_path / "project"
+        root.mkdir()
+        made.append(Shopfront(root, docker, server, tmp_path / "state", repository))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.down()
+
+
+@pytest.fixture
+def shop(front: Front, docker: Docker, own: Server) -> Shopfront:
+    """A project on Docker's classic store."""
+    return front(docker, own)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A registry of this module's."""
+    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
+        yield server
+
+
+@pytest.fixture(params=["docker", "docker_containerd"])
+def engine(request: pytest.FixtureRequest) -> Docker:
+    """Docker with either store."""
+    found: Docker = request.getfixturevalue(request.param)
+    return found
+
+
+def test_forward_and_exactly_back_without_the_registry(front: Front, engine: Docker, tmp_path: Path) -> None:
+    """Deploy; change; deploy; back to the first, though its tag has moved meanwhile, and the registry is off."""
+    with servers.boltseal(tmp_path / "data") as server:
+        shop = front(engine, server)
+        first = shop.publish("edge", "the first")
+        shop.web("edge")
+        shop.deployed()
+        assert shop.words() == {"web": "the first"}
+        shop.publish("edge", "the second")
+        told = shop.deployed()
+        assert shop.words() == {"web": "the second"}
+        assert "healthy" in told.out
+    back = shop.run("rollback", "--project", shop.name)
+
+    assert back.code == 0, back.err
+    assert shop.words() == {"web": "the first"}
+    assert f"release 3 of {shop.name} runs, as release 1 did" in back.out
+    assert [(each["status"], each["of"], each["runs"]) for each in shop.releases()] == [
+        ("healthy", None, False),
+        ("healthy", None, False),
+        ("healthy", 1, True),
+    ]
+    assert shop.releases()[2]["services"][0]["digest"] == first
+
+
+def test_what_runs_already_is_left_alone(front: Front, engine: Docker, own: Server) -> None:
+    """No pull, no restart, no new release, and nothing is asked of the registry."""
+    shop = front(engine, own)
+    shop.publish("1.0.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    before = shop.ids()
+    asked = _requests(own)
+    again = shop.run("deploy")
+
+    assert again.code == 0, again.err
+    assert again.out == f"release 1 of {shop.name} runs already: nothing was pulled, started or stopped\n"
+    assert shop.ids() == before
+    assert len(shop.releases()) == 1
+    assert _requests(own) == asked
+
+
+def _requests(server: Server) -> str:
+    """What a registry has been asked so far."""
+    told = httpx2.get(f"{server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+    lines = [line for line in told.splitlines() if line.startswith("boltseal_requests_total")]
+    return "\n".join(line for line in lines if 'route="Metrics"' not in line and 'route="Ready"' not in line)
+
+
+def test_an_unhealthy_version_is_replaced_by_the_one_before(front: Front, engine: Docker, own: Server) -> None:
+    """By itself, exactly, with what failed and exit code 1."""
+    shop = front(engine, own)
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    shop.web("1.1.0", ILL)
+    shop.locked()
+    failed = shop.run("deploy")
+
+    assert failed.code == 1
+    assert "is unhealthy by its own check" in failed.err
+    assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
+    assert shop.words() == {"web": "1.0.0"}
+    assert [each["status"] for each in shop.releases()] == ["healthy", "put-back"]
+    assert shop.run("deploy", "--json").json["outcome"] == "differs"  # and once more the same
+
+
+def test_what_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> None:
+    """The log of the container that ended."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0", command=ENDS)
+    shop.web("1.0.0")
+    shop.deployed()
+    shop.web("1.1.0")
+    shop.locked()
+    failed = shop.run("deploy")
+
+    assert failed.code == 1
+    assert "ended with exit code 3" in failed.err
+    assert "    web | it can not start\n" in failed.err
+    assert shop.words() == {"web": "1.0.0"}
+
+
+def test_a_first_release_that_fails_has_nothing_before_it(shop: Shopfront) -> None:
+    """It is said, and its containers are left for whoever looks."""
+    shop.publish("1.0.0")
+    shop.web("1.0.0", ILL)
+    shop.locked()
+    failed = shop.run("deploy")
+
+    assert failed.code == 1
+    assert "nothing ran before it that could be put back" in failed.out
+    assert shop.words() == {"web": "1.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("after", "step"), [(1, "recorded"), (2, "starting"), (3, "waiting")], ids=["recorded", "starting", "waiting"]
+)
+def test_killed_at_a_step_it_goes_on(shop: Shopfront, after: int, step: str) -> None:
+    """The release is unfinished at that step, and `--resume` brings it to its end."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    shop.web("1.1.0")
+    shop.locked()
+    shop.killed(after, "deploy")
+    left = shop.releases()[1]
+    said = shop.run("releases")
+    resumed = shop.run("deploy", "--resume")
+
+    assert left["status"] == f"unfinished: {step}"
+    assert f"release 2 of {shop.name} was left {step}: `boltseal deploy --resume" in said.err
+    assert resumed.code == 0, resumed.err
+    assert shop.words() == {"web": "1.1.0"}
+    assert [each["status"] for each in shop.releases()] == ["healthy", "healthy"]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3], ids=["recorded", "starting", "waiting"])
+def test_killed_at_a_step_it_goes_back(shop: Shopfront, after: int) -> None:
+    """`rollback` gives the unfinished one up, and what ran before it runs."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    shop.web("1.1.0")
+    shop.locked()
+    shop.killed(after, "deploy")
+    back = shop.run("rollback")
+
+    assert back.code == 0, back.err
+    assert shop.words() == {"web": "1.0.0"}
+    assert [each["status"] for each in shop.releases()] == ["healthy", "abandoned", "healthy"]
+
+
+def test_killed_while_it_is_put_back_it_goes_on_with_that(shop: Shopfront) -> None:
+    """A release that failed is not tried again by `--resume`."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    shop.web("1.1.0", ILL)
+    shop.locked()
+    shop.killed(4, "deploy")
+    left = shop.releases()[1]["status"]
+    resumed = shop.run("deploy", "--resume")
+
+    assert left == "unfinished: returning"
+    assert resumed.code == 1
+    assert f"release 2 of {shop.name} failed; release 1 runs again" in resumed.out
+    assert shop.words() == {"web": "1.0.0"}
+
+
+def test_a_kill_before_the_record_leaves_no_release(shop: Shopfront) -> None:
+    """Nothing that runs was touched, and the next deploy is as if the other had not been."""
+    shop.publish("1.0.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    before = shop.ids()
+    shop.publish("1.1.0")
+    shop.web("1.1.0")
+    shop.locked()
+    one = started(shop, "deploy")
+    kept = shop.state / "kept.db"
+    size = kept.stat().st_mtime_ns
+    while kept.stat().st_mtime_ns == size and one.poll() is None:
+        pass
+    one.send_signal(signal.SIGKILL)
+    one.communicate()
+    found = shop.releases()
+    if len(found) == 1:
+        assert shop.ids() == before
+    again = shop.run("deploy", *([] if len(found) == 1 else ["--resume"]))
+
+    assert again.code == 0, again.err
+    assert shop.words() == {"web": "1.1.0"}
+
+
+def test_of_two_deploys_at_once_one_is_refused(shop: Shopfront) -> None:
+    """At once, with exit code 3; the other one comes to its end."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    shop.web("1.1.0", {**HEALTHY, "start_period": "3s", "interval": "3s"})
+    shop.locked()
+    one = started(shop, "deploy")
+    until_step(shop, 2, "waiting")
+    other = shop.run("deploy")
+    _, err = one.communicate(timeout=60)
+
+    assert other.code == 3
+    assert f"{shop.name} is being deployed by another process" in other.err
+    assert one.returncode == 0, err
+
+
+def test_a_users_own_override_profiles_and_variables(shop: Shopfront) -> None:
+    """As Compose reads them: the override beside the file, `--profile`, `.env`, and `--env-file` in its place."""
+    for tag in ("1.0.0", "1.1.0"):
+        shop.publish(tag)
+    image = shop.image("${TAG}")
+    shop.write(
+        {
+            "web": {"image": image, "healthcheck": HEALTHY},
+            "extra": {"image": image, "profiles": ["more"], "healthcheck": HEALTHY},
+        }
+    )
+    (shop.root / ".env").write_text("TAG=1.0.0\n")
+    (shop.root / "other.env").write_text("TAG=1.1.0\n")
+    (shop.root / "compose.override.yaml").write_text(
+        json.dumps({"services": {"web": {"environment": {"FROM": "the override"}}}})
+    )
+    shop.deployed()
+    first = shop.containers()
+    other = shop.run("deploy", "--update", "--env-file", "other.env", "--profile", "more")
+    second = shop.words()
+    back = shop.run("rollback", "1")
+
+    assert "FROM=the override" in first["web"]["Config"]["Env"]
+    assert set(first) == {"web"}
+    assert other.code == 0, other.err
+    assert second == {"web": "1.1.0", "extra": "1.1.0"}
+    assert back.code == 0, back.err
+    assert shop.words() == {"web": "1.0.0"}
+
+
+def test_a_service_that_is_built_here(shop: Shopfront) -> None:
+    """It is built only when told so, and its older image comes back though its name means the newer."""
+    (shop.root / "Dockerfile").write_text(
+        'FROM scratch\nCOPY busybox /busybox\nLABEL words=one\nCMD ["/busybox", "sleep", "1000"]\n'
+    )
+    (shop.root / "busybox").write_bytes(Path(program("busybox")).read_bytes())
+    (shop.root / "busybox").chmod(0o755)
+    shop.write({"made": {"build": "."}})
+    missing = shop.run("deploy")
+    shop.locked()
+    built = shop.run("deploy", "--build")
+    (shop.root / "Dockerfile").write_text((shop.root / "Dockerfile").read_text().replace("words=one", "words=two"))
+    again = shop.run("deploy", "--build")
+    second = shop.words()
+    back = shop.run("rollback")
+
+    assert missing.code == 2
+    assert "build it with `boltseal deploy --build`" in missing.err
+    assert built.code == 0, built.err
+    assert again.code == 0, again.err
+    assert second == {"made": "two"}
+    assert back.code == 0, back.err
+    assert shop.words() == {"made": "one"}
+
+
+def test_ten_services_of_which_one_fails(shop: Shopfront) -> None:
+    """All ten are as they were before; those that had not changed were not started anew."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    names = [f"s{number}" for number in range(10)]
+    service = {"image": shop.image("1.0.0"), "healthcheck": HEALTHY}
+    shop.write(dict.fromkeys(names, service))
+    shop.deployed()
+    before = shop.ids()
+    changed = {"image": shop.image("1.1.0"), "healthcheck": HEALTHY}
+    shop.write({**dict.fromkeys(names, service), "s3": changed, "s7": {**changed, "healthcheck": ILL}})
+    shop.locked()
+    failed = shop.run("deploy", "--json")
+    states = {each["service"]: each["status"] for each in failed.json["results"] if "service" in each}
+    after = shop.ids()
+
+    assert failed.code == 1
+    assert states["s7"] == "failed"
+    assert set(shop.words().values()) == {"1.0.0"}
+    assert {name for name in names if before[name] != after[name]} == {"s3", "s7"}
+
+
+def test_one_service_of_several(shop: Shopfront) -> None:
+    """The others stay, as they ran; and one that the files have no more goes with the next whole deploy."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    old, new = ({"image": shop.image(tag), "healthcheck": HEALTHY} for tag in ("1.0.0", "1.1.0"))
+    shop.write({"web": old, "api": old, "gone": old})
+    shop.deployed()
+    shop.write({"web": new, "api": new})
+    shop.locked()
+    one = shop.run("deploy", "web")
+    first = shop.words()
+    whole = shop.run("deploy")
+    second = shop.words()
+    back = shop.run("rollback", "1")
+
+    assert one.code == 0, one.err
+    assert first == {"web": "1.1.0", "api": "1.0.0", "gone": "1.0.0"}
+    assert whole.code == 0, whole.err
+    assert second == {"web": "1.1.0", "api": "1.1.0"}
+    assert back.code == 0, back.err
+    assert shop.words() == {"web": "1.0.0", "api": "1.0.0", "gone": "1.0.0"}
+
+
+def test_what_is_in_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
+    """A new text starts the service anew, and a rollback brings the old one back; no value is shown or recorded readable."""
+    shop.publish("1.0.0")
+    web = {
+        "image": shop.image("1.0.0"),
+        "healthcheck": HEALTHY,
+        "secrets": ["file", "variable"],
+        "environment": {"P": "hush-1"},
+    }
+    shop.write({"web": web}, secrets={"file": {"file": "secret.txt"}, "variable": {"environment": "TOKEN"}})
+    (shop.root / "secret.txt").write_text("one")
+    shop.environment["TOKEN"] = "hush-2"  # noqa: S105 - it is one, for this test
+    shop.deployed()
+    (shop.root / "secret.txt").write_text("two")
+    first = shop.ids()
+    shop.deployed()
+    second = shop.containers()
+    shop.environment["TOKEN"] = "hush-3"  # noqa: S105
+    back = shop.run("rollback")
+    third = shop.containers()["web"]
+    (mounted,) = (each["Source"] for each in third["Mounts"] if each["Destination"] == "/run/secrets/file")
+    differs = shop.run("diff", "1", "2")
+    record = (shop.state / "releases" / shop.name / "2/release.json").read_text()
+
+    assert second["web"]["Id"] != first["web"]
+    assert back.code == 0, back.err
+    assert Path(mounted).read_text() == "one"
+    assert "hush" not in record + differs.out + back.out + back.err
+    assert differs.code == 1
+
+
+def test_what_changed_between_two_releases(shop: Shopfront) -> None:
+    """Image, digest, labels, environment without its values, and files."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    shop.write({"web": {"image": shop.image("1.1.0"), "healthcheck": HEALTHY, "environment": {"KEY": "hush"}}})
+    shop.deployed()
+    found = {(each["ref"], each["status"]) for each in shop.run("diff", "1", "2", "--json").json["results"]}
+    same = shop.run("diff", "2", "2")
+
+    assert {("web", "image"), ("web", "digest"), ("web", "label words"), ("web", "environment KEY")} <= found
+    assert (shop.name, "file compose.yaml") in found
+    assert same.code == 0
+    assert "are the same" in same.out
+
+
+def test_a_rollback_says_what_it_does_not_bring_back(shop: Shopfront) -> None:
+    """Data in volumes, and the project's files, unless told to put those back too."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    volumes = {"volumes": ["data:/data"]}
+    shop.write({"web": {"image": shop.image("1.0.0"), "healthcheck": HEALTHY, **volumes}}, volumes={"data": {}})
+    first = (shop.root / "compose.yaml").read_bytes()
+    shop.deployed()
+    shop.write({"web": {"image": shop.image("1.1.0"), "healthcheck": HEALTHY, **volumes}}, volumes={"data": {}})
+    shop.deployed()
+    back = shop.run("rollback")
+    between = (shop.root / "compose.yaml").read_bytes()
+    forward = shop.run("rollback", "2")
+    again = shop.run("rollback", "1", "--restore-files")
+
+    assert "data stays as it is: web has data at /data" in back.err
+    assert "the project's files say something else than what runs (compose.yaml)" in back.err
+    assert between != first
+    assert forward.code == 0, forward.err
+    assert again.code == 0, again.err
+    assert (shop.root / "compose.yaml").read_bytes() == first
+
+
+def test_the_images_of_a_release_survive_a_prune(shop: Shopfront) -> None:
+    """`docker image prune` takes nothing that can be gone back to."""
+    shop.publish("edge", "one")
+    shop.web("edge")
+    shop.deployed()
+    shop.publish("edge", "two")
+    shop.deployed()
+    shop.docker.run("image", "prune", "--force").checked()
+    shop.docker.run("image", "rm", "--force", shop.image("edge"))
+    back = shop.run("rollback")
+
+    assert back.code == 0, back.err
+    assert shop.words() == {"web": "one"}
+
+
+def test_an_image_that_somebody_removed_is_brought_again_by_its_digest(shop: Shopfront) -> None:
+    """And where it can't be had, nothing is stopped."""
+    shop.publish("edge", "one")
+    shop.web("edge")
+    shop.deployed()
+    shop.publish("edge", "two")
+    shop.deployed()
+    image = shop.releases()[0]["services"][0]["id"]
+    shop.docker.run("image", "rm", "--force", image).checked()
+    back = shop.run("rollback")
+
+    assert back.code == 0, back.err
+    assert shop.words() == {"web": "one"}
+
+
+def test_bad_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> None:
+    """A broken file, a lock older than the file, an unknown service, no engine, no release."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    before = shop.ids()
+    shop.web("1.1.0")
+    older = shop.run("deploy")
+    (shop.root / "compose.yaml").write_text("services: [")
+    broken = shop.run("deploy")
+    shop.web("1.0.0")
+    unknown = shop.run("deploy", "wbe")
+    nowhere = shop.run("deploy", "--host", "unix:///nonexistent/docker.sock")
+    none = shop.run("rollback", "7")
+    nothing = shop.run("deploy", "-f", "nothing.yaml")
+
+    assert (older.code, broken.code, unknown.code, nowhere.code, none.code, nothing.code) == (2, 2, 2, 3, 1, 2)
+    assert "is not in boltseal.lock" in older.err
+    assert "Compose can't read the project" in broken.err
+    assert "no such service: wbe" in unknown.err
+    assert "no engine listens" in nowhere.err
+    assert "has no release 7" in none.err
+    assert 'nothing.yaml": there is no such file' in nothing.err
+    for each in (older, broken, unknown, nowhere, none, nothing):
+        assert len([line for line in each.err.splitlines() if line.startswith("boltseal:")]) == 1
+    assert shop.ids() == before
+    assert len(shop.releases()) == 1
+
+
+def test_a_full_disk_is_said_before_anything_is_started(shop: Shopfront, tmp_path: Path) -> None:
+    """The release can't be written down, so there is none."""
+    shop.publish("1.0.0")
+    shop.web("1.0.0")
+    shop.locked()
+    with small_disk(tmp_path / "small", "size=1m") as small:
+        shop.state = small / "state"
+        first = shop.run("deploy", "--no-scrub")
+        before = shop.ids()
+        shop.publish("1.1.0")
+        shop.web("1.1.0")
+        shop.locked()
+        rest = os.open(small / "rest", os.O_WRONLY | os.O_CREAT)
+        with contextlib.suppress(OSError):
+            while os.write(rest, b"x" * 4096):
+                pass
+        os.close(rest)
+        full = shop.run("deploy", "--no-scrub")
+
+    assert first.code == 0, first.err
+    assert full.code == 3
+    assert "boltseal:" in full.err
+    assert shop.ids() == before
+
+
+def test_a_lost_connection_while_images_come_leaves_what_runs(shop: Shopfront, tmp_path: Path) -> None:
+    """The registry goes away in between."""
+    shop.publish("1.0.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    before = shop.ids()
+    shop.publish("1.1.0")
+    shop.web("1.1.0")
+    shop.locked()
+    gone = f"127.0.0.1:{servers.free_port()}"
+    for name in ("compose.yaml", "boltseal.lock"):
+        path = shop.root / name
+        path.write_text(path.read_text().replace(shop.registry.address, gone))
+    lost = shop.run("deploy")
+
+    assert lost.code == 3
+    assert len([line for line in lost.err.splitlines() if line.startswith("boltseal:")]) == 1
+    assert shop.ids() == before
+    assert len(shop.releases()) == 1
+
+
+def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Shopfront) -> None:
+    """What did not get healthy is not tried again by itself; the lock says what runs."""
+    shop.publish("edge", "one")
+    shop.web("edge")
+    shop.deployed()
+    nothing = shop.run("update")
+    shop.publish("edge", "two")
+    waits = shop.run("update", "--cooldown", "1d")
+    takes = shop.run("update")
+    second = shop.words()
+    shop.publish("edge", "ill", command=ENDS)
+    lock = (shop.root / "boltseal.lock").read_bytes()
+    fails = shop.run("update")
+    again = shop.run("update")
+
+    assert (nothing.code, waits.code, takes.code) == (0, 0, 0), takes.err
+    assert "it means what is locked" in nothing.out
+    assert "wait" in waits.out
+    assert second == {"web": "two"}
+    assert fails.code == 1
+    assert shop.words() == {"web": "two"}
+    assert (shop.root / "boltseal.lock").read_bytes() == lock
+    assert again.code == 0
+    assert "did not get healthy" in " ".join(again.out.split())
+
+
+def test_a_newer_version_is_proposed_and_written_when_told(shop: Shopfront) -> None:
+    """Of the same form; nothing else in the file changes."""
+    for tag in ("1.0.0-slim", "1.1.0", "1.2.0-slim", "2.0.0-slim"):
+        shop.publish(tag)
+    shop.web("1.0.0-slim")
+    shop.deployed()
+    before = (shop.root / "compose.yaml").read_text()
+    proposed = shop.run("update")
+    between = (shop.root / "compose.yaml").read_text()
+    written = shop.run("update", "--write")
+
+    assert proposed.code == 0
+    assert "1.0.0-slim -> 1.2.0-slim" in proposed.out
+    assert between == before
+    assert written.code == 0, written.err
+    assert (shop.root / "compose.yaml").read_text() == before.replace("1.0.0-slim", "1.2.0-slim")
+    assert shop.words() == {"web": "1.2.0-slim"}
