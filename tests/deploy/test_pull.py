@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.client.credentials import Credentials, OneLogin
 from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.kept import Proof
 from boltseal.client.state import StateUnusable
-from boltseal.deploy.pull import ArrivedOther, Outcome, Wanted
+from boltseal.deploy.pull import ArrivedOther, LoginExposed, Outcome, Wanted
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
+from boltseal.runtimes.address import EngineAddress
 from boltseal.runtimes.engine import EngineFailed, EngineFull, EngineUnavailable, NoSuchImage
 from boltseal.runtimes.inventory import Store
 from tests.deploy.hosting import APP, REGISTRY, Hosting
 from tests.fakes.engine import Wrong
+from tests.images import image
 
 WANTED = Wanted.of(APP)
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -359,3 +362,51 @@ def test_what_a_person_types() -> None:
     """`latest` is added as Docker adds it: where there is neither tag nor digest."""
     assert Wanted.of(Reference.parse(f"{REGISTRY}/shop/app")).name.tag == "latest"
     assert Wanted.of(Reference.parse(f"{REGISTRY}/shop/app@{Digest.of(b'')}")).name.tag is None
+
+
+async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Hosting) -> None:
+    """An image of the name that is for another machine is not the one."""
+    digest = classic.publish("one")
+    await classic.puller().bring(WANTED)
+    await classic.puller().bring(replace(WANTED, platform="linux/amd64"))
+    here = [each for each in classic.fake.asked if each == "POST images/create"]
+    with pytest.raises(ArrivedOther, match="the engine has it for linux/amd64 alone"):
+        await classic.puller().bring(replace(WANTED, platform="linux/arm64"))
+    arm = {"Id": image("one arm", architecture="arm64").config.digest, "Architecture": "arm64", "RepoTags": []}
+    pulled = f"{APP.name}@{digest}"
+    classic.fake.pullable[pulled] = classic.fake.pullable[pulled] | arm
+    classic.fake.images[str(classic.meaning())]["RepoDigests"] = []
+    brought = await classic.puller().bring(replace(WANTED, platform="linux/arm64"))
+
+    assert here == ["POST images/create"]
+    assert (str(brought.image), brought.proof) == (arm["Id"], Proof.MANIFEST)
+    assert brought.kept is not None
+    at = [number for number, each in enumerate(classic.fake.asked) if each == "POST images/create"][-1]
+    assert classic.fake.queries[at]["platform"] == "linux/arm64"
+
+
+async def test_a_login_is_not_sent_in_the_clear(classic: Hosting) -> None:
+    """An engine by tcp:// without TLS: whoever listens would have the password."""
+    classic.publish("one")
+    logins = OneLogin(REGISTRY, Credentials("ci", "secret"))
+    classic.host.engine.address = EngineAddress.parse("tcp://web1:2375")
+    with pytest.raises(LoginExposed, match="in the clear") as error:
+        await replace(classic.puller(), logins=logins).bring(WANTED)
+    classic.host.engine.address = EngineAddress.parse("tcp://127.0.0.1:2375")
+    brought = await replace(classic.puller(), logins=logins).bring(WANTED)
+
+    assert "secret" not in error.value.message
+    assert brought.outcome is Outcome.PULLED
+
+
+async def test_one_token_for_all_tags_of_a_registry(classic: Hosting) -> None:
+    """They are announced together."""
+    other = Reference.parse(f"{REGISTRY}/shop/db:latest")
+    classic.publish("one")
+    classic.publish("db", other)
+    puller = classic.puller()
+    puller.announce([WANTED, Wanted.of(other)])
+    for each in (WANTED, Wanted.of(other)):
+        await puller.fetch(each)
+
+    assert classic.hub.counted["token"] == 1

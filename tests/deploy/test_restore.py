@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from boltseal.client.kept import Proof
@@ -10,7 +12,7 @@ from boltseal.deploy.pull import Wanted
 from boltseal.deploy.restore import Ambiguous, KeptGone, KeptOther, NothingKept, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.runtimes.inventory import Store
+from boltseal.runtimes.inventory import EngineImage, Store
 from tests.deploy.hosting import APP, Hosting
 
 WANTED = Wanted.of(APP)
@@ -167,3 +169,27 @@ async def test_a_digest_that_fits_two(classic: Hosting) -> None:
 
     with pytest.raises(Ambiguous, match="fits 2 kept images"):
         await restore(classic.host, APP, "abcdef")
+
+
+async def test_what_was_pruned_and_pulled_again_by_its_digest(shop: Hosting) -> None:
+    """As the message says."""
+    old, _ = await pulled(shop, "one", "two")
+    del shop.fake.images[str(shop.id_of(old))]
+    await shop.puller().bring(Wanted(replace(APP, tag=None), old))
+
+    assert (await restore(shop.host, APP)).digest == old
+
+
+async def test_what_is_on_the_disk_is_read_before_the_name_moves(shop: Hosting) -> None:
+    """Where that was asked for."""
+    old, new = await pulled(shop, "one", "two")
+    looked: list[Digest] = []
+
+    async def scrub(image: EngineImage) -> None:
+        looked.append(image.id)
+        raise KeptOther("the disk differs")
+
+    with pytest.raises(KeptOther, match="the disk differs"):
+        await restore(shop.host, APP, scrub=scrub)
+    assert looked == [shop.id_of(old)]
+    assert shop.meaning() == shop.id_of(new)

@@ -200,3 +200,17 @@ async def test_an_image_that_vanished_from_its_registry(stage: Stage) -> None:
     with pytest.raises(NoSuchImage, match="there is no such image"):
         await stage.puller().bring(Wanted(stage.name, gone))
     assert await stage.words() == "old"
+
+
+async def test_what_was_pruned_comes_back_by_its_digest(stage: Stage) -> None:
+    """As the message says: pulled by the digest that we have remembered, it can be restored again."""
+    old = stage.publish("old")
+    await stage.puller().bring(Wanted.of(stage.name))
+    stage.publish("new")
+    await stage.puller().bring(Wanted.of(stage.name))
+    stage.docker("image", "prune", "--all", "--force").checked()
+    by_digest = Reference(stage.name.registry, stage.name.repository, digest=old)
+    await stage.puller().bring(Wanted.of(by_digest))
+
+    assert (await restore(stage.host, stage.name)).digest == old
+    assert await stage.words() == "old"

@@ -54,11 +54,8 @@ def kept(
         if not listed:
             say("nothing is kept on this engine" if name is None else f"nothing is kept of {name} on this engine")
         elif not as_json:
-            print_table(
-                ("NAME", "NO", "DIGEST", "KEPT", "RAN", "STATE"),
-                map(_row, listed),
-                whole=("NO", "DIGEST", "KEPT", "RAN"),
-            )
+            rows = [_row(each, first=each.number == 1) for each in listed]
+            print_table(("NAME", "NO", "DIGEST", "KEPT", "RAN", "STATE"), rows, whole=("NO", "DIGEST", "KEPT", "RAN"))
 
 
 def _add(answer: Answer, each: Listed) -> None:
@@ -80,11 +77,12 @@ def _add(answer: Answer, each: Listed) -> None:
     )
 
 
-def _row(each: Listed) -> tuple[str, ...]:
+def _row(each: Listed, *, first: bool) -> tuple[str, ...]:
+    """A line of the table; the name stands in the first of its lines."""
     digest = (each.kept.digest or each.kept.image).short.removeprefix("sha256:")
     kept_ago = _ago(each.kept.kept_us) if each.recorded else "?"
     return (
-        clean(each.kept.name.familiar()),
+        clean(each.kept.name.familiar()) if first else "",
         str(each.number),
         digest if each.kept.digest is not None else f"{digest} (ID)",
         kept_ago,
@@ -102,9 +100,11 @@ def _state(each: Listed) -> str:
         Standing.GONE: "gone: somebody has removed it",
         Standing.OTHER: "its keep tag stands on another image",
     }[each.standing]
+    copy = [] if each.kept.copy is None else [f"copy: {each.kept.copy.name}"]
+    if each.standing in (Standing.GONE, Standing.OTHER):
+        return "; ".join([words, *copy])
     now = ["what the name means"] if each.current else []
     until = [] if each.kept.until_us is None else [f"until {_day(each.kept.until_us)}"]
-    copy = [] if each.kept.copy is None else [f"copy: {each.kept.copy.name}"]
     return "; ".join([words, *now, *until, *(f"for {reason}" for reason in each.held), *copy])
 
 

@@ -95,6 +95,7 @@ def pull(
 
         async def run(opened: Host, transport: Transport) -> None:
             puller = _puller(job, opened, transport, meter)
+            puller.announce(asked.wanted)
             if compose is not None:
                 await _together(answer, puller, asked.wanted)
             else:

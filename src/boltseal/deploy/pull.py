@@ -17,19 +17,20 @@ Broken off anywhere, the name means what it meant or what it should; the next pu
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from boltseal.client.credentials import LoginSource
 from boltseal.client.errors import RemoteNotFound
+from boltseal.client.hosts import is_loopback
 from boltseal.client.kept import Came, Kept, Proof
 from boltseal.client.registry import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.deploy.host import Host
 from boltseal.deploy.keeper import Keeper, LetGo, Policy
-from boltseal.errors import BoltsealError, Precondition
+from boltseal.errors import BoltsealError, Denied, Precondition
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
@@ -51,6 +52,10 @@ Scrub = Callable[[EngineImage], Awaitable[None]]
 
 class ArrivedOther(Precondition):
     """What the engine has is not what was asked for."""
+
+
+class LoginExposed(Denied):
+    """A login that would be sent where others can read it."""
 
 
 class Outcome(StrEnum):
@@ -133,6 +138,13 @@ class Puller:
     count_pulls: bool = False
     tell: Tell = lambda step: None
 
+    def announce(self, wanted: Iterable[Wanted]) -> None:
+        """Say which tags will be asked about, so that one token of a registry serves for all of them."""
+        asked = [one.name for one in wanted if one.digest is None]
+        for registry in {name.registry for name in asked}:
+            scopes = {f"repository:{name.repository}:pull" for name in asked if name.registry == registry}
+            self.transport.tokens.announce(registry, scopes)
+
     async def bring(self, wanted: Wanted) -> Brought:
         """Bring one image, all steps. RemoteNotFound, NoSuchImage, EngineFull, ArrivedOther, StateUnusable, ..."""
         return await self.settle(await self.fetch(wanted))
@@ -213,6 +225,12 @@ class Puller:
         found = await self.logins.find(image.registry, image.repository)
         if found is None:
             return None
+        address = self.host.engine.address
+        if address.scheme == "tcp" and address.certificates is None and not is_loopback(address.host):
+            raise LoginExposed(
+                f"the login for {image.registry} would go to the engine at {address} in the clear: name the engine by "
+                "ssh://, or by tcp:// with DOCKER_TLS_VERIFY; or pull without the login (--anonymous)"
+            )
         return Login(identity_token=found.secret) if found.identity_token else Login(found.username, found.secret)
 
     async def _prove(self, image: EngineImage, wanted: Wanted, digest: Digest) -> Proof:
@@ -223,6 +241,8 @@ class Puller:
             return Proof.IDENTICAL
         if digest not in {each.digest for each in image.pulled_as if each.name == wanted.name.name}:
             raise ArrivedOther(_other(wanted.name, digest, f"the engine lists {image.id} under other digests"))
+        if not self._is(image, wanted, digest):
+            raise ArrivedOther(_other(wanted.name, digest, f"the engine has it for {image.platform} alone"))
         if wanted.images:
             if image.id not in wanted.images:
                 raise ArrivedOther(

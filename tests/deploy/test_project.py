@@ -1,0 +1,66 @@
+"""What a Compose file wants on an engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from boltseal.deploy.project import Unclear, images_of
+from boltseal.deploy.pull import Wanted
+from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.pin.values import Format, Problem, Site
+from tests.deploy.hosting import NOW_US
+
+APP = Reference.parse("localhost:5000/shop/app:1.4.2")
+ONE, TWO, IMAGE = Digest.of(b"one"), Digest.of(b"two"), Digest.of(b"image")
+
+
+def site(resolved: Reference | None, **more: object) -> Site:
+    found = Site("compose.yaml", Format.COMPOSE, "services.web.image", 3, (0, 1), str(resolved), resolved)
+    return replace(found, **more)  # type: ignore[arg-type]  # whatever a test wants
+
+
+def locked(digest: Digest | None, *platforms: LockedPlatform) -> Lock:
+    return Lock((LockedImage(APP, digest, NOW_US, platforms=platforms),))
+
+
+def test_a_tag_is_asked_about_unless_it_is_locked() -> None:
+    """The lock also says which image it is on each platform, where it has read that of all."""
+    whole = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE))
+    part = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE), LockedPlatform("linux/arm64", TWO))
+
+    assert images_of([site(APP)], [], None).wanted == (Wanted(APP),)
+    assert images_of([site(APP)], [], Lock()).wanted == (Wanted(APP),)
+    assert images_of([site(APP)], [], whole).wanted == (Wanted(APP, ONE, locked=True, images=(IMAGE,)),)
+    assert images_of([site(APP)], [], part).wanted == (Wanted(APP, ONE, locked=True),)
+
+
+def test_a_digest_in_the_file_wins_and_its_tag_is_named() -> None:
+    """What the tag means next keeps what it means now."""
+    found = images_of([site(replace(APP, digest=TWO))], [], locked(ONE))
+
+    assert found.wanted == (Wanted(APP, TWO),)
+
+
+def test_an_image_that_several_services_run_is_brought_once() -> None:
+    """For each platform that one of them wants."""
+    found = images_of([site(APP), site(APP), site(APP, platforms=("linux/arm64",))], [], None)
+
+    assert found.wanted == (Wanted(APP), Wanted(APP, platform="linux/arm64"))
+
+
+def test_what_is_built_here_is_nobodys_to_pull() -> None:
+    """A service with a build, what builds are made of, and what the lock calls a local build."""
+    base = site(Reference.parse("node:20"), where="services.web.build.additional_contexts.base")
+
+    assert images_of([site(APP, build=True), base], [], None).built == (str(APP),)
+    assert images_of([site(APP, build=True), base], [], None).wanted == ()
+    assert images_of([site(APP)], [], locked(None)).built == (str(APP),)
+
+
+def test_what_can_not_be_told_is_said() -> None:
+    """With its place and the reason."""
+    found = images_of([site(None, written="app:${V}", why="V is not set")], [Problem("other.yaml", 0, "a tab")], None)
+
+    assert found.unclear == (Unclear("", "other.yaml", "a tab"), Unclear("app:${V}", "compose.yaml:3", "V is not set"))

@@ -1,0 +1,141 @@
+"""`boltseal pull` as a person calls it, on engines that really run: over ssh, on a full disk, without rights, with a scrub."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.cli import program
+from tests.cli.program import clean_environment
+from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, config, tarball, to_json
+from tests.real.registry import Registry
+from tests.real.sleeper import publish, sleeper
+from tests.real.tools import Docker, run
+from tests.servers import Server
+from tests.small_disk import small_disk
+
+pytestmark = pytest.mark.real
+
+
+def heavy(size: int) -> Document:
+    """An image with one layer of so many bytes that no disk packs smaller."""
+    noise = b"".join(hashlib.sha256(str(at).encode()).digest() for at in range(size // 32))
+    layer = Blob(gzip.compress(tarball("noise", noise), 1, mtime=0), OCI_LAYER)
+    made = config([layer])
+    body = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": made.descriptor(),
+        "layers": [layer.descriptor()],
+    }
+    return Document(to_json(body), OCI_MANIFEST, (made, layer))
+
+
+@pytest.mark.parametrize("containerd_store", [False, True], ids=["classic", "containerd"])
+def test_a_full_disk_is_one_line_and_nothing_is_half_done(
+    registry: Registry, repository: str, tmp_path: Path, containerd_store: bool
+) -> None:
+    """The engine's own disk: the name means what it meant, and there is no image more."""
+    name = f"{registry.host}/{repository}:latest"
+    with (
+        small_disk(tmp_path / "small", "size=24m") as disk,
+        servers.dockerd(disk / "engine", containerd_store=containerd_store) as engine,
+    ):
+        host = f"unix://{engine.address}"
+        publish(registry.host, repository, "latest", sleeper("old"))
+        first = program.call("pull", name, "--host", host)
+        before = images_of(host)
+        publish(registry.host, repository, "latest", heavy(40 * 1024 * 1024))
+        full = program.call("pull", name, "--host", host)
+        after, kept = images_of(host), program.call("kept", "--host", host)
+
+    assert (first.code, full.code, full.out) == (0, 3, "")
+    assert "the engine's disk is full: " in full.err
+    assert "no space left on device" in full.err
+    assert len(full.err.splitlines()) == 1
+    assert after == before
+    assert kept.err == "nothing is kept on this engine\n"
+
+
+def images_of(host: str) -> list[str]:
+    return sorted(run("docker", "-H", host, "images", "--all", "--digests", "--no-trunc").checked().splitlines())
+
+
+def test_a_host_behind_ssh(docker: Docker, registry: Registry, repository: str, sshd: Server) -> None:
+    """Pulled there, kept there, remembered here; not scrubbed from here."""
+    name, host = f"{registry.host}/{repository}:latest", f"ssh://{sshd.address}{docker.host.removeprefix('unix://')}"
+    for words in ("old", "new"):
+        publish(registry.host, repository, "latest", sleeper(f"{repository} {words}"))
+        pulled = program.call("pull", name, "--host", host)
+        assert pulled.code == 0, pulled.err
+    back = program.call("restore-local", name, "--host", host)
+    scrubbed = program.call("restore-local", name, "--scrub", "--host", host)
+    found = docker.run("image", "inspect", name, "--format", "{{.Config.Labels.words}}").checked()
+
+    assert back.code == 0, back.err
+    assert found.strip() == f"{repository} old"
+    assert scrubbed.code == 3
+    assert "not scrubbed: the engine at ssh://" in scrubbed.err
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An ssh server, first in the path of whoever asks for ssh."""
+    with servers.sshd(tmp_path / "sshd") as server:
+        monkeypatch.setenv("PATH", f"{server.folder}/bin", prepend=":")
+        yield server
+
+
+def test_what_arrived_is_read_from_the_disk(registry: Registry, repository: str, tmp_path: Path) -> None:
+    """And what somebody has changed there is not brought back."""
+    name = f"{registry.host}/{repository}:latest"
+    with servers.dockerd(tmp_path / "engine") as engine:
+        host, called = f"unix://{engine.address}", []
+        for words in ("old", "new"):
+            publish(registry.host, repository, "latest", sleeper(words))
+            called.append(program.call("pull", name, "--scrub", "--host", host))
+        (changed,) = (tmp_path / "engine/data/overlay2").glob("*/diff/busybox")
+        with changed.open("ab") as file:
+            file.write(b"evil")
+        before = images_of(host)
+        back = program.call("restore-local", name, "--scrub", "--host", host)
+        after = images_of(host)
+
+    assert [each.code for each in called] == [0, 0], called
+    assert (back.code, back.out) == (1, "")
+    assert "differs on the disk: " in back.err
+    assert " busybox: expected " in back.err
+    assert after == before
+
+
+def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
+    """Somebody who is not of the engine's group: one line that says so."""
+    script = (
+        "import os, sys\n"
+        "from tests.cli import program\n"
+        f"arguments = ['pull', 'localhost:5000/shop/app:1', '--host', {docker.host!r}]\n"
+        "program.call(*arguments[:1], *arguments[2:])\n"  # what is imported on the way is imported now
+        "program.call('kept', *arguments[2:])\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "done = program.call(*arguments)\n"
+        "sys.stdout.write(f'{int(done.code)} {done.err}')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=clean_environment({"BOLTSEAL_STATE": str(tmp_path / "state")}),
+    )
+
+    assert done.stdout.startswith("3 boltseal: no right to the engine's socket ")
+    assert "be of its group (`docker`), or be root\n" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
