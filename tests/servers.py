@@ -199,12 +199,20 @@ http {{
 
 
 @contextlib.contextmanager
-def dockerd(folder: Path, *, containerd_store: bool = False, driver: str | None = None) -> Iterator[Server]:
+def dockerd(
+    folder: Path,
+    *,
+    containerd_store: bool = False,
+    driver: str | None = None,
+    more: Sequence[str] = (),
+    before: Sequence[str] = (),
+) -> Iterator[Server]:
     """A Docker daemon of our own, with no network of its own; `address` is the path of its socket.
 
     It picks the storage driver that works where it runs. `containerd_store` keeps images in containerd's
     store, as new installations of Docker do: pushes then come from another piece of code, which asks other
     questions and prints refusals in other words. `driver`: this storage driver or snapshotter and no other.
+    `more`: further options. `before`: what it is started through.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "daemon.json"
@@ -215,7 +223,7 @@ def dockerd(folder: Path, *, containerd_store: bool = False, driver: str | None 
         _started(
             "dockerd",
             [
-                program("dockerd"),
+                *(*before, program("dockerd"), *more),
                 *(
                     "--config-file",
                     str(config),

@@ -60,12 +60,15 @@ class NamedContainer:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """meta.db as far as it matters. `snapshots`: (namespace, key) -> name in the snapshotter, and parent key."""
+    """meta.db as far as it matters. `snapshots`: (namespace, key) -> name in the overlayfs snapshotter, and parent key.
+
+    `elsewhere`: (namespace, key) of snapshots of others -> which.
+    """
 
     images: tuple[NamedImage, ...]
     snapshots: Mapping[tuple[str, str], tuple[str, str]]
     containers: tuple[NamedContainer, ...]
-    snapshotters: frozenset[str]
+    elsewhere: Mapping[tuple[str, str], str]
 
 
 class ContainerdStore:
@@ -122,7 +125,7 @@ def _metadata(bolt: Bolt) -> Metadata:
     images: list[NamedImage] = []
     snapshots: dict[tuple[str, str], tuple[str, str]] = {}
     containers: list[NamedContainer] = []
-    snapshotters: set[str] = set()
+    elsewhere: dict[tuple[str, str], str] = {}
     for raw_namespace, inside in (bolt.root.below(b"v1") or bolt.root).buckets():
         namespace = _text(raw_namespace)
         for name, image in _in(inside, b"images"):
@@ -135,10 +138,10 @@ def _metadata(bolt: Bolt) -> Metadata:
             if len(images) > MAX_IMAGES:
                 raise StoreMalformed(f"{bolt.name} names more than {MAX_IMAGES} images")
         for snapshotter, keys in _in(inside, b"snapshots"):
-            snapshotters.add(_text(snapshotter))
-            if snapshotter != b"overlayfs":
-                continue
             for key, snapshot in keys.buckets():
+                if snapshotter != b"overlayfs":
+                    elsewhere[namespace, _text(key)] = _text(snapshotter)
+                    continue
                 said = snapshot.values()
                 snapshots[namespace, _text(key)] = _text(said.get(b"name", b"")), _text(said.get(b"parent", b""))
         for id_, container in _in(inside, b"containers"):
@@ -152,7 +155,7 @@ def _metadata(bolt: Bolt) -> Metadata:
                     _text(said.get(b"snapshotKey", b"")),
                 )
             )
-    return Metadata(tuple(images), snapshots, tuple(containers), frozenset(snapshotters))
+    return Metadata(tuple(images), snapshots, tuple(containers), elsewhere)
 
 
 def _snapshots(bolt: Bolt) -> dict[str, Snapshot]:

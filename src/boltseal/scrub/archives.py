@@ -83,7 +83,7 @@ def _indexed(files: NamedFiles) -> list[ImagePlan]:
         named.setdefault(each.digest, (each.media_type, set()))[1].update(names)
     for digest, (media_type, names) in named.items():
         found += held_images(
-            blobs, NAME, digest, media_type, tuple(sorted(names)), lambda chain, _found, _inits: [None] * len(chain)
+            blobs, NAME, digest, media_type, tuple(sorted(names)), lambda chain, _found, _inits, _unknown: [None] * len(chain)
         )  # fmt: skip
     return found
 

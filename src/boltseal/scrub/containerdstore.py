@@ -31,6 +31,7 @@ from boltseal.scrub.ownership import ownership_in
 NAME: Final = "containerd"
 DOCKER: Final = "moby"
 """Docker's namespace."""
+OVERLAYFS: Final = "overlayfs"
 
 
 def plan(root: Path) -> StorePlan:
@@ -83,9 +84,14 @@ class _Held:
         return found
 
     def _folders(
-        self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[bytes]
+        self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[bytes], unknown: list[str]
     ) -> list[bytes | None]:
         """The folder of each layer, as metadata and snapshotter both say. They must agree on what lies on what."""
+        others = {self._metadata.elsewhere.get((namespace, str(each)), "") for each in chain} - {""}
+        unknown += [
+            f"it was unpacked by the snapshotter {each}, which is not understood; overlayfs is"
+            for each in sorted(others)
+        ]
         if not any((namespace, str(each)) in self._metadata.snapshots for each in chain):
             return [None] * len(chain)  # not unpacked
         folders: list[bytes | None] = []
@@ -119,15 +125,22 @@ class _Held:
         return folder_of(between) if self._metadata.snapshots.get((namespace, key), ("", ""))[0] == name else None
 
     def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
-        """The containers that lie on overlayfs snapshots. Docker's own store keeps containers here too, and no snapshots."""
-        mine = [each for each in self._metadata.containers if each.snapshotter in ("", "overlayfs")]
+        """The containers that lie on snapshots. Docker's own store keeps containers here too, and no snapshots."""
+        mine = [each for each in self._metadata.containers if each.snapshotter in ("", OVERLAYFS)]
+        others = [each for each in self._metadata.containers if each.snapshotter not in ("", OVERLAYFS)]
         known = {each.id for each in mine}
         mine += [  # of those that do not run Docker tells containerd nothing but the snapshot
             NamedContainer(namespace, key, "", "overlayfs", key)
             for namespace, key in self._metadata.snapshots
             if namespace == DOCKER and (namespace, f"{key}-init") in self._metadata.snapshots and key not in known
         ]
-        return [plan for each in mine if (plan := self._container(each, images)).upper is not None]
+        plans = [plan for each in mine if (plan := self._container(each, images)).upper is not None]
+        return plans + [self._elsewhere(each, images) for each in others]
+
+    def _elsewhere(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
+        image = next((each.id for each in images if container.image in each.names), None)
+        why = f"it lies on the snapshotter {container.snapshotter}, which is not understood; overlayfs is"
+        return ContainerPlan(NAME, self.root, container.id, container.id[:12], image, None, unknown=(why,))
 
     def _container(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
         """A container's snapshot and what lies below it: the layers of its image, of Docker's an -init layer upon them."""

@@ -88,13 +88,9 @@ def _kinds(root: Path) -> list[FoundStore]:
     ]
     if (root / "oci-layout").exists() or (root / "index.json").exists():
         found.append(FoundStore(root, archives.plan))
-    if found and _is_dir(root):
-        found += [
-            FoundStore(each, dockerstore.plan)
-            for each in sorted(root.iterdir())
-            if _REMAPPED.fullmatch(each.name) and _is_dir(each / "image")
-        ]
-    return found
+    with os.scandir(root) as entries:  # with userns-remap there may be nothing else in Docker's root
+        remapped = sorted(each.name for each in entries if _REMAPPED.fullmatch(each.name))
+    return found + [FoundStore(root / name, dockerstore.plan) for name in remapped if _is_dir(root / name / "image")]
 
 
 def _is_dir(path: Path) -> bool:

@@ -40,8 +40,11 @@ class Holder(Protocol):
         """A layer whose blob this is."""
 
 
-Folders = Callable[[list[Digest], list[Difference], list[bytes]], Sequence[bytes | None]]
-"""The folders into which layers with these chain IDs were unpacked, None for those that were not. Adds `inits`."""
+Folders = Callable[[list[Digest], list[Difference], list[bytes], list[str]], Sequence[bytes | None]]
+"""The folders into which layers with these chain IDs were unpacked, None for those that were not.
+
+Adds to what it is given: differences, `inits`, and what could not be checked.
+"""
 
 
 @dataclass(slots=True)
@@ -134,7 +137,9 @@ def _plan(
             differences.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", actual))
         diffs = diff_ids(raw, f"the config {config.short}")
         if len(diffs) == len(manifest.layers):
-            layers = _layers(holder, manifest.layers, diffs, folders(chain_ids(diffs), differences, inits), unknown)
+            layers = _layers(
+                holder, manifest.layers, diffs, folders(chain_ids(diffs), differences, inits, unknown), unknown
+            )
         else:
             wanted = f"{len(manifest.layers)} layers, as the manifest says"
             differences.append(difference(Kind.CONFIG, b"", wanted, f"{len(diffs)} diff IDs"))

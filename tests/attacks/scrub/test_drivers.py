@@ -1,0 +1,239 @@
+"""Other ways in which engines keep images: without root, with other users' ids, by other drivers. Checked rightly, or said."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.find import store_at, usual_stores
+from boltseal.scrub.report import Report, Status
+from boltseal.scrub.scrub import Wanted, scrub
+from tests import servers
+from tests.attacks.scrub.image import Layer, archive, base, middle, top
+from tests.attacks.scrub.stores import podman_on
+from tests.attacks.scrub.users import FIRST, NAME, UID, Disk, disk
+from tests.cli import program as verb
+from tests.programs import program
+from tests.real.tools import run
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+PODMAN = ("podman", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--log-level", "error")
+
+
+def reports(root: Path) -> list[Report]:
+    return scrub(store_at(root), Wanted(), lambda *_: None)
+
+
+def told(root: Path) -> set[tuple[Kind, str]]:
+    return {(each.kind, each.path) for report in reports(root) for each in report.differences}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An archive of the image with everything in it."""
+    archive(tmp_path / "image.tar", [base(), middle(), top()])
+    (tmp_path / "image.tar").chmod(0o644)
+    return tmp_path / "image.tar"
+
+
+# ---- without root
+
+
+@pytest.fixture
+def rootless(_nobodys_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
+    """A disk with a user's own Podman on it, who has loaded the image."""
+    made = disk(tmp_path / "disk")
+    subprocess.run([*made.as_user(), *PODMAN, "load", "-q", "-i", image], check=True, stdout=subprocess.DEVNULL)
+    yield made
+    servers.unmounted(tmp_path)
+
+
+def storage(of: Disk) -> Path:
+    return of.home / ".local/share/containers/storage"
+
+
+def test_a_store_of_a_user_without_root_is_clean(rootless: Disk) -> None:
+    """Its files belong to ids of /etc/subuid, and there are no device nodes: the user may not make any."""
+    (found,) = reports(storage(rootless))
+
+    assert (found.status, found.differences, found.unknown) == (Status.HOLDS, (), ())
+    assert (found.layers, found.entries) == (3, 27)
+
+
+def test_stores_of_users_are_found_on_a_mounted_disk_and_on_this_host(rootless: Disk) -> None:
+    """In each home."""
+    assert [each.root for each in store_at(rootless.root)] == [storage(rootless)]
+    assert storage(rootless) in [each.root for each in usual_stores([rootless.home])]
+
+
+@pytest.mark.parametrize(
+    ("path", "owner"), [("etc/passwd", 0), ("etc/passwd", FIRST), ("usr/lib/deep/file", UID)], ids=str
+)
+def test_a_file_of_a_user_without_root_that_was_given_to_another(rootless: Disk, path: str, owner: int) -> None:
+    """The host's root, or another of the user's own ids."""
+    layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
+    os.chown(layer / path, owner, -1)
+
+    assert (Kind.OWNER, path) in told(storage(rootless))
+
+
+def test_a_setuid_bit_in_a_store_without_root(rootless: Disk) -> None:
+    """Everything else is compared as ever."""
+    layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
+    (layer / "bin/tool").chmod(0o4755)
+
+    assert told(storage(rootless)) == {(Kind.MODE, "bin/tool")}
+
+
+def test_ids_that_no_file_explains_could_not_be_checked(rootless: Disk) -> None:
+    """They are neither clean nor an alarm."""
+    (rootless.root / "etc/subuid").write_text("")
+
+    (found,) = reports(storage(rootless))
+
+    assert (found.status, found.differences) == (Status.UNKNOWN, ())
+    assert "etc/subuid" in found.unknown[0]
+
+
+# ---- Docker in a user namespace
+
+
+@pytest.fixture
+def remapped(_nobodys_home: None, image: Path, tmp_path: Path) -> Path:
+    """The root of a docker with `userns-remap`, with the image and a container of it."""
+    made = disk(tmp_path / "d")
+    engine = tmp_path / "e"
+    more = (f"--userns-remap={NAME}",)
+    with servers.dockerd(engine, driver="overlay2", more=more, before=made.as_root()) as server:
+        docker = ("docker", "-H", f"unix://{server.address}")
+        run(*docker, "load", "-i", image).checked()
+        run(*docker, "create", "--network", "none", "shop/app:1.4.2").checked()
+    return engine / "data"
+
+
+def test_a_docker_in_a_user_namespace_is_clean_and_a_foreign_owner_is_found(remapped: Path) -> None:
+    """Its root is called after the ids that root became outside."""
+    (store,) = [each.root for each in store_at(remapped)]
+    clean = [(each.what, each.status, each.differences) for each in reports(remapped)]
+    layer = next(each for each in (store / "overlay2").glob("*/diff") if (each / "bin/tool").exists())
+    os.chown(layer / "bin/tool", 0, 0)
+
+    assert store.name == f"{FIRST}.{FIRST}"
+    assert clean == [("image", Status.HOLDS, ()), ("container", Status.HOLDS, ())]
+    assert (Kind.OWNER, "bin/tool") in told(remapped)
+
+
+# ---- other drivers
+
+
+def test_a_podman_on_vfs_could_not_be_checked_and_says_so(image: Path, tmp_path: Path) -> None:
+    """A copy of everything for each layer: not understood, and never taken for clean, also not for no store."""
+    vfs = [each if each != "overlay" else "vfs" for each in podman_on(tmp_path / "root", tmp_path)]
+    run(*vfs, "load", "-i", image).checked()
+
+    done = verb.call("scrub", "--root", tmp_path / "root")
+
+    assert done.code == 3
+    assert "could not check" in done.out
+    assert "storage driver vfs" in done.out
+
+
+def test_a_docker_on_vfs_could_not_be_checked_and_says_so(
+    image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The same."""
+    engine = tmp_path_factory.mktemp("v")
+    with servers.dockerd(engine, driver="vfs") as server:
+        run("docker", "-H", f"unix://{server.address}", "load", "-i", image).checked()
+
+    done = verb.call("scrub", "--root", engine / "data")
+
+    assert done.code == 3
+    assert "storage driver vfs" in done.out
+
+
+def test_a_containerd_with_another_snapshotter_proves_the_blobs_and_says_what_it_did_not_look_at(
+    image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What was unpacked by `native` is not understood."""
+    folder = tmp_path_factory.mktemp("n")
+    run(
+        "skopeo", "--insecure-policy", "copy", f"docker-archive:{image}", f"oci-archive:{folder}/oci.tar:a/b:1"
+    ).checked()
+    with servers.containerd(folder / "engine") as server:
+        ctr = ("ctr", "--address", server.address)
+        run(*ctr, "images", "import", "--snapshotter", "native", folder / "oci.tar").checked()
+        name = run(*ctr, "images", "list", "--quiet").checked().split()[0]
+        run(*ctr, "containers", "create", "--snapshotter", "native", name, "box").checked()
+
+    done = verb.call("scrub", "--root", folder / "engine/root")
+
+    assert done.code == 3
+    assert [line.split(":")[0] for line in done.out.splitlines()] == ["could not check", "could not check"]
+    assert done.out.count("snapshotter native") == 2
+    assert "container box" in done.out
+
+
+# ---- containers of containerd itself
+
+
+def test_a_container_of_ctr_is_looked_at_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its snapshot lies on the image's; a layer swapped while it started is seen only by it."""
+    folder = tmp_path_factory.mktemp("c")
+    box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
+    box.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
+    archive(folder / "image.tar", [base(), box.done()], "shop/box:1", ["/bin/sleep", "1000"])
+    run(
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        f"docker-archive:{folder}/image.tar",
+        f"oci-archive:{folder}/oci.tar:a/b:1",
+    ).checked()
+    with servers.containerd(folder / "engine") as server:
+        ctr = ("ctr", "--address", server.address)
+        run(*ctr, "images", "import", "--snapshotter", "overlayfs", folder / "oci.tar").checked()
+        name = run(*ctr, "images", "list", "--quiet").checked().split()[0]
+        run(*ctr, "run", "--detach", "--snapshotter", "overlayfs", name, "box1").checked()
+        try:
+            (clean,) = [each for each in reports(folder / "engine/root") if each.what == "container"]
+        finally:
+            stopped(ctr, "box1")
+        layer, evil = swapped_for_an_evil_one(folder / "engine/root")
+        run(*ctr, "run", "--detach", "--snapshotter", "overlayfs", name, "box2").checked()
+        try:
+            layer.rename(evil)
+            layer.with_name("aside").rename(layer)
+            (swapped,) = [each for each in reports(folder / "engine/root") if each.id == "box2"]
+        finally:
+            stopped(ctr, "box2")
+
+    assert (clean.status, clean.differences, clean.unknown) == (Status.HOLDS, (), ())
+    assert clean.running
+    assert {(each.kind, each.path) for each in swapped.differences} == {(Kind.RUNNING, "etc/gone")}
+
+
+def stopped(ctr: tuple[str, ...], box: str) -> None:
+    run(*ctr, "task", "delete", "--force", box).checked()
+    run(*ctr, "container", "delete", box).checked()
+
+
+def swapped_for_an_evil_one(root: Path) -> tuple[Path, Path]:
+    """Puts a changed copy in a layer's place; the layer is put aside. Where it was, and where the copy should go then."""
+    (layer,) = [
+        each for each in root.glob("*/snapshots/*/fs") if (each / "etc/gone").exists() and (each / "bin/su").exists()
+    ]
+    evil = layer.with_name("evil")
+    subprocess.run(["cp", "-a", layer, evil], check=True)
+    before = (evil / "etc/gone").stat()
+    (evil / "etc/gone").write_bytes(b"y")
+    os.utime(evil / "etc/gone", ns=(before.st_atime_ns, before.st_mtime_ns))
+    layer.rename(layer.with_name("aside"))
+    evil.rename(layer)
+    return layer, evil

@@ -1,0 +1,54 @@
+"""A user of a disk of its own: known to its /etc, with ids for containers, and to nobody else on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.programs import program
+
+NAME, UID, FIRST = "shop", 12345, 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk's root, with `etc` and the user's home."""
+
+    root: Path
+
+    @property
+    def home(self) -> Path:
+        """The user's."""
+        return self.root / "home" / NAME
+
+    def as_root(self) -> tuple[str, ...]:
+        """What a command is started through so that it sees the disk's /etc: in a mount namespace of its own."""
+        mounts = "; ".join(
+            f"mount --bind '{self.root}/etc/{each}' /etc/{each}" for each in ("passwd", "group", "subuid", "subgid")
+        )
+        return program("unshare"), "--mount", program("sh"), "-c", f'{mounts}; exec "$@"', "sh"
+
+    def as_user(self) -> tuple[str, ...]:
+        """The same, as the user, with nothing of our environment."""
+        return (
+            *(*self.as_root(), program("setpriv"), f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
+            *("env", "-i", f"PATH={os.environ['PATH']}", f"HOME={self.home}", f"XDG_RUNTIME_DIR={self.home}/run"),
+        )
+
+
+def disk(root: Path) -> Disk:
+    """One with nothing on it yet. All of its path is made passable, as a home's is."""
+    (root / "etc").mkdir(parents=True)
+    for name, line in (("passwd", f"{NAME}:x:{UID}:{UID}::{root}/home/{NAME}:/bin/sh"), ("group", f"{NAME}:x:{UID}:")):
+        (root / "etc" / name).write_text((Path("/etc") / name).read_text() + line + "\n")
+    for name in ("subuid", "subgid"):
+        (root / "etc" / name).write_text(f"{NAME}:{FIRST}:65536\n")
+    made = Disk(root)
+    (made.home / "run").mkdir(parents=True)
+    for path in (made.home, made.home / "run"):
+        os.chown(path, UID, UID)
+    for above in (root, *root.parents):
+        if above.stat().st_mode & 0o005 != 0o005:
+            above.chmod(above.stat().st_mode | 0o055)
+    return made
