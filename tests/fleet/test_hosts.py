@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.fleet import hosts
 from boltseal.fleet.hosts import MAX_CONTAINERS, Host, Seen, look
 from boltseal.lockfile.running import DigestKind, Origin
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.engine import connected
+from boltseal.runtimes.engine import EngineUnavailable, connected
 from boltseal.runtimes.inventory import EngineLies, Health, State
 from tests.fakes.engine import SNAPSHOTTER, FakeEngine, Wrong
 from tests.images import OCI_INDEX, OCI_MANIFEST
@@ -136,6 +137,42 @@ async def test_where_it_came_from(
     fake.container("web", NAME, fake.image("app", *names, pulled=tuple(pulled)))
 
     assert (await one(fake, tmp_path)).image.origin is origin
+
+
+async def test_what_an_engine_makes_endless(tmp_path: Path) -> None:
+    """Labels and names are kept as far as anybody reads them; what a container was started as has a bound."""
+    fake = FakeEngine()
+    names = [f"localhost:5000/shop/app:{number}" for number in range(500)]
+    label = "com.docker.compose.project"
+    fake.container("web", NAME, fake.image("app", *names), labels={label: "x" * 100_000, "other": "y" * 100_000})
+    found = await one(fake, tmp_path)
+    fake.container("web", "a" * 5000, fake.image("app"))
+
+    assert (len(found.image.names), len(found.project)) == (100, 255)
+    with pytest.raises(EngineLies, match="a container can't be read"):
+        await looked(fake, tmp_path)
+
+
+async def test_an_engine_that_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all together, and not only for each answer."""
+    monkeypatch.setattr(hosts, "LOOK_S", 0.2)
+    fake = FakeEngine()
+    id_ = fake.container("web", NAME, fake.image("app"))
+    fake.wrong[f"containers/{id_}/json"] = Wrong(200, b" ", endless=True)
+
+    with pytest.raises(EngineUnavailable, match="has not told all that runs"):
+        await looked(fake, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "some day", "2026-11-21T09:00:00"]
+)
+async def test_a_time_that_is_none(tmp_path: Path, time: str) -> None:
+    """Is not told."""
+    fake = FakeEngine()
+    fake.container("web", NAME, fake.image("app"), State={"Status": "running", "StartedAt": time})
+
+    assert (await one(fake, tmp_path)).started_us is None
 
 
 async def test_an_engine_that_lists_without_an_end(tmp_path: Path) -> None:

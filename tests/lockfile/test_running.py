@@ -197,6 +197,21 @@ def test_a_container_that_was_started_by_a_digest_or_an_id() -> None:
     assert by_id.reason == "it is what localhost:5000/shop/app:1.4.2 is locked to"
 
 
+@pytest.mark.parametrize(
+    "name", [f"localhost:5000/shop/app@{digest(OLD)}", "localhost:5000/shop/app:boltseal-keep-00000007"]
+)
+def test_what_was_started_by_a_digest_or_a_keep_name_goes_by_the_one_tag_that_is_locked(name: str) -> None:
+    """As a release starts it; with two tags locked nobody knows which of them it should be."""
+    it = running(OLD, name=Reference.parse(name))
+    two = locked("localhost:5000/shop/app:1.5.0", 2)
+    by_digest = locked(f"localhost:5000/shop/app@{digest(3)}", 3)
+
+    assert judged(it).standing is Standing.RECREATED_WITHOUT_PULL
+    assert judged(it, LOCKED, two).standing is Standing.UNKNOWN
+    assert judged(it, by_digest).standing is Standing.UNKNOWN
+    assert judged(it, locked("redis:7", 1)).standing is Standing.NOT_LOCKED
+
+
 def test_a_name_without_a_tag_is_latest() -> None:
     """As everywhere."""
     latest = locked("localhost:5000/shop/app:latest", 1)

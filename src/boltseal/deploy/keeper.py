@@ -25,13 +25,13 @@ from boltseal.client.kept import Held, Kept
 from boltseal.deploy.host import Host
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import LOCK_NAME
+from boltseal.lockfile.running import KEEP_PREFIX
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.pin.lockdisk import read_lock
 from boltseal.runtimes.engine import EngineRefused, NoSuchImage
 from boltseal.runtimes.inventory import EngineImage
 
-KEEP_PREFIX: Final = "boltseal-keep-"
 SHORT_HEX: Final = 12
 RAN_US: Final = 30 * 86_400_000_000
 

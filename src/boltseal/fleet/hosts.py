@@ -17,13 +17,17 @@ from boltseal.lockfile.running import DigestKind, Origin, RunningImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import IMAGE_TYPES, INDEX_TYPES
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.engine import CONNECTIONS, Engine, NoSuchContainer, NoSuchImage
+from boltseal.runtimes.engine import CONNECTIONS, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage
 from boltseal.runtimes.inventory import EngineContainer, EngineImage, EngineLies, Health, State, Store
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_CONTAINERS: Final = 10_000
+MAX_NAMES: Final = 100
+MAX_LABEL: Final = 255
+LOOK_S: Final = 600.0
+"""For all that runs on an engine, however slowly it answers."""
 
 _PROJECT: Final = ("com.docker.compose.project", "io.podman.compose.project")
 _SERVICE: Final = ("com.docker.compose.service", "io.podman.compose.service")
@@ -71,10 +75,15 @@ async def look(engine: Engine) -> Host:
         raise EngineLies(
             f"the engine says that {len(ids)} containers run; more than {MAX_CONTAINERS} are not looked at"
         )
-    asked = await _each(ids, engine.container, NoSuchContainer)
-    running = [each for each in asked.values() if each is not None and each.running]
-    images = await _each((each.image for each in running if each.image is not None), engine.image, NoSuchImage)
-    names = await _here(engine, running, images)
+    try:
+        async with asyncio.timeout(LOOK_S):
+            asked = await _each(ids, lambda id_: _container(engine, id_), NoSuchContainer)
+            running = [each for each in asked.values() if each is not None and each.running]
+            ours = (each.image for each in running if each.image is not None)
+            images = await _each(ours, lambda id_: _image(engine, id_), NoSuchImage)
+            names = await _here(engine, running, images)
+    except TimeoutError as error:
+        raise EngineUnavailable(f"{engine.address} has not told all that runs after {LOOK_S:.0f} s") from error
     machine = str(engine.about.platform)
     host = str(engine.address)
     seen = tuple(_seen(each, images, names, store, host, engine.about.product, machine) for each in running)
@@ -95,8 +104,21 @@ async def _here(
     """What the names that containers were started as mean on the host now; None where nothing has such a name."""
     known = {name: image for image in images.values() if image is not None for name in image.names}
     wanted = {name for each in running if (name := name_of(each.started_as)) is not None and name.tag is not None}
-    asked = await _each(sorted(wanted - known.keys(), key=str), engine.image, NoSuchImage)
+    asked = await _each(sorted(wanted - known.keys(), key=str), lambda name: _image(engine, name), NoSuchImage)
     return known | asked
+
+
+async def _container(engine: Engine, id_: str) -> EngineContainer:
+    """A container without the labels that nobody asks for here: an engine may have made them of any size."""
+    found = await engine.container(id_)
+    wanted = {key: text[:MAX_LABEL] for key in (*_PROJECT, *_SERVICE) if (text := found.labels.get(key))}
+    return replace(found, labels=wanted)
+
+
+async def _image(engine: Engine, name: Name) -> EngineImage:
+    """An image, of its names no more than anybody reads."""
+    found = await engine.image(name)
+    return replace(found, labels={}, names=found.names[:MAX_NAMES], pulled_as=found.pulled_as[:MAX_NAMES])
 
 
 async def _each(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], missing: type[Exception]) -> dict[K, V | None]:

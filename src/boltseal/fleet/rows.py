@@ -64,8 +64,11 @@ class Row:
         return tuple(sorted(digest for digest, is_ in self.digests.items() if is_ is kind))
 
 
-def name_to_ask(seen: Seen) -> Reference | None:
-    """The name under which a registry may know it: what it was started as, else what its host calls it."""
+def name_to_ask(seen: Seen, lock: LockedImages | None) -> Reference | None:
+    """The name under which a registry may know it: by the lock, by what it was started as, else by what its host calls it."""
+    locked = None if lock is None else lock.named(seen.image)
+    if locked is not None:
+        return locked.reference
     name = seen.image.started_as
     return name if name is not None else next(iter(seen.image.names), None)
 
@@ -75,7 +78,7 @@ def to_ask(containers: Iterable[Seen], lock: LockedImages | None) -> tuple[Refer
     ours = (
         seen for seen in containers if seen.image.origin is not Origin.LOCAL or (lock and lock.same(seen.image.digests))
     )
-    return tuple(dict.fromkeys(name for seen in ours if (name := name_to_ask(seen)) is not None))
+    return tuple(dict.fromkeys(name for seen in ours if (name := name_to_ask(seen, lock)) is not None))
 
 
 def to_ask_by_digest(containers: Iterable[Seen], lock: LockedImages | None, told: Answers) -> set[Reference]:
@@ -93,7 +96,7 @@ def to_ask_by_digest(containers: Iterable[Seen], lock: LockedImages | None, told
 
 def row(seen: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
     """One container, as far as it is known."""
-    name = name_to_ask(seen)
+    name = name_to_ask(seen, lock)
     same = None if lock is None else lock.same(seen.image.digests)
     digests = _by_registry(kinds(seen.image.digests, same), name, told)
     texts = {str(each) for each in (digests if same is None else {*digests, *same.digests})}

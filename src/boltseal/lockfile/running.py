@@ -22,15 +22,19 @@ several digests, of which a host may know any: the index, its platform's manifes
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
 from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Reference, Tag
+
+KEEP_PREFIX: Final = "boltseal-keep-"
+"""How a tag begins that `boltseal pull` puts on an image to keep it; no registry has it."""
 
 
 class DigestKind(StrEnum):
@@ -124,8 +128,20 @@ class LockedImages:
         return cls(lock, lock.by_reference(), by_digest, tags)
 
     def named(self, running: RunningImage) -> LockedImage | None:
-        """What the lock says of what a container was started as."""
-        return None if running.started_as is None else self.by_name.get(key_in(running.started_as, self.by_name))
+        """What the lock says of what a container was started as.
+
+        What was started by a digest alone, or by the name under which `boltseal pull` keeps an image, as `boltseal deploy`
+        does, goes by the one tag of its repository that the lock has.
+        """
+        name = running.started_as
+        if name is None:
+            return None
+        found = self.by_name.get(key_in(name, self.by_name))
+        if found is not None or (name.tag is not None and not name.tag.startswith(KEEP_PREFIX)):
+            return found
+        tags = self.tags.get(name.name, ())
+        only = replace(name, tag=Tag(tags[0]), digest=None) if len(tags) == 1 and ":" not in tags[0] else None
+        return None if only is None else self.by_name.get(only)
 
     def same(self, digests: Iterable[Digest]) -> LockedImage | None:
         """The image of the lock that goes by one of these digests."""

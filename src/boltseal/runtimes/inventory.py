@@ -30,9 +30,14 @@ from boltseal.oci.reference import Reference
 
 T = TypeVar("T")
 
+MAX_NAME: Final = 4096
+"""Characters of what a container's creator wrote as its image."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTAINER_ID: Final = re.compile(r"[0-9a-f]{12,64}")
 _CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_NEVER: Final = 1
+_FAR: Final = 3000
 _YEAR_3000_S: Final = 32_503_680_000
 _SNAPSHOTTER: Final = "io.containerd.snapshotter.v1"
 
@@ -200,7 +205,7 @@ class _State(msgspec.Struct, rename="pascal"):
 
 
 class _Config(msgspec.Struct, rename="pascal"):
-    image: str = ""
+    image: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] = ""
     tty: bool = False
     labels: dict[str, str] | None = None
 
@@ -378,12 +383,12 @@ def _descriptor(said: _Descriptor | None) -> Descriptor | None:
 
 
 def time_us(text: str) -> int | None:
-    """A moment of Docker's JSON. None where it is missing, no time, or the year 1 (Go's "never")."""
+    """A moment of Docker's JSON. None where it is missing, no time, the year 1 (Go's "never"), or a year that nobody sees."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if moment.tzinfo is None or moment.year <= 1:
+    if moment.tzinfo is None or not _NEVER < moment.year < _FAR:
         return None
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
