@@ -35,6 +35,7 @@ from boltseal.errors import BoltsealError
 from boltseal.events import TagRefused
 from boltseal.ledger.note import VerifierKey
 from boltseal.mirror.cache import Mirror
+from boltseal.mirror.gate import PushGate
 from boltseal.mirror.limits import upstream_gauges
 from boltseal.mirror.retention import retain
 from boltseal.mirror.upstreams import Upstreams
@@ -103,6 +104,7 @@ class Application(Starlette):
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
         self._mirror: Mirror | None = None
+        self._push_gate: PushGate | None = None
         self._observer = observer
         health = Health(observer, self._readiness)
         self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
@@ -125,7 +127,7 @@ class Application(Starlette):
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
         self._turns = Turns(self._settings.server.data)
-        self._mirror = build_mirror(
+        self._mirror, self._push_gate = build_mirror(
             self._upstreams,
             store.registry,
             store.blobs,
@@ -147,6 +149,8 @@ class Application(Starlette):
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
         janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
         noting = asyncio.create_task(self._mirror.run())
+        gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
+        settling = asyncio.create_task(self._push_gate.run()) if gated else None
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -155,13 +159,14 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            for task in (janitor, noting, asked):
+            for task in (janitor, noting, asked, settling):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
             if self._witnesses is not None:
                 await self._witnesses.aclose()
+            await self._push_gate.aclose()
             await self._mirror.aclose()
             await self._upstreams.aclose()
             self._turns.close()
@@ -229,7 +234,7 @@ class Application(Starlette):
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
             leads=settings.leads,
         )
-        self._api = DistributionApi(registry, api_settings, gate, self._observer, self._mirror)
+        self._api = DistributionApi(registry, api_settings, gate, self._observer, self._mirror, self._push_gate)
         self._observer.lines_wanted = bool(server.access_log)
         local = "admins" if server.behind_proxy else "local"
         open_to = "everybody" if server.public_metrics else local
@@ -280,6 +285,8 @@ class Application(Starlette):
         # Requests under way end under the rules they began with.
         store = self._store
         registry = build_registry(store.database, store.blobs, settings.rules, self._room(), bounds(settings))
+        if self._push_gate is not None:
+            self._push_gate.registry = registry
         self._serve(registry, settings, self._logins)
         _log.info("rules read again", rules=len(settings.rules.user))
         if left_out:

@@ -6,6 +6,7 @@ A password is read once, at the start. It is in no setting, no message and no lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
 from boltseal.config import secret
 from boltseal.errors import Invalid
 from boltseal.mirror.cache import Mirror
+from boltseal.mirror.gate import PushGate
 from boltseal.mirror.limits import Limits
 from boltseal.mirror.relay import Relay
 from boltseal.mirror.tags import UpstreamTags
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 10.0
 ATTEMPTS: Final = 2
 PATIENCE_S: Final = 1.0
+PUSH_TIMEOUT_S: Final = 300.0
+"""How long upstream may take to store a blob that it was sent."""
 
 
 class PasswordInvalid(Invalid):
@@ -58,11 +62,14 @@ def build_mirror(
     check_room: Callable[[int], None],
     read_only: Callable[[], str | None],
     count: Callable[[str], None],
-) -> Mirror:
-    """What serves their images from the store. `tell` is handed what happens to upstreams and their tags."""
+) -> tuple[Mirror, PushGate]:
+    """What serves their images from the store, and what passes pushes on to them.
+
+    `tell` is handed what happens to upstreams and their tags.
+    """
     limits = Limits(registry.upstreams, clock=clock, tell=tell)
     tags = UpstreamTags(registry.observations, limits, turns, clock=clock, tell=tell, read_only=read_only, count=count)
-    return Mirror(
+    mirror = Mirror(
         upstreams,
         tags,
         registry,
@@ -74,6 +81,7 @@ def build_mirror(
         read_only=read_only,
         count=count,
     )
+    return mirror, PushGate(registry, store, upstreams, limits, turns, count=count)
 
 
 def _upstream(terms: UpstreamTerms) -> Upstream:
@@ -85,7 +93,11 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
         patience_s=PATIENCE_S,
         reach=Reach(_home(terms), terms.allow_redirects_to),
     )
-    return Upstream.over(terms, Transport(OneLogin(terms.authority, _login(terms)), options))
+    login = OneLogin(terms.authority, _login(terms))
+    if not terms.push:
+        return Upstream.over(terms, Transport(login, options))
+    patient = replace(options, timeout_s=PUSH_TIMEOUT_S)
+    return Upstream.over(terms, Transport(login, options), Transport(login, patient))
 
 
 def _home(terms: UpstreamTerms) -> tuple[str, int]:

@@ -46,7 +46,7 @@ class Failing:
 
 def api(pulls: Failing) -> DistributionApi:
     """The API of a registry whose reads are these, and that has nothing else."""
-    parts = cast("Any", (pulls, *[None] * 10))
+    parts = cast("Any", (pulls, *[None] * 12))
     return DistributionApi(Registry(*parts), ApiSettings(), open_gate())
 
 

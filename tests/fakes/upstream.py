@@ -1,7 +1,8 @@
 """A registry on a real socket that counts what it is asked for, and answers a path as it is told to.
 
-HEAD and GET of manifests and blobs (with ranges), pages of tags, referrers. Each connection is HTTP/1.1 and kept alive.
-`answers["GET /v2/..."]` stands in for what it would say: a function that is given the request and writes what it likes,
+HEAD and GET of manifests and blobs (with ranges), pages of tags, referrers; pushes, with mounts, where `takes` says so. Each
+connection is HTTP/1.1 and kept alive.
+`after["PUT /v2/..."]` speaks instead of the answer when the work is done. `answers["GET /v2/..."]` stands in for what it would say: a function that is given the request and writes what it likes,
 also what no registry should. After it the connection is closed.
 """
 
@@ -53,6 +54,8 @@ class FakeUpstream:
     page: int = 1000
     slow_s: float = 0.0
     login: str | None = None
+    takes: bool = False
+    after: dict[str, Speak] = field(default_factory=dict)
 
     @property
     def authority(self) -> str:
@@ -106,16 +109,45 @@ class FakeUpstream:
             self.asked.append(asked)
             key = f"{method} {asked.path}"
             self.counted[key] += 1
+            body = await _body(reader, asked)
             told = self.answers.get(key) or self.answers.get("*")
             if told is not None:
                 await told(asked, writer)
                 await writer.drain()
                 return
-            await self._answer(asked, writer)
+            found = self._taken(asked, body) if asked.method in ("POST", "PUT") else self._found(asked)
+            if key in self.after:
+                await self.after[key](asked, writer)
+                return
+            await self._answer(asked, found, writer)
             await writer.drain()
 
-    async def _answer(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
-        status, headers, body = self._found(asked)
+    def _taken(self, asked: Asked, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """A push. What is put is stored if its digest is right."""
+        if not self.takes:
+            return 405, {}, b""
+        name, kind, reference = _split(asked.path.rstrip("/"))
+        if asked.method == "POST":
+            mount, source = asked.query("mount"), asked.query("from")
+            if mount in self.blobs and source in self.manifests:
+                return 201, {"location": f"/v2/{name}/blobs/{mount}"}, b""
+            return 202, {"location": f"/v2/{name.removesuffix('/blobs')}/blobs/uploads/1?state=a"}, b""
+        if kind == "manifests":
+            held = self.manifests.setdefault(name, {})
+            if asked.headers.get("if-none-match") == "*" and reference in held:
+                return 412, {}, b""
+            held[reference] = held[digest_of(body)] = (asked.headers["content-type"], body)
+            return 201, {"docker-content-digest": digest_of(body)}, b""
+        digest = asked.query("digest") or ""
+        if digest_of(body) != digest:
+            return 400, {}, b""
+        self.blobs[digest] = body
+        return 201, {}, b""
+
+    async def _answer(
+        self, asked: Asked, found: tuple[int, dict[str, str], bytes], writer: asyncio.StreamWriter
+    ) -> None:
+        status, headers, body = found
         lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
         writer.write("\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode())
         if asked.method == "HEAD":
@@ -158,6 +190,17 @@ class FakeUpstream:
         shown = rest[:wanted]
         more = {"link": f'</v2/{name}/tags/list?n={wanted}&last={shown[-1]}>; rel="next"'} if rest[wanted:] else {}
         return 200, more, json.dumps({"name": name, "tags": shown}).encode()
+
+
+async def _body(reader: asyncio.StreamReader, asked: Asked) -> bytes:
+    if asked.headers.get("transfer-encoding") != "chunked":
+        return await reader.readexactly(int(asked.headers.get("content-length", "0")))
+    chunks = []
+    while size := int((await reader.readuntil(b"\r\n")).strip(), 16):
+        chunks.append(await reader.readexactly(size))
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return b"".join(chunks)
 
 
 def _split(path: str) -> tuple[str, str, str]:

@@ -15,6 +15,7 @@ from boltseal.api.blobs import BlobRoutes
 from boltseal.api.call import Call
 from boltseal.api.errors import MethodNotAllowed, NoSuchTag, RouteUnknown
 from boltseal.api.gate import Gate
+from boltseal.api.gated import GatedRoutes
 from boltseal.api.history import HistoryRoutes
 from boltseal.api.listings import ListingRoutes
 from boltseal.api.locations import Locations
@@ -45,6 +46,7 @@ from boltseal.api.shell import READS, Shell, raw_path, shown
 from boltseal.api.uploads import UploadRoutes
 from boltseal.errors import BoltsealError, SealedDelete, Unauthenticated, quote
 from boltseal.mirror.cache import Mirror
+from boltseal.mirror.gate import PushGate
 from boltseal.oci.reference import TagInvalid
 from boltseal.registry import Registry
 
@@ -64,11 +66,13 @@ class DistributionApi(Shell):
         gate: Gate,
         observer: Observer | None = None,
         mirror: Mirror | None = None,
+        push_gate: PushGate | None = None,
     ) -> None:
         super().__init__(observer or Observer(), settings.body)
         self._leads = settings.leads
         self._pulls = registry.pulls
-        self._table, self._mirrored = _tables(registry, settings, Locations(settings.public_url), gate, mirror)
+        locations = Locations(settings.public_url)
+        self._table, self._mirrored, self._gated = _tables(registry, settings, locations, gate, mirror, push_gate)
         self._gate = gate
         self._read_only = settings.read_only
         self._parse = lru_cache(_PATHS_KEPT)(parse_path)
@@ -94,6 +98,8 @@ class DistributionApi(Shell):
                 raise MethodNotAllowed(read_only, _allowed({"GET": handler}))
         if call.upstream is not None and scope["method"] in READS:
             return _namespaced(call, await self._mirrored.get(kind, handler)(call, target))
+        if call.upstream is not None:
+            handler = self._gated.get((kind, scope["method"]), handler)
         return await handler(call, target)
 
     def _led(self, call: Call, target: Target) -> Target:
@@ -132,9 +138,17 @@ class DistributionApi(Shell):
 
 
 def _tables(
-    registry: Registry, settings: ApiSettings, locations: Locations, gate: Gate, mirror: Mirror | None
-) -> tuple[Table, Mapping[type[Target], Handler]]:
-    """Every route of the API, and what reads of mirrored repositories go to instead. HEAD goes where GET goes."""
+    registry: Registry,
+    settings: ApiSettings,
+    locations: Locations,
+    gate: Gate,
+    mirror: Mirror | None,
+    push_gate: PushGate | None,
+) -> tuple[Table, Mapping[type[Target], Handler], Mapping[tuple[type[Target], str], Handler]]:
+    """Every route of the API, and what reads of, and pushes to, upstreams' repositories go to instead.
+
+    HEAD goes where GET goes.
+    """
     manifests = ManifestRoutes(registry.pulls, registry.manifests, registry.deletes, locations, settings)
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
     uploads = UploadRoutes(registry.uploads, locations, gate)
@@ -161,15 +175,22 @@ def _tables(
             "DELETE": uploads.cancel,
         },
     }
-    if mirror is None:
-        return table, {}
+    if mirror is None or push_gate is None:
+        return table, {}, {}
     mirrored = MirroredRoutes(mirror, manifests, blobs)
-    return table, {
+    gated = GatedRoutes(mirror, push_gate, manifests, uploads)
+    reads: dict[type[Target], Handler] = {
         ManifestAt: mirrored.manifest,
         BlobAt: mirrored.blob,
         Tags: mirrored.tags,
         Referrers: mirrored.referrers,
     }
+    pushes: dict[tuple[type[Target], str], Handler] = {
+        (ManifestAt, "PUT"): gated.put,
+        (Uploads, "POST"): gated.start,
+        (UploadAt, "PUT"): gated.finish,
+    }
+    return table, reads, pushes
 
 
 def _namespaced(call: Call, answer: Answer) -> Answer:

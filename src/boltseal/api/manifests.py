@@ -7,8 +7,9 @@ held; conditions are read strictly. Whether a tag may move is not decided here.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 from boltseal.api import caching, responses
 from boltseal.api.call import Call
@@ -19,16 +20,20 @@ from boltseal.api.paths import ManifestAt
 from boltseal.api.responses import Answer, Headers
 from boltseal.api.settings import ApiSettings
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Tag
+from boltseal.oci.reference import Repository, Tag
 from boltseal.registry.deletes import Deletes
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.pulls import Pulls
-from boltseal.registry.values import ManifestAnswer, Published
+from boltseal.registry.values import Actor, Conditions, ManifestAnswer, Published
 
 MAX_TAGS: Final = 64
 """How many `?tag=` one push may carry; the spec asks for at least ten."""
 
 _HEADER_LISTS: Final = 4096
+
+Publish: TypeAlias = Callable[
+    [Repository, Tag | Digest, tuple[Tag, ...], bytes, str | None, Conditions, Actor], Awaitable[Published]
+]
 
 
 class ManifestRoutes:
@@ -58,12 +63,15 @@ class ManifestRoutes:
             return Answer(304, unchanged)
         return Answer(200, whole, found.raw)
 
-    async def put(self, call: Call, at: ManifestAt) -> Answer:
-        """Publishes the body under a tag, a digest, or a digest and the tags of the query; all of them or none."""
+    async def put(self, call: Call, at: ManifestAt, publish: Publish | None = None) -> Answer:
+        """Publishes the body under a tag, a digest, or a digest and the tags of the query; all of them or none.
+
+        `publish`: who does that; None: this registry by itself.
+        """
         tags = _tags(call)
         conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
         raw = await call.document(self._max_bytes)
-        published = await self._manifests.put(
+        published = await (publish or self._manifests.put)(
             at.repository, at.reference, tags, raw, call.header(b"content-type"), conditions, call.actor
         )
         return Answer(201, self._published(at, published, tags))

@@ -22,6 +22,7 @@ from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
 from boltseal.mirror.blobs import BLOBS_FETCHED
 from boltseal.mirror.cache import MANIFESTS_FETCHED, SERVED_WITH_WARNING
+from boltseal.mirror.gate import MOUNTED, PASSED_ON
 from boltseal.mirror.tags import HEADS
 from boltseal.policy.grants import Action
 from boltseal.registry.logins import PASSWORD_CHECKS
@@ -39,6 +40,8 @@ Gauges = Callable[[], dict[str, tuple[str, float | dict[str, float]]]]
 
 COUNTED: Final = {
     PASSWORD_CHECKS: "Passwords that were compared with a user's hash, which is slow on purpose",
+    PASSED_ON: "Blobs that were passed on to an upstream",
+    MOUNTED: "Blobs that an upstream took from another of its repositories instead",
     HEADS: "Times that an upstream was asked what a tag means",
     MANIFESTS_FETCHED: "Manifests that were fetched from an upstream",
     BLOBS_FETCHED: "Blobs that were fetched from an upstream",

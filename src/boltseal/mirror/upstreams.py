@@ -18,16 +18,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A registry that is mirrored here. `client` asks it, with its login and nobody else's."""
+    """A registry that is mirrored here. `client` asks it, with its login and nobody else's.
+
+    `pushing` asks it too, with more patience: a large blob takes its time at the other end.
+    """
 
     terms: UpstreamTerms
     transport: Transport
     client: RegistryClient
+    patient: Transport
+    pushing: RegistryClient
 
     @classmethod
-    def over(cls, terms: UpstreamTerms, transport: Transport) -> Upstream:
-        """An upstream that is asked through `transport`."""
-        return cls(terms, transport, RegistryClient(transport, terms.authority))
+    def over(cls, terms: UpstreamTerms, transport: Transport, patient: Transport | None = None) -> Upstream:
+        """An upstream that is asked through `transport`, and pushed to through `patient`, if that is another."""
+        pushing = patient or transport
+        return cls(
+            terms,
+            transport,
+            RegistryClient(transport, terms.authority),
+            pushing,
+            RegistryClient(pushing, terms.authority),
+        )
 
     @property
     def actor(self) -> Actor:
@@ -49,3 +61,5 @@ class Upstreams:
         """Close every connection."""
         for each in self.by_name.values():
             await each.transport.aclose()
+            if each.patient is not each.transport:
+                await each.patient.aclose()

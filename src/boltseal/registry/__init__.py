@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from boltseal.registry.bounds import UNBOUNDED, Bounds
 from boltseal.registry.deletes import Deletes
+from boltseal.registry.gated import GatedPushes
 from boltseal.registry.ledger import Ledger
 from boltseal.registry.manifests import Manifests
 from boltseal.registry.observations import Observations
@@ -46,6 +47,7 @@ class Registry:
     observations: Observations
     upstreams: UpstreamStates
     refusals: Refusals
+    gated: GatedPushes
 
 
 def build_registry(
@@ -53,9 +55,10 @@ def build_registry(
 ) -> Registry:
     """The registry over one store, all its parts behind the same door. `room`: what uploads must leave free."""
     door, refusals = TagDoor(rules), Refusals(rules)
+    manifests = Manifests(database, door, refusals, bounds)
     return Registry(
         pulls=Pulls(database, blobs),
-        manifests=Manifests(database, door, refusals, bounds),
+        manifests=manifests,
         uploads=Uploads(database, blobs, room, bounds),
         deletes=Deletes(database, door, refusals),
         seals=Seals(database, blobs, door),
@@ -66,4 +69,5 @@ def build_registry(
         observations=Observations(database),
         upstreams=UpstreamStates(database),
         refusals=refusals,
+        gated=GatedPushes(database, manifests, door, refusals),
     )

@@ -54,25 +54,26 @@ class Manifests:
 
         ManifestInvalid: it can't be read, or is not what it says. DigestInvalid: it has another digest than addressed.
         """
-        manifest = parse_manifest(body, content_type)
-        canonical = Digest.of(body)
-        digest = canonical
-        tags = extra_tags
-        if isinstance(reference, Digest):
-            digest = canonical if reference.algorithm == SHA256 else Digest.of(body, reference.algorithm)
-            if digest != reference:
-                raise DigestInvalid(f"the manifest has digest {digest}, but was sent to {reference}")
-        else:
-            tags = (reference, *extra_tags)
-        pushed = Pushed(digest, Identity(canonical, manifest.media_type), manifest)
-        unique_tags = tuple(dict.fromkeys(tags))
+        pushed, tags = prepare(reference, extra_tags, body, content_type)
 
         def job(tx: Transaction) -> Published:
-            with self._bounds.counting(tx, actor.name):
-                return self._publish(tx, repository, pushed, unique_tags, conditions, actor)
+            return self.publish(tx, repository, pushed, tags, conditions, actor)
 
-        with self._refusals.told("push", repository, unique_tags, digest, actor):
+        with self._refusals.told("push", repository, tags, pushed.digest, actor):
             return await self._database.write(job)
+
+    def publish(
+        self,
+        tx: Transaction,
+        repository: Repository,
+        pushed: Pushed,
+        tags: tuple[Tag, ...],
+        conditions: Conditions,
+        actor: Actor,
+    ) -> Published:
+        """The same in a transaction that is under way, of what was prepared."""
+        with self._bounds.counting(tx, actor.name):
+            return self._publish(tx, repository, pushed, tags, conditions, actor)
 
     def _publish(
         self,
@@ -140,6 +141,23 @@ class Manifests:
                     f"the manifest says that {named[digest].digest.short} has {named[digest].size} bytes, "
                     f"but what {place.repository} holds has {size}; build and push the image again"
                 )
+
+
+def prepare(
+    reference: Tag | Digest, extra_tags: tuple[Tag, ...], body: bytes, content_type: str | None
+) -> tuple[Pushed, tuple[Tag, ...]]:
+    """What is pushed, and which tags shall mean it, each once. ManifestInvalid, DigestInvalid."""
+    manifest = parse_manifest(body, content_type)
+    canonical = Digest.of(body)
+    digest = canonical
+    tags = extra_tags
+    if isinstance(reference, Digest):
+        digest = canonical if reference.algorithm == SHA256 else Digest.of(body, reference.algorithm)
+        if digest != reference:
+            raise DigestInvalid(f"the manifest has digest {digest}, but was sent to {reference}")
+    else:
+        tags = (reference, *extra_tags)
+    return Pushed(digest, Identity(canonical, manifest.media_type), manifest), tuple(dict.fromkeys(tags))
 
 
 def _row(pushed: Pushed, manifest: Manifest, now_us: int, actor: Actor) -> ManifestRow:

@@ -190,6 +190,11 @@ class TagDoor:
         row = tag_table.find(tx, place.id, tag)
         return None if row is None or row.digest is None else Digest.parse(row.digest)
 
+    def seals(self, tx: Transaction, place: Place, tag: Tag) -> bool:
+        """Whether a name is bound."""
+        row = tag_table.find(tx, place.id, tag)
+        return row is not None and row.sealed_digest is not None
+
     def names_of(self, tx: Transaction, place: Place, digest: Digest) -> list[Tag]:
         """Every tag that means a manifest now."""
         return [Tag(name) for name, _ in tag_table.meaning(tx, place.id, str(digest))]

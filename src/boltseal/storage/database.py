@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -50,6 +51,20 @@ class Transaction:
     takes_away: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
     whole: set[tuple[int, str]] = field(default_factory=set)
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """What the block does is undone at its end: it was only to see whether it can be done. Raises what it raises."""
+        execute = sqlite.driver(self.connection).execute
+        takes_away, appended, whole = self.takes_away, set(self.appended), set(self.whole)
+        execute("SAVEPOINT undone")
+        try:
+            yield
+        finally:
+            if sqlite.driver(self.connection).in_transaction:  # not after "disk full": then all of it is undone already
+                execute("ROLLBACK TO undone")
+                execute("RELEASE undone")
+            self.takes_away, self.appended, self.whole = takes_away, appended, whole
 
 
 Job = Callable[[Transaction], T]

@@ -1,0 +1,423 @@
+"""The gate: pushes to an upstream's names are judged by our rules, passed on, and ours when upstream has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.ledger.entry import parse
+from boltseal.opening import now_us
+from tests.fakes.upstream import Asked, FakeUpstream, status
+from tests.images import (
+    digest_of,
+    error_of,
+    image,
+    index,
+    layer,
+    meaning,
+    push,
+    push_blob,
+    push_parts,
+    put,
+    signature,
+    signature_tag,
+)
+from tests.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
+from tests.mirror.observed import observed, rows
+from tests.serving import Clock, Serving, serving_as
+
+APP = f"{NAME}/team/app"
+PUT = "PUT /v2/team/app/manifests/1.4.2"
+HEAD = "HEAD /v2/team/app/manifests/1.4.2"
+HOUR_S = 3600
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An upstream that takes pushes."""
+    async with FakeUpstream(takes=True).listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
+    """A gate to it."""
+    async with mirroring(data, upstream, push=True) as serving:
+        yield serving
+
+
+def entries(data: Path) -> list[tuple[str, str, str, str]]:
+    """What the ledger says of tags: kind, tag, digest, actor."""
+    lines = [parse(row[0]) for row in rows(data, "SELECT line FROM entry WHERE tag != '' ORDER BY idx")]
+    return [(str(one.kind), one.tag, one.digest, one.actor) for one in lines]
+
+
+def reserved(data: Path) -> list[tuple[Any, ...]]:
+    return rows(data, "SELECT repository, tag, digest FROM reservation")
+
+
+def tags_upstream(upstream: FakeUpstream, repository: str = "team/app") -> dict[str, str]:
+    held = upstream.manifests.get(repository, {})
+    return {tag: digest_of(raw) for tag, (_, raw) in held.items() if ":" not in tag}
+
+
+# --- passed on ---
+
+
+async def test_a_push_is_passed_on_and_recorded(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """Blobs, manifest and tag are upstream, and here, and in the ledger; the 201 names its entry."""
+    app = image("app")
+    answer = await push(gate.client, APP, "1.4.2", app)
+    pulled = await gate.client.get(f"/v2/{APP}/manifests/1.4.2")
+
+    assert answer.status_code == 201
+    assert "boltseal-ledger-index" in answer.headers
+    assert tags_upstream(upstream) == {"1.4.2": app.digest}
+    assert {blob.digest for blob in app.blobs} <= upstream.blobs.keys()
+    assert pulled.content == app.raw
+    assert entries(data) == [("tag.created", "1.4.2", app.digest, "anonymous")]
+    assert [(entry.digest, entry.reason) for entry in observed(data)] == [(app.digest, "pushed through the gate")]
+    assert reserved(data) == []
+
+
+async def test_blobs_go_upstream_as_they_arrive(gate: Serving, upstream: FakeUpstream) -> None:
+    """Before there is any manifest."""
+    blob = layer("early")
+    assert (await push_blob(gate.client, APP, blob)).status_code == 201
+    for _ in range(200):
+        if blob.digest in upstream.blobs:
+            break
+        await asyncio.sleep(0.01)
+
+    assert blob.digest in upstream.blobs
+
+
+async def test_what_upstream_has_elsewhere_is_mounted(gate: Serving, upstream: FakeUpstream) -> None:
+    """The bytes go up once, whatever repositories of that upstream they are pushed to."""
+    app = image("app")
+    await push(gate.client, APP, "1.4.2", app)
+    sent = sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked)
+    # What the fake holds it holds in every repository, so it is asked as a registry that tells them apart.
+    for blob in app.blobs:
+        upstream.answers[f"HEAD /v2/team/other/blobs/{blob.digest}"] = status(404)
+    answer = await push(gate.client, f"{NAME}/team/other", "1.4.2", app)
+    mounts = [asked.query("from") for asked in upstream.asked if asked.method == "POST" and asked.query("mount")]
+
+    assert answer.status_code == 201
+    assert mounts == ["team/app"] * len(app.blobs)
+    assert sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked) == sent
+
+
+async def test_an_index_goes_with_all_that_is_below_it(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """Children by digest, before what names them."""
+    both = index(image("amd64"), image("arm64", architecture="arm64"))
+    answer = await push(gate.client, APP, "1.4.2", both)
+
+    assert answer.status_code == 201
+    assert tags_upstream(upstream) == {"1.4.2": both.digest}
+    assert {child.digest for child in both.children} <= upstream.manifests["team/app"].keys()
+
+
+async def test_what_upstream_lost_meanwhile_is_brought_again(gate: Serving, upstream: FakeUpstream) -> None:
+    """A blob and a child that went upstream long ago may be gone there."""
+    both = index(image("amd64"))
+    await push_parts(gate.client, APP, both)
+    upstream.blobs.clear()
+    upstream.manifests.clear()
+    async with mirroring(gate.data, upstream, push=True) as restarted:
+        answer = await put(restarted.client, APP, "1.4.2", both)
+
+    assert answer.status_code == 201
+    assert both.children[0].digest in upstream.manifests["team/app"]
+    assert {blob.digest for blob in both.children[0].blobs} <= upstream.blobs.keys()
+
+
+async def test_a_floating_tag_is_passed_on_each_time(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """And the mirror serves the new one at once, whatever the window."""
+    one, two = image("one"), image("two")
+    async with mirroring(data, upstream, push=True, fresh="10m") as fresh:
+        await push(fresh.client, APP, "latest", one)
+        before = await meaning(fresh.client, APP, "latest")
+        await push(fresh.client, APP, "latest", two)
+        after = await meaning(fresh.client, APP, "latest")
+
+    assert (before, after) == (one.digest, two.digest)
+    assert tags_upstream(upstream) == {"latest": two.digest}
+    assert [kind for kind, *_ in entries(data)] == ["tag.created", "tag.moved"]
+
+
+# --- judged ---
+
+
+async def test_a_sealed_name_is_refused_by_our_own_rules(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """The second push of other content never reaches upstream; the same content is 201 again, with its entry."""
+    one, two = image("one"), image("two")
+    first = await push(gate.client, APP, "1.4.2", one)
+    refused = await push(gate.client, APP, "1.4.2", two)
+    again = await push(gate.client, APP, "1.4.2", one)
+
+    assert (refused.status_code, error_of(refused)[0]) == (409, "DENIED")
+    assert one.digest[:19] in error_of(refused)[1]
+    assert (again.status_code, again.headers["boltseal-ledger-index"]) == (201, first.headers["boltseal-ledger-index"])
+    assert tags_upstream(upstream) == {"1.4.2": one.digest}
+    assert upstream.counted[PUT] == 1
+    assert reserved(data) == []
+
+
+async def test_a_sealed_name_that_upstream_has_otherwise_is_refused_with_both(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """Somebody pushed past the gate, or before there was one: nothing is overwritten, and nothing stays here."""
+    theirs, ours = image("theirs"), image("ours")
+    upstream.publish("team/app", "1.4.2", theirs)
+    refused = await push(gate.client, APP, "1.4.2", ours)
+
+    assert (refused.status_code, error_of(refused)[0]) == (409, "DENIED")
+    assert theirs.digest in error_of(refused)[1]
+    assert ours.digest in error_of(refused)[1]
+    assert tags_upstream(upstream) == {"1.4.2": theirs.digest}
+    assert entries(data) == []
+    assert reserved(data) == []
+
+
+async def test_a_sealed_name_that_upstream_has_already_becomes_ours(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """Equal by HEAD: 201, and nothing is put there again."""
+    app = image("app")
+    upstream.publish("team/app", "1.4.2", app)
+    answer = await push(gate.client, APP, "1.4.2", app)
+
+    assert answer.status_code == 201
+    assert upstream.counted[PUT] == 0
+    assert [kind for kind, *_ in entries(data)] == ["tag.created"]
+
+
+async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Serving, upstream: FakeUpstream) -> None:
+    """A push past the gate can't be stopped, and is not served here."""
+    app = image("app")
+    await push(gate.client, APP, "1.4.2", app)
+    upstream.publish("team/app", "1.4.2", image("past the gate"))
+
+    assert await meaning(gate.client, APP, "1.4.2") == app.digest
+
+
+async def test_signatures_grow_and_nothing_of_them_is_lost(gate: Serving, upstream: FakeUpstream) -> None:
+    """An append-only tag that was changed past the gate is not overwritten."""
+    app = image("app")
+    await push(gate.client, APP, "1.4.2", app)
+    tag = signature_tag(app)
+    one, both, other = signature(app, "a"), signature(app, "a", "b"), signature(app, "a", "c")
+    assert (await push(gate.client, APP, tag, one)).status_code == 201
+    assert (await push(gate.client, APP, tag, both)).status_code == 201
+    upstream.publish("team/app", tag, other)
+    refused = await push(gate.client, APP, tag, signature(app, "a", "b", "d"))
+
+    assert refused.status_code == 409
+    assert tags_upstream(upstream)[tag] == other.digest
+
+
+async def test_conditions_hold_for_what_upstream_has(gate: Serving, upstream: FakeUpstream) -> None:
+    """A tag that is only there is there."""
+    theirs, ours = image("theirs"), image("ours")
+    upstream.publish("team/app", "latest", theirs)
+    await push_parts(gate.client, APP, ours)
+    taken = await put(gate.client, APP, "latest", ours, headers={"if-none-match": "*"})
+    other = await put(gate.client, APP, "latest", ours, headers={"if-match": f'"{ours.digest}"'})
+    moved = await put(gate.client, APP, "latest", ours, headers={"if-match": f'"{theirs.digest}"'})
+
+    assert [answer.status_code for answer in (taken, other, moved)] == [412, 412, 201]
+    assert tags_upstream(upstream) == {"latest": ours.digest}
+
+
+async def test_a_push_names_one_tag(gate: Serving, upstream: FakeUpstream) -> None:
+    """Upstream might take one and refuse another."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    answer = await gate.client.put(
+        f"/v2/{APP}/manifests/{app.digest}?tag=1.4.2&tag=1.4.3",
+        content=app.raw,
+        headers={"content-type": app.media_type},
+    )
+
+    assert answer.status_code == 400
+    assert tags_upstream(upstream) == {}
+
+
+async def test_without_push_nothing_is_passed_on(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """A mirror is no gate unless the configuration says so."""
+    async with mirroring(data, upstream) as mirror:
+        answer = await put(mirror.client, APP, "1.4.2", image("app"))
+
+    assert answer.status_code == 403
+    assert upstream.asked == []
+
+
+async def test_the_server_starts_again_after_a_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """What came through the gate is no local repository under an upstream's name."""
+    app = image("app")
+    async with mirroring(data, upstream, push=True) as gate:
+        await push(gate.client, APP, "1.4.2", app)
+    async with mirroring(data, upstream, push=True) as gate:
+        assert await meaning(gate.client, APP, "1.4.2") == app.digest
+
+
+# --- upstream fails ---
+
+
+@pytest.mark.parametrize(("code", "ours"), [(401, 403), (403, 403), (404, 403), (400, 400), (413, 400), (429, 429)])
+async def test_what_upstream_decides_is_told(
+    gate: Serving, data: Path, upstream: FakeUpstream, code: int, ours: int
+) -> None:
+    """Never as a 401, for which the client would look for a login of ours; and nothing stays."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    upstream.answers[PUT] = status(code)
+    answer = await put(gate.client, APP, "1.4.2", app)
+
+    assert answer.status_code == ours
+    assert entries(data) == []
+    assert reserved(data) == []
+
+
+async def test_an_upstream_that_is_down_refuses_the_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """503, and nothing is taken in on credit."""
+    async with mirroring(data, upstream, push=True) as gate:
+        app = image("app")
+        await push_parts(gate.client, APP, app)
+        upstream.answers["*"] = status(503)
+        answer = await put(gate.client, APP, "1.4.2", app)
+        pulled = await gate.client.get(f"/v2/{APP}/manifests/1.4.2")
+
+    assert (answer.status_code, pulled.status_code) == (503, 503)
+    assert entries(data) == []
+    assert reserved(data) == []
+
+
+async def test_a_put_that_was_not_done_leaves_nothing(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """First of the two ways to fail: upstream says 500 and has not got it."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    upstream.answers[PUT] = status(500)
+    answer = await put(gate.client, APP, "1.4.2", app)
+    upstream.answers.clear()
+    again = await put(gate.client, APP, "1.4.2", app)
+
+    assert (answer.status_code, again.status_code) == (503, 201)
+    assert reserved(data) == []
+
+
+async def test_a_put_whose_answer_is_lost_is_settled_by_head(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """Second: it was done, and the answer lost. A HEAD says so at once, and the client has its 201."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    upstream.after[PUT] = status(500)
+    answer = await put(gate.client, APP, "1.4.2", app)
+
+    assert answer.status_code == 201
+    assert [kind for kind, *_ in entries(data)] == ["tag.created"]
+    assert reserved(data) == []
+
+
+async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Upstream took it, and then does not answer any more: 503; the next push, or a minute later the gate, finds out."""
+    clock = Clock(now_us())
+    app, other = image("app"), image("other")
+    async with mirroring(data, upstream, push=True, clock=clock) as gate:
+        await push_parts(gate.client, APP, app)
+        await push_parts(gate.client, APP, other)
+
+        async def gone(_: Asked, writer: asyncio.StreamWriter) -> None:
+            upstream.answers[HEAD] = status(503)
+            writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+        upstream.after[PUT] = gone
+        answer = await put(gate.client, APP, "1.4.2", app)
+        left = reserved(data)
+        served = await gate.client.get(f"/v2/{APP}/manifests/1.4.2")
+        waits = await put(gate.client, APP, "1.4.2", other)
+        upstream.answers.clear()
+        refused = await put(gate.client, APP, "1.4.2", other)
+
+    assert (answer.status_code, served.status_code, waits.status_code) == (503, 503, 503)
+    assert left == [(APP, "1.4.2", app.digest)]
+    assert "was on its way when its process died" in error_of(waits)[1]
+    assert (refused.status_code, app.digest[:19] in error_of(refused)[1]) == (409, True)
+    assert [(kind, digest) for kind, _, digest, _ in entries(data)] == [("tag.created", app.digest)]
+    assert reserved(data) == []
+
+
+# --- at once ---
+
+
+async def test_of_racing_pushes_one_wins_and_every_201_is_true(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Twelve pushes of three images to one sealed name, over two workers: one digest, upstream as here."""
+    images = [image(f"{n}") for n in range(3)]
+    settings = mirror_settings(data, table_of(upstream, push=True))
+    async with serving_as(settings) as one, serving_as(settings) as two:
+        for each in images:
+            await push_parts(one.client, APP, each)
+
+        async def attempt(number: int) -> tuple[str, int]:
+            worker, each = (one, two)[number % 2], images[number % 3]
+            return each.digest, (await put(worker.client, APP, "1.4.2", each)).status_code
+
+        ended = await asyncio.gather(*(attempt(number) for number in range(12)))
+        here = await meaning(two.client, APP, "1.4.2")
+    winners = {digest for digest, code in ended if code == 201}
+
+    assert winners == {here} == set(tags_upstream(upstream).values())
+    assert {code for _, code in ended} == {201, 409}
+    assert sum(code == 201 for _, code in ended) == 4
+    assert upstream.counted[PUT] == 1
+    assert len(entries(data)) == 1
+
+
+async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """The last entry of the ledger is what upstream has."""
+    images = [image(f"{n}") for n in range(4)]
+    for each in images:
+        await push_parts(gate.client, APP, each)
+    answers = await asyncio.gather(*(put(gate.client, APP, "latest", each) for each in images))
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert entries(data)[-1][2] == tags_upstream(upstream)["latest"] == await meaning(gate.client, APP, "latest")
+    assert len(entries(data)) == 4
+
+
+async def test_a_client_that_leaves_ends_nothing_in_the_middle(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """Upstream takes its time, the client goes: the push comes to its end all the same."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: Asked, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 201 X\r\ncontent-length: 0\r\n\r\n")
+
+    upstream.after[PUT] = slowly
+    pushing = asyncio.create_task(put(gate.client, APP, "1.4.2", app))
+    await arrived.wait()
+    pushing.cancel()
+    await asyncio.gather(pushing, return_exceptions=True)
+    go_on.set()
+    for _ in range(200):
+        if entries(data):
+            break
+        await asyncio.sleep(0.01)
+
+    assert [kind for kind, *_ in entries(data)] == ["tag.created"]
+    assert reserved(data) == []
