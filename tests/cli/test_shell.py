@@ -21,6 +21,7 @@ from tests.cli import program
 
 VERBS = (
     "backup",
+    "build",
     "check",
     "collect",
     "compare",

@@ -65,7 +65,12 @@ class Judging:
         if claim.digest is None:
             return await self._by_layers(image, claim, now)
         was, unread = await self._facts(claim.base, claim.digest, image)
-        return await self._with_past(claim.base, judge(image, claim, was, now, unread=unread))
+        verdict = await self._with_past(claim.base, judge(image, claim, was, now, unread=unread))
+        if was is None and verdict.status is Status.UNKNOWN:
+            # Of a base that was never pulled, buildah records a digest that only its own store knows.
+            by_layers = await self._by_layers(image, replace(claim, digest=None), now)
+            return verdict if by_layers.status is Status.UNKNOWN else by_layers
+        return verdict
 
     async def _of_several(self, image: Facts, claims: Sequence[Claim]) -> Verdict:
         """Provenance names all images that went in: which of them is the base is proven by its layers, if it matters."""
@@ -107,7 +112,7 @@ class Judging:
         if now.facts is not None and now.digest not in digests:
             candidates.append(Candidate(claim.base, now.digest, now.facts))
         found = longest(image, candidates)
-        proven = replace(claim, by=By.LAYERS, how=How.PROVEN) if claim.how is How.INFERRED else claim
+        proven = replace(claim, by=By.LAYERS, how=How.PROVEN)
         if not found or (len(candidates) == 1 and found[0].digest == now.digest):
             return judge_without_past(image, claim, now)
         verdict = judge_proven(image, found, proven, now)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from boltseal.errors import Invalid, quote
+from boltseal.oci.digest import Digest
 from boltseal.pin.docker_lines import Instruction, Lines, read_lines
 from boltseal.pin.dockerfile import read_dockerfile
 from boltseal.pin.source import Project, Source, Unreadable
 from boltseal.pin.values import Site
 
+SYNTAX: Final = "syntax"
+"""Where a site says that it is the frontend, which is no part of what is built."""
 _plain = re.compile(r"[A-Za-z0-9._:/@+-]*").fullmatch
 
 
@@ -26,11 +30,28 @@ class DockerfileInvalid(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """`sites`: every image that it names. `base`: the one under the stage that is built; None: it begins with nothing."""
+    """`sites`: every image that it names. `base`: the one under the stage that is built; None: it begins with nothing.
+
+    `text`: with the build arguments put in, which is what the sites' places are counted in.
+    """
 
     raw: bytes
+    text: str
     sites: tuple[Site, ...]
     base: Site | None
+
+    def pinned(self, digests: Mapping[Site, Digest]) -> str:
+        """The text with every image named by its digest, also where a variable names it. DockerfileInvalid."""
+        text = self.text
+        for site in sorted(self.sites, key=lambda one: one.span, reverse=True):
+            if site.where == SYNTAX or site.resolved is None:
+                continue
+            wanted = str(replace(site.resolved, digest=digests[site]))
+            start, end = site.span
+            if text[start:end] != site.written:
+                raise DockerfileInvalid(f"{site.path}:{site.line}: {quote(site.written)} can't be pinned in a copy")
+            text = text[:start] + wanted + text[end:]
+        return text
 
 
 def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | None) -> Dockerfile:
@@ -46,7 +67,7 @@ def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | No
     if found.problems:
         raise DockerfileInvalid(str(found.problems[0]))
     stages = [instruction for instruction in lines.instructions if instruction.name == "from"]
-    return Dockerfile(written.raw, found.sites, _base(source.path, stages, target, found.sites))
+    return Dockerfile(written.raw, source.text, found.sites, _base(source.path, stages, target, found.sites))
 
 
 def _with_args(source: Source, lines: Lines, build_args: Mapping[str, str]) -> Source:

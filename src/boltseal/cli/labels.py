@@ -44,7 +44,7 @@ def labels(
         from boltseal.build.labels import as_flags, labels_of
         from boltseal.build.tagtext import describe_tag
 
-        git = _git(context)
+        git = git_of(context)
         dockerfile = None
         if file is not None or (context / "Dockerfile").is_file():
             dockerfile = dockerfile_of(context, file, build_arg or [], target)
@@ -54,14 +54,15 @@ def labels(
             digests = digests_of([site], context, Reach(plain_http, ca_file, anonymous), allow or [])
             base = (site.resolved, digests[site])
         described = "" if git is None else str(describe_tag(git.described, git.dirt))
-        found = labels_of(git, described if version is None else version, _created_us(), base)
+        found = labels_of(git, described if version is None else version, created_us(), base)
         answer.add(ref=str(context), status="labels", reason="", labels=found)
         if not as_json:
             for flag in as_flags(found, annotations=annotations):
                 print_line(flag)
 
 
-def _git(context: Path) -> GitState | None:
+def git_of(context: Path) -> GitState | None:
+    """What git says of a folder, None where it is in no repository. GitFailed."""
     from boltseal.build.gitstate import NotGit, git_state
 
     try:
@@ -70,7 +71,8 @@ def _git(context: Path) -> GitState | None:
         return None
 
 
-def _created_us() -> int:
+def created_us() -> int:
+    """When an image is made: SOURCE_DATE_EPOCH, or now; in microseconds since the epoch."""
     import time
 
     from boltseal.config import build_environment

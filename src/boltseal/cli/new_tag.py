@@ -16,7 +16,7 @@ from boltseal.cli.onbuild import (
     TargetOption,
     digests_of,
     dockerfile_of,
-    parse_build_args,
+    hash_of,
 )
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.options import JsonOption
@@ -76,9 +76,9 @@ def new_tag(
         reach = Reach(plain_http, ca_file, anonymous)
         named = _image(image, apply, scheme)
         makers: dict[Scheme, Callable[[], Tag]] = {
-            Scheme.DESCRIBE: lambda: _describe(context),
-            Scheme.DATE: _date,
-            Scheme.BUILD: _build,
+            Scheme.DESCRIBE: lambda: describe_of(context),
+            Scheme.DATE: date_of,
+            Scheme.BUILD: build_of,
             Scheme.CONTENT: lambda: _content(named),
             Scheme.INPUT: lambda: _input(context, file, build_arg or [], target, platform, reach, allow or []),
         }
@@ -115,7 +115,8 @@ def _image(image: str | None, apply: str | None, scheme: Scheme) -> Reference | 
     return Reference(found.registry, found.repository, Tag("latest")) if bare else found
 
 
-def _describe(context: Path) -> Tag:
+def describe_of(context: Path) -> Tag:
+    """A tag of what git says of a folder. NotGit, GitFailed."""
     from boltseal.build.gitstate import git_state
     from boltseal.build.tagtext import describe_tag
 
@@ -125,7 +126,8 @@ def _describe(context: Path) -> Tag:
     return describe_tag(state.described, state.dirt)
 
 
-def _date() -> Tag:
+def date_of() -> Tag:
+    """A tag of the time."""
     import time
 
     from boltseal.build.tagtext import date_tag
@@ -133,7 +135,8 @@ def _date() -> Tag:
     return date_tag(time.time_ns() // 1000)
 
 
-def _build() -> Tag:
+def build_of() -> Tag:
+    """A tag of the pipeline's number. NothingToTag."""
     from boltseal.build.tagtext import build_tag
     from boltseal.config import BUILD_NUMBERS, build_environment
 
@@ -183,34 +186,11 @@ def _input(
     reach: Reach,
     allow: list[str],
 ) -> Tag:
-    from boltseal.build.ignore import parse_ignore
-    from boltseal.build.inputs import Inputs, input_hash
     from boltseal.build.tagtext import input_tag
 
     dockerfile = dockerfile_of(context, file, build_args, target)
     digests = digests_of(dockerfile.sites, context, reach, allow)
-    ignore = parse_ignore(_ignore_text(context, file or context / "Dockerfile"))
-    inputs = Inputs(
-        dockerfile.raw,
-        parse_build_args(build_args),
-        [(site.written, digest) for site, digest in digests.items()],
-        target,
-        platform,
-    )
-    return input_tag(input_hash(inputs, context, ignore))
-
-
-def _ignore_text(context: Path, file: Path) -> str:
-    """The Dockerfile's own ignore file, else the context's, as BuildKit looks for them; "" where there is none."""
-    from boltseal.build.ignore import IgnoreInvalid
-
-    for path in (file.with_name(f"{file.name}.dockerignore"), context / ".dockerignore"):
-        if path.is_file():
-            try:
-                return path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise IgnoreInvalid(f"{path} can't be read: {error}") from error
-    return ""
+    return input_tag(hash_of(dockerfile, digests, context, file, build_args, target, platform))
 
 
 def _taken(repo: str, tag: Tag, reach: Reach) -> str | None:

@@ -12,7 +12,7 @@ from boltseal.cli.remote import Reach, ask, followed
 from boltseal.errors import Invalid, Unavailable, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from boltseal.build.dockerfile import Dockerfile
     from boltseal.client.registry import Resolved
@@ -108,3 +108,53 @@ def _ask(references: set[Reference], reach: Reach, allow: Sequence[str]) -> dict
         return await resolver.meanings(references)
 
     return ask(reach, {reference.registry for reference in references}, run)
+
+
+def hash_of(
+    dockerfile: Dockerfile,
+    digests: Mapping[Site, Digest],
+    context: Path,
+    file: Path | None,
+    build_args: Sequence[str],
+    target: str | None,
+    platform: str | None,
+    more: Sequence[str] = (),
+) -> str:
+    """The hash of everything that a build reads; `more`: further words for the builder. IgnoreInvalid, ContextUnreadable."""
+    import shlex
+
+    from boltseal.build.ignore import parse_ignore
+    from boltseal.build.inputs import Inputs, input_hash
+
+    arguments = parse_build_args(build_args)
+    if more:
+        arguments["--"] = shlex.join(more)  # no argument of a build has such a name
+    inputs = Inputs(
+        dockerfile.raw,
+        arguments,
+        [(site.written, digest) for site, digest in digests.items()],
+        target,
+        platform,
+    )
+    return input_hash(inputs, context, parse_ignore(ignore_text(context, file or context / "Dockerfile")))
+
+
+def ignore_file(context: Path, file: Path) -> Path | None:
+    """The Dockerfile's own ignore file, else the context's, as BuildKit looks for them; None where there is none."""
+    for path in (file.with_name(f"{file.name}.dockerignore"), context / ".dockerignore"):
+        if path.is_file():
+            return path
+    return None
+
+
+def ignore_text(context: Path, file: Path) -> str:
+    """What it says; "" where there is none. IgnoreInvalid."""
+    from boltseal.build.ignore import IgnoreInvalid
+
+    path = ignore_file(context, file)
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise IgnoreInvalid(f"{path} can't be read: {error}") from error

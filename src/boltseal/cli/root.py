@@ -16,6 +16,7 @@ import typer
 from boltseal.cli import version
 from boltseal.cli.accept import accept
 from boltseal.cli.backup import backup, restore_backup
+from boltseal.cli.build import build as build_image
 from boltseal.cli.check import check
 from boltseal.cli.collect import collect
 from boltseal.cli.compare import compare
@@ -81,6 +82,7 @@ _SHORT = {
     "scrub": "Is what lies on this host's disk still what was pulled?",
     "restore": "Put a floating tag back to what it meant before.",
     "receipt": "Prove for ever what a tag means: write, or verify.",
+    "build": "Build and push with bases by digest; record of what.",
     "outdated": "Which images stand on a base that has moved?",
     "tags": "List the tags of a repository, now or at a time.",
     "watch": "Remember what others' tags mean; say when one moves.",
@@ -127,6 +129,7 @@ _VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("update", update, "boltseal update --cooldown 3d"),
     ("rollback", rollback, "boltseal rollback 41 --project shop"),
     ("diff", diff, "boltseal diff 41 42 --project shop"),
+    ("build", build_image, "boltseal build . --repository localhost:5000/shop/app"),
     ("new-tag", new_tag, "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
     ("labels", labels, "boltseal labels | xargs docker build ."),
     ("version", version.version, "boltseal version --json"),

@@ -1,0 +1,287 @@
+"""`boltseal build`: docker build, docker buildx build or buildah bud, with bases by digest, labels, a unique tag, and a record."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from boltseal.build.builders import Builder
+from boltseal.build.tagtext import Scheme
+from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.labels import created_us, git_of
+from boltseal.cli.new_tag import build_of, date_of, describe_of
+from boltseal.cli.onbuild import (
+    BuildArgOption,
+    FileOption,
+    TargetOption,
+    digests_of,
+    dockerfile_of,
+    hash_of,
+    ignore_text,
+    parse_build_args,
+)
+from boltseal.cli.onproject import AllowOption
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import (
+    AnonymousOption,
+    CaFileOption,
+    NamesNothing,
+    PlainHttpOption,
+    Reach,
+    ask_followed,
+    repository_only,
+)
+from boltseal.errors import Invalid
+
+if TYPE_CHECKING:
+    from boltseal.build.builders import Build
+    from boltseal.build.dockerfile import Dockerfile
+    from boltseal.client.transport import Transport
+    from boltseal.ledger.entry import Entry
+    from boltseal.oci.digest import Digest
+    from boltseal.oci.reference import Reference, Tag
+    from boltseal.pin.values import Site
+
+
+class NotPinned(Invalid):
+    """A Dockerfile whose images can't be named by digest for this builder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A build that was thought through: what it stands on, and the hash of all that it reads."""
+
+    dockerfile: Dockerfile
+    digests: dict[Site, Digest]
+    inputs: str
+
+    @property
+    def base(self) -> tuple[Reference, Digest] | None:
+        """The image under the last stage, None where that begins with nothing."""
+        site = self.dockerfile.base
+        return None if site is None or site.resolved is None else (site.resolved, self.digests[site])
+
+
+def build(
+    context: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that is built.", show_default=False)],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- WORD...]", show_default=False, help="Further words for the builder."),
+    ] = None,
+    repository: Annotated[
+        str, typer.Option("--repository", "-r", metavar="REPO", help="Where it is pushed.", show_default=False)
+    ] = "",
+    scheme: Annotated[
+        Scheme, typer.Option("--scheme", help="What its tag is made of; content can't be known before.")
+    ] = Scheme.INPUT,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", show_default=False, help="A tag of yours.")] = None,
+    builder: Annotated[
+        Builder | None, typer.Option("--builder", show_default=False, help="Default: buildx, else what is there.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build, though the same was built before.")] = False,
+    file: FileOption = None,
+    build_arg: BuildArgOption = None,
+    target: TargetOption = None,
+    platform: Annotated[
+        str | None, typer.Option("--platform", metavar="OS/ARCH", show_default=False, help="What it is built for.")
+    ] = None,
+    allow: AllowOption = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build and push an image whose bases are known for ever.
+
+    Wraps docker buildx build, docker build or buildah bud: every image that the Dockerfile names is taken by its digest
+    (its pin, boltseal.lock, or what its tag means now); labels say where it comes from; the tag is new; what it was built
+    of is recorded in the registry's ledger. Same bases, Dockerfile and inputs as before: nothing to do.
+    """
+    with Answer("build", as_json=as_json) as answer:
+        if not repository:
+            raise NamesNothing("where to? --repository localhost:5000/shop/app")
+        to = repository_only(repository)
+        reach = Reach(plain_http, ca_file, anonymous)
+        dockerfile = dockerfile_of(context, file, build_arg or [], target)
+        digests = digests_of(dockerfile.sites, context, reach, allow or [])
+        inputs = hash_of(dockerfile, digests, context, file, build_arg or [], target, platform, more or [])
+        plan = _Plan(dockerfile, digests, inputs)
+        before = None if force else _before(to, inputs, reach)
+        if before is not None:
+            name = f"{to.name}:{before.tag}" if before.tag else to.name
+            _tell(
+                answer, name, "unchanged", f"nothing to do: built of the same at {_time(before)}", before.digest, plan
+            )
+            return
+        image = replace(to, tag=_tag(tag, scheme, context, inputs))
+        used = builder or _found()
+        digest = _build(used, plan, image, reach, context, file, build_arg or [], target, platform, more or [])
+        index = _record(image, digest, plan, used, platform, reach)
+        reason = "" if index is None else f"entry {index} of the ledger says of what"
+        _tell(answer, str(image), "built", reason, str(digest), plan)
+
+
+def _found() -> Builder:
+    from boltseal.build.builders import found_builder
+
+    return found_builder()
+
+
+def _time(entry: Entry) -> str:
+    from boltseal.ledger.entry import format_time
+
+    return format_time(entry.time_us)[:19] + "Z"
+
+
+def _tell(answer: Answer, name: str, status: str, reason: str, digest: str, plan: _Plan) -> None:
+    base = plan.base
+    answer.add(
+        ref=name,
+        status=status,
+        reason=reason,
+        digest=digest,
+        inputs=plan.inputs,
+        base=None if base is None else str(base[0]),
+        base_digest=None if base is None else str(base[1]),
+    )
+    if reason:
+        say(f"boltseal: {name}: {reason}")
+    if not answer.as_json:
+        print_line(f"{name}@{digest}")
+
+
+def _tag(given: str | None, scheme: Scheme, context: Path, inputs: str) -> Tag:
+    from boltseal.build.tagtext import input_tag
+    from boltseal.oci.reference import Tag
+
+    if given is not None:
+        return Tag(given)
+    match scheme:
+        case Scheme.DESCRIBE:
+            return describe_of(context)
+        case Scheme.DATE:
+            return date_of()
+        case Scheme.BUILD:
+            return build_of()
+        case Scheme.INPUT:
+            return input_tag(inputs)
+        case Scheme.CONTENT:
+            raise Invalid("--scheme content: the content is known only when it is built; take input, or give a --tag")
+
+
+def _before(to: Reference, inputs: str, reach: Reach) -> Entry | None:
+    """The record of an image that was built of the same and is still there; None where nobody knows of one."""
+
+    async def look(transport: Transport) -> Entry | None:
+        from boltseal.build.entries import same_build
+        from boltseal.client.errors import RemoteNotFound
+        from boltseal.client.recorded import records
+        from boltseal.client.registry import RegistryClient
+        from boltseal.oci.digest import Digest
+
+        try:
+            entries = await records(transport, to.registry, to.repository)
+            found = same_build((entry for _, entry in entries), inputs)
+            if found is None:
+                return None
+            await RegistryClient(transport, to.registry).resolve(to.repository, Digest.parse(found.digest))
+        except RemoteNotFound:
+            return None
+        return found
+
+    return ask_followed(reach, [to.registry], look)
+
+
+def _build(
+    builder: Builder,
+    plan: _Plan,
+    image: Reference,
+    reach: Reach,
+    context: Path,
+    file: Path | None,
+    build_args: list[str],
+    target: str | None,
+    platform: str | None,
+    more: list[str],
+) -> Digest:
+    """Build, push, and what the registry calls it. BuildFailed."""
+    from tempfile import TemporaryDirectory
+
+    from boltseal.build.builders import Build, build_command, push_command, run
+    from boltseal.build.labels import labels_of
+    from boltseal.client.hosts import is_loopback
+
+    labels = labels_of(git_of(context), str(image.tag), created_us(), plan.base)
+    path = file or context / "Dockerfile"
+    with TemporaryDirectory(prefix="boltseal-") as scratch:
+        made = Build(
+            context,
+            path,
+            image,
+            labels,
+            parse_build_args(build_args),
+            target,
+            platform,
+            more=more,
+            plain_http=reach.plain_http or is_loopback(image.registry),
+        )
+        made = _with_digests(builder, made, plan, Path(scratch), ignore_text(context, path))
+        run(build_command(builder, made), sys.stderr)
+        run(push_command(builder, made), sys.stderr)
+    return _pushed(image, reach)
+
+
+def _with_digests(builder: Builder, made: Build, plan: _Plan, scratch: Path, ignored: str) -> Build:
+    """The same build, with every image by its digest: by a policy, or in a copy of the Dockerfile. NotPinned."""
+    if builder.takes_policy:
+        from boltseal.pin.emit import source_policy
+
+        policy = source_policy(plan.digests)
+        if policy.left_out:
+            site, reason = policy.left_out[0]
+            raise NotPinned(f"{site.path}:{site.line}: {site.written} can't be pinned: {reason}")
+        (scratch / "policy.json").write_text(policy.text, encoding="utf-8")
+        return replace(made, policy=scratch / "policy.json")
+    copy = scratch / "Dockerfile"
+    copy.write_text(plan.dockerfile.pinned(plan.digests), encoding="utf-8", newline="")
+    copy.with_name("Dockerfile.dockerignore").write_text(ignored, encoding="utf-8")
+    again = dockerfile_of(scratch, copy, [], made.target)
+    if [site.pinned for site in again.sites] != [plan.digests[site] for site in plan.dockerfile.sites]:
+        raise NotPinned("the Dockerfile's images can't be named by digest in a copy of it; build with --builder buildx")
+    return replace(made, dockerfile=copy)
+
+
+def _pushed(image: Reference, reach: Reach) -> Digest:
+    async def look(transport: Transport) -> Digest:
+        from boltseal.client.registry import RegistryClient
+        from boltseal.oci.reference import Tag
+
+        tag = image.tag or Tag("latest")
+        return (await RegistryClient(transport, image.registry).resolve(image.repository, tag)).digest
+
+    return ask_followed(reach, [image.registry], look)
+
+
+def _record(
+    image: Reference, digest: Digest, plan: _Plan, builder: Builder, platform: str | None, reach: Reach
+) -> int | None:
+    """Write down of what it was built; None where the registry keeps no ledger, so that only the labels say so."""
+
+    async def write(transport: Transport) -> int | None:
+        from boltseal.build.entries import built_extra
+        from boltseal.client.recorded import NoRecords, record
+        from boltseal.ledger.entry import Kind
+
+        bases = {site.written: of for site, of in plan.digests.items()}
+        extra = built_extra(plan.base, plan.inputs, bases, str(builder), platform)
+        try:
+            return await record(transport, Kind.BUILT, image, digest, extra)
+        except NoRecords:
+            say(f"boltseal: {image.registry} keeps no ledger: the labels of the image alone say on what it was built")
+            return None
+
+    return ask_followed(reach, [image.registry], write)

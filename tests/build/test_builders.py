@@ -1,0 +1,131 @@
+"""How builders are called, what is written down of a build, and the Dockerfile that a builder without a policy gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.build.builders import Build, Builder, BuilderMissing, BuildFailed, build_command, push_command, run
+from boltseal.build.dockerfile import Dockerfile, read
+from boltseal.build.entries import built_extra, same_build
+from boltseal.ledger.entry import Entry, Kind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+APP = Reference.parse("localhost:5000/shop/app:in-1")
+NODE = Reference.parse("node:16.13")
+WAS = Digest.of(b"node")
+BUILD = Build(
+    Path("ctx"),
+    Path("ctx/Dockerfile"),
+    APP,
+    {"l": "a value"},
+    {"V": "1"},
+    target="run",
+    platform="linux/arm64",
+    more=["--no-cache"],
+    plain_http=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("builder", "begins"),
+    [
+        (Builder.BUILDX, "env docker buildx build --load --file"),
+        (Builder.DOCKER, "env DOCKER_BUILDKIT=0 docker build --file"),
+        (Builder.BUILDAH, "env buildah bud --tls-verify=false --file"),
+    ],
+)
+def test_every_builder_gets_labels_arguments_stage_platform_and_what_was_typed(builder: Builder, begins: str) -> None:
+    """The folder comes last, as a word of its own whatever its name holds."""
+    words = build_command(builder, BUILD)
+
+    assert " ".join(words).startswith(begins)
+    assert words[-2:] == ["--no-cache", "ctx"]
+    for flag, value in (
+        ("--label", "l=a value"),
+        ("--build-arg", "V=1"),
+        ("--target", "run"),
+        ("--platform", "linux/arm64"),
+        ("--tag", str(APP)),
+    ):
+        assert words[words.index(flag) + 1] == value
+
+
+def test_a_policy_is_given_by_the_environment_of_the_builder() -> None:
+    """buildx has no flag for it."""
+    words = build_command(Builder.BUILDX, Build(Path(), Path("D"), APP, {}, {}, policy=Path("p.json")))
+
+    assert words[:2] == ["env", "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=p.json"]
+    assert push_command(Builder.BUILDX, BUILD) == ["docker", "push", str(APP)]
+    assert push_command(Builder.BUILDAH, BUILD) == ["buildah", "push", "--tls-verify=false", str(APP)]
+
+
+def test_a_builder_that_fails_or_is_missing_is_a_line(tmp_path: Path) -> None:
+    """With its exit code or its signal; what it printed stays where it was printed."""
+    with (tmp_path / "log").open("w") as log:
+        run(["true"], log)
+        with pytest.raises(BuildFailed, match="exit code 7"):
+            run(["sh", "-c", "echo told; exit 7"], log)
+        with pytest.raises(BuildFailed, match="signal 9"):
+            run(["sh", "-c", "kill -9 $$"], log)
+        with pytest.raises(BuilderMissing, match="can't be run"):
+            run(["/nonexistent/docker"], log)
+
+    assert (tmp_path / "log").read_text() == "told\n"
+
+
+def dockerfile(tmp_path: Path, text: str, **arguments: str) -> Dockerfile:
+    (tmp_path / "Dockerfile").write_bytes(text.encode())
+    return read(tmp_path, Path("Dockerfile"), arguments, None)
+
+
+def test_a_copy_names_every_image_by_its_digest(tmp_path: Path) -> None:
+    """Also behind a variable; stages, scratch and what is no image stay; line ends too."""
+    text = (
+        "ARG V=16.13\r\nFROM node:${V} AS build\r\nRUN echo FROM node:1\r\nFROM scratch AS none\r\n"
+        "FROM build\r\nCOPY --from=alpine:3.20 /x /y\r\n"
+    )
+    found = dockerfile(tmp_path, text, V="18")
+    copy = found.pinned(dict.fromkeys(found.sites, WAS))
+
+    assert copy == (
+        f"ARG V=18\r\nFROM docker.io/library/node:18@{WAS} AS build\r\nRUN echo FROM node:1\r\nFROM scratch AS none\r\n"
+        f"FROM build\r\nCOPY --from=docker.io/library/alpine:3.20@{WAS} /x /y\r\n"
+    )
+
+
+def test_an_entry_says_of_what_an_image_was_built() -> None:
+    """The base by its tag; nothing is `scratch`; too long a list of images is left out, which the hash covers."""
+    extra = built_extra((NODE, WAS), "abc", {"node:16.13": WAS}, "buildx", "linux/amd64")
+    many = built_extra(None, "abc", {f"image{number}": WAS for number in range(100)}, "docker", None)
+
+    assert extra == {
+        "base.name": "docker.io/library/node:16.13",
+        "base.digest": str(WAS),
+        "inputs": "abc",
+        "bases": f'{{"node:16.13":"{WAS}"}}',
+        "builder": "buildx",
+        "platform": "linux/amd64",
+    }
+    assert many == {"base.name": "scratch", "inputs": "abc", "builder": "docker"}
+
+
+def test_the_newest_build_of_the_same_inputs_is_found() -> None:
+    """Other inputs, and other kinds of entries, are other things."""
+
+    def entry(time_us: int, kind: Kind, inputs: str) -> Entry:
+        return Entry(kind=kind, time_us=time_us, registry="r", salt="0" * 32, extra={"inputs": inputs})
+
+    listed = [
+        entry(1, Kind.BUILT, "a"),
+        entry(2, Kind.BUILT, "a"),
+        entry(3, Kind.BUILT, "b"),
+        entry(4, Kind.RELEASED, "a"),
+    ]
+    found = same_build(listed, "a")
+
+    assert found is not None
+    assert found.time_us == 2
+    assert same_build(listed, "c") is None

@@ -1,0 +1,30 @@
+"""`boltseal build` where nothing is built: what is refused before a builder is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import call
+
+TO = ("--repository", "localhost:5000/shop/app")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "where to?"),
+        (("--repository", "localhost:5000/shop/app:1.0.0"), "expected a repository"),
+        ((*TO, "--file", "none"), "no such Dockerfile"),
+        ((*TO, "--build-arg", "X"), "expected NAME=VALUE"),
+        ((*TO, "--target", "nothing"), "has no stage"),
+    ],
+)
+def test_usage(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    """One line, exit code 2."""
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    told = call("build", tmp_path, *arguments)
+
+    assert told.code == 2
+    assert words in told.err

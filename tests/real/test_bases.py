@@ -1,0 +1,292 @@
+"""Images that docker and buildah really build, on bases that really move: what `boltseal outdated` says of each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.cli import program
+from tests.images import OCI_INDEX
+from tests.programs import program as installed
+from tests.real.registry import ACCEPT, Registry
+from tests.real.tools import Docker, run
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+@dataclass
+class Yard:
+    """A builder, a registry, and a folder in which each image has its own. Tags `latest` float, as everywhere."""
+
+    builder: str
+    registry: Registry
+    name: str
+    folder: Path
+    environment: dict[str, str]
+    plain: Sequence[str]
+    pushes: Sequence[str]
+
+    def ref(self, image: str, tag: str = "latest") -> str:
+        return f"{self.registry.host}/{self.name}/{image}:{tag}"
+
+    def _context(self, image: str, lines: str) -> Path:
+        folder = self.folder / image
+        folder.mkdir(exist_ok=True)
+        for letter in "abcdefgh":
+            (folder / letter).write_text(f"{letter} of {self.name}\n")
+        folder.joinpath("Dockerfile").write_text(lines)
+        return folder
+
+    def base(self, image: str, layers: str, *more: str, under: str = "scratch") -> str:
+        """Build and push an image without boltseal, as others build their bases; its digest."""
+        lines = [f"FROM {under}", *(f"COPY {letter} /" for letter in layers), *more]
+        context = self._context(image, "\n".join(lines) + "\n")
+        named = self.ref(image)
+        run(*self.plain, "--tag", named, context, env=self.environment).checked()
+        run(*self.pushes, named, env=self.environment).checked()
+        return self.digest(image)
+
+    def digest(self, image: str, tag: str = "latest") -> str:
+        return self.registry.digest(f"{self.name}/{image}", tag)
+
+    def build(self, image: str, lines: str, *arguments: str) -> program.Run:
+        context = self._context(image, lines)
+        return program.run(
+            "build", context, "--builder", self.builder, "-r", f"{self.registry.host}/{self.name}/{image}", *arguments,
+            environment=self.environment,
+        )  # fmt: skip
+
+    def app(self, image: str, lines: str, *arguments: str) -> str:
+        """Build, push and record with boltseal; the reference."""
+        done = self.build(image, lines, *arguments)
+        assert done.code == 0, done.err
+        return done.out.strip().partition("@")[0]
+
+    def outdated(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+        told = program.call("outdated", "--window", "0", "--json", *arguments)
+        assert not told.json["errors"], told.out
+        return told.code, told.json["results"]
+
+    def status(self, reference: str, *arguments: str) -> tuple[str, str]:
+        _, [result] = self.outdated(reference, *arguments)
+        return result["status"], result["reason"]
+
+    def put(self, image: str, tag: str, body: bytes, media_type: str) -> None:
+        answer = httpx2.put(
+            f"{self.registry.server.url}/v2/{self.name}/{image}/manifests/{tag}",
+            content=body, headers={"content-type": media_type}, trust_env=False,
+        )  # fmt: skip
+        assert answer.status_code == 201, answer.text
+
+    def index(self, image: str, *entries: dict[str, Any]) -> None:
+        body = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        self.put(image, "latest", json.dumps(body).encode(), OCI_INDEX)
+
+    def entry(self, image: str, digest: str, architecture: str, **more: Any) -> dict[str, Any]:
+        url = f"{self.registry.server.url}/v2/{self.name}/{image}/manifests/{digest}"
+        answer = httpx2.get(url, headers={"accept": ACCEPT}, trust_env=False)
+        platform = {"os": "linux" if architecture != "unknown" else "unknown", "architecture": architecture}
+        kind = answer.headers["content-type"]
+        return {"mediaType": kind, "digest": digest, "size": len(answer.content), "platform": platform, **more}
+
+
+@pytest.fixture(params=["buildx", "docker", "buildah"])
+def builder(request: pytest.FixtureRequest) -> str:
+    """Each builder in turn; a test that needs no more than one names it."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def yard(
+    builder: str,
+    request: pytest.FixtureRequest,
+    registry: Registry,
+    repository: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Yard]:
+    for variable in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    state = {"BOLTSEAL_STATE": os.environ["BOLTSEAL_STATE"]}
+    if builder == "buildah":
+        tool, folder = tmp_path / "bin" / "buildah", tmp_path / "store"
+        tool.parent.mkdir()
+        tool.write_text(
+            f'#!/bin/sh\nexec {installed("buildah")} --root {folder}/root --runroot {folder}/run --storage-driver vfs "$@"\n'
+        )
+        tool.chmod(0o755)
+        environment = {"PATH": f"{tool.parent}:{os.environ['PATH']}", **state}
+        plain: Sequence[str] = (str(tool), "bud", "--layers", "--tls-verify=false")
+        yield Yard(
+            builder, registry, repository, tmp_path, environment, plain, (str(tool), "push", "--tls-verify=false")
+        )
+        servers.unmounted(folder)
+        return
+    docker: Docker = request.getfixturevalue("docker")
+    kit = "1" if builder == "buildx" else "0"
+    environment = {"DOCKER_HOST": docker.host, "DOCKER_BUILDKIT": kit, **state}
+    plain = ("docker", "build")
+    yield Yard(builder, registry, repository, tmp_path, environment, plain, ("docker", "-H", docker.host, "push"))
+
+
+def test_a_base_that_moves_is_told_and_the_rebuild_is_current_again(yard: Yard) -> None:
+    """And what was built of the same before is not built again."""
+    was = yard.base("node", "ab")
+    lines = f"FROM {yard.ref('node')}\nCOPY c /\n"
+    app = yard.app("app", lines)
+    again = yard.build("app", lines)
+    current = yard.outdated(app)
+    now = yard.base("node", "ad")
+    code, [moved] = yard.outdated(app)
+    rebuilt = yard.app("app", lines)
+
+    assert (again.code, again.out.partition("@")[0]) == (0, app)
+    assert "nothing to do" in again.err
+    assert current[0] == 0
+    assert current[1][0]["by"] == "a built entry of the ledger"
+    assert code == 1
+    assert (moved["built_on"], moved["means"], moved["behind"], moved["behind_exact"]) == (was, now, 1, True)
+    assert (moved["changes"]["removed"]["layers"], moved["changes"]["added"]["layers"]) == (1, 1)
+    assert rebuilt != app
+    assert yard.outdated(rebuilt)[0] == 0
+
+
+def test_a_base_that_lost_its_top_layer(yard: Yard) -> None:
+    """Recorded or not: without a record the tag's history proves it."""
+    yard.base("node", "abc")
+    yard.base("plain", "d", under=yard.ref("node"))
+    app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY d /\n")
+    yard.base("node", "ab")
+    recorded = yard.status(app)
+    proven = yard.status(yard.ref("plain"), "--base", yard.ref("node"))
+
+    assert recorded == ("outdated", "the base lost its uppermost layer")
+    assert proven == ("outdated", "the base lost its uppermost layer")
+
+
+@pytest.mark.parametrize("builder", ["buildx"])
+def test_a_base_of_which_only_a_setting_changed(yard: Yard) -> None:
+    """The layers are the same ones; ENV, CMD, USER and EXPOSE are not."""
+    yard.base("node", "ab", "ENV V=1")
+    app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
+    yard.base("node", "ab", "ENV V=2", 'CMD ["/a"]', "USER 1000", "EXPOSE 8080")
+    _, [told] = yard.outdated(app)
+
+    assert (told["status"], told["reason"]) == ("outdated", "the base has the same layers and other settings")
+    assert set(told["changes"]["settings"]) == {"ENV V", "CMD", "USER", "EXPOSE"}
+
+
+@pytest.mark.parametrize("builder", ["docker"])
+def test_only_another_platform_or_an_attestation_of_the_index_changed(yard: Yard) -> None:
+    """The image for the platform in use is the same one."""
+    amd, other = yard.base("node", "ab"), yard.base("node", "cd")
+    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", other, "arm64"))
+    app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
+    third = yard.base("node", "ef")
+    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "arm64"))
+    platform = yard.status(app)
+    said = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": amd}
+    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "unknown", annotations=said))
+    attestation = yard.status(app)
+
+    assert platform[0] == attestation[0] == "current"
+    assert "only other platforms" in platform[1]
+
+
+@pytest.mark.parametrize("builder", ["docker"])
+def test_a_base_that_is_gone(yard: Yard) -> None:
+    """That can't be told, and is said."""
+    yard.base("node", "ab")
+    app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
+    url = f"{yard.registry.server.url}/v2/{yard.name}/node/manifests/latest"
+    httpx2.delete(url, trust_env=False).raise_for_status()
+
+    assert yard.status(app)[0] == "cannot tell"
+    assert "is gone" in yard.status(app)[1]
+
+
+@pytest.mark.parametrize("builder", ["buildah"])
+def test_a_base_that_was_compressed_with_zstd(yard: Yard) -> None:
+    """The same layers, under other digests."""
+    was = yard.base("node", "ab")
+    app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
+    packed = ("--format", "oci", "--compression-format", "zstd", "--force-compression")
+    run(*yard.pushes, *packed, yard.ref("node"), env=yard.environment).checked()
+
+    assert yard.digest("node") != was
+    assert yard.status(app)[0] == "current"
+
+
+@pytest.mark.parametrize("builder", ["buildx"])
+def test_several_stages_and_two_tags_of_one_base(yard: Yard) -> None:
+    """The last stage counts; what is only copied from does not make it outdated."""
+    yard.base("go", "ef")
+    yard.base("node", "ab")
+    lines = f"FROM {yard.ref('go')} AS build\nFROM {yard.ref('node')}\nCOPY --from=build /e /e2\n"
+    app, other = yard.app("app", lines), yard.app("other", f"FROM {yard.ref('node')}\nCOPY d /\n")
+    yard.base("go", "eh")
+    _, [by_builder] = yard.outdated(app)
+    yard.base("node", "ac")
+    code, told = yard.outdated(app, other)
+
+    assert by_builder["status"] == "current"
+    assert code == 1
+    assert [(one["status"], one["base"]) for one in told] == [("outdated", yard.ref("node"))] * 2
+
+
+@pytest.mark.parametrize("builder", ["docker"])
+def test_from_scratch_there_is_no_base(yard: Yard) -> None:
+    """Nothing can move."""
+    app = yard.app("app", "FROM scratch\nCOPY a /\n")
+
+    assert yard.status(app)[0] == "no base"
+
+
+@pytest.mark.parametrize("builder", ["buildx"])
+def test_a_chain_is_rebuilt_in_order(yard: Yard) -> None:
+    """app -> our base -> node: when node moves, our base is outdated; once it is rebuilt, the app is."""
+    yard.base("node", "ab")
+    ours_lines = f"FROM {yard.ref('node')}\nCOPY c /\n"
+    yard.app("ours", ours_lines, "--tag", "latest")
+    app_lines = f"FROM {yard.ref('ours')}\nCOPY d /\n"
+    app = yard.app("app", app_lines)
+    yard.base("node", "ae")
+    first = [one["status"] for one in yard.outdated(yard.ref("ours"), app)[1]]
+    yard.app("ours", ours_lines, "--tag", "latest")
+    second = [one["status"] for one in yard.outdated(yard.ref("ours"), app)[1]]
+    rebuilt = yard.app("app", app_lines)
+
+    assert first == ["outdated", "current"]
+    assert second == ["current", "outdated"]
+    assert yard.status(rebuilt)[0] == "current"
+
+
+@pytest.mark.parametrize("builder", ["buildah"])
+def test_a_squashed_image_is_known_by_its_record(yard: Yard) -> None:
+    """Its layers tell nothing any more; what was written down does."""
+    yard.base("node", "ab")
+    app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n", "--", "--squash", "--layers=false")
+    before = yard.status(app)
+    yard.base("node", "ad")
+
+    assert before[0] == "current"
+    assert yard.status(app) == ("outdated", "the base has other layers")
+
+
+@pytest.mark.parametrize("builder", ["buildah"])
+def test_a_build_that_fails_records_nothing(yard: Yard) -> None:
+    """And says so in a line."""
+    yard.base("node", "ab")
+    done = yard.build("app", f"FROM {yard.ref('node')}\nCOPY missing /\n")
+
+    assert done.code == 3
+    assert "nothing was recorded" in done.err
