@@ -194,9 +194,11 @@ def _difference(change: Change) -> Sequence[str]:
 
     old, new = (text.split("\n") for text in (change.before.text, change.after.text))
     lines = unified_diff(old, new, f"a/{change.path}", f"b/{change.path}", lineterm="")
-    return [
-        "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line) for line in lines
-    ]
+    return [line if line.isprintable() else _printable(line) for line in lines]
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line)
 
 
 def _summary(pins: list[Pin], edited: Edited, *, write: bool, held_back: str) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from boltseal.client.registry import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.pin.values import Site
+
+if TYPE_CHECKING:  # with a lock nobody is asked, and a client need not be loaded
+    from boltseal.client.registry import Resolved
 
 
 class PinStatus(StrEnum):
@@ -70,8 +72,9 @@ def pins_by_meaning(sites: Iterable[Site], meanings: Mapping[Reference, Resolved
             left = Pin(site, PinStatus.UNCHANGED, f"is pinned to {site.pinned.short}")
         meaning = None if left is not None or site.spot is None else meanings[lock_key(_named(site))]
         if isinstance(meaning, BoltsealError):
-            left = Pin(site, PinStatus.UNKNOWN, meaning.message)
-        found.append(left or _pin(site, meaning.digest if isinstance(meaning, Resolved) else None))
+            found.append(Pin(site, PinStatus.UNKNOWN, meaning.message))
+        else:
+            found.append(left or _pin(site, None if meaning is None else meaning.digest))
     return found
 
 
