@@ -157,6 +157,7 @@ async def test_a_reference_that_can_not_be_resolved_leaves_the_lock_as_it_was(se
     told = lock(project, "--json")
 
     assert (told.code, told.json["outcome"]) == (3, "unknown")
+    assert {result["status"] for result in told.json["results"]} == {"locked", "unresolved"}
     assert (project / "boltseal.lock").read_bytes() == before
     assert "has no manifest 9.9.9" in told.err
     assert "boltseal.lock is as it was" in told.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from boltseal.pin.edit import Change
 from boltseal.pin.replace import FileChanged, FilesNotWritten, replace_all
 from boltseal.pin.source import Source
+from boltseal.storage.durable import Disk
 from tests.fakes.disk import FailingDisk
 from tests.pin.projects import written
+from tests.small_disk import small_disk
 
 NAMES = ("a/one.yml", "a/two.yml", "b/three.yml")
 
@@ -90,7 +93,7 @@ def test_what_can_not_be_put_back_is_named(tmp_path: Path) -> None:
     root, disk = project(tmp_path), FailingDisk()
     disk.fail("rename", errno.EIO, skip=1, times=10)
 
-    with pytest.raises(FilesNotWritten, match=r"one\.yml, two\.yml could not be put back, and may be new"):
+    with pytest.raises(FilesNotWritten, match=r"a/one\.yml, a/two\.yml could not be put back, and may be new"):
         replace_all(root, changes(), disk)
 
 
@@ -102,6 +105,63 @@ def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> N
     with pytest.raises(FileChanged, match=r"b/three\.yml was changed while it was worked on"):
         replace_all(root, changes())
     assert texts(root) == {"old\r\n", "theirs\n"}
+
+
+class Editing(Disk):
+    """Somebody saves the last file when the first has been renamed: in place, or as editors do it."""
+
+    def __init__(self, path: Path, *, in_place: bool) -> None:
+        self._path = path
+        self._in_place = in_place
+        self._saved = False
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        if not self._saved:
+            self._saved = True
+            place = self._path if self._in_place else self._path.with_name("swap")
+            place.write_text("b/three.yml: theirs\n")
+            place.rename(self._path)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_that_is_saved_while_others_are_replaced_stops_everything(tmp_path: Path, in_place: bool) -> None:
+    """Those before it are put back, and what was saved stays."""
+    root = project(tmp_path)
+
+    with pytest.raises(
+        FileChanged, match=r"b/three\.yml was changed while it was worked on; .*every file is as it was"
+    ):
+        replace_all(root, changes(), Editing(root / "b/three.yml", in_place=in_place))
+    assert texts(root) == {"old\r\n", "theirs\n"}
+
+
+def test_a_name_as_long_as_a_name_can_be_is_no_hindrance(tmp_path: Path) -> None:
+    """What lies beside a file meanwhile does not have its name."""
+    name = "n" * 251 + ".yml"
+    root = written(tmp_path, {name: "old\n"})
+    before = Source.of(name, b"old\n")
+    replace_all(root, [Change(before, before.with_text("new\n"))])
+
+    assert (root / name).read_text() == "new\n"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) -> None:
+    """In the middle of three hundred files; with room again all are written."""
+    with small_disk(tmp_path / "small", "size=3m") as folder:
+        files = [Source.of(f"{number}.yml", b"old" * 2000) for number in range(300)]
+        written(folder, {source.path: source.raw for source in files})
+        edits = [Change(source, source.with_text("new" * 2000)) for source in files]
+        with pytest.raises(FilesNotWritten, match="No space left on device; every file is as it was"):
+            replace_all(folder, edits)
+        untouched = {path.name: path.read_bytes() for path in folder.iterdir()}
+        subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
+        replace_all(folder, edits)
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert untouched == {source.path: source.raw for source in files}
+    assert after == {source.path: b"new" * 2000 for source in files}
 
 
 def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> None:

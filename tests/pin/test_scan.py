@@ -177,3 +177,13 @@ def test_a_program_about_dockerfiles_is_no_dockerfile(tmp_path: Path) -> None:
     root = written(tmp_path, {**files, "Dockerfile.prod": "FROM a:1\n", "web.Dockerfile": "FROM b:1\n"})
 
     assert [site.written for site in scan(root).sites] == ["a:1", "b:1"]
+
+
+def test_no_name_of_a_file_hides_it(tmp_path: Path) -> None:
+    """A line break in it, bytes that are no UTF-8, and the longest that there is: all are looked into."""
+    pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: redis:7.2}]}\n"
+    names = ["a\nb.yaml", os.fsdecode(b"\xff.yaml"), "n" * 250 + ".yaml"]
+    root = written(tmp_path, {**dict.fromkeys(names, pod), "a\nDockerfile/Dockerfile.a\nb": "FROM x:1\n"})
+    written(root, {"a\nb/.github/workflows/c\nd.yml": "jobs: {t: {container: y:1}}\n", "p\n.compose.yml": COMPOSE})
+
+    assert sorted(site.written for site in scan(root).sites) == [*["nginx:1.25"], *["redis:7.2"] * 3, "x:1", "y:1"]

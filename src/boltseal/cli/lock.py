@@ -182,7 +182,7 @@ def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: 
     changes = compare_locks(old, done.lock)
     added = {change.reference for change in changes if change.kind is ChangeKind.ADDED}
     for image in done.lock.images:
-        _tell_image(answer, image, moved.get(image.reference), added=image.reference in added)
+        _tell_image(answer, image, moved.get(image.reference), added=image.reference in added, whole=whole)
     for change in changes:
         if change.kind is ChangeKind.REMOVED:
             _one(answer, "removed", change.reference, "no file names it any more")
@@ -195,11 +195,12 @@ def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: 
     _summary(done, whole=whole, written=written)
 
 
-def _tell_image(answer: Answer, image: LockedImage, move: Moved | None, *, added: bool) -> None:
+def _tell_image(answer: Answer, image: LockedImage, move: Moved | None, *, added: bool, whole: bool) -> None:
+    """What became of one image; of a lock that is not written nothing was added or updated."""
     if move is not None:
-        status = "updated" if move.taken else "moved"
+        status = "updated" if move.taken and whole else "moved"
     elif added:
-        status = "local-build" if image.local_build else "added"
+        status = "local-build" if image.local_build else "added" if whole else "resolved"
     else:
         status = "locked"
     reason = _meaning(image) if move is None else _in_words(move)

@@ -210,6 +210,7 @@ def _summary(pins: list[Pin], edited: Edited, *, write: bool, held_back: str) ->
         if pins
         else "no references"
     )
+    _elsewhere(pins)
     files = counted(len(edited.changes), "file")
     if held_back:
         say(f"nothing is written: {held_back}")
@@ -217,3 +218,14 @@ def _summary(pins: list[Pin], edited: Edited, *, write: bool, held_back: str) ->
         say(f"{files} written")
     elif edited.changes:
         say(f"{files} would change: --write writes them")
+
+
+def _elsewhere(pins: list[Pin]) -> None:
+    """Which generated files can hold what has no place in the project's own."""
+    from boltseal.pin.emit import EMITS
+    from boltseal.pin.pinning import PinStatus
+
+    kinds = {each.site.format for each in pins if each.status is PinStatus.NO_PLACE and each.site.resolved is not None}
+    words = [f"`boltseal lock --emit {EMITS[kind]}`" for kind in sorted(kinds & EMITS.keys())]
+    if words:
+        say(f"what has no place can be held beside the files: {', '.join(words)}")

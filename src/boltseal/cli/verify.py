@@ -216,7 +216,9 @@ def _command(level: str, path: str, line: int, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """As a workflow command has it; what else would steer a terminal is shown."""
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _property(text: str) -> str:

@@ -115,6 +115,12 @@ EMITTERS: Final[Mapping[str, Callable[[Mapping[Site, Digest]], Emitted]]] = {
     "buildkit-source-policy": source_policy,
 }
 """By the word of `boltseal lock --emit`."""
+EMITS: Final[Mapping[Format, str]] = {
+    Format.COMPOSE: "compose-override",
+    Format.DOCKERFILE: "buildkit-source-policy",
+    Format.KUBERNETES: "kustomize",
+}
+"""Which of them holds references of a format."""
 
 
 def _of(digests: Iterable[Site], kind: Format) -> list[Site]:

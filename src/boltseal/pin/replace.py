@@ -3,7 +3,8 @@
     1. Every file is still what it was when it was read, byte for byte. If not, nothing is written.
     2. Beside each, its new text is written, with its mode and owner, and the old one gets a second name. Then all new
        ones are brought to the disk: one after the other that costs little, because the first takes the others along.
-    3. The new ones are renamed over the files. If one can't be, the old ones are renamed back over those before it.
+    3. The new ones are renamed over the files, each only if its file is still what it was: somebody's editor may have saved
+       it meanwhile. If one is not, or can't be renamed over, the old ones are renamed back over those before it.
     4. The folders are brought to the disk, and what lies beside is taken away.
 
 A file is replaced where it really lies, so a link that leads to it goes on leading to it. What no program can promise is
@@ -41,43 +42,51 @@ def replace_all(root: Path, changes: Sequence[Change], disk: Disk = Disk()) -> N
     """Put the new texts into the project at `root`. FileChanged, FilesNotWritten."""
     paths = [root / change.path for change in changes]
     for path, change in zip(paths, changes, strict=True):  # 1.
-        if _read(path) != change.before.raw:
-            raise FileChanged(f"{change.path} was changed while it was worked on; nothing is written, run it again")
+        _still(path, change)
     mark = os.urandom(6).hex()
     beside: list[tuple[str, str]] = []
     replaced = 0
     try:
-        for path, change in zip(paths, changes, strict=True):  # 2.
-            new, old = (os.fspath(path.with_name(f".{path.name}.{mark}.{kind}")) for kind in ("new", "old"))
+        for number, (path, change) in enumerate(zip(paths, changes, strict=True)):  # 2.
+            # not with the file's own name in it, which may be as long as a name can be
+            new, old = (os.fspath(path.with_name(f".boltseal-{mark}-{number}.{kind}")) for kind in ("new", "old"))
             beside.append((new, old))
             _keep(disk, path, old, change.before.raw)
             _write(disk, new, change.after.raw, path)
         for new, _ in beside:
             _sync(disk, new)
-        for path, (new, _) in zip(paths, beside, strict=True):  # 3.
+        for path, change, (new, _) in zip(paths, changes, beside, strict=True):  # 3.
+            _still(path, change)
             replaced += 1
             disk.rename(new, os.fspath(path))
         for folder in sorted({os.fspath(path.parent) for path in paths}):  # 4.
             disk.sync_folder(folder)
+    except FileChanged as changed:
+        told = _undo(disk, root, paths[:replaced], beside)
+        raise FileChanged(f"{changed.message}; {told}") from changed
     except OSError as error:
-        kept = _undo(disk, paths[:replaced], beside)
-        told = f"; {', '.join(kept)} could not be put back, and may be new" if kept else "; every file is as it was"
-        raise FilesNotWritten(f"the files can't be written: {error.strerror or error}{told}") from error
+        told = _undo(disk, root, paths[:replaced], beside)
+        raise FilesNotWritten(f"the files can't be written: {error.strerror or error}; {told}") from error
     finally:
         for name in (name for pair in beside for name in pair):
             with suppress(OSError):
                 disk.unlink(name)
 
 
-def _undo(disk: Disk, paths: Sequence[Path], beside: Sequence[tuple[str, str]]) -> list[str]:
-    """Puts the old texts back; the names of the files where that did not work."""
+def _still(path: Path, change: Change) -> None:
+    if _read(path) != change.before.raw:
+        raise FileChanged(f"{change.path} was changed while it was worked on; run it again")
+
+
+def _undo(disk: Disk, root: Path, paths: Sequence[Path], beside: Sequence[tuple[str, str]]) -> str:
+    """Puts the old texts back; what became of the files, as a message ends."""
     kept: list[str] = []
     for path, (_, old) in zip(paths, beside, strict=False):
         try:
             disk.rename(old, os.fspath(path))
         except OSError:
-            kept.append(path.name)
-    return kept
+            kept.append(path.relative_to(root).as_posix())
+    return f"{', '.join(kept)} could not be put back, and may be new" if kept else "every file is as it was"
 
 
 def _read(path: Path) -> bytes | None:

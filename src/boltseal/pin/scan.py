@@ -30,7 +30,8 @@ from boltseal.pin.yaml_nodes import compose, line_of, pairs
 
 MAX_FILES: Final = 100_000
 _NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
-_DOCKERFILE: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", re.IGNORECASE)
+_ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a name hides nothing
+_DOCKERFILE: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", _ANY_NAME)
 # `Dockerfile.prod` is one; `dockerfile.py` is a program about them, and `Dockerfile.md` a page
 _ABOUT_DOCKERFILES: Final = tuple(
     f".{word}"
@@ -40,14 +41,14 @@ _ABOUT_DOCKERFILES: Final = tuple(
         *("vim", "yaml", "yml"),
     )
 )
-_COMPOSE: Final = re.compile(r"(?:docker-)?(?:compose|stack)(?:[.-].*)?\.ya?ml|.+[.-]compose\.ya?ml", re.IGNORECASE)
+_COMPOSE: Final = re.compile(r"(?:docker-)?(?:compose|stack)(?:[.-].*)?\.ya?ml|.+[.-]compose\.ya?ml", _ANY_NAME)
 _KUSTOMIZE: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
-_GITLAB: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml")
-_VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml")
-_WORKFLOW: Final = re.compile(r"(?:.*/)?\.(?:github|gitea|forgejo)/workflows/[^/]+\.ya?ml")
-_ACTION: Final = re.compile(r"(?:.*/)?action\.ya?ml")
-_STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|json)", re.IGNORECASE)
-_IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", re.IGNORECASE)
+_GITLAB: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml", re.DOTALL)
+_VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml", re.DOTALL)
+_WORKFLOW: Final = re.compile(r"(?:.*/)?\.(?:github|gitea|forgejo)/workflows/[^/]+\.ya?ml", re.DOTALL)
+_ACTION: Final = re.compile(r"(?:.*/)?action\.ya?ml", re.DOTALL)
+_STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|json)", _ANY_NAME)
+_IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
 
 
 def scan(root: Path, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None) -> Found:

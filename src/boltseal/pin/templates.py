@@ -21,7 +21,7 @@ from boltseal.pin.values import Format, Found, Problem, Site
 
 NOT_EDITED: Final = "it stands in a chart's template, which is not edited: name it in the values"
 _SUFFIXES: Final = ("ctmpl", "erb", "gotmpl", "hbs", "j2", "jinja", "jinja2", "mustache", "template", "tmpl", "tpl")
-_is_template: Final = re.compile(rf"(.+)\.(?:{'|'.join(_SUFFIXES)})", re.IGNORECASE).fullmatch
+_is_template: Final = re.compile(rf"(.+)\.(?:{'|'.join(_SUFFIXES)})", re.IGNORECASE | re.DOTALL).fullmatch
 _IMAGE: Final = re.compile(r"""(?<![\w.$-])["']?image["']?[ \t]*:[ \t]+(?P<value>\S[^\r\n]*)""")
 _LITERAL: Final = re.compile(
     r"""(?P<quote>["']?)(?P<name>[A-Za-z0-9][A-Za-z0-9._/:@-]*)(?P=quote)[ \t]*(?:[,}\]#].*)?"""
@@ -130,4 +130,4 @@ def _without_comments(text: str) -> str:
 
 
 def _shown(value: str) -> str:
-    return quote(value)
+    return quote(value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value)
