@@ -36,11 +36,17 @@ def build_receivers(terms: Sequence[NotifyTerms]) -> list[Receiver]:
 
 
 def build_dispatcher(
-    terms: Sequence[NotifyTerms], folder: Path, source: str, clock_us: Callable[[], int], feed: Feed | None = None
+    terms: Sequence[NotifyTerms],
+    folder: Path,
+    source: str,
+    clock_us: Callable[[], int],
+    feed: Feed | None = None,
+    *,
+    quiet: bool = False,
 ) -> Dispatcher | None:
     """What tells them, over the outbox in `folder`; None where nobody is to be told. As `build_receivers`."""
     receivers = build_receivers(terms)
-    return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feed) if receivers else None
+    return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feed, quiet=quiet) if receivers else None
 
 
 def registry_name(settings: Settings) -> str:

@@ -5,7 +5,8 @@ The two are trusted differently, and so are two files:
 - `.boltseal.toml` comes with the checked-out project. It holds `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and has no
   key for a command, an address or a credential: it can't run anything, or name a host to talk to.
 - The user's `boltseal.toml` (`[client] registries`) says which registries a project may make us talk to. Without it:
-  Docker Hub and the other public registries, this machine, and those that the user has logged in to.
+  Docker Hub and the other public registries, this machine, and those that the user has logged in to. It also says who is
+  told of what is found (`[[notify]]`).
 
 A key that is not known is an error that names the nearest one. Nothing is ignored.
 """
@@ -25,6 +26,7 @@ from typing import Any, Final
 
 from boltseal.client.hosts import is_loopback
 from boltseal.errors import Invalid, quote
+from boltseal.notify.terms import NotifyInvalid, NotifyTerms, parse_notify
 from boltseal.oci.reference import HUB, Repository
 
 PROJECT_FILE: Final = ".boltseal.toml"
@@ -60,10 +62,12 @@ class ClientSettings:
     """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None where nothing is said.
 
     `mirrors`: for a registry, where its images can be had by digest too: a host, and what their names begin with there.
+    `receivers`: the `[[notify]]` tables beside it, who is told of what the user's verbs find.
     """
 
     registries: tuple[str, ...] | None = None
     mirrors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    receivers: tuple[NotifyTerms, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,9 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "verify": {"strict": bool, "platforms": list},
     "deploy": {},
 }
-_CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list, "mirrors": list}}
+_CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list, "mirrors": list}, "notify": {}}
+_LISTS: Final = frozenset({"notify"})
+"""The tables of which there may be several; what stands in them is looked at by whoever knows them."""
 _WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list of paths for each kind"}
 
 
@@ -107,12 +113,17 @@ def project_settings(root: Path) -> ProjectSettings:
 
 def client_settings(path: Path) -> ClientSettings:
     """What the user's own file says; nothing where there is none. ProjectInvalid."""
-    said = _read(path, str(path), _CLIENT).get("client", {})
+    tables = _read(path, str(path), _CLIENT)
+    said = tables.get("client", {})
     listed = said.get("registries")
     for name in listed or ():
         check_registry(name, f"{path}: [client] registries")
     mirrors = dict(_mirror(text, f"{path}: [client] mirrors") for text in said.get("mirrors", ()))
-    return ClientSettings(None if listed is None else tuple(listed), mirrors)
+    try:
+        receivers = parse_notify(tables.get("notify", ()))
+    except NotifyInvalid as error:
+        raise ProjectInvalid(f"{path}: {error.message}") from error
+    return ClientSettings(None if listed is None else tuple(listed), mirrors, receivers)
 
 
 def _mirror(text: str, where: str) -> tuple[str, tuple[str, str]]:
@@ -182,15 +193,23 @@ def _read(path: Path, origin: str, known: Mapping[str, Mapping[str, type]], flag
         said = tomllib.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
         raise ProjectInvalid(f"{origin}: not TOML: {quote(str(error), 200)[1:-1]}") from error
+    _check_tables(said, origin, known)
+    return said
+
+
+def _check_tables(said: Mapping[str, Any], origin: str, known: Mapping[str, Mapping[str, type]]) -> None:
     for name, table in said.items():
         keys = known.get(name)
         if keys is None:
             raise ProjectInvalid(f"{origin}: unknown table {quote(name)}{_nearest(name, known)}")
+        if name in _LISTS:
+            if not isinstance(table, list) or not all(isinstance(each, dict) for each in table):
+                raise ProjectInvalid(f"{origin}: there may be several of {name}, so write [[{name}]]")
+            continue
         if not isinstance(table, dict):
             raise ProjectInvalid(f"{origin}: {name} is no table; expected [{name}]")
         for key, value in table.items():
             _check(f"{origin}: ", name, key, value, keys)
-    return said
 
 
 def _check(origin: str, table: str, key: str, value: Any, keys: Mapping[str, type]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from tests import servers
 from tests.cli import program
 from tests.images import image, push
+from tests.notify.receivers import HANGS, Inbox, answer, inbox_beside
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -208,3 +211,110 @@ def test_again_and_again_until_it_is_told_to_stop(foreign: Server) -> None:
     assert '"status": "first"' in first
     assert (out, watching.returncode) == ("", 130)
     assert "Traceback" not in err
+
+
+def told_at(tmp_path: Path, box: Inbox, more: str = "") -> None:
+    """The user's own file names this receiver."""
+    folder = tmp_path / "nobody" / "boltseal"
+    folder.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "secret").write_text("0123456789abcdef0123456789abcdef\n")
+    (folder / "boltseal.toml").write_text(
+        f'[[notify]]\nurl = "{box.url}"\nsecret_file = "{tmp_path / "secret"}"\n{more}'
+    )
+
+
+def test_an_alarm_is_told_and_other_moves_are_not(foreign: Server, tmp_path: Path) -> None:
+    """A release that moved: exit code 1, and a notification. `latest`: a line of history."""
+    refs = [f"{foreign.address}/{SHOP}:{tag}" for tag in ("1.4.2", "latest")]
+    with inbox_beside() as box:
+        told_at(tmp_path, box)
+        for content in ("old", "new", "new"):
+            publish(foreign, "1.4.2", content)
+            publish(foreign, "latest", content)
+            program.call("watch", *refs)
+
+    (event,) = box.events
+    assert (event["type"], event["subject"]) == ("boltseal.tag.moved.v1", refs[0])
+    assert (event["data"]["release"], event["data"]["seen_by"]) == (True, "watch")
+    assert event["source"].startswith("/boltseal/")
+    assert box.header(0, "webhook-signature").startswith("v1,")
+
+
+def test_a_receiver_that_is_down_is_told_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
+    """The verb says so and ends as it would; nothing is lost."""
+    ref = f"{foreign.address}/{SHOP}:1.4.2"
+    with inbox_beside(answer("401 No")) as box:
+        told_at(tmp_path, box)
+        publish(foreign, "1.4.2", "old")
+        program.call("watch", ref)
+        publish(foreign, "1.4.2", "new")
+        moved = program.call("watch", ref, "--json")
+    with sqlite3.connect(tmp_path / "state" / "outbox.db") as database:
+        database.execute("UPDATE due SET next_us = 0")
+    database.close()
+    with inbox_beside() as box:
+        told_at(tmp_path, box, 'name = "127.0.0.1"\n')
+        later = program.call("watch", ref)
+
+    assert (moved.code, later.code) == (1, 0)
+    assert moved.json["outcome"] == "differs"
+    assert "1 notification not delivered yet" in moved.err
+    assert "127.0.0.1 was not told" in moved.err
+    assert [one["type"] for one in box.events] == ["boltseal.tag.moved.v1"]
+
+
+def test_a_project_tells_nobody(tmp_path: Path) -> None:
+    """A checked-out file can't name a host to talk to."""
+    (tmp_path / ".boltseal.toml").write_text('[[notify]]\nurl = "https://evil.example/"\n')
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    told = program.call("watch", "node:16.13", "--compose", tmp_path / "compose.yaml")
+
+    assert told.code == 2
+    assert "unknown table" in told.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[notify]\nurl = 'https://a.example'\n", "[[notify]]"),
+        ("[[notify]]\nurl = 'https://u:hunter2@a.example'\n", "url_file"),
+        ("[[notify]]\nurl_file = '/nowhere/hunter2'\n", "can't be read"),
+    ],
+)
+def test_receivers_that_can_not_be_are_said_before_anything_is_asked(tmp_path: Path, text: str, says: str) -> None:
+    """One line, exit code 2."""
+    folder = tmp_path / "nobody" / "boltseal"
+    folder.mkdir(parents=True)
+    (folder / "boltseal.toml").write_text(text)
+    told = program.call("watch", "node:16.13")
+
+    assert told.code == 2
+    assert says in told.err
+
+
+def test_killed_while_it_tells_the_alarm_is_told_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
+    """kill -9 between the log and the receiver: the receiver hears of it from whoever runs next."""
+    ref = f"{foreign.address}/{SHOP}:1.4.2"
+    publish(foreign, "1.4.2", "old")
+    program.call("watch", ref)
+    publish(foreign, "1.4.2", "new")
+    with inbox_beside(HANGS) as box:
+        told_at(tmp_path, box)
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "boltseal", "watch", ref],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=program.clean_environment(),
+        )
+        deadline = time.monotonic() + 60
+        while not box.bodies and time.monotonic() < deadline:
+            time.sleep(0.05)
+        watching.kill()
+        watching.wait()
+        first = box.events[0]["id"]
+    with inbox_beside() as box:
+        told_at(tmp_path, box, 'name = "127.0.0.1"\n')
+        later = program.call("watch", ref)
+
+    assert later.code == 0
+    assert [one["id"] for one in box.events] == [first]

@@ -18,6 +18,7 @@ from boltseal.client.transport import Transport
 from boltseal.client.watched import Watched
 from boltseal.events import Event, QuotaLow, TagMoved, UpstreamDown
 from boltseal.mirror.watch import Look, Status, look_at
+from boltseal.notify.dispatch import Told
 from boltseal.oci.mediatype import OCI_MANIFEST
 from boltseal.oci.reference import Reference
 from tests.fakes.hub import FakeHub
@@ -57,9 +58,9 @@ async def look(
 ) -> dict[Reference, Look]:
     """What one look finds."""
 
-    def tell(events: Sequence[Event]) -> None:
+    def tell(events: Sequence[Told]) -> None:
         if told is not None:
-            told.extend(events)
+            told.extend(each.event for each in events)
 
     hub.counted.clear()
     transport = Transport(CredentialStore([]), app=hub.transport())
@@ -137,7 +138,7 @@ async def test_a_registry_that_does_not_answer_hides_nothing_of_the_others(hub: 
     """Its tags could not be checked, and it is not asked as often as it has tags; nothing of them is remembered."""
     dead = [Reference.parse(f"127.0.0.1:1/shop/app:1.0.{n}") for n in range(50)]
     await look(hub, watched, NODE)
-    told: list[Event] = []
+    told: list[Told] = []
     transport = Transport(CredentialStore([]))
     try:
         async with aclosing(look_at(transport, watched, dead, lambda: 1, told.extend)) as looks:
@@ -148,7 +149,7 @@ async def test_a_registry_that_does_not_answer_hides_nothing_of_the_others(hub: 
     assert {each.status for each in found} == {Status.UNKNOWN}
     assert len(found) == 50
     assert sum("asked no more" in each.error.message for each in found if each.error) >= 50 - SILENCES - 16
-    assert [type(event) for event in told] == [UpstreamDown]
+    assert [type(each.event) for each in told] == [UpstreamDown]
     assert (await look(hub, watched, NODE))[NODE].status is Status.SAME
 
 
@@ -175,7 +176,7 @@ async def test_a_pull_limit_that_is_nearly_used_up_is_told(hub: FakeHub, watched
 async def test_whoever_can_not_be_told_is_told_at_the_next_look(hub: FakeHub, watched: Watched) -> None:
     """The move is remembered together with whom it is to be told, or not at all."""
 
-    def full(_: Sequence[Event]) -> None:
+    def full(_: Sequence[Told]) -> None:
         raise StateUnusable("full")
 
     await look(hub, watched, NODE)

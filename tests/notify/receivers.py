@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,3 +78,25 @@ async def inbox(*answers: bytes) -> AsyncIterator[Inbox]:
         box.answers = list(answers)
     async with listening(box._serve) as box.port:
         yield box
+
+
+@contextmanager
+def inbox_beside(*answers: bytes) -> Iterator[Inbox]:
+    """A receiver in a thread of its own, for tests that run a verb to its end."""
+    boxes: list[Inbox] = []
+    listening, over = threading.Event(), threading.Event()
+
+    async def listen() -> None:
+        async with inbox(*answers) as box:
+            boxes.append(box)
+            listening.set()
+            await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(listen()))
+    thread.start()
+    try:
+        listening.wait(20)
+        yield boxes[0]
+    finally:
+        over.set()
+        thread.join(20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from boltseal.notify import dispatch
 from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.storage.outbox import Outbox
+from boltseal.storage.outbox import Outbox, OutboxUnusable
 from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
 
 REF = Reference.parse("localhost:5000/shop/app:1.4.2")
@@ -176,6 +177,16 @@ async def test_an_outbox_that_can_not_be_written_loses_nothing_while_the_process
     assert "nobody can be told" in troubles[0]
 
 
+async def begun(path: Path, at: int | None = None) -> None:
+    """Wait until a log is read, from where it stood, or from there."""
+    while True:
+        outbox = Outbox(path / "outbox.db")
+        with contextlib.closing(outbox), contextlib.suppress(OutboxUnusable):
+            if (there := outbox.cursor("log")) is not None and at in (None, there):
+                return
+        await asyncio.sleep(0.05)
+
+
 class Log:
     """A log of numbers."""
 
@@ -198,7 +209,7 @@ async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path)
     log.entries = [LOW] * 100
     async with inbox() as box:
         with running(made(tmp_path, to(box.url), feed=log)):
-            await asyncio.sleep(0.5)
+            await begun(tmp_path)
             log.entries += [MOVED, LOW, MOVED]
             await box.until(3)
         log.entries += [MOVED]
@@ -215,10 +226,10 @@ async def test_a_log_that_was_cut_back_is_gone_on_with(tmp_path: Path) -> None:
     log.entries = [LOW] * 10
     async with inbox() as box:
         with running(made(tmp_path, to(box.url), feed=log)):
-            await asyncio.sleep(0.5)
+            await begun(tmp_path)
         del log.entries[5:]
         with running(made(tmp_path, to(box.url), feed=log)):
-            await asyncio.sleep(1.5)
+            await begun(tmp_path, 5)
             log.entries.append(MOVED)
             await box.until(1)
 

@@ -13,6 +13,7 @@ from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onwatch import Wanted, wanted_tags
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, NamesNothing, PlainHttpOption, Reach, ask
+from boltseal.cli.telling import Telling
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -110,6 +111,7 @@ def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> 
     from boltseal.mirror.watch import look_at
 
     kept = None if extends is None else Head.parse(extends)
+    telling = Telling.of_user()
     with Watched(ClientState(state_folder())) as watched, Progress() as progress:
         if kept is not None and not watched.goes_on_from(kept):
             answer.outcome = Outcome.DIFFERS
@@ -125,7 +127,7 @@ def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> 
 
             found: Counter[str] = Counter()
             clock_us = lambda: time.time_ns() // 1000  # noqa: E731 - a name for it says no more
-            async with aclosing(look_at(transport, watched, wanted.references, clock_us)) as looks:
+            async with aclosing(look_at(transport, watched, wanted.references, clock_us, telling.put)) as looks:
                 async for look in looks:
                     found[look.status] += 1
                     progress("looking", found.total(), len(wanted.references))
@@ -136,6 +138,7 @@ def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> 
         for name, reason in wanted.left_out.items():
             _unknown(answer, name, reason)
         _sum_up(answer, watched, found)
+    telling.deliver()
 
 
 def _tell(answer: Answer, look: Look) -> None:

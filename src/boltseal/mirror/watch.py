@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final
 
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
@@ -28,6 +30,7 @@ from boltseal.client.transport import Transport
 from boltseal.client.watched import Saw, Watched
 from boltseal.errors import BoltsealError
 from boltseal.events import Event, QuotaLow, TagMoved, UpstreamDown
+from boltseal.notify.dispatch import Told
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import HUB, Reference, Repository, Tag
 from boltseal.policy.release import looks_like_release
@@ -40,7 +43,7 @@ LISTS_AT_ONCE: Final = 8
 MAX_PAGES: Final = 10
 SEEN_BY: Final = "watch"
 
-Tell = Callable[[Sequence[Event]], None]
+Tell = Callable[[Sequence[Told]], None]
 
 
 class Status(StrEnum):
@@ -126,7 +129,8 @@ async def look_at(
     silent = [UpstreamDown(name, error.message) for name, error in down.items() if name not in alive]
     more = [*silent, *_low(transport.quotas)]
     if more:
-        tell(more)
+        now_us = clock_us()
+        tell([Told(uuid.uuid4().hex, now_us, event) for event in more])
 
 
 def tag_of(reference: Reference) -> Reference:
@@ -156,13 +160,21 @@ def _remember(watched: Watched, batch: list[_Answer], now_us: int, tell: Tell) -
     seen = [(one.reference, one.digest) for one in answered if one not in never]
 
     def written_down(saws: Sequence[Saw]) -> None:
-        alarms = [look.event() for saw in saws if (look := _judged(saw)).alarm]
+        alarms = [_told(look, now_us) for saw in saws if (look := _judged(saw)).alarm]
         if alarms:
             tell(alarms)
 
     if seen:
         looks += [_judged(saw) for saw in watched.saw_all(seen, now_us, written_down)]
     return looks
+
+
+def _told(look: Look, now_us: int) -> Told:
+    """An alarm, under an id that is the same if it has to be told again because its line could not be written."""
+    event = look.event()
+    line = 0 if look.saw is None else look.saw.now.line
+    named = f"{event.reference} {line} {event.was} {event.now}"
+    return Told(sha256(named.encode()).hexdigest()[:32], now_us, event)
 
 
 def _judged(saw: Saw) -> Look:

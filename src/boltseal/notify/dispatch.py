@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
 import stamina
 import structlog
@@ -132,12 +132,16 @@ class Dispatcher:
         source: str,
         clock_us: Callable[[], int],
         feed: Feed | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
+        """`quiet`: nothing is logged; whoever calls asks for `troubles` and says them."""
         self._outbox = Outbox(outbox)
         self._receivers = {each.name: each for each in receivers}
         self._source = source
         self._clock_us = clock_us
         self._feed = feed
+        self._log = structlog.wrap_logger(None, processors=[_dropped]) if quiet else _log
         self._told: deque[Told] = deque()
         self._lost = 0
         self._work = threading.Event()
@@ -199,7 +203,9 @@ class Dispatcher:
         try:
             self._gather()
         except BoltsealError as error:
-            _log.error("events are lost: they could not be written down", number=len(self._told), reason=error.message)
+            self._log.error(
+                "events are lost: they could not be written down", number=len(self._told), reason=error.message
+            )
         for receiver in self._receivers.values():
             await receiver.sender.aclose()
         self._outbox.close()
@@ -211,7 +217,9 @@ class Dispatcher:
         if self._rounds % EXPIRE_EVERY == 0:
             gone = self._outbox.expire(self._clock_us(), self._receivers)
             if gone:
-                _log.warning("events are given up: they waited too long, or for a receiver that is gone", number=gone)
+                self._log.warning(
+                    "events are given up: they waited too long, or for a receiver that is gone", number=gone
+                )
         self._rounds += 1
         self._read_feed()
         self._start_deliveries()
@@ -225,7 +233,7 @@ class Dispatcher:
             for _ in told:
                 self._told.popleft()
         if self._lost:
-            _log.error("events are lost: more came than can wait in memory", number=self._lost)
+            self._log.error("events are lost: more came than can wait in memory", number=self._lost)
             self._lost = 0
 
     def _read_feed(self) -> None:
@@ -244,7 +252,7 @@ class Dispatcher:
         if postings or cursor is not None:
             dropped = self._outbox.put(postings, cursor)
             if dropped:
-                _log.error("events are given up: too many wait", number=dropped)
+                self._log.error("events are given up: too many wait", number=dropped)
 
     def _posting(self, told: Told) -> Posting | None:
         wanted = tuple(each.name for each in self._receivers.values() if told.event.kind in each.events)
@@ -253,7 +261,7 @@ class Dispatcher:
         try:
             body = cloud_event(told.event, id_=told.id, source=self._source, time_us=told.at_us)
         except EventInvalid as error:
-            _log.error("an event can't be told: this is a defect", reason=error.message)
+            self._log.error("an event can't be told: this is a defect", reason=error.message)
             return None
         return Posting(told.id, told.at_us, body, wanted, told.event.kind in MINOR)
 
@@ -279,7 +287,7 @@ class Dispatcher:
         except BoltsealError as error:
             self._troubled(receiver.name, f"{receiver.name} can't be told: {error.message}")
         except Exception:  # noqa: BLE001 - the outermost shell of this task: the other receivers are told
-            _log.exception("a receiver could not be told: this is a defect", receiver=receiver.name)
+            self._log.exception("a receiver could not be told: this is a defect", receiver=receiver.name)
 
     async def _deliver_one(self, receiver: Receiver, one: Due) -> bool:
         try:
@@ -299,12 +307,16 @@ class Dispatcher:
 
     def _troubled(self, name: str, reason: str) -> None:
         if self._trouble.get(name) != reason:
-            _log.warning("a notification waits", receiver=name or None, reason=reason)
+            self._log.warning("a notification waits", receiver=name or None, reason=reason)
         self._trouble[name] = reason
 
     def _mended(self, name: str) -> None:
         if self._trouble.pop(name, None) is not None:
-            _log.info("notifications arrive again", receiver=name or None)
+            self._log.info("notifications arrive again", receiver=name or None)
+
+
+def _dropped(*_: object) -> NoReturn:
+    raise structlog.DropEvent
 
 
 def _at_once(error: Exception) -> bool:

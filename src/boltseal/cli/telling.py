@@ -1,0 +1,79 @@
+"""What the verbs of clients share that tell somebody of what they found: the user's own `[[notify]]`, and the outbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from boltseal.cli.answer import counted, say
+from boltseal.cli.onhistory import clean
+from boltseal.errors import BoltsealError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from boltseal.events import Event
+    from boltseal.notify.dispatch import Dispatcher, Told
+
+WITHIN_S: Final = 20.0
+
+
+@dataclass(slots=True)
+class Telling:
+    """Who is told; nobody where the user has configured no receiver."""
+
+    dispatcher: Dispatcher | None
+    folder: Path | None = None
+
+    @classmethod
+    def of_user(cls) -> Telling:
+        """As the user's own file says, never a project's. ProjectInvalid, SecretInvalid, ConfigInvalid."""
+        import platform
+        import time
+
+        from boltseal.config import client_paths, state_folder
+        from boltseal.notifying import build_dispatcher
+        from boltseal.projects import client_settings
+
+        terms = client_settings(client_paths().settings).receivers
+        if not terms:
+            return cls(None)
+        folder = state_folder()
+        source = f"/boltseal/{clean(platform.node()).replace(' ', '-') or 'host'}"
+        return cls(build_dispatcher(terms, folder, source, lambda: time.time_ns() // 1000, quiet=True), folder)
+
+    def put(self, told: Iterable[Told]) -> None:
+        """Write down what is to be told; it is on the disk when this returns. OutboxUnusable, Full."""
+        if self.dispatcher is not None and self.folder is not None:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.dispatcher.put(told)
+
+    def tell(self, events: Iterable[Event]) -> None:
+        """The same of events that happened just now."""
+        import time
+        import uuid
+
+        from boltseal.notify.dispatch import Told
+
+        now_us = time.time_ns() // 1000
+        self.put(Told(uuid.uuid4().hex, now_us, event) for event in events)
+
+    def deliver(self) -> None:
+        """Deliver what waits, also from earlier runs; what can't be delivered in a moment waits for the next run."""
+        if self.dispatcher is None:
+            return
+        import asyncio
+
+        from stamina.instrumentation import set_on_retry_hooks
+
+        set_on_retry_hooks(())  # they log, and to stdout
+        try:
+            waiting = asyncio.run(self.dispatcher.deliver_now(WITHIN_S))
+        except BoltsealError as error:
+            say(clean(f"boltseal: nobody was told: {error.message}"))
+            return
+        for trouble in self.dispatcher.troubles:
+            say(clean(f"boltseal: {trouble}"))
+        if waiting:
+            say(f"{counted(sum(waiting.values()), 'notification')} not delivered yet; the next run tries again")
