@@ -577,3 +577,21 @@ def test_a_newer_version_is_proposed_and_written_when_told(shop: Shopfront) -> N
     assert written.code == 0, written.err
     assert (shop.root / "compose.yaml").read_text() == before.replace("1.0.0-slim", "1.2.0-slim")
     assert shop.words() == {"web": "1.2.0-slim"}
+
+
+def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_path: Path) -> None:
+    """Where the lock knows the registry's ledger: who, which release, and nothing of the environment."""
+    with servers.boltseal(tmp_path / "data") as server:
+        shop = front(docker, server)
+        shop.publish("1.0.0")
+        service = {"image": shop.image("1.0.0"), "healthcheck": HEALTHY, "environment": {"KEY": "hush"}}
+        shop.write({"web": service})
+        key = shop.run("ledger", "key", "--data", tmp_path / "data").out.strip()
+        assert shop.run("trust", server.address, key).code == 0
+        shop.deployed()
+        told = shop.run("history", shop.image("1.0.0"), "--json")
+
+    assert told.code == 0, told.err
+    assert "released" in told.out
+    assert "hush" not in told.out
+    assert f"release 1 of {shop.name}" in told.out

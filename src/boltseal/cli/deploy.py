@@ -12,6 +12,7 @@ from boltseal.cli.ondeploy import (
     EnvFileOption,
     FileOption,
     NameOption,
+    NoRecordOption,
     Place,
     ProfileOption,
     ServicesArgument,
@@ -46,6 +47,7 @@ def deploy(
     build: Annotated[bool, typer.Option("--build", help="Build the images of services that are built here.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the release that was left unfinished.")] = False,
     wait: WaitOption = "120s",
+    no_record: NoRecordOption = False,
     no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not prove on the disk what was pulled.")] = False,
     require_scrub: Annotated[
         bool, typer.Option("--require-scrub", help="Start nothing that was pulled and could not be proven on the disk.")
@@ -75,7 +77,7 @@ def deploy(
                 "--resume goes on with a release as it was recorded; it takes neither services nor changes"
             )
         reach = Reach(plain_http, ca_file, anonymous)
-        place = Place(host, reach, wait_seconds(wait), require_scrub or not no_scrub, require_scrub)
+        place = Place(host, reach, wait_seconds(wait), not no_record, require_scrub or not no_scrub, require_scrub)
         if resume:
             folder = release_folder(project_name(project))
             done = on_engine(place, folder, [], lambda deployer: deployer.resume())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from boltseal.deploy.deploying import Deployed, Deployer, Read
     from boltseal.deploy.flow import Flow
     from boltseal.deploy.releasedisk import ReleaseFolder
-    from boltseal.deploy.releases import Kind
+    from boltseal.deploy.releases import Kind, Release
     from boltseal.lockfile.document import Lock
     from boltseal.oci.reference import Reference
 
@@ -62,6 +62,9 @@ WaitOption = Annotated[
     str, typer.Option("--wait", metavar="TIME", help="How long services may take to be healthy, such as 120s or 5m.")
 ]
 
+NoRecordOption = Annotated[
+    bool, typer.Option("--no-record", help="Say nothing of the release to the ledgers of its registries.")
+]
 
 _MOST_US = 86_400_000_000
 
@@ -81,6 +84,7 @@ class Place:
     host: str | None
     reach: Reach
     wait_s: float
+    record: bool = True
     scrub: bool = True
     must_scrub: bool = False
 
@@ -221,10 +225,25 @@ def on_engine(
 
     async def run(transport: Transport) -> Deployed:
         async with deployer(place, folder, transport) as opened:
-            return await call(opened)
+            done = await call(opened)
+        if done.outcome is not None and done.release.good and place.record:
+            await _record(transport, folder, done.release)
+        return done
 
     with nullcontext() if locked else folder.deploying():
         return ask(place.reach, registries, run)
+
+
+async def _record(transport: Transport, folder: ReleaseFolder, release: Release) -> None:
+    """Say to the ledgers that the release's lock knows that it runs; what can't be said is told, and nothing more."""
+    from boltseal.deploy.recording import record_release
+    from boltseal.lockfile.parse import parse_lock
+
+    text = folder.contents(release.number).lock
+    known = frozenset[str]() if text is None else frozenset(parse_lock(text).keys)
+    for said in await record_release(transport, release, known, folder.hmac):
+        if said.index is None:
+            say(clean(f"{said.service}: not recorded in the ledger of {said.registry}: {said.why}"))
 
 
 def _show(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.answer import Answer
-from boltseal.cli.ondeploy import NameOption, Place, WaitOption, on_engine, wait_seconds
+from boltseal.cli.ondeploy import NameOption, NoRecordOption, Place, WaitOption, on_engine, wait_seconds
 from boltseal.cli.onhost import HostOption
 from boltseal.cli.onrelease import by_whom, project_name, release_folder, tell_back, tell_release
 from boltseal.cli.options import JsonOption
@@ -23,6 +23,7 @@ def rollback(
         bool, typer.Option("--restore-files", help="Put the project's own files back too, as they were then.")
     ] = False,
     wait: WaitOption = "120s",
+    no_record: NoRecordOption = False,
     host: HostOption = None,
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
@@ -41,7 +42,7 @@ def rollback(
 
         from boltseal.deploy.releases import Kind
 
-        place = Place(host, Reach(plain_http, ca_file, anonymous), wait_seconds(wait))
+        place = Place(host, Reach(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
         folder = release_folder(project_name(project))
         by = by_whom(Path.cwd(), Kind.ROLLBACK)
         done = on_engine(place, folder, [], lambda deployer: deployer.rollback(number, by))

@@ -12,6 +12,7 @@ from boltseal.cli.ondeploy import (
     EnvFileOption,
     FileOption,
     NameOption,
+    NoRecordOption,
     Place,
     ProfileOption,
     ServicesArgument,
@@ -52,6 +53,7 @@ def update(
     ] = "0s",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     wait: WaitOption = "120s",
+    no_record: NoRecordOption = False,
     host: HostOption = None,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
@@ -76,7 +78,7 @@ def update(
             cooldown_us = parse_duration(cooldown)
         except DurationInvalid as error:
             raise CooldownInvalid(f"--cooldown is {error.message}") from error
-        place = Place(host, Reach(plain_http, ca_file, anonymous), wait_seconds(wait))
+        place = Place(host, Reach(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
         opened = open_named(place, named, services or [], allow or [])
         with opened.folder.deploying():
