@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal.deploy.releasedisk import Contents, ReleaseFolder
+from boltseal.deploy.releases import End, Kind, Release, ReleasedService
 from boltseal.lockfile.document import SECOND_US, LockedImage, LockedPlatform
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
@@ -287,6 +289,31 @@ async def test_the_containers_of_a_compose_project(fake: FakeEngine, tmp_path: P
     assert "other-web-1" not in done.out + done.err
     assert done.err.count("no container runs for this service") == 1
     assert "db: no container runs for this service" in done.err
+
+
+async def test_who_released_what_runs(fake: FakeEngine, tmp_path: Path) -> None:
+    """The release of this machine whose image it has, in whose time it was made; not one of another time or image."""
+    id_, other = fake.image("app", NAME), fake.image("other")
+    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
+    fake.container("shop-web-1", NAME, id_, labels=labels)
+    fake.container("shop-web-2", NAME, id_, labels=labels, Created="2026-11-25T08:00:00Z")
+    fake.container("shop-db-1", NAME, other, labels=labels)
+    created_us = STARTED_US
+    service = ReleasedService(name="web", image=NAME, image_id=id_)
+    made = {"project": "shop", "kind": Kind.DEPLOY, "directory": "/srv/shop", "services": (service,)}
+    folder = ReleaseFolder(tmp_path / "state", "shop")
+    for number, started_us in ((6, created_us - DAY_US), (7, created_us - SECOND_US)):
+        release = Release(number=number, started_us=started_us, who=f"ada{number}", **made)  # type: ignore[arg-type]
+        folder.begin(release.ended(End.HEALTHY, started_us + 9 * SECOND_US), Contents(b"{}"))
+    state = {"BOLTSEAL_STATE": str(tmp_path / "state")}
+    async with fake.listening(tmp_path) as address:
+        arguments = ("running", "--offline", "--host", str(address))
+        done = await asyncio.to_thread(program.run, *arguments, "--json", environment=state)
+        text = await asyncio.to_thread(program.run, *arguments, environment=state)
+    found = {each["container"]: (each["release"], each["released_by"]) for each in done.json["results"]}
+
+    assert found == {"shop-web-1": (7, "ada7"), "shop-web-2": (None, None), "shop-db-1": (None, None)}
+    assert "released by ada7 (release 7)" in " ".join(text.out.split())
 
 
 async def test_hostile_texts_of_an_engine(fake: FakeEngine, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from boltseal.client.transport import Transport
+    from boltseal.deploy.releases import Release
     from boltseal.fleet.hosts import Host, Seen
     from boltseal.fleet.registries import Answers
-    from boltseal.fleet.rows import Row
+    from boltseal.fleet.rows import Deployed, Row
     from boltseal.ledger.meant import Step
     from boltseal.lockfile.running import LockedImages
     from boltseal.oci.reference import Reference
@@ -46,6 +47,12 @@ NamespaceOption = Annotated[
     str | None,
     typer.Option("--namespace", metavar="NAME", show_default=False, help="With --kube: this namespace, not all."),
 ]
+
+
+CLOCKS_US: Final = 60_000_000
+"""By how much the clocks of two machines may differ."""
+DEPLOY_US: Final = 86_400_000_000
+"""For a release that has not ended, or whose end was not written."""
 
 
 class NotTogether(Invalid):
@@ -175,6 +182,38 @@ def _remembered(names: Sequence[Reference]) -> dict[Reference, tuple[Step, ...]]
     return {name: tuple(Step(one.first_seen_us, str(one.digest or "")) for one in past) for name, past in pasts.items()}
 
 
+def with_releases(rows: Sequence[Row]) -> list[Row]:
+    """The same, each with the release of this machine's `boltseal deploy` that started it."""
+    from dataclasses import replace
+
+    from boltseal.config import state_folder
+    from boltseal.deploy.releasedisk import ReleaseFolder, projects
+
+    state = state_folder()
+    try:
+        known = set(projects(state)) & {row.seen.project for row in rows}
+        releases = {project: ReleaseFolder(state, project).all()[::-1] for project in known}
+    except BoltsealError as error:
+        say(f"boltseal: {error.message}")
+        return list(rows)
+    return [replace(row, deployed=_started_by(row, releases.get(row.seen.project, ()))) for row in rows]
+
+
+def _started_by(row: Row, releases: Sequence[Release]) -> Deployed | None:
+    """The release whose image it has, in whose time it was made; another host may run a project of the same name."""
+    from boltseal.fleet.rows import Deployed
+
+    created_us, digests = row.seen.image.created_us, {str(each) for each in row.digests}
+    for release in releases:
+        service = release.service(row.seen.service)
+        begun, ended = release.started_us - CLOCKS_US, (release.ended_us or release.started_us + DEPLOY_US) + CLOCKS_US
+        if service is None or created_us is None or not begun <= created_us <= ended:
+            continue
+        if {service.image_id, service.digest} & digests:
+            return Deployed(release.number, release.who, release.started_us)
+    return None
+
+
 def tell_broken(answer: Answer, told: Answers) -> None:
     """Histories that contradict themselves or the tree that is signed."""
     for (registry, repository), past in told.pasts.items():
@@ -199,6 +238,7 @@ def result(row: Row) -> dict[str, Any]:
 
     seen, verdict = row.seen, row.verdict
     locked = None if verdict is None else verdict.locked
+    released = row.deployed or row.released
     return {
         "ref": str(row.name) if row.name is not None else seen.started_as,
         "status": "not-compared" if verdict is None else str(verdict.standing),
@@ -231,8 +271,9 @@ def result(row: Row) -> dict[str, Any]:
         "behind_since": None if row.behind is None else _time(row.behind.since_us),
         "created_at": _time(seen.image.created_us),
         "started_at": _time(seen.started_us),
-        "released_by": None if row.released is None else row.released.by,
-        "released_at": None if row.released is None else _time(row.released.time_us),
+        "release": None if row.deployed is None else row.deployed.number,
+        "released_by": None if released is None else released.by,
+        "released_at": None if released is None else _time(released.time_us),
         "unasked": row.unasked or None,
     }
 

@@ -23,6 +23,7 @@ from boltseal.cli.onrunning import (
     result,
     tell_broken,
     told_of,
+    with_releases,
 )
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
@@ -85,7 +86,7 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
 
     looked, lock, first = look(where), read_locked(project), not known
     told = told_of(reach, allow, looked.seen, lock)
-    rows = _rows(looked.seen, lock, told)
+    rows = with_releases(_rows(looked.seen, lock, told))
     for row in rows:
         answer.add(**result(row))
     tell_broken(answer, told)
@@ -200,6 +201,8 @@ def _since(row: Row, now_us: int) -> str:
 
 
 def _by(row: Row) -> str:
+    if row.deployed is not None:
+        return f"released by {cell(row.deployed.by)} (release {row.deployed.number})"
     if row.released is not None:
         return f"released by {cell(row.released.by)}"
     by = next((tag.by for tag in row.tags if tag.by), "")

@@ -32,14 +32,23 @@ from boltseal.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
+class Deployed:
+    """The release of `boltseal deploy` that started a container: its number in its project, by whom, when."""
+
+    number: int
+    by: str
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A container, and all that is known of it.
 
     `name`: by which its registry was, or would be, asked. `digests`: of what it runs, each with its kind. `verdict`: None
     without a lock. `tags`: what means or meant it, and `tags_by` whose word that is; a ledger's is proven.
     `means`: what its name means now; `moved`: whether that is another image, None where it can't be told. `behind`: how far
-    it has gone on, None where its registry keeps no history. `unasked`: why nobody was asked. `released`, else `tags`, says
-    by whom.
+    it has gone on, None where its registry keeps no history. `unasked`: why nobody was asked. By whom it runs is said by
+    `deployed`, else `released`, else `tags`.
     """
 
     seen: Seen
@@ -52,6 +61,7 @@ class Row:
     moved: bool | None = None
     behind: Behind | None = None
     released: Release | None = None
+    deployed: Deployed | None = None
     unasked: str = ""
 
     @property
@@ -122,6 +132,7 @@ def row(seen: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
         moved,
         gone_on,
         released(past.said, texts),
+        None,
         _unasked(seen, name, meaning, past, told),
     )
 
