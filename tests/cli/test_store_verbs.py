@@ -388,3 +388,28 @@ async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop
     assert [item["ref"] for item in done.json["results"]] == ["shop/app:1.4.2"]
     assert (again.out, again.err) == ("", "0 tags went\n")
     assert (await shop.entries())[-1].kind == Kind.TAG_EXPIRED
+
+
+# --- the log of observations ---
+
+
+def test_the_observations_have_a_key_that_is_shown_rotated_and_replaced(tmp_path: Path) -> None:
+    """With --observations; the ledger's stays what it is."""
+    data, config = tmp_path / "data", tmp_path / "boltseal.toml"
+    config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "docker.io"\n')
+    none = program.call("ledger", "key", "--observations", "--config", config)
+    prepare(Settings.model_validate({"server": {"data": data}, "upstream": [{"name": "docker.io"}]}))
+    first = program.call("ledger", "key", "--observations", "--config", config)
+    ledgers = program.call("ledger", "key", "--config", config)
+    why = ("--reason", "once a year", "--config", config)
+    rotated = program.call("ledger", "rotate", "--observations", *why)
+    refused = program.call("ledger", "recover", "--observations", "--from", tmp_path, "--config", config)
+    lost = program.call("ledger", "recover", "--observations", "--accept-loss", *why)
+
+    assert none.code == 1
+    assert first.out.startswith("localhost:5000/observations+")
+    assert rotated.out.startswith("localhost:5000/observations+")
+    assert refused.code == 2
+    assert lost.out.startswith("localhost:5000/observations/2+")
+    assert len({first.out, rotated.out, lost.out, ledgers.out}) == 4
+    assert program.call("ledger", "key", "--config", config).out == ledgers.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,39 @@ def test_fsck_holds_what_is_served_against_what_was_written_down(tmp_path: Path,
     found = examine_store(settings, lambda *_: None).findings
 
     assert any(sentence in one.problem for one in found)
+
+
+def _note(tx: Transaction, tag: Tag, seen: Seen) -> None:
+    note(tx, NODE, tag, seen, TERMS, Actor("mirror:docker.io"))
+
+
+def _execute(tx: Transaction, sql: str) -> None:
+    tx.connection.exec_driver_sql(sql)
+
+
+def test_a_lost_observation_is_accepted_and_the_mirror_goes_on(tmp_path: Path) -> None:
+    """An old copy of the data: what is lost is recorded, tags stand as the log says, and new ones are taken in again."""
+    settings = settings_of(tmp_path / "data", "docker.io")
+    prepare(settings)
+    other = Seen(Digest.parse("sha256:" + "b" * 64), SEEN.media_type, 100)
+    with open_store(settings) as store:
+        for tag, seen in (("16.13", SEEN), ("16.13", other), ("18.0", SEEN)):
+            store.database.write_and_wait(partial(_note, tag=Tag(tag), seen=seen))
+    with open_store(settings) as store:
+        for sql in ("DELETE FROM observation WHERE idx >= 2", "UPDATE observation_head SET size = 2"):
+            store.database.write_and_wait(partial(_execute, sql=sql))
+    with open_store(settings) as store:
+        doubted = dict(store.database.doubts)
+        keys = store.keys.of(OBSERVATIONS.name)
+        accept_loss(store.database, keys, "boss", "an old copy", OBSERVATIONS)
+        known, unknown = (
+            store.registry.observations.look(NODE, TAG),
+            store.registry.observations.look(NODE, Tag("18.0")),
+        )
+        store.database.write_and_wait(partial(_note, tag=TAG, seen=other))
+    found = examine_store(settings, lambda *_: None).findings
+
+    assert list(doubted) == [OBSERVATIONS.name]
+    assert known is not None
+    assert (known.known.serves, unknown) == (SEEN, None)
+    assert found == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -26,8 +26,18 @@ ledger = typer.Typer(
 )
 
 
+ObservationsOption = Annotated[
+    bool,
+    typer.Option("--observations", help="Of the other log: what the tags of mirrored registries were seen to mean."),
+]
+
+
 class NothingToDo(Invalid):
     """`recover` without a word of what to recover from."""
+
+
+OBSERVATIONS_NAME: Final = "observations"
+NO_KEY: Final = "no ledger was signed here yet: `boltseal serve` makes the key at its first start"
 
 
 class NoKey(NotFound):
@@ -35,14 +45,20 @@ class NoKey(NotFound):
 
 
 @ledger.command(epilog="Example: boltseal ledger key --data ./data")
-def key(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+def key(
+    observations: ObservationsOption = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Print the public key that the ledger is signed by, for `boltseal trust` and for any tool that reads C2SP notes."""
     with Answer("ledger-key", as_json=as_json) as answer:
-        from boltseal.storage.ledger_key import LedgerKeys
+        from boltseal.storage.ledger_key import LEDGER_NAME, LedgerKeys
 
-        found = LedgerKeys(settings_of(config, data=data).keys).key()
+        name = OBSERVATIONS_NAME if observations else LEDGER_NAME
+        found = LedgerKeys(settings_of(config, data=data).keys, name=name).key()
         if found is None:
-            raise NoKey("no ledger was signed here yet: `boltseal serve` makes the key at its first start")
+            raise NoKey(f"no {name} were signed here yet" if observations else NO_KEY)
         answer.add(ref=found.name, status="key", key=str(found.verifier))
         if not as_json:
             print_line(str(found.verifier))
@@ -50,7 +66,11 @@ def key(config: ConfigOption = None, data: DataOption = None, as_json: JsonOptio
 
 @ledger.command(epilog='Example: boltseal ledger rotate --data ./data --reason "once a year"')
 def rotate(
-    reason: ReasonOption, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+    reason: ReasonOption,
+    observations: ObservationsOption = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Sign with a new key from now on; the old one's last word names it, so whoever trusts the old one can follow."""
     with Answer("ledger-rotate", as_json=as_json) as answer:
@@ -60,7 +80,8 @@ def rotate(
         from boltseal.opening import open_store
 
         with open_store(settings) as store:
-            new = store.integrator.rotate(admin().name, why).verifier
+            integrator = store.observing if observations else store.integrator
+            new = integrator.rotate(admin().name, why).verifier
         answer.add(ref=new.name, status="rotated", key=str(new))
         if not as_json:
             print_line(str(new))
@@ -84,6 +105,7 @@ def recover(
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Why; recorded for ever. Needed with --accept-loss.")
     ] = "",
+    observations: ObservationsOption = False,
     ca_file: CaFileOption = None,
     config: ConfigOption = None,
     data: DataOption = None,
@@ -93,15 +115,20 @@ def recover(
 
     With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss names
     that were sealed in lost entries are free again, and whoever trusts the ledger's key has to be given the new one. A
-    running server takes things in again by itself.
+    running server takes things in again by itself. Of the log of observations only the loss can be accepted: tags whose last
+    observation is lost are served as the one before says.
     """
     with Answer("ledger-recover", as_json=as_json) as answer:
         if accept_loss == (source is not None):
             raise NothingToDo("say --from URL|DIR to copy the missing entries, or --accept-loss to go on without them")
+        if observations and not accept_loss:
+            raise NothingToDo(
+                "observations are not brought back; say --accept-loss to go on without those that are lost"
+            )
         settings = settings_of(config, data=data)
         _quiet(settings)
         if source is None:
-            done = _accept_loss(settings, given_reason(reason))
+            done = _accept_loss(settings, given_reason(reason), observations=observations)
         else:
             done = _bring_back(settings, source, Reach(ca_file=ca_file))
         status = "brought back" if source is not None else "loss accepted"
@@ -148,11 +175,15 @@ def _fetch(url: str, start: int, reach: Reach) -> tuple[bytes, list[bytes]]:
     return ask(reach, [registry_of(url)], fetch)
 
 
-def _accept_loss(settings: Settings, reason: str) -> Recovered:
+def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Recovered:
     from boltseal.opening import open_store
     from boltseal.registry.recovery import accept_loss
+    from boltseal.storage.schema import OBSERVATIONS
 
     with open_store(settings) as store:
+        if observations:
+            keys = store.keys.of(OBSERVATIONS.name)
+            return accept_loss(store.database, keys, admin().name, reason, OBSERVATIONS)
         return accept_loss(store.database, store.keys, admin().name, reason)
 
 

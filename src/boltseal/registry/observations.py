@@ -141,6 +141,24 @@ def note(
     return Noted(replace(stands, asked_us=tx.now_us), stands.known)
 
 
+def recall(tx: Transaction, size: int) -> None:
+    """Set tags whose last entry is lost, of a log of `size` entries, back to what the one before says."""
+    for repository, tag, row in list(foreign_tags.every(tx.connection)):
+        if row.entry_index < size:
+            continue
+        left = ledger_store.of_repository(
+            tx.connection, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS
+        )
+        if not left:
+            foreign_tags.drop(tx, repository, tag)
+            continue
+        index, line = left[-1]
+        entry = parse(line)
+        digest = entry.was if entry.kind is Kind.HELD else entry.digest
+        seen = Seen(Digest.parse(digest), entry.type, entry.size) if digest else None
+        foreign_tags.put(tx, repository, tag, _row(Stands(Known(seen), 0, index)))
+
+
 def _write(
     tx: Transaction,
     repository: Repository,

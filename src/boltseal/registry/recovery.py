@@ -28,12 +28,12 @@ from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
 from boltseal.ledger.note import SigningKey, parse_note_unverified
 from boltseal.ledger.tiles import edge, grow
 from boltseal.oci.reference import Repository, Tag
-from boltseal.registry import sequencer
+from boltseal.registry import observations, sequencer
 from boltseal.registry.integrator import SEED_BYTES, LedgerDoubt, LedgerKeyMissing
 from boltseal.registry.values import Place
 from boltseal.storage import ledger_store, ledger_tree, metadata
 from boltseal.storage.database import Transaction
-from boltseal.storage.schema import LEDGER, Log
+from boltseal.storage.schema import LEDGER, OBSERVATIONS, Log
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -114,6 +114,8 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
         def job(tx: Transaction) -> None:
             ledger_store.set_origin(tx, key.name, log)
             ledger_tree.clear(tx, log)
+            if log is OBSERVATIONS:
+                observations.recall(tx, size)
             sequencer.append(tx, Kind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
 
         with _undoubted(database, log):

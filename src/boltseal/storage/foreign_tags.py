@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from boltseal.storage.schema import foreign_tag
 from boltseal.storage.sqlite import ForeignTagRow
@@ -40,6 +40,11 @@ def asked(tx: Transaction, repository: str, name: str, now_us: int) -> None:
     """Upstream answered, and nothing has changed."""
     at = {"at_repository": repository, "at_name": name}
     tx.connection.execute(update(foreign_tag).where(*_AT).values(asked_us=now_us), at)
+
+
+def drop(tx: Transaction, repository: str, name: str) -> None:
+    """Forget a name."""
+    tx.connection.execute(delete(foreign_tag).where(foreign_tag.c.repository == repository, foreign_tag.c.name == name))
 
 
 def held(connection: Connection) -> list[tuple[str, str, ForeignTagRow]]:
