@@ -15,7 +15,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.pin.lockdisk import write_lock
 from boltseal.runtimes.engine import NoSuchImage
-from tests.deploy.hosting import APP, DAY_US, NOW_US, Hosting
+from boltseal.runtimes.inventory import Store
+from tests.deploy.hosting import APP, DAY_US, NOW_US, Hosting, hosting
 from tests.fakes.engine import Wrong
 
 WANTED = Wanted.of(APP)
@@ -119,12 +120,14 @@ async def test_a_container_that_is_made_meanwhile(shop: Hosting) -> None:
     assert shop.host.kept.kept(shop.host.key) == (kept,)
 
 
-async def test_what_its_name_means_is_kept(shop: Hosting) -> None:
+async def test_what_its_name_means_is_kept_and_not_counted(shop: Hosting) -> None:
     """It was brought back, say."""
-    (old, _), _ = await pulled(shop, "one", "two")
-    await shop.host.engine.tag(shop.id_of(old), APP)
+    digests, _ = await pulled(shop, "one", "two", "three")
+    await shop.host.engine.tag(shop.id_of(digests[0]), APP)
 
-    assert await why(shop, old) == "it is what hub.test/shop/app:latest means"
+    assert await let_go(shop, Policy(keep=1)) == []
+    assert {each.kept.digest for each in await let_go(shop, NONE)} == {digests[1]}
+    assert shop.meaning() == shop.id_of(digests[0])
 
 
 async def test_what_a_lock_names_is_kept(shop: Hosting, tmp_path: Path) -> None:
@@ -204,10 +207,9 @@ async def test_what_a_registry_has_is_not_the_only_copy(shop: Hosting) -> None:
 
 async def test_trouble_while_letting_go_is_told_and_undoes_nothing(shop: Hosting) -> None:
     """The image is here and has its name."""
-    await pulled(shop, "one", "two")
+    (old, _), _ = await pulled(shop, "one", "two")
     new = shop.publish("three")
-
-    shop.fake.wrong["containers/json"] = Wrong(200, b"nonsense")
+    shop.fake.wrong[f"images/{shop.id_of(old)}/json"] = Wrong(200, b"nonsense")
     brought = await shop.puller(policy=NEWEST).bring(WANTED)
 
     assert "can't be read" in brought.trouble
@@ -265,3 +267,42 @@ async def test_what_another_host_keeps_is_not_ours(shop: Hosting) -> None:
 
     assert shop.host.kept.kept("unix:///other.sock") == ()
     assert isinstance(shop.host.kept.kept(shop.host.key)[0], Kept)
+
+
+async def test_what_is_here_already_still_lets_go(shop: Hosting) -> None:
+    """A smaller --keep holds from the next pull on, whatever it brings; where nothing is to go, nobody is asked."""
+    digests, _ = await pulled(shop, *WORDS)
+    shop.hub.counted.clear()
+    brought = await shop.puller(policy=NEWEST).bring(Wanted(APP, digests[-1]))
+    again = await shop.puller(policy=NEWEST).bring(Wanted(APP, digests[-1]))
+
+    assert {each.kept.digest for each in brought.let_go} == set(digests[:2])
+    assert again.let_go == ()
+    assert not shop.hub.counted
+
+
+async def test_what_runs_under_a_name_that_somebody_has_moved(shop: Hosting) -> None:
+    """`docker pull` took the name away before us: what works is the image that runs, and it is kept too."""
+    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    shop.run("web", shop.id_of(old))
+    other = Digest.parse(shop.fake.image("by docker pull"))
+    await shop.host.engine.tag(other, APP)
+    new = shop.publish("three")
+    brought = await shop.puller().bring(WANTED)
+
+    assert [each.image for each in brought.running] == [shop.id_of(old)]
+    assert brought.kept is not None
+    assert brought.kept.image == other
+    assert (shop.meaning(), shop.meaning(keep_name(old))) == (shop.id_of(new), shop.id_of(old))
+    assert shop.host.kept.ran(shop.host.key) == {shop.id_of(old): shop.clock()}
+
+
+async def test_podman_leaves_what_another_repository_knows(tmp_path: Path) -> None:
+    """Its digests are names too."""
+    async with hosting(tmp_path, Store.PODMAN) as shop:
+        (old, _), _ = await pulled(shop, "one", "two")
+        shop.fake.images[str(shop.id_of(old))]["RepoDigests"].append(f"hub.test/other/app@{old}")
+        (gone,) = await let_go(shop, NONE)
+
+    assert gone.why == ""
+    assert str(shop.id_of(old)) in shop.fake.images

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests import servers
 from tests.cli import program
 from tests.cli.program import clean_environment
 from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, config, tarball, to_json
-from tests.real.registry import Registry
+from tests.real.registry import ACCEPT, Registry
 from tests.real.sleeper import publish, sleeper
 from tests.real.tools import Docker, run
 from tests.servers import Server
@@ -139,3 +140,34 @@ def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
     assert done.stdout.startswith("3 boltseal: no right to the engine's socket ")
     assert "be of its group (`docker`), or be root\n" in done.stdout
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_copy_of_what_its_registry_has_no_more(
+    docker: Docker, docker_containerd: Docker, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """The engine gives it: exactly, where its store keeps manifests; else with the same config and layers."""
+    name = f"{registry.host}/{repository}:latest"
+    old = publish(registry.host, repository, "latest", sleeper(f"{repository} old"))
+    for engine in (docker, docker_containerd):
+        assert program.call("pull", name, "--host", engine.host).code == 0
+    publish(registry.host, repository, "latest", sleeper(f"{repository} new"))
+    httpx2.delete(f"{registry.server.url}/v2/{repository}/manifests/{old}", trust_env=False).raise_for_status()
+    with servers.boltseal(tmp_path / "own/data") as own:
+        where = f"{own.address}/kept"
+        copies = [
+            program.call("pull", name, "--copy-to", f"{where}/{engine.name}", "--host", engine.host, "--json")
+            for engine in (docker, docker_containerd)
+        ]
+        copied = [done.json["results"][0]["kept"]["copy"] for done in copies]
+        configs = [_config(own, *each.removeprefix(f"{own.address}/").split("@")) for each in copied]
+
+    assert configs == [sleeper(f"{repository} old").config.digest] * 2
+    assert copied[1].endswith(f"@{old}")
+
+
+def _config(server: Server, name: str, digest: str) -> str:
+    url = f"{server.url}/v2/{name.partition(':')[0]}/manifests/{digest}"
+    found: str = (
+        httpx2.get(url, headers={"accept": ACCEPT}, trust_env=False).raise_for_status().json()["config"]["digest"]
+    )
+    return found

@@ -256,10 +256,14 @@ def _tell(answer: Answer, brought: Brought) -> None:
         image=str(brought.image),
         proof=None if brought.proof is None else str(brought.proof),
         kept=kept_fields(brought.kept),
+        running=[kept_fields(each) for each in brought.running],
         let_go=[let_go_fields(each) for each in brought.let_go],
     )
     if not answer.as_json:
         print_line(clean(f"{brought.outcome:<7} {name}  {brought.digest}"))
+    for each in brought.running:
+        was = (each.digest or each.image).short
+        say(clean(f"kept {was} as {each.keep_name.familiar()}: a container that was started as {name} runs on it"))
     if brought.kept is not None:
         was = (brought.kept.digest or brought.kept.image).short
         say(clean(f"kept {was} as {brought.kept.keep_name.familiar()}; back with: boltseal restore-local {name}"))

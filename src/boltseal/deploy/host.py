@@ -72,13 +72,17 @@ class Host:
         except NoSuchContainer:
             return None
 
-    async def images_in_use(self) -> frozenset[Digest]:
-        """The images that containers stand on. Which of them run is remembered."""
-        containers = await self.containers()
-        running = {each.image for each in containers if each.running and each.image is not None}
+    async def seen_containers(self) -> tuple[EngineContainer, ...]:
+        """All containers, as `containers`; on which images they run is remembered."""
+        found = await self.containers()
+        running = {each.image for each in found if each.running and each.image is not None}
         if running:
             self.kept.saw_running(self.key, running, self.now_us())
-        return frozenset(each.image for each in containers if each.image is not None)
+        return found
+
+    async def images_in_use(self) -> frozenset[Digest]:
+        """The images that containers stand on, running or not. Which of them run is remembered."""
+        return frozenset(each.image for each in await self.seen_containers() if each.image is not None)
 
 
 def engine_key(address: EngineAddress) -> str:

@@ -183,12 +183,7 @@ class Keeper:
         elsewhere: Elsewhere | None = None,
     ) -> list[LetGo]:
         """Let go of what is kept of these names beyond the policy, unless something speaks for it. Whoever calls is alone."""
-        wanted = [
-            kept
-            for name in dict.fromkeys(names)
-            for place, kept in enumerate(self.host.kept.kept(self.host.key, name))
-            if policy.lets_go(place, kept, self.host.now_us())
-        ]
+        wanted = [kept for name in dict.fromkeys(names) for kept in await self.beyond(name, policy)]
         if not wanted:
             return []
         needed, doubt = self._needed(locked)
@@ -199,15 +194,20 @@ class Keeper:
             done.append(LetGo(kept, why))
         return done
 
+    async def beyond(self, name: Reference, policy: Policy) -> list[Kept]:
+        """What is kept of a name beyond a policy. The image that the name means counts for nothing, and is none of it."""
+        if policy == Policy():
+            return []
+        now = await self.host.image(name)
+        others = [kept for kept in self.host.kept.kept(self.host.key, name) if now is None or kept.image != now.id]
+        return [kept for place, kept in enumerate(others) if policy.lets_go(place, kept, self.host.now_us())]
+
     async def _why_not(
         self, kept: Kept, used: frozenset[Digest], needed: frozenset[Digest], elsewhere: Elsewhere | None
     ) -> str:
         """What speaks for an image, "" where nothing does."""
         if kept.image in used:
             return "a container stands on it"
-        found = await self.host.image(kept.name)
-        if found is not None and found.id == kept.image:
-            return f"it is what {kept.name.familiar()} means"
         image = await self.host.image(kept.image)
         digests = {kept.image, *(() if kept.digest is None else (kept.digest,))}
         if image is not None:
@@ -235,9 +235,9 @@ class Keeper:
         return ""
 
     async def _remove_nameless(self, kept: Kept) -> None:
-        """Podman keeps an image that has lost its last name; it is removed by its digest."""
+        """Podman keeps an image that has lost its last tag; it is removed by its digest, unless another repository has one."""
         left = await self.host.image(kept.image)
-        if left is None or left.names:
+        if left is None or left.names or any(each.name != kept.name.name for each in left.pulled_as):
             return
         for each in left.pulled_as:
             try:

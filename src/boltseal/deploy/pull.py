@@ -9,7 +9,8 @@ The steps of one pull:
 5. What arrived is what was asked for: its ID is the digest (containerd's store), or manifests whose bytes were hashed
    here lead from the digest to its ID, or a lock says so; where reading them would count as a pull, the engine's word.
    With `scrub`, what lies on the disk too.
-6. Alone (`Host.alone`): the image that the name means now is kept (`keeper`), by whoever it was put there meanwhile.
+6. Alone (`Host.alone`): the image that the name means now is kept (`keeper`), by whoever it was put there meanwhile;
+   so are others on which running containers of this name stand.
 7. The name is given to what arrived. 8. What is kept beyond what was asked is let go of.
 
 Broken off anywhere, the name means what it meant or what it should; the next pull goes on from there.
@@ -18,7 +19,7 @@ Broken off anywhere, the name means what it meant or what it should; the next pu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -30,7 +31,7 @@ from boltseal.client.registry import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.deploy.host import Host
 from boltseal.deploy.keeper import Keeper, LetGo, Policy
-from boltseal.errors import BoltsealError, Denied, Precondition
+from boltseal.errors import BoltsealError, Denied, Invalid, Precondition
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
@@ -100,9 +101,9 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """How it ended. `kept`: the image that had the name before. `let_go`: what is kept no longer, or why it still is.
+    """How it ended. `kept`: the image that had the name before; `running`: others that containers of this name run on.
 
-    `trouble`: why it could not be looked what may be let go of; the image is here and has its name all the same.
+    `let_go`: what is kept no longer, or why it still is. `trouble`: why it could not be looked what may be let go of; the image is here and has its name all the same.
     """
 
     name: Reference
@@ -111,6 +112,7 @@ class Brought:
     outcome: Outcome
     proof: Proof | None = None
     kept: Kept | None = None
+    running: tuple[Kept, ...] = ()
     let_go: tuple[LetGo, ...] = ()
     trouble: str = ""
 
@@ -178,11 +180,24 @@ class Puller:
     async def settle(self, arrived: Arrived) -> Brought:
         """Steps 6 to 8: the name is given to what arrived, and what had it is kept."""
         name, keeper = arrived.wanted.name, Keeper(self.host)
-        if arrived.outcome is Outcome.HERE or name.tag is None:
-            return Brought(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
+        done = Brought(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
+        if name.tag is None:
+            return done
+        if arrived.outcome is Outcome.HERE:
+            if not await keeper.beyond(name, self.policy):
+                return done
+            async with self.host.alone():
+                let_go, trouble = await self._expire(keeper, name)
+            return replace(done, let_go=let_go, trouble=trouble)
         copy = await self._copied(name, arrived)
         async with self.host.alone():
             before = await self.host.image(name)
+            has_it = {arrived.image.id, *(() if before is None else (before.id,))}
+            running = [
+                await keeper.keep(name, each, self.policy)
+                for each in await self._running(name)
+                if each.id not in has_it
+            ]
             kept = None
             if before is not None and before.id != arrived.image.id:
                 kept = await keeper.keep(name, before, self.policy, copy)  # 6
@@ -194,7 +209,17 @@ class Puller:
                     "somebody else gives names on this engine; look, and pull again"
                 )
             let_go, trouble = await self._expire(keeper, name)  # 8
-        return Brought(name, arrived.digest, now.id, arrived.outcome, arrived.proof, kept, let_go, trouble)
+        return replace(done, kept=kept, running=tuple(running), let_go=let_go, trouble=trouble)
+
+    async def _running(self, name: Reference) -> list[EngineImage]:
+        """The images that running containers of this name stand on: somebody may have moved it under them before."""
+        ids = {
+            each.image
+            for each in await self.host.seen_containers()
+            if each.running and _started_as(each.started_as, name)
+        }
+        found = [await self.host.image(each) for each in sorted(filter(None, ids))]
+        return [each for each in found if each is not None]
 
     async def _expire(self, keeper: Keeper, name: Reference) -> tuple[tuple[LetGo, ...], str]:
         try:
@@ -235,6 +260,8 @@ class Puller:
 
     async def _prove(self, image: EngineImage, wanted: Wanted, digest: Digest) -> Proof:
         """Step 5. ArrivedOther."""
+        if self._known_proof(image, digest) in (Proof.MANIFEST, Proof.LOCK) and self._is(image, wanted, digest):
+            return self._known_proof(image, digest)  # shown before, and an ID is always the same image
         if self.host.store is Store.CONTAINERD:
             if image.id != digest:
                 raise ArrivedOther(_other(wanted.name, digest, f"the engine has {image.id} under its name"))
@@ -286,6 +313,14 @@ class Puller:
         except BoltsealError:
             return False
         return True
+
+
+def _started_as(text: str, name: Reference) -> bool:
+    """Whether a container was started as this name."""
+    try:
+        return Wanted.of(Reference.parse(text)).name == name
+    except Invalid:  # by an ID, say
+        return False
 
 
 def _named(name: Reference, digest: Digest) -> Reference:
