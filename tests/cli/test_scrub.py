@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +190,15 @@ def test_quick_reads_no_content_and_says_so(store: DockerStore) -> None:
     assert "no content read" in quick.out
 
 
+def test_quick_claims_no_level(store: DockerStore) -> None:
+    """What was not read is not proven, whatever was expected of it: neither in words nor to scripts."""
+    expected = ("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", image_of(store), "--quick")
+    done, as_json = program.call(*expected), program.call(*expected, "--json")
+
+    assert done.out.startswith("holds: shop/app:1.4.2")
+    assert as_json.json["results"][0]["level"] is None
+
+
 @pytest.mark.parametrize("more", [["--bytes-per-second", "1G"], ["--from-disk"]])
 def test_how_it_reads_changes_nothing_of_what_it_finds(store: DockerStore, more: list[str]) -> None:
     """Slowly, or from the disk itself."""
@@ -301,3 +314,49 @@ def test_a_lock_that_is_a_link_is_not_followed(store: DockerStore, project: Path
 def test_a_lock_and_no_lock_is_usage(store: DockerStore) -> None:
     """Both can't be meant."""
     assert program.call("scrub", "--root", store.root, "--lock", "x", "--no-lock").code == 2
+
+
+def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -> None:
+    """On a terminal, on stderr, on one line that is cleared at the end."""
+    ours, theirs = os.openpty()
+    argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root)]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, env=program.clean_environment(), check=False)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+
+    assert done.returncode == 0
+    assert re.search(r"read [0-9.]+ (B|KiB|MiB), [0-9.]+ (B|KiB|MiB)/s, layers: (50|100) %", shown)
+    assert shown.endswith("\r\x1b[2K")
+
+
+def test_nice_gives_way_to_everything_else(store: DockerStore) -> None:
+    """The lowest priority for the CPU, and for the disk only what nobody else wants; it is looked at while it runs."""
+    store.image("large:1", {"f": os.urandom(8 << 20)})
+    argv = [
+        sys.executable,
+        "-m",
+        "boltseal",
+        "scrub",
+        "--root",
+        str(store.root),
+        "--nice",
+        "--bytes-per-second",
+        "100K",
+    ]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=program.clean_environment()) as running:
+        stat = Path(f"/proc/{running.pid}/stat")
+        while running.poll() is None and stat.read_text().rpartition(")")[2].split()[16] != "19":
+            time.sleep(0.02)
+        for _ in range(100):
+            said = subprocess.run(
+                ["ionice", "-p", str(running.pid)], capture_output=True, text=True, check=False
+            ).stdout
+            if said.strip() == "idle":
+                break
+            time.sleep(0.02)
+        ended = running.poll()
+        running.kill()
+
+    assert ended is None
+    assert said.strip() == "idle"

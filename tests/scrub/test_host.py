@@ -95,6 +95,24 @@ def test_a_meter_counts_what_it_is_told_and_asks_for_time_where_there_is_a_rate(
     assert free_at.value - first >= 1_000_000 / 10**9 - 1e-6
 
 
+def test_a_rate_is_kept_over_all_that_is_read(store: DockerStore) -> None:
+    """So much is slept as the bytes of the layer take at that rate: by a clock that only sleeping moves."""
+    store.image("app:1", {f"f{number}": os.urandom(300_000) for number in range(10)})
+    (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
+    context, now = get_context("spawn"), [1000.0]
+    count, free_at = context.Value("q", 0), context.Value("d", 0.0)
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    result = check(layer, Manner(), Meter(count, free_at, 1_000_000, lambda: now[0], sleep))
+
+    assert (result.count, result.unknown) == (0, ())
+    assert count.value > 3_000_000
+    assert free_at.value - 1000 == pytest.approx(count.value / 1_000_000)
+    assert free_at.value - now[0] < 1  # what was read last has no need to be waited for
+
+
 def test_a_difference_counts_more_than_what_could_not_be_checked() -> None:
     """Exit code 1 beats 3."""
     reports = [Report("image", "a", status, "", "") for status in (Status.UNKNOWN, Status.DIFFERS, Status.HOLDS)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
 import shutil
+import stat
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from boltseal.scrub.find import store_at
+from boltseal.scrub.comparison import MAX_ABSENT
+from boltseal.scrub.find import NoStore, store_at
 from boltseal.scrub.report import Report, Status
 from boltseal.scrub.scrub import Wanted, scrub
 from tests.scrub.making import DockerStore, split_of
@@ -187,3 +191,119 @@ def test_a_folder_of_very_many_names_is_counted_and_only_some_are_told(store: Do
 
     assert report.count >= 1500
     assert len(report.differences) <= 1010
+
+
+def test_a_list_of_entries_that_are_nowhere_has_an_end(store: DockerStore) -> None:
+    """Each names folders of its own; a line in a compressed list costs nothing, and remembering each would cost much."""
+    rest = tarfile.TarInfo("f").tobuf()[100:]
+    with gzip.open(bomb(store), "wb", compresslevel=1) as file:
+        for number in range(MAX_ABSENT + 1):
+            header = b"%d/f".ljust(102, b"\0") % number
+            file.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(header[:100] + rest))
+            file.write(b'{"type":1,"name":"%d/f","payload":null}\n' % number)
+
+    report = checked(store)["good:1"]
+
+    assert report.status is Status.DIFFERS
+    assert "folders that it names are not there" in " ".join(each.got for each in report.differences)
+
+
+def podman_store(folder: Path, **lists: object) -> Path:
+    """Podman's lists, as whoever changed them has written them."""
+    for name in ("images", "layers", "containers"):
+        (folder / f"overlay-{name}").mkdir(parents=True)
+        raw = lists.get(name, [])
+        (folder / f"overlay-{name}/{name}.json").write_bytes(
+            raw if isinstance(raw, bytes) else json.dumps(raw).encode()
+        )
+    (folder / "overlay/l").mkdir(parents=True)
+    return folder
+
+
+ID = "a" * 64
+HOSTILE_LISTS: dict[str, dict[str, object]] = {
+    "deeply-nested": {"images": b"[" * 1_000_000},
+    "no-json": {"images": b"\xff\x00"},
+    "no-list": {"images": {"id": ID}},
+    "an-id-that-is-a-path": {"images": [{"id": "../../../../etc", "layer": ID}]},
+    "a-layer-that-is-a-path": {"images": [{"id": ID, "layer": "../x"}], "layers": [{"id": "../x"}]},
+    "a-layer-upon-itself": {"images": [{"id": ID, "layer": "b"}], "layers": [{"id": "b", "parent": "b"}]},
+    "a-container-upon-itself": {
+        "layers": [{"id": "b", "parent": "c"}, {"id": "c", "parent": "b"}],
+        "containers": [{"id": "x", "layer": "b", "image": ID}],
+    },
+    "numbers-for-names": {"images": [{"id": ID, "names": [1, 2]}]},
+    "maps-of-ids-without-sense": {
+        "images": [{"id": ID, "layer": "b"}],
+        "layers": [{"id": "b", "uidmap": [{"container_id": -1, "host_id": 1 << 62, "size": 1 << 62}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_LISTS)
+def test_hostile_lists_of_podman_are_reported(tmp_path: Path, name: str) -> None:
+    """The check ends, with an answer that is not "holds"."""
+    root = podman_store(tmp_path / "root", **HOSTILE_LISTS[name])
+
+    found = scrub(store_at(root), Wanted(), lambda *_: None)
+
+    assert found
+    assert all(each.status is not Status.HOLDS for each in found)
+
+
+def layout(folder: Path, index: bytes, **blobs: bytes) -> Path:
+    (folder / "blobs/sha256").mkdir(parents=True)
+    (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    (folder / "index.json").write_bytes(index)
+    for name, raw in blobs.items():
+        (folder / "blobs/sha256" / name.removeprefix("b_")).write_bytes(raw)
+    return folder
+
+
+def index_of(digest: str, media_type: str) -> bytes:
+    described = {"mediaType": media_type, "digest": digest, "size": 1}
+    return json.dumps({"schemaVersion": 2, "manifests": [described]}).encode()
+
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+INDEXES: dict[str, bytes] = {
+    "deeply-nested": b'{"manifests":' * 100_000,
+    "no-json": b"\x00",
+    "a-path-for-a-digest": index_of("sha256:../../../../etc/passwd", OCI_INDEX),
+    "an-index-in-itself": index_of("sha256:" + ID, OCI_INDEX),
+    "a-million-manifests": json.dumps(
+        {"schemaVersion": 2, "manifests": [{"mediaType": OCI_INDEX, "digest": "x", "size": 1}] * 200_000}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
+    """The same for what somebody sent."""
+    folder = layout(tmp_path / "layout", INDEXES[name], **{f"b_{ID}": INDEXES["an-index-in-itself"]})
+
+    found = scrub(store_at(folder), Wanted(), lambda *_: None)
+
+    assert found
+    assert all(each.status is not Status.HOLDS for each in found)
+
+
+@pytest.mark.parametrize("what", ["pipe", "socket", "device", "folder", "nothing"])
+def test_an_archive_that_is_no_file_keeps_nobody_waiting(tmp_path: Path, what: str) -> None:
+    """A pipe without a writer, a device that does something when it is opened."""
+    path = tmp_path / "saved.tar"
+    if what == "device" and os.geteuid() != 0:
+        pytest.skip("only root may make devices")
+    modes = {"pipe": stat.S_IFIFO, "socket": stat.S_IFSOCK, "device": stat.S_IFCHR}
+    if what in modes:
+        os.mknod(path, modes[what] | 0o600, os.makedev(1, 7) if what == "device" else 0)
+    elif what == "folder":
+        path.mkdir()
+
+    if what in modes:
+        (found,) = scrub(store_at(path), Wanted(), lambda *_: None)
+
+        assert found.status is Status.UNKNOWN
+    else:
+        with pytest.raises(NoStore):
+            store_at(path)

@@ -213,3 +213,27 @@ def test_a_tar_split_gives_all_headers_and_all_bytes_but_the_files(tmp_path: Pat
     names = [header.name.rstrip(b"/").decode() for _, header in found if header is not None]
     assert names == ["etc", "etc/passwd", "bin", "bin/tool", "empty"]
     assert sum(len(raw) for raw, _ in found) == len(tar) - sum(map(len, CONTENT.values()))
+
+
+@pytest.mark.parametrize(
+    "map_", ["0,99999999999999999999", "99999999999999999999,1", "-1,1", "0,-5", "0,11"], ids=lambda text: text[:8]
+)
+def test_a_map_of_a_sparse_file_that_leads_out_of_it_is_refused(map_: str) -> None:
+    """Such offsets are none that a file can be read at."""
+    entry = tarfile.TarInfo("f")
+    entry.pax_headers = {"GNU.sparse.size": "10", "GNU.sparse.map": map_}
+
+    with pytest.raises(TarMalformed):
+        one(entry)
+
+
+def test_a_map_of_a_sparse_file_without_an_end_is_refused() -> None:
+    """It stands in the content, and could be as long as that."""
+    entry = tarfile.TarInfo("f")
+    entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "10"}
+    entry.size = 50_000_000
+    tar = BlobTar(io.BytesIO(entry.tobuf(tarfile.PAX_FORMAT) + b"1" * entry.size), "sha256", lambda _: None)
+    next(tar.entries())
+
+    with pytest.raises(TarMalformed):
+        tar.sparse_map()

@@ -183,6 +183,8 @@ class Beneath:
         except OSError as error:
             raise explained(error, self.shown(path)) from error
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # it was put there this moment
+                raise StoreMalformed(f"{self.shown(path)} is no plain file")
             yield fd
         finally:
             os.close(fd)

@@ -23,6 +23,7 @@ else:
 PIECE_BYTES: Final = 256 * 1024
 OUT_BYTES: Final = 1024 * 1024
 MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
+MAX_DIGITS: Final = 20
 MAX_PIECES: Final = 2_000_000
 MAX_WINDOW_LOG: Final = 27
 """A zstd frame may ask for a window of 2^41 bytes; engines and we read up to 128 MiB."""
@@ -108,10 +109,12 @@ class BlobTar:
             text += b"".join(self.exactly(BLOCK))
             *lines, text = text.split(b"\n")
             for line in lines:
-                if not line.isdigit() or len(line) > 20:
+                if not line.isdigit() or len(line) > MAX_DIGITS:
                     raise TarMalformed("the map of a sparse file is damaged")
                 numbers.append(int(line))
             wanted = 1 + 2 * numbers[0] if numbers else 1
+            if len(numbers) < wanted and len(text) > MAX_DIGITS:
+                raise TarMalformed("the map of a sparse file is damaged")
             if wanted > MAX_PIECES:
                 raise TarMalformed("a sparse file of millions of pieces")
         return tuple(zip(numbers[1:wanted:2], numbers[2:wanted:2], strict=True))

@@ -33,6 +33,10 @@ _WHITEOUT: Final = b".wh."
 _META: Final = b".wh..wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _DOTTED: Final = (b"", b".")
+MAX_ENTRIES: Final = 10_000_000
+MAX_WHITEOUTS: Final = 1_000_000
+MAX_ABSENT: Final = 100_000
+"""What costs whoever writes a hostile list nothing must have an end; no layer has as many."""
 _NOTHING: Final[dict[bytes, bool]] = {}
 
 
@@ -51,6 +55,7 @@ class LayerComparison:
         self._implied: set[bytes] = set()
         self._opaque: set[bytes] = set()
         self._whiteouts: dict[bytes, set[bytes]] = {}
+        self._absent = self._hidden = 0
         self.spelled: bytes | None = None
         """The folder of the last entry as its header spells it; then where that is, and what is left in it."""
         self.above = b""
@@ -60,7 +65,7 @@ class LayerComparison:
         """One entry of the tar. TarMalformed for names that lead out of the layer."""
         if header.traits.kind == GLOBAL:
             return
-        self.entries += 1
+        self._counted()
         spelled, _, name = header.name.rpartition(b"/")
         if spelled != self.spelled or name[:1] in _DOTTED:  # most entries lie in the folder of the one before them
             name = self._place(header.name)
@@ -82,6 +87,11 @@ class LayerComparison:
             self.findings.add(Kind.TYPE, path, "a path of folders", error.message)
         except StoreUnreadable as error:
             self.findings.not_read(error.message)
+
+    def _counted(self) -> None:
+        self.entries += 1
+        if self.entries > MAX_ENTRIES:
+            raise TarMalformed(f"more than {MAX_ENTRIES} entries")
 
     def _folder_as_said(self, path: bytes, header: Header) -> bool:
         self._left.setdefault(path, None)
@@ -132,7 +142,12 @@ class LayerComparison:
         except TooManyNames as error:
             self.findings.not_read(f"what is too much in a folder: {error.message}")
             self._left[folder] = left = {}
-        except (StoreMissing, StoreUnreadable, StoreMalformed):
+        except StoreMissing as error:
+            self._absent += 1
+            if self._absent > MAX_ABSENT:
+                raise TarMalformed(f"more than {MAX_ABSENT} folders that it names are not there") from error
+            return _NOTHING
+        except (StoreUnreadable, StoreMalformed):
             return _NOTHING
         return left
 
@@ -168,6 +183,9 @@ class LayerComparison:
             hidden = name[len(_WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise TarMalformed(f"a whiteout of {readable(hidden)!r}")
+            self._hidden += 1
+            if self._hidden > MAX_WHITEOUTS:
+                raise TarMalformed(f"more than {MAX_WHITEOUTS} whiteouts")
             self._whiteouts.setdefault(above, set()).add(hidden)
 
     def differs(self, path: bytes) -> None:

@@ -127,8 +127,9 @@ def _of_image(
     differences = [*judged.differences, *differences]
     unknown += judged.unknown
     count = max(count + len(judged.differences), len(differences)) if differences else 0
+    level = None if wanted.manner.quick else judged.level  # of files that were not read nothing is proven
     return Report(
-        "image", _ref(image, typed), status_of(count, tuple(unknown)), image.store, str(image.root), judged.level,
+        "image", _ref(image, typed), status_of(count, tuple(unknown)), image.store, str(image.root), level,
         judged.by, str(image.id), image.names, len(image.layers), entries, tuple(differences), count, tuple(dict.fromkeys(unknown)),
     )  # fmt: skip
 

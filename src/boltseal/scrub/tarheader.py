@@ -190,7 +190,10 @@ def _sparse(records: dict[bytes, bytes], stored: int) -> tuple[int, tuple[tuple[
         return stored, None
     text = records.get(_MAP_00) or records.get(b"GNU.sparse.map") or b""
     numbers = [_decimal(each, "sparse map") for each in text.split(b",")] if text else []
-    return _decimal(records[b"GNU.sparse.size"], "size"), tuple(zip(numbers[::2], numbers[1::2], strict=False))
+    size, pieces = _decimal(records[b"GNU.sparse.size"], "size"), tuple(zip(numbers[::2], numbers[1::2], strict=False))
+    if any(offset < 0 or length < 0 or offset + length > size for offset, length in pieces):
+        raise TarMalformed("the map of a sparse file leads out of it")
+    return size, pieces
 
 
 def _pax(data: bytes, records: dict[bytes, bytes]) -> None:

@@ -39,7 +39,16 @@ class Pace:
 class Meter:
     """Counts what is read, and waits where it would be more than the rate allows. Shared by processes."""
 
-    def __init__(self, count: Synchronized[int], free_at: Synchronized[float], bytes_per_second: int) -> None:
+    def __init__(
+        self,
+        count: Synchronized[int],
+        free_at: Synchronized[float],
+        bytes_per_second: int,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self._count = count
         self._free_at = free_at
         self._rate = bytes_per_second
@@ -53,11 +62,11 @@ class Meter:
             self._count.value += self._uncounted
         if self._rate:
             with self._free_at.get_lock():
-                now = time.monotonic()
+                now = self._clock()
                 begins = max(now, self._free_at.value)
                 self._free_at.value = begins + self._uncounted / self._rate
             if begins > now:
-                time.sleep(begins - now)
+                self._sleep(begins - now)
         self._uncounted = 0
 
 

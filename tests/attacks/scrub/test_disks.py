@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from boltseal.scrub.layers import Manner
 from boltseal.scrub.report import Status
 from boltseal.scrub.scrub import Wanted
 from tests.attacks.scrub.stores import Store
+from tests.cli import program as program_of_boltseal
+from tests.cli.program import clean_environment
 from tests.programs import program
 
 pytestmark = pytest.mark.real
@@ -49,6 +52,73 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
     yield mounted
     subprocess.run(["umount", mounted], check=True)
+
+
+def test_what_is_read_from_the_disk_is_let_go_of(originals: Callable[[str], Store], disk: Path) -> None:
+    """It leaves no trace in the page cache, where a check as usual does."""
+    store = originals("docker").copy(disk)
+    subprocess.run(["sync", "-f", disk], check=True)
+
+    def kept() -> int:
+        said = subprocess.run(
+            ["fincore", "--bytes", "--raw", "--noheadings", "--output", "RES", store.at("bin/tool")],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return int(said.stdout)
+
+    store.image_report()
+    warm = kept()
+    report = store.image_report(Wanted(manner=Manner(from_disk=True)))
+
+    assert (report.status, report.differences) == (Status.HOLDS, ())
+    assert warm > 0
+    assert kept() == 0
+
+
+def test_the_disk_of_a_stopped_host_has_the_stores_of_all_its_engines(
+    originals: Callable[[str], Store], tmp_path: Path
+) -> None:
+    """Docker's, containerd's and Podman's, where they usually lie; each is told of by its own path."""
+    usual = {"docker": "docker", "containerd": "containerd", "podman": "containers/storage"}
+    made = {name: originals(name).copy(mkdir(tmp_path / "disk/var/lib" / at)) for name, at in usual.items()}
+    clean = program_of_boltseal.call("scrub", "--root", tmp_path / "disk")
+    made["podman"].at("bin/tool").chmod(0o4755)
+    dirty = program_of_boltseal.call("scrub", "--root", tmp_path / "disk", "--json")
+
+    assert (clean.code, [line.split(":")[0] for line in clean.out.splitlines()]) == (0, ["holds L0"] * 3)
+    assert {each["root"]: each["status"] for each in dirty.json["results"]} == {
+        str(made[name].root): "differs" if name == "podman" else "holds" for name in usual
+    }
+
+
+@pytest.mark.parametrize("at", ["docker", "containerd", "containers/storage"])
+def test_a_hosts_stores_are_found_by_themselves(originals: Callable[[str], Store], tmp_path: Path, at: str) -> None:
+    """Nobody has to say where they lie."""
+    name = {"containers/storage": "podman"}.get(at, at)
+    folder = originals(name).copy(tmp_path / "store").root
+    lay = f"mount -t tmpfs none /var/lib && mkdir -p /var/lib/{at} && mount --bind {folder} /var/lib/{at}"
+    argv = [
+        program("unshare"),
+        "--mount",
+        program("sh"),
+        "-c",
+        f'{lay} && exec "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "boltseal",
+        "scrub",
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, env=clean_environment(), cwd=tmp_path, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("holds L0: ")
+    assert f"({name} /var/lib/{at})" in done.stdout
+
+
+def mkdir(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
 
 
 def test_a_disk_that_changed_under_a_warm_cache_is_seen_from_the_disk(

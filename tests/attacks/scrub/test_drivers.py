@@ -237,3 +237,55 @@ def swapped_for_an_evil_one(root: Path) -> tuple[Path, Path]:
     layer.rename(layer.with_name("aside"))
     evil.rename(layer)
     return layer, evil
+
+
+# ---- containers of Podman
+
+
+def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
+    """A Podman of root's with an image that runs, and its root."""
+    box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
+    box.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
+    archive(folder / "box.tar", [base(), box.done()], "shop/box:1", ["/bin/sleep", "1000"])
+    podman = (*podman_on(folder / "root", folder), "--runtime", "runc")
+    run(*podman, "load", "-i", folder / "box.tar").checked()
+    return podman, folder / "root"
+
+
+def test_a_container_of_podman_is_looked_at_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A link of the stack, turned for the start and turned back: only the process sees the other tree."""
+    podman, root = boxed(tmp_path_factory.mktemp("p"))
+    options = ("-d", "--network", "none")
+    try:
+        clean_box = run(*podman, "run", *options, "shop/box:1").checked().strip()
+        (layer,) = [each for each in (root / "overlay").glob("*/diff") if (each / "etc/gone").exists()]
+        evil = layer.with_name("evil")
+        subprocess.run(["cp", "-a", layer, evil], check=True)
+        (evil / "etc/passwd").write_bytes(b"evil:x:0:0\n")
+        layer.rename(layer.with_name("aside"))
+        evil.rename(layer)
+        box = run(*podman, "run", *options, "shop/box:1").checked().strip()
+        layer.rename(evil)
+        layer.with_name("aside").rename(layer)
+        found = {each.id: each for each in reports(root) if each.what == "container"}
+    finally:
+        run(*podman, "rm", "--force", "--all", "--time", "0").checked()
+        servers.unmounted(root.parent)
+
+    assert (found[clean_box].status, bool(found[clean_box].running)) == (Status.HOLDS, True)
+    assert {(each.kind, each.path) for each in found[box].differences} == {(Kind.RUNNING, "etc/passwd")}
+
+
+def test_layers_that_podman_has_mapped_to_other_ids_are_clean(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`--uidmap`: by a mount that maps, or by a copy of the layer with other owners; hard links and all."""
+    podman, root = boxed(tmp_path_factory.mktemp("m"))
+    mapped = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
+    try:
+        run(*podman, "create", "--network", "none", *mapped, "shop/box:1").checked()
+        found = reports(root)
+    finally:
+        run(*podman, "rm", "--force", "--all", "--time", "0").checked()
+        servers.unmounted(root.parent)
+
+    assert {each.what for each in found} == {"image", "container"}
+    assert [(each.status, each.differences, each.unknown) for each in found] == [(Status.HOLDS, (), ())] * len(found)

@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG
 
 import pytest
 
@@ -58,6 +59,10 @@ def grown(store: Store) -> None:
     rewritten(store.at("bin/tool"), store.at("bin/tool").read_bytes() + b"more")
 
 
+def shortened(store: Store) -> None:
+    rewritten(store.at("bin/tool"), store.at("bin/tool").read_bytes()[:-1])
+
+
 def deleted(store: Store) -> None:
     kept_times(store.at("bin"), store.at("bin/tool").unlink)
 
@@ -78,6 +83,10 @@ def setuid_added(store: Store) -> None:
     store.at("bin/tool").chmod(0o4755)
 
 
+def setgid_added(store: Store) -> None:
+    store.at("bin/tool").chmod(0o2755)
+
+
 def setuid_dropped(store: Store) -> None:
     store.at("bin/su").chmod(0o755)
 
@@ -88,6 +97,10 @@ def sticky_dropped_from_a_folder(store: Store) -> None:
 
 def owner_changed(store: Store) -> None:
     os.chown(store.at("etc/passwd"), 1000, 0)
+
+
+def group_changed(store: Store) -> None:
+    os.chown(store.at("etc/passwd"), -1, 42)
 
 
 def owner_of_a_link_changed(store: Store) -> None:
@@ -290,14 +303,17 @@ ATTACKS: dict[Attack, tuple[Kind, str]] = {
     content_of_a_name_that_is_no_utf8: (Kind.CONTENT, "etc/caf\\xe9"),
     content_in_an_upper_layer: (Kind.CONTENT, "app"),
     grown: (Kind.SIZE, "bin/tool"),
+    shortened: (Kind.SIZE, "bin/tool"),
     deleted: (Kind.MISSING, "bin/tool"),
     empty_one_deleted: (Kind.MISSING, "etc/empty"),
     empty_one_filled: (Kind.SIZE, "etc/empty"),
     permissions_changed: (Kind.MODE, "bin/tool"),
     setuid_added: (Kind.MODE, "bin/tool"),
+    setgid_added: (Kind.MODE, "bin/tool"),
     setuid_dropped: (Kind.MODE, "bin/su"),
     sticky_dropped_from_a_folder: (Kind.MODE, "opaque"),
     owner_changed: (Kind.OWNER, "etc/passwd"),
+    group_changed: (Kind.OWNER, "etc/passwd"),
     owner_of_a_link_changed: (Kind.OWNER, "lib"),
     mtime_changed: (Kind.MTIME, "bin/tool"),
     nanoseconds_changed: (Kind.MTIME, LONG),
@@ -345,6 +361,31 @@ def test_a_store_as_its_engine_made_it_is_clean(store: Store) -> None:
     assert report.unknown == ()
     assert report.status is Status.HOLDS
     assert (report.layers, report.entries) == (3, 27)
+
+
+def test_a_check_writes_nothing(store: Store) -> None:
+    """Not a byte, not a time; of files not even the time of access."""
+
+    def state() -> list[tuple[object, ...]]:
+        return [
+            (
+                path,
+                at.st_ino,
+                at.st_mode,
+                at.st_uid,
+                at.st_size,
+                at.st_mtime_ns,
+                at.st_ctime_ns,
+                S_ISREG(at.st_mode) and at.st_atime_ns,
+            )
+            for path in sorted(store.root.rglob("*"))
+            for at in [path.lstat()]
+        ]
+
+    before = state()
+    store.scrub()
+
+    assert state() == before
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,28 @@ def test_a_receipt_proves_what_lies_on_the_disk(published: Published) -> None:
 
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"holds L2: {published.name}")
+
+
+def test_a_receipt_proves_without_any_network(published: Published) -> None:
+    """Nobody is asked: neither the registry nor the engine. From a network namespace nothing can be reached."""
+    argv = [
+        "unshare",
+        "--net",
+        sys.executable,
+        "-m",
+        "boltseal",
+        "scrub",
+        "--root",
+        str(published.root),
+        published.name,
+    ]
+    done = subprocess.run(
+        [*argv, "--receipt", str(published.receipt), "--key", published.key],
+        capture_output=True, text=True, env=program.clean_environment(), check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("holds L2: ")
 
 
 def test_a_name_that_was_given_to_another_image_on_this_host(published: Published, tmp_path: Path) -> None:
