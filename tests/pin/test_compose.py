@@ -139,6 +139,37 @@ def test_a_variable_behind_the_tag_forbids_a_digest_before_it(tmp_path: Path) ->
     assert (found.sites[0].spot, names(found)) == (None, [("services.web.image", "nginx:1.25")])
 
 
+def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
+    """`node:${NODE:-22}-alpine`: with NODE=23 the old image would run under the new name, and nobody would be told.
+
+    A digest that goes away with the variable is sound, and so is one behind a name: there nobody has that digest.
+    """
+    edited = pinned(trap("compose_variable_in_the_tag", tmp_path))
+
+    assert shown(edited) == {
+        "compose.yml": [
+            "image: nginx:v${NGINX:-1.25@DIGEST}",
+            "image: ${IMAGE2:-memcached:1.${MEM:-6@DIGEST}}",
+            "image: ${NAME:-traefik}:3.1@DIGEST",
+            "image: ${OWNER:-bitnami}/haproxy@DIGEST",
+        ]
+    }
+    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+        ("services.suffix.image", "NODE gives part of its tag"),
+        ("services.two.image", "MAJOR gives part of its tag"),
+        ("services.from_env.image", "PG gives part of its tag"),
+        ("services.inner.image", "HTTPD gives part of its tag"),
+    ]
+
+
+def test_services_of_every_profile_are_read(tmp_path: Path) -> None:
+    """Whether they start today or not."""
+    assert names(found_in(trap("compose_profiles", tmp_path))) == [
+        ("services.web.image", "nginx:1.25"),
+        ("services.debug.image", "busybox:1.36"),
+    ]
+
+
 def test_a_reference_that_begins_like_another_is_not_mistaken_for_it(tmp_path: Path) -> None:
     """`nginx:1.2`, `nginx:1.25` and `nginx` are three sites."""
     root = trap("compose_prefix_of_another", tmp_path)

@@ -47,6 +47,24 @@ def test_one_arg_of_two_different_images_is_not_pinned(tmp_path: Path) -> None:
     assert [site.override_only for site in found_in(root).sites] == [BEHIND, BEHIND]
 
 
+def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
+    """`FROM node:${NODE}-alpine`, also by way of another ARG: a build argument would get the old image by a new name."""
+    edited = pinned(trap("dockerfile_variable_in_the_tag", tmp_path))
+
+    assert shown(edited) == {
+        "Dockerfile": [
+            "ARG PY=3.13@DIGEST",
+            "FROM ${BASE}/redis:7.2@DIGEST AS three",
+            "FROM python:3.${MINOR:-13@DIGEST} AS four",
+        ]
+    }
+    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+        ("FROM, stage one", "NODE gives part of its tag"),
+        ("FROM, stage two", "GO gives part of its tag"),
+        ("FROM, stage five", "MAJOR gives part of its tag"),
+    ]
+
+
 def test_stages_numbers_and_scratch_are_no_images(tmp_path: Path) -> None:
     """In FROM, `COPY --from` and `RUN --mount`, whatever their case."""
     root = trap("dockerfile_stages", tmp_path)

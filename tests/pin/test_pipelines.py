@@ -61,3 +61,11 @@ def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -
         "ci/more.yml": ["image: memcached:1.6@DIGEST"],
     }
     assert edited.refusals[0].reason == "its end comes from NODE, and scripts of the job would see the digest in it"
+
+
+def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
+    """Whoever starts the pipeline may set it."""
+    edited = pinned(trap("gitlab_variable_in_the_tag", tmp_path))
+
+    assert shown(edited) == {".gitlab-ci.yml": ["image: $HUB/redis:7.2@DIGEST"]}
+    assert [refusal.reason.partition(":")[0] for refusal in edited.refusals] == ["NODE gives part of its tag"]

@@ -35,7 +35,7 @@ TRAPS = sorted(path.name for path in (Path(__file__).parent.parent / "data" / "p
 def images(root: Path, *files: str) -> list[str]:
     """What `docker-compose config --images` says."""
     named = [part for file in files or (compose_file(root),) for part in ("-f", str(root / file))]
-    env = {"PATH": os.environ["PATH"], "MUST": "registry.example.com/must:1"}
+    env = {"PATH": os.environ["PATH"], "MUST": "registry.example.com/must:1", "COMPOSE_PROFILES": "*"}
     return sorted(run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked().split())
 
 
@@ -244,3 +244,31 @@ def test_compose_starts_what_was_pinned(docker: Docker, registry: Registry, repo
 
     assert said.text.count("it runs") == 2, said.text
     assert {image.partition("@")[2] for image in used} == pins
+
+
+def test_compose_starts_what_an_override_holds_where_no_edit_is_sound(
+    docker: Docker, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """Variables inside of tags: pin leaves the files as they are and says what holds it; the tags move, and what was
+    locked starts.
+    """
+    name = f"{registry.host}/{repository}"
+    shell = with_a_shell(docker, tmp_path)
+    for tag in ("nightly", "edge"):
+        docker.push(shell, f"{name}:{tag}").checked()
+    service = "network_mode: host, command: [/busybox, echo, it runs]"
+    text = f"services:\n  one: {{image: '{name}:${{A:-night}}ly', {service}}}\n  two: {{image: '{name}:${{B:-ed}}ge', {service}}}\n"
+    root = written(tmp_path / "project", {"compose.yml": text})
+    locked, pinned_ = run_boltseal("lock", "--project", root), run_boltseal("pin", "--write", "--project", root)
+    emitted = run_boltseal("lock", "--emit", "compose-override", "--project", root)
+    written(root, {"digests.yml": emitted.out})
+    for tag in ("nightly", "edge"):
+        docker.push(docker.image(b"no program"), f"{name}:{tag}").checked()
+    compose = ("docker-compose", "-f", str(root / "compose.yml"), "-f", str(root / "digests.yml"))
+    said = run(*compose, "up", "--no-color", env={"DOCKER_HOST": docker.host}, cwd=root)
+    run(*compose, "down", env={"DOCKER_HOST": docker.host}, cwd=root)
+
+    assert (locked.code, pinned_.code, emitted.code) == (0, 1, 0)
+    assert "`boltseal lock --emit compose-override`" in pinned_.err
+    assert "sha256:" not in (root / "compose.yml").read_text()
+    assert said.text.count("it runs") == 2, said.text

@@ -23,7 +23,7 @@ from yaml.nodes import Node, ScalarNode
 from boltseal.errors import quote
 from boltseal.pin.dockerfile import read_inline
 from boltseal.pin.dotenv import Dotenv, Variables, parse_dotenv
-from boltseal.pin.pieces import Dialect, Filled, NotFilled, Piece, fill, variables_in
+from boltseal.pin.pieces import Dialect, Filled, NotFilled, Piece, behind, fill, variables_in
 from boltseal.pin.references import parsed
 from boltseal.pin.source import Project, Source, Unreadable
 from boltseal.pin.values import Format, Found, Problem, Site, Spot
@@ -335,6 +335,9 @@ class _Reader:
         last = filled.last
         if last is None:
             return None, "what the reference ends with depends on a variable that is not set"
+        steered_by = filled.steered_by()
+        if steered_by is not None:
+            return None, behind(steered_by)
         pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
         if pinned > len(last.text):
             return None, "its digest is put together of several variables"

@@ -20,7 +20,7 @@ from typing import Final
 from yaml.nodes import ScalarNode
 
 from boltseal.pin.docker_lines import Instruction, Lines, Text, read_lines
-from boltseal.pin.pieces import Dialect, Filled, NotFilled, fill, variables_in
+from boltseal.pin.pieces import Dialect, Filled, NotFilled, behind, fill, variables_in
 from boltseal.pin.references import parsed
 from boltseal.pin.source import Source, Unreadable
 from boltseal.pin.values import Format, Found, Problem, Site, Spot
@@ -165,8 +165,11 @@ class _Reader:
 
     def spot(self, use: _Use, filled: Filled) -> tuple[Spot | None, str | None]:
         pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
-        last, text = filled.last, use.text
+        part, text = filled, use.text
         for _ in range(len(self.args) + 1):
+            last, steered_by = part.last, part.steered_by(whole=part is filled)
+            if steered_by is not None:
+                return None, behind(steered_by)
             if last is None or pinned > len(last.text):
                 return None, _BEHIND
             if last.variable is None:
@@ -180,7 +183,7 @@ class _Reader:
                 return None, _BEHIND
             text = arg.written
             try:
-                last = fill(text.text, self.value, Dialect.DOCKERFILE, strict=False).last
+                part = fill(text.text, self.value, Dialect.DOCKERFILE, strict=False)
             except NotFilled:
                 return None, _BEHIND
         return None, _BEHIND

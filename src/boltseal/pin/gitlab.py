@@ -13,7 +13,7 @@ from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from boltseal.pin.pieces import Dialect, Filled, NotFilled, fill
+from boltseal.pin.pieces import Dialect, Filled, NotFilled, behind, fill
 from boltseal.pin.references import digest_length, parsed
 from boltseal.pin.source import Source
 from boltseal.pin.values import Format, Found, Site, Spot
@@ -109,6 +109,9 @@ def _spot(source: Source, node: ScalarNode, filled: Filled) -> tuple[Spot | None
     pinned, last = digest_length(filled.text), filled.last
     if last is None or pinned > len(last.text):
         return None, "what the reference ends with depends on a variable"
+    steered_by = filled.steered_by()
+    if steered_by is not None:
+        return None, behind(steered_by)
     if last.variable is None:
         end = content_end(source, node)
         return Spot(source.path, end - pinned, end), None

@@ -2,14 +2,15 @@
 
 Three dialects: Compose (`$V ${V} ${V:-d} ${V-d} ${V:?e} ${V?e} ${V:+r} ${V+r} $$`, nested), BuildKit's Dockerfiles (the
 same but for `$$`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned where its
-last character comes from, if nothing comes after it, whatever the variables are: `Filled.end` says where that is.
+last character comes from (`Filled.last`), if nothing comes after it, whatever the variables are, and if nobody who sets
+one of them gets another tag with the same digest behind it (`Filled.steered_by`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -36,11 +37,20 @@ class NotFilled(Exception):  # noqa: N818, RUF100 - never leaves the room: it be
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of the result: of the text itself, from `at` on, or the whole value of `variable`."""
+    """A part of the result: of the text itself, from `at` on, or the whole value of `variable`.
+
+    `within`: the variables whose being set (or not) takes this piece away, as a default's, the outermost first.
+    """
 
     text: str
     at: int = -1
     variable: str | None = None
+    within: tuple[str, ...] = ()
+
+    @property
+    def steered_by(self) -> frozenset[str]:
+        """Every variable that decides what stands here."""
+        return frozenset(self.within if self.variable is None else (*self.within, self.variable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,32 @@ class Filled:
     def last(self) -> Piece | None:
         """The piece that the result ends with, whatever the variables are; None where that is not certain."""
         return self.pieces[-1] if self.pieces and self.pieces[-1].text else None
+
+    def steered_by(self, *, whole: bool = True) -> str | None:
+        """A variable that gives part of the tag and does not take its end away: set to something else, it would leave the
+        digest of the old tag behind the new one. Not `whole`: the text is part of a reference, and may be all tag.
+        """
+        if self.last is None:
+            return None
+        start, at = _tag_start(self.text, whole=whole), 0
+        for piece in self.pieces:
+            at += len(piece.text)
+            others = piece.steered_by - self.last.steered_by
+            if at > start and others:
+                return min(others)
+        return None
+
+
+def behind(variable: str) -> str:
+    """Why a digest can't stand behind a tag that this variable gives part of."""
+    return f"{variable} gives part of its tag: set to something else, it would leave the old digest behind the new tag"
+
+
+def _tag_start(text: str, *, whole: bool) -> int:
+    name = text.partition("@")[0]
+    if ":" in name.rpartition("/")[2]:
+        return name.rfind(":") + 1
+    return len(text) if whole else 0
 
 
 def variables_in(text: str, dialect: Dialect) -> list[str]:
@@ -139,7 +175,8 @@ class _Filler:
             replaced = Piece("", variable=name) if operator.endswith("+") else Piece(value or "", variable=name)
             return [replaced], end + 1
         pieces, end = self.until(start, closing=True, depth=depth + 1)
-        return pieces or [Piece("", start)], end + 1
+        inside = [replace(piece, within=(name, *piece.within)) for piece in pieces]
+        return inside or [Piece("", start, within=(name,))], end + 1
 
     def skip(self, start: int, depth: int) -> int:
         """The position of the brace that closes a part which is not used."""
