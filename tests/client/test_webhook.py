@@ -155,3 +155,15 @@ def test_what_is_no_webhook_is_refused_without_showing_it(url: str, secret: str 
 
     assert "/x" not in raised.value.message
     assert secret is None or secret not in raised.value.message
+
+
+async def test_a_name_in_other_letters_is_the_name_that_was_configured() -> None:
+    """It is asked as the wire has it; that it does not exist is another thing than that it may not be asked."""
+    webhook = Webhook("https://b\u00fccher.invalid/x", within_s=5)
+    try:
+        with pytest.raises(NotDelivered, match="does not answer"):
+            await webhook.send("id", BODY, 1)
+    finally:
+        await webhook.aclose()
+
+    assert webhook.host == "xn--bcher-kva.invalid"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -253,3 +255,24 @@ async def test_a_list_that_can_not_be_read_costs_one_request(hub: FakeHub, watch
 
     assert {each.status for each in found.values()} == {Status.SAME}
     assert (hub.counted["list"], hub.counted["HEAD manifest"]) == (1, 5)
+
+
+@pytest.mark.slow
+async def test_looks_gather_nothing(hub: FakeHub, watched: Watched) -> None:
+    """A service that looks every six hours for a year is as large as after its second look."""
+    tags = [each for repository in range(20) for each in many(50, f"team{repository}/app")]
+    publish(hub, *tags)
+    hub.lists = True
+    sizes = []
+    tracemalloc.start()
+    try:
+        for number in range(4):
+            await look(hub, watched, *tags, now_us=(number + 1) * HOUR_US)
+            hub.seen.clear()
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+
+    assert sizes[3] - sizes[1] < 256 * 1024
+    assert len(watched.past(tags[0])) == 1

@@ -150,6 +150,8 @@ def _tell(answer: Answer, look: Look) -> None:
         return
     if look.alarm or look.status is Status.ABSENT:
         answer.outcome = Outcome.DIFFERS
+    if look.status in (Status.SAME, Status.FIRST) and not answer.as_json:
+        return  # of ten thousand tags nothing is kept that nobody reads
     saw = look.saw
     reason = _in_words(look)
     answer.add(
@@ -163,7 +165,7 @@ def _tell(answer: Answer, look: Look) -> None:
         first_seen=None if saw is None else format_time(saw.now.first_seen_us),
         line=None if saw is None else saw.now.line,
     )
-    if look.status not in (Status.SAME, Status.FIRST) and not answer.as_json and reason:
+    if not answer.as_json and reason:
         print_line(clean(reason))
 
 

@@ -103,14 +103,14 @@ class Webhook:
             raise WebhookInvalid(
                 f"the webhook at {parsed.host} is not encrypted; expected https, or networks to say that it is near"
             )
-        self.host = parsed.host
+        self.host = parsed.raw_host.decode("ascii")  # as the wire has it, also of a name in other letters
         self._url = parsed
         self._key = None if secret is None else _key(secret)
         self._within_s = within_s
         verify: ssl.SSLContext = trusting(ca_file)
         limits = httpx2.Limits(max_connections=2, max_keepalive_connections=0)
         self._http = httpx2.AsyncClient(
-            transport=WireTransport(verify, limits, ReceiverReach(parsed.host, networks)),
+            transport=WireTransport(verify, limits, ReceiverReach(self.host, networks)),
             timeout=within_s,
             follow_redirects=False,
             trust_env=False,

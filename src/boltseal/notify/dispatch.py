@@ -175,6 +175,8 @@ class Dispatcher:
                     self._round()
                 except BoltsealError as error:
                     self._troubled("", f"nobody can be told: {error.message}")
+                except Exception:  # noqa: BLE001 - the outermost shell of this thread: without it nobody would be told any more
+                    self._log.exception("nobody could be told: this is a defect")
                 await asyncio.to_thread(self._work.wait, EVERY_S)
                 self._work.clear()
         finally:
