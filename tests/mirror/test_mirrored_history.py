@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal.storage.ledger_key import LedgerKeys
 from boltseal.storage.migrate import DATABASE_NAME
 from tests.cli import program
 from tests.fakes.upstream import FakeUpstream
@@ -106,3 +107,24 @@ def test_an_observation_that_was_changed_is_broken(mirror: Server, fake: FakeUps
 
     assert told.code == 1
     assert any("not in the signed ledger" in (one["reason"] or "") for one in told.json["results"])
+
+
+def test_the_key_of_a_mirrors_log_can_be_trusted(mirror: Server, fake: FakeUpstream) -> None:
+    """Beside the ledger's, under the log's own name; a wrong one is a broken log."""
+    fake.publish("team/app", "1.4.2", image("one"))
+    pull(mirror)
+    settled(mirror, 2)
+    keys = mirror.folder.with_name(f"{mirror.folder.name}.keys")
+    mine, ledgers = (LedgerKeys(keys, name=name).key() for name in ("observations", "ledger"))
+    assert mine is not None
+    assert ledgers is not None
+    ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
+    given = program.call("trust", f"{mirror.address}/observations", str(mine.verifier))
+    told = program.call("history", ref)
+    listed = program.call("trust", "--json").json["results"]
+    wrong = program.call("trust", f"{mirror.address}/observations", str(ledgers.verifier), "--replace")
+    broken = program.call("history", ref)
+
+    assert (given.code, told.code, wrong.code, broken.code) == (0, 0, 0, 1)
+    assert "signed by the trusted key" in told.err
+    assert f"{mirror.address}/observations" in [one["ref"] for one in listed]

@@ -67,6 +67,7 @@ def trust(
 
 
 def _registry(text: str) -> str:
+    from boltseal.client.history import OBSERVATIONS
     from boltseal.client.ledger import registry_of
     from boltseal.oci.reference import Reference
 
@@ -75,7 +76,7 @@ def _registry(text: str) -> str:
         raise TrustUnclear(
             f"{quote(text)} is no registry; expected a host, perhaps with a port, such as localhost:5000"
         )
-    return registry
+    return f"{registry}/{OBSERVATIONS}" if text.rstrip("/").endswith(f"/{OBSERVATIONS}") else registry
 
 
 def _forget(answer: Answer, state: ClientState, registry: str, key: str | None) -> None:
