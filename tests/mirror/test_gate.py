@@ -421,3 +421,29 @@ async def test_a_client_that_leaves_ends_nothing_in_the_middle(
 
     assert [kind for kind, *_ in entries(data)] == ["tag.created"]
     assert reserved(data) == []
+
+
+async def test_nobody_waits_for_what_is_settled_so_it_leaves_the_reserve_alone(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """When upstream says that no more than `reserve` pulls are left, only what clients wait for is asked."""
+    app = image("app")
+    async with mirroring(data, upstream, push=True, reserve=20) as gate:
+        await push_parts(gate.client, APP, app)
+
+        async def gone(_: Asked, writer: asyncio.StreamWriter) -> None:
+            upstream.answers[HEAD] = status(503)
+            writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+        upstream.after[PUT] = gone
+        await put(gate.client, APP, "1.4.2", app)
+        upstream.answers["HEAD /v2/team/app/manifests/other"] = status(
+            404, ratelimit_limit="100;w=21600", ratelimit_remaining="20;w=21600"
+        )
+        await gate.client.get(f"/v2/{APP}/manifests/other")
+        push_gate = gate.app._push_gate  # type: ignore[attr-defined]  # the application keeps it for itself
+        asked = len(upstream.asked)
+        await push_gate.settle_all()
+
+    assert len(upstream.asked) == asked
+    assert reserved(data) == [(APP, "1.4.2", app.digest)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -336,3 +337,66 @@ async def test_a_slow_upstream_makes_nobody_wait_for_what_is_here(
 
     assert answer.content == shown.raw
     assert "did not answer within" in answer.headers["warning"]
+
+
+async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """The pull limit is reached: HEADs still say that the tag moved, but nobody may have the manifest. Also after a restart."""
+    first = publish(upstream, "one")
+    async with mirroring(data, upstream) as mirror:
+        await pull(mirror.client)
+    second = publish(upstream, "two")
+    upstream.answers[f"GET /v2/team/app/manifests/{second.digest}"] = status(429, ratelimit_remaining="0;w=21600")
+    async with mirroring(data, upstream) as mirror:
+        limited = [await pull(mirror.client) for _ in range(2)]
+        upstream.answers.clear()
+        after = await pull(mirror.client)
+
+    assert {answer.content for answer in limited} == {first.raw}
+    assert "limits how often it may be asked" in limited[0].headers["warning"]
+    assert after.content == second.raw
+
+
+async def test_a_read_only_server_serves_what_it_has_and_writes_nothing(data: Path, upstream: FakeUpstream) -> None:
+    """What it knows, with a warning that it has not asked; what it does not know it does not fetch."""
+    first = publish(upstream, "one")
+    publish(upstream, "nine", "9.9.9")
+    async with mirroring(data, upstream) as mirror:
+        await pull(mirror.client)
+    publish(upstream, "two")
+    asked = len(upstream.asked)
+    async with mirroring(data, upstream, server={"data": data, "read_only": True}) as mirror:
+        known, unknown = await pull(mirror.client), await pull(mirror.client, "9.9.9")
+
+    assert known.content == first.raw
+    assert "read-only" in known.headers["warning"]
+    assert unknown.status_code == 503
+    assert len(upstream.asked) == asked
+    assert len(observed(data)) == 1
+
+
+async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Path, upstream: FakeUpstream) -> None:
+    """The database is full: what stands is served, what is new is refused (507), and nothing is half written."""
+    first = publish(upstream, "one")
+    async with mirroring(data, upstream) as mirror:
+        await pull(mirror.client)
+        database = mirror.app._store.database  # type: ignore[attr-defined]  # the application keeps it for itself
+        await database.write(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1"))
+        codes = Counter[int]()
+        for number in range(400):
+            publish(upstream, f"{number}", f"{number}.0.0")
+            answer = await mirror.client.head(f"/v2/{NAME}/team/app/manifests/{number}.0.0")
+            codes[answer.status_code] += 1
+            if codes[507] == 3:
+                break
+        publish(upstream, "two")
+        known = await pull(mirror.client)
+        await database.write(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000"))
+        after = await pull(mirror.client)
+
+    assert set(codes) == {200, 507}
+    assert known.content == first.raw
+    assert "no space left" in known.headers["warning"]
+    assert after.status_code == 200
+    assert len(observed(data)) == 2 + codes[200]

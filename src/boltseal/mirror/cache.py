@@ -10,7 +10,6 @@ Whatever upstream does, what is here is served: with a warning where upstream mi
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
 SERVED_WITH_WARNING: Final = "mirror_served_with_warning"
-REMEMBERED: Final = 10_000
 OTHERS_WAIT_S: Final = 60.0
 
 
@@ -81,7 +79,6 @@ class Mirror:
         self._uses = uses
         self._blobs = MirroredBlobs(registry.pulls, registry.uploads, store, turns, check_room=check_room, count=count)
         self._flights: Flights[tuple[Repository, Digest], ManifestAnswer] = Flights()
-        self._served: OrderedDict[tuple[Repository, Tag], Digest] = OrderedDict()
 
     def upstream(self, terms: UpstreamTerms) -> Upstream:
         """The upstream that a name led to."""
@@ -113,10 +110,8 @@ class Mirror:
         try:
             found = await self.by_digest(upstream, repository, meaning.digest)
         except BoltsealError as error:
-            found = await self._before(repository, tag, error)
+            found = await self._before(repository, tag, meaning.digest, error)
             warning = error.message
-        else:
-            self._remember(repository, tag, meaning.digest)
         return Served(replace(found, sealed=False, by_digest=False), warning)
 
     async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning | None:
@@ -161,21 +156,12 @@ class Mirror:
             raise bound
         return meaning
 
-    async def _before(self, repository: Repository, tag: Tag, error: BoltsealError) -> ManifestAnswer:
-        """What the tag was served as last; `error` where that is not here."""
-        before = self._served.get((repository, tag))
-        if before is None:
-            raise error
-        try:
-            return await self._pulls.manifest(repository, before)
-        except ManifestUnknown:
-            raise error from None
-
-    def _remember(self, repository: Repository, tag: Tag, digest: Digest) -> None:
-        self._served[repository, tag] = digest
-        self._served.move_to_end((repository, tag))
-        while len(self._served) > REMEMBERED:
-            self._served.popitem(last=False)
+    async def _before(self, repository: Repository, tag: Tag, now: Digest, error: BoltsealError) -> ManifestAnswer:
+        """The newest of what the tag meant before that is here, by the log of observations; `error` where nothing is."""
+        for digest in await self._tags.meant_before(repository, tag, now):
+            with contextlib.suppress(ManifestUnknown):
+                return await self._pulls.manifest(repository, digest)
+        raise error
 
     async def _fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
         self._check_writable(upstream)

@@ -123,6 +123,10 @@ class UpstreamTags:
             return _without(upstream, repository, tag, stands, tried.error)
         return await self._flights.once((repository, tag), lambda: self._ask(upstream, repository, tag))
 
+    async def meant_before(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
+        """What a tag was served as before it meant `now`, the newest first."""
+        return await self._observations.meant_before(repository, tag, now)
+
     def told(self, upstream: Upstream, repository: Repository, tag: Tag, noted: Noted) -> None:
         """Hand over what an answer of upstream's, or somebody's word, has changed."""
         event = _event(upstream, repository, tag, noted)

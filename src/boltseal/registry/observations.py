@@ -8,11 +8,12 @@ upstream has gets a row, and only what is new an entry: nobody can make either g
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, NotFound, Precondition, Unavailable
-from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.entry import MAX_TIME_US, Kind, parse
 from boltseal.oci.digest import Digest
 from boltseal.policy import moves
 from boltseal.policy.moves import Judged, Known, Seen, Told
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from boltseal.policy.upstreams import MoveTerms
     from boltseal.registry.values import Actor
     from boltseal.storage.database import Database, Transaction
+
+
+LOOKED_BACK: Final = 20
+"""How many entries of a tag are looked at for what it meant before."""
 
 
 class NothingHeld(NotFound):
@@ -110,6 +115,19 @@ class Observations:
             return _write(tx, repository, tag, stands, judged, stands.asked_us, actor, reason)
 
         return await self._database.write(job)
+
+    async def meant_before(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
+        """What a tag was served as before it meant `now`, by its last entries, the newest first and each once."""
+
+        def query(connection: Connection) -> list[Digest]:
+            kinds = [str(Kind.OBSERVED), str(Kind.ACCEPTED)]
+            lines = ledger_store.newest_of_name(
+                connection, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
+            )
+            found = (parse(line).digest for line in itertools.islice(lines, LOOKED_BACK))
+            return [Digest.parse(digest) for digest in dict.fromkeys(found) if digest not in ("", str(now))]
+
+        return await self._database.read(query)
 
     async def held(self) -> list[Held]:
         """All tags of which something is held back."""
