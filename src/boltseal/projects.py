@@ -28,6 +28,7 @@ from boltseal.client.hosts import is_loopback
 from boltseal.errors import Invalid, quote
 from boltseal.notify.terms import NotifyInvalid, NotifyTerms, parse_notify
 from boltseal.oci.reference import HUB, Repository
+from boltseal.policy.on_outdated import Action, OnOutdatedInvalid, parse_on_outdated
 
 PROJECT_FILE: Final = ".boltseal.toml"
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -62,12 +63,14 @@ class ClientSettings:
     """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None where nothing is said.
 
     `mirrors`: for a registry, where its images can be had by digest too: a host, and what their names begin with there.
-    `receivers`: the `[[notify]]` tables beside it, who is told of what the user's verbs find.
+    `receivers`: the `[[notify]]` tables beside it, who is told of what the user's verbs find. `on_outdated`: what
+    `boltseal outdated --rebuild` runs, of no other file than the user's own.
     """
 
     registries: tuple[str, ...] | None = None
     mirrors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     receivers: tuple[NotifyTerms, ...] = ()
+    on_outdated: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,12 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "verify": {"strict": bool, "platforms": list},
     "deploy": {},
 }
-_CLIENT: Final[Mapping[str, Mapping[str, type]]] = {"client": {"registries": list, "mirrors": list}, "notify": {}}
-_LISTS: Final = frozenset({"notify"})
+_CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
+    "client": {"registries": list, "mirrors": list},
+    "notify": {},
+    "on_outdated": {},
+}
+_LISTS: Final = frozenset({"notify", "on_outdated"})
 """The tables of which there may be several; what stands in them is looked at by whoever knows them."""
 _WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list of paths for each kind"}
 
@@ -121,9 +128,10 @@ def client_settings(path: Path) -> ClientSettings:
     mirrors = dict(_mirror(text, f"{path}: [client] mirrors") for text in said.get("mirrors", ()))
     try:
         receivers = parse_notify(tables.get("notify", ()))
-    except NotifyInvalid as error:
+        actions = parse_on_outdated(tables.get("on_outdated", ()))
+    except (NotifyInvalid, OnOutdatedInvalid) as error:
         raise ProjectInvalid(f"{path}: {error.message}") from error
-    return ClientSettings(None if listed is None else tuple(listed), mirrors, receivers)
+    return ClientSettings(None if listed is None else tuple(listed), mirrors, receivers, actions)
 
 
 def _mirror(text: str, where: str) -> tuple[str, tuple[str, str]]:

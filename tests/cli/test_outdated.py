@@ -219,3 +219,71 @@ def test_a_built_entry_of_the_ledger_is_believed_most(shop: Shop) -> None:
 
     assert recorded.status_code == 201
     assert (told.code, told.json["results"][0]["by"]) == (0, "a built entry of the ledger")
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own file, and what it runs: a program that writes down what it is given."""
+    folder = tmp_path / "config" / "boltseal"
+    folder.mkdir(parents=True)
+    program = tmp_path / "rebuild"
+    program.write_text(f'#!/bin/sh\ncat > {tmp_path}/event\necho "$@" >> {tmp_path}/told\necho rebuilt it\n')
+    program.chmod(0o755)
+    folder.joinpath("boltseal.toml").write_text(
+        f'[[on_outdated]]\ncommand = ["{program}", "{{image}}", "{{base_digest}}"]\n'
+    )
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return folder / "boltseal.toml"
+
+
+def test_a_rebuild_is_asked_for_once_and_written_down(shop: Shop, configured: Path, tmp_path: Path) -> None:
+    """In the state folder, and in the ledger of the image's registry."""
+    shop.push("base/node", "latest", NOW)
+    first = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
+    again = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
+    log = call("outdated", "--log", "--json").json["results"]
+    by_ledger = call("outdated", "--log", "--registry", shop.address, "--json").json["results"]
+
+    assert (first.code, again.code) == (1, 1)  # what it ran has built nothing
+    assert "asking for a rebuild" in first.err
+    assert "rebuild done" in first.out
+    assert "rebuild" not in again.out
+    assert (tmp_path / "told").read_text() == f"{shop.ref}:1.0.0 {NOW.digest}\n"
+    assert "boltseal.base.outdated.v1" in (tmp_path / "event").read_text()
+    assert [(one["status"], one["reason"]) for one in log] == [("asked", ""), ("done", "rebuilt it")]
+    assert [(one["ref"], one["status"], one["means"]) for one in by_ledger] == [
+        (f"{shop.ref}:1.0.0", "done", NOW.digest)
+    ]
+
+
+def test_a_rebuild_that_fails_is_a_line_and_the_others_go_on(shop: Shop, configured: Path, tmp_path: Path) -> None:
+    """Tried as often as it is said, and not again for this digest."""
+    shop.app("2.0.0", "abY")
+    (tmp_path / "rebuild").write_text('#!/bin/sh\ncase "$1" in *:1.0.0) echo "no space left"; exit 4;; esac\n')
+    configured.write_text(configured.read_text() + "attempts = 1\n")
+    shop.push("base/node", "latest", NOW)
+    told = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:2.0.0", "--rebuild")
+    shown = call("outdated", "--log")
+
+    assert told.code == 1
+    assert f"rebuild failed  {shop.ref}:1.0.0: exit code 4; no space left" in told.out
+    assert f"rebuild done    {shop.ref}:2.0.0" in told.out
+    assert "no space left" in " ".join(shown.out.split())
+    assert "4 lines" in shown.err
+
+
+def test_rebuilds_that_nobody_configured_are_usage(shop: Shop) -> None:
+    """A project's file can't configure them: only the user's own is read."""
+    told = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
+
+    assert told.code == 2
+    assert "has no [[on_outdated]]" in told.err
+
+
+def test_a_project_can_t_say_what_is_run(shop: Shop, tmp_path: Path) -> None:
+    """Its file has no such table."""
+    (tmp_path / ".boltseal.toml").write_text('[[on_outdated]]\ncommand = ["/bin/true"]\n')
+    told = call("lock", "--project", tmp_path)
+
+    assert told.code == 2
+    assert "on_outdated" in told.err

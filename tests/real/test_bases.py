@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,22 +253,33 @@ def test_from_scratch_there_is_no_base(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("builder", ["buildx"])
-def test_a_chain_is_rebuilt_in_order(yard: Yard) -> None:
-    """app -> our base -> node: when node moves, our base is outdated; once it is rebuilt, the app is."""
+def test_a_chain_is_rebuilt_in_order(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """app -> our base -> node: when node moves our base is rebuilt, and then the app, which is outdated by that."""
     yard.base("node", "ab")
-    ours_lines = f"FROM {yard.ref('node')}\nCOPY c /\n"
-    yard.app("ours", ours_lines, "--tag", "latest")
-    app_lines = f"FROM {yard.ref('ours')}\nCOPY d /\n"
-    app = yard.app("app", app_lines)
+    yard.app("ours", f"FROM {yard.ref('node')}\nCOPY c /\n", "--tag", "latest")
+    yard.app("app", f"FROM {yard.ref('ours')}\nCOPY d /\n", "--tag", "latest")
+    rebuild, config = yard.folder / "rebuild", yard.folder / "config" / "boltseal" / "boltseal.toml"
+    words = f"{sys.executable} -m boltseal build {yard.folder}/$NAME --builder {yard.builder} --tag latest"
+    where = f"{yard.registry.host}/{yard.name}/$NAME"
+    rebuild.write_text(f"#!/bin/sh\nIMAGE=${{1%:*}}\nNAME=${{IMAGE##*/}}\nexec {words} -r {where}\n")
+    rebuild.chmod(0o755)
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[[on_outdated]]\ncommand = ["{rebuild}", "{{image}}"]\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(config.parent.parent))
+    for name, value in yard.environment.items():
+        monkeypatch.setenv(name, value)
     yard.base("node", "ae")
-    first = [one["status"] for one in yard.outdated(yard.ref("ours"), app)[1]]
-    yard.app("ours", ours_lines, "--tag", "latest")
-    second = [one["status"] for one in yard.outdated(yard.ref("ours"), app)[1]]
-    rebuilt = yard.app("app", app_lines)
+    before = [one["status"] for one in yard.outdated(yard.ref("app"), yard.ref("ours"))[1]]
+    code, told = yard.outdated(yard.ref("app"), yard.ref("ours"), "--rebuild")
 
-    assert first == ["outdated", "current"]
-    assert second == ["current", "outdated"]
-    assert yard.status(rebuilt)[0] == "current"
+    assert before == ["current", "outdated"]
+    assert code == 0
+    assert [(one["ref"], one["status"]) for one in told] == [
+        (yard.ref("app"), "current"),
+        (yard.ref("ours"), "current"),
+        (yard.ref("ours"), "rebuild done"),
+        (yard.ref("app"), "rebuild done"),
+    ]
 
 
 @pytest.mark.parametrize("builder", ["buildah"])

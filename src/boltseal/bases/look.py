@@ -116,7 +116,7 @@ class Looker:
         window_s: int = WINDOW_S,
         tell: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._documents = documents
         self._learned = learned
         self._pasts = pasts
@@ -127,8 +127,15 @@ class Looker:
         self._after_us = now_us - window_s * 1_000_000
         self._tell = tell
 
-    async def look(self, wanted: Sequence[Wanted]) -> list[Answered]:
-        """The answers, in the order of what was wanted. LedgerBroken, StateUnusable."""
+    async def look(self, wanted: Sequence[Wanted], *, afresh: bool = False) -> list[Answered]:
+        """The answers, in the order of what was wanted. LedgerBroken, StateUnusable.
+
+        `afresh`: every base is asked for, whatever the window; something was built meanwhile.
+        """
+        if afresh:
+            self._after_us = 2**63
+            self._records.clear()
+            self._pasts.forget()
         # 1
         fresh = {one.reference for one in wanted if one.reference.digest is None}
         digests = await self._means(fresh, fresh)
@@ -192,7 +199,7 @@ class Looker:
             if isinstance(followed, BoltsealError):
                 found |= {one: followed for one in asked if one.registry == registry}
         looks: list[tuple[Reference, Digest | None]] = []
-        async with aclosing(poll(self._transport, [one for one in asked if one not in found])) as answers:
+        async with aclosing(poll(self.transport, [one for one in asked if one not in found])) as answers:
             async for answer in answers:
                 if answer.resolved is not None:
                     found[answer.reference] = answer.resolved.digest
@@ -260,7 +267,7 @@ class Looker:
 
     async def _listed(self, place: Place) -> list[Entry]:
         try:
-            return [entry for _, entry in await records(self._transport, place.registry, place.repository)]
+            return [entry for _, entry in await records(self.transport, place.registry, place.repository)]
         except BoltsealError:  # it is one source of several
             return []
 

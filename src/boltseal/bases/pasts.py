@@ -50,6 +50,10 @@ class Pasts:
         self._told: dict[Reference, tuple[Moment, ...]] = {}
         self.followed = followed
 
+    def forget(self) -> None:
+        """Ask again: something may have moved meanwhile."""
+        self._told.clear()
+
     def newest(self, reference: Reference, after_us: int) -> Digest | None:
         """What a tag was found to mean by whoever looked last, if that was after a time; else None."""
         last = max(

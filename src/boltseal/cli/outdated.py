@@ -10,6 +10,7 @@ import typer
 from boltseal.cli.answer import Answer, Outcome, print_line, say
 from boltseal.cli.onbases import Aim, Left, NoImages, inferred, looking, wanted_of
 from boltseal.cli.onproject import AllowOption, clean, whom_to_ask
+from boltseal.cli.onrebuild import ask_for, rebuilders, tell_asked, tell_log
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, quota_in_words
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from boltseal.bases.changes import Changes, Layers
     from boltseal.bases.freshness import Verdict
     from boltseal.bases.look import Answered
+    from boltseal.bases.rebuild import Asked
     from boltseal.client.transport import Transport
 
 
@@ -53,6 +55,10 @@ def outdated(
     window: Annotated[
         int, typer.Option("--window", metavar="SECONDS", min=0, help="A base asked for so long ago is not asked again.")
     ] = 900,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Ask for rebuilds, as [[on_outdated]] of your own configuration says.")
+    ] = False,
+    log: Annotated[bool, typer.Option("--log", help="Which rebuilds were asked for, and what came of them.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also say why an image is current.")] = False,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
@@ -70,11 +76,16 @@ def outdated(
     """
     with Answer("outdated", as_json=as_json) as answer:
         aim = Aim(images or [], registry, compose, lock, running, host)
-        aim.check()
         reach = Reach(plain_http, ca_file, anonymous)
+        if log:
+            tell_log(answer, aim, reach)
+            return
+        aim.check()
         claim = inferred(dockerfile, base)
         told: list[Answered] = []
+        asked: list[Asked] = []
         left: list[Left] = []
+        builders = rebuilders(rebuild)
 
         async def run(transport: Transport) -> list[str]:
             wanted, without = await wanted_of(aim, transport, claim, whom_to_ask(reach, allow or []))
@@ -88,6 +99,8 @@ def outdated(
                     tell=lambda done, all_: progress("images", done, all_),
                 ) as looker:
                     told.extend(await looker.look(wanted))
+                    if builders is not None:
+                        asked.extend(await ask_for(builders, looker, wanted, told))
             return [quota_in_words(name, quota) for name, quota in sorted(transport.quotas.items())]
 
         quotas = ask(reach, _registries(aim), run)
@@ -101,6 +114,7 @@ def outdated(
             answer.add(ref=name, status="cannot tell", reason=reason)
             _print(answer, "cannot tell", name, [reason])
         _summary(answers, left, artifacts)
+        tell_asked(answer, asked)
         for line in quotas:
             say(line)
 

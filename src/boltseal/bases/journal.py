@@ -1,0 +1,109 @@
+"""Which rebuilds were asked for, and what came of each: a file of lines, so that none is asked for twice.
+
+    FOLDER/rebuilds.jsonl    {"time":...,"image":...,"base":...,"digest":...,"outcome":...,"tries":...,"told":...}
+
+`digest` is what the base's tag means now; image, base and digest together are one rebuild, asked for once. `outcome`: asked
+(it has begun), done, failed. A line is on the disk before anything is run: who is killed in between has asked, and the next
+look says so and does not ask again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from boltseal.client.state import ClientState, StateUnusable
+from boltseal.errors import quote
+
+MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_TOLD: Final = 500
+MAX_LINE_BYTES: Final = 64 * 1024
+
+
+class Outcome(StrEnum):
+    """What became of a rebuild."""
+
+    ASKED = "asked"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line. `time_us`: microseconds since the epoch. `told`: what the command or webhook said last, on one line."""
+
+    time_us: int
+    image: str
+    base: str
+    digest: str
+    outcome: Outcome
+    tries: int = 0
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The file in a state folder. One writer at a time."""
+
+    state: ClientState
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.state.folder / "rebuilds.jsonl"
+
+    def lines(self) -> list[Line]:
+        """All of it, the oldest first; a last line that was broken off is left out. StateUnusable."""
+        return list(self._read())
+
+    def asked(self, image: str, base: str, digest: str) -> Line | None:
+        """What is known of a rebuild last, None where nobody asked for it. StateUnusable."""
+        found = [one for one in self._read() if (one.image, one.base, one.digest) == (image, base, digest)]
+        return found[-1] if found else None
+
+    def note(self, line: Line) -> None:
+        """Write a line; when it returns, it is on the disk. StateUnusable."""
+        told = quote(line.told, MAX_TOLD)[1:-1]
+        raw = msgspec.json.encode(msgspec.structs.replace(line, told=told)) + b"\n"
+        with self.state.writing():
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "r+b") as file:
+                file.truncate(_whole_bytes(file))
+                file.seek(0, os.SEEK_END)
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _read(self) -> Iterator[Line]:
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateUnusable(f"{self.path} can't be read: {error.strerror}") from error
+        if len(raw) > MAX_BYTES:
+            raise StateUnusable(f"{self.path} has more than {MAX_BYTES} bytes; move it away: a new one is begun")
+        for number, line in enumerate(raw.split(b"\n"), start=1):
+            if not line:
+                continue
+            try:
+                yield msgspec.json.decode(line, type=Line)
+            except ValueError as error:
+                if raw.endswith(line):
+                    return  # broken off in the middle of the last one
+                raise StateUnusable(f"{self.path}:{number} can't be read; move the file away, or mend it") from error
+
+
+def _whole_bytes(file: BinaryIO) -> int:
+    """How long the file is up to the end of its last whole line: what was broken off was never acknowledged."""
+    end = file.seek(0, os.SEEK_END)
+    start = max(0, end - MAX_LINE_BYTES)
+    file.seek(start)
+    tail = file.read()
+    return end if not tail or tail.endswith(b"\n") else start + tail.rfind(b"\n") + 1

@@ -1,0 +1,104 @@
+"""Runs what an `[[on_outdated]]` says: a command, or a webhook. Bounded in time and in what it may say back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import httpx2
+
+from boltseal import __version__
+from boltseal.errors import quote
+
+KEPT_BYTES: Final = 2000
+END_S: Final = 5.0
+CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
+
+
+class Ran(NamedTuple):
+    """How a try ended, and the last that it said, on one line."""
+
+    well: bool
+    told: str
+
+
+async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> Ran:
+    """Run a command with the event on its standard input. What it started and left behind is ended with it."""
+    with tempfile.TemporaryFile() as stdin:  # not a pipe: whoever does not read it must not keep us waiting
+        stdin.write(event)
+        stdin.seek(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *words,
+                stdin=stdin,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return Ran(False, f"{quote(words[0])} can't be run: {reason}")
+    said = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _listen(process, said)
+            code = await process.wait()
+    except TimeoutError:
+        return Ran(False, f"it took longer than {timeout_s:g} s and was ended; {_last(said)}")
+    finally:
+        await _end(process)
+    if code == 0:
+        return Ran(True, _last(said))
+    how = f"exit code {code}" if code > 0 else f"signal {-code}"
+    return Ran(False, f"{how}; {_last(said)}")
+
+
+async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | None) -> Ran:
+    """Send the event. Only a 2xx is well; a redirect is not followed: it would take the token along."""
+    headers = {"content-type": CLOUD_EVENT, "user-agent": f"boltseal/{__version__}"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            httpx2.AsyncClient(timeout=min(timeout_s, 30.0), follow_redirects=False) as client,
+            client.stream("POST", url, content=event, headers=headers) as answer,
+        ):
+            return Ran(answer.is_success, f"HTTP {answer.status_code}")
+    except (httpx2.HTTPError, TimeoutError) as error:
+        return Ran(False, f"it did not answer: {type(error).__name__}")
+
+
+async def _listen(process: asyncio.subprocess.Process, said: bytearray) -> None:
+    """Keep the last of what it says."""
+    if process.stdout is None:
+        raise AssertionError("it is a pipe")
+    while piece := await process.stdout.read(64 * 1024):
+        said += piece
+        del said[:-KEPT_BYTES]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End its whole group: first asked, then made to."""
+    for signal_ in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal_)
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), END_S)
+
+
+def _last(said: bytes | bytearray) -> str:
+    lines = [line for line in bytes(said).decode("utf-8", "replace").splitlines() if line.strip()]
+    return quote(lines[-1].strip(), 300)[1:-1] if lines else "it said nothing"
+
+
+def values(image: str, digest: str, base: str, base_digest: str) -> Mapping[str, str]:
+    """What the places in a command are filled with."""
+    return {"image": image, "digest": digest, "base": base, "base_digest": base_digest}

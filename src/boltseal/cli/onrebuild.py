@@ -1,0 +1,164 @@
+"""What `boltseal outdated` does beside looking: asks for rebuilds, and shows which were asked for."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.onproject import clean
+from boltseal.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from boltseal.bases.journal import Journal, Outcome
+    from boltseal.bases.look import Answered, Looker, Wanted
+    from boltseal.bases.rebuild import Asked, Due
+    from boltseal.cli.onbases import Aim
+    from boltseal.cli.remote import Reach
+    from boltseal.client.transport import Transport
+    from boltseal.policy.on_outdated import Action
+
+MAX_ROUNDS = 10
+
+
+class NothingToRun(Invalid):
+    """Rebuilds are asked for, and nobody said how."""
+
+
+class Builders(NamedTuple):
+    """What the user's own file says is done."""
+
+    actions: Sequence[Action]
+    tokens: Mapping[str, str]
+    journal: Journal
+
+
+def rebuilders(wanted: bool) -> Builders | None:
+    """What is done for an image that is outdated; None where it is not asked for. NothingToRun, ConfigInvalid."""
+    if not wanted:
+        return None
+    from boltseal.config import client_paths, secret
+    from boltseal.projects import client_settings
+
+    path = client_paths().settings
+    actions = client_settings(path).on_outdated
+    if not actions:
+        raise NothingToRun(f"--rebuild: {path} has no [[on_outdated]] that says what to run")
+    tokens = {name: secret(name) for action in actions if (name := action.token_env) is not None}
+    return Builders(actions, tokens, _journal())
+
+
+async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], told: list[Answered]) -> list[Asked]:
+    """Ask for all that is due. What was built is looked at again: others stand on it, and may be outdated by it."""
+    from boltseal.bases.journal import Outcome
+    from boltseal.bases.rebuild import Rebuilder
+
+    rebuilder = Rebuilder(
+        builders.actions,
+        builders.journal,
+        lambda: time.time_ns() // 1000,
+        record=lambda due, outcome, words: _record(looker, due, outcome, words),
+        tokens=builders.tokens,
+        tell=lambda event: say(f"boltseal: {event.text}; asking for a rebuild"),
+    )
+    found: list[Asked] = []
+    for _ in range(MAX_ROUNDS):
+        asked = await rebuilder.rebuild(told)
+        found += asked
+        if not any(one.outcome is Outcome.DONE and one.due.action.command for one in asked):
+            break
+        told[:] = await looker.look(wanted, afresh=True)
+    return found
+
+
+async def _record(looker: Looker, due: Due, outcome: Outcome, words: str) -> None:
+    """Into the ledger of the image's registry, if it keeps one."""
+    from boltseal.bases.entries import requested_extra
+    from boltseal.client.recorded import NoRecords, record
+    from boltseal.ledger.entry import Kind
+
+    extra = requested_extra(due.base, due.built_on, due.now, str(outcome), words)
+    try:
+        await record(looker.transport, Kind.REBUILD_REQUESTED, due.image, due.digest, extra)
+    except NoRecords:
+        return
+
+
+def tell_asked(answer: Answer, asked: Sequence[Asked]) -> None:
+    """What came of each."""
+    for one in asked:
+        due = one.due
+        answer.add(
+            ref=str(due.image),
+            status=f"rebuild {one.outcome}",
+            reason=one.told,
+            base=str(due.base),
+            means=str(due.now),
+            tries=one.tries,
+        )
+        if not answer.as_json:
+            print_line(clean(f"rebuild {one.outcome:<6}  {due.image}: {one.told}"))
+        if one.recorded:
+            say(clean(f"boltseal: {due.image}: the ledger does not say so: {one.recorded}"))
+
+
+def tell_log(answer: Answer, aim: Aim, reach: Reach) -> None:
+    """Which rebuilds were asked for: by us, or with --registry by anybody, as its ledger has it."""
+    rows = _of_registry(aim.registry, reach) if aim.registry is not None else _of_journal()
+    for when, image, base, digest, outcome, words in rows:
+        answer.add(ref=image, status=outcome, reason=words, time=when, base=base, means=digest)
+        if answer.as_json:
+            continue
+        print_line(clean(f"{when[:19].replace('T', ' ')}  {outcome:<6}  {image}"))
+        print_line(clean(f"                     for {base} at {digest[:19]}" + (f": {words}" if words else "")))
+    say(f"{len(rows)} {'line' if len(rows) == 1 else 'lines'}")
+
+
+_Row = tuple[str, str, str, str, str, str]
+
+
+def _of_journal() -> list[_Row]:
+    from boltseal.ledger.entry import format_time
+
+    return [
+        (format_time(one.time_us), one.image, one.base, one.digest, str(one.outcome), one.told)
+        for one in _journal().lines()
+    ]
+
+
+def _of_registry(registry: str, reach: Reach) -> list[_Row]:
+    from boltseal.cli.remote import ask_followed
+
+    async def read(transport: Transport) -> list[_Row]:
+        from boltseal.client.catalog import repositories
+        from boltseal.client.recorded import records
+        from boltseal.ledger.entry import Kind, format_time
+
+        found: list[tuple[int, _Row]] = []
+        async for repository in repositories(transport, registry):
+            for index, entry in await records(transport, registry, repository):
+                if entry.kind is Kind.REBUILD_REQUESTED:
+                    image = f"{registry}/{repository}" + (f":{entry.tag}" if entry.tag else f"@{entry.digest}")
+                    said = entry.extra
+                    row = (
+                        format_time(entry.time_us),
+                        image,
+                        said.get("base.name", ""),
+                        said.get("base.digest", ""),
+                        said.get("outcome", ""),
+                        said.get("told", ""),
+                    )
+                    found.append((index, row))
+        return [row for _, row in sorted(found)]
+
+    return ask_followed(reach, [registry], read)
+
+
+def _journal() -> Journal:
+    from boltseal.bases.journal import Journal
+    from boltseal.client.state import ClientState
+    from boltseal.config import state_folder
+
+    return Journal(ClientState(state_folder()))

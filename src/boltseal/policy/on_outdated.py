@@ -1,0 +1,159 @@
+"""What is done when an image's base has moved: the `[[on_outdated]]` tables of a server, or of the user's own file. Pure.
+
+    repository = "shop/**"                       which images, by the name of their repository; default "**"
+    tag = "latest"                               and by their tag; default "*"; one without a tag goes by the first alone
+    command = ["/usr/local/bin/rebuild", "{image}", "{base}", "{base_digest}"]
+    url = "https://ci.example.com/hooks/rebuild" or a webhook, which is sent the event `base.outdated` as a CloudEvent
+    token_env = "CI_TOKEN"                       url: the variable that holds its bearer token
+    attempts = 3                                 how often it is tried, 1 to 10
+    timeout = "1h"                               how long one try may take
+    every = "6h"                                 server: how often it looks; at least "5m"
+
+The first table that matches an image is its own. A command is a list of words and no shell; `{image}`, `{digest}`, `{base}`
+and `{base_digest}` in its words are filled in. It is never read from a project's files: those may be anybody's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from boltseal.errors import Invalid, quote
+from boltseal.policy.durations import DurationInvalid, parse_duration
+from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
+
+KEYS: Final = ("repository", "tag", "command", "url", "token_env", "attempts", "timeout", "every")
+PLACES: Final = ("image", "digest", "base", "base_digest")
+MAX_ACTIONS: Final = 1000
+MAX_WORDS: Final = 100
+MAX_ATTEMPTS: Final = 10
+LEAST_EVERY_US: Final = 5 * 60_000_000
+MOST_TIMEOUT_US: Final = 24 * 3_600_000_000
+_place = re.compile(r"\{([^{}]*)\}")
+_is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}").fullmatch
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class OnOutdatedInvalid(Invalid):
+    """An `[[on_outdated]]` that can't be read. The server does not start, and nothing is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One table. Exactly one of `command` and `url` is there. Times in microseconds."""
+
+    repository: Glob
+    tag: Glob
+    command: tuple[str, ...] = ()
+    url: str = ""
+    token_env: str | None = None
+    attempts: int = 3
+    timeout_us: int = 3_600_000_000
+    every_us: int = 6 * 3_600_000_000
+
+    def words(self, values: Mapping[str, str]) -> list[str]:
+        """The command's words, filled in by `PLACES`."""
+        return [_place.sub(lambda found: values[found[1]], word) for word in self.command]
+
+
+def action_for(actions: Sequence[Action], repository: str, tag: str | None) -> Action | None:
+    """What is done for an image of this name, None for nothing."""
+    return next(
+        (one for one in actions if one.repository.matches(repository) and (tag is None or one.tag.matches(tag))), None
+    )
+
+
+def parse_on_outdated(tables: Sequence[Mapping[str, object]]) -> tuple[Action, ...]:
+    """Read the tables. OnOutdatedInvalid names the first fault."""
+    if len(tables) > MAX_ACTIONS:
+        raise OnOutdatedInvalid(f"{len(tables)} [[on_outdated]]; at most {MAX_ACTIONS} are allowed")
+    return tuple(_parse(f"on_outdated {number}", table) for number, table in enumerate(tables, start=1))
+
+
+def _parse(where: str, table: Mapping[str, object]) -> Action:
+    unknown = sorted(set(table) - set(KEYS))
+    if unknown:
+        raise OnOutdatedInvalid(f"{where}: unknown key {quote(unknown[0])}; expected {', '.join(KEYS)}")
+    if ("command" in table) == ("url" in table):
+        raise OnOutdatedInvalid(f"{where}: expected either command or url")
+    if "token_env" in table and "url" not in table:
+        raise OnOutdatedInvalid(f"{where}: token_env is for a url")
+    try:
+        repository = parse_repository_glob(_text(where, "repository", table.get("repository", "**")))
+        tag = parse_tag_glob(_text(where, "tag", table.get("tag", "*")))
+    except GlobInvalid as error:
+        raise OnOutdatedInvalid(f"{where}: {error.message}") from error
+    return Action(
+        repository,
+        tag,
+        _command(where, table["command"]) if "command" in table else (),
+        _url(where, _text(where, "url", table["url"])) if "url" in table else "",
+        _variable(where, _text(where, "token_env", table["token_env"])) if "token_env" in table else None,
+        _attempts(where, table.get("attempts", 3)),
+        _span(where, "timeout", table.get("timeout", "1h"), 1_000_000, MOST_TIMEOUT_US),
+        _span(where, "every", table.get("every", "6h"), LEAST_EVERY_US, 365 * 86_400_000_000),
+    )
+
+
+def _text(where: str, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise OnOutdatedInvalid(f"{where}: {key} is {quote(str(value))}; expected a text in quotes")
+    return value
+
+
+def _command(where: str, value: object) -> tuple[str, ...]:
+    words = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if not 0 < len(words) <= MAX_WORDS or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise OnOutdatedInvalid(
+            f'{where}: command is {quote(str(value))}; expected a list of words, such as ["/usr/local/bin/rebuild", '
+            '"{image}"]; it is given to no shell'
+        )
+    for word in words:
+        for name in _place.findall(word):
+            if name not in PLACES:
+                places = ", ".join(f"{{{place}}}" for place in PLACES)
+                raise OnOutdatedInvalid(f"{where}: command has {quote('{' + name + '}')}; expected one of {places}")
+    if not words[0] or _place.search(words[0]):
+        raise OnOutdatedInvalid(f"{where}: the command begins with {quote(words[0])}; expected a program")
+    return tuple(words)
+
+
+def _url(where: str, text: str) -> str:
+    expected = "expected https://HOST/PATH, or http:// on this machine, without a user in it"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise OnOutdatedInvalid(f"{where}: url is no address; {expected}") from None
+    plain = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    whole = text.isascii() and text.isprintable() and " " not in text and port != 0
+    if not whole or not parts.hostname or parts.username or not (parts.scheme == "https" or plain):
+        raise OnOutdatedInvalid(f"{where}: url is no address that is called; {expected}")
+    return text
+
+
+def _variable(where: str, text: str) -> str:
+    if not _is_variable(text):
+        raise OnOutdatedInvalid(f"{where}: token_env is {quote(text)}; expected the name of a variable")
+    return text
+
+
+def _attempts(where: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_ATTEMPTS:
+        raise OnOutdatedInvalid(f"{where}: attempts is {quote(str(value))}; expected 1 to {MAX_ATTEMPTS}")
+    return value
+
+
+def _span(where: str, key: str, value: object, least_us: int, most_us: int) -> int:
+    try:
+        span_us = parse_duration(_text(where, key, value))
+    except DurationInvalid as error:
+        raise OnOutdatedInvalid(f"{where}: {key} is {error.message}") from error
+    if not least_us <= span_us <= most_us:
+        raise OnOutdatedInvalid(
+            f"{where}: {key} is {quote(str(value))}; expected between {least_us // 1_000_000} s and {most_us // 1_000_000} s"
+        )
+    return span_us

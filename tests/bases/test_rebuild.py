@@ -1,0 +1,222 @@
+"""Rebuilds are asked for once, bases first, bounded, and each is written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.bases.freshness import Status, Verdict
+from boltseal.bases.journal import Journal, Line, Outcome
+from boltseal.bases.look import Answered, Wanted
+from boltseal.bases.rebuild import Due, Rebuilder
+from boltseal.bases.running import post_webhook, run_command
+from boltseal.bases.sources import By, Claim
+from boltseal.client.errors import RemoteDenied
+from boltseal.client.state import ClientState, StateUnusable
+from boltseal.events import parse_cloud_event
+from boltseal.oci.reference import Reference
+from boltseal.policy.on_outdated import parse_on_outdated
+from tests.bases.made import digest
+from tests.client.listening import listening
+
+APP, OURS, NODE = "reg.test/shop/app:1", "reg.test/shop/ours:1", "docker.io/library/node:16.13"
+
+
+def answered(image: str, base: str, now: str = "new", status: Status = Status.OUTDATED) -> Answered:
+    claim = Claim(Reference.parse(base), digest("old"), By.BUILT)
+    verdict = Verdict(status, "why", claim, digest("old"), digest(now))
+    return Answered(Wanted(image, Reference.parse(image)), digest(image), (verdict,))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(ClientState(tmp_path / "state"))
+
+
+def script(tmp_path: Path, body: str) -> list[str]:
+    file = tmp_path / "rebuild"
+    file.write_text(f"#!/bin/sh\n{body}\n")
+    file.chmod(0o755)
+    return [str(file), "{image}", "{base}", "{base_digest}"]
+
+
+def rebuilder(journal: Journal, command: Sequence[str], **more: Any) -> Rebuilder:
+    table: Mapping[str, object] = {"command": list(command), "attempts": more.pop("attempts", 2)}
+    return Rebuilder(parse_on_outdated([table]), journal, lambda: 1, pause_s=0, **more)
+
+
+async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(journal: Journal, tmp_path: Path) -> None:
+    """However often somebody looks; the next move of the base asks again."""
+    told = tmp_path / "told"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
+    first = await builder.rebuild([answered(APP, NODE)])
+    again = await builder.rebuild([answered(APP, NODE)])
+    moved = await builder.rebuild([answered(APP, NODE, "newer")])
+
+    assert [(one.outcome, one.tries, one.told) for one in first + moved] == [(Outcome.DONE, 1, "built")] * 2
+    assert again == []
+    assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
+    assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
+
+
+async def test_bases_of_bases_come_first(journal: Journal, tmp_path: Path) -> None:
+    """In whatever order they were found; what is current is left alone."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = await builder.rebuild(
+        [answered(APP, OURS), answered(OURS, NODE), answered("reg.test/x/y:1", NODE, status=Status.CURRENT)]
+    )
+
+    assert [str(one.due.image) for one in asked] == [OURS, APP]
+
+
+async def test_what_stands_on_a_base_that_failed_waits(journal: Journal, tmp_path: Path) -> None:
+    """Others go on; that which waits was not asked for, so the next look asks."""
+    builder = rebuilder(journal, script(tmp_path, 'case "$1" in *ours*) echo broken; exit 9;; esac'))
+    answers = [answered(APP, OURS), answered(OURS, NODE), answered("reg.test/x/y:1", NODE)]
+    asked = await builder.rebuild(answers)
+
+    assert [(str(one.due.image), str(one.outcome), one.tries) for one in asked] == [
+        (OURS, "failed", 2),
+        ("reg.test/x/y:1", "done", 1),
+    ]
+    assert "exit code 9; broken" in asked[0].told
+    assert [str(due.image) for due in builder.due(answers)] == [APP]
+
+
+async def test_a_try_that_goes_well_is_the_last(journal: Journal, tmp_path: Path) -> None:
+    """The second of three, here."""
+    mark = tmp_path / "mark"
+    builder = rebuilder(journal, script(tmp_path, f"test -e {mark} || {{ touch {mark}; exit 1; }}"), attempts=3)
+    [asked] = await builder.rebuild([answered(APP, NODE)])
+
+    assert (asked.outcome, asked.tries) == (Outcome.DONE, 2)
+
+
+async def test_who_is_killed_after_asking_has_asked(journal: Journal, tmp_path: Path) -> None:
+    """A rebuild is never begun twice for one move, whatever became of the first."""
+    journal.note(Line(1, APP, NODE, str(digest("new")), Outcome.ASKED))
+
+    assert await rebuilder(journal, script(tmp_path, "true")).rebuild([answered(APP, NODE)]) == []
+
+
+async def test_a_ledger_that_takes_no_record_stops_nothing(journal: Journal, tmp_path: Path) -> None:
+    """It is said."""
+
+    async def record(_due: Due, _outcome: Outcome, _told: str) -> None:
+        raise RemoteDenied("may not push")
+
+    [asked] = await rebuilder(journal, script(tmp_path, "true"), record=record).rebuild([answered(APP, NODE)])
+
+    assert (asked.outcome, asked.recorded) == (Outcome.DONE, "may not push")
+
+
+async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) -> None:
+    """On its standard input, as a CloudEvent; a large one does not block."""
+    well = await run_command(["sh", "-c", "wc -c"], b"x" * 300_000, 20)
+    deaf = await run_command(["sh", "-c", "exec true"], b"x" * 300_000, 20)
+
+    assert well == (True, "300000")
+    assert deaf.well
+
+
+async def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    """It and its children."""
+    mark = tmp_path / "pid"
+    ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo begun; wait"], b"", 1)
+
+    assert not ran.well
+    assert "longer than 1 s" in ran.told
+    assert "begun" in ran.told
+    assert not _runs(int(mark.read_text()))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is more than what its parent has not asked for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["/nonexistent/rebuild"], "can't be run"),
+        (["sh", "-c", "kill -9 $$"], "signal 9"),
+        (["sh", "-c", "printf 'a\\033[31mb\\n'; exit 3"], "exit code 3; a\\x1b[31mb"),
+        (["sh", "-c", "yes | head -c 3000000; exit 1"], "exit code 1; y"),
+        (["sh", "-c", "exit 1"], "it said nothing"),
+    ],
+)
+async def test_what_goes_wrong_is_one_line(words: list[str], told: str) -> None:
+    """Whatever it printed, and however much."""
+    ran = await run_command(words, b"", 30)
+
+    assert not ran.well
+    assert told in ran.told
+
+
+async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(journal: Journal) -> None:
+    """2xx is well; a redirect or an error is not."""
+    heads: list[bytes] = []
+    answers = [
+        b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+    ]
+
+    async def serve(reader: Any, writer: Any) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        heads.append(head + await reader.readexactly(length))
+        writer.write(answers[(len(heads) - 1) % 2])
+        await writer.drain()
+
+    async with listening(serve) as port:
+        url = f"http://127.0.0.1:{port}/hook"
+        actions = parse_on_outdated([{"url": url, "token_env": "T", "attempts": 1}])
+        builder = Rebuilder(actions, journal, lambda: 1, tokens={"T": "word"}, pause_s=0)
+        [well] = await builder.rebuild([answered(APP, NODE)])
+        [bad] = await builder.rebuild([answered(APP, NODE, "newer")])
+    nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
+    event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
+
+    assert (well.outcome, well.told) == (Outcome.DONE, "HTTP 202")
+    assert (bad.outcome, bad.told, len(heads)) == (Outcome.FAILED, "HTTP 302", 2)
+    assert b"authorization: bearer word" in heads[0].lower()
+    assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
+    assert not nobody.well
+    assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
+
+
+def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journal: Journal) -> None:
+    """As a full disk or a kill leaves it."""
+    line = Line(1, APP, NODE, "d", Outcome.ASKED)
+    journal.note(line)
+    with journal.path.open("ab") as file:
+        file.write(b'{"time_us":2,"ima')
+    journal.note(Line(3, APP, NODE, "e", Outcome.DONE, 1, "line\nbreak"))
+
+    assert journal.asked(APP, NODE, "d") == line
+    assert [(one.digest, one.told) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
+
+
+def test_a_journal_that_somebody_wrote_into_is_named(journal: Journal) -> None:
+    """It decides what is run, so nothing in it is guessed."""
+    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
+    with pytest.raises(StateUnusable, match="can't be read"):
+        journal.lines()
+
+
+def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: Journal) -> None:
+    """What is whole counts."""
+    assert journal.lines() == []
+    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    with journal.path.open("ab") as file:
+        file.write(b'{"time_us":2,"ima')
+
+    assert len(journal.lines()) == 1
