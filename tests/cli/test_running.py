@@ -81,12 +81,15 @@ async def test_what_runs_is_told_by_host_and_lock_alone(fake: FakeEngine, tmp_pa
 
     assert done.code == 0
     assert done.out == (
-        "CONTAINER  SINCE (UTC)       LOCK             RUNS\n"
-        "mine       2026-11-21 09:00  not-in-the-lock  made:1, local\n"
-        f"                                              config {Digest.of(b'made').short}\n"
-        "web        2026-11-21 09:00  same             localhost:5000/shop/app:1.4.2, by\n"
-        "                                              the lock\n"
-        f"                                              index {INDEX.short}\n"
+        "made:1, local\n"
+        f"  config {Digest.of(b'made').short}\n"
+        "  lock: not-in-the-lock\n"
+        "  mine  since 2026-11-21 09:00\n"
+        "\n"
+        f"{NAME}, by the lock\n"
+        f"  index {INDEX.short}, config {Digest.of(b'app').short}\n"
+        "  lock: same\n"
+        "  web  since 2026-11-21 09:00\n"
     )
     assert "2 containers" in done.err
     assert "could not ask: no registry was asked" in done.err
@@ -145,7 +148,7 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
         ("1.4.2", True, 2),
         ("latest", False, 3),
     ]
-    assert found["image"]["manifest"] == []  # nobody asked by digest: the history explains it
+    assert found["image"]["manifest"] == [first.digest]  # by the ledger's word: nobody asked by digest
     assert "/shop/app 1.4.2; was `latest` until today " in text
     assert "1 move behind `latest`" in text
 
@@ -355,18 +358,48 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
             env=program.clean_environment({"PYTHONUNBUFFERED": "1"}),
         )
         assert process.stdout is not None
-        first = [(await process.stdout.readline()).decode().split()[0] for _ in range(5)]
+        first = [(await process.stdout.readline()).decode().split()[0] for _ in range(4)]
         fake.containers.pop(next(id_ for id_, it in fake.containers.items() if it["Name"] == "/db"))
         fake.container("new", NAME, id_)
-        later = b"".join([await process.stdout.readline() for _ in range(4)]).decode()
+        later = b"".join([await process.stdout.readline() for _ in range(5)]).decode()
         process.send_signal(2)
         code = await process.wait()
 
-    assert first == ["CONTAINER", "db", "config", "web", "config"]
-    assert "new" in later
+    assert first == [f"{NAME},", "config", "db", "web"]
+    assert later.startswith("-- 20")
+    assert "  new  since" in later
     assert "web" not in later
     assert later.endswith("db runs no more\n")
     assert code == 130
+
+
+@pytest.mark.slow
+async def test_a_host_that_is_away_for_a_while(fake: FakeEngine, tmp_path: Path) -> None:
+    """Has lost none of its containers: nothing is said of them until it is back, and then only what changed."""
+    fake.container("web", NAME, fake.image("app", NAME))
+    async with fake.listening(tmp_path) as address:
+        process = await asyncio.create_subprocess_exec(
+            *_boltseal("running", "--offline", "--watch", "1", "--host", str(address)),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=program.clean_environment({"PYTHONUNBUFFERED": "1"}),
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(3):
+            await process.stdout.readline()
+        fake.wrong["info"] = Wrong(500, b'{"message": "restarting"}')
+        while b"restarting" not in await process.stderr.readline():
+            pass
+        del fake.wrong["info"]
+        fake.container("db", NAME, fake.image("app", NAME))
+        later = b"".join([await process.stdout.readline() for _ in range(4)]).decode()
+        process.send_signal(2)
+        await process.communicate()
+
+    assert "runs no more" not in later
+    assert later.splitlines()[-1].startswith("  db  since")
 
 
 def _boltseal(*arguments: str) -> list[str]:

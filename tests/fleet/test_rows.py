@@ -120,6 +120,16 @@ def test_names_that_are_asked_about() -> None:
     assert to_ask([local, loaded], LOCK) == (NAME,)
 
 
+def test_a_name_that_was_given_on_the_host_is_no_registrys_business() -> None:
+    """The image came from another repository, so that one is asked: under its name there, else by digest."""
+    mine, pulled = Reference.parse("mine:dev"), digest_name(NAME, INDEX)
+    retagged = seen(INDEX, name=mine, names=(mine, NAME), pulled_as=(pulled,))
+    alone = seen(INDEX, name=mine, names=(mine,), pulled_as=(pulled,))
+
+    assert to_ask([retagged, alone], None) == (NAME, pulled)
+    assert row(alone, None, Answers()).name == pulled
+
+
 @pytest.mark.parametrize(
     ("it", "told", "why"),
     [

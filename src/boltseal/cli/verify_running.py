@@ -28,6 +28,7 @@ def verify_running(
 ) -> None:
     """Compare and tell. NoLock."""
     with Answer("verify-running", as_json=as_json) as answer:
+        from boltseal.fleet.rows import needs_registry
         from boltseal.projects import project_settings
 
         strict = strict or project_settings(project).strict
@@ -50,9 +51,7 @@ def verify_running(
             say(f"boltseal: {reason}")
         answer.outcome = _outcome(rows, strict=strict, unknown=bool(looked.failed) or not held)
         tell_broken(answer, told)
-        for reason in dict.fromkeys(
-            row.unasked for row in rows if row.unasked and _weight(row, strict=strict) != "holds"
-        ):
+        for reason in dict.fromkeys(row.unasked for row in rows if row.unasked and needs_registry(row)):
             say(f"could not ask: {cell(reason)}")
         if rows:
             say(counts(rows, _standing))

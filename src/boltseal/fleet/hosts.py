@@ -175,6 +175,7 @@ def _seen(
         standing = replace(
             standing,
             names=image.names,
+            pulled_as=image.pulled_as,
             platform=it.manifest.platform if it.manifest and it.manifest.platform else str(image.platform),
             origin=_origin(image, store),
             tagged_us=image.tagged_us,

@@ -75,12 +75,19 @@ class Row:
 
 
 def name_to_ask(seen: Seen, lock: LockedImages | None) -> Reference | None:
-    """The name under which a registry may know it: by the lock, by what it was started as, else by what its host calls it."""
-    locked = None if lock is None else lock.named(seen.image)
+    """The name under which a registry may know it: by the lock, by what it was started as, else by what its host calls it.
+
+    A name of a repository that the image did not come from was given to it on its host, and is no registry's business.
+    """
+    image = seen.image
+    locked = None if lock is None else lock.named(image)
     if locked is not None:
         return locked.reference
-    name = seen.image.started_as
-    return name if name is not None else next(iter(seen.image.names), None)
+    names = [*(() if image.started_as is None else (image.started_as,)), *image.names]
+    if not image.pulled_as:
+        return next(iter(names), None)
+    whence = {each.name for each in image.pulled_as}
+    return next((name for name in names if name.name in whence), image.pulled_as[0])
 
 
 def to_ask(containers: Iterable[Seen], lock: LockedImages | None) -> tuple[Reference, ...]:
@@ -140,8 +147,10 @@ def row(seen: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
 def _by_registry(
     digests: Mapping[Digest, DigestKind], name: Reference | None, told: Answers
 ) -> dict[Digest, DigestKind]:
-    """Of which kind a digest is, by the media type that its registry gave with it."""
+    """Of which kind a digest is, by the media type that its registry, or its ledger, has for it."""
     types = {each.digest: each.media_type for each in told.meanings.values() if isinstance(each, Resolved)}
+    past = Past() if name is None else told.pasts.get(place_of(name), Past())
+    types |= {Digest.parse(one.entry.digest): one.entry.type for one in past.said if one.entry.digest}
     found = dict(digests)
     for digest, kind in digests.items():
         if kind is DigestKind.UNSAID and name is not None:

@@ -78,7 +78,8 @@ class Standing(StrEnum):
 class RunningImage:
     """What a container stands on, as its host tells it.
 
-    `started_as`: what its creator asked for, None where that was an ID. `names`: what the host calls the image now.
+    `started_as`: what its creator asked for, None where that was an ID. `names`: what the host calls the image now;
+    `pulled_as`: under which digests of which repositories it has it, as far as it says.
     `platform`: of the image, "" where nobody says; `machine`: the host's. `recorded`: the host still knows the image.
     `created_us`: the container; `tagged_us`: when the image last got a name on this host. `here`: the digests of what
     `started_as` means on this host now, None where nothing has that name. `means`: what the registry says it means now,
@@ -88,6 +89,7 @@ class RunningImage:
     started_as: Reference | None
     digests: Mapping[Digest, DigestKind]
     names: tuple[Reference, ...] = ()
+    pulled_as: tuple[Reference, ...] = ()
     platform: str = ""
     machine: str = ""
     origin: Origin = Origin.UNSAID

@@ -1,0 +1,103 @@
+"""How `boltseal running` tells of containers to a person: a block for each image, and under it who runs it.
+
+    localhost:5000/shop/app 1.4.2; was `latest` until yesterday 14:02
+      2 moves behind `latest`; pushed by ci
+      index sha256:8c5a9f51ffcc, config sha256:1b7e0c4d9a2f
+      lock: not-recreated
+      web-1  since yesterday 09:00, released by ada (release 7)
+      web-2  since yesterday 09:00, released by ada (release 7)
+
+Lines fit a terminal of 80 columns, and are cut between words where they can be.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from boltseal.cli.answer import WIDTH, counted
+from boltseal.cli.onrunning import cell
+from boltseal.fleet.rows import Row
+from boltseal.ledger.meant import in_words, moment
+from boltseal.lockfile.running import DigestKind
+from boltseal.oci.reference import Reference
+
+_INDENT = "  "
+_KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSAID, DigestKind.CONFIG, DigestKind.IMAGE_ID)
+
+
+def blocks(rows: Sequence[Row], now_us: int, *, several: bool) -> Iterator[str]:
+    """All lines; blocks in the order of their first container, an empty line between them. `several`: hosts are named, too."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(_head(row, now_us)), []).append(row)
+    for number, (head, of_it) in enumerate(found.items()):
+        if number:
+            yield ""
+        yield from chain.from_iterable(_wrapped(line, _INDENT if at else "") for at, line in enumerate(head))
+        for row in of_it:
+            yield from _wrapped(_container(row, now_us, several=several), _INDENT)
+
+
+def _wrapped(line: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        line, WIDTH, initial_indent=indent, subsequent_indent=indent + _INDENT * 2, break_on_hyphens=False
+    )
+
+
+def _head(row: Row, now_us: int) -> Iterator[str]:
+    """What holds for every container of the block."""
+    yield _called(row, now_us)
+    gone_on = [_gone_on(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
+    if said := "; ".join(filter(None, gone_on)):
+        yield said
+    yield _digests(row)
+    if row.verdict is not None:
+        yield f"lock: {'same' if row.verdict.standing == 'holds' else row.verdict.standing}"
+
+
+def _called(row: Row, now_us: int) -> str:
+    """By its registry, by the lock, by its host, else by whoever started it."""
+    if row.local:
+        return f"{cell(row.seen.started_as)}, local"
+    if row.tags and row.name is not None:
+        return f"{Reference.parse(row.name.name).familiar()} {in_words(row.tags, now_us)}"
+    if row.verdict is not None and row.verdict.weight == "holds" and row.verdict.locked is not None:
+        return f"{row.verdict.locked.reference.familiar()}, by the lock"
+    if row.seen.image.names:
+        return ", ".join(each.familiar() for each in row.seen.image.names) + ", as its host calls it"
+    return f"{cell(row.seen.started_as) or 'nothing'}, as it was started"
+
+
+def _gone_on(row: Row) -> str:
+    """How far the tag has gone on since it meant this."""
+    tag = None if row.name is None else row.name.tag
+    if row.behind is not None and row.behind.since_us is not None:
+        return f"{counted(row.behind.moves, 'move')} behind `{tag}`" if row.behind.moves else f"`{tag}` was deleted"
+    return f"`{tag}` now means {row.means.short}" if row.moved and row.means is not None else ""
+
+
+def _pushed(row: Row) -> str:
+    by = next((tag.by for tag in row.tags if tag.by), "")
+    return f"pushed by {cell(by)}" if by else ""
+
+
+def _digests(row: Row) -> str:
+    """Each with what it is a digest of, where that is known."""
+    words = {kind: "" if kind is DigestKind.UNSAID else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
+    found = [f"{words[kind]}{digest.short}" for kind in _KINDS for digest in row.of_kind(kind)]
+    return ", ".join(found) or "no digest"
+
+
+def _container(row: Row, now_us: int, *, several: bool) -> str:
+    seen = row.seen
+    where = f" on {seen.node}" if seen.node else f" at {seen.host}" if several else ""
+    since = [] if seen.started_us is None else [f"since {moment(seen.started_us, now_us)}"]
+    if row.deployed is not None:
+        since.append(f"released by {row.deployed.by} (release {row.deployed.number})")
+    elif row.released is not None:
+        since.append(f"released by {row.released.by}")
+    if seen.health in ("unhealthy", "starting"):
+        since.append(str(seen.health))
+    return cell(f"{seen.name}{where}  {', '.join(since)}".rstrip())
