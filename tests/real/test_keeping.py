@@ -113,6 +113,24 @@ async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) 
         await restore(stage.host, stage.name)
 
 
+@pytest.mark.parametrize("how", [("create",), ("run", "--detach")], ids=["stopped", "running"])
+async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, ...]) -> None:
+    """Spares what a container stands on; containerd's store only what its name means by now."""
+    stage.publish(f"old {how[0]}")
+    await stage.puller().bring(Wanted.of(stage.name))
+    container = stage.docker(*how, "--network", "none", str(stage.name)).checked().split()[-1]
+    stage.publish(f"new {how[0]}")
+    brought = await stage.puller().bring(Wanted.of(stage.name))
+    assert brought.kept is not None
+    try:
+        stage.docker("image", "prune", "--all", "--force").checked()
+        found = await stage.host.image(brought.kept.image)
+    finally:
+        stage.docker("rm", "--force", container).checked()
+
+    assert (found is None) is (stage.host.store is Store.CONTAINERD)
+
+
 async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage, tmp_path: Path) -> None:
     """`docker rmi`, `docker tag`, and Compose as it takes down with `--rmi all`."""
     stage.publish("old")
