@@ -77,6 +77,7 @@ def build_mirror(
         Relay(database, registry.pulls, clock),
         turns,
         Uses(database, clock, read_only),
+        clock=clock,
         check_room=check_room,
         read_only=read_only,
         count=count,

@@ -195,12 +195,25 @@ async def test_a_connection_that_breaks_is_taken_up_where_it_broke(mirror: Servi
     assert 0 < int(upstream.asked[-1].headers["range"].removeprefix("bytes=").removesuffix("-")) <= half
 
 
+async def test_a_blob_of_two_repositories_is_fetched_once(mirror: Serving, upstream: FakeUpstream) -> None:
+    """Where upstream says that the second has it too, as base layers are in many."""
+    blob = image("base").layers[0]
+    upstream.blobs[blob.digest] = blob.data
+    for repository in ("team/app", "team/other"):
+        answer = await mirror.client.get(f"/v2/{NAME}/{repository}/blobs/{blob.digest}")
+        assert answer.content == blob.data
+
+    assert upstream.gets("/blobs/") == 1
+    assert upstream.counted[f"HEAD /v2/team/other/blobs/{blob.digest}"] == 1
+
+
 async def test_repositories_of_a_mirror_are_walls(mirror: Serving, upstream: FakeUpstream) -> None:
     """A blob that one of them holds is not shown by another that upstream does not have it in."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     blob = shown.layers[0]
     await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{blob.digest}")
-    upstream.answers[f"GET /v2/team/other/blobs/{blob.digest}"] = status(404)
+    for method in ("GET", "HEAD"):
+        upstream.answers[f"{method} /v2/team/other/blobs/{blob.digest}"] = status(404)
 
     assert (await mirror.client.get(f"/v2/{NAME}/team/other/blobs/{blob.digest}")).status_code == 404
     assert (await mirror.client.get(f"/v2/team/app/blobs/{blob.digest}")).status_code == 404

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from boltseal.api import responses
-from boltseal.api.blobs import BlobRoutes
+from boltseal.api.blobs import BlobRoutes, BytesLost
 from boltseal.api.call import Call
 from boltseal.api.listings import referrers_answer, tags_answer
 from boltseal.api.manifests import ManifestRoutes
@@ -19,6 +19,7 @@ from boltseal.api.responses import Answer
 from boltseal.mirror.cache import Mirror
 from boltseal.mirror.upstreams import Upstream
 from boltseal.oci.digest import Digest
+from boltseal.registry.pulls import BlobUnknown
 from boltseal.registry.values import ManifestAnswer, Page, ReferrersPage
 
 MAX_WARNING: Final = 500
@@ -50,7 +51,10 @@ class MirroredRoutes:
 
     async def blob(self, call: Call, at: BlobAt) -> Answer:
         """A blob or a range of it."""
-        fetch = await self._mirror.blob(self._upstream(call), at.repository, at.digest)
+        try:
+            return await self._blobs.get(call, at)
+        except (BlobUnknown, BytesLost):
+            fetch = await self._mirror.blob(self._upstream(call), at.repository, at.digest)
         if fetch is not None:
             if call.method == "GET" and call.header(b"range") is None and call.header(b"if-none-match") is None:
                 size = await fetch.begun()

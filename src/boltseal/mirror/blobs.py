@@ -4,7 +4,7 @@ The session that a blob is written to has a name that follows from its digest, s
 (`storage.turns`) can be watched by the others, who relay what it has written. A process that is killed leaves the turn free and
 the file as long as it was: whoever comes next goes on from there. The steps of bringing one:
 
-1. Is it here by now? Then nothing is asked.
+1. Is it here by now, or are its bytes, from another repository of the same upstream? Then no bytes are asked for.
 2. The turn; who does not get it watches the file grow, and tries again now and then.
 3. GET, from where the file ends. The size is what a manifest of the repository says, or else what upstream says; more
    than that is refused, less is asked for again.
@@ -118,13 +118,29 @@ class MirroredBlobs:
         while not await self.held(repository, fetch.digest):
             try:
                 async with self._turns.taken(f"blob {repository} {fetch.digest}", 0):
-                    if not await self.held(repository, fetch.digest):
+                    if not await self._here(upstream, repository, fetch):
                         await self._blobs.start_upload(key)
                         async with self._blobs.open_upload(key, fetch.digest.algorithm) as writer:
                             await self._receive(upstream, repository, fetch, key, writer)
                     return
             except TurnNotHad:
                 await self._watch(fetch, key)
+
+    async def _here(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> bool:
+        """Whether nothing needs to be brought: it is here, or another repository of the same upstream has the bytes.
+
+        Of the latter upstream is asked, by a HEAD, whether it has the blob in this one too: its walls are its own.
+        """
+        if await self.held(repository, fetch.digest):
+            return True
+        prefix = f"{upstream.terms.name}/"
+        size = next((size for name, size in await self._pulls.holders(fetch.digest) if name.startswith(prefix)), None)
+        if size is None or await self._blobs.stat(fetch.digest) != size or fetch.size not in (None, size):
+            return False
+        if await upstream.client.has_blob(upstream.remote(repository), fetch.digest) != size:
+            return False
+        await self._uploads.hold(repository, fetch.digest, size, upstream.actor)
+        return True
 
     async def _watch(self, fetch: Fetch, key: FetchKey) -> None:
         """Somebody else brings it: see how far they are, for a while."""

@@ -153,6 +153,14 @@ class Pulls:
         links = parse_manifest(named_by[1], named_by[0]).references()
         return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
 
+    def version(self) -> int:
+        """A number that is another one whenever anything in the store's rows has changed."""
+        return self._database.lookups.version()
+
+    async def holders(self, digest: Digest) -> list[tuple[str, int]]:
+        """The repositories that hold a blob, and its size in each. For us alone: between callers there are walls."""
+        return await self._database.read(lambda connection: metadata.blob_holders(connection, str(digest), None))
+
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """The bytes [start, start + length) of a blob that `blob` found."""
         return self._blobs.read(digest, start, length)
