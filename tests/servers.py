@@ -13,6 +13,7 @@ server a failed test has used to the report of that test.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -128,9 +130,13 @@ def asgi(app: str, folder: Path, settings: Mapping[str, str], *, before: Sequenc
 
 
 @contextlib.contextmanager
-def docker_registry(folder: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
-    """Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, as it comes."""
+def docker_registry(folder: Path, *, mirror_of: str | None = None, before: Sequence[str] = ()) -> Iterator[Server]:
+    """Debian's docker-registry (CNCF distribution 2.8) on files under `folder`, as it comes.
+
+    `mirror_of`: the address of a registry whose proxy it shall be, such as `http://127.0.0.1:5000`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    proxy = "" if mirror_of is None else f"proxy: {{remoteurl: {mirror_of}}}\n"
     address = f"127.0.0.1:{free_port()}"
     config = folder / "config.yml"
     config.write_text(
@@ -141,7 +147,7 @@ storage:
   filesystem: {{rootdirectory: {folder / "data"}}}
   delete: {{enabled: true}}
 http: {{addr: {address}}}
-""",
+{proxy}""",
         encoding="utf-8",
     )
     with _started(
@@ -206,6 +212,7 @@ def dockerd(
     driver: str | None = None,
     more: Sequence[str] = (),
     before: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Server]:
     """A Docker daemon of our own, with no network of its own; `address` is the path of its socket.
 
@@ -213,10 +220,12 @@ def dockerd(
     store, as new installations of Docker do: pushes then come from another piece of code, which asks other
     questions and prints refusals in other words. `driver`: this storage driver or snapshotter and no other.
     `more`: further options. `before`: what it is started through.
+    `settings`: more of its `daemon.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "daemon.json"
-    config.write_text('{"features": {"containerd-snapshotter": true}}' if containerd_store else "{}")
+    features = {"features": {"containerd-snapshotter": True}} if containerd_store else {}
+    config.write_text(json.dumps({**features, **(settings or {})}))
     at = folder / "d.sock"
     with (
         _nothing_stays_mounted(folder),
