@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, print_line, print_table, say
+from boltseal.cli.answer import Answer, Outcome, counted, print_line, print_table, say
 from boltseal.cli.onproject import clean
 from boltseal.errors import Invalid
 
@@ -128,7 +128,7 @@ def _print(done: Deployed, status: str) -> None:
         print_line(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
     else:
         of = "" if release.of is None else f", as release {release.of} did"
-        print_line(f"release {release.number} of {release.project} runs{of}: {len(rows)} services, healthy")
+        print_line(f"release {release.number} of {release.project} runs{of}: {counted(len(rows), 'service')}, healthy")
 
 
 def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore: bool) -> None:

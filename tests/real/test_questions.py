@@ -1,0 +1,156 @@
+"""docs/questions.md is true: its commands are run in their order, and print what stands there.
+
+`BOLTSEAL_WRITE_PAGES=1` writes what they print into the page; the difference is then for people to look at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests import servers
+from tests.cli.program import clean_environment
+from tests.real.shopfront import ENDS
+from tests.real.sleeper import publish, sleeper
+from tests.servers import Server
+
+pytestmark = pytest.mark.real
+
+PAGE: Final = Path(__file__).parents[2] / "docs/questions.md"
+WRITES: Final = os.environ.get("BOLTSEAL_WRITE_PAGES") == "1"
+_PART = re.compile(r"^<!-- run: (?P<run>[^\n]+) -->$|^```console\n(?P<console>.*?)^```$", re.MULTILINE | re.DOTALL)
+_TIMEOUT_S: Final = 120
+
+
+class Stage:
+    """Where the page is played: a project, an engine, two registries; and the words that the page has for them."""
+
+    def __init__(self, folder: Path, ours: Server, theirs: Server, engine: Server) -> None:
+        self.project = folder / "shop"
+        self.project.mkdir()
+        self._words = {
+            ours.address: "localhost:5000",
+            theirs.address: "localhost:5001",
+            str(self.project): "/srv/shop",
+            str(Path(engine.address).parent / "data"): "/var/lib/docker",
+            engine.address: "/var/run/docker.sock",
+        }
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "boltseal").write_text(f'#!/bin/sh\nexec {sys.executable} -m boltseal "$@"\n')
+        (programs / "boltseal").chmod(0o755)
+        self._environment = clean_environment(
+            {
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "DOCKER_HOST": f"unix://{engine.address}",
+                "BOLTSEAL_STATE": str(folder / "state"),
+                "HOME": str(folder),
+                **{
+                    f"GIT_{who}_{what}": f"{who}@example.com"
+                    for who in ("AUTHOR", "COMMITTER")
+                    for what in ("NAME", "EMAIL")
+                },
+                **{f"GIT_{who}_DATE": "2026-11-24T10:00:00Z" for who in ("AUTHOR", "COMMITTER")},
+            }
+        )
+
+    def run(self, command: str) -> tuple[int, str]:
+        """Type a command of the page; its exit code, and everything that it printed, in the page's words."""
+        for real, word in self._words.items():
+            command = command.replace(word, real)
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.project,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+        told = done.stdout
+        for real, word in self._words.items():
+            column = re.compile(rf"{re.escape(real)}(\S*)(?=  )")  # of a table: it is as wide as it was
+            told = column.sub(
+                lambda found, real=real, word=word: f"{word}{found[1]:<{len(found[0]) - len(word)}}", told
+            )
+            told = told.replace(real, word)
+        who = re.compile(rf"\b\w+@{re.escape(os.uname().nodename)}\b")
+        return done.returncode, who.sub("ann@web1", told)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Everything that the page stands on: images, a git repository, a project."""
+    with (
+        servers.boltseal(tmp_path / "data") as ours,
+        servers.docker_registry(tmp_path / "theirs") as theirs,
+        servers.dockerd(tmp_path / "docker") as engine,
+    ):
+        stage = Stage(tmp_path, ours, theirs, engine)
+        web = {"image": "localhost:5000/shop/app:1.4.2", "network_mode": "none", "stop_grace_period": "0s"}
+        text = json.dumps({"name": "shop", "services": {"web": web}}, indent=2).replace("localhost:5000", ours.address)
+        (stage.project / "compose.yaml").write_text(f"{text}\n")
+        for number, words in enumerate(("one", "two"), 1):
+            publish(ours.address, "made", f"{number}", sleeper(words))
+        publish(ours.address, "made", "ill", sleeper("ill", command=ENDS))
+        made = "localhost:5000/made"
+        for command in (
+            *(f"docker pull -q {made}:{tag} && docker tag {made}:{tag} made:{tag}" for tag in ("1", "2", "ill")),
+            "docker tag made:1 localhost:5000/shop/app:1.4.2 && docker push -q localhost:5000/shop/app:1.4.2",
+            "docker tag made:1 localhost:5001/team/tool:2.3.1 && docker push -q localhost:5001/team/tool:2.3.1",
+            "docker tag made:ill ill:1",
+            f"boltseal trust localhost:5000 $(boltseal ledger key --data {tmp_path}/data)",
+            "git init -q -b main && git add -A && git commit -q -m first && git tag v1.5.0",
+        ):
+            code, told = stage.run(command)
+            assert code == 0, f"{command}: {told}"
+        yield stage
+
+
+def test_every_answer_of_the_page_is_what_is_printed(stage: Stage) -> None:
+    """Each command in its order; digests are compared by which are the same, times and sizes not at all."""
+    page = PAGE.read_text()
+    played = _PART.sub(lambda found: _played(stage, found), page)
+    if WRITES:
+        PAGE.write_text(played)
+        return
+
+    assert _plain(played) == _plain(page)
+
+
+def _played(stage: Stage, found: re.Match[str]) -> str:
+    """A part of the page as it comes out now."""
+    if found["run"]:
+        code, told = stage.run(found["run"])
+        assert code == 0, f"{found['run']}: {told}"
+        return found[0]
+    lines = []
+    for line in found["console"].splitlines():
+        if line.startswith("$ "):
+            _, told = stage.run(line[2:])
+            assert "Traceback" not in told
+            lines += [line, *(each.rstrip() for each in told.splitlines())]
+    return "\n".join(["```console", *lines, "```"])
+
+
+def _plain(text: str) -> list[str]:
+    """A page's words, without what is another at each run."""
+    text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "TIME", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d", "DAY", text)
+    text = re.sub(r"\b\d+(\.\d+)? ?(ms|s|seconds?|minutes?|min|KiB|MiB|B)(/s)?\b", "AMOUNT", text)
+    digests: dict[str, str] = {}
+
+    def numbered(found: re.Match[str]) -> str:
+        return digests.setdefault(found[0][:12], f"DIGEST{len(digests) + 1}")
+
+    return re.sub(r"\b[0-9a-f]{12,64}\b", numbered, text).split()
