@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_table, say
+from boltseal.cli.answer import Answer, Outcome, print_line, print_table, say
 from boltseal.cli.keeping import kept_fields, on_host, tagged
 from boltseal.cli.onhost import HostOption
 from boltseal.cli.onproject import clean
@@ -54,8 +54,9 @@ def kept(
         if not listed:
             say("nothing is kept on this engine" if name is None else f"nothing is kept of {name} on this engine")
         elif not as_json:
-            rows = [_row(each, first=each.number == 1) for each in listed]
-            print_table(("NAME", "NO", "DIGEST", "KEPT", "RAN", "STATE"), rows, whole=("NO", "DIGEST", "KEPT", "RAN"))
+            for name_, rows in _by_name(listed).items():
+                print_line(name_)
+                print_table(("  NO", "DIGEST", "KEPT", "RAN", "STATE"), rows, whole=("  NO", "DIGEST", "KEPT", "RAN"))
 
 
 def _add(answer: Answer, each: Listed) -> None:
@@ -77,18 +78,20 @@ def _add(answer: Answer, each: Listed) -> None:
     )
 
 
-def _row(each: Listed, *, first: bool) -> tuple[str, ...]:
-    """A line of the table; the name stands in the first of its lines."""
-    digest = (each.kept.digest or each.kept.image).short.removeprefix("sha256:")
-    kept_ago = _ago(each.kept.kept_us) if each.recorded else "?"
-    return (
-        clean(each.kept.name.familiar()) if first else "",
-        str(each.number),
-        digest if each.kept.digest is not None else f"{digest} (ID)",
-        kept_ago,
-        "-" if each.ran_us is None else _ago(each.ran_us),
-        clean(_state(each)),
-    )
+def _by_name(listed: list[Listed]) -> dict[str, list[tuple[str, ...]]]:
+    """The lines of a table for each name."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for each in listed:
+        digest = (each.kept.digest or each.kept.image).short.removeprefix("sha256:")
+        row = (
+            f"  {each.number}",
+            digest if each.kept.digest is not None else f"{digest} (ID)",
+            _ago(each.kept.kept_us) if each.recorded else "?",
+            "-" if each.ran_us is None else _ago(each.ran_us),
+            clean(_state(each)),
+        )
+        found.setdefault(clean(each.kept.name.familiar()), []).append(row)
+    return found
 
 
 def _state(each: Listed) -> str:
