@@ -44,6 +44,7 @@ from boltseal.notify.ledger_feed import LedgerFeed
 from boltseal.notifying import Notifier, build_dispatcher, registry_name
 from boltseal.oci.reference import Reference
 from boltseal.opening import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
+from boltseal.rebuilding import Rebuilding
 from boltseal.registry import Registry, build_registry
 from boltseal.registry.access import Access
 from boltseal.registry.logins import Logins
@@ -148,6 +149,10 @@ class Application(Starlette):
                 signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
         janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
+        rebuilding = None
+        if self._settings.actions and not self._settings.server.read_only:
+            looking = Rebuilding(self._settings, store, self._clock, self._happened, self._mirror, self._push_gate)
+            rebuilding = asyncio.create_task(looking.run())
         noting = asyncio.create_task(self._mirror.run())
         gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
         settling = asyncio.create_task(self._push_gate.run()) if gated else None
@@ -159,7 +164,7 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            for task in (janitor, noting, asked, settling):
+            for task in (janitor, rebuilding, noting, asked, settling):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):

@@ -49,13 +49,14 @@ class ConfigInvalid(Invalid):
     """A setting that is unknown or can't be, or a file that can't be read. Nothing was started."""
 
 
-_LISTS: Final = ("rule", "upstream", "witness", "notify")
+_LISTS: Final = ("rule", "upstream", "witness", "notify", "on_outdated")
 """The tables of which there may be several."""
 _IN_JSON: Final = (
     ("rule",),
     ("upstream",),
     ("witness",),
     ("notify",),
+    ("on_outdated",),
     ("auth", "grant"),
     ("auth", "quota"),
     ("local", "namespaces"),
@@ -105,6 +106,7 @@ def load_and_tell(
 
     from boltseal.notify.terms import NotifyInvalid
     from boltseal.policy.grants import GrantInvalid
+    from boltseal.policy.on_outdated import OnOutdatedInvalid
     from boltseal.policy.quotas import QuotaInvalid
     from boltseal.policy.rules import RuleInvalid
     from boltseal.policy.upstreams import UpstreamInvalid
@@ -127,10 +129,11 @@ def load_and_tell(
         ("auth", "quotas"),
         ("upstream", "upstreams"),
         ("notify", "receivers"),
+        ("on_outdated", "actions"),
     ):
         try:
             getattr(settings, table)
-        except (RuleInvalid, GrantInvalid, QuotaInvalid, UpstreamInvalid, NotifyInvalid) as error:
+        except (RuleInvalid, GrantInvalid, QuotaInvalid, UpstreamInvalid, NotifyInvalid, OnOutdatedInvalid) as error:
             origin = environment.origin if key in environment.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
     return Loaded(settings, tuple(_told(settings, key, file, environment, flags) for key in _known_keys(Settings)))

@@ -22,6 +22,7 @@ from boltseal.notify.terms import NotifyTerms, parse_notify
 from boltseal.policy.globs import GlobInvalid, parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
 from boltseal.policy.leads import Leads, parse_leads
+from boltseal.policy.on_outdated import Action, parse_on_outdated
 from boltseal.policy.quotas import Quotas, parse_quotas
 from boltseal.policy.rules import RuleSet, parse_rules
 from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
@@ -232,6 +233,7 @@ class Settings(BaseSettings):
     upstream: tuple[dict[str, Any], ...] = ()
     witness: tuple[WitnessSettings, ...] = ()
     notify: tuple[dict[str, Any], ...] = ()
+    on_outdated: tuple[dict[str, Any], ...] = ()
 
     @cached_property
     def rules(self) -> RuleSet:
@@ -259,14 +261,25 @@ class Settings(BaseSettings):
         return parse_notify(self.notify)
 
     @cached_property
-    def leads(self) -> Leads:
-        """Where names lead: to us, or to an upstream."""
+    def actions(self) -> tuple[Action, ...]:
+        """The `[[on_outdated]]` tables. OnOutdatedInvalid names the first that is wrong."""
+        return parse_on_outdated(self.on_outdated)
+
+    @cached_property
+    def own_names(self) -> frozenset[str]:
+        """What clients may call this registry."""
         own = {self.server.listen}
         if self.server.address.loopback:
             own |= {f"localhost:{self.server.address.port}", f"127.0.0.1:{self.server.address.port}"}
         if self.server.public_url is not None:
             own.add(self.server.public_url.partition("://")[2])
-        return parse_leads(self.upstreams, [parse_repository_glob(text) for text in self.local.namespaces], own)
+        return frozenset(own)
+
+    @cached_property
+    def leads(self) -> Leads:
+        """Where names lead: to us, or to an upstream."""
+        namespaces = [parse_repository_glob(text) for text in self.local.namespaces]
+        return parse_leads(self.upstreams, namespaces, self.own_names)
 
     @property
     def keys(self) -> Path:
@@ -283,7 +296,9 @@ class Settings(BaseSettings):
         server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
         at_start = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
         auth = newer.auth.model_copy(update=at_start)  # what is updated counts as configured, so only what differs
-        kept = {name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness", "notify")}
+        kept = {
+            name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness", "notify", "on_outdated")
+        }
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
     def left_out(self, newer: Settings) -> tuple[str, ...]:
@@ -296,7 +311,9 @@ class Settings(BaseSettings):
             if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
         )
         of_lists = tuple(
-            f"[[{name}]]" for name in ("upstream", "witness", "notify") if getattr(taken, name) != getattr(newer, name)
+            f"[[{name}]]"
+            for name in ("upstream", "witness", "notify", "on_outdated")
+            if getattr(taken, name) != getattr(newer, name)
         )
         return of_tables + of_lists
 

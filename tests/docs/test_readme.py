@@ -19,6 +19,7 @@ from boltseal.notify.terms import NOTIFY_KEYS
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.decide import decide
 from boltseal.policy.grants import Action
+from boltseal.policy.on_outdated import KEYS as ON_OUTDATED_KEYS
 from boltseal.policy.rules import FLOATING_TAGS, Mode
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
 from boltseal.settings import Settings
@@ -91,6 +92,14 @@ def test_every_key_of_a_receiver_is_documented() -> None:
     told = {name.removeprefix("[[notify]] ") for name in documented_settings() if name.startswith("[[notify]]")}
 
     assert told == set(NOTIFY_KEYS)
+
+
+def test_every_key_of_what_is_done_when_a_base_moves_is_documented() -> None:
+    """An `[[on_outdated]]` has exactly the keys that the table of settings names."""
+    named = "[[on_outdated]] "
+    told = {name.removeprefix(named) for name in documented_settings() if name.startswith(named)}
+
+    assert told == set(ON_OUTDATED_KEYS)
 
 
 def test_every_key_of_a_rule_is_documented() -> None:

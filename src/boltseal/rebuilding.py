@@ -1,0 +1,266 @@
+"""A server that looks at its own images: which stand on an old base, and what `[[on_outdated]]` says is then done.
+
+The look is the one that `boltseal outdated` has. It talks to ourselves within the process, past the logins, and by GET and
+HEAD alone; to an upstream of ours through our own mirror, so that what is served here is what counts; to other registries
+over the network, as nobody, and only to those that anybody may ask: what a pushed label names is no host of ours.
+
+    DATA/outdated/    what was learned of other registries, which rebuilds were asked for, and the lock of who looks
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import httpx2
+import structlog
+
+from boltseal.api.asgi import DistributionApi
+from boltseal.api.gate import Gate
+from boltseal.api.ledger import PREFIX as LEDGER_PREFIX
+from boltseal.api.ledger import LedgerApi
+from boltseal.api.observer import Observer
+from boltseal.api.settings import ApiSettings
+from boltseal.bases.documents import Documents
+from boltseal.bases.entries import requested_extra
+from boltseal.bases.journal import Journal, Outcome
+from boltseal.bases.look import Looker, Wanted
+from boltseal.bases.pasts import Pasts, by_learned
+from boltseal.bases.rebuild import Asked, Due, Rebuilder
+from boltseal.client.catalog import repositories
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.learned import Learned
+from boltseal.client.registry import RegistryClient
+from boltseal.client.state import ClientState
+from boltseal.client.transport import MAX_DOCUMENT_BYTES, Call, Reply, Transport, TransportOptions
+from boltseal.client.trust import Followed, LedgerWatch, Status
+from boltseal.config import secret
+from boltseal.errors import BoltsealError, Denied, NotFound
+from boltseal.ledger.entry import Kind
+from boltseal.oci.reference import Reference
+from boltseal.policy.decide import signature_subject
+from boltseal.policy.grants import Grants
+from boltseal.projects import PUBLIC_REGISTRIES
+from boltseal.registry.access import Access
+from boltseal.registry.logins import Logins
+from boltseal.registry.records import Record
+from boltseal.registry.tokens import Tokens
+from boltseal.registry.values import Actor
+from boltseal.storage.keyfile import KeyFile
+from boltseal.storage.users import UserFile
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from boltseal.events import BaseOutdated
+    from boltseal.mirror.cache import Mirror
+    from boltseal.mirror.gate import PushGate
+    from boltseal.opening import Store
+    from boltseal.settings import Settings
+
+FOLDER: Final = "outdated"
+FIRST_S: Final = 60.0
+MAX_ROUNDS: Final = 10
+ACTOR: Final = Actor("boltseal")
+_READS: Final = frozenset({"GET", "HEAD"})
+
+_log = structlog.get_logger(__name__)
+
+
+class OnlyReads(Denied):
+    """Somebody wanted to change something past the logins."""
+
+
+class OwnTransport(Transport):
+    """Requests to ourselves go to `inside`; to an upstream, to our own mirror of it; the rest over the network, as nobody."""
+
+    def __init__(
+        self,
+        inside: ASGIApp,
+        name: str,
+        also: frozenset[str],
+        upstreams: frozenset[str],
+        *,
+        outside: ASGIApp | None = None,
+    ) -> None:
+        super().__init__(
+            CredentialStore(()),
+            TransportOptions(),
+            app=None if outside is None else httpx2.ASGITransport(app=outside),
+        )
+        transport = httpx2.ASGITransport(app=inside)
+        self._inner = Transport(CredentialStore(()), TransportOptions(attempts=1), app=transport)
+        self._name = name
+        self._also = also
+        self._upstreams = upstreams
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+        await super().aclose()
+
+    async def request(self, call: Call, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Reply:
+        own = self._own(call)
+        if own is None:
+            return await super().request(call, max_bytes=max_bytes)
+        return await self._inner.request(own, max_bytes=max_bytes)
+
+    @asynccontextmanager
+    async def stream(self, call: Call) -> AsyncIterator[httpx2.Response]:
+        own = self._own(call)
+        ways = Transport.stream(self, call) if own is None else self._inner.stream(own)
+        async with ways as response:
+            yield response
+
+    def _own(self, call: Call) -> Call | None:
+        """The same call as we are asked it, None where it is for somebody else. OnlyReads."""
+        if call.registry in self._upstreams and call.path.startswith("/v2/"):
+            call = replace(call, path=f"/v2/{call.registry}/{call.path.removeprefix('/v2/')}")
+        elif call.registry != self._name and call.registry not in self._also:
+            return None
+        if call.method not in _READS:
+            raise OnlyReads(f"{call.method} of {call.what} is not done past the logins")
+        return replace(call, registry=self._name)
+
+
+class Rebuilding:
+    """Looks at all images of this registry as often as it is said, and asks for rebuilds. One process of a server does."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        clock: Callable[[], int],
+        tell: Callable[[BaseOutdated], None],
+        mirror: Mirror | None = None,
+        push_gate: PushGate | None = None,
+        *,
+        outside: ASGIApp | None = None,
+    ) -> None:
+        self._settings = settings
+        self._registry = store.registry
+        self._clock = clock
+        self._tell = tell
+        self._upstreams = frozenset(terms.name for terms in settings.upstreams)
+        self._inside = _inside(settings, store, mirror, push_gate)
+        self._outside = outside
+        self._tokens = {name: secret(name) for action in settings.actions if (name := action.token_env) is not None}
+        self._state = ClientState(settings.server.data / FOLDER)
+        self._name, *also = sorted(settings.own_names, key=lambda name: ("localhost" not in name, name))
+        if settings.server.public_url is not None:
+            also, self._name = [*also, self._name], settings.server.public_url.partition("://")[2]
+        self._also = frozenset(also)
+
+    async def run(self) -> None:
+        """Until it is cancelled. What goes wrong is a line of the log, and tried again the next time."""
+        every_s = min(action.every_us for action in self._settings.actions) / 1e6
+        await asyncio.sleep(min(FIRST_S, every_s))
+        while True:
+            try:
+                asked = await self.once()
+            except BoltsealError as error:
+                _log.warning("the bases of images could not be looked at", reason=error.message)
+            else:
+                _log.info("bases of images looked at", rebuilds=len(asked))
+            await asyncio.sleep(every_s)
+
+    async def once(self) -> list[Asked]:
+        """One look, and what was asked for by it; nothing where another process is at it. StateUnusable, LedgerBroken, ..."""
+        with self._alone() as alone:
+            return await self._once() if alone else []
+
+    async def _once(self) -> list[Asked]:
+        transport = OwnTransport(self._inside, self._name, self._also, self._upstreams, outside=self._outside)
+        rebuilder = Rebuilder(
+            self._settings.actions,
+            Journal(self._state),
+            self._clock,
+            record=self._record,
+            tokens=self._tokens,
+            tell=self._tell,
+        )
+        found: list[Asked] = []
+        try:
+            with Learned(self._state, now_us=self._clock()) as learned:
+                pasts = Pasts(transport, [by_learned(learned)])
+                looker = Looker(
+                    transport,
+                    Documents(transport, learned),
+                    learned,
+                    pasts,
+                    allowed=self._allowed,
+                    watch=self._watch(transport),
+                    now_us=self._clock(),
+                )
+                pasts.followed = looker.followed
+                for _ in range(MAX_ROUNDS):
+                    wanted = [Wanted(str(one), one) async for one in self._images(transport)]
+                    asked = await rebuilder.rebuild(await looker.look(wanted, afresh=bool(found)))
+                    found += asked
+                    if not any(one.outcome is Outcome.DONE and one.due.action.command for one in asked):
+                        break
+        finally:
+            await transport.aclose()
+        return found
+
+    def _watch(self, transport: Transport) -> Callable[[str], Awaitable[Followed]]:
+        watch = LedgerWatch(self._state, transport, lambda: self._clock() // 1_000_000)
+
+        async def follow(registry: str) -> Followed:
+            if registry in self._upstreams:  # what its tags mean is our mirror's word, and in our own log
+                return Followed(registry, Status.NO_LEDGER)
+            return await watch.follow(registry)
+
+        return follow
+
+    def _allowed(self, registry: str) -> bool:
+        return registry == self._name or registry in self._also | self._upstreams or registry in PUBLIC_REGISTRIES
+
+    async def _images(self, transport: Transport) -> AsyncIterator[Reference]:
+        """Every tag of every repository of ours, but for those of the signature tools."""
+        client = RegistryClient(transport, self._name)
+        async for repository in repositories(transport, self._name):
+            if repository.partition("/")[0] in self._upstreams:
+                continue
+            with contextlib.suppress(NotFound):
+                async for tag in client.tags(repository):
+                    if signature_subject(tag) is None:
+                        yield Reference(self._name, repository, tag)
+
+    async def _record(self, due: Due, outcome: Outcome, told: str) -> None:
+        extra = requested_extra(due.base, due.built_on, due.now, str(outcome), told)
+        said = Record(Kind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
+        await self._registry.records.record(due.image.repository, said, ACTOR)
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Whether no other process is looking."""
+        with self._state.writing():
+            file = (self._state.folder / "looking").open("a")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def _inside(settings: Settings, store: Store, mirror: Mirror | None, push_gate: PushGate | None) -> ASGIApp:
+    """What we answer, to ourselves: without logins, and without a line in the access log."""
+    observer = Observer()
+    logins = Logins(UserFile(settings.keys / "nobody"))  # a file that is not there: nobody is told apart
+    tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
+    gate = Gate(Access(Grants(), logins, tokens, configured=False), None)
+    asked = ApiSettings(read_only=lambda: "nothing is changed past the logins", leads=settings.leads)
+    api = DistributionApi(store.registry, asked, gate, observer, mirror, push_gate)
+    ledger = LedgerApi(observer, store.registry.ledger, gate, public=True)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await (ledger if scope["path"].startswith(LEDGER_PREFIX) else api)(scope, receive, send)
+
+    return answer

@@ -1,0 +1,164 @@
+"""A server looks at its own images, past its logins, and asks for rebuilds: reads alone, and only where it may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import bcrypt
+import pytest
+
+from boltseal.app import Application
+from boltseal.client.transport import Call
+from boltseal.events import Event
+from boltseal.ledger.entry import Kind, parse
+from boltseal.opening import Store, now_us
+from boltseal.rebuilding import OnlyReads, OwnTransport, Rebuilding
+from boltseal.settings import Settings
+from boltseal.storage import ledger_store
+from tests.bases.layered import layered
+from tests.fakes.hub import FakeHub
+from tests.images import Document, push
+from tests.serving import Serving, serving_as
+from tests.spec.test_tag_history import signed
+
+NAME, DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
+WAS, NOW = layered("ab"), layered("ac")
+
+
+def app_on(base: str, was: Document, layers: str = "abX") -> Document:
+    return layered(layers, annotations={NAME: base, DIGEST: was.digest})
+
+
+def written(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    return tmp_path / "told"
+
+
+@pytest.fixture
+def settings(data: Path, tmp_path: Path, told: Path) -> Settings:
+    """A registry with users, and a program that writes down what it is given."""
+    hashed = bcrypt.hashpw(b"d", bcrypt.gensalt(4)).decode()
+    data.with_name("data.keys").joinpath("htpasswd").write_text(f"dev:{hashed}\n")
+    program = tmp_path / "rebuild"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    program.chmod(0o755)
+    return Settings.model_validate(
+        {"server": {"data": data}, "on_outdated": [{"command": [str(program), "{image}", "{base}"]}]}
+    )
+
+
+@pytest.fixture
+async def registry(settings: Settings) -> AsyncIterator[Serving]:
+    async with serving_as(settings) as running:
+        running.client.auth = ("dev", "d")
+        yield running
+
+
+def store_of(registry: Serving) -> Store:
+    found = cast("Application", registry.app)._store
+    assert found is not None
+    return found
+
+
+def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: FakeHub) -> Rebuilding:
+    return Rebuilding(settings, store_of(registry), now_us, events.append, outside=hub.app())
+
+
+async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
+    registry: Serving, settings: Settings, told: Path
+) -> None:
+    """Once; people are told, and the ledger says so."""
+    events: list[Event] = []
+    await push(registry.client, "base/node", "latest", WAS)
+    await push(registry.client, "shop/app", "1.0.0", app_on("localhost:5000/base/node:latest", WAS))
+    await push(registry.client, "base/node", "latest", NOW)
+    await signed(registry.client, 5)
+    looks = rebuilding(registry, settings, events, FakeHub())
+    first, again = await looks.once(), await looks.once()
+    lines = await store_of(registry).database.read(lambda held: [line for _, line in ledger_store.lines(held)])
+    last = parse(lines[-1])
+
+    assert [(str(one.due.image), str(one.outcome), one.recorded) for one in first] == [
+        ("localhost:5000/shop/app:1.0.0", "done", "")
+    ]
+    assert again == []
+    assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/node:latest\n"
+    assert [event.text[:41] for event in events] == ["localhost:5000/shop/app:1.0.0 is outdated"]
+    assert (last.kind, last.tag, last.actor, last.extra["outcome"]) == (
+        Kind.REBUILD_REQUESTED,
+        "1.0.0",
+        "boltseal",
+        "done",
+    )
+    assert last.extra["base.digest"] == NOW.digest
+
+
+async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, told: Path) -> None:
+    """And nothing else while it has not moved."""
+    hub = FakeHub()
+    hub.publish("library/node", "16.13", WAS.raw, WAS.media_type)
+    for number in range(5):
+        await push(registry.client, "shop/app", f"1.0.{number}", app_on("node:16.13", WAS, f"abX{number}"))
+    await signed(registry.client, 7)
+    asked = await rebuilding(registry, settings, [], hub).once()
+
+    assert asked == []
+    assert written(told) == ""
+    assert (hub.counted["HEAD manifest"], hub.counted["GET manifest"]) == (1, 0)
+
+
+async def test_a_pushed_label_makes_the_server_talk_to_no_host_of_ours(
+    registry: Serving, settings: Settings, told: Path
+) -> None:
+    """Neither one of the internal network nor a port of this machine."""
+    hub = FakeHub()
+    for number, base in enumerate(("10.0.0.1:9200/x/y:1", "127.0.0.1:8500/x/y:1", "metadata.internal/x/y:1")):
+        await push(registry.client, "shop/app", f"1.0.{number}", app_on(base, WAS))
+    asked = await rebuilding(registry, settings, [], hub).once()
+
+    assert asked == []
+    assert hub.counted == {}
+
+
+async def test_only_one_process_looks(registry: Serving, settings: Settings) -> None:
+    """A server may have several workers."""
+    looks = rebuilding(registry, settings, [], FakeHub())
+    with looks._alone() as first, looks._alone() as second:
+        assert (first, second) == (True, False)
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "PATCH"])
+async def test_nothing_is_changed_past_the_logins(registry: Serving, settings: Settings, method: str) -> None:
+    """What has no login may only read; the answer to anything else is no, twice."""
+    inside = rebuilding(registry, settings, [], FakeHub())._inside
+    transport = OwnTransport(inside, "localhost:5000", frozenset(), frozenset({"docker.io"}))
+    for host in ("localhost:5000", "docker.io"):
+        with pytest.raises(OnlyReads):
+            await transport.request(Call(host, method, "/v2/shop/app/manifests/1", "x"))
+    await transport.aclose()
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    path = "/v2/shop/app/blobs/uploads/"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+    await inside(scope, receive, send)
+
+    assert messages[0]["status"] == 405
