@@ -33,6 +33,15 @@ def test_every_user_is_everybody_with_a_login() -> None:
     assert nobody.of("ci") is UNLIMITED
 
 
+def test_a_mirror_is_no_user_with_a_login() -> None:
+    """What it may keep is its own setting; it can still be named."""
+    everybody = parse_quotas([{"users": ["*"], "max_bytes": 1}])
+    mirror = parse_quotas([{"users": ["mirror:docker.io"], "max_bytes": 1}])
+
+    assert everybody.of("mirror:docker.io") is UNLIMITED
+    assert mirror.of("mirror:docker.io").max_bytes == 1
+
+
 def test_without_a_quota_nothing_is_too_much() -> None:
     """The disk is the limit."""
     parse_quotas([]).of("ci").check("ci", 10**18, 10**6)

@@ -8,7 +8,7 @@ otherwise the wait ends in an error, and with it the connection. Who brings the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import BoltsealError, Unavailable
@@ -55,7 +55,7 @@ class Fetch:
             await self._change()
         self._check()
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes]:
         """Its bytes while they arrive; the last come when all of them are proven and stored."""
         size, position = self._size(), 0
         while not self._over:

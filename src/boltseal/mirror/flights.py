@@ -27,7 +27,7 @@ class Flights(Generic[Key, Result]):
     def begin(self, key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> asyncio.Task[Result]:
         """The work itself."""
         task = self._tasks.get(key)
-        if task is None:
+        if task is None or task.done():  # done, and not yet taken out of here
             task = self._tasks[key] = asyncio.create_task(work())
             task.add_done_callback(lambda done: self._ended(key, done))
         return task
@@ -41,6 +41,7 @@ class Flights(Generic[Key, Result]):
                 await task
 
     def _ended(self, key: Key, task: asyncio.Task[Result]) -> None:
-        self._tasks.pop(key, None)
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
         if not task.cancelled():
             task.exception()  # looked at: whoever asked may have left
