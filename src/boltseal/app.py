@@ -32,7 +32,7 @@ from boltseal.api.settings import ApiSettings
 from boltseal.api.token import TokenService
 from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
-from boltseal.events import TagRefused
+from boltseal.events import TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
 from boltseal.mirror.cache import Mirror
 from boltseal.mirror.gate import PushGate
@@ -40,7 +40,7 @@ from boltseal.mirror.limits import upstream_gauges
 from boltseal.mirror.retention import retain
 from boltseal.mirror.upstreams import Upstreams
 from boltseal.mirroring import build_mirror, build_upstreams
-from boltseal.notify.ledger_feed import LedgerFeed
+from boltseal.notify.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.notifying import Notifier, build_dispatcher, registry_name
 from boltseal.oci.reference import Reference
 from boltseal.opening import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
@@ -190,16 +190,19 @@ class Application(Starlette):
             settings.server.data,
             settings.server.public_url or f"http://{name}",
             self._clock,
-            LedgerFeed(store.database, name),
+            (LedgerFeed(store.database, name), ObservationFeed(store.database)),
         )
         if dispatcher is not None:
             self._notifier = Notifier(dispatcher)
             self._notifier.start()
 
     def _happened(self, event: Event) -> None:
-        """Something that people may be told of: a line of the log, and for whoever is configured."""
+        """Something that people may be told of: a line of the log, and for whoever is configured.
+
+        What is written into the log of observations they are told from there, so that no end of a process loses it.
+        """
         self._tell(event)
-        if self._notifier is not None:
+        if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
             self._notifier.dispatcher.tell(event)
 
     def _refused(self, refused: Refused) -> None:

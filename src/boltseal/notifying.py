@@ -40,13 +40,13 @@ def build_dispatcher(
     folder: Path,
     source: str,
     clock_us: Callable[[], int],
-    feed: Feed | None = None,
+    feeds: Sequence[Feed] = (),
     *,
     quiet: bool = False,
 ) -> Dispatcher | None:
     """What tells them, over the outbox in `folder`; None where nobody is to be told. As `build_receivers`."""
     receivers = build_receivers(terms)
-    return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feed, quiet=quiet) if receivers else None
+    return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
 
 
 def registry_name(settings: Settings) -> str:

@@ -48,7 +48,9 @@ def clock_us() -> int:
 
 
 def made(path: Path, *receivers: Receiver, feed: dispatch.Feed | None = None) -> Dispatcher:
-    return Dispatcher(path / "outbox.db", receivers, "https://registry.example.com", clock_us, feed)
+    return Dispatcher(
+        path / "outbox.db", receivers, "https://registry.example.com", clock_us, () if feed is None else (feed,)
+    )
 
 
 @contextmanager
@@ -177,12 +179,12 @@ async def test_an_outbox_that_can_not_be_written_loses_nothing_while_the_process
     assert "nobody can be told" in troubles[0]
 
 
-async def begun(path: Path, at: int | None = None) -> None:
+async def begun(path: Path, at: int | None = None, name: str = "log") -> None:
     """Wait until a log is read, from where it stood, or from there."""
     while True:
         outbox = Outbox(path / "outbox.db")
         with contextlib.closing(outbox), contextlib.suppress(OutboxUnusable):
-            if (there := outbox.cursor("log")) is not None and at in (None, there):
+            if (there := outbox.cursor(name)) is not None and at in (None, there):
                 return
         await asyncio.sleep(0.05)
 

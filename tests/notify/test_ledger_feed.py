@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from boltseal.errors import Invalid
-from boltseal.events import ReleaseDone, TagMoved
+from boltseal.events import ReleaseDone, TagHeld, TagMoved
 from boltseal.ledger.entry import Entry, Kind
-from boltseal.notify.ledger_feed import event_of
+from boltseal.notify.ledger_feed import event_of, event_of_observation
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -64,3 +64,46 @@ def test_an_entry_whose_names_are_none_is_refused() -> None:
     """Whoever reads goes on with the next one."""
     with pytest.raises(Invalid):
         event_of(entry(Kind.TAG_MOVED, tag="not a tag", was=OLD), HERE)
+
+
+def observation(kind: Kind, told: str | None, *, digest: str, was: str, tag: str = "1.4.2") -> Entry:
+    return Entry(
+        kind=kind,
+        time_us=1,
+        registry="some/origin/observations",
+        repository="docker.io/library/node",
+        tag=tag,
+        digest=digest,
+        was=was,
+        reason="held until somebody accepts it" if kind is Kind.HELD else "",
+        salt="0" * 32,
+        extra={} if told is None else {"told": told},
+    )
+
+
+NODE = Reference.parse("docker.io/library/node:1.4.2")
+
+
+@pytest.mark.parametrize(
+    ("said", "event"),
+    [
+        (observation(Kind.OBSERVED, None, digest=str(NEW), was=""), None),
+        (
+            observation(Kind.OBSERVED, "moved", digest=str(NEW), was=str(OLD)),
+            TagMoved(NODE, OLD, NEW, True, "mirror"),
+        ),
+        (observation(Kind.OBSERVED, "gone", digest="", was=str(OLD)), TagMoved(NODE, OLD, None, True, "mirror")),
+        (
+            observation(Kind.HELD, "held", digest=str(NEW), was=str(OLD)),
+            TagHeld(NODE, OLD, NEW, "held until somebody accepts it"),
+        ),
+        (
+            observation(Kind.HELD, "held", digest=str(NEW), was=""),
+            TagHeld(NODE, None, NEW, "held until somebody accepts it"),
+        ),
+        (observation(Kind.ACCEPTED, None, digest=str(NEW), was=str(OLD)), None),
+    ],
+)
+def test_an_observation_is_an_event_if_it_says_so(said: Entry, event: TagMoved | TagHeld | None) -> None:
+    """By the name that upstream has it under."""
+    assert event_of_observation(said) == event

@@ -13,8 +13,10 @@ from boltseal.events import QuotaLow
 from boltseal.opening import now_us
 from boltseal.settings import Settings
 from tests import servers
+from tests.fakes.upstream import FakeUpstream
 from tests.images import image, push
 from tests.notify.receivers import HANGS, Inbox, answer, inbox
+from tests.notify.test_dispatch import begun
 from tests.serving import FLOATING, serving_as
 
 
@@ -126,3 +128,32 @@ async def test_what_a_mirror_says_of_its_upstreams_is_told_too(tmp_path: Path) -
         await box.until(1)
 
     assert box.events[0]["type"] == "boltseal.quota.low.v1"
+
+
+async def test_what_a_mirror_saw_is_told_once_also_when_its_process_was_killed(tmp_path: Path) -> None:
+    """A move is in the log of observations before anybody is told: who comes next tells of it."""
+    async with FakeUpstream().listening() as upstream, inbox() as box:
+        both = settings(tmp_path / "data", box).model_dump(exclude_unset=True) | {
+            "upstream": [{"name": "up.example", "url": f"http://{upstream.authority}", "fresh": "0s"}]
+        }
+        wanted = Settings.model_validate(both)
+        path = "/v2/up.example/team/app/manifests/1.4.2"
+        first = upstream.publish("team/app", "1.4.2", image("one"))
+        async with serving_as(wanted) as mirror:
+            await begun(tmp_path / "data", name="observations")
+            await mirror.client.get(path)
+            second = upstream.publish("team/app", "1.4.2", image("two"))
+            await mirror.client.get(path)
+            await box.until(1)
+        silent = Settings.model_validate({key: value for key, value in both.items() if key != "notify"})
+        async with serving_as(silent) as mirror:  # nobody is told: as if it had been killed before it could
+            third = upstream.publish("team/app", "1.4.2", image("three"))
+            await mirror.client.get(path)
+        async with serving_as(wanted):
+            await box.until(2)
+            await asyncio.sleep(1.2)
+    moves = [(one["data"]["was"], one["data"]["digest"]) for one in box.events]
+
+    assert moves == [(first.digest, second.digest), (second.digest, third.digest)]
+    assert {one["subject"] for one in box.events} == {"up.example/team/app:1.4.2"}
+    assert len({one["id"] for one in box.events}) == 2

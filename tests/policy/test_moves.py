@@ -163,6 +163,9 @@ def test_a_tag_that_is_gone_is_served_or_not_as_told(on_gone: OnGone, answer: An
     assert answer_of(judged.known, on_gone) is answer
     assert "not there any more" in (warning_of(judged.known, None) or "")
     assert story(ALERT, A, None, None).change is None
+    assert (judge(judge(None, A, ALERT, NOW).known, None, ALERT, NOW, on_gone).told is Told.GONE) == (
+        on_gone is not OnGone.SERVE
+    )
 
 
 def test_a_tag_that_comes_back_is_served_again() -> None:

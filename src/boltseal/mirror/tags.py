@@ -8,7 +8,8 @@ Rules kept here:
 - Only "not found" is a miss. Whatever else upstream does, what stands here is served, with a warning; and an upstream that
   fails is not asked again for every client.
 - What upstream says is written down before it is served (`registry.observations`); what can't be written down is not.
-- Who is told of what happened hears it after that, from the process that wrote it.
+- Who is told of what happened hears it after that; the entry says what of it is news, so that a process which dies in
+  between leaves it to the next (`notify.ledger_feed`).
 
 What a name may mean that was sealed here is not decided by upstream: `cache` looks at that first.
 """
@@ -27,7 +28,6 @@ from boltseal.mirror.flights import Flights
 from boltseal.oci.reference import Reference
 from boltseal.policy.moves import Answer, Seen, Told, answer_of, warning_of
 from boltseal.policy.release import looks_like_release
-from boltseal.policy.upstreams import OnGone
 from boltseal.storage.turns import TurnNotHad
 
 if TYPE_CHECKING:
@@ -130,8 +130,6 @@ class UpstreamTags:
     def told(self, upstream: Upstream, repository: Repository, tag: Tag, noted: Noted) -> None:
         """Hand over what an answer of upstream's, or somebody's word, has changed."""
         event = _event(upstream, repository, tag, noted)
-        if noted.told is Told.GONE and upstream.terms.on_gone is OnGone.SERVE:
-            return
         if event is not None:
             self._tell(event)
 
@@ -159,7 +157,9 @@ class UpstreamTags:
     async def _ask_alone(self, upstream: Upstream, repository: Repository, tag: Tag, stands: Stands | None) -> Meaning:
         said = await self._head(upstream, repository, tag, patient=stands is None)
         terms = upstream.terms.decide(upstream.remote(repository), tag)
-        noted = await self._observations.note(repository, tag, said, terms, upstream.actor)
+        noted = await self._observations.note(
+            repository, tag, said, terms, upstream.actor, on_gone=upstream.terms.on_gone
+        )
         self._tried.pop((repository, tag), None)
         self.told(upstream, repository, tag, noted)
         if noted.now is None:

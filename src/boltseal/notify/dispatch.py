@@ -131,7 +131,7 @@ class Dispatcher:
         receivers: Iterable[Receiver],
         source: str,
         clock_us: Callable[[], int],
-        feed: Feed | None = None,
+        feeds: Sequence[Feed] = (),
         *,
         quiet: bool = False,
     ) -> None:
@@ -140,7 +140,7 @@ class Dispatcher:
         self._receivers = {each.name: each for each in receivers}
         self._source = source
         self._clock_us = clock_us
-        self._feed = feed
+        self._feeds = tuple(feeds)
         self._log = structlog.wrap_logger(None, processors=[_dropped]) if quiet else _log
         self._told: deque[Told] = deque()
         self._lost = 0
@@ -223,7 +223,8 @@ class Dispatcher:
                     "events are given up: they waited too long, or for a receiver that is gone", number=gone
                 )
         self._rounds += 1
-        self._read_feed()
+        for feed in self._feeds:
+            self._read(feed)
         self._start_deliveries()
         self._mended("")
 
@@ -238,16 +239,14 @@ class Dispatcher:
             self._log.error("events are lost: more came than can wait in memory", number=self._lost)
             self._lost = 0
 
-    def _read_feed(self) -> None:
-        if self._feed is None:
-            return
-        at, size = self._outbox.cursor(self._feed.name), self._feed.size()
+    def _read(self, feed: Feed) -> None:
+        at, size = self._outbox.cursor(feed.name), feed.size()
         if at is None or at > size:  # begun just now: nobody wants to hear of years; or entries were given up for lost
-            self._put((), (self._feed.name, size))
+            self._put((), (feed.name, size))
             return
         while at < size:
-            told, at = self._feed.read(at)
-            self._put(told, (self._feed.name, at))
+            told, at = feed.read(at)
+            self._put(told, (feed.name, at))
 
     def _put(self, told: Iterable[Told], cursor: tuple[str, int] | None) -> None:
         postings = [posting for one in told if (posting := self._posting(one)) is not None]

@@ -62,6 +62,10 @@ class Change(StrEnum):
     ACCEPTED = "accepted"
 
 
+TOLD: Final = "told"
+"""Under which key an entry says what people are to be told of it."""
+
+
 class Told(StrEnum):
     """What people are told of."""
 
@@ -85,7 +89,9 @@ class Judged:
 NEVER_SEEN: Final = Known(None)
 
 
-def judge(known: Known | None, answer: Seen | None, terms: MoveTerms, now_us: int) -> Judged:
+def judge(
+    known: Known | None, answer: Seen | None, terms: MoveTerms, now_us: int, on_gone: OnGone = OnGone.ALERT
+) -> Judged:
     """How a tag stands after upstream has answered. `known` None: never seen; `answer` None: upstream has no such tag."""
     if known is None:
         known = Known(None, changes_since_us=now_us)
@@ -95,6 +101,8 @@ def judge(known: Known | None, answer: Seen | None, terms: MoveTerms, now_us: in
         judged = _hold(known, answer, terms, now_us) if held else _follow(known, answer, Told.NOTHING)
     else:
         judged = _again(known, answer, terms, now_us)
+        if judged.told is Told.GONE and on_gone is OnGone.SERVE:
+            judged = replace(judged, told=Told.NOTHING)
     return judged if judged.change is None else _counted(known, judged, now_us)
 
 

@@ -17,6 +17,7 @@ from boltseal.ledger.entry import MAX_TIME_US, Kind, parse
 from boltseal.oci.digest import Digest
 from boltseal.policy import moves
 from boltseal.policy.moves import Judged, Known, Seen, Told
+from boltseal.policy.upstreams import OnGone
 from boltseal.registry import sequencer
 from boltseal.storage import foreign_tags, ledger_store
 from boltseal.storage.schema import OBSERVATIONS
@@ -89,12 +90,18 @@ class Observations:
         return None if row is None else _stands(row)
 
     async def note(
-        self, repository: Repository, tag: Tag, answer: Seen | None, terms: MoveTerms, actor: Actor
+        self,
+        repository: Repository,
+        tag: Tag,
+        answer: Seen | None,
+        terms: MoveTerms,
+        actor: Actor,
+        on_gone: OnGone = OnGone.ALERT,
     ) -> Noted:
         """Upstream has answered: judge, and write down what is new. LedgerFrozen, LedgerMissing, ClockBehind, Full."""
 
         def job(tx: Transaction) -> Noted:
-            return note(tx, repository, tag, answer, terms, actor)
+            return note(tx, repository, tag, answer, terms, actor, on_gone=on_gone)
 
         return await self._database.write(job)
 
@@ -146,11 +153,12 @@ def note(
     terms: MoveTerms,
     actor: Actor,
     reason: str = "",
+    on_gone: OnGone = OnGone.ALERT,
 ) -> Noted:
     """The same in a transaction that is under way."""
     row = foreign_tags.find(tx.connection, repository, tag)
     stands = None if row is None else _stands(row)
-    judged = moves.judge(None if stands is None else stands.known, answer, terms, tx.now_us)
+    judged = moves.judge(None if stands is None else stands.known, answer, terms, tx.now_us, on_gone)
     if judged.change is not None:
         return _write(tx, repository, tag, stands, judged, tx.now_us, actor, reason or judged.reason)
     if stands is None:
@@ -203,6 +211,7 @@ def _write(
         previous=-1 if stands is None else stands.entry,
         actor=actor.name,
         reason=reason,
+        extra={} if judged.told is Told.NOTHING else {moves.TOLD: str(judged.told)},
         log=OBSERVATIONS,
     )
     now = Stands(judged.known, asked_us, index)
