@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 from contextlib import closing
@@ -58,6 +59,25 @@ def test_what_is_written_is_read(store: KeptStore) -> None:
     assert store.held(ENGINE) == (Held(ONE, "release shop/1", None),)
     assert store.locks() == (Path("/srv/shop/boltseal.lock"),)
     assert copied.keep_name == Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
+
+
+def test_a_path_of_any_bytes(store: KeptStore) -> None:
+    """Nobody has to call folders in UTF-8."""
+    path = Path(os.fsdecode(b"/srv/\xff shop%/boltseal.lock"))
+    store.know_lock(path)
+
+    assert store.locks() == (path,)
+
+
+@pytest.mark.parametrize("path", ["boltseal.lock", "", "/srv/%00"])
+def test_a_path_that_can_not_be_one(store: KeptStore, path: str) -> None:
+    """Nothing is read there."""
+    store.know_lock(Path("/srv/boltseal.lock"))
+    with closing(sqlite3.connect(store.path)) as database, database:
+        database.execute("UPDATE locks SET path = ?", (path,))
+
+    with pytest.raises(StateUnusable, match="is no absolute path"):
+        store.locks()
 
 
 def test_rows_of_engines_and_names_are_apart(store: KeptStore) -> None:

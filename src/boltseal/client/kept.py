@@ -4,7 +4,7 @@
     came    by which digest an image was pulled, and what proves that it is that one
     ran     when an image was last seen under a container
     held    who else needs an image, and until when (a release)
-    locks   lock files whose images are never let go of
+    locks   lock files whose images are never let go of; a path as in a URL, for it may hold any bytes
 
 All rows stand under the engine's address. Docker's classic store forgets the registry's digest with the last name of an
 image, containerd's with the name that moves on; Podman keeps two and does not say which is which.
@@ -26,6 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote as quote_path
+from urllib.parse import unquote_to_bytes
 
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.errors import BoltsealError, Unavailable
@@ -229,7 +230,7 @@ class KeptStore:
     def know_lock(self, path: Path) -> None:
         """A lock file, by its absolute path, whose images are not let go of as long as it is there. StateUnusable."""
         with self._writing() as database:
-            database.execute("INSERT OR IGNORE INTO locks VALUES (?)", (str(path),))
+            database.execute("INSERT OR IGNORE INTO locks VALUES (?)", (quote_path(os.fsencode(path)),))
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -351,4 +352,7 @@ def _held(row: tuple[Any, ...]) -> Held:
 
 
 def _path(row: tuple[Any, ...]) -> Path:
-    return Path(row[0])
+    path = Path(os.fsdecode(unquote_to_bytes(row[0])))
+    if not path.is_absolute() or "\0" in str(path):
+        raise ValueError(f"{row[0]} is no absolute path")
+    return path

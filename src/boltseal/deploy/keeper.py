@@ -107,7 +107,7 @@ class Keeper:
             name,
             image.id,
             digests[0] if digests else None,
-            next((each.media_type for each in came if digests and each.digest == digests[0]), ""),
+            next((each.media_type for each in came if digests and each.digest == digests[0]), _media_type(image)),
             await self._free_tag(name, digests[0] if digests else image.id, image.id),
             now_us,
             None if policy.for_us is None else now_us + policy.for_us,
@@ -284,6 +284,11 @@ class Keeper:
 def keep_tag(digest: Digest) -> Tag:
     """The tag that keeps an image with this digest."""
     return Tag(KEEP_PREFIX + digest.hex[:SHORT_HEX])
+
+
+def _media_type(image: EngineImage) -> str:
+    """Of what the ID is the digest of, where the store says so."""
+    return "" if image.target is None else image.target.media_type
 
 
 async def _has_copy(kept: Kept, elsewhere: Elsewhere | None) -> bool:

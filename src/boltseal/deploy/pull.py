@@ -18,6 +18,7 @@ Broken off anywhere, the name means what it meant or what it should; the next pu
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -42,6 +43,7 @@ from boltseal.runtimes.engine import Login, Tell
 from boltseal.runtimes.inventory import EngineImage, Store
 
 MAX_CHILDREN: Final = 200
+ELSEWHERE_S: Final = 15.0
 
 Watch = Callable[[str], Awaitable[object]]
 """Looks at a registry's ledger; raises where it is broken, or could not be looked at."""
@@ -309,8 +311,9 @@ class Puller:
         if place.digest is None:
             return False
         try:
-            await RegistryClient(self.transport, place.registry).resolve(place.repository, place.digest)
-        except BoltsealError:
+            async with asyncio.timeout(ELSEWHERE_S):  # others wait meanwhile
+                await RegistryClient(self.transport, place.registry).resolve(place.repository, place.digest)
+        except (BoltsealError, TimeoutError):
             return False
         return True
 

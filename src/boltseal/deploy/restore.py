@@ -65,12 +65,12 @@ async def restore(host: Host, name: Reference, to: str = "", scrub: Scrub | None
     """
     start = "" if _NUMBER.fullmatch(to) or not to else _start(to)
     keeper = Keeper(host)
+    chosen = _chosen(await keeper.listed(name), name, to, start)  # 1
+    image = await _there(host, chosen)  # 2
+    proof = _prove(host, chosen, image)  # 3
+    if scrub is not None:
+        await scrub(image)  # takes its time, and an ID stays the same image: not while others wait
     async with host.alone():
-        chosen = _chosen(await keeper.listed(name), name, to, start)  # 1
-        image = await _there(host, chosen)  # 2
-        proof = _prove(host, chosen, image)  # 3
-        if scrub is not None:
-            await scrub(image)
         before = await host.image(name)
         if before is not None and before.id == image.id:
             return Restored(name, image.id, chosen.kept.digest, proof, changed=False)

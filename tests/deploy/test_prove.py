@@ -1,0 +1,94 @@
+"""What an engine has pulled, read from its disk before a name means it: it holds, it differs, or it could not be checked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from boltseal.deploy.prove import NotScrubbed, ScrubDiffers, scrubbed
+from boltseal.errors import ExitCode, exit_code
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.address import EngineAddress
+from boltseal.runtimes.inventory import EngineImage
+from tests.deploy.hosting import Hosting, hosting
+from tests.scrub.making import DockerStore
+
+
+@dataclass
+class Disk:
+    """An engine, and the store that it says it has; one image of two layers lies there."""
+
+    shop: Hosting
+    store: DockerStore
+    image: EngineImage
+
+    async def scrub(self) -> None:
+        await scrubbed(self.shop.host, self.image)
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
+    """Nobody has touched it yet."""
+    store = made(tmp_path)
+    async with hosting(tmp_path) as shop:
+        shop.fake.root = str(store.root)
+        yield Disk(shop, store, EngineImage(image_in(store)))
+
+
+def made(folder: Path) -> DockerStore:
+    store = DockerStore.at(folder)
+    store.image("shop/app:1.4.2", {"etc/passwd": b"root"}, {"bin/tool": b"tool" * 1000})
+    return store
+
+
+def image_in(store: DockerStore) -> Digest:
+    (image,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
+    return Digest("sha256", image.name)
+
+
+def change(store: DockerStore) -> None:
+    (store.layer() / "etc/passwd").write_bytes(b"evil")
+
+
+async def test_what_is_as_it_was_pulled_holds(disk: Disk) -> None:
+    """Nothing is raised."""
+    await disk.scrub()
+
+
+async def test_a_file_that_somebody_has_changed(disk: Disk) -> None:
+    """Exit code 1, with the first difference and what tells all of them."""
+    change(disk.store)
+
+    with pytest.raises(ScrubDiffers, match=r"etc/passwd: expected .*; all of it: `boltseal scrub sha256:") as error:
+        await disk.scrub()
+    assert exit_code(error.value) is ExitCode.DIFFERS
+
+
+async def test_an_image_that_no_store_has(disk: Disk) -> None:
+    """The engine says that it has it, and it is not there: that is no success."""
+    disk.image = EngineImage(Digest.of(b"elsewhere"))
+
+    with pytest.raises(NotScrubbed, match="not scrubbed: no store that was looked at has it") as error:
+        await disk.scrub()
+    assert exit_code(error.value) is ExitCode.UNKNOWN
+
+
+@pytest.mark.parametrize("root", ["/nowhere/at/all", "relative", ""])
+async def test_an_engine_that_does_not_say_where(disk: Disk, root: str) -> None:
+    """Or says what is not there."""
+    disk.shop.fake.root = root
+
+    with pytest.raises(NotScrubbed, match="not scrubbed: "):
+        await disk.scrub()
+
+
+@pytest.mark.parametrize("address", ["ssh://web1", "tcp://127.0.0.1:2375"])
+async def test_an_engine_elsewhere(disk: Disk, address: str) -> None:
+    """Its disk is read there."""
+    disk.shop.host.engine.address = EngineAddress.parse(address)
+
+    with pytest.raises(NotScrubbed, match="is on another host; run `boltseal scrub` there"):
+        await disk.scrub()
