@@ -34,6 +34,11 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "another encoding": ("deploy/compose.yml", b"services:\n  # caf\xe9\n", "deploy/compose.yml:2: is not UTF-8"),
     "a program": ("deploy/compose.yml", b"\x7fELF\n\0\0", "deploy/compose.yml:2: holds a NUL byte"),
+    "millions of values": (
+        "deploy/compose.yml",
+        "a: [" + "a," * 2_000_000 + "]",
+        "deploy/compose.yml: has up to 2000000",
+    ),
     "50 MiB": ("deploy/compose.yml", b"", "deploy/compose.yml: has 52428800 bytes"),
     "a broken Dockerfile": ("Dockerfile", "FROM a\nRUN <<EOF\nx\n", "Dockerfile:2: "),
     "a 2 MiB Dockerfile": ("Dockerfile", "FROM a\n" + "#" * 2_097_152, "Dockerfile: is no Dockerfile"),

@@ -135,6 +135,31 @@ async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server,
     assert verify(project, "--offline", "--strict").code == 0
 
 
+async def test_what_was_deleted_is_gone_and_who_did_it_is_told(server: Server, project: Path) -> None:
+    """Of what nothing pins; a registry that nobody serves, beside it, could not be checked, and 1 beats 3."""
+    await publish(server, "latest", image("app"))
+    other = f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}"
+    compose(project, web=f"{server.address}/{SHOP}:latest")
+    lock(project)
+    text = (project / "boltseal.lock").read_text()
+    entry = (
+        f'\n[[image]]\nreference = "{other}"\ndigest = "{other.partition("@")[2]}"\nfirst_seen = 2026-11-24T18:00:00Z\n'
+    )
+    (project / "boltseal.lock").write_text(text + entry)
+    compose(project, web=f"{server.address}/{SHOP}:latest", other=other)
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        assert (await client.delete(f"/v2/{SHOP}/manifests/latest")).status_code == 202
+    told = verify(project, "--json")
+    gone, unknown = told.json["results"]
+
+    assert (told.code, told.json["outcome"]) == (1, "differs")
+    assert (gone["status"], gone["moved_by"], gone["sealed"]) == ("gone", "anonymous", False)
+    assert "it can't be had any more" in gone["reason"]
+    assert f"as entry {gone['entry']} of its ledger says" in gone["reason"]
+    assert (unknown["status"], unknown["weight"]) == ("unknown", "unknown")
+    assert "did not answer" in unknown["reason"]
+
+
 async def test_a_sealed_tag_can_not_move(server: Server, project: Path) -> None:
     """The registry refuses the push, so the gate stays green."""
     await publish(server, "1.4.2", image("app"))

@@ -52,11 +52,12 @@ async def resolving(
     count_pulls: bool = False,
     allowed: Callable[[str], bool] = lambda _: True,
     watch: Callable[[str], Awaitable[Followed]] | None = None,
+    progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
 ) -> AsyncIterator[Resolver]:
     """A resolver whose every registry is the hub."""
     transport = Transport(CredentialStore([Path("/nowhere")]), TransportOptions(), app=hub.transport())
     try:
-        yield Resolver(transport, allowed, count_pulls=count_pulls, watch=watch)
+        yield Resolver(transport, allowed, count_pulls=count_pulls, watch=watch, progress=progress)
     finally:
         await transport.aclose()
 

@@ -219,3 +219,16 @@ async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
     async with resolving(hub, watch=watch) as resolver:
         with pytest.raises(LedgerBroken):
             await resolver.meanings([Reference.parse("node:16.13")])
+
+
+async def test_long_work_says_where_it_stands(hub: FakeHub) -> None:
+    """Each step with how much of it is done, to the last."""
+    for number in range(5):
+        publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
+    named = references(*[f"{REGISTRY}/team/app{number}:1.0.0" for number in range(5)])
+    told: list[tuple[str, int, int]] = []
+    async with resolving(hub, progress=lambda *step: told.append(step)) as resolver:
+        found = await resolver.meanings(named)
+        await resolver.platforms({one.digest: at for at, one in found.items() if isinstance(one, Resolved)})
+
+    assert told == [(step, done, 5) for step in ("asking what tags mean", "reading platforms") for done in range(1, 6)]

@@ -22,6 +22,7 @@ from boltseal.cli.onproject import (
     whom_to_ask,
 )
 from boltseal.cli.options import JsonOption
+from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
 from boltseal.errors import Invalid
 
@@ -166,13 +167,15 @@ def relocked(
                 allowed,
                 count_pulls=count_pulls,
                 watch=watching(reach, transport, old),
+                progress=progress,
             ),
             update=update,
             now_us=time.time_ns() // 1000,
             outside=opened.outside,
         )
 
-    return ask(reach, opened.registries, run)
+    with Progress() as progress:
+        return ask(reach, opened.registries, run)
 
 
 def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: bool, written: bool) -> None:

@@ -20,6 +20,7 @@ from boltseal.cli.onproject import (
     whom_to_ask,
 )
 from boltseal.cli.options import JsonOption
+from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
 from boltseal.errors import Invalid
 
@@ -93,10 +94,11 @@ def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
     async def run(transport: Transport) -> list[Pin]:
         from boltseal.pin.resolve import Resolver
 
-        resolver = Resolver(transport, allowed, watch=watching(reach, transport, None))
+        resolver = Resolver(transport, allowed, watch=watching(reach, transport, None), progress=progress)
         return pins_by_meaning(opened.sites, await resolver.meanings(wanted))
 
-    return ask(reach, {reference.registry for reference in wanted}, run)
+    with Progress() as progress:
+        return ask(reach, {reference.registry for reference in wanted}, run)
 
 
 def _edited(opened: Project, pins: list[Pin]) -> tuple[Edited, list[Pin]]:

@@ -22,6 +22,7 @@ from boltseal.cli.onproject import (
 )
 from boltseal.cli.onrunning import ComposeOption, HostsOption, KubeOption, NamespaceOption, NotTogether, Where
 from boltseal.cli.options import JsonOption
+from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
 from boltseal.cli.verify_running import verify_running
 
@@ -131,10 +132,11 @@ def _verdicts(
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> tuple[Verdict, ...]:
-        resolver = Resolver(transport, allowed, watch=watching(reach, transport, lock))
+        resolver = Resolver(transport, allowed, watch=watching(reach, transport, lock), progress=progress)
         return await verified(opened.sites, lock, resolver, now_us=now_us, strict=strict, platforms=platforms)
 
-    return ask(reach, opened.registries, run)
+    with Progress() as progress:
+        return ask(reach, opened.registries, run)
 
 
 def _outcome(verdicts: tuple[Verdict, ...], opened: Project, *, strict: bool) -> Outcome:

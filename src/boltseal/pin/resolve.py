@@ -60,6 +60,7 @@ class Resolver:
     """Asks registries. `allowed` says of a registry's name whether it may be talked to.
 
     `watch` looks at a registry's ledger before what its tags mean is believed; a ledger that is broken ends everything.
+    `progress` is told a step's name, how much of it is done, and how much there is.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class Resolver:
         *,
         count_pulls: bool = False,
         watch: Callable[[str], Awaitable[Followed]] | None = None,
+        progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
     ) -> None:
         self._transport = transport
         self._allowed = allowed
         self._count_pulls = count_pulls
         self._watch = watch
+        self._progress = progress
         self._watched: dict[str, Followed | BoltsealError] = {}
         self._reads = asyncio.Semaphore(AT_ONCE)
 
@@ -95,12 +98,15 @@ class Resolver:
             if unchecked is not None:
                 found |= {reference: unchecked for reference in asked if reference.registry == registry}
         asked = [reference for reference in asked if reference not in found]
+        done = 0
         async with aclosing(poll(self._transport, asked)) as answers:
             async for answer in answers:
                 meaning = answer.resolved or answer.error
                 if meaning is None:
                     raise AssertionError(f"{answer.reference}: neither answer nor error")
                 found[answer.reference] = meaning
+                done += 1
+                self._progress("asking what tags mean", done, len(asked))
         return found
 
     async def _unchecked(self, registry: str) -> BoltsealError | None:
@@ -198,8 +204,17 @@ class Resolver:
     ) -> dict[Digest, tuple[LockedPlatform, ...] | BoltsealError]:
         """What is behind each digest, of the repository of the reference beside it. Not read: empty."""
         wanted = {digest: at for digest, at in digests.items() if self.reads(at.registry)}
+        done = 0
+
+        async def behind(at: Reference, digest: Digest) -> tuple[LockedPlatform, ...] | BoltsealError:
+            nonlocal done
+            found = await self._behind(at, digest)
+            done += 1
+            self._progress("reading platforms", done, len(wanted))
+            return found
+
         async with asyncio.TaskGroup() as group:
-            tasks = {digest: group.create_task(self._behind(at, digest)) for digest, at in wanted.items()}
+            tasks = {digest: group.create_task(behind(at, digest)) for digest, at in wanted.items()}
         read = {digest: task.result() for digest, task in tasks.items()}
         return {digest: read.get(digest, ()) for digest in digests}
 

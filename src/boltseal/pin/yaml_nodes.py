@@ -6,6 +6,7 @@ of the text without a byte order mark, and are exact also for CRLF. A scalar's m
 `content_end` and `plain_start` find the content between them.
 
 The text is hostile: nothing here recurs, and nothing takes longer than the text is long but for merges, which are bounded.
+A node takes three hundred bytes of memory, and two of text, so that their number is bounded too, before they are made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from boltseal.pin.source import Source, Unreadable
 
 MAX_FRAGMENTS: Final = 200
+MAX_VALUES: Final = 1_000_000
 _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # halves of a character: fine in JSON, not in YAML
@@ -34,6 +36,9 @@ def compose(source: Source) -> tuple[Node, ...]:
 
 
 def _composed(source: Source) -> tuple[Node, ...]:
+    values = source.text.count("\n") + source.text.count(",")
+    if values > MAX_VALUES:
+        raise Unreadable(source.path, 0, f"has up to {values} values; a file with references has at most {MAX_VALUES}")
     text = _SURROGATE.sub(r"\\u0041", source.text) if source.path.endswith(".json") else source.text
     try:
         documents = tuple(yaml.compose_all(text, Loader=yaml.CBaseLoader))
