@@ -247,7 +247,7 @@ class Application(Starlette):
         local = "admins" if server.behind_proxy else "local"
         open_to = "everybody" if server.public_metrics else local
         self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
-        self._beside[TOKEN_PATH] = TokenService(self._observer, gate)
+        self._beside[TOKEN_PATH] = TokenService(self._observer, gate, settings.leads)
         public = settings.ledger.public
         self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=public)
         self._beside[OBSERVATIONS_PREFIX] = LedgerApi(

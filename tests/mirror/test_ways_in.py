@@ -162,3 +162,40 @@ async def test_rows_of_a_mirror_lie_where_its_names_do(data: Path, upstream: Fak
     assert catalog == {"repositories": ["up.example/team/app"]}
     assert held is not None
     assert held.raw == shown.raw
+
+
+async def test_what_everybody_may_pull_is_said_of_the_name_that_it_leads_to(data: Path, upstream: FakeUpstream) -> None:
+    """`anonymous_pull` of a hub's images opens no repository of ours, and the other way round."""
+    upstream.publish("library/node", "16.13", image("node"))
+    upstream.publish("team/app", "1", image("theirs"))
+    table = table_of(upstream) | {"name": HUB, "root": True}
+    settings = mirror_settings(data, table, auth={"anonymous_pull": ["docker.io/library/**", "team/**"]})
+    async with serving_as(settings) as serving:
+        found = [
+            (await serving.client.get(f"/v2/{name}/manifests/{tag}")).status_code
+            for name, tag in (
+                ("library/node", "16.13"),
+                ("docker.io/library/node", "16.13"),
+                ("team/app", "1"),
+                ("docker.io/team/app", "1"),
+            )
+        ]
+
+    assert found == [200, 200, 401, 401]
+
+
+async def test_a_token_for_a_name_is_one_for_what_it_means_at_the_root(data: Path, upstream: FakeUpstream) -> None:
+    """Docker asks for `library/node` whatever our challenge says; and it opens no more than the grants do."""
+    upstream.publish("library/node", "16.13", image("node"))
+    upstream.publish("team/app", "1", image("theirs"))
+    table = table_of(upstream) | {"name": HUB, "root": True}
+    settings = mirror_settings(data, table, auth={"anonymous_pull": ["docker.io/library/**"]})
+    found = []
+    async with serving_as(settings) as serving:
+        for name, tag in (("library/node", "16.13"), ("node", "16.13"), ("team/app", "1")):
+            token = (await serving.client.get("/token", params={"scope": f"repository:{name}:pull"})).json()["token"]
+            headers = {"authorization": f"Bearer {token}"}
+            answer = await serving.client.get(f"/v2/{name}/manifests/{tag}", headers=headers)
+            found.append(answer.status_code)
+
+    assert found == [200, 200, 401]

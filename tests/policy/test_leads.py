@@ -139,3 +139,14 @@ def test_local_repositories_may_not_lie_where_an_upstreams_belong() -> None:
     assert LEADS.reserved([mirrored, ("docker.io/a/b", "ci")]) == "docker.io/a/b"
     assert LEADS.reserved([("ghcr.io/a/b", None)]) == "ghcr.io/a/b"
     assert LEADS.reserved([("ghcr.io/a/b", "mirror:docker.io")]) == "ghcr.io/a/b"
+
+
+def test_what_a_name_would_mean_at_the_root_is_said_without_asking_what_is_here() -> None:
+    """Whether there is such a repository of ours is not to be learned from it."""
+    without = parse_leads(UPSTREAMS[1:], [], [])
+    long = Repository("a" * 250)
+
+    assert LEADS.at_root(Repository("node")) == Repository("docker.io/library/node")
+    assert LEADS.at_root(Repository("shop/app")) == Repository("docker.io/shop/app")
+    assert LEADS.at_root(long) is None
+    assert without.at_root(Repository("node")) is None

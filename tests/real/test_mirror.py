@@ -48,13 +48,14 @@ class Mirrored:
 
 @pytest.fixture
 def mirrored(tmp_path: Path) -> Iterator[Mirrored]:
-    """The hub is docker-registry, to which skopeo has pushed an image."""
+    """The hub is docker-registry, to which skopeo has pushed an image. The mirror has users; its hub's images are for all."""
     with contextlib.ExitStack() as hub:
         upstream = hub.enter_context(servers.docker_registry(tmp_path / "hub"))
         layout = image_layout(tmp_path / "layout", CONTENT)
         target = f"docker://{upstream.address}/library/app:1.4.2"
         run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", layout.source, target).checked()
         config = f'[[upstream]]\nname = "docker.io"\nurl = "{upstream.url}"\nroot = true\nfresh = "1s"\n'
+        config += '[auth]\nanonymous_pull = ["docker.io/**"]\n'  # so that each of them has to fetch a token first
         with servers.boltseal(tmp_path / "data", config=config) as server:
             yield Mirrored(server.address, server.url, hub)
 

@@ -3,7 +3,7 @@
     GET  /token?service=S&scope=repository:NAME:pull,push&scope=...     with Basic, or without a login
     POST /token  grant_type=password&username=..&password=..&scope=..   the same in a form
 
-Several scopes in one request, each cut to what the grants give now; what is cut is left out, and the request that
+Several scopes in one request, and pulls of what they name at the root mirror, each cut to what the grants give now; what is cut is left out, and the request that
 needed it is refused with the reason. A wrong login is 401, never a token for nobody. There are no refresh tokens: a
 client keeps its login.
 """
@@ -21,6 +21,7 @@ from boltseal.api.shell import Shell
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
+from boltseal.policy.leads import NO_UPSTREAMS, Leads
 from boltseal.registry.access import MAX_SCOPES
 from boltseal.registry.tokens import LIFE_S
 
@@ -45,9 +46,10 @@ class ScopeInvalid(Invalid):
 class TokenService(Shell):
     """The endpoint, as an ASGI application of its own."""
 
-    def __init__(self, observer: Observer, gate: Gate) -> None:
+    def __init__(self, observer: Observer, gate: Gate, leads: Leads = NO_UPSTREAMS) -> None:
         super().__init__(observer)
         self._gate = gate
+        self._leads = leads
 
     async def _answer(self, call: Call) -> Answer:
         call.route = "Token"
@@ -71,9 +73,21 @@ class TokenService(Shell):
         call.asked = " ".join(f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked)
         caller = await self._gate.recognise(call, authorization)
         call.actor = caller.actor
-        token = self._gate.access.give_token(caller, asked)
+        token = self._gate.access.give_token(caller, [*asked, *self._also(asked)])
         body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
         return responses.whole(body)
+
+    def _also(
+        self, asked: Iterable[tuple[Repository, frozenset[Action]]]
+    ) -> Iterator[tuple[Repository, frozenset[Action]]]:
+        """Pulls of what the names mean to the root mirror, whether or not it answers for them.
+
+        Docker asks for a token under the names that it knows, whatever repository our challenge says.
+        """
+        for repository, actions in asked:
+            meant = self._leads.at_root(repository) if Action.PULL in actions else None
+            if meant is not None:
+                yield meant, frozenset({Action.PULL})
 
 
 def _form(raw: bytes) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from boltseal.errors import Denied, ErrorCode, Invalid, NotFound, quote
-from boltseal.oci.reference import HUB, Repository
+from boltseal.oci.reference import HUB, NameInvalid, Repository
 from boltseal.policy.globs import Glob
 from boltseal.policy.upstreams import UpstreamTerms
 
@@ -91,6 +91,17 @@ class Leads:
         if root is None or any(glob.matches(repository) for glob in self.local) or known_here(repository):
             return Lead(repository)
         return _led(root, repository)
+
+    def at_root(self, repository: Repository) -> Repository | None:
+        """What a name would mean if the root mirror answered for it; None without one, or where it can't mean anything.
+
+        Of no use for deciding who answers: it does not ask what is here, so that it tells nobody.
+        """
+        root = next((terms for terms in self.upstreams if terms.root), None)
+        try:
+            return None if root is None else _led(root, repository).repository
+        except NameInvalid:
+            return None
 
     def check_namespace(self, namespace: str | None, *, writes: bool) -> None:
         """The same of a request that names no repository: NamespaceUnknown, NamespaceRefused."""
