@@ -7,6 +7,7 @@ import logging
 import logging.config
 from collections.abc import Callable, Iterator
 
+import httpx2
 import pytest
 import structlog
 
@@ -104,3 +105,17 @@ def test_json_where_no_person_is_looking(log_format: str, json_: bool) -> None:
     """A file or a pipe gets JSON unless told otherwise."""
 
     assert logs.wants_json(log_format) is json_
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_no_address_that_we_ask_is_logged(capsys: Capture, level: str) -> None:
+    """A webhook's address is a secret, and so is the signed one of a store of blobs: httpx2 would log both, whole."""
+    lines = logged(capsys, as_json=True, level=level)
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(204)
+
+    with httpx2.Client(transport=httpx2.MockTransport(answer)) as client:
+        client.post("https://hooks.example.com/hunter2")
+
+    assert "hunter2" not in lines()

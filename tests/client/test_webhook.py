@@ -6,11 +6,16 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import socket
+import ssl
 import time
+from pathlib import Path
 
 import pytest
 
 from boltseal.client.webhook import NotDelivered, ReceiverReach, Webhook, WebhookInvalid
+from tests.authority import authority
+from tests.client.listening import listening
 from tests.notify.receivers import ENDLESS, HANGS, Inbox, answer, inbox
 
 SECRET = "a secret of enough length"  # noqa: S105 - of this test
@@ -167,3 +172,40 @@ async def test_a_name_in_other_letters_is_the_name_that_was_configured() -> None
         await webhook.aclose()
 
     assert webhook.host == "xn--bcher-kva.invalid"
+
+
+async def test_a_name_that_resolves_into_our_network_is_refused_and_nothing_is_sent() -> None:
+    """This machine's own name is none of the world's: only what is configured as `localhost` may be here."""
+    name = socket.gethostname()
+    async with inbox() as box:
+        webhook = Webhook(f"https://{name}:{box.port}/x", secret=SECRET)
+        with pytest.raises(NotDelivered, match="an address inside some network") as raised:
+            await webhook.send("id", BODY, 1)
+        await webhook.aclose()
+
+    assert box.heads == []
+    assert not raised.value.again_at_once
+    assert "/x" not in raised.value.message
+
+
+async def test_a_receiver_with_another_certificate_is_told_nothing(tmp_path: Path) -> None:
+    """TLS: whoever stands in between hears nothing; the authority that was configured is believed."""
+    for folder in (tmp_path / "own", tmp_path / "other"):
+        folder.mkdir()
+    own, other = authority(tmp_path / "own"), authority(tmp_path / "other")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(own.cert, own.key)
+    box = Inbox()
+    async with listening(box._serve, tls) as box.port:
+        for believed in (other, own):
+            webhook = Webhook(f"https://127.0.0.1:{box.port}/", ca_file=believed.ca)
+            try:
+                if believed is other:
+                    with pytest.raises(NotDelivered, match="does not answer"):
+                        await webhook.send("id", BODY, 1)
+                else:
+                    await webhook.send("id", BODY, 1)
+            finally:
+                await webhook.aclose()
+
+    assert box.bodies == [BODY]

@@ -196,13 +196,17 @@ class Log:
 
     def __init__(self) -> None:
         self.entries: list[Event] = []
+        self.at_us: list[int] = []
 
     def size(self) -> int:
         return len(self.entries)
 
     def read(self, start: int) -> tuple[Sequence[Told], int]:
         found = self.entries[start : start + 2]
-        return [Told(f"log/{start + n}", clock_us(), event) for n, event in enumerate(found)], start + len(found)
+        return [
+            Told(f"log/{start + n}", self.at_us[n] if self.at_us else clock_us(), event)
+            for n, event in enumerate(found)
+        ], start + len(found)
 
 
 async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path) -> None:
@@ -220,6 +224,21 @@ async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path)
             await asyncio.sleep(1.2)
 
     assert [one["id"] for one in box.events] == ["log/100", "log/101", "log/102", "log/103"]
+
+
+async def test_what_a_log_said_long_ago_is_told_to_nobody(tmp_path: Path) -> None:
+    """As after a year without a receiver: more than a week old is no news."""
+    log = Log()
+    async with inbox() as box:
+        with running(made(tmp_path, to(box.url), feed=log)):
+            await begun(tmp_path)
+        log.entries += [LOW, MOVED]
+        log.at_us = [1, clock_us()]
+        with running(made(tmp_path, to(box.url), feed=log)):
+            await box.until(1)
+            await begun(tmp_path, 2)
+
+    assert [one["type"] for one in box.events] == ["boltseal.tag.moved.v1"]
 
 
 async def test_a_log_that_was_cut_back_is_gone_on_with(tmp_path: Path) -> None:

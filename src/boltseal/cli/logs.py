@@ -27,6 +27,9 @@ Processor: TypeAlias = Callable[[Any, str, Event], Event | str | bytes]
 
 QUIET: Final = ("_granian", "alembic", "sqlalchemy")
 """Libraries whose ordinary business is nobody's news: only their warnings are shown."""
+SECRETIVE: Final = ("httpcore2", "httpx2")
+"""Libraries that log each request with its whole address, and so a webhook's secret, or the signed address of a blob: only
+their warnings are shown, at whatever level."""
 
 
 def wants_json(log_format: str) -> bool:
@@ -113,6 +116,7 @@ def dict_config(level: str, *, as_json: bool) -> dict[str, Any]:
         ]
     )
     quiet = {name: {"level": "DEBUG" if level == "debug" else "WARNING"} for name in QUIET}
+    quiet |= {name: {"level": "WARNING"} for name in SECRETIVE}
     return {
         "version": 1,
         "disable_existing_loggers": False,

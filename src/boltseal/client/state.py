@@ -8,6 +8,7 @@
     STATE/watch.db                    what other registries' tags meant over time (`watched`)
     STATE/kept.db                     the images that are kept on engines (`kept`)
     STATE/kept.lock                   held by whoever gives names to images on an engine
+    STATE/outbox.db                   what receivers of notifications have not taken yet (`storage.outbox`)
     STATE/lock                        held by whoever writes
 
 HOST is the registry's name as it stands in a reference, every character that is none of a file's name escaped. A file

@@ -25,7 +25,7 @@ import structlog
 from boltseal.client.webhook import NotDelivered
 from boltseal.errors import BoltsealError
 from boltseal.events import EventInvalid, Kind, cloud_event, parse_cloud_event
-from boltseal.storage.outbox import Due, Outbox, Posting
+from boltseal.storage.outbox import MAX_AGE_US, Due, Outbox, Posting
 
 if TYPE_CHECKING:
     from boltseal.client.apprise_call import AppriseReceiver
@@ -244,9 +244,10 @@ class Dispatcher:
         if at is None or at > size:  # begun just now: nobody wants to hear of years; or entries were given up for lost
             self._put((), (feed.name, size))
             return
+        too_old_us = self._clock_us() - MAX_AGE_US  # such as what happened while no receiver was configured
         while at < size:
             told, at = feed.read(at)
-            self._put(told, (feed.name, at))
+            self._put((one for one in told if one.at_us >= too_old_us), (feed.name, at))
 
     def _put(self, told: Iterable[Told], cursor: tuple[str, int] | None) -> None:
         postings = [posting for one in told if (posting := self._posting(one)) is not None]
