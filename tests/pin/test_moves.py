@@ -214,6 +214,37 @@ async def test_a_registry_whose_ledger_tells_no_histories_is_judged_by_the_tags_
     assert "as its registry says" in found.reason
 
 
+@pytest.mark.parametrize(("tag", "mode"), [("1.4.2", "floating"), ("prod", "sealed")])
+async def test_a_registry_that_shows_its_ledger_to_nobody_is_believed_as_far_as_its_word_goes(
+    ledger: FakeLedger, tmp_path: Path, tag: str, mode: str
+) -> None:
+    """Whoever may pull may read the entries; that they are in the tree is for those who may see it. No fault, and no proof."""
+    ledger.push(tag, mode=mode)
+    ledger.push(tag, digest=B, mode=mode)
+    ledger.status = 403
+    found = await verdict(ledger, tmp_path, shop(tag, A), locked(tag, entry=1))
+
+    assert told(found) == (Status.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
+    assert found.move is not None
+    assert (found.move.told, found.move.by) == (Told.REGISTRY, "ci")
+    assert "by ci, as its registry says" in found.reason
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 500])
+async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
+    ledger: FakeLedger, tmp_path: Path, status: int
+) -> None:
+    """Nobody ever saw one there, so nothing is open: the tag's name decides."""
+    ledger.push("latest", mode="floating")
+    ledger.push("latest", digest=B, mode="floating")
+    ledger.status = ledger.history_status = status
+    found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
+
+    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert found.move is not None
+    assert found.move.told is Told.NAME
+
+
 async def test_a_tag_that_was_deleted_is_told_with_who_did_it(ledger: FakeLedger, tmp_path: Path) -> None:
     """Nothing holds it, so it is gone; pinned, a floating one is a note and a sealed one does not hold."""
     for tag, mode in (("latest", "floating"), ("1.4.2", "sealed")):

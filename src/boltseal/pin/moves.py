@@ -5,8 +5,9 @@ Asked, in this order, is what says most:
 1. The ledger of its registry, whose entries are proven. A tag that was ever sealed is bound to what it meant then: that
    it means something else now is a broken promise. One that was never sealed may move. The ledger is at fault where it
    can't be true together, or does not hold the entry by which the tag was locked.
-2. The history that a registry keeps and nobody signs: when it moved.
-3. Its name, by the custom of those who publish (`policy.release`).
+2. The same entries where the signed ledger is not shown to us: the registry's own account, unproven.
+3. The history that a registry keeps and nobody signs: when it moved.
+4. Its name, by the custom of those who publish (`policy.release`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Told(StrEnum):
 
     LEDGER = "ledger"
     """The ledger of its registry."""
+    REGISTRY = "registry"
+    """The entries of its registry, which nothing proves to us."""
     NAME = "name"
     """Its own name, since nobody else says it."""
 
@@ -63,7 +66,7 @@ class Move:
         """What kind of tag moved, as a sentence begins."""
         if not self.sealed:
             return "its floating tag"
-        return "its sealed tag" if self.told is Told.LEDGER else "a tag that should never move"
+        return "a tag that should never move" if self.told is Told.NAME else "its sealed tag"
 
     def since(self, now_us: int) -> str:
         """When and by whom, behind a comma; "" where neither is known."""
@@ -72,7 +75,8 @@ class Move:
         text = f", on {time_text(self.moved_us)} ({age(self.moved_us, now_us)} ago)"
         if self.told is Told.NAME:
             return f"{text}, as its registry says"
-        text += (f", by {self.by}" if self.by else "") + f", as entry {self.entry} of its ledger says"
+        witness = f"entry {self.entry} of its ledger" if self.told is Told.LEDGER else "its registry"
+        text += (f", by {self.by}" if self.by else "") + f", as {witness} says"
         return text if self.left_us is None else f"{text}; it left what was locked on {time_text(self.left_us)}"
 
 
@@ -89,14 +93,16 @@ def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: Lo
     changes = list(_changes(said))
     left = next((one for one in _behind(changes, str(was))), None)
     last = changes[-1][0] if changes else None
+    shown = found.followed.head is not None
+    faults = found.problems if shown else found.problems[:-1]  # the last one says just this
     return Move(
         sealed=bool(bound) and bound != str(to),
-        told=Told.LEDGER,
+        told=Told.LEDGER if shown else Told.REGISTRY,
         moved_us=None if last is None else last.entry.time_us,
         left_us=None if left is None or left is last else left.entry.time_us,
         by="" if last is None else last.entry.actor,
         entry=None if last is None else last.index,
-        fault=next(iter((*found.problems, *_not_as_locked(said, tag, was, image, bound=bool(bound)))), ""),
+        fault=next(iter((*faults, *_not_as_locked(said, tag, was, image, bound=bool(bound)))), ""),
     )
 
 

@@ -166,7 +166,10 @@ class Resolver:
     async def _by_ledger(
         self, registry: str, moved: Mapping[Reference, Digest | None]
     ) -> dict[Reference, Proven | LastEvent | BoltsealError | None]:
-        """What its ledger says; nothing where it has none, or does not tell histories."""
+        """What its ledger says; nothing where it has none, or does not tell histories.
+
+        Of a registry that was never seen to have one, an error is no doubt: many refuse a path that they do not know.
+        """
         seen = self._watched.get(registry)
         if self._watch is None or not isinstance(seen, Followed) or seen.status is Status.NO_LEDGER:
             return {}
@@ -175,7 +178,8 @@ class Resolver:
         }
         told = await read_names(self._transport, registry, names, self._watch)
         answers = {one: told[one.repository, one.tag] for one in moved if one.tag is not None}
-        return {one: answer for one, answer in answers.items() if not isinstance(answer, RemoteNotFound)}
+        none = RemoteNotFound if seen.head is not None else BoltsealError
+        return {one: answer for one, answer in answers.items() if not isinstance(answer, none)}
 
     async def _last_event(self, reference: Reference) -> LastEvent | None:
         if reference.tag is None or not self._allowed(reference.registry):
