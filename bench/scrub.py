@@ -13,11 +13,7 @@ At the end the memory of a check of one layer with a million entries. As root, w
 from __future__ import annotations
 
 import argparse
-import base64
-import gzip
-import hashlib
 import io
-import json
 import os
 import random
 import resource
@@ -32,12 +28,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from boltseal.oci.digest import Digest
 from tests import servers
 from tests.attacks.scrub.image import archive
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
-from tests.scrub.making import DockerStore
+from tests.scrub.making import DockerStore, peak_mb
 from tests.servers import unmounted
 
 FILES, BYTES, LAYERS = 60_000, 800_000_000, 6
@@ -176,46 +171,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes | None) -> None:
 def _memory(folder: Path) -> float:
     """The most that a check of a layer with ENTRIES empty files holds, in MB. The store is written here, without an engine."""
     store = DockerStore.at(folder)
-    store.image("bench/million:1", {"f": b"f"})
-    top = store.layer()
-    (top / "f").unlink()
-    (database,) = (store.root / "image/overlay2/layerdb/sha256").iterdir()
-    running, now = hashlib.sha256(), 1_700_000_000 * 10**9
-    with gzip.open(database / "tar-split.json.gz", "wb", compresslevel=1) as split:
-        for number in range(ENTRIES):
-            name = f"usr/share/files/{number // 1000}/a_module_with_a_name_{number}"
-            path = top / name
-            if number % 1000 == 0:
-                path.parent.mkdir(parents=True)
-            path.touch(0o644)
-            os.utime(path, ns=(now, now))
-            entry = tarfile.TarInfo(name)
-            entry.mtime = now // 10**9
-            header = entry.tobuf(tarfile.USTAR_FORMAT)
-            running.update(header)
-            split.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(header))
-            split.write(b'{"type":1,"name":"%s","payload":null,"position":1}\n' % name.encode())
-        running.update(bytes(1024))
-        split.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(bytes(1024)))
-    diff = Digest("sha256", running.hexdigest())
-    (database / "diff").write_text(str(diff))
-    database.rename(database.with_name(diff.hex))
-    (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
-    config.unlink()
-    store.config("bench/million:1", json.dumps({"rootfs": {"diff_ids": [str(diff)]}}).encode())
-    done = subprocess.run([sys.executable, "-c", _MEASURED, store.root], check=True, stdout=subprocess.PIPE, text=True)
-    return int(done.stdout) / 1024
-
-
-_MEASURED = """
-import re, sys
-from pathlib import Path
-from boltseal.scrub.find import store_at
-from boltseal.scrub.scrub import Wanted, scrub
-(report,) = scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None)
-assert report.status == "holds" and report.entries > 999_000, report
-print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-"""
+    store.image_of_empty_files("bench/million:1", ENTRIES)
+    return peak_mb(store.root, ENTRIES)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,26 @@ def test_a_clean_store_holds(store: DockerStore) -> None:
     done = program.call("scrub", "--root", store.root)
 
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("holds L0: shop/app:1.4.2 sha256:")
-    assert "2 layers, 4 entries" in done.out
+    assert done.out == f"holds L0: shop/app:1.4.2 {image_of(store)[:12]} (docker): 2 layers, 4 entries\n"
+
+
+def test_two_stores_of_a_kind_are_told_apart(store: DockerStore, tmp_path: Path) -> None:
+    """By where they lie; what an image holds by stands under it."""
+    other = DockerStore.at(tmp_path / "other")
+    other.image("a:1", {"f": b"f"})
+    done = program.call("scrub", "--root", store.root, "--root", other.root)
+
+    assert [line.partition(" (")[2].partition(")")[0] for line in done.out.splitlines()] == [
+        f"docker {store.root}",
+        f"docker {other.root}",
+    ]
+
+
+def test_by_whose_word_an_image_holds_is_told(store: DockerStore) -> None:
+    """On a line of its own."""
+    done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", image_of(store))
+
+    assert done.out.splitlines()[1:] == ["  by --expect"]
 
 
 def test_a_difference_is_told_with_path_layer_kind_expected_and_got(store: DockerStore) -> None:
@@ -327,7 +345,7 @@ def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -
 
     assert done.returncode == 0
     assert re.search(r"read [0-9.]+ (B|KiB|MiB), [0-9.]+ (B|KiB|MiB)/s, layers: (50|100) %", shown)
-    assert shown.endswith("\r\x1b[2K")
+    assert shown.partition("L0: ")[0].endswith("\r\x1b[2K")  # then what L0 means, for who looks for the first time
 
 
 def test_nice_gives_way_to_everything_else(store: DockerStore) -> None:

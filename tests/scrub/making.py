@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +110,34 @@ class DockerStore:
         names.write_text(json.dumps(listed))
         return image
 
+    def image_of_empty_files(self, name: str, count: int, in_a_folder: int = 1000) -> None:
+        """Adds an image of one layer of so many empty files, without ever having its tar in memory."""
+        self.image(name, {"f": b"f"})
+        top = self.layer()
+        (top / "f").unlink()
+        (database,) = (self.root / "image/overlay2/layerdb/sha256").iterdir()
+        (config,) = (self.root / "image/overlay2/imagedb/content/sha256").iterdir()
+        config.unlink()
+        running, now = hashlib.sha256(), 1_700_000_000
+        rest = _header_of_nobodys_file(now)[100:]
+        with gzip.open(database / "tar-split.json.gz", "wb", compresslevel=1) as written:
+            for number in range(count):
+                path = f"usr/share/files/{number // in_a_folder}/a_module_with_a_name_{number}"
+                if number % in_a_folder == 0:
+                    (top / path).parent.mkdir(parents=True)
+                os.close(os.open(top / path, os.O_CREAT | os.O_WRONLY, 0o644))
+                os.utime(top / path, (now, now))
+                header = path.encode().ljust(100, b"\0") + rest
+                running.update(header)
+                written.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(header))
+                written.write(b'{"type":1,"name":"%s","payload":null}\n' % path.encode())
+            running.update(bytes(1024))
+            written.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(bytes(1024)))
+        diff = Digest("sha256", running.hexdigest())
+        (database / "diff").write_text(str(diff))
+        database.rename(database.with_name(diff.hex))
+        self.config(name, json.dumps({"rootfs": {"diff_ids": [str(diff)]}}).encode())
+
     def layer(self, index: int = 0) -> Path:
         """The folder of the layer that was added as such."""
         return sorted(self.root.glob("overlay2/*/diff"))[index]
@@ -138,3 +168,28 @@ def _as_it_is(entry: tarfile.TarInfo, _: str) -> tarfile.TarInfo:
     """Modes and times as in the tar, owned by whoever unpacks."""
     entry.uid, entry.gid, entry.uname, entry.gname = os.geteuid(), os.getegid(), "", ""
     return entry
+
+
+def _header_of_nobodys_file(now: int) -> bytes:
+    entry = tarfile.TarInfo("f")
+    entry.mtime = now
+    return entry.tobuf(tarfile.USTAR_FORMAT)
+
+
+def peak_mb(root: Path, entries: int) -> float:
+    """The most memory that a process held which has checked a store of one image, and found it clean."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, root, str(entries)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return int(done.stdout) / 1024
+
+
+_PEAK = """
+import re, sys
+from pathlib import Path
+from boltseal.scrub.find import store_at
+from boltseal.scrub.scrub import Wanted, scrub
+(report,) = scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None)
+assert (report.status, report.entries) == ("holds", int(sys.argv[2])), report
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""

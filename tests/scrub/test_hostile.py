@@ -193,6 +193,7 @@ def test_a_folder_of_very_many_names_is_counted_and_only_some_are_told(store: Do
     assert len(report.differences) <= 1010
 
 
+@pytest.mark.slow
 def test_a_list_of_entries_that_are_nowhere_has_an_end(store: DockerStore) -> None:
     """Each names folders of its own; a line in a compressed list costs nothing, and remembering each would cost much."""
     rest = tarfile.TarInfo("f").tobuf()[100:]

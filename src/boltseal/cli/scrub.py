@@ -13,7 +13,7 @@ from boltseal.cli import evidence
 from boltseal.cli.answer import Answer, Outcome
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress, in_words
-from boltseal.cli.scrubbed import fields, print_report
+from boltseal.cli.scrubbed import fields, print_reports
 from boltseal.errors import Invalid, Unavailable, quote
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ImagesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[IMAGE]...", show_default=False, help="Names or IDs; name@sha256:... says what it must be. All."
+        metavar="IMAGE", show_default=False, help="Names or IDs; name@sha256:... says what it must be. All."
     ),
 ]
 RootOption = Annotated[
@@ -128,8 +128,8 @@ def scrub(
         answer.outcome = Outcome(outcome(reports))
         for report in reports:
             answer.add(**fields(report))
-            if not as_json:
-                print_report(report, quick=quick)
+        if not as_json:
+            print_reports(reports, quick=quick)
 
 
 def _checked(roots: list[Path], wanted: Wanted) -> list[Report]:

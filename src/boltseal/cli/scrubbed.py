@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from boltseal.cli.answer import counted, print_line
+from boltseal.cli.answer import counted, print_line, say
 from boltseal.errors import quote
 
 if TYPE_CHECKING:
@@ -32,9 +34,21 @@ def _reason(report: Report) -> str:
     return f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry').replace('entrys', 'entries')}"
 
 
-def print_report(report: Report, *, quick: bool) -> None:
+def print_reports(reports: Sequence[Report], *, quick: bool) -> None:
+    """All of them; where a store lies is told only where there are two of a kind."""
+    roots = {(report.store, report.root) for report in reports}
+    kinds = [store for store, _ in roots]
+    for report in reports:
+        _print(report, _line(report, quick=quick, with_root=kinds.count(report.store) > 1))
+    if sys.stderr.isatty() and any(report.level == "L0" and report.status == "holds" for report in reports):
+        say("L0: compared with the disk's own word only. More: --expect, --lock, --receipt.")
+
+
+def _print(report: Report, line: str) -> None:
     """The line of one report, and what belongs to it."""
-    print_line(_line(report, quick=quick))
+    print_line(line)
+    if report.by and report.status == "holds":
+        print_line(f"  by {report.by}")
     for each in report.differences:
         at = quote(each.path, 1000)[1:-1] or "."
         layer = f" [layer {each.layer[7:19]}]" if each.layer else ""
@@ -50,14 +64,15 @@ def print_report(report: Report, *, quick: bool) -> None:
         print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
 
 
-def _line(report: Report, *, quick: bool) -> str:
+def _line(report: Report, *, quick: bool, with_root: bool) -> str:
     word = _WORDS[report.status]
     if report.status == "holds" and report.level is not None:
         word += f" {report.level}"
-    where = f"{report.store} {report.root}".strip()
+    where = f"{report.store} {report.root if with_root else ''}".strip()
     lies = f" ({where})" if where else ""
     ref = f"container {report.ref}" if report.what == "container" else report.ref
-    details = [report.id[:19]] if report.what == "image" and report.id and not report.ref.startswith("sha256:") else []
+    short = report.id.removeprefix("sha256:")[:12]
+    details = [short] if report.what == "image" and short not in report.ref else []
     said = "; ".join(report.unknown[:MAX_REASONS]) if report.status == "unknown" else _reason(report)
     if report.status == "holds" and quick:
         said += ", no content read (--quick)"
