@@ -65,7 +65,7 @@ class Shop:
 
     def lock(self) -> None:
         (self.project / "compose.yaml").write_text(f"services: {{web: {{image: '{self.name}'}}}}\n")
-        done = program.run("lock", "--update", cwd=self.project)
+        done = program.call("lock", "--update", "--project", self.project)
         assert done.code == 0, done.err
 
     def start(self, image: str = "") -> None:
@@ -79,7 +79,8 @@ class Shop:
 
     def standing(self, *more: str, code: int = 1) -> str:
         """What `verify --running` says of the service's container."""
-        done = program.run("verify", "--running", "--host", str(self.address), "--json", *more, cwd=self.project)
+        where = ("--host", str(self.address), "--project", self.project)
+        done = program.call("verify", "--running", "--json", *where, *more)
         (found,) = [each for each in done.json["results"] if each.get("id") == self.boxes[-1]]
         assert done.code == code, done.out + done.err
         assert found["reason"] or code == 0
@@ -188,9 +189,10 @@ def test_what_is_told_of_a_container(shop: Shop, store: Store) -> None:
     shop.publish("second")
     newest = shop.publish("third")
     shop.docker("pull", shop.name).checked()
-    done = program.run("running", "--host", str(shop.address), "--json", cwd=shop.project)
+    where = ("--host", str(shop.address), "--project", shop.project)
+    done = program.call("running", "--json", *where)
     (found,) = [each for each in done.json["results"] if each["id"] == shop.boxes[-1]]
-    text = program.run("running", "--host", str(shop.address), cwd=shop.project).out
+    text = program.call("running", *where).out
 
     assert done.code == 0
     assert found["status"] == "holds"
