@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from boltseal.ledger.meant import Step
     from boltseal.lockfile.running import LockedImages
     from boltseal.oci.reference import Reference
+    from boltseal.pin.compose_project import ComposeProject
+    from boltseal.runtimes.address import EngineAddress
 
 HostsOption = Annotated[
     list[str] | None,
@@ -90,10 +92,14 @@ class Looked:
 
 
 def look(where: Where) -> Looked:
-    """Look at all places at once. EngineAddressInvalid and what can't be asked for; a place that fails is in the answer."""
+    """Look at all places at once; one that fails is in the answer. ComposeProjectInvalid, EngineAddressInvalid, ContextInvalid."""
     import asyncio
 
-    return asyncio.run(_look(where))
+    from boltseal.pin.compose_project import compose_project
+
+    project = None if where.compose is None else compose_project(where.compose)
+    looked = asyncio.run(_look(where))
+    return looked if project is None else _of_project(looked, project)
 
 
 async def _look(where: Where) -> Looked:
@@ -107,18 +113,19 @@ async def _look(where: Where) -> Looked:
         addresses = [engine_address(host) for host in dict.fromkeys(where.hosts)] or [engine_address()]
         found = await asyncio.gather(*(_tried(str(each), _engine(each)) for each in addresses))
     hosts = tuple(each for each in found if not isinstance(each, tuple))
-    failed = tuple(each for each in found if isinstance(each, tuple))
-    return Looked(hosts, failed) if where.compose is None else _of_project(Looked(hosts, failed), where.compose)
+    return Looked(hosts, tuple(each for each in found if isinstance(each, tuple)))
 
 
 async def _tried(name: str, looking: Awaitable[Host]) -> Host | tuple[str, BoltsealError]:
     try:
         return await looking
+    except Invalid:  # what was typed, and not what was found
+        raise
     except BoltsealError as error:
         return name, error
 
 
-async def _engine(address: Any) -> Host:
+async def _engine(address: EngineAddress) -> Host:
     from boltseal.fleet.hosts import look as looked
     from boltseal.runtimes.engine import connected
 
@@ -132,12 +139,9 @@ async def _cluster(context: str, namespace: str | None) -> Host:
     return await looked(context, namespace)
 
 
-def _of_project(looked: Looked, file: Path) -> Looked:
+def _of_project(looked: Looked, project: ComposeProject) -> Looked:
     from dataclasses import replace
 
-    from boltseal.pin.compose_project import compose_project
-
-    project = compose_project(file)
     hosts = tuple(
         replace(host, seen=tuple(each for each in host.seen if each.project == project.name)) for host in looked.hosts
     )
@@ -212,6 +216,18 @@ def _started_by(row: Row, releases: Sequence[Release]) -> Deployed | None:
         if {service.image_id, service.digest} & digests:
             return Deployed(release.number, release.who, release.started_us)
     return None
+
+
+def tell_failed(answer: Answer, looked: Looked) -> None:
+    """Where nobody could look, which makes the answer unknown; and services of a project that run nowhere."""
+    for name, error in looked.failed:
+        answer.outcome = Outcome.UNKNOWN if answer.outcome is Outcome.HOLDS else answer.outcome
+        answer.add(ref=name, status="unknown", reason=error.message, weight="unknown")
+        say(f"boltseal: {error.message}")
+    for name in looked.missing if looked.hosts else ():
+        reason = "no container runs for this service"
+        answer.add(ref=name, status="not-running", reason=reason, weight="note")
+        say(f"{cell(name)}: {reason}")
 
 
 def tell_broken(answer: Answer, told: Answers) -> None:

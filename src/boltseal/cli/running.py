@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.answer import Answer, counted, print_line, say
 from boltseal.cli.onproject import AllowOption, ProjectOption
 from boltseal.cli.onrunning import (
     ComposeOption,
@@ -22,6 +22,7 @@ from boltseal.cli.onrunning import (
     read_locked,
     result,
     tell_broken,
+    tell_failed,
     told_of,
     with_releases,
 )
@@ -93,10 +94,7 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
     for row in rows:
         answer.add(**result(row))
     tell_broken(answer, told)
-    for name, error in looked.failed:
-        answer.outcome = Outcome.UNKNOWN if answer.outcome is Outcome.HOLDS else answer.outcome
-        answer.add(ref=name, status="unknown", reason=error.message)
-        say(f"boltseal: {error.message}")
+    tell_failed(answer, looked)
     if answer.as_json:
         return
     changed, gone = _changes(rows, known, {name for name, _ in looked.failed})
@@ -140,8 +138,6 @@ def _talk(looked: Looked, rows: Sequence[Row], *, has_lock: bool) -> None:
     """What the blocks do not say."""
     for host in looked.hosts:
         say(f"{cell(host.name)}: {cell(host.kind)}: {counted(len(host.seen), 'container')}; times are UTC")
-    for name in looked.missing:
-        say(f"{cell(name)}: no container runs for this service")
     for reason in dict.fromkeys(row.unasked for row in rows if row.unasked):
         say(f"could not ask: {cell(reason)}")
     if has_lock and rows:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import Answer, Outcome, print_line, say
-from boltseal.cli.onrunning import Where, cell, counts, look, read_locked, result, tell_broken, told_of
+from boltseal.cli.onrunning import Where, cell, counts, look, read_locked, result, tell_broken, tell_failed, told_of
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -41,15 +41,13 @@ def verify_running(
         rows, told = _rows(looked.seen, lock, reach, allow)
         for row in rows:
             _tell(answer, row, strict=strict)
-        for name, error in looked.failed:
-            answer.add(ref=name, status="unknown", reason=error.message, weight="unknown")
-            say(f"boltseal: {error.message}")
         held = [row for row in rows if row.verdict is not None and row.verdict.weight != "note"]
         if not looked.failed and not held:
             reason = "nothing that runs there is in boltseal.lock: is it the right host, and the right project?"
             answer.add(ref="", status="unknown", reason=reason, weight="unknown")
             say(f"boltseal: {reason}")
-        answer.outcome = _outcome(rows, strict=strict, unknown=bool(looked.failed) or not held)
+        answer.outcome = _outcome(rows, strict=strict, unknown=not held)
+        tell_failed(answer, looked)
         tell_broken(answer, told)
         for reason in dict.fromkeys(row.unasked for row in rows if row.unasked and needs_registry(row)):
             say(f"could not ask: {cell(reason)}")
