@@ -91,14 +91,12 @@ def name_at(registry: Server) -> str:
     return f"{registry.address}/{REPOSITORY}:latest"
 
 
-@pytest.mark.parametrize("at", range(4), ids=["pull", "arrived", "keep", "name"])
-@pytest.mark.parametrize(
-    ("how", "done"),
-    [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGINT, True)],
-    ids=["killed before it", "killed after it", "Ctrl-C after it"],
-)
+CUTS = [(how, done, at) for at in range(4) for how, done in ((signal.SIGKILL, False), (signal.SIGKILL, True))]
+
+
+@pytest.mark.parametrize(("how", "done", "at"), [*CUTS, (signal.SIGINT, False, 0), (signal.SIGINT, True, 3)])
 async def test_cut_off(
-    registry: Server, engine: FakeEngine, tmp_path: Path, at: int, how: signal.Signals, done: bool
+    registry: Server, engine: FakeEngine, tmp_path: Path, how: signal.Signals, done: bool, at: int
 ) -> None:
     """Before the step, or when it was done and the answer never came; and the next pull ends what was begun."""
     name = name_at(registry)

@@ -126,6 +126,7 @@ async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, .
         stage.docker("image", "prune", "--all", "--force").checked()
         found = await stage.host.image(brought.kept.image)
     finally:
+        stage.docker("kill", container)  # one that does not run is not killed
         stage.docker("rm", "--force", container).checked()
 
     assert (found is None) is (stage.host.store is Store.CONTAINERD)

@@ -46,14 +46,14 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_done(
     """The engine's own disk: the name means what it meant, and there is no image more."""
     name = f"{registry.host}/{repository}:latest"
     with (
-        small_disk(tmp_path / "small", "size=24m") as disk,
+        small_disk(tmp_path / "small", "size=16m") as disk,
         servers.dockerd(disk / "engine", containerd_store=containerd_store) as engine,
     ):
         host = f"unix://{engine.address}"
         publish(registry.host, repository, "latest", sleeper("old"))
         first = program.call("pull", name, "--host", host)
         before = images_of(host)
-        publish(registry.host, repository, "latest", heavy(40 * 1024 * 1024))
+        publish(registry.host, repository, "latest", heavy(20 * 1024 * 1024))
         full = program.call("pull", name, "--host", host)
         after, kept = images_of(host), program.call("kept", "--host", host)
 
