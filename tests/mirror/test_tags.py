@@ -400,3 +400,28 @@ async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Pa
     assert "no space left" in known.headers["warning"]
     assert after.status_code == 200
     assert len(observed(data)) == 2 + codes[200]
+
+
+async def test_the_tag_history_of_a_mirrored_name_is_what_it_was_served_as(data: Path, upstream: FakeUpstream) -> None:
+    """As distribution-spec PR #606 has it: the newest first, and what is gone is told as what it was."""
+    async with mirroring(data, upstream) as mirror:
+        first = publish(upstream, "one")
+        await pull(mirror.client)
+        second = publish(upstream, "two")
+        await pull(mirror.client)
+        del upstream.manifests["team/app"]["1.4.2"]
+        await pull(mirror.client)
+        path = f"/v2/{NAME}/team/app/_oci/tag-history/1.4.2"
+        told = (await mirror.client.get(path)).json()["manifests"]
+        of_first = (await mirror.client.get(path, params={"digest": first.digest})).json()["manifests"]
+        nothing = (await mirror.client.get(f"/v2/{NAME}/team/app/_oci/tag-history/9.9.9")).json()["manifests"]
+    event = "org.opencontainers.distribution.tag.event"
+
+    assert [(one["digest"], one["annotations"][event]) for one in told] == [
+        (second.digest, "deleted"),
+        (second.digest, "created"),
+        (first.digest, "created"),
+    ]
+    assert {one["mediaType"] for one in told} == {second.media_type}
+    assert [one["digest"] for one in of_first] == [first.digest]
+    assert nothing == []

@@ -30,7 +30,7 @@ from boltseal.oci.mediatype import OCI_INDEX
 if TYPE_CHECKING:
     from boltseal.api.call import Call
     from boltseal.api.paths import Discover, History, Observed, TagHistory
-    from boltseal.registry.ledger import EntryPage, Ledger, TagEvent
+    from boltseal.registry.ledger import EntryPage, EventPage, Ledger, TagEvent
 
 MAX_PAGE: Final = 1000
 
@@ -81,14 +81,21 @@ class HistoryRoutes:
         return responses.whole(_json({"extensions": [oci, own]}))
 
     async def tag_history(self, call: Call, at: TagHistory) -> Answer:
-        """What a tag meant, the newest first."""
+        """What a tag meant, the newest first; of a mirrored one that was never pushed here, what it was served as."""
         n = min(call.query.page_size(), MAX_PAGE)
         before, since, digest = (call.query.one(name) for name in ("before", "since", "digest"))
         before_us = MAX_TIME_US + 1 if before is None else _moment("before", before, round_up=True)
         since_us = -1 if since is None else _moment("since", since, round_up=False)
-        page = await self._ledger.tag_events(
-            at.repository, at.tag, n=n, before_us=before_us, since_us=since_us, digest=_digest(digest)
-        )
+        wanted = _digest(digest)
+
+        async def events(log: Ledger) -> EventPage:
+            return await log.tag_events(
+                at.repository, at.tag, n=n, before_us=before_us, since_us=since_us, digest=wanted
+            )
+
+        page = await events(self._ledger)
+        if call.upstream is not None and not page.events:
+            page = await events(self._observed)
         extra = []
         if page.more:
             kept = {key: value for key, value in (("since", since), ("digest", digest)) if value is not None}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import msgspec
+
 from boltseal.errors import ErrorCode, NotFound
 from boltseal.ledger.entry import Kind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
@@ -37,6 +39,8 @@ _EVENTS: Final[Mapping[str, str]] = {
     Kind.TAG_EXPIRED: DELETED,
 }
 """Which entries let a tag mean another manifest, or none; the rest speaks of its protection."""
+_SEEN: Final[Mapping[str, str]] = {Kind.OBSERVED: CREATED, Kind.ACCEPTED: CREATED}
+"""The same of what upstreams' tags were served as; an observation of nothing is a deletion."""
 
 
 class NotInLedger(NotFound):
@@ -111,18 +115,22 @@ class Ledger:
     ) -> EventPage:
         """What a tag meant and when, whoever asks between which times (both exclusive). Empty of what was never there."""
 
+        events = _EVENTS if self._log is LEDGER else _SEEN
+
         def query(held: Connection) -> EventPage:
             found: list[TagEvent] = []
             lines = ledger_store.newest_of_name(
-                held, repository, tag, list(_EVENTS), before_us=before_us, since_us=since_us, log=self._log
+                held, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
             )
             for line in lines:
-                entry = parse(line)
+                entry, event = parse(line), ""
+                if not entry.digest:  # told as what it was, like a deletion
+                    entry, event = self._before(held, entry), DELETED
                 if digest is not None and entry.digest != str(digest):
                     continue
                 if len(found) == n:
                     return EventPage(tuple(found), more=True)
-                found.append(TagEvent(entry, _EVENTS[entry.kind]))
+                found.append(TagEvent(entry, event or events[entry.kind]))
             return EventPage(tuple(found), more=False)
 
         return EventPage((), more=False) if n == 0 else await self._database.read(query)
@@ -143,6 +151,16 @@ class Ledger:
             return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)
+
+    def _before(self, held: Connection, gone: Entry) -> Entry:
+        """An entry that a tag means nothing any more, with what it meant in it."""
+        at = gone.previous
+        while at >= 0:
+            before = parse(next(iter(ledger_store.lines(held, at, batch=1, log=self._log)))[1])
+            if before.digest == gone.was:
+                return msgspec.structs.replace(gone, digest=before.digest, type=before.type, size=before.size)
+            at = before.previous
+        return gone
 
     def _head(self, held: Connection) -> ledger_tree.Head:
         head = ledger_tree.head(held, log=self._log)
