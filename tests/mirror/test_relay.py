@@ -168,11 +168,26 @@ async def test_what_is_kept_of_lists_is_bounded(
     timed: Serving, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest is asked for again."""
-    monkeypatch.setattr(relay, "KEPT_ITEMS", 3)
-    for repository in ("team/app", "team/b", "team/c"):
+    monkeypatch.setattr(relay, "KEPT_BYTES", 650)  # three lists of one short tag
+    for repository in ("team/app", "team/b", "team/c", "team/d"):
         upstream.publish(repository, "a", image("a"))
-    for repository in ("team/app", "team/b", "team/b", "team/c", "team/app"):
+    for repository in ("team/app", "team/b", "team/b", "team/c", "team/d", "team/app"):
         await timed.client.get(f"/v2/{NAME}/{repository}/tags/list")
 
     assert upstream.counted["GET /v2/team/app/tags/list"] == 2
     assert upstream.counted["GET /v2/team/b/tags/list"] == 1
+
+
+async def test_what_referrers_say_of_themselves_counts(
+    timed: Serving, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of one entry may be as large as a manifest; it is then not kept at all."""
+    monkeypatch.setattr(relay, "KEPT_BYTES", 10_000)
+    subject = image("subject")
+    entry = artifact("sbom", subject=subject).descriptor(annotations={"note": "x" * 10_000})
+    listed = to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
+    upstream.referrers[subject.digest] = listed
+    for _ in range(2):
+        await timed.client.get(f"/v2/{NAME}/team/app/referrers/{subject.digest}")
+
+    assert upstream.gets("/referrers/") == 2

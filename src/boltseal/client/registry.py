@@ -32,6 +32,7 @@ from boltseal.oci.reference import Repository, Tag, TagInvalid
 
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_PAGES: Final = 10_000
+MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 RESUMES: Final = 5
 PIECE_BYTES: Final = 1024 * 1024
 GATHERED_S: Final = 0.05
@@ -209,13 +210,17 @@ class RegistryClient:
         what = f"referrers of {digest.short}"
         path: str | None = f"/v2/{repository}/referrers/{digest}"
         found: list[Descriptor] = []
+        size = 0
         for _ in range(MAX_PAGES):
             if path is None:
                 return tuple(found)
+            if size > MAX_LIST_BYTES:
+                raise RemoteLies(f"{self.registry} lists the {what} in more than {MAX_LIST_BYTES} bytes")
             call = Call(self.registry, "GET", path, what, _pull(repository), ok=_NO_REFERRERS | {200})
             reply = await self._transport.request(call)
             if reply.status != 200:
                 return await self._fallback(repository, digest, what)
+            size += len(reply.body)
             try:
                 found += parse_manifest(reply.body, OCI_INDEX).manifests
             except ManifestInvalid as error:

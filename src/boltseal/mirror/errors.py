@@ -7,6 +7,7 @@ mistake (400, 409), or what of it can't be read, is none of the client's.
 from __future__ import annotations
 
 from boltseal.client.errors import RemoteNotFound, RemoteRefused, RemoteUnauthenticated
+from boltseal.client.reach import LoginNotSent
 from boltseal.errors import BoltsealError, Denied, Invalid, Unavailable
 from boltseal.registry.pulls import BlobUnknown, ManifestUnknown, RepositoryUnknown
 from boltseal.storage.blobs import UploadUnknown
@@ -25,8 +26,11 @@ def told(error: BoltsealError, miss: type[ManifestUnknown | BlobUnknown | Reposi
     match error:
         case RemoteNotFound():
             return miss(error.message)
-        case RemoteUnauthenticated():
+        case LoginNotSent():
             return UpstreamWantsLogin(error.message)
+        case RemoteUnauthenticated():  # its advice, to log in, is for who asks upstream themselves
+            reason = error.message.partition(";")[0]
+            return UpstreamWantsLogin(f"{reason}; it is not there, or not for the login of this mirror there")
         case Invalid() | RemoteRefused() | UploadUnknown():
             return UpstreamFailed(error.message)
         case _:

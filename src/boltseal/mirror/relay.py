@@ -12,6 +12,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from boltseal.errors import BoltsealError
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from boltseal.registry.pulls import Pulls
     from boltseal.storage.database import Database
 
+ITEM_BYTES: Final = 100
 MAX_NAMES: Final = 200_000
 MAX_REFERRERS: Final = 20_000
-KEPT_ITEMS: Final = 400_000
+KEPT_BYTES: Final = 64 * 1024 * 1024
 WHOLE_WITHIN_S: Final = 60.0
 FAILED_US: Final = 30_000_000
 """How long an upstream that failed on a list is not asked for it again where something stands in."""
@@ -52,21 +54,32 @@ class Listed(Generic[Item]):
 
 
 class _Kept(Generic[Item]):
-    """The lists asked for last, up to a number of items."""
+    """The lists asked for last, up to about KEPT_BYTES. `weigh`: about how many bytes an item takes."""
 
-    def __init__(self) -> None:
-        self._lists: OrderedDict[Hashable, Listed[Item]] = OrderedDict()
-        self._count = 0
+    def __init__(self, weigh: Callable[[Item], int]) -> None:
+        self._weigh = weigh
+        self._lists: OrderedDict[Hashable, tuple[Listed[Item], int]] = OrderedDict()
+        self._held_bytes = 0
 
     def get(self, key: Hashable) -> Listed[Item] | None:
-        return self._lists.get(key)
+        found = self._lists.get(key)
+        return None if found is None else found[0]
 
     def put(self, key: Hashable, listed: Listed[Item]) -> None:
-        before = self._lists.pop(key, None)
-        self._count += len(listed.items) + 1 - (0 if before is None else len(before.items) + 1)
-        self._lists[key] = listed
-        while self._count > KEPT_ITEMS:
-            self._count -= len(self._lists.popitem(last=False)[1].items) + 1
+        weight = ITEM_BYTES + sum(map(self._weigh, listed.items))
+        self._held_bytes += weight - self._lists.pop(key, (listed, 0))[1]
+        self._lists[key] = listed, weight
+        while self._held_bytes > KEPT_BYTES:
+            self._held_bytes -= self._lists.popitem(last=False)[1][1]
+
+
+def _of_tag(tag: Tag) -> int:
+    return ITEM_BYTES + len(tag)
+
+
+def _of_referrer(row: ReferrerRow) -> int:
+    texts = (row.media_type, row.artifact_type or "", *chain.from_iterable(row.annotations.items()))
+    return ITEM_BYTES * (len(texts) + 2) + 4 * sum(map(len, texts))  # a character may take four
 
 
 class Relay:
@@ -76,8 +89,8 @@ class Relay:
         self._database = database
         self._pulls = pulls
         self._clock = clock
-        self._tags: _Kept[Tag] = _Kept()
-        self._referrers: _Kept[ReferrerRow] = _Kept()
+        self._tags: _Kept[Tag] = _Kept(_of_tag)
+        self._referrers: _Kept[ReferrerRow] = _Kept(_of_referrer)
         self._tag_flights: Flights[Hashable, Listed[Tag]] = Flights()
         self._referrer_flights: Flights[Hashable, Listed[ReferrerRow]] = Flights()
 

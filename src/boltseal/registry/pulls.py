@@ -145,13 +145,15 @@ class Pulls:
 
     async def named_size(self, repository: Repository, digest: Digest) -> int | None:
         """How large a blob is by a manifest of the repository that names it, None where none does."""
-        named_by = await self._database.read(
-            lambda connection: metadata.bytes_of_a_parent(connection, repository, str(digest))
-        )
-        if named_by is None:
-            return None
-        links = parse_manifest(named_by[1], named_by[0]).references()
-        return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
+
+        def query(connection: Connection) -> int | None:
+            named_by = metadata.bytes_of_a_parent(connection, repository, str(digest))
+            if named_by is None:
+                return None
+            links = parse_manifest(named_by[1], named_by[0]).references()  # here, as it may be large
+            return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
+
+        return await self._database.read(query)
 
     def version(self) -> int:
         """A number that is another one whenever anything in the store's rows has changed."""
