@@ -88,4 +88,4 @@ def deploy(
                 if update:
                     opened.relock(lambda _reference: True)
                 done = opened.deploy(Kind.DEPLOY)
-        tell_release(answer, done)
+        tell_release(answer, done, host)

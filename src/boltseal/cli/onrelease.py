@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import Answer, Outcome, counted, print_line, print_table, say
 from boltseal.cli.onproject import clean
-from boltseal.errors import Invalid
+from boltseal.errors import BoltsealError, Invalid
 
 if TYPE_CHECKING:
     from boltseal.deploy.deploying import By, Deployed
     from boltseal.deploy.releasedisk import ReleaseFolder
-    from boltseal.deploy.releases import Kind
+    from boltseal.deploy.releases import Kind, Release
 
 _MOST_VOLUMES = 5
 
@@ -68,8 +68,8 @@ def project_name(name: str | None) -> str:
     return found[0]
 
 
-def tell_release(answer: Answer, done: Deployed) -> None:
-    """What a deploy, rollback or resume came to; sets the outcome."""
+def tell_release(answer: Answer, done: Deployed, host: str | None) -> None:
+    """What a deploy, rollback or resume came to; sets the outcome, and tells the user's receivers. `host`: None for here."""
     from boltseal.deploy.releases import End
 
     release, outcome = done.release, done.outcome
@@ -97,9 +97,29 @@ def tell_release(answer: Answer, done: Deployed) -> None:
             pulled=service.name in done.pulled,
             log=[] if failure is None else list(failure.log),
         )
-    if answer.as_json:
+    if not answer.as_json:
+        _print(done, status)
+    if outcome is not None:
+        _notify(release, host)
+
+
+def _notify(release: Release, host: str | None) -> None:
+    """Tell whoever the user has configured. It has happened: trouble with that changes nothing of how the verb ends."""
+    import platform
+
+    from boltseal.cli.telling import Telling
+    from boltseal.events import ReleaseDone, ReleaseFailed
+
+    named = (release.project, release.number, host or platform.node() or "here")
+    images = tuple(f"{each.image}@{each.digest}" if each.digest else each.image for each in release.services)
+    event = ReleaseDone(*named, images) if release.good else ReleaseFailed(*named, release.reason)
+    try:
+        telling = Telling.of_user()
+        telling.tell([event])
+    except BoltsealError as error:
+        say(clean(f"boltseal: nobody is told of this release: {error.message}"))
         return
-    _print(done, status)
+    telling.deliver()
 
 
 def _print(done: Deployed, status: str) -> None:

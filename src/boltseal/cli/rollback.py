@@ -46,5 +46,5 @@ def rollback(
         folder = release_folder(project_name(project))
         by = by_whom(Path.cwd(), Kind.ROLLBACK)
         done = on_engine(place, folder, [], lambda deployer: deployer.rollback(number, by))
-        tell_release(answer, done)
+        tell_release(answer, done, host)
         tell_back(answer, folder, done, restore=files)

@@ -87,7 +87,7 @@ def update(
             chosen = [step for step in found if step.act is Act.TAKE or (write and step.act is Act.PROPOSE)]
             done = taken(opened, chosen) if chosen and not dry_run else None
         if done is not None:
-            tell_release(answer, done)
+            tell_release(answer, done, host)
         if answer.outcome is Outcome.HOLDS and any(step.act is Act.UNKNOWN for step in found):
             answer.outcome = Outcome.UNKNOWN
 

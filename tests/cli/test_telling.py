@@ -1,0 +1,96 @@
+"""What the verbs on releases tell the receivers of the user's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.cli.answer import Answer
+from boltseal.cli.onrelease import tell_release
+from boltseal.deploy.deploying import Deployed
+from boltseal.deploy.flow import Outcome
+from boltseal.deploy.releases import End, Kind, Release, ReleasedService, Step
+from tests.notify.receivers import HANGS, Inbox, inbox_beside
+
+pytestmark = pytest.mark.slow
+
+DIGEST = f"sha256:{'1' * 64}"
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the person at this machine is read, and nothing of this test is remembered elsewhere."""
+    monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+
+def configure(tmp_path: Path, text: str) -> None:
+    (tmp_path / "boltseal").mkdir(exist_ok=True)
+    (tmp_path / "boltseal" / "boltseal.toml").write_text(text)
+
+
+def deployed(end: End, reason: str = "") -> Deployed:
+    service = ReleasedService(name="web", image="localhost:5000/shop/app:1.4.2", digest=DIGEST)
+    release = Release(
+        project="shop",
+        number=7,
+        kind=Kind.DEPLOY,
+        directory="/srv/shop",
+        started_us=1,
+        who="me",
+        step=Step.ENDED,
+        end=end,
+        reason=reason,
+        services=(service,),
+    )
+    return Deployed(release, Outcome(release))
+
+
+def told(tmp_path: Path, box: Inbox, done: Deployed, host: str | None = None) -> None:
+    configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
+    tell_release(Answer("deploy", as_json=True), done, host)
+
+
+def test_a_release_that_runs_and_one_that_failed_are_told(tmp_path: Path) -> None:
+    """release.done with its images by digest, release.failed with why; the host that it is on."""
+    with inbox_beside() as box:
+        told(tmp_path, box, deployed(End.HEALTHY), "ssh://web1.example.com")
+        told(tmp_path, box, deployed(End.PUT_BACK, "web is unhealthy"))
+    done, failed = box.events
+
+    assert (done["type"], done["subject"]) == ("boltseal.release.done.v1", "shop/7")
+    assert done["data"]["host"] == "ssh://web1.example.com"
+    assert done["data"]["images"] == [f"localhost:5000/shop/app:1.4.2@{DIGEST}"]
+    assert (failed["type"], failed["data"]["reason"]) == ("boltseal.release.failed.v1", "web is unhealthy")
+
+
+def test_what_ran_already_is_no_news(tmp_path: Path) -> None:
+    """Nothing was deployed."""
+    with inbox_beside() as box:
+        told(tmp_path, box, Deployed(deployed(End.HEALTHY).release))
+
+    assert box.bodies == []
+
+
+def test_trouble_with_telling_changes_nothing_of_how_a_deploy_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It runs; that nobody hears of it is said."""
+    configure(tmp_path, '[[notify]]\nurl_file = "/nowhere"\n')
+    answer = Answer("deploy", as_json=True)
+    tell_release(answer, deployed(End.HEALTHY), None)
+
+    assert answer.outcome == "holds"
+    assert "nobody is told of this release" in capsys.readouterr().err
+
+
+def test_a_receiver_that_hangs_holds_a_deploy_up_for_a_moment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was not delivered waits for the next verb."""
+    monkeypatch.setattr("boltseal.cli.telling.WITHIN_S", 1.0)
+    with inbox_beside(HANGS) as box:
+        told(tmp_path, box, deployed(End.HEALTHY))
+
+    assert "1 notification not delivered yet" in capsys.readouterr().err
