@@ -20,11 +20,12 @@ from boltseal.cli.ondeploy import (
     on_engine,
     open_named,
     project_files,
+    project_name,
     wait_seconds,
 )
 from boltseal.cli.onhost import HostOption
 from boltseal.cli.onproject import AllowOption
-from boltseal.cli.onrelease import project_name, release_folder, tell_release
+from boltseal.cli.onrelease import release_folder, tell_release
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
 from boltseal.errors import Invalid

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli.answer import Answer, Outcome, print_line, print_table
-from boltseal.cli.ondeploy import NameOption
+from boltseal.cli.ondeploy import NameOption, project_name
 from boltseal.cli.onproject import clean
-from boltseal.cli.onrelease import project_name, release_folder
+from boltseal.cli.onrelease import release_folder
 from boltseal.cli.options import JsonOption
 
 if TYPE_CHECKING:

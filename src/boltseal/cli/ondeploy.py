@@ -291,3 +291,31 @@ def now_us() -> int:
     import time
 
     return time.time_ns() // 1000
+
+
+class WhichProject(Invalid):
+    """More than one project has releases on this host, and none was named."""
+
+
+def project_name(name: str | None) -> str:
+    """Which project's releases are meant: the one named, that of the files here, or the only one. WhichProject, ..."""
+    import asyncio
+
+    from boltseal.config import state_folder
+    from boltseal.deploy.projectfiles import NoProject
+    from boltseal.deploy.releasedisk import NoSuchRelease, projects
+
+    if name is not None:
+        return name
+    try:
+        named = project_files(None, None, None, None, None)
+    except NoProject:
+        pass
+    else:
+        return asyncio.run(read_files(None, named, ())).model.project
+    found = projects(state_folder())
+    if not found:
+        raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
+    if len(found) > 1:
+        raise WhichProject(f"several projects have releases here: {', '.join(found[:20])}; name one with --project")
+    return found[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import Answer, Outcome, counted, print_line, print_table, say
 from boltseal.cli.onproject import clean
-from boltseal.errors import BoltsealError, Invalid
+from boltseal.errors import BoltsealError
 
 if TYPE_CHECKING:
     from boltseal.deploy.deploying import By, Deployed
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from boltseal.deploy.releases import Kind, Release
 
 _MOST_VOLUMES = 5
-
-
-class WhichProject(Invalid):
-    """More than one project has releases on this host, and none was named."""
 
 
 def by_whom(folder: Path, kind: Kind) -> By:
@@ -41,31 +37,6 @@ def release_folder(name: str) -> ReleaseFolder:
     from boltseal.deploy.releasedisk import ReleaseFolder
 
     return ReleaseFolder(state_folder(), name)
-
-
-def project_name(name: str | None) -> str:
-    """Which project's releases are meant: the one named, that of the files here, or the only one. WhichProject, ..."""
-    import asyncio
-
-    from boltseal.cli.ondeploy import project_files, read_files
-    from boltseal.config import state_folder
-    from boltseal.deploy.projectfiles import NoProject
-    from boltseal.deploy.releasedisk import NoSuchRelease, projects
-
-    if name is not None:
-        return name
-    try:
-        named = project_files(None, None, None, None, None)
-    except NoProject:
-        pass
-    else:
-        return asyncio.run(read_files(None, named, ())).model.project
-    found = projects(state_folder())
-    if not found:
-        raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
-    if len(found) > 1:
-        raise WhichProject(f"several projects have releases here: {', '.join(found[:20])}; name one with --project")
-    return found[0]
 
 
 def tell_release(answer: Answer, done: Deployed, host: str | None) -> None:

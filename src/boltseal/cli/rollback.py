@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.answer import Answer
-from boltseal.cli.ondeploy import NameOption, NoRecordOption, Place, WaitOption, on_engine, wait_seconds
+from boltseal.cli.ondeploy import NameOption, NoRecordOption, Place, WaitOption, on_engine, project_name, wait_seconds
 from boltseal.cli.onhost import HostOption
-from boltseal.cli.onrelease import by_whom, project_name, release_folder, tell_back, tell_release
+from boltseal.cli.onrelease import by_whom, release_folder, tell_back, tell_release
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
 
