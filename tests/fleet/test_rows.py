@@ -11,7 +11,7 @@ from boltseal.client.registry import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.fleet.hosts import Seen
 from boltseal.fleet.registries import NOBODY, Answers, Past, Witness, digest_name, place_of, remembering
-from boltseal.fleet.rows import needs_registry, row, to_ask, to_ask_by_digest
+from boltseal.fleet.rows import Row, needs_registry, rows, to_ask, to_ask_by_digest
 from boltseal.ledger.meant import Behind, Meant, Step
 from boltseal.lockfile.document import LockedImage, LockedPlatform
 from boltseal.lockfile.running import DigestKind, LockedImages, Origin, RunningImage, Standing
@@ -29,6 +29,11 @@ LOCK = LockedImages.of(lock_of(LOCKED))
 def seen(*digests: Digest, kind: DigestKind = DigestKind.UNSAID, name: Reference | None = NAME, **more: object) -> Seen:
     image = RunningImage(name, dict.fromkeys(digests, kind))
     return Seen("host", "web", "id", str(name), replace(image, **more), "Docker")  # type: ignore[arg-type]
+
+
+def row(it: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
+    (found,) = rows([it], lock, told)
+    return found
 
 
 def meaning(
@@ -102,6 +107,7 @@ def test_who_is_asked_by_digest() -> None:
         seen(INDEX),
         seen(OTHER, origin=Origin.PULLED),
         seen(CONFIG, kind=DigestKind.CONFIG),
+        seen(CONFIG, kind=DigestKind.IMAGE_ID),
         seen(OTHER, name=None),
     ]
 

@@ -51,6 +51,8 @@ NamespaceOption = Annotated[
 ]
 
 
+MAX_ASKED: Final = 1000
+"""Names that registries are asked about: a host that lies shall not have us ask a registry without an end."""
 CLOCKS_US: Final = 60_000_000
 """By how much the clocks of two machines may differ."""
 DEPLOY_US: Final = 86_400_000_000
@@ -156,6 +158,9 @@ def told_of(reach: Reach | None, allow: Sequence[str], seen: Sequence[Seen], loc
     from boltseal.fleet.rows import to_ask, to_ask_by_digest
 
     names = to_ask(seen, lock)
+    if len(names) > MAX_ASKED:
+        say(f"more than {MAX_ASKED} different images run: registries are asked about the first {MAX_ASKED}")
+        names = names[:MAX_ASKED]
     if not names:
         return NOBODY
     memory = _remembered(names)

@@ -32,10 +32,7 @@ from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from boltseal.fleet.hosts import Seen
-    from boltseal.fleet.registries import Answers
     from boltseal.fleet.rows import Row
-    from boltseal.lockfile.running import LockedImages
 
 _Known = dict[tuple[str, str], tuple[object, ...]]
 
@@ -86,11 +83,12 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
     import time
 
     from boltseal.cli.running_text import blocks
+    from boltseal.fleet.rows import rows as rows_of
     from boltseal.lockfile.format import time_text
 
     looked, lock, first = look(where), read_locked(project), not known
     told = told_of(reach, allow, looked.seen, lock)
-    rows = with_releases(_rows(looked.seen, lock, told))
+    rows = with_releases(rows_of(looked.seen, lock, told))
     for row in rows:
         answer.add(**result(row))
     tell_broken(answer, told)
@@ -107,12 +105,6 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
         print_line(f"{name} runs no more")
     if first:
         _talk(looked, rows, has_lock=lock is not None)
-
-
-def _rows(seen: Sequence[Seen], lock: LockedImages | None, told: Answers) -> list[Row]:
-    from boltseal.fleet.rows import row
-
-    return [row(each, lock, told) for each in seen]
 
 
 def _changes(rows: Sequence[Row], known: _Known, failed: set[str]) -> tuple[list[Row], list[str]]:

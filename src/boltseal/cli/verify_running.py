@@ -58,12 +58,14 @@ def verify_running(
 def _rows(seen: Sequence[Seen], lock: LockedImages, reach: Reach | None, allow: list[str]) -> tuple[list[Row], Answers]:
     """The rows; a registry is asked only about containers whose reason it can tell apart."""
     from boltseal.fleet.registries import NOBODY
-    from boltseal.fleet.rows import needs_registry, row
+    from boltseal.fleet.rows import needs_registry
+    from boltseal.fleet.rows import rows as rows_of
 
-    rows = [row(each, lock) for each in seen]
+    rows = rows_of(seen, lock)
     unsure = [each.seen for each in rows if needs_registry(each)]
     told = told_of(reach, allow, unsure, lock) if unsure else NOBODY
-    return [row(each.seen, lock, told) if needs_registry(each) else each for each in rows], told
+    better = iter(rows_of(unsure, lock, told))
+    return [next(better) if needs_registry(each) else each for each in rows], told
 
 
 def _weight(row: Row, *, strict: bool) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.registry import Resolved
@@ -17,6 +17,7 @@ from boltseal.fleet.hosts import Seen
 from boltseal.fleet.registries import NOBODY, Answers, Past, Witness, digest_name, place_of
 from boltseal.ledger.meant import Behind, Meant, Release, behind, meant, released
 from boltseal.lockfile.running import (
+    STORES_KINDS,
     DigestKind,
     LockedImages,
     Origin,
@@ -100,30 +101,49 @@ def to_ask(containers: Iterable[Seen], lock: LockedImages | None) -> tuple[Refer
 
 def to_ask_by_digest(containers: Iterable[Seen], lock: LockedImages | None, told: Answers) -> set[Reference]:
     """Of what neither lock nor tags explain, whether its registry has it at all: a store that names everything does not say."""
+    unsaid = [
+        seen
+        for seen in containers
+        if seen.image.origin is Origin.UNSAID and (lock is None or lock.same(seen.image.digests) is None)
+    ]
     found = set()
-    for seen in containers:
-        if seen.image.origin is not Origin.UNSAID or (lock is not None and lock.same(seen.image.digests)):
-            continue
-        it = row(seen, lock, told)
-        if it.name is None or it.tags or it.means in it.digests:
-            continue
-        found |= {digest_name(it.name, digest) for digest, kind in it.digests.items() if kind is not DigestKind.CONFIG}
+    for it in rows(unsaid, lock, told):
+        if it.name is not None and not it.tags and it.means not in it.digests:
+            found |= {digest_name(it.name, digest) for digest, kind in it.digests.items() if kind not in STORES_KINDS}
     return found
 
 
-def row(seen: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
-    """One container, as far as it is known."""
+class _Meanings(NamedTuple):
+    """What a registry has said of one image."""
+
+    tags: tuple[Meant, ...]
+    behind: Behind | None
+    released: Release | None
+
+
+_Memo = dict[object, Any]
+"""What was worked out already: many containers have one image, and a history may be long."""
+
+
+def rows(containers: Iterable[Seen], lock: LockedImages | None, told: Answers = NOBODY) -> list[Row]:
+    """Each container, as far as it is known."""
+    memo: _Memo = {}
+    return [_row(seen, lock, told, memo) for seen in containers]
+
+
+def _row(seen: Seen, lock: LockedImages | None, told: Answers, memo: _Memo) -> Row:
     name = name_to_ask(seen, lock)
-    same = None if lock is None else lock.same(seen.image.digests)
-    digests = _by_registry(kinds(seen.image.digests, same), name, told)
-    texts = {str(each) for each in (digests if same is None else {*digests, *same.digests})}
     past = Past() if name is None else told.pasts.get(place_of(name), Past())
-    tag = None if name is None else name.tag
-    meaning = None if name is None or tag is None else told.meanings.get(name)
+    same = None if lock is None else lock.same(seen.image.digests)
+    digests = {
+        digest: _kind(digest, kind, name, past, told, memo) for digest, kind in kinds(seen.image.digests, same).items()
+    }
+    texts = frozenset(str(each) for each in (digests if same is None else {*digests, *same.digests}))
+    meaning = None if name is None or name.tag is None else told.meanings.get(name)
     means = meaning.digest if isinstance(meaning, Resolved) else None
     seen = replace(seen, image=replace(seen.image, means=means, origin=_origin(seen, name, told)))
-    gone_on = behind(past.steps.get(tag, ()), texts) if tag is not None else None
-    moved = None if gone_on is None else gone_on.since_us is not None
+    said = _meanings(name, texts, past, memo)
+    gone_on, moved = said.behind, None if said.behind is None else said.behind.since_us is not None
     if means is not None and str(means) in texts:
         gone_on, moved = Behind(0), False
     elif means is not None and (same is not None or has_registry_digest(digests)):
@@ -133,30 +153,38 @@ def row(seen: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
         name,
         digests,
         None if lock is None else judge(seen.image, lock),
-        meant(past.steps, texts),
+        said.tags,
         past.by,
         means,
         moved,
         gone_on,
-        released(past.said, texts),
+        said.released,
         None,
         _unasked(seen, name, meaning, past, told),
     )
 
 
-def _by_registry(
-    digests: Mapping[Digest, DigestKind], name: Reference | None, told: Answers
-) -> dict[Digest, DigestKind]:
+def _meanings(name: Reference | None, texts: frozenset[str], past: Past, memo: _Memo) -> _Meanings:
+    if (name, texts) not in memo:
+        steps = () if name is None or name.tag is None else past.steps.get(name.tag, ())
+        memo[name, texts] = _Meanings(meant(past.steps, texts), behind(steps, texts), released(past.said, texts))
+    found: _Meanings = memo[name, texts]
+    return found
+
+
+def _kind(
+    digest: Digest, kind: DigestKind, name: Reference | None, past: Past, told: Answers, memo: _Memo
+) -> DigestKind:
     """Of which kind a digest is, by the media type that its registry, or its ledger, has for it."""
-    types = {each.digest: each.media_type for each in told.meanings.values() if isinstance(each, Resolved)}
-    past = Past() if name is None else told.pasts.get(place_of(name), Past())
-    types |= {Digest.parse(one.entry.digest): one.entry.type for one in past.said if one.entry.digest}
-    found = dict(digests)
-    for digest, kind in digests.items():
-        if kind is DigestKind.UNSAID and name is not None:
-            media_type = types.get(digest, "")
-            kind = DigestKind.INDEX if media_type in INDEX_TYPES else kind
-            found[digest] = DigestKind.MANIFEST if media_type in IMAGE_TYPES else kind
+    if kind is not DigestKind.UNSAID or name is None:
+        return kind
+    if (name, digest) not in memo:
+        asked = (told.meanings.get(each) for each in (name, digest_name(name, digest)))
+        types = [each.media_type for each in asked if isinstance(each, Resolved) and each.digest == digest]
+        types += [one.entry.type for one in past.said if one.entry.digest == str(digest)]
+        known = {DigestKind.INDEX: INDEX_TYPES, DigestKind.MANIFEST: IMAGE_TYPES}
+        memo[name, digest] = next((is_ for is_, some in known.items() if some & set(types)), kind)
+    found: DigestKind = memo[name, digest]
     return found
 
 

@@ -51,6 +51,10 @@ class DigestKind(StrEnum):
     IMAGE_ID = "image-id"
 
 
+STORES_KINDS: Final = frozenset({DigestKind.CONFIG, DigestKind.IMAGE_ID})
+"""What only stores call an image by: no registry has it under them."""
+
+
 class Origin(StrEnum):
     """Whether an image came from a registry. UNSAID: its store gives everything a name with a digest, built or pulled."""
 
@@ -179,7 +183,7 @@ def kinds(digests: Mapping[Digest, DigestKind], locked: LockedImage | None) -> d
 
 def has_registry_digest(digests: Mapping[Digest, DigestKind]) -> bool:
     """Whether one of them is what a registry would call the image by, and not only a store."""
-    return any(kind not in (DigestKind.CONFIG, DigestKind.IMAGE_ID) for kind in digests.values())
+    return any(kind not in STORES_KINDS for kind in digests.values())
 
 
 def _not_named(running: RunningImage, lock: LockedImages) -> RunningVerdict:
