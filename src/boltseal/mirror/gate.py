@@ -330,6 +330,8 @@ class PushGate:
         try:
             there = await self._head(upstream, repository, tag)
         except BoltsealError as error:
+            if await self._gated.drop_if_over(repository, tag):
+                return
             raise NameReserved(
                 f"a push of {left.pushed.digest.short} to {repository}:{tag} was on its way when its process died, and "
                 f"{upstream.terms.name} can't be asked what became of it: {error.message}"

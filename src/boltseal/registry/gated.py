@@ -130,6 +130,18 @@ class GatedPushes:
         """Upstream has it not, and will not get it from this push."""
         await self._database.write(lambda tx: reservations.drop(tx, repository, tag))
 
+    async def drop_if_over(self, repository: Repository, tag: Tag) -> bool:
+        """Let a name go whose hour is over; whether it was so."""
+
+        def job(tx: Transaction) -> bool:
+            row = reservations.find(tx.connection, repository, tag)
+            if row is not None and row.expires_us > tx.now_us:
+                return False
+            reservations.drop(tx, repository, tag)
+            return True
+
+        return await self._database.write(job)
+
     async def reserved(self, repository: Repository, tag: Tag) -> Reservation | None:
         """Who has reserved a name, or None."""
         row = await self._database.read(lambda held: reservations.find(held, repository, tag))
