@@ -103,6 +103,29 @@ async def test_who_is_killed_after_asking_has_asked(journal: Journal, tmp_path: 
     assert await rebuilder(journal, script(tmp_path, "true")).rebuild([answered(APP, NODE)]) == []
 
 
+async def test_what_a_command_printed_is_not_told_to_others(journal: Journal, tmp_path: Path) -> None:
+    """A build's last line may hold a secret: it stays in the state folder, which is its owner's alone."""
+    recorded: list[str] = []
+
+    async def record(_due: Due, _outcome: Outcome, told: str) -> None:
+        recorded.append(told)
+
+    builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
+    [asked] = await builder.rebuild([answered(APP, NODE)])
+
+    assert "hunter2" in asked.told
+    assert recorded == ["exit code 4"]
+    assert journal.path.stat().st_mode & 0o077 == 0
+
+
+async def test_only_so_many_are_asked_for_at_a_time(journal: Journal, tmp_path: Path) -> None:
+    """The rest at the next look."""
+    builder = rebuilder(journal, ["true"])
+    answers = [answered(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
+
+    assert [len(await builder.rebuild(answers)) for _ in range(3)] == [100, 20, 0]
+
+
 async def test_a_ledger_that_takes_no_record_stops_nothing(journal: Journal, tmp_path: Path) -> None:
     """It is said."""
 
@@ -119,7 +142,7 @@ async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) 
     well = await run_command(["sh", "-c", "wc -c"], b"x" * 300_000, 20)
     deaf = await run_command(["sh", "-c", "exec true"], b"x" * 300_000, 20)
 
-    assert well == (True, "300000")
+    assert (well.well, well.told) == (True, "300000")
     assert deaf.well
 
 

@@ -149,7 +149,7 @@ def test_facts_are_read_of_a_config() -> None:
             "Env": ["A=1=2", "B"],
             "Cmd": "sh",
             "ExposedPorts": {"80/tcp": {}},
-            "Labels": {"l": "v"},
+            "Labels": {"l": "v", NAME: "node"},
             "User": "app",
         },
         "history": [{"created_by": "ADD", "empty_layer": True}],
@@ -164,7 +164,7 @@ def test_facts_are_read_of_a_config() -> None:
         ("80/tcp",),
     )
     assert found.history[0].empty
-    assert found.said("l") == "v"
+    assert found.labels == {NAME: "node"}
 
 
 @pytest.mark.parametrize("config", [b"", b"[]", b"\xff", b'{"rootfs":{"diff_ids":["x"]}}', b'{"config":{"Env":7}}'])
@@ -172,6 +172,31 @@ def test_a_config_that_cant_be_read_is_no_image(config: bytes) -> None:
     """One line says which."""
     with pytest.raises(NotAnImage, match="can't be read"):
         read(config)
+
+
+def test_of_a_config_as_large_as_it_may_be_little_is_held() -> None:
+    """Long texts are equal when they are; more of them than any image has are refused."""
+
+    def long(end: str) -> Any:
+        step = {"created_by": "x" * 1_000_000 + end}
+        return read(
+            json.dumps({"config": {"Env": ["A=" + "y" * 1_000_000], "Cmd": ["z"] * 5000}, "history": [step]}).encode()
+        )
+
+    one, other = long("1"), long("2")
+
+    assert one.history == long("1").history
+    assert one.history != other.history
+    assert one.settings == other.settings
+    assert len(str(one)) < 400_000
+    configs: list[dict[str, Any]] = [
+        {"rootfs": {"diff_ids": [str(WAS)] * 1001}},
+        {"history": [{}] * 2001},
+        {"config": {"Env": ["a"] * 1001}},
+    ]
+    for config in configs:
+        with pytest.raises(NotAnImage, match="at most"):
+            read(json.dumps(config).encode())
 
 
 def test_an_artifact_is_no_image() -> None:

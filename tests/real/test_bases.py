@@ -294,6 +294,18 @@ def test_a_squashed_image_is_known_by_its_record(yard: Yard) -> None:
     assert yard.status(app) == ("outdated", "the base has other layers")
 
 
+@pytest.mark.parametrize("builder", ["docker"])
+def test_a_tag_of_ones_own_is_moved_back_to_what_was_built_before(yard: Yard) -> None:
+    """That it was built once is not that the tag means it."""
+    one, other = (f"FROM scratch\nCOPY {letter} /\n" for letter in "ab")
+    for lines in (one, other, one):
+        yard.app("app", lines, "--tag", "latest")
+    again = yard.build("app", one, "--tag", "latest")
+
+    assert "nothing to do" in again.err
+    assert again.out.strip() == f"{yard.ref('app')}@{yard.digest('app')}"
+
+
 @pytest.mark.parametrize("builder", ["buildah"])
 def test_a_build_that_fails_records_nothing(yard: Yard) -> None:
     """And says so in a line."""

@@ -6,6 +6,7 @@ What is read has the digest that it was asked by, so it does not matter who gave
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -23,7 +24,10 @@ from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Repository
 
 AT_ONCE: Final = 8
-MAX_CHILDREN: Final = 200
+MAX_CHILDREN: Final = 100
+MAX_STATEMENTS: Final = 4
+SMALL_BYTES: Final = 64 * 1024
+MAX_SMALL: Final = 1000
 ATTESTED: Final = "vnd.docker.reference.digest"
 PREDICATE: Final = "in-toto.io/predicate-type"
 _UNKNOWN: Final = "unknown/unknown"
@@ -58,20 +62,30 @@ class Documents:
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._asked: dict[tuple[Place, Digest], asyncio.Task[Manifest]] = {}
         self._blobs: dict[tuple[Place, Digest], asyncio.Task[bytes]] = {}
+        self._small: OrderedDict[Digest, Manifest] = OrderedDict()
         self._facts: dict[Digest, Facts] = {}
 
     async def manifest(self, place: Place, digest: Digest) -> Manifest:
         """A manifest or index. RemoteNotFound, RemoteLies, ..."""
+        if digest in self._small:
+            return self._small[digest]
         task = self._asked.get((place, digest))
         if task is None:
             task = self._asked[place, digest] = asyncio.create_task(self._manifest(place, digest))
-        return await asyncio.shield(task)
+            task.add_done_callback(lambda _: self._asked.pop((place, digest), None))
+        found = await asyncio.shield(task)
+        if len(found.raw) <= SMALL_BYTES:
+            self._small[digest] = found
+            while len(self._small) > MAX_SMALL:
+                self._small.popitem(last=False)
+        return found
 
     async def blob(self, place: Place, digest: Digest, size: int) -> bytes:
         """A small blob, such as a config, of so many bytes. RemoteNotFound, RemoteLies, ..."""
         task = self._blobs.get((place, digest))
         if task is None:
             task = self._blobs[place, digest] = asyncio.create_task(self._blob(place, digest, size))
+            task.add_done_callback(lambda _: self._blobs.pop((place, digest), None))
         return await asyncio.shield(task)
 
     async def facts(self, place: Place, digest: Digest) -> Facts:
@@ -95,14 +109,16 @@ class Documents:
 
     async def statements(self, place: Place, index: Manifest, of: Digest) -> list[bytes]:
         """The provenance that an index carries for one of its images, as it stands; nothing where it can't be read."""
-        found = []
-        for entry in index.manifests:
-            if entry.annotations.get(ATTESTED) != str(of) or entry.media_type not in MANIFEST_TYPES:
+        found: list[bytes] = []
+        about = [one for one in index.manifests if one.annotations.get(ATTESTED) == str(of)]
+        for entry in about[:MAX_STATEMENTS]:
+            if entry.media_type not in MANIFEST_TYPES:
                 continue
             try:
                 layers = (await self.manifest(place, entry.digest)).layers
                 told = [one for one in layers if "slsa.dev/provenance" in one.annotations.get(PREDICATE, "")]
-                found += [await self.blob(place, one.digest, one.size) for one in told if one.size <= _MAX_STATEMENT]
+                told = [one for one in told if one.size <= _MAX_STATEMENT][:MAX_STATEMENTS]
+                found += [await self.blob(place, one.digest, one.size) for one in told]
             except BoltsealError:  # it is one source of several
                 continue
         return found

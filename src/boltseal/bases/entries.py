@@ -2,7 +2,7 @@
 
 base.name, base.digest   the base, and what its tag means now
 base.was                 what the image was built on
-outcome, told            done or failed, and the last that the command or webhook said
+outcome, told            done or failed, and how it ended: what a command printed is not written down for others
 """
 
 from __future__ import annotations

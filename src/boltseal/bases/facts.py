@@ -2,12 +2,16 @@
 
 Layers are told by their diff_ids, the digests of what they hold when nothing compresses them: the digests in a manifest
 change when a layer is compressed again, by another program or with zstd, and the image is the same.
+
+A config may be anybody's, and many are held at a time: of its texts stay as much as people read, and a hash of the rest, so
+that two are equal when the texts are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,6 +25,15 @@ from boltseal.oci.platform import Platform
 CONFIG_TYPES: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
 MAX_LAYERS: Final = 1000
+MAX_STEPS: Final = 2000
+MAX_SETTINGS: Final = 1000
+MAX_TEXT: Final = 300
+INPUTS: Final = "boltseal.inputs"
+"""A label: the hash of all that the image was built of, as `boltseal build` writes it."""
+_LABELS: Final = frozenset(
+    {INPUTS, *(f"org.opencontainers.image.{name}" for name in ("base.name", "base.digest", "version", "revision"))}
+)
+"""The labels and annotations that anybody here asks for."""
 
 
 class NotAnImage(Invalid):
@@ -131,9 +144,15 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
     except (ValueError, DigestInvalid) as error:  # of msgspec, of the UTF-8 decoder below it
         reason = error.message if isinstance(error, DigestInvalid) else quote(str(error))[1:-1]
         raise NotAnImage(f"{digest.short}: its config {named.short} can't be read: {reason}") from error
-    if len(diff_ids) > MAX_LAYERS:
-        raise NotAnImage(f"{digest.short} has {len(diff_ids)} layers; at most {MAX_LAYERS} are looked at")
-    run = read.config or _Run()
+    run, history = read.config or _Run(), read.history or ()
+    counts = {
+        "layers": (len(diff_ids), MAX_LAYERS),
+        "lines of history": (len(history), MAX_STEPS),
+        "settings": (sum(map(len, (run.env or (), run.exposed_ports or (), run.volumes or ()))), MAX_SETTINGS),
+    }
+    for what, (number, most) in counts.items():
+        if number > most:
+            raise NotAnImage(f"{digest.short} has {number} {what}; at most {most} are looked at")
     sizes = tuple(layer.size for layer in manifest.layers)
     return Facts(
         digest,
@@ -142,24 +161,38 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
         diff_ids,
         sizes if len(sizes) == len(diff_ids) else (),
         _settings(run),
-        run.labels or {},
-        manifest.annotations,
-        read.created or "",
-        tuple(Step(step.created or "", step.created_by or "", step.empty_layer) for step in read.history or ()),
+        _asked_for(run.labels or {}),
+        _asked_for(manifest.annotations),
+        (read.created or "")[:MAX_TEXT],
+        tuple(Step(_short(step.created or ""), _short(step.created_by or ""), step.empty_layer) for step in history),
     )
 
 
 def _settings(run: _Run) -> Settings:
     return Settings(
-        {name: value for name, _, value in (text.partition("=") for text in run.env or ())},
+        {_short(name): _short(value) for name, _, value in (text.partition("=") for text in run.env or ())},
         _words(run.entrypoint),
         _words(run.cmd),
-        run.user or "",
-        tuple(sorted(run.exposed_ports or ())),
-        run.working_dir or "",
-        tuple(sorted(run.volumes or ())),
+        _short(run.user or ""),
+        tuple(sorted(map(_short, run.exposed_ports or ()))),
+        _short(run.working_dir or ""),
+        tuple(sorted(map(_short, run.volumes or ()))),
     )
 
 
 def _words(said: list[str] | str | None) -> tuple[str, ...]:
-    return (said,) if isinstance(said, str) else tuple(said or ())
+    words = (said,) if isinstance(said, str) else tuple(said or ())
+    if len(words) > MAX_SETTINGS:
+        words = (*words[:MAX_SETTINGS], sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest())
+    return tuple(map(_short, words))
+
+
+def _asked_for(said: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: text[:MAX_TEXT] for name, text in said.items() if name in _LABELS}
+
+
+def _short(text: str) -> str:
+    """A text, or its beginning and a hash of all of it."""
+    if len(text) <= MAX_TEXT:
+        return text
+    return f"{text[: MAX_TEXT - 80]}... {sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"

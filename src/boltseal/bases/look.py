@@ -30,7 +30,7 @@ from boltseal.client.poll import poll
 from boltseal.client.recorded import records
 from boltseal.client.transport import Transport
 from boltseal.client.trust import Followed
-from boltseal.errors import BoltsealError, Denied
+from boltseal.errors import BoltsealError, Denied, TooLarge
 from boltseal.ledger.entry import Entry
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.oci.digest import Digest
@@ -39,6 +39,12 @@ from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 
 WINDOW_S: Final = 900
+MAX_UNITS: Final = 2_000_000
+"""How many layers and lines of history of all images are held at a time: of 20,000 usual ones, some 300 MB."""
+
+
+class TooManyParts(TooLarge):
+    """More images, or larger ones, than are held at a time."""
 
 
 class RegistryNotAllowed(Denied):
@@ -126,12 +132,14 @@ class Looker:
         self._records: dict[Place, asyncio.Task[list[Entry]]] = {}
         self._after_us = now_us - window_s * 1_000_000
         self._tell = tell
+        self._units = 0
 
     async def look(self, wanted: Sequence[Wanted], *, afresh: bool = False) -> list[Answered]:
         """The answers, in the order of what was wanted. LedgerBroken, StateUnusable.
 
         `afresh`: every base is asked for, whatever the window; something was built meanwhile.
         """
+        self._units = 0
         if afresh:
             self._after_us = 2**63
             self._records.clear()
@@ -225,6 +233,8 @@ class Looker:
     async def _read(self, one: _Image) -> None:
         """Its facts, by platform, and what is said of its base."""
         try:
+            if self._units > MAX_UNITS:
+                raise TooManyParts("it is one of more images than are looked at together: look at fewer at a time")
             manifest = await self._documents.manifest(one.place, one.digest)
             entries = await self._entries(one.place)
             if not manifest.is_index:
@@ -238,6 +248,7 @@ class Looker:
                 one.parts.append(await self._part(one, facts, manifest, child.annotations, entries))
         except BoltsealError as error:
             one.error = error
+        self._units += sum(len(part.facts.diff_ids) + len(part.facts.history) for part in one.parts)
 
     async def _part(
         self, one: _Image, facts: Facts, manifest: Manifest, said: object, entries: Sequence[Entry]

@@ -29,6 +29,8 @@ from boltseal.oci.reference import Reference
 from boltseal.policy.on_outdated import Action, action_for
 
 PAUSE_S: Final = 2.0
+MAX_AT_A_LOOK: Final = 100
+"""How many are asked for at a time; the rest at the next look."""
 SOURCE: Final = "boltseal"
 
 
@@ -61,7 +63,10 @@ class Asked:
 
 
 Record = Callable[[Due, Outcome, str], Awaitable[None]]
-"""Writes a request's outcome into the ledger of the image's registry. Whatever it raises is said, and stops nothing."""
+"""Writes a request's outcome, and how it ended in our words, into the ledger of the image's registry, where others read it.
+
+Whatever it raises is said, and stops nothing.
+"""
 
 
 async def nobody_records(_due: Due, _outcome: Outcome, _told: str) -> None:
@@ -103,7 +108,7 @@ class Rebuilder:
         """Ask for all that is due, one after the other. StateUnusable."""
         found: list[Asked] = []
         failed: set[str] = set()
-        for due in self.due(answers):
+        for due in self.due(answers)[:MAX_AT_A_LOOK]:
             if _name(due.base) in failed:  # next time, when it may have been built
                 failed.add(_name(due.image))
                 continue
@@ -141,7 +146,7 @@ class Rebuilder:
         outcome = Outcome.DONE if ran.well else Outcome.FAILED
         self._note(due, outcome, tries, ran.told)
         try:
-            await self._record(due, outcome, ran.told)
+            await self._record(due, outcome, ran.how)  # what it said itself is nobody else's to read
         except BoltsealError as error:
             return Asked(due, outcome, tries, ran.told, error.message)
         return Asked(due, outcome, tries, ran.told)

@@ -21,10 +21,16 @@ CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
 
 
 class Ran(NamedTuple):
-    """How a try ended, and the last that it said, on one line."""
+    """How a try ended, in our words (`exit code 4`), and the last line that it said itself, which may hold anything."""
 
     well: bool
-    told: str
+    how: str
+    said: str = ""
+
+    @property
+    def told(self) -> str:
+        """Both, on one line."""
+        return "; ".join(part for part in (self.how, self.said) if part)
 
 
 async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> Ran:
@@ -49,13 +55,12 @@ async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> R
             await _listen(process, said)
             code = await process.wait()
     except TimeoutError:
-        return Ran(False, f"it took longer than {timeout_s:g} s and was ended; {_last(said)}")
+        return Ran(False, f"it took longer than {timeout_s:g} s and was ended", _last(said))
     finally:
         await _end(process)
     if code == 0:
-        return Ran(True, _last(said))
-    how = f"exit code {code}" if code > 0 else f"signal {-code}"
-    return Ran(False, f"{how}; {_last(said)}")
+        return Ran(True, "", _last(said))
+    return Ran(False, f"exit code {code}" if code > 0 else f"signal {-code}", _last(said))
 
 
 async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | None) -> Ran:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -35,7 +35,7 @@ from boltseal.cli.remote import (
     ask_followed,
     repository_only,
 )
-from boltseal.errors import Invalid
+from boltseal.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
     from boltseal.build.builders import Build
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
     from boltseal.pin.values import Site
+
+
+class PushedOther(Unavailable):
+    """What the tag means after the push is not what was built: somebody else pushed at the same time."""
 
 
 class NotPinned(Invalid):
@@ -110,12 +114,10 @@ def build(
         digests = digests_of(dockerfile.sites, context, reach, allow or [])
         inputs = hash_of(dockerfile, digests, context, file, build_arg or [], target, platform, more or [])
         plan = _Plan(dockerfile, digests, inputs)
-        before = None if force else _before(to, inputs, reach)
+        before = None if force else _before(to, inputs, tag, reach)
         if before is not None:
-            name = f"{to.name}:{before.tag}" if before.tag else to.name
-            _tell(
-                answer, name, "unchanged", f"nothing to do: built of the same at {_time(before)}", before.digest, plan
-            )
+            when = f" at {before.when}" if before.when else ", says its tag"
+            _tell(answer, before.name, "unchanged", f"nothing to do: built of the same{when}", before.digest, plan)
             return
         image = replace(to, tag=_tag(tag, scheme, context, inputs))
         used = builder or _found()
@@ -173,25 +175,48 @@ def _tag(given: str | None, scheme: Scheme, context: Path, inputs: str) -> Tag:
             raise Invalid("--scheme content: the content is known only when it is built; take input, or give a --tag")
 
 
-def _before(to: Reference, inputs: str, reach: Reach) -> Entry | None:
-    """The record of an image that was built of the same and is still there; None where nobody knows of one."""
+class _Before(NamedTuple):
+    """An image that was built of the same. `when`: by its record, "" where only its tag says so."""
 
-    async def look(transport: Transport) -> Entry | None:
+    name: str
+    digest: str
+    when: str
+
+
+def _before(to: Reference, inputs: str, wanted: str | None, reach: Reach) -> _Before | None:
+    """An image that was built of the same and is still there, by its record or its tag; None where nobody knows of one.
+
+    `wanted`: a tag of the user's, which has to mean it: one that floats may have meant it before, and mean another now.
+    """
+
+    async def look(transport: Transport) -> _Before | None:
         from boltseal.build.entries import same_build
+        from boltseal.build.tagtext import input_tag
         from boltseal.client.errors import RemoteNotFound
-        from boltseal.client.recorded import records
+        from boltseal.client.recorded import NoRecords, records
         from boltseal.client.registry import RegistryClient
         from boltseal.oci.digest import Digest
+        from boltseal.oci.reference import Tag
 
+        client = RegistryClient(transport, to.registry)
         try:
             entries = await records(transport, to.registry, to.repository)
-            found = same_build((entry for _, entry in entries), inputs)
+        except NoRecords:
+            entries = []
+        found, tag = same_build((entry for _, entry in entries), inputs), input_tag(inputs)
+        try:
             if found is None:
+                named = Tag(wanted) if wanted is not None else tag
+                digest = (await client.resolve(to.repository, tag)).digest
+                means = digest if named == tag else (await client.resolve(to.repository, named)).digest
+                return _Before(f"{to.name}:{named}", str(digest), "") if means == digest else None
+            at = Digest.parse(found.digest) if wanted is None else Tag(wanted)
+            if str((await client.resolve(to.repository, at)).digest) != found.digest:
                 return None
-            await RegistryClient(transport, to.registry).resolve(to.repository, Digest.parse(found.digest))
         except RemoteNotFound:
             return None
-        return found
+        name = ":".join(filter(None, (to.name, wanted or found.tag)))
+        return _Before(name, found.digest, _time(found))
 
     return ask_followed(reach, [to.registry], look)
 
@@ -211,11 +236,12 @@ def _build(
     """Build, push, and what the registry calls it. BuildFailed."""
     from tempfile import TemporaryDirectory
 
+    from boltseal.bases.facts import INPUTS
     from boltseal.build.builders import Build, build_command, push_command, run
     from boltseal.build.labels import labels_of
     from boltseal.client.hosts import is_loopback
 
-    labels = labels_of(git_of(context), str(image.tag), created_us(), plan.base)
+    labels = {**labels_of(git_of(context), str(image.tag), created_us(), plan.base), INPUTS: plan.inputs}
     path = file or context / "Dockerfile"
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         made = Build(
@@ -232,7 +258,7 @@ def _build(
         made = _with_digests(builder, made, plan, Path(scratch), ignore_text(context, path))
         run(build_command(builder, made), sys.stderr)
         run(push_command(builder, made), sys.stderr)
-    return _pushed(image, reach)
+    return _pushed(image, plan.inputs, reach)
 
 
 def _with_digests(builder: Builder, made: Build, plan: _Plan, scratch: Path, ignored: str) -> Build:
@@ -255,13 +281,28 @@ def _with_digests(builder: Builder, made: Build, plan: _Plan, scratch: Path, ign
     return replace(made, dockerfile=copy)
 
 
-def _pushed(image: Reference, reach: Reach) -> Digest:
+def _pushed(image: Reference, inputs: str, reach: Reach) -> Digest:
+    """What the registry calls it. PushedOther where the tag means an image of other inputs by now."""
+
     async def look(transport: Transport) -> Digest:
+        from boltseal.bases.documents import children
+        from boltseal.bases.facts import INPUTS, config_of, read_facts
         from boltseal.client.registry import RegistryClient
         from boltseal.oci.reference import Tag
 
-        tag = image.tag or Tag("latest")
-        return (await RegistryClient(transport, image.registry).resolve(image.repository, tag)).digest
+        client, tag = RegistryClient(transport, image.registry), image.tag or Tag("latest")
+        digest = one = (await client.resolve(image.repository, tag)).digest
+        manifest = await client.manifest(image.repository, digest)
+        if manifest.is_index and (found := children(manifest)):
+            one = found[0].digest
+            manifest = await client.manifest(image.repository, one)
+        config, size = config_of(manifest, one)
+        raw = b"".join([piece async for piece in client.blob(image.repository, config, size)])
+        if read_facts(manifest, one, raw).labels.get(INPUTS) != inputs:
+            raise PushedOther(
+                f"{image} was pushed, and means something else now ({digest.short}): nothing was recorded"
+            )
+        return digest
 
     return ask_followed(reach, [image.registry], look)
 

@@ -30,6 +30,7 @@ MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_DOCUMENT_BYTES: Final = 256 * 1024 * 1024
 WAIT_S: Final = 20.0
 PENDING: Final = 256
+PENDING_BYTES: Final = 16 * 1024 * 1024
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS document (digest TEXT PRIMARY KEY, type TEXT NOT NULL, body BLOB NOT NULL, used INTEGER NOT NULL) STRICT",
     "CREATE TABLE IF NOT EXISTS meant (ref TEXT NOT NULL, digest TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL) STRICT",
@@ -53,6 +54,7 @@ class Learned:
         self._now_us = now_us
         self._database: sqlite3.Connection | None = None
         self._pending: dict[Digest, tuple[str, bytes]] = {}
+        self._pending_bytes = 0
         self._used: set[Digest] = set()
 
     def __enter__(self) -> Self:
@@ -95,7 +97,8 @@ class Learned:
         if len(body) > MAX_BODY_BYTES:
             return
         self._pending[digest] = media_type, body
-        if len(self._pending) >= PENDING:
+        self._pending_bytes += len(body)
+        if len(self._pending) >= PENDING or self._pending_bytes >= PENDING_BYTES:
             self.flush()
 
     def past(self, reference: Reference) -> tuple[Meaning, ...]:
@@ -105,18 +108,6 @@ class Learned:
             rows = [] if database is None else database.execute(_PAST, (_key(reference),)).fetchall()
         try:
             return tuple(Meaning(Digest.parse(row[0]) if row[0] else None, row[1], row[2]) for row in rows)
-        except Invalid as error:
-            raise self._unusable(error.message) from error
-
-    def known(self) -> tuple[Reference, ...]:
-        """Every tag that was ever looked at. StateUnusable."""
-        with self._told():
-            database = self._opened(create=False)
-            rows = (
-                [] if database is None else database.execute("SELECT DISTINCT ref FROM meant ORDER BY ref").fetchall()
-            )
-        try:
-            return tuple(Reference.parse(row[0]) for row in rows)
         except Invalid as error:
             raise self._unusable(error.message) from error
 
@@ -146,7 +137,7 @@ class Learned:
                 ((now_s, str(one), now_s - 3600) for one in self._used),
             )
             _forget(database)
-        self._pending, self._used = {}, set()
+        self._pending, self._pending_bytes, self._used = {}, 0, set()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
