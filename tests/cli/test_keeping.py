@@ -157,7 +157,7 @@ async def test_json_has_the_same(site: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["pull"], "name the images to pull, or a Compose file by --compose, and not both"),
+        (["pull"], "name the images to pull, or Compose files by --compose, and not both"),
         (["pull", "app", "--compose", "compose.yaml"], "and not both"),
         (["pull", "Shop/App:1"], "must be lower-case"),
         (["pull", "app", "--keep-for", "soon"], '--keep-for is "soon"; expected a whole number and a unit'),
@@ -276,8 +276,9 @@ def compose(site: Site, tmp_path: Path) -> Path:
     return file
 
 
-def rewrite(compose: Path, image: str) -> None:
+def rewrite(compose: Path, image: str) -> Path:
     compose.write_text(f"services:\n  web:\n    image: {image}\n")
+    return compose
 
 
 async def test_a_compose_file_is_pulled_as_a_whole(site: Site, compose: Path) -> None:
@@ -312,6 +313,25 @@ async def test_a_compose_file_is_pulled_as_it_is_locked(site: Site, compose: Pat
         await site.publish(words)
         last = await site.call("pull", site.name, "--keep", "1")
     assert f"({locked.digest[:19]}) is still kept: a boltseal.lock names it\n" in last.err
+
+
+async def test_the_lock_of_a_project_above_and_an_override_beside(site: Site, compose: Path) -> None:
+    """The one is named by --project, the other by a second --compose; that it was not is said."""
+    locked = await site.publish("app")
+    override = rewrite(compose, f"{site.name}").with_name("compose.override.yaml")
+    override.write_text(f"services: {{db: {{image: '{site.server.address}/{site.shop}/db:latest'}}}}\n")
+    database = await site.publish("db", "db")
+    lock = await asyncio.to_thread(program.run, "lock", cwd=compose.parents[1])
+    await site.publish("newer")
+    alone = await site.call("pull", "--compose", compose, "--project", compose.parents[1])
+    both = await site.call("pull", "--compose", compose, "--compose", override, "--project", compose.parents[1])
+
+    assert lock.code == 0
+    assert (alone.code, alone.out) == (0, f"pulled  {site.name}  {locked.digest}\n")
+    assert "compose.override.yaml is not looked at" in alone.err
+    assert (both.code, len(both.out.splitlines())) == (0, 2)
+    assert "is not looked at" not in both.err
+    assert site.meaning(f"{site.server.address}/{site.shop}/db:latest") == database.config.digest
 
 
 async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(site: Site, compose: Path) -> None:

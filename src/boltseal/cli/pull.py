@@ -18,7 +18,7 @@ from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, 
 from boltseal.errors import BoltsealError, ExitCode, Invalid, exit_code
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from boltseal.client.transport import Transport
     from boltseal.deploy.host import Host
@@ -39,9 +39,18 @@ def pull(
         typer.Argument(metavar="[REF]...", show_default=False, help="Images: localhost:5000/shop/app:latest"),
     ] = None,
     compose: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--compose", metavar="FILE", show_default=False, help="All images of a Compose file, as locked; repeatable."
+        ),
+    ] = None,
+    project: Annotated[
         Path | None,
         typer.Option(
-            "--compose", metavar="FILE", show_default=False, help="All images of a Compose file, as locked beside it."
+            "--project",
+            metavar="DIR",
+            show_default=False,
+            help="Where boltseal.lock and .boltseal.toml are. [the Compose file's folder]",
         ),
     ] = None,
     keep: Annotated[
@@ -88,15 +97,16 @@ def pull(
         from boltseal.lockfile.document import LOCK_NAME
 
         reach = Reach(plain_http, ca_file, anonymous, strict)
-        asked = _asked(refs or [], compose, reach, allow or [])
-        lock = (Path() if compose is None else compose.parent) / LOCK_NAME
+        root = project or (compose[0].parent if compose else Path())
+        asked = _asked(refs or [], compose or [], root, whom_to_ask(reach, allow or []))
+        lock = root / LOCK_NAME
         job = _Job(_policy(keep, keep_for), lock, scrub, copy_to, count_pulls, reach)
         meter = _Meter(progress)
 
         async def run(opened: Host, transport: Transport) -> None:
             puller = _puller(job, opened, transport, meter)
             puller.announce(asked.wanted)
-            if compose is not None:
+            if compose:
                 await _together(answer, puller, asked.wanted)
             else:
                 await _each(answer, puller, asked.wanted)
@@ -131,41 +141,42 @@ class _Meter:
         self._progress("pulling", done, total)
 
 
-def _asked(refs: Sequence[str], compose: Path | None, reach: Reach, allow: Sequence[str]) -> ProjectImages:
+def _asked(refs: Sequence[str], files: Sequence[Path], root: Path, allowed: Callable[[str], bool]) -> ProjectImages:
     """The images that are meant. PullUsage, NameInvalid, LockInvalid, RegistryNotAllowed, ..."""
     from boltseal.cli.remote import remote_reference
     from boltseal.deploy.project import ProjectImages
     from boltseal.deploy.pull import Wanted
 
-    if (compose is None) == (not refs):
-        raise PullUsage("name the images to pull, or a Compose file by --compose, and not both")
-    if compose is None:
+    if bool(files) == bool(refs):
+        raise PullUsage("name the images to pull, or Compose files by --compose, and not both")
+    if refs:
         return ProjectImages(tuple(dict.fromkeys(Wanted.of(remote_reference(each)) for each in refs)), (), ())
-    found = _of_compose(compose, reach, allow)
+    found = _of_compose(files, root, allowed)
     for each in found.unclear:
         say(clean(f"boltseal: {each.where}: {each.written} {each.reason}"))
     if found.unclear:
-        raise PullUsage(f"{counted(len(found.unclear), 'image')} of {compose} can't be told: nothing was pulled")
+        raise PullUsage(f"{counted(len(found.unclear), 'image')} of {files[0]} can't be told: nothing was pulled")
     for name in found.built:
         say(clean(f"{name} is built here and not pulled"))
     return found
 
 
-def _of_compose(compose: Path, reach: Reach, allow: Sequence[str]) -> ProjectImages:
+def _of_compose(files: Sequence[Path], root: Path, allowed: Callable[[str], bool]) -> ProjectImages:
     from boltseal.deploy.project import images_of
+    from boltseal.deploy.projectfiles import overrides_of
     from boltseal.lockfile.document import LOCK_NAME
     from boltseal.pin.lockdisk import read_lock
     from boltseal.pin.resolve import not_allowed
 
-    root = compose.parent
-    project = open_project(root, [compose])
-    allowed = whom_to_ask(reach, allow)
+    project = open_project(root, files)
     found = images_of(project.sites, project.problems, read_lock(root))
     for each in found.wanted:
         if not allowed(each.name.registry):
             raise not_allowed(each.name.registry)
     if any(each.locked for each in found.wanted):
         say(f"as locked in {root / LOCK_NAME}")
+    for beside in overrides_of(files):
+        say(clean(f"{beside} is not looked at, as with `docker compose -f`; name it by another --compose if it counts"))
     return found
 
 

@@ -52,6 +52,13 @@ def named_files(project: ProjectFiles, environment: Mapping[str, str]) -> Projec
     return replace(project, files=whole, env_files=tuple(project.directory / each for each in project.env_files))
 
 
+def overrides_of(files: Sequence[Path]) -> list[Path]:
+    """The override beside a file that stands alone: Compose reads it only where it is told no file at all."""
+    if len(files) != 1 or files[0].name not in NAMES:
+        return []
+    return [beside for name in _OVERRIDES if (beside := files[0].with_name(name)).is_file()][:1]
+
+
 def project_folder(project: ProjectFiles) -> Path:
     """The folder to which the project's paths are relative, as Compose has it."""
     return project.project_directory or project.files[0].parent
