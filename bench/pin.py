@@ -58,6 +58,7 @@ def main() -> int:
                 _row("pindock run", theirs, f"boltseal takes {ours.seconds / theirs.seconds:.1f} x its time")
             _row("boltseal lock", _taken(server, tree, rounds, lambda at: _run(*BOLTSEAL, "lock", "--project", at)))
             _run(*BOLTSEAL, "lock", "--project", str(tree))
+            _row("boltseal verify", _taken(server, tree, rounds, lambda at: _run(*BOLTSEAL, "verify", "--project", at)))
             for title, arguments in (
                 ("boltseal verify --offline", ("verify", "--offline")),
                 ("boltseal pin, by the lock", ("pin",)),

@@ -245,6 +245,19 @@ async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
     assert found.move.told is Told.NAME
 
 
+async def test_a_history_without_end_is_not_read_to_its_end(
+    ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry could feed us until the memory is full; then nothing of it is used."""
+    monkeypatch.setattr(history, "MAX_HISTORY_BYTES", 1000)
+    for digest in (A, B, C, B):
+        ledger.push("latest", digest=digest, mode="floating")
+    found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
+
+    assert told(found) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert "lists more than 1000 bytes of history of latest: not read" in found.reason
+
+
 async def test_a_tag_that_was_deleted_is_told_with_who_did_it(ledger: FakeLedger, tmp_path: Path) -> None:
     """Nothing holds it, so it is gone; pinned, a floating one is a note and a sealed one does not hold."""
     for tag, mode in (("latest", "floating"), ("1.4.2", "sealed")):

@@ -35,6 +35,7 @@ from boltseal.oci.reference import Repository, Tag
 TRIES: Final = 3
 PAUSE_S: Final = 0.2
 AT_ONCE: Final = 8
+MAX_HISTORY_BYTES: Final = 64 * 1024 * 1024
 MAX_PAGES: Final = 100
 PAGE: Final = 1000
 OBSERVATIONS: Final = "observations"
@@ -122,13 +123,27 @@ async def _of_name(
 ) -> tuple[History, str | None]:
     """The entries of one name, and what is wrong with what it means now behind them."""
     for tried in range(TRIES):
-        history = check(str(repository), [one async for one in client.history(repository, tag)])
+        history = check(str(repository), await _lines(client, repository, tag))
         missed = meaning_now(history.of(tag), now)
         if missed is None or tried == TRIES - 1:
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
         now = await _means(transport, client.registry, repository, tag)
     return history, missed
+
+
+async def _lines(client: LedgerClient, repository: Repository, tag: Tag) -> list[tuple[int, bytes]]:
+    """The entries of one name; a list without end is no list."""
+    found: list[tuple[int, bytes]] = []
+    size = 0
+    async for index, line in client.history(repository, tag):
+        size += len(line)
+        if size > MAX_HISTORY_BYTES:
+            raise RemoteLies(
+                f"{client.registry} lists more than {MAX_HISTORY_BYTES} bytes of history of {tag}: not read"
+            )
+        found.append((index, line))
+    return found
 
 
 async def _prove(
