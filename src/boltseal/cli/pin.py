@@ -14,6 +14,7 @@ from boltseal.cli.onproject import (
     Project,
     ProjectOption,
     clean,
+    many_values,
     open_project,
     tell_unread,
     watching,
@@ -107,7 +108,8 @@ def _edited(opened: Project, pins: list[Pin]) -> tuple[Edited, list[Pin]]:
     from boltseal.pin.pinning import Pin, PinStatus
 
     wanted = {each.site: each.digest for each in pins if each.status in (PinStatus.PINNED, PinStatus.UNPINNED)}
-    edited = edit(opened.asked, opened.found, wanted)
+    with many_values():
+        edited = edit(opened.asked, opened.found, wanted)
     refused = {refusal.site: refusal.reason for refusal in edited.refusals}
     told = [Pin(each.site, PinStatus.NO_PLACE, refused[each.site]) if each.site in refused else each for each in pins]
     return edited, told
