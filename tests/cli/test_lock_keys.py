@@ -61,6 +61,25 @@ def test_a_new_machine_believes_the_key_of_the_lock_and_says_so(project: Path) -
     assert key in first.err
 
 
+def test_a_key_that_was_given_later_is_taken_up_by_an_update(project: Path, server: Server) -> None:
+    """And the entry with it; running it again without one changes nothing."""
+    (project / "boltseal.lock").unlink()
+    key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
+    without = elsewhere(project, "lock")
+    path = project / "boltseal.lock"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("entry = ")]
+    path.write_text("\n".join(lines) + "\n")
+    bare = path.read_text()
+    elsewhere(project, "trust", server.address, key)
+    again, same = elsewhere(project, "lock"), path.read_text()
+    updated = elsewhere(project, "lock", "--update")
+
+    assert (without.code, again.code, updated.code) == (0, 0, 0)
+    assert (bare, key in bare) == (same, False)
+    assert f'"{server.address}" = "{key}"' in path.read_text()
+    assert "entry = 2" in path.read_text()
+
+
 def test_strict_wants_a_key_that_was_given_to_this_machine(project: Path, server: Server) -> None:
     """The lock came with the project; `boltseal trust` did not."""
     key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()

@@ -8,7 +8,7 @@ Rules, for each reference (by tag, or by digest where it has no tag):
 3. Known and unchanged: not touched, but for places and spellings.
 4. Known and changed: told, with its age and the platforms that changed; taken over only by an update.
 5. What is locked to something new gets the entry of its registry's ledger that says so, and the key that the ledger is
-   believed by, where there are any.
+   believed by, where there are any. An update asks for both again, where they were missing or the key was rotated.
 6. A service that is built here is locked if the registry holds its tag, and is a local build otherwise.
 """
 
@@ -145,10 +145,15 @@ async def relock(
         if reference not in wanted and (uses := tuple(use for use in image.used if outside(use.file)))
     ]
     done.images = [_with_uses(image, known.get(image.reference), outside) for image in done.images]
-    new = {image.reference: image.digest for image in done.images if _is_new(image, known) and image.digest is not None}
+    new = {
+        image.reference: image.digest
+        for image in done.images
+        if image.digest is not None and (_is_new(image, known) or (image.entry is None and update(image.reference)))
+    }
     entries = await resolver.ledger_entries(new)
     images = [replace(one, entry=entries.get(one.reference, one.entry)) for one in [*done.images, *kept]]
-    named, fresh = {one.reference.registry for one in images}, {reference.registry for reference in new}
+    named = {one.reference.registry for one in images}
+    fresh = {reference.registry for reference in (*new, *(one for one in wanted if update(one)))}
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in fresh}
     keys = {registry: key for registry, key in {**old.keys, **keys}.items() if registry in named}
     return Relocked(
