@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -80,6 +85,49 @@ def test_layers_are_checked_side_by_side_with_the_same_result(store: DockerStore
 
     assert alone == together
     assert {(each.kind, each.path) for each in alone.differences} >= {(Kind.MODE, "f3"), (Kind.CONTENT, "f4")}
+
+
+def large_image(store: DockerStore) -> None:
+    large = os.urandom(ALONE_BYTES // 2)
+    store.image("large:1", *({f"f{number}": large + bytes([number])} for number in range(4)))
+    for chain in (store.root / "image/overlay2/layerdb/sha256").iterdir():
+        (chain / "size").write_text(str(len(large)))
+
+
+def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore) -> None:
+    """By the kernel, for want of memory, say: that is no difference, no defect, and never clean."""
+    large_image(store)
+    killed: list[int] = []
+
+    def kill(*_: int) -> None:
+        for child in multiprocessing.active_children() if not killed else ():
+            killed.append(child.pid or 0)
+            child.kill()
+
+    (report,) = scrub(store_at(store.root), Wanted(pace=Pace(workers=2, bytes_per_second=20_000_000)), kill)
+
+    assert killed
+    assert (report.status, report.differences) == (Status.UNKNOWN, ())
+    assert "was ended" in report.unknown[0]
+
+
+def test_an_interrupt_ends_all_processes_at_once_and_says_nothing_of_it(store: DockerStore) -> None:
+    """Ctrl-C reaches the whole group; exit code 130, and no traceback of a worker."""
+    large_image(store)
+    argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
+    argv = ["env", "--default-signal=INT", *argv]  # whoever started this test may have it ignored
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while running.poll() is None and len(children.read_text().split()) < 2:
+            time.sleep(0.02)
+        workers = children.read_text().split()
+        os.killpg(running.pid, signal.SIGINT)
+        out, err = running.communicate()
+
+    assert running.returncode == 130
+    assert (out, err) == (b"", b"")
+    assert len(workers) == 2
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
 def test_a_meter_counts_what_it_is_told_and_asks_for_time_where_there_is_a_rate() -> None:

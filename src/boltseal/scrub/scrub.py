@@ -25,7 +25,7 @@ from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan
 from boltseal.scrub.layers import LayerFiles, LayerResult, Manner
 from boltseal.scrub.report import Report, Status, status_of
 from boltseal.scrub.trust import Expectation, judge, names_image
-from boltseal.scrub.work import Pace, Progress, check_layers
+from boltseal.scrub.work import Pace, Progress, check_layers, meter_of
 
 Spend = Callable[[int], None]
 
@@ -179,11 +179,12 @@ def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted) -> list[Re
         roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
     except StoreUnreadable as error:
         unseen.append(f"which containers run can't be seen: {error.message}")
-    return [_of_container(each, roots, unseen, wanted) for each in mine]
+    spend = meter_of(wanted.pace)
+    return [_of_container(each, roots, unseen, wanted, spend) for each in mine]
 
 
 def _of_container(
-    container: ContainerPlan, roots: Mapping[bytes, RunningRoot], unseen: list[str], wanted: Wanted
+    container: ContainerPlan, roots: Mapping[bytes, RunningRoot], unseen: list[str], wanted: Wanted, spend: Spend
 ) -> Report:
     found, unknown = list(container.differences), [*container.unknown, *unseen]
     changed: list[Change] = []
@@ -196,7 +197,7 @@ def _of_container(
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     if running is not None:
-        seen, not_seen = running_differences(container, running, wanted.manner, lambda size: None)
+        seen, not_seen = running_differences(container, running, wanted.manner, spend)
         found += seen
         unknown += not_seen
     return Report(

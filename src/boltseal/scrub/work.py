@@ -7,10 +7,13 @@ images share are read once. Memory: each process holds a few pieces of a file an
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
@@ -115,16 +118,48 @@ def _together(
     context: Any,
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=shared) as pool:
-        running = {pool.submit(_job, layer, manner): layer for layer in jobs}
-        left: set[Future[LayerResult]] = set(running)
         try:
+            running = _started(pool, jobs, manner)
+            left: set[Future[LayerResult]] = set(running)
             while left:
                 ended, left = wait(left, POLL_S, FIRST_COMPLETED)
                 progress(shared[0].value, len(jobs) - len(left), len(jobs))
                 for each in ended:
-                    yield running[each], each.result()
+                    yield running[each], _result(each, running[each])
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _started(
+    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], manner: Manner
+) -> dict[Future[LayerResult], LayerFiles]:
+    """All jobs, given to workers that no terminal interrupts: that reaches us too, and we end them.
+
+    It is held back while they are started, as Python may lose it then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return {pool.submit(_job, layer, manner): layer for layer in jobs}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _result(job: Future[LayerResult], layer: LayerFiles) -> LayerResult:
+    try:
+        return job.result()
+    except BrokenProcessPool:  # then none of the others that are left has a process either
+        why = f"the process that checked layer {layer.diff_id.short}, or one beside it, was ended: out of memory, or killed"
+        return LayerResult(layer.diff_id, unknown=(why,))
+
+
+def meter_of(pace: Pace) -> Meter:
+    """A meter for what this process reads by itself."""
+    context = get_context("fork")
+    return Meter(context.Value("q", 0), context.Value("d", 0.0), pace.bytes_per_second)
 
 
 def _size(layer: LayerFiles) -> int:
