@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,9 @@ def push_parts(server: Server, document: Document) -> None:
         assert answer.status_code == 201
 
 
-def put(server: Server, document: Document) -> httpx2.Response:
+def put(server: Server, document: Document, tag: str = "1.4.2") -> httpx2.Response:
     return httpx2.put(
-        f"{server.url}/v2/{APP}/manifests/1.4.2",
+        f"{server.url}/v2/{APP}/manifests/{tag}",
         content=document.raw,
         headers={"content-type": document.media_type},
         trust_env=False,
@@ -195,4 +196,42 @@ def test_killed_between_our_commit_and_the_answer(tmp_path: Path, upstream: Fake
     assert (again.status_code, again.headers["boltseal-ledger-index"]) == (201, "2")
     assert state(data) == ([], [("tag.created", app.digest)])
     assert upstream.counted[PUT] == 1
+    whole(data, upstream)
+
+
+def _counted(upstream: FakeUpstream, enough: int) -> bool:
+    return upstream.counted.total() > enough
+
+
+def test_killed_at_any_moment_under_many_pushes(tmp_path: Path, upstream: FakeUpstream) -> None:
+    """Every 201 is true; and once what was cut off is settled, upstream and the ledger say the same of every tag."""
+    data, rounds, pushes = tmp_path / "data", 2, 12
+    done: dict[str, str] = {}
+    for number in range(rounds):
+        app = image(f"{number}")
+        with gate(data, upstream) as server:
+            until(lambda: state(data)[0] == [])
+            push_parts(server, app)
+
+            def attempt(tag: str, server: Server = server, app: Document = app) -> None:
+                with contextlib.suppress(httpx2.TransportError):
+                    if put(server, app, tag).status_code == 201:
+                        done[tag] = app.digest
+
+            threads = [threading.Thread(target=attempt, args=(f"{number}.0.{n}",)) for n in range(pushes)]
+            for thread in threads:
+                thread.start()
+            enough = upstream.counted.total() + 5 + number * 9
+            until(partial(_counted, upstream, enough))
+            kill(server)
+            for thread in threads:
+                thread.join()
+    with gate(data, upstream) as server:
+        until(lambda: state(data)[0] == [])
+        served = {tag: httpx2.head(f"{server.url}/v2/{APP}/manifests/{tag}", trust_env=False) for tag in done}
+    lines = [parse(row[0]) for row in rows(data, "SELECT line FROM entry WHERE tag != ''")]
+
+    assert {one.tag: one.digest for one in lines} == tags_upstream(upstream)
+    assert done.items() <= tags_upstream(upstream).items()
+    assert {tag: answer.headers["docker-content-digest"] for tag, answer in served.items()} == done
     whole(data, upstream)
