@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.bases import look
 from boltseal.bases.freshness import Status
 from boltseal.bases.sources import By, How
 from tests.bases.published import HUB, Published, base_labels
@@ -304,3 +305,48 @@ async def test_a_pull_limit_that_is_used_up_is_said(registry: Published) -> None
     assert answer.verdict.status is Status.UNKNOWN
     assert "limits how often" in answer.verdict.reason
     assert registry.asked("HEAD", HUB) == 1
+
+
+async def test_an_index_with_a_thousand_statements_costs_four(registry: Published) -> None:
+    """Whoever may push can write anything into an index."""
+    app = registry.image("shop/app", "x", "abX")
+    attested = [registry.attested("shop/app", app, salt=str(number)) for number in range(1000)]
+    registry.index("shop/app", "1", {"amd64": app}, *attested)
+    await registry.look(f"{APP}:1")
+
+    assert registry.asked("GET", "reg.test") <= 2 + 4
+
+
+async def test_no_more_is_held_at_a_time_than_is_stated(registry: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond it is not judged, and that is said."""
+    monkeypatch.setattr(look, "MAX_UNITS", 20)
+    base = registry.image("library/node", "16.13", "ab")
+    for number in range(40):
+        registry.image("shop/app", f"{number}", f"abX{number}", annotations=base_labels(NODE, base))
+    answers = await registry.look(*(f"{APP}:{number}" for number in range(40)))
+    found = [str(answer.verdict.status) for answer in answers]
+
+    assert found[0] == "current"
+    assert found[-1] == "cannot tell"
+    assert "fewer at a time" in answers[-1].verdict.reason
+
+
+async def test_what_a_label_holds_is_shown_as_one_line_of_plain_text(registry: Published) -> None:
+    """A name that is none claims nothing; it can't write into somebody's terminal."""
+    registry.image("shop/app", "1", "abX", labels={"org.opencontainers.image.base.name": "x\x1b[2J\ny"})
+    [answer] = await registry.look(f"{APP}:1")
+
+    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.reason.isprintable()
+
+
+async def test_an_image_of_many_huge_configs_is_refused(registry: Published) -> None:
+    """A config of more than is read is not read."""
+    app = registry.image("shop/app", "x", "ab")
+    media_type, raw = registry.hub.manifests["shop/app"][str(app)]
+    size = raw[raw.index(b'"size": ') + 8 :].partition(b"}")[0]
+    huge = raw.replace(b'"size": ' + size, b'"size": 99999999', 1)
+    registry.hub.publish("shop/app", "1", huge, media_type)
+    [answer] = await registry.look(f"{APP}:1")
+
+    assert "at most 8388608 are read" in answer.verdict.reason

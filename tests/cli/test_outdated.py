@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import bcrypt
 import httpx2
 import pytest
 
 from tests import servers
 from tests.bases.layered import layered
-from tests.cli.program import Run, call
+from tests.cli.program import Run, call, run
+from tests.fakes.engine import FakeEngine
 from tests.images import Document, artifact
 from tests.servers import Server
 
@@ -219,6 +224,51 @@ def test_a_built_entry_of_the_ledger_is_believed_most(shop: Shop) -> None:
 
     assert recorded.status_code == 201
     assert (told.code, told.json["results"][0]["by"]) == (0, "a built entry of the ledger")
+
+
+def test_what_runs_is_looked_at_by_the_digest_that_it_was_pulled_as(shop: Shop, tmp_path: Path) -> None:
+    """Also when its tag means another image by now; what was built here and pushed nowhere can't be told."""
+    app = layered("abX", annotations={NAME: f"{shop.address}/base/node:latest", DIGEST: WAS.digest})
+    fake = FakeEngine()
+    fake.container(
+        "web", f"{shop.ref}:1.0.0", fake.image("app", f"{shop.ref}:1.0.0", pulled=(f"{shop.ref}@{app.digest}",))
+    )
+    fake.container("mine", "made:1", fake.image("made", "made:1"))
+    shop.push("base/node", "latest", NOW)
+
+    async def asked() -> Run:
+        async with fake.listening(tmp_path) as address:
+            return await asyncio.to_thread(run, "outdated", "--running", "--host", str(address), "--json")
+
+    told = asyncio.run(asked())
+    found = {result["ref"]: result["status"] for result in told.json["results"]}
+
+    assert told.code == 1
+    assert found == {f"web: {shop.ref}:1.0.0": "outdated", "made:1": "cannot tell"}
+    assert "pushed nowhere" in told.out
+
+
+def test_a_private_base_needs_its_login(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it nothing can be told, and it is said what to do; with it the base is as good as any."""
+    keys = tmp_path / "private" / "data.keys"
+    keys.mkdir(parents=True, mode=0o700)
+    keys.joinpath("htpasswd").write_text(f"dev:{bcrypt.hashpw(b'word', bcrypt.gensalt(4)).decode()}\n")
+    with servers.boltseal(tmp_path / "private" / "data") as server:
+        private = Shop(server)
+        private.client.auth = ("dev", "word")
+        private.push("base/node", "latest", WAS)
+        private.client.close()
+        said = {NAME: f"{server.address}/base/node:latest", DIGEST: WAS.digest}
+        shop.push("shop/app", "3.0.0", layered("abX", annotations=said))
+        without = shop.outdated(f"{shop.ref}:3.0.0")
+        login = base64.b64encode(b"dev:word").decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {server.address: {"auth": login}}}))
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        with_it = shop.outdated(f"{shop.ref}:3.0.0")
+
+    assert without.code == 3
+    assert f"docker login {server.address}" in without.out
+    assert with_it.code == 0
 
 
 @pytest.fixture

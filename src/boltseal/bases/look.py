@@ -39,6 +39,7 @@ from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 
 WINDOW_S: Final = 900
+AT_ONCE: Final = 16
 MAX_UNITS: Final = 2_000_000
 """How many layers and lines of history of all images are held at a time: of 20,000 usual ones, some 300 MB."""
 
@@ -155,9 +156,12 @@ class Looker:
         # 2
         done = 0
 
+        gate = asyncio.Semaphore(AT_ONCE)
+
         async def read(one: _Image) -> None:
             nonlocal done
-            await self._read(one)
+            async with gate:
+                await self._read(one)
             done += 1
             self._tell(done, len(there))
 
@@ -248,7 +252,8 @@ class Looker:
                 one.parts.append(await self._part(one, facts, manifest, child.annotations, entries))
         except BoltsealError as error:
             one.error = error
-        self._units += sum(len(part.facts.diff_ids) + len(part.facts.history) for part in one.parts)
+        finally:
+            self._units += sum(len(part.facts.diff_ids) + len(part.facts.history) for part in one.parts)
 
     async def _part(
         self, one: _Image, facts: Facts, manifest: Manifest, said: object, entries: Sequence[Entry]
