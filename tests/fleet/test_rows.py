@@ -134,6 +134,7 @@ def test_a_name_that_was_given_on_the_host_is_no_registrys_business() -> None:
 
     assert to_ask([retagged, alone], None) == (NAME, pulled)
     assert row(alone, None, Answers()).name == pulled
+    assert to_ask([seen(INDEX, name=mine)], LOCK) == (NAME,)
 
 
 @pytest.mark.parametrize(

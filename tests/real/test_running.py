@@ -136,6 +136,24 @@ def test_a_local_build_under_the_locked_name(shop: Shop) -> None:
     assert shop.standing() == "local-build"
 
 
+def test_an_image_that_was_loaded_from_an_archive(
+    docker: Docker, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """No digest of a registry is left of it, and by its image ID it is what is locked."""
+    shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
+    shop.publish("first")
+    shop.lock()
+    shop.docker("pull", shop.name).checked()
+    shop.docker("save", "--output", str(tmp_path / "app.tar"), shop.name).checked()
+    shop.docker("image", "rm", shop.name).checked()
+    shop.docker("load", "--input", str(tmp_path / "app.tar")).checked()
+    shop.start()
+    told = shop.standing(code=0)
+    shop.stop()
+
+    assert told == "holds"
+
+
 def test_another_machines_image(shop: Shop) -> None:
     """Of the same tag."""
     shop.publish("first")

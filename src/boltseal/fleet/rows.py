@@ -81,7 +81,7 @@ def name_to_ask(seen: Seen, lock: LockedImages | None) -> Reference | None:
     A name of a repository that the image did not come from was given to it on its host, and is no registry's business.
     """
     image = seen.image
-    locked = None if lock is None else lock.named(image)
+    locked = None if lock is None else lock.named(image) or lock.same(image.digests)
     if locked is not None:
         return locked.reference
     names = [*(() if image.started_as is None else (image.started_as,)), *image.names]
