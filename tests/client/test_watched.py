@@ -250,6 +250,22 @@ def test_a_chain_of_lines_that_are_none_is_refused(state: ClientState) -> None:
             watched.past(NODE)
 
 
+def test_times_that_are_none_are_not_shown(state: ClientState) -> None:
+    """When a meaning was seen last is not covered by the chain: a wrong one shows as the line itself; a wrong line, not at all."""
+    with Watched(state) as watched:
+        watched.saw(NODE, ONE, 5)
+    changed(state, "UPDATE seen SET at = 9223372036854775807")
+    with Watched(state) as watched:
+        assert watched.past(NODE) == (Meant(ONE, 5, 5, 1),)
+    line = b'{"v":1,"n":1,"at":9223372036854775807,"ref":"docker.io/library/node:16.13","digest":"","until":0}'
+    with sqlite3.connect(state.folder / "watch.db") as database:
+        database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
+    database.close()
+
+    with Watched(state) as watched, pytest.raises(WatchedBroken, match="line 1 can't be read"):
+        watched.past(NODE)
+
+
 def test_a_newer_file_is_left_alone(state: ClientState) -> None:
     """So is a folder that a newer version has written."""
     with Watched(state) as watched:

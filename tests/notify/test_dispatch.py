@@ -18,7 +18,7 @@ import pytest
 import stamina
 
 from boltseal.client.webhook import Webhook
-from boltseal.events import Event, Kind, QuotaLow, TagMoved, TagRefused, UpstreamDown
+from boltseal.events import Event, EventInvalid, Kind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
 from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
 from boltseal.oci.digest import Digest
@@ -307,3 +307,35 @@ def test_the_events_that_flood_are_those_that_strangers_cause() -> None:
     """Who is told of an outage, or of a move, is told of it whatever is refused meanwhile."""
     assert {Kind.TAG_REFUSED} == dispatch.MINOR
     assert UpstreamDown("reg", "no").kind not in dispatch.MINOR
+
+
+class Breaks:
+    """A way to tell that has a defect, or is handed what is no event."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.asked = 0
+
+    async def deliver(self, id_: str, body: bytes, now_us: int) -> None:
+        self.asked += 1
+        raise self.error
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_defect_of_one_receiver_is_no_loop_and_no_other_ones(tmp_path: Path) -> None:
+    """Its event waits as for a dead one; what is no event at all is given up, and said."""
+    defect, unreadable = Breaks(ZeroDivisionError()), Breaks(EventInvalid("no event"))
+    every = frozenset(Kind)
+    async with inbox() as box:
+        dispatcher = made(
+            tmp_path, Receiver("defect", every, defect), Receiver("unreadable", every, unreadable), to(box.url)
+        )
+        with running(dispatcher):
+            dispatcher.tell(MOVED)
+            await box.until(1)
+            await asyncio.sleep(2.5)
+
+    assert (defect.asked, unreadable.asked) == (1, 1)
+    assert waiting(tmp_path) == {"defect": 1}

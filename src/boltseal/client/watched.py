@@ -33,6 +33,7 @@ import msgspec
 
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.errors import Invalid
+from boltseal.ledger.entry import MAX_TIME_US
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -328,7 +329,8 @@ def _newest(database: sqlite3.Connection, ref: str) -> Meant | None:
 def _seen(database: sqlite3.Connection, meant: Meant) -> int:
     """When it was last found to hold: not covered by the chain until the tag moves, so never before its own line."""
     row = database.execute("SELECT at FROM seen WHERE n = ?", (meant.line,)).fetchone()
-    return meant.first_seen_us if row is None else max(meant.first_seen_us, row[0])
+    seen_us = 0 if row is None else row[0]
+    return max(meant.first_seen_us, seen_us) if seen_us <= MAX_TIME_US else meant.first_seen_us
 
 
 def _meant(line: _Line, last_seen_us: int) -> Meant:
@@ -347,7 +349,8 @@ def _parse(line: Any) -> _Line | None:
             Digest.parse(parsed.digest)
     except (msgspec.MsgspecError, ValueError, Invalid):
         return None
-    return parsed if parsed.v == VERSION and min(parsed.at, parsed.until) >= 0 else None
+    timely = 0 <= min(parsed.at, parsed.until) <= max(parsed.at, parsed.until) <= MAX_TIME_US
+    return parsed if parsed.v == VERSION and timely else None
 
 
 def _chain_at(database: sqlite3.Connection, n: int) -> bytes:

@@ -288,8 +288,6 @@ class Dispatcher:
                 due = self._outbox.due(receiver.name, self._clock_us())
         except BoltsealError as error:
             self._troubled(receiver.name, f"{receiver.name} can't be told: {error.message}")
-        except Exception:  # noqa: BLE001 - the outermost shell of this task: the other receivers are told
-            self._log.exception("a receiver could not be told: this is a defect", receiver=receiver.name)
 
     async def _deliver_one(self, receiver: Receiver, one: Due) -> bool:
         try:
@@ -299,13 +297,22 @@ class Dispatcher:
                 with attempt:
                     await receiver.sender.deliver(one.id, one.body, self._clock_us())
         except NotDelivered as error:
-            pause_us = min(FIRST_PAUSE_US * 2 ** min(one.tries, 20), LONGEST_PAUSE_US)
-            self._outbox.put_off(receiver.name, one.id, self._clock_us() + pause_us)
+            self._put_off(receiver, one)
             self._troubled(receiver.name, f"{receiver.name} was not told, and will be: {error.message}")
+            return False
+        except EventInvalid as error:
+            self._log.error("an event can't be told and is given up", id=one.id, reason=error.message)
+        except Exception:  # noqa: BLE001 - the outermost shell around somebody's library: the other events are told
+            self._put_off(receiver, one)
+            self._log.exception("a receiver could not be told: this is a defect", receiver=receiver.name)
             return False
         self._outbox.taken(receiver.name, one.id)
         self._mended(receiver.name)
         return True
+
+    def _put_off(self, receiver: Receiver, one: Due) -> None:
+        pause_us = min(FIRST_PAUSE_US * 2 ** min(one.tries, 20), LONGEST_PAUSE_US)
+        self._outbox.put_off(receiver.name, one.id, self._clock_us() + pause_us)
 
     def _troubled(self, name: str, reason: str) -> None:
         if self._trouble.get(name) != reason:
