@@ -154,6 +154,8 @@ class Looker:
             images.append(Answered(one, error=means) if isinstance(means, BoltsealError) else _Image(one, means))
         there = [one for one in images if isinstance(one, _Image)]
         # 2
+        for registry in {one.place.registry for one in there}:
+            await self.followed(registry)  # also where only digests are asked for: what is recorded there is read
         done = 0
 
         gate = asyncio.Semaphore(AT_ONCE)
