@@ -15,7 +15,7 @@ from boltseal.storage.fsck import examine
 from boltseal.storage.migrate import DATABASE_NAME
 from tests.asgi import send
 from tests.fakes.upstream import Asked, FakeUpstream
-from tests.images import digest_of
+from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, to_json
 from tests.mirror.mirrors import NAME, mirror_settings, table_of
 from tests.servers import Server, boltseal
 from tests.serving import copy_of, serving_as
@@ -159,31 +159,63 @@ async def test_a_broken_fetch_breaks_the_connection(data: Path, upstream: FakeUp
 
 @pytest.mark.slow
 async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpstream) -> None:
-    """Four processes, sixty clients, one request for each blob and each manifest."""
+    """Three processes, forty clients, one request for each blob and each manifest; what one receives, all relay."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling
-    small = [f"small {number}".encode() for number in range(10)]
-    upstream.blobs |= {digest_of(each): each for each in small}
-    with boltseal(data, config=config_of(upstream), workers=4) as server:
-        tasks = [asyncio.create_task(_alone(server, TARGET)) for _ in range(60)]
+    large = Blob(BLOB, OCI_LAYER)
+    small = [Blob(f"small {number}".encode(), OCI_LAYER) for number in range(10)]
+    body = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": small[0].descriptor()}
+    layers = [each.descriptor() for each in (large, *small[1:])]
+    shown = upstream.publish(
+        "team/app", "1", Document(to_json({**body, "layers": layers}), OCI_MANIFEST, (*small, large))
+    )
+    begun: list[str] = []
+    path = f"/v2/{NAME}/team/app"
+    with boltseal(data, config=config_of(upstream), workers=3) as server:
+        manifests = await asyncio.gather(*(_alone(server, f"{path}/manifests/{shown.digest}") for _ in range(20)))
+        tasks = [asyncio.create_task(_alone(server, TARGET, begun)) for _ in range(40)]
         for each in small:
-            tasks += [
-                asyncio.create_task(_alone(server, f"/v2/{NAME}/team/app/blobs/{digest_of(each)}")) for _ in "1234"
-            ]
-        await asyncio.sleep(1)
+            tasks += [asyncio.create_task(_alone(server, f"{path}/blobs/{each.digest}")) for _ in "1234"]
+        await _until(lambda: len(begun) == 40)
         stalling.go_on.set()
         answers = await asyncio.gather(*tasks)
 
-    assert {len(body) if body == BLOB else body[:300] for body in answers[:60]} == {len(BLOB)}
-    assert answers[60:] == [each for each in small for _ in "1234"]
+    assert set(manifests) == {shown.raw}
+    assert {len(body) if body == BLOB else body[:300] for body in answers[:40]} == {len(BLOB)}
+    assert answers[40:] == [each.data for each in small for _ in "1234"]
     assert {key: count for key, count in upstream.counted.items() if count != 1} == {}
     assert_whole(data)
 
 
-async def _alone(server: Server, target: str) -> bytes:
-    """A client with a connection of its own, which may lead to any worker."""
-    async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
-        return (await client.get(target)).content
+@pytest.mark.slow
+async def test_workers_fetch_once_what_nobody_says_the_size_of(data: Path, upstream: FakeUpstream) -> None:
+    """Without a manifest only the one that asks upstream knows how large it is: the others wait until it is here."""
+    upstream.blobs[DIGEST] = BLOB
+    upstream.slow_s = 0.5
+    with boltseal(data, config=config_of(upstream), workers=3) as server:
+        answers = await asyncio.gather(*(_alone(server, TARGET) for _ in range(20)))
+
+    assert {body == BLOB for body in answers} == {True}
+    assert upstream.counted[f"GET {PATH}"] == 1
+
+
+async def _alone(server: Server, target: str, begun: list[str] | None = None) -> bytes:
+    """A client with a connection of its own, which may lead to any worker; by hand, as many of a library's take long.
+
+    `begun`: gets the target at the body's first byte.
+    """
+    host, _, port = server.address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(f"GET {target} HTTP/1.1\r\nhost: {server.address}\r\nconnection: close\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        assert " 200 " in head.partition("\r\n")[0], head
+        first = await reader.readexactly(1)
+        if begun is not None:
+            begun.append(target)
+        return first + await reader.readexactly(int(head.partition("content-length:")[2].partition("\r\n")[0]) - 1)
+    finally:
+        writer.close()
 
 
 async def _read_some_and_leave(server: Server) -> None:
