@@ -232,6 +232,6 @@ async def _wrong_at_the_end(_: Asked, writer: asyncio.StreamWriter) -> None:
 
 
 async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - another process makes it so
             await asyncio.sleep(0.02)

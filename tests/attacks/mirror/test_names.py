@@ -100,9 +100,9 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
     """Anonymous clients ask for tags that nobody has: no row, no manifest asked for, no memory."""
     settings = mirror_settings(data, table_of(upstream))
     async with serving_as(settings) as serving:
-        await _misses(serving, 0, 500)  # every connection that there may be has its buffer by then
+        await _misses(serving, 0, 1000)  # every connection that there may be has its buffer by then
         before_kib = _resident_kib()
-        await _misses(serving, 500, 1500)
+        await _misses(serving, 1000, 2000)
         after_kib = _resident_kib()
         sessions = list((data / "uploads").iterdir())
     with open_store(settings) as store:
