@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tarfile
@@ -16,9 +17,11 @@ from boltseal.pin.emit import EMITTERS
 from boltseal.pin.scan import scan_project
 from boltseal.pin.source import Project
 from tests.cli.program import run as run_boltseal
+from tests.fakes.cluster import FakeCluster
 from tests.pin.projects import digest_of, found_in, pinned, put, trap, written
 from tests.programs import program
 from tests.real.registry import Registry
+from tests.real.sleeper import publish, sleeper
 from tests.real.tools import Docker, output, run
 
 pytestmark = pytest.mark.real
@@ -272,3 +275,31 @@ def test_compose_starts_what_an_override_holds_where_no_edit_is_sound(
     assert "`boltseal lock --emit compose-override`" in pinned_.err
     assert "sha256:" not in (root / "compose.yml").read_text()
     assert said.text.count("it runs") == 2, said.text
+
+
+async def test_kubernetes_is_given_the_digest(registry: Registry, repository: str, tmp_path: Path) -> None:
+    """`boltseal pin --stdout | kubectl apply --dry-run=client -f -`: the pod that would be made names it, the file does not."""
+    digest = publish(registry.host, repository, "1.4.2", sleeper("app"))
+    image = f"{registry.host}/{repository}:1.4.2"
+    pod = f"apiVersion: v1\nkind: Pod\nmetadata: {{name: app}}\nspec:\n  containers:\n    - {{name: app, image: '{image}'}}\n"
+    root = written(tmp_path / "project", {"pod.yaml": pod})
+    locked = await asyncio.to_thread(run_boltseal, "lock", "--project", root)
+    pinned_text = await asyncio.to_thread(run_boltseal, "pin", "--stdout", "--project", root, root / "pod.yaml")
+    (tmp_path / "pinned.yaml").write_text(pinned_text.out)
+    async with FakeCluster().listening(tmp_path, "test") as config:
+        flags = (
+            "--kubeconfig",
+            str(config),
+            "--context",
+            "test",
+            "--validate=false",
+            "--dry-run=client",
+            "--output",
+            "json",
+        )
+        said = await asyncio.to_thread(output, "kubectl", "apply", *flags, "--filename", str(tmp_path / "pinned.yaml"))
+    containers = json.loads(said)["spec"]["containers"]
+
+    assert (locked.code, pinned_text.code) == (0, 0), locked.err + pinned_text.err
+    assert [each["image"] for each in containers] == [f"{image}@{digest}"]
+    assert (root / "pod.yaml").read_text() == pod
