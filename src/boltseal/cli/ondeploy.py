@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from boltseal.client.transport import Transport
-    from boltseal.deploy.composing import ProjectFiles
-    from boltseal.deploy.deploying import Deployed, Deployer, Read
-    from boltseal.deploy.flow import Flow
+    from boltseal.deploy.composing import Compose, ProjectFiles
+    from boltseal.deploy.deploying import Deployer
+    from boltseal.deploy.flow import Deployed, Flow
+    from boltseal.deploy.reading import Read
     from boltseal.deploy.releasedisk import ReleaseFolder
     from boltseal.deploy.releases import Kind, Release
     from boltseal.lockfile.document import Lock
     from boltseal.oci.reference import Reference
+    from boltseal.runtimes.engine import Engine
 
 ServicesArgument = Annotated[
     list[str] | None,
@@ -122,19 +124,21 @@ def wait_seconds(text: str) -> float:
     return found_us / 1_000_000
 
 
-async def read_files(host: str | None, named: ProjectFiles, services: Sequence[str], *, build: bool = False) -> Read:
-    """What Compose makes of the files; `build`: after it has built what is built here. ComposeRefused, ModelInvalid."""
+async def read_files(
+    host: str | None, named: ProjectFiles, services: Sequence[str], *, build: bool = False
+) -> tuple[Compose, Read]:
+    """Compose, and what it makes of the files; `build`: after it has built what is built here. ComposeRefused, ..."""
     from boltseal.cli.onhost import engine_address
     from boltseal.config import child_environment
     from boltseal.deploy.composing import find_compose
-    from boltseal.deploy.deploying import read_project
+    from boltseal.deploy.reading import read_project
 
     compose = await find_compose(child_environment(), engine_address(host).environment())
     read = await read_project(compose, named, services)
     built = [name for name, service in sorted(read.model.services.items()) if service.build]
     if build and built:
         await compose.build(named, built, _show)
-    return read
+    return compose, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ class Opened:
     place: Place
     named: ProjectFiles
     services: tuple[str, ...]
+    compose: Compose
     read: Read
     folder: ReleaseFolder
     root: Path
@@ -184,13 +189,31 @@ class Opened:
 
     def deploy(self, kind: Kind) -> Deployed:
         """Deploy it as locked. Whoever calls holds `folder.deploying`. As `Deployer.deploy` raises."""
+        import asyncio
+
         lock, _ = self.lock()
+        runs = asyncio.run(self._standing(lock))
+        if runs is not None:
+            return runs
         by = by_whom(self.root, kind)
 
         async def run(deployer: Deployer) -> Deployed:
             return await deployer.deploy(self.read, lock, self.services, by)
 
         return on_engine(self.place, self.folder, self.registries, run, locked=True)
+
+    async def _standing(self, lock: Lock | None) -> Deployed | None:
+        """What runs, if it is that already. Nothing that talks to registries is loaded for it."""
+        from boltseal.cli.onhost import engine_address
+        from boltseal.deploy.flow import Deployed, Flow
+        from boltseal.deploy.standing import standing
+        from boltseal.runtimes.engine import connected
+
+        address = engine_address(self.place.host)
+        async with connected(address) as engine:
+            flow = Flow(self.compose, engine, self.folder, now_us, _show, copies=address.scheme == "unix")
+            release = await standing(flow, self.read, lock, self.services)
+        return None if release is None else Deployed(release)
 
 
 def open_named(
@@ -200,14 +223,15 @@ def open_named(
     import asyncio
 
     from boltseal.deploy.projectfiles import project_folder
-    from boltseal.pin.resolve import not_allowed
 
-    read = asyncio.run(read_files(place.host, named, services, build=build))
+    compose, read = asyncio.run(read_files(place.host, named, services, build=build))
     allowed = whom_to_ask(place.reach, allow)
     folder = release_folder(read.model.project)
-    opened = Opened(place, named, tuple(services), read, folder, project_folder(named), allowed)
+    opened = Opened(place, named, tuple(services), compose, read, folder, project_folder(named), allowed)
     for name, service in sorted(read.model.services.items()):
         if not allowed(service.image.registry):
+            from boltseal.pin.resolve import not_allowed
+
             refusal = not_allowed(service.image.registry)
             raise type(refusal)(f"{name}: {refusal.message}")
     return opened
@@ -272,18 +296,17 @@ async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) ->
         puller = Puller(
             host, transport, logins, watch=lambda registry: followed(place.reach, transport, registry), scrub=scrubs
         )
-        flow = await _flow(place, folder, engine)
-        yield Deployer(flow, Images(host, puller, scrubs), copies=address.scheme == "unix")
+        yield Deployer(await _flow(place, folder, engine), Images(host, puller, scrubs))
 
 
-async def _flow(place: Place, folder: ReleaseFolder, engine: Any) -> Flow:
+async def _flow(place: Place, folder: ReleaseFolder, engine: Engine) -> Flow:
     from boltseal.config import child_environment
     from boltseal.deploy.composing import find_compose
     from boltseal.deploy.flow import Flow, Patience
 
     user = child_environment()
     compose = await find_compose(user, engine.address.environment())
-    return Flow(compose, engine, folder, now_us, _show, Patience(place.wait_s))
+    return Flow(compose, engine, folder, now_us, _show, Patience(place.wait_s), engine.address.scheme == "unix")
 
 
 def now_us() -> int:

@@ -10,7 +10,8 @@ from boltseal.cli.onproject import clean
 from boltseal.errors import BoltsealError
 
 if TYPE_CHECKING:
-    from boltseal.deploy.deploying import By, Deployed
+    from boltseal.deploy.deploying import By
+    from boltseal.deploy.flow import Deployed
     from boltseal.deploy.releasedisk import ReleaseFolder
     from boltseal.deploy.releases import Kind, Release
 
@@ -124,7 +125,7 @@ def _print(done: Deployed, status: str) -> None:
 
 def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore: bool) -> None:
     """After a rollback: what it does not bring back, and what the project's own files say now."""
-    from boltseal.deploy.projectfiles import differing, put_files_back
+    from boltseal.deploy.recorded import differing, put_files_back
 
     release = done.release
     if done.outcome is None or answer.outcome is not Outcome.HOLDS:

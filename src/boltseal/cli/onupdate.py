@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from boltseal.cli.ondeploy import Opened
     from boltseal.client.transport import Transport
     from boltseal.client.watched import Meant
-    from boltseal.deploy.deploying import Deployed
+    from boltseal.deploy.flow import Deployed
     from boltseal.deploy.updating import Step
     from boltseal.oci.reference import Reference, Tag
 

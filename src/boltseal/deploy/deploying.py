@@ -1,8 +1,8 @@
 """`deploy` and `rollback` of one project on one engine, from its files to the release's end.
 
     1. Compose reads the project; the lock says what each image is. Where the two disagree it ends here.
-    2. Images are brought by digest, and what works is kept. 3. What was asked for is scrubbed.
-    4. If all of it runs already, it ends here: nothing was written down, started or stopped.
+    2. If all of it runs already, it ends here: nothing was asked for, written down, started or stopped (`standing`).
+    3. Images are brought by digest, and what works is kept. 4. What was pulled is scrubbed.
     5. The release: see `flow`.
 
 A rollback begins at 5 with what was recorded, and asks no registry and no git.
@@ -11,29 +11,22 @@ A rollback begins at 5 with what was recorded, and asks no registry and no git.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from boltseal.deploy.composing import Compose, ProjectFiles
-from boltseal.deploy.flow import Flow, Outcome
+from boltseal.deploy.flow import Deployed, Flow
 from boltseal.deploy.images import Images, Ready, labels_of, reason
 from boltseal.deploy.model import (
-    Model,
     Service,
-    asked,
-    asking,
     locked_digests,
     merged,
-    mounted_files,
-    parse_model,
-    started,
 )
-from boltseal.deploy.projectfiles import project_folder, recorded_files
+from boltseal.deploy.projectfiles import project_folder
+from boltseal.deploy.reading import Read
+from boltseal.deploy.recorded import recorded_files
 from boltseal.deploy.releasedisk import Contents, ReleaseFolder
 from boltseal.deploy.releases import (
     End,
@@ -76,35 +69,11 @@ class By:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
-    """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
-
-    `pulled`: services whose image was not here before. `given_up`: the unfinished release that this one took over from.
-    """
-
-    release: Release
-    outcome: Outcome | None = None
-    pulled: tuple[str, ...] = ()
-    given_up: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A project as Compose reads it. `variables`: values that Compose needs beside the text, when it makes containers."""
-
-    project: ProjectFiles
-    model: Model
-    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Deployer:
-    """Deploys one project. Whoever calls holds `folder.deploying`. `copies`: whether files that are mounted into
-    containers are recorded; an engine on another host would not find the copies."""
+    """Deploys one project. Whoever calls holds `folder.deploying`, and has asked `standing` whether there is anything to do."""
 
     flow: Flow
     images: Images
-    copies: bool = True
 
     @property
     def folder(self) -> ReleaseFolder:
@@ -126,14 +95,8 @@ class Deployer:
         ready = await self._ready(read, lock, digests, number)
         before = None if last is None else self.folder.contents(last.number).compose
         document = merged(read.model, before, chosen)
-        names = tuple(sorted(read.model.services))
         release = self._release(read, document, ready, last, chosen, by, number)
-        text = self._text(document, {name: each.started_as for name, each in ready.items()}, read.variables)
-        if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names):
-            if last is None:
-                raise AssertionError("what is unchanged ran before")
-            self.images.let_go([release])
-            return Deployed(last)
+        text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, read.variables)
         if unfinished is not None:
             self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {number} took over"))
             release = _removing(release, unfinished)
@@ -161,7 +124,7 @@ class Deployer:
         ready = {each.name: await self.images.again(each, reason(self.folder.project, new)) for each in target.services}
         document = json.loads(was.compose)
         variables = {name: str(value) for name, value in json.loads(was.environment).items()}
-        text = self._text(document, {name: each.started_as for name, each in ready.items()}, variables)
+        text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, variables)
         last = last_good(releases)
         unfinished = next((each for each in reversed(releases) if each.unfinished), None)
         release = Release(
@@ -271,30 +234,10 @@ class Deployer:
             labels=labels_of(ready.image),
         )
 
-    def _text(self, document: Mapping[str, Any], images: Mapping[str, str], variables: Mapping[str, str]) -> bytes:
-        copies: dict[str, str] = {}
-        for path in mounted_files(document) if self.copies else ():
-            kept = None if self.folder.is_content(path) else self.folder.keep_content(path)
-            if kept is not None:
-                copies[str(path)] = str(kept)
-        return started(document, images, copies, self.folder.hmac, variables)
-
     def _prune(self, release: Release) -> None:
         """Let go of what is too old, after a release that ran; of a failed one the images are held like its record."""
         if release.good:
             self.images.let_go(self.folder.prune(frozenset({release.number})))
-
-
-async def read_project(compose: Compose, project: ProjectFiles, chosen: Sequence[str]) -> Read:
-    """The project as Compose reads it: these services and what they depend on, or all that are enabled. ComposeRefused."""
-    model = parse_model(await compose.read(project, chosen))
-    model.only(chosen)
-    if not model.variables:
-        return Read(project, model)
-    with tempfile.TemporaryDirectory() as folder:
-        more = Path(folder) / "asked.json"
-        more.write_bytes(asking(model.variables))
-        return Read(project, model, asked(await compose.read(project, chosen, [more])))
 
 
 def _no_more(last: Release, names: set[str]) -> tuple[str, ...]:

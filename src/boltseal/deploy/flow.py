@@ -18,12 +18,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from boltseal.deploy.composing import Compose
 from boltseal.deploy.health import CONFIG_HASH, PROJECT, HealthWatch, Judgement, Verdict, Wanted, runs, service_of
+from boltseal.deploy.model import mounted_files, started
 from boltseal.deploy.releasedisk import Contents, ReleaseFolder
 from boltseal.deploy.releases import End, Release, ServiceState, Step
 from boltseal.errors import BoltsealError
@@ -63,9 +64,22 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Deployed:
+    """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
+
+    `pulled`: services whose image was not here before. `given_up`: the unfinished release that this one took over from.
+    """
+
+    release: Release
+    outcome: Outcome | None = None
+    pulled: tuple[str, ...] = ()
+    given_up: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
-    """One project on one engine. `now_us`: the time of day. `tell`: what goes on, for people; `write` of the record is
-    what others can rely on."""
+    """One project on one engine. `now_us`: the time of day. `tell`: what goes on, for people. `copies`: whether files that
+    are mounted into containers are recorded; an engine on another host would not find the copies."""
 
     compose: Compose
     engine: Engine
@@ -73,6 +87,16 @@ class Flow:
     now_us: Callable[[], int]
     tell: Callable[[str], None]
     patience: Patience = field(default_factory=Patience)
+    copies: bool = True
+
+    def text(self, document: Mapping[str, Any], images: Mapping[str, str], variables: Mapping[str, str]) -> bytes:
+        """What Compose is started from; what it mounts is recorded by this. ReleaseInvalid for what can't be read."""
+        copies: dict[str, str] = {}
+        for path in mounted_files(document) if self.copies else ():
+            kept = None if self.folder.is_content(path) else self.folder.keep_content(path)
+            if kept is not None:
+                copies[str(path)] = str(kept)
+        return started(document, images, copies, self.folder.hmac, variables)
 
     async def unchanged(self, last: Release | None, compose: bytes, names: Sequence[str]) -> bool:
         """Whether these services run already exactly as `compose` says: the same text, and containers of it."""

@@ -14,7 +14,6 @@ from typing import Final
 from boltseal.client.kept import Kept
 from boltseal.deploy.host import Host
 from boltseal.deploy.keeper import Keeper
-from boltseal.deploy.prove import NotScrubbed, scrubbed
 from boltseal.deploy.pull import Outcome, Puller, Wanted
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.errors import BoltsealError, NotFound
@@ -51,6 +50,8 @@ class Scrubs:
 
     async def __call__(self, image: EngineImage) -> None:
         """Read all of an image on the disk. ScrubDiffers; NotScrubbed if it is required."""
+        from boltseal.deploy.prove import NotScrubbed, scrubbed  # all readers of stores: only who pulls waits for them
+
         try:
             await scrubbed(self.host, image)
             self.said[image.id] = "scrubbed"

@@ -1,4 +1,4 @@
-"""The files that a project consists of: found as Compose finds them, and read as they are.
+"""The files that a project consists of, found as Compose finds them.
 
 Compose takes, where it is told none: COMPOSE_FILE of the environment or of `.env`; else the first of four names in the
 folder or the nearest above it, with its override beside it.
@@ -7,18 +7,15 @@ folder or the nearest above it, with its override beside it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from boltseal.deploy.composing import ProjectFiles
-from boltseal.errors import Invalid, NotFound, quote
+from boltseal.errors import Invalid, quote
 from boltseal.pin.dotenv import parse_dotenv
-from boltseal.pin.edit import Change
-from boltseal.pin.replace import replace_all
-from boltseal.pin.scan import scan_project
-from boltseal.pin.source import MAX_FILE_BYTES, Project, Source, Unreadable
+from boltseal.pin.source import Source, Unreadable
 
 NAMES: Final = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 _OVERRIDES: Final = (
@@ -27,11 +24,6 @@ _OVERRIDES: Final = (
     "docker-compose.override.yml",
     "docker-compose.override.yaml",
 )
-MAX_RECORDED_BYTES: Final = 16 * 1024 * 1024
-
-
-class FilesGone(NotFound):
-    """A recorded file has no place any more to which it could be put back."""
 
 
 class NoProject(Invalid):
@@ -85,61 +77,3 @@ def _in_dotenv(directory: Path, name: str) -> str | None:
     except (OSError, Unreadable):
         return None
     return None if found is None else found.text
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The files as they are, by their path in the project; those outside of it by their whole path."""
-
-    root: Path
-    files: Mapping[str, bytes]
-
-
-def recorded_files(project: ProjectFiles) -> Recorded:
-    """Every file that says something of the project: Compose files, what they include or extend, and `.env`s.
-
-    The files of `env_file` are not among them: what they say is in the project as Compose resolved it.
-    """
-    root = project_folder(project).resolve()
-    scanned = Project(root)
-    inside = [file for file in project.files if file.resolve().is_relative_to(root)]
-    scan_project(scanned, inside)
-    files = {name: source.raw for name, source in scanned.texts().items()}
-    for file in (*project.files, *project.env_files, project.directory / ".env"):
-        raw = _raw(file)
-        if raw is not None:
-            real = file.resolve()
-            name = real.relative_to(root).as_posix() if real.is_relative_to(root) else str(real)
-            files[name] = raw
-    if sum(map(len, files.values())) > MAX_RECORDED_BYTES:
-        raise NoProject(f"the project's files have more than {MAX_RECORDED_BYTES // 2**20} MiB; that is no project")
-    return Recorded(root, files)
-
-
-def _raw(file: Path) -> bytes | None:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_FILE_BYTES)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise NoProject(f"{file} can't be read: {error.strerror}") from error
-
-
-def differing(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:
-    """The recorded files of the project that are not any more what was recorded."""
-    return [name for name, raw in sorted(files.items()) if _raw(root / name) != raw]
-
-
-def put_files_back(root: Path, files: Mapping[str, bytes], names: Sequence[str]) -> None:
-    """Write these recorded files into the project again: all of them or none. FileChanged, FilesNotWritten, FilesGone.
-
-    A file that is not there any more, or that is not in the project, is not made: it is told.
-    """
-    changes = []
-    for name in names:
-        now = None if Path(name).is_absolute() else _raw(root / name)
-        if now is None:
-            raise FilesGone(f"{name} is not in the project any more; nothing was put back: bring it back by hand")
-        changes.append(Change(Source.of(name, now), Source.of(name, files[name])))
-    replace_all(root.resolve(), changes)
