@@ -335,7 +335,7 @@ def project_name(name: str | None) -> str:
     except NoProject:
         pass
     else:
-        return asyncio.run(read_files(None, named, ())).model.project
+        return asyncio.run(read_files(None, named, ()))[1].model.project
     found = projects(state_folder())
     if not found:
         raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
