@@ -8,8 +8,7 @@ import pytest
 
 from boltseal.cli.answer import Answer
 from boltseal.cli.onrelease import tell_release
-from boltseal.deploy.flow import Deployed
-from boltseal.deploy.flow import Outcome
+from boltseal.deploy.flow import Deployed, Outcome
 from boltseal.deploy.releases import End, Kind, Release, ReleasedService, Step
 from tests.notify.receivers import HANGS, Inbox, inbox_beside
 
