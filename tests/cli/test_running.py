@@ -21,6 +21,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.cli.program import Run
+from tests.fakes.cluster import FakeCluster
 from tests.fakes.engine import FakeEngine, Wrong
 from tests.images import OCI_INDEX, Document, image, push
 from tests.lockfile.locks import lock_of
@@ -371,6 +372,30 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
     assert "web" not in later
     assert later.endswith("db runs no more\n")
     assert code == 130
+
+
+@pytest.mark.real
+async def test_a_cluster(tmp_path: Path) -> None:
+    """As any host: by kubectl, and against the same lock."""
+    name = Reference.parse("registry.example.com/shop/app:1.4.2")
+    platform = LockedPlatform("linux/amd64", Digest.of(b"manifest amd64"), Digest.of(b"config amd64"))
+    locked = LockedImage(name, Digest.of(b"index"), STARTED_US, OCI_INDEX, (platform,))
+    (tmp_path / "boltseal.lock").write_text(format_lock(lock_of(locked)))
+    cluster = FakeCluster.of("containerd-index", "cri-o-manifest", "docker-local")
+    async with cluster.listening(tmp_path, "prod") as config:
+        kube = {"KUBECONFIG": str(config), "HOME": str(tmp_path)}
+        where = ("--offline", "--kube", "prod", "--project", str(tmp_path))
+        done = await asyncio.to_thread(program.run, "running", *where, environment=kube)
+        held = await asyncio.to_thread(program.run, "verify", "--running", *where, "--json", environment=kube)
+
+    assert (done.code, held.code) == (0, 0)
+    assert done.out.count("  lock: same") == 3
+    assert "shop/web-85fc74bc47-bqpbq/web on node-a  since 2026-11-21 09:00" in done.out
+    assert [sorted(kind for kind, some in each["image"].items() if some) for each in held.json["results"]] == [
+        ["config"],
+        ["manifest"],
+        ["index"],
+    ]
 
 
 @pytest.mark.slow
