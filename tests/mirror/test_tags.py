@@ -425,3 +425,21 @@ async def test_the_tag_history_of_a_mirrored_name_is_what_it_was_served_as(data:
     assert {one["mediaType"] for one in told} == {second.media_type}
     assert [one["digest"] for one in of_first] == [first.digest]
     assert nothing == []
+
+
+async def test_a_clock_that_is_set_back_makes_nobody_wait(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """Neither an answer nor a failure counts longer than its window because of that."""
+    shown = publish(upstream, "one")
+    async with mirroring(data, upstream, clock=clock, fresh=FRESH) as mirror:
+        missing = await pull(mirror.client, "2.0.0")
+        await pull(mirror.client)
+        asked = len(upstream.asked)
+        publish(upstream, "two", "2.0.0")
+        clock.advance(seconds=-120)
+        found, again = await pull(mirror.client, "2.0.0"), await pull(mirror.client)
+
+    assert (missing.status_code, found.status_code) == (404, 200)
+    assert again.content == shown.raw
+    assert upstream.counted["HEAD /v2/team/app/manifests/2.0.0"] == 2
+    assert upstream.counted[HEAD] == 2
+    assert len(upstream.asked) > asked

@@ -75,14 +75,15 @@ class Meaning:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """Upstream was asked and nothing could be written of it. `error`: why; until when that counts.
+    """Upstream was asked and nothing could be written of it. `error`: why; since when, and how long that counts.
 
     It is never raised itself, only copies of it: what was raised holds on to the frames that it came through, and to more
     of them each time.
     """
 
     error: BoltsealError
-    until_us: int
+    since_us: int
+    for_us: int
 
 
 class UpstreamTags:
@@ -124,7 +125,7 @@ class UpstreamTags:
         if stands is not None and self._fresh(upstream, stands):
             return _served(upstream, repository, tag, stands, stands.known.serves)
         tried = self._tried.get((repository, tag))
-        if tried is not None and self._clock() < tried.until_us:
+        if tried is not None and 0 <= self._clock() - tried.since_us < tried.for_us:
             return _without(upstream, repository, tag, stands, copy(tried.error))
         return await self._flights.once((repository, tag), lambda: self._ask(upstream, repository, tag))
 
@@ -200,7 +201,7 @@ class UpstreamTags:
         again_s: float | None = getattr(error, "retry_after_s", None)
         if again_s is not None:
             span_us = round(again_s * 1_000_000)
-        self._tried[key] = _Tried(copy(error), self._clock() + min(span_us, upstream.terms.fresh_us))
+        self._tried[key] = _Tried(copy(error), self._clock(), min(span_us, upstream.terms.fresh_us))
         self._tried.move_to_end(key)
         while len(self._tried) > REMEMBERED:
             self._tried.popitem(last=False)
