@@ -5,6 +5,7 @@ overlay-images/ID/manifest          the manifest as it was pulled
 overlay-images/ID/=BASE64           further documents; the name is the key, in base64 where it is no plain word
 overlay-layers/layers.json          id, parent, diff-digest (the diff ID), uidmap, gidmap; also volatile-layers.json
 overlay-layers/ID.tar-split.gz      the layer's tar without its files
+overlay/.has-mount-program          "true" where fuse-overlayfs mounts, whose marks in layers are its own
 overlay/ID/diff                     the layer's files; its stack is in link and lower (`scrub.overlaystack`)
 overlay-containers/containers.json  what was made of which image; also volatile-containers.json
 """
@@ -21,7 +22,7 @@ import msgspec
 
 from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import Beneath
-from boltseal.runtimes.documents import MAX_DOCUMENT_BYTES, MAX_LIST_BYTES, decoded, word
+from boltseal.runtimes.documents import MAX_DOCUMENT_BYTES, MAX_LIST_BYTES, MAX_WORD_BYTES, decoded, word
 
 T = TypeVar("T")
 
@@ -79,6 +80,11 @@ class PodmanStore:
         """Storage drivers other than overlay that keep images here."""
         found = [os.fsdecode(name) for name in self.files.names(b"", 10_000) if name.endswith(b"-images")]
         return [name.removesuffix("-images") for name in found if name != "overlay-images"]
+
+    def has_mount_program(self) -> bool:
+        """Whether something else than the kernel mounts the layers, and has left other marks in them."""
+        path = b"overlay/.has-mount-program"
+        return self.files.exists(path) and self.files.read(path, MAX_WORD_BYTES).strip() != b"false"
 
     def images(self) -> list[StoredImage]:
         """All images."""

@@ -106,6 +106,11 @@ def _layers(
             difference(Kind.STACK, b"", f"{len(diffs)} layers, as the config says", f"{len(chain)} in layers.json")
         )
         return ()
+    if store.has_mount_program():
+        unknown.append(
+            "its layers are mounted by a program (fuse-overlayfs), whose marks are not understood; the kernel's are"
+        )
+        return ()
     files = []
     for layer, diff in zip(chain, diffs, strict=True):
         if layer.diff_digest and layer.diff_digest != str(diff):
@@ -169,7 +174,9 @@ def _container(
     unknown: list[str] = []
     image = next((each for each in images if each.id.hex == container.image), None)
     chain = _chain(container.layer, layers, found)
-    if image is not None:
+    if image is not None and image.unknown:
+        unknown.append("not all layers of its image could be checked, so neither that it lies on them")
+    elif image is not None:
         expected = [layer.folder for layer in image.layers]
         got = [BASE + b"/" + layer.id.encode() + b"/diff" for layer in chain[: len(expected)]]
         if got != expected or len(chain) != len(expected) + 1:

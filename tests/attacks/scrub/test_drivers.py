@@ -289,3 +289,18 @@ def test_layers_that_podman_has_mapped_to_other_ids_are_clean(tmp_path_factory: 
 
     assert {each.what for each in found} == {"image", "container"}
     assert [(each.status, each.differences, each.unknown) for each in found] == [(Status.HOLDS, (), ())] * len(found)
+
+
+def test_a_container_on_layers_that_are_not_understood_is_no_alarm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its image could not be checked, and so it could not either."""
+    podman, root = boxed(tmp_path_factory.mktemp("f"))
+    try:
+        run(*podman, "create", "--network", "none", "shop/box:1").checked()
+        (root / "overlay/.has-mount-program").write_text("true")
+        found = reports(root)
+        (root / "overlay/.has-mount-program").write_text("false")
+    finally:
+        run(*podman, "rm", "--force", "--all", "--time", "0").checked()
+        servers.unmounted(root.parent)
+
+    assert [(each.what, each.status) for each in found] == [("image", Status.UNKNOWN), ("container", Status.UNKNOWN)]

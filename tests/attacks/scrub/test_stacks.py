@@ -478,6 +478,18 @@ def test_a_manifests_digest_proves_nothing_where_no_manifest_is_kept_and_none_wa
     assert "--documents" in report.unknown[0]
 
 
+@pytest.mark.parametrize(("says", "status"), [("true", Status.UNKNOWN), ("false", Status.HOLDS)])
+def test_layers_with_the_marks_of_fuse_overlayfs_are_neither_clean_nor_an_alarm(
+    podman: Store, says: str, status: Status
+) -> None:
+    """They hide things in its own way; Podman writes down whether it is used."""
+    (podman.root / "overlay/.has-mount-program").write_text(says)
+
+    report = podman.image_report()
+
+    assert (report.status, report.differences) == (status, ())
+
+
 def test_a_vfs_store_is_not_taken_for_clean(docker: Store) -> None:
     """What is not understood could not be checked."""
     (docker.root / "image/overlay2").rename(docker.root / "image/vfs")
