@@ -239,6 +239,20 @@ def test_a_kill_before_the_record_leaves_no_release(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.1.0"}
 
 
+def test_ctrl_c_says_how_to_go_on(shop: Shopfront) -> None:
+    """130, and the release at its step."""
+    shop.publish("1.0.0")
+    shop.web("1.0.0", {**HEALTHY, "interval": "30s"})
+    shop.locked()
+    one = started(shop, "deploy")
+    until_step(shop, 1, "waiting")
+    one.send_signal(signal.SIGINT)
+    _, err = one.communicate(timeout=60)
+
+    assert one.returncode == 130
+    assert f"release 1 of {shop.name} was left waiting: `boltseal deploy --resume" in err.decode()
+
+
 def test_of_two_deploys_at_once_one_is_refused(shop: Shopfront) -> None:
     """At once, with exit code 3; the other one comes to its end."""
     shop.publish("1.0.0")

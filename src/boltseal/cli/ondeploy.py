@@ -11,7 +11,7 @@ import typer
 
 from boltseal.cli.answer import say
 from boltseal.cli.onproject import clean, open_project, whom_to_ask
-from boltseal.cli.onrelease import by_whom, release_folder
+from boltseal.cli.onrelease import by_whom, release_folder, say_left
 from boltseal.cli.remote import Reach, ask, followed
 from boltseal.errors import Invalid, Unavailable, quote
 
@@ -255,7 +255,12 @@ def on_engine(
         return done
 
     with nullcontext() if locked else folder.deploying():
-        return ask(place.reach, registries, run)
+        try:
+            return ask(place.reach, registries, run)
+        except KeyboardInterrupt:
+            for release in folder.all():
+                say_left(release)
+            raise
 
 
 async def _record(transport: Transport, folder: ReleaseFolder, release: Release) -> None:

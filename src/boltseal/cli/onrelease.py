@@ -40,6 +40,15 @@ def release_folder(name: str) -> ReleaseFolder:
     return ReleaseFolder(state_folder(), name)
 
 
+def say_left(release: Release) -> None:
+    """How to go on with a release that was left unfinished."""
+    if release.unfinished:
+        say(
+            f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume "
+            f"--project {release.project}` goes on, `boltseal rollback --project {release.project}` goes back"
+        )
+
+
 def tell_release(answer: Answer, done: Deployed, host: str | None) -> None:
     """What a deploy, rollback or resume came to; sets the outcome, and tells the user's receivers. `host`: None for here."""
     from boltseal.deploy.releases import End

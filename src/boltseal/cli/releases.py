@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, print_line, print_table, say
+from boltseal.cli.answer import Answer, print_line, print_table
 from boltseal.cli.ondeploy import NameOption
 from boltseal.cli.onproject import clean
-from boltseal.cli.onrelease import release_folder
+from boltseal.cli.onrelease import release_folder, say_left
 from boltseal.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ def releases(project: NameOption = None, as_json: JsonOption = False) -> None:
             return
         print_table(("RELEASE", "WHEN", "BY", "REVISION", "HOW IT ENDED"), rows, whole=("RELEASE", "WHEN"))
         for each in unfinished:
-            say(
-                f"release {each.number} of {each.project} was left {each.step}: `boltseal deploy --resume "
-                f"--project {each.project}` goes on, `boltseal rollback --project {each.project}` goes back"
-            )
+            say_left(each)
 
 
 def _add(answer: Answer, release: Release, *, current: bool) -> None:
