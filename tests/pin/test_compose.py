@@ -159,6 +159,7 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
         ("services.two.image", "MAJOR gives part of its tag"),
         ("services.from_env.image", "PG gives part of its tag"),
         ("services.inner.image", "HTTPD gives part of its tag"),
+        ("services.unset.image", "FLAVOUR gives part of its tag"),
     ]
 
 

@@ -39,7 +39,8 @@ def images(root: Path, *files: str) -> list[str]:
     """What `docker-compose config --images` says."""
     named = [part for file in files or (compose_file(root),) for part in ("-f", str(root / file))]
     env = {"PATH": os.environ["PATH"], "MUST": "registry.example.com/must:1", "COMPOSE_PROFILES": "*"}
-    return sorted(run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked().split())
+    said = run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked()
+    return sorted(line for line in said.splitlines() if not line.startswith("time="))  # warnings, each with its second
 
 
 def compose_file(root: Path) -> str:

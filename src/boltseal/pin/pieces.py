@@ -39,18 +39,14 @@ class NotFilled(Exception):  # noqa: N818, RUF100 - never leaves the room: it be
 class Piece:
     """A part of the result: of the text itself, from `at` on, or the whole value of `variable`.
 
-    `within`: the variables whose being set (or not) takes this piece away, as a default's, the outermost first.
+    `within`: the uses of variables that this piece is the value or the default of, each by name and position: whoever sets
+    one of them takes it away.
     """
 
     text: str
     at: int = -1
     variable: str | None = None
-    within: tuple[str, ...] = ()
-
-    @property
-    def steered_by(self) -> frozenset[str]:
-        """Every variable that decides what stands here."""
-        return frozenset(self.within if self.variable is None else (*self.within, self.variable))
+    within: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +74,9 @@ class Filled:
         start, at = _tag_start(self.text, whole=whole), 0
         for piece in self.pieces:
             at += len(piece.text)
-            others = piece.steered_by - self.last.steered_by
-            if at > start and others:
-                return min(others)
+            others = piece.within - self.last.within
+            if at >= start and others:
+                return min(others)[0]
         return None
 
 
@@ -155,13 +151,14 @@ class _Filler:
                 raise NotFilled(f"{quote(text)} has a $ that no variable follows")
             return [Piece("$", at)], at + 1
         if not braced:
-            return [self.value(name[0])], name.end()
+            return [self.value(name[0], at)], name.end()
         if text[name.end() : name.end() + 1] == "}":
-            return [self.value(name[0])], name.end() + 1
+            return [self.value(name[0], at)], name.end() + 1
         operator = None if self.dialect is Dialect.GITLAB else _OPERATOR.match(text, name.end())
         if operator is None:
             raise NotFilled(f"{quote(text[at:])} is a form of ${{{name[0]}}} that is not evaluated here")
-        return self.operated(name[0], operator[0], operator.end(), depth)
+        pieces, end = self.operated(name[0], operator[0], operator.end(), depth)
+        return [replace(piece, within=piece.within | {(name[0], at)}) for piece in pieces], end
 
     def operated(self, name: str, operator: str, start: int, depth: int) -> tuple[list[Piece], int]:
         value = self.values(name)
@@ -175,8 +172,7 @@ class _Filler:
             replaced = Piece("", variable=name) if operator.endswith("+") else Piece(value or "", variable=name)
             return [replaced], end + 1
         pieces, end = self.until(start, closing=True, depth=depth + 1)
-        inside = [replace(piece, within=(name, *piece.within)) for piece in pieces]
-        return inside or [Piece("", start, within=(name,))], end + 1
+        return pieces or [Piece("", start)], end + 1
 
     def skip(self, start: int, depth: int) -> int:
         """The position of the brace that closes a part which is not used."""
@@ -188,8 +184,8 @@ class _Filler:
                 raise NotFilled(f"{quote(self.text)} lacks a closing brace") from error
             return end
 
-    def value(self, name: str) -> Piece:
+    def value(self, name: str, at: int) -> Piece:
         value = self.values(name)
         if value is None and self.strict:
             raise NotFilled(f"{name} is not set")
-        return Piece(value or "", variable=name)
+        return Piece(value or "", variable=name, within=frozenset({(name, at)}))
