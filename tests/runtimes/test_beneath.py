@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,25 @@ def test_many_folders_are_read_with_few_of_them_open(root: Path) -> None:
 
     assert read == [str(number).encode() for number in range(3 * OPEN_FOLDERS)]
     assert opened < 2 * OPEN_FOLDERS + 60
+
+
+def test_a_path_of_very_many_parts_is_followed_or_refused(tmp_path: Path) -> None:
+    """As deep as a tar may name one: deeper than Python can call itself, and whoever wrote it must not end the check."""
+    deep = b"/".join([b"d"] * 1500)
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+
+    with Beneath(tmp_path) as tree:
+        found = tree.names(deep)
+        with pytest.raises(StoreMissing):
+            tree.stat(b"/".join([b"e"] * 1500))
+        with pytest.raises(StoreMalformed):
+            tree.stat(b"/".join([b"d"] * 2500))
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # Python could not
+
+    assert found == []

@@ -105,6 +105,12 @@ def leads_out(lines: Lines) -> None:
     lines[1]["name"] = "../../../../../../etc/passwd"
 
 
+def very_deep(lines: Lines) -> None:
+    entry = tarfile.TarInfo("d/" * 1500 + "f")
+    lines[0]["payload"] = base64.b64encode(entry.tobuf(tarfile.PAX_FORMAT)).decode()
+    lines[1]["name"] = entry.name
+
+
 def absurd_size(lines: Lines) -> None:
     lines[-2]["size"] = 1 << 63
 
@@ -122,7 +128,9 @@ def no_base64(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [leads_out, absurd_size, negative_size, unknown_type, no_base64, without_an_end], ids=lambda f: f.__name__
+    "change",
+    [leads_out, very_deep, absurd_size, negative_size, unknown_type, no_base64, without_an_end],
+    ids=lambda f: f.__name__,
 )
 def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[Lines], None]) -> None:
     """Its layer is told of, and the check ends."""

@@ -98,18 +98,21 @@ class Beneath:
         found = self._open.get(path)
         if found is not None:
             return found
-        above, _, name = path.rpartition(b"/")
         if path.count(b"/") >= MAX_COMPONENTS:
             raise StoreMalformed(f"a path of more than {MAX_COMPONENTS} parts below {self.root}")
-        if name in _NO_NAMES or b"\0" in name:
-            raise StoreMalformed(f"{quote(readable(path))} is no path below {self.root}")
-        parent = self.descriptor(above)
-        if len(self._open) > OPEN_FOLDERS:
-            self._forget(above)
-            parent = self._open[above]
-        fd = open_quietly(name, _FOLDER, parent)
-        self._open[path] = fd
-        return fd
+        at, names = path, []
+        while at not in self._open:
+            at, _, name = at.rpartition(b"/")
+            if name in _NO_NAMES or b"\0" in name:
+                raise StoreMalformed(f"{quote(readable(path))} is no path below {self.root}")
+            names.append(name)
+        for name in reversed(names):
+            if len(self._open) > OPEN_FOLDERS:
+                self._forget(at)
+            fd = open_quietly(name, _FOLDER, self._open[at])
+            at = at + b"/" + name if at else name
+            self._open[at] = fd
+        return self._open[path]
 
     def _forget(self, kept: bytes) -> None:
         """Close the folders opened first, but never the root and what leads to where we are."""

@@ -116,7 +116,7 @@ def running_differences(
             folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
             trees = [opened.enter_context(store.below(folder)) for folder in folders]
             view = opened.enter_context(Beneath(running.root))
-            _View(trees, view, running, manner, spend, found, unknown).folder(b"", list(range(len(trees))))
+            _View(trees, view, running, manner, spend, found, unknown).compare()
         except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
             unknown.append(f"process {running.pid} can't be looked at, or has ended: {error.message}")
     return found, unknown
@@ -143,18 +143,23 @@ class _View:
         self._found = found
         self._unknown = unknown
 
-    def folder(self, path: bytes, layers: list[int]) -> None:
-        """One folder, which these layers (0: the container's own) have; the first of them is the topmost."""
-        if len(self._found) >= MAX_PER_LAYER:
-            return
+    def compare(self) -> None:
+        """All of it, however deep a container has made it."""
+        todo = [(b"", list(range(len(self._trees))))]
+        while todo and len(self._found) < MAX_PER_LAYER:
+            todo += self._folder(*todo.pop())
+
+    def _folder(self, path: bytes, layers: list[int]) -> list[tuple[bytes, list[int]]]:
+        """One folder, which these layers (0: the container's own) have; the first of them is the topmost. Those in it."""
+        inside: list[tuple[bytes, list[int]]] = []
         merged, below = self._merged(path, layers)
         try:
             there = set(self._view.names(path))
         except StoreMissing:
-            return  # the folder above has said so
+            return inside  # the folder above has said so
         except (StoreUnreadable, StoreMalformed) as error:
             self._unknown.append(error.message)
-            return
+            return inside
         for name in sorted(there | merged.keys()):
             full = path + b"/" + name if path else name
             if self._mounted(full):
@@ -167,7 +172,8 @@ class _View:
             else:
                 self._same(full, seen)
                 if stat.S_ISDIR(seen.at.st_mode) and self._may_enter(full, seen):
-                    self.folder(full, below[name])
+                    inside.append((full, below[name]))
+        return inside
 
     def _merged(self, path: bytes, layers: list[int]) -> tuple[dict[bytes, _Seen], dict[bytes, list[int]]]:
         merged: dict[bytes, _Seen] = {}
