@@ -20,6 +20,7 @@ from typing import Final, Self
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
 
 MAX_NAMES: Final = 1_000_000
+NAMES_AT_ONCE: Final = 10_000
 MAX_COMPONENTS: Final = 2_000
 OPEN_FOLDERS: Final = 64
 """How many folders a `Beneath` keeps open, so that the next name in one costs a single look-up."""
@@ -163,16 +164,18 @@ class Beneath:
     def listed(self, path: bytes, limit: int = 0) -> dict[bytes, bool]:
         """The names in a folder, each with whether it is a plain file. TooManyNames as in `names`."""
         fd, limit = self.folder(path), limit or self.max_names
+        found: dict[bytes, bool] = {}
         try:
             with os.scandir(fd) as entries:
-                found = {entry.name: entry.is_file(follow_symlinks=False) for entry in islice(entries, limit + 1)}
+                while some := {
+                    each.name: each.is_file(follow_symlinks=False) for each in islice(entries, NAMES_AT_ONCE)
+                }:
+                    found.update(zip(os.fsencode("\0".join(some)).split(b"\0"), some.values(), strict=True))
+                    if len(found) > limit:
+                        raise TooManyNames(f"{self.shown(path)} holds more than {limit} names")
         except OSError as error:
             raise explained(error, self.shown(path)) from error
-        if len(found) > limit:
-            raise TooManyNames(f"{self.shown(path)} holds more than {limit} names")
-        if not found:
-            return {}
-        return dict(zip(os.fsencode("\0".join(found)).split(b"\0"), found.values(), strict=True))
+        return found
 
     @contextmanager
     def opened(self, path: bytes) -> Iterator[int]:
