@@ -79,6 +79,12 @@ def test_what_compose_says_is_read() -> None:
         raw(web={"image": "x", "volumes": [1]}),
         raw(web=None),
         json.dumps({**document(web={"image": "x"}), "secrets": []}).encode(),
+        json.dumps({**document(web={"image": "x"}), "secrets": {"s": "x"}}).encode(),
+        raw(web={"image": "x", "secrets": 1}),
+        raw(web={"image": "x", "secrets": ["s"]}),
+        raw(web={"image": "x", "configs": [{"source": []}]}),
+        raw(web={"image": "x", "scale": float("inf")}),
+        raw(web={"image": "x", "command": ["\ud800"]}),
         b"[" * 100_000,
     ],
 )

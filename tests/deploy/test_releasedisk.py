@@ -25,7 +25,8 @@ from boltseal.deploy.releases import End, ReleaseInvalid, ReleaseUnreadable, Ste
 from boltseal.storage.durable import Disk
 from tests.deploy.test_releases import release
 
-CONTENTS = Contents(b'{"services": {}}', b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
+TEXT = b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}'
+CONTENTS = Contents(TEXT, b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
 
 
 @pytest.fixture
@@ -219,6 +220,14 @@ def test_a_failure_after_the_last_that_ran_keeps_its_files(folder: ReleaseFolder
             (place / "release.json").read_bytes().replace(b": 1,", b": 2,")
         ),
         lambda place: (place / "files/0").unlink(),
+        lambda place: (place / "compose.json").write_bytes(b"no JSON"),
+        lambda place: (place / "compose.json").write_bytes(b"[]"),
+        lambda place: (place / "compose.json").write_bytes(b'{"name": "shop", "services": []}'),
+        lambda place: (place / "compose.json").write_bytes(TEXT.replace(b"db", b"cache")),
+        lambda place: (place / "compose.json").write_bytes(TEXT.replace(b'"x"', b'"x", "labels": []')),
+        lambda place: (place / "compose.json").write_bytes(b"[" * 100_000),
+        lambda place: (place / "environment.json").write_bytes(b'{"TOKEN": 1}'),
+        lambda place: (place / "environment.json").write_bytes(b"no JSON"),
         lambda place: (place / "compose.json").unlink(),
     ],
 )
@@ -240,3 +249,23 @@ def test_a_link_is_not_followed(folder: ReleaseFolder, tmp_path: Path) -> None:
 
     with pytest.raises(ReleasesUnusable):
         folder.read(1)
+
+
+def test_folders_that_are_not_ours_are_left_alone(folder: ReleaseFolder) -> None:
+    """No release has such a number."""
+    begun(folder, 1)
+    for name in ("0", "01", "-1", "99999999999999999999", "9" * 200, "1.bak"):
+        (folder.folder / name).mkdir()
+
+    assert [each.number for each in folder.all()] == [1]
+    assert folder.next_number() == 2
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/etc")])
+def test_a_number_without_a_record_is_named(folder: ReleaseFolder, make: object) -> None:
+    """It is no release, and nobody knows what it was: a person has to look."""
+    begun(folder, 1)
+    make(folder.folder / "7")  # type: ignore[operator]
+
+    with pytest.raises(ReleaseUnreadable, match=r"no record in it.*no release 7"):
+        folder.all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from boltseal.deploy.releases import (
     End,
@@ -67,6 +68,15 @@ def test_a_record_comes_back_as_it_was_written() -> None:
         format_release(release(1)).replace(b'"shop"', b'"../etc"'),
         format_release(release(1)).replace(b'"ended"', b'"waiting"'),
         b"[" * 100_000,
+        format_release(release(0)),
+        format_release(release(10**9)),
+        format_release(release(1)).replace(b'"started_us": 1', b'"started_us": 999999999999999999999'),
+        format_release(release(1)).replace(b'"started_us": 1', b'"started_us": -1'),
+        format_release(release(1)).replace(b"shop/app:1.0.0", b"shop/$app"),
+        format_release(replace(release(1), files={"compose.yaml": "../../../etc/passwd"})),
+        format_release(replace(release(1), files={"../other/compose.yaml": "0"})),
+        format_release(replace(release(1), files={"compose\0.yaml": "0"})),
+        format_release(replace(release(1), services=(ReleasedService(name="app", image="app:1"),))),
     ],
 )
 def test_what_is_no_record_is_not_taken_for_one(raw: bytes) -> None:
@@ -131,9 +141,7 @@ def test_the_last_that_ran_is_the_newest_healthy_one() -> None:
 
 def test_a_step_touches_only_the_services_that_were_chosen() -> None:
     """And not what has failed already."""
-    import msgspec
-
-    chosen = msgspec.structs.replace(release(2, None), chosen=("app",))
+    chosen = replace(release(2, None), chosen=("app",))
     moved = chosen.at(Step.WAITING, ServiceState.STARTED)
 
     assert [each.state for each in moved.services] == [ServiceState.STARTED, ServiceState.PLANNED]

@@ -435,11 +435,59 @@ def test_a_rollback_says_what_it_does_not_bring_back(shop: Shopfront) -> None:
     again = shop.run("rollback", "1", "--restore-files")
 
     assert "data stays as it is: web has data at /data" in back.err
-    assert "the project's files say something else than what runs (compose.yaml)" in back.err
+    assert "the project's files say something else than what runs (boltseal.lock, compose.yaml)" in back.err
     assert between != first
     assert forward.code == 0, forward.err
     assert again.code == 0, again.err
     assert (shop.root / "compose.yaml").read_bytes() == first
+    assert "runs already" in shop.run("deploy").out  # the lock is that of then, too
+
+
+def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) -> None:
+    """By the command that the rollback has shown."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    first = (shop.root / "compose.yaml").read_bytes()
+    shop.web("1.1.0")
+    shop.deployed()
+    told = shop.run("rollback").err
+    later = shop.run("rollback", "3", "--project", shop.name, "--restore-files")
+
+    assert f"`boltseal rollback 3 --project {shop.name} --restore-files`" in told
+    assert "put back as they were: boltseal.lock, compose.yaml" in later.err
+    assert (shop.root / "compose.yaml").read_bytes() == first
+
+
+def test_two_projects_of_one_name_are_told(shop: Shopfront) -> None:
+    """The second takes the place of the first on the engine."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    shop.web("1.0.0")
+    shop.deployed()
+    one, shop.root = shop.root, shop.root.with_name("other")
+    shop.web("1.1.0")
+    said = shop.deployed()
+
+    assert f"was deployed from {one} until now" in said.err
+    assert f"replaced by what is in {shop.root}" in said.err
+
+
+def test_broken_files_do_not_hinder_a_rollback(shop: Shopfront) -> None:
+    """It is told how to do without them."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    for tag in ("1.0.0", "1.1.0"):
+        shop.web(tag)
+        shop.deployed()
+    (shop.root / "compose.yaml").write_text("services: [")
+    refused, done = shop.run("rollback"), shop.run("rollback", "--project", shop.name)
+
+    assert refused.code == 2
+    assert "name the project with --project" in refused.err
+    assert done.code == 0, done.err
+    assert shop.words() == {"web": "1.0.0"}
 
 
 def test_the_images_of_a_release_survive_a_prune(shop: Shopfront) -> None:

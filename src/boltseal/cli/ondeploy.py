@@ -325,6 +325,18 @@ class WhichProject(Invalid):
     """More than one project has releases on this host, and none was named."""
 
 
+async def _name_here(named: ProjectFiles) -> str:
+    """The name of the project of these files, whatever its profiles enable. ComposeRefused: and how to do without them."""
+    from boltseal.deploy.composing import ComposeRefused
+
+    try:
+        _, read = await read_files(None, replace(named, profiles=("*",)), ())
+    except Invalid as error:
+        hint = "what is recorded does not need the files: name the project with --project"
+        raise ComposeRefused(f"{error.message}; {hint}") from error
+    return read.model.project
+
+
 def project_name(name: str | None) -> str:
     """Which project's releases are meant: the one named, that of the files here, or the only one. WhichProject, ..."""
     import asyncio
@@ -340,7 +352,7 @@ def project_name(name: str | None) -> str:
     except NoProject:
         pass
     else:
-        return asyncio.run(read_files(None, named, ()))[1].model.project
+        return asyncio.run(_name_here(named))
     found = projects(state_folder())
     if not found:
         raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")

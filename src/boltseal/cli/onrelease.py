@@ -119,6 +119,8 @@ def _print(done: Deployed, status: str) -> None:
     for service in release.services:
         if service.name in done.pulled and service.scrub:
             say(clean(f"{service.name}: {service.scrub}"))
+    if done.given_up is not None:
+        say(f"release {done.given_up} had been left unfinished; release {release.number} took over")
     for failure in outcome.failures:
         say(clean(f"boltseal: {failure.service or release.project}: {failure.reason}"))
         for line in failure.log:
@@ -134,16 +136,16 @@ def _print(done: Deployed, status: str) -> None:
 
 def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore: bool) -> None:
     """After a rollback: what it does not bring back, and what the project's own files say now."""
-    from boltseal.deploy.recorded import differing, put_files_back
+    from boltseal.deploy.recorded import differing, put_files_back, with_lock
 
     release = done.release
-    if done.outcome is None or answer.outcome is not Outcome.HOLDS:
+    if answer.outcome is not Outcome.HOLDS:
         return
-    for service in release.services:
+    for service in release.services if done.outcome is not None else ():
         for volume in service.volumes[:_MOST_VOLUMES]:
             say(clean(f"data stays as it is: {service.name} has {volume}"))
-    files = folder.contents(release.number).files
-    root = Path(release.directory)
+    root, contents = Path(release.directory), folder.contents(release.number)
+    files = with_lock(root, contents.files, contents.lock)
     changed = differing(root, files)
     if changed and restore:
         put_files_back(root, files, changed)
@@ -152,6 +154,7 @@ def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore:
         say(
             clean(
                 f"the project's files say something else than what runs ({', '.join(changed[:5])}): the next deploy goes "
-                "forward again, unless you mend them, or put them back with --restore-files"
+                f"forward again, unless you mend them, or put them back: `boltseal rollback {release.number} --project "
+                f"{release.project} --restore-files`"
             )
         )

@@ -93,8 +93,8 @@ def taken(opened: Opened, chosen: Sequence[Step]) -> Deployed:
     names = sorted({step.service for step in chosen})
     changes = _retagged(opened, {step.service: step.tag for step in chosen if step.tag is not None})
     done = None
+    replace_all(opened.root.resolve(), changes)
     try:
-        replace_all(opened.root.resolve(), changes)
         only = names if last_good(opened.folder.all()) is not None else list(opened.services)
         now = open_named(opened.place, opened.named, only, list(opened.registries))
         images = {lock_key(now.read.model.services[name].image) for name in names}

@@ -39,7 +39,8 @@ def releases(project: NameOption = None, as_json: JsonOption = False) -> None:
         if not rows:
             print_line("no releases on this host yet; `boltseal deploy` makes the first")
             return
-        print_table(("RELEASE", "WHEN", "BY", "REVISION", "HOW IT ENDED"), rows, whole=("RELEASE", "WHEN"))
+        columns = ("RELEASE", "WHEN (UTC)", "BY", "REVISION", "HOW IT ENDED")
+        print_table(columns, rows, whole=columns[:2])
         for each in unfinished:
             say_left(each)
 

@@ -29,6 +29,8 @@ MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 LAST_LINES: Final = 5
 _ROOT: Final = Path("/")  # a recorded project names all its paths whole, and its folder may be gone
 _MAX_LINE: Final = 64 * 1024
+_LOOK_EVERY_S: Final = 0.05
+_PROGRESS: Final = ("Container ", "Network ", "Volume ", "Image ")
 _PASSED_ON: Final = ("PATH", "HOME", "TMPDIR", "LANG", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "DOCKER_CONFIG")
 
 
@@ -87,7 +89,7 @@ class Compose:
         if extra and not project.files:
             raise AssertionError("a file more is a file beside others: name them all")
         more = [part for path in extra for part in ("--file", str(path))]
-        argv = [*self.command, *project.flags, *more, "config", "--format", "json", *services]
+        argv = [*self.command, *project.flags, *more, "config", "--format", "json", "--", *services]
         async with _running(argv, {**self.user, **self.engine}, project.directory) as process:
             out, err = await _outputs(process, READ_S)
         if process.returncode:
@@ -96,7 +98,7 @@ class Compose:
 
     async def build(self, project: ProjectFiles, services: Sequence[str], tell: Tell) -> None:
         """Build services from the user's own files. ComposeFailed, ComposeFull."""
-        argv = [*self.command, *project.flags, "build", *services]
+        argv = [*self.command, *project.flags, "build", "--", *services]
         await self._do(argv, {**self.user, **self.engine}, project.directory, None, tell, "build")
 
     async def up(
@@ -111,7 +113,7 @@ class Compose:
         tell: Tell,
     ) -> None:
         """Start services of a recorded project, without a build or a pull. ComposeFailed, ComposeFull."""
-        up = ("up", "--detach", "--no-build", "--pull", "never", *services)
+        up = ("up", "--detach", "--no-build", "--pull", "never", "--", *services)
         argv = [*self._recorded(file, project, directory), *up]
         await self._do(argv, self._little() | dict(variables), _ROOT, timeout_s, tell, "start the project")
 
@@ -125,7 +127,7 @@ class Compose:
         tell: Tell,
     ) -> None:
         """Stop services of a recorded project and remove their containers; volumes stay. ComposeFailed."""
-        argv = [*self._recorded(file, project, directory), "rm", "--stop", "--force", *services]
+        argv = [*self._recorded(file, project, directory), "rm", "--stop", "--force", "--", *services]
         await self._do(argv, self._little() | dict(variables), _ROOT, REMOVE_S, tell, "remove what is no more")
 
     def _recorded(self, file: Path, project: str, directory: Path) -> list[str]:
@@ -194,21 +196,41 @@ async def _running(
             limit=_MAX_LINE,
         )
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        if not directory.is_dir():  # noqa: ASYNC240 - once, and it has failed already
+            raise ComposeRefused(f"{directory} is no folder: Compose can't read a project in it") from error
         raise ComposeMissing(f"{argv[0]} can't be run: {error.strerror}") from error
     try:
         yield process
     finally:
-        if process.returncode is None:
+        if process.returncode is None or not _closed(process):
             await _stopped(process)
 
 
+def _closed(process: asyncio.subprocess.Process) -> bool:
+    """Whether nobody can print anything more: a process that has ended may have left others of its group behind."""
+    return all(stream is None or stream.at_eof() for stream in (process.stdout, process.stderr))
+
+
 async def _stopped(process: asyncio.subprocess.Process) -> None:
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), STOP_S)
-            return
+    """End the whole group: asked first, and what is left of it after that by force."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    until = asyncio.get_running_loop().time() + STOP_S
+    # not `wait`: that also waits for whoever of its group still has its output
+    while process.returncode is None and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - no event tells it
+        await asyncio.sleep(_LOOK_EVERY_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(_drained(process), STOP_S)
+
+
+async def _drained(process: asyncio.subprocess.Process) -> None:
+    """The end of a process, which is only seen once all that it printed was read."""
+    for stream in (process.stdout, process.stderr):
+        while stream is not None and await stream.read(_MAX_LINE):
+            pass
+    await process.wait()
 
 
 async def _outputs(process: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
@@ -222,12 +244,17 @@ async def _outputs(process: asyncio.subprocess.Process, timeout_s: float) -> tup
                 raise ComposeRefused(f"Compose prints more than {MAX_OUTPUT_BYTES // 2**20} MiB of this project")
         return bytes(found)
 
+    reading = [asyncio.ensure_future(whole(stream)) for stream in (process.stdout, process.stderr)]
     try:
         async with asyncio.timeout(timeout_s):
-            out, err = await asyncio.gather(whole(process.stdout), whole(process.stderr))
+            out, err = await asyncio.gather(*reading)
             await process.wait()
     except TimeoutError as error:
         raise ComposeFailed(f"Compose does not answer within {timeout_s:g} s") from error
+    finally:
+        for each in reading:
+            each.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
     return out, err
 
 
@@ -253,5 +280,5 @@ def _joined(lines: deque[str]) -> bytes:
 def _shown(output: bytes) -> str:
     """The last lines that say something, on one line."""
     lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
-    told = [line for line in lines if "level=warning" not in line] or lines
+    told = [line for line in lines if "level=warning" not in line and not line.startswith(_PROGRESS)] or lines
     return quote(" / ".join(told[-2:]) or "it does not say why", 600)[1:-1]

@@ -19,11 +19,7 @@ import msgspec
 
 from boltseal.deploy.flow import Deployed, Flow
 from boltseal.deploy.images import Images, Ready, labels_of, reason
-from boltseal.deploy.model import (
-    Service,
-    locked_digests,
-    merged,
-)
+from boltseal.deploy.model import Service, locked_digests, merged
 from boltseal.deploy.projectfiles import project_folder
 from boltseal.deploy.reading import Read
 from boltseal.deploy.recorded import recorded_files
@@ -100,6 +96,11 @@ class Deployer:
         if unfinished is not None:
             self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {number} took over"))
             release = _removing(release, unfinished)
+        if last is not None and last.directory != release.directory:
+            self.flow.tell(
+                f"{release.project} was deployed from {last.directory} until now; what runs of it is replaced by what is in "
+                f"{release.directory} (another project needs another name: --project)"
+            )
         others = [each for each in release.services if each.name not in ready]
         await self.images.also(others, reason(self.folder.project, number))
         recorded = recorded_files(read.project)

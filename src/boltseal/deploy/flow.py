@@ -67,7 +67,7 @@ class Outcome:
 class Deployed:
     """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
 
-    `pulled`: services whose image was not here before. `given_up`: the unfinished release that this one took over from.
+    `pulled`: services whose image was not here before. `given_up`: the number of the unfinished release that this one took over from.
     """
 
     release: Release
@@ -133,12 +133,12 @@ class Flow:
             names = release.chosen or tuple(each.name for each in release.services)
             await self._up(release, names)
         except BoltsealError as error:
-            failures = await self._failures(release, await self._verdicts(release))
+            failures = await self._failures(await self._verdicts(release))
             return await self._put_back(release, failures or (Failure("", error.message),), error.message)
         release = self.folder.write(release.at(Step.WAITING, ServiceState.STARTED))
         failed = _failed(await self._healthy(release, before))
         if failed:
-            return await self._put_back(release, await self._failures(release, failed))
+            return await self._put_back(release, await self._failures(failed))
         ended = self._with_hashes(release, await self.containers()).at(Step.WAITING, ServiceState.HEALTHY)
         return Outcome(self.folder.write(ended.ended(End.HEALTHY, self.now_us())))
 
@@ -206,7 +206,7 @@ class Flow:
         found = watch.look(await self.containers(), asyncio.get_running_loop().time())
         return {name: each for name, each in found.items() if each.judgement is Judgement.FAILED}
 
-    async def _failures(self, release: Release, failed: Mapping[str, Verdict]) -> tuple[Failure, ...]:
+    async def _failures(self, failed: Mapping[str, Verdict]) -> tuple[Failure, ...]:
         found = []
         for name, verdict in failed.items():
             late = "" if verdict.judgement is Judgement.FAILED else f" after {self.patience.wait_s:g} s"
@@ -228,20 +228,21 @@ class Flow:
             if (service := release.service(failure.service)) is not None
         )
         release = msgspec.structs.replace(release, reason=reason[:4000])
-        if release.previous is None:
+        previous = release.previous
+        if previous is None:
             nothing = f"{reason}; nothing ran before it that could be put back"
             return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), nothing)), tuple(failures))
-        before = self.folder.read(release.previous)
         release = self.folder.write(release.at(Step.RETURNING))
-        self.tell(f"putting release {before.number} back")
+        self.tell(f"putting release {previous} back")
         try:
+            before = self.folder.read(previous)
             there = await self.containers()
             added = [each.name for each in release.services if before.service(each.name) is None]
             await self._remove(added)
             await self._up(before, tuple(each.name for each in before.services))
             ill = _failed(await self._healthy(before, there))
         except BoltsealError as error:
-            broken = f"{reason}; release {before.number} could not be put back: {error.message}"
+            broken = f"{reason}; release {previous} could not be put back: {error.message}"
             return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), broken)), tuple(failures))
         if ill:
             broken = f"{reason}; release {before.number} was put back, and {', '.join(ill)} of it is not healthy"

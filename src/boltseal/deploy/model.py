@@ -83,20 +83,22 @@ def parse_model(raw: bytes) -> Model:
     """What Compose printed. ModelInvalid."""
     try:
         document = json.loads(raw)
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair can't be written down
     except (ValueError, RecursionError) as error:
         raise ModelInvalid(f"Compose's reading of the project is no JSON: {quote(str(error))}") from error
     services = document.get("services") if isinstance(document, dict) else None
     if not isinstance(services, dict) or not isinstance(document.get("name"), str):
         raise ModelInvalid("Compose's reading of the project has no services")
     for kind in _SHARED:
-        if not isinstance(document.get(kind, {}), dict):
+        said = document.get(kind, {})
+        if not isinstance(said, dict) or not all(each is None or isinstance(each, dict) for each in said.values()):
             raise ModelInvalid(f"Compose's reading of the project has odd {kind}")
     if not services:
         raise ModelInvalid("the project has no services that are enabled; see its profiles")
     project = check_project(document["name"])
     try:
         found = {name: _service(project, name, said) for name, said in services.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelInvalid(f"Compose's reading of the project is of an unknown form: {quote(str(error))}") from error
     return Model(project, found, document)
 
@@ -114,6 +116,9 @@ def _service(project: str, name: str, said: Mapping[str, Any]) -> Service:
     replicas = (said.get("deploy") or {}).get("replicas") if scale is None else scale
     environment = {key: None if value is None else str(value) for key, value in (said.get("environment") or {}).items()}
     volumes = tuple(_volume(each) for each in said.get("volumes") or () if each.get("type") in ("volume", "bind"))
+    for kind in ("secrets", "configs"):
+        if not all(isinstance(each.get("source"), str) for each in said.get(kind) or ()):
+            raise ModelInvalid(f"service {quote(name)} has odd {kind}")
     return Service(name, image, build, 1 if replicas is None else int(replicas), environment, volumes)
 
 
@@ -218,7 +223,7 @@ def _mounted(document: Mapping[str, Any], service: Mapping[str, Any], variables:
     found = []
     for kind in ("secrets", "configs"):
         for use in service.get(kind) or ():
-            source = use.get("source") if isinstance(use, Mapping) else use
+            source = use["source"]
             said = document.get(kind, {}).get(source) or {}
             found.append([kind, source, said, variables.get(str(said.get("environment") or ""), "")])
     return json.dumps(found, sort_keys=True) if found else ""

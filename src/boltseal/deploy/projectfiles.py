@@ -35,7 +35,7 @@ def named_files(project: ProjectFiles, environment: Mapping[str, str]) -> Projec
     files = project.files or tuple(_found(project.directory, environment))
     whole = tuple(Path(os.path.abspath(project.directory / each)) for each in files)  # noqa: PTH100 - links stay
     for file, named in zip(whole, files, strict=True):
-        if str(named) == "-":
+        if named.name == "-":
             raise NoProject("a project on standard input can't be recorded; give the name of a file")
         if not file.is_file():
             raise NoProject(f"{quote(str(named))}: there is no such file; -f names a Compose file")

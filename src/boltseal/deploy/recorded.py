@@ -13,7 +13,9 @@ from typing import Final
 
 from boltseal.deploy.composing import ProjectFiles
 from boltseal.deploy.projectfiles import NoProject, project_folder
-from boltseal.errors import NotFound
+from boltseal.errors import BoltsealError, NotFound
+from boltseal.lockfile.document import LOCK_NAME
+from boltseal.lockfile.parse import parse_lock
 from boltseal.pin.edit import Change
 from boltseal.pin.replace import replace_all
 from boltseal.pin.scan import scan_project
@@ -63,6 +65,24 @@ def _raw(file: Path) -> bytes | None:
         return None
     except OSError as error:
         raise NoProject(f"{file} can't be read: {error.strerror}") from error
+
+
+def with_lock(root: Path, files: Mapping[str, bytes], lock: bytes | None) -> Mapping[str, bytes]:
+    """The recorded files and the release's lock, if the project has one in its own folder that says something else of images.
+
+    One in a folder above is other projects' too, and stays.
+    """
+    now = _raw(root / LOCK_NAME)
+    if lock is None or now is None or _images(now) == _images(lock):
+        return files
+    return {**files, LOCK_NAME: lock}
+
+
+def _images(lock: bytes) -> object:
+    try:
+        return {each.reference: each.digest for each in parse_lock(lock).images}
+    except BoltsealError:
+        return None
 
 
 def differing(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:

@@ -33,10 +33,12 @@ from typing import Final
 import msgspec
 
 from boltseal.deploy.releases import (
+    MAX_NUMBER,
     MAX_RECORD_BYTES,
     Release,
     ReleaseInvalid,
     ReleaseUnreadable,
+    check_contents,
     check_project,
     format_release,
     parse_release,
@@ -104,14 +106,23 @@ class ReleaseFolder:
 
     def all(self) -> tuple[Release, ...]:
         """Every release, oldest first. ReleasesUnusable, ReleaseUnreadable."""
-        return tuple(self.read(number) for number in self._numbers())
+        try:
+            return tuple(self.read(number) for number in self._numbers())
+        except NoSuchRelease as error:
+            raise ReleaseUnreadable(
+                f"a folder in {self.folder} has a number and no record in it: if nobody can bring release.json back, "
+                f"take that folder away ({error.message.partition(';')[0]})"
+            ) from error
 
     def read(self, number: int) -> Release:
         """One release. NoSuchRelease, ReleaseUnreadable."""
         raw = self._read(number, "release.json", MAX_RECORD_BYTES)
         if raw is None:
             raise NoSuchRelease(f"{self.project} has no release {number} on this host; see `boltseal releases`")
-        release = parse_release(raw)
+        try:
+            release = parse_release(raw)
+        except ReleaseUnreadable as error:
+            raise ReleaseUnreadable(f"{self.folder}/{number}/release.json: {error.message}") from error
         if (release.project, release.number) != (self.project, number):
             raise ReleaseUnreadable(f"{self.folder}/{number}: its record is that of another release")
         return release
@@ -128,8 +139,15 @@ class ReleaseFolder:
             if found is None:
                 raise ReleaseUnreadable(f"{self.folder}/{number}: {name} is not there any more")
             files[name] = found
-        environment = self._read(number, "environment.json")
-        return Contents(compose, environment or b"{}", files, self._read(number, "boltseal.lock"))
+        environment = self._read(number, "environment.json") or b"{}"
+        try:
+            check_contents(release, compose, environment)
+        except ReleaseUnreadable as error:
+            raise ReleaseUnreadable(
+                f"{self.folder}/{number}/compose.json, or environment.json beside it: {error.message}. If nobody can bring "
+                f"it back, take the folder {number} away: release {number} can't be gone back to then"
+            ) from error
+        return Contents(compose, environment, files, self._read(number, "boltseal.lock"))
 
     def compose_file(self, number: int) -> Path:
         """The file that Compose is given."""
@@ -251,7 +269,8 @@ class ReleaseFolder:
                 names = os.listdir(self.folder)  # noqa: PTH208 - names, no paths
             except FileNotFoundError:
                 return []
-        return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
+        digits = [name for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
+        return sorted(int(name) for name in digits if len(name) <= len(str(MAX_NUMBER)))  # others are not ours
 
     def _read(self, number: int, name: str, limit: int = MAX_CONTENT_BYTES) -> bytes | None:
         path = self.folder / str(number) / name

@@ -21,15 +21,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Final
+from pathlib import PurePosixPath
+from typing import Any, Final
 
 import msgspec
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
 
 FORMAT: Final = 1
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
+MAX_NUMBER: Final = 999_999_999
+_LAST_US: Final = 253_402_300_799_999_999  # the end of the year 9999
 _PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,254}")  # as Compose has it
 
 
@@ -102,17 +106,12 @@ class ReleasedService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     environment: dict[str, str] = {}
     labels: dict[str, str] = {}
 
-    @property
-    def local_build(self) -> bool:
-        """Whether no registry holds its image."""
-        return not self.digest
-
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One release. `services`: all that the project has then; `chosen`: those that it started, empty for all.
 
     `of`: the release that a rollback goes back to. `previous`: the healthy one that ran before, which is put back. Times
-    in microseconds since 1970.
+    in microseconds since 1970. `files`: the project's own files by their path in it, and the name that each is kept under.
     """
 
     format: int = FORMAT
@@ -181,16 +180,64 @@ def parse_release(raw: bytes) -> Release:
             f"a release's record has format {release.format}; this boltseal reads {FORMAT}: use the newer one"
         )
     try:
-        check_project(release.project)
-        for each in release.services:
-            for text in (each.digest, each.image_id):
-                if text:
-                    Digest.parse(text)
+        _check(release)
     except BoltsealError as error:
         raise ReleaseUnreadable(f"a release's record can't be right: {error.message}") from error
-    if (release.step is Step.ENDED) != (release.end is not None):
-        raise ReleaseUnreadable("a release's record can't be right: it has an end and goes on")
     return release
+
+
+def _check(release: Release) -> None:
+    """Everything that is done with a record later has to be possible. Invalid."""
+    check_project(release.project)
+    if not 0 < release.number <= MAX_NUMBER:
+        raise ReleaseInvalid(f"{release.number} is no number of a release; expected 1 to {MAX_NUMBER}")
+    for time_us in (release.started_us, release.ended_us or 0):
+        if not 0 <= time_us <= _LAST_US:
+            raise ReleaseInvalid(f"{time_us} is no time; expected microseconds since 1970")
+    for each in release.services:
+        Reference.parse(each.image)
+        Digest.parse(each.image_id)
+        if each.digest:
+            Digest.parse(each.digest)
+    for name, kept in release.files.items():
+        if ".." in PurePosixPath(name).parts or "\0" in name or not (kept.isascii() and kept.isdigit()):
+            raise ReleaseInvalid(
+                f"{quote(name)} is no file of a project, or {quote(kept)} no name that it is kept under"
+            )
+    if (release.step is Step.ENDED) != (release.end is not None):
+        raise ReleaseInvalid("it has an end and goes on, or it has ended and does not say how")
+
+
+class _RecordedService(msgspec.Struct):
+    """What is relied on of a service's text."""
+
+    image: str
+    labels: dict[str, Any] | None = None
+    secrets: list[dict[str, Any]] | None = None
+    configs: list[dict[str, Any]] | None = None
+
+
+class _RecordedText(msgspec.Struct):
+    """What is relied on of the text that Compose is given."""
+
+    name: str
+    services: dict[str, _RecordedService]
+    networks: dict[str, Any] = {}
+    volumes: dict[str, Any] = {}
+    secrets: dict[str, dict[str, Any] | None] = {}
+    configs: dict[str, dict[str, Any] | None] = {}
+
+
+def check_contents(release: Release, compose: bytes, environment: bytes) -> None:
+    """Whether these can be the text and the variables of a release, so that it can be started again. ReleaseUnreadable."""
+    try:
+        text = msgspec.json.decode(compose, type=_RecordedText)
+        msgspec.json.decode(environment, type=dict[str, str])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ReleaseUnreadable(f"it is not what was recorded: {quote(str(error), 200)[1:-1]}") from error
+    missing = [each.name for each in release.services if each.name not in text.services]
+    if missing:
+        raise ReleaseUnreadable(f"it is not what was recorded: it has no service {quote(missing[0])}")
 
 
 def format_release(release: Release) -> bytes:

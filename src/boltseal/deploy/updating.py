@@ -19,7 +19,7 @@ from enum import StrEnum
 from boltseal.client.registry import Resolved
 from boltseal.client.watched import Meant
 from boltseal.deploy.model import Service
-from boltseal.deploy.releases import End, Release
+from boltseal.deploy.releases import End, Release, ServiceState
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
@@ -53,8 +53,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of the images, by their name in a lock. `locked`: what the lock says; `meanings`, `tags`: of registries, or why they do not
-    say; `past`: what tags were seen to mean, the newest last; `failed`: what did not get healthy here, by service."""
+    """What is known of the images, by their name in a lock.
+
+    `locked`: what the lock says. `meanings`, `tags`: what registries say, or why they do not. `past`: what tags were seen
+    to mean, the newest last. `failed`: what did not get healthy here, as service and digest.
+    """
 
     locked: Mapping[Reference, Digest]
     meanings: Mapping[Reference, Resolved | BoltsealError]
@@ -81,14 +84,20 @@ def is_version(service: Service) -> bool:
 
 
 def failed_before(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
-    """Service and digest of what was deployed and did not get healthy, unless it did later."""
+    """Service and digest of what was deployed and did not get healthy, unless it did later. `releases`: oldest first.
+
+    Where Compose could not start a release and no service is known to be the reason, it is whatever was new in it.
+    """
     found: set[tuple[str, str]] = set()
+    ran: set[tuple[str, str]] = set()
     for release in releases:
-        for each in release.services:
-            if release.end is End.HEALTHY:
-                found.discard((each.name, each.digest))
-            elif release.end in (End.PUT_BACK, End.FAILED) and each.state == "failed":
-                found.add((each.name, each.digest))
+        deployed = {(each.name, each.digest) for each in release.services}
+        if release.end is End.HEALTHY:
+            found -= deployed
+            ran |= deployed
+        elif release.end in (End.PUT_BACK, End.FAILED):
+            named = {(each.name, each.digest) for each in release.services if each.state is ServiceState.FAILED}
+            found |= named or deployed - ran
     return frozenset(found)
 
 

@@ -1,0 +1,204 @@
+"""Docker Compose as a program: bounded, ended whole, and quiet about what nobody should read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boltseal.deploy.composing import (
+    Compose,
+    ComposeFailed,
+    ComposeFull,
+    ComposeMissing,
+    ComposeRefused,
+    ProjectFiles,
+    find_compose,
+)
+
+Made = Callable[[str], Compose]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """A `docker` that does what a script says, found as the real one is."""
+
+    def make(script: str) -> Compose:
+        program = tmp_path / "bin" / "docker"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        user = {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": "/home/ann", "TOKEN": "sesame"}
+        return Compose((str(program), "compose"), user, {"DOCKER_HOST": "unix:///run/d.sock"})
+
+    return make
+
+
+def project(folder: Path) -> ProjectFiles:
+    """A project of one file."""
+    return ProjectFiles(folder, (folder / "compose.yaml",), "shop", profiles=("p",), env_files=(folder / "e",))
+
+
+async def up(compose: Compose, tell: Callable[[str], None] = lambda _line: None, timeout_s: float = 20.0) -> None:
+    """Start a recorded project."""
+    file, directory = Path("/r/compose.json"), Path("/srv/shop")
+    await compose.up(file, "shop", directory, ["web"], {"SECRET": "swordfish"}, timeout_s=timeout_s, tell=tell)
+
+
+async def test_a_project_is_read_as_the_user_names_it(made: Made, tmp_path: Path) -> None:
+    """With the user's environment, in the user's folder; a service is never taken for a flag."""
+    script = 'printf \'{"argv": "%s", "in": "%s", "token": "%s"}\' "$*" "$PWD" "$TOKEN"'
+    said = json.loads(await made(script).read(project(tmp_path), ["-v"], [tmp_path / "more"]))
+
+    assert said["argv"] == (
+        f"compose --file {tmp_path}/compose.yaml --project-name shop --profile p --env-file {tmp_path}/e "
+        f"--file {tmp_path}/more config --format json -- -v"
+    )
+    assert (said["in"], said["token"]) == (str(tmp_path), "sesame")
+
+
+async def test_a_recorded_project_is_started_with_little_environment(made: Made, tmp_path: Path) -> None:
+    """What was recorded and what Docker needs; the user's variables of today stay out of it."""
+    await up(made(f'env > {tmp_path}/env; echo "$*" > {tmp_path}/argv; echo "$PWD" > {tmp_path}/in'))
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+
+    assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {"PATH", "HOME", "DOCKER_HOST", "SECRET"}
+    assert (tmp_path / "in").read_text() == "/\n"
+    assert (tmp_path / "argv").read_text() == (
+        "compose --project-name shop --project-directory /srv/shop --profile * --env-file /dev/null "
+        "--file /r/compose.json up --detach --no-build --pull never -- web\n"
+    )
+
+
+async def test_what_can_not_be_read_is_one_line_without_the_project(made: Made, tmp_path: Path) -> None:
+    """What Compose printed of the project itself may hold secrets, and is not shown; nor is a warning where more was said."""
+    compose = made(
+        "echo 'PASSWORD=sesame'; echo level=warning x >&2; printf 'line 3:\\nodd \\033[31mkey\\n' >&2; exit 15"
+    )
+    with pytest.raises(ComposeRefused) as refused:
+        await compose.read(project(tmp_path))
+
+    assert refused.value.message == r"Compose can't read the project: line 3: / odd \x1b[31mkey"
+    assert "sesame" not in repr(compose)
+
+
+async def test_a_failure_is_told_by_its_last_lines(made: Made) -> None:
+    """All lines go to whoever watches, harmless; the last two say why."""
+    told: list[str] = []
+    with pytest.raises(ComposeFailed, match=r"could not start the project: line 9 / no \\x07 way$"):
+        await up(
+            made("for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; printf 'no \\007 way' >&2; exit 1"), told.append
+        )
+
+    assert len(told) == 10
+    assert told[-1] == r"no \x07 way"
+
+
+async def test_what_went_well_is_no_reason(made: Made) -> None:
+    """Unless nothing else was said."""
+    with pytest.raises(ComposeFailed, match=r"start the project: Error response from daemon: no$"):
+        await up(made("echo Container web-1 Starting; echo Error response from daemon: no; exit 1"))
+    with pytest.raises(ComposeFailed, match=r"start the project: Container web-1 Starting$"):
+        await up(made("echo Container web-1 Starting; exit 1"))
+
+
+async def test_nothing_said_is_said(made: Made) -> None:
+    """Rather than an empty reason."""
+    with pytest.raises(ComposeFailed, match="it does not say why"):
+        await up(made("exit 1"))
+
+
+async def test_no_room_is_another_kind(made: Made) -> None:
+    """So that the exit code says so."""
+    with pytest.raises(ComposeFull):
+        await up(made("echo write /x: No space left on device; exit 1"))
+
+
+async def test_a_line_without_end_is_bounded(made: Made) -> None:
+    """Only its end is held, and little of that is shown."""
+    told: list[str] = []
+    await up(made("head -c 3000000 /dev/zero | tr '\\0' x"), told.append)
+
+    assert [len(line) < 600 for line in told] == [True]
+
+
+async def test_output_without_end_is_refused(made: Made, tmp_path: Path) -> None:
+    """And its process ended."""
+    compose = made(f"echo $$ > {tmp_path}/pid; exec yes")
+    with pytest.raises(ComposeRefused, match="prints more than"):
+        await compose.read(project(tmp_path))
+
+    assert await _gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo $$ > PID; echo started; exec sleep 600",
+        "(trap '' INT; exec sleep 600) & echo $! > PID; echo started; wait",
+        "(trap '' INT; exec sleep 600) & echo $! > PID; echo started; exit 0",
+    ],
+)
+async def test_a_time_out_ends_the_whole_group(made: Made, tmp_path: Path, script: str) -> None:
+    """Also children that are deaf to being asked, and those whose parent has ended already."""
+    with pytest.raises(ComposeFailed, match=r"did not start the project within 1 s: started"):
+        await up(made(script.replace("PID", f"{tmp_path}/pid")), timeout_s=1.0)
+
+    assert await _gone(int((tmp_path / "pid").read_text()))
+
+
+async def test_who_gives_up_ends_it(made: Made, tmp_path: Path) -> None:
+    """Ctrl-C leaves nobody at work behind."""
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.ensure_future(up(made(f"echo $$ > {tmp_path}/pid; echo x; exec sleep 600"), told.set_result))
+    await told
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await _gone(int((tmp_path / "pid").read_text()))
+
+
+async def test_a_folder_that_is_not_there_is_no_missing_compose(made: Made, tmp_path: Path) -> None:
+    """The message names what is wrong."""
+    with pytest.raises(ComposeRefused, match="gone is no folder"):
+        await made("exit 0").read(ProjectFiles(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("script", ["echo 1.29.2", "echo nonsense", "exit 1", "echo", "echo v"])
+async def test_what_is_no_compose_2_is_missing(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """An old one, or something else of that name."""
+    made(script)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(ComposeMissing, match="no Docker Compose 2 here"):
+        await find_compose({"PATH": f"{tmp_path}/bin"}, {})
+
+
+async def test_compose_is_found_as_docker_s_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its version has a v or not."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for version in ("2.26.1", "v2.40.0", "5.0.0-rc1"):
+        made(f"echo {version}")
+
+        assert (await find_compose({"PATH": f"{tmp_path}/bin:/bin"}, {})).command == ("docker", "compose")
+
+
+async def _gone(pid: int) -> bool:
+    """Whether a process ends: it may take a moment until nobody lists it any more."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            state = await asyncio.to_thread(Path(f"/proc/{pid}/stat").read_text)
+        except FileNotFoundError:
+            return True
+        if state.rpartition(")")[2].split()[0] == "Z":
+            return True
+        await asyncio.sleep(0.05)
+    return False

@@ -1,0 +1,108 @@
+"""What changed between two releases."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from msgspec.structs import replace
+
+from boltseal.deploy.difference import BASE_DIGEST, BASE_NAME, changes
+from boltseal.deploy.model import MOUNTED
+from boltseal.deploy.releasedisk import Contents
+from boltseal.deploy.releases import Release
+from tests.deploy.test_releases import DIGEST, release
+
+OTHER = f"sha256:{'b' * 64}"
+
+
+def with_app(number: int, **said: Any) -> Release:
+    """A release whose service app is this."""
+    made = release(number)
+    return made.with_services([replace(made.services[0], **said)])
+
+
+def contents(app: dict[str, Any], **files: str) -> Contents:
+    """What was recorded with it."""
+    text = {"name": "shop", "services": {"app": {"image": "x"} | app, "db": {"image": "y"}}}
+    return Contents(json.dumps(text).encode(), b"{}", {name: said.encode() for name, said in files.items()})
+
+
+def told(before: Release, after: Release, was: Contents | None = None, is_: Contents | None = None) -> list[Any]:
+    """All changes, as service, what, before and after."""
+    return [(each.service, each.what, each.before, each.after) for each in changes(before, after, was, is_)]
+
+
+def test_the_same_release_has_not_changed() -> None:
+    """Neither with its texts nor without."""
+    text = contents({"command": ["x"]}, compose="services")
+
+    assert told(release(1), release(2)) == told(release(1), release(2), text, text) == []
+
+
+def test_an_image_its_labels_and_its_bases() -> None:
+    """Each by its own name."""
+    old = with_app(1, labels={BASE_NAME: "debian:12", BASE_DIGEST: DIGEST, "a": "1", "gone": "x"})
+    new = with_app(2, image="app:2", digest=OTHER, containers=3, labels={BASE_NAME: "debian:13", BASE_DIGEST: OTHER})
+
+    assert told(old, new) == [
+        ("app", "image", "localhost:5000/shop/app:1.0.0", "app:2"),
+        ("app", "digest", DIGEST, OTHER),
+        ("app", "containers", "1", "3"),
+        ("app", "label a", "1", ""),
+        ("app", "label gone", "x", ""),
+        ("app", "base digest", DIGEST, OTHER),
+        ("app", "base", "debian:12", "debian:13"),
+    ]
+
+
+def test_a_local_build_is_told_by_its_id() -> None:
+    """No registry has a digest for it."""
+    assert told(with_app(1, digest=""), with_app(2, digest="", image_id=OTHER)) == [("app", "digest", DIGEST, OTHER)]
+
+
+def test_values_of_the_environment_are_never_shown() -> None:
+    """Only which variables came, went, or changed."""
+    old = with_app(1, environment={"SAME": "m1", "TOKEN": "m2", "GONE": "m3"})
+    new = with_app(2, environment={"SAME": "m1", "TOKEN": "m9", "NEW": "m4"})
+
+    assert told(old, new) == [
+        ("app", "environment GONE", "set", ""),
+        ("app", "environment NEW", "", "set"),
+        ("app", "environment TOKEN", "one value", "another value"),
+    ]
+    was, is_ = (contents({"environment": {"TOKEN": value}}) for value in ("sesame", "swordfish"))
+    assert told(release(1), release(2), was, is_) == []
+
+
+def test_services_that_came_or_went() -> None:
+    """As a whole, and the revision."""
+    both, one = replace(release(1), revision="v1"), replace(release(2), revision="v2")
+    one = replace(one, services=one.services[:1])
+
+    assert told(both, one) == [("", "revision", "v1", "v2"), ("db", "service", "there", "")]
+    assert told(one, both) == [("", "revision", "v2", "v1"), ("db", "service", "", "there")]
+
+
+def test_settings_secrets_and_files() -> None:
+    """Everything else that Compose is told; of a secret only that it is another."""
+    was = contents({"command": ["a"], "labels": {MOUNTED: "1", "x": "y"}}, compose="a", gone="b")
+    is_ = contents({"restart": "always", "labels": {MOUNTED: "2", "x": "z"}}, compose="c", new="d")
+
+    assert told(release(1), release(2), was, is_) == [
+        ("app", "secrets and configs", "one text", "another text"),
+        ("app", "command", '["a"]', ""),
+        ("app", "labels", '{"x": "y"}', '{"x": "z"}'),
+        ("app", "restart", "", '"always"'),
+        ("", "file compose", "one text", "another text"),
+        ("", "file gone", "there", ""),
+        ("", "file new", "", "there"),
+    ]
+    assert told(release(1), release(2), was, None) == []
+
+
+def test_a_secret_that_came() -> None:
+    """There was none before."""
+    was, is_ = contents({}), contents({"labels": {MOUNTED: "2"}})
+
+    assert told(release(1), release(2), was, is_) == [("app", "secrets and configs", "", "another text")]

@@ -1,0 +1,82 @@
+"""A release is said to the registries of its images; what can't be said is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from msgspec.structs import replace
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.recorded import records
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.deploy.recording import record_release
+from boltseal.deploy.releases import Release
+from boltseal.oci.reference import Repository
+from tests.deploy.test_releases import release
+from tests.images import image, push
+from tests.serving import Serving
+from tests.spec.test_tag_history import signed
+
+HOST = "localhost:5000"
+IMAGE = image("one")
+
+
+@pytest.fixture
+async def transport(registry: Serving) -> AsyncIterator[Transport]:
+    """A registry that has the image of the service app."""
+    await push(registry.client, "shop/app", "1.0.0", IMAGE)
+    made = Transport(CredentialStore(()), TransportOptions(attempts=1), app=httpx2.ASGITransport(app=registry.app))
+    yield made
+    await made.aclose()
+
+
+def released(**said: object) -> Release:
+    """A release of app and db with the image's digest."""
+    made = replace(release(4), of=2, revision="v1", **said)
+    services = [replace(each, digest=IMAGE.digest, environment={"TOKEN": "mark"}) for each in made.services]
+    return made.with_services(services)
+
+
+def mark(text: str) -> str:
+    """A stand-in for the HMAC."""
+    return f"mark of {len(text)}"
+
+
+async def test_what_is_released_is_in_the_ledger(registry: Serving, transport: Transport) -> None:
+    """Project, number, service, host, revision; of the environment one HMAC and nothing else."""
+    (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
+    assert said.index is not None
+    await signed(registry.client, said.index + 1)
+    ((_, entry),) = await records(transport, HOST, Repository("shop/app"))
+
+    assert entry.kind == "released"
+    assert entry.reason == "release 4 of shop by ann@host"
+    assert entry.extra == {
+        "project": "shop",
+        "release": "4",
+        "service": "app",
+        "host": "host",
+        "environment": mark('{"TOKEN": "mark"}'),
+        "revision": "v1",
+        "of": "2",
+    }
+
+
+async def test_what_can_not_be_said_is_told_of_that_service(transport: Transport) -> None:
+    """The registry has no image of db; that of app is recorded all the same."""
+    app, db = await record_release(transport, released(), {HOST}, mark)
+
+    assert (app.service, app.why) == ("app", "")
+    assert (db.service, db.registry, db.index) == ("db", HOST, None)
+    assert "shop/db" in db.why
+
+
+async def test_who_is_not_known_is_not_asked(transport: Transport) -> None:
+    """Neither a registry without a ledger that the lock knows, nor for a local build."""
+    local = released()
+    local = local.with_services([replace(each, digest="") for each in local.services])
+
+    assert await record_release(transport, released(), set(), mark) == ()
+    assert await record_release(transport, local, {HOST}, mark) == ()
