@@ -50,7 +50,7 @@ check-fast: $(VENV)/.works
 
 test: $(VENV)/.works  ## every test, real clients included; installs what they need when root; under twenty minutes
 	@scripts/test-packages
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 soak: $(VENV)/.works  ## the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB
 	@scripts/test-packages

@@ -45,6 +45,7 @@ async def one(registry: Serving, sessions: tuple[str, ...], data: st.DataObject)
 
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=UNHEALTHY)
 @given(data=st.data())
+@pytest.mark.slow
 async def test_no_request_finds_a_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
     """Whatever is sent is answered by the spec's rules, and the sealed tag holds."""
     await one(registry, sessions, data)

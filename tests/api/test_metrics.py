@@ -127,6 +127,7 @@ async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
     assert number(text, 'boltseal_requests_total{method="PUT",route="Health",status="405"}') == 1
 
 
+@pytest.mark.slow
 async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path: Path) -> None:
     """Asked for by GET or by a form: who, and which repositories; a wrong login is noted as nobody's."""
     lines: list[Line] = []
@@ -154,6 +155,7 @@ async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path:
     assert b'"asked":"shop/app:pull,push shop/web:pull"' in written
 
 
+@pytest.mark.slow
 async def test_passwords_that_were_compared_are_counted(tmp_path: Path) -> None:
     """A thousand pulls with a login cost one bcrypt, and whoever runs the registry can see it."""
     settings = settings_of(tmp_path / "data")
@@ -225,6 +227,7 @@ def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"1", folder.name}
 
 
+@pytest.mark.slow
 async def test_an_admin_of_every_repository_may_read_the_numbers_from_anywhere(tmp_path: Path) -> None:
     """By login; a user without that right may not."""
     grants = [{"users": ["boss"], "actions": ["admin"]}, {"users": ["ci"], "actions": ["pull"]}]

@@ -21,6 +21,7 @@ MEBIBYTE = 1024 * 1024
 
 
 @pytest.mark.parametrize("where", ["annotations", "artifactType"])
+@pytest.mark.slow
 async def test_a_page_of_referrers_holds_few_megabytes(shop: Shop, where: str) -> None:
     """Each referrer carries a megabyte of text: they come a few at a time, all of them, in order, each once."""
     image = await shop.image("signed")

@@ -84,6 +84,7 @@ METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPT
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(method=METHODS, path=PATHS, query=QUERIES, headers=HEADERS, body=BODIES, dies=st.booleans())
+@pytest.mark.slow
 async def test_anything_at_any_address(
     registry: Serving,
     method: str,

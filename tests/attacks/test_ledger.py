@@ -165,6 +165,7 @@ async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., N
     assert any(f"is over {size} entries; {size - 1} are here" in one for one in problems())
 
 
+@pytest.mark.slow
 async def test_a_log_that_is_cut_back_under_a_running_server(published: Path) -> None:
     """It notices before it signs anything, within a second, and stops taking things in."""
     async with serving(published) as registry:
@@ -209,6 +210,7 @@ async def test_an_old_backup_put_back_beside_its_keys(published: Path, tmp_path:
     assert "it is an old copy" in answer.text
 
 
+@pytest.mark.slow
 async def test_an_old_backup_put_back_with_its_old_keys(published: Path, tmp_path: Path) -> None:
     """Nothing here can know: but a witness does, and it is asked before anything is taken in."""
     trusted = LedgerKeys(published.with_name("data.keys")).key()

@@ -262,6 +262,7 @@ async def test_an_entry_of_a_history_is_oversized_or_none(ledger: FakeLedger, st
     assert "an entry of 70024 bytes; at most 65535 are allowed" in found.problems[0]
 
 
+@pytest.mark.slow
 async def test_a_sealed_tag_is_re_pointed_in_the_database(ledger: FakeLedger, state: ClientState) -> None:
     """The ledger is left as it is: who asks for the history, for a receipt, or monitors it, is told."""
     transport = ledger.transport()

@@ -119,6 +119,7 @@ async def test_an_answer_without_end_is_given_up(log: Log) -> None:
     assert "does not answer: TimeoutError" in asking.troubles[0]
 
 
+@pytest.mark.slow
 async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: Log) -> None:
     """The other one sees each new head meanwhile."""
     good, slow = fake(log), fake(log, "witness.test/slow")

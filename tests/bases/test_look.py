@@ -25,6 +25,7 @@ async def status(registry: Published, *names: str, base: str = "") -> list[str]:
     return [str(answer.verdict.status) for answer in await registry.look(*names, base=base)]
 
 
+@pytest.mark.slow
 async def test_a_thousand_images_on_thirty_tags_cost_thirty_heads_and_no_pull(registry: Published) -> None:
     """Counted at a Docker Hub whose quota lets nobody pull: nothing moved, so nothing needs to be read there."""
     registry.hub.quota, registry.hub.counting = 0, HUB

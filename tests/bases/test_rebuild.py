@@ -118,6 +118,7 @@ async def test_what_a_command_printed_is_not_told_to_others(journal: Journal, tm
     assert journal.path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 async def test_only_so_many_are_asked_for_at_a_time(journal: Journal, tmp_path: Path) -> None:
     """The rest at the next look."""
     builder = rebuilder(journal, ["true"])
@@ -146,6 +147,7 @@ async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) 
     assert deaf.well
 
 
+@pytest.mark.slow
 async def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     """It and its children."""
     mark = tmp_path / "pid"

@@ -133,6 +133,7 @@ def test_what_was_typed_wrong_is_told(project: Path, arguments: tuple[str, ...],
     assert said in told.err
 
 
+@pytest.mark.slow
 def test_an_input_that_can_not_be_told_gives_no_tag(project: Path) -> None:
     """A base that nobody can name, a registry that does not answer, an ignore file that can't be read: no guess."""
     codes = []

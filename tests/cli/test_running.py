@@ -35,6 +35,8 @@ DAY_US = 86_400 * SECOND_US
 STARTED_US = 1_795_161_600 * SECOND_US
 """When the fake's containers are created: 2026-11-20."""
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_verb_of_a_client_does_not_load_what_the_server_needs() -> None:
     """A check that a build script runs a hundred times would wait for it each time, longer than for the registry."""
     ran = subprocess.run(

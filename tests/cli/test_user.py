@@ -46,6 +46,7 @@ def test_a_password_that_bcrypt_would_cut_or_that_is_none_is_refused(data: Path,
     assert not data.with_name("data.keys").exists()
 
 
+@pytest.mark.slow
 def test_users_are_listed_and_taken_away(data: Path) -> None:
     """By name; and one who is not there does not hold."""
     add(data, "zoe", "pw")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 import typer
 from pydantic import BaseModel
 
@@ -130,6 +131,7 @@ def test_every_verb_is_listed_and_every_listed_verb_exists() -> None:
     assert {re.sub(r" [A-Z].*", "", verb) for verb in told} == set(commands())
 
 
+@pytest.mark.slow
 def test_every_command_in_the_pages_can_be_typed() -> None:
     """`boltseal VERB --option`, in a line or in a block of any page, has that verb and that option."""
     wrong = []

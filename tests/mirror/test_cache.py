@@ -150,6 +150,7 @@ async def test_what_is_here_is_served_whatever_upstream_answers(
 
 
 @pytest.mark.parametrize(("code", "told"), [(400, 503), (401, 403), (403, 403), (409, 503), (429, 429), (500, 503)])
+@pytest.mark.slow
 async def test_an_upstream_that_fails_is_no_miss(mirror: Serving, upstream: FakeUpstream, code: int, told: int) -> None:
     """Where nothing is here: its own word where a client can do something about it, else that it may pass."""
     upstream.answers["*"] = status(code)
@@ -163,6 +164,7 @@ async def test_an_upstream_that_fails_is_no_miss(mirror: Serving, upstream: Fake
     assert all("www-authenticate" not in answer.headers for answer in answers)
 
 
+@pytest.mark.slow
 async def test_a_new_image_that_can_not_be_fetched_leaves_the_old_one_served(
     mirror: Serving, upstream: FakeUpstream
 ) -> None:

@@ -43,6 +43,7 @@ async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIt
 
 
 @pytest.mark.parametrize(("code", "ours"), [(401, 403), (403, 403), (404, 403), (400, 400), (413, 400), (429, 429)])
+@pytest.mark.slow
 async def test_what_upstream_decides_is_told(
     gate: Serving, data: Path, upstream: FakeUpstream, code: int, ours: int
 ) -> None:
@@ -57,6 +58,7 @@ async def test_what_upstream_decides_is_told(
     assert reserved(data) == []
 
 
+@pytest.mark.slow
 async def test_an_upstream_that_is_down_refuses_the_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """503, and nothing is taken in on credit."""
     async with mirroring(data, upstream, push=True) as gate:
@@ -71,6 +73,7 @@ async def test_an_upstream_that_is_down_refuses_the_push(data: Path, upstream: F
     assert reserved(data) == []
 
 
+@pytest.mark.slow
 async def test_a_put_that_was_not_done_leaves_nothing(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
     """First of the two ways to fail: upstream says 500 and has not got it."""
     app = image("app")
@@ -84,6 +87,7 @@ async def test_a_put_that_was_not_done_leaves_nothing(gate: Serving, data: Path,
     assert reserved(data) == []
 
 
+@pytest.mark.slow
 async def test_a_put_whose_answer_is_lost_is_settled_by_head(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
     """Second: it was done, and the answer lost. A HEAD says so at once, and the client has its 201."""
     app = image("app")
@@ -96,6 +100,7 @@ async def test_a_put_whose_answer_is_lost_is_settled_by_head(gate: Serving, data
     assert reserved(data) == []
 
 
+@pytest.mark.slow
 async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
@@ -126,6 +131,7 @@ async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
     assert reserved(data) == []
 
 
+@pytest.mark.slow
 async def test_a_reservation_stands_in_nobodys_way_after_an_hour(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
@@ -234,6 +240,7 @@ async def test_a_client_that_leaves_ends_nothing_in_the_middle(
     assert reserved(data) == []
 
 
+@pytest.mark.slow
 async def test_nobody_waits_for_what_is_settled_so_it_leaves_the_reserve_alone(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:

@@ -38,6 +38,7 @@ def fake() -> Iterator[FakeUpstream]:
 
 
 @pytest.mark.parametrize(("left", "code"), [(76, 0), (0, 1)])
+@pytest.mark.slow
 def test_a_registry_is_asked_by_one_head(fake: FakeUpstream, left: int, code: int) -> None:
     """What it says on its answer, also on one that says no."""
     fake.answers["HEAD /v2/"] = status(
@@ -69,6 +70,7 @@ def test_a_registry_without_a_limit_says_nothing_of_one(fake: FakeUpstream) -> N
     assert told.json["results"][0]["status"] == "none"
 
 
+@pytest.mark.slow
 def test_a_registry_that_does_not_answer_could_not_be_checked() -> None:
     """Exit code 3, which never looks like plenty."""
     assert program.call("quota", "127.0.0.1:9", "--anonymous").code == 3

@@ -86,6 +86,7 @@ async def test_the_last_list_stands_in_for_an_upstream_that_is_down(
     assert answer.headers["warning"].startswith('299 - "')
 
 
+@pytest.mark.slow
 async def test_no_list_is_no_empty_list(timed: Serving, upstream: FakeUpstream) -> None:
     """Unknown there is unknown here; and not to be had is neither."""
     unknown = await tags(timed.client)

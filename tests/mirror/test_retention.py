@@ -271,6 +271,7 @@ async def test_collect_lets_go_first_and_removes_the_bytes_an_hour_later(world: 
     assert len(there) == len(shown.blobs)
 
 
+@pytest.mark.slow
 async def test_a_running_server_tidies_up_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows when their time is over, bytes an hour after; the files' own times are today's."""
     import time

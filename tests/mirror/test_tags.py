@@ -71,6 +71,7 @@ async def test_one_head_for_all_workers_together(data: Path, upstream: FakeUpstr
     assert len(observed(data)) == 1
 
 
+@pytest.mark.slow
 async def test_the_memory_survives_a_restart(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Within the window nothing is asked, and behind it a dead upstream is no reason not to serve."""
     shown = publish(upstream, "one")
@@ -208,6 +209,7 @@ async def test_an_oscillating_tag_can_not_make_the_log_grow_without_end(
 
 
 @pytest.mark.parametrize("code", [401, 403, 429, 500, 503])
+@pytest.mark.slow
 async def test_whatever_upstream_answers_what_is_here_is_served(
     data: Path, upstream: FakeUpstream, whole_store: None, code: int
 ) -> None:
@@ -275,6 +277,7 @@ async def test_the_pull_limit_is_read_told_and_kept_for_all_workers(
     assert f'boltseal_upstream_up{{upstream="{NAME}"}} 1.0' in metrics
 
 
+@pytest.mark.slow
 async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -303,6 +306,7 @@ async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
     assert again.status_code == 200
 
 
+@pytest.mark.slow
 async def test_an_upstream_that_is_down_is_told_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Not each failure; and again when it was up meanwhile."""
     told: list[Event] = []

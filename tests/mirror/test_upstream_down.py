@@ -55,16 +55,19 @@ def still_served(data: Path, shown: Document, monkeypatch: pytest.MonkeyPatch) -
     return ask
 
 
+@pytest.mark.slow
 async def test_nobody_listens(still_served: Ask) -> None:
     """The host is there, the registry is not."""
     await still_served({"name": NAME, "url": "http://127.0.0.1:1", "fresh": "0s"})
 
 
+@pytest.mark.slow
 async def test_the_name_means_no_host(still_served: Ask) -> None:
     """DNS knows nothing."""
     await still_served({"name": NAME, "url": "http://no-such-host.invalid", "fresh": "0s"})
 
 
+@pytest.mark.slow
 async def test_it_never_answers(still_served: Ask, upstream: FakeUpstream) -> None:
     """It takes the question and says nothing."""
 
@@ -75,6 +78,7 @@ async def test_it_never_answers(still_served: Ask, upstream: FakeUpstream) -> No
     await still_served(table_of(upstream))
 
 
+@pytest.mark.slow
 async def test_it_hangs_up(still_served: Ask, upstream: FakeUpstream) -> None:
     """In the middle of its answer."""
 
@@ -85,6 +89,7 @@ async def test_it_hangs_up(still_served: Ask, upstream: FakeUpstream) -> None:
     await still_served(table_of(upstream))
 
 
+@pytest.mark.slow
 async def test_its_certificate_is_another(still_served: Ask, tmp_path: Path) -> None:
     """Which is not believed."""
     ours = authority(tmp_path)
@@ -94,6 +99,7 @@ async def test_its_certificate_is_another(still_served: Ask, tmp_path: Path) -> 
         await still_served({"name": NAME, "url": f"https://{upstream.authority}", "fresh": "0s"})
 
 
+@pytest.mark.slow
 async def test_it_speaks_something_else(still_served: Ask, upstream: FakeUpstream) -> None:
     """No HTTP at all."""
 

@@ -73,6 +73,7 @@ async def test_what_another_process_changes_is_seen_at_once(
     assert (await warm.client.get(TARGET)).content == second.raw
 
 
+@pytest.mark.slow
 async def test_an_answer_with_a_warning_is_not_kept(warm: Serving, upstream: FakeUpstream, clock: Clock) -> None:
     """As soon as upstream may be asked again, it may say otherwise."""
     upstream.publish("team/app", "latest", image("first"))

@@ -49,6 +49,7 @@ async def look(ledger: FakeLedger, folder: Path, *, every_tag: bool = False) -> 
 
 
 @pytest.mark.parametrize("every_tag", [False, True])
+@pytest.mark.slow
 async def test_a_ledger_is_followed_from_where_it_was_left(ledger: FakeLedger, tmp_path: Path, every_tag: bool) -> None:
     """Nothing is read twice but the bundle in which it stopped."""
     first = await look(ledger, tmp_path, every_tag=every_tag)
@@ -101,6 +102,7 @@ async def test_entries_that_were_not_signed_are_named(ledger: FakeLedger, tmp_pa
     assert report.problems == ["the tree over the 5 entries that it gives has another root than the one that it signed"]
 
 
+@pytest.mark.slow
 async def test_a_tag_that_was_re_pointed_in_the_database_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
     """What the registry answers is not what its ledger says."""
     ledger.tags["shop/app", "1.0.0"] = B
@@ -109,6 +111,7 @@ async def test_a_tag_that_was_re_pointed_in_the_database_is_named(ledger: FakeLe
     assert report.problems == [f"{HOST}/shop/app:1.0.0: the tag means {B}, and its last entry 1 says otherwise"]
 
 
+@pytest.mark.slow
 async def test_a_tag_that_no_entry_speaks_of_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
     """Put into the database by hand; only who asks for every tag sees it."""
     await look(ledger, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ def test_what_was_put_last_is_found(puts: list[tuple[int, int]]) -> None:
     assert names.find(names.hash("another")) is None
 
 
+@pytest.mark.slow
 def test_names_that_begin_alike_do_not_hide_each_other() -> None:
     """They lie side by side, and around the end of their table."""
     names = Names(b"s" * 16)

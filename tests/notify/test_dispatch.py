@@ -114,6 +114,7 @@ async def test_each_receiver_hears_what_it_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dead", [HANGS, answer("500 No"), answer("302 Found", "location: http://127.0.0.1:1/\r\n")])
+@pytest.mark.slow
 async def test_a_dead_receiver_holds_no_other_up_and_is_told_later(tmp_path: Path, dead: bytes) -> None:
     """What it did not take waits, longer each time."""
     async with inbox(dead) as bad, inbox() as good:
@@ -173,6 +174,7 @@ async def test_what_was_told_when_it_ends_is_on_the_disk(tmp_path: Path) -> None
     assert waiting(tmp_path) == {"a": 1}
 
 
+@pytest.mark.slow
 async def test_an_outbox_that_can_not_be_written_loses_nothing_while_the_process_lives(tmp_path: Path) -> None:
     """It is tried again, and the trouble is told."""
     folder = tmp_path / "data"
@@ -218,6 +220,7 @@ class Log:
         ], start + len(found)
 
 
+@pytest.mark.slow
 async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path) -> None:
     """Its past is not told; what came while nobody ran is; an entry has one id, so that it can be told apart."""
     log = Log()
@@ -250,6 +253,7 @@ async def test_what_a_log_said_long_ago_is_told_to_nobody(tmp_path: Path) -> Non
     assert [one["type"] for one in box.events] == ["boltseal.tag.moved.v1"]
 
 
+@pytest.mark.slow
 async def test_a_log_that_was_cut_back_is_gone_on_with(tmp_path: Path) -> None:
     """Entries that were given up for lost are told to nobody."""
     log = Log()
@@ -333,6 +337,7 @@ class Breaks:
         pass
 
 
+@pytest.mark.slow
 async def test_a_defect_of_one_receiver_is_no_loop_and_no_other_ones(tmp_path: Path) -> None:
     """Its event waits as for a dead one; what is no event at all is given up, and said."""
     defect, unreadable = Breaks(ZeroDivisionError()), Breaks(EventInvalid("no event"))

@@ -31,6 +31,7 @@ def settings(data: Path, box: Inbox, **more: object) -> Settings:
     )
 
 
+@pytest.mark.slow
 async def test_a_refused_push_a_move_and_a_delete_are_told(tmp_path: Path) -> None:
     """tag.refused with the sentence that the person got, tag.moved with what it meant before; each once."""
     async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
@@ -56,6 +57,7 @@ async def test_a_refused_push_a_move_and_a_delete_are_told(tmp_path: Path) -> No
     assert (gone["was"], gone["digest"]) == (new.digest, None)
 
 
+@pytest.mark.slow
 async def test_what_happened_while_the_receiver_was_dead_is_told_after_a_restart(tmp_path: Path) -> None:
     """And /readyz says who was not told; it is ready all the same."""
     async with inbox(answer("503 No")) as box:
@@ -84,6 +86,7 @@ def _in_an_hour() -> int:
     return now_us() + 3_600_000_000
 
 
+@pytest.mark.slow
 async def test_a_push_waits_for_no_receiver(tmp_path: Path) -> None:
     """One that hangs is asked, and nothing else notices."""
     async with inbox(HANGS) as box, serving_as(settings(tmp_path / "data", box)) as registry:
@@ -136,6 +139,7 @@ async def test_what_a_mirror_says_of_its_upstreams_is_told_too(tmp_path: Path) -
     assert box.events[0]["type"] == "boltseal.quota.low.v1"
 
 
+@pytest.mark.slow
 async def test_what_a_mirror_saw_is_told_once_also_when_its_process_was_killed(tmp_path: Path) -> None:
     """A move is in the log of observations before anybody is told: who comes next tells of it."""
     async with FakeUpstream().listening() as upstream, inbox() as box:

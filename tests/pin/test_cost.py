@@ -55,6 +55,7 @@ async def verified(hub: FakeHub, sites: list[Site], lock: Lock) -> tuple[Verdict
         return await verify(sites, lock, resolver, now_us=NOW_US)
 
 
+@pytest.mark.slow
 async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_each(hub: FakeHub) -> None:
     """The first lock reads what is behind each digest by the same token; the second, and verify, only ask."""
     sites = filled(hub, REGISTRY)
@@ -73,6 +74,7 @@ async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_e
     assert {verdict.weight for verdict in verdicts} == {Weight.NOTE}
 
 
+@pytest.mark.slow
 async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
     """Their histories are asked for by the token that there is, and which platforms changed, by one index each."""
     sites = filled(hub, REGISTRY)

@@ -59,6 +59,7 @@ def compose_files(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 
 @given(made=compose_files())
+@pytest.mark.slow
 def test_in_compose_files_only_images_change_and_come_back(made: tuple[str, list[str]]) -> None:
     """Quotes, blocks, anchors, comments, line ends and defaults stay as they are."""
     text, images = made

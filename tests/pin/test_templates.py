@@ -114,6 +114,7 @@ def test_a_template_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
     assert [problem.line for problem in found_in(root).problems] == [2]
 
 
+@pytest.mark.slow
 def test_comments_that_never_end_cost_no_more_than_the_text(tmp_path: Path) -> None:
     """Three million beginnings are looked at once each; and what stands behind one that does not end is told."""
     text = (

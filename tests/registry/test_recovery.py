@@ -200,6 +200,7 @@ async def test_a_key_that_is_lost_is_a_loss_too(tmp_path: Path) -> None:
     assert still.status_code == 409
 
 
+@pytest.mark.slow
 async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Path) -> None:
     """It looks once a second; nobody has to restart it."""
     async with serving(behind.server.data) as registry:

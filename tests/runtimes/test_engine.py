@@ -149,6 +149,7 @@ async def test_the_log_of_a_container_with_a_terminal(fake: FakeEngine, engine: 
     assert await engine.logs(id_, 9) == ("red     x", "\\x1b]0;title\\x07 \\x1b[2J\ufffd \\u202e")
 
 
+@pytest.mark.slow
 async def test_a_log_without_an_end(fake: FakeEngine, engine: Engine) -> None:
     """Is not read for ever, whether it has lines or not."""
     for body in (_frames((1, b"x\n" * 30_000)), _frames((1, b"x" * 60_000))):

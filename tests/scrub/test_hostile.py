@@ -132,6 +132,7 @@ def no_base64(lines: Lines) -> None:
     [leads_out, very_deep, absurd_size, negative_size, unknown_type, no_base64, without_an_end],
     ids=lambda f: f.__name__,
 )
+@pytest.mark.slow
 def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[Lines], None]) -> None:
     """Its layer is told of, and the check ends."""
     path = bomb(store)

@@ -18,6 +18,7 @@ NOON = 1_700_000_000_000_000
 FIVE_MINUTES_US = 300 * 1_000_000
 
 
+@pytest.mark.slow
 async def test_a_clock_far_behind_the_ledger_stops_publishing(data: Path) -> None:
     """With a clock more than five minutes behind the last entry nothing is published, and the server is not ready."""
     clock = Clock(NOON)

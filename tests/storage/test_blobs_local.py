@@ -215,6 +215,7 @@ async def test_what_was_written_before_the_client_went_away_is_kept(store: Local
     assert store.buffered_bytes == 0
 
 
+@pytest.mark.slow
 async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk) -> None:
     """However many clients push at once, and however slow the disk, no more than the budget is buffered."""
     budget = 2 * MEBIBYTE

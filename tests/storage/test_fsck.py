@@ -433,6 +433,7 @@ async def test_progress_is_told_with_totals(shop: Shop, tmp_path: Path) -> None:
     assert ends == {"ledger": (3, 3), "tags": (1, 1), "manifests": (1, 1), "blobs": (23, 23)}
 
 
+@pytest.mark.slow
 async def test_nothing_is_found_beside_a_server_at_work(shop: Shop, look: Callable[[], Examined]) -> None:
     """Pushes, moves, deletions and returns under way are never taken for damage."""
     done = asyncio.Event()

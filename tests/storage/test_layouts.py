@@ -131,6 +131,7 @@ prepare_data(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_migration_that_was_killed_has_not_happened_and_begins_again(tmp_path: Path) -> None:
     """The process dies between two changes of the schema: the next one finds the database as it was."""
     data = tmp_path / "data"

@@ -34,6 +34,7 @@ def schema_of(database: Path) -> dict[str, str]:
     return {name: " ".join(sql.split()) for name, sql in rows if name != "alembic_version"}
 
 
+@pytest.mark.slow
 def test_a_new_database_equals_one_that_went_through_every_migration(tmp_path: Path) -> None:
     """`create_all` and the chain of revisions make the same schema."""
     made, migrated = create_engine(f"sqlite:///{tmp_path}/made.db"), create_engine(f"sqlite:///{tmp_path}/migrated.db")

@@ -51,6 +51,7 @@ ASKED: dict[str, Callable[[Transaction], Any]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
+@pytest.mark.slow
 async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> None:
     """Each step names more than the repository, or is one of ours that holds what was found so far."""
     await shop.push(await shop.image("one"), "1.4.2")

@@ -98,6 +98,7 @@ async def test_slow_clients_make_room() -> None:
         await asyncio.gather(*(upload(number) for number in range(12)))
 
 
+@pytest.mark.slow
 async def test_fast_clients_keep_their_place() -> None:
     """Who goes on bringing large chunks counts for them, whatever the time."""
     crowd = Crowd(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)

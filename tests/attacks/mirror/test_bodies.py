@@ -56,6 +56,7 @@ async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUps
     assert "not what its digest says" in answer.text
 
 
+@pytest.mark.slow
 async def test_a_truncated_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
     """It ends, again and again, before it has the length that it said."""
     bad = await broken_then_mended(mirror, upstream, raw(head(len(BLOB)), BLOB[:-1000]))

@@ -91,6 +91,7 @@ async def test_what_would_take_the_disks_reserve_is_not_fetched(small_data: Path
     assert_whole(small_data)
 
 
+@pytest.mark.slow
 async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream: FakeUpstream) -> None:
     """What had arrived is not asked for again, and what is served then is whole."""
     stalling = Stalling()
@@ -115,6 +116,7 @@ async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream
     assert_whole(data)
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_in_a_fetch_disturbs_nobody(data: Path, upstream: FakeUpstream) -> None:
     """Who came first leaves first: the others get all of it, and upstream is asked once."""
     stalling = Stalling()
@@ -132,6 +134,7 @@ async def test_a_client_that_leaves_in_a_fetch_disturbs_nobody(data: Path, upstr
     assert_whole(data)
 
 
+@pytest.mark.slow
 async def test_a_fetch_that_everybody_left_is_there_for_the_next(data: Path, upstream: FakeUpstream) -> None:
     """It is brought to its end, and upstream not asked again."""
     stalling = Stalling()
@@ -146,6 +149,7 @@ async def test_a_fetch_that_everybody_left_is_there_for_the_next(data: Path, ups
     assert upstream.counted[f"GET {PATH}"] == 1
 
 
+@pytest.mark.slow
 async def test_a_broken_fetch_breaks_the_connection(data: Path, upstream: FakeUpstream) -> None:
     """A client never takes the beginning for the whole."""
     upstream.answers[f"GET {PATH}"] = _wrong_at_the_end

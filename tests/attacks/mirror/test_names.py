@@ -95,6 +95,7 @@ async def test_a_private_blob_is_not_shown_because_an_upstreams_manifest_names_i
     assert answer.status_code == 404
 
 
+@pytest.mark.slow
 async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: FakeUpstream) -> None:
     """Anonymous clients ask for tags that nobody has: no row, no manifest asked for, no memory."""
     settings = mirror_settings(data, table_of(upstream))

@@ -41,6 +41,7 @@ async def with_login(
         yield serving, login
 
 
+@pytest.mark.slow
 async def test_a_redirect_to_loopback_is_not_followed(
     mirror: Serving, upstream: FakeUpstream, elsewhere: FakeUpstream
 ) -> None:
@@ -54,6 +55,7 @@ async def test_a_redirect_to_loopback_is_not_followed(
     assert elsewhere.asked == []
 
 
+@pytest.mark.slow
 async def test_a_redirect_to_a_metadata_service_is_not_followed(mirror: Serving, upstream: FakeUpstream) -> None:
     """Of a manifest, and of a blob."""
     upstream.answers["*"] = status(302, location="http://169.254.169.254/latest/meta-data/")
@@ -78,6 +80,7 @@ async def test_a_redirect_that_is_allowed_is_followed(
     assert answer.content == BLOB
 
 
+@pytest.mark.slow
 async def test_a_token_service_in_our_networks_is_not_asked(
     mirror: Serving, upstream: FakeUpstream, elsewhere: FakeUpstream
 ) -> None:
@@ -145,6 +148,7 @@ async def test_our_clients_login_does_not_go_upstream(mirror: Serving, upstream:
     assert not any({"authorization", "cookie", "x-secret"} & set(asked.headers) for asked in upstream.asked)
 
 
+@pytest.mark.slow
 async def test_a_wrong_certificate_is_not_believed(data: Path, tmp_path: Path) -> None:
     """Signed by nobody we trust; the same upstream is served from once its authority is named."""
     ours = authority(tmp_path)
