@@ -144,6 +144,23 @@ def test_what_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> Non
     assert shop.words() == {"web": "1.0.0"}
 
 
+def test_who_has_no_patience_still_gets_back_what_ran(shop: Shopfront) -> None:
+    """A service without a check takes five seconds to count as healthy; what ran before is given them."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0")
+    plain = {"web": {"image": shop.image("1.0.0")}}
+    shop.write(plain)
+    shop.deployed()
+    shop.write({"web": {"image": shop.image("1.1.0")}})
+    shop.locked()
+    failed = shop.run("deploy", "--wait", "1s")
+
+    assert failed.code == 1
+    assert "of 5 s; it had 1 s (--wait)" in failed.err
+    assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
+    assert shop.words() == {"web": "1.0.0"}
+
+
 def test_a_first_release_that_fails_has_nothing_before_it(shop: Shopfront) -> None:
     """It is said, and its containers are left for whoever looks."""
     shop.publish("1.0.0")

@@ -37,7 +37,8 @@ def releases(project: NameOption = None, as_json: JsonOption = False) -> None:
         if as_json:
             return
         if not rows:
-            print_line("no releases on this host yet; `boltseal deploy` makes the first")
+            of = "" if project is None else f" of {project}"
+            print_line(f"no releases{of} on this host yet; `boltseal deploy` makes the first")
             return
         columns = ("RELEASE", "WHEN (UTC)", "BY", "REVISION", "HOW IT ENDED")
         print_table(columns, rows, whole=columns[:2])

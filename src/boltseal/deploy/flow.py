@@ -23,7 +23,17 @@ from typing import Any, Final
 import msgspec
 
 from boltseal.deploy.composing import Compose
-from boltseal.deploy.health import CONFIG_HASH, PROJECT, HealthWatch, Judgement, Verdict, Wanted, runs, service_of
+from boltseal.deploy.health import (
+    CONFIG_HASH,
+    PROJECT,
+    SETTLE_S,
+    HealthWatch,
+    Judgement,
+    Verdict,
+    Wanted,
+    runs,
+    service_of,
+)
 from boltseal.deploy.model import mounted_files, started
 from boltseal.deploy.releasedisk import Contents, ReleaseFolder
 from boltseal.deploy.releases import End, Release, ServiceState, Step
@@ -42,7 +52,12 @@ class Patience:
     """How long a start may take, from the first container to the last that is healthy, and what counts as a while."""
 
     wait_s: float = WAIT_S
-    settle_s: float = 5.0
+    settle_s: float = SETTLE_S
+
+    @property
+    def back_s(self) -> float:
+        """The same for what ran before: who is short of patience with what is new has time enough to put that back."""
+        return max(self.wait_s, WAIT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +146,12 @@ class Flow:
         try:
             await self._remove(release.removed)
             names = release.chosen or tuple(each.name for each in release.services)
-            await self._up(release, names)
+            await self._up(release, names, self.patience.wait_s)
         except BoltsealError as error:
             failures = await self._failures(await self._verdicts(release))
             return await self._put_back(release, failures or (Failure("", error.message),), error.message)
         release = self.folder.write(release.at(Step.WAITING, ServiceState.STARTED))
-        failed = _failed(await self._healthy(release, before))
+        failed = _failed(await self._healthy(release, before, self.patience.wait_s))
         if failed:
             return await self._put_back(release, await self._failures(failed))
         ended = self._with_hashes(release, await self.containers()).at(Step.WAITING, ServiceState.HEALTHY)
@@ -155,14 +170,14 @@ class Flow:
         found = await asyncio.gather(*map(one, ids))
         return tuple(each for each in found if each is not None)
 
-    async def _up(self, release: Release, names: Sequence[str]) -> None:
+    async def _up(self, release: Release, names: Sequence[str], within_s: float) -> None:
         await self.compose.up(
             self.folder.compose_file(release.number),
             self.folder.project,
             Path(release.directory),
             names,
             self._variables(release.number),
-            timeout_s=self.patience.wait_s,
+            timeout_s=within_s,
             tell=self.tell,
         )
 
@@ -178,15 +193,17 @@ class Flow:
                 await self.compose.remove(file, self.folder.project, directory, known, variables, self.tell)
                 gone = [name for name in gone if name not in known]
 
-    async def _healthy(self, release: Release, before: Sequence[EngineContainer]) -> Mapping[str, Verdict]:
-        """Step 3. The last verdicts: at once when a service has failed, at the latest when patience is over.
+    async def _healthy(
+        self, release: Release, before: Sequence[EngineContainer], within_s: float
+    ) -> Mapping[str, Verdict]:
+        """Step 3. The last verdicts: at once when a service has failed, at the latest when the time is over.
 
         `before`: the containers that there were when it began; what runs on has run for a while.
         """
         watch = HealthWatch(_wanted(release), self.patience.settle_s)
         loop = asyncio.get_running_loop()
         watch.look(before, loop.time() - self.patience.settle_s)
-        until = loop.time() + self.patience.wait_s
+        until = loop.time() + within_s
         told = ""
         while True:
             verdicts = watch.look(await self.containers(), loop.time())
@@ -209,7 +226,7 @@ class Flow:
     async def _failures(self, failed: Mapping[str, Verdict]) -> tuple[Failure, ...]:
         found = []
         for name, verdict in failed.items():
-            late = "" if verdict.judgement is Judgement.FAILED else f" after {self.patience.wait_s:g} s"
+            late = "" if verdict.judgement is Judgement.FAILED else f"; it had {self.patience.wait_s:g} s (--wait)"
             log: tuple[str, ...] = ()
             if verdict.container:
                 try:
@@ -239,8 +256,8 @@ class Flow:
             there = await self.containers()
             added = [each.name for each in release.services if before.service(each.name) is None]
             await self._remove(added)
-            await self._up(before, tuple(each.name for each in before.services))
-            ill = _failed(await self._healthy(before, there))
+            await self._up(before, tuple(each.name for each in before.services), self.patience.back_s)
+            ill = _failed(await self._healthy(before, there, self.patience.back_s))
         except BoltsealError as error:
             broken = f"{reason}; release {previous} could not be put back: {error.message}"
             return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), broken)), tuple(failures))

@@ -103,7 +103,9 @@ class HealthWatch:
             return said(Judgement.HEALTHY, "its own check says so")
         for_s = now_s - self._since_s[container.id, container.started_us]  # 5
         if for_s < self.settle_s:
-            return said(Judgement.WAITING, f"{container.name} has no check, and has run for {for_s:.0f} s")
+            return said(
+                Judgement.WAITING, f"{container.name} has no check, and has run for {for_s:.0f} of {self.settle_s:g} s"
+            )
         return said(Judgement.HEALTHY, f"it runs, for {self.settle_s:g} s without a break; it has no check")
 
 

@@ -1,0 +1,96 @@
+"""`releases` and `diff` of what lies on the disk, whatever that is: one line, the right exit code, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from boltseal.deploy.releasedisk import Contents, ReleaseFolder
+from boltseal.deploy.releases import End
+from tests.cli.program import call
+from tests.deploy.test_releases import release
+
+TEXT = {"name": "shop", "services": {"app": {"image": "x", "environment": {"TOKEN": "sesame"}}, "db": {"image": "y"}}}
+CONTENTS = Contents(json.dumps(TEXT).encode())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseFolder:
+    """A project with a release that ran, one that failed, and one that was left unfinished."""
+    monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    made = ReleaseFolder(tmp_path / "state", "shop")
+    for number, end in ((1, End.HEALTHY), (2, End.PUT_BACK), (3, None)):
+        made.begin(release(number, end), CONTENTS)
+    return made
+
+
+def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) -> None:
+    """In 80 columns, in UTC."""
+    said = call("releases")
+    lines = said.out.splitlines()
+
+    assert said.code == 0, said.err
+    assert lines[0].split() == ["RELEASE", "WHEN", "(UTC)", "BY", "REVISION", "HOW", "IT", "ENDED"]
+    assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
+    assert max(map(len, lines)) <= 80
+    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project shop` goes on" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [((), "no releases on this host yet"), (("--project", "other"), "no releases of other on this host yet")],
+)
+def test_nothing_is_said_of_whom_it_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    """Of the host, or of one project."""
+    monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path))
+
+    assert told in call("releases", *arguments).out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("2/release.json", "{}", 3),
+        ("2/release.json", "\x1b[31m", 3),
+        ("2/release.json", "[" * 100_000, 3),
+        ("2/compose.json", "no JSON", 0),
+        ("9/other", "", 3),
+        ("99999999999999999999/release.json", "{}", 0),
+        ("0/release.json", "{}", 0),
+    ],
+)
+def test_a_broken_record_is_named(folder: ReleaseFolder, name: str, text: str, code: int) -> None:
+    """With its place; what is not ours is left alone."""
+    (folder.folder / name).parent.mkdir(exist_ok=True)
+    (folder.folder / name).write_text(text)
+    said = call("releases")
+
+    assert said.code == code
+    assert len([line for line in said.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
+    assert "Traceback" not in said.err
+    assert code == 0 or str(folder.folder) in said.err
+
+
+def test_a_text_that_was_harmed_is_not_compared(folder: ReleaseFolder) -> None:
+    """It could not be checked, which is another answer than "the same"."""
+    same = call("diff", "1", "2", "--project", "shop")
+    (folder.folder / "2/compose.json").write_text('{"name": "shop", "services": []}')
+    harmed = call("diff", "1", "2", "--project", "shop")
+
+    assert (same.code, same.out) == (0, "releases 1 and 2 of shop are the same\n")
+    assert (harmed.code, harmed.out) == (3, "")
+    assert "2/compose.json" in harmed.err
+
+
+def test_values_are_compared_and_never_shown(folder: ReleaseFolder) -> None:
+    """Nor by --json."""
+    other = json.dumps(TEXT).replace("sesame", "swordfish").encode()
+    folder.begin(release(4), Contents(other))
+    said = [call("diff", "1", "4", "--project", "shop", *more) for more in ((), ("--json",))]
+
+    assert not any(word in each.out + each.err for each in said for word in ("sesame", "swordfish"))
