@@ -15,10 +15,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,6 +231,7 @@ def dockerd(
     at = folder / "d.sock"
     with (
         _nothing_stays_mounted(folder),
+        _short_folder() as sockets,
         _started(
             "dockerd",
             [
@@ -239,7 +242,7 @@ def dockerd(
                     "--data-root",
                     str(folder / "data"),
                     "--exec-root",
-                    str(folder / "exec"),
+                    str(sockets),
                 ),
                 *("-H", f"unix://{at}", "--pidfile", str(folder / "pid")),
                 *("--bridge=none", "--iptables=false", "--ip6tables=false"),
@@ -362,6 +365,18 @@ PermitRootLogin prohibit-password
         ready=lambda: _listens(address),
     ) as server:
         yield server
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A folder for sockets: containerd's own lie deep in it, and a socket's path has 104 characters at most."""
+    folder = Path(tempfile.mkdtemp(prefix="d"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        unmounted(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,15 @@ class Shop:
     def app(self, tag: str, layers: str = "abX", *, said: bool = True) -> None:
         said_of = {NAME: f"{self.address}/base/node:latest", DIGEST: WAS.digest}
         self.push("shop/app", tag, layered(layers, annotations=said_of if said else None))
+
+    def signed(self, index: int) -> None:
+        """Wait until the ledger's head has this entry: it is signed a moment after."""
+        for _ in range(200):
+            head = self.client.get("/ledger/checkpoint")
+            if head.status_code == 200 and int(head.text.splitlines()[1]) > index:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"entry {index} was never signed")
 
     def outdated(self, *arguments: str | Path) -> Run:
         return call("outdated", "--window", "0", *arguments)
@@ -220,6 +230,7 @@ def test_a_built_entry_of_the_ledger_is_believed_most(shop: Shop) -> None:
     extra = {"base.name": f"{shop.address}/base/node:latest", "base.digest": WAS.digest}
     said = {"kind": "built", "digest": app.digest, "tag": "2.0.0", "extra": extra}
     recorded = shop.client.post("/v2/shop/app/_boltseal/records", json=said)
+    shop.signed(recorded.json()["index"])
     told = shop.outdated(f"{shop.ref}:2.0.0", f"{shop.ref}@{app.digest}", "--json")
     alone = shop.outdated(f"{shop.ref}@{app.digest}", "--json")
 

@@ -91,9 +91,7 @@ class Docker:
         return run(*self._docker, "push", reference)
 
     def pull(self, reference: str) -> bytes:
-        known = run(*self._docker, "image", "ls", "--all", "--quiet", "--no-trunc").checked().split()
-        if known:
-            run(*self._docker, "image", "rm", "--force", *sorted(set(known))).checked()
+        self._forget()
         run(*self._docker, "pull", reference).checked()
         container = run(*self._docker, "create", reference, f"/{APP}").checked().strip()
         exported = output(*self._docker, "export", container)
@@ -103,6 +101,17 @@ class Docker:
     def run(self, *argv: str) -> Said:
         """Another verb."""
         return run(*self._docker, *argv)
+
+    def _forget(self) -> None:
+        """Have nothing, whatever other tests have left; an image that others are built on goes after them."""
+        boxes = run(*self._docker, "ps", "--all", "--quiet").checked().split()
+        if boxes:
+            run(*self._docker, "rm", "--force", *boxes).checked()
+        left: set[str] = set()
+        while known := set(run(*self._docker, "image", "ls", "--all", "--quiet", "--no-trunc").checked().split()):
+            said = run(*self._docker, "image", "rm", "--force", *sorted(known))
+            assert known != left, said.text
+            left = known
 
 
 class Podman:

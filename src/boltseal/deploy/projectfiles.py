@@ -38,7 +38,7 @@ def named_files(project: ProjectFiles, environment: Mapping[str, str]) -> Projec
         if named.name == "-":
             raise NoProject("a project on standard input can't be recorded; give the name of a file")
         if not file.is_file():
-            raise NoProject(f"{quote(str(named))}: there is no such file; -f names a Compose file")
+            raise NoProject(f"{quote(str(named), 300)}: there is no such file; -f names a Compose file")
     if not whole:
         raise NoProject(f"no {NAMES[0]} in {project.directory} or above it; -f names a Compose file")
     return replace(project, files=whole, env_files=tuple(project.directory / each for each in project.env_files))
