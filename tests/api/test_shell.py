@@ -23,6 +23,13 @@ from tests.asgi import Answer, send
 from tests.gates import open_gate
 from tests.images import digest_of
 
+
+@pytest.fixture(autouse=True)
+def _log_as_it_comes() -> None:
+    """Tests that serve in this process have set the log up; here it is structlog's own, on standard output."""
+    structlog.reset_defaults()
+
+
 BLOB = f"/v2/shop/app/blobs/{digest_of(b'')}"
 INSIDE = "row 7 of table logins"
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -668,7 +669,11 @@ def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_
         key = shop.run("ledger", "key", "--data", tmp_path / "data").out.strip()
         assert shop.run("trust", server.address, key).code == 0
         shop.deployed()
-        told = shop.run("history", shop.image("1.0.0"), "--json")
+        for _ in range(100):  # it is signed a moment after
+            told = shop.run("history", shop.image("1.0.0"), "--json")
+            if "released" in told.out:
+                break
+            time.sleep(0.05)
 
     assert told.code == 0, told.err
     assert "released" in told.out

@@ -155,9 +155,15 @@ def _plain(text: str) -> list[str]:
     text = re.sub(r"\d{4}-\d\d-\d\d", "DAY", text)
     text = re.sub(r"\b\d+(\.\d+)? ?(ms|s|seconds?|minutes?|min|KiB|MiB|B)(/s)?\b", "AMOUNT", text)
     text = re.sub(r"^  (Container|waiting for) .*\n", "", text, flags=re.MULTILINE)  # as fast as the machine is
+    return [word for block in text.split("```console") for word in _with_numbers(block).split()]
+
+
+def _with_numbers(block: str) -> str:
+    """The digests of a block by which are the same there. Between blocks that is Docker's affair: pushed to another
+    repository, an image may be compressed anew."""
     digests: dict[str, str] = {}
 
     def numbered(found: re.Match[str]) -> str:
         return digests.setdefault(found[0][:12], f"DIGEST{len(digests) + 1}")
 
-    return re.sub(r"\b(?:[0-9a-f]{12,64}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8})\b", numbered, text).split()
+    return re.sub(r"\b(?:[0-9a-f]{12,64}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8})\b", numbered, block)
