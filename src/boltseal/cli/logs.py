@@ -44,7 +44,6 @@ def configure(level: str, *, as_json: bool) -> None:
         processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
     )
     logging.config.dictConfig(dict_config(level, as_json=as_json))
 
