@@ -7,133 +7,144 @@ is shown only with `--debug` or BOLTSEAL_DEBUG.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from boltseal.cli import version
-from boltseal.cli.accept import accept
-from boltseal.cli.backup import backup, restore_backup
-from boltseal.cli.build import build as build_image
-from boltseal.cli.check import check
-from boltseal.cli.collect import collect
-from boltseal.cli.compare import compare
-from boltseal.cli.config import config
-from boltseal.cli.copy import copy
-from boltseal.cli.deploy import deploy
-from boltseal.cli.diff import diff
-from boltseal.cli.digest import digest
-from boltseal.cli.expire import expire
-from boltseal.cli.explain import explain
-from boltseal.cli.fsck import fsck
-from boltseal.cli.history import history
-from boltseal.cli.inspect import inspect
-from boltseal.cli.kept import kept
-from boltseal.cli.labels import labels
-from boltseal.cli.ledger import ledger
-from boltseal.cli.lock import lock
-from boltseal.cli.new_tag import new_tag
-from boltseal.cli.outdated import outdated
-from boltseal.cli.pin import pin
-from boltseal.cli.pull import pull
-from boltseal.cli.purge import purge
-from boltseal.cli.quota import quota
-from boltseal.cli.receipt import receipt
-from boltseal.cli.releases import releases
-from boltseal.cli.restore import restore
-from boltseal.cli.restore_local import restore_local
-from boltseal.cli.rollback import rollback
-from boltseal.cli.rules import rules
-from boltseal.cli.running import running
-from boltseal.cli.scrub import scrub
-from boltseal.cli.seal import seal
-from boltseal.cli.serve import serve
-from boltseal.cli.tags import tags
-from boltseal.cli.token import token
-from boltseal.cli.trust import trust
-from boltseal.cli.unseal import unseal
-from boltseal.cli.update import update
-from boltseal.cli.user import user
-from boltseal.cli.verify import verify
-from boltseal.cli.watch import watch
+from boltseal import __version__
+from boltseal.cli.answer import print_line
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
-_SHORT = {
-    "accept": "Serve what a held tag of an upstream means now.",
-    "collect": "Remove bytes that nothing names, older than a day.",
-    "restore-backup": "Make a new data folder of a backup, and check it.",
-    "deploy": "Deploy a Compose project; go back if it gets not healthy.",
-    "diff": "What changed between two releases.",
-    "releases": "What was deployed here, when, by whom, how it ended.",
-    "rollback": "Make a project run again as an older release did.",
-    "update": "Take what floating tags mean now; propose versions.",
-    "copy": "Copy images between registries, files and daemons.",
-    "pull": "Pull images; keep the ones that work before.",
-    "kept": "List the images that are kept on an engine.",
-    "restore-local": "Bring an image back that `pull` has kept, offline.",
-    "purge": "Remove an image and its bytes, sealed or not.",
-    "fsck": "Check everything in the data folder; changes nothing.",
-    "expire": "Take away sealed tags that were kept long enough.",
-    "ledger": "The key that signs the ledger; recover a lost one.",
-    "quota": "What is left of a registry's pull limit.",
-    "scrub": "Is what lies on this host's disk still what was pulled?",
-    "restore": "Put a floating tag back to what it meant before.",
-    "receipt": "Prove for ever what a tag means: write, or verify.",
-    "build": "Build and push with bases by digest; record of what.",
-    "outdated": "Which images stand on a base that has moved?",
-    "tags": "List the tags of a repository, now or at a time.",
-    "watch": "Remember what others' tags mean; say when one moves.",
-    "trust": "By which key a registry's ledger is believed.",
-    "rules": "Show the rules; `rules test` says which one decides.",
-}
-"""One line for the list of verbs, where the first sentence of a verb's help is longer than its 60 columns."""
 
-_VERBS: tuple[tuple[str, Callable[..., None], str], ...] = (
-    ("serve", serve, "boltseal serve --data ./data --listen 127.0.0.1:5000"),
-    ("config", config, "boltseal config --config /etc/boltseal/boltseal.toml"),
-    ("seal", seal, 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
-    ("unseal", unseal, f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
-    ("restore", restore, 'boltseal restore localhost:5000/shop/app:latest --to 2026-11-23 --reason "it crashes"'),
-    ("accept", accept, 'boltseal accept docker.io/library/node:16.13 --reason "read the release notes"'),
-    ("purge", purge, f'boltseal purge {_IMAGE} --reason "a password was in its second layer"'),
-    ("expire", expire, "boltseal expire --data ./data --dry-run"),
-    ("fsck", fsck, "boltseal fsck --data ./data"),
-    ("collect", collect, "boltseal collect --data ./data --dry-run"),
-    ("backup", backup, "boltseal backup /mnt/backup/boltseal --data ./data"),
-    ("restore-backup", restore_backup, "boltseal restore-backup /mnt/backup/boltseal --data ./new"),
-    ("quota", quota, "boltseal quota docker.io"),
-    ("explain", explain, "boltseal explain ouruser/sinatra:v2"),
-    ("check", check, f"boltseal check {_IMAGE}"),
-    ("digest", digest, f"boltseal digest {_IMAGE}"),
-    ("tags", tags, "boltseal tags localhost:5000/shop/app"),
-    ("history", history, "boltseal history localhost:5000/shop/app:latest"),
-    ("inspect", inspect, f"boltseal inspect {_IMAGE}"),
-    ("compare", compare, f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
-    ("copy", copy, "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2"),
-    ("pull", pull, "boltseal pull localhost:5000/shop/app:latest --keep 3 --keep-for 30d"),
-    ("kept", kept, "boltseal kept localhost:5000/shop/app:latest"),
-    ("restore-local", restore_local, "boltseal restore-local localhost:5000/shop/app:latest --to 1"),
-    ("scrub", scrub, "boltseal scrub localhost:5000/shop/app:1.4.2"),
-    ("running", running, "boltseal running --host ssh://deploy@web1"),
-    ("trust", trust, "boltseal trust localhost:5000 localhost:5000+0e5e4e2f+AX..."),
-    ("lock", lock, "boltseal lock --update node:16.13"),
-    ("pin", pin, "boltseal pin deploy/compose.yaml --write"),
-    ("verify", verify, "boltseal verify --github"),
-    ("watch", watch, "boltseal watch node:16.13 --lock boltseal.lock"),
-    ("outdated", outdated, f"boltseal outdated {_IMAGE}"),
-    ("deploy", deploy, "boltseal deploy -f compose.yaml"),
-    ("releases", releases, "boltseal releases --project shop"),
-    ("update", update, "boltseal update --cooldown 3d"),
-    ("rollback", rollback, "boltseal rollback 41 --project shop"),
-    ("diff", diff, "boltseal diff 41 42 --project shop"),
-    ("build", build_image, "boltseal build . --repository localhost:5000/shop/app"),
-    ("new-tag", new_tag, "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
-    ("labels", labels, "boltseal labels | xargs docker build ."),
-    ("version", version.version, "boltseal version --json"),
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb or, where `group`, what several verbs have before their own names. `short`: its line in the list of verbs,
+    where the first sentence of its help is longer than the 60 columns there.
+
+    `module`: in `boltseal.cli`; it has what is called as the verb is, with `_` for `-`.
+    """
+
+    name: str
+    example: str
+    short: str | None = None
+    module: str = ""
+    group: bool = False
+
+    def load(self) -> Any:
+        """Its function, or its typer. Only now is its module imported: forty take longer than most verbs do."""
+        attribute = self.name.replace("-", "_")
+        return getattr(import_module(f"boltseal.cli.{self.module or attribute}"), attribute)
+
+
+_VERBS: Final = (
+    Verb("serve", "boltseal serve --data ./data --listen 127.0.0.1:5000"),
+    Verb("config", "boltseal config --config /etc/boltseal/boltseal.toml"),
+    Verb("seal", 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
+    Verb("unseal", f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
+    Verb(
+        "restore",
+        'boltseal restore localhost:5000/shop/app:latest --to 2026-11-23 --reason "it crashes"',
+        "Put a floating tag back to what it meant before.",
+    ),
+    Verb(
+        "accept",
+        'boltseal accept docker.io/library/node:16.13 --reason "read the release notes"',
+        "Serve what a held tag of an upstream means now.",
+    ),
+    Verb(
+        "purge",
+        f'boltseal purge {_IMAGE} --reason "a password was in its second layer"',
+        "Remove an image and its bytes, sealed or not.",
+    ),
+    Verb("expire", "boltseal expire --data ./data --dry-run", "Take away sealed tags that were kept long enough."),
+    Verb("fsck", "boltseal fsck --data ./data", "Check everything in the data folder; changes nothing."),
+    Verb("collect", "boltseal collect --data ./data --dry-run", "Remove bytes that nothing names, older than a day."),
+    Verb("backup", "boltseal backup /mnt/backup/boltseal --data ./data"),
+    Verb(
+        "restore-backup",
+        "boltseal restore-backup /mnt/backup/boltseal --data ./new",
+        "Make a new data folder of a backup, and check it.",
+        module="backup",
+    ),
+    Verb("quota", "boltseal quota docker.io", "What is left of a registry's pull limit."),
+    Verb("explain", "boltseal explain ouruser/sinatra:v2"),
+    Verb("check", f"boltseal check {_IMAGE}"),
+    Verb("digest", f"boltseal digest {_IMAGE}"),
+    Verb("tags", "boltseal tags localhost:5000/shop/app", "List the tags of a repository, now or at a time."),
+    Verb("history", "boltseal history localhost:5000/shop/app:latest"),
+    Verb("inspect", f"boltseal inspect {_IMAGE}"),
+    Verb("compare", f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
+    Verb(
+        "copy",
+        "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2",
+        "Copy images between registries, files and daemons.",
+    ),
+    Verb(
+        "pull",
+        "boltseal pull localhost:5000/shop/app:latest --keep 3 --keep-for 30d",
+        "Pull images; keep the ones that work before.",
+    ),
+    Verb("kept", "boltseal kept localhost:5000/shop/app:latest", "List the images that are kept on an engine."),
+    Verb(
+        "restore-local",
+        "boltseal restore-local localhost:5000/shop/app:latest --to 1",
+        "Bring an image back that `pull` has kept, offline.",
+    ),
+    Verb(
+        "scrub",
+        "boltseal scrub localhost:5000/shop/app:1.4.2",
+        "Is what lies on this host's disk still what was pulled?",
+    ),
+    Verb("running", "boltseal running --host ssh://deploy@web1"),
+    Verb(
+        "trust",
+        "boltseal trust localhost:5000 localhost:5000+0e5e4e2f+AX...",
+        "By which key a registry's ledger is believed.",
+    ),
+    Verb("lock", "boltseal lock --update node:16.13"),
+    Verb("pin", "boltseal pin deploy/compose.yaml --write"),
+    Verb("verify", "boltseal verify --github"),
+    Verb(
+        "watch",
+        "boltseal watch node:16.13 --lock boltseal.lock",
+        "Remember what others' tags mean; say when one moves.",
+    ),
+    Verb("outdated", f"boltseal outdated {_IMAGE}", "Which images stand on a base that has moved?"),
+    Verb("deploy", "boltseal deploy -f compose.yaml", "Deploy a Compose project; go back if it gets not healthy."),
+    Verb("releases", "boltseal releases --project shop", "What was deployed here, when, by whom, how it ended."),
+    Verb("update", "boltseal update --cooldown 3d", "Take what floating tags mean now; propose versions."),
+    Verb("rollback", "boltseal rollback 41 --project shop", "Make a project run again as an older release did."),
+    Verb("diff", "boltseal diff 41 42 --project shop", "What changed between two releases."),
+    Verb(
+        "build",
+        "boltseal build . --repository localhost:5000/shop/app",
+        "Build and push with bases by digest; record of what.",
+    ),
+    Verb("new-tag", "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
+    Verb("labels", "boltseal labels | xargs docker build ."),
+    Verb("version", "boltseal version --json"),
+    Verb("user", "boltseal user add ci", group=True),
+    Verb("token", "boltseal token rotate", group=True),
+    Verb("ledger", "boltseal ledger key", "The key that signs the ledger; recover a lost one.", group=True),
+    Verb(
+        "receipt",
+        f"boltseal receipt {_IMAGE} -o app.tlog-proof",
+        "Prove for ever what a tag means: write, or verify.",
+        group=True,
+    ),
+    Verb(
+        "rules",
+        "boltseal rules --config examples/boltseal.toml",
+        "Show the rules; `rules test` says which one decides.",
+        group=True,
+    ),
 )
+"""In the order of the list that `boltseal --help` prints."""
 
 
 @dataclass(slots=True)
@@ -144,7 +155,7 @@ class Shell:
 
 
 def build(called: str | None = None) -> typer.Typer:
-    """The command line as typer wants it. `called`: with this verb alone; typer takes a while to get all of them ready."""
+    """The command line as typer wants it. `called`: with this verb alone."""
     cli = typer.Typer(
         name="boltseal",
         help="A container registry in which a published tag never changes.",
@@ -156,26 +167,14 @@ def build(called: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     cli.callback()(_options)
-    for name, verb, example in _VERBS:
-        if called in (None, name):
-            cli.command(name, short_help=_SHORT.get(name), epilog=f"Example: {example}")(verb)
-    if called is not None:
-        return cli
-    cli.add_typer(user, name="user", epilog="Example: boltseal user add ci")
-    cli.add_typer(token, name="token", epilog="Example: boltseal token rotate")
-    cli.add_typer(ledger, name="ledger", short_help=_SHORT["ledger"], epilog="Example: boltseal ledger key")
-    cli.add_typer(
-        receipt,
-        name="receipt",
-        short_help=_SHORT["receipt"],
-        epilog="Example: boltseal receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof",
-    )
-    cli.add_typer(
-        rules,
-        name="rules",
-        short_help=_SHORT["rules"],
-        epilog="Example: boltseal rules --config examples/boltseal.toml",
-    )
+    for verb in _VERBS:
+        if called not in (None, verb.name):
+            continue
+        epilog = f"Example: {verb.example}"
+        if verb.group:
+            cli.add_typer(verb.load(), name=verb.name, short_help=verb.short, epilog=epilog)
+        else:
+            cli.command(verb.name, short_help=verb.short, epilog=epilog)(verb.load())
     return cli
 
 
@@ -197,19 +196,25 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
 
 
 def _called(arguments: Sequence[str] | None) -> str | None:
-    """The verb, where it stands first; None for groups, for what is none, and for a shell that asks for completions."""
+    """The verb, where it stands first; None for what is none, and for a shell that asks for completions."""
     first = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    return first if any(name == first for name, _, _ in _VERBS) else None
+    return first if any(verb.name == first for verb in _VERBS) else None
 
 
 def _options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when boltseal itself fails.")] = False,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=version.short)
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     context.obj.debug = debug
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"boltseal {__version__}")
+        raise typer.Exit
 
 
 def _defect(error: Exception, *, debug: bool) -> ExitCode:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from boltseal import __version__
 from boltseal.cli.answer import Answer, print_line
 from boltseal.cli.options import JsonOption
@@ -26,10 +24,3 @@ def version(as_json: JsonOption = False) -> None:
         if not as_json:
             print_line(f"boltseal {__version__}")
             print_line(", ".join(f"{name} {value}" for name, value in runs_on.items()))
-
-
-def short(wanted: bool) -> None:
-    """What `boltseal --version` prints."""
-    if wanted:
-        print_line(f"boltseal {__version__}")
-        raise typer.Exit
