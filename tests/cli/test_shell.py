@@ -148,6 +148,25 @@ def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     assert heavy & set(loaded) == set()
 
 
+def test_a_verb_loads_no_other_verb() -> None:
+    """What forty others need at their first line is not paid by each start of one."""
+    code = "import sys; from boltseal.cli.root import build; build('digest'); print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
+        f"boltseal.cli.{name}" for name in ("answer", "digest", "options", "remote", "root")
+    }
+
+
+def test_a_copy_that_asks_no_daemon_loads_nothing_that_talks_to_one() -> None:
+    """It would double the time that each copy between registries takes to get started."""
+    code = "import sys, boltseal.transfer.connect; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "httpx2" in loaded
+    assert {"aiohttp", "aiodocker"} & set(loaded) == set()
+
+
 def test_no_arguments_is_a_question_for_help() -> None:
     """A bare `boltseal` shows the verbs; it is no success."""
     shown = program.call()

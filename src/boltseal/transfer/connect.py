@@ -1,4 +1,8 @@
-"""Builds the two ends of a transfer from the places that were typed."""
+"""Builds the two ends of a transfer from the places that were typed.
+
+What talks to a daemon is loaded only where a place is one: it doubles the time that a copy between registries needs to
+get started.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from boltseal.client.transport import Transport
 from boltseal.oci.reference import Repository
 from boltseal.runtimes.address import EngineAddress
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
-from boltseal.transfer.daemon import daemon_source, daemon_target
 from boltseal.transfer.holders import PlaceInvalid, Source, Target
 from boltseal.transfer.layout import LayoutPlace
 from boltseal.transfer.places import Place, PlaceKind
@@ -44,6 +47,8 @@ async def open_source(place: Place, means: Means) -> Source:
         case Place(kind=PlaceKind.ARCHIVE, path=path) if path is not None:
             return await ArchiveSource.open(path, means.scratch)
         case Place(kind=PlaceKind.DAEMON, reference=reference) if reference is not None:
+            from boltseal.transfer.daemon import daemon_source
+
             return await daemon_source(reference, means.daemon, means.scratch)
     raise PlaceInvalid(f"{place.text} can't be read from")
 
@@ -58,5 +63,7 @@ def open_target(place: Place, means: Means, mount_from: Repository | None = None
         case Place(kind=PlaceKind.ARCHIVE, path=path) if path is not None:
             return ArchiveTarget(path, force=force)
         case Place(kind=PlaceKind.DAEMON, reference=reference) if reference is not None:
+            from boltseal.transfer.daemon import daemon_target
+
             return daemon_target(reference, means.daemon, means.scratch)
     raise PlaceInvalid(f"{place.text} can't be written to")
