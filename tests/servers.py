@@ -323,10 +323,11 @@ address = "{at}"
 
 
 @contextlib.contextmanager
-def sshd(folder: Path) -> Iterator[Server]:
+def sshd(folder: Path, *, programs: Sequence[str] | None = None) -> Iterator[Server]:
     """An ssh server of our own, which lets in who has `folder`/key. `folder`/bin/ssh is the system's ssh with that key.
 
     Whoever has `folder`/bin first in PATH gets through without a question, and touches nobody's ~/.ssh.
+    `programs`: all that there is behind it, such as `("cat",)`; everything that is here otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
@@ -347,6 +348,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 UsePAM no
 PermitRootLogin prohibit-password
+{"" if programs is None else f"SetEnv PATH={_only(folder / 'there', programs)}"}
 """
     )
     (folder / "config").write_text(
@@ -365,6 +367,14 @@ PermitRootLogin prohibit-password
         ready=lambda: _listens(address),
     ) as server:
         yield server
+
+
+def _only(folder: Path, programs: Sequence[str]) -> Path:
+    """A folder with these programs and no others."""
+    folder.mkdir()
+    for name in programs:
+        (folder / name).symlink_to(program(name))
+    return folder
 
 
 @contextlib.contextmanager

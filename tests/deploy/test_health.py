@@ -29,6 +29,17 @@ def test_a_service_without_a_check_has_to_run_for_a_while() -> None:
     assert judged([RUNS], after_s=5.0)[0] is Judgement.HEALTHY
 
 
+def test_who_has_podman_run_no_checks_is_told_why() -> None:
+    """Where there is no systemd to run them."""
+    starting = replace(RUNS, health=Health.STARTING)
+    said = HealthWatch({"web": Wanted(1, IMAGE)}, podman=True).look([starting], 100.0)["web"]
+
+    assert said.reason.endswith(
+        "has not decided yet (Podman has systemd run checks: where there is none, they never decide)"
+    )
+    assert judged([starting])[1].endswith("has not decided yet")
+
+
 def test_a_container_that_was_started_again_begins_anew() -> None:
     """Running for a while means without a break."""
     watch = HealthWatch({"web": Wanted(1, IMAGE)})

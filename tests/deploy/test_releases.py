@@ -19,6 +19,8 @@ from boltseal.deploy.releases import (
     check_project,
     format_release,
     last_good,
+    left_behind,
+    no_more,
     parse_release,
     to_go_back_to,
 )
@@ -145,3 +147,21 @@ def test_a_step_touches_only_the_services_that_were_chosen() -> None:
     moved = chosen.at(Step.WAITING, ServiceState.STARTED)
 
     assert [each.state for each in moved.services] == [ServiceState.STARTED, ServiceState.PLANNED]
+
+
+@pytest.mark.parametrize("end", [End.FAILED, End.ABANDONED, None])
+def test_what_a_release_has_left_behind_goes_with_the_next(end: End | None) -> None:
+    """Also where none ran before it: its services are named, until one has run since or was put in its place."""
+    failed = replace(release(2, end), removed=("old",))
+
+    assert no_more([failed], {"app"}) == ("db", "old")
+    assert no_more([release(1), failed], {"new"}) == ("app", "db", "old")
+    assert left_behind([release(1), failed, release(3, End.PUT_BACK)]) == [failed]
+    assert left_behind([release(1), failed, release(3)]) == []
+
+
+def test_what_was_put_back_has_left_nothing_behind() -> None:
+    """Only what the last one that ran has, and is wanted no more."""
+    put_back = replace(release(2, End.PUT_BACK), services=(), removed=("old",))
+
+    assert no_more([release(1), put_back], {"app"}) == ("db",)

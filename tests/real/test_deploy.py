@@ -174,6 +174,22 @@ def test_a_first_release_that_fails_has_nothing_before_it(shop: Shopfront) -> No
     assert shop.words() == {"web": "1.0.0"}
 
 
+def test_what_a_first_release_left_goes_with_the_next(shop: Shopfront) -> None:
+    """Its containers are this project's, though no release of it ever ran."""
+    shop.publish("1.0.0")
+    image = shop.image("1.0.0")
+    shop.write({"web": {"image": image, "healthcheck": ILL}, "extra": {"image": image, "healthcheck": HEALTHY}})
+    shop.locked()
+    failed = shop.run("deploy")
+    left = set(shop.words())
+    shop.web("1.0.0")
+    shop.deployed()
+
+    assert failed.code == 1
+    assert left == {"web", "extra"}
+    assert set(shop.words()) == {"web"}
+
+
 @pytest.mark.parametrize(
     ("after", "step"), [(1, "recorded"), (2, "starting"), (3, "waiting")], ids=["recorded", "starting", "waiting"]
 )
@@ -487,9 +503,11 @@ def test_two_projects_of_one_name_are_told(shop: Shopfront) -> None:
     one, shop.root = shop.root, shop.root.with_name("other")
     shop.web("1.1.0")
     said = shop.deployed()
+    back = shop.run("rollback")
 
     assert f"was deployed from {one} until now" in said.err
     assert f"replaced by what is in {shop.root}" in said.err
+    assert f"was deployed from {shop.root} until now; release 1, which comes back, was deployed from {one}" in back.err
 
 
 def test_broken_files_do_not_hinder_a_rollback(shop: Shopfront) -> None:

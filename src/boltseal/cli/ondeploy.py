@@ -133,11 +133,15 @@ async def read_files(
     from boltseal.deploy.composing import find_compose
     from boltseal.deploy.reading import read_project
 
-    compose = await find_compose(child_environment(), engine_address(host).environment())
+    address = engine_address(host)
+    compose = await find_compose(child_environment(), address.environment())
     read = await read_project(compose, named, services)
     built = [name for name, service in sorted(read.model.services.items()) if service.build]
     if build and built:
-        await compose.build(named, built, _show)
+        from boltseal.runtimes.engine import connected
+
+        async with connected(address) as engine:
+            await replace(compose, engine=engine.environment()).build(named, built, _show)
     return compose, read
 
 
@@ -310,7 +314,7 @@ async def _flow(place: Place, folder: ReleaseFolder, engine: Engine) -> Flow:
     from boltseal.deploy.flow import Flow, Patience
 
     user = child_environment()
-    compose = await find_compose(user, engine.address.environment())
+    compose = await find_compose(user, engine.environment())
     return Flow(compose, engine, folder, now_us, _show, Patience(place.wait_s), engine.address.scheme == "unix")
 
 

@@ -31,6 +31,7 @@ from boltseal.deploy.releases import (
     ReleasedService,
     ServiceState,
     last_good,
+    no_more,
     to_go_back_to,
 )
 from boltseal.errors import Invalid, NotFound, Precondition
@@ -95,7 +96,6 @@ class Deployer:
         text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, read.variables)
         if unfinished is not None:
             self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {number} took over"))
-            release = _removing(release, unfinished)
         if last is not None and last.directory != release.directory:
             self.flow.tell(
                 f"{release.project} was deployed from {last.directory} until now; what runs of it is replaced by what is in "
@@ -139,15 +139,19 @@ class Deployer:
             of=target.number,
             previous=None if last is None else last.number,
             services=tuple(_again(each, ready[each.name]) for each in target.services),
-            removed=() if last is None else _no_more(last, {each.name for each in target.services}),
+            removed=no_more(releases, {each.name for each in target.services}),
         )
         names = tuple(each.name for each in target.services)
         if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names):
             self.images.let_go([release])
             return Deployed(target if last is None else last)
+        if last is not None and last.directory != release.directory:
+            self.flow.tell(
+                f"{release.project} was deployed from {last.directory} until now; release {target.number}, which comes back, "
+                f"was deployed from {release.directory}: paths in it are those there"
+            )
         if unfinished is not None:
             self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {new} took over"))
-            release = _removing(release, unfinished)
         outcome = await self.flow.go(release, Contents(text, was.environment, was.files, was.lock))
         self._prune(outcome.release)
         return Deployed(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
@@ -214,7 +218,7 @@ class Deployer:
             previous=None if last is None else last.number,
             services=tuple({**others, **new}[name] for name in sorted({**others, **new})),
             chosen=tuple(sorted(new)) if chosen else (),
-            removed=() if chosen or last is None else _no_more(last, set(new)),
+            removed=() if chosen else no_more(self.folder.all(), set(new)),
         )
 
     def _service(self, service: Service, ready: Ready) -> ReleasedService:
@@ -239,16 +243,6 @@ class Deployer:
         """Let go of what is too old, after a release that ran; of a failed one the images are held like its record."""
         if release.good:
             self.images.let_go(self.folder.prune(frozenset({release.number})))
-
-
-def _no_more(last: Release, names: set[str]) -> tuple[str, ...]:
-    return tuple(each.name for each in last.services if each.name not in names)
-
-
-def _removing(release: Release, given_up: Release) -> Release:
-    """The release, which also removes what only the one that it takes over from had."""
-    more = _no_more(given_up, {each.name for each in release.services})
-    return msgspec.structs.replace(release, removed=tuple(dict.fromkeys((*release.removed, *more))))
 
 
 def _again(service: ReleasedService, ready: Ready) -> ReleasedService:

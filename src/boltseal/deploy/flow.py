@@ -200,7 +200,7 @@ class Flow:
 
         `before`: the containers that there were when it began; what runs on has run for a while.
         """
-        watch = HealthWatch(_wanted(release), self.patience.settle_s)
+        watch = HealthWatch(_wanted(release), self.patience.settle_s, self.engine.about.podman)
         loop = asyncio.get_running_loop()
         watch.look(before, loop.time() - self.patience.settle_s)
         until = loop.time() + within_s
@@ -219,7 +219,7 @@ class Flow:
 
     async def _verdicts(self, release: Release) -> Mapping[str, Verdict]:
         """What has failed at this moment."""
-        watch = HealthWatch(_wanted(release), self.patience.settle_s)
+        watch = HealthWatch(_wanted(release), self.patience.settle_s, self.engine.about.podman)
         found = watch.look(await self.containers(), asyncio.get_running_loop().time())
         return {name: each for name, each in found.items() if each.judgement is Judgement.FAILED}
 

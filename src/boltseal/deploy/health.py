@@ -53,10 +53,11 @@ class Wanted:
 
 @dataclass(slots=True)
 class HealthWatch:
-    """Looks at the same services again and again. `settle_s`: see rule 5."""
+    """Looks at the same services again and again. `settle_s`: see rule 5. `podman`: it is Podman's word that is judged."""
 
     wanted: Mapping[str, Wanted]
     settle_s: float = SETTLE_S
+    podman: bool = False
     _since_s: dict[tuple[str, int | None], float] = field(default_factory=dict)
 
     def look(self, containers: Sequence[EngineContainer], now_s: float) -> dict[str, Verdict]:
@@ -98,7 +99,8 @@ class HealthWatch:
             again = f", started again {container.restarts} times" if container.restarts else ""
             return said(Judgement.WAITING, f"{container.name} is {container.state}{again}")
         if container.health is Health.STARTING:
-            return said(Judgement.WAITING, f"the check of {container.name} has not decided yet")
+            hint = " (Podman has systemd run checks: where there is none, they never decide)" if self.podman else ""
+            return said(Judgement.WAITING, f"the check of {container.name} has not decided yet{hint}")
         if container.health is Health.HEALTHY:
             return said(Judgement.HEALTHY, "its own check says so")
         for_s = now_s - self._since_s[container.id, container.started_us]  # 5

@@ -19,7 +19,7 @@ and its ends:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -258,6 +258,20 @@ def last_good(releases: Sequence[Release], before: int | None = None) -> Release
     """The newest release that ran; `before`: only older ones than this number."""
     good = [each for each in releases if each.good and (before is None or each.number < before)]
     return max(good, key=lambda each: each.number, default=None)
+
+
+def left_behind(releases: Sequence[Release]) -> list[Release]:
+    """Releases after the last one that ran whose containers may be there still: none was put in their place."""
+    last = last_good(releases)
+    return [each for each in releases if (last is None or each.number > last.number) and each.end is not End.PUT_BACK]
+
+
+def no_more(releases: Sequence[Release], names: Collection[str]) -> tuple[str, ...]:
+    """Services that may have containers and are none of `names`: of the last release that ran, and of what was left since."""
+    last, left = last_good(releases), left_behind(releases)
+    known = [service.name for each in (*(() if last is None else (last,)), *left) for service in each.services]
+    known += [name for each in left for name in each.removed]
+    return tuple(dict.fromkeys(name for name in known if name not in names))
 
 
 def to_go_back_to(releases: Sequence[Release]) -> Release | None:

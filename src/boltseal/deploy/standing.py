@@ -8,7 +8,7 @@ from dataclasses import replace
 from boltseal.deploy.flow import Flow
 from boltseal.deploy.model import locked_digests, merged
 from boltseal.deploy.reading import Read
-from boltseal.deploy.releases import Release, last_good
+from boltseal.deploy.releases import Release, last_good, left_behind
 from boltseal.lockfile.document import Lock
 from boltseal.oci.reference import Reference, Tag
 from boltseal.runtimes.engine import NoSuchImage
@@ -17,14 +17,14 @@ from boltseal.runtimes.engine import NoSuchImage
 async def standing(flow: Flow, read: Read, lock: Lock | None, chosen: Sequence[str]) -> Release | None:
     """The release that runs, if a new one would be the same: the same services, images, text, and containers of them.
 
-    None otherwise, and also where a release was left unfinished. NotAsLocked.
+    None otherwise, and also where a later release may have left containers. NotAsLocked.
     """
     releases = flow.folder.all()
     last = last_good(releases)
     digests = locked_digests(read.model, lock)
-    if last is None or any(each.unfinished for each in releases):
-        return None
     names = sorted(read.model.services)
+    if last is None or left_behind(releases):
+        return None
     if not chosen and {each.name for each in last.services} != set(names):
         return None
     images: dict[str, str] = {}

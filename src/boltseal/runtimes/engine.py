@@ -120,6 +120,10 @@ class Engine:
         self.about = inventory.about(await self._ask("GET", "version", versioned=False))
         self._docker.api_version = f"v{self.about.api}"
 
+    def environment(self) -> dict[str, str]:
+        """What tells Docker's own programs of it, for as long as it is connected: behind ssh by the way that we have to it."""
+        return self.address.environment() if self._way is None else {"DOCKER_HOST": f"unix://{self._way.socket}"}
+
     async def store(self) -> Store:
         """Where it keeps images."""
         return inventory.store(await self._ask("GET", "info"), self.about)

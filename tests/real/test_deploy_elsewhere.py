@@ -1,0 +1,140 @@
+"""`deploy` and `rollback` on Podman, and on engines behind ssh where nothing of Docker's is installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.programs import program
+from tests.real.shopfront import ENDS, HEALTHY, Shopfront
+from tests.real.tools import Docker
+from tests.servers import Server
+
+pytestmark = pytest.mark.real
+
+PLACES = ["podman", "podman-by-ssh", "docker-by-ssh"]
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """Where the registry is that Podman may ask without TLS, when it is there."""
+    return servers.free_port()
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Server]:
+    """Podman behind Docker's API."""
+    with servers.podman(tmp_path_factory.mktemp("p"), plain_http=[f"127.0.0.1:{port}"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An ssh server on a host that has `cat`, and no program of any engine."""
+    with servers.sshd(tmp_path_factory.mktemp("far"), programs=["cat"]) as server:
+        yield server
+
+
+@pytest.fixture(params=PLACES)
+def shop(request: pytest.FixtureRequest, repository: str, tmp_path: Path, port: int) -> Iterator[Shopfront]:
+    """A project on an engine; what it has started is removed at the end. `registry` is not there yet."""
+    place: str = request.param
+    found: Docker | Server = request.getfixturevalue(place.partition("-")[0])
+    docker = found if isinstance(found, Docker) else Docker(found.address, "podman")
+    registry = Server("boltseal", f"127.0.0.1:{port}", 0, tmp_path / "data.log", tmp_path / "data")
+    made = Shopfront(tmp_path / "project", docker, registry, tmp_path / "state", repository)
+    if place.endswith("by-ssh"):
+        far: Server = request.getfixturevalue("far")
+        made.environment["PATH"] = f"{far.folder}/bin:{os.environ['PATH']}"
+        made.environment["DOCKER_HOST"] = f"ssh://root@{far.address}{docker.host.removeprefix('unix://')}"
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def registry(shop: Shopfront) -> Iterator[Callable[[], None]]:
+    """The project's registry; called, it is switched off."""
+    context = servers.boltseal(shop.registry.folder, port=int(shop.registry.address.rpartition(":")[2]))
+    context.__enter__()
+    on = [context]
+
+    def off() -> None:
+        while on:
+            on.pop().__exit__(None, None, None)
+
+    yield off
+    off()
+
+
+def plain(shop: Shopfront, tag: str) -> None:
+    """A project of one service without a check: Podman has systemd run those, which is not everywhere."""
+    shop.write({"web": {"image": shop.image(tag)}})
+
+
+def test_forward_and_exactly_back_without_the_registry(shop: Shopfront, registry: Callable[[], None]) -> None:
+    """As with this host's Docker; and what runs already is left alone."""
+    shop.publish("edge", "the first")
+    plain(shop, "edge")
+    shop.deployed()
+    first = shop.ids()
+    again = shop.run("deploy")
+    kept = shop.ids()
+    shop.publish("edge", "the second")
+    shop.deployed()
+    second = shop.words()
+    registry()
+    back = shop.run("rollback")
+
+    assert again.out == f"release 1 of {shop.name} runs already: nothing was pulled, started or stopped\n"
+    assert kept == first
+    assert second == {"web": "the second"}
+    assert back.code == 0, back.err
+    assert shop.words() == {"web": "the first"}
+
+
+def test_what_can_not_start_is_replaced_by_what_ran(shop: Shopfront, registry: Callable[[], None]) -> None:
+    """With the last lines of its log, which that engine has."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0", command=ENDS)
+    plain(shop, "1.0.0")
+    shop.deployed()
+    plain(shop, "1.1.0")
+    shop.locked()
+    failed = shop.run("deploy")
+
+    assert failed.code == 1
+    assert "    web | it can not start\n" in failed.err
+    assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
+    assert shop.words() == {"web": "1.0.0"}
+
+
+@pytest.mark.parametrize("shop", ["docker-by-ssh"], indirect=True)
+def test_what_is_built_is_built_where_it_runs(shop: Shopfront) -> None:
+    """From files that are here, by an engine that is there."""
+    shop.root.mkdir()
+    (shop.root / "Dockerfile").write_text("FROM scratch\nCOPY busybox /busybox\nLABEL words=built\n")
+    (shop.root / "busybox").write_bytes(Path(program("busybox")).read_bytes())
+    (shop.root / "busybox").chmod(0o755)
+    shop.write({"made": {"build": ".", "command": ["/busybox", "sleep", "1000"]}})
+    shop.locked()
+    done = shop.run("deploy", "--build")
+
+    assert done.code == 0, done.err
+    assert shop.words() == {"made": "built"}
+
+
+@pytest.mark.parametrize("shop", ["podman"], indirect=True)
+def test_a_check_that_podman_does_not_run_is_explained(shop: Shopfront, registry: Callable[[], None]) -> None:
+    """Its checks are run by systemd: without one they never decide."""
+    shop.publish("1.0.0")
+    shop.web("1.0.0", HEALTHY)
+    shop.locked()
+    done = shop.run("deploy", "--wait", "20s")
+
+    assert done.code == (0 if Path("/run/systemd/system").is_dir() else 1), done.err
+    if done.code == 1:
+        assert "Podman has systemd run checks" in done.err
