@@ -13,6 +13,8 @@ from boltseal.client.recorded import records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.deploy.recording import record_release
 from boltseal.deploy.releases import Release
+from boltseal.events import ReleaseDone
+from boltseal.notify.ledger_feed import event_of
 from boltseal.oci.reference import Repository
 from tests.deploy.test_releases import release
 from tests.images import image, push
@@ -62,6 +64,17 @@ async def test_what_is_released_is_in_the_ledger(registry: Serving, transport: T
         "revision": "v1",
         "of": "2",
     }
+
+
+async def test_whoever_is_told_of_the_ledger_hears_of_the_release(registry: Serving, transport: Transport) -> None:
+    """What is written here is what the registry's notifications read."""
+    (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
+    assert said.index is not None
+    await signed(registry.client, said.index + 1)
+    ((_, entry),) = await records(transport, HOST, Repository("shop/app"))
+
+    name = f"{HOST}/shop/app:{entry.tag}@{IMAGE.digest}"
+    assert event_of(entry, HOST) == ReleaseDone("shop", 4, "host", (name,))
 
 
 async def test_what_can_not_be_said_is_told_of_that_service(transport: Transport) -> None:

@@ -48,9 +48,9 @@ def moved(tag: str, was: Digest | None, now: Digest | None, *, alarm: bool = Fal
         (entry(Kind.TAG_CREATED), None),
         (entry(Kind.TAG_SEALED), None),
         (entry(Kind.RELEASED), None),
-        (entry(Kind.RELEASED, project="shop", host="web1", number="-7"), None),
+        (entry(Kind.RELEASED, project="shop", host="web1", release="-7"), None),
         (
-            entry(Kind.RELEASED, tag="1.4.2", project="shop", host="web1", number="7"),
+            entry(Kind.RELEASED, tag="1.4.2", project="shop", host="web1", release="7"),
             ReleaseDone("shop", 7, "web1", (f"{HERE}/shop/app:1.4.2@{NEW}",)),
         ),
     ],

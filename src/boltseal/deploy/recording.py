@@ -17,7 +17,7 @@ from boltseal.client.recorded import record
 from boltseal.client.transport import Transport
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.errors import BoltsealError
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -69,10 +69,10 @@ async def record_release(
 
 def _extra(release: Release, service: ReleasedService, hmac: Callable[[str], str]) -> dict[str, str]:
     said = {
-        "project": release.project,
-        "release": str(release.number),
+        RELEASE_PROJECT: release.project,
+        RELEASE_NUMBER: str(release.number),
         "service": service.name,
-        "host": release.who.rpartition("@")[2],
+        RELEASE_HOST: release.who.rpartition("@")[2],
         "environment": hmac(json.dumps(service.environment, sort_keys=True)),
     }
     said |= {"revision": release.revision} if release.revision else {}

@@ -70,6 +70,10 @@ CHANGES: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
 """What happened to a tag."""
 RECORDS: Final = frozenset({Kind.BUILT, Kind.REBUILD_REQUESTED, Kind.RELEASED})
 """What was said of an image that is there; no tag is changed by it."""
+RELEASE_PROJECT: Final = "project"
+RELEASE_NUMBER: Final = "release"
+RELEASE_HOST: Final = "host"
+"""Keys of a `released` entry's extra: what was released, as which release of it, and where."""
 _OF_A_TAG: Final = CHANGES - {Kind.TAG_DELETED, Kind.TAG_PURGED}
 """Kinds that name a tag. A manifest that is deleted or purged by digest may have had none; then it names the digest."""
 

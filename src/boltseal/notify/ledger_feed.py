@@ -3,7 +3,7 @@
     tag.moved, tag.restored                    TagMoved
     tag.deleted, tag.purged, tag.expired       TagMoved, to nothing; an alarm where the tag looks like a release, unless
                                                its stated time was over
-    released, with project, number and host    ReleaseDone
+    released, with project, release and host   ReleaseDone
 
 and what the log of observations says of other registries' tags: `told` in an entry's extra says which entries are news.
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid
 from boltseal.events import ReleaseDone, TagHeld, TagMoved
-from boltseal.ledger.entry import Entry, Kind, parse
+from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, Kind, parse
 from boltseal.notify.dispatch import Told
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
@@ -124,8 +124,8 @@ def event_of_observation(entry: Entry) -> Event | None:
 def event_of(entry: Entry, registry: str) -> Event | None:
     """The event that an entry is, or None. Invalid for one whose names are none."""
     if entry.kind is Kind.RELEASED:
-        number = entry.extra.get("number", "")
-        project, host = entry.extra.get("project", ""), entry.extra.get("host", "")
+        number = entry.extra.get(RELEASE_NUMBER, "")
+        project, host = entry.extra.get(RELEASE_PROJECT, ""), entry.extra.get(RELEASE_HOST, "")
         if not (project and host and number.isascii() and number.isdecimal() and len(number) < 10):
             return None
         image = f"{registry}/{entry.repository}{f':{entry.tag}' if entry.tag else ''}@{entry.digest}"
