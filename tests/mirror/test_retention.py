@@ -30,7 +30,7 @@ def unit(root: str, used_days_ago: float, *parts: str, kept: bool = False) -> Un
 
 def roots(units: list[Unit], sizes: dict[str, int], **limits: int | None) -> list[str]:
     told = {"keep_for_us": None, "keep_bytes": None} | limits
-    goes = plan(units, {("up/app", digest): size for digest, size in sizes.items()}, NOW_US, **told)
+    goes = plan(units, sizes, NOW_US, **told)
     return [each.unit.root for each in goes]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from boltseal.bases.facts import Facts, NotAnImage, config_of, read_facts
-from boltseal.client.errors import RemoteNotFound
+from boltseal.bases.sources import MAX_STATEMENT_BYTES
 from boltseal.client.learned import Learned
 from boltseal.client.registry import RegistryClient
 from boltseal.client.transport import Transport
@@ -117,7 +117,7 @@ class Documents:
             try:
                 layers = (await self.manifest(place, entry.digest)).layers
                 told = [one for one in layers if "slsa.dev/provenance" in one.annotations.get(PREDICATE, "")]
-                told = [one for one in told if one.size <= _MAX_STATEMENT][:MAX_STATEMENTS]
+                told = [one for one in told if one.size <= MAX_STATEMENT_BYTES][:MAX_STATEMENTS]
                 found += [await self.blob(place, one.digest, one.size) for one in told]
             except BoltsealError:  # it is one source of several
                 continue
@@ -163,9 +163,6 @@ class Documents:
         return [Place(host, Repository(f"{prefix}/{place.repository}" if prefix else place.repository)), place]
 
 
-_MAX_STATEMENT: Final = 8 * 1024 * 1024
-
-
 def children(index: Manifest) -> list[Child]:
     """The images of an index, without attestations. NotAnImage where they are more than anybody's platforms."""
     found = [
@@ -188,8 +185,3 @@ def fits(one: Platform, other: Platform) -> bool:
 
 def _attestation(entry: Descriptor) -> bool:
     return ATTESTED in entry.annotations or str(entry.platform) == _UNKNOWN
-
-
-def gone(error: BoltsealError) -> bool:
-    """Whether a registry says that there is no such thing."""
-    return isinstance(error, RemoteNotFound)

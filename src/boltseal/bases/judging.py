@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from boltseal.bases.documents import Documents, Place, gone
+from boltseal.bases.documents import Documents, Place
 from boltseal.bases.facts import Facts
 from boltseal.bases.freshness import (
     Means,
@@ -23,6 +23,7 @@ from boltseal.bases.freshness import (
 from boltseal.bases.match import Candidate, longest
 from boltseal.bases.pasts import Pasts
 from boltseal.bases.sources import By, Claim, How
+from boltseal.client.errors import RemoteNotFound
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -141,7 +142,7 @@ class Judging:
 
 
 def _untold(claim: Claim, error: BoltsealError) -> Verdict:
-    if gone(error):
+    if isinstance(error, RemoteNotFound):
         reason = f"the tag {claim.base} is gone, so there is nothing newer to build on: choose another base ({error.message})"
         return Verdict(Status.UNKNOWN, reason, claim, claim.digest)
     return Verdict(Status.UNKNOWN, error.message, claim, claim.digest)

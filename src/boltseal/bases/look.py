@@ -13,7 +13,7 @@ A label or a Dockerfile names hosts: only registries that the caller allows are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -245,7 +245,7 @@ class Looker:
             entries = await self._entries(one.place)
             if not manifest.is_index:
                 facts = await self._documents.facts(one.place, one.digest)
-                one.parts = [await self._part(one, facts, manifest, None, entries)]
+                one.parts = [await self._part(one, facts, manifest, {}, entries)]
                 return
             for child in children(manifest):
                 if one.wanted.platforms and not _in_use(child.platform, one.wanted.platforms):
@@ -258,12 +258,16 @@ class Looker:
             self._units += sum(len(part.facts.diff_ids) + len(part.facts.history) for part in one.parts)
 
     async def _part(
-        self, one: _Image, facts: Facts, manifest: Manifest, said: object, entries: Sequence[Entry]
+        self,
+        one: _Image,
+        facts: Facts,
+        manifest: Manifest,
+        said: Mapping[str, str],
+        entries: Sequence[Entry],
     ) -> _Part:
-        """What is said of one platform's base, in the order of belief."""
+        """What is said of one platform's base, in the order of belief. `said`: by the index, of the platform's manifest."""
         of_entry = built(entries, one.digest) or built(entries, facts.manifest)
-        of_child = annotated(said) if isinstance(said, dict) else None
-        claims = [of_entry, annotated(facts.annotations), of_child]
+        claims = [of_entry, annotated(facts.annotations), annotated(said)]
         if manifest.is_index:
             claims.append(annotated(manifest.annotations))
         found = [claim for claim in claims if claim is not None]

@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from boltseal.bases.sources import BUILT_DIGEST, BUILT_NAME, SCRATCH
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 
 MAX_BASES_BYTES: Final = 6000
-SCRATCH: Final = "scratch"
 
 
 def built_extra(
@@ -28,11 +28,11 @@ def built_extra(
     platform: str | None,
 ) -> dict[str, str]:
     """What an entry says. `bases`: by the text as written; too many of them are left out, and the hash still covers them."""
-    found = {"inputs": inputs, "builder": builder, "base.name": SCRATCH}
+    found = {"inputs": inputs, "builder": builder, BUILT_NAME: SCRATCH}
     if base is not None:
         reference, digest = base
         name = Reference(reference.registry, reference.repository, reference.tag or Tag("latest"))
-        found |= {"base.name": str(name), "base.digest": str(digest)}
+        found |= {BUILT_NAME: str(name), BUILT_DIGEST: str(digest)}
     listed = json.dumps({written: str(digest) for written, digest in sorted(bases.items())}, separators=(",", ":"))
     if len(listed) <= MAX_BASES_BYTES:
         found["bases"] = listed

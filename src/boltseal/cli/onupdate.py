@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from boltseal.client.watched import Meant
     from boltseal.deploy.flow import Deployed
     from boltseal.deploy.updating import Step
+    from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
 
 
@@ -68,7 +69,7 @@ async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | Bolts
         return error
 
 
-def _past(meant: Mapping[Reference, object], now_us: int, *, remember: bool) -> dict[Reference, Sequence[Meant]]:
+def _past(meant: Mapping[Reference, Digest], now_us: int, *, remember: bool) -> dict[Reference, Sequence[Meant]]:
     """Since when each tag has meant what it means, as far as somebody has looked; this look is remembered."""
     from boltseal.client.state import ClientState
     from boltseal.client.watched import Watched
@@ -76,7 +77,7 @@ def _past(meant: Mapping[Reference, object], now_us: int, *, remember: bool) -> 
 
     with Watched(ClientState(state_folder())) as watched:
         if remember and meant:
-            watched.saw_all(list(meant.items()), now_us)  # type: ignore[arg-type]
+            watched.saw_all(meant.items(), now_us)
         return {reference: watched.past(reference) for reference in meant}
 
 

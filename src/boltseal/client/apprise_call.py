@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Final
 
 import boltseal
+from boltseal.client.apprise_child import BLOCKED, FAILED, NOT_UNDERSTOOD, TOLD
 from boltseal.client.webhook import Network, NotDelivered
 
 WITHIN_S: Final = 30.0
 _WHY: Final = {
-    11: "Apprise could not deliver it",
-    12: "Apprise does not understand the address",
-    13: "the address leads into some network of ours, or to a program: not asked; if that is meant, say so with networks",
+    FAILED: "Apprise could not deliver it",
+    NOT_UNDERSTOOD: "Apprise does not understand the address",
+    BLOCKED: "the address leads into some network of ours, or to a program: not asked; if that is meant, say so with networks",
 }
 
 
@@ -40,7 +41,7 @@ class AppriseReceiver:
         code = await asyncio.to_thread(self._run, json.dumps(asked).encode())
         if code is None:
             raise NotDelivered(f"{self._name} was not told within {self._within_s:g} seconds")
-        if code != 10:
+        if code != TOLD:
             raise NotDelivered(f"{self._name} was not told: {_WHY.get(code, f'its process ended with {code}')}")
 
     def _run(self, asked: bytes) -> int | None:

@@ -10,20 +10,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from boltseal.deploy.composing import ProjectFiles
 from boltseal.errors import Invalid, quote
 from boltseal.pin.dotenv import parse_dotenv
-from boltseal.pin.source import Source, Unreadable
-
-NAMES: Final = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-_OVERRIDES: Final = (
-    "compose.override.yml",
-    "compose.override.yaml",
-    "docker-compose.override.yml",
-    "docker-compose.override.yaml",
-)
+from boltseal.pin.source import MAX_FILE_BYTES, Source, Unreadable
+from boltseal.pin.values import COMPOSE_NAMES, COMPOSE_OVERRIDES
 
 
 class NoProject(Invalid):
@@ -40,15 +32,15 @@ def named_files(project: ProjectFiles, environment: Mapping[str, str]) -> Projec
         if not file.is_file():
             raise NoProject(f"{quote(str(named), 300)}: there is no such file; -f names a Compose file")
     if not whole:
-        raise NoProject(f"no {NAMES[0]} in {project.directory} or above it; -f names a Compose file")
+        raise NoProject(f"no {COMPOSE_NAMES[0]} in {project.directory} or above it; -f names a Compose file")
     return replace(project, files=whole, env_files=tuple(project.directory / each for each in project.env_files))
 
 
 def overrides_of(files: Sequence[Path]) -> list[Path]:
     """The override beside a file that stands alone: Compose reads it only where it is told no file at all."""
-    if len(files) != 1 or files[0].name not in NAMES:
+    if len(files) != 1 or files[0].name not in COMPOSE_NAMES:
         return []
-    return [beside for name in _OVERRIDES if (beside := files[0].with_name(name)).is_file()][:1]
+    return [beside for name in COMPOSE_OVERRIDES if (beside := files[0].with_name(name)).is_file()][:1]
 
 
 def project_folder(project: ProjectFiles) -> Path:
@@ -62,18 +54,23 @@ def _found(directory: Path, environment: Mapping[str, str]) -> Iterator[Path]:
         yield from (Path(each) for each in said.split(environment.get("COMPOSE_PATH_SEPARATOR") or os.pathsep))
         return
     for folder in (directory, *directory.resolve().parents):
-        first = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+        first = next((folder / name for name in COMPOSE_NAMES if (folder / name).is_file()), None)
         if first is not None:
             yield first
-            override = next((folder / name for name in _OVERRIDES if (folder / name).is_file()), None)
+            override = next((folder / name for name in COMPOSE_OVERRIDES if (folder / name).is_file()), None)
             if override is not None:
                 yield override
             return
 
 
 def _in_dotenv(directory: Path, name: str) -> str | None:
+    """What `.env` says of a variable; of one that can't be read Compose says so, as soon as it is asked."""
+    path = directory / ".env"
+    if not path.is_file():
+        return None
     try:
-        found = parse_dotenv(Source.of(".env", (directory / ".env").read_bytes())).values.get(name)
+        with path.open("rb") as file:
+            found = parse_dotenv(Source.of(".env", file.read(MAX_FILE_BYTES))).values.get(name)
     except (OSError, Unreadable):
         return None
     return None if found is None else found.text

@@ -46,7 +46,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[Item]):
-    """A whole list. `asked_us`: when upstream gave it. `warning`: why something may be missing, None where nothing is."""
+    """A whole list. `asked_us`: from when on it is fresh, which is when upstream gave it. `warning`: why something may be missing, None where nothing is."""
 
     items: tuple[Item, ...]
     asked_us: int = 0
@@ -168,8 +168,8 @@ class Relay:
             listed = before or Listed(await here())
             if not listed.items:
                 raise failed
-            until_us = upstream.terms.fresh_us - min(FAILED_US, upstream.terms.fresh_us)
-            listed = replace(listed, asked_us=self._clock() - until_us, warning=failed.message)
+            age_us = max(0, upstream.terms.fresh_us - FAILED_US)  # as old as a list that is fresh for FAILED_US more
+            listed = replace(listed, asked_us=self._clock() - age_us, warning=failed.message)
             kept.put(key, listed)
             return listed
 

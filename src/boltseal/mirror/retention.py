@@ -67,25 +67,25 @@ def units_of(holdings: Holdings, actor: str) -> list[Unit]:
         if child != parent
     }
     roots = [digest for digest in rows if digest not in contained]
+    manifests = frozenset(row.digest for row in holdings.manifests)
     seen: set[str] = set()
-    found = [_unit(holdings, rows, root, actor, seen) for root in roots]
+    found = [_unit(holdings, rows, manifests, root, actor, seen) for root in roots]
     # What contains itself in a circle has no root: each of it is one.
-    found += [_unit(holdings, rows, digest, actor, seen) for digest in rows if digest not in seen]
+    found += [_unit(holdings, rows, manifests, digest, actor, seen) for digest in rows if digest not in seen]
     return found
 
 
 def plan(
     units: Sequence[Unit],
-    sizes: Mapping[tuple[str, str], int],
+    sizes: Mapping[str, int],
     now_us: int,
     keep_for_us: int | None,
     keep_bytes: int | None,
 ) -> list[Goes]:
-    """What is let go, longest unused first. `sizes`: bytes of (repository, digest). A digest's bytes count once."""
+    """What is let go, longest unused first. `sizes`: bytes by digest; what several images share counts once."""
     waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
     holders = Counter(part for unit in units for part in unit.parts)
-    bytes_of = {digest: size for (_, digest), size in sizes.items()}
-    held = sum(bytes_of.get(part, 0) for part in holders)
+    held = sum(sizes.get(part, 0) for part in holders)
     goes = []
     for unit in waiting:
         age_us = now_us - unit.used_us
@@ -98,7 +98,7 @@ def plan(
         for part in unit.parts:
             holders[part] -= 1
             if not holders[part]:
-                held -= bytes_of.get(part, 0)
+                held -= sizes.get(part, 0)
     return goes
 
 
@@ -110,11 +110,7 @@ def retain(database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, 
         actor = f"{MIRROR_ACTOR}{terms.name}"
         all_holdings = database.read_and_wait(partial(_all, f"{terms.name}/"))
         units = [unit for holdings in all_holdings for unit in units_of(holdings, actor)]
-        sizes = {
-            (holdings.name, row.digest): row.size
-            for holdings in all_holdings
-            for row in (*holdings.manifests, *holdings.blobs)
-        }
+        sizes = {row.digest: row.size for holdings in all_holdings for row in (*holdings.manifests, *holdings.blobs)}
         planned: dict[str, list[Goes]] = {}
         for goes in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
             planned.setdefault(goes.unit.repository, []).append(goes)
@@ -172,7 +168,9 @@ def _only_read(job: Callable[[Transaction], list[Item]], now_us: int, connection
     return job(Transaction(connection, now_us))
 
 
-def _unit(holdings: Holdings, rows: Mapping[str, Row], root: str, actor: str, seen: set[str]) -> Unit:
+def _unit(
+    holdings: Holdings, rows: Mapping[str, Row], manifests: frozenset[str], root: str, actor: str, seen: set[str]
+) -> Unit:
     parts: set[str] = set()
     waiting = [root]
     while waiting:
@@ -182,7 +180,6 @@ def _unit(holdings: Holdings, rows: Mapping[str, Row], root: str, actor: str, se
         parts.add(digest)
         waiting += holdings.contains.get(digest, ())
     seen |= parts
-    manifests = {row.digest for row in holdings.manifests}
     kept = bool(parts & holdings.needed) or any(rows[part].by != actor for part in parts & manifests)
     # A blob's time is that of its bringing, which says less than its manifest's: it counts where there is none.
     times = [rows[part].used_us for part in parts & manifests] or [rows[root].used_us]

@@ -26,7 +26,7 @@ from boltseal.pin.dotenv import Dotenv, Variables, parse_dotenv
 from boltseal.pin.pieces import Dialect, Filled, NotFilled, Piece, behind, fill, variables_in
 from boltseal.pin.references import parsed
 from boltseal.pin.source import Project, Source, Unreadable
-from boltseal.pin.values import Format, Found, Problem, Site, Spot
+from boltseal.pin.values import COMPOSE_NAMES, COMPOSE_OVERRIDES, Format, Found, Problem, Site, Spot
 from boltseal.pin.yaml_nodes import (
     compose,
     content_end,
@@ -42,8 +42,6 @@ from boltseal.pin.yaml_nodes import (
 MAX_EXTENDS: Final = 100
 BUILT_HERE: Final = "built here: its name is its own"
 _IMAGE_CONTEXT: Final = "docker-image://"
-_DEFAULTS: Final = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-_OVERRIDES: Final = tuple(name.replace(".y", ".override.y") for name in _DEFAULTS)
 _NO_ENV: Final = Dotenv("", {})
 
 
@@ -260,10 +258,10 @@ class _Reader:
 
     def look_for_partners(self, file: _File) -> list[_File]:
         folder, _, last = file.source.path.rpartition("/")
-        if last not in _DEFAULTS + _OVERRIDES:
+        if last not in COMPOSE_NAMES + COMPOSE_OVERRIDES:
             return []
         found: list[_File] = []
-        for partner in _OVERRIDES if last in _DEFAULTS else _DEFAULTS:
+        for partner in COMPOSE_OVERRIDES if last in COMPOSE_NAMES else COMPOSE_NAMES:
             name = f"{folder}/{partner}" if folder else partner
             if self.project.has(name):
                 if name not in self.near:

@@ -16,6 +16,7 @@ from boltseal.errors import Invalid, quote
 from boltseal.pin.dotenv import Variables, parse_dotenv
 from boltseal.pin.pieces import Dialect, NotFilled, fill
 from boltseal.pin.source import MAX_FILE_BYTES, Source, Unreadable
+from boltseal.pin.values import COMPOSE_NAMES
 from boltseal.pin.yaml_nodes import Pairs, compose, pairs, text_of
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -52,8 +53,7 @@ def compose_project(file: Path) -> ComposeProject:
 
 
 def _in_folder(folder: Path) -> Path:
-    names = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+    return next((folder / name for name in COMPOSE_NAMES if (folder / name).is_file()), folder / COMPOSE_NAMES[0])
 
 
 def _read(path: Path) -> Source | None:
