@@ -9,7 +9,7 @@ import pytest
 
 from boltseal.bases.facts import NotAnImage, read_facts
 from boltseal.bases.order import bases_first
-from boltseal.bases.sources import By, How, annotated, built, labelled, provenance, tagged, written
+from boltseal.bases.sources import By, How, annotated, built, labelled, provenance, written
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
@@ -128,7 +128,7 @@ def test_a_dockerfile_infers() -> None:
 
     assert (claim.how, claim.base, claim.digest) == (How.INFERRED, NODE, WAS)
     assert written(None, By.DOCKERFILE).base is None
-    assert tagged(Reference.parse("node")).tag == "latest"
+    assert written(Reference.parse("node"), By.GIVEN).base == Reference.parse("node:latest")
 
 
 def read(config: bytes, manifest: images.Document | None = None) -> Any:

@@ -160,3 +160,20 @@ def test_a_reference_built_from_parts_is_complete_or_refused(registry: str, repo
     """What Docker would complete or rename is not yet a reference."""
     with pytest.raises(NameInvalid):
         Reference(registry, Repository(repository))
+
+
+@pytest.mark.parametrize(
+    ("typed", "complete", "by_tag"),
+    [
+        ("shop/app", "shop/app:latest", "shop/app:latest"),
+        ("shop/app:1.4.2", "shop/app:1.4.2", "shop/app:1.4.2"),
+        (f"shop/app@{DIGEST}", f"shop/app@{DIGEST}", "shop/app:latest"),
+        (f"shop/app:1.4.2@{DIGEST}", f"shop/app:1.4.2@{DIGEST}", "shop/app:1.4.2"),
+    ],
+)
+def test_what_docker_adds_to_a_name_that_says_too_little(typed: str, complete: str, by_tag: str) -> None:
+    """`latest` to what has neither tag nor digest; and whoever goes by tags alone reads what has none as that."""
+    reference = Reference.parse(typed)
+
+    assert reference.complete == Reference.parse(complete)
+    assert reference.by_tag == Reference.parse(by_tag)

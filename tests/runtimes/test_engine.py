@@ -71,6 +71,15 @@ async def test_a_container_as_it_was_started_and_as_it_is(fake: FakeEngine, engi
     assert (found.created_us, found.started_us) == (1_795_161_600_123_456, 1_795_251_600_500_000)
 
 
+async def test_a_container_that_goes_while_the_others_are_asked_for(fake: FakeEngine, engine: Engine) -> None:
+    """Is not among them, and hides none of them."""
+    image = fake.image("app")
+    stays, goes = (fake.container(name, str(APP), image) for name in ("web", "gone"))
+    fake.wrong[f"containers/{goes}/json"] = Wrong(404, b'{"message": "No such container"}')
+
+    assert {each.id for each in await engine.containers()} == {stays}
+
+
 async def test_how_a_container_is(fake: FakeEngine, engine: Engine) -> None:
     """What it does, what its own check says, how it ended and how often it was started again."""
     state = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote
@@ -24,7 +24,7 @@ from boltseal.bases.facts import Facts
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference
 
 BASE_NAME: Final = "org.opencontainers.image.base.name"
 BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
@@ -78,11 +78,6 @@ class Claim:
         return self.by in (By.BUILT, By.ANNOTATION)
 
 
-def tagged(reference: Reference) -> Reference:
-    """A base by its tag alone, `latest` where none was said."""
-    return replace(reference, tag=reference.tag or Tag("latest"), digest=None)
-
-
 def annotated(annotations: Mapping[str, str]) -> Claim | None:
     """What annotations of the image's index or manifest say."""
     return _spoken(annotations.get(BASE_NAME, ""), annotations.get(BASE_DIGEST, ""), By.ANNOTATION)
@@ -105,7 +100,7 @@ def written(reference: Reference | None, by: By) -> Claim:
     """What a Dockerfile builds on, or the user names: nobody says what it meant then, unless it is pinned there."""
     if reference is None:
         return Claim(None, None, by, How.INFERRED)
-    return Claim(tagged(reference), reference.digest, by, How.INFERRED)
+    return Claim(reference.by_tag, reference.digest, by, How.INFERRED)
 
 
 class _Predicate(msgspec.Struct, rename="camel"):
@@ -142,7 +137,7 @@ def _material(one: Mapping[str, Any]) -> Iterator[Claim]:
     reference = _package(uri)
     if reference is None or not isinstance(sha256, str) or _is_sha256(sha256) is None or reference.name in _FRONTENDS:
         return
-    yield Claim(tagged(reference), Digest("sha256", sha256), By.PROVENANCE)
+    yield Claim(reference.by_tag, Digest("sha256", sha256), By.PROVENANCE)
 
 
 def _package(uri: str) -> Reference | None:
@@ -168,6 +163,6 @@ def _spoken(name: str, digest: str, by: By) -> Claim | None:
         return Claim(None, None, by)
     try:
         reference = Reference.parse(name)
-        return Claim(tagged(reference), Digest.parse(digest) if digest else reference.digest, by)
+        return Claim(reference.by_tag, Digest.parse(digest) if digest else reference.digest, by)
     except Invalid:  # somebody's free text: it names no image, so it says nothing
         return None

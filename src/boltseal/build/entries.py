@@ -15,7 +15,7 @@ from typing import Final
 from boltseal.bases.sources import BUILT_DIGEST, BUILT_NAME, SCRATCH
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference
 
 MAX_BASES_BYTES: Final = 6000
 
@@ -31,8 +31,7 @@ def built_extra(
     found = {"inputs": inputs, "builder": builder, BUILT_NAME: SCRATCH}
     if base is not None:
         reference, digest = base
-        name = Reference(reference.registry, reference.repository, reference.tag or Tag("latest"))
-        found |= {BUILT_NAME: str(name), BUILT_DIGEST: str(digest)}
+        found |= {BUILT_NAME: str(reference.by_tag), BUILT_DIGEST: str(digest)}
     listed = json.dumps({written: str(digest) for written, digest in sorted(bases.items())}, separators=(",", ":"))
     if len(listed) <= MAX_BASES_BYTES:
         found["bases"] = listed

@@ -19,8 +19,9 @@ from typing import Any, Self
 
 import typer
 
-from boltseal.errors import BoltsealError, ExitCode, exit_code, http_answer
+from boltseal.errors import BoltsealError, ExitCode, exit_code, http_answer, quote
 
+MAX_CLEAN = 2000
 WIDTH = 80
 """Columns that a table may use where the terminal's width is not known."""
 
@@ -75,6 +76,11 @@ class Answer:
                 "errors": errors,
             }
             sys.stdout.write(json.dumps(envelope, ensure_ascii=False) + "\n")
+
+
+def clean(text: str) -> str:
+    """Words of files, hosts and registries, as a terminal may show them: on one line, and not without an end."""
+    return quote(text, MAX_CLEAN)[1:-1]
 
 
 def say(line: str = "") -> None:

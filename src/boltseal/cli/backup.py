@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.cli.progress import Progress, in_words
 
@@ -26,11 +27,10 @@ def backup(
     with Answer("backup", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        from boltseal.opening import now_us
         from boltseal.storage.backup import back_up
 
         with Progress() as progress:
-            copied = back_up(settings.server.data, folder, now_us(), progress)
+            copied = back_up(settings.server.data, folder, clock_us(), progress)
         answer.add(
             ref=str(folder), status="complete", blobs=copied.blobs, taken=copied.taken, taken_bytes=copied.taken_bytes
         )

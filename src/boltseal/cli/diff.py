@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line, print_table
+from boltseal.cli.answer import Answer, Outcome, clean, print_line, print_table
 from boltseal.cli.ondeploy import NameOption, project_name
-from boltseal.cli.onproject import clean
 from boltseal.cli.onrelease import release_folder
 from boltseal.cli.options import JsonOption
 

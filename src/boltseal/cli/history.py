@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, print_table, say
-from boltseal.cli.onhistory import NO_ANSWER, clean, read, tell_proof, watched_past, when
+from boltseal.cli.answer import Answer, Outcome, clean, print_table, say
+from boltseal.cli.onhistory import NO_ANSWER, read, tell_proof, watched_past, when
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,

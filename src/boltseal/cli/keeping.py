@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from boltseal.cli.answer import say
-from boltseal.cli.onproject import clean
+from boltseal.cli.answer import clean, say
+from boltseal.cli.clock import clock_us
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -35,7 +35,6 @@ def on_host(
     reach: Reach, registries: Iterable[str], host: str | None, call: Callable[[Host, Transport], Awaitable[T]]
 ) -> T:
     """Make one call on an engine, with connections to these registries. EngineUnavailable, EngineForbidden, SshFailed, ..."""
-    import time
 
     from boltseal.cli.onhost import engine_address
     from boltseal.cli.remote import ask
@@ -44,7 +43,7 @@ def on_host(
 
     async def run(transport: Transport) -> T:
         async with connected(engine_address(host)) as engine:
-            opened = await Host.of(engine, kept_store(), lambda: time.time_ns() // 1000)
+            opened = await Host.of(engine, kept_store(), clock_us)
             return await call(opened, transport)
 
     return ask(reach, registries, run)
@@ -54,12 +53,11 @@ def tagged(text: str) -> Reference:
     """A name that an engine gives to images: with a tag, `latest` where there is none. NamesNothing for a digest."""
     from boltseal.cli.remote import NamesNothing, remote_reference
     from boltseal.errors import quote
-    from boltseal.oci.reference import Reference, Tag
 
     reference = remote_reference(text)
     if reference.digest is not None:
         raise NamesNothing(f"{quote(text)} names a digest; expected a name with a tag, and the digest by --to")
-    return Reference(reference.registry, reference.repository, reference.tag or Tag("latest"))
+    return reference.by_tag
 
 
 def kept_fields(kept: Kept | None) -> dict[str, Any] | None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line, print_table, say
+from boltseal.cli.answer import Answer, Outcome, clean, print_line, print_table, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.keeping import kept_fields, on_host, tagged
 from boltseal.cli.onhost import HostOption
-from boltseal.cli.onproject import clean
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import Reach
 
@@ -118,8 +118,6 @@ def _day(time_us: int) -> str:
 
 
 def _ago(time_us: int) -> str:
-    import time
-
     from boltseal.lockfile.compare import age
 
-    return f"{age(time_us, time.time_ns() // 1000)} ago"
+    return f"{age(time_us, clock_us())} ago"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli.answer import Answer, print_line
+from boltseal.cli.clock import clock_us
 from boltseal.cli.onbuild import BuildArgOption, ContextArgument, FileOption, TargetOption, digests_of, dockerfile_of
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.options import JsonOption
@@ -73,9 +74,8 @@ def git_of(context: Path) -> GitState | None:
 
 def created_us() -> int:
     """When an image is made: SOURCE_DATE_EPOCH, or now; in microseconds since the epoch."""
-    import time
 
     from boltseal.config import build_environment
 
     epoch_s = build_environment().epoch_s
-    return time.time_ns() // 1000 if epoch_s is None else epoch_s * 1_000_000
+    return clock_us() if epoch_s is None else epoch_s * 1_000_000

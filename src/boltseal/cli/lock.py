@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import (
     AllowOption,
     PathsArgument,
     Project,
     ProjectOption,
-    clean,
     open_project,
     split_arguments,
     tell_unread,
@@ -153,7 +153,6 @@ def relocked(
     update: Callable[[Reference], bool],
     count_pulls: bool,
 ) -> Relocked:
-    import time
 
     async def run(transport: Transport) -> Relocked:
         from boltseal.pin.locking import relock
@@ -170,7 +169,7 @@ def relocked(
                 progress=progress,
             ),
             update=update,
-            now_us=time.time_ns() // 1000,
+            now_us=clock_us(),
             outside=opened.outside,
         )
 
@@ -259,14 +258,12 @@ def _meaning(image: LockedImage) -> str:
 
 
 def _in_words(move: Moved) -> str:
-    import time
-
     from boltseal.lockfile.compare import age
 
     before = move.before
     was = "a local build" if before.digest is None else before.digest.short
     now = "nothing" if move.to is None else move.to.short
-    ago = age(before.first_seen_us, time.time_ns() // 1000)
+    ago = age(before.first_seen_us, clock_us())
     changed = f" ({move.platforms})" if str(move.platforms) else ""
     taken = "" if move.taken else f"; kept: take it with `boltseal lock --update {before.reference.familiar()}`"
     return f"locked {ago} ago to {was}, means {now} now{changed}{taken}"

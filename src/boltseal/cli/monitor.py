@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line, say
-from boltseal.cli.onhistory import clean
+from boltseal.cli.answer import Answer, Outcome, clean, print_line, say
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, aloud, ask
 

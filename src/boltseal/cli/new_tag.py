@@ -9,6 +9,7 @@ import typer
 
 from boltseal.build.tagtext import Scheme
 from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.onbuild import (
     BuildArgOption,
     ContextArgument,
@@ -103,16 +104,14 @@ def new_tag(
 
 
 def _image(image: str | None, apply: str | None, scheme: Scheme) -> Reference | None:
-    from boltseal.oci.reference import Reference, Tag
+    from boltseal.oci.reference import Reference
 
     text = apply or image
     if text is None:
         if scheme is Scheme.CONTENT:
             raise NothingToTag("--scheme content needs an image of the daemon: --image app:dev, or --apply app:dev")
         return None
-    found = Reference.parse(text)
-    bare = found.tag is None and found.digest is None
-    return Reference(found.registry, found.repository, Tag("latest")) if bare else found
+    return Reference.parse(text).complete
 
 
 def describe_of(context: Path) -> Tag:
@@ -128,11 +127,10 @@ def describe_of(context: Path) -> Tag:
 
 def date_of() -> Tag:
     """A tag of the time."""
-    import time
 
     from boltseal.build.tagtext import date_tag
 
-    return date_tag(time.time_ns() // 1000)
+    return date_tag(clock_us())
 
 
 def build_of() -> Tag:

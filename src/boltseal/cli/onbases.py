@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import whom_to_ask
 from boltseal.cli.remote import Reach, followed, remote_reference
 from boltseal.errors import Invalid, NotFound, quote
@@ -85,7 +86,7 @@ async def wanted_of(
     elif aim.running:
         named = await _of_engine(aim.host, left)
     else:
-        named = [(text, _complete(remote_reference(text))) for text in aim.images]
+        named = [(text, remote_reference(text).complete) for text in aim.images]
     if aim.from_file:
         left += [
             Left(name, f"{one.registry} is not asked: a file names it, and you have not; --allow {one.registry}")
@@ -101,14 +102,6 @@ def _wanted(named: Sequence[tuple[str, Reference]], base: Claim | None) -> list[
 
     once = {reference: name for name, reference in reversed(named)}
     return [Wanted(name, reference, base=base) for reference, name in reversed(once.items())]
-
-
-def _complete(reference: Reference) -> Reference:
-    from boltseal.oci.reference import Tag
-
-    if reference.tag is None and reference.digest is None:
-        return replace(reference, tag=Tag("latest"))
-    return reference
 
 
 async def _of_registry(transport: Transport, registry: str) -> AsyncIterator[Reference]:
@@ -144,7 +137,7 @@ def _of_compose(file: Path, left: list[Left]) -> list[tuple[str, Reference]]:
                 Left(site.written, f"{site.path}:{site.line}: it can't be told which image that is: {site.why}")
             )
         elif not (site.build and site.resolved.registry == HUB):  # a name for what is built here, which no registry has
-            found.append((site.written, _complete(site.resolved)))
+            found.append((site.written, site.resolved.complete))
     return found
 
 
@@ -165,15 +158,11 @@ def _of_lock(file: Path) -> list[tuple[str, Reference]]:
 
 async def _of_engine(host: str | None, left: list[Left]) -> list[tuple[str, Reference]]:
     from boltseal.cli.onhost import engine_address
-    from boltseal.runtimes.engine import NoSuchContainer, connected
+    from boltseal.runtimes.engine import connected
 
     found = []
     async with connected(engine_address(host)) as engine:
-        for id_ in await engine.container_ids():
-            try:
-                container = await engine.container(id_)
-            except NoSuchContainer:
-                continue
+        for container in await engine.containers():
             found += await _of_container(engine, container.name, container.started_as, container.image, left)
     return found
 
@@ -212,7 +201,6 @@ async def looking(
     tell: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> AsyncIterator[Looker]:
     """Everything that a look needs, out of the state folder. What was learned is kept when it ends."""
-    import time
 
     from boltseal.bases.documents import Documents
     from boltseal.bases.look import Looker
@@ -224,7 +212,7 @@ async def looking(
     from boltseal.projects import client_settings
 
     state = ClientState(state_folder())
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     mirrors = client_settings(client_paths().settings).mirrors
     with Learned(state, now_us=now_us) as learned, Watched(state) as watched:
         pasts = Pasts(transport, [by_learned(learned), by_watched(watched)])

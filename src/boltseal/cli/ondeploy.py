@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import say
-from boltseal.cli.onproject import clean, open_project, whom_to_ask
+from boltseal.cli.answer import clean, say
+from boltseal.cli.clock import clock_us
+from boltseal.cli.onproject import open_project, whom_to_ask
 from boltseal.cli.onrelease import by_whom, release_folder, say_left
 from boltseal.cli.remote import Reach, ask, followed
 from boltseal.errors import Invalid, Unavailable, quote
@@ -215,7 +216,7 @@ class Opened:
 
         address = engine_address(self.place.host)
         async with connected(address) as engine:
-            flow = Flow(self.compose, engine, self.folder, now_us, _show, copies=address.scheme == "unix")
+            flow = Flow(self.compose, engine, self.folder, clock_us, _show, copies=address.scheme == "unix")
             release = await standing(flow, self.read, lock, self.services)
         return None if release is None else Deployed(release)
 
@@ -299,7 +300,7 @@ async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) ->
 
     address = engine_address(place.host)
     async with connected(address) as engine:
-        host = await Host.of(engine, KeptStore(ClientState(state_folder())), now_us)
+        host = await Host.of(engine, KeptStore(ClientState(state_folder())), clock_us)
         logins = CredentialStore(() if place.reach.anonymous else client_paths().logins)
         scrubs = Scrubs(host, place.must_scrub) if place.scrub else None
         puller = Puller(
@@ -315,14 +316,7 @@ async def _flow(place: Place, folder: ReleaseFolder, engine: Engine) -> Flow:
 
     user = child_environment()
     compose = await find_compose(user, engine.environment())
-    return Flow(compose, engine, folder, now_us, _show, Patience(place.wait_s), engine.address.scheme == "unix")
-
-
-def now_us() -> int:
-    """The time of day, in microseconds since 1970."""
-    import time
-
-    return time.time_ns() // 1000
+    return Flow(compose, engine, folder, clock_us, _show, Patience(place.wait_s), engine.address.scheme == "unix")
 
 
 class WhichProject(Invalid):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.cli.answer import Answer, Outcome, say
 from boltseal.cli.remote import Reach, ask, followed
-from boltseal.errors import Denied, TooMany, Unauthenticated, Unavailable, quote
+from boltseal.errors import Denied, TooMany, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from boltseal.client.history import Event, Proven
@@ -75,8 +75,3 @@ def when(said: Said) -> str:
     from boltseal.ledger.entry import format_time
 
     return format_time(said.entry.time_us)
-
-
-def clean(text: str) -> str:
-    """Somebody's words, as a terminal may show them."""
-    return quote(text, 400)[1:-1]

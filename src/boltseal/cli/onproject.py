@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import say
+from boltseal.cli.answer import clean, say
 from boltseal.cli.remote import Reach, followed
 from boltseal.errors import Invalid, quote
 
@@ -156,11 +156,6 @@ def tell_unread(answer: Answer, opened: Project) -> None:
         for problem in problems:
             answer.add(ref="", status=status, reason=problem.message, file=problem.path, line=problem.line)
             say(clean(f"boltseal: {problem}"))
-
-
-def clean(line: str) -> str:
-    """A line with text of files and registries in it, as a terminal may show it."""
-    return quote(line, 2000)[1:-1]
 
 
 def split_arguments(root: Path, arguments: Sequence[str], *, references: bool) -> tuple[list[Path], list[Reference]]:

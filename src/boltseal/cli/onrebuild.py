@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from boltseal.cli.answer import Answer, print_line, say
-from boltseal.cli.onproject import clean
+from boltseal.cli.answer import Answer, clean, print_line, say
+from boltseal.cli.clock import clock_us
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], 
     rebuilder = Rebuilder(
         builders.actions,
         builders.journal,
-        lambda: time.time_ns() // 1000,
+        clock_us,
         record=lambda due, outcome, words: _record(looker, due, outcome, words),
         tokens=builders.tokens,
         tell=lambda event: say(f"boltseal: {event.text}; asking for a rebuild"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, print_table, say
-from boltseal.cli.onproject import clean
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, print_table, say
 from boltseal.errors import BoltsealError
 
 if TYPE_CHECKING:

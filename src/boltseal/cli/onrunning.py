@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, say
-from boltseal.cli.onproject import clean, watching, whom_to_ask
+from boltseal.cli.answer import Answer, Outcome, clean, say
+from boltseal.cli.onproject import watching, whom_to_ask
 from boltseal.cli.remote import Reach, ask
 from boltseal.errors import BoltsealError, Invalid
 
@@ -232,7 +232,7 @@ def tell_failed(answer: Answer, looked: Looked) -> None:
     for name in looked.missing if looked.hosts else ():
         reason = "no container runs for this service"
         answer.add(ref=name, status="not-running", reason=reason, weight="note")
-        say(f"{cell(name)}: {reason}")
+        say(f"{clean(name)}: {reason}")
 
 
 def tell_broken(answer: Answer, told: Answers) -> None:
@@ -241,7 +241,7 @@ def tell_broken(answer: Answer, told: Answers) -> None:
         for problem in past.problems:
             answer.outcome = Outcome.DIFFERS
             answer.add(ref=f"{registry}/{repository}", status="broken", reason=problem)
-            say(f"boltseal: {registry}/{repository}: {cell(problem)}")
+            say(f"boltseal: {registry}/{repository}: {clean(problem)}")
 
 
 def read_locked(project: Path) -> LockedImages | None:
@@ -316,8 +316,3 @@ def counts(rows: Sequence[Row], key: Callable[[Row], str]) -> str:
     from collections import Counter
 
     return ", ".join(f"{number} {what}" for what, number in sorted(Counter(map(key, rows)).items()))
-
-
-def cell(text: str) -> str:
-    """Text of a host, as a terminal may show it."""
-    return clean(text)

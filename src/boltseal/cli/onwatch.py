@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.onhistory import clean
+from boltseal.cli.answer import clean
 from boltseal.cli.remote import NamesNothing, remote_reference
 from boltseal.errors import Invalid
 
@@ -31,14 +31,12 @@ class Wanted:
 
 def wanted_tags(refs: Iterable[str], lock: Path | None, compose: Path | None, allowed: Callable[[str], bool]) -> Wanted:
     """All of them. `allowed`: which registries a file may make us talk to. NamesNothing, LockInvalid, NameInvalid, ..."""
-    from boltseal.mirror.watch import tag_of
-
     wanted = Wanted()
     for text in refs:
         reference = remote_reference(text)
         if reference.digest is not None and reference.tag is None:
             raise NamesNothing(f"{reference} names one image for ever; expected a tag, such as {reference.name}:1.4.2")
-        wanted.references[tag_of(reference)] = None
+        wanted.references[reference.by_tag] = None
     found = [*(_locked(lock) if lock else ()), *(_composed(compose, wanted) if compose else ())]
     for reference in found:
         if not allowed(reference.registry):
@@ -46,7 +44,7 @@ def wanted_tags(refs: Iterable[str], lock: Path | None, compose: Path | None, al
                 f"a file names it, and may not make us talk to {reference.registry}: --allow {reference.registry} says that it may"
             )
         elif reference.tag is not None or reference.digest is None:
-            wanted.references[tag_of(reference)] = None
+            wanted.references[reference.by_tag] = None
     if not wanted.references and not wanted.left_out:
         raise NamesNothing("there is no tag to look at; name one, such as node:16.13, or --lock FILE or --compose FILE")
     return wanted

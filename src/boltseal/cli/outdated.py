@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.answer import Answer, Outcome, clean, print_line, say
 from boltseal.cli.onbases import Aim, Left, NoImages, inferred, looking, wanted_of
-from boltseal.cli.onproject import AllowOption, clean, whom_to_ask
+from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onrebuild import ask_for, rebuilders, tell_asked, tell_log
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress, in_words

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
 from boltseal.cli.onproject import (
     AllowOption,
     PathsArgument,
     Project,
     ProjectOption,
-    clean,
     many_values,
     open_project,
     tell_unread,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
 from boltseal.cli.keeping import copier, copy_target, kept_fields, let_go_fields, on_host, tell_let_go
 from boltseal.cli.onhost import HostOption
-from boltseal.cli.onproject import AllowOption, clean, open_project, whom_to_ask
+from boltseal.cli.onproject import AllowOption, open_project, whom_to_ask
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, followed

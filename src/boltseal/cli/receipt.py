@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
-from boltseal.cli.onhistory import clean
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,

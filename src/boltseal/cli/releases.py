@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, print_line, print_table
+from boltseal.cli.answer import Answer, clean, print_line, print_table
 from boltseal.cli.ondeploy import NameOption
-from boltseal.cli.onproject import clean
 from boltseal.cli.onrelease import release_folder, say_left
 from boltseal.cli.options import JsonOption
 

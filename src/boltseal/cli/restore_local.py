@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import Answer, clean, print_line, say
 from boltseal.cli.keeping import kept_fields, on_host, tagged
 from boltseal.cli.onhost import HostOption
-from boltseal.cli.onproject import clean
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import Reach
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, counted, print_line, say
+from boltseal.cli.answer import Answer, clean, counted, print_line, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import AllowOption, ProjectOption
 from boltseal.cli.onrunning import (
     ComposeOption,
@@ -16,7 +17,6 @@ from boltseal.cli.onrunning import (
     Looked,
     NamespaceOption,
     Where,
-    cell,
     counts,
     look,
     read_locked,
@@ -80,8 +80,6 @@ def running(
 
 
 def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], project: Path, known: _Known) -> None:
-    import time
-
     from boltseal.cli.running_text import blocks
     from boltseal.fleet.rows import rows as rows_of
     from boltseal.lockfile.format import time_text
@@ -96,7 +94,7 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
     if answer.as_json:
         return
     changed, gone = _changes(rows, known, {name for name, _ in looked.failed})
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     if not first and (changed or gone):
         print_line(f"-- {time_text(now_us)}")
     for line in blocks(changed, now_us, several=len(looked.hosts) > 1):
@@ -117,7 +115,7 @@ def _changes(rows: Sequence[Row], known: _Known, failed: set[str]) -> tuple[list
     for row in rows:
         key = (row.seen.host, row.seen.id)
         standing = None if row.verdict is None else row.verdict.standing
-        now[key] = (cell(row.seen.name), row.digests, standing, row.tags, row.means, row.seen.started_us)
+        now[key] = (clean(row.seen.name), row.digests, standing, row.tags, row.means, row.seen.started_us)
         if known.get(key) != now[key]:
             changed.append(row)
     gone = [str(said[0]) for key, said in known.items() if key not in now]
@@ -129,8 +127,8 @@ def _changes(rows: Sequence[Row], known: _Known, failed: set[str]) -> tuple[list
 def _talk(looked: Looked, rows: Sequence[Row], *, has_lock: bool) -> None:
     """What the blocks do not say."""
     for host in looked.hosts:
-        say(f"{cell(host.name)}: {cell(host.kind)}: {counted(len(host.seen), 'container')}; times are UTC")
+        say(f"{clean(host.name)}: {clean(host.kind)}: {counted(len(host.seen), 'container')}; times are UTC")
     for reason in dict.fromkeys(row.unasked for row in rows if row.unasked):
-        say(f"could not ask: {cell(reason)}")
+        say(f"could not ask: {clean(reason)}")
     if has_lock and rows:
         say(counts(rows, lambda row: "" if row.verdict is None else str(row.verdict.standing)))

@@ -16,8 +16,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from boltseal.cli.answer import WIDTH, counted
-from boltseal.cli.onrunning import cell
+from boltseal.cli.answer import WIDTH, clean, counted
 from boltseal.fleet.rows import Row
 from boltseal.ledger.meant import in_words, moment
 from boltseal.lockfile.running import DigestKind
@@ -60,14 +59,14 @@ def _head(row: Row, now_us: int) -> Iterator[str]:
 def _called(row: Row, now_us: int) -> str:
     """By its registry, by the lock, by its host, else by whoever started it."""
     if row.local:
-        return f"{cell(row.seen.started_as)}, local"
+        return f"{clean(row.seen.started_as)}, local"
     if row.tags and row.name is not None:
         return f"{Reference.parse(row.name.name).familiar()} {in_words(row.tags, now_us)}"
     if row.verdict is not None and row.verdict.weight == "holds" and row.verdict.locked is not None:
         return f"{row.verdict.locked.reference.familiar()}, by the lock"
     if row.seen.image.names:
         return ", ".join(each.familiar() for each in row.seen.image.names) + ", as its host calls it"
-    return f"{cell(row.seen.started_as) or 'nothing'}, as it was started"
+    return f"{clean(row.seen.started_as) or 'nothing'}, as it was started"
 
 
 def _gone_on(row: Row) -> str:
@@ -80,7 +79,7 @@ def _gone_on(row: Row) -> str:
 
 def _pushed(row: Row) -> str:
     by = next((tag.by for tag in row.tags if tag.by), "")
-    return f"pushed by {cell(by)}" if by else ""
+    return f"pushed by {clean(by)}" if by else ""
 
 
 def _digests(row: Row) -> str:
@@ -100,4 +99,4 @@ def _container(row: Row, now_us: int, *, several: bool) -> str:
         since.append(f"released by {row.released.by}")
     if seen.health in ("unhealthy", "starting"):
         since.append(str(seen.health))
-    return cell(f"{seen.name}{where}  {', '.join(since)}".rstrip())
+    return clean(f"{seen.name}{where}  {', '.join(since)}".rstrip())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from boltseal.cli.answer import counted, say
-from boltseal.cli.onhistory import clean
+from boltseal.cli.answer import clean, counted, say
+from boltseal.cli.clock import clock_us
 from boltseal.errors import BoltsealError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Telling:
     def of_user(cls) -> Telling:
         """As the user's own file says, never a project's. ProjectInvalid, SecretInvalid, ConfigInvalid."""
         import platform
-        import time
 
         from boltseal.config import client_paths, state_folder
         from boltseal.notifying import build_dispatcher
@@ -41,7 +40,7 @@ class Telling:
             return cls(None)
         folder = state_folder()
         source = f"/boltseal/{clean(platform.node()).replace(' ', '-') or 'host'}"
-        return cls(build_dispatcher(terms, folder, source, lambda: time.time_ns() // 1000, quiet=True), folder)
+        return cls(build_dispatcher(terms, folder, source, clock_us, quiet=True), folder)
 
     def put(self, told: Iterable[Told]) -> None:
         """Write down what is to be told; it is on the disk when this returns. OutboxUnusable, Full."""
@@ -51,12 +50,11 @@ class Telling:
 
     def tell(self, events: Iterable[Event]) -> None:
         """The same of events that happened just now."""
-        import time
         import uuid
 
         from boltseal.notify.dispatch import Told
 
-        now_us = time.time_ns() // 1000
+        now_us = clock_us()
         self.put(Told(uuid.uuid4().hex, now_us, event) for event in events)
 
     def deliver(self) -> None:

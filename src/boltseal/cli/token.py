@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import typer
 
 from boltseal.cli.answer import Answer, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 
 token = typer.Typer(help="Rotate the key that signs bearer tokens.", no_args_is_help=True, rich_markup_mode=None)
@@ -23,7 +22,7 @@ def rotate(config: ConfigOption = None, data: DataOption = None, as_json: JsonOp
     with Answer("token-rotate", as_json=as_json) as answer:
         from boltseal.storage.keyfile import KeyFile
 
-        keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(time.time_ns() // 1000)
+        keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(clock_us())
         answer.add(ref=keys[0].id, status="rotated")
         if not as_json:
             say(f"key {keys[0].id} signs from now on")

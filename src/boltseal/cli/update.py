@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_table
+from boltseal.cli.answer import Answer, Outcome, clean, print_table
+from boltseal.cli.clock import clock_us
 from boltseal.cli.ondeploy import (
     DirectoryOption,
     EnvFileOption,
@@ -17,13 +18,12 @@ from boltseal.cli.ondeploy import (
     ProfileOption,
     ServicesArgument,
     WaitOption,
-    now_us,
     open_named,
     project_files,
     wait_seconds,
 )
 from boltseal.cli.onhost import HostOption
-from boltseal.cli.onproject import AllowOption, clean
+from boltseal.cli.onproject import AllowOption
 from boltseal.cli.onrelease import tell_release
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
@@ -82,7 +82,7 @@ def update(
         named = project_files(file, project, project_directory, profile, env_file)
         opened = open_named(place, named, services or [], allow or [])
         with opened.folder.deploying():
-            found = looked(opened, now_us=now_us(), cooldown_us=cooldown_us, major=major, remember=not dry_run)
+            found = looked(opened, now_us=clock_us(), cooldown_us=cooldown_us, major=major, remember=not dry_run)
             _tell(answer, found)
             chosen = [step for step in found if step.act is Act.TAKE or (write and step.act is Act.PROPOSE)]
             done = taken(opened, chosen) if chosen and not dry_run else None

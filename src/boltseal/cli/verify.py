@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import (
     AllowOption,
     PathsArgument,
     Project,
     ProjectOption,
-    clean,
     open_project,
     watching,
     whom_to_ask,
@@ -121,12 +121,11 @@ def _verdicts(
     strict: bool,
 ) -> tuple[Verdict, ...]:
     import asyncio
-    import time
 
     from boltseal.pin.resolve import Resolver
     from boltseal.pin.verify import verify as verified
 
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     if reach is None:
         return asyncio.run(verified(opened.sites, lock, None, now_us=now_us, strict=strict, platforms=platforms))
     allowed = whom_to_ask(reach, allow)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, print_line, say
-from boltseal.cli.onrunning import Where, cell, counts, look, read_locked, result, tell_broken, tell_failed, told_of
+from boltseal.cli.answer import Answer, Outcome, clean, print_line, say
+from boltseal.cli.onrunning import Where, counts, look, read_locked, result, tell_broken, tell_failed, told_of
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def verify_running(
         tell_failed(answer, looked)
         tell_broken(answer, told)
         for reason in dict.fromkeys(row.unasked for row in rows if row.unasked and needs_registry(row)):
-            say(f"could not ask: {cell(reason)}")
+            say(f"could not ask: {clean(reason)}")
         if rows:
             say(counts(rows, _standing))
 
@@ -92,4 +92,4 @@ def _tell(answer: Answer, row: Row, *, strict: bool) -> None:
     if weight == "holds" or answer.as_json or row.verdict is None:
         return
     where = f"{row.seen.host} ({row.seen.node})" if row.seen.node else row.seen.host
-    print_line(cell(f"{where}: {row.seen.name}: {row.seen.started_as}: {row.verdict.standing}: {row.verdict.reason}"))
+    print_line(clean(f"{where}: {row.seen.name}: {row.seen.started_as}: {row.verdict.standing}: {row.verdict.reason}"))

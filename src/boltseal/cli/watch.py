@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, counted, print_line, say
-from boltseal.cli.onhistory import clean
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onwatch import Wanted, wanted_tags
 from boltseal.cli.options import JsonOption
@@ -102,8 +102,6 @@ def _sleep(span_us: int) -> None:
 
 
 def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> None:
-    import time
-
     from boltseal.cli.progress import Progress
     from boltseal.client.state import ClientState
     from boltseal.client.watched import Head, Watched
@@ -126,7 +124,6 @@ def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> 
             from contextlib import aclosing
 
             found: Counter[str] = Counter()
-            clock_us = lambda: time.time_ns() // 1000  # noqa: E731 - a name for it says no more
             async with aclosing(look_at(transport, watched, wanted.references, clock_us, telling.put)) as looks:
                 async for look in looks:
                     found[look.status] += 1

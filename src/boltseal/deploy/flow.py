@@ -39,7 +39,7 @@ from boltseal.deploy.releasedisk import Contents, ReleaseFolder
 from boltseal.deploy.releases import End, Release, ServiceState, Step
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.engine import Engine, NoSuchContainer
+from boltseal.runtimes.engine import Engine
 from boltseal.runtimes.inventory import EngineContainer
 
 WAIT_S: Final = 120.0
@@ -159,16 +159,7 @@ class Flow:
 
     async def containers(self) -> tuple[EngineContainer, ...]:
         """The project's containers, also those that do not run."""
-        ids = await self.engine.container_ids(all_=True, label=f"{PROJECT}={self.folder.project}")
-
-        async def one(id_: str) -> EngineContainer | None:
-            try:
-                return await self.engine.container(id_)
-            except NoSuchContainer:
-                return None
-
-        found = await asyncio.gather(*map(one, ids))
-        return tuple(each for each in found if each is not None)
+        return await self.engine.containers(all_=True, label=f"{PROJECT}={self.folder.project}")
 
     async def _up(self, release: Release, names: Sequence[str], within_s: float) -> None:
         await self.compose.up(

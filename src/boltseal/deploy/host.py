@@ -6,7 +6,6 @@ containerd's store the one is the other; elsewhere the engine keeps a list, and 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from boltseal.client.kept import KeptStore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.engine import Engine, Name, NoSuchContainer, NoSuchImage
+from boltseal.runtimes.engine import Engine, Name, NoSuchImage
 from boltseal.runtimes.inventory import EngineContainer, EngineImage, Store
 
 
@@ -60,21 +59,9 @@ class Host:
         seen = [each.digest for each in self.kept.came(self.key, image.id) if each.repository == name.name]
         return tuple(dict.fromkeys([*seen, *reversed(listed)]))  # Podman lists the index's digest last
 
-    async def containers(self) -> tuple[EngineContainer, ...]:
-        """All containers, running or not; one that goes meanwhile is not among them."""
-        ids = await self.engine.container_ids(all_=True)
-        found = await asyncio.gather(*(self._container(each) for each in ids))
-        return tuple(each for each in found if each is not None)
-
-    async def _container(self, id_: str) -> EngineContainer | None:
-        try:
-            return await self.engine.container(id_)
-        except NoSuchContainer:
-            return None
-
     async def seen_containers(self) -> tuple[EngineContainer, ...]:
-        """All containers, as `containers`; on which images they run is remembered."""
-        found = await self.containers()
+        """All containers, running or not; on which images they run is remembered."""
+        found = await self.engine.containers(all_=True)
         running = {each.image for each in found if each.running and each.image is not None}
         if running:
             self.kept.saw_running(self.key, running, self.now_us())

@@ -18,7 +18,7 @@ from boltseal.deploy.pull import Outcome, Puller, Wanted
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.errors import BoltsealError, NotFound
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference
 from boltseal.runtimes.inventory import EngineImage
 
 MAX_LABELS: Final = 100
@@ -71,7 +71,7 @@ class Images:
 
     async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> Ready:
         """An image of a registry, exactly this one. `known`: IDs that the lock knows for it. As `Puller.bring` raises."""
-        tagged = replace(name, tag=name.tag or Tag("latest"), digest=None)
+        tagged = name.by_tag
         brought = await self.puller.bring(Wanted(tagged, digest, locked=True, images=tuple(known)))
         image = await self.host.engine.image(brought.image)
         kept = await self._held(image, tagged, digest, reason)
@@ -81,7 +81,7 @@ class Images:
 
     async def built(self, name: Reference, reason: str) -> Ready | None:
         """An image that was built here, as its name means it now; None where there is none."""
-        tagged = replace(name, tag=name.tag or Tag("latest"), digest=None)
+        tagged = name.by_tag
         image = await self.host.image(tagged)
         if image is None:
             return None
@@ -94,7 +94,7 @@ class Images:
         ReleaseImageGone.
         """
         id_, name = Digest.parse(service.image_id), Reference.parse(service.image)
-        tagged = replace(name, tag=name.tag or Tag("latest"), digest=None)
+        tagged = name.by_tag
         digest = Digest.parse(service.digest) if service.digest else None
         image = await self.host.image(id_)
         if image is None and digest is not None:
@@ -118,7 +118,7 @@ class Images:
         """Hold the images of services that a release has and does not touch."""
         for each in services:
             name = Reference.parse(each.image)
-            tagged = replace(name, tag=name.tag or Tag("latest"), digest=None)
+            tagged = name.by_tag
             digest = Digest.parse(each.digest) if each.digest else None
             await Keeper(self.host).hold(Digest.parse(each.image_id), tagged, digest, why)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from boltseal.deploy.flow import Flow
 from boltseal.deploy.model import locked_digests, merged
 from boltseal.deploy.reading import Read
 from boltseal.deploy.releases import Release, last_good, left_behind
 from boltseal.lockfile.document import Lock
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference
 from boltseal.runtimes.engine import NoSuchImage
 
 
@@ -43,6 +42,6 @@ async def standing(flow: Flow, read: Read, lock: Lock | None, chosen: Sequence[s
 async def _built(flow: Flow, image: Reference) -> str | None:
     """The ID of what a name means that is built here."""
     try:
-        return str((await flow.engine.image(replace(image, tag=image.tag or Tag("latest"), digest=None))).id)
+        return str((await flow.engine.image(image.by_tag)).id)
     except NoSuchImage:
         return None

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference
 
 LOCK_NAME: Final = "boltseal.lock"
 VERSION: Final = 1
@@ -100,9 +100,7 @@ class Lock:
 
 def lock_key(reference: Reference) -> Reference:
     """The name under which a reference stands in a lock: by tag if it has one, `latest` if it has nothing."""
-    if reference.tag is not None:
-        return replace(reference, digest=None)
-    return reference if reference.digest is not None else replace(reference, tag=Tag("latest"))
+    return reference if reference.tag is None and reference.digest is not None else reference.by_tag
 
 
 def key_in(reference: Reference, known: Mapping[Reference, LockedImage], *, same: bool = False) -> Reference:
@@ -114,7 +112,7 @@ def key_in(reference: Reference, known: Mapping[Reference, LockedImage], *, same
     key = lock_key(reference)
     if key.digest is None or key in known:
         return key
-    latest = replace(key, tag=Tag("latest"), digest=None)
+    latest = key.by_tag
     there = latest in known and (not same or known[latest].digest == key.digest)
     return latest if there else key
 

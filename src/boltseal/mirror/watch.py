@@ -107,7 +107,7 @@ async def look_at(
 
     WatchedBroken, StateUnusable, and what `tell` raises: then nothing more is looked at.
     """
-    wanted = list(dict.fromkeys(tag_of(reference) for reference in references))
+    wanted = list(dict.fromkeys(reference.by_tag for reference in references))
     batch: list[_Answer] = []
     down: dict[str, BoltsealError] = {}
     alive: set[str] = set()
@@ -131,11 +131,6 @@ async def look_at(
     if more:
         now_us = clock_us()
         tell([Told(uuid.uuid4().hex, now_us, event) for event in more])
-
-
-def tag_of(reference: Reference) -> Reference:
-    """The name that is watched: the tag, `latest` where none is said, and whatever digest stood beside it is not."""
-    return Reference(reference.registry, reference.repository, reference.tag or Tag("latest"))
 
 
 def _low(quotas: dict[str, Quota]) -> list[Event]:

@@ -18,7 +18,7 @@ something else (`familiar` then stays long). No tag is ever added: `latest` is t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Self
 
 from boltseal.errors import ErrorCode, Invalid, quote
@@ -118,6 +118,16 @@ class Reference:
     def name(self) -> str:
         """Registry and repository, without tag and digest."""
         return f"{self.registry}/{self.repository}"
+
+    @property
+    def complete(self) -> Reference:
+        """The same with the tag that Docker adds: `latest`, where it has neither a tag nor a digest."""
+        return self if self.tag is not None or self.digest is not None else replace(self, tag=Tag("latest"))
+
+    @property
+    def by_tag(self) -> Reference:
+        """The same by its tag alone, whatever digest stood beside it; `latest` where it has none."""
+        return replace(self, tag=self.tag or Tag("latest"), digest=None)
 
     def familiar(self) -> str:
         """The shortest text that is read back as this reference: without docker.io and library/ where they go without saying."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference, Tag
+from boltseal.oci.reference import Reference
 from boltseal.pin.values import Format, Site
 
 _SERVICE: Final = re.compile(r"services\.(.*(?<!\]))\.image", re.DOTALL)  # a hook's image stands behind `pre_start[0]`
@@ -91,11 +91,11 @@ def source_policy(digests: Mapping[Site, Digest]) -> Emitted:
     sites = [site for site in digests if site.format is Format.DOCKERFILE or ".build." in site.where]
     for site in sites:
         if site.resolved is not None:
-            meant[_tagged(site.resolved)].add(digests[site])
+            meant[site.resolved.by_tag].add(digests[site])
     left = tuple(
         (site, "its files want several digests for it")
         for site in sites
-        if site.resolved is not None and len(meant[_tagged(site.resolved)]) > 1
+        if site.resolved is not None and len(meant[site.resolved.by_tag]) > 1
     )
     rules = [
         {
@@ -131,10 +131,6 @@ def _name(site: Site) -> str:
     """The name by which kustomize knows an image: as the manifest writes it, without tag and digest."""
     tag = None if site.resolved is None else site.resolved.tag
     return site.written.partition("@")[0].removesuffix(f":{tag}")
-
-
-def _tagged(reference: Reference) -> Reference:
-    return replace(reference, tag=reference.tag or Tag("latest"), digest=None)
 
 
 def _pinned(site: Site, digest: Digest) -> str:

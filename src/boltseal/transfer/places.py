@@ -48,7 +48,7 @@ class Place:
                 return cls._layout(text, rest)
             case PlaceKind.ARCHIVE:
                 file, _, name = rest.partition(":")
-                named = str(_with_tag(Reference.parse(name))) if name else None
+                named = str(Reference.parse(name).complete) if name else None
                 return cls(text, PlaceKind.ARCHIVE, None, Path(file), named)
             case kind:
                 return cls._at(text, kind, rest)
@@ -68,12 +68,6 @@ class Place:
             return cls(text, PlaceKind.LAYOUT, None, Path(folder), Tag(name))
         except TagInvalid as error:
             raise PlaceInvalid(f"{quote(text)}: {error.message}; expected {_example(PlaceKind.LAYOUT)}") from error
-
-
-def _with_tag(reference: Reference) -> Reference:
-    if reference.tag is not None or reference.digest is not None:
-        return reference
-    return Reference(reference.registry, reference.repository, Tag("latest"))
 
 
 def _example(kind: PlaceKind) -> str:
