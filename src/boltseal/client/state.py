@@ -1,14 +1,19 @@
-"""What a client keeps of the ledgers that it has seen: a folder of the user's, that nobody else writes.
+"""What a client remembers: a folder of the user's, that nobody else writes. Here: of the ledgers that it has seen.
 
     STATE/format                      a number; a newer one is refused
     STATE/trust/HOST.json             the ledger that is expected there: origin, key ID, the key, and how it came here
     STATE/checkpoints/HOST.note       the newest checkpoint that was seen there, as it was read
     STATE/checkpoints/HOST.none       when it was last found that there is no ledger, in seconds since 1970
     STATE/evidence/HOST-HASH/         what a registry showed before and now, where the two can't both be true
+    STATE/monitor/HOST                what `boltseal ledger monitor` has read there (`monitor.memory`)
     STATE/watch.db                    what other registries' tags meant over time (`watched`)
+    STATE/learned.db                  manifests, configs, and what bases' tags meant, so that nothing is asked twice (`learned`)
+    STATE/rebuilds.jsonl              which rebuilds were asked for, and what came of each (`bases.journal`)
     STATE/kept.db                     the images that are kept on engines (`kept`)
     STATE/kept.lock                   held by whoever gives names to images on an engine
+    STATE/releases/PROJECT/           what was deployed here (`deploy.releasedisk`)
     STATE/outbox.db                   what receivers of notifications have not taken yet (`storage.outbox`)
+    STATE/outbox.db.lock              held by whoever tells them
     STATE/lock                        held by whoever writes
 
 HOST is the registry's name as it stands in a reference, every character that is none of a file's name escaped. A file
