@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -236,6 +237,22 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(site: Site) -> None:
     assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was let go of\n" in done.err
     assert f"({documents[1].digest[:19]}) is still kept: a container stands on it\n" in last.err
     assert documents[0].config.digest not in site.fake.images
+
+
+async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(site: Site) -> None:
+    """Which tag it had is nobody's guess: what bears only its keep tag is no name's meaning."""
+    for words in ("one", "two"):
+        await site.publish(words)
+        await site.call("pull", site.name)
+    (Path(os.environ["BOLTSEAL_STATE"]) / "kept.db").unlink()
+    listed = await site.call("kept", "--json")
+    text = await site.call("kept")
+    back = await site.call("restore-local", site.name)
+
+    (found,) = listed.json["results"]
+    assert (found["recorded"], found["current"]) == (False, False)
+    assert "kept; which tag it had is not recorded here" in " ".join(text.out.split())
+    assert back.code == 0, back.err
 
 
 async def test_what_is_gone_is_told_until_it_is_forgotten(site: Site) -> None:

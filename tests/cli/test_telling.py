@@ -8,8 +8,10 @@ import pytest
 
 from boltseal.cli.answer import Answer
 from boltseal.cli.onrelease import tell_release
+from boltseal.cli.telling import Telling
 from boltseal.deploy.flow import Deployed, Outcome
 from boltseal.deploy.releases import End, Kind, Release, ReleasedService, Step
+from boltseal.events import ReleaseDone
 from tests.notify.receivers import HANGS, Inbox, inbox_beside
 
 pytestmark = pytest.mark.slow
@@ -84,12 +86,14 @@ def test_trouble_with_telling_changes_nothing_of_how_a_deploy_ends(
     assert "nobody is told of this release" in capsys.readouterr().err
 
 
-def test_a_receiver_that_hangs_holds_a_deploy_up_for_a_moment_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_receiver_that_hangs_holds_a_verb_up_for_a_moment_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What was not delivered waits for the next verb."""
-    monkeypatch.setattr("boltseal.cli.telling.WITHIN_S", 1.0)
     with inbox_beside(HANGS) as box:
-        told(tmp_path, box, deployed(End.HEALTHY))
+        configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
+        telling = Telling.of_user()
+        telling.tell([ReleaseDone("shop", 7, "here", ())])
+        telling.deliver(1.0)
 
     assert "1 notification not delivered yet" in capsys.readouterr().err

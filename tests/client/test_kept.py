@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_what_was(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         store = KeptStore(ClientState(disk / "state"))
         store.keep(ENGINE, KEPT)
-        with pytest.raises(StateUnusable, match="full"):
+        with pytest.raises(StateUnusable, match="disk is full; make room, or name another folder"):
             store.saw_running(ENGINE, [Digest.of(str(number).encode()) for number in range(5000)], 1100)
 
         assert (store.ran(ENGINE), store.kept(ENGINE)) == ({}, (KEPT,))

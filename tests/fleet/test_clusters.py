@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,19 +132,18 @@ async def test_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         await look("prod")
 
 
-async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str) -> bytes:
+async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str, **bounds: Any) -> bytes:
     at = folder / "kubectl"
     at.write_text(f"#!/bin/sh\n{script}\n")
     at.chmod(0o755)
     patch.setenv("PATH", str(folder), prepend=":")
-    return await kubectl.get("prod", "pods")
+    return await kubectl.get("prod", "pods", **bounds)
 
 
 async def test_an_answer_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is not read for ever, and whoever gives it is ended."""
-    monkeypatch.setattr(kubectl, "MAX_ANSWER_BYTES", 1_000_000)
     with pytest.raises(kubectl.KubectlFailed, match="answers with more than"):
-        await _of_script(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec yes")
+        await _of_script(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec yes", max_bytes=1_000_000)
 
     assert _ended(tmp_path / "pid")
 
@@ -154,9 +154,8 @@ def _ended(pid: Path) -> bool:
 
 async def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is not waited for."""
-    monkeypatch.setattr(kubectl, "ANSWER_S", 0.2)
     with pytest.raises(kubectl.KubectlFailed, match="has no answer of prod"):
-        await _of_script(tmp_path, monkeypatch, "exec sleep 1000")
+        await _of_script(tmp_path, monkeypatch, "exec sleep 1000", within_s=0.2)
 
 
 async def test_a_cluster_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

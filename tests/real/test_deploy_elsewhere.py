@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests import servers
 from tests.programs import program
-from tests.real.shopfront import ENDS, HEALTHY, Shopfront
+from tests.real.shopfront import ENDS, HEALTHY, Shopfront, started, until_step
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -125,6 +126,26 @@ def test_what_is_built_is_built_where_it_runs(shop: Shopfront) -> None:
 
     assert done.code == 0, done.err
     assert shop.words() == {"made": "built"}
+
+
+@pytest.mark.parametrize("shop", ["docker-by-ssh"], indirect=True)
+def test_a_connection_that_breaks_says_how_to_go_on(shop: Shopfront, registry: Callable[[], None]) -> None:
+    """Exit code 3, one line why, and the release at its step."""
+    shop.publish("1.0.0")
+    shop.web("1.0.0", {**HEALTHY, "interval": "8s"})
+    shop.locked()
+    one = started(shop, "deploy")
+    until_step(shop, 1, "waiting")
+    for child in Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    _, err = one.communicate(timeout=60)
+    shop.web("1.0.0", HEALTHY)
+    resumed = shop.run("deploy", "--resume", "--wait", "60s")
+
+    assert one.returncode == 3
+    assert f"release 1 of {shop.name} was left waiting: `boltseal deploy --resume" in err.decode()
+    assert len([line for line in err.decode().splitlines() if line.startswith("boltseal: ssh to ")]) == 1
+    assert resumed.code == 0, resumed.err
 
 
 @pytest.mark.parametrize("shop", ["podman"], indirect=True)

@@ -107,6 +107,7 @@ def _state(each: Listed) -> str:
     if each.standing in (Standing.GONE, Standing.OTHER):
         return "; ".join([words, *copy])
     now = ["what the name means"] if each.current else []
+    now += [] if each.recorded else ["which tag it had is not recorded here"]
     until = [] if each.kept.until_us is None else [f"until {_day(each.kept.until_us)}"]
     return "; ".join([words, *now, *until, *(f"for {reason}" for reason in each.held), *copy])
 

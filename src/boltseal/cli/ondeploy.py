@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import open_project, whom_to_ask
 from boltseal.cli.onrelease import by_whom, release_folder, say_left
 from boltseal.cli.remote import Reach, ask, followed
-from boltseal.errors import Invalid, Unavailable, quote
+from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable, quote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -262,9 +262,11 @@ def on_engine(
     with nullcontext() if locked else folder.deploying():
         try:
             return ask(place.reach, registries, run)
-        except KeyboardInterrupt:
-            for release in folder.all():
-                say_left(release)
+        except (KeyboardInterrupt, BoltsealError) as error:
+            if not isinstance(error, Precondition):  # that says it itself
+                with suppress(BoltsealError):
+                    for release in folder.all():
+                        say_left(release)
             raise
 
 

@@ -57,8 +57,8 @@ class Telling:
         now_us = clock_us()
         self.put(Told(uuid.uuid4().hex, now_us, event) for event in events)
 
-    def deliver(self) -> None:
-        """Deliver what waits, also from earlier runs; what can't be delivered in a moment waits for the next run."""
+    def deliver(self, within_s: float = WITHIN_S) -> None:
+        """Deliver what waits, also from earlier runs; what can't be delivered in that time waits for the next run."""
         if self.dispatcher is None:
             return
         import asyncio
@@ -67,7 +67,7 @@ class Telling:
 
         set_on_retry_hooks(())  # they log, and to stdout
         try:
-            waiting = asyncio.run(self.dispatcher.deliver_now(WITHIN_S))
+            waiting = asyncio.run(self.dispatcher.deliver_now(within_s))
         except BoltsealError as error:
             say(clean(f"boltseal: nobody was told: {error.message}"))
             return

@@ -65,6 +65,11 @@ _SCHEMA: Final = (
 )
 _MOVE_IT: Final = "where it is damaged, move it away: kept images stay under their keep tags, and are found by them"
 
+_HINTS: Final = {
+    sqlite3.SQLITE_FULL: "make room, or name another folder by BOLTSEAL_STATE",
+    sqlite3.SQLITE_BUSY: "another program holds it; try again",
+}
+
 
 class KeptBusy(Unavailable):
     """Another boltseal gives names to images, and takes its time."""
@@ -296,7 +301,8 @@ class KeptStore:
                 database.execute("PRAGMA synchronous = FULL")
                 yield database
         except sqlite3.Error as error:
-            raise StateUnusable(f"{self.path} can't be used: {error}; {_MOVE_IT}") from error
+            hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, _MOVE_IT)
+            raise StateUnusable(f"{self.path} can't be used: {error}; {hint}") from error
 
 
 async def _locked(fd: int, path: Path) -> None:

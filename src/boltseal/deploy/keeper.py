@@ -159,7 +159,7 @@ class Keeper:
                     kept,
                     number,
                     _standing(kept, by_id, meant),
-                    meant.get(kept.name) == kept.image,
+                    meant.get(kept.name) == kept.image and kept.name != kept.keep_name,
                     ran.get(kept.image),
                     tuple(sorted(holds.get(kept.image, ()))),
                     recorded,

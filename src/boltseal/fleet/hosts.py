@@ -7,9 +7,9 @@ second thing, and asked only where the image's own record does not answer it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.lockfile.document import lock_key
@@ -17,17 +17,11 @@ from boltseal.lockfile.running import DigestKind, Origin, RunningImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import IMAGE_TYPES, INDEX_TYPES
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.engine import CONNECTIONS, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage
-from boltseal.runtimes.inventory import EngineContainer, EngineImage, EngineLies, Health, State, Store
+from boltseal.runtimes.engine import LOOK_S, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage, each_once
+from boltseal.runtimes.inventory import EngineContainer, EngineImage, Health, State, Store
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-MAX_CONTAINERS: Final = 10_000
 MAX_NAMES: Final = 100
 MAX_LABEL: Final = 255
-LOOK_S: Final = 600.0
-"""For all that runs on an engine, however slowly it answers."""
 
 _PROJECT: Final = ("com.docker.compose.project", "io.podman.compose.project")
 _SERVICE: Final = ("com.docker.compose.service", "io.podman.compose.service")
@@ -67,23 +61,19 @@ class Host:
     seen: tuple[Seen, ...]
 
 
-async def look(engine: Engine) -> Host:
-    """What runs on an engine now. EngineUnavailable, EngineForbidden, EngineLies, SshFailed."""
+async def look(engine: Engine, within_s: float = LOOK_S) -> Host:
+    """What runs on an engine now, told within `within_s`. EngineUnavailable, EngineForbidden, EngineLies, SshFailed."""
     store = await engine.store()
     ids = await engine.container_ids()
-    if len(ids) > MAX_CONTAINERS:
-        raise EngineLies(
-            f"the engine says that {len(ids)} containers run; more than {MAX_CONTAINERS} are not looked at"
-        )
     try:
-        async with asyncio.timeout(LOOK_S):
-            asked = await _each(ids, lambda id_: _container(engine, id_), NoSuchContainer)
+        async with asyncio.timeout(within_s):
+            asked = await each_once(ids, lambda id_: _container(engine, id_), NoSuchContainer)
             running = [each for each in asked.values() if each is not None and each.running]
             ours = (each.image for each in running if each.image is not None)
-            images = await _each(ours, lambda id_: _image(engine, id_), NoSuchImage)
+            images = await each_once(ours, lambda id_: _image(engine, id_), NoSuchImage)
             names = await _here(engine, running, images)
     except TimeoutError as error:
-        raise EngineUnavailable(f"{engine.address} has not told all that runs after {LOOK_S:.0f} s") from error
+        raise EngineUnavailable(f"{engine.address} has not told all that runs after {within_s:g} s") from error
     machine = str(engine.about.platform)
     host = str(engine.address)
     seen = tuple(_seen(each, images, names, store, host, engine.about.product, machine) for each in running)
@@ -104,7 +94,7 @@ async def _here(
     """What the names that containers were started as mean on the host now; None where nothing has such a name."""
     known = {name: image for image in images.values() if image is not None for name in image.names}
     wanted = {name for each in running if (name := name_of(each.started_as)) is not None and name.tag is not None}
-    asked = await _each(sorted(wanted - known.keys(), key=str), lambda name: _image(engine, name), NoSuchImage)
+    asked = await each_once(sorted(wanted - known.keys(), key=str), lambda name: _image(engine, name), NoSuchImage)
     return known | asked
 
 
@@ -119,26 +109,6 @@ async def _image(engine: Engine, name: Name) -> EngineImage:
     """An image, of its names no more than anybody reads."""
     found = await engine.image(name)
     return replace(found, labels={}, names=found.names[:MAX_NAMES], pulled_as=found.pulled_as[:MAX_NAMES])
-
-
-async def _each(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], missing: type[Exception]) -> dict[K, V | None]:
-    """The answer for each key, asked once, as many at a time as the engine has connections; None for what is missing."""
-    at_once = asyncio.Semaphore(CONNECTIONS)
-
-    async def one(key: K) -> V | None:
-        async with at_once:
-            try:
-                return await ask(key)
-            except missing:  # it has gone since it was listed
-                return None
-
-    wanted = list(dict.fromkeys(keys))
-    tasks = [asyncio.ensure_future(one(key)) for key in wanted]
-    try:
-        return dict(zip(wanted, await asyncio.gather(*tasks), strict=True))
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def name_of(started_as: str) -> Reference | None:

@@ -21,11 +21,11 @@ import errno
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiodocker import Docker, DockerError
@@ -40,12 +40,18 @@ from boltseal.runtimes.inventory import About, EngineContainer, EngineImage, Eng
 from boltseal.runtimes.logs import LogTail
 from boltseal.runtimes.tunnel import Tunnel, tunnel
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
 ANSWER_S: Final = 60.0
 CONNECT_S: Final = 10.0
 SILENT_S: Final = 600.0
 CONNECTIONS: Final = 8
+MAX_CONTAINERS: Final = 10_000
+LOOK_S: Final = 600.0
+"""For all containers or images that are asked about together, however slowly the engine answers."""
 PIECE_BYTES: Final = 1024 * 1024
 
 Name = Reference | Digest
@@ -133,11 +139,31 @@ class Engine:
         return inventory.data_root(await self._ask("GET", "info"))
 
     async def container_ids(self, *, all_: bool = False, label: str = "") -> tuple[str, ...]:
-        """The containers that run; `all_`: also those that do not; `label`: only those with it (`NAME=VALUE`). One request."""
+        """The containers that run; `all_`: also those that do not; `label`: only those with it (`NAME=VALUE`). One request.
+
+        EngineLies for more than MAX_CONTAINERS: nobody asks about each of them.
+        """
         parameters = {"all": "1" if all_ else "0"}
         if label:
             parameters["filters"] = json.dumps({"label": [label]})
-        return inventory.container_ids(await self._ask("GET", "containers/json", parameters))
+        found = inventory.container_ids(await self._ask("GET", "containers/json", parameters))
+        if len(found) > MAX_CONTAINERS:
+            raise EngineLies(
+                f"the engine says that it has {len(found)} containers; more than {MAX_CONTAINERS} are not looked at"
+            )
+        return found
+
+    async def containers(
+        self, *, all_: bool = False, label: str = "", within_s: float = LOOK_S
+    ) -> tuple[EngineContainer, ...]:
+        """The same, each asked about once; one that goes meanwhile is not among them. EngineUnavailable after `within_s`."""
+        ids = await self.container_ids(all_=all_, label=label)
+        try:
+            async with asyncio.timeout(within_s):
+                found = await each_once(ids, self.container, NoSuchContainer)
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{self._who} has not told of its containers after {within_s:g} s") from error
+        return tuple(each for each in found.values() if each is not None)
 
     async def container(self, id_: str) -> EngineContainer:
         """One container. NoSuchContainer when it has gone."""
@@ -326,6 +352,26 @@ async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
         engine = Engine(docker, address, way)
         await engine.greet()
         yield engine
+
+
+async def each_once(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], missing: type[Exception]) -> dict[K, V | None]:
+    """The answer for each key, asked once, as many at a time as an engine has connections; None for what is `missing`."""
+    at_once = asyncio.Semaphore(CONNECTIONS)
+
+    async def one(key: K) -> V | None:
+        async with at_once:
+            try:
+                return await ask(key)
+            except missing:  # it has gone since it was listed
+                return None
+
+    wanted = list(dict.fromkeys(keys))
+    tasks = [asyncio.ensure_future(one(key)) for key in wanted]
+    try:
+        return dict(zip(wanted, await asyncio.gather(*tasks), strict=True))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class _TooMuch(EngineLies):

@@ -27,8 +27,19 @@ class KubectlFailed(Unavailable):
     """kubectl is not there, or got no answer."""
 
 
-async def get(context: str, what: str, *, namespace: str | None = None, everywhere: bool = False) -> bytes:
-    """`kubectl get WHAT -o json`. `namespace` None: the context's own, or with `everywhere` all. KubectlFailed."""
+async def get(
+    context: str,
+    what: str,
+    *,
+    namespace: str | None = None,
+    everywhere: bool = False,
+    within_s: float = ANSWER_S,
+    max_bytes: int = MAX_ANSWER_BYTES,
+) -> bytes:
+    """`kubectl get WHAT -o json`. `namespace` None: the context's own, or with `everywhere` all. KubectlFailed.
+
+    The answer is read up to `max_bytes`, and for `within_s`.
+    """
     for text in (context, namespace or "default"):
         if not text or not text.isprintable():
             raise ContextInvalid(
@@ -38,14 +49,14 @@ async def get(context: str, what: str, *, namespace: str | None = None, everywhe
     process = await _started(f"--context={context}", _REQUEST, "get", what, *scope, "--output=json")
     if process.stdout is None or process.stderr is None:
         raise AssertionError("started with pipes")
-    streams = (process.stdout, MAX_ANSWER_BYTES), (process.stderr, MAX_SAID_BYTES)
+    streams = (process.stdout, max_bytes), (process.stderr, MAX_SAID_BYTES)
     reading = [asyncio.ensure_future(_read(*each)) for each in streams]
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(within_s):
             out, said = await asyncio.gather(*reading)
             code = await process.wait()
     except TimeoutError as error:
-        raise KubectlFailed(f"kubectl has no answer of {context} after {ANSWER_S:.0f} s") from error
+        raise KubectlFailed(f"kubectl has no answer of {context} after {within_s:g} s") from error
     finally:
         for each in reading:
             each.cancel()
