@@ -169,22 +169,6 @@ class Engine:
         """One container. NoSuchContainer when it has gone."""
         return inventory.container(await self._ask("GET", f"containers/{inventory.container_id(id_)}/json"))
 
-    async def containers(self, *, all_: bool = False, label: str = "") -> tuple[EngineContainer, ...]:
-        """All of `container_ids`, one question each; one that has gone meanwhile is not among them."""
-
-        async def one(id_: str) -> EngineContainer | None:
-            try:
-                return await self.container(id_)
-            except NoSuchContainer:
-                return None
-
-        asking = [asyncio.ensure_future(one(id_)) for id_ in await self.container_ids(all_=all_, label=label)]
-        try:
-            return tuple(each for each in await asyncio.gather(*asking) if each is not None)
-        finally:
-            for task in asking:
-                task.cancel()
-
     async def logs(self, id_: str, lines: int) -> tuple[str, ...]:
         """The last lines that a container wrote, 1 to 1000, as a terminal may have them. NoSuchContainer, EngineLies.
 
