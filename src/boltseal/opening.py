@@ -130,6 +130,10 @@ def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
 
 
 def begin(settings: Settings, clock: Clock) -> Store:
+    """The store of a server that starts: made or brought up to date, its logs begun and signed. Closed by the caller.
+
+    FormatInvalid, NameReserved, Unavailable.
+    """
     prepare_data(settings.server.data)
     store = _open(settings, clock)
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from boltseal.lockfile.document import LockedImage, LockInvalid, key_in, lock_key
+from boltseal.lockfile.document import LockedImage, LockedPlatform, LockInvalid, key_in, lock_key
 from boltseal.oci.reference import Reference
 from tests.lockfile.locks import NOW_US, digest, lock_of, locked
 
@@ -84,3 +86,12 @@ def test_a_digest_that_stands_alone_goes_by_latest_where_the_lock_has_that(typed
     known = lock_of(locked("redis:latest", 1), alone).by_reference()
 
     assert str(key_in(Reference.parse(typed), known, same=same)) == key
+
+
+def test_image_ids_are_told_where_every_platform_has_one() -> None:
+    """Of an image of which one is not known, the one that a host has may be that one: nothing is held against the others."""
+    whole = locked("app:1", 1, ("linux/amd64", 2), ("linux/arm64", 3))
+    partly = replace(whole, platforms=(whole.platforms[0], LockedPlatform("linux/arm64", digest(3), None)))
+
+    assert whole.image_ids == (digest(102), digest(103))
+    assert (partly.image_ids, locked("app:1").image_ids) == ((), ())

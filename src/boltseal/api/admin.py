@@ -17,7 +17,7 @@ import msgspec
 
 from boltseal.api import responses
 from boltseal.api.errors import MethodNotAllowed, RouteUnknown
-from boltseal.api.records import JSON_TYPE, MAX_BODY_BYTES, NotJson
+from boltseal.api.records import json_body
 from boltseal.api.responses import Answer, Headers
 from boltseal.api.shell import Shell, shown
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated, quote
@@ -70,10 +70,9 @@ class AdminApi(Shell):
             raise RouteUnknown(f"{quote(shown(call.scope))} is nothing this registry has")
         if call.method != "POST":
             raise MethodNotAllowed("something is accepted with POST", "POST")
-        if (call.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
-            raise NotJson(f"a request is sent as {JSON_TYPE}")
+        body = await json_body(call, "a request")
         try:
-            asked = msgspec.json.decode(await call.document(MAX_BODY_BYTES), type=_Accept)
+            asked = msgspec.json.decode(body, type=_Accept)
         except ValueError as error:  # of msgspec, or of the UTF-8 decoder below it
             raise RequestInvalid(f"not a request to accept something: {error}") from error
         repository, tag = Repository(asked.repository), Tag(asked.tag)

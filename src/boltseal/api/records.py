@@ -54,6 +54,13 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     extra: dict[str, str] = {}
 
 
+async def json_body(call: Call, what: str) -> bytes:
+    """The body of a request that has to be called JSON. NotJson, TooLarge."""
+    if (call.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
+        raise NotJson(f"{what} is sent as {JSON_TYPE}")
+    return await call.document(MAX_BODY_BYTES)
+
+
 class RecordRoutes:
     """The handlers of `RecordsAt`."""
 
@@ -63,9 +70,7 @@ class RecordRoutes:
 
     async def add(self, call: Call, at: RecordsAt) -> Answer:
         """Take one record in."""
-        if (call.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
-            raise NotJson(f"a record is sent as {JSON_TYPE}")
-        said = _parse(await call.document(MAX_BODY_BYTES))
+        said = _parse(await json_body(call, "a record"))
         index = await self._records.record(at.repository, said, call.actor)
         body = json.dumps({"index": index}).encode()
         return Answer(201, responses.headers([("content-type", JSON_TYPE), ("content-length", str(len(body)))]), body)

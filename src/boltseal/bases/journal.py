@@ -61,10 +61,9 @@ class Journal:
         """All of it, the oldest first; a last line that was broken off is left out. StateUnusable."""
         return list(self._read())
 
-    def asked(self, image: str, base: str, digest: str) -> Line | None:
-        """What is known of a rebuild last, None where nobody asked for it. StateUnusable."""
-        found = [one for one in self._read() if (one.image, one.base, one.digest) == (image, base, digest)]
-        return found[-1] if found else None
+    def asked(self) -> frozenset[tuple[str, str, str]]:
+        """All rebuilds that were ever asked for: image, base, digest. StateUnusable."""
+        return frozenset((one.image, one.base, one.digest) for one in self._read())
 
     def note(self, line: Line) -> None:
         """Write a line; when it returns, it is on the disk. StateUnusable."""

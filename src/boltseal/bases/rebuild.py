@@ -97,11 +97,9 @@ class Rebuilder:
 
     def due(self, answers: Sequence[Answered]) -> list[Due]:
         """What is to be asked for, bases of bases first, and was not asked for before. StateUnusable."""
-        found = []
-        for one in answers:
-            due = self._due(one)
-            if due is not None and self._before(due) is None:
-                found.append(due)
+        asked = self._journal.asked()
+        every = [due for one in answers if (due := self._due(one)) is not None]
+        found = [due for due in every if (str(due.image), str(due.base), str(due.now)) not in asked]
         return bases_first(found, lambda one: _name(one.image), lambda one: _name(one.base))
 
     async def rebuild(self, answers: Sequence[Answered]) -> list[Asked]:
@@ -131,9 +129,6 @@ class Rebuilder:
         return Due(
             replace(image, digest=None) if image.tag else image, one.digest, claim.base, built_on, verdict.now, action
         )
-
-    def _before(self, due: Due) -> Line | None:
-        return self._journal.asked(str(due.image), str(due.base), str(due.now))
 
     async def _ask(self, due: Due) -> Asked:
         self._note(due, Outcome.ASKED, 0, "")

@@ -153,6 +153,7 @@ def relocked(
     update: Callable[[Reference], bool],
     count_pulls: bool,
 ) -> Relocked:
+    """A new lock of what the project names now, and what is to be said of it; nothing is written. KeyDiffers, LedgerBroken."""
 
     async def run(transport: Transport) -> Relocked:
         from boltseal.pin.locking import relock

@@ -23,22 +23,21 @@ _IMAGE = "localhost:5000/shop/app:1.4.2"
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb or, where `group`, what several verbs have before their own names. `short`: its line in the list of verbs,
-    where the first sentence of its help is longer than the 60 columns there.
+    """A verb or, where `group`, what several verbs have before their own names. `restore-local` is what its module
+    `cli/restore_local.py` calls `restore_local`.
 
-    `module`: in `boltseal.cli`; it has what is called as the verb is, with `_` for `-`.
+    `short`: its line in the list of verbs, where the first sentence of its help is longer than the 60 columns there.
     """
 
     name: str
     example: str
     short: str | None = None
-    module: str = ""
     group: bool = False
 
     def load(self) -> Any:
         """Its function, or its typer. Only now is its module imported: forty take longer than most verbs do."""
-        attribute = self.name.replace("-", "_")
-        return getattr(import_module(f"boltseal.cli.{self.module or attribute}"), attribute)
+        word = self.name.replace("-", "_")
+        return getattr(import_module(f"boltseal.cli.{word}"), word)
 
 
 _VERBS: Final = (
@@ -69,7 +68,6 @@ _VERBS: Final = (
         "restore-backup",
         "boltseal restore-backup /mnt/backup/boltseal --data ./new",
         "Make a new data folder of a backup, and check it.",
-        module="backup",
     ),
     Verb("quota", "boltseal quota docker.io", "What is left of a registry's pull limit."),
     Verb("explain", "boltseal explain ouruser/sinatra:v2"),

@@ -326,19 +326,6 @@ class RegistryClient:
         await self._transport.request(finish)
         return False
 
-    async def delete_tag(self, repository: Repository, tag: Tag) -> None:
-        """Take a tag away. RemoteNotFound, RemoteRefused."""
-        await self._transport.request(
-            Call(
-                self.registry,
-                "DELETE",
-                f"/v2/{repository}/manifests/{tag}",
-                _what(repository, tag),
-                frozenset({f"repository:{repository}:delete", f"repository:{repository}:pull"}),
-                ok=frozenset({200, 202}),
-            )
-        )
-
     def _call(
         self,
         method: str,

@@ -190,8 +190,7 @@ class Deployer:
                 )
             return built
         locked = known.get(key_in(service.image, known))
-        ids = () if locked is None else tuple(each.image for each in locked.platforms if each.image is not None)
-        return await self.images.locked(service.image, digest, ids, why)
+        return await self.images.locked(service.image, digest, () if locked is None else locked.image_ids, why)
 
     def _release(
         self,

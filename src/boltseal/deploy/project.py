@@ -49,11 +49,7 @@ def images_of(sites: Iterable[Site], problems: Iterable[Problem], lock: Lock | N
             locked = known.get(key_in(site.resolved, known))
             found = Wanted.of(site.resolved)
             if found.digest is None and locked is not None and locked.digest is not None:
-                ids = [each.image for each in locked.platforms]
-                whole = tuple(each for each in ids if each is not None)
-                found = replace(
-                    found, digest=locked.digest, locked=True, images=whole if len(whole) == len(ids) else ()
-                )
+                found = replace(found, digest=locked.digest, locked=True, images=locked.image_ids)
             elif found.digest is None and locked is not None:
                 built[site.written] = None  # the lock says that no registry holds it
                 continue

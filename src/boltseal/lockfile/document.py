@@ -80,6 +80,12 @@ class LockedImage:
         found = {each for platform in self.platforms for each in platform[1:] if each is not None}
         return frozenset(found if self.digest is None else found | {self.digest})
 
+    @property
+    def image_ids(self) -> tuple[Digest, ...]:
+        """The image ID of every platform; () where one is not known, so that none can be held against what a host has."""
+        known = tuple(each.image for each in self.platforms if each.image is not None)
+        return known if len(known) == len(self.platforms) else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Lock:

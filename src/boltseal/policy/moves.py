@@ -86,9 +86,6 @@ class Judged:
     reason: str = ""
 
 
-NEVER_SEEN: Final = Known(None)
-
-
 def judge(
     known: Known | None, answer: Seen | None, terms: MoveTerms, now_us: int, on_gone: OnGone = OnGone.ALERT
 ) -> Judged:

@@ -13,7 +13,6 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 
-DEFAULT: Final = "unix:///var/run/docker.sock"
 DOCKER_SOCKET: Final = "/var/run/docker.sock"
 PORTS: Final = {"tcp": 2375, "tls": 2376}
 

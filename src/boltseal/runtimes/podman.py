@@ -26,7 +26,6 @@ from boltseal.runtimes.documents import MAX_DOCUMENT_BYTES, MAX_LIST_BYTES, MAX_
 
 T = TypeVar("T")
 
-OVERLAY: Final = "overlay"
 MAX_DOCUMENTS: Final = 1000
 _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 

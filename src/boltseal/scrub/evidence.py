@@ -43,13 +43,12 @@ def expectations_of_lock(lock: Lock) -> list[Expectation]:
     for image in lock.images:
         if image.digest is None or image.reference.tag is None:
             continue
-        ids = tuple(each.image for each in image.platforms if each.image is not None)
         found.append(
             Expectation(
                 image.digest, Level.L1, f"the lock of {image.reference}", of_manifest=True,
                 repository=image.reference.repository, tag=image.reference.tag, registry=image.reference.registry,
                 also=tuple(each.manifest for each in image.platforms),
-                ids=ids if len(ids) == len(image.platforms) else (),
+                ids=image.image_ids,
             )
         )  # fmt: skip
     return found

@@ -69,8 +69,9 @@ def store_at(root: Path) -> list[FoundStore]:
 
 def _on_disk(root: Path) -> list[Path]:
     """Where stores may lie on a mounted disk."""
-    homes = [root / "root", *(sorted((root / "home").iterdir()) if _is_dir(root / "home") else ())]
-    return [*(root / inside for inside in _INSIDE), *_in_homes(homes)]
+    home = root / "home"
+    users = sorted(home.iterdir()) if _is_dir(home) and os.access(home, os.R_OK | os.X_OK) else []
+    return [*(root / inside for inside in _INSIDE), *_in_homes([root / "root", *users])]
 
 
 def _kinds(root: Path) -> list[FoundStore]:

@@ -17,11 +17,13 @@ class Findings:
     unreadable: list[str] = field(default_factory=list)
 
     def add(self, kind: Kind, path: bytes, expected: object, got: object) -> None:
+        """Something differs at a path."""
         self.count += 1
         if self.count <= MAX_PER_LAYER:
             self.kept.setdefault(path, []).append(difference(kind, path, expected, got, self.layer))
 
     def not_read(self, why: str) -> None:
+        """Something could not be read, so that the layer is not proven."""
         if len(self.unreadable) < MAX_PER_LAYER and why not in self.unreadable[-1:]:
             self.unreadable.append(why)
 
@@ -43,4 +45,5 @@ class Findings:
         return any(each.kind in kinds for each in self.kept.get(path, ()))
 
     def all(self) -> list[Difference]:
+        """What is kept, in the order in which it was found."""
         return [each for found in self.kept.values() for each in found]

@@ -57,8 +57,13 @@ Content = Callable[[bytes, int, os.stat_result, Header], None]
 class Opener(Protocol):
     """What opens plain files: `contents.FileReader`."""
 
-    def open_in(self, parent: int, name: bytes) -> int: ...
-    def close(self, fd: int) -> None: ...
+    def open_in(self, parent: int, name: bytes) -> int:
+        """A name in an open folder, open to be read and not followed anywhere. OSError."""
+        ...
+
+    def close(self, fd: int) -> None:
+        """Done with it."""
+        ...
 
 
 class Inodes:
