@@ -77,7 +77,8 @@ class ClientSettings:
 class ProjectSettings:
     """A project's own words. `exclude`: globs of files that are not looked at; `strict`: `verify --strict` always.
 
-    `platforms`: the machines that its images are used on, as `verify --platform` has them. `crds`: where resources of a kind name images, as `pin.kubernetes` has it.
+    `platforms`: the machines that its images are used on, as `verify --platform` has them. `crds`: where resources of a kind
+    name images, as `pin.kubernetes` has it.
     """
 
     exclude: tuple[str, ...] = ()

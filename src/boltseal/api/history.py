@@ -5,11 +5,11 @@ never was has an empty one. An event's time is unique in the whole registry, so 
 one. Nothing of the pushed manifests' annotations is repeated.
 
     GET /v2/<name>/_boltseal/history[/<tag>]?after=<index>&n=<number>
+    GET /v2/<name>/_boltseal/observations[/<tag>]?after=<index>&n=<number>
     {"size":..., "entries":[{"index":..., "line":...}]}
 
-    GET /v2/<name>/_boltseal/observations[/<tag>]?after=<index>&n=<number>
-
-give the entries themselves, of the ledger and of the log of observations, whose hashes are the leaves of the ledger's tree, for whoever may pull from the repository.
+The entries themselves, of the ledger and of the log of observations, whose hashes are the leaves of the tree of each, for
+whoever may pull from the repository.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     GET  /token?service=S&scope=repository:NAME:pull,push&scope=...     with Basic, or without a login
     POST /token  grant_type=password&username=..&password=..&scope=..   the same in a form
 
-Several scopes in one request, and pulls of what they name at the root mirror, each cut to what the grants give now; what is cut is left out, and the request that
-needed it is refused with the reason. A wrong login is 401, never a token for nobody. There are no refresh tokens: a
-client keeps its login.
+Several scopes in one request, and pulls of what they name at the root mirror, each cut to what the grants give now; what
+is cut is left out, and the request that needed it is refused with the reason. A wrong login is 401, never a token for
+nobody. There are no refresh tokens: a client keeps its login.
 """
 
 from __future__ import annotations

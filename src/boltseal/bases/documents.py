@@ -51,7 +51,8 @@ class Child(NamedTuple):
 
 
 class Documents:
-    """Reads. `mirrors`: for a registry, where its images can be had too, asked before it: a host, and what its names begin with."""
+    """Reads. `mirrors`: for a registry, where its images can be had too, and are asked for first: a host, and what its names
+    begin with."""
 
     def __init__(
         self, transport: Transport, learned: Learned, mirrors: Mapping[str, tuple[str, str]] | None = None

@@ -1,8 +1,8 @@
 """What git says of a folder: its nearest tag and commit, what differs from that, and where it came from. By the git program.
 
-Asking changes nothing there, not even git's own index. Nothing that git could be told to run by the repository's own configuration is run for asking: no hooks, no file system
-monitor, no external diff. What is dirty is hashed from the files themselves, so the same changes give the same hash
-on every machine.
+Asking changes nothing there, not even git's own index. Nothing that git could be told to run by the repository's own
+configuration is run for asking: no hooks, no file system monitor, no external diff. What is dirty is hashed from the files
+themselves, so the same changes give the same hash on every machine.
 """
 
 from __future__ import annotations

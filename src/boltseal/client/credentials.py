@@ -1,8 +1,9 @@
 """Who we are to a registry: Docker's and Podman's files, and the credential helpers that they name.
 
 The files are read as Docker reads them (`auths`, `credHelpers`, `credsStore`, identity tokens), and as podman does, which
-may keep a login for a part of a registry; the first file that has something for a registry wins. A helper is `docker-credential-NAME get`, with the registry on its standard input. A
-helper that fails is doubt, not "no credentials": pulling as nobody would spend somebody's quota or hide a mistake.
+may keep a login for a part of a registry; the first file that has something for a registry wins. A helper is
+`docker-credential-NAME get`, with the registry on its standard input. A helper that fails is doubt, not "no credentials":
+pulling as nobody would spend somebody's quota or hide a mistake.
 
 Trusted: the files (they are the user's). A secret is never in an error, a log or a repr.
 """

@@ -82,7 +82,8 @@ class Outcome:
 class Deployed:
     """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
 
-    `pulled`: services whose image was not here before. `given_up`: the number of the unfinished release that this one took over from.
+    `pulled`: services whose image was not here before. `given_up`: the number of the unfinished release that this one took
+    over from.
     """
 
     release: Release

@@ -105,7 +105,8 @@ class Arrived:
 class Brought:
     """How it ended. `kept`: the image that had the name before; `running`: others that containers of this name run on.
 
-    `let_go`: what is kept no longer, or why it still is. `trouble`: why it could not be looked what may be let go of; the image is here and has its name all the same.
+    `let_go`: what is kept no longer, or why it still is. `trouble`: why it could not be looked what may be let go of; the
+    image is here and has its name all the same.
     """
 
     name: Reference

@@ -46,7 +46,8 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[Item]):
-    """A whole list. `asked_us`: from when on it is fresh, which is when upstream gave it. `warning`: why something may be missing, None where nothing is."""
+    """A whole list. `asked_us`: from when on it is fresh, which is when upstream gave it. `warning`: why something may be
+    missing, None where nothing is."""
 
     items: tuple[Item, ...]
     asked_us: int = 0
