@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -89,6 +90,16 @@ async def test_what_apprise_does_not_know_is_said(url: str) -> None:
         await send(url)
 
     assert url not in raised.value.message
+
+
+async def test_a_python_that_an_upgrade_took_away_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The event waits and is told later, as with any receiver that can't be told; the address is in no message."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+
+    with pytest.raises(NotDelivered, match=r"chat was not told: .*/gone: No such file") as raised:
+        await send("json://127.0.0.1/hunter2")
+
+    assert "hunter2" not in raised.value.message
 
 
 async def test_a_receiver_that_hangs_or_never_ends_is_left() -> None:

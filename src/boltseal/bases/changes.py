@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from boltseal.bases.facts import Facts
-
-VERSION: Final = "org.opencontainers.image.version"
-REVISION: Final = "org.opencontainers.image.revision"
+from boltseal.oci.annotations import REVISION, VERSION
 
 
 class Layers(NamedTuple):

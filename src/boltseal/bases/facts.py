@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from boltseal.errors import Invalid, quote
+from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME, REVISION, VERSION
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
@@ -30,9 +31,7 @@ MAX_SETTINGS: Final = 1000
 MAX_TEXT: Final = 300
 INPUTS: Final = "boltseal.inputs"
 """A label: the hash of all that the image was built of, as `boltseal build` writes it."""
-_LABELS: Final = frozenset(
-    {INPUTS, *(f"org.opencontainers.image.{name}" for name in ("base.name", "base.digest", "version", "revision"))}
-)
+_LABELS: Final = frozenset({INPUTS, BASE_NAME, BASE_DIGEST, VERSION, REVISION})
 """The labels and annotations that anybody here asks for."""
 
 

@@ -24,7 +24,7 @@ from boltseal.bases.freshness import Status, Verdict, overall
 from boltseal.bases.judging import Judging
 from boltseal.bases.match import Candidate, holds, inherits
 from boltseal.bases.pasts import Pasts
-from boltseal.bases.sources import BASE_NAME, By, Claim, How, annotated, built, labelled, provenance
+from boltseal.bases.sources import By, Claim, How, annotated, built, labelled, provenance
 from boltseal.client.learned import Learned
 from boltseal.client.poll import poll
 from boltseal.client.recorded import records
@@ -33,6 +33,7 @@ from boltseal.client.trust import Followed
 from boltseal.errors import BoltsealError, Denied, TooLarge
 from boltseal.ledger.entry import Entry
 from boltseal.ledger.follow import LedgerBroken
+from boltseal.oci.annotations import BASE_NAME
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform

@@ -23,11 +23,10 @@ import msgspec
 from boltseal.bases.facts import Facts
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import Entry, Kind
+from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-BASE_NAME: Final = "org.opencontainers.image.base.name"
-BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 BUILT_NAME: Final = "base.name"
 BUILT_DIGEST: Final = "base.digest"
 """Keys of a `built` entry's extra."""

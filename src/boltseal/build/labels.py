@@ -5,30 +5,28 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final
 
 from boltseal.build.gitstate import GitState
 from boltseal.lockfile.document import SECOND_US
+from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME, CREATED, REVISION, SOURCE, VERSION
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-
-_PREFIX: Final = "org.opencontainers.image."
 
 
 def labels_of(
     git: GitState | None, version: str, created_us: int, base: tuple[Reference, Digest] | None
 ) -> dict[str, str]:
     """The labels that can be told, by their full names. A revision whose files were changed says so."""
-    found = {"created": f"{datetime.fromtimestamp(created_us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    found = {CREATED: f"{datetime.fromtimestamp(created_us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"}
     if git is not None:
-        found["revision"] = git.revision if git.dirt is None else f"{git.revision}-dirty"
-        found["source"] = git.source
-    found["version"] = version
+        found[REVISION] = git.revision if git.dirt is None else f"{git.revision}-dirty"
+        found[SOURCE] = git.source
+    found[VERSION] = version
     if base is not None:
         reference, digest = base
-        found["base.name"] = str(Reference(reference.registry, reference.repository, reference.tag))
-        found["base.digest"] = str(digest)
-    return {f"{_PREFIX}{name}": value for name, value in sorted(found.items()) if value}
+        found[BASE_NAME] = str(Reference(reference.registry, reference.repository, reference.tag))
+        found[BASE_DIGEST] = str(digest)
+    return {name: value for name, value in sorted(found.items()) if value}
 
 
 def as_flags(labels: Mapping[str, str], *, annotations: bool) -> Iterator[str]:

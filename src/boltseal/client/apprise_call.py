@@ -46,14 +46,17 @@ class AppriseReceiver:
 
     def _run(self, asked: bytes) -> int | None:
         root = str(Path(boltseal.__file__).parents[1])
-        child = subprocess.Popen(
-            [sys.executable, "-m", "boltseal.client.apprise_child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "LANG": "C.UTF-8"},
-            cwd="/",
-        )
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "boltseal.client.apprise_child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "LANG": "C.UTF-8"},
+                cwd="/",
+            )
+        except OSError as error:  # no memory or process is left, or an upgrade has taken this Python away
+            raise NotDelivered(f"{self._name} was not told: {sys.executable}: {error.strerror}") from None
         try:
             child.communicate(asked, timeout=self._within_s)
         except subprocess.TimeoutExpired:

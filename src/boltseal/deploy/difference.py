@@ -13,9 +13,8 @@ from typing import Any, Final
 from boltseal.deploy.model import MOUNTED
 from boltseal.deploy.releasedisk import Contents
 from boltseal.deploy.releases import Release, ReleasedService
+from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 
-BASE_NAME: Final = "org.opencontainers.image.base.name"
-BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 _SEPARATE: Final = ("image", "environment", "build")
 
 

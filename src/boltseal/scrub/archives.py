@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from boltseal.oci.annotations import CONTAINERD_NAME, REF_NAME
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX
@@ -25,7 +26,7 @@ from boltseal.scrub.manifests import held_images
 
 NAME: Final = "archive"
 MAX_IMAGES: Final = 10_000
-_NAMES: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+_NAMES: Final = (CONTAINERD_NAME, REF_NAME)
 
 
 class _Saved(msgspec.Struct, rename="pascal"):

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from boltseal.errors import quote
+from boltseal.oci.annotations import CONTAINERD_NAME, REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
@@ -42,9 +43,8 @@ from boltseal.transfer.holders import (
     PlaceUnavailable,
     TagTaken,
 )
-from boltseal.transfer.layout import REF_NAME, LayoutPlace
+from boltseal.transfer.layout import LayoutPlace
 
-CONTAINERD_NAME: Final = "io.containerd.image.name"
 LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 MAX_LIST_BYTES: Final = 8 * 1024 * 1024
 MAX_LINKS: Final = 8

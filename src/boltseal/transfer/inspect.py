@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from boltseal.errors import NotFound
+from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
@@ -16,8 +17,6 @@ from boltseal.transfer.copy import SIGNATURE_SUFFIXES
 from boltseal.transfer.holders import PlaceNotFound, Source
 from boltseal.transfer.image import ImageConfig, image_config
 
-BASE_NAME: Final = "org.opencontainers.image.base.name"
-BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 _UNKNOWN: Final = "unknown/unknown"
 
 

@@ -23,13 +23,13 @@ from typing import IO, Any, Final
 
 from boltseal.client.running import RunningHash
 from boltseal.errors import quote
+from boltseal.oci.annotations import REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST
 from boltseal.transfer.holders import Body, ContentDamaged, Moved, PlaceInvalid, PlaceNotFound, PlaceUnavailable
 
-REF_NAME: Final = "org.opencontainers.image.ref.name"
 PIECE_BYTES: Final = 1024 * 1024
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 _EMPTY: Final = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}

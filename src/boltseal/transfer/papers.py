@@ -21,12 +21,12 @@ from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
 from boltseal.errors import Invalid, NotFound, quote
+from boltseal.oci.annotations import REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, MANIFEST_TYPES, OCI_CONFIG, OCI_INDEX
 from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, PlaceUnavailable, Source
-from boltseal.transfer.layout import REF_NAME
 
 MAX_PAPER_BYTES: Final = 8 * 1024 * 1024
 MAX_PAPERS: Final = 2_000
