@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from boltseal.runtimes.running import RunningRoot
-from boltseal.scrub.containers import running_differences
 from boltseal.scrub.images import ContainerPlan
 from boltseal.scrub.layers import Manner
+from boltseal.scrub.processview import running_differences
 
 PID = 77
 DEPTH = 1200
@@ -25,12 +25,13 @@ def plan(tmp_path: Path) -> ContainerPlan:
     for where in ("store/layer", f"proc/{PID}/root"):
         (tmp_path / where / "etc/passwd").write_bytes(b"root")
         os.utime(tmp_path / where / "etc/passwd", (1, 1))
+    (tmp_path / f"proc/{PID}/mountinfo").write_text("1 0 0:1 / / rw - overlay overlay rw,lowerdir=x,upperdir=own\n")
     return ContainerPlan("docker", tmp_path / "store", "box", "box", None, b"own", (b"layer",))
 
 
 def seen(plan: ContainerPlan, *mounts: bytes) -> tuple[set[str], list[str]]:
     running = RunningRoot(PID, b"own", frozenset(mounts), plan.root.parent / "proc")
-    found, unknown = running_differences(plan, running, Manner(), lambda _: None)
+    found, unknown, _ = running_differences(plan, running, Manner(), lambda _: None)
     return {each.path for each in found}, unknown
 
 

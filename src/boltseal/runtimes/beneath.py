@@ -53,6 +53,7 @@ class Beneath:
     """
 
     max_names = MAX_NAMES
+    open_folders = OPEN_FOLDERS
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -108,7 +109,7 @@ class Beneath:
                 raise StoreMalformed(f"{quote(readable(path))} is no path below {self.root}")
             names.append(name)
         for name in reversed(names):
-            if len(self._open) > OPEN_FOLDERS:
+            if len(self._open) > self.open_folders:
                 self._forget(at)
             fd = open_quietly(name, _FOLDER, self._open[at])
             at = at + b"/" + name if at else name
@@ -117,7 +118,7 @@ class Beneath:
 
     def _forget(self, kept: bytes) -> None:
         """Close the folders opened first, but never the root and what leads to where we are."""
-        for path in list(self._open)[: OPEN_FOLDERS // 2]:
+        for path in list(self._open)[: self.open_folders // 2]:
             if path and path != kept:
                 os.close(self._open.pop(path))
 

@@ -7,6 +7,7 @@ overlay-layers/layers.json          id, parent, diff-digest (the diff ID), uidma
 overlay-layers/ID.tar-split.gz      the layer's tar without its files
 overlay/.has-mount-program          "true" where fuse-overlayfs mounts, whose marks in layers are its own
 overlay/ID/diff                     the layer's files; its stack is in link and lower (`scrub.overlaystack`)
+overlay/ID/diff1                    below it, what the layer held before its owners were mapped anew; diff2 and so on too
 overlay-containers/containers.json  what was made of which image; also volatile-containers.json
 """
 
@@ -37,6 +38,8 @@ class StoredImage(msgspec.Struct, frozen=True, rename="kebab"):
     layer: str = ""
     names: list[str] | None = None
     digest: str = ""
+    mapped_layers: list[str] | None = None
+    """Copies of the top layer with other owners, and with all that is below it."""
 
 
 class IdRange(msgspec.Struct, frozen=True):

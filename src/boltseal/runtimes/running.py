@@ -1,4 +1,8 @@
-"""Processes that run on overlayfs: which root each of them really has, by /proc and not by what an engine says."""
+"""Processes that run on overlayfs: which root each of them really has, by /proc and not by what an engine says.
+
+A number of a process may be given to another one as soon as the first has ended: whoever looked through it asks
+afterwards whether it is `the_same`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.runtimes.beneath import explained
+from boltseal.runtimes.subids import MAX_RANGES, Range
 
 MAX_MOUNTS_BYTES: Final = 16 * 1024 * 1024
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
@@ -17,17 +22,30 @@ _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class RunningRoot:
-    """A process whose root is an overlay. `upper`: its writable layer, as mounted. `mounts`: what else is mounted, relative."""
+    """A process whose root is an overlay. `upper`: its writable layer, as mounted. `mounts`: what else is mounted, relative.
+
+    `users`, `groups`: which ids of this host its own are, by its user namespace; none: the same.
+    """
 
     pid: int
     upper: bytes
     mounts: frozenset[bytes]
     proc: Path
+    users: tuple[Range, ...] = ()
+    groups: tuple[Range, ...] = ()
 
     @property
     def root(self) -> Path:
         """Its root, seen from here."""
         return self.proc / str(self.pid) / "root"
+
+    def the_same(self) -> bool:
+        """Whether a process of this number still runs on this layer."""
+        try:
+            with (self.proc / str(self.pid) / "mountinfo").open("rb") as file:
+                return _root_overlay(file.read(MAX_MOUNTS_BYTES))[0] == self.upper
+        except OSError:
+            return False
 
 
 def running_roots(proc: Path = Path("/proc")) -> Iterator[RunningRoot]:
@@ -46,7 +64,8 @@ def running_roots(proc: Path = Path("/proc")) -> Iterator[RunningRoot]:
         upper, mounts = _root_overlay(raw)
         if upper is not None and upper not in seen:
             seen.add(upper)
-            yield RunningRoot(name, upper, mounts, proc)
+            users, groups = (_ids(proc / str(name) / which) for which in ("uid_map", "gid_map"))
+            yield RunningRoot(name, upper, mounts, proc, users, groups)
 
 
 def _root_overlay(raw: bytes) -> tuple[bytes | None, frozenset[bytes]]:
@@ -65,6 +84,15 @@ def _root_overlay(raw: bytes) -> tuple[bytes | None, frozenset[bytes]]:
             options = [each for each in kind[2].split(b",") if each.startswith(b"upperdir=")]
             upper = _unescaped(options[0].removeprefix(b"upperdir=")) if options else upper
     return upper, frozenset(mounts)
+
+
+def _ids(path: Path) -> tuple[Range, ...]:
+    """What a user namespace makes of ids (user_namespaces(7)); nothing where it can't be read: then they are compared as they are."""
+    try:
+        rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()[:MAX_RANGES]]
+        return tuple((int(inside), int(outside), int(count)) for inside, outside, count in rows)
+    except (OSError, ValueError):
+        return ()
 
 
 def _unescaped(text: bytes) -> bytes:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Mapping
 from typing import Final
 
-from boltseal.runtimes.beneath import Beneath, StoreUnreadable
+from boltseal.runtimes.beneath import Beneath, StoreUnreadable, explained
 from boltseal.scrub.differences import Kind
 
 OPAQUE_MARKS: Final = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
@@ -23,7 +23,7 @@ _NOTES_OF_OVERLAYFS: Final = frozenset(
     f"{space}{name}" for space in OF_OVERLAYFS for name in ("origin", "impure", "nlink", "uuid", "upper", "protattr")
 )
 PASSED_OVER: Final = _OF_THE_HOST | _NOTES_OF_OVERLAYFS
-_CAPABILITY: Final = "security.capability"
+CAPABILITY: Final = "security.capability"
 
 Found = tuple[Kind, str, str]
 """Kind, expected, got."""
@@ -57,7 +57,7 @@ class Attributes:
             if name in OPAQUE_MARKS and stat.S_ISDIR(found.st_mode) and got == b"y":
                 self.opaque.add(path)
             elif not _same(name, wanted.get(name), got, found):
-                kind = Kind.CAPABILITY if name == _CAPABILITY else Kind.XATTR
+                kind = Kind.CAPABILITY if name == CAPABILITY else Kind.XATTR
                 differing.append((kind, f"{name}={in_words(wanted.get(name))}", f"{name}={in_words(got)}"))
         return differing
 
@@ -81,6 +81,15 @@ class Attributes:
                 f"attribute {name} of {shown} can't be read: {error.strerror}; it takes CAP_SYS_ADMIN"
             ) from error
 
+    def value_if_there(self, path: bytes, name: str) -> bytes | None:
+        """The value of one at a path, a link not followed; None if it has none of this name. StoreUnreadable."""
+        try:
+            return os.getxattr(self.at(path), name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.ENOTSUP, errno.ENOSYS):
+                return None
+            raise explained(error, f"attribute {name} of {self._tree.shown(path)}") from error
+
 
 def _same(name: str, expected: bytes | None, got: bytes | None, found: os.stat_result) -> bool:
     if expected == got:
@@ -89,11 +98,11 @@ def _same(name: str, expected: bytes | None, got: bytes | None, found: os.stat_r
         return False
     if got is None:  # the kernel takes these for files and folders only, and engines go on without
         return name.startswith("user.") and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
-    return name == _CAPABILITY and _same_right(expected, got)
+    return name == CAPABILITY and same_right(expected, got)
 
 
-def _same_right(expected: bytes, got: bytes) -> bool:
-    """Version 3 of a file capability is version 2 with the user that it was set for; the kernel turns one into the other."""
+def same_right(expected: bytes, got: bytes) -> bool:
+    """Whether two capabilities are the same. Version 3 of a file capability is version 2 with the user that it was set for; the kernel turns one into the other."""
     both = min(len(expected), len(got)) >= 20 and {expected[3], got[3]} <= {2, 3}
     return both and (expected[:3], expected[4:20]) == (got[:3], got[4:20])
 

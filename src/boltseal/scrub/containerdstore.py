@@ -23,7 +23,7 @@ from boltseal.runtimes.containerd import (
     blob_at,
 )
 from boltseal.scrub.differences import Difference, Kind, difference
-from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, StorePlan
+from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, Init, StorePlan
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.manifests import held_images
 from boltseal.scrub.ownership import ownership_in
@@ -84,7 +84,7 @@ class _Held:
         return found
 
     def _folders(
-        self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[bytes], unknown: list[str]
+        self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[Init], unknown: list[str]
     ) -> list[bytes | None]:
         """The folder of each layer, as metadata and snapshotter both say. They must agree on what lies on what."""
         others = {self._metadata.elsewhere.get((namespace, str(each)), "") for each in chain} - {""}
@@ -106,7 +106,7 @@ class _Held:
             else:
                 init = self._init(namespace, parent, snapshot.parent, below)
                 if init is not None:
-                    inits.append(init)
+                    inits.append((init, len(folders)))
                 elif (parent, snapshot.parent) != (below_key, below):
                     got = f"on {snapshot.parent or parent or 'nothing'}"
                     found.append(difference(Kind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
@@ -157,7 +157,7 @@ class _Held:
         init = stack[1] if len(stack) > 1 and container.namespace == DOCKER and on.endswith("-init") else None
         below = [*reversed(stack[2 if init else 1 :])]
         of_image = {each.id: [layer.folder for layer in each.layers if layer.folder is not None] for each in images}
-        between = {init for each in images for init in each.inits}
+        between = {init for each in images for init, _ in each.inits}
         below = [folder for folder in below if folder not in between]
         image = next((each.id for each in images if container.image and container.image in each.names), None)
         if image is None:  # Docker does not say it here either

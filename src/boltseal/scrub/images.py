@@ -13,6 +13,7 @@ from boltseal.runtimes.beneath import StoreMalformed
 from boltseal.runtimes.documents import decoded, digest
 from boltseal.scrub.differences import Difference
 from boltseal.scrub.layers import LayerFiles
+from boltseal.scrub.ownership import IdMap
 
 MAX_LAYERS = 1000
 
@@ -23,6 +24,21 @@ class _RootFs(msgspec.Struct):
 
 class _Config(msgspec.Struct):
     rootfs: _RootFs | None = None
+
+
+Init = tuple[bytes, int]
+"""A folder between an image's layers that only holds what Docker mounts over, left by `docker build` and `docker commit`; and
+how many layers lie below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MappedCopy:
+    """A copy of all that an image's layers show together, with other owners. `layers`: the topmost first."""
+
+    folder: bytes
+    layers: tuple[bytes, ...]
+    users: IdMap
+    groups: IdMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +58,8 @@ class ImagePlan:
     differences: tuple[Difference, ...] = ()
     unknown: tuple[str, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
-    inits: tuple[bytes, ...] = ()
-    """Folders between its layers that only hold what Docker mounts over: left by `docker build` and `docker commit`."""
+    inits: tuple[Init, ...] = ()
+    copies: tuple[MappedCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.documents import read_manifest
-from boltseal.scrub.images import MAX_LAYERS, ImagePlan, chain_ids, diff_ids
+from boltseal.scrub.images import MAX_LAYERS, ImagePlan, Init, chain_ids, diff_ids
 from boltseal.scrub.layers import LayerFiles
 
 _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
@@ -40,7 +40,7 @@ class Holder(Protocol):
         """A layer whose blob this is."""
 
 
-Folders = Callable[[list[Digest], list[Difference], list[bytes], list[str]], Sequence[bytes | None]]
+Folders = Callable[[list[Digest], list[Difference], list[Init], list[str]], Sequence[bytes | None]]
 """The folders into which layers with these chain IDs were unpacked, None for those that were not.
 
 Adds to what it is given: differences, `inits`, and what could not be checked.
@@ -128,7 +128,7 @@ def _plan(
     assert manifest.config is not None  # noqa: S101 - `_is_image` says so
     differences, unknown = list(found.differences), list(found.unknown)
     layers: list[LayerFiles] = []
-    inits: list[bytes] = []
+    inits: list[Init] = []
     config = manifest.config.digest
     try:
         raw = holder.document(config)

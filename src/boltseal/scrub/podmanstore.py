@@ -13,7 +13,7 @@ from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreada
 from boltseal.runtimes.podman import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.documents import read_manifest
-from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, StorePlan, diff_ids
+from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.overlaystack import check_stack
 from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
@@ -60,8 +60,9 @@ def _image(store: PodmanStore, image: StoredImage, layers: Mapping[str, StoredLa
     except StoreUnreadable as error:
         unknown.append(error.message)
     names = tuple(sorted(image.names or ()))
+    copies = _copies(store, image, layers, files, found) if not unknown else ()
     return ImagePlan(
-        NAME, store.root, id_, config, names, files, tuple(found), tuple(unknown), documents
+        NAME, store.root, id_, config, names, files, tuple(found), tuple(unknown), documents, copies=copies
     )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def _layers(
             found.append(
                 difference(Kind.METADATA, f"overlay-layers {layer.id}".encode(), diff, layer.diff_digest, str(diff))
             )
-        folder = BASE + b"/" + layer.id.encode() + b"/diff"
+        folder = _folder(layer.id)
         split = split_at(layer.id)
         if not store.files.exists(split):
             how = "it was pulled in pieces (zstd:chunked)" if layer.toc_digest else "the file is gone"
@@ -137,6 +138,31 @@ def _layers(
         files.append(LayerFiles(store.root, diff, folder, split, ownership=owners, hint=max(layer.diff_size, 0)))
     found += check_stack(store.files, BASE, [layer.id for layer in chain], [str(diff) for diff in diffs], unknown)
     return tuple(files)
+
+
+def _copies(
+    store: PodmanStore,
+    image: StoredImage,
+    layers: Mapping[str, StoredLayer],
+    files: tuple[LayerFiles, ...],
+    found: list[Difference],
+) -> tuple[MappedCopy, ...]:
+    """The copies that Podman keeps of the image's top layer, where it can't map the owners of a mount.
+
+    In such a layer's `diff` is nothing; `diff1` holds all that the image shows. One that is made otherwise is an ordinary
+    layer, and no container lies rightly on it.
+    """
+    copies = []
+    for id_ in image.mapped_layers or ():
+        layer = layers.get(id_)
+        folder = BASE + b"/" + id_.encode()
+        if layer is None or not store.files.exists(folder + b"/diff1"):
+            continue
+        if store.files.exists(folder + b"/diff2") or store.files.names(folder + b"/diff"):
+            found.append(difference(Kind.STACK, folder, "one copy of the image, in diff1", "more beside it"))
+        below = tuple(each.folder for each in reversed(files) if each.folder is not None)
+        copies.append(MappedCopy(folder + b"/diff1", below, _map(layer.uidmap), _map(layer.gidmap)))
+    return tuple(copies)
 
 
 def _chain(top: str, layers: Mapping[str, StoredLayer], found: list[Difference]) -> list[StoredLayer]:
@@ -173,16 +199,21 @@ def _container(
     found: list[Difference] = []
     unknown: list[str] = []
     image = next((each for each in images if each.id.hex == container.image), None)
-    chain = _chain(container.layer, layers, found)
+    chain = [layer.id for layer in _chain(container.layer, layers, found)]
+    copy = _copy_below(chain, image)
+    if copy is not None and image is not None:  # it lies on the image's top layer, whatever is said of its parent
+        chain = [*(_id_in(layer.folder) for layer in image.layers if layer.folder is not None), *chain[-2:]]
     if image is not None and image.unknown:
         unknown.append("not all layers of its image could be checked, so neither that it lies on them")
     elif image is not None:
-        expected = [layer.folder for layer in image.layers]
-        got = [BASE + b"/" + layer.id.encode() + b"/diff" for layer in chain[: len(expected)]]
+        expected = [layer.folder for layer in image.layers] + ([_folder(chain[-2])] if copy is not None else [])
+        got = [_folder(id_) for id_ in chain[: len(expected)]]
         if got != expected or len(chain) != len(expected) + 1:
             found.append(difference(Kind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
-    found += check_stack(store.files, BASE, [layer.id for layer in chain], [""] * len(chain), unknown)
-    at = [BASE + b"/" + layer.id.encode() + b"/diff" for layer in chain]
+    found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown)
+    at = [_folder(id_) for id_ in chain]
+    if copy is not None:
+        at.insert(-2, copy.folder)
     return ContainerPlan(
         NAME,
         store.root,
@@ -195,3 +226,18 @@ def _container(
         tuple(found),
         tuple(unknown),
     )
+
+
+def _copy_below(chain: list[str], image: ImagePlan | None) -> MappedCopy | None:
+    """The copy of its image that a container lies on, if it is one."""
+    if image is None or len(chain) < 2:
+        return None
+    return next((copy for copy in image.copies if copy.folder == BASE + b"/" + chain[-2].encode() + b"/diff1"), None)
+
+
+def _folder(layer: str) -> bytes:
+    return BASE + b"/" + layer.encode() + b"/diff"
+
+
+def _id_in(folder: bytes) -> str:
+    return folder.split(b"/")[1].decode()

@@ -18,11 +18,13 @@ from pathlib import Path
 from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.runtimes.running import RunningRoot, running_roots
-from boltseal.scrub.containers import Change, changes, init_differences, running_differences
+from boltseal.scrub.containers import MOUNTED_OVER, Change, changes, init_differences
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.find import FoundStore
 from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan
 from boltseal.scrub.layers import LayerFiles, LayerResult, Manner
+from boltseal.scrub.mappedcopy import copy_differences
+from boltseal.scrub.processview import running_differences
 from boltseal.scrub.report import Report, Status, status_of
 from boltseal.scrub.trust import Expectation, judge, names_image
 from boltseal.scrub.work import Pace, Progress, check_layers, meter_of
@@ -59,13 +61,14 @@ def scrub(stores: Sequence[FoundStore], wanted: Wanted, progress: Progress) -> l
         [layer for _, image, _ in chosen for layer in image.layers], wanted.manner, wanted.pace, progress
     )  # 3
     again = {store.root: store.plan(store.root) for store, _ in plans} if chosen else {}
+    spend = meter_of(wanted.pace)
     for plan, image, typed in chosen:
         after = again.get(plan.root, plan)
-        reports.append(_of_image(image, results, typed, wanted, moved=image not in after.images))  # 4, 5
+        reports.append(_of_image(image, results, typed, wanted, spend, moved=image not in after.images))  # 4, 5
     reports += _not_found(wanted, [image for _, image, _ in chosen])
     met = {image.id for _, image, _ in chosen}
     for _, plan in plans:
-        reports += _of_containers(plan, met, wanted)  # 6
+        reports += _of_containers(plan, met, wanted, spend)  # 6
     return reports
 
 
@@ -102,6 +105,7 @@ def _of_image(
     results: Mapping[LayerFiles, LayerResult],
     typed: str,
     wanted: Wanted,
+    spend: Spend,
     *,
     moved: bool,
 ) -> Report:
@@ -116,7 +120,10 @@ def _of_image(
         differences += marks
         count += len(marks)
     try:
-        between = [each for init in image.inits for each in init_differences(image.root, init)]
+        between = [
+            each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
+        ]
+        between += [each for copy in image.copies for each in copy_differences(image.root, copy, wanted.manner, spend)]
         differences, count = [*differences, *between], count + len(between)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
@@ -146,6 +153,11 @@ def _expected(image: ImagePlan, typed: str, wanted: Wanted) -> Expectation | Non
     return ledger[-1] if ledger else wanted.expected.get(typed) or (lock[-1] if lock else None)
 
 
+def _folders(image: ImagePlan, under: int) -> list[bytes]:
+    """Of the lowest layers, so many, the topmost first."""
+    return [layer.folder for layer in reversed(image.layers[:under]) if layer.folder is not None]
+
+
 def _marks_that_hide(
     below: Sequence[LayerFiles], layer: LayerFiles, result: LayerResult, unknown: list[str]
 ) -> list[Difference]:
@@ -169,7 +181,7 @@ def _marks_that_hide(
     return found
 
 
-def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted) -> list[Report]:
+def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted, spend: Spend) -> list[Report]:
     mine = [each for each in plan.containers if each.image in met or not wanted.images]
     if not mine:
         return []
@@ -179,7 +191,6 @@ def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted) -> list[Re
         roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
     except StoreUnreadable as error:
         unseen.append(f"which containers run can't be seen: {error.message}")
-    spend = meter_of(wanted.pace)
     return [_of_container(each, roots, unseen, wanted, spend) for each in mine]
 
 
@@ -192,14 +203,15 @@ def _of_container(
     if container.upper is not None:
         running = roots.get(os.fsencode((container.root / os.fsdecode(container.upper)).resolve()))
     try:
-        found += init_differences(container.root, container.init)
+        found += init_differences(container.root, container.init, container.lowers[1:])
         changed = changes(container)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     if running is not None:
-        seen, not_seen = running_differences(container, running, wanted.manner, spend)
+        seen, not_seen, mounted_over = running_differences(container, running, wanted.manner, spend)
         found += seen
         unknown += not_seen
+        changed += [Change(path, MOUNTED_OVER) for path in mounted_over]
     return Report(
         "container", container.name or readable(container.id.encode())[:12], status_of(len(found), tuple(unknown)),
         container.store, str(container.root), None, "", container.id, (container.name,),

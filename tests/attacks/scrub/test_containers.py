@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def test_a_layer_swapped_for_the_start_and_swapped_back(host: Host) -> None:
 
 
 def test_a_file_bound_over_one_of_the_image_is_not_the_images(host: Host, tmp_path: Path) -> None:
-    """What is mounted into a container is no difference of its image."""
+    """What is mounted into a container is no difference of its image; that it hides something of it is listed."""
     (tmp_path / "mine").write_bytes(b"mine")
     box = host.docker("run", "-d", "--network", "none", "-v", f"{tmp_path}/mine:/etc/passwd", BOX)
 
@@ -149,6 +149,53 @@ def test_a_file_bound_over_one_of_the_image_is_not_the_images(host: Host, tmp_pa
     host.docker("rm", "--force", box)
 
     assert (report.status, report.differences) == (Status.HOLDS, ())
+    assert ("etc/passwd", "mounted over") in {(each.path, each.how) for each in report.changed}
+
+
+BUSY = "mkdir /w; while :; do : > /w/a; : > /etc/b; mkdir /w/d; : > /w/d/c; rm /w/a /etc/b; rm -r /w/d; done"
+
+
+def test_a_container_that_never_rests_is_clean(host: Host) -> None:
+    """What it makes and removes while it is looked at is its own, and no file of no layer."""
+    box = host.docker("run", "-d", "--network", "none", BOX, "/bin/sh", "-c", BUSY)
+
+    found = [host.report(box) for _ in range(8)]
+    host.docker("rm", "--force", box)
+
+    assert {(each.status, each.differences, each.unknown) for each in found} == {(Status.HOLDS, (), ())}
+
+
+def test_a_container_that_is_removed_while_it_is_looked_at_is_no_alarm(host: Host) -> None:
+    """It could not be checked."""
+    box = host.docker("run", "-d", "--network", "none", BOX)
+    removed: list[str] = []
+
+    def remove(*_: int) -> None:
+        removed.append(host.docker("rm", "--force", box) if not removed else "")
+
+    found = scrub(store_at(host.root), Wanted(), remove)
+
+    assert {each.status for each in found if each.id == box} == {Status.UNKNOWN}
+
+
+def test_a_capability_that_only_the_process_sees(host: Host) -> None:
+    """The layer that was swapped for the start differs in that alone."""
+    box = host.created()
+    (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
+    evil, aside = layer.with_name("evil"), layer.with_name("aside")
+    subprocess.run(["cp", "-a", layer, evil], check=True)
+    os.setxattr(evil / "bin/tool", "security.capability", bytes.fromhex("0100000200000080" + "00" * 12))
+    layer.rename(aside)
+    evil.rename(layer)
+    host.docker("start", box)
+    layer.rename(evil)
+    aside.rename(layer)
+
+    report = host.report(box)
+    host.docker("rm", "--force", box)
+    shutil.rmtree(evil)
+
+    assert {(each.kind, each.path) for each in report.differences} == {(Kind.RUNNING, "bin/tool")}
 
 
 def test_a_file_planted_in_the_init_layer(host: Host) -> None:
@@ -162,6 +209,42 @@ def test_a_file_planted_in_the_init_layer(host: Host) -> None:
     host.docker("rm", "--force", box)
 
     assert {(each.kind, each.path) for each in report.differences} == {(Kind.EXTRA, "evil"), (Kind.EXTRA, "etc/hosts")}
+
+
+def opaque(folder: Path) -> None:
+    os.setxattr(folder, "trusted.overlay.opaque", b"y")
+
+
+def redirected(folder: Path) -> None:
+    os.setxattr(folder, "trusted.overlay.redirect", b"/bin")
+
+
+def open_to_all(folder: Path) -> None:
+    folder.chmod(0o777)
+
+
+def given_away(folder: Path) -> None:
+    os.chown(folder, 1000, -1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "kind"),
+    [(opaque, Kind.OPAQUE), (redirected, Kind.XATTR), (open_to_all, Kind.MODE), (given_away, Kind.OWNER)],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_a_folder_of_the_init_layer_that_hides_or_opens_the_images(
+    host: Host, attack: Callable[[Path], None], kind: Kind
+) -> None:
+    """It shows in place of the image's, and nothing need lie in it for that."""
+    before = set(inits(host))
+    box = host.created()
+    (init,) = set(inits(host)) - before
+    attack(init / "etc")
+
+    report = host.report(box)
+    host.docker("rm", "--force", box)
+
+    assert {(each.kind, each.path) for each in report.differences} == {(kind, "etc")}
 
 
 def inits(host: Host) -> list[Path]:

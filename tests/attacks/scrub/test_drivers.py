@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from boltseal.scrub.scrub import Wanted, scrub
 from tests import servers
 from tests.attacks.scrub.image import Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import podman_on
-from tests.attacks.scrub.users import FIRST, NAME, UID, Disk, disk
+from tests.attacks.scrub.users import FIRST, NAME, UID, Disk, disk, user_namespaces_or_skip
 from tests.cli import program as verb
 from tests.programs import program
 from tests.real.tools import run
@@ -40,6 +40,11 @@ def image(tmp_path: Path) -> Path:
     archive(tmp_path / "image.tar", [base(), middle(), top()])
     (tmp_path / "image.tar").chmod(0o644)
     return tmp_path / "image.tar"
+
+
+@pytest.fixture
+def _user_namespaces() -> None:
+    user_namespaces_or_skip()
 
 
 # ---- without root
@@ -200,13 +205,14 @@ def test_a_container_of_ctr_is_looked_at_through_its_process(tmp_path_factory: p
         ctr = ("ctr", "--address", server.address)
         run(*ctr, "images", "import", "--snapshotter", "overlayfs", folder / "oci.tar").checked()
         name = run(*ctr, "images", "list", "--quiet").checked().split()[0]
-        run(*ctr, "run", "--detach", "--snapshotter", "overlayfs", name, "box1").checked()
+        start = (*ctr, "run", "--detach", "--cpu-shares", "0", "--snapshotter", "overlayfs", name)
+        run(*start, "box1").checked()
         try:
             (clean,) = [each for each in reports(folder / "engine/root") if each.what == "container"]
         finally:
             stopped(ctr, "box1")
         layer, evil = swapped_for_an_evil_one(folder / "engine/root")
-        run(*ctr, "run", "--detach", "--snapshotter", "overlayfs", name, "box2").checked()
+        run(*start, "box2").checked()
         try:
             layer.rename(evil)
             layer.with_name("aside").rename(layer)
@@ -241,6 +247,9 @@ def swapped_for_an_evil_one(root: Path) -> tuple[Path, Path]:
 
 # ---- containers of Podman
 
+RUNNING = ("-d", "--network", "none", "--pids-limit", "0")
+"""Without limits, as the cgroups of some machines have none: what is looked at here has nothing to do with them."""
+
 
 def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
     """A Podman of root's with an image that runs, and its root."""
@@ -255,7 +264,7 @@ def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
 def test_a_container_of_podman_is_looked_at_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A link of the stack, turned for the start and turned back: only the process sees the other tree."""
     podman, root = boxed(tmp_path_factory.mktemp("p"))
-    options = ("-d", "--network", "none")
+    options = RUNNING
     try:
         clean_box = run(*podman, "run", *options, "shop/box:1").checked().strip()
         (layer,) = [each for each in (root / "overlay").glob("*/diff") if (each / "etc/gone").exists()]
@@ -276,12 +285,25 @@ def test_a_container_of_podman_is_looked_at_through_its_process(tmp_path_factory
     assert {(each.kind, each.path) for each in found[box].differences} == {(Kind.RUNNING, "etc/passwd")}
 
 
+MAPPED = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
+NO_MAPPING_MOUNTS = "_CONTAINERS_OVERLAY_DISABLE_IDMAP"
+"""containers/storage then does as on kernels and file systems where a mount can't map ids (in a chroot: never)."""
+
+
+@pytest.fixture(params=["mount", "copy"])
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How Podman gives the files of an image to other owners."""
+    if request.param == "copy":
+        monkeypatch.setenv(NO_MAPPING_MOUNTS, "yes")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("how")
 def test_layers_that_podman_has_mapped_to_other_ids_are_clean(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`--uidmap`: by a mount that maps, or by a copy of the layer with other owners; hard links and all."""
+    """`--uidmap`: by a mount that maps, or by a copy of the image with other owners; hard links and all."""
     podman, root = boxed(tmp_path_factory.mktemp("m"))
-    mapped = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
     try:
-        run(*podman, "create", "--network", "none", *mapped, "shop/box:1").checked()
+        run(*podman, "create", "--network", "none", *MAPPED, "shop/box:1").checked()
         found = reports(root)
     finally:
         run(*podman, "rm", "--force", "--all", "--time", "0").checked()
@@ -289,6 +311,114 @@ def test_layers_that_podman_has_mapped_to_other_ids_are_clean(tmp_path_factory: 
 
     assert {each.what for each in found} == {"image", "container"}
     assert [(each.status, each.differences, each.unknown) for each in found] == [(Status.HOLDS, (), ())] * len(found)
+
+
+@pytest.mark.usefixtures("how", "_user_namespaces")
+def test_a_process_with_mapped_ids_sees_its_layers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From here it sees files of other owners than the layers say, and for itself the same."""
+    podman, root = boxed(tmp_path_factory.mktemp("m"))
+    try:
+        run(*podman, "run", *RUNNING, *MAPPED, "shop/box:1").checked()
+        found = reports(root)
+    finally:
+        run(*podman, "rm", "--force", "--all", "--time", "0").checked()
+        servers.unmounted(root.parent)
+
+    assert [bool(each.running) for each in found] == [False, True]
+    assert [(each.status, each.differences, each.unknown) for each in found] == [(Status.HOLDS, (), ())] * len(found)
+
+
+@pytest.fixture(scope="module")
+def copied(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Podman's root with a container on such a copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(NO_MAPPING_MOUNTS, "yes")
+        podman, root = boxed(tmp_path_factory.mktemp("m"))
+        run(*podman, "create", "--network", "none", *MAPPED, "shop/box:1").checked()
+    yield root
+    servers.unmounted(root.parent)
+
+
+def without_its_bits(path: Path) -> None:
+    path.chmod(0o755)
+
+
+def given_away(path: Path) -> None:
+    os.chown(path, 0, 0)
+
+
+def of_other_content(path: Path) -> None:
+    before = path.stat()
+    path.write_bytes(b"S" + path.read_bytes()[1:])
+    path.chmod(before.st_mode)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def of_other_time(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def a_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/tmp/evil")
+
+
+def with_an_attribute(path: Path) -> None:
+    os.setxattr(path, "user.evil", b"x")
+
+
+def that_can_do_all(path: Path) -> None:
+    os.setxattr(path, "security.capability", bytes.fromhex("0100000200000080" + "00" * 12))
+
+
+def beside_another(path: Path) -> None:
+    (path.parent / "evil").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("attack", "kind", "name"),
+    [
+        (without_its_bits, Kind.MODE, "su"),
+        (given_away, Kind.OWNER, "su"),
+        (of_other_content, Kind.CONTENT, "su"),
+        (of_other_time, Kind.MTIME, "su"),
+        (longer, Kind.SIZE, "su"),
+        (gone, Kind.MISSING, "su"),
+        (a_link, Kind.TYPE, "su"),
+        (with_an_attribute, Kind.XATTR, "su"),
+        (that_can_do_all, Kind.CAPABILITY, "su"),
+        (beside_another, Kind.EXTRA, "evil"),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_a_change_of_a_copy_with_other_owners(
+    copied: Path, tmp_path: Path, attack: Callable[[Path], None], kind: Kind, name: str
+) -> None:
+    """No digest is of it, but of what it is a copy of."""
+    subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
+    (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
+    attack(copy / "bin/su")
+
+    found = told(tmp_path / "root")
+
+    assert (kind, str((copy / "bin" / name).relative_to(tmp_path / "root"))) in found
+
+
+def test_a_second_layer_laid_on_a_copy(copied: Path, tmp_path: Path) -> None:
+    """It would be mounted upon it."""
+    subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
+    (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
+    (copy.with_name("diff") / "evil").write_bytes(b"x")
+
+    assert (Kind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in told(tmp_path / "root")
 
 
 def test_a_container_on_layers_that_are_not_understood_is_no_alarm(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -40,13 +40,15 @@ class Disk:
         )
 
 
-def disk(root: Path) -> Disk:
-    """One with nothing on it yet. All of its path is made passable, as a home's is.
-
-    Where the kernel lets nobody make a user namespace (in a chroot it never does), there is no engine without root either.
-    """
+def user_namespaces_or_skip() -> None:
+    """Where the kernel lets nobody make a user namespace (in a chroot it never does), nothing runs in one."""
     if subprocess.run([program("unshare"), "--user", program("true")], capture_output=True, check=False).returncode:
         pytest.skip("the kernel makes no user namespace here, as in every chroot: no engine can run without root")
+
+
+def disk(root: Path) -> Disk:
+    """One with nothing on it yet. All of its path is made passable, as a home's is."""
+    user_namespaces_or_skip()
     (root / "etc").mkdir(parents=True)
     for name, line in (("passwd", f"{NAME}:x:{UID}:{UID}::{root}/home/{NAME}:/bin/sh"), ("group", f"{NAME}:x:{UID}:")):
         (root / "etc" / name).write_text((Path("/etc") / name).read_text() + line + "\n")
