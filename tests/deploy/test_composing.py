@@ -181,6 +181,18 @@ async def test_what_is_no_compose_2_is_missing(
         await find_compose({"PATH": f"{tmp_path}/bin"}, {})
 
 
+@pytest.mark.parametrize(("value", "told"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
+async def test_an_environment_that_no_program_can_be_given_is_said(
+    made: Made, tmp_path: Path, value: str, told: str
+) -> None:
+    """As an error of ours, or a release that it ends would not be put back."""
+    compose = made("exit 0")
+    with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{told}"):
+        await compose.up(
+            tmp_path / "f", "shop", tmp_path, ["web"], {"CERT": value}, timeout_s=20, tell=lambda _line: None
+        )
+
+
 async def test_compose_is_found_as_docker_s_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether its version has a v or not."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))

@@ -97,7 +97,7 @@ class Compose:
         return out
 
     async def build(self, project: ProjectFiles, services: Sequence[str], tell: Tell) -> None:
-        """Build services from the user's own files. ComposeFailed, ComposeFull."""
+        """Build services from the user's own files. ComposeFailed, ComposeFull, ComposeMissing."""
         argv = [*self.command, *project.flags, "build", "--", *services]
         await self._do(argv, {**self.user, **self.engine}, project.directory, None, tell, "build")
 
@@ -112,7 +112,7 @@ class Compose:
         timeout_s: float,
         tell: Tell,
     ) -> None:
-        """Start services of a recorded project, without a build or a pull. ComposeFailed, ComposeFull."""
+        """Start services of a recorded project, without a build or a pull. ComposeFailed, ComposeFull, ComposeMissing."""
         up = ("up", "--detach", "--no-build", "--pull", "never", "--", *services)
         argv = [*self._recorded(file, project, directory), *up]
         await self._do(argv, self._little() | dict(variables), _ROOT, timeout_s, tell, "start the project")
@@ -126,7 +126,7 @@ class Compose:
         variables: Mapping[str, str],
         tell: Tell,
     ) -> None:
-        """Stop services of a recorded project and remove their containers; volumes stay. ComposeFailed."""
+        """Stop services of a recorded project and remove their containers; volumes stay. ComposeFailed, ComposeMissing."""
         argv = [*self._recorded(file, project, directory), "rm", "--stop", "--force", "--", *services]
         await self._do(argv, self._little() | dict(variables), _ROOT, REMOVE_S, tell, "remove what is no more")
 
@@ -195,10 +195,11 @@ async def _running(
             start_new_session=True,
             limit=_MAX_LINE,
         )
-    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+    except (OSError, ValueError) as error:  # also a value of the environment that is too long, or that holds a NUL
         if not directory.is_dir():  # noqa: ASYNC240 - once, and it has failed already
             raise ComposeRefused(f"{directory} is no folder: Compose can't read a project in it") from error
-        raise ComposeMissing(f"{argv[0]} can't be run: {error.strerror}") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ComposeMissing(f"{argv[0]} can't be run: {why}") from error
     try:
         yield process
     finally:
