@@ -88,9 +88,9 @@ async def test_what_can_not_be_read_is_one_line_without_the_project(made: Made, 
 
 
 async def test_a_failure_is_told_by_its_last_lines(made: Made) -> None:
-    """All lines go to whoever watches, harmless; the last two say why."""
+    """All lines go to whoever watches, harmless; the last three say why."""
     told: list[str] = []
-    with pytest.raises(ComposeFailed, match=r"could not start the project: line 9 / no \\x07 way$"):
+    with pytest.raises(ComposeFailed, match=r"could not start the project: line 8 / line 9 / no \\x07 way$"):
         await up(
             made("for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; printf 'no \\007 way' >&2; exit 1"), told.append
         )

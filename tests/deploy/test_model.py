@@ -84,6 +84,8 @@ def test_what_compose_says_is_read() -> None:
         raw(web={"image": "x", "secrets": ["s"]}),
         raw(web={"image": "x", "configs": [{"source": []}]}),
         raw(web={"image": "x", "scale": float("inf")}),
+        raw(web={"image": "x", "scale": -3}),
+        raw(web={"image": "x", "deploy": {"replicas": 10_001}}),
         raw(web={"image": "x", "command": ["\ud800"]}),
         b"[" * 100_000,
     ],

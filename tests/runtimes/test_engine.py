@@ -367,3 +367,12 @@ async def test_certificates_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"ca.pem, cert.pem and key.pem can't be used"):
         async with connected(EngineAddress.parse("tcp://127.0.0.1:1", tmp_path)):
             pass
+
+
+async def test_containers_that_are_never_told_whole(fake: FakeEngine, engine: Engine) -> None:
+    """Are not waited for: all together have their time, and not only each of them."""
+    id_ = fake.container("web", "app", fake.image("app"))
+    fake.wrong[f"containers/{id_}/json"] = Wrong(200, b" ", endless=True)
+
+    with pytest.raises(EngineUnavailable, match=r"has not told of its containers after 0\.2 s"):
+        await engine.containers(within_s=0.2)

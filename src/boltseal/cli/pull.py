@@ -259,7 +259,8 @@ def _tell_failed(answer: Answer, wanted: Wanted, error: BoltsealError) -> None:
     if answer.outcome is not Outcome.DIFFERS:
         answer.outcome = Outcome.DIFFERS if differs else Outcome.UNKNOWN
     answer.add(ref=str(wanted.name), status="refused" if differs else "failed", reason=error.message)
-    say(clean(f"boltseal: {wanted.name.familiar()}: {error.message}"))
+    name = wanted.name.familiar()
+    say(clean(f"boltseal: {error.message if error.message.startswith(name) else f'{name}: {error.message}'}"))
 
 
 def _tell(answer: Answer, brought: Brought) -> None:

@@ -282,4 +282,4 @@ def _shown(output: bytes) -> str:
     """The last lines that say something, on one line."""
     lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
     told = [line for line in lines if "level=warning" not in line and not line.startswith(_PROGRESS)] or lines
-    return quote(" / ".join(told[-2:]) or "it does not say why", 600)[1:-1]
+    return quote(" / ".join(told[-3:]) or "it does not say why", 600)[1:-1]

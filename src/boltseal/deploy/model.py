@@ -25,6 +25,7 @@ ASKED: Final = "x-boltseal-environment"
 """The extension by which Compose is asked what it makes of variables."""
 MOUNTED: Final = "dev.boltseal.mounted"
 """The label that changes with what is in a service's secrets and configs."""
+MAX_WANTED: Final = 10_000
 _SHARED: Final = ("networks", "volumes", "secrets", "configs")
 
 
@@ -114,12 +115,15 @@ def _service(project: str, name: str, said: Mapping[str, Any]) -> Service:
         raise ModelInvalid(f"service {quote(name)}: {error.message}") from error
     scale = said.get("scale")
     replicas = (said.get("deploy") or {}).get("replicas") if scale is None else scale
+    wanted = 1 if replicas is None else int(replicas)
+    if not 0 <= wanted <= MAX_WANTED:
+        raise ModelInvalid(f"service {quote(name)} wants {wanted} containers; expected 0 to {MAX_WANTED}")
     environment = {key: None if value is None else str(value) for key, value in (said.get("environment") or {}).items()}
     volumes = tuple(_volume(each) for each in said.get("volumes") or () if each.get("type") in ("volume", "bind"))
     for kind in ("secrets", "configs"):
         if not all(isinstance(each.get("source"), str) for each in said.get(kind) or ()):
             raise ModelInvalid(f"service {quote(name)} has odd {kind}")
-    return Service(name, image, build, 1 if replicas is None else int(replicas), environment, volumes)
+    return Service(name, image, build, wanted, environment, volumes)
 
 
 def _volume(said: Mapping[str, Any]) -> str:

@@ -72,7 +72,9 @@ def parse_lock(raw: bytes) -> Lock:
 
 def _lock(document: dict[str, Any]) -> Lock:
     # 2
-    version = document.pop("version", None)
+    if "version" not in document:
+        _refuse(f"it has no version, as if it were empty or cut off; expected `version = {VERSION}`")
+    version = document.pop("version")
     if type(version) is not int or version < 1:
         _refuse(f"version is {quote(str(version))}; expected {VERSION}")
     if version > VERSION:
