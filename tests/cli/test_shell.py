@@ -167,6 +167,20 @@ def test_a_copy_that_asks_no_daemon_loads_nothing_that_talks_to_one() -> None:
     assert {"aiohttp", "aiodocker"} & set(loaded) == set()
 
 
+def test_a_verb_is_parsed_without_anything_heavy() -> None:
+    """docs/adr/0027: a verb is started by each step of a pipeline."""
+    code = (
+        "import sys, atexit\n"
+        "from boltseal.cli.root import run\n"
+        "atexit.register(lambda: print('\\n'.join(sys.modules)))\n"
+        "run(['explain', 'node:16.13', '--json'])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "boltseal.cli.explain" in loaded
+    assert {"pydantic", "rich"} & set(loaded) == set()
+
+
 def test_no_arguments_is_a_question_for_help() -> None:
     """A bare `boltseal` shows the verbs; it is no success."""
     shown = program.call()
