@@ -162,7 +162,7 @@ async def test_json_has_the_same(site: Site) -> None:
         (["pull", "app", "--compose", "compose.yaml"], "and not both"),
         (["pull", "Shop/App:1"], "must be lower-case"),
         (["pull", "app", "--keep-for", "soon"], '--keep-for is "soon"; expected a whole number and a unit'),
-        (["pull", "app", "--keep", "0"], "should be greater than or equal to 1"),
+        (["pull", "app", "--keep", "0"], "--keep': 0 is not in the range x>=1"),
         (["pull", "app", "--copy-to", "kept"], "expected a registry and a prefix"),
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
         (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
