@@ -146,6 +146,23 @@ class Tape:
         self._view[self._at : end] = data
         self._at = end
 
+    def small(self, raw: bytes, fd: int, size: int) -> bool:
+        """Bytes of the tar and the plain file behind them, if both fit in a piece; else nothing is taken. OSError."""
+        begin = self._at + len(raw)
+        end = begin + size
+        if end > PIECE_BYTES:
+            if end - self._at > PIECE_BYTES:
+                return False
+            self._turn()
+            begin, end = len(raw), len(raw) + size
+        if os.readv(fd, (self._view[begin:end],)) != size:
+            os.lseek(fd, 0, os.SEEK_SET)
+            return False
+        self._view[self._at : begin] = raw
+        self._at = end
+        self.fed += 1
+        return True
+
     def file(self, path: bytes, fd: int, _: os.stat_result, header: Header) -> None:
         """The content of an open file, which has the size that it must have. OSError.
 

@@ -50,6 +50,8 @@ _FORMATS: Final = {
 }
 _OF_A_HEADER: Final = frozenset({Kind.MODE, Kind.OWNER, Kind.MTIME, Kind.XATTR, Kind.CAPABILITY})
 
+PlainInode = tuple[int, int, int, int | None, int | None]
+"""Mode with type, device, links, user and group as the disk has them."""
 Content = Callable[[bytes, int, os.stat_result, Header], None]
 """Takes the content of a plain file whose type and size are right: path, open file, what it was before, header. OSError."""
 
@@ -93,7 +95,7 @@ class Inodes:
             return False
         try:
             found = os.fstat(fd)
-            if not self.as_said(found, header.traits, header.size, header.mtime_ns, exact=header.exact):
+            if not self.as_said(found, header):
                 return False
             if header.xattrs or self.attributes.names(path, fd):
                 self._xattrs(path, header, found, fd)
@@ -121,16 +123,17 @@ class Inodes:
         except (OSError, StoreMalformed):
             return False
 
-    def as_said(self, found: os.stat_result, traits: Traits, size: int, mtime_ns: int, *, exact: bool) -> bool:
+    def as_said(self, found: os.stat_result, header: Header) -> bool:
         """Whether a plain file is what its header says, attributes and content aside."""
         return (
-            found.st_size == size
-            and found.st_mode == traits.mode & 0o7777 | stat.S_IFREG
-            and found.st_nlink == 1
-            and found.st_dev == self._tree.device
-            and (found.st_uid, found.st_gid) == (self._owners.get(traits.owner) or self._owner(traits.owner))
-            and (found.st_mtime_ns == mtime_ns or (not exact and found.st_mtime_ns // _NS * _NS == mtime_ns))
+            found.st_size == header.size
+            and (found.st_mode, found.st_dev, found.st_nlink, found.st_uid, found.st_gid) == self.plain_inode(header.traits)
+            and (found.st_mtime_ns if header.exact else found.st_mtime_ns // _NS * _NS) == header.mtime_ns
         )
+
+    def plain_inode(self, traits: Traits) -> PlainInode:
+        """What a plain file with these traits has, apart from what each has for itself: size and time."""
+        return traits.mode & 0o7777 | stat.S_IFREG, self._tree.device, 1, *self._owner(traits.owner)
 
     def compare(self, path: bytes, header: Header, content: Content | None) -> None:
         """Say what differs. StoreMissing, StoreMalformed, StoreUnreadable."""
