@@ -127,7 +127,8 @@ class Inodes:
         """Whether a plain file is what its header says, attributes and content aside."""
         return (
             found.st_size == header.size
-            and (found.st_mode, found.st_dev, found.st_nlink, found.st_uid, found.st_gid) == self.plain_inode(header.traits)
+            and (found.st_mode, found.st_dev, found.st_nlink, found.st_uid, found.st_gid)
+            == self.plain_inode(header.traits)
             and (found.st_mtime_ns if header.exact else found.st_mtime_ns // _NS * _NS) == header.mtime_ns
         )
 

@@ -15,7 +15,7 @@ from boltseal.runtimes.beneath import explained
 from boltseal.scrub.attributes import PASSED_OVER
 from boltseal.scrub.comparison import LayerComparison
 from boltseal.scrub.contents import Tape
-from boltseal.scrub.inodes import PlainInode
+from boltseal.scrub.inodes import Inodes, PlainInode
 from boltseal.scrub.tarheader import FIELDS, REGULAR, traits_of
 from boltseal.scrub.tarsplit import Line, Taken
 
@@ -23,40 +23,52 @@ MAX_RIGHTS: Final = 64
 """So many modes and owners are remembered. Most layers have three."""
 
 
+class _Remembered:
+    """What the inodes of plain files have whose headers end alike, as nearly all in a layer do. `prefix`: of their names."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self.prefix = b""
+        self._inodes = inodes
+        self._rest = b""
+        self._known: dict[bytes, PlainInode] = {}
+
+    def inode(self, rights: bytes, rest: bytes) -> PlainInode | None:
+        """By the fields of a header; None where it is no plain file's. TarMalformed."""
+        found = self._known.get(rights) if rest == self._rest else None
+        if found is not None:
+            return found
+        traits = traits_of(rights, rest)
+        if traits.kind != REGULAR:
+            return None
+        if rest != self._rest or len(self._known) > MAX_RIGHTS:
+            self._rest, self.prefix, self._known = rest, traits.prefix, {}
+        self._known[rights] = found = self._inodes.plain_inode(traits)
+        return found
+
+
 def straight(comparison: LayerComparison, tape: Tape) -> Taken:
     """The short way for one layer; raises TarMalformed, and StoreUnreadable where a file can't be read to its end."""
     unpack, open_in, fstat, listxattr = FIELDS.unpack_from, tape.files.open_in, os.fstat, os.listxattr
     close, small, passed_over = tape.files.close, tape.small, PASSED_OVER.issuperset
-    plain_inode = comparison.inodes.plain_inode
-    alike, prefix, known = b"", b"", dict[bytes, PlainInode]()
-    time_field, seconds = b"", 0
+    remembered = _Remembered(comparison.inodes)
 
     def take(raw: bytes, pad: int, line: Line) -> bool:
-        nonlocal alike, prefix, known, time_field, seconds
         field, rights, size_field, mtime_field, rest = unpack(raw, pad)
-        if rest != alike or len(known) > MAX_RIGHTS:
-            alike, known = rest, {}
-            prefix = traits_of(rights, rest).prefix
-        inode = known.get(rights)
+        inode = remembered.inode(rights, rest)
         if inode is None:
-            traits = traits_of(rights, rest)
-            if traits.kind != REGULAR:
-                return False
-            known[rights] = inode = plain_inode(traits)
+            return False
         named = line.name.encode()
         spelled, _, name = named.rpartition(b"/")
         if (
             (spelled != comparison.spelled and not comparison.goes_to(spelled))
             or not comparison.here.get(name)
             or name[:1] == b"."  # whiteouts, among others
-            or not (prefix + b"/" + field if prefix else field).startswith(named + b"\0")
+            or not (remembered.prefix + b"/" + field if remembered.prefix else field).startswith(named + b"\0")
         ):
             return False
         size = line.size
         try:
-            if mtime_field != time_field:
-                seconds = int(mtime_field[:11], 8)
-                time_field = mtime_field
+            seconds = int(mtime_field[:11], 8)
             if int(size_field[:11], 8) != size:
                 return False
             fd = open_in(comparison.folder(), name)
