@@ -7,11 +7,15 @@ BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:5000
 DATA ?= ./data
 PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
+SERVED := tests/attacks tests/mirror tests/seal tests/spec tests/walls
+QUICK := -m "not slow and not real" --hypothesis-profile=quick
+# Of a table of cases the first; `make check ROWS=` takes all. So does `make test`, with every example of a property.
+ROWS ?= --one-row
 PATHS := src tests scripts $(wildcard bench)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve demo check check-style check-pure check-fast test soak bench lock clean
+.PHONY: help venv serve demo check check-style check-pure check-served check-others test soak bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -31,8 +35,8 @@ serve: $(VENV)/.runs  ## the registry on LISTEN (127.0.0.1:5000), its data in DA
 demo: $(VENV)/.runs  ## a published tag holds: the story in a minute, without Docker
 	@$(BIN)/python scripts/demo.py
 
-check: $(VENV)/.works  ## format, lint, types, floors and the fast tests; under a minute
-	@$(MAKE) --no-print-directory --output-sync=target -j3 check-style check-pure check-fast
+check: $(VENV)/.works  ## format, lint, types, floors and the quick tests; under a minute
+	@$(MAKE) --no-print-directory --output-sync=target -j4 check-style check-pure check-served check-others
 
 check-style: $(VENV)/.works
 	@$(BIN)/ruff format --check --quiet $(PATHS) || { echo 'mend it with: $(BIN)/ruff format $(PATHS)' >&2; exit 1; }
@@ -42,11 +46,15 @@ check-style: $(VENV)/.works
 
 # The pure rooms keep every branch tested.
 check-pure: $(VENV)/.works
-	@$(BIN)/python -m coverage run -m pytest -q -m "not slow and not real" $(PURE)
+	@$(BIN)/python -m coverage run -m pytest -q $(QUICK) $(PURE)
 	@$(BIN)/python -m coverage report
 
-check-fast: $(VENV)/.works
-	@$(BIN)/python -m pytest -q -n auto -m "not slow and not real" $(PURE:%=--ignore=%)
+# Two processes, each with about half of what the other rooms take: workers that share would each collect all of it.
+check-served: $(VENV)/.works
+	@$(BIN)/python -m pytest -q $(QUICK) $(ROWS) $(SERVED)
+
+check-others: $(VENV)/.works
+	@$(BIN)/python -m pytest -q $(QUICK) $(ROWS) $(patsubst %,--ignore=%,$(PURE) $(SERVED) tests/real tests/soak)
 
 test: $(VENV)/.works  ## every test, real clients included; installs what they need when root; under twenty minutes
 	@scripts/test-packages

@@ -42,7 +42,7 @@ from boltseal.storage.database import Database, Transaction, open_database
 from boltseal.storage.fsck import examine
 from boltseal.storage.ledger_key import LedgerKeys
 from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME
-from boltseal.storage.tag_table import TagRow
+from boltseal.storage.tag_row import TagRow
 from tests import images
 from tests.servers import boltseal
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client import kept as kept_room
 from boltseal.client.kept import Came, Held, Kept, KeptBusy, KeptStore, Proof
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.oci.digest import Digest
@@ -223,9 +222,9 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_somebody_who_does_not_let_go(store: KeptStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
     """Is told of after a while."""
-    monkeypatch.setattr(kept_room, "PATIENCE_S", 0.1)
+    store = KeptStore(ClientState(tmp_path / "state"), patience_s=0.1)
     async with store.alone():
         before = open_files()
         with pytest.raises(KeptBusy, match="another boltseal gives names to images"):
@@ -234,9 +233,9 @@ async def test_somebody_who_does_not_let_go(store: KeptStore, monkeypatch: pytes
         assert open_files() == before
 
 
-def test_more_rows_than_anybody_has(store: KeptStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_anybody_has(tmp_path: Path) -> None:
     """Are not read."""
-    monkeypatch.setattr(kept_room, "MAX_ROWS", 1)
+    store = KeptStore(ClientState(tmp_path / "state"), max_rows=1)
     store.saw_running(ENGINE, [ONE, TWO], 1)
 
     with pytest.raises(StateUnusable, match="more than 1 rows"):

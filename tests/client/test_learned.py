@@ -86,14 +86,13 @@ def test_a_meaning_that_is_none_is_said(tmp_path: Path) -> None:
         one.past(NODE)
 
 
-def test_only_so_much_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_much_is_kept(tmp_path: Path) -> None:
     """What nobody wanted for longest goes first."""
     bodies = [bytes([number]) * 100 for number in range(4)]
     for number, body in enumerate(bodies):
         with opened(tmp_path, (number + 1) * 10**12) as one:
             one.keep(Digest.of(body), "t", body)
-    monkeypatch.setattr(learned, "MAX_DOCUMENT_BYTES", 0)
-    with opened(tmp_path, 9 * 10**12) as one:
+    with Learned(ClientState(tmp_path), now_us=9 * 10**12, max_document_bytes=0) as one:
         one.keep(DIGEST, "t", BODY)
     with opened(tmp_path) as one:
         assert one.document(Digest.of(bodies[0])) is None

@@ -433,7 +433,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings().max_examples * 6 // 10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps, algorithm=st.sampled_from(["sha256", "sha512"]))
 @pytest.mark.slow
 async def test_any_sequence_of_chunks_and_requests_gives_its_bytes(

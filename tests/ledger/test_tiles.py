@@ -37,7 +37,7 @@ def grown(tree: Grown, to: int, leaves: list[bytes] = LEAVES) -> Grown:
 
 
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=6).map(sorted))
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples * 3 // 10)
 def test_any_steps_lead_to_the_same_tree(stops: list[int]) -> None:
     """The root is that of the definition at each stop, and a full tile once written is never written otherwise."""
     tree, written = EMPTY, dict[TileId, bytes]()
@@ -53,7 +53,7 @@ def test_any_steps_lead_to_the_same_tree(stops: list[int]) -> None:
 
 
 @given(st.integers(1, 1000), st.data())
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 4 // 10)
 def test_proofs_come_out_of_the_tiles_that_are_said_to_be_needed(size: int, data: st.DataObject) -> None:
     """Exactly those tiles are read, and the proofs are those of the definition."""
     tree = grown(EMPTY, size)

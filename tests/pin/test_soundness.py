@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +43,8 @@ def tag_of(text: str) -> str:
     return text.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=settings().max_examples * 3 // 2)
 @given(texts, values, values)
 def test_no_value_of_a_variable_leaves_a_digest_behind_another_tag(
     text: str, env: dict[str, str], shell: dict[str, str]

@@ -15,7 +15,7 @@ names = st.text("ab/-", max_size=14)
 
 
 @given(globs, names)
-@settings(max_examples=600)
+@settings(max_examples=6 * settings().max_examples)
 def test_a_glob_matches_what_a_simple_reading_of_it_matches(glob: str, name: str) -> None:
     """The expression with its atomic groups is compared with a matcher that tries everything."""
 
@@ -23,7 +23,7 @@ def test_a_glob_matches_what_a_simple_reading_of_it_matches(glob: str, name: str
 
 
 @given(st.lists(st.sampled_from(["a", "/", "*", "**", "?"]), min_size=1, max_size=7).map("".join))
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples * 6 // 10)
 def test_short_names_agree_one_by_one(glob: str) -> None:
     """All words over two letters and the slash, up to six characters."""
     parsed = parse_repository_glob(glob)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.storage import outbox as module
 from boltseal.storage.outbox import MAX_AGE_US, Outbox, OutboxUnusable, Posting
 
 BODY = b"{}"
@@ -74,19 +73,19 @@ def test_one_process_at_a_time_delivers(outbox: Outbox) -> None:
     other.close()
 
 
-def test_what_waits_is_bounded_and_what_anybody_can_cause_goes_first(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_is_bounded_and_what_anybody_can_cause_goes_first(tmp_path: Path) -> None:
     """A flood of refusals makes no alarm go; without them the oldest goes."""
-    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    outbox = Outbox(tmp_path / "outbox.db", max_waiting=3)
     outbox.put([Posting("alarm", 1, BODY, ("a",))])
     dropped = outbox.put([Posting(f"refused {n}", 10 + n, BODY, ("a",), minor=True) for n in range(50)])
     after_the_flood = ids(outbox, "a")
     outbox.put([Posting(f"move {n}", 100 + n, BODY, ("a",)) for n in range(3)])
+    after_the_moves = ids(outbox, "a")
+    outbox.close()
 
     assert dropped == 48
     assert after_the_flood == ["alarm", "refused 48", "refused 49"]
-    assert ids(outbox, "a") == ["move 0", "move 1", "move 2"]
+    assert after_the_moves == ["move 0", "move 1", "move 2"]
 
 
 def test_what_waits_too_long_or_for_nobody_is_given_up(outbox: Outbox) -> None:

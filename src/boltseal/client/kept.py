@@ -132,8 +132,10 @@ class Held:
 class KeptStore:
     """The file. It is made by the first thing that is written; each write is one transaction, synced."""
 
-    def __init__(self, state: ClientState) -> None:
+    def __init__(self, state: ClientState, *, patience_s: float = PATIENCE_S, max_rows: int = MAX_ROWS) -> None:
         self._state = state
+        self._patience_s = patience_s
+        self._max_rows = max_rows
         self.path = state.folder / "kept.db"
 
     def kept(self, engine: str, name: Reference | None = None) -> tuple[Kept, ...]:
@@ -244,7 +246,7 @@ class KeptStore:
             path = self._state.folder / "kept.lock"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            await _locked(fd, path)
+            await _locked(fd, path, self._patience_s)
             yield
         finally:
             os.close(fd)
@@ -259,9 +261,9 @@ class KeptStore:
             raise StateUnusable(f"{self.path} can't be read: {error.strerror}") from error
         with self._opened() as database:
             made = self._format(database)  # not yet, where whoever made the file came no further
-            found = database.execute(query, values).fetchmany(MAX_ROWS + 1) if made else []
-        if len(found) > MAX_ROWS:
-            raise StateUnusable(f"{self.path} has more than {MAX_ROWS} rows of a kind; {_MOVE_IT}")
+            found = database.execute(query, values).fetchmany(self._max_rows + 1) if made else []
+        if len(found) > self._max_rows:
+            raise StateUnusable(f"{self.path} has more than {self._max_rows} rows of a kind; {_MOVE_IT}")
         return found
 
     def _parsed(self, parse: Callable[[tuple[Any, ...]], T], row: tuple[Any, ...]) -> T:
@@ -305,10 +307,10 @@ class KeptStore:
             raise StateUnusable(f"{self.path} can't be used: {error}; {hint}") from error
 
 
-async def _locked(fd: int, path: Path) -> None:
+async def _locked(fd: int, path: Path, patience_s: float) -> None:
     """Wait for the lock, without keeping other tasks of this process from letting go of it. KeptBusy."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             while True:
                 try:
                     return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -316,7 +318,7 @@ async def _locked(fd: int, path: Path) -> None:
                     await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise KeptBusy(
-            f"another boltseal gives names to images for more than {PATIENCE_S:.0f} s ({path}); try again when it is done"
+            f"another boltseal gives names to images for more than {patience_s:.0f} s ({path}); try again when it is done"
         ) from None
 
 

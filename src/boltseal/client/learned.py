@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote as quote_path
 
-from boltseal.client.state import ClientState, StateUnusable
+from boltseal.client.state import ClientState, StateUnusable, all_or_nothing
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -49,9 +49,10 @@ class Meaning(NamedTuple):
 class Learned:
     """The file of one state folder. Not for two threads at once; any number of processes. Use it in a `with`."""
 
-    def __init__(self, state: ClientState, *, now_us: int) -> None:
+    def __init__(self, state: ClientState, *, now_us: int, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
         self._state = state
         self._now_us = now_us
+        self._max_document_bytes = max_document_bytes
         self._database: sqlite3.Connection | None = None
         self._pending: dict[Digest, tuple[str, bytes]] = {}
         self._pending_bytes = 0
@@ -136,7 +137,7 @@ class Learned:
                 "UPDATE document SET used = ? WHERE digest = ? AND used < ?",
                 ((now_s, str(one), now_s - 3600) for one in self._used),
             )
-            _forget(database)
+            _forget(database, self._max_document_bytes)
         self._pending, self._pending_bytes, self._used = {}, 0, set()
 
     @contextmanager
@@ -146,14 +147,8 @@ class Learned:
             database = self._opened(create=True)
             if database is None:
                 raise AssertionError("made or raised")
-            database.execute("BEGIN IMMEDIATE")
-            try:
+            with all_or_nothing(database):
                 yield database
-                database.execute("COMMIT")
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -200,10 +195,10 @@ _PAST: Final = "SELECT digest, first, last FROM meant WHERE ref = ? ORDER BY row
 _NEWEST: Final = "SELECT rowid, digest FROM meant WHERE ref = ? ORDER BY rowid DESC"
 
 
-def _forget(database: sqlite3.Connection) -> None:
+def _forget(database: sqlite3.Connection, most_bytes: int) -> None:
     """Let go of what nobody wanted for longest, until the rest is small enough."""
     held = database.execute("SELECT total(length(body)) FROM document").fetchone()[0]
-    while held > MAX_DOCUMENT_BYTES:
+    while held > most_bytes:
         rows = database.execute("SELECT digest, length(body) FROM document ORDER BY used LIMIT 500").fetchall()
         database.executemany("DELETE FROM document WHERE digest = ?", ((row[0],) for row in rows))
         held -= sum(row[1] for row in rows)

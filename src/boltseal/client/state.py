@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -71,6 +72,19 @@ class Known(msgspec.Struct, frozen=True):
     how: str
     since_s: int
     head: Head | None
+
+
+@contextlib.contextmanager
+def all_or_nothing(database: sqlite3.Connection) -> Iterator[None]:
+    """A transaction of a database of this folder, which somebody else may write meanwhile."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
 
 
 class ClientState:

@@ -31,7 +31,7 @@ from urllib.parse import quote as quote_path
 
 import msgspec
 
-from boltseal.client.state import ClientState, StateUnusable
+from boltseal.client.state import ClientState, StateUnusable, all_or_nothing
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import MAX_TIME_US
 from boltseal.oci.digest import Digest
@@ -171,8 +171,7 @@ class Watched:
             database = self._opened(create=True)
             if database is None:
                 raise AssertionError("made or raised")
-            database.execute("BEGIN IMMEDIATE")
-            try:
+            with all_or_nothing(database):
                 self._walk(database)
                 head, found = self._walked, []
                 for reference, digest in looks:
@@ -180,11 +179,6 @@ class Watched:
                     was, now, head = _look(database, head, key, digest, now_us)
                     found.append(Saw(reference, was, now, None if was is None else _last_digest(database, key, was)))
                 before_commit(found)
-                database.execute("COMMIT")
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
             self._walked = head
         return found
 

@@ -104,15 +104,7 @@ class Audit:
 
     def _name(self, index: int, entry: Entry, problems: list[str]) -> None:
         said = self.recall(entry)
-        # 3
-        if entry.previous != said.index:
-            problems.append(
-                f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
-            )
-        if entry.was != said.digest:
-            problems.append(
-                f"it says the tag meant {entry.was or 'nothing'} before; the ledger says {said.digest or 'nothing'}"
-            )
+        problems += _unchained(entry, said, "ledger")  # 3
         goes = entry.kind in GOES
         if goes and entry.digest != said.digest:
             problems.append(f"it takes {entry.digest} away, but the tag meant {said.digest or 'nothing'}")
@@ -149,20 +141,20 @@ class ObservationAudit(Audit):
             problems.append(f"it is a {entry.kind}, which has no place in a log of observations")
             return
         said = self.recall(entry)
-        if entry.previous != said.index:
-            problems.append(
-                f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
-            )
-        if entry.was != said.digest:
-            problems.append(
-                f"it says the tag meant {entry.was or 'nothing'} before; the log says {said.digest or 'nothing'}"
-            )
+        problems += _unchained(entry, said, "log")
         if not entry.digest and entry.kind is not Kind.OBSERVED:
             problems.append(f"it is a {entry.kind} of nothing")
         said.index, said.actor, said.changed_us = index, entry.actor, entry.time_us
         if entry.kind is not Kind.HELD:
             said.digest, said.media_type = entry.digest, entry.type
         self.keep(entry, said)
+
+
+def _unchained(entry: Entry, said: NameSaid, log: str) -> Iterator[str]:
+    if entry.previous != said.index:
+        yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
+    if entry.was != said.digest:
+        yield f"it says the tag meant {entry.was or 'nothing'} before; the {log} says {said.digest or 'nothing'}"
 
 
 def _unfit(entry: Entry, said: NameSaid) -> Iterator[str]:

@@ -19,7 +19,7 @@ import dataclasses
 from collections import defaultdict
 from typing import TYPE_CHECKING, ClassVar
 
-from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut, Unavailable
+from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
 from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
@@ -28,12 +28,11 @@ from boltseal.policy import append_only, message
 from boltseal.policy.decide import decide, sha512_beginning, signature_subject
 from boltseal.policy.free_tag import next_free
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
-from boltseal.policy.seal import UNUSED, Identity, NameState, Verdict, judge
-from boltseal.registry import sequencer
+from boltseal.policy.seal import Verdict, judge
+from boltseal.registry import sequencer, tag_rows
 from boltseal.registry.conditions import check_conditions
 from boltseal.registry.values import UNCONDITIONAL, Place, Standing
 from boltseal.storage import metadata, tag_table
-from boltseal.storage.tag_table import TagRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet
     from boltseal.registry.values import Actor, Conditions, Pushed
     from boltseal.storage.database import Transaction
+    from boltseal.storage.tag_row import TagRow
 
 
 class TagSealed(SealedPut):
@@ -62,10 +62,6 @@ class ReferencesMissing(Invalid):
     """A manifest can't be sealed before everything it refers to is here."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
-
-
-class NameUnknowable(Unavailable):
-    """An old entry names a manifest by another digest than its sha256, and nothing says which that is."""
 
 
 class TagDoor:
@@ -118,7 +114,7 @@ class TagDoor:
         if row.sealed_digest is not None and row.keep == str(FOREVER):
             return Standing(row.entry_index, changed=False)
         self._check_complete(tx, place, row.digest)
-        sealed = _sealed(row, FOREVER, tx.now_us, actor)
+        sealed = tag_rows.sealed(row, FOREVER, tx.now_us, actor)
         return self._record(tx, place, tag, row, sealed, Kind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER))
 
     def unseal(self, tx: Transaction, place: Place, tag: Tag, actor: Actor, reason: str) -> Standing | None:
@@ -155,34 +151,7 @@ class TagDoor:
         `canonical`: the sha256 of what it means, where that is not its digest. NameUnknowable.
         """
         row = tag_table.find(tx, place.id, tag)
-
-        def sha256_of(digest: str) -> str | None:
-            if not digest or digest.startswith("sha256:"):
-                return digest or None
-            known = canonical or (row.canonical if row is not None and row.digest == digest else None)
-            if known is None:
-                raise NameUnknowable(f"the ledger does not say the sha256 of {digest}, which {tag} is bound to")
-            return known
-
-        recalled = TagRow(
-            digest=said.digest or None,
-            canonical=sha256_of(said.digest),
-            media_type=said.media_type or None,
-            entry_index=said.index,
-            changed_us=said.changed_us,
-            changed_by=said.actor,
-        )
-        if said.bound:
-            recalled = dataclasses.replace(
-                recalled,
-                sealed_digest=said.bound,
-                sealed_canonical=sha256_of(said.bound),
-                sealed_media_type=said.bound_type,
-                sealed_us=said.kept_us,
-                sealed_by=said.bound_by,
-                keep=said.keep,
-                keep_until_us=Keep.parse(said.keep).until(said.kept_us),
-            )
+        recalled = tag_rows.recalled(tag, row, said, canonical)
         (tag_table.add if row is None else tag_table.change)(tx, place.id, tag, recalled)
 
     def meaning(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
@@ -257,7 +226,7 @@ class TagDoor:
     ) -> Standing:
         """Steps 2 to 5. `kind`: what the entry says that it was, None: what the verdict says."""
         decision = decide(self.rules, place.repository, tag)
-        state = _state(row)
+        state = tag_rows.state(row)
         asked = decision.mode is Mode.APPEND_ONLY and state.bound is None and state.means not in (None, pushed.identity)
         extends = not asked or row is None or self._extends(tx, place, row, pushed.manifest)
         verdict = judge(state, pushed.identity, decision.mode, extends=extends)
@@ -271,7 +240,7 @@ class TagDoor:
 
     def _check_deletable(self, tx: Transaction, place: Place, tag: Tag, row: TagRow) -> None:
         if row.kept_at(tx.now_us):
-            raise TagProtected(message.delete_sealed_tag(tag, place.repository, _binding(row)))
+            raise TagProtected(message.delete_sealed_tag(tag, place.repository, tag_rows.binding(row)))
         subject = self.spoken_of(tx, place, tag)
         if subject is not None:
             keeping = self.protectors(tx, place, subject, through_subjects=True)
@@ -310,8 +279,8 @@ class TagDoor:
 
         free = next_free(tag, taken)
         if verdict is Verdict.REFUSED_TOMBSTONE:
-            return TagSealed(message.put_tombstone(tag, place.repository, _binding(row), pushed.digest, free))
-        return TagSealed(message.put_sealed(tag, place.repository, _binding(row), pushed.digest, free))
+            return TagSealed(message.put_tombstone(tag, place.repository, tag_rows.binding(row), pushed.digest, free))
+        return TagSealed(message.put_sealed(tag, place.repository, tag_rows.binding(row), pushed.digest, free))
 
     def _write(
         self,
@@ -333,10 +302,10 @@ class TagDoor:
         if bound is not None and bound.sealed_digest is not None:
             # The name returns as what it is bound to, however the bytes were addressed this time.
             metadata.also_hold(tx, place.id, str(pushed.digest), bound.sealed_digest)
-        new = _meaning(bound, pushed)
+        new = tag_rows.meaning(bound, pushed)
         keep = decision.keep if decision.mode is Mode.SEALED else FOREVER
         if sealing:
-            new = _sealed(new, keep, tx.now_us, actor)
+            new = tag_rows.sealed(new, keep, tx.now_us, actor)
         kind = (
             kind
             or {
@@ -394,60 +363,5 @@ class TagDoor:
         return Standing(index, changed=True)
 
 
-def _state(row: TagRow | None) -> NameState:
-    if row is None:
-        return UNUSED
-    means = bound = None
-    if row.canonical is not None and row.media_type is not None:
-        means = Identity(Digest.parse(row.canonical), row.media_type)
-    if row.sealed_canonical is not None and row.sealed_media_type is not None:
-        bound = Identity(Digest.parse(row.sealed_canonical), row.sealed_media_type)
-    return NameState(means, bound)
-
-
-def _meaning(bound: TagRow | None, pushed: Pushed) -> TagRow:
-    """A row that means what was pushed; index, time and actor are filled in when it is recorded."""
-    new = TagRow(
-        digest=str(pushed.digest),
-        canonical=str(pushed.identity.canonical),
-        media_type=pushed.identity.media_type,
-        entry_index=-1,
-        changed_us=0,
-        changed_by="",
-    )
-    if bound is None:
-        return new
-    return dataclasses.replace(
-        bound, digest=bound.sealed_digest, canonical=bound.sealed_canonical, media_type=bound.sealed_media_type
-    )
-
-
-def _sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
-    """The row, bound to what it means. Of a name that is bound already only the keep changes: sealed is written once."""
-    until = keep.until(now_us)
-    if row.sealed_digest is not None:
-        return dataclasses.replace(row, keep=str(keep), keep_until_us=until)
-    return dataclasses.replace(
-        row,
-        sealed_digest=row.digest,
-        sealed_canonical=row.canonical,
-        sealed_media_type=row.media_type,
-        sealed_us=now_us,
-        sealed_by=actor.name,
-        keep=str(keep),
-        keep_until_us=until,
-    )
-
-
 def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
     return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
-
-
-def _binding(row: TagRow) -> message.Binding:
-    return message.Binding(
-        digest=Digest.parse(str(row.sealed_digest)),
-        since_us=row.sealed_us or 0,
-        by=row.sealed_by or "",
-        changed_us=row.changed_us,
-        keep=str(row.keep),
-    )

@@ -66,8 +66,9 @@ class Posting(NamedTuple):
 class Outbox:
     """One file, for one thread. Made by whoever puts something in first; closed with `close`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_waiting: int = MAX_WAITING) -> None:
         self.path = path
+        self._max_waiting = max_waiting
         self._database: sqlite3.Connection | None = None
         self._claim: int | None = None
 
@@ -87,7 +88,7 @@ class Outbox:
             for receiver in touched:
                 over = "SELECT id FROM due WHERE receiver = ?1 ORDER BY minor, at DESC, rowid DESC LIMIT -1 OFFSET ?2"
                 gone = f"DELETE FROM due WHERE receiver = ?1 AND id IN ({over})"  # noqa: S608 - of words of ours alone
-                dropped += database.execute(gone, (receiver, MAX_WAITING)).rowcount
+                dropped += database.execute(gone, (receiver, self._max_waiting)).rowcount
             if cursor is not None:
                 database.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor)
         return dropped

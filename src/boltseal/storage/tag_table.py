@@ -6,46 +6,18 @@ written when is the door's to decide; this module only reads and writes, within 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, insert, or_, select, update
 
 from boltseal.policy.rules import DELETABLE
 from boltseal.storage.schema import repository, tag
+from boltseal.storage.tag_row import TagRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
 
     from boltseal.storage.database import Transaction
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TagRow:
-    """One name. `digest` None: deleted. `sealed_*` None: never sealed. `keep` None: never sealed.
-
-    `canonical` is the sha256 of the manifest's bytes, whatever algorithm `digest` has.
-    """
-
-    digest: str | None
-    canonical: str | None
-    media_type: str | None
-    entry_index: int
-    changed_us: int
-    changed_by: str
-    sealed_digest: str | None = None
-    sealed_canonical: str | None = None
-    sealed_media_type: str | None = None
-    sealed_us: int | None = None
-    sealed_by: str | None = None
-    keep: str | None = None
-    keep_until_us: int | None = None
-
-    def kept_at(self, now_us: int) -> bool:
-        """Whether the name's own seal protects what it means; `kept` asks the same of many."""
-        if self.sealed_digest is None or self.keep == str(DELETABLE):
-            return False
-        return self.keep_until_us is None or now_us < self.keep_until_us
 
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]

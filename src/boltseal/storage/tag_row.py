@@ -1,0 +1,35 @@
+"""What is known of one name: the row of a tag, as a value. It is written by `tag_table`, and by nobody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from boltseal.policy.rules import DELETABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagRow:
+    """One name. `digest` None: deleted. `sealed_*` None: never sealed. `keep` None: never sealed.
+
+    `canonical` is the sha256 of the manifest's bytes, whatever algorithm `digest` has.
+    """
+
+    digest: str | None
+    canonical: str | None
+    media_type: str | None
+    entry_index: int
+    changed_us: int
+    changed_by: str
+    sealed_digest: str | None = None
+    sealed_canonical: str | None = None
+    sealed_media_type: str | None = None
+    sealed_us: int | None = None
+    sealed_by: str | None = None
+    keep: str | None = None
+    keep_until_us: int | None = None
+
+    def kept_at(self, now_us: int) -> bool:
+        """Whether the name's own seal protects what it means; `tag_table.kept` asks the same of many."""
+        if self.sealed_digest is None or self.keep == str(DELETABLE):
+            return False
+        return self.keep_until_us is None or now_us < self.keep_until_us
