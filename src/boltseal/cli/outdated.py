@@ -53,7 +53,10 @@ def outdated(
         typer.Option("--base", metavar="REF", show_default=False, help="On what images that say nothing stand."),
     ] = None,
     window: Annotated[
-        int, typer.Option("--window", metavar="SECONDS", min=0, help="A base asked for so long ago is not asked again.")
+        int,
+        typer.Option(
+            "--window", metavar="SECONDS", min=0, help="A base that was asked for within so long is not asked again."
+        ),
     ] = 900,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Ask for rebuilds, as [[on_outdated]] of your own configuration says.")
