@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +28,7 @@ IN_A_HOME: Final = (".local/share/containers/storage", ".local/share/docker", ".
 MAX_HOMES: Final = 1000
 PODMANS: Final = tuple(f"{driver}-images" for driver in ("overlay", "vfs", "btrfs", "zfs", "aufs"))
 _REMAPPED: Final = re.compile(r"[1-9][0-9]*\.[1-9][0-9]*")
-_INSIDE: Final = (("var/lib/docker"), ("var/lib/containerd"), ("var/lib/containers/storage"))
+_INSIDE: Final = ("var/lib/docker", "var/lib/containerd", "var/lib/containers/storage")
 
 
 class NoStore(Invalid):
@@ -44,21 +45,26 @@ class FoundStore:
 
 def usual_stores(homes: Iterable[Path] = ()) -> list[FoundStore]:
     """The stores of this host that are there. `homes`: of the users whose own stores are looked for too."""
-    candidates = [*USUAL, *_in_homes(homes)]
-    return [store for path in candidates if _is_dir(path) for store in _kinds(path)]
+    here = [store for path in USUAL if _is_dir(path) for store in _kinds(path)]
+    return here + _in_homes(homes, _is_dir)
 
 
-def _in_homes(homes: Iterable[Path]) -> list[Path]:
-    return [home / inside for home in islice(homes, MAX_HOMES) for inside in IN_A_HOME]
+def _in_homes(homes: Iterable[Path], wanted: Callable[[Path], bool]) -> list[FoundStore]:
+    looked = list(islice(homes, MAX_HOMES + 1))
+    candidates = [home / inside for home in looked[:MAX_HOMES] for inside in IN_A_HOME]
+    found = [store for path in candidates if wanted(path) for store in _kinds(path)]
+    return found + [FoundStore(home, _left_out) for home in looked[MAX_HOMES:]]
 
 
 def store_at(root: Path) -> list[FoundStore]:
     """The stores at a path: an engine's root, a whole host's disk, a layout's folder, an archive. NoStore."""
     if not _is_dir(root):
-        if root.exists():
+        if _closed(root):
+            return [FoundStore(root, _unreadable)]
+        if os.path.lexists(root):
             return [FoundStore(root, archives.plan)]
         raise NoStore(f"{quote(str(root), 200)[1:-1]} is not there; expected a store, a mounted disk or an archive")
-    found = _kinds(root) or [store for path in _on_disk(root) for store in _kinds(path)]
+    found = _kinds(root) or _on_disk(root)
     if not found:
         raise NoStore(
             f"{quote(str(root), 200)[1:-1]} is no store of images; expected the root of Docker (image/, overlay2/), containerd "
@@ -67,16 +73,25 @@ def store_at(root: Path) -> list[FoundStore]:
     return found
 
 
-def _on_disk(root: Path) -> list[Path]:
-    """Where stores may lie on a mounted disk."""
+def _on_disk(root: Path) -> list[FoundStore]:
+    """The stores of a mounted disk. A home that we may not look into may hold one."""
     home = root / "home"
-    users = sorted(home.iterdir()) if _is_dir(home) and os.access(home, os.R_OK | os.X_OK) else []
-    return [*(root / inside for inside in _INSIDE), *_in_homes([root / "root", *users])]
+    unlisted = {home} if _closed(home) else set()
+    users = sorted(islice(home.iterdir(), MAX_HOMES)) if _is_dir(home) and not unlisted else []
+    homes = [root / "root", *users]
+    closed = unlisted | {each for each in homes if _closed(each, os.X_OK)}
+    return [
+        *(store for inside in _INSIDE for store in _kinds(root / inside)),
+        *(FoundStore(each, _unreadable) for each in sorted(closed)),
+        *_in_homes((each for each in homes if each not in closed), lambda _: True),
+    ]
 
 
 def _kinds(root: Path) -> list[FoundStore]:
-    if not os.access(root, os.R_OK | os.X_OK):
-        return [FoundStore(root, _unreadable)] if root.exists() else []
+    if _closed(root):
+        return [FoundStore(root, _unreadable)]
+    if not _is_dir(root):
+        return []
     found = []
     if _is_dir(root / "image"):
         found.append(FoundStore(root, dockerstore.plan))
@@ -87,7 +102,7 @@ def _kinds(root: Path) -> list[FoundStore]:
         for inner in (root, root / "containerd" / "daemon")
         if _is_dir(inner / "io.containerd.metadata.v1.bolt")
     ]
-    if (root / "oci-layout").exists() or (root / "index.json").exists():
+    if os.path.lexists(root / "oci-layout") or os.path.lexists(root / "index.json"):
         found.append(FoundStore(root, archives.plan))
     with os.scandir(root) as entries:  # with userns-remap there may be nothing else in Docker's root
         remapped = sorted(each.name for each in entries if _REMAPPED.fullmatch(each.name))
@@ -99,6 +114,22 @@ def _is_dir(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+def _closed(path: Path, rights: int = os.R_OK | os.X_OK) -> bool:
+    """Whether it is a folder that we lack these rights to, or we may not even see whether it is there."""
+    try:
+        found = path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and not os.access(path, rights)
+
+
+def _left_out(root: Path) -> StorePlan:
+    why = f"there are more than {MAX_HOMES} homes; what the others keep is checked where --root names it"
+    return StorePlan("store", root, unknown=(why,))
 
 
 def _unreadable(root: Path) -> StorePlan:
