@@ -66,6 +66,9 @@ if TYPE_CHECKING:
 FOLDER: Final = "outdated"
 FIRST_S: Final = 60.0
 MAX_ROUNDS: Final = 10
+AT_ONCE: Final = 2
+"""How many images are read at a time: whoever pulls meanwhile waits for no more than these."""
+MAX_KEPT_BYTES: Final = 64 * 1024
 ACTOR: Final = Actor("boltseal")
 _READS: Final = frozenset({"GET", "HEAD"})
 
@@ -164,6 +167,8 @@ class Rebuilding:
                 asked = await self.once()
             except BoltsealError as error:
                 _log.warning("the bases of images could not be looked at", reason=error.message)
+            except Exception:  # noqa: BLE001 - the outermost shell of this task: without it nobody would look any more
+                _log.exception("the bases of images could not be looked at: a defect of boltseal")
             else:
                 _log.info("bases of images looked at", rebuilds=len(asked))
             await asyncio.sleep(every_s)
@@ -189,12 +194,13 @@ class Rebuilding:
                 pasts = Pasts(transport, [by_learned(learned)])
                 looker = Looker(
                     transport,
-                    Documents(transport, learned),
+                    Documents(transport, learned, max_kept_bytes=MAX_KEPT_BYTES),
                     learned,
                     pasts,
                     allowed=self._allowed,
                     watch=self._watch(transport),
                     now_us=self._clock(),
+                    at_once=AT_ONCE,
                 )
                 pasts.followed = looker.followed
                 for _ in range(MAX_ROUNDS):

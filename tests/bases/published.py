@@ -35,12 +35,13 @@ def base_labels(name: str, digest: Digest) -> dict[str, str]:
 
 @dataclass
 class Published:
-    """A registry that answers at every host, and a state folder that lasts from look to look."""
+    """A registry that answers at every host, and a state folder that lasts from look to look. `inner`: hosts nobody allowed."""
 
     state: Path
     hub: FakeHub = field(default_factory=FakeHub)
     now_us: int = NOW_US
     allowed: bool = True
+    inner: frozenset[str] = frozenset()
 
     def image(
         self,
@@ -145,7 +146,7 @@ class Published:
                 Documents(transport, learned, mirrors),
                 learned,
                 pasts,
-                allowed=lambda _: self.allowed,
+                allowed=lambda name: self.allowed and name not in self.inner,
                 watch=watch.follow,
                 now_us=self.now_us,
                 **more,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.bases import look
+from boltseal.bases.facts import IMAGE, NotAnImage, NotRead
 from boltseal.bases.freshness import Status
 from boltseal.bases.sources import By, How
+from boltseal.oci.digest import Digest
 from tests.bases.published import HUB, Published, base_labels
 from tests.images import artifact
 
@@ -319,13 +320,12 @@ async def test_an_index_with_a_thousand_statements_costs_four(registry: Publishe
     assert registry.asked("GET", "reg.test") <= 2 + 4
 
 
-async def test_no_more_is_held_at_a_time_than_is_stated(registry: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_is_held_at_a_time_than_is_stated(registry: Published) -> None:
     """What is beyond it is not judged, and that is said."""
-    monkeypatch.setattr(look, "MAX_UNITS", 20)
     base = registry.image("library/node", "16.13", "ab")
     for number in range(40):
         registry.image("shop/app", f"{number}", f"abX{number}", annotations=base_labels(NODE, base))
-    answers = await registry.look(*(f"{APP}:{number}" for number in range(40)))
+    answers = await registry.look(*(f"{APP}:{number}" for number in range(40)), max_units=20)
     found = [str(answer.verdict.status) for answer in answers]
 
     assert found[0] == "current"
@@ -352,3 +352,171 @@ async def test_an_image_of_many_huge_configs_is_refused(registry: Published) -> 
     [answer] = await registry.look(f"{APP}:1")
 
     assert "at most 8388608 are read" in answer.verdict.reason
+
+
+async def test_a_provenance_makes_us_read_at_no_host_that_nobody_allowed(registry: Published) -> None:
+    """Neither a tag nor, by digest, a manifest: also where another of the images that it names has moved."""
+    node = registry.image("library/node", "16.13", "ab")
+    app = registry.image("shop/app", "x", "abX")
+    inner = ("169.254.169.254/latest/meta-data@1", registry.image("x/y", "1", "q"))
+    attested = registry.attested("shop/app", app, ("node@16.13", node), inner)
+    registry.index("shop/app", "1", {"amd64": app}, attested)
+    registry.image("library/node", "16.13", "ac")
+    registry.inner = frozenset({"169.254.169.254"})
+    [answer] = await registry.look(f"{APP}:1")
+
+    assert registry.asked("HEAD", "169.254.169.254") + registry.asked("GET", "169.254.169.254") == 0
+    assert answer.verdict.status is Status.OUTDATED
+
+
+async def test_a_base_that_can_not_be_asked_for_may_be_the_nearer_one(registry: Published) -> None:
+    """What can be read has not moved; whether it is what the image stands on is not said by that."""
+    node = registry.image("library/node", "16.13", "ab")
+    ours = registry.image("ours", "1", "abc")
+    app = registry.image("shop/app", "x", "abcX")
+    attested = registry.attested("shop/app", app, ("node@16.13", node), ("inner.test/ours@1", ours))
+    registry.index("shop/app", "1", {"amd64": app}, attested)
+    registry.inner = frozenset({"inner.test"})
+    [answer] = await registry.look(f"{APP}:1")
+
+    assert answer.verdict.status is Status.UNKNOWN
+    assert "--allow inner.test" in answer.verdict.reason
+
+
+async def test_a_provenance_of_more_images_than_are_believed_says_nothing(registry: Published) -> None:
+    """Neither that the base is among the first of them, nor that it is not: what the label says counts."""
+    many = [(f"other{number}@1", Digest.of(b"%d" % number)) for number in range(250)]
+    node = registry.image("library/node", "16.13", "ab")
+    app = registry.image("shop/app", "x", "abX", labels=base_labels(NODE, node))
+    registry.index("shop/app", "1", {"amd64": app}, registry.attested("shop/app", app, *many, ("node@16.13", node)))
+    registry.image("library/node", "16.13", "ac")
+    [answer] = await registry.look(f"{APP}:1")
+
+    assert answer.verdict.status is Status.OUTDATED
+    assert registry.asked("HEAD") == 1
+
+
+async def test_what_is_too_large_to_look_at_is_not_taken_for_no_image(registry: Published) -> None:
+    """An index of very many platforms could not be told; one that holds other things beside an image is that image."""
+    node = registry.image("library/node", "16.13", "ab")
+    app = registry.image("shop/app", "x", "abX", labels=base_labels(NODE, node))
+    registry.index("shop/app", "many", {f"arch{number}": app for number in range(101)})
+    sbom = artifact("an SBOM")
+    chart = registry.hub.publish("shop/app", "sbom", sbom.raw, sbom.media_type)
+    registry.index("shop/app", "1", {"arm64": chart, "amd64": app})
+    registry.index("shop/app", "charts", {"amd64": chart})
+    registry.image("library/node", "16.13", "ac")
+    many, beside, charts = await registry.look(f"{APP}:many", f"{APP}:1", f"{APP}:charts")
+
+    assert isinstance(many.error, NotRead)
+    assert "an index of 101 images" in many.verdict.reason
+    assert beside.verdict.status is Status.OUTDATED
+    assert isinstance(charts.error, NotAnImage)
+
+
+async def test_a_look_of_a_clock_that_was_ahead_hides_no_move(registry: Published) -> None:
+    """What was seen at a time that is still to come is as old as anything."""
+    base = registry.image("library/node", "16.13", "ab")
+    registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
+    now_us = registry.now_us
+    registry.now_us += 10 * 365 * 86_400_000_000
+    before = await status(registry, f"{APP}:1")
+    registry.now_us = now_us
+    registry.image("library/node", "16.13", "ac")
+
+    assert before == ["current"]
+    assert await status(registry, f"{APP}:1") == ["outdated"]
+
+
+async def test_a_clock_that_was_behind_has_watched_nothing(registry: Published) -> None:
+    """It saw a base before that was made; so whether the base had one layer more when the image was built, nobody knows."""
+    registry.image("library/node", "16.13", "ab", created="2026-11-20T00:00:00Z")
+    registry.image("shop/app", "1", "abcX", history="pqrs", created="2026-11-20T00:00:00Z")
+    now_us = registry.now_us
+    registry.now_us = 0
+    await status(registry, f"{APP}:1", base=NODE)
+    registry.now_us = now_us
+
+    assert await status(registry, f"{APP}:1", base=NODE) == ["cannot tell"]
+
+
+async def test_an_image_that_was_made_tomorrow_proves_nothing(registry: Published) -> None:
+    """Whoever watched the tag before that may have begun a moment ago."""
+    registry.image("library/node", "16.13", "ab")
+    registry.image("shop/app", "1", "abcX", history="pqrs", created="2099-01-01T00:00:00Z")
+
+    assert [await status(registry, f"{APP}:1", base=NODE) for _ in range(2)] == [["cannot tell"]] * 2
+
+
+async def test_what_a_tag_meant_and_can_not_be_read_any_more_may_be_the_base(registry: Published) -> None:
+    """A pull limit that is used up, or an image that was deleted, makes no shorter base of it."""
+    longer = registry.image("library/node", "16.13", "abc")
+    registry.image("x/y", "1", "abcq", labels=base_labels(NODE, longer))
+    await registry.look("reg.test/x/y:1")  # what the tag means is seen; nothing is read of it
+    registry.image("shop/app", "1", "abcX", history="pqrs", created="2026-11-25T00:00:00Z")
+    registry.image("library/node", "16.13", "ab")
+    there = registry.hub.manifests["library/node"].pop(str(longer))
+    [unread] = await registry.look(f"{APP}:1", base=NODE)
+    registry.hub.manifests["library/node"][str(longer)] = there
+    [read] = await registry.look(f"{APP}:1", base=NODE)
+
+    assert unread.verdict.status is Status.UNKNOWN
+    assert read.verdict.status is Status.OUTDATED
+
+
+async def test_images_of_one_dockerfile_are_no_bases_of_one_another(registry: Published) -> None:
+    """They begin with the same layers, and go on with steps of their own: what the user says of both counts."""
+    node = registry.image("library/node", "16.13", "ab")
+    for labels in ({}, base_labels(NODE, node)):
+        registry.image("shop/worker", "1", "abC", history=["a", "b", "C", "CMD worker"], labels=labels)
+        registry.image("shop/web", "1", "abCX", history=["a", "b", "C", "X", "CMD web"], labels=labels)
+        answers = await registry.look("reg.test/shop/worker:1", "reg.test/shop/web:1", base=NODE)
+        named = [str(answer.verdict.claim.base) for answer in answers if answer.verdict.claim is not None]
+
+        assert named == [NODE, NODE]
+
+
+async def test_a_label_that_came_with_a_base_that_has_moved_since_hides_no_move(registry: Published) -> None:
+    """The label says of which image it speaks: that is what the app stands on, also when nobody looks at it."""
+    node = registry.image("library/node", "16.13", "ab")
+    said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/base:1"}
+    registry.image("shop/base", "1", "abB", labels=said)
+    registry.image("shop/app", "1", "abBX", labels=said)
+    before = await status(registry, f"{APP}:1")
+    registry.image("shop/base", "1", "abC", labels=said)
+    [answer] = await registry.look(f"{APP}:1")
+
+    assert before == ["cannot tell"]  # nobody has seen what the base meant when the app was built
+    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.claim is not None
+    assert str(answer.verdict.claim.base) == "docker.io/shop/base:1"
+
+
+async def test_a_copy_under_another_name_stands_on_what_its_label_says(registry: Published) -> None:
+    """It has all labels of what it is a copy of, and is that image; one of which that can't be seen is not told."""
+    node = registry.image("library/node", "16.13", "ab")
+    said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/app:1"}
+    for repository in ("shop/app", "prod/app"):
+        registry.image(repository, "1", "abX", labels=said)
+    registry.image("prod/other", "1", "abY", labels=said)
+    looked = (f"{APP}:1", "reg.test/prod/app:1", "reg.test/prod/other:1")
+    before = await status(registry, *looked)
+    registry.image("library/node", "16.13", "ac")
+
+    assert before == ["current", "current", "cannot tell"]
+    assert await status(registry, *looked) == ["outdated", "outdated", "cannot tell"]
+
+
+@pytest.mark.slow
+async def test_what_a_tag_meant_longer_ago_than_is_looked_may_be_the_base(registry: Published) -> None:
+    """Of a tag that moved sixty times, what it means now is a shorter base than the one that the image was built on."""
+    last = registry.image("library/node", "16.13", "abc")
+    for number in range(60):
+        registry.image("x/y", "1", "q", labels=base_labels(NODE, last))
+        await registry.look("reg.test/x/y:1")
+        if number == 0:
+            registry.image("shop/app", "1", "abcX", history="pqrs", created="2026-11-24T06:30:00Z")
+        last = registry.image("library/node", "16.13", "ab", history=["a", str(number)])
+    [answer] = await registry.look(f"{APP}:1", base=NODE)
+
+    assert answer.verdict.status is Status.UNKNOWN

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from boltseal.bases.freshness import Status, Verdict
 from boltseal.bases.journal import Journal, Line, Outcome
 from boltseal.bases.look import Answered, Wanted
-from boltseal.bases.rebuild import Due, Rebuilder
+from boltseal.bases.rebuild import AskedElsewhere, Due, Rebuilder
 from boltseal.bases.running import post_webhook, run_command
 from boltseal.bases.sources import By, Claim
 from boltseal.client.errors import RemoteDenied
@@ -49,6 +51,12 @@ def rebuilder(journal: Journal, command: Sequence[str], **more: Any) -> Rebuilde
     return Rebuilder(parse_on_outdated([table]), journal, lambda: 1, pause_s=0, **more)
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():  # noqa: ASYNC110 - another process makes it so
+            await asyncio.sleep(0.02)
+
+
 async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(journal: Journal, tmp_path: Path) -> None:
     """However often somebody looks; the next move of the base asks again."""
     told = tmp_path / "told"
@@ -64,13 +72,105 @@ async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(journ
 
 
 async def test_bases_of_bases_come_first(journal: Journal, tmp_path: Path) -> None:
-    """In whatever order they were found; what is current is left alone."""
-    builder = rebuilder(journal, script(tmp_path, "true"))
-    asked = await builder.rebuild(
-        [answered(APP, OURS), answered(OURS, NODE), answered("reg.test/x/y:1", NODE, status=Status.CURRENT)]
-    )
+    """In whatever order they were found; what is current is left alone. What stands on one that was just asked for is not
+    asked for with a digest that its base is about to lose: the look after it says with which."""
+    told = tmp_path / "told"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
+    other = answered("reg.test/x/y:1", NODE, status=Status.CURRENT)
+    first = await builder.rebuild([answered(APP, OURS, "stale"), answered(OURS, NODE), other])
+    then = await builder.rebuild([answered(APP, OURS, "built"), answered(OURS, NODE, status=Status.CURRENT), other])
 
-    assert [str(one.due.image) for one in asked] == [OURS, APP]
+    assert [str(one.due.image) for one in first + then] == [OURS, APP]
+    assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
+
+
+async def test_what_stands_on_one_that_waits_waits_too(journal: Journal, tmp_path: Path) -> None:
+    """However many lie between."""
+    top = "reg.test/shop/top:1"
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = await builder.rebuild([answered(top, APP), answered(APP, OURS), answered(OURS, NODE)])
+
+    assert [str(one.due.image) for one in asked] == [OURS]
+
+
+async def test_a_base_that_goes_back_and_forth_asks_each_time(journal: Journal, tmp_path: Path) -> None:
+    """It moved each time, and what was built on the one before stands on an old base again."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = [len(await builder.rebuild([answered(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
+
+    assert asked == [1, 0, 1, 1, 0]
+
+
+async def test_an_image_whose_platforms_stand_on_two_bases_is_rebuilt_for_either(
+    journal: Journal, tmp_path: Path
+) -> None:
+    """Once for both where both have moved; that one was asked for hides no move of the other."""
+    on_node, on_other = answered(APP, NODE), answered(APP, "docker.io/library/other:1")
+    both = replace(on_node, verdicts=on_node.verdicts + on_other.verdicts)
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = [await builder.rebuild([each]) for each in (on_node, both, both)]
+
+    assert [[str(one.due.base) for one in each] for each in asked] == [[NODE], ["docker.io/library/other:1"], []]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [answered(APP, APP)],
+        [answered(APP, OURS), answered(OURS, APP)],
+        [answered(APP, OURS), answered(OURS, APP, status=Status.CURRENT)],
+    ],
+)
+async def test_what_stands_on_itself_is_not_rebuilt_for_ever(
+    journal: Journal, tmp_path: Path, answers: list[Answered]
+) -> None:
+    """A rebuild would move its base, and so ask for the next one. Who only stands on such a circle is asked for."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    above = answered("reg.test/x/y:1", APP)
+    asked = await builder.rebuild([*answers, above])
+
+    assert [str(one.due.image) for one in asked] == ["reg.test/x/y:1"]
+
+
+async def test_two_runs_at_once_ask_for_nothing_twice(journal: Journal, tmp_path: Path) -> None:
+    """The second one leaves it to the first, also what that has not come to yet."""
+    told, begun = tmp_path / "told", tmp_path / "begun"
+    waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
+    command = script(tmp_path, f"echo $1 >> {told}; touch {begun}; {waits}")
+    answers = [answered(APP, NODE), answered("reg.test/x/y:1", NODE)]
+    first = asyncio.create_task(rebuilder(journal, command).rebuild(answers))
+    await until(begun.exists)
+    with pytest.raises(AskedElsewhere):
+        await rebuilder(journal, command).rebuild(answers)
+    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {told}\n")
+    begun.unlink()
+    await first
+
+    assert told.read_text().splitlines() == [APP, "reg.test/x/y:1"]
+
+
+async def test_who_is_told_to_end_goes_on_with_the_tries_that_are_left(journal: Journal, tmp_path: Path) -> None:
+    """What it ran is ended; the next look tries again, and in all no more often than was said."""
+    told = tmp_path / "told"
+    command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
+    for _ in range(2):
+        task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([answered(APP, NODE)]))
+        await until(lambda: told.exists() and told.read_text().endswith("\n"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not _runs(int(told.read_text()))
+        told.unlink()
+    then = await rebuilder(journal, command, attempts=2).rebuild([answered(APP, NODE)])
+
+    assert then == []
+    assert not told.exists()
+    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [
+        ("asked", 0),
+        ("stopped", 1),
+        ("asked", 1),
+        ("stopped", 2),
+    ]
 
 
 async def test_what_stands_on_a_base_that_failed_waits(journal: Journal, tmp_path: Path) -> None:
@@ -85,6 +185,8 @@ async def test_what_stands_on_a_base_that_failed_waits(journal: Journal, tmp_pat
     ]
     assert "exit code 9; broken" in asked[0].told
     assert [str(due.image) for due in builder.due(answers)] == [APP]
+    assert await builder.rebuild(answers) == []  # in the same look; the next one begins anew
+    assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
 
 
 async def test_a_try_that_goes_well_is_the_last(journal: Journal, tmp_path: Path) -> None:
@@ -98,9 +200,12 @@ async def test_a_try_that_goes_well_is_the_last(journal: Journal, tmp_path: Path
 
 async def test_who_is_killed_after_asking_has_asked(journal: Journal, tmp_path: Path) -> None:
     """A rebuild is never begun twice for one move, whatever became of the first."""
-    journal.note(Line(1, APP, NODE, str(digest("new")), Outcome.ASKED))
+    line = Line(1, APP, NODE, str(digest("new")), Outcome.ASKED)
+    journal.note(line)
+    builder = rebuilder(journal, script(tmp_path, "true"))
 
-    assert await rebuilder(journal, script(tmp_path, "true")).rebuild([answered(APP, NODE)]) == []
+    assert await builder.rebuild([answered(APP, NODE)]) == []
+    assert [(str(due.image), was) for due, was in builder.before([answered(APP, NODE)])] == [(APP, line)]
 
 
 async def test_what_a_command_printed_is_not_told_to_others(journal: Journal, tmp_path: Path) -> None:
@@ -156,6 +261,26 @@ async def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(t
     assert not ran.well
     assert "longer than 1 s" in ran.told
     assert "begun" in ran.told
+    assert not _runs(int(mark.read_text()))
+
+
+async def test_a_command_has_ended_when_it_has_and_what_it_left_behind_is_ended(tmp_path: Path) -> None:
+    """Though that holds its output open, as whatever a build leaves in the background does."""
+    mark = tmp_path / "pid"
+    ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo built"], b"", 20)
+
+    assert (ran.well, ran.told) == (True, "built")
+    assert not _runs(int(mark.read_text()))
+
+
+@pytest.mark.slow
+async def test_what_does_not_hear_is_made_to_end(tmp_path: Path) -> None:
+    """A child that ignores the signal to end, of a command that has ended."""
+    mark = tmp_path / "pid"
+    deaf = f"(trap '' TERM; echo $$ >&2; exec sleep 60) & echo $! > {mark}; sleep 0.2"
+    ran = await run_command(["sh", "-c", deaf], b"", 20)
+
+    assert ran.well
     assert not _runs(int(mark.read_text()))
 
 
@@ -224,7 +349,7 @@ def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journa
         file.write(b'{"time_us":2,"ima')
     journal.note(Line(3, APP, NODE, "e", Outcome.DONE, 1, "line\nbreak"))
 
-    assert journal.asked() == {(APP, NODE, "d"), (APP, NODE, "e")}
+    assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "e"}
     assert [(one.digest, one.told) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
 
 

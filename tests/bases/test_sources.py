@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.bases.facts import NotAnImage, read_facts
+from boltseal.bases.facts import NotAnImage, NotRead, read_facts
 from boltseal.bases.order import bases_first
 from boltseal.bases.sources import By, How, annotated, built, labelled, provenance, written
 from boltseal.ledger.entry import Entry, Kind
@@ -168,9 +168,9 @@ def test_facts_are_read_of_a_config() -> None:
 
 
 @pytest.mark.parametrize("config", [b"", b"[]", b"\xff", b'{"rootfs":{"diff_ids":["x"]}}', b'{"config":{"Env":7}}'])
-def test_a_config_that_cant_be_read_is_no_image(config: bytes) -> None:
+def test_a_config_that_cant_be_read_is_not_taken_for_no_image(config: bytes) -> None:
     """One line says which."""
-    with pytest.raises(NotAnImage, match="can't be read"):
+    with pytest.raises(NotRead, match="can't be read"):
         read(config)
 
 
@@ -195,7 +195,7 @@ def test_of_a_config_as_large_as_it_may_be_little_is_held() -> None:
         {"config": {"Env": ["a"] * 1001}},
     ]
     for config in configs:
-        with pytest.raises(NotAnImage, match="at most"):
+        with pytest.raises(NotRead, match="at most"):
             read(json.dumps(config).encode())
 
 

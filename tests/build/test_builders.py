@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from boltseal.build.builders import Build, Builder, BuilderMissing, BuildFailed, build_command, push_command, run
+from boltseal.build.builders import (
+    Build,
+    Builder,
+    BuilderMissing,
+    BuildFailed,
+    OnePlatform,
+    build_command,
+    push_command,
+    run,
+    tidy_command,
+)
 from boltseal.build.dockerfile import Dockerfile, read
 from boltseal.build.entries import built_extra, same_build
 from boltseal.ledger.entry import Entry, Kind
@@ -32,7 +43,7 @@ BUILD = Build(
 @pytest.mark.parametrize(
     ("builder", "begins"),
     [
-        (Builder.BUILDX, "env docker buildx build --load --file"),
+        (Builder.BUILDX, "env BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker buildx build --load --file"),
         (Builder.DOCKER, "env DOCKER_BUILDKIT=0 docker build --file"),
         (Builder.BUILDAH, "env buildah bud --tls-verify=false --file"),
     ],
@@ -60,6 +71,22 @@ def test_a_policy_is_given_by_the_environment_of_the_builder() -> None:
     assert words[:2] == ["env", "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=p.json"]
     assert push_command(Builder.BUILDX, BUILD) == ["docker", "push", str(APP)]
     assert push_command(Builder.BUILDAH, BUILD) == ["buildah", "push", "--tls-verify=false", str(APP)]
+    assert [tidy_command(builder, BUILD) for builder in Builder] == [[], [], []]
+
+
+def test_an_image_for_several_platforms_is_gathered_before_it_is_pushed() -> None:
+    """By buildx in a folder, by buildah under a name that is taken away again; the classic builder makes none."""
+    build = replace(BUILD, platform="linux/amd64,linux/arm64", gathered="/tmp/x/layout")
+    by_buildx, by_buildah = build_command(Builder.BUILDX, build), build_command(Builder.BUILDAH, build)
+
+    assert by_buildx[1:6] == ["docker", "buildx", "build", "--output", "type=oci,tar=false,dest=/tmp/x/layout"]
+    assert push_command(Builder.BUILDX, build) == tidy_command(Builder.BUILDX, build) == []
+    assert by_buildah[by_buildah.index("--manifest") + 1] == build.gathered
+    assert "--tag" not in by_buildah
+    assert push_command(Builder.BUILDAH, build)[:4] == ["buildah", "manifest", "push", "--all"]
+    assert tidy_command(Builder.BUILDAH, build) == ["buildah", "manifest", "rm", build.gathered]
+    with pytest.raises(OnePlatform, match="--builder buildx or buildah"):
+        build_command(Builder.DOCKER, build)
 
 
 def test_a_builder_that_fails_or_is_missing_is_a_line(tmp_path: Path) -> None:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bcrypt
 import httpx2
 import pytest
 
+from boltseal.bases.journal import Journal
+from boltseal.client.state import ClientState
+from boltseal.config import state_folder
 from tests import servers
 from tests.bases.layered import layered
-from tests.cli.program import Run, call, run
+from tests.cli.program import Run, call, clean_environment, run
 from tests.fakes.engine import FakeEngine
-from tests.images import Document, artifact
+from tests.images import OCI_INDEX, Document, artifact, to_json
 from tests.servers import Server
 
 pytestmark = [pytest.mark.slow]
@@ -261,6 +268,47 @@ def test_what_runs_is_looked_at_by_the_digest_that_it_was_pulled_as(shop: Shop, 
     assert "pushed nowhere" in told.out
 
 
+def test_only_the_platforms_in_use_count(shop: Shop, tmp_path: Path) -> None:
+    """Those of the flag, of the project that a Compose file is of, or of the container that runs."""
+    base = f"{shop.address}/base/node:latest"
+    old = layered("abX", annotations={NAME: base, DIGEST: WAS.digest})
+    new = layered("acdX", annotations={NAME: base, DIGEST: NOW.digest})
+    entries = [
+        {**document.descriptor(), "platform": {"os": "linux", "architecture": architecture}}
+        for architecture, document in (("amd64", old), ("arm64", new))
+    ]
+    index = Document(to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), OCI_INDEX, ())
+    shop.push("base/node", "latest", NOW)
+    for document in (old, new):
+        shop.push("shop/app", document.digest, document)
+    shop.push("shop/app", "2.0.0", index)
+    (tmp_path / "compose.yaml").write_text(f"services: {{web: {{image: '{shop.ref}:2.0.0'}}}}\n")
+    allow, found = ("--allow", shop.address), {}
+    for architecture in ("amd64", "arm64"):
+        platform = f"linux/{architecture}"
+        (tmp_path / ".boltseal.toml").write_text(f'[verify]\nplatforms = ["{platform}"]\n')
+        fake = FakeEngine()
+        pulled = fake.image(
+            "app", f"{shop.ref}:2.0.0", pulled=(f"{shop.ref}@{index.digest}",), Architecture=architecture
+        )
+        fake.container("web", f"{shop.ref}:2.0.0", pulled)
+
+        async def asked(fake: FakeEngine = fake) -> Run:
+            async with fake.listening(tmp_path) as address:
+                return await asyncio.to_thread(run, "outdated", "--running", "--host", str(address))
+
+        found[architecture] = [
+            shop.outdated(f"{shop.ref}:2.0.0", "--platform", platform).code,
+            shop.outdated("--compose", tmp_path / "compose.yaml", *allow).code,
+            asyncio.run(asked()).code,
+        ]
+
+    assert found == {"amd64": [1, 1, 1], "arm64": [0, 0, 0]}
+    assert shop.outdated(f"{shop.ref}:2.0.0").code == 1
+    assert shop.outdated(f"{shop.ref}:2.0.0", "--platform", "no such").code == 2
+    assert shop.outdated(f"{shop.ref}:2.0.0", "--platform", "linux/s390x").code == 3
+
+
 def test_a_private_base_needs_its_login(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it nothing can be told, and it is said what to do; with it the base is as good as any."""
     keys = tmp_path / "private" / "data.keys"
@@ -333,6 +381,44 @@ def test_a_rebuild_that_fails_is_a_line_and_the_others_go_on(shop: Shop, configu
     assert f"rebuild done    {shop.ref}:2.0.0" in told.out
     assert "no space left" in " ".join(shown.out.split())
     assert "4 lines" in shown.err
+
+
+def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
+    shop: Shop, configured: Path, tmp_path: Path
+) -> None:
+    """As a timer ends it, or Ctrl-C: no rebuild is lost by that. One that is killed is said to have no end."""
+    shop.push("base/node", "latest", NOW)
+    mark, log = tmp_path / "pid", Journal(ClientState(state_folder()))
+    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60\n")
+    ended = {}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        # as in the background of a script, where Ctrl-C is not heard
+        deaf = ("env", "--ignore-signal=INT", sys.executable, "-m", "boltseal")
+        words = [*deaf, "outdated", f"{shop.ref}:1.0.0", "--rebuild"]
+        with subprocess.Popen(words, env=clean_environment(), stderr=subprocess.DEVNULL) as process:
+            _until(mark.exists)
+            process.send_signal(number)
+            ended[number] = process.wait(30)
+        pid = int(mark.read_text())
+        mark.unlink()
+        if number == signal.SIGTERM:
+            assert not Path(f"/proc/{pid}").exists()
+        else:
+            os.kill(pid, signal.SIGKILL)
+    again = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
+
+    assert ended == {signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}
+    assert [(str(line.outcome), line.tries) for line in log.lines()] == [("asked", 0), ("stopped", 1), ("asked", 1)]
+    assert f"{shop.ref}:1.0.0: its rebuild was asked for before (its end was never seen" in again.err
+    assert not mark.exists()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if true():
+            return
+        time.sleep(0.02)
+    pytest.fail("it never happened")
 
 
 def test_rebuilds_that_nobody_configured_are_usage(shop: Shop) -> None:

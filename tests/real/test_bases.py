@@ -101,7 +101,7 @@ class Yard:
 
 @pytest.fixture(params=["buildx", "docker", "buildah"])
 def builder(request: pytest.FixtureRequest) -> str:
-    """Each builder in turn; a test that needs no more than one names it."""
+    """Each builder in turn; a test that needs no more than one names it. `containerd`: buildx, on containerd's image store."""
     found: str = request.param
     return found
 
@@ -132,11 +132,11 @@ def yard(
         )
         servers.unmounted(folder)
         return
-    docker: Docker = request.getfixturevalue("docker")
-    kit = "1" if builder == "buildx" else "0"
-    environment = {"DOCKER_HOST": docker.host, "DOCKER_BUILDKIT": kit, **state}
+    docker: Docker = request.getfixturevalue("docker_containerd" if builder == "containerd" else "docker")
+    used = "buildx" if builder == "containerd" else builder
+    environment = {"DOCKER_HOST": docker.host, "DOCKER_BUILDKIT": "1" if used == "buildx" else "0", **state}
     plain = ("docker", "build")
-    yield Yard(builder, registry, repository, tmp_path, environment, plain, ("docker", "-H", docker.host, "push"))
+    yield Yard(used, registry, repository, tmp_path, environment, plain, ("docker", "-H", docker.host, "push"))
 
 
 def test_a_base_that_moves_is_told_and_the_rebuild_is_current_again(yard: Yard) -> None:
@@ -314,3 +314,53 @@ def test_a_build_that_fails_records_nothing(yard: Yard) -> None:
 
     assert done.code == 3
     assert "nothing was recorded" in done.err
+
+
+BOTH = ("--platform", "linux/amd64,linux/arm64")
+
+
+@pytest.mark.parametrize("builder", ["containerd", "buildah"])
+def test_an_image_for_several_platforms_is_one_tag(yard: Yard) -> None:
+    """Each of its platforms stands on the base's image for that; what moves for one of them is old for that one."""
+    yard.build("node", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "latest")
+    before = yard.digest("node")
+    done = yard.build("app", f"FROM {yard.ref('node')}\nCOPY c /\n", *BOTH)
+    again = yard.build("app", f"FROM {yard.ref('node')}\nCOPY c /\n", *BOTH)
+    app = done.out.strip().partition("@")[0]
+    current = yard.status(app)
+    old = httpx2.get(
+        f"{yard.registry.server.url}/v2/{yard.name}/node/manifests/{before}",
+        headers={"accept": ACCEPT}, trust_env=False,
+    ).json()["manifests"]  # fmt: skip
+    arm = next(one["digest"] for one in old if one["platform"]["architecture"] == "arm64")
+    yard.app("node", "FROM scratch\nCOPY b /\n", "--tag", "amd")
+    amd = yard.digest("node", "amd")
+    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", arm, "arm64"))
+
+    assert (done.code, again.code) == (0, 0), done.err
+    assert "nothing to do" in again.err
+    assert again.out == done.out
+    assert current[0] == "current"
+    assert yard.status(app)[0] == "outdated"
+    assert yard.status(app, "--platform", "linux/amd64")[0] == "outdated"
+    assert yard.status(app, "--platform", "linux/arm64")[0] == "current"
+
+
+@pytest.mark.parametrize("builder", ["containerd"])
+def test_a_daemon_that_pushes_parts_under_the_tag_has_no_parts_to_push(yard: Yard) -> None:
+    """The tag of a build is sealed, and takes one manifest only: the image, without attestations beside it."""
+    done = yard.build("app", "FROM scratch\nCOPY a /\n")
+    app = done.out.strip().partition("@")[0]
+
+    assert done.code == 0, done.err
+    assert yard.status(app)[0] == "no base"
+
+
+@pytest.mark.parametrize(("builder", "code"), [("docker", 2), ("buildx", 3)])
+def test_a_builder_that_makes_images_for_one_platform_says_so(yard: Yard, code: int) -> None:
+    """The classic one, and buildx on a daemon that keeps one image under a name: nothing is pushed."""
+    done = yard.build("app", "FROM scratch\nCOPY a /\n", *BOTH)
+
+    assert done.code == code
+    assert "boltseal: " in done.err.splitlines()[-1]
+    assert program.run("tags", f"{yard.registry.host}/{yard.name}/app").code == 1

@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from boltseal.bases.facts import Facts, NotAnImage, config_of, read_facts
+from boltseal.bases.facts import Facts, NotRead, config_of, read_facts
 from boltseal.bases.sources import MAX_STATEMENT_BYTES
-from boltseal.client.learned import Learned
+from boltseal.client.learned import MAX_BODY_BYTES, Learned
 from boltseal.client.registry import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
@@ -52,14 +52,23 @@ class Child(NamedTuple):
 
 class Documents:
     """Reads. `mirrors`: for a registry, where its images can be had too, and are asked for first: a host, and what its names
-    begin with."""
+    begin with.
+
+    `max_kept_bytes`: what is larger is not remembered. Whoever has others to answer meanwhile has no time to pack much.
+    """
 
     def __init__(
-        self, transport: Transport, learned: Learned, mirrors: Mapping[str, tuple[str, str]] | None = None
+        self,
+        transport: Transport,
+        learned: Learned,
+        mirrors: Mapping[str, tuple[str, str]] | None = None,
+        *,
+        max_kept_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self._transport = transport
         self._learned = learned
         self._mirrors = mirrors or {}
+        self._max_kept_bytes = max_kept_bytes
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._asked: dict[tuple[Place, Digest], asyncio.Task[Manifest]] = {}
         self._blobs: dict[tuple[Place, Digest], asyncio.Task[bytes]] = {}
@@ -90,11 +99,15 @@ class Documents:
         return await asyncio.shield(task)
 
     async def facts(self, place: Place, digest: Digest) -> Facts:
-        """What an image is made of. NotAnImage, RemoteNotFound, ..."""
+        """What an image is made of. NotAnImage, NotRead, RemoteNotFound, ..."""
         if digest not in self._facts:
             manifest = await self.manifest(place, digest)
             config, size = config_of(manifest, digest)
-            self._facts[digest] = read_facts(manifest, digest, await self.blob(place, config, size))
+            raw = await self.blob(place, config, size)
+            if len(raw) <= SMALL_BYTES:
+                self._facts[digest] = read_facts(manifest, digest, raw)
+            else:
+                self._facts[digest] = await asyncio.to_thread(read_facts, manifest, digest, raw)
         return self._facts[digest]
 
     async def facts_for(self, place: Place, digest: Digest, platform: Platform) -> Facts | None:
@@ -136,7 +149,7 @@ class Documents:
                 except BoltsealError:
                     if where == place:
                         raise
-        self._learned.keep(digest, found.media_type, found.raw)
+        self._keep(digest, found.media_type, found.raw)
         return found
 
     async def _blob(self, place: Place, digest: Digest, size: int) -> bytes:
@@ -152,8 +165,12 @@ class Documents:
                 except BoltsealError:
                     if where == place:
                         raise
-        self._learned.keep(digest, _BLOB, raw)
+        self._keep(digest, _BLOB, raw)
         return raw
+
+    def _keep(self, digest: Digest, media_type: str, raw: bytes) -> None:
+        if len(raw) <= self._max_kept_bytes:
+            self._learned.keep(digest, media_type, raw)
 
     def _places(self, place: Place) -> list[Place]:
         """The mirror, if there is one, then the registry itself, which has the last word on what is not there."""
@@ -165,14 +182,14 @@ class Documents:
 
 
 def children(index: Manifest) -> list[Child]:
-    """The images of an index, without attestations. NotAnImage where they are more than anybody's platforms."""
+    """The images of an index, without attestations. NotRead where they are more than anybody's platforms."""
     found = [
         Child(entry.digest, entry.platform, entry.annotations)
         for entry in index.manifests
         if entry.media_type in MANIFEST_TYPES and not _attestation(entry)
     ]
     if len(found) > MAX_CHILDREN:
-        raise NotAnImage(f"an index of {len(found)} images; at most {MAX_CHILDREN} are looked at")
+        raise NotRead(f"an index of {len(found)} images; at most {MAX_CHILDREN} are looked at")
     return found
 
 

@@ -31,12 +31,18 @@ MAX_SETTINGS: Final = 1000
 MAX_TEXT: Final = 300
 INPUTS: Final = "boltseal.inputs"
 """A label: the hash of all that the image was built of, as `boltseal build` writes it."""
-_LABELS: Final = frozenset({INPUTS, BASE_NAME, BASE_DIGEST, VERSION, REVISION})
+IMAGE: Final = "boltseal.image"
+"""A label: under which name the image was built and pushed, as `boltseal build` writes it."""
+_LABELS: Final = frozenset({INPUTS, IMAGE, BASE_NAME, BASE_DIGEST, VERSION, REVISION})
 """The labels and annotations that anybody here asks for."""
 
 
 class NotAnImage(Invalid):
-    """A manifest that is no image that runs: a signature, an SBOM, a chart; or a config that can't be read."""
+    """A manifest that is no image that runs: a signature, an SBOM, a chart."""
+
+
+class NotRead(Invalid):
+    """An image that says more of itself than is read, or what can't be read: whether it is outdated can't be told."""
 
 
 class Step(NamedTuple):
@@ -124,25 +130,27 @@ class _Config(msgspec.Struct):
 
 
 def config_of(manifest: Manifest, digest: Digest) -> tuple[Digest, int]:
-    """Digest and size (bytes) of the config that has to be read. NotAnImage."""
+    """Digest and size (bytes) of the config that has to be read. NotAnImage, NotRead."""
+    if manifest.is_index:
+        raise NotRead(f"{digest.short} is an index within an index, which is not looked into")
     descriptor = manifest.config
     if descriptor is None or descriptor.media_type not in CONFIG_TYPES:
         kind = manifest.artifact_type or manifest.media_type
         raise NotAnImage(f"{digest.short} is no image that runs: it is {quote(kind)}")
     if descriptor.size > MAX_CONFIG_BYTES:
-        raise NotAnImage(f"{digest.short} has a config of {descriptor.size} bytes; at most {MAX_CONFIG_BYTES} are read")
+        raise NotRead(f"{digest.short} has a config of {descriptor.size} bytes; at most {MAX_CONFIG_BYTES} are read")
     return descriptor.digest, descriptor.size
 
 
 def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
-    """The facts of an image, of its manifest, the manifest's digest, and the bytes of its config. NotAnImage."""
+    """The facts of an image, of its manifest, the manifest's digest, and the bytes of its config. NotAnImage, NotRead."""
     named, _ = config_of(manifest, digest)
     try:
         read = msgspec.json.decode(config, type=_Config)
         diff_ids = tuple(str(Digest.parse(text)) for text in (read.rootfs or _RootFs()).diff_ids or ())
     except (ValueError, DigestInvalid) as error:  # of msgspec, of the UTF-8 decoder below it
         reason = error.message if isinstance(error, DigestInvalid) else quote(str(error))[1:-1]
-        raise NotAnImage(f"{digest.short}: its config {named.short} can't be read: {reason}") from error
+        raise NotRead(f"{digest.short}: its config {named.short} can't be read: {reason}") from error
     run, history = read.config or _Run(), read.history or ()
     counts = {
         "layers": (len(diff_ids), MAX_LAYERS),
@@ -151,7 +159,7 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
     }
     for what, (number, most) in counts.items():
         if number > most:
-            raise NotAnImage(f"{digest.short} has {number} {what}; at most {most} are looked at")
+            raise NotRead(f"{digest.short} has {number} {what}; at most {most} are looked at")
     sizes = tuple(layer.size for layer in manifest.layers)
     return Facts(
         digest,

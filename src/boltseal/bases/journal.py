@@ -2,15 +2,20 @@
 
     FOLDER/rebuilds.jsonl    {"time":...,"image":...,"base":...,"digest":...,"outcome":...,"tries":...,"told":...}
 
-`digest` is what the base's tag means now; image, base and digest together are one rebuild, asked for once. `outcome`: asked
-(it has begun), done, failed. A line is on the disk before anything is run: who is killed in between has asked, and the next
-look says so and does not ask again.
+`digest` is what the base's tag means now; image, base and digest together are one rebuild, asked for once, until the base
+moves again: a tag that goes back and forth is a new move each time. `outcome`: asked (it has begun), done, failed, stopped
+(whoever asked was told to end, and has ended what it ran: the tries that are left may follow). A line is on the disk before
+anything is run: who is killed in between has asked, and the next look says so and does not ask again.
+
+    FOLDER/rebuilding        empty; locked by whoever asks, so that two runs at once never ask for the same
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +37,7 @@ class Outcome(StrEnum):
     ASKED = "asked"
     DONE = "done"
     FAILED = "failed"
+    STOPPED = "stopped"
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -61,9 +67,22 @@ class Journal:
         """All of it, the oldest first; a last line that was broken off is left out. StateUnusable."""
         return list(self._read())
 
-    def asked(self) -> frozenset[tuple[str, str, str]]:
-        """All rebuilds that were ever asked for: image, base, digest. StateUnusable."""
-        return frozenset((one.image, one.base, one.digest) for one in self._read())
+    def last(self) -> Mapping[tuple[str, str], Line]:
+        """What was written of each image and base last. StateUnusable."""
+        return {(one.image, one.base): one for one in self._read()}
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody else is asking for rebuilds; while this is held, nobody begins to. StateUnusable."""
+        with self.state.writing():
+            file = (self.state.folder / "rebuilding").open("a")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def note(self, line: Line) -> None:
         """Write a line; when it returns, it is on the disk. StateUnusable."""

@@ -20,7 +20,7 @@ from boltseal.bases.freshness import (
     judge_without_past,
     same_digest,
 )
-from boltseal.bases.match import Candidate, longest
+from boltseal.bases.match import Candidate, holds, longest
 from boltseal.bases.pasts import Pasts
 from boltseal.bases.sources import By, Claim, How
 from boltseal.client.errors import RemoteNotFound
@@ -29,6 +29,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 MAX_PAST: Final = 50
+DAY_US: Final = 86_400_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNSAID: Final = (
     "nothing says what it was built on; name it with --base, give its Dockerfile with --dockerfile, or build with "
@@ -37,20 +38,54 @@ _UNSAID: Final = (
 
 
 class Judging:
-    """Judges. `now`: what each base's tag means, or why that can't be told."""
+    """Judges. `now`: what each base's tag means, or why that can't be told; only of what it means anything is read."""
 
-    def __init__(self, documents: Documents, pasts: Pasts, now: Mapping[Reference, Digest | BoltsealError]) -> None:
+    def __init__(
+        self,
+        documents: Documents,
+        pasts: Pasts,
+        now: Mapping[Reference, Digest | BoltsealError],
+        *,
+        now_us: int,
+    ) -> None:
         self._documents = documents
         self._pasts = pasts
         self._now = now
+        self._now_us = now_us
 
     async def verdict(self, image: Facts, claims: Sequence[Claim]) -> Verdict:
         """The verdict for one platform of an image. `claims`: what is said of its base, the best first."""
         if not claims:
             return Verdict(Status.UNKNOWN, _UNSAID)
-        if claims[0].by is By.PROVENANCE:
+        first = claims[0]
+        if first.by is By.PROVENANCE:
             return await self._of_several(image, [claim for claim in claims if claim.by is By.PROVENANCE])
-        return await self._of(image, claims[0])
+        if first.by in (By.LAYERS, By.CAME_WITH):
+            return await self._of_unsaid(image, first) or await self.verdict(image, claims[1:])
+        return await self._of(image, first)
+
+    async def _of_unsaid(self, image: Facts, claim: Claim) -> Verdict | None:
+        """The verdict where nobody says that this is the base, and its layers and history have to; None where it is not.
+
+        Two images of one Dockerfile may begin with the same layers, and a copy has all labels of what it is a copy of.
+        """
+        means = None if claim.base is None else self._now.get(claim.base)
+        if claim.base is None or not isinstance(means, Digest):
+            return await self._of(image, claim)
+        past, unread = await self._past(claim.base, image, means)
+        if any(one.facts.config == image.config for one in past):
+            return None
+        if claim.by is By.CAME_WITH:
+            if any(holds(image, one.facts) for one in past):
+                return await self._of(image, claim)
+            why = f" ({unread})" if unread else ""
+            reason = (
+                f"its labels are those of {claim.base}, on which it was built, or of which it is a copy: nothing that this "
+                f"is known to have meant tells which{why}; build it again, or with `boltseal build`, which writes it down"
+            )
+            return Verdict(Status.UNKNOWN, reason, claim)
+        told = [one for one in longest(image, past) if image.tells_of(one.facts)]
+        return await self._of(image, claim) if told else None
 
     async def _of(self, image: Facts, claim: Claim) -> Verdict:
         if claim.base is None:
@@ -81,45 +116,80 @@ class Judging:
         if not moved:
             names = ", ".join(str(claim.base) for claim in claims)
             return Verdict(Status.CURRENT, f"nothing that went into it has moved: {names}", claims[0])
+        candidates, unread = await self._taken_in(image, claims)
+        found = longest(image, candidates)
+        if found:
+            verdict = await self._of(image, Claim(found[0].base, found[0].digest, By.PROVENANCE))
+            if not unread or verdict.status is not Status.CURRENT:
+                return verdict
+        elif not unread:
+            return Verdict(Status.NO_BASE, "its layers begin with none of the images that went into its build")
+        elif len(claims) == 1:
+            return await self._of(image, claims[0])
+        reason = f"which of the images that went into its build it stands on can't be told: {unread}"
+        return Verdict(Status.UNKNOWN, reason, claims[0])
+
+    async def _taken_in(self, image: Facts, claims: Sequence[Claim]) -> tuple[list[Candidate], str]:
+        """What went into a build, as it was then; and why some of it can't be read."""
         candidates, unread = [], ""
         for claim in claims:
             if claim.base is None or claim.digest is None:
                 continue
+            means = self._now.get(claim.base)
+            if isinstance(means, BoltsealError):  # a registry that is not asked for a tag is not asked for a digest
+                unread = unread or f"{claim.base}: {means.message}"
+                continue
             facts, why = await self._facts(claim.base, claim.digest, image)
-            unread = unread or (f"{claim.base}: {why}" if facts is None else "")
             if facts is not None:
                 candidates.append(Candidate(claim.base, claim.digest, facts))
-        found = longest(image, candidates)
-        if found:
-            return await self._of(image, Claim(found[0].base, found[0].digest, By.PROVENANCE))
-        if not unread:
-            return Verdict(Status.NO_BASE, "its layers begin with none of the images that went into its build")
-        if len(claims) == 1:
-            return await self._of(image, claims[0])
-        reason = f"which of the images that went into its build it stands on can't be told: {unread}"
-        return Verdict(Status.UNKNOWN, reason, claims[0])
+            unread = unread or (f"{claim.base}: {why or 'it has nothing for the platform'}" if facts is None else "")
+        return candidates, unread
 
     async def _by_layers(self, image: Facts, claim: Claim, now: Means) -> Verdict:
         """Where nobody says what the tag meant then: of all that it ever meant, the longest chain of layers."""
         if claim.base is None:
             raise AssertionError("asked of a base")
-        past = await self._pasts.of(claim.base)
-        digests = dict.fromkeys([one.digest for one in reversed(past) if one.digest is not None][:MAX_PAST])
-        candidates = []
-        for digest in digests:
-            facts, _ = await self._facts(claim.base, digest, image)
-            if facts is not None:
-                candidates.append(Candidate(claim.base, digest, facts))
-        if now.facts is not None and now.digest not in digests:
-            candidates.append(Candidate(claim.base, now.digest, now.facts))
+        candidates, unread = await self._past(claim.base, image, now.digest)
         found = longest(image, candidates)
         proven = replace(claim, by=By.LAYERS, how=How.PROVEN)
-        if not found or (len(candidates) == 1 and found[0].digest == now.digest):
+        if not found:
             return judge_without_past(image, claim, now)
         verdict = judge_proven(image, found, proven, now)
-        if verdict.status is Status.CURRENT and not _covers(past, image):
+        if verdict.status is Status.CURRENT and unread:
+            reason = f"{claim.base} meant something once that can't be read any more, and may be its base: {unread}"
+            return Verdict(Status.UNKNOWN, reason, claim, None, now.digest)
+        if verdict.status is Status.CURRENT and not await self._covered(claim.base, image, candidates):
             return judge_without_past(image, claim, now)
         return await self._with_past(claim.base, verdict)
+
+    async def _past(self, base: Reference, image: Facts, now: Digest) -> tuple[list[Candidate], str]:
+        """What a tag ever meant for an image's platform, as far back as is looked; and why one of these can't be read."""
+        candidates, unread = [], ""
+        for digest in dict.fromkeys([now, *(one.digest for one in reversed(await self._considered(base)))]):
+            if digest is None:
+                continue
+            facts, why = await self._facts(base, digest, image)
+            unread = unread or why
+            if facts is not None:
+                candidates.append(Candidate(base, digest, facts))
+        return candidates, unread
+
+    async def _considered(self, base: Reference) -> tuple[Moment, ...]:
+        """The newest of what a tag meant, the oldest of them first."""
+        return (await self._pasts.of(base))[-MAX_PAST:]
+
+    async def _covered(self, base: Reference, image: Facts, candidates: Sequence[Candidate]) -> bool:
+        """Whether somebody watched the tag already when the image was made: otherwise it may have meant more before.
+
+        A clock that was wrong watched nothing: one that saw a thing before it was made, or that made an image tomorrow.
+        """
+        considered = await self._considered(base)
+        first_us, made_us = (considered[0].first_us if considered else None), _created_us(image)
+        if first_us is None or made_us is None:
+            return False
+        seen = next((one.facts for one in candidates if one.digest == considered[0].digest), None)
+        before_it_was = seen is not None and (_created_us(seen) or 0) > first_us + DAY_US
+        return first_us <= made_us <= self._now_us + DAY_US and not before_it_was
 
     async def _with_past(self, base: Reference, verdict: Verdict) -> Verdict:
         """How far behind it is, and since when."""
@@ -148,12 +218,9 @@ def _untold(claim: Claim, error: BoltsealError) -> Verdict:
     return Verdict(Status.UNKNOWN, error.message, claim, claim.digest)
 
 
-def _covers(past: Sequence[Moment], image: Facts) -> bool:
-    """Whether somebody watched the tag already when the image was made: otherwise it may have meant more before."""
-    first_us = past[0].first_us if past else None
+def _created_us(image: Facts) -> int | None:
+    """When an image says that it was made."""
     try:
-        created = datetime.fromisoformat(image.created.upper())
-        made_us = (created - _EPOCH) // timedelta(microseconds=1)
+        return (datetime.fromisoformat(image.created.upper()) - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, TypeError, OverflowError):  # no time, or one without a zone
-        return False
-    return first_us is not None and first_us <= made_us
+        return None

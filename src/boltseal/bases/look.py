@@ -13,18 +13,19 @@ A label or a Dockerfile names hosts: only registries that the caller allows are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final, NamedTuple
 
 from boltseal.bases.documents import Documents, Place, children, fits
-from boltseal.bases.facts import Facts
+from boltseal.bases.facts import Facts, NotAnImage
 from boltseal.bases.freshness import Status, Verdict, overall
 from boltseal.bases.judging import Judging
 from boltseal.bases.match import Candidate, holds, inherits
 from boltseal.bases.pasts import Pasts
-from boltseal.bases.sources import By, Claim, How, annotated, built, labelled, provenance
+from boltseal.bases.sources import By, Claim, How, annotated, built, inherited, labelled, provenance
 from boltseal.client.learned import Learned
 from boltseal.client.poll import poll
 from boltseal.client.recorded import records
@@ -43,6 +44,11 @@ WINDOW_S: Final = 900
 AT_ONCE: Final = 16
 MAX_UNITS: Final = 2_000_000
 """How many layers and lines of history of all images are held at a time: of 20,000 usual ones, some 300 MB."""
+
+MAX_NEARER: Final = 4
+"""How many others are held against an image as its base, of those that it begins with."""
+MAX_ALIKE: Final = 100
+"""How many others that may have the same layers are compared with it for that."""
 
 
 class TooManyParts(TooLarge):
@@ -122,6 +128,8 @@ class Looker:
         watch: Callable[[str], Awaitable[Followed]],
         now_us: int,
         window_s: int = WINDOW_S,
+        max_units: int = MAX_UNITS,
+        at_once: int = AT_ONCE,
         tell: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
         self.transport = transport
@@ -132,7 +140,10 @@ class Looker:
         self._watch = watch
         self._followed: dict[str, Followed | BoltsealError] = {}
         self._records: dict[Place, asyncio.Task[list[Entry]]] = {}
+        self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
+        self._max_units = max_units
+        self._at_once = at_once
         self._tell = tell
         self._units = 0
 
@@ -159,7 +170,7 @@ class Looker:
             await self.followed(registry)  # also where only digests are asked for: what is recorded there is read
         done = 0
 
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(self._at_once)
 
         async def read(one: _Image) -> None:
             nonlocal done
@@ -173,22 +184,20 @@ class Looker:
         pool = _Pool(there)
         nearer = {id(part): pool.nearer(one, part) for one in there for part in one.parts}
         claimed = {claim.base for one in there for part in one.parts for claim in part.claims}
-        claimed |= {claim.base for claim in nearer.values() if claim is not None}
+        claimed |= {claim.base for near in nearer.values() for claim in near}
         bases = {base for base in claimed if base is not None}
         now = {one: digests[one] for one in bases & digests.keys()}
         now |= await self._means(bases - now.keys(), frozenset())
         # 4
-        judging = Judging(self._documents, self._pasts, now)
+        judging = Judging(self._documents, self._pasts, now, now_us=self._now_us)
         return [one if isinstance(one, Answered) else await self._answer(one, judging, nearer) for one in images]
 
-    async def _answer(self, one: _Image, judging: Judging, nearer: dict[int, Claim | None]) -> Answered:
+    async def _answer(self, one: _Image, judging: Judging, nearer: dict[int, tuple[Claim, ...]]) -> Answered:
         if one.error is not None:
             return Answered(one.wanted, one.digest, error=one.error)
         verdicts = []
         for part in one.parts:
-            near = nearer[id(part)]
-            claims = part.claims if near is None else (near, *part.claims)
-            verdict = await judging.verdict(part.facts, claims)
+            verdict = await judging.verdict(part.facts, (*nearer[id(part)], *part.claims))
             verdicts.append(replace(verdict, platform=str(part.facts.platform)))
         return Answered(one.wanted, one.digest, tuple(verdicts))
 
@@ -205,7 +214,10 @@ class Looker:
                     f"{registry} is not asked for {reference.familiar()}: an image names it, and you have not; allow it "
                     f"with --allow {registry}, or in `[client] registries` of your own configuration"
                 )
-            elif reference not in new and (held := self._pasts.newest(reference, self._after_us)) is not None:
+            elif (
+                reference not in new
+                and (held := self._pasts.newest(reference, self._after_us, self._now_us)) is not None
+            ):
                 found[reference] = held
             else:
                 asked.append(reference)
@@ -214,7 +226,8 @@ class Looker:
             if isinstance(followed, BoltsealError):
                 found |= {one: followed for one in asked if one.registry == registry}
         looks: list[tuple[Reference, Digest | None]] = []
-        async with aclosing(poll(self.transport, [one for one in asked if one not in found])) as answers:
+        open_ = [one for one in asked if one not in found]
+        async with aclosing(poll(self.transport, open_, at_once=self._at_once)) as answers:
             async for answer in answers:
                 if answer.resolved is not None:
                     found[answer.reference] = answer.resolved.digest
@@ -239,8 +252,9 @@ class Looker:
 
     async def _read(self, one: _Image) -> None:
         """Its facts, by platform, and what is said of its base."""
+        other: NotAnImage | None = None
         try:
-            if self._units > MAX_UNITS:
+            if self._units > self._max_units:
                 raise TooManyParts("it is one of more images than are looked at together: look at fewer at a time")
             manifest = await self._documents.manifest(one.place, one.digest)
             entries = await self._entries(one.place)
@@ -251,8 +265,14 @@ class Looker:
             for child in children(manifest):
                 if one.wanted.platforms and not _in_use(child.platform, one.wanted.platforms):
                     continue
-                facts = await self._documents.facts(one.place, child.digest)
+                try:
+                    facts = await self._documents.facts(one.place, child.digest)
+                except NotAnImage as error:  # an index may hold anything beside its images
+                    other = error
+                    continue
                 one.parts.append(await self._part(one, facts, manifest, child.annotations, entries))
+            if other is not None and not one.parts:
+                raise other
         except BoltsealError as error:
             one.error = error
         finally:
@@ -275,8 +295,8 @@ class Looker:
         if not found and manifest.is_index:
             for raw in await self._documents.statements(one.place, manifest, facts.manifest):
                 found += provenance(raw)
-        label = labelled(facts)
-        found += [claim for claim in (label, one.wanted.base) if claim is not None]
+        said_by_labels = (inherited(facts, one.wanted.reference), labelled(facts))
+        found += [claim for claim in (*said_by_labels, one.wanted.base) if claim is not None]
         return _Part(facts, tuple(found))
 
     async def _entries(self, place: Place) -> list[Entry]:
@@ -299,31 +319,46 @@ class _Pool:
     """The images of this look, as bases of one another: by all of their layers."""
 
     def __init__(self, images: Iterable[_Image]) -> None:
-        self._by_layers: dict[tuple[str, ...], list[Candidate]] = {}
+        self._held: dict[int, dict[str, list[Candidate]]] = {}
         for one in images:
             if one.wanted.reference.tag is None:
                 continue
             base = replace(one.wanted.reference, digest=None)
             for part in one.parts:
-                held = self._by_layers.setdefault(part.facts.diff_ids, [])
-                held.append(Candidate(base, one.digest, part.facts))
+                *_, chain = 0, *_chains(part.facts.diff_ids)
+                alike = self._held.setdefault(chain, {}).setdefault(base.name, [])
+                if len(alike) < MAX_NEARER:
+                    alike.append(Candidate(base, one.digest, part.facts))
 
-    def nearer(self, one: _Image, part: _Part) -> Claim | None:
-        """A base among the others that is nearer than what the image is said to stand on; None where nothing says so.
+    def nearer(self, one: _Image, part: _Part) -> tuple[Claim, ...]:
+        """Bases among the others that may be nearer than what the image is said to stand on, the nearest first.
 
         Where only a label speaks, and the label came with the base; or where nobody speaks.
         """
         if any(claim.sure or claim.by is By.PROVENANCE for claim in part.claims):
-            return None
-        said = [claim for claim in part.claims if claim.by is By.LABEL]
-        for length in range(len(part.facts.diff_ids), 0, -1):
-            for candidate in self._by_layers.get(part.facts.diff_ids[:length], ()):
-                if candidate.base.name == one.wanted.reference.name or not holds(part.facts, candidate.facts):
-                    continue
-                if said and not inherits(part.facts, BASE_NAME, candidate.facts):
-                    continue
-                return Claim(candidate.base, None, By.LAYERS, How.PROVEN)
-        return None
+            return ()
+        said = any(claim.by is By.LABEL for claim in part.claims)
+        fitting = (
+            candidate
+            for chain in reversed([*_chains(part.facts.diff_ids)])
+            for name, alike in self._held.get(chain, {}).items()
+            if name != one.wanted.reference.name
+            for candidate in alike
+        )
+        found = [
+            Claim(candidate.base, None, By.LAYERS, How.PROVEN)
+            for candidate in islice(fitting, MAX_ALIKE)
+            if holds(part.facts, candidate.facts) and (not said or inherits(part.facts, BASE_NAME, candidate.facts))
+        ]
+        return tuple(dict.fromkeys(found))[:MAX_NEARER]
+
+
+def _chains(layers: Iterable[str]) -> Iterator[int]:
+    """A number for each beginning of a list of layers; who has the same number is still to be compared."""
+    chain = 0
+    for layer in layers:
+        chain = hash((chain, layer))
+        yield chain
 
 
 def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:

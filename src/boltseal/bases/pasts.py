@@ -54,14 +54,14 @@ class Pasts:
         """Ask again: something may have moved meanwhile."""
         self._told.clear()
 
-    def newest(self, reference: Reference, after_us: int) -> Digest | None:
-        """What a tag was found to mean by whoever looked last, if that was after a time; else None."""
-        last = max(
-            (moments[-1] for moments in self._remembered(reference) if moments),
-            key=lambda one: one.last_us or 0,
-            default=None,
-        )
-        return None if last is None or (last.last_us or 0) < after_us else last.digest
+    def newest(self, reference: Reference, after_us: int, now_us: int) -> Digest | None:
+        """What a tag was found to mean by whoever looked last, if that was between two times; else None.
+
+        What was seen at a time that is still to come was seen by a clock that was wrong: it is no later than anything.
+        """
+        ends = [moments[-1] for moments in self._remembered(reference) if moments]
+        fresh = [one for one in ends if after_us <= (one.last_us or 0) <= now_us]
+        return max(fresh, key=lambda one: one.last_us or 0).digest if fresh else None
 
     async def of(self, reference: Reference) -> tuple[Moment, ...]:
         """All that is known of what a tag meant, the oldest first: by its registry, if that keeps a ledger; else by us."""

@@ -1,13 +1,16 @@
-"""Asks for rebuilds of what is outdated: once for each new digest of a base, bases of bases first, each request written down.
+"""Asks for rebuilds of what is outdated: once for each move of a base, bases of bases first, each request written down.
 
 In this order, for each image that is outdated and that an `[[on_outdated]]` is for:
 
-1. The journal: what was asked for with this very digest of the base is not asked for again, whatever came of it.
-2. "asked" is written down, then the command is run or the webhook called, up to `attempts` times with growing pauses.
-3. What came of it is written down, and told to the registry's ledger where that takes it.
+1. Its place: what stands on itself, over others or by its own tag, is left out, since no rebuild would end that.
+2. The journal: what was asked for since the base moved is not asked for again, whatever came of it; but who was told to end
+   in the middle goes on with the tries that are left.
+3. "asked" is written down, then the command is run or the webhook called, up to `attempts` times with growing pauses.
+4. What came of it is written down, and told to the registry's ledger where that takes it.
 
-An image that fails keeps no other one from its turn; but what stands on it is left for the next look, when it may have been
-built. One at a time: a machine that builds is busy with one.
+An image that fails keeps no other one from its turn. What stands on one that was just asked for waits until it was looked at
+again, for its base is about to move; what stands on one that failed waits for the next look, when it may have been built. One
+at a time: a machine that builds is busy with one; and one run at a time, of all that share a journal.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from typing import Final
 from boltseal.bases.freshness import Status
 from boltseal.bases.journal import Journal, Line, Outcome
 from boltseal.bases.look import Answered
-from boltseal.bases.order import bases_first
+from boltseal.bases.order import bases_first, circles
 from boltseal.bases.running import Ran, post_webhook, run_command, values
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, Unavailable
 from boltseal.events import BaseOutdated, cloud_event
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -31,12 +34,20 @@ from boltseal.policy.on_outdated import Action, action_for
 PAUSE_S: Final = 2.0
 MAX_AT_A_LOOK: Final = 100
 """How many are asked for at a time; the rest at the next look."""
+_STOPPED: Final = "boltseal was told to end; the tries that are left follow"
 SOURCE: Final = "boltseal"
+
+
+class AskedElsewhere(Unavailable):
+    """Another run is asking for rebuilds, out of the same journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A rebuild that is asked for. `digest`: of the image; `built_on` and `now`: what its base meant, and means."""
+    """A rebuild that is asked for. `digest`: of the image; `built_on` and `now`: what its base meant, and means.
+
+    `tries`: how many of the action's attempts were made before, by somebody who was told to end.
+    """
 
     image: Reference
     digest: Digest
@@ -44,6 +55,7 @@ class Due:
     built_on: Digest
     now: Digest
     action: Action
+    tries: int = 0
 
     @property
     def event(self) -> BaseOutdated:
@@ -94,50 +106,90 @@ class Rebuilder:
         self._tokens = tokens or {}
         self._pause_s = pause_s
         self._tell = tell
+        self._failed: set[str] = set()
 
     def due(self, answers: Sequence[Answered]) -> list[Due]:
         """What is to be asked for, bases of bases first, and was not asked for before. StateUnusable."""
-        asked = self._journal.asked()
-        every = [due for one in answers if (due := self._due(one)) is not None]
-        found = [due for due in every if (str(due.image), str(due.base), str(due.now)) not in asked]
-        return bases_first(found, lambda one: _name(one.image), lambda one: _name(one.base))
+        return self._sorted(answers)[0]
+
+    def before(self, answers: Sequence[Answered]) -> list[tuple[Due, Line]]:
+        """What is outdated and was asked for before, so that it is not asked for again; and what is known of that. StateUnusable."""
+        return self._sorted(answers)[1]
 
     async def rebuild(self, answers: Sequence[Answered]) -> list[Asked]:
-        """Ask for all that is due, one after the other. StateUnusable."""
+        """Ask for all that is due, one after the other. AskedElsewhere, StateUnusable."""
+        with self._journal.alone() as alone:
+            if not alone:
+                raise AskedElsewhere("another run is asking for rebuilds; this one leaves it to that")
+            return await self._rebuild(answers)
+
+    async def _rebuild(self, answers: Sequence[Answered]) -> list[Asked]:
         found: list[Asked] = []
-        failed: set[str] = set()
-        for due in self.due(answers)[:MAX_AT_A_LOOK]:
-            if _name(due.base) in failed:  # next time, when it may have been built
-                failed.add(_name(due.image))
+        waits = set(self._failed)
+        for due in self.due(answers):
+            if _name(due.base) in waits:
+                waits.add(_name(due.image))
                 continue
+            if len(found) == MAX_AT_A_LOOK:
+                break
             self._tell(due.event)
             asked = await self._ask(due)
+            waits.add(_name(due.image))
             if asked.outcome is Outcome.FAILED:
-                failed.add(_name(due.image))
+                self._failed.add(_name(due.image))
             found.append(asked)
         return found
 
-    def _due(self, one: Answered) -> Due | None:
-        verdict = one.verdict
-        claim, image = verdict.claim, one.wanted.reference
-        if verdict.status is not Status.OUTDATED or claim is None or claim.base is None or verdict.now is None:
-            return None
-        action = action_for(self._actions, image.repository, image.tag)
-        if action is None or one.digest is None:
-            return None
-        built_on = verdict.built_on or one.digest
-        return Due(
-            replace(image, digest=None) if image.tag else image, one.digest, claim.base, built_on, verdict.now, action
+    def _sorted(self, answers: Sequence[Answered]) -> tuple[list[Due], list[tuple[Due, Line]]]:
+        """What is due, and what was asked for before."""
+        last, found, before = self._journal.last(), [], []
+        endless = circles(
+            (_name(one.wanted.reference), _name(verdict.claim.base))
+            for one in answers
+            for verdict in one.verdicts
+            if verdict.claim is not None and verdict.claim.base is not None
         )
+        for one in answers:
+            open_ = []
+            for due in self._outdated(one):
+                line = last.get((str(due.image), str(due.base)))
+                if line is None or line.digest != str(due.now):
+                    open_.append(due)
+                elif line.outcome is Outcome.STOPPED and line.tries < due.action.attempts:
+                    open_.append(replace(due, tries=line.tries))
+                else:
+                    before.append((due, line))
+            if open_ and _name(open_[0].image) not in endless:
+                found.append(open_[0])  # one rebuild is for all of its platforms
+        return bases_first(found, lambda one: _name(one.image), lambda one: _name(one.base)), before
+
+    def _outdated(self, one: Answered) -> list[Due]:
+        """The rebuilds that an answer asks for, each base once; several where its platforms stand on several."""
+        image = one.wanted.reference
+        found: dict[Reference, Due] = {}
+        action = action_for(self._actions, image.repository, image.tag)
+        if action is None or one.digest is None or one.error is not None:
+            return []
+        named = replace(image, digest=None) if image.tag else image
+        for verdict in one.verdicts:
+            claim = verdict.claim
+            if verdict.status is Status.OUTDATED and claim is not None and claim.base is not None and verdict.now:
+                built_on = verdict.built_on or one.digest
+                found.setdefault(claim.base, Due(named, one.digest, claim.base, built_on, verdict.now, action))
+        return list(found.values())
 
     async def _ask(self, due: Due) -> Asked:
-        self._note(due, Outcome.ASKED, 0, "")
-        ran, tries = Ran(False, ""), 0
-        while tries < due.action.attempts and not ran.well:
-            if tries:
-                await asyncio.sleep(self._pause_s * 2 ** (tries - 1))
-            tries += 1
-            ran = await self._try(due)
+        ran, tries = Ran(False, ""), due.tries
+        self._note(due, Outcome.ASKED, tries, "")
+        try:
+            while tries < due.action.attempts and not ran.well:
+                if tries > due.tries:
+                    await asyncio.sleep(self._pause_s * 2 ** (tries - 1))
+                tries += 1
+                ran = await self._try(due)
+        except asyncio.CancelledError:
+            self._note(due, Outcome.STOPPED, tries, _STOPPED)
+            raise
         outcome = Outcome.DONE if ran.well else Outcome.FAILED
         self._note(due, outcome, tries, ran.told)
         try:

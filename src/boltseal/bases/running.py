@@ -1,4 +1,8 @@
-"""Runs what an `[[on_outdated]]` says: a command, or a webhook. Bounded in time and in what it may say back."""
+"""Runs what an `[[on_outdated]]` says: a command, or a webhook. Bounded in time and in what it may say back.
+
+A command has ended when its own process has, whatever it leaves running behind it: that is ended too, as far as it stayed
+in the command's process group.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import httpx2
@@ -16,7 +21,10 @@ from boltseal import __version__
 from boltseal.errors import quote
 
 KEPT_BYTES: Final = 2000
+DRAINED_BYTES: Final = 1024 * 1024
+"""How much is still read of what a command said before it ended; more is there only of what it left behind."""
 END_S: Final = 5.0
+LOOK_S: Final = 0.05
 CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
 
 
@@ -35,29 +43,30 @@ class Ran(NamedTuple):
 
 async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> Ran:
     """Run a command with the event on its standard input. What it started and left behind is ended with it."""
-    with tempfile.TemporaryFile() as stdin:  # not a pipe: whoever does not read it must not keep us waiting
+    said = bytearray()
+    with (
+        tempfile.TemporaryFile() as stdin,  # not a pipe: whoever does not read it must not keep us waiting
+        _listening(said) as stdout,
+    ):
         stdin.write(event)
         stdin.seek(0)
         try:
             process = await asyncio.create_subprocess_exec(
-                *words,
-                stdin=stdin,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
+                *words, stdin=stdin, stdout=stdout, stderr=asyncio.subprocess.STDOUT, start_new_session=True
             )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return Ran(False, f"{quote(words[0])} can't be run: {reason}")
-    said = bytearray()
-    try:
-        async with asyncio.timeout(timeout_s):
-            await _listen(process, said)
-            code = await process.wait()
-    except TimeoutError:
+        code = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                code = await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await _end(process)
+    if code is None:
         return Ran(False, f"it took longer than {timeout_s:g} s and was ended", _last(said))
-    finally:
-        await _end(process)
     if code == 0:
         return Ran(True, "", _last(said))
     return Ran(False, f"exit code {code}" if code > 0 else f"signal {-code}", _last(said))
@@ -79,24 +88,61 @@ async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | No
         return Ran(False, f"it did not answer: {type(error).__name__}")
 
 
-async def _listen(process: asyncio.subprocess.Process, said: bytearray) -> None:
-    """Keep the last of what it says."""
-    if process.stdout is None:
-        raise AssertionError("it is a pipe")
-    while piece := await process.stdout.read(64 * 1024):
-        said += piece
+@contextmanager
+def _listening(said: bytearray) -> Iterator[int]:
+    """A pipe to write to; the last of what is written there is kept.
+
+    No pipe of asyncio's: with those a process has ended only when all that it left behind has closed them.
+    """
+    loop = asyncio.get_running_loop()
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+
+    def hear() -> int:
+        try:
+            piece = os.read(reader, 64 * 1024)
+        except BlockingIOError:
+            return 0
+        if not piece:
+            loop.remove_reader(reader)
+        said.extend(piece)
         del said[:-KEPT_BYTES]
+        return len(piece)
+
+    loop.add_reader(reader, hear)
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+        left = DRAINED_BYTES
+        while left > 0 and (number := hear()):
+            left -= number
+        loop.remove_reader(reader)
+        os.close(reader)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End its whole group: first asked, then made to."""
+    """End its whole group: first asked, then, where something is left of it, made to."""
     for signal_ in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal_)
-        if process.returncode is not None:
-            return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_S)
+            async with asyncio.timeout(END_S):
+                await process.wait()
+                while _left(process.pid):  # noqa: ASYNC110 - no event tells it
+                    await asyncio.sleep(LOOK_S)
+        if not _left(process.pid):
+            return
+
+
+def _left(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's by now: nothing that we may end
+        return False
+    return True
 
 
 def _last(said: bytes | bytearray) -> str:

@@ -5,8 +5,8 @@
     proven     by its layers (`match`)
     inferred   from FROM in a Dockerfile that somebody says it was built of, or from a name that somebody gave
 
-A claim is as good as whoever made it: a label is inherited by every image that is built on the labelled one, and provenance
-names the images of all stages. What can be held against the layers is (`match.holds`).
+A claim is as good as whoever made it: a label is inherited by every image that is built on the labelled one, unless it also
+says of which image it speaks (`boltseal.image`), and provenance names the images of all stages. What can be held against the layers is (`match.holds`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from boltseal.bases.facts import Facts
+from boltseal.bases.facts import IMAGE, Facts
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
@@ -31,7 +31,8 @@ BUILT_NAME: Final = "base.name"
 BUILT_DIGEST: Final = "base.digest"
 """Keys of a `built` entry's extra."""
 MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
-MAX_MATERIALS: Final = 200
+MAX_IMAGES: Final = 200
+"""Of how many images a build may be said to be made; of more, nothing is believed."""
 SCRATCH: Final = "scratch"
 
 _FRONTENDS: Final = frozenset({"docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream"})
@@ -53,6 +54,7 @@ class By(StrEnum):
     BUILT = "a built entry of the ledger"
     ANNOTATION = "an annotation of the manifest"
     PROVENANCE = "the build's provenance"
+    CAME_WITH = "a label that came with it"
     LABEL = "a label"
     LAYERS = "its layers"
     GIVEN = "--base"
@@ -85,6 +87,21 @@ def annotated(annotations: Mapping[str, str]) -> Claim | None:
 def labelled(facts: Facts) -> Claim | None:
     """What labels of the image say."""
     return _spoken(facts.labels.get(BASE_NAME, ""), facts.labels.get(BASE_DIGEST, ""), By.LABEL)
+
+
+def inherited(facts: Facts, own: Reference) -> Claim | None:
+    """The image that the labels speak of, where they say that it is another one than `own`: they came with it.
+
+    That is the image on which this one was built, or this very image before somebody copied it elsewhere.
+    """
+    said = facts.labels.get(IMAGE, "")
+    try:
+        image = Reference.parse(said).by_tag if said else None
+    except Invalid:
+        return None
+    if image is None or image.repository == own.repository:
+        return None
+    return Claim(image, None, By.CAME_WITH)
 
 
 def built(entries: Iterable[Entry], digest: Digest) -> Claim | None:
@@ -124,8 +141,9 @@ def provenance(raw: bytes) -> tuple[Claim, ...]:
     if "slsa.dev/provenance" not in said.predicate_type:
         return ()
     listed = said.predicate.build_definition.get("resolvedDependencies") or said.predicate.materials
-    materials = listed[:MAX_MATERIALS] if isinstance(listed, list) else []
-    return tuple(dict.fromkeys(claim for one in materials if isinstance(one, dict) for claim in _material(one)))
+    materials = listed if isinstance(listed, list) else []
+    images = dict.fromkeys(claim for one in materials if isinstance(one, dict) for claim in _material(one))
+    return tuple(images) if len(images) <= MAX_IMAGES else ()  # the base may be any of them: some prove nothing
 
 
 def _material(one: Mapping[str, Any]) -> Iterator[Claim]:

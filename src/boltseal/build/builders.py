@@ -4,6 +4,11 @@
     docker     docker build           the classic builder, which knows no policy: a copy of the Dockerfile with digests in it
     buildah    buildah bud            the same copy
 
+An image for several platforms is an index. buildx writes it into a folder, as an OCI layout, from where the caller pushes it;
+buildah gathers it under a name of its own; the classic builder makes none. For one platform buildx adds no attestations: an
+image with them is an index too, and daemons with containerd's store push the parts of one under the tag itself, one after the
+other, which a tag that is sealed does not take.
+
 What they print goes where the caller says. A build that fails is an error with its exit code; nothing was pushed then.
 """
 
@@ -21,6 +26,7 @@ from boltseal.errors import Invalid, Unavailable, quote
 from boltseal.oci.reference import Reference
 
 POLICY_VARIABLE: Final = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY"
+PLAIN_VARIABLE: Final = "BUILDX_NO_DEFAULT_ATTESTATIONS"
 ASK_S: Final = 20
 
 
@@ -46,13 +52,21 @@ class BuilderMissing(Invalid):
     """No program that builds is here."""
 
 
+class OnePlatform(Invalid):
+    """An image for several platforms is wanted of a builder that makes images for one."""
+
+
 class BuildFailed(Unavailable):
     """A builder, or its push, did not end well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What is to be built. `dockerfile`: the file that is given to the builder. `more`: further words for it, as typed."""
+    """What is to be built. `dockerfile`: the file that is given to the builder. `more`: further words for it, as typed.
+
+    `gathered`: where an image for several platforms is put: for buildx a folder that is not there yet, for buildah a name that
+    nobody else has.
+    """
 
     context: Path
     dockerfile: Path
@@ -64,6 +78,12 @@ class Build:
     policy: Path | None = None
     more: Sequence[str] = ()
     plain_http: bool = False
+    gathered: str = ""
+
+    @property
+    def several(self) -> bool:
+        """Whether it is built for more than one platform."""
+        return self.platform is not None and "," in self.platform
 
 
 def found_builder() -> Builder:
@@ -76,26 +96,44 @@ def found_builder() -> Builder:
 
 
 def build_command(builder: Builder, build: Build) -> list[str]:
-    """The words of the call."""
-    words = ["env"]
+    """The words of the call. OnePlatform."""
+    words, named = ["env"], ["--tag", str(build.image)]
     if build.policy is not None:
         words.append(f"{POLICY_VARIABLE}={build.policy}")
     match builder:
+        case Builder.BUILDX if build.several:
+            words += ["docker", "buildx", "build", "--output", f"type=oci,tar=false,dest={build.gathered}"]
         case Builder.BUILDX:
-            words += ["docker", "buildx", "build", "--load"]
+            words += [f"{PLAIN_VARIABLE}=1", "docker", "buildx", "build", "--load"]
+        case Builder.DOCKER if build.several:
+            raise OnePlatform(
+                f"docker build makes an image for one platform, not for {build.platform}; take --builder buildx or buildah"
+            )
         case Builder.DOCKER:
             words += ["DOCKER_BUILDKIT=0", "docker", "build"]
         case Builder.BUILDAH:
-            words += ["buildah", "bud", *(["--tls-verify=false"] if build.plain_http else [])]
-    words += ["--file", str(build.dockerfile), "--tag", str(build.image), *_flags(build), *build.more]
-    return [*words, str(build.context)]
+            words += ["buildah", "bud", *_over_http(build)]
+            named = ["--manifest", build.gathered] if build.several else named
+    return [*words, "--file", str(build.dockerfile), *named, *_flags(build), *build.more, str(build.context)]
 
 
 def push_command(builder: Builder, build: Build) -> list[str]:
-    """The words of the call that pushes what was built."""
+    """The words of the call that pushes what was built; none where a folder holds it, for the caller to push."""
+    image = str(build.image)
+    if builder is Builder.BUILDAH and build.several:
+        return ["buildah", "manifest", "push", "--all", *_over_http(build), build.gathered, f"docker://{image}"]
     if builder is Builder.BUILDAH:
-        return ["buildah", "push", *(["--tls-verify=false"] if build.plain_http else []), str(build.image)]
-    return ["docker", "push", str(build.image)]
+        return ["buildah", "push", *_over_http(build), image]
+    return [] if build.several else ["docker", "push", image]
+
+
+def tidy_command(builder: Builder, build: Build) -> list[str]:
+    """The words of the call that takes away what was only gathered to be pushed; none where nothing is left."""
+    return ["buildah", "manifest", "rm", build.gathered] if builder is Builder.BUILDAH and build.several else []
+
+
+def _over_http(build: Build) -> list[str]:
+    return ["--tls-verify=false"] if build.plain_http else []
 
 
 def run(words: Sequence[str], output: IO[str]) -> None:

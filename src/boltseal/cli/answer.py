@@ -98,6 +98,25 @@ def print_line(line: str) -> None:
     typer.echo(line)
 
 
+def print_wrapped(first: str, text: str, *, indent: int = 0) -> None:
+    """A result on stdout, in lines of 80 columns: `first`, which begins the first one, and below the text only the text.
+
+    Words stay whole, so that a name that is longer can be copied.
+    """
+    import textwrap
+
+    begin = " " * indent + first
+    for line in textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=begin,
+        subsequent_indent=" " * len(begin),
+        break_on_hyphens=False,
+        break_long_words=False,
+    ) or [begin.rstrip()]:
+        print_line(line)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Collection[str] = ()) -> None:
     """A result: a table on stdout. Cells wrap where the terminal is too narrow; nothing is cut off.
 

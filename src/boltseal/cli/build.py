@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,9 +34,10 @@ from boltseal.cli.remote import (
     PlainHttpOption,
     Reach,
     ask_followed,
+    opened,
     repository_only,
 )
-from boltseal.errors import Invalid, Unavailable
+from boltseal.errors import BoltsealError, Invalid, Unavailable
 
 if TYPE_CHECKING:
     from boltseal.build.builders import Build
@@ -91,7 +93,7 @@ def build(
     build_arg: BuildArgOption = None,
     target: TargetOption = None,
     platform: Annotated[
-        str | None, typer.Option("--platform", metavar="OS/ARCH", show_default=False, help="What it is built for.")
+        str | None, typer.Option("--platform", metavar="OS/ARCH,...", show_default=False, help="What it is built for.")
     ] = None,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
@@ -236,12 +238,16 @@ def _build(
     """Build, push, and what the registry calls it. BuildFailed."""
     from tempfile import TemporaryDirectory
 
-    from boltseal.bases.facts import INPUTS
-    from boltseal.build.builders import Build, build_command, push_command, run
+    from boltseal.bases.facts import IMAGE, INPUTS
+    from boltseal.build.builders import Build, build_command, push_command, run, tidy_command
     from boltseal.build.labels import labels_of
     from boltseal.client.hosts import is_loopback
 
-    labels = {**labels_of(git_of(context), str(image.tag), created_us(), plan.base), INPUTS: plan.inputs}
+    labels = {
+        **labels_of(git_of(context), str(image.tag), created_us(), plan.base),
+        IMAGE: str(image),
+        INPUTS: plan.inputs,
+    }
     path = file or context / "Dockerfile"
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         made = Build(
@@ -254,11 +260,37 @@ def _build(
             platform,
             more=more,
             plain_http=reach.plain_http or is_loopback(image.registry),
+            gathered=f"{scratch}/layout"
+            if builder.takes_policy
+            else f"localhost/{Path(scratch).name.lower()}:gathered",
         )
         made = _with_digests(builder, made, plan, Path(scratch), ignore_text(context, path))
-        run(build_command(builder, made), sys.stderr)
-        run(push_command(builder, made), sys.stderr)
+        try:
+            run(build_command(builder, made), sys.stderr)
+            if words := push_command(builder, made):
+                run(words, sys.stderr)
+            else:
+                _push(made.gathered, image, reach)
+        finally:
+            if words := tidy_command(builder, made):
+                with contextlib.suppress(BoltsealError):  # it may not have come so far
+                    run(words, sys.stderr)
     return _pushed(image, plan.inputs, reach)
+
+
+def _push(layout: str, image: Reference, reach: Reach) -> None:
+    """Push the one image that an OCI layout holds: its parts by digest, and last the index under the tag."""
+
+    async def push(transport: Transport) -> None:
+        from boltseal.transfer.copy import Copier
+        from boltseal.transfer.places import Place
+
+        source, target = Place.parse(f"oci:{layout}"), Place.parse(str(image))
+        async with opened(transport, source, target, force=True) as (from_, to, within):
+            [name] = await from_.names()
+            await Copier(from_, to, within=within, force=True).image(name, str(image.tag))
+
+    ask_followed(reach, [image.registry], push)
 
 
 def _with_digests(builder: Builder, made: Build, plan: _Plan, scratch: Path, ignored: str) -> Build:
@@ -291,17 +323,17 @@ def _pushed(image: Reference, inputs: str, reach: Reach) -> Digest:
         from boltseal.oci.reference import Tag
 
         client, tag = RegistryClient(transport, image.registry), image.tag or Tag("latest")
-        digest = one = (await client.resolve(image.repository, tag)).digest
+        digest = (await client.resolve(image.repository, tag)).digest
         manifest = await client.manifest(image.repository, digest)
-        if manifest.is_index and (found := children(manifest)):
-            one = found[0].digest
+        images = [child.digest for child in children(manifest)] if manifest.is_index else [digest]
+        for one in images or [digest]:
             manifest = await client.manifest(image.repository, one)
-        config, size = config_of(manifest, one)
-        raw = b"".join([piece async for piece in client.blob(image.repository, config, size)])
-        if read_facts(manifest, one, raw).labels.get(INPUTS) != inputs:
-            raise PushedOther(
-                f"{image} was pushed, and means something else now ({digest.short}): nothing was recorded"
-            )
+            config, size = config_of(manifest, one)
+            raw = b"".join([piece async for piece in client.blob(image.repository, config, size)])
+            if read_facts(manifest, one, raw).labels.get(INPUTS) != inputs:
+                raise PushedOther(
+                    f"{image} was pushed, and means something else now ({digest.short}): nothing was recorded"
+                )
         return digest
 
     return ask_followed(reach, [image.registry], look)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from boltseal.bases.look import Looker, Wanted
     from boltseal.bases.sources import Claim
     from boltseal.client.transport import Transport
+    from boltseal.oci.platform import Platform
     from boltseal.oci.reference import Reference
     from boltseal.runtimes.engine import Engine
 
@@ -33,6 +34,14 @@ class NoSuchFile(Invalid):
 
 class NoImages(NotFound):
     """What was named holds no image."""
+
+
+class Named(NamedTuple):
+    """An image as it was named, and the platforms that are in use of it; () for all that it has."""
+
+    name: str
+    reference: Reference
+    platforms: tuple[Platform, ...] = ()
 
 
 class Left(NamedTuple):
@@ -52,6 +61,7 @@ class Aim:
     lock: Path | None = None
     running: bool = False
     host: str | None = None
+    platforms: Sequence[str] = ()
 
     @property
     def from_file(self) -> bool:
@@ -78,7 +88,7 @@ async def wanted_of(
     aim.check()
     left: list[Left] = []
     if aim.registry is not None:
-        named = [(str(one), one) async for one in _of_registry(transport, aim.registry)]
+        named = [Named(str(one), one) async for one in _of_registry(transport, aim.registry)]
     elif aim.compose is not None:
         named = _of_compose(aim.compose, left)
     elif aim.lock is not None:
@@ -86,22 +96,38 @@ async def wanted_of(
     elif aim.running:
         named = await _of_engine(aim.host, left)
     else:
-        named = [(text, remote_reference(text).complete) for text in aim.images]
+        named = [Named(text, remote_reference(text).complete) for text in aim.images]
     if aim.from_file:
         left += [
             Left(name, f"{one.registry} is not asked: a file names it, and you have not; --allow {one.registry}")
-            for name, one in named
+            for name, one, _ in named
             if not allowed(one.registry)
         ]
-        named = [(name, one) for name, one in named if allowed(one.registry)]
+        named = [each for each in named if allowed(each.reference.registry)]
+    if aim.platforms:
+        named = [each._replace(platforms=_platforms(aim.platforms)) for each in named]
     return _wanted(named, base), left
 
 
-def _wanted(named: Sequence[tuple[str, Reference]], base: Claim | None) -> list[Wanted]:
+def _wanted(named: Sequence[Named], base: Claim | None) -> list[Wanted]:
+    """Each image once, under the name that it was given first, and for all platforms that it was named for."""
     from boltseal.bases.look import Wanted
 
-    once = {reference: name for name, reference in reversed(named)}
-    return [Wanted(name, reference, base=base) for reference, name in reversed(once.items())]
+    once: dict[Reference, Named] = {}
+    for each in named:
+        before = once.setdefault(each.reference, each)
+        both = tuple(dict.fromkeys(before.platforms + each.platforms))
+        once[each.reference] = before._replace(platforms=both if before.platforms and each.platforms else ())
+    return [Wanted(each.name, each.reference, each.platforms, base) for each in once.values()]
+
+
+def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
+    """PlatformInvalid."""
+    from boltseal.oci.platform import Platform
+    from boltseal.pin.platforms import check_platform
+
+    parts = ([*check_platform(text).split("/"), "", ""] for text in texts)
+    return tuple(Platform(system, architecture, variant) for system, architecture, variant, *_ in parts)
 
 
 async def _of_registry(transport: Transport, registry: str) -> AsyncIterator[Reference]:
@@ -122,7 +148,7 @@ async def _of_registry(transport: Transport, registry: str) -> AsyncIterator[Ref
             continue
 
 
-def _of_compose(file: Path, left: list[Left]) -> list[tuple[str, Reference]]:
+def _of_compose(file: Path, left: list[Left]) -> list[Named]:
     from boltseal.cli.onproject import open_project
     from boltseal.oci.reference import HUB
 
@@ -137,11 +163,11 @@ def _of_compose(file: Path, left: list[Left]) -> list[tuple[str, Reference]]:
                 Left(site.written, f"{site.path}:{site.line}: it can't be told which image that is: {site.why}")
             )
         elif not (site.build and site.resolved.registry == HUB):  # a name for what is built here, which no registry has
-            found.append((site.written, site.resolved.complete))
+            found.append(Named(site.written, site.resolved.complete, _platforms(opened.settings.platforms)))
     return found
 
 
-def _of_lock(file: Path) -> list[tuple[str, Reference]]:
+def _of_lock(file: Path) -> list[Named]:
     from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 
     try:
@@ -150,13 +176,13 @@ def _of_lock(file: Path) -> list[tuple[str, Reference]]:
     except OSError as error:
         raise NoSuchFile(f"{file} can't be read: {error.strerror}") from error
     return [
-        (str(image.reference), replace(image.reference, digest=image.digest))
+        Named(str(image.reference), replace(image.reference, digest=image.digest))
         for image in lock.images
         if not image.local_build
     ]
 
 
-async def _of_engine(host: str | None, left: list[Left]) -> list[tuple[str, Reference]]:
+async def _of_engine(host: str | None, left: list[Left]) -> list[Named]:
     from boltseal.cli.onhost import engine_address
     from boltseal.runtimes.engine import connected
 
@@ -167,9 +193,7 @@ async def _of_engine(host: str | None, left: list[Left]) -> list[tuple[str, Refe
     return found
 
 
-async def _of_container(
-    engine: Engine, name: str, started_as: str, image_id: object, left: list[Left]
-) -> list[tuple[str, Reference]]:
+async def _of_container(engine: Engine, name: str, started_as: str, image_id: object, left: list[Left]) -> list[Named]:
     from boltseal.oci.digest import Digest
     from boltseal.runtimes.engine import NoSuchImage
 
@@ -188,7 +212,7 @@ async def _of_container(
     as_started = [one for one in pulled if one.name in names and str(names[one.name]) == started_as] or pulled
     tagged = names.get(as_started[0].name)
     reference = replace(as_started[0], tag=None if tagged is None else tagged.tag)
-    return [(f"{name}: {started_as or reference}", reference)]
+    return [Named(f"{name}: {started_as or reference}", reference, (image.platform,) if image.platform.os else ())]
 
 
 @asynccontextmanager

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from boltseal.cli.answer import Answer, clean, print_line, say
+from boltseal.cli.answer import Answer, clean, counted, print_wrapped, say
 from boltseal.cli.clock import clock_us
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from boltseal.bases.journal import Journal, Outcome
+    from boltseal.bases.journal import Journal, Line, Outcome
     from boltseal.bases.look import Answered, Looker, Wanted
     from boltseal.bases.rebuild import Asked, Due
     from boltseal.cli.onbases import Aim
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from boltseal.policy.on_outdated import Action
 
 MAX_ROUNDS = 10
+MAX_TOLD = 20
+"""How many rebuilds that were asked for before are named."""
 
 
 class NothingToRun(Invalid):
@@ -49,10 +53,19 @@ def rebuilders(wanted: bool) -> Builders | None:
     return Builders(actions, tokens, _journal())
 
 
+def end_on_sigterm() -> None:
+    """Whoever ends us, such as a timer, has the task that runs now cancelled: what it runs is ended too, and written down."""
+    import asyncio
+
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
 async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], told: list[Answered]) -> list[Asked]:
     """Ask for all that is due. What was built is looked at again: others stand on it, and may be outdated by it."""
     from boltseal.bases.journal import Outcome
-    from boltseal.bases.rebuild import Rebuilder
+    from boltseal.bases.rebuild import AskedElsewhere, Rebuilder
 
     rebuilder = Rebuilder(
         builders.actions,
@@ -62,14 +75,34 @@ async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], 
         tokens=builders.tokens,
         tell=lambda event: say(f"boltseal: {event.text}; asking for a rebuild"),
     )
+    _tell_before(rebuilder.before(told))
     found: list[Asked] = []
     for _ in range(MAX_ROUNDS):
-        asked = await rebuilder.rebuild(told)
+        try:
+            asked = await rebuilder.rebuild(told)
+        except AskedElsewhere as error:
+            say(f"boltseal: {error.message}")
+            break
         found += asked
         if not any(one.outcome is Outcome.DONE and one.due.action.command for one in asked):
             break
         told[:] = await looker.look(wanted, afresh=True)
     return found
+
+
+def _tell_before(before: Sequence[tuple[Due, Line]]) -> None:
+    """What is outdated and is not asked for again: what went wrong with each, and how many of the others there are."""
+    from boltseal.bases.journal import Outcome
+    from boltseal.ledger.entry import format_time
+
+    wrong = [(due, line) for due, line in before if line.outcome is not Outcome.DONE]
+    for due, line in wrong[:MAX_TOLD]:
+        how = "its end was never seen" if line.outcome is Outcome.ASKED else str(line.outcome)
+        at = f"{format_time(line.time_us)[:16].replace('T', ' ')} UTC"
+        say(clean(f"boltseal: {due.image}: its rebuild was asked for before ({how}, {at}) and is not asked for again"))
+    others = len(before) - min(len(wrong), MAX_TOLD)
+    if others:
+        say(f"boltseal: {counted(others, 'rebuild')} more asked for before; `boltseal outdated --log` has them")
 
 
 async def _record(looker: Looker, due: Due, outcome: Outcome, words: str) -> None:
@@ -98,7 +131,7 @@ def tell_asked(answer: Answer, asked: Sequence[Asked]) -> None:
             tries=one.tries,
         )
         if not answer.as_json:
-            print_line(clean(f"rebuild {one.outcome:<6}  {due.image}: {one.told}"))
+            print_wrapped(f"rebuild {one.outcome:<6}  ", clean(f"{due.image}: {one.told}"))
         if one.recorded:
             say(clean(f"boltseal: {due.image}: the ledger does not say so: {one.recorded}"))
 
@@ -110,8 +143,8 @@ def tell_log(answer: Answer, aim: Aim, reach: Reach) -> None:
         answer.add(ref=image, status=outcome, reason=words, time=when, base=base, means=digest)
         if answer.as_json:
             continue
-        print_line(clean(f"{when[:19].replace('T', ' ')}  {outcome:<6}  {image}"))
-        print_line(clean(f"                     for {base} at {digest[:19]}" + (f": {words}" if words else "")))
+        print_wrapped(f"{when[:19].replace('T', ' ')}  ", clean(f"{outcome:<7} {image}"))
+        print_wrapped("for ", clean(f"{base} at {digest[:19]}" + (f": {words}" if words else "")), indent=21)
     say(f"{len(rows)} {'line' if len(rows) == 1 else 'lines'}")
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_line, say
+from boltseal.cli.answer import Answer, Outcome, clean, print_wrapped, say
 from boltseal.cli.onbases import Aim, Left, NoImages, inferred, looking, wanted_of
 from boltseal.cli.onproject import AllowOption, whom_to_ask
-from boltseal.cli.onrebuild import ask_for, rebuilders, tell_asked, tell_log
+from boltseal.cli.onrebuild import ask_for, end_on_sigterm, rebuilders, tell_asked, tell_log
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, quota_in_words
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from boltseal.bases.look import Answered
     from boltseal.bases.rebuild import Asked
     from boltseal.client.transport import Transport
+
+MAX_SETTINGS = 10
+"""How many settings of a base that are different are named; `--json` has all of them."""
 
 
 def outdated(
@@ -52,6 +56,15 @@ def outdated(
         str | None,
         typer.Option("--base", metavar="REF", show_default=False, help="On what images that say nothing stand."),
     ] = None,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--platform",
+            metavar="PLATFORM",
+            show_default=False,
+            help="A machine that the images are used on: linux/amd64. May be repeated.",
+        ),
+    ] = None,
     window: Annotated[
         int,
         typer.Option(
@@ -78,7 +91,7 @@ def outdated(
     Exit code 1: one is outdated; 3: of one it could not be told.
     """
     with Answer("outdated", as_json=as_json) as answer:
-        aim = Aim(images or [], registry, compose, lock, running, host)
+        aim = Aim(images or [], registry, compose, lock, running, host, platform or [])
         reach = Reach(plain_http, ca_file, anonymous)
         if log:
             tell_log(answer, aim, reach)
@@ -103,10 +116,16 @@ def outdated(
                 ) as looker:
                     told.extend(await looker.look(wanted))
                     if builders is not None:
+                        end_on_sigterm()
                         asked.extend(await ask_for(builders, looker, wanted, told))
             return [quota_in_words(name, quota) for name, quota in sorted(transport.quotas.items())]
 
-        quotas = ask(reach, _registries(aim), run)
+        import asyncio
+
+        try:
+            quotas = ask(reach, _registries(aim), run)
+        except asyncio.CancelledError:  # by SIGTERM: it ends as by Ctrl-C
+            raise KeyboardInterrupt from None
         answers, artifacts = _images(told, aim)
         if not answers and not left:
             raise NoImages("there is no image there to look at")
@@ -115,7 +134,7 @@ def outdated(
             _tell(answer, one, verbose=verbose)
         for name, reason in left:
             answer.add(ref=name, status="cannot tell", reason=reason)
-            _print(answer, "cannot tell", name, [reason])
+            _print(answer, "cannot tell", name, [("why", reason)])
         _summary(answers, left, artifacts)
         tell_asked(answer, asked)
         for line in quotas:
@@ -159,15 +178,15 @@ def _tell(answer: Answer, one: Answered, *, verbose: bool) -> None:
         platforms=[fields(each) for each in one.verdicts] if len(one.verdicts) > 1 else [],
     )
     quiet = verdict.status in (Status.CURRENT, Status.NO_BASE) and not verbose
-    _print(answer, verdict.status, one.wanted.name, [] if quiet else list(_lines(verdict, one)))
+    _print(answer, verdict.status, one.wanted.name, () if quiet else _lines(verdict, one))
 
 
-def _print(answer: Answer, status: str, name: str, lines: list[str]) -> None:
+def _print(answer: Answer, status: str, name: str, lines: Iterable[tuple[str, str]]) -> None:
     if answer.as_json:
         return
-    print_line(clean(f"{status:<12} {name}"))
-    for line in lines:
-        print_line(clean(f"             {line}"))
+    print_wrapped(f"{status:<12} ", clean(name))
+    for what, text in lines:
+        print_wrapped(f"{what:<10}", clean(text), indent=13)
 
 
 def fields(verdict: Verdict) -> dict[str, Any]:
@@ -200,20 +219,19 @@ def _changed(changes: Changes) -> dict[str, Any]:
     return {"removed": layers(changes.removed), "added": layers(changes.added), "settings": settings, "labels": labels}
 
 
-def _lines(verdict: Verdict, one: Answered) -> list[str]:
-    """The story of one image, a fact in a line."""
-    claim, lines = verdict.claim, []
+def _lines(verdict: Verdict, one: Answered) -> Iterator[tuple[str, str]]:
+    """The story of one image, a fact in each: what it is about, and the fact."""
+    claim = verdict.claim
     if claim is not None and claim.base is not None:
-        lines.append(f"base      {claim.base} ({claim.how}: {claim.by})")
-    lines.append(f"why       {verdict.reason}")
+        yield "base", f"{claim.base} ({claim.how}: {claim.by})"
+    yield "why", verdict.reason
     if verdict.status == "outdated" and verdict.now is not None:
         was = f"{verdict.built_on.short} -> " if verdict.built_on is not None else ""
-        lines.append(f"moved     {was}{verdict.now.short}{_since(verdict)}")
+        yield "moved", f"{was}{verdict.now.short}{_since(verdict)}"
     if verdict.changes is not None:
-        lines.append(f"changed   {_in_words(verdict.changes)}")
+        yield "changed", _in_words(verdict.changes)
     if len(one.verdicts) > 1:
-        lines.append("for       " + ", ".join(f"{each.platform}: {each.status}" for each in one.verdicts))
-    return lines
+        yield "for", ", ".join(f"{each.platform}: {each.status}" for each in one.verdicts)
 
 
 def _since(verdict: Verdict) -> str:
@@ -234,7 +252,9 @@ def _in_words(changes: Changes) -> str:
         for what, some in (("lost", changes.removed), ("got", changes.added))
         if some.number
     ]
-    parts += [one.what for one in changes.settings]
+    parts += [one.what for one in changes.settings[:MAX_SETTINGS]]
+    if len(changes.settings) > MAX_SETTINGS:
+        parts.append(f"{len(changes.settings) - MAX_SETTINGS} more settings")
     parts += [
         f"{one.what} {one.was or 'none'} -> {one.now or 'none'}" for one in (changes.version, changes.revision) if one
     ]
