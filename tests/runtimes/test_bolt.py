@@ -140,3 +140,35 @@ def test_numbers_of_go_are_read() -> None:
     assert [uvarint(each) for each in (b"\x05", b"\xac\x02")] == [5, 300]
     with pytest.raises(StoreMalformed):
         uvarint(b"\xff" * 20)
+
+
+def test_a_page_that_many_buckets_share_is_read_a_few_times(path: Path) -> None:
+    """Sixty buckets that all mean the same page of sixty buckets are thousands at the next level, and so on."""
+    shared = leaf(4, [(1, b"%d" % number, struct.pack("<QQ", 4, 0)) for number in range(60)])
+    bolt = file(path, leaf(3, [(1, b"a", struct.pack("<QQ", 4, 0))]), shared)
+
+    def count(bucket: Bucket, depth: int) -> int:
+        return sum(1 + (count(each, depth - 1) if depth else 0) for _, each in bucket.buckets())
+
+    with pytest.raises(StoreMalformed, match="several buckets"):
+        count(bolt.root, 5)
+
+
+def test_elements_that_share_their_bytes_are_refused(path: Path) -> None:
+    """Each would be a copy of the same kilobytes."""
+    heads = b"".join(struct.pack("<IIII", 0, 16 * (100 - number), 1, 3000) for number in range(100))
+    bolt = file(path, struct.pack("<QHHI", 3, 2, 100, 0) + heads)
+
+    with pytest.raises(StoreMalformed, match="into another one"):
+        bolt.root.values()
+
+
+def test_a_branch_of_megabytes_is_refused(path: Path) -> None:
+    """One upon the other they would all be in memory at once; a branch has a page."""
+    bolt = file(path, struct.pack("<QHHI", 3, 1, 0, 1000))
+    os.truncate(path, 1 << 23)
+
+    with pytest.raises(StoreMalformed, match="damaged"):
+        everything(_opened(path).root)
+
+    assert bolt.consistent()

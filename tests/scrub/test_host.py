@@ -54,6 +54,35 @@ def test_an_image_that_goes_away_meanwhile_is_no_difference(store: DockerStore) 
     assert "while it was checked" in report.unknown[0]
 
 
+def test_a_link_of_the_stack_that_is_turned_meanwhile_is_never_clean(store: DockerStore) -> None:
+    """The layers that were read hold; what would be mounted now is another one."""
+    store.image("turning:1", LOWER, {"app": b"app"})
+    (lower,) = store.root.glob("overlay2/*/lower")
+    link = store.root / "overlay2" / lower.read_text()
+
+    def turn(*_: int) -> None:
+        link.unlink()
+        link.symlink_to("../evil/diff")
+
+    (report,) = scrub(store_at(store.root), Wanted(), turn)
+
+    assert report.status is Status.UNKNOWN
+    assert "changed while it was checked" in report.unknown[0]
+
+
+def test_an_image_that_gets_another_name_meanwhile_holds(store: DockerStore) -> None:
+    """A name is no file of it."""
+    store.image("named:1", LOWER)
+
+    def name(*_: int) -> None:
+        names = store.root / "image/overlay2/repositories.json"
+        names.write_text(names.read_text().replace("named:1", "named:2"))
+
+    (report,) = scrub(store_at(store.root), Wanted(), name)
+
+    assert report.status is Status.HOLDS
+
+
 def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
     """And both are told of what differs in it."""
     store.image("one:1", LOWER)

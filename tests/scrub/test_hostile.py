@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,10 @@ from boltseal.scrub.find import NoStore, store_at
 from boltseal.scrub.report import Report, Status
 from boltseal.scrub.scrub import Wanted, scrub
 from tests.scrub.making import DockerStore, split_of
+
+ID = "a" * 64
+ID64 = ID.encode()
+EMPTY = f"sha256:{hashlib.sha256(b'').hexdigest()}"
 
 
 @pytest.fixture
@@ -81,6 +88,127 @@ def test_a_list_of_names_that_is_a_bomb_leaves_the_images(store: DockerStore) ->
     found = scrub(store_at(store.root), Wanted(), lambda *_: None)
 
     assert {(each.what, each.status) for each in found} == {("store", Status.UNKNOWN), ("image", Status.HOLDS)}
+
+
+MAX_MB = 200
+
+
+def joined(one: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
+    """A list of so many bytes, each entry made of its number."""
+    return start + b",".join(one(number) for number in range(size // len(one(1 << 20)))) + end
+
+
+TAG = b'"%x:%x":"sha256:' + ID64 + b'"'
+LONG_LISTS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "repositories": (
+        "image/overlay2/repositories.json",
+        lambda: joined(lambda n: b'"%x":{}' % n, 60_000_000, b'{"Repositories":{', b"}}"),
+    ),
+    "tags": (
+        "image/overlay2/repositories.json",
+        lambda: joined(lambda n: TAG % (n, n), 60_000_000, b'{"Repositories":{"x":{', b"}}}"),
+    ),
+    "images": (
+        "overlay-images/images.json",
+        lambda: joined(lambda n: b'{"id":"%064x","layer":"b"}' % n, 60_000_000, b"[", b"]"),
+    ),
+    "the-same-image": (
+        "overlay-images/images.json",
+        lambda: joined(lambda _: b'{"id":"a","layer":"b"}', 60_000_000, b"[", b"]"),
+    ),
+    "layers": (
+        "overlay-layers/layers.json",
+        lambda: joined(lambda n: b'{"id":"%x"}' % n, 60_000_000, b"[", b"]"),
+    ),
+    "containers": (
+        "overlay-containers/containers.json",
+        lambda: joined(lambda _: b'{"id":"a"}', 60_000_000, b"[", b"]"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG_LISTS)
+def test_a_list_of_very_many_short_values_costs_neither_time_nor_memory(
+    store: DockerStore, tmp_path: Path, name: str
+) -> None:
+    """Millions of them are in a file that is not too long; each would become a value of some hundred bytes."""
+    path, content = LONG_LISTS[name]
+    root = store.root if path.startswith("image/") else podman_store(tmp_path / "podman")
+    (root / path).write_bytes(content())
+
+    found, peak = checked_elsewhere(root)
+
+    assert "unknown" in found
+    assert "differs" not in found
+    assert peak < MAX_MB
+
+
+@pytest.mark.slow
+def test_a_list_that_names_the_same_layers_again_and_again_has_an_end(tmp_path: Path) -> None:
+    """Hundreds of images of a thousand layers each fit into a list of a megabyte: some are read, the others are said."""
+    folder, config = tmp_path / "layout", diff_ids(*([EMPTY] * 1000))
+    layout(folder, b"")
+    (folder / "index.json").unlink()
+    (folder / "x").touch()
+    name = hashlib.sha256(config).hexdigest().encode()
+    (folder / name.decode()).write_bytes(config)
+    image = b'{"Config":"%s","Layers":[' % name + b",".join([b'"x"'] * 1000) + b"]}"
+    (folder / "manifest.json").write_bytes(b"[" + b",".join([image] * 490) + b"]")
+
+    found, peak = checked_elsewhere(folder)
+
+    assert (found.count("holds"), found.count("unknown")) == (200, 290)
+    assert peak < MAX_MB
+
+
+def checked_elsewhere(root: Path) -> tuple[list[str], float]:
+    """What a process of its own says of a store, in words, and the most memory that it held, in MB."""
+    done = subprocess.run([sys.executable, "-c", _CHECKED, root], check=True, stdout=subprocess.PIPE, text=True)
+    *found, peak = done.stdout.split()
+    return found, int(peak) / 1024
+
+
+_CHECKED = """
+import re, sys
+from pathlib import Path
+from boltseal.scrub.find import store_at
+from boltseal.scrub.scrub import Wanted, scrub
+for each in scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None):
+    print(each.status)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def test_one_container_that_is_damaged_leaves_the_others(store: DockerStore) -> None:
+    """Each has a file of its own."""
+    for id_, config in (("b" * 64, b"{"), ("c" * 64, b'{"Name":"/whole","Driver":"overlay2"}')):
+        (store.root / "containers" / id_).mkdir(parents=True)
+        (store.root / "containers" / id_ / "config.v2.json").write_bytes(config)
+
+    found = checked(store)
+
+    assert found["good:1"].status is Status.HOLDS
+    assert "not what an engine writes" in found["b" * 12].unknown[0]
+    assert "mount-id is gone" in found["whole"].unknown[0]
+
+
+def test_an_image_that_is_said_to_be_a_step_to_another_one_is_still_checked(store: DockerStore) -> None:
+    """Images without a name that others were built upon are not shown; who says so must be built upon it."""
+    evil = store.image("evil:1", {"bin/evil": b"evil"})
+    names = store.root / "image/overlay2/repositories.json"
+    listed = json.loads(names.read_text())
+    del listed["Repositories"]["evil"]
+    (good,) = listed["Repositories"]["good"].values()
+    names.write_text(json.dumps(listed))
+    metadata = store.root / "image/overlay2/imagedb/metadata/sha256" / good.removeprefix("sha256:")
+    metadata.mkdir(parents=True)
+    (metadata / "parent").write_text(str(evil))
+    (store.layer(2) / "bin/evil").write_bytes(b"EVIL")
+
+    found = checked(store)
+
+    assert found[evil.short].status is Status.DIFFERS
 
 
 def bomb(store: DockerStore, layer: int = 0) -> Path:
@@ -232,13 +360,13 @@ def podman_store(folder: Path, **lists: object) -> Path:
     return folder
 
 
-ID = "a" * 64
 HOSTILE_LISTS: dict[str, dict[str, object]] = {
     "deeply-nested": {"images": b"[" * 1_000_000},
     "no-json": {"images": b"\xff\x00"},
     "no-list": {"images": {"id": ID}},
     "an-id-that-is-a-path": {"images": [{"id": "../../../../etc", "layer": ID}]},
     "a-layer-that-is-a-path": {"images": [{"id": ID, "layer": "../x"}], "layers": [{"id": "../x"}]},
+    "a-line-of-another-kind": {"images": [7, {"id": ID, "layer": "b"}]},
     "a-layer-upon-itself": {"images": [{"id": ID, "layer": "b"}], "layers": [{"id": "b", "parent": "b"}]},
     "a-container-upon-itself": {
         "layers": [{"id": "b", "parent": "c"}, {"id": "c", "parent": "b"}],

@@ -7,20 +7,27 @@
                        root 0: the bucket's only page follows in the value
 
 A writer never touches pages of the last transaction: as long as the newer meta page stays the same, what was read hangs
-together (`consistent`). Nothing here trusts the file: pages and depth are bounded, and no page is read twice in a bucket.
+together (`consistent`). Nothing here trusts the file: pages and depth are bounded, no page is read twice in a bucket, nor
+for more buckets than readers of one file go through, and the elements of a page do not overlap. So what is read is never
+more than some times the file.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
 from boltseal.runtimes.beneath import StoreMalformed
 
 MAX_DEPTH: Final = 24
-MAX_PAGE_BYTES: Final = 64 * 1024 * 1024
+MAX_PAGE_BYTES: Final = 16 * 1024 * 1024
+"""A value has a few kilobytes."""
+MAX_BRANCH_BYTES: Final = 1024 * 1024
+MAX_READINGS: Final = 8
+"""How often one page is read: as long as a file is well-formed a page belongs to one bucket."""
 _MAGIC: Final = 0xED0CDAED
 _PAGE_SIZES: Final = (4096, 8192, 16384, 32768, 65536)
 _META: Final = struct.Struct("<IIIIQQQQQQ")
@@ -40,6 +47,7 @@ class Bolt:
         self._fd = fd
         self.name = name
         self._size = os.fstat(fd).st_size
+        self._readings: Counter[int] = Counter()
         self._page_size, self.transaction, root = self._meta()
         self.root = Bucket(self, root, None)
 
@@ -68,10 +76,14 @@ class Bolt:
         head = os.pread(self._fd, _PAGE.size, at) if 0 < at <= self._size - _PAGE.size else b""
         if len(head) < _PAGE.size:
             raise StoreMalformed(f"{self.name} names page {number}, which is not in it")
-        id_, _, _, overflow = _PAGE.unpack(head)
+        id_, flags, _, overflow = _PAGE.unpack(head)
         size = (overflow + 1) * self._page_size
-        if id_ != number or at + size > self._size or size > MAX_PAGE_BYTES:
+        limit = MAX_BRANCH_BYTES if flags & _IS_BRANCH else MAX_PAGE_BYTES
+        if id_ != number or at + size > self._size or size > limit:
             raise StoreMalformed(f"{self.name}: page {number} is damaged")
+        self._readings[number] += 1
+        if self._readings[number] > MAX_READINGS:
+            raise StoreMalformed(f"{self.name}: page {number} is said to belong to several buckets")
         return os.pread(self._fd, size, at)
 
 
@@ -110,6 +122,7 @@ class Bucket:
         if (number in seen and depth) or depth > MAX_DEPTH:
             raise StoreMalformed(f"{self._bolt.name}: a circle of pages, or more levels than bolt has")
         seen.add(number)
+        taken = _PAGE.size
         for index in range(count):
             if flags & _IS_BRANCH:
                 at = _PAGE.size + index * _BRANCH.size
@@ -121,8 +134,11 @@ class Bucket:
                 at = _PAGE.size + index * _LEAF.size
                 kind, pos, key_size, value_size = self._unpack(_LEAF, page, at)
                 start = at + pos
-                if start + key_size + value_size > len(page):
-                    raise StoreMalformed(f"{self._bolt.name}: an element that leads out of its page")
+                taken += _LEAF.size + key_size + value_size
+                if start + key_size + value_size > len(page) or taken > len(page):
+                    raise StoreMalformed(
+                        f"{self._bolt.name}: an element that leads out of its page, or into another one"
+                    )
                 value = page[start + key_size : start + key_size + value_size]
                 yield page[start : start + key_size], self._bucket(value) if kind & _IS_BUCKET else value
             else:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreUnreadable
+from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreUnreadable, explained
 from boltseal.runtimes.bolt import Bolt, Bucket, uvarint
 from boltseal.runtimes.documents import MAX_DOCUMENT_BYTES, digest
 
@@ -25,7 +25,9 @@ T = TypeVar("T")
 CONTENT: Final = b"io.containerd.content.v1.content/blobs"
 METADATA: Final = b"io.containerd.metadata.v1.bolt/meta.db"
 SNAPSHOTS: Final = b"io.containerd.snapshotter.v1.overlayfs"
-MAX_IMAGES: Final = 1_000_000
+MAX_NAMES: Final = 100_000
+"""Of images, of snapshots and of containers each. Kubernetes gives an image three names."""
+MAX_NAME_BYTES: Final = 1024
 ATTEMPTS: Final = 5
 
 
@@ -69,6 +71,8 @@ class Metadata:
     snapshots: Mapping[tuple[str, str], tuple[str, str]]
     containers: tuple[NamedContainer, ...]
     elsewhere: Mapping[tuple[str, str], str]
+    damaged: tuple[str, ...]
+    """Images that can't be read, and why."""
 
 
 class ContainerdStore:
@@ -106,6 +110,8 @@ class ContainerdStore:
                     if bolt.consistent():
                         raise
                     continue
+                except OSError as error:
+                    raise explained(error, self.files.shown(path)) from error
                 if bolt.consistent():
                     return taken
         raise StoreUnreadable(f"{self.files.shown(path)} is written to all the time; try again when less happens")
@@ -113,7 +119,11 @@ class ContainerdStore:
     @contextmanager
     def _bolt(self, path: bytes) -> Iterator[Bolt]:
         with self.files.opened(path) as fd:
-            yield Bolt(fd, path.decode())
+            try:
+                bolt = Bolt(fd, path.decode())
+            except OSError as error:
+                raise explained(error, self.files.shown(path)) from error
+            yield bolt
 
 
 def blob_at(blob: Digest) -> bytes:
@@ -126,6 +136,7 @@ def _metadata(bolt: Bolt) -> Metadata:
     snapshots: dict[tuple[str, str], tuple[str, str]] = {}
     containers: list[NamedContainer] = []
     elsewhere: dict[tuple[str, str], str] = {}
+    damaged: list[str] = []
     for raw_namespace, inside in (bolt.root.below(b"v1") or bolt.root).buckets():
         namespace = _text(raw_namespace)
         for name, image in _in(inside, b"images"):
@@ -133,12 +144,16 @@ def _metadata(bolt: Bolt) -> Metadata:
             if target is None:
                 continue
             said = target.values()
-            found = digest(said.get(b"digest", b""), f"image {_text(name)}")
+            try:
+                found = digest(said.get(b"digest", b""), f"image {_text(name)}")
+            except StoreMalformed as error:
+                damaged.append(error.message)
+                continue
             images.append(NamedImage(namespace, _text(name), found, _text(said.get(b"mediatype", b""))))
-            if len(images) > MAX_IMAGES:
-                raise StoreMalformed(f"{bolt.name} names more than {MAX_IMAGES} images")
+            _bounded(bolt, len(images) + len(damaged), "images")
         for snapshotter, keys in _in(inside, b"snapshots"):
             for key, snapshot in keys.buckets():
+                _bounded(bolt, len(snapshots) + len(elsewhere), "snapshots")
                 if snapshotter != b"overlayfs":
                     elsewhere[namespace, _text(key)] = _text(snapshotter)
                     continue
@@ -155,7 +170,8 @@ def _metadata(bolt: Bolt) -> Metadata:
                     _text(said.get(b"snapshotKey", b"")),
                 )
             )
-    return Metadata(tuple(images), snapshots, tuple(containers), elsewhere)
+            _bounded(bolt, len(containers), "containers")
+    return Metadata(tuple(images), snapshots, tuple(containers), elsewhere, tuple(damaged))
 
 
 def _snapshots(bolt: Bolt) -> dict[str, Snapshot]:
@@ -163,8 +179,14 @@ def _snapshots(bolt: Bolt) -> dict[str, Snapshot]:
     snapshots = bolt.root.below(b"v1", b"snapshots")
     for name, snapshot in snapshots.buckets() if snapshots is not None else ():
         said = snapshot.values()
+        _bounded(bolt, len(found), "snapshots")
         found[_text(name)] = Snapshot(uvarint(said.get(b"id", b"")), _text(said.get(b"parent", b"")))
     return found
+
+
+def _bounded(bolt: Bolt, count: int, what: str) -> None:
+    if count > MAX_NAMES:
+        raise StoreMalformed(f"{bolt.name} names more than {MAX_NAMES} {what}")
 
 
 def _in(bucket: Bucket, name: bytes) -> Iterator[tuple[bytes, Bucket]]:
@@ -173,4 +195,6 @@ def _in(bucket: Bucket, name: bytes) -> Iterator[tuple[bytes, Bucket]]:
 
 
 def _text(raw: bytes) -> str:
+    if len(raw) > MAX_NAME_BYTES:
+        raise StoreMalformed(f"a name of {len(raw)} bytes in containerd's metadata")
     return raw.decode("utf-8", "backslashreplace")

@@ -24,6 +24,7 @@ from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing
 from boltseal.runtimes.documents import (
     MAX_DOCUMENT_BYTES,
+    MAX_IMAGES,
     MAX_LIST_BYTES,
     MAX_WORD_BYTES,
     decoded,
@@ -32,7 +33,7 @@ from boltseal.runtimes.documents import (
 )
 
 OVERLAY2: Final = "overlay2"
-MAX_CONTAINERS: Final = 100_000
+MAX_TAGS: Final = 100_000
 _HEX: Final = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -41,7 +42,7 @@ class _Repositories(msgspec.Struct):
 
 
 class _State(msgspec.Struct, rename="pascal"):
-    running: bool = False
+    pid: int = 0
 
 
 class _Container(msgspec.Struct, rename="pascal"):
@@ -68,7 +69,8 @@ class DockerContainer:
     id: str
     name: str
     image: Digest | None
-    running: bool
+    driver: str
+    pid: int
     mount_id: str | None
     init_id: str | None
     parent: Digest | None
@@ -91,6 +93,8 @@ class DockerStore:
         if not self.files.exists(path):
             return {}
         read = decoded(self.files.read(path, MAX_LIST_BYTES), _Repositories, "repositories.json")
+        if sum(map(len, read.repositories.values())) > MAX_TAGS:
+            raise StoreMalformed(f"repositories.json names more than {MAX_TAGS} tags and digests")
         return {
             name: digest(image, f"repositories.json, {name}")
             for of_one in read.repositories.values()
@@ -102,16 +106,15 @@ class DockerStore:
         path = b"image/overlay2/imagedb/content/sha256"
         if not self.files.exists(path):
             return []
-        return [Digest("sha256", name.decode()) for name in self.files.names(path) if _HEX.fullmatch(name)]
+        names = self.files.names(path, MAX_IMAGES)
+        return [Digest("sha256", name.decode()) for name in names if _HEX.fullmatch(name)]
 
-    def parents(self) -> set[Digest]:
-        """The images that others were built upon, which `docker images` does not show."""
-        found = set()
-        for image in self.images():
-            path = b"image/overlay2/imagedb/metadata/sha256/%s/parent" % image.hex.encode()
-            if self.files.exists(path):
-                found.add(digest(self.files.read(path, MAX_WORD_BYTES), "the parent of an image"))
-        return found
+    def parent(self, image: Digest) -> Digest | None:
+        """The image that this one was built upon, which `docker images` does not show where it has no name."""
+        path = b"image/overlay2/imagedb/metadata/sha256/%s/parent" % image.hex.encode()
+        if not self.files.exists(path):
+            return None
+        return digest(self.files.read(path, MAX_WORD_BYTES), f"the parent of image {image.short}")
 
     def config(self, image: Digest) -> bytes:
         """An image's config as it lies there."""
@@ -138,15 +141,11 @@ class DockerStore:
             return 0
         return int(text) if text.isdigit() and len(text) < 19 else 0
 
-    def containers(self) -> list[DockerContainer]:
-        """All containers, stopped ones too."""
+    def containers(self) -> list[str]:
+        """The IDs of all containers, stopped ones too."""
         if not self.files.exists(b"containers"):
             return []
-        return [
-            self.container(os.fsdecode(name))
-            for name in self.files.names(b"containers", MAX_CONTAINERS)
-            if _HEX.fullmatch(name)
-        ]
+        return [name.decode() for name in self.files.names(b"containers", MAX_IMAGES) if _HEX.fullmatch(name)]
 
     def container(self, id_: str) -> DockerContainer:
         """One container."""
@@ -168,7 +167,14 @@ class DockerStore:
         except StoreMalformed:
             image = None
         return DockerContainer(
-            id_, read.name.lstrip("/"), image, read.state.running, named(b"mount-id"), named(b"init-id"), parent
+            id_,
+            read.name.lstrip("/"),
+            image,
+            read.driver,
+            read.state.pid,
+            named(b"mount-id"),
+            named(b"init-id"),
+            parent,
         )
 
 

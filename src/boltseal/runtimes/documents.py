@@ -1,7 +1,7 @@
 """The JSON that stores keep, as typed values or not at all.
 
-A document has a stated size, and is decoded into the few keys that matter; whatever else it says costs no memory. What
-does not fit is StoreMalformed, with one sentence.
+A document has a stated size and a stated number of values, and is decoded into the few keys that matter; whatever else it
+says costs no memory. What does not fit is StoreMalformed, with one sentence.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 """images.json, layers.json, repositories.json: one line for each image or layer of a host."""
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
 """A manifest or a config."""
+MAX_VALUES: Final = 500_000
+"""Each value of a document takes some hundred bytes of memory, be it as short as `{}`."""
+MAX_IMAGES: Final = 20_000
+"""Of one store, and as many containers."""
 MAX_WORD_BYTES: Final = 4096
 """A file that holds one digest, id or name."""
 
 
 def decoded(raw: bytes, shape: type[T], what: str) -> T:
     """A document as a value of `shape`. StoreMalformed."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:  # before each value but the first stands one of these
+        raise StoreMalformed(f"{what} holds more than {MAX_VALUES} values; no engine writes as many")
     try:
         return msgspec.json.decode(raw, type=shape)
     except RecursionError as error:

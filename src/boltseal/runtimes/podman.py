@@ -22,12 +22,20 @@ from typing import Final, TypeVar
 import msgspec
 
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.beneath import Beneath
-from boltseal.runtimes.documents import MAX_DOCUMENT_BYTES, MAX_LIST_BYTES, MAX_WORD_BYTES, decoded, word
+from boltseal.runtimes.beneath import Beneath, StoreMalformed
+from boltseal.runtimes.documents import (
+    MAX_DOCUMENT_BYTES,
+    MAX_IMAGES,
+    MAX_LIST_BYTES,
+    MAX_WORD_BYTES,
+    decoded,
+    word,
+)
 
-T = TypeVar("T")
+Row = TypeVar("Row", "StoredImage", "StoredLayer", "StoredContainer")
 
 MAX_DOCUMENTS: Final = 1000
+MAX_LISTED_LAYERS: Final = 100_000
 _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 
 
@@ -72,10 +80,14 @@ class StoredContainer(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class PodmanStore:
-    """One root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
+    """One root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed.
+
+    `damaged`: lines of the lists that are not what an engine writes, and why; the others go on.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.damaged: list[str] = []
         self.files = Beneath(root)
 
     def other_drivers(self) -> list[str]:
@@ -90,18 +102,17 @@ class PodmanStore:
 
     def images(self) -> list[StoredImage]:
         """All images."""
-        found = self._list(b"overlay-images/images.json", list[StoredImage])
-        return [self._checked(image) for image in found]
+        return self._list(b"overlay-images/images.json", StoredImage)
 
     def layers(self) -> dict[str, StoredLayer]:
         """All layers by id, those of containers included."""
         names = (b"overlay-layers/layers.json", b"overlay-layers/volatile-layers.json")
-        return {self._id(layer.id): layer for name in names for layer in self._list(name, list[StoredLayer])}
+        return {layer.id: layer for name in names for layer in self._list(name, StoredLayer, MAX_LISTED_LAYERS)}
 
     def containers(self) -> list[StoredContainer]:
         """All containers."""
         names = (b"overlay-containers/containers.json", b"overlay-containers/volatile-containers.json")
-        return [each for name in names for each in self._list(name, list[StoredContainer])]
+        return [each for name in names for each in self._list(name, StoredContainer)]
 
     def documents(self, image: StoredImage) -> Iterator[tuple[str, bytes]]:
         """The documents kept with an image, under their keys; those too large for one are passed over."""
@@ -115,17 +126,22 @@ class PodmanStore:
         """The config with this digest."""
         return self.files.read(b"overlay-images/" + image.id.encode() + b"/" + _name(str(digest)), MAX_DOCUMENT_BYTES)
 
-    def _list(self, path: bytes, shape: type[list[T]]) -> list[T]:
+    def _list(self, path: bytes, shape: type[Row], most: int = MAX_IMAGES) -> list[Row]:
         if not self.files.exists(path):
             return []
-        return decoded(self.files.read(path, MAX_LIST_BYTES), shape, path.decode())
-
-    def _checked(self, image: StoredImage) -> StoredImage:
-        self._id(image.id)
-        return image
-
-    def _id(self, text: str) -> str:
-        return word(text.encode(), "an id")
+        name = path.decode()
+        lines = decoded(self.files.read(path, MAX_LIST_BYTES), list[msgspec.Raw], name)
+        if len(lines) > most:
+            raise StoreMalformed(f"{name} has {len(lines)} entries; at most {most} are read")
+        found: list[Row] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                row = decoded(bytes(line), shape, f"{name}, entry {number}")
+                word(row.id.encode(), f"{name}, entry {number}, its id")
+                found.append(row)
+            except StoreMalformed as error:
+                self.damaged.append(error.message)
+        return found
 
 
 def split_at(layer: str) -> bytes:

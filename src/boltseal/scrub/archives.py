@@ -20,7 +20,7 @@ from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreada
 from boltseal.runtimes.documents import MAX_DOCUMENT_BYTES, decoded
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.documents import read_manifest
-from boltseal.scrub.images import ImagePlan, StorePlan, diff_ids
+from boltseal.scrub.images import Allowance, ImagePlan, StorePlan, diff_ids
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.manifests import held_images
 
@@ -40,12 +40,12 @@ def plan(path: Path) -> StorePlan:
     unknown: list[str] = []
     images: list[ImagePlan] = []
     try:
-        files = opened(path)
+        files, allowance = opened(path), Allowance()
         if files.has("index.json"):
-            images += _indexed(files)
+            images += _indexed(files, allowance)
         if files.has("manifest.json"):
             known = {image.config for image in images}
-            images += [image for image in _saved(files) if image.config not in known or image.differences]
+            images += [image for image in _saved(files, allowance) if image.config not in known or image.differences]
         if not files.has("index.json") and not files.has("manifest.json"):
             unknown.append(f"{path} holds no image: neither index.json nor manifest.json is in it")
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
@@ -56,8 +56,9 @@ def plan(path: Path) -> StorePlan:
 class _Blobs:
     """The blobs of a layout by digest."""
 
-    def __init__(self, files: NamedFiles) -> None:
+    def __init__(self, files: NamedFiles, allowance: Allowance) -> None:
         self.root = files.root
+        self.allowance = allowance
         self._files = files
 
     def has(self, blob: Digest) -> bool:
@@ -71,13 +72,13 @@ class _Blobs:
         return LayerFiles(self.root, diff_id, folder, None, place.file, blob, place.start, place.size, artifact)
 
 
-def _indexed(files: NamedFiles) -> list[ImagePlan]:
+def _indexed(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
     try:
         index = read_manifest(files.read("index.json", MAX_DOCUMENT_BYTES), OCI_INDEX)
     except ManifestInvalid as error:
         raise StoreMalformed(f"index.json: {error.message}") from error
     found: list[ImagePlan] = []
-    blobs = _Blobs(files)
+    blobs = _Blobs(files, allowance)
     named: dict[Digest, tuple[str, set[str]]] = {}
     for each in index.manifests:
         names = {each.annotations[key] for key in _NAMES if each.annotations.get(key)}
@@ -89,14 +90,14 @@ def _indexed(files: NamedFiles) -> list[ImagePlan]:
     return found
 
 
-def _saved(files: NamedFiles) -> list[ImagePlan]:
+def _saved(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
     listed = decoded(files.read("manifest.json", MAX_DOCUMENT_BYTES), list[_Saved], "manifest.json")
     if len(listed) > MAX_IMAGES:
         raise StoreMalformed(f"manifest.json names {len(listed)} images; at most {MAX_IMAGES} are read")
-    return [_saved_image(files, image) for image in listed]
+    return [_saved_image(files, image, allowance) for image in listed]
 
 
-def _saved_image(files: NamedFiles, image: _Saved) -> ImagePlan:
+def _saved_image(files: NamedFiles, image: _Saved, allowance: Allowance) -> ImagePlan:
     found: list[Difference] = []
     unknown: list[str] = []
     layers: list[LayerFiles] = []
@@ -107,13 +108,14 @@ def _saved_image(files: NamedFiles, image: _Saved) -> ImagePlan:
         stem = image.config.rpartition("/")[2].removesuffix(".json")
         if stem != id_.hex:
             found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {stem}", id_))
-        diffs = diff_ids(raw, "the config")
+        diffs = diff_ids(raw, "the config", allowance)
         paths = image.layers or []
         if len(diffs) != len(paths):
             found.append(difference(Kind.CONFIG, b"", f"{len(paths)} layers, as manifest.json says", f"{len(diffs)}"))
         for diff, path in zip(diffs, paths, strict=False):
             place = files.place(path)
-            layers.append(LayerFiles(files.root, diff, None, None, place.file, None, place.start, place.size))
+            layer = LayerFiles(files.root, diff, None, None, place.file, None, place.start, place.size)
+            layers.append(allowance.once(layer))
     except (StoreMissing, StoreMalformed) as error:
         found.append(difference(Kind.MISSING, readable(image.config.encode()).encode(), "there", error.message))
     except StoreUnreadable as error:

@@ -23,7 +23,7 @@ from boltseal.runtimes.containerd import (
     blob_at,
 )
 from boltseal.scrub.differences import Difference, Kind, difference
-from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, Init, StorePlan
+from boltseal.scrub.images import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, Init, StorePlan
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.manifests import held_images
 from boltseal.scrub.ownership import ownership_in
@@ -32,6 +32,7 @@ NAME: Final = "containerd"
 DOCKER: Final = "moby"
 """Docker's namespace."""
 OVERLAYFS: Final = "overlayfs"
+MAX_DAMAGED: Final = 100
 
 
 def plan(root: Path) -> StorePlan:
@@ -41,7 +42,9 @@ def plan(root: Path) -> StorePlan:
     containers: list[ContainerPlan] = []
     try:
         store = ContainerdStore(root)
-        held = _Held(store, store.metadata(), store.snapshots())
+        metadata = store.metadata()
+        unknown += metadata.damaged[:MAX_DAMAGED]
+        held = _Held(store, metadata, store.snapshots())
         images = held.images()
         containers = held.containers(images)
         store.files.close()
@@ -55,6 +58,7 @@ class _Held:
 
     def __init__(self, store: ContainerdStore, metadata: Metadata, snapshots: Mapping[str, Snapshot]) -> None:
         self.root = store.root
+        self.allowance = Allowance()
         self._store = store
         self._metadata = metadata
         self._snapshots = snapshots

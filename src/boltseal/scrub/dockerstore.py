@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.runtimes.docker import OVERLAY2, DockerContainer, DockerStore, layer_at
 from boltseal.scrub.differences import Difference, Kind, difference
-from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
+from boltseal.scrub.images import Allowance, ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
 from boltseal.scrub.layers import LayerFiles, Manner, check
 from boltseal.scrub.overlaystack import Proven, check_stack
 from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
@@ -37,35 +37,52 @@ def plan(root: Path) -> StorePlan:
             if driver != OVERLAY2
         ]
         if OVERLAY2 in store.drivers():
-            images = _images(store, unknown)
-            containers = _containers(store, unknown)
+            allowance = Allowance()
+            images = _images(store, allowance, unknown)
+            containers = _containers(store, allowance, unknown)
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
 
 
-def _images(store: DockerStore, unknown: list[str]) -> list[ImagePlan]:
+def _images(store: DockerStore, allowance: Allowance, unknown: list[str]) -> list[ImagePlan]:
     ids = store.images()
-    tags: dict[str, Digest] = {}
-    lost: list[ImagePlan] = []
+    names: dict[Digest, list[str]] = {}
     try:
-        tags = store.tags()
+        for name, meant in store.tags().items():
+            names.setdefault(meant, []).append(name)
     except (StoreMissing, StoreMalformed, StoreUnreadable) as error:
         unknown.append(error.message)
-    for name in sorted(tags):
-        if tags[name] not in ids:
-            gone = difference(Kind.MISSING, b"", f"image {tags[name]}", "no such image in imagedb")
-            lost.append(ImagePlan(NAME, store.root, tags[name], tags[name], (name,), differences=(gone,)))
+    found = {image: _image(store, image, tuple(sorted(names.get(image, ()))), allowance) for image in ids}
+    hidden = {
+        parent for child in found.values() if (parent := _hidden_by(store, child)) and _is_below(parent, child, found)
+    }
+    shown = [image for id_, image in found.items() if id_ not in hidden]
+    return shown + [_lost(store, image, named) for image, named in names.items() if image not in found]
+
+
+def _lost(store: DockerStore, image: Digest, names: list[str]) -> ImagePlan:
+    gone = difference(Kind.MISSING, b"", f"image {image}", "no such image in imagedb")
+    return ImagePlan(NAME, store.root, image, image, tuple(sorted(names)), differences=(gone,))
+
+
+def _hidden_by(store: DockerStore, child: ImagePlan) -> Digest | None:
     try:
-        hidden = store.parents() - set(tags.values())
+        return store.parent(child.id)
     except (StoreMissing, StoreMalformed, StoreUnreadable):
-        hidden = set()
-    names = {image: tuple(sorted(name for name, meant in tags.items() if meant == image)) for image in ids}
-    return [_image(store, image, names[image]) for image in ids if image not in hidden] + lost
+        return None
 
 
-def _image(store: DockerStore, image: Digest, names: tuple[str, ...]) -> ImagePlan:
+def _is_below(parent: Digest, child: ImagePlan, found: Mapping[Digest, ImagePlan]) -> bool:
+    """Whether an image without a name, which is said to be a step to another one, is proven with it: layers and all."""
+    image = found.get(parent)
+    if image is None or image.names or image.differences or image.unknown:
+        return False
+    return image.layers == child.layers[: len(image.layers)]
+
+
+def _image(store: DockerStore, image: Digest, names: tuple[str, ...], allowance: Allowance) -> ImagePlan:
     found: list[Difference] = []
     unknown: list[str] = []
     layers: tuple[LayerFiles, ...] = ()
@@ -74,7 +91,8 @@ def _image(store: DockerStore, image: Digest, names: tuple[str, ...]) -> ImagePl
         actual = Digest.of(config)
         if actual != image:
             found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {image}", actual))
-        layers = _layers(store, diff_ids(config, f"the config of {image.short}"), found, unknown)
+        diffs = diff_ids(config, f"the config of {image.short}", allowance)
+        layers = _layers(store, diffs, allowance, found, unknown)
     except (StoreMissing, StoreMalformed) as error:
         found.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
     except StoreUnreadable as error:
@@ -83,11 +101,11 @@ def _image(store: DockerStore, image: Digest, names: tuple[str, ...]) -> ImagePl
 
 
 def _layers(
-    store: DockerStore, diffs: tuple[Digest, ...], found: list[Difference], unknown: list[str]
+    store: DockerStore, diffs: tuple[Digest, ...], allowance: Allowance, found: list[Difference], unknown: list[str]
 ) -> tuple[LayerFiles, ...]:
     layers: list[LayerFiles] = []
     folders: list[str] = []
-    chain = chain_ids(diffs)
+    chain, owners = chain_ids(diffs), ownership(store.root)
     for index, (diff, chain_id) in enumerate(zip(diffs, chain, strict=True)):
         at, above = layer_at(chain_id), chain[index - 1] if index else None
         try:
@@ -105,9 +123,9 @@ def _layers(
         folders.append(said.cache_id)
         folder = BASE + b"/" + said.cache_id.encode() + b"/diff"
         layers.append(
-            LayerFiles(
-                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=ownership(store.root), hint=said.size
-            )
+            allowance.once(LayerFiles(
+                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=said.size
+            ))
         )  # fmt: skip
     found += check_stack(store.files, BASE, folders, [str(diff) for diff in diffs], unknown, _proven(layers))
     return tuple(layers)
@@ -135,16 +153,30 @@ def ownership(root: Path) -> Ownership:
     return Ownership(IdMap(((0, int(remapped[1]), _RANGE),)), IdMap(((0, int(remapped[2]), _RANGE),)))
 
 
-def _containers(store: DockerStore, unknown: list[str]) -> list[ContainerPlan]:
+def _containers(store: DockerStore, allowance: Allowance, unknown: list[str]) -> list[ContainerPlan]:
+    plans: list[ContainerPlan] = []
     try:
-        found = store.containers()
+        ids = store.containers()
     except (StoreMissing, StoreMalformed, StoreUnreadable) as error:
         unknown.append(error.message)
         return []
-    return [_container(store, container) for container in found if container.mount_id is not None]
+    for id_ in ids:
+        try:
+            container = store.container(id_)
+        except StoreMissing:
+            continue  # its folder is there before its config, and after it
+        except (StoreMalformed, StoreUnreadable) as error:
+            plans.append(ContainerPlan(NAME, store.root, id_, id_[:12], None, None, unknown=(error.message,)))
+            continue
+        if container.mount_id is not None:
+            plans.append(_container(store, container, allowance))
+        elif container.driver == OVERLAY2:
+            why = "layerdb does not say on which layers it lies (mounts/ID/mount-id is gone)"
+            plans.append(ContainerPlan(NAME, store.root, id_, container.name, container.image, None, unknown=(why,)))
+    return plans
 
 
-def _container(store: DockerStore, container: DockerContainer) -> ContainerPlan:
+def _container(store: DockerStore, container: DockerContainer, allowance: Allowance) -> ContainerPlan:
     """The stack of a container: its own layer, the -init layer, and below them the layers of its image and nothing else."""
     found: list[Difference] = []
     unknown: list[str] = []
@@ -153,8 +185,8 @@ def _container(store: DockerStore, container: DockerContainer) -> ContainerPlan:
     try:
         if container.image is not None:
             config = store.config(container.image)
-            diffs = diff_ids(config, f"the config of {container.image.short}")
-            layers = _layers(store, diffs, [], [])  # what is wrong with them is said of the image
+            diffs = diff_ids(config, f"the config of {container.image.short}", allowance)
+            layers = _layers(store, diffs, allowance, [], [])  # what is wrong with them is said of the image
             chain = chain_ids(diffs)
             top = chain[-1] if chain else None
             if container.parent != top:
@@ -184,4 +216,5 @@ def _container(store: DockerStore, container: DockerContainer) -> ContainerPlan:
         at[-2] if len(own) == 2 else None,
         tuple(found),
         tuple(unknown),
+        container.pid,
     )

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.beneath import StoreMalformed
+from boltseal.runtimes.beneath import StoreMalformed, StoreUnreadable
 from boltseal.runtimes.documents import decoded, digest
 from boltseal.scrub.differences import Difference
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.ownership import IdMap
 
-MAX_LAYERS = 1000
+MAX_LAYERS: Final = 1000
+MAX_LAYERS_IN_ALL: Final = 200_000
+MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
 
 
 class _RootFs(msgspec.Struct):
@@ -77,6 +80,8 @@ class ContainerPlan:
     init: bytes | None = None
     differences: tuple[Difference, ...] = ()
     unknown: tuple[str, ...] = ()
+    pid: int = 0
+    """The process that the store says is its first; 0 for none. It may be long gone, or of another host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,41 @@ class StorePlan:
     unknown: tuple[str, ...] = ()
 
 
-def diff_ids(config: bytes, what: str) -> tuple[Digest, ...]:
-    """The diff IDs that a config names, lowest layer first. StoreMalformed."""
+@dataclass(slots=True)
+class Allowance:
+    """What the images of one store may take together: a short list may name a large one again and again.
+
+    Whatever is too much is StoreUnreadable: what came before it is checked, what comes after it is said not to be.
+    """
+
+    layers: int = MAX_LAYERS_IN_ALL
+    kept_bytes: int = MAX_KEPT_BYTES
+    _met: dict[LayerFiles, LayerFiles] = field(default_factory=dict)
+
+    def once(self, layer: LayerFiles) -> LayerFiles:
+        """The same layer of an image before, if there was one: most are shared."""
+        return self._met.setdefault(layer, layer)
+
+    def take_layers(self, count: int) -> None:
+        self.layers -= count
+        if self.layers < 0:
+            raise StoreUnreadable(f"the images of this store have more than {MAX_LAYERS_IN_ALL} layers together")
+
+    def keep(self, raw: bytes) -> bytes:
+        """A document that is held on to."""
+        self.kept_bytes -= len(raw)
+        if self.kept_bytes < 0:
+            raise StoreUnreadable(f"the manifests of this store have more than {MAX_KEPT_BYTES >> 20} MiB together")
+        return raw
+
+
+def diff_ids(config: bytes, what: str, allowance: Allowance) -> tuple[Digest, ...]:
+    """The diff IDs that a config names, lowest layer first. StoreMalformed, StoreUnreadable."""
     read = decoded(config, _Config, what)
     named = (read.rootfs or _RootFs()).diff_ids or ()
     if len(named) > MAX_LAYERS:
         raise StoreMalformed(f"{what} names {len(named)} layers; at most {MAX_LAYERS} are read")
+    allowance.take_layers(len(named))
     return tuple(digest(each, f"{what}, a diff ID") for each in named)
 
 

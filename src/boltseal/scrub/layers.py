@@ -18,7 +18,7 @@ from pathlib import Path
 
 from boltseal.errors import Invalid
 from boltseal.oci.digest import SHA256, Digest
-from boltseal.runtimes.beneath import Beneath, StoreMissing, StoreUnreadable, readable
+from boltseal.runtimes.beneath import Beneath, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.scrub.blobtar import BlobTar
 from boltseal.scrub.comparison import LayerComparison
 from boltseal.scrub.contents import FileReader, Tape, suspects, written_since
@@ -93,6 +93,8 @@ def check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
     except Invalid as error:
         found = difference(Kind.METADATA, b"", "what an engine writes", error.message, name)
         return LayerResult(layer.diff_id, (found,), 1)
+    except OSError as error:  # of a disk that does not give its bytes
+        return LayerResult(layer.diff_id, unknown=(explained(error, f"layer {layer.diff_id.short}").message,))
 
 
 def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spend: Spend) -> LayerResult:

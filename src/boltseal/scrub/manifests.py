@@ -18,7 +18,7 @@ from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.documents import read_manifest
-from boltseal.scrub.images import MAX_LAYERS, ImagePlan, Init, chain_ids, diff_ids
+from boltseal.scrub.images import MAX_LAYERS, Allowance, ImagePlan, Init, chain_ids, diff_ids
 from boltseal.scrub.layers import LayerFiles
 
 _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
@@ -29,6 +29,7 @@ class Holder(Protocol):
     """What keeps blobs under their digests. StoreMissing, StoreUnreadable, StoreMalformed."""
 
     root: Path
+    allowance: Allowance
 
     def has(self, blob: Digest) -> bool:
         """Whether a blob is there."""
@@ -101,7 +102,7 @@ def _walk(holder: Holder, target: Digest, media_type: str | None, found: _Found)
         digest, type_ = todo.pop(0)
         if digest in found.documents or (digest != target and not holder.has(digest)):
             continue
-        raw = holder.document(digest)
+        raw = holder.allowance.keep(holder.document(digest))
         actual = Digest.of(raw, digest.algorithm)
         if actual != digest:
             found.differences.append(difference(Kind.MANIFEST, b"", f"a manifest whose digest is {digest}", actual))
@@ -135,7 +136,7 @@ def _plan(
         actual = Digest.of(raw, config.algorithm)
         if actual != config:
             differences.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", actual))
-        diffs = diff_ids(raw, f"the config {config.short}")
+        diffs = diff_ids(raw, f"the config {config.short}", holder.allowance)
         if len(diffs) == len(manifest.layers):
             layers = _layers(
                 holder, manifest.layers, diffs, folders(chain_ids(diffs), differences, inits, unknown), unknown
@@ -163,7 +164,7 @@ def _layers(
     layers = []
     for each, diff, folder in zip(described, diffs, folders, strict=True):
         if holder.has(each.digest):
-            layers.append(holder.files(each.digest, diff, folder, artifact=False))
+            layers.append(holder.allowance.once(holder.files(each.digest, diff, folder, artifact=False)))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"
             unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")

@@ -13,13 +13,14 @@ from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreada
 from boltseal.runtimes.podman import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.documents import read_manifest
-from boltseal.scrub.images import MAX_LAYERS, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
+from boltseal.scrub.images import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.overlaystack import check_stack
 from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
 
 NAME: Final = "podman"
 BASE: Final = b"overlay"
+MAX_DAMAGED: Final = 100
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
@@ -35,26 +36,31 @@ def plan(root: Path) -> StorePlan:
             for driver in store.other_drivers()
         ]
         layers = store.layers()
-        images = [_image(store, image, layers) for image in store.images()]
+        allowance = Allowance()
+        images = [_image(store, image, layers, allowance) for image in store.images()]
         containers = [_container(store, container, layers, images) for container in store.containers()]
+        unknown += store.damaged[:MAX_DAMAGED]
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
 
 
-def _image(store: PodmanStore, image: StoredImage, layers: Mapping[str, StoredLayer]) -> ImagePlan:
+def _image(
+    store: PodmanStore, image: StoredImage, layers: Mapping[str, StoredLayer], allowance: Allowance
+) -> ImagePlan:
     found: list[Difference] = []
     unknown: list[str] = []
     files: tuple[LayerFiles, ...] = ()
     documents: dict[Digest, bytes] = {}
     config = id_ = _id(image)
     try:
-        config = _documents(store, image, documents, found) or id_
+        config = _documents(store, image, documents, found, allowance) or id_
         raw = store.config(image, config)
         if Digest.of(raw) != config:
             found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", Digest.of(raw)))
-        files = _layers(store, image.layer, diff_ids(raw, f"the config of {id_.short}"), layers, found, unknown)
+        diffs = diff_ids(raw, f"the config of {id_.short}", allowance)
+        files = _layers(store, image.layer, diffs, layers, allowance, found, unknown)
     except (StoreMissing, StoreMalformed, ManifestInvalid) as error:
         found.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
     except StoreUnreadable as error:
@@ -74,7 +80,11 @@ def _id(image: StoredImage) -> Digest:
 
 
 def _documents(
-    store: PodmanStore, image: StoredImage, documents: dict[Digest, bytes], found: list[Difference]
+    store: PodmanStore,
+    image: StoredImage,
+    documents: dict[Digest, bytes],
+    found: list[Difference],
+    allowance: Allowance,
 ) -> Digest | None:
     """Collects manifests and indexes under their digests, and gives the config that the manifest names."""
     config = None
@@ -83,13 +93,13 @@ def _documents(
         if key == "manifest":
             if image.digest and str(actual) != image.digest:
                 found.append(difference(Kind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", actual))
-            documents[actual] = raw
+            documents[actual] = allowance.keep(raw)
             manifest = read_manifest(raw)
             config = manifest.config.digest if manifest.config is not None else None
         elif key.startswith("manifest-"):
             if key != f"manifest-{actual}":
                 found.append(difference(Kind.MANIFEST, b"", key.removeprefix("manifest-"), actual))
-            documents[actual] = raw
+            documents[actual] = allowance.keep(raw)
     return config
 
 
@@ -98,6 +108,7 @@ def _layers(
     top: str,
     diffs: tuple[Digest, ...],
     layers: Mapping[str, StoredLayer],
+    allowance: Allowance,
     found: list[Difference],
     unknown: list[str],
 ) -> tuple[LayerFiles, ...]:
@@ -113,6 +124,7 @@ def _layers(
         )
         return ()
     files = []
+    owned = ownership_in(store.root)
     for layer, diff in zip(chain, diffs, strict=True):
         if layer.diff_digest and layer.diff_digest != str(diff):
             found.append(
@@ -127,7 +139,7 @@ def _layers(
         if _masked(store, folder):
             unknown.append(f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only")
             continue
-        owners = ownership_in(store.root)
+        owners = owned
         if layer.uidmap or layer.gidmap:
             if owners.users.ranges:
                 unknown.append(
@@ -135,7 +147,8 @@ def _layers(
                 )
                 continue
             owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
-        files.append(LayerFiles(store.root, diff, folder, split, ownership=owners, hint=max(layer.diff_size, 0)))
+        hint = max(layer.diff_size, 0)
+        files.append(allowance.once(LayerFiles(store.root, diff, folder, split, ownership=owners, hint=hint)))
     found += check_stack(store.files, BASE, [layer.id for layer in chain], [str(diff) for diff in diffs], unknown)
     return tuple(files)
 

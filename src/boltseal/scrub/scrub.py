@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
@@ -60,11 +61,11 @@ def scrub(stores: Sequence[FoundStore], wanted: Wanted, progress: Progress) -> l
     results = check_layers(
         [layer for _, image, _ in chosen for layer in image.layers], wanted.manner, wanted.pace, progress
     )  # 3
-    again = {store.root: store.plan(store.root) for store, _ in plans} if chosen else {}
+    after = {store.root: _again(store) for store, _ in plans} if chosen else {}
     spend = meter_of(wanted.pace)
     for plan, image, typed in chosen:
-        after = again.get(plan.root, plan)
-        reports.append(_of_image(image, results, typed, wanted, spend, moved=image not in after.images))  # 4, 5
+        moved = _moved(image, after[plan.root]) if plan.root in after else ""
+        reports.append(_of_image(image, results, typed, wanted, spend, moved))  # 4, 5
     reports += _not_found(wanted, [image for _, image, _ in chosen])
     met = {image.id for _, image, _ in chosen}
     for _, plan in plans:
@@ -106,8 +107,7 @@ def _of_image(
     typed: str,
     wanted: Wanted,
     spend: Spend,
-    *,
-    moved: bool,
+    moved: str,
 ) -> Report:
     differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
     for index, layer in enumerate(image.layers):
@@ -127,9 +127,9 @@ def _of_image(
         differences, count = [*differences, *between], count + len(between)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    if moved and (count or unknown):
+    if moved == CHANGED or (moved == GONE and (count or unknown)):
         differences, count = [], 0
-        unknown = ["it was changed or removed while it was checked; check it again"]
+        unknown = [f"it was {moved} while it was checked; check it again"]
     judged = judge(image, _expected(image, typed, wanted), wanted.documents)
     differences = [*judged.differences, *differences]
     unknown += judged.unknown
@@ -139,6 +139,30 @@ def _of_image(
         "image", _ref(image, typed), status_of(count, tuple(unknown)), image.store, str(image.root), level,
         judged.by, str(image.id), image.names, len(image.layers), entries, tuple(differences), count, tuple(dict.fromkeys(unknown)),
     )  # fmt: skip
+
+
+CHANGED: Final = "changed"
+GONE: Final = "removed"
+
+
+def _again(store: FoundStore) -> dict[tuple[Digest, Digest], list[ImagePlan]]:
+    """What a store holds now, by ID and config."""
+    found: dict[tuple[Digest, Digest], list[ImagePlan]] = {}
+    for image in store.plan(store.root).images:
+        found.setdefault((image.id, image.config), []).append(_nameless(image))
+    return found
+
+
+def _moved(image: ImagePlan, after: Mapping[tuple[Digest, Digest], list[ImagePlan]]) -> str:
+    """What became of an image since it was planned, if anything. Its names may come and go, and are nobody's files."""
+    now = after.get((image.id, image.config))
+    if now is None:
+        return GONE
+    return "" if _nameless(image) in now else CHANGED
+
+
+def _nameless(image: ImagePlan) -> ImagePlan:
+    return replace(image, names=())
 
 
 def _ref(image: ImagePlan, typed: str) -> str:

@@ -41,6 +41,25 @@ def test_a_file_that_is_mounted_over_one_of_a_layer(store: Store, tmp_path: Path
     assert (Kind.MOUNT, "etc/passwd") in {(each.kind, each.path) for each in report.differences}
 
 
+def test_a_file_whose_bytes_the_disk_does_not_give_leaves_the_others(store: Store) -> None:
+    """A bad sector is no difference and no end: what hangs on it could not be checked, and why is said."""
+    listed = {
+        "docker": "image/overlay2/layerdb/sha256/*/tar-split.json.gz",
+        "podman": "overlay-layers/*.tar-split.gz",
+        "containerd": "io.containerd.metadata.v1.bolt/meta.db",
+        "docker-containerd": "io.containerd.snapshotter.v1.overlayfs/metadata.db",
+    }[store.name]
+    path = next(store.root.glob(listed))
+    subprocess.run(
+        ["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=True
+    )  # a plain file: EIO at its beginning
+
+    found = store.scrub()
+
+    assert {each.status for each in found} == {Status.UNKNOWN}
+    assert "Input/output error" in " ".join(reason for each in found for reason in each.unknown)
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system in a file, mounted; `disk.img` beside it is the disk itself."""
