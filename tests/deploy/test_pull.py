@@ -13,7 +13,7 @@ from boltseal.client.credentials import Credentials, OneLogin
 from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.kept import Proof
 from boltseal.client.state import StateUnusable
-from boltseal.deploy.pull import ArrivedOther, LoginExposed, Outcome, Wanted
+from boltseal.deploy.pull import ArrivedOther, LoginExposed, Outcome, TakenAway, Wanted
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
@@ -294,6 +294,36 @@ async def test_somebody_who_gives_the_name_meanwhile_is_told_of(shop: Hosting) -
 
     assert brought.kept is not None
     assert (brought.kept.image, shop.meaning()) == (other, shop.id_of(new))
+
+
+async def test_what_a_prune_takes_before_it_has_its_name_is_brought_again(shop: Hosting) -> None:
+    """`docker image prune` beside us: what has just arrived has no name yet."""
+    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    new = shop.publish("two")
+    arrived = await shop.puller().fetch(WANTED)
+    pruned = shop.fake.images.pop(str(arrived.image.id))
+    shop.fake.pullable[f"{APP.name}@{new}"] = pruned
+    still = await shop.puller().still(arrived)
+    del shop.fake.images[str(arrived.image.id)]
+    brought = await shop.puller().settle(still)
+
+    assert shop.fake.asked.count("POST images/create") == 4
+    assert shop.meaning() == shop.id_of(new)
+    assert brought.kept is not None
+    assert brought.kept.digest == old
+
+
+async def test_what_is_removed_again_and_again_is_told(shop: Hosting) -> None:
+    """After a few times, and the name means what it meant; the old image is kept twice over."""
+    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    shop.publish("two")
+    arrived = await shop.puller().fetch(WANTED)
+    tag = f"images/{arrived.image.id}/tag"
+    shop.fake.wrong[tag] = Wrong(404, b'{"message": "No such image"}')
+    with pytest.raises(TakenAway, match="was removed from the engine 3 times"):
+        await shop.puller().settle(arrived)
+
+    assert shop.meaning() == shop.meaning(keep_name(old)) == shop.id_of(old)
 
 
 async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:

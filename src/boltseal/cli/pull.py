@@ -245,6 +245,7 @@ async def _together(answer: Answer, puller: Puller, wanted: Sequence[Wanted]) ->
         except BoltsealError as error:
             failed += 1
             _tell_failed(answer, one, error)
+    arrived = arrived if failed else [await puller.still(each) for each in arrived]
     for each in arrived:
         if failed:
             reason = f"it is here, and its name means what it meant: {counted(failed, 'other image')} could not be had"

@@ -13,7 +13,8 @@ The steps of one pull:
    so are others on which running containers of this name stand.
 7. The name is given to what arrived. 8. What is kept beyond what was asked is let go of.
 
-Broken off anywhere, the name means what it meant or what it should; the next pull goes on from there.
+Broken off anywhere, the name means what it meant or what it should; the next pull goes on from there. What a prune takes
+between 4 and 7, since it has no name yet, is brought again.
 """
 
 from __future__ import annotations
@@ -32,18 +33,20 @@ from boltseal.client.registry import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.deploy.host import Host
 from boltseal.deploy.keeper import Keeper, LetGo, Policy
-from boltseal.errors import BoltsealError, Denied, Invalid, Precondition
+from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference, Tag
 from boltseal.pin.resolve import COUNTS_PULLS, image_id
-from boltseal.runtimes.engine import Login, Tell
+from boltseal.runtimes.engine import Login, NoSuchImage, Tell
 from boltseal.runtimes.inventory import EngineImage, Store
 
 MAX_CHILDREN: Final = 200
 ELSEWHERE_S: Final = 15.0
+TRIES: Final = 3
+"""How often an image is brought that somebody removes as soon as it is here."""
 
 Watch = Callable[[str], Awaitable[object]]
 """Looks at a registry's ledger; raises where it is broken, or could not be looked at."""
@@ -55,6 +58,10 @@ Scrub = Callable[[EngineImage], Awaitable[None]]
 
 class ArrivedOther(Precondition):
     """What the engine has is not what was asked for."""
+
+
+class TakenAway(Unavailable):
+    """What arrived is removed from the engine again and again, before it has its name."""
 
 
 class LoginExposed(Denied):
@@ -181,7 +188,24 @@ class Puller:
         return Arrived(wanted, resolved.digest, image, outcome, proof)
 
     async def settle(self, arrived: Arrived) -> Brought:
-        """Steps 6 to 8: the name is given to what arrived, and what had it is kept."""
+        """Steps 6 to 8: the name is given to what arrived, and what had it is kept. TakenAway."""
+        for _ in range(TRIES):
+            try:
+                return await self._settle(arrived)
+            except NoSuchImage:
+                arrived = await self.still(arrived)
+        raise TakenAway(
+            f"{arrived.wanted.name.familiar()} is not taken: {arrived.digest.short} was removed from the engine {TRIES} times "
+            "before it could get its name; the name means what it meant: end what prunes images there, and pull again"
+        )
+
+    async def still(self, arrived: Arrived) -> Arrived:
+        """What arrived, brought again if it is not here any more: as long as it has no name, a prune may take it."""
+        if await self.host.image(arrived.image.id) is not None:
+            return arrived
+        return await self.fetch(replace(arrived.wanted, digest=arrived.digest))
+
+    async def _settle(self, arrived: Arrived) -> Brought:
         name, keeper = arrived.wanted.name, Keeper(self.host)
         done = Brought(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
         if name.tag is None:
