@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.pin.projects import written
 from tests.servers import Server
 
 NGINX, REDIS = Digest.of(b"nginx"), Digest.of(b"redis")
+POD = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: web, image: nginx:1.25}]}\n"
 COMPOSE = "services:\n  web: {image: nginx:1.25}   # ours\n  cache:\n    image: redis\n"
 
 
@@ -110,7 +112,7 @@ def test_nothing_is_printed_for_kubectl_when_a_digest_is_missing(tmp_path: Path)
 
     assert (told.code, told.out) == (1, "")
     assert "unknown:1: not-locked: is not in boltseal.lock" in told.err
-    assert "nothing is written: a reference would go without its digest" in told.err
+    assert "nothing is printed: a reference would go without its digest" in told.err
 
 
 def test_a_broken_file_is_named_and_nothing_is_written(project: Path) -> None:
@@ -247,3 +249,43 @@ def test_a_file_that_can_not_be_read_holds_everything_back(project: Path) -> Non
 
     assert (told.code, told.out) == (3, "")
     assert "deploy/compose.yml:2: is not YAML" in told.err
+
+
+def test_the_whole_project_can_be_printed(tmp_path: Path) -> None:
+    """A dot is all of it, and not nothing; what is beside the manifests is left out as kubectl leaves it out."""
+    root = locked(written(tmp_path, {"pod.yaml": POD}))
+    told = pin(root, "--stdout", root)
+
+    assert (told.code, told.out) == (0, POD.replace("nginx:1.25", f"nginx:1.25@{NGINX}"))
+    assert told.err == "1 reference: 1 pinned\n1 file printed with other digests\n"
+
+
+def test_a_file_beside_that_can_not_be_read_is_told_and_nothing_printed(tmp_path: Path) -> None:
+    """kubectl would take it too; a scan has nothing to say of data that nobody named."""
+    root = locked(written(tmp_path, {"pod.yaml": POD, "z.json": b"\xff"}))
+    told = pin(root, "--stdout", root)
+
+    assert (told.code, told.out) == (3, "")
+    assert "z.json:1: is not UTF-8: byte 0xff can't stand here; nothing is printed" in told.err
+
+
+@pytest.mark.parametrize("verb", ["lock", "pin", "verify"])
+def test_a_name_that_is_too_long_is_not_there(project: Path, verb: str) -> None:
+    """The system refuses to look for it, which is no defect of ours."""
+    told = program.call(verb, "--project", project, "x" * 300)
+    there = program.call(verb, "--project", "x" * 300)
+
+    assert (told.code, there.code) == (2, 2)
+    assert '": there is no such file or folder' in told.err
+    assert '" is no folder; --project names the folder of a project' in there.err
+
+
+def test_a_file_whose_name_is_no_text_is_told_as_json(tmp_path: Path) -> None:
+    """Its bytes are escaped, so that what is printed is JSON for everybody."""
+    root = locked(tmp_path)
+    (root / os.fsdecode(b"\xff.yaml")).write_text(POD)
+    told = pin(root, "--json")
+
+    assert told.code == 0
+    assert r'"file": "\udcff.yaml"' in told.out
+    assert told.out.encode().decode() == told.out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.pin.projects import found_in, names, pinned, shown, trap, written
 
 
@@ -293,18 +295,92 @@ def test_places_count_characters_and_not_bytes(tmp_path: Path) -> None:
     assert shown(pinned(root)) == {"compose.yml": ['"café 🚀": {image: nginx:1.25@DIGEST} # 🚀 and so on']}
 
 
-def test_a_bomb_of_aliases_costs_nothing(tmp_path: Path) -> None:
-    """Nine levels of nine aliases are ten nodes, since nobody expands them."""
+def test_a_bomb_of_aliases_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """Nine levels of nine aliases are ten nodes, which are counted and not expanded."""
     lines = ["x0: &x0 {image: nginx:1.25}"]
     lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 10)]
-    root = written(tmp_path, {"compose.yml": "\n".join([*lines, "services: {web: *x0}"]) + "\n"})
+    bomb = "\n".join([*lines, "services: {web: *x0}"]) + "\n"
+    found = found_in(written(tmp_path, {"compose.yml": bomb, "b/compose.yml": "services: {web: {image: redis:7}}\n"}))
 
-    assert names(found_in(root)) == [("services.web.image", "nginx:1.25")]
-    assert shown(pinned(root)) == {"compose.yml": ["x0: &x0 {image: nginx:1.25@DIGEST}"]}
+    assert [str(problem) for problem in found.problems] == [
+        "compose.yml:7: its aliases stand for more than 1000000 values: not read"
+    ]
+    assert names(found) == [("services.web.image", "redis:7")]
 
 
-def test_merges_that_lead_to_each_other_end(tmp_path: Path) -> None:
-    """A merge key that names its own mapping is read once."""
+def test_a_mapping_that_merges_itself_is_no_file_of_anybodys(tmp_path: Path) -> None:
+    """Compose does not read it either."""
     root = written(tmp_path, {"compose.yml": "services:\n  web: &w\n    image: nginx:1.25\n    <<: *w\n"})
 
-    assert names(found_in(root)) == [("services.web.image", "nginx:1.25")]
+    assert [str(problem) for problem in found_in(root).problems] == [
+        "compose.yml:2: an anchor holds an alias of itself: not read"
+    ]
+
+
+def test_all_documents_of_a_file_speak_of_a_service(tmp_path: Path) -> None:
+    """Compose merges them: what a later one does not name, an earlier one did."""
+    text = (
+        "services: {web: {image: nginx:1.25}}\n---\nservices: {web: {environment: {A: b}}, cache: {image: redis:7}}\n"
+    )
+    root = written(tmp_path, {"compose.yml": text})
+
+    assert names(found_in(root)) == [("services.web.image", "nginx:1.25"), ("services.cache.image", "redis:7")]
+
+
+def test_a_service_is_built_here_whichever_document_says_so(tmp_path: Path) -> None:
+    """Its own name is then not pinned."""
+    text = "services: {web: {image: shop/app:1}}\n---\nservices: {web: {build: .}}\n"
+
+    assert pinned(written(tmp_path, {"compose.yml": text})).changes == ()
+
+
+def test_a_link_is_a_compose_file_of_the_folder_it_lies_in(tmp_path: Path) -> None:
+    """Its name says what it is, and its variables come from the .env beside it, as Compose has it."""
+    files = {"deploy/prod.yaml": "services: {web: {image: 'a:$T'}}\n", ".env": "T=1\n", "deploy/.env": "T=2\n"}
+    root = written(tmp_path, files)
+    (root / "compose.yaml").symlink_to("deploy/prod.yaml")
+
+    assert names(found_in(root)) == names(found_in(root, "compose.yaml")) == [("services.web.image", "a:1")]
+    assert [site.path for site in found_in(root).sites] == ["deploy/prod.yaml"]
+
+
+def test_an_override_may_be_a_link(tmp_path: Path) -> None:
+    """Compose loads it unasked, wherever it leads in the project."""
+    files = {
+        "compose.yaml": "services: {web: {image: shop/app:1}}\n",
+        "dev/extra.yaml": "services: {web: {build: .}}\n",
+    }
+    root = written(tmp_path, files)
+    (root / "compose.override.yaml").symlink_to("dev/extra.yaml")
+    found = found_in(root)
+
+    assert found.problems == ()
+    assert [site.build for site in found.sites] == [True]
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ('A="first\nTAG=9\nlast"\n', "a:none"),
+        ("A='first\nTAG=9\n'\n", "a:none"),
+        ("A=first\u2028TAG=9\n", "a:none"),
+        ("TAG=1.2 # as tested\n", "a:1.2"),
+        ("TAG=1.2\t\r\n", "a:1.2"),
+        ("TAG='1.2' # as tested\nA=it's\n", "a:1.2"),
+        ("X=$\nTAG=1.2$X\n", "? what .env sets TAG to is not evaluated here"),
+        ("TAG='1'2\n", "? what .env sets TAG to is not evaluated here"),
+        ("TAG=$\nTAG=3\n", "a:3"),
+    ],
+)
+def test_what_an_env_file_says(tmp_path: Path, env: str, named: str) -> None:
+    """Lines within quotes set nothing; and what can't be told is not taken for nothing."""
+    root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:${TAG-none}"}}\n', ".env": env})
+
+    assert names(found_in(root)) == [("services.web.image", named)]
+
+
+def test_an_env_file_with_an_open_quote_is_a_problem(tmp_path: Path) -> None:
+    """Compose reads nothing of it."""
+    root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:$TAG"}}\n', ".env": 'A=1\nTAG="2\n'})
+
+    assert [str(problem) for problem in found_in(root).problems] == [".env:2: has a quote that nothing closes"]

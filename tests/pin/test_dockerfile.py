@@ -153,3 +153,30 @@ def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, li
 
     assert found.sites == ()
     assert [(problem.line, problem.message) for problem in found.problems] == [(line, message)]
+
+
+def test_a_default_that_is_not_evaluated_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    """`node:22` would be another image than `node:22-alpine`."""
+    root = written(tmp_path, {"Dockerfile": 'ARG KIND=-"alpine"\nARG BASE=node:22${KIND}\nFROM ${BASE}\n'})
+
+    assert names(found_in(root)) == [
+        (
+            "FROM, stage 0",
+            "? the default of BASE is not evaluated here: it has quotes or escapes inside, or too many variables",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "mount", ['"from=alpine:3.20",target=/x', "type=bind,'from=alpine:3.20'", '"' + "x" * 140_000, "x'\r'"]
+)
+def test_a_mount_with_quotes_in_it_is_told_and_breaks_nothing(tmp_path: Path, mount: str) -> None:
+    """It may name an image, in a way that is not evaluated."""
+    found = names(found_in(written(tmp_path, {"Dockerfile": f"FROM node:22\nRUN --mount={mount} ls\n"})))
+
+    assert found[0] == ("FROM, stage 0", "node:22")
+    assert found[1:] in (
+        [],
+        [("RUN --mount=from", "? it is quoted inside the word, which is not evaluated here")],
+    )
+    assert (len(found) == 2) == ("from=" in mount)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.pin.projects import found_in, names, pinned, shown, trap
+import pytest
+
+from boltseal.pin.gitlab import wildcards
+from tests.pin.projects import found_in, names, pinned, shown, trap, written
 
 
 def test_containers_services_and_docker_steps_of_a_workflow(tmp_path: Path) -> None:
@@ -69,3 +72,48 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
 
     assert shown(edited) == {".gitlab-ci.yml": ["image: $HUB/redis:7.2@DIGEST"]}
     assert [refusal.reason.partition(":")[0] for refusal in edited.refusals] == ["NODE gives part of its tag"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("ci/*.yml", {"ci/a.yml"}),
+        ("ci/**.yml", {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml"}),
+        ("ci/**/*.yml", {"ci/b/c.yml", "ci/b/d/e.yml"}),
+        ("**.yaml", {"x.yaml", "ci/f.yaml"}),
+        ("c*/*/*.yml", {"ci/b/c.yml"}),
+        ("*", {"x.yaml"}),
+        ("***", {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml", "x.yaml", "ci/f.yaml"}),
+        ("[c]i/*.yml", set()),
+        ("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b", set()),
+    ],
+)
+def test_the_wildcards_of_an_include(pattern: str, files: set[str]) -> None:
+    """As GitLab has them; nothing else is one."""
+    there = {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml", "x.yaml", "ci/f.yaml"}
+
+    assert {name for name in there if wildcards(pattern)(name)} == files
+
+
+def test_a_pattern_leads_to_the_pipelines_of_folders_below(tmp_path: Path) -> None:
+    """`**.yml` is how GitLab's own pages write it; a link in the project does not lead out of it."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/secret.yml").write_text("image: never:1\n")
+    root = written(
+        tmp_path / "project",
+        {".gitlab-ci.yml": "include: /ci/**.yml\n", "ci/a.yml": "image: a:1\n", "ci/b/c.yml": "job: {image: c:1}\n"},
+    )
+    (root / "ci/out").symlink_to(tmp_path / "out")
+    found = found_in(root)
+
+    assert names(found) == [("image", "a:1"), ("job.image", "c:1")]
+    assert found.problems == ()
+
+
+def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> None:
+    """Each would be tried on every file of the project."""
+    includes = "".join(f"- local: /ci/{number}*.yml\n" for number in range(151))
+    found = found_in(written(tmp_path, {".gitlab-ci.yml": f"include:\n{includes}"}))
+
+    assert [problem.line for problem in found.problems] == [152]
+    assert "at most 150 patterns of at most 255 characters are followed" in found.problems[0].message

@@ -75,7 +75,9 @@ class Answer:
                 "results": self.results,
                 "errors": errors,
             }
-            sys.stdout.write(json.dumps(envelope, ensure_ascii=False) + "\n")
+            text = json.dumps(envelope, ensure_ascii=False)
+            # a file's name may be no text: its bytes are escaped, as JSON has it, or stdout would break over them
+            sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def clean(text: str) -> str:

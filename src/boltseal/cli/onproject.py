@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,8 @@ def open_project(root: Path, paths: Sequence[Path]) -> Project:
     from boltseal.pin.source import Project as Files
     from boltseal.projects import project_settings
 
-    if not root.is_dir():
-        raise NoSuchPath(f"{root} is no folder; --project names the folder of a project")
+    if not os.path.isdir(root):  # noqa: PTH112 - says no where pathlib breaks, as of a name that is too long
+        raise NoSuchPath(f"{quote(str(root))} is no folder; --project names the folder of a project")
     settings = project_settings(root)
     inside = [_inside(root, path) for path in paths]
     asked = Asked(Files(root), [Path(each) for each in inside] if all(inside) else [], settings.crds)
@@ -113,14 +114,25 @@ def many_values() -> Iterator[None]:
 
 def _inside(root: Path, path: Path) -> str:
     """A path relative to the project, with `/`; "" for all of it."""
-    if not path.exists():
-        raise NoSuchPath(f"{path}: there is no such file or folder")
+    if not is_there(path):
+        raise NoSuchPath(f"{quote(str(path))}: there is no such file or folder")
     base = root.resolve()
     whole = path.resolve()
     if not whole.is_relative_to(base):
-        raise NoSuchPath(f"{path} is not in the project {root}; --project names another one")
+        raise NoSuchPath(f"{quote(str(path))} is not in the project {quote(str(root))}; --project names another one")
     relative = whole.relative_to(base).as_posix()
     return "" if relative == "." else relative
+
+
+def path_of(root: Path, text: str) -> Path:
+    """A path as it was typed: from where we are if it is there, else from the project's root."""
+    path = Path(text)
+    return path if is_there(path) else root / text
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that can't be one is not there."""
+    return os.path.exists(path)  # noqa: PTH110 - says no where pathlib breaks, as of a name that is too long
 
 
 def whom_to_ask(reach: Reach, more: Sequence[str]) -> Callable[[str], bool]:
@@ -164,8 +176,8 @@ def split_arguments(root: Path, arguments: Sequence[str], *, references: bool) -
 
     paths, named = [], []
     for text in arguments:
-        path = Path(text) if Path(text).exists() else root / text
-        if not references or path.exists():
+        path = path_of(root, text)
+        if not references or is_there(path):
             paths.append(path)
             continue
         try:

@@ -15,6 +15,7 @@ from boltseal.cli.onproject import (
     ProjectOption,
     many_values,
     open_project,
+    path_of,
     tell_unread,
     watching,
     whom_to_ask,
@@ -22,7 +23,7 @@ from boltseal.cli.onproject import (
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
-from boltseal.errors import Invalid
+from boltseal.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 class OneAtATime(Invalid):
     """Options that exclude each other, or miss each other."""
+
+
+class NotPrinted(Unavailable):
+    """A file among those to be printed that can't be read."""
 
 
 def pin(
@@ -61,7 +66,7 @@ def pin(
     with Answer("pin", as_json=as_json) as answer:
         if to_stdout and (write or as_json or not paths):
             raise OneAtATime("--stdout prints files that are named, and goes with neither --write nor --json")
-        opened = open_project(project, [Path(path) if Path(path).exists() else project / path for path in paths or []])
+        opened = open_project(project, [path_of(project, path) for path in paths or []])
         reach = Reach(plain_http, ca_file, anonymous, strict)
         pins = _unpins(opened) if unpin else _pins(opened, reach, allow or [])
         edited, pins = _edited(opened, pins)
@@ -70,7 +75,7 @@ def pin(
         _tell(answer, opened, pins)
         if not held_back:
             _deliver(opened, edited, write=write, to_stdout=to_stdout, quiet=as_json)
-        _summary(pins, edited, write=write, held_back=held_back)
+        _summary(pins, edited, write=write, to_stdout=to_stdout, held_back=held_back)
 
 
 def _unpins(opened: Project) -> list[Pin]:
@@ -162,8 +167,7 @@ def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, q
     from boltseal.pin.replace import replace_all
 
     if to_stdout:
-        for text in _files(opened, edited):
-            typer.echo(text, nl=False)
+        typer.echo("".join(_files(opened, edited)), nl=False)
     elif write:
         replace_all(opened.asked.project.root, edited.changes)
     elif not quiet:
@@ -173,20 +177,27 @@ def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, q
 
 
 def _files(opened: Project, edited: Edited) -> Iterator[str]:
-    """The files as `kubectl apply -f` would take them, one stream of documents, each changed or not."""
+    """The files as `kubectl apply -f` would take them, one stream of documents, each changed or not. NotPrinted."""
     from boltseal.pin.source import Project as Files
+    from boltseal.pin.source import Unreadable
 
     changed = {change.path: change.after.text for change in edited.changes}
     files: Files = opened.asked.project
     names: list[str] = []
-    for path in opened.paths:
+    for path in opened.paths or ("",):
         at = files.root / path
         inside = (
             sorted(each for each in at.iterdir() if each.suffix in (".yaml", ".yml", ".json")) if at.is_dir() else [at]
         )
-        names += [files.name(each) for each in inside if each.is_file()]
+        try:
+            names += [files.name(each) for each in inside if each.is_file()]
+        except Unreadable as error:
+            raise NotPrinted(f"{error.problem}; nothing is printed") from error
     for number, name in enumerate(dict.fromkeys(names)):
-        text = changed.get(name) or files.read(name).text
+        try:
+            text = changed.get(name) or files.read(name).text
+        except Unreadable as error:
+            raise NotPrinted(f"{error.problem}; nothing is printed") from error
         begin = "---\n" if number and not text.startswith("---") else ""
         yield begin + text + ("" if text.endswith("\n") else "\n")
 
@@ -204,7 +215,7 @@ def _printable(line: str) -> str:
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line)
 
 
-def _summary(pins: list[Pin], edited: Edited, *, write: bool, held_back: str) -> None:
+def _summary(pins: list[Pin], edited: Edited, *, write: bool, to_stdout: bool, held_back: str) -> None:
     from collections import Counter
 
     counts = Counter(each.status for each in pins)
@@ -216,9 +227,11 @@ def _summary(pins: list[Pin], edited: Edited, *, write: bool, held_back: str) ->
     _elsewhere(pins)
     files = counted(len(edited.changes), "file")
     if held_back:
-        say(f"nothing is written: {held_back}")
+        say(f"nothing is {'printed' if to_stdout else 'written'}: {held_back}")
     elif write:
         say(f"{files} written")
+    elif to_stdout:
+        say(f"{files} printed with other digests")
     elif edited.changes:
         say(f"{files} would change: --write writes them")
 

@@ -17,6 +17,7 @@ from boltseal.cli.onproject import (
     Project,
     ProjectOption,
     open_project,
+    path_of,
     watching,
     whom_to_ask,
 )
@@ -94,8 +95,7 @@ def verify(
         from boltseal.pin.lockdisk import read_lock
         from boltseal.pin.platforms import check_platform
 
-        files = [Path(path) if Path(path).exists() else project / path for path in paths or []]
-        opened = open_project(project, files)
+        opened = open_project(project, [path_of(project, path) for path in paths or []])
         lock = read_lock(project)
         strict = strict or opened.settings.strict
         reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)

@@ -12,11 +12,11 @@ the pin away with the tag; or into `.env`, if that variable is used exactly once
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from yaml.nodes import Node, ScalarNode
 
@@ -28,6 +28,7 @@ from boltseal.pin.references import parsed
 from boltseal.pin.source import Project, Source, Unreadable
 from boltseal.pin.values import COMPOSE_NAMES, COMPOSE_OVERRIDES, Format, Found, Problem, Site, Spot
 from boltseal.pin.yaml_nodes import (
+    Pairs,
     compose,
     content_end,
     is_template,
@@ -40,21 +41,33 @@ from boltseal.pin.yaml_nodes import (
 )
 
 MAX_EXTENDS: Final = 100
+MAX_WAYS: Final = 100
 BUILT_HERE: Final = "built here: its name is its own"
 _IMAGE_CONTEXT: Final = "docker-image://"
 _NO_ENV: Final = Dotenv("", {})
 
+_Way: TypeAlias = tuple[str, tuple[str, ...], str]  # a file, the env files that count there, and its path
+
 
 @dataclass(slots=True)
 class _File:
-    """A file that was read, and the env files that fill its variables; `also`: those of another way that leads to it."""
+    """A file that was read, and the env files that fill its variables; `also`: those of another way that leads to it.
+
+    `at`: the path by which Compose gets to it, which may be a link's: `.env`, and all that it names, lie beside that.
+    `services`: by name, once for each document of the file that speaks of it; Compose merges them.
+    """
 
     source: Source
     documents: tuple[Node, ...]
     envs: tuple[str, ...]
-    services: dict[str, Node] = field(default_factory=dict)
+    at: str
+    services: dict[str, list[Node]] = field(default_factory=dict)
     also: set[tuple[str, ...]] = field(default_factory=set)
     partners: list[_File] | None = None
+
+    def each_service(self) -> Iterator[tuple[str, Node]]:
+        """Every service's name, and what a document says of it."""
+        return ((name, node) for name, nodes in self.services.items() for node in nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +82,8 @@ class _Place:
     prefix: str = ""
 
 
-def read_compose(project: Project, names: list[str]) -> Found:
-    """The sites of these files and of all that they include and extend."""
+def read_compose(project: Project, names: Sequence[tuple[str, str]]) -> Found:
+    """The sites of these files, each with the path that led to it, and of all that they include and extend."""
     return _Reader(project).read(names)
 
 
@@ -81,12 +94,13 @@ class _Reader:
         self.near: dict[str, _File | None] = {}
         self.envs: dict[str, Dotenv] = {}
         self.uses: Counter[tuple[str, str]] = Counter()
+        self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
         self.shown_env: set[str] = set()
         self.problems: list[Problem] = []
         self.sites: list[Site] = []
 
-    def read(self, names: list[str]) -> Found:
-        waiting: deque[tuple[str, tuple[str, ...]]] = deque((name, (_env_of(_folder(name)),)) for name in names)
+    def read(self, names: Sequence[tuple[str, str]]) -> Found:
+        waiting = deque[_Way]((name, (_env_of(_folder(at)),), at) for name, at in names)
         while waiting:
             file = self.load(*waiting.popleft())
             if file is not None:
@@ -94,37 +108,43 @@ class _Reader:
         files = [file for file in self.files.values() if file is not None]
         for file in files:
             self.count(file)
-        for env in list(self.envs.values()):
-            self.count_beside(env)
+        self.count_beside()
         for file in files:
-            for name, service in file.services.items():
+            for name, service in file.each_service():
                 self.sites.extend(self.site(place) for place in self.in_service(file, name, service))
         return Found(tuple(self.sites), tuple(self.problems))
 
-    def load(self, name: str, envs: tuple[str, ...]) -> _File | None:
+    def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
         if name not in self.files:
-            file = self.files[name] = self.parsed(name, envs)
+            file = self.files[name] = self.parsed(name, envs, at)
             return file
         known = self.files[name]
-        if known is not None and known.envs != envs:
+        if known is not None and known.envs != envs and len(known.also) <= MAX_WAYS:
             known.also.add(envs)
+            if len(known.also) > MAX_WAYS:
+                said = f"more than {MAX_WAYS} ways lead to it, each with other variables: not followed further"
+                self.problems.append(Problem(name, 0, said))
         return None
 
-    def led_to(self, file: _File) -> list[tuple[str, tuple[str, ...]]]:
+    def led_to(self, file: _File) -> list[_Way]:
         """The files that this one includes or extends, each with the env files that count there."""
-        found: list[tuple[str, tuple[str, ...]]] = []
+        found: list[_Way] = []
         for document in file.documents:
             for entry in items(pairs(document).get("include")):
                 listed = pairs(entry).get("path", entry)
                 names = [name for listing in items(listed) or [listed] for name in self.path(file, listing)]
-                found += [(name, self.included_envs(file, entry, names[0])) for name in names]
-        for service in file.services.values():
+                found += [(name, self.included_envs(file, entry, names[0]), name) for name in names]
+        for _, service in file.each_service():
             path = pairs(pairs(service).get("extends")).get("file")
-            found += [(name, file.envs) for name in self.path(file, path)]
+            found += [(name, file.envs, name) for name in self.path(file, path)]
         return found
 
     def included_envs(self, file: _File, entry: Node, first: str) -> tuple[str, ...]:
         """The project's own variables win; then those of `env_file`, or of the `.env` of the included project's folder."""
+        if len(file.envs) > MAX_WAYS:
+            said = f"files that include each other use more than {MAX_WAYS} files of variables: not followed further"
+            self.problems.append(Problem(file.source.path, line_of(entry), said))
+            return file.envs
         keys = pairs(entry)
         listed = keys.get("env_file")
         if listed is not None:
@@ -134,7 +154,7 @@ class _Reader:
         if folder is None:
             return (*file.envs, _env_of(_folder(first)))
         try:
-            return (*file.envs, _env_of(self.project.name(Path(folder), _folder(file.source.path))))
+            return (*file.envs, _env_of(self.project.name(Path(folder), _folder(file.at))))
         except Unreadable:
             return file.envs
 
@@ -147,7 +167,7 @@ class _Reader:
             text = fill(written, self.variables(file.envs).get, Dialect.COMPOSE, strict=False).text
             if "://" in text or text.startswith(("git@", "oci:")):
                 raise Unreadable("", 0, f"{quote(text)} lies elsewhere: not followed")
-            name = self.project.name(Path(text), _folder(file.source.path))
+            name = self.project.name(Path(text), _folder(file.at))
             if not self.project.has(name):
                 raise Unreadable("", 0, f"{quote(text)} is not there")
         except (NotFilled, Unreadable) as error:
@@ -175,24 +195,32 @@ class _Reader:
         envs = {self.env(name).path for names in (file.envs, *file.also) for name in names}
         for env in envs:
             self.uses.update({(env, name): count for name, count in used.items()})
-        for service in file.services.values():
+        for _, service in file.each_service():
             node = pairs(service).get("env_file")
             for entry in items(node) or ([node] if node is not None else []):
                 written = text_of(pairs(entry).get("path", entry))
                 if written:
                     self.shown_env.update(env for env in envs if Path(written).name == Path(env).name)
 
-    def count_beside(self, env: Dotenv) -> None:
-        """Count the uses in the YAML files beside it too: they may be Compose files that nobody named here."""
-        if not env.values:
-            return
-        folder = _folder(env.path)
+    def count_beside(self) -> None:
+        """Count the uses in the YAML files beside an .env too: they may be Compose files that nobody named here."""
+        beside: dict[str, Counter[str]] = {}
+        for env in self.envs.values():
+            folder = _folder(env.path)
+            if env.values and folder not in beside:
+                beside[folder] = self.used_in(folder)
+            for variable in env.values:
+                self.uses[env.path, variable] += beside[folder][variable]
+
+    def used_in(self, folder: str) -> Counter[str]:
+        """How often the YAML files of a folder use each variable, those left out that are known to be Compose files."""
+        used: Counter[str] = Counter()
         for path in sorted((self.project.root / folder).glob("*.y*ml")):
             name = f"{folder}/{path.name}" if folder else path.name
             if self.files.get(name) is None:
                 with suppress(Unreadable):
-                    for variable in variables_in(self.project.read(name).text, Dialect.COMPOSE):
-                        self.uses[env.path, variable] += 1
+                    used.update(variables_in(self.project.read(name).text, Dialect.COMPOSE))
+        return used
 
     def in_service(self, file: _File, name: str, service: Node) -> list[_Place]:
         keys = pairs(service)
@@ -233,20 +261,29 @@ class _Reader:
             if (other.source.path, base) in seen:
                 continue
             seen.add((other.source.path, base))
-            keys = pairs(other.services.get(base))
-            if "build" in keys:
+            built, further = self.said_of(other, base)
+            if built:
                 return True
+            waiting += [further] if further is not None else []
+        return False
+
+    def said_of(self, file: _File, name: str) -> tuple[bool, tuple[_File, str] | None]:
+        """Whether a service has a `build` of its own, and which one it extends."""
+        key = (file.source.path, name)
+        if key not in self.built:
+            keys: Pairs = {}
+            for service in file.services.get(name, ()):
+                keys |= pairs(service)
             extends = keys.get("extends")
             named = text_of(extends) or text_of(pairs(extends).get("service"))
             path = text_of(pairs(extends).get("file"))
-            target = self.beside(other, path) if path else other
-            if named and target is not None:
-                waiting.append((target, named))
-        return False
+            target = self.beside(file, path) if path else file
+            self.built[key] = ("build" in keys, (target, named) if named and target is not None else None)
+        return self.built[key]
 
     def beside(self, file: _File, path: str) -> _File | None:
         try:
-            return self.files.get(self.project.name(Path(path), _folder(file.source.path)))
+            return self.files.get(self.project.name(Path(path), _folder(file.at)))
         except Unreadable:
             return None
 
@@ -257,29 +294,38 @@ class _Reader:
         return file.partners
 
     def look_for_partners(self, file: _File) -> list[_File]:
-        folder, _, last = file.source.path.rpartition("/")
+        folder, _, last = file.at.rpartition("/")
         if last not in COMPOSE_NAMES + COMPOSE_OVERRIDES:
             return []
         found: list[_File] = []
         for partner in COMPOSE_OVERRIDES if last in COMPOSE_NAMES else COMPOSE_NAMES:
             name = f"{folder}/{partner}" if folder else partner
-            if self.project.has(name):
-                if name not in self.near:
-                    self.near[name] = self.files.get(name) or self.parsed(name, file.envs)
-                near = self.near[name]
-                found += [near] if near is not None else []
+            near = self.near_file(name, file.envs) if self.project.has(name) else None
+            found += [near] if near is not None else []
         return found
 
-    def parsed(self, name: str, envs: tuple[str, ...]) -> _File | None:
+    def near_file(self, name: str, envs: tuple[str, ...]) -> _File | None:
+        """A file beside another one, or what a link there leads to."""
+        if name not in self.near:
+            self.near[name] = None
+            try:
+                real = self.project.name(name)
+                self.near[name] = self.files.get(real) or self.parsed(real, envs, name)
+            except Unreadable as error:
+                self.problems.append(Problem(name, 0, str(error)))
+        return self.near[name]
+
+    def parsed(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
         """A file that is looked into, and whose own sites nobody asked for."""
         try:
             source = self.project.read(name)
-            file = _File(source, compose(source), envs)
+            file = _File(source, compose(source), envs, at)
         except Unreadable as error:
             self.problems.append(error.problem)
             return None
         for document in file.documents:
-            file.services.update(pairs(pairs(document).get("services")))
+            for service, node in pairs(pairs(document).get("services")).items():
+                file.services.setdefault(service, []).append(node)
         return file
 
     def site(self, place: _Place) -> Site:

@@ -42,11 +42,11 @@ def compose_project(file: Path) -> ComposeProject:
     if source is None:
         raise ComposeProjectInvalid(f"{found}: there is no such file; --compose names a Compose file")
     beside = _read(found.parent / ".env")
-    values = Variables(() if beside is None else (parse_dotenv(beside),))
     try:
+        values = Variables(() if beside is None else (parse_dotenv(beside),))
         documents = compose(source)
     except Unreadable as error:
-        raise ComposeProjectInvalid(f"{found}: {error.problem.message}") from error
+        raise ComposeProjectInvalid(f"{found.parent / error.problem.path}: {error.problem.message}") from error
     root = pairs(documents[0]) if documents else {}
     services = tuple(name for name, service in pairs(root.get("services")).items() if _is_started(pairs(service)))
     return ComposeProject(_name(text_of(root.get("name")), values, found), services)
@@ -72,13 +72,12 @@ def _read(path: Path) -> Source | None:
 
 
 def _name(said: str | None, values: Variables, file: Path) -> str:
-    name = values.get(_VARIABLE) or ""
-    if not name and said is not None:
-        try:
-            name = fill(said, values.get, Dialect.COMPOSE).text
-        except NotFilled as error:
-            raise ComposeProjectInvalid(f"{file}: the project's name {quote(said)} can't be told: {error}") from error
-    elif not name:
+    try:
+        name = values.get(_VARIABLE) or ("" if said is None else fill(said, values.get, Dialect.COMPOSE).text)
+    except NotFilled as error:
+        shown = _VARIABLE if said is None else quote(said)
+        raise ComposeProjectInvalid(f"{file}: the project's name {shown} can't be told: {error}") from error
+    if not name and said is None:
         name = re.sub(r"[^a-z0-9_-]", "", file.resolve().parent.name.lower()).lstrip("_-")
     if _NAME.fullmatch(name) is None:
         raise ComposeProjectInvalid(f"{file}: {quote(name)} is no name of a project; expected a-z, 0-9, _ and -")

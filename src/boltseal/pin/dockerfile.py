@@ -10,7 +10,6 @@ be asked for the digest all the same. There a source policy or a build context c
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -36,10 +35,14 @@ _BEHIND: Final = "what it names depends on a variable that other instructions us
 
 @dataclass(frozen=True, slots=True)
 class _Arg:
-    """An ARG before the first FROM: its default's text, what it means, and whether a place in it can be named."""
+    """An ARG before the first FROM: what its default means, and its text if a place in it can be named.
+
+    Without a default it means nothing; `told` is False where what it means is not evaluated.
+    """
 
     value: str | None
     written: Text | None
+    told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +117,14 @@ class _Reader:
             value = fill(written.text, self.value, Dialect.DOCKERFILE, strict=False).text if plain else None
         except NotFilled:
             value = None
-        self.args[name] = _Arg(value, written if plain else None)
+        self.args[name] = _Arg(value, written if plain else None, value is not None)
 
     def value(self, name: str) -> str | None:
         found = self.args.get(name)
+        if found is not None and not found.told:
+            raise NotFilled(
+                f"the default of {name} is not evaluated here: it has quotes or escapes inside, or too many variables"
+            )
         return None if found is None else found.value
 
     def from_(self, instruction: Instruction, stage: int) -> None:
@@ -239,14 +246,12 @@ def _other(instruction: Instruction) -> Iterator[tuple[Text, str]]:
 
 
 def _from_fields(value: Text) -> Iterator[Text]:
-    """The values of `from=` in what BuildKit reads as one line of comma-separated values."""
-    fields = next(csv.reader([value.text]), [])
-    if ",".join(fields) != value.text:
-        return  # with quotes in it; the sites of such a mount are left out
+    """The values of `from=` in what BuildKit reads as one line of comma-separated values; a quote is part of one here."""
     at = 0
-    for text in fields:
-        if text.lower().startswith("from=") and len(text) > len("from="):
-            yield value.part(at + len("from="), at + len(text))
+    for text in value.text.split(","):
+        begin = len('"from=') if text[:1] in {'"', "'"} else len("from=")
+        if text[:begin].lower().endswith("from=") and len(text) > begin:
+            yield value.part(at + begin, at + len(text))
         at += len(text) + 1
 
 

@@ -8,7 +8,8 @@ jobs are read with their own variables only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -48,6 +49,40 @@ def included(documents: Sequence[Node]) -> list[ScalarNode]:
             local = pairs(entry).get("local", entry)
             if isinstance(local, ScalarNode) and text_of(local) and "://" not in local.value:
                 found.append(local)
+    return found
+
+
+def wildcards(pattern: str) -> Callable[[str], bool]:
+    """What an `include: local` with `*` (within one folder) and `**` (any folders) matches, from the project's root on.
+
+    Takes time that grows with pattern times path: every place in the pattern that could be reached is followed at once.
+    """
+    steps = re.findall(r"\*\*|\*|[^*]", pattern)
+
+    def matches(path: str) -> bool:
+        places = _past_stars(steps, {0})
+        for char in path:
+            reached = set[int]()
+            for place in places:
+                if place < len(steps) and (steps[place] == "**" or (steps[place] == "*" and char != "/")):
+                    reached.add(place)
+                elif place < len(steps) and steps[place] == char:
+                    reached.add(place + 1)
+            if not reached:
+                return False
+            places = _past_stars(steps, reached)
+        return len(steps) in places
+
+    return matches
+
+
+def _past_stars(steps: Sequence[str], places: set[int]) -> set[int]:
+    """These places, and those behind the stars that stand there, which may take nothing."""
+    found = set(places)
+    for place in places:
+        while place < len(steps) and steps[place].startswith("*"):
+            place += 1
+            found.add(place)
     return found
 
 

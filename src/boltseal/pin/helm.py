@@ -31,7 +31,7 @@ def app_version(project: Project, values: str) -> str | None:
     folder = values.rpartition("/")[0]
     chart = f"{folder}/Chart.yaml" if folder else "Chart.yaml"
     try:
-        documents = compose(project.read(chart)) if project.has(chart) else ()
+        documents = compose(project.read(project.name(chart))) if project.has(chart) else ()
     except Unreadable:
         return None
     return text_of(pairs(documents[0]).get("appVersion")) if documents else None

@@ -52,8 +52,7 @@ def read_kubernetes(
 ) -> Found:
     """The sites of every resource. `paths` are read besides the ones that are known."""
     reader = _Reader(source, {**PATHS, **(paths or {})})
-    for number, document in enumerate(documents):
-        reader.resource(document, f"[{number}]" if len(documents) > 1 else "")
+    reader.read(documents)
     return Found(tuple(reader.sites), tuple(reader.problems))
 
 
@@ -65,13 +64,23 @@ class _Reader:
         self.problems: list[Problem] = []
         self.seen: set[int] = set()
 
+    def read(self, documents: Sequence[Node]) -> None:
+        """Every document, and every item of those that are lists, however deep one list lies in another."""
+        several = len(documents) > 1
+        waiting = [(document, f"[{number}]" if several else "") for number, document in enumerate(documents)]
+        waiting.reverse()
+        while waiting:
+            document, at = waiting.pop()
+            listed = pairs(document).get("items")
+            if (text_of(pairs(document).get("kind")) or "").endswith("List") and isinstance(listed, SequenceNode):
+                found = [(item, f"{at}.items[{index}]".removeprefix(".")) for index, item in enumerate(items(listed))]
+                waiting.extend(reversed(found))
+            else:
+                self.resource(document, at)
+
     def resource(self, document: Node, at: str) -> None:
         keys = pairs(document)
         kind = text_of(keys.get("kind")) or ""
-        if kind.endswith("List") and isinstance(keys.get("items"), SequenceNode):
-            for index, item in enumerate(items(keys.get("items"))):
-                self.resource(item, f"{at}.items[{index}]".removeprefix("."))
-            return
         if kind == "CustomResourceDefinition" or "apiVersion" not in keys:
             return
         title = text_of(pairs(keys.get("metadata")).get("name"))

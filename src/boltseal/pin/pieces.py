@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 from boltseal.errors import quote
 
 MAX_NESTING: Final = 20
+MAX_FILLED: Final = 64 * 1024
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATOR: Final = re.compile(r":?[-?+]")
 
@@ -103,6 +104,8 @@ def fill(text: str, values: Values, dialect: Dialect, *, strict: bool = True) ->
     pieces, end = _Filler(text, values, dialect, strict=strict).until(0, closing=False, depth=0)
     if end != len(text):
         raise AssertionError("a text is filled in to its end")
+    if sum(len(piece.text) for piece in pieces) > MAX_FILLED:  # values that double each other are no text yet
+        raise NotFilled(f"{quote(text)} comes to more than {MAX_FILLED} characters once its variables are filled in")
     return Filled(tuple(pieces))
 
 

@@ -16,10 +16,11 @@ from typing import Final
 
 from yaml.nodes import Node
 
+from boltseal.errors import quote
 from boltseal.pin.actions import read_actions
 from boltseal.pin.compose import read_compose
 from boltseal.pin.dockerfile import read_dockerfile
-from boltseal.pin.gitlab import included, read_gitlab
+from boltseal.pin.gitlab import included, read_gitlab, wildcards
 from boltseal.pin.helm import app_version, read_values
 from boltseal.pin.kubernetes import is_kubernetes, read_kubernetes
 from boltseal.pin.kustomize import read_kustomize
@@ -29,6 +30,8 @@ from boltseal.pin.values import Format, Found, Problem, Site
 from boltseal.pin.yaml_nodes import compose, line_of, pairs
 
 MAX_FILES: Final = 100_000
+MAX_PATTERNS: Final = 150  # as many includes as GitLab takes
+MAX_PATTERN: Final = 255
 _NOT_ENTERED: Final = frozenset({".git", ".hg", ".svn", ".tox", ".venv", "__pycache__", "node_modules", "venv"})
 _ANY_NAME: Final = re.IGNORECASE | re.DOTALL  # a line break in a name hides nothing
 _DOCKERFILE: Final = re.compile(r"(?:docker|container)file(?:\..+)?|.+\.(?:docker|container)file", _ANY_NAME)
@@ -71,8 +74,10 @@ class _Scan:
     def __init__(self, project: Project, crds: Mapping[str, Sequence[str]] | None) -> None:
         self.project = project
         self.crds = crds
-        self.composed: list[str] = []
-        self.done: set[str] = set()
+        self.composed: list[tuple[str, str]] = []
+        self.done: set[tuple[str, Format | None, str]] = set()
+        self.files: list[tuple[str, str]] | None = None
+        self.patterns: set[str] = set()
         self.sites: list[Site] = []
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
@@ -84,8 +89,11 @@ class _Scan:
                 real = self.project.root / name
                 if not real.exists():
                     raise Unreadable(str(path), 0, "is not there")
-                for found, asked in self.walk(real):
-                    self.one(found, asked=asked)
+                if real.is_dir():
+                    for found, at in self.walk(real):
+                        self.one(found, at, asked=False)
+                else:
+                    self.one(name, self.project.at(path), asked=True)
             except Unreadable as error:
                 self.problems.append(error.problem)
         self.take(read_compose(self.project, self.composed))
@@ -97,11 +105,8 @@ class _Scan:
         self.problems.extend(found.problems)
         self.notes.extend(found.notes)
 
-    def walk(self, real: Path) -> Iterator[tuple[str, bool]]:
-        """The files of a folder by name, in order, or the one file; and whether it was named outright."""
-        if not real.is_dir():
-            yield self.project.name(real), True
-            return
+    def walk(self, real: Path) -> Iterator[tuple[str, str]]:
+        """The files of a folder by name, in order, each with the path that leads to it, which may be a link's."""
         count = 0
         for folder, inner, files in os.walk(real):
             inner[:] = sorted(name for name in inner if name not in _NOT_ENTERED)
@@ -112,25 +117,24 @@ class _Scan:
                 if count > MAX_FILES:
                     raise Unreadable(self.project.name(real), 0, f"holds more than {MAX_FILES} files to look into")
                 path = Path(folder, file)
+                at = path.relative_to(self.project.root).as_posix()
                 try:
-                    name = (
-                        self.project.name(path) if path.is_symlink() else path.relative_to(self.project.root).as_posix()
-                    )
+                    yield self.project.name(path) if path.is_symlink() else at, at
                 except Unreadable as error:
-                    self.problems.append(Problem(path.relative_to(self.project.root).as_posix(), 0, str(error)))
-                    continue
-                yield name, False
+                    self.problems.append(Problem(at, 0, str(error)))
 
-    def one(self, name: str, *, asked: bool) -> None:
-        if name in self.done:
+    def one(self, name: str, at: str, *, asked: bool) -> None:
+        """A file, which is what its own name says, or that of the link that leads to it."""
+        kind = self.kind(name) or self.kind(at)
+        way = (name, kind, at if kind is Format.COMPOSE else "")
+        if way in self.done:
             return
-        self.done.add(name)
+        self.done.add(way)
         try:
             if self.is_template(name):
                 return
-            kind = self.kind(name)
             if kind is Format.COMPOSE:
-                self.composed.append(name)
+                self.composed.append((name, at))
             elif kind is Format.DOCKERFILE:
                 self.dockerfile(self.project.read(name))
             elif kind is not None:
@@ -205,8 +209,8 @@ class _Scan:
         for node in included(documents):
             try:
                 for name in self.local(source, node.value):
-                    if name not in self.done:
-                        self.done.add(name)
+                    if (name, Format.GITLAB_CI, "") not in self.done:
+                        self.done.add((name, Format.GITLAB_CI, ""))
                         inner = self.project.read(name)
                         self.take(self.structured(inner, compose(inner), Format.GITLAB_CI))
             except Unreadable as error:
@@ -215,13 +219,20 @@ class _Scan:
                 self.problems.append(Problem(*at, problem.message))
 
     def local(self, source: Source, written: str) -> list[str]:
-        """The files that an `include: local` means; GitLab reads `/` as the project's root."""
+        """The files that an `include: local` means; GitLab reads `/` as the project's root, and `**` as any folders."""
         pattern = written.lstrip("/")
         if "$" in pattern or ".." in Path(pattern).parts:
-            raise Unreadable(source.path, 0, f"{written!a} is not followed")
+            raise Unreadable(source.path, 0, f"{quote(written)} is not followed")
         if "*" not in pattern:
             return [self.project.name(Path(pattern))]
-        return [self.project.name(path) for path in sorted(self.project.root.glob(pattern)) if path.is_file()]
+        self.patterns.add(pattern)
+        if len(self.patterns) > MAX_PATTERNS or len(pattern) > MAX_PATTERN:
+            said = f"at most {MAX_PATTERNS} patterns of at most {MAX_PATTERN} characters are followed"
+            raise Unreadable(source.path, 0, f"{quote(written)} is not followed: {said}")
+        if self.files is None:
+            self.files = list(self.walk(self.project.root))
+        matches = wildcards(pattern)
+        return [name for name, at in self.files if matches(at)]
 
     def unnamed(self, source: Source, *, asked: bool) -> None:
         """A file whose name says nothing: what it holds decides."""
@@ -235,7 +246,7 @@ class _Scan:
             self.take(read_kubernetes(source, documents, self.crds))
         elif any("services" in pairs(document) for document in documents):
             if asked:
-                self.composed.append(source.path)
+                self.composed.append((source.path, source.path))
         elif asked and any({"repository", "image"} & pairs(document).keys() for document in documents):
             self.take(read_values(source, documents))
         elif asked:

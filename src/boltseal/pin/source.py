@@ -72,8 +72,9 @@ class Source:
     def line(self, offset: int) -> int:
         """The line of a character, counted from 1."""
         if not self._starts:
+            self._starts.append(-1)  # so that a text of one line is not looked through again
             self._starts.extend(i for i, c in enumerate(self.text) if c == "\n")
-        return bisect_right(self._starts, offset - 1) + 1
+        return bisect_right(self._starts, offset - 1)
 
 
 class Project:
@@ -92,12 +93,19 @@ class Project:
         known = self._names.get((shown, base))
         if known is not None:
             return known
+        if "\0" in shown:
+            raise Unreadable(quote(shown), 0, f"{quote(shown)} is no path: it holds a NUL")
         real = os.path.realpath(os.path.join(self._base, base, shown))  # noqa: PTH118 - thousands of times
         inside = self._base.rstrip("/") + "/"
         if real != self._base and not real.startswith(inside):
             raise Unreadable(shown, 0, f"leads out of the project, to {quote(real)}: not read")
         name = self._names[shown, base] = real[len(inside) :] or "."
         return name
+
+    def at(self, path: Path) -> str:
+        """The path that leads to a file, relative to the root: the last part may be a link, its folder is the real one."""
+        folder = self.name(path.parent)
+        return path.name if folder == "." else f"{folder}/{path.name}"
 
     def read(self, name: str) -> Source:
         """A file by the name that `name` gave. Unreadable."""

@@ -1,7 +1,7 @@
 """YAML (and JSON, which is nearly all YAML) as nodes that know where they stand in the text. Nothing is constructed.
 
-libyaml composes the nodes: an alias is its anchor's own node, so a bomb of aliases costs nothing until somebody expands
-it, and nobody here does. What a plain scalar is (null, a number) is decided where it matters. The marks count characters
+libyaml composes the nodes: an alias is its anchor's own node. How much all aliases stand for is counted before anybody
+follows them, and what comes to too much, or holds itself, is not read: a bomb costs nothing. What a plain scalar is (null, a number) is decided where it matters. The marks count characters
 of the text without a byte order mark, and are exact also for CRLF. A scalar's marks hold its anchor, tag and quotes too;
 `content_end` and `plain_start` find the content between them.
 
@@ -23,6 +23,7 @@ from boltseal.pin.source import Source, Unreadable
 
 MAX_FRAGMENTS: Final = 200
 MAX_VALUES: Final = 1_000_000
+CHARACTERS_PER_VALUE: Final = 16
 _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # halves of a character: fine in JSON, not in YAML
@@ -44,11 +45,46 @@ def _composed(source: Source) -> tuple[Node, ...]:
         documents = tuple(yaml.compose_all(text, Loader=yaml.CBaseLoader))
     except yaml.YAMLError as error:
         raise _unreadable(source, error) from error
+    if "*" in source.text and "&" in source.text:
+        _check_aliases(source, documents)
     if _MERGE in source.text:
         for node in walk(documents):
             if isinstance(node, MappingNode) and len(list(_fragments(node))) > MAX_FRAGMENTS:
                 raise Unreadable(source.path, line_of(node), f"merges more than {MAX_FRAGMENTS} mappings into one")
     return documents
+
+
+def _check_aliases(source: Source, documents: tuple[Node, ...]) -> None:
+    """Refuse a document that holds itself, or whose values are too many once every alias stands for its anchor's."""
+    sizes: dict[int, int] = {}
+    above: set[int] = set()
+    waiting = [(document, False) for document in reversed(documents)]
+    while waiting:
+        node, left = waiting.pop()
+        if left:
+            above.remove(id(node))
+            sizes[id(node)] = size = _weight(node) + sum(sizes[id(each)] for each in _inner(node))
+            if size > MAX_VALUES:
+                said = f"its aliases stand for more than {MAX_VALUES} values: not read"
+                raise Unreadable(source.path, line_of(node), said)
+        elif id(node) in above:
+            raise Unreadable(source.path, line_of(node), "an anchor holds an alias of itself: not read")
+        elif id(node) not in sizes:
+            above.add(id(node))
+            waiting.append((node, True))
+            waiting.extend((each, False) for each in _inner(node))
+
+
+def _weight(node: Node) -> int:
+    """How many values a node is by itself: a long text, such as a Dockerfile, costs whoever reads it as much as many."""
+    return 1 + len(node.value) // CHARACTERS_PER_VALUE if isinstance(node, ScalarNode) else 1
+
+
+def _inner(node: Node) -> list[Node]:
+    """What a collection holds, keys and values alike."""
+    if isinstance(node, MappingNode):
+        return [each for pair in node.value for each in pair]
+    return items(node)
 
 
 def walk(documents: tuple[Node, ...]) -> Iterator[Node]:
@@ -109,7 +145,8 @@ def pairs(node: Node | None) -> Pairs:
     found: Pairs = {}
     for fragment in _fragments(node):
         own = {key.value: value for key, value in fragment.value if isinstance(key, ScalarNode) and not _merges(key)}
-        found = {**own, **found} if found else own
+        for key, value in own.items():
+            found.setdefault(key, value)
     return found
 
 
