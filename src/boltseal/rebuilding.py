@@ -45,6 +45,7 @@ from boltseal.ledger.entry import Kind
 from boltseal.oci.reference import Reference
 from boltseal.policy.decide import signature_subject
 from boltseal.policy.grants import Grants
+from boltseal.policy.on_outdated import token_of
 from boltseal.projects import PUBLIC_REGISTRIES
 from boltseal.registry.access import Access
 from boltseal.registry.logins import Logins
@@ -151,7 +152,9 @@ class Rebuilding:
         self._upstreams = frozenset(terms.name for terms in settings.upstreams)
         self._inside = _inside(settings, store, mirror, push_gate)
         self._outside = outside
-        self._tokens = {name: secret(name) for action in settings.actions if (name := action.token_env) is not None}
+        self._tokens = {
+            name: token_of(name, secret(name)) for action in settings.actions if (name := action.token_env) is not None
+        }
         self._state = ClientState(settings.server.data / FOLDER)
         self._name, *also = sorted(settings.own_names, key=lambda name: ("localhost" not in name, name))
         if settings.server.public_url is not None:

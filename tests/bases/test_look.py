@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -520,3 +521,20 @@ async def test_what_a_tag_meant_longer_ago_than_is_looked_may_be_the_base(regist
     [answer] = await registry.look(f"{APP}:1", base=NODE)
 
     assert answer.verdict.status is Status.UNKNOWN
+
+
+async def test_a_config_that_is_a_bomb_is_a_line_and_the_others_go_on(registry: Published) -> None:
+    """Brackets within brackets: one image of a stranger ends no look at all of them."""
+    base = registry.image("library/node", "16.13", "ab")
+    app = registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
+    media_type, raw = registry.hub.manifests["shop/app"][str(app)]
+    bomb = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    registry.hub.blobs[str(Digest.of(bomb))] = bomb
+    document = json.loads(raw)
+    document["config"] |= {"digest": str(Digest.of(bomb)), "size": len(bomb)}
+    registry.hub.publish("shop/app", "bomb", json.dumps(document).encode(), media_type)
+    answers = await registry.look(f"{APP}:bomb", f"{APP}:1")
+
+    assert isinstance(answers[0].error, NotRead)
+    assert "nested too deeply" in answers[0].verdict.reason
+    assert answers[1].verdict.status is Status.CURRENT

@@ -208,6 +208,17 @@ async def test_who_is_killed_after_asking_has_asked(journal: Journal, tmp_path: 
     assert [(str(due.image), was) for due, was in builder.before([answered(APP, NODE)])] == [(APP, line)]
 
 
+async def test_a_defect_of_ours_loses_no_rebuild(journal: Journal, tmp_path: Path) -> None:
+    """It was asked for, and the tries that are left follow."""
+    table = {"url": "http://127.0.0.1:9/", "token_env": "T", "attempts": 2}
+    builder = Rebuilder(parse_on_outdated([table]), journal, lambda: 1, tokens={}, pause_s=0)
+    with pytest.raises(KeyError):
+        await builder.rebuild([answered(APP, NODE)])
+
+    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [("asked", 0), ("stopped", 1)]
+    assert [due.tries for due in builder.due([answered(APP, NODE)])] == [1]
+
+
 async def test_what_a_command_printed_is_not_told_to_others(journal: Journal, tmp_path: Path) -> None:
     """A build's last line may hold a secret: it stays in the state folder, which is its owner's alone."""
     recorded: list[str] = []

@@ -112,6 +112,7 @@ def test_both_forms_of_provenance_name_what_went_in() -> None:
         b"",
         b"[]",
         b"\xff",
+        b"[" * 100_000,
         statement("https://spdx.dev/Document", {"materials": []}),
         statement("https://slsa.dev/provenance/v1", {}),
         b'{"predicateType":"https://slsa.dev/provenance/v1","predicate":{"buildDefinition":{"resolvedDependencies":7}}}',
@@ -167,7 +168,12 @@ def test_facts_are_read_of_a_config() -> None:
     assert found.labels == {NAME: "node"}
 
 
-@pytest.mark.parametrize("config", [b"", b"[]", b"\xff", b'{"rootfs":{"diff_ids":["x"]}}', b'{"config":{"Env":7}}'])
+BOMB = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    "config", [b"", b"[]", b"\xff", b'{"rootfs":{"diff_ids":["x"]}}', b'{"config":{"Env":7}}', BOMB]
+)
 def test_a_config_that_cant_be_read_is_not_taken_for_no_image(config: bytes) -> None:
     """One line says which."""
     with pytest.raises(NotRead, match="can't be read"):

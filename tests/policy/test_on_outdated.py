@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.policy.on_outdated import KEYS, OnOutdatedInvalid, action_for, parse_on_outdated
+from boltseal.policy.on_outdated import KEYS, OnOutdatedInvalid, action_for, parse_on_outdated, token_of
 
 COMMAND = ["/usr/bin/rebuild", "{image}", "--on={base}@{base_digest}", "{digest}"]
 
@@ -110,3 +110,13 @@ def test_more_tables_than_anybody_needs_are_refused() -> None:
     """A file may be anybody's."""
     with pytest.raises(OnOutdatedInvalid, match="at most 1000"):
         parse_on_outdated([{"command": ["a"]}] * 1001)
+
+
+def test_a_token_is_one_word_that_a_header_carries() -> None:
+    """A line end behind it is no part of it; what can't be sent is refused before anything is asked for, and not shown."""
+    assert token_of("CI_TOKEN", "word-1\n") == "word-1"
+    for text in ("two words", "caf\xe9", "a\nb", "\n"):
+        with pytest.raises(OnOutdatedInvalid, match='"CI_TOKEN" holds no bearer token') as caught:
+            token_of("CI_TOKEN", text)
+
+        assert text.strip() == "" or text not in caught.value.message

@@ -19,6 +19,7 @@ import msgspec
 from boltseal.errors import Invalid, quote
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME, REVISION, VERSION
 from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.jsontext import decode
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 from boltseal.oci.platform import Platform
@@ -146,9 +147,9 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
     """The facts of an image, of its manifest, the manifest's digest, and the bytes of its config. NotAnImage, NotRead."""
     named, _ = config_of(manifest, digest)
     try:
-        read = msgspec.json.decode(config, type=_Config)
+        read = decode(config, _Config)
         diff_ids = tuple(str(Digest.parse(text)) for text in (read.rootfs or _RootFs()).diff_ids or ())
-    except (ValueError, DigestInvalid) as error:  # of msgspec, of the UTF-8 decoder below it
+    except (ValueError, DigestInvalid) as error:
         reason = error.message if isinstance(error, DigestInvalid) else quote(str(error))[1:-1]
         raise NotRead(f"{digest.short}: its config {named.short} can't be read: {reason}") from error
     run, history = read.config or _Run(), read.history or ()

@@ -34,7 +34,7 @@ from boltseal.policy.on_outdated import Action, action_for
 PAUSE_S: Final = 2.0
 MAX_AT_A_LOOK: Final = 100
 """How many are asked for at a time; the rest at the next look."""
-_STOPPED: Final = "boltseal was told to end; the tries that are left follow"
+_STOPPED: Final = "boltseal has ended meanwhile; the tries that are left follow"
 SOURCE: Final = "boltseal"
 
 
@@ -187,7 +187,7 @@ class Rebuilder:
                     await asyncio.sleep(self._pause_s * 2 ** (tries - 1))
                 tries += 1
                 ran = await self._try(due)
-        except asyncio.CancelledError:
+        except BaseException:  # whoever asks is ended, or has a defect: the rebuild is not lost by it
             self._note(due, Outcome.STOPPED, tries, _STOPPED)
             raise
         outcome = Outcome.DONE if ran.well else Outcome.FAILED

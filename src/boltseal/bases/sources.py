@@ -25,6 +25,7 @@ from boltseal.errors import Invalid
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from boltseal.oci.digest import Digest
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Reference
 
 BUILT_NAME: Final = "base.name"
@@ -135,8 +136,8 @@ def provenance(raw: bytes) -> tuple[Claim, ...]:
     Which of them the last stage stands on is not said: `match` decides by the layers.
     """
     try:
-        said = msgspec.json.decode(raw[: MAX_STATEMENT_BYTES + 1], type=_Statement)
-    except ValueError:  # of msgspec, or of the UTF-8 decoder below it
+        said = decode(raw[: MAX_STATEMENT_BYTES + 1], _Statement)
+    except ValueError:
         return ()
     if "slsa.dev/provenance" not in said.predicate_type:
         return ()

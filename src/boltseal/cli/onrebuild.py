@@ -43,13 +43,14 @@ def rebuilders(wanted: bool) -> Builders | None:
     if not wanted:
         return None
     from boltseal.config import client_paths, secret
+    from boltseal.policy.on_outdated import token_of
     from boltseal.projects import client_settings
 
     path = client_paths().settings
     actions = client_settings(path).on_outdated
     if not actions:
         raise NothingToRun(f"--rebuild: {path} has no [[on_outdated]] that says what to run")
-    tokens = {name: secret(name) for action in actions if (name := action.token_env) is not None}
+    tokens = {name: token_of(name, secret(name)) for action in actions if (name := action.token_env) is not None}
     return Builders(actions, tokens, _journal())
 
 

@@ -11,6 +11,7 @@ import msgspec
 from boltseal.client.errors import RemoteLies
 from boltseal.client.transport import Call, Transport
 from boltseal.errors import BoltsealError
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import NameInvalid, Repository
 
 MAX_PAGES: Final = 100_000
@@ -27,7 +28,7 @@ async def repositories(transport: Transport, registry: str) -> AsyncIterator[Rep
         path = f"/v2/_catalog?n=1000{f'&last={quote(last)}' if last else ''}"
         reply = await transport.request(Call(registry, "GET", path, "the list of repositories"))
         try:
-            names = [Repository(one) for one in msgspec.json.decode(reply.body, type=_Names).repositories or ()]
+            names = [Repository(one) for one in decode(reply.body, _Names).repositories or ()]
         except (ValueError, NameInvalid) as error:  # msgspec's are ValueErrors
             reason = error.message if isinstance(error, BoltsealError) else error
             raise RemoteLies(f"{registry}: the list of repositories can't be read: {reason}") from error

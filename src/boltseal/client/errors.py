@@ -17,6 +17,7 @@ from boltseal.errors import (
     Unavailable,
     quote,
 )
+from boltseal.oci.jsontext import decode
 
 MAX_SHOWN: Final = 300
 
@@ -81,7 +82,7 @@ class _Errors(msgspec.Struct):
 def said(body: bytes) -> str:
     """What an answer's JSON says went wrong, cleaned and cut for a person; "" where it says nothing readable."""
     try:
-        first = msgspec.json.decode(body, type=_Errors).errors[:1]
+        first = decode(body, _Errors).errors[:1]
     except msgspec.MsgspecError:
         return ""
     return "; ".join(quote(error.message or error.code, MAX_SHOWN) for error in first if error.message or error.code)

@@ -15,6 +15,7 @@ from boltseal.client.errors import RemoteLies
 from boltseal.client.transport import Call, Transport
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Repository
 
 LIST_HOST: Final = "hub.docker.com"
@@ -39,7 +40,7 @@ async def list_tags(transport: Transport, repository: Repository, page: int) -> 
     path = f"/v2/repositories/{repository}/tags?page_size={PAGE}&page={page}&ordering=last_updated"
     reply = await transport.request(Call(LIST_HOST, "GET", path, f"the list of tags of {repository}"))
     try:
-        found = msgspec.json.decode(reply.body, type=_Page)
+        found = decode(reply.body, _Page)
         digests = {one.name: Digest.parse(one.digest) for one in found.results if one.digest}
     except (msgspec.MsgspecError, ValueError, Invalid) as error:
         raise RemoteLies(f"{LIST_HOST}: the list of tags of {repository} can't be read") from error

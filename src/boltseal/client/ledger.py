@@ -21,6 +21,7 @@ from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
 from boltseal.ledger.tiles import WIDTH, BundleId, TileId, TileInvalid, Tiles, needed, parse_bundle
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Repository, Tag
 
 AT_ONCE: Final = 8
@@ -62,10 +63,7 @@ class LedgerClient:
         """The receipts by which one key names the next."""
         reply = await self._get("rotations", "the ledger's rotations", MAX_ROTATIONS_BYTES)
         try:
-            return [
-                base64.b64decode(one, validate=True)
-                for one in msgspec.json.decode(reply.body, type=_Rotations).receipts
-            ]
+            return [base64.b64decode(one, validate=True) for one in decode(reply.body, _Rotations).receipts]
         except ValueError as error:  # msgspec's are, too
             raise RemoteLies(f"{self.registry}: the ledger's rotations can't be read") from error
 
@@ -153,7 +151,7 @@ class LedgerClient:
 
     def _page(self, reply: Reply, what: str) -> _Page:
         try:
-            return msgspec.json.decode(reply.body, type=_Page)
+            return decode(reply.body, _Page)
         except ValueError as error:
             raise RemoteLies(f"{self.registry}: {what} can't be read") from error
 

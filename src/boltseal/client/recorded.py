@@ -15,6 +15,7 @@ from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.ledger import LedgerClient
 from boltseal.client.transport import Call, Transport
 from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, Kind, parse
+from boltseal.oci.jsontext import decode
 
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
@@ -64,7 +65,7 @@ async def record(
     if reply.status != 201:
         raise _refused(reference, digest, reply.body)
     try:
-        return msgspec.json.decode(reply.body, type=_Taken).index
+        return decode(reply.body, _Taken).index
     except msgspec.MsgspecError as error:
         raise RemoteLies(f"{reference.registry}: its answer to the {what} can't be read") from error
 

@@ -26,6 +26,7 @@ from boltseal.client.transport import Call, Reply, Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.jsontext import decode
 from boltseal.oci.manifest import Manifest, ManifestInvalid, format_index, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, parse_content_type
 from boltseal.oci.reference import Repository, Tag, TagInvalid
@@ -354,7 +355,7 @@ class RegistryClient:
 
     def _decode(self, reply: Reply, kind: type[_Tags], what: str) -> _Tags:
         try:
-            return msgspec.json.decode(reply.body, type=kind)
+            return decode(reply.body, kind)
         except msgspec.MsgspecError as error:
             raise RemoteLies(f"{self.registry}: {what} can't be read") from error
 

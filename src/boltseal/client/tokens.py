@@ -23,6 +23,7 @@ from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import Credentials
 from boltseal.client.errors import RemoteUnauthenticated, RemoteUnavailable
 from boltseal.client.hosts import is_loopback
+from boltseal.oci.jsontext import decode
 
 GROUP: Final = 512
 LONG: Final = 4096
@@ -193,7 +194,7 @@ def _read_answer(registry: str, response: httpx2.Response, *, anonymous: bool) -
     if response.status_code != 200 or len(response.content) > MAX_ANSWER_BYTES:
         raise RemoteUnavailable(f"{registry}: its token service answered HTTP {response.status_code}")
     try:
-        answer = msgspec.json.decode(response.content, type=_Answer)
+        answer = decode(response.content, _Answer)
     except msgspec.MsgspecError:
         raise RemoteUnavailable(f"{registry}: its token service answered something else than a token") from None
     text = answer.token or answer.access_token

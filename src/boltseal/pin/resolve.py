@@ -30,6 +30,7 @@ from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
+from boltseal.oci.jsontext import decode
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, MANIFEST_TYPES, OCI_CONFIG
 from boltseal.oci.platform import Platform
@@ -265,7 +266,7 @@ class Resolver:
         async with self._reads:
             raw = b"".join([piece async for piece in client.blob(repository, config.digest, config.size)])
         try:
-            read = msgspec.json.decode(raw, type=_Config)
+            read = decode(raw, _Config)
         except msgspec.MsgspecError:
             read = _Config()
         return LockedPlatform(platform_name(Platform(read.os, read.architecture, read.variant)), digest, config.digest)

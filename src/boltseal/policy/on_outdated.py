@@ -73,6 +73,16 @@ def parse_on_outdated(tables: Sequence[Mapping[str, object]]) -> tuple[Action, .
     return tuple(_parse(f"on_outdated {number}", table) for number, table in enumerate(tables, start=1))
 
 
+def token_of(variable: str, text: str) -> str:
+    """A bearer token as a header carries it, of what a variable holds. OnOutdatedInvalid, without a word of it."""
+    token = text.strip()
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise OnOutdatedInvalid(
+            f"environment: {quote(variable)} holds no bearer token; expected one word of printable ASCII characters"
+        )
+    return token
+
+
 def _parse(where: str, table: Mapping[str, object]) -> Action:
     unknown = sorted(set(table) - set(KEYS))
     if unknown:

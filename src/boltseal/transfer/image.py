@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from boltseal.oci.jsontext import decode
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 from boltseal.oci.platform import Platform
@@ -59,7 +60,7 @@ async def image_config(source: Source, manifest: Manifest) -> ImageConfig | None
         raise ContentDamaged(f"{source.title}: a config of {descriptor.size} bytes is more than is read")
     raw = b"".join([piece async for piece in source.blob(descriptor)])
     try:
-        read = msgspec.json.decode(raw, type=_Config)
+        read = decode(raw, _Config)
     except msgspec.MsgspecError:
         return None
     run = read.config or _Run()
