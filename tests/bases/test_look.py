@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
+from boltseal.bases.documents import Documents, Place
 from boltseal.bases.facts import IMAGE, NotAnImage, NotRead
 from boltseal.bases.freshness import Status
 from boltseal.bases.sources import By, How
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.errors import RemoteUnavailable
+from boltseal.client.learned import Learned
+from boltseal.client.state import ClientState
+from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
 from tests.bases.published import HUB, Published, base_labels
+from tests.client.listening import listening
 from tests.images import artifact
 
 APP = "reg.test/shop/app"
@@ -538,3 +547,23 @@ async def test_a_config_that_is_a_bomb_is_a_line_and_the_others_go_on(registry: 
     assert isinstance(answers[0].error, NotRead)
     assert "nested too deeply" in answers[0].verdict.reason
     assert answers[1].verdict.status is Status.CURRENT
+
+
+async def test_a_config_that_comes_byte_by_byte_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """Its registry is never silent, and never done."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")
+        while True:
+            writer.write(b"a")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with listening(drip) as port:
+        place = Place(f"127.0.0.1:{port}", Repository("x/y"))
+        transport = Transport(CredentialStore(()), TransportOptions(plain_http=frozenset({place.registry})))
+        learned = Learned(ClientState(tmp_path), now_us=1)
+        with pytest.raises(RemoteUnavailable, match=r"within 0\.5 s"):
+            await Documents(transport, learned, read_s=0.5).blob(place, Digest.of(b""), 9999)
+        await transport.aclose()

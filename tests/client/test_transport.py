@@ -24,9 +24,10 @@ from boltseal.client.errors import (
 )
 from boltseal.client.poll import poll
 from boltseal.client.registry import RegistryClient
-from boltseal.client.transport import AuthorityInvalid, Transport, TransportOptions
+from boltseal.client.transport import AuthorityInvalid, Call, Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
+from tests.client.listening import listening
 from tests.fakes.hub import FakeHub
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
@@ -319,3 +320,26 @@ async def test_a_part_of_a_registry_has_a_login_of_its_own(hub: FakeHub, connect
 
 def _auth(login: str) -> str:
     return base64.b64encode(login.encode()).decode()
+
+
+async def test_who_sends_a_byte_now_and_then_keeps_nobody_waiting_for_ever() -> None:
+    """Neither in the head of an answer nor in its body: it is never silent for long, and never done."""
+    for beginning in (b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"):
+
+        async def drip(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, beginning: bytes = beginning
+        ) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(beginning)
+            while True:
+                writer.write(b"a")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+        async with listening(drip) as port:
+            host = f"127.0.0.1:{port}"
+            options = TransportOptions(plain_http=frozenset({host}), whole_s=0.5)
+            transport = Transport(CredentialStore(()), options)
+            with pytest.raises(RemoteUnavailable, match=r"within 0\.5 s"):
+                await transport.request(Call(host, "GET", "/v2/x/y/manifests/1", "manifest 1"))
+            await transport.aclose()

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from boltseal.bases.facts import Facts, NotRead, config_of, read_facts
 from boltseal.bases.sources import MAX_STATEMENT_BYTES
+from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.learned import MAX_BODY_BYTES, Learned
 from boltseal.client.registry import RegistryClient
 from boltseal.client.transport import Transport
@@ -24,6 +25,7 @@ from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Repository
 
 AT_ONCE: Final = 8
+READ_S: Final = 300.0
 MAX_CHILDREN: Final = 100
 MAX_STATEMENTS: Final = 4
 SMALL_BYTES: Final = 64 * 1024
@@ -55,6 +57,7 @@ class Documents:
     begin with.
 
     `max_kept_bytes`: what is larger is not remembered. Whoever has others to answer meanwhile has no time to pack much.
+    `read_s`: how long reading a blob may take.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class Documents:
         mirrors: Mapping[str, tuple[str, str]] | None = None,
         *,
         max_kept_bytes: int = MAX_BODY_BYTES,
+        read_s: float = READ_S,
     ) -> None:
         self._transport = transport
         self._learned = learned
         self._mirrors = mirrors or {}
         self._max_kept_bytes = max_kept_bytes
+        self._read_s = read_s
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._asked: dict[tuple[Place, Digest], asyncio.Task[Manifest]] = {}
         self._blobs: dict[tuple[Place, Digest], asyncio.Task[bytes]] = {}
@@ -158,15 +163,24 @@ class Documents:
             return held[1]
         async with self._at_once:
             for where in self._places(place):
-                client = RegistryClient(self._transport, where.registry)
                 try:
-                    raw = b"".join([piece async for piece in client.blob(where.repository, digest, size)])
+                    raw = await self._read_blob(where, digest, size)
                     break
                 except BoltsealError:
                     if where == place:
                         raise
         self._keep(digest, _BLOB, raw)
         return raw
+
+    async def _read_blob(self, where: Place, digest: Digest, size: int) -> bytes:
+        client = RegistryClient(self._transport, where.registry)
+        try:
+            async with asyncio.timeout(self._read_s):
+                return b"".join([piece async for piece in client.blob(where.repository, digest, size)])
+        except TimeoutError as error:
+            raise RemoteUnavailable(
+                f"{where.registry} did not send {size} bytes of {digest.short} within {self._read_s:g} s"
+            ) from error
 
     def _keep(self, digest: Digest, media_type: str, raw: bytes) -> None:
         if len(raw) <= self._max_kept_bytes:

@@ -9,6 +9,7 @@
     STATE/watch.db                    what other registries' tags meant over time (`watched`)
     STATE/learned.db                  manifests, configs, and what bases' tags meant, so that nothing is asked twice (`learned`)
     STATE/rebuilds.jsonl              which rebuilds were asked for, and what came of each (`bases.journal`)
+    STATE/rebuilding                  held by whoever asks for rebuilds
     STATE/kept.db                     the images that are kept on engines (`kept`)
     STATE/kept.lock                   held by whoever gives names to images on an engine
     STATE/releases/PROJECT/           what was deployed here (`deploy.releasedisk`)

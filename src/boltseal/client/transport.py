@@ -18,6 +18,7 @@ Bodies of answers are bounded: what is longer than it may be is not read to its 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import time
@@ -47,6 +48,7 @@ MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
 MAX_UNWANTED_BYTES: Final = 64 * 1024
 MAX_SHORTER: Final = 12
 PATIENCE_S: Final = 30.0
+WHOLE_S: Final = 300.0
 _TOO_LONG: Final = frozenset({400, 413, 431})
 _BROKEN_OFF: Final = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
 _REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
@@ -58,7 +60,8 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 class TransportOptions:
     """How we talk. `plain_http`: registries that may be asked without TLS. `ca_file`: a private authority, in PEM.
 
-    `patience_s`: the longest `Retry-After` that is waited for. `reach`: where a registry may send us; None: anywhere.
+    `patience_s`: the longest `Retry-After` that is waited for. `whole_s`: how long asking for what is read whole may take in
+    all, since who sends a byte now and then is never silent. `reach`: where a registry may send us; None: anywhere.
     """
 
     plain_http: frozenset[str] = frozenset()
@@ -66,6 +69,7 @@ class TransportOptions:
     timeout_s: float = 30.0
     attempts: int = 4
     patience_s: float = PATIENCE_S
+    whole_s: float = WHOLE_S
     reach: Reach | None = None
 
 
@@ -131,6 +135,17 @@ class Transport:
 
     async def request(self, call: Call, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Reply:
         """Ask and read the answer whole. Raises what `errors.from_status` makes of a status that is not in `call.ok`."""
+        if call.method not in ("GET", "HEAD"):  # what is sent may be large
+            return await self._request(call, max_bytes)
+        try:
+            async with asyncio.timeout(self._options.whole_s):
+                return await self._request(call, max_bytes)
+        except TimeoutError as error:
+            raise RemoteUnavailable(
+                f"{call.registry} did not answer for {call.what} within {self._options.whole_s:g} s"
+            ) from error
+
+    async def _request(self, call: Call, max_bytes: int) -> Reply:
         attempts = self._options.attempts if call.idempotent else 1
         async for attempt in stamina.retry_context(on=self._pause, attempts=attempts, timeout=120.0, wait_max=8.0):
             with attempt:
