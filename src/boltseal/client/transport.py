@@ -112,7 +112,7 @@ class Transport:
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = WireClient(
-            verify=trusting(options.ca_file),
+            verify=trusting(options.ca_file) if app is None else False,  # an application is reached by no network
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},

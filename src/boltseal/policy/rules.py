@@ -21,7 +21,7 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
-from boltseal.policy.reach import Budget, TooComplex, covering
+from boltseal.policy.reach import MAX_STEPS, Budget, TooComplex, covering
 
 MAX_RULES: Final = 1000
 MAX_KEEP_DAYS: Final = 36_500
@@ -162,11 +162,14 @@ class RuleSet:
         return json.dumps(rows, separators=(",", ":"))
 
 
-def parse_rules(tables: Sequence[Mapping[str, object]]) -> RuleSet:
-    """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong."""
+def parse_rules(tables: Sequence[Mapping[str, object]], max_steps: int = MAX_STEPS) -> RuleSet:
+    """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong.
+
+    `max_steps`: how long to look for a rule that can never apply; see `reach`.
+    """
     if len(tables) > MAX_RULES:
         raise RuleInvalid(f"{len(tables)} rules; at most {MAX_RULES} are allowed")
-    budget = Budget()
+    budget = Budget(max_steps)
     rules: list[Rule] = []
     for number, table in enumerate(tables, start=1):
         try:
