@@ -556,6 +556,37 @@ def test_an_image_that_somebody_removed_is_brought_again_by_its_digest(shop: Sho
     assert shop.words() == {"web": "one"}
 
 
+def test_nothing_is_started_that_is_not_on_the_disk_as_it_was_pulled(
+    own: Server, repository: str, tmp_path: Path
+) -> None:
+    """With --require-scrub what was here before is read, too; what somebody has changed there is not started."""
+    with servers.dockerd(tmp_path / "engine", driver="overlay2") as engine:
+        shop = Shopfront(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
+        for tag in ("1.0.0", "1.1.0"):
+            shop.publish(tag)
+        shop.web("1.0.0")
+        shop.locked()
+        first = shop.run("deploy", "--require-scrub", "--json")
+        before = shop.ids()
+        shop.web("1.1.0")
+        shop.locked()
+        shop.run("pull", "--compose", "compose.yaml")
+        for changed in (tmp_path / "engine/data/overlay2").glob("*/diff/busybox"):
+            with changed.open("ab") as file:
+                file.write(b"evil")
+        second = shop.run("deploy", "--require-scrub")
+        after = shop.ids()
+        releases = shop.releases()
+        shop.down()
+
+    assert first.code == 0, first.err
+    assert [each["reason"] for each in first.json["results"][1:]] == ["scrubbed"]
+    assert second.code == 1
+    assert "differs on the disk: " in second.err
+    assert after == before
+    assert len(releases) == 1
+
+
 def test_bad_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> None:
     """A broken file, a lock older than the file, an unknown service, no engine, no release."""
     shop.publish("1.0.0")

@@ -148,6 +148,27 @@ def test_a_connection_that_breaks_says_how_to_go_on(shop: Shopfront, registry: C
     assert resumed.code == 0, resumed.err
 
 
+@pytest.mark.parametrize(
+    ("shop", "why"),
+    [("podman", "storage driver vfs"), ("docker-by-ssh", "is on another host")],
+    indirect=["shop"],
+)
+def test_nothing_is_started_that_can_not_be_proven(shop: Shopfront, registry: Callable[[], None], why: str) -> None:
+    """With --require-scrub: exit code 3 and the reason; without, it is said beside."""
+    shop.publish("1.0.0")
+    plain(shop, "1.0.0")
+    shop.locked()
+    refused = [shop.run("deploy", "--require-scrub") for _ in range(2)]
+    found = shop.containers()
+    said = shop.run("deploy").err
+
+    assert [each.code for each in refused] == [3, 3]
+    assert all("not scrubbed: " in each.err and why in each.err for each in refused)
+    assert found == {}
+    assert "web: not scrubbed: " in said
+    assert why in said
+
+
 @pytest.mark.parametrize("shop", ["podman"], indirect=True)
 def test_a_check_that_podman_does_not_run_is_explained(shop: Shopfront, registry: Callable[[], None]) -> None:
     """Its checks are run by systemd: without one they never decide."""

@@ -51,7 +51,8 @@ def deploy(
     no_record: NoRecordOption = False,
     no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not prove on the disk what was pulled.")] = False,
     require_scrub: Annotated[
-        bool, typer.Option("--require-scrub", help="Start nothing that was pulled and could not be proven on the disk.")
+        bool,
+        typer.Option("--require-scrub", help="Start nothing of a registry's that could not be proven on the disk."),
     ] = False,
     host: HostOption = None,
     allow: AllowOption = None,

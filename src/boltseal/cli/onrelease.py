@@ -116,7 +116,7 @@ def _print(done: Deployed, status: str) -> None:
     ]
     print_table(("SERVICE", "STATE", "IMAGE", "DIGEST"), rows, whole=("SERVICE", "STATE", "DIGEST"))
     for service in release.services:
-        if service.name in done.pulled and service.scrub:
+        if service.scrub and (not release.chosen or service.name in release.chosen):
             say(clean(f"{service.name}: {service.scrub}"))
     if done.given_up is not None:
         say(f"release {done.given_up} had been left unfinished; release {release.number} took over")

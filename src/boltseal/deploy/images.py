@@ -42,7 +42,8 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Scrubs:
-    """Proves what was pulled before it gets a name, and remembers what was said. `required`: doubt raises too."""
+    """Proves what was pulled before it gets a name, and remembers what was said. `required`: what was here is proven too, and
+    doubt raises."""
 
     host: Host
     required: bool = False
@@ -74,6 +75,8 @@ class Images:
         tagged = name.by_tag
         brought = await self.puller.bring(Wanted(tagged, digest, locked=True, images=tuple(known)))
         image = await self.host.engine.image(brought.image)
+        if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.said:
+            await self.scrubs(image)
         kept = await self._held(image, tagged, digest, reason)
         named = await self._name(image, replace(tagged, digest=digest), kept)
         said = "" if self.scrubs is None else self.scrubs.said.get(image.id, "")
