@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 FOLDER: Final = "outdated"
 FIRST_S: Final = 60.0
 MAX_ROUNDS: Final = 10
+MAX_WORDS: Final = 20
+"""How many rebuilds that are not asked for are named in the log at each look."""
 AT_ONCE: Final = 2
 """How many images are read at a time: whoever pulls meanwhile waits for no more than these."""
 MAX_KEPT_BYTES: Final = 64 * 1024
@@ -208,7 +210,11 @@ class Rebuilding:
                 pasts.followed = looker.followed
                 for _ in range(MAX_ROUNDS):
                     wanted = [Wanted(str(one), one) async for one in self._images(transport)]
-                    asked = await rebuilder.rebuild(await looker.look(wanted, afresh=bool(found)))
+                    answers = await looker.look(wanted, afresh=bool(found))
+                    if not found:
+                        for words in rebuilder.sort(answers).words(MAX_WORDS):
+                            _log.warning("a rebuild is not asked for", reason=words)
+                    asked = await rebuilder.rebuild(answers)
                     found += asked
                     if not any(one.outcome is Outcome.DONE and one.due.action.command for one in asked):
                         break

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.bases.freshness import Status
 from boltseal.bases.journal import Journal, Line, Outcome
@@ -27,6 +27,7 @@ from boltseal.bases.order import bases_first, circles
 from boltseal.bases.running import Ran, post_webhook, run_command, values
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.events import BaseOutdated, cloud_event
+from boltseal.ledger.entry import format_time
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.policy.on_outdated import Action, action_for
@@ -74,6 +75,27 @@ class Asked:
     recorded: str = ""
 
 
+class Sorted(NamedTuple):
+    """What is outdated. `before`: what was asked for already, and what is known of that; `endless`: what stands on itself."""
+
+    due: list[Due]
+    before: list[tuple[Due, Line]]
+    endless: list[Due]
+
+    def words(self, most: int) -> list[str]:
+        """A line for each for which no rebuild is asked, as far as something went wrong with it; at most so many."""
+        lines = [
+            f"{due.image} stands on itself ({due.base}): a rebuild would only ask for the next" for due in self.endless
+        ]
+        for due, line in self.before:
+            if line.outcome is not Outcome.DONE:
+                how = "nobody has seen the end of it" if line.outcome is Outcome.ASKED else f"it {line.outcome}"
+                at = f"{format_time(line.time_us)[:16].replace('T', ' ')} UTC"
+                lines.append(f"{due.image}: a rebuild was asked for at {at}, {how}, and it is not asked for again")
+        more = len(lines) - most
+        return lines if more <= 0 else [*lines[:most], f"{more} more"]
+
+
 Record = Callable[[Due, Outcome, str], Awaitable[None]]
 """Writes a request's outcome, and how it ended in our words, into the ledger of the image's registry, where others read it.
 
@@ -110,11 +132,32 @@ class Rebuilder:
 
     def due(self, answers: Sequence[Answered]) -> list[Due]:
         """What is to be asked for, bases of bases first, and was not asked for before. StateUnusable."""
-        return self._sorted(answers)[0]
+        return self.sort(answers).due
 
-    def before(self, answers: Sequence[Answered]) -> list[tuple[Due, Line]]:
-        """What is outdated and was asked for before, so that it is not asked for again; and what is known of that. StateUnusable."""
-        return self._sorted(answers)[1]
+    def sort(self, answers: Sequence[Answered]) -> Sorted:
+        """All that is outdated, by whether a rebuild is asked for. StateUnusable."""
+        last, sorted_ = self._journal.last(), Sorted([], [], [])
+        endless = circles(
+            (_name(one.wanted.reference), _name(verdict.claim.base))
+            for one in answers
+            for verdict in one.verdicts
+            if verdict.claim is not None and verdict.claim.base is not None
+        )
+        for one in answers:
+            open_ = []
+            for due in self._outdated(one):
+                line = last.get((str(due.image), str(due.base)))
+                if _name(due.image) in endless:
+                    sorted_.endless.append(due)
+                elif line is None or line.digest != str(due.now):
+                    open_.append(due)
+                elif line.outcome is Outcome.STOPPED and line.tries < due.action.attempts:
+                    open_.append(replace(due, tries=line.tries))
+                else:
+                    sorted_.before.append((due, line))
+            sorted_.due.extend(open_[:1])  # one rebuild is for all of its platforms
+        found = bases_first(sorted_.due, lambda one: _name(one.image), lambda one: _name(one.base))
+        return sorted_._replace(due=found)
 
     async def rebuild(self, answers: Sequence[Answered]) -> list[Asked]:
         """Ask for all that is due, one after the other. AskedElsewhere, StateUnusable."""
@@ -139,29 +182,6 @@ class Rebuilder:
                 self._failed.add(_name(due.image))
             found.append(asked)
         return found
-
-    def _sorted(self, answers: Sequence[Answered]) -> tuple[list[Due], list[tuple[Due, Line]]]:
-        """What is due, and what was asked for before."""
-        last, found, before = self._journal.last(), [], []
-        endless = circles(
-            (_name(one.wanted.reference), _name(verdict.claim.base))
-            for one in answers
-            for verdict in one.verdicts
-            if verdict.claim is not None and verdict.claim.base is not None
-        )
-        for one in answers:
-            open_ = []
-            for due in self._outdated(one):
-                line = last.get((str(due.image), str(due.base)))
-                if line is None or line.digest != str(due.now):
-                    open_.append(due)
-                elif line.outcome is Outcome.STOPPED and line.tries < due.action.attempts:
-                    open_.append(replace(due, tries=line.tries))
-                else:
-                    before.append((due, line))
-            if open_ and _name(open_[0].image) not in endless:
-                found.append(open_[0])  # one rebuild is for all of its platforms
-        return bases_first(found, lambda one: _name(one.image), lambda one: _name(one.base)), before
 
     def _outdated(self, one: Answered) -> list[Due]:
         """The rebuilds that an answer asks for, each base once; several where its platforms stand on several."""

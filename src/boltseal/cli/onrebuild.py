@@ -13,7 +13,7 @@ from boltseal.errors import Invalid
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from boltseal.bases.journal import Journal, Line, Outcome
+    from boltseal.bases.journal import Journal, Outcome
     from boltseal.bases.look import Answered, Looker, Wanted
     from boltseal.bases.rebuild import Asked, Due
     from boltseal.cli.onbases import Aim
@@ -76,34 +76,23 @@ async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], 
         tokens=builders.tokens,
         tell=lambda event: say(f"boltseal: {event.text}; asking for a rebuild"),
     )
-    _tell_before(rebuilder.before(told))
-    found: list[Asked] = []
+    found = rebuilder.sort(told)
+    for words in found.words(MAX_TOLD):
+        say(clean(f"boltseal: {words}"))
+    if done := sum(line.outcome is Outcome.DONE for _, line in found.before):
+        say(f"boltseal: {counted(done, 'rebuild')} asked for before, and done; `boltseal outdated --log` has them")
+    all_asked: list[Asked] = []
     for _ in range(MAX_ROUNDS):
         try:
             asked = await rebuilder.rebuild(told)
         except AskedElsewhere as error:
             say(f"boltseal: {error.message}")
             break
-        found += asked
+        all_asked += asked
         if not any(one.outcome is Outcome.DONE and one.due.action.command for one in asked):
             break
         told[:] = await looker.look(wanted, afresh=True)
-    return found
-
-
-def _tell_before(before: Sequence[tuple[Due, Line]]) -> None:
-    """What is outdated and is not asked for again: what went wrong with each, and how many of the others there are."""
-    from boltseal.bases.journal import Outcome
-    from boltseal.ledger.entry import format_time
-
-    wrong = [(due, line) for due, line in before if line.outcome is not Outcome.DONE]
-    for due, line in wrong[:MAX_TOLD]:
-        how = "its end was never seen" if line.outcome is Outcome.ASKED else str(line.outcome)
-        at = f"{format_time(line.time_us)[:16].replace('T', ' ')} UTC"
-        say(clean(f"boltseal: {due.image}: its rebuild was asked for before ({how}, {at}) and is not asked for again"))
-    others = len(before) - min(len(wrong), MAX_TOLD)
-    if others:
-        say(f"boltseal: {counted(others, 'rebuild')} more asked for before; `boltseal outdated --log` has them")
+    return all_asked
 
 
 async def _record(looker: Looker, due: Due, outcome: Outcome, words: str) -> None:
