@@ -279,16 +279,20 @@ def _build(
 
 
 def _push(layout: str, image: Reference, reach: Reach) -> None:
-    """Push the one image that an OCI layout holds: its parts by digest, and last the index under the tag."""
+    """Push the one image that an OCI layout holds: its parts by digest, and last the index under the tag. BuildFailed."""
 
     async def push(transport: Transport) -> None:
+        from boltseal.build.builders import BuildFailed
         from boltseal.transfer.copy import Copier
         from boltseal.transfer.places import Place
 
         source, target = Place.parse(f"oci:{layout}"), Place.parse(str(image))
         async with opened(transport, source, target, force=True) as (from_, to, within):
             [name] = await from_.names()
-            await Copier(from_, to, within=within, force=True).image(name, str(image.tag))
+            try:
+                await Copier(from_, to, within=within, force=True).image(name, str(image.tag))
+            except BoltsealError as error:
+                raise BuildFailed(f"the push failed: {error.message}; nothing was recorded") from error
 
     ask_followed(reach, [image.registry], push)
 
