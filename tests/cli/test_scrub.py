@@ -128,7 +128,7 @@ def test_another_image_id_than_expected_is_a_difference(store: DockerStore) -> N
     done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", "a" * 64)
 
     assert done.code == 1
-    assert "manifest ." in done.out
+    assert "\n  manifest: expected sha256:aaa" in done.out
 
 
 def test_a_receipt_whose_manifest_is_not_at_hand_could_not_be_checked(store: DockerStore, tmp_path: Path) -> None:
@@ -171,6 +171,17 @@ def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> No
 
     assert done.code == 3
     assert "could not check: shop/other:1: no store that was looked at has it; --root names" in done.out
+
+
+@pytest.mark.parametrize(("typed", "told"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
+def test_a_name_without_a_tag_that_is_nowhere_is_told_which_tag_it_means(
+    store: DockerStore, typed: str, told: bool
+) -> None:
+    """The image is there, under another tag; that `latest` was looked for is not plain to everybody."""
+    done = program.call("scrub", "--root", store.root, typed)
+
+    assert done.code == 3
+    assert ("A name without a tag means the tag latest" in done.out) is told
 
 
 def test_what_is_no_store_is_usage(tmp_path: Path) -> None:
@@ -277,7 +288,7 @@ def test_another_image_than_the_lock_in_this_folder_says_is_a_difference(tmp_pat
         program.call("scrub", "--root", store.root, "--no-lock"),
     )
 
-    assert (by_lock.code, "\n  tag .: expected image" in by_lock.out) == (1, True)
+    assert (by_lock.code, "\n  tag: expected image" in by_lock.out) == (1, True)
     assert (without.code, without.err) == (0, "")
 
 

@@ -301,6 +301,40 @@ def test_a_link_in_place_of_a_folder_on_the_way_is_not_followed(store: DockerSto
     assert all(each.status is not Status.HOLDS for each in checked(store).values())
 
 
+def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_own(store: DockerStore, tmp_path: Path) -> None:
+    """A clean store would be shown for the disk's, which nobody would have looked at."""
+    disk = tmp_path / "disk"
+    (disk / "var/lib").mkdir(parents=True)
+    (disk / "var/lib/docker").symlink_to(store.root)
+
+    with pytest.raises(NoStore):
+        store_at(disk)
+
+
+def test_a_store_of_a_mounted_disk_lies_where_its_host_says(store: DockerStore, tmp_path: Path) -> None:
+    """By a link, or by a configuration; both begin at the disk's own root."""
+    disk = tmp_path / "disk"
+    shutil.copytree(store.root, disk / "srv" / store.root.name, symlinks=True)
+    (disk / "etc/docker").mkdir(parents=True)
+    (disk / "etc/docker/daemon.json").write_text(json.dumps({"data-root": f"/data/{store.root.name}"}))
+    (disk / "data").symlink_to("/srv")
+
+    (found,) = scrub(store_at(disk), Wanted(), lambda *_: None)
+
+    assert (found.status, found.root) == (Status.HOLDS, str(disk / "srv" / store.root.name))
+
+
+@pytest.mark.parametrize("inner", ["containerd", "1.1"])
+def test_a_store_in_a_store_that_is_a_link_is_not_followed(store: DockerStore, tmp_path: Path, inner: str) -> None:
+    """The second store of Docker, and those of user namespaces, are folders of the first."""
+    other = tmp_path / "other"
+    (other / "daemon/io.containerd.metadata.v1.bolt").mkdir(parents=True)
+    (other / "image").mkdir()
+    (store.root / inner).symlink_to(other)
+
+    assert [each.root for each in store_at(store.root)] == [store.root]
+
+
 def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(store: DockerStore) -> None:
     """Opening a pipe waits for its other end."""
     for name in ("diff", "tar-split.json.gz"):

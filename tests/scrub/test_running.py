@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,34 @@ def test_folders_deeper_than_python_can_call_itself_are_compared(plan: Container
     subprocess.run(["rm", "-rf", plan.root / "own", root_of(plan)], check=True)  # Python could not
 
     assert found.startswith("d/d/d")
+
+
+def test_very_many_layers_take_no_more_files_than_a_process_may_open(plan: ContainerPlan) -> None:
+    """Each layer keeps folders open; a container of sixty could still be looked at."""
+    layers = [b"layer", *(b"layer%d" % number for number in range(60))]
+    for layer in layers[1:]:
+        for folder in range(30):
+            for where in (plan.root / layer.decode(), root_of(plan)):
+                (where / f"d{folder}/e").mkdir(parents=True, exist_ok=True)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+    try:
+        found = seen(replace(plan, lowers=tuple(layers)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert found == (set(), [])
+
+
+def test_another_process_under_the_same_number_is_no_alarm(plan: ContainerPlan) -> None:
+    """The container has ended since, and its number was given to somebody who sees other files."""
+    (root_of(plan) / "etc/passwd").write_bytes(b"evil")
+    (plan.root.parent / f"proc/{PID}/mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda rw\n")
+
+    paths, unknown = seen(plan)
+
+    assert paths == set()
+    assert "another one has its number" in unknown[0]
 
 
 def test_a_process_that_has_ended_could_not_be_looked_at(plan: ContainerPlan) -> None:

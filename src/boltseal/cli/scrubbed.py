@@ -50,16 +50,17 @@ def _print(report: Report, line: str) -> None:
     if report.by and report.status == "holds":
         print_line(f"  by {report.by}")
     for each in report.differences:
-        at = quote(each.path, 1000)[1:-1] or "."
-        layer = f" [layer {each.layer[7:19]}]" if each.layer else ""
-        print_line(f"  {each.kind} {at}{layer}: expected {each.expected}; got {each.got}")
+        at = quote(each.path, 1000)[1:-1] or ("." if each.layer else "")  # the top folder of a layer, or no file at all
+        layer = f"[layer {each.layer[7:19]}]" if each.layer else ""
+        print_line(f"  {' '.join(filter(None, (each.kind, at, layer)))}: expected {each.expected}; got {each.got}")
     if report.count > len(report.differences):
         print_line(f"  ... and {report.count - len(report.differences)} more")
     if report.status == "differs":
         for reason in report.unknown[:MAX_CHANGES]:
             print_line(f"  could not check: {reason}")
     for change in report.changed[:MAX_CHANGES]:
-        print_line(f"  {change.how} by the container: {quote(change.path, 1000)[1:-1]}")
+        by = "" if change.how == "mounted over" else " by the container"
+        print_line(f"  {change.how}{by}: {quote(change.path, 1000)[1:-1]}")
     if len(report.changed) > MAX_CHANGES:
         print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
 

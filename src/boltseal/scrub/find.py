@@ -7,28 +7,21 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from boltseal.errors import Invalid, quote
+from boltseal.runtimes.places import IN_A_HOME, inside, places
 from boltseal.scrub import archives, containerdstore, dockerstore, podmanstore
 from boltseal.scrub.images import StorePlan
 
 Plan = Callable[[Path], StorePlan]
 
-USUAL: Final = (
-    Path("/var/lib/docker"),
-    Path("/var/lib/containerd"),
-    Path("/var/lib/containers/storage"),
-)
-"""Where Debian's packages put them."""
-IN_A_HOME: Final = (".local/share/containers/storage", ".local/share/docker", ".local/share/containerd")
-"""Where they lie without root."""
 MAX_HOMES: Final = 1000
 PODMANS: Final = tuple(f"{driver}-images" for driver in ("overlay", "vfs", "btrfs", "zfs", "aufs"))
 _REMAPPED: Final = re.compile(r"[1-9][0-9]*\.[1-9][0-9]*")
-_INSIDE: Final = ("var/lib/docker", "var/lib/containerd", "var/lib/containers/storage")
 
 
 class NoStore(Invalid):
@@ -43,17 +36,24 @@ class FoundStore:
     plan: Plan
 
 
-def usual_stores(homes: Iterable[Path] = ()) -> list[FoundStore]:
+def usual_stores(homes: Iterable[Path] = (), disk: Path = Path("/")) -> list[FoundStore]:
     """The stores of this host that are there. `homes`: of the users whose own stores are looked for too."""
-    here = [store for path in USUAL if _is_dir(path) for store in _kinds(path)]
-    return here + _in_homes(homes, _is_dir)
+    named, unknown = places(disk)
+    there = {os.path.realpath(path): path for path in reversed([disk / each for each in named]) if _is_dir(path)}
+    here = [store for path in reversed(there.values()) for store in _kinds(path)]
+    return here + _in_homes(homes, lambda path: path if _is_dir(path) else None) + _not_known(disk, unknown)
 
 
-def _in_homes(homes: Iterable[Path], wanted: Callable[[Path], bool]) -> list[FoundStore]:
+def _in_homes(homes: Iterable[Path], where: Callable[[Path], Path | None]) -> list[FoundStore]:
+    """`where`: where a path really leads to, None if nothing is there."""
     looked = list(islice(homes, MAX_HOMES + 1))
-    candidates = [home / inside for home in looked[:MAX_HOMES] for inside in IN_A_HOME]
-    found = [store for path in candidates if wanted(path) for store in _kinds(path)]
+    candidates = [where(home / store) for home in looked[:MAX_HOMES] for store in IN_A_HOME]
+    found = [store for path in candidates if path is not None for store in _kinds(path)]
     return found + [FoundStore(home, _left_out) for home in looked[MAX_HOMES:]]
+
+
+def _not_known(disk: Path, unknown: list[str]) -> list[FoundStore]:
+    return [FoundStore(disk, partial(_unknown, (why,))) for why in unknown]
 
 
 def store_at(root: Path) -> list[FoundStore]:
@@ -74,16 +74,23 @@ def store_at(root: Path) -> list[FoundStore]:
 
 
 def _on_disk(root: Path) -> list[FoundStore]:
-    """The stores of a mounted disk. A home that we may not look into may hold one."""
-    home = root / "home"
-    unlisted = {home} if _closed(home) else set()
-    users = sorted(islice(home.iterdir(), MAX_HOMES)) if _is_dir(home) and not unlisted else []
-    homes = [root / "root", *users]
+    """The stores of a mounted disk, each where its own host would find it. A home that we may not look into may hold one."""
+    named, unknown = places(root)
+    home = inside(root, "home")
+    unlisted = {home} if home is not None and _closed(home) else set()
+    users = sorted(islice(home.iterdir(), MAX_HOMES)) if home is not None and _is_dir(home) and not unlisted else []
+    homes = [
+        at for each in ("root", *(f"home/{user.name}" for user in users)) if (at := inside(root, each)) is not None
+    ]
     closed = unlisted | {each for each in homes if _closed(each, os.X_OK)}
+    there = dict.fromkeys(at for each in named if (at := inside(root, each)) is not None)
     return [
-        *(store for inside in _INSIDE for store in _kinds(root / inside)),
+        *(store for path in there for store in _kinds(path)),
         *(FoundStore(each, _unreadable) for each in sorted(closed)),
-        *_in_homes((each for each in homes if each not in closed), lambda _: True),
+        *_in_homes(
+            (each for each in homes if each not in closed), lambda path: inside(root, str(path.relative_to(root)))
+        ),
+        *_not_known(root, unknown),
     ]
 
 
@@ -100,13 +107,17 @@ def _kinds(root: Path) -> list[FoundStore]:
     found += [
         FoundStore(inner, containerdstore.plan)
         for inner in (root, root / "containerd" / "daemon")
-        if _is_dir(inner / "io.containerd.metadata.v1.bolt")
+        if _is_dir(inner / "io.containerd.metadata.v1.bolt") and inside(root, str(inner.relative_to(root))) == inner
     ]
     if os.path.lexists(root / "oci-layout") or os.path.lexists(root / "index.json"):
         found.append(FoundStore(root, archives.plan))
     with os.scandir(root) as entries:  # with userns-remap there may be nothing else in Docker's root
         remapped = sorted(each.name for each in entries if _REMAPPED.fullmatch(each.name))
-    return found + [FoundStore(root / name, dockerstore.plan) for name in remapped if _is_dir(root / name / "image")]
+    return found + [
+        FoundStore(root / name, dockerstore.plan)
+        for name in remapped
+        if not (root / name).is_symlink() and _is_dir(root / name / "image")
+    ]
 
 
 def _is_dir(path: Path) -> bool:
@@ -135,4 +146,8 @@ def _left_out(root: Path) -> StorePlan:
 def _unreadable(root: Path) -> StorePlan:
     """A store that is there, and that we may not look into: which kind it is can't even be said."""
     why = f"no right to read {quote(str(root), 200)[1:-1]}; run it as root (CAP_DAC_READ_SEARCH)"
-    return StorePlan("store", root, unknown=(why,))
+    return _unknown((why,), root)
+
+
+def _unknown(why: tuple[str, ...], root: Path) -> StorePlan:
+    return StorePlan("store", root, unknown=why)

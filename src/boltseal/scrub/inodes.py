@@ -230,8 +230,8 @@ class Inodes:
         if mode != header.mode & 0o7777 and not stat.S_ISLNK(found.st_mode):
             add(Kind.MODE, path, f"{header.mode & 0o7777:04o}", f"{mode:04o}")
         owner = self._owner(header.traits.owner)
-        if None in owner and not self._ownership.whole:
-            self._findings.not_read(OWNERS_UNKNOWN)
+        if None in owner:
+            self._of_nobody(path, header, found)
         elif (found.st_uid, found.st_gid) != owner:
             add(Kind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
         wanted, got = header.mtime_ns, found.st_mtime_ns
@@ -241,6 +241,14 @@ class Inodes:
             wanted, got = wanted // _NS * _NS, got // _NS * _NS
         if wanted != got and not (got == 0 and not 0 <= wanted <= _MAX_TIME_NS):
             add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
+
+    def _of_nobody(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        """An owner that has no id on this disk. With `ignore_chown_errors` engines leave such a file to who unpacks it."""
+        if not self._ownership.whole:
+            self._findings.not_read(OWNERS_UNKNOWN)
+        elif self._ownership.devices or (found.st_uid, found.st_gid) != self._owner((0, 0)):
+            wanted = f"its user, as no id of theirs stands for {header.uid}:{header.gid}"
+            self._findings.add(Kind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
 
     def _xattrs(self, path: bytes, header: Header, found: os.stat_result, at: bytes | int) -> None:
         """`at`: the open file, or where to find it."""

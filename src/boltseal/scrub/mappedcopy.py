@@ -105,8 +105,11 @@ class _Comparison:
             self._add(Kind.SIZE, path, want.st_size, got.st_size)
         elif want.st_mtime_ns != got.st_mtime_ns:
             self._add(Kind.MTIME, path, want.st_mtime_ns, got.st_mtime_ns)
-        elif not borrowed and not self._manner.quick and not same_content(path, tree, self._tree, self._spend):
+        elif not borrowed and not self._manner.quick and not self._same_content(path, tree):
             self._add(Kind.CONTENT, path, "the content of its layer", "other content")
+
+    def _same_content(self, path: bytes, tree: Beneath) -> bool:
+        return same_content(path, tree, self._tree, self._spend, from_disk=self._manner.from_disk)
 
     def _add(self, kind: Kind, path: bytes, expected: object, got: object) -> None:
         self._found.append(difference(kind, self._copy.folder + b"/" + path, expected, got))

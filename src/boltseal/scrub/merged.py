@@ -126,9 +126,9 @@ def is_opaque(tree: Beneath, path: bytes) -> bool:
     return not OPAQUE_MARKS.isdisjoint(marks(tree, path))
 
 
-def same_content(path: bytes, tree: Beneath, other: Beneath, spend: Callable[[int], None]) -> bool:
+def same_content(path: bytes, tree: Beneath, other: Beneath, spend: Callable[[int], None], *, from_disk: bool) -> bool:
     """Whether two folders have a plain file of the same content at a path. StoreMissing and its like."""
-    ours, theirs = FileReader(tree, spend), FileReader(other, spend)
+    ours, theirs = FileReader(tree, spend, from_disk=from_disk), FileReader(other, spend, from_disk=from_disk)
     first, _ = ours.open(path)
     try:
         second, _ = theirs.open(path)

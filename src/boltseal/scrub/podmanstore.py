@@ -11,7 +11,7 @@ from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.runtimes.podman import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
-from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.differences import Difference, Kind, difference, shown
 from boltseal.scrub.documents import read_manifest
 from boltseal.scrub.images import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
 from boltseal.scrub.layers import LayerFiles
@@ -21,6 +21,7 @@ from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
 NAME: Final = "podman"
 BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
+ELSEWHERE: Final = "it lies in another store (imagestore, additionalimagestores in storage.conf), or is gone"
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
@@ -112,7 +113,9 @@ def _layers(
     found: list[Difference],
     unknown: list[str],
 ) -> tuple[LayerFiles, ...]:
-    chain = _chain(top, layers, found)
+    chain = _chain(top, layers, found, unknown)
+    if unknown:
+        return ()
     if len(chain) != len(diffs):
         found.append(
             difference(Kind.STACK, b"", f"{len(diffs)} layers, as the config says", f"{len(chain)} in layers.json")
@@ -178,14 +181,16 @@ def _copies(
     return tuple(copies)
 
 
-def _chain(top: str, layers: Mapping[str, StoredLayer], found: list[Difference]) -> list[StoredLayer]:
+def _chain(
+    top: str, layers: Mapping[str, StoredLayer], found: list[Difference], unknown: list[str]
+) -> list[StoredLayer]:
     """The layers from the lowest to `top`, as layers.json says; a circle ends it."""
     chain: list[StoredLayer] = []
     at = top
     while at and len(chain) <= MAX_LAYERS:
         layer = layers.get(at)
         if layer is None:
-            found.append(difference(Kind.METADATA, b"", f"layer {at}", "no such layer in layers.json"))
+            unknown.append(f"layer {shown(at)[:12]} is not in layers.json: {ELSEWHERE}")
             break
         chain.append(layer)
         at = layer.parent
@@ -212,7 +217,11 @@ def _container(
     found: list[Difference] = []
     unknown: list[str] = []
     image = next((each for each in images if each.id.hex == container.image), None)
-    chain = [layer.id for layer in _chain(container.layer, layers, found)]
+    chain = [layer.id for layer in _chain(container.layer, layers, found, unknown)]
+    complete = not unknown
+    if image is None and container.image:
+        unknown.append(f"image {shown(container.image)[:12]} is not in this store: {ELSEWHERE}")
+        complete = False
     copy = _copy_below(chain, image)
     if copy is not None and image is not None:  # it lies on the image's top layer, whatever is said of its parent
         chain = [*(_id_in(layer.folder) for layer in image.layers if layer.folder is not None), *chain[-2:]]
@@ -223,7 +232,8 @@ def _container(
         got = [_folder(id_) for id_ in chain[: len(expected)]]
         if got != expected or len(chain) != len(expected) + 1:
             found.append(difference(Kind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
-    found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown)
+    if complete:
+        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown)
     at = [_folder(id_) for id_ in chain]
     if copy is not None:
         at.insert(-2, copy.folder)

@@ -168,7 +168,7 @@ class _View:
             return None
         if not self._same_right(path, tree):
             return "the capabilities of its layer", "others"
-        if not self._manner.quick and not same_content(path, tree, self._view, self._spend):
+        if not self._manner.quick and not self._same_content(path, tree):
             return "the content of its layer", "other content"
         return None
 
@@ -180,6 +180,9 @@ class _View:
     def _same_right(self, path: bytes, tree: Beneath) -> bool:
         ours, theirs = (Attributes(each).value_if_there(path, CAPABILITY) for each in (tree, self._view))
         return ours == theirs or (ours is not None and theirs is not None and same_right(ours, theirs))
+
+    def _same_content(self, path: bytes, tree: Beneath) -> bool:
+        return same_content(path, tree, self._view, self._spend, from_disk=self._manner.from_disk)
 
     def _may_enter(self, path: bytes, seen: Seen) -> bool:
         """A folder that the container has renamed leads elsewhere in the layers below; it is its own affair."""

@@ -20,14 +20,14 @@ from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.runtimes.running import RunningRoot, running_roots
 from boltseal.scrub.containers import MOUNTED_OVER, Change, changes, init_differences
-from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.differences import Difference, Kind, difference, shown
 from boltseal.scrub.find import FoundStore
 from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan
 from boltseal.scrub.layers import LayerFiles, LayerResult, Manner
 from boltseal.scrub.mappedcopy import copy_differences
 from boltseal.scrub.processview import running_differences
 from boltseal.scrub.report import Report, Status, status_of
-from boltseal.scrub.trust import Expectation, judge, names_image
+from boltseal.scrub.trust import Expectation, is_id, judge, local_reference, names_image
 from boltseal.scrub.work import Pace, Progress, check_layers, meter_of
 
 Spend = Callable[[int], None]
@@ -90,7 +90,17 @@ def _not_found(wanted: Wanted, met: list[ImagePlan]) -> list[Report]:
     missing = [typed for typed in wanted.images if not any(names_image(typed, image) for image in met)]
     lost = [f"{each.repository}:{each.tag}" for each in wanted.receipts if not any(map(each.about, _names(met)))]
     reason = "no store that was looked at has it; --root names another store, a layout or an archive"
-    return [Report("image", name, Status.UNKNOWN, "", "", unknown=(reason,)) for name in (*missing, *lost)]
+    return [
+        Report("image", name, Status.UNKNOWN, "", "", unknown=(reason + _without_a_tag(name),))
+        for name in (*missing, *lost)
+    ]
+
+
+def _without_a_tag(name: str) -> str:
+    found = local_reference(name) if not is_id(name) else None
+    return (
+        ". A name without a tag means the tag latest" if found is not None and not (found.tag or found.digest) else ""
+    )
 
 
 def _names(images: list[ImagePlan]) -> list[str]:
@@ -218,6 +228,21 @@ def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted, spend: Spe
     return [_of_container(each, roots, unseen, wanted, spend) for each in mine]
 
 
+def _on_another_layer(
+    container: ContainerPlan, running: RunningRoot | None, roots: Mapping[bytes, RunningRoot]
+) -> list[str]:
+    """Whether the store's own word for the first process, where one of its containers has that number, is of other layers.
+
+    Then what was looked at is not what runs: somebody has changed which layer the store says is the container's.
+    """
+    first = next((each for each in roots.values() if each.pid == container.pid), None)
+    if container.pid == 0 or first is None or (running is not None and running.pid == first.pid):
+        return []
+    if not Path(os.fsdecode(os.path.realpath(first.upper))).is_relative_to(container.root.resolve()):
+        return []
+    return [f"the store says that it is process {first.pid}, but that runs on {shown(readable(first.upper))}"]
+
+
 def _of_container(
     container: ContainerPlan, roots: Mapping[bytes, RunningRoot], unseen: list[str], wanted: Wanted, spend: Spend
 ) -> Report:
@@ -231,6 +256,7 @@ def _of_container(
         changed = changes(container)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
+    unknown += _on_another_layer(container, running, roots)
     if running is not None:
         seen, not_seen, mounted_over = running_differences(container, running, wanted.manner, spend)
         found += seen

@@ -143,12 +143,17 @@ def local_reference(name: str) -> Reference | None:
         return None
 
 
+def is_id(typed: str) -> bool:
+    """Whether a person typed an image's ID, or the beginning of one."""
+    bare = typed.removeprefix("sha256:")
+    return len(bare) >= MIN_ID and all(c in "0123456789abcdef" for c in bare)
+
+
 def names_image(typed: str, image: ImagePlan) -> bool:
     """Whether what a person typed means this image: its ID or the beginning of it, or one of its names."""
     text = typed.partition("@")[0] if "@" in typed else typed
-    bare = typed.removeprefix("sha256:")
-    if len(bare) >= MIN_ID and all(c in "0123456789abcdef" for c in bare):
-        return any(each.hex.startswith(bare) for each in (image.id, image.config))
+    if is_id(typed):
+        return any(each.hex.startswith(typed.removeprefix("sha256:")) for each in (image.id, image.config))
     try:
         wanted = Reference.parse(text)
     except Invalid as error:

@@ -178,6 +178,24 @@ def test_a_container_that_is_removed_while_it_is_looked_at_is_no_alarm(host: Hos
     assert {each.status for each in found if each.id == box} == {Status.UNKNOWN}
 
 
+@pytest.mark.parametrize("host", ["docker"], indirect=True)
+def test_a_container_that_is_said_to_have_the_layer_of_another_one(host: Host) -> None:
+    """The other one does not run, so nothing would be looked at through a process; Docker still knows which one it started."""
+    box, other = host.docker("run", "-d", "--network", "none", BOX), host.created()
+    mounts = host.root / "image/overlay2/layerdb/mounts"
+    true = {name: (mounts / box / name).read_text() for name in ("mount-id", "init-id")}
+    for name in true:
+        (mounts / box / name).write_text((mounts / other / name).read_text())
+
+    report = host.report(box)
+    for name, id_ in true.items():
+        (mounts / box / name).write_text(id_)
+    host.docker("rm", "--force", box, other)
+
+    assert report.status is Status.UNKNOWN
+    assert "but that runs on" in report.unknown[0]
+
+
 def test_a_capability_that_only_the_process_sees(host: Host) -> None:
     """The layer that was swapped for the start differs in that alone."""
     box = host.created()

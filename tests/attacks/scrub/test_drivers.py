@@ -106,6 +106,31 @@ def test_ids_that_no_file_explains_could_not_be_checked(rootless: Disk) -> None:
     assert "etc/subuid" in found.unknown[0]
 
 
+@pytest.mark.usefixtures("_nobodys_home")
+@pytest.mark.parametrize(("count", "status"), [(500, Status.HOLDS), (0, Status.UNKNOWN)])
+def test_files_whose_owner_could_not_be_given_are_no_alarm(
+    image: Path, tmp_path: Path, count: int, status: Status
+) -> None:
+    """`ignore_chown_errors` leaves files of ids that the user has not to the user; who has none at all can't be told apart."""
+    made = disk(tmp_path / "disk")
+    for name in ("subuid", "subgid"):
+        (made.root / "etc" / name).write_text(f"{NAME}:{FIRST}:{count}\n" if count else "")
+    options = ("--storage-driver", "overlay", "--storage-opt", "overlay.ignore_chown_errors=true")
+    done = subprocess.run(
+        [*made.as_user(), *PODMAN, *options, "load", "-q", "-i", image], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    (clean,) = reports(storage(made))
+    layer = next(each for each in (storage(made) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
+    os.chown(layer / "usr/lib/deep/file", FIRST, -1)
+    found = told(storage(made))
+    servers.unmounted(tmp_path)
+
+    assert (clean.status, clean.differences) == (status, ())
+    assert ((Kind.OWNER, "usr/lib/deep/file") in found) is (status is Status.HOLDS)
+
+
 # ---- Docker in a user namespace
 
 
@@ -419,6 +444,43 @@ def test_a_second_layer_laid_on_a_copy(copied: Path, tmp_path: Path) -> None:
     (copy.with_name("diff") / "evil").write_bytes(b"x")
 
     assert (Kind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in told(tmp_path / "root")
+
+
+def test_what_lies_on_layers_of_another_store_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`additionalimagestores`, which hosts share: a container, and an image that was built here on one of theirs."""
+    folder = tmp_path_factory.mktemp("a")
+    podman, root = boxed(folder)
+    here = tuple(str(folder / "here") if each == str(root) else each for each in podman)
+    here = (here[0], "--storage-opt", f"overlay.imagestore={root}", *here[1:])
+    (folder / "Dockerfile").write_text("FROM shop/box:1\nCOPY box.tar /x\n")
+    try:
+        run(*here, "create", "--network", "none", "shop/box:1").checked()
+        run(*here, "build", "--isolation", "chroot", "-t", "mine:1", folder).checked()
+        found = reports(folder / "here")
+    finally:
+        run(*here, "rm", "--force", "--all", "--time", "0").checked()
+        servers.unmounted(folder)
+
+    assert [(each.what, each.status) for each in found] == [("image", Status.UNKNOWN), ("container", Status.UNKNOWN)]
+    assert all("another store" in each.unknown[0] for each in found)
+
+
+def test_a_container_whose_images_are_kept_apart_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`imagestore`: its own layer is here, all others are there."""
+    folder = tmp_path_factory.mktemp("i")
+    podman, root = boxed(folder)
+    apart = tuple(str(folder / "here") if each == str(root) else each for each in podman)
+    apart = (apart[0], "--imagestore", str(folder / "images"), *apart[1:])
+    try:
+        run(*apart, "load", "-i", folder / "box.tar").checked()
+        run(*apart, "create", "--network", "none", "shop/box:1").checked()
+        found = [*reports(folder / "here"), *reports(folder / "images")]
+    finally:
+        run(*apart, "rm", "--force", "--all", "--time", "0").checked()
+        servers.unmounted(folder)
+
+    assert [(each.what, each.status) for each in found] == [("container", Status.UNKNOWN), ("image", Status.UNKNOWN)]
+    assert all("another store" in each.unknown[0] for each in found)
 
 
 def test_a_container_on_layers_that_are_not_understood_is_no_alarm(tmp_path_factory: pytest.TempPathFactory) -> None:

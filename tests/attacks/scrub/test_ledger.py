@@ -105,7 +105,7 @@ def test_a_name_that_was_given_to_another_image_on_this_host(published: Publishe
     done = published.scrub()
 
     assert done.code == 1
-    assert "\n  tag .: expected " in done.out
+    assert "\n  tag: expected " in done.out
 
 
 def test_without_the_manifest_docker_store_can_not_be_led_to_the_ledger(published: Published) -> None:
