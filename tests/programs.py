@@ -6,6 +6,7 @@ let the whole suite pass on a machine that can't show anything.
 
 from __future__ import annotations
 
+import os
 import shutil
 
 #: Program -> the Debian package that holds it. `scripts/test-packages` installs them.
@@ -58,3 +59,8 @@ def program(name: str) -> str:
         package = (PACKAGES | BENCH_PACKAGES)[name]
         raise ProgramMissing(f"{name} is not installed: apt-get install --no-install-recommends {package}")
     return path
+
+
+def as_somebody() -> list[str]:
+    """What stands before a command so that permissions stop it, also where the tests are run by root."""
+    return [] if os.geteuid() else [program("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]

@@ -2,7 +2,8 @@
 
 Specific classes live next to the code that raises them and subclass exactly one kind. The message of an
 error is written for the person who reads it inside `docker push`: what, got, expected, what to do next.
-It never holds a secret. What is not one of these kinds is a defect and is answered as one (500, exit 3).
+It never holds a secret. What is not one of these kinds is a defect and is answered as one (500, exit 3); of a verb, but
+for a file that the host refuses (`cli.answer.of_host`).
 """
 
 from __future__ import annotations

@@ -87,8 +87,9 @@ class ProjectSettings:
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def excludes(self, path: str) -> bool:
-        """Whether a file of the project (`deploy/compose.yaml`) is left out. `*` matches across `/` too."""
-        return any(fnmatchcase(path, glob) or fnmatchcase(path, f"{glob.rstrip('/')}/*") for glob in self.exclude)
+        """Whether a file or folder of the project (`deploy/compose.yaml`) is left out. `*` matches across `/` too."""
+        globs = [glob.rstrip("/") for glob in self.exclude]
+        return any(fnmatchcase(path, glob) or fnmatchcase(path, f"{glob}/*") for glob in globs)
 
 
 _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {

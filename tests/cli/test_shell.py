@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ import typer
 from boltseal import __version__
 from boltseal.cli.answer import Answer, Outcome
 from boltseal.cli.root import Shell, build, run
-from boltseal.errors import Denied, Invalid, SealedPut, Unavailable
+from boltseal.errors import Denied, ExitCode, Invalid, SealedPut, Unavailable
 from tests.cli import program
 
 VERBS = (
@@ -244,6 +246,30 @@ def test_a_defect_is_one_line_without_a_traceback(
     assert talk.startswith("boltseal: internal error: RuntimeError: surprise; ")
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EACCES, "Permission denied; run boltseal as somebody who may use it"),
+        (errno.ENAMETOOLONG, "File name too long; name a file that can be there"),
+        (errno.ENOSPC, "No space left on device; make room there"),
+    ],
+)
+def test_a_file_that_the_host_refuses_is_no_defect(number: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names the file and what to do; nothing could be checked, so the code is 3."""
+    code = ended(raising(OSError(number, os.strerror(number), "data/x\x1b[31m")))
+
+    assert code == ExitCode.UNKNOWN
+    assert capsys.readouterr().err == f"boltseal: data/x\\x1b[31m: {told}\n"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), FileNotFoundError(2, "gone", "x")])
+def test_what_the_user_can_not_mend_is_a_defect(error: OSError, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file is named, or one that we took for granted is not there."""
+    ended(raising(error))
+
+    assert "this is a defect of boltseal" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["flag", "environment"])
 def test_a_defect_shows_its_traceback_when_asked(
     how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -301,6 +327,8 @@ def test_json_is_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
         (Unavailable("busy"), "unknown", "TOOMANYREQUESTS"),
         (Invalid("odd"), "unknown", "UNSUPPORTED"),
         (RuntimeError("surprise"), "unknown", "INTERNAL"),
+        (PermissionError(errno.EACCES, "no", "x"), "unknown", "TOOMANYREQUESTS"),
+        (OSError(errno.ENOSPC, "no", "x"), "unknown", "BLOB_UPLOAD_INVALID"),
     ],
 )
 def test_json_tells_of_a_failure_too(

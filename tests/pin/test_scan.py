@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from boltseal.pin.scan import scan
 from boltseal.pin.source import MAX_FILE_BYTES
 from tests.pin.projects import DATA, found_in, names, written
+from tests.programs import as_somebody
 
 COMPOSE = "services:\n  web:\n    image: nginx:1.25\n"
 
@@ -123,6 +128,49 @@ def test_a_named_file_that_is_not_there_or_unknown_is_a_problem(tmp_path: Path) 
         "gone.yml: is not there",
         "notes.yml: is none of the formats that are known here",
     ]
+
+
+SCAN = """
+import sys
+from pathlib import Path
+from boltseal.pin.scan import scan
+for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).problems:
+    print(problem)
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "asked", "told"),
+    [
+        (".", 0o311, [], [".: can't be read: Permission denied; nobody knows what is in it"]),
+        ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
+        ("deploy", 0o000, ["deploy"], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
+        ("deploy", 0o000, ["deploy/compose.yml"], ["deploy/compose.yml: can't be read: Permission denied"]),
+        ("deploy", 0o444, [], ["deploy/compose.yml: can't be read: Permission denied"]),
+        ("deploy/compose.yml", 0o000, [], ["deploy/compose.yml: can't be read: Permission denied"]),
+        (
+            "ci/more",
+            0o000,
+            [".gitlab-ci.yml"],
+            ["ci/more: can't be read: Permission denied; nobody knows what is in it"],
+        ),
+        ("deploy", 0o000, ["ci/more/a.yml"], ["ci/more/a.yml: is none of the formats that are known here"]),
+    ],
+)
+def test_what_can_not_be_looked_into_is_a_problem(
+    tmp_path: Path, closed: str, mode: int, asked: list[str], told: list[str]
+) -> None:
+    """A gate that found nothing there would say that all is well."""
+    include = "include: {local: 'ci/**.yml'}\n"
+    root = written(tmp_path, {"deploy/compose.yml": COMPOSE, "ci/more/a.yml": "a: b\n", ".gitlab-ci.yml": include})
+    (root / closed).chmod(mode)
+    try:
+        argv = [*as_somebody(), sys.executable, "-c", SCAN, str(root), *asked]
+        done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
+    finally:
+        (root / closed).chmod(0o755)
+
+    assert done.stdout.splitlines() == told
 
 
 def test_a_folder_is_searched_for_what_has_a_name_or_says_what_it_is(tmp_path: Path) -> None:

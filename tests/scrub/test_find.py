@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from boltseal.scrub import find
 from boltseal.scrub.find import NoStore, store_at, usual_stores
-from tests.programs import program
+from tests.programs import as_somebody
 
 LOOK = """
 import sys
@@ -26,8 +25,7 @@ for store in store_at(root):
 
 def looked(root: Path) -> list[str]:
     """What is found by somebody whom permissions stop."""
-    few = [] if os.geteuid() else [program("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]
-    argv = [*few, sys.executable, "-c", LOOK, str(root)]
+    argv = [*as_somebody(), sys.executable, "-c", LOOK, str(root)]
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 
 

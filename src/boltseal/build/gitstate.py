@@ -147,8 +147,10 @@ def _git(folder: Path, *arguments: str, strip: bool = True) -> str | None:
         )
     except FileNotFoundError as error:
         raise GitFailed(f"git can't be run in {quote(str(folder))}: is it installed?") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise GitFailed(f"git does not answer for {quote(str(folder))}: {type(error).__name__}") from error
+    except OSError as error:
+        raise GitFailed(f"git can't be run in {quote(str(folder))}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise GitFailed(f"git did not answer for {quote(str(folder))} within {TIMEOUT_S:g} s") from error
     if done.returncode != 0:
         return None
     said = os.fsdecode(done.stdout)

@@ -10,7 +10,9 @@ as it goes, and leaves the block; text is printed by the verb itself, `--json` b
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -19,7 +21,7 @@ from typing import Any, Self
 
 import typer
 
-from boltseal.errors import BoltsealError, ExitCode, exit_code, http_answer, quote
+from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer, quote
 
 MAX_CLEAN = 2000
 WIDTH = 80
@@ -35,6 +37,37 @@ class Outcome(StrEnum):
 
 
 _EXITS = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}
+
+
+_NO_RIGHT = "run boltseal as somebody who may use it"
+_NO_ROOM = "make room there"
+_BY_HOST = {
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: "name a place that can be written",
+    errno.ENAMETOOLONG: "name a file that can be there",
+    errno.EIO: "see to the disk",
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+}
+"""Why a host may refuse a file to anybody, and what whoever runs the verb can do about it."""
+
+
+class HostRefuses(Unavailable):
+    """The host gives us no file of that name."""
+
+
+class HostFull(Full):
+    """The host has no room for a file."""
+
+
+def of_host(error: BaseException | None) -> BoltsealError | None:
+    """What is no defect of ours: the host refuses a file that it names, for a reason that the user can mend. Else None."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in _BY_HOST:
+        return None
+    todo = _BY_HOST[error.errno]
+    kind = HostFull if todo == _NO_ROOM else HostRefuses
+    return kind(f"{clean(os.fsdecode(error.filename))}: {error.strerror}; {todo}")
 
 
 class Answer:
@@ -56,9 +89,9 @@ class Answer:
             self._emit([])
             if self.outcome is not Outcome.HOLDS:
                 raise typer.Exit(_EXITS[self.outcome])
-        elif isinstance(error, BoltsealError):
-            self.outcome = Outcome.DIFFERS if exit_code(error) is ExitCode.DIFFERS else Outcome.UNKNOWN
-            self._emit([{"code": str(http_answer(error).code), "message": error.message}])
+        elif known := error if isinstance(error, BoltsealError) else of_host(error):
+            self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
+            self._emit([{"code": str(http_answer(known).code), "message": known.message}])
         elif isinstance(error, Exception) and not isinstance(error, typer.Exit):
             self.outcome = Outcome.UNKNOWN
             self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])

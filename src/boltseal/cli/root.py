@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import print_line
+from boltseal.cli.answer import of_host, print_line
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
@@ -187,7 +187,7 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost shell: a defect ends as one line and exit 3
-        code = _defect(error, debug=shell.debug)
+        code = _unexpected(error, debug=shell.debug)
     else:
         code = ExitCode.HOLDS
     sys.exit(code)
@@ -215,7 +215,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _defect(error: Exception, *, debug: bool) -> ExitCode:
+def _unexpected(error: Exception, *, debug: bool) -> ExitCode:
     from boltseal.config import debug_wanted
 
     if debug or debug_wanted():
@@ -223,6 +223,10 @@ def _defect(error: Exception, *, debug: bool) -> ExitCode:
 
         sys.stderr.write("".join(traceback.format_exception(error)))
         return ExitCode.UNKNOWN
+    known = of_host(error)
+    if known is not None:
+        _say(known.message)
+        return exit_code(known)
     kind = type(error).__name__
     _say(f"internal error: {kind}: {error}; this is a defect of boltseal: --debug before the verb shows where")
     return ExitCode.UNKNOWN

@@ -96,6 +96,9 @@ class _Scan:
                     self.one(name, self.project.at(path), asked=True)
             except Unreadable as error:
                 self.problems.append(error.problem)
+            except OSError as error:  # whether it is a link, say, can't even be asked
+                shown = path if error.filename is None else os.path.relpath(error.filename, self.project.root)
+                self.problems.append(Problem(str(shown), 0, f"can't be read: {error.strerror}"))
         self.take(read_compose(self.project, self.composed))
         sites = sorted(dict.fromkeys(self.sites), key=lambda site: (site.path, site.span, site.where))
         return Found(tuple(sites), *(tuple(sorted(dict.fromkeys(each))) for each in (self.problems, self.notes)))
@@ -108,7 +111,7 @@ class _Scan:
     def walk(self, real: Path) -> Iterator[tuple[str, str]]:
         """The files of a folder by name, in order, each with the path that leads to it, which may be a link's."""
         count = 0
-        for folder, inner, files in os.walk(real):
+        for folder, inner, files in os.walk(real, onerror=self.closed):
             inner[:] = sorted(name for name in inner if name not in _NOT_ENTERED)
             for file in sorted(files):
                 if not _may_hold_references(file):
@@ -122,6 +125,12 @@ class _Scan:
                     yield self.project.name(path) if path.is_symlink() else at, at
                 except Unreadable as error:
                     self.problems.append(Problem(at, 0, str(error)))
+
+    def closed(self, error: OSError) -> None:
+        """A folder that can't be listed may hold any reference; one that has gone meanwhile holds none."""
+        if not isinstance(error, FileNotFoundError):
+            name = Path(error.filename).relative_to(self.project.root).as_posix()
+            self.problems.append(Problem(name, 0, f"can't be read: {error.strerror}; nobody knows what is in it"))
 
     def one(self, name: str, at: str, *, asked: bool) -> None:
         """A file, which is what its own name says, or that of the link that leads to it."""
