@@ -343,3 +343,12 @@ async def test_who_sends_a_byte_now_and_then_keeps_nobody_waiting_for_ever() -> 
             with pytest.raises(RemoteUnavailable, match=r"within 0\.5 s"):
                 await transport.request(Call(host, "GET", "/v2/x/y/manifests/1", "manifest 1"))
             await transport.aclose()
+
+
+async def test_a_name_that_no_host_has_is_a_registry_that_does_not_answer() -> None:
+    """A reference may have it: its grammar knows no lengths."""
+    transport = Transport(CredentialStore(()), TransportOptions(attempts=1))
+    for host in (f"{'x' * 100}.com", f"{'x.' * 200}com"):
+        with pytest.raises(RemoteUnavailable, match="did not answer"):
+            await transport.request(Call(host, "GET", "/v2/x/y/manifests/1", "manifest 1"))
+    await transport.aclose()

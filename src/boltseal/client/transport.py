@@ -200,7 +200,7 @@ class Transport:
     async def _send(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
         try:
             return await self._authorized(call, stack)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: of a name that no host has
             reason = str(error) or type(error).__name__
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error
 
