@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -175,7 +176,7 @@ class Rebuilding:
             except Exception:  # noqa: BLE001 - the outermost shell of this task: without it nobody would look any more
                 _log.exception("the bases of images could not be looked at: a defect of boltseal")
             else:
-                _log.info("bases of images looked at", rebuilds=len(asked))
+                _log.info("rebuilds asked for", rebuilds=len(asked))
             await asyncio.sleep(every_s)
 
     async def once(self) -> list[Asked]:
@@ -212,6 +213,8 @@ class Rebuilding:
                     wanted = [Wanted(str(one), one) async for one in self._images(transport)]
                     answers = await looker.look(wanted, afresh=bool(found))
                     if not found:
+                        stand = Counter(str(one.verdict.status) for one in answers)
+                        _log.info("bases of images looked at", images=len(answers), stand=dict(stand))
                         for words in rebuilder.sort(answers).words(MAX_WORDS):
                             _log.warning("a rebuild is not asked for", reason=words)
                     asked = await rebuilder.rebuild(answers)

@@ -18,7 +18,10 @@ import httpx2
 import pytest
 
 from boltseal.bases.journal import Journal
+from boltseal.cli.onbases import TooManyImages, _of_registry
+from boltseal.client.credentials import CredentialStore
 from boltseal.client.state import ClientState
+from boltseal.client.transport import Transport, TransportOptions
 from boltseal.config import state_folder
 from tests import servers
 from tests.bases.layered import layered
@@ -172,6 +175,22 @@ def test_all_images_of_a_registry(shop: Shop) -> None:
         "base/node:latest": "cannot tell",
     }
     assert "1 more are no images" in told.err
+
+
+def test_a_registry_that_lists_tags_without_an_end_is_left(shop: Shop) -> None:
+    """After as many as are looked at; it may be a stranger's."""
+    shop.app("2.0.0", "abY")
+
+    async def listed(most: int) -> int:
+        transport = Transport(CredentialStore(()), TransportOptions())
+        try:
+            return len([one async for one in _of_registry(transport, shop.address, most)])
+        finally:
+            await transport.aclose()
+
+    assert asyncio.run(listed(3)) == 3
+    with pytest.raises(TooManyImages, match="name the images"):
+        asyncio.run(listed(2))
 
 
 def test_the_images_of_a_compose_file_and_of_a_lock(shop: Shop, tmp_path: Path) -> None:

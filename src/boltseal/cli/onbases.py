@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import whom_to_ask
 from boltseal.cli.remote import Reach, followed, remote_reference
-from boltseal.errors import Invalid, NotFound, quote
+from boltseal.errors import Invalid, NotFound, TooMany, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,12 +24,20 @@ if TYPE_CHECKING:
     from boltseal.runtimes.engine import Engine
 
 
+MAX_IMAGES = 200_000
+"""How many tags of a registry are looked at."""
+
+
 class NothingNamed(Invalid):
     """No image, registry, file or host was named, or several kinds at once."""
 
 
 class NoSuchFile(Invalid):
     """A lock or Compose file that is not there, or can't be read."""
+
+
+class TooManyImages(TooMany):
+    """A registry that lists more tags than are looked at; it may list them without an end."""
 
 
 class NoImages(NotFound):
@@ -130,8 +138,8 @@ def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
     return tuple(Platform(system, architecture, variant) for system, architecture, variant, *_ in parts)
 
 
-async def _of_registry(transport: Transport, registry: str) -> AsyncIterator[Reference]:
-    """Every tag of every repository, but for those of the signature tools."""
+async def _of_registry(transport: Transport, registry: str, most: int = MAX_IMAGES) -> AsyncIterator[Reference]:
+    """Every tag of every repository, but for those of the signature tools. TooManyImages."""
     from boltseal.client.catalog import repositories
     from boltseal.client.errors import RemoteNotFound
     from boltseal.client.registry import RegistryClient
@@ -142,6 +150,9 @@ async def _of_registry(transport: Transport, registry: str) -> AsyncIterator[Ref
     async for repository in repositories(transport, registry):
         try:
             async for tag in client.tags(repository):
+                most -= 1
+                if most < 0:
+                    raise TooManyImages(f"{registry} lists more than {MAX_IMAGES} tags: name the images that are meant")
                 if signature_subject(tag) is None:
                     yield Reference(registry, repository, tag)
         except RemoteNotFound:
