@@ -387,3 +387,29 @@ def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: Journal) -> No
         file.write(b'{"time_us":2,"ima')
 
     assert len(journal.lines()) == 1
+
+
+def test_a_journal_that_has_grown_large_is_begun_anew_with_what_decides(tmp_path: Path) -> None:
+    """However often is asked, it stays small; what was asked for last is not forgotten, and what was told is beside it."""
+    journal = Journal(ClientState(tmp_path / "state"), large_bytes=4000)
+    for at in range(1, 200):
+        journal.note(Line(at, APP, NODE, f"{at}", Outcome.DONE, 1, "x" * 100))
+        journal.note(Line(at, OURS, NODE, "same", Outcome.DONE, 1))
+    old = journal.path.with_name("rebuilds.old.jsonl")
+
+    assert journal.path.stat().st_size < 4000 + 1000
+    assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "199", (OURS, NODE): "same"}
+    assert old.stat().st_size > 4000
+    assert journal.path.stat().st_mode & 0o077 == old.stat().st_mode & 0o077 == 0
+
+
+def test_of_more_rebuilds_than_there_is_room_for_the_oldest_are_forgotten(tmp_path: Path) -> None:
+    """So that nobody who pushes very many images ends all rebuilds."""
+    journal = Journal(ClientState(tmp_path / "state"), large_bytes=4000)
+    for at in range(1, 200):
+        journal.note(Line(at, f"reg.test/shop/app{at}:1", NODE, "d", Outcome.DONE))
+    found = [line.time_us for line in journal.lines()]
+
+    assert found[-1] == 199
+    assert found == list(range(found[0], 200))
+    assert len(found) >= 10

@@ -7,6 +7,10 @@ moves again: a tag that goes back and forth is a new move each time. `outcome`: 
 (whoever asked was told to end, and has ended what it ran: the tries that are left may follow). A line is on the disk before
 anything is run: who is killed in between has asked, and the next look says so and does not ask again.
 
+A file that has grown large is begun anew with what decides, the last line of each image and base, as far as there is room
+for them, the newest first; all of it stays beside it until that happens again.
+
+    FOLDER/rebuilds.old.jsonl
     FOLDER/rebuilding        empty; locked by whoever asks, so that two runs at once never ask for the same
 """
 
@@ -27,6 +31,7 @@ from boltseal.client.state import ClientState, StateUnusable
 from boltseal.errors import quote
 
 MAX_BYTES: Final = 64 * 1024 * 1024
+LARGE_BYTES: Final = 16 * 1024 * 1024
 MAX_TOLD: Final = 500
 MAX_LINE_BYTES: Final = 64 * 1024
 
@@ -54,9 +59,10 @@ class Line(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The file in a state folder. One writer at a time."""
+    """The file in a state folder. One writer at a time. `large_bytes`: how long it gets before it is begun anew."""
 
     state: ClientState
+    large_bytes: int = LARGE_BYTES
 
     @property
     def path(self) -> Path:
@@ -86,9 +92,10 @@ class Journal:
 
     def note(self, line: Line) -> None:
         """Write a line; when it returns, it is on the disk. StateUnusable."""
-        told = quote(line.told, MAX_TOLD)[1:-1]
-        raw = msgspec.json.encode(msgspec.structs.replace(line, told=told)) + b"\n"
+        raw = _raw(msgspec.structs.replace(line, told=quote(line.told, MAX_TOLD)[1:-1]))
         with self.state.writing():
+            if self.path.exists() and self.path.stat().st_size > self.large_bytes:
+                self._begin_anew()
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "r+b") as file:
                 file.truncate(_whole_bytes(file))
@@ -96,6 +103,24 @@ class Journal:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
+
+    def _begin_anew(self) -> None:
+        """The file is never gone meanwhile: without it everything would be asked for again. OSError."""
+        kept, room_bytes = [], self.large_bytes // 2
+        for _, line in sorted(enumerate(self.last().values()), key=lambda one: (one[1].time_us, one[0]), reverse=True):
+            room_bytes -= len(_raw(line))
+            if room_bytes < 0:
+                break
+            kept.append(_raw(line))
+        new, old = self.path.with_name(".rebuilds.new"), self.path.with_name("rebuilds.old.jsonl")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.writelines(reversed(kept))
+            file.flush()
+            os.fsync(fd)
+        old.unlink(missing_ok=True)
+        old.hardlink_to(self.path)
+        new.replace(self.path)
 
     def _read(self) -> Iterator[Line]:
         try:
@@ -116,6 +141,10 @@ class Journal:
                 if raw.endswith(line):
                     return  # broken off in the middle of the last one
                 raise StateUnusable(f"{self.path}:{number} can't be read; move the file away, or mend it") from error
+
+
+def _raw(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
 
 
 def _whole_bytes(file: BinaryIO) -> int:

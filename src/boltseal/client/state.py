@@ -8,7 +8,7 @@
     STATE/monitor/HOST                what `boltseal ledger monitor` has read there (`monitor.memory`)
     STATE/watch.db                    what other registries' tags meant over time (`watched`)
     STATE/learned.db                  manifests, configs, and what bases' tags meant, so that nothing is asked twice (`learned`)
-    STATE/rebuilds.jsonl              which rebuilds were asked for, and what came of each (`bases.journal`)
+    STATE/rebuilds.jsonl              which rebuilds were asked for, and what came of each (`bases.journal`); rebuilds.old.jsonl
     STATE/rebuilding                  held by whoever asks for rebuilds
     STATE/kept.db                     the images that are kept on engines (`kept`)
     STATE/kept.lock                   held by whoever gives names to images on an engine
