@@ -8,9 +8,10 @@ LISTEN ?= 127.0.0.1:5000
 DATA ?= ./data
 PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 SERVED := tests/attacks tests/mirror tests/seal tests/spec tests/walls
-QUICK := -m "not slow and not real" --hypothesis-profile=quick
-# Of a table of cases the first; `make check ROWS=` takes all. So does `make test`, with every example of a property.
-ROWS ?= --one-row
+# A check that is in no hurry (`make check HURRY=`) takes what is lengthy, all rows of tables, and all examples of properties.
+HURRY ?= yes
+QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--hypothesis-profile=quick)
+ROWS := $(if $(HURRY),--one-row)
 PATHS := src tests scripts $(wildcard bench)
 
 .DEFAULT_GOAL := help

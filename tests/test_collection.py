@@ -64,7 +64,7 @@ def _collected(*arguments: str) -> set[str]:
 
 
 def _quick_tests(file: Path) -> list[str]:
-    """The tests of a file that are neither slow nor real."""
+    """The tests of a file that are neither lengthy nor slow nor real."""
     body = ast.parse(file.read_bytes()).body
     if any(isinstance(node, ast.Assign) and "pytest.mark." in ast.unparse(node) for node in body):
         return []
@@ -74,4 +74,4 @@ def _quick_tests(file: Path) -> list[str]:
 
 
 def _leaves_out(mark: str) -> bool:
-    return mark.startswith(("pytest.mark.slow", "pytest.mark.real"))
+    return mark.startswith(("pytest.mark.lengthy", "pytest.mark.slow", "pytest.mark.real"))

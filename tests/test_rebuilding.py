@@ -70,7 +70,7 @@ def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: 
     return Rebuilding(settings, store_of(registry), now_us, events.append, outside=hub.app())
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
     registry: Serving, settings: Settings, told: Path
 ) -> None:
@@ -100,7 +100,7 @@ async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
     assert last.extra["base.digest"] == NOW.digest
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, told: Path) -> None:
     """And nothing else while it has not moved."""
     hub = FakeHub()

@@ -91,7 +91,7 @@ def test_a_tag_row_that_was_changed_by_hand(by_hand: Callable[..., None], proble
     assert f"shop/app:latest: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], problems: Problems) -> None:
     """Row, seal and all: the ledger's last word is another."""
     by_hand(
@@ -104,7 +104,7 @@ def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], p
     assert f"shop/app:1.0.0: the tag is bound to {FALSE.digest}, the ledger says {TRUE.digest}" in found
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     published: Path, by_hand: Callable[..., None], problems: Problems
 ) -> None:
@@ -134,7 +134,7 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     assert f"entry {size}: the name is bound to {TRUE.digest}, and this lets it mean {FALSE.digest}" in problems()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_an_entry_that_was_rewritten(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
     """Who did it, changed without a trace in its form: the tree tells."""
     index = next(n for n, one in enumerate(entries(published)) if one.tag == "1.0.0")
@@ -186,7 +186,7 @@ async def test_a_log_that_is_cut_back_under_a_running_server(published: Path) ->
     assert 405 in statuses
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_signing_key_that_was_swapped(published: Path, problems: Problems) -> None:
     """The mark was signed by another: nothing is taken in, and fsck names it."""
     keys = LedgerKeys(published.with_name("data.keys"))
@@ -200,7 +200,7 @@ async def test_a_signing_key_that_was_swapped(published: Path, problems: Problem
     assert any("what was signed of it does not hold" in one for one in problems())
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_an_old_backup_put_back_beside_its_keys(published: Path, tmp_path: Path) -> None:
     """The high-water mark knows more than the copy: names that were sealed since are not free again."""
     shutil.copytree(published, tmp_path / "backup")
@@ -242,7 +242,7 @@ async def test_an_old_backup_put_back_with_its_old_keys(published: Path, tmp_pat
     assert "it is an old copy" in with_witness.text
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_clock_that_was_set_back(published: Path) -> None:
     """A little: times still rise. Far: nothing is written until it is set right."""
     newest = entries(published)[-1].time_us
@@ -259,7 +259,7 @@ async def test_a_clock_that_was_set_back(published: Path) -> None:
     assert ready.status_code == 503
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_clock_that_was_set_forward_and_right_again(published: Path) -> None:
     """What was written in the future stays there: until then nothing is written, and it says so."""
     newest = entries(published)[-1].time_us
@@ -273,7 +273,7 @@ async def test_a_clock_that_was_set_forward_and_right_again(published: Path) -> 
     assert "behind its ledger's last entry" in refused.text
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
     """Whoever goes on under another origin says so in the first entry, with the head that was left."""
     with open_store(settings_of(published)) as store:
@@ -284,7 +284,7 @@ async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
     assert newest.extra["last_size"] == str(len(entries(published)) - 1)
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.parametrize("mark", [b"", b"garbage\n", b"\x00" * 2_000_000, None])
 async def test_a_mark_in_place_of_which_something_else_lies(published: Path, mark: bytes | None) -> None:
     """Garbage, a lot of it, or (None) a pipe that nobody writes to: doubted at once, and a loss can be accepted."""
@@ -307,7 +307,7 @@ async def test_a_mark_in_place_of_which_something_else_lies(published: Path, mar
     assert (await writes(published))[0] == 201
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_collect_over_an_old_copy_of_the_database(published: Path, tmp_path: Path) -> None:
     """It would take the bytes of all that was pushed since for rubbish, and nothing could bring them back."""
     old = tmp_path / "old.db"

@@ -191,7 +191,7 @@ async def test_a_token_does_no_more_than_it_was_asked_for(shop: Serving) -> None
     )
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_token_of_a_user_who_was_removed_is_worth_nothing(shop: Serving, settings: Settings) -> None:
     """Grants and users are looked at for each request, not when the token was given."""
     text = await token(shop, "ci", "repository:shop/app:pull,push")
@@ -415,7 +415,7 @@ async def test_a_header_that_can_not_be_read_is_a_401(shop: Serving, header: str
     assert header not in answer.text
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_nobody_learns_which_users_exist(shop: Serving) -> None:
     """A wrong password and a user who is not there get the same answer."""
     wrong = await shop.client.get("/v2/", auth=login("ci", "nope"))
@@ -448,7 +448,7 @@ async def test_guessing_is_slowed_for_a_whole_network_of_ipv6(shop: Serving) -> 
     assert [answer.status_code for answer in answers][-1] == 429
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> None:
     """From hundreds of addresses at once: a few wait, the rest is told to come back; who is known goes on meanwhile."""
     text = await token(shop, "ci", "repository:shop/app:pull")
@@ -499,7 +499,7 @@ async def test_a_write_is_recorded_with_who_did_it(shop: Serving) -> None:
     assert " by ci; " in refused.json()["errors"][0]["message"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_users_file_that_can_not_be_read_lets_nobody_in(shop: Serving, settings: Settings) -> None:
     """Doubt refuses: a broken line is not a user less."""
     settings.htpasswd.write_text("ci:plain-text-password\n")

@@ -66,7 +66,7 @@ async def test_within_the_window_no_base_is_asked_for_again(registry: Published)
     assert registry.asked("HEAD") == 0
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_base_that_moved_is_read_by_digest_once(registry: Published) -> None:
     """What it means now and what it meant; at the next look nothing of it is fetched again."""
     base = registry.image("library/node", "16.13", "ab")

@@ -345,7 +345,7 @@ def test_a_lock_and_no_lock_is_usage(store: DockerStore) -> None:
     assert program.call("scrub", "--root", store.root, "--lock", "x", "--no-lock").code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -> None:
     """On a terminal, on stderr, on one line that is cleared at the end."""
     ours, theirs = os.openpty()
@@ -360,7 +360,7 @@ def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -
     assert shown.partition("L0: ")[0].endswith("\r\x1b[2K")  # then what L0 means, for who looks for the first time
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_nice_gives_way_to_everything_else(store: DockerStore) -> None:
     """The lowest priority for the CPU, and for the disk only what nobody else wants; it is looked at while it runs."""
     store.image("large:1", {"f": os.urandom(8 << 20)})

@@ -44,7 +44,7 @@ async def test_a_tags_entries_are_proven_to_be_in_the_ledger(ledger: FakeLedger,
     assert found.proven == {6, 7}
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_whole_repositorys_entries_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
     """Over pages and tiles."""
     ledger.push(*(f"2.0.{number}" for number in range(300)))

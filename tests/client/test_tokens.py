@@ -40,7 +40,7 @@ async def asked(transport: Transport) -> list[Polled]:
     return [answer async for answer in poll(transport, references)]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_two_hundred_repositories_are_one_token(hub: FakeHub, transport: Transport) -> None:
     """Asked for with all their scopes; a second poll of the same needs none."""
     answers = [*await asked(transport), *await asked(transport)]
@@ -49,7 +49,7 @@ async def test_two_hundred_repositories_are_one_token(hub: FakeHub, transport: T
     assert hub.counted == {"token": 1, "HEAD manifest": 2 * MANY}
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.parametrize("breaks_off", [False, True])
 async def test_a_token_service_that_takes_no_long_address_is_asked_in_parts(
     hub: FakeHub, transport: Transport, breaks_off: bool
@@ -67,7 +67,7 @@ async def test_a_token_service_that_takes_no_long_address_is_asked_in_parts(
     assert hub.counted == {"token": 2 + 4 + 4, "too long": 2, "HEAD manifest": 2 * MANY}
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.parametrize("breaks_off", [False, True])
 async def test_a_token_that_is_too_long_for_the_registry_is_taken_in_parts(
     hub: FakeHub, transport: Transport, breaks_off: bool
@@ -80,7 +80,7 @@ async def test_a_token_that_is_too_long_for_the_registry_is_taken_in_parts(
     assert hub.counted == {"token": 1 + 2, "too long": 1, "HEAD manifest": MANY}
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_one_repository_that_gets_no_token_takes_none_from_the_others(hub: FakeHub, transport: Transport) -> None:
     """It is found by halving, so that it costs a few requests and not one for each."""
     hub.closed = "team/app77:"

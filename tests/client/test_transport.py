@@ -81,7 +81,7 @@ async def test_a_tag_is_resolved_by_head_and_never_fetched(hub: FakeHub, connect
     assert {request.url.hostname for request in hub.seen} == {"registry-1.docker.io", "auth.test"}
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_one_token_serves_many_repositories(hub: FakeHub, connect: Callable[..., Transport]) -> None:
     """A poll over two hundred repositories asks for one token, each reference once, and gets every answer."""
     for number in range(200):

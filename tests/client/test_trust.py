@@ -74,7 +74,7 @@ async def test_strict_refuses_what_nobody_has_vouched_for(ledger: FakeLedger, st
         await follow(ledger, state, strict=True)
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.parametrize("given", [False, True])
 async def test_a_ledger_that_only_grows_is_followed(ledger: FakeLedger, state: ClientState, given: bool) -> None:
     """One request while it stands still; hashes only when it has moved."""

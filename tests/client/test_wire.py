@@ -106,7 +106,7 @@ async def test_a_connection_is_used_again_and_a_closed_one_is_not() -> None:
     assert connections == 2
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_server_that_is_silent_is_not_waited_for() -> None:
     """Neither for an answer nor for room to send."""
     async with listening(silent) as port, client(timeout_s=0.2) as http:

@@ -127,7 +127,7 @@ async def test_a_line_without_end_is_bounded(made: Made) -> None:
     assert [len(line) < 600 for line in told] == [True]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_output_without_end_is_refused(made: Made, tmp_path: Path) -> None:
     """And its process ended."""
     compose = made(f"echo $$ > {tmp_path}/pid; exec yes")

@@ -125,7 +125,7 @@ def test_make_help_lists_every_target() -> None:
     assert set(re.findall(r"^  make ([a-z]+) ", told.stdout, re.MULTILINE)) == make_targets()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_every_promise_and_record_that_the_code_names_is_there() -> None:
     """A number or a file in a docstring leads a newcomer to a sentence of this repository."""
     promises = set(re.findall(r"^(\d+)\. \*\*", section(text("ARCHITECTURE.md"), "What it promises"), re.MULTILINE))

@@ -96,7 +96,7 @@ def with_users(data: Path, upstream: FakeUpstream) -> Settings:
     return Settings.model_validate(tables)
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_admins_accept_over_http_and_nobody_else(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """401 without a login, 403 without the right, 412 for another digest, 404 where nothing is held."""
     async with serving_as(with_users(data, upstream)) as mirror:

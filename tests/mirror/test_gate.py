@@ -73,7 +73,7 @@ async def test_blobs_go_upstream_as_they_arrive(gate: Serving, upstream: FakeUps
     assert blob.digest in upstream.blobs
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_upstream_has_elsewhere_is_mounted(gate: Serving, upstream: FakeUpstream) -> None:
     """The bytes go up once, whatever repositories of that upstream they are pushed to."""
     app = image("app")
@@ -90,7 +90,7 @@ async def test_what_upstream_has_elsewhere_is_mounted(gate: Serving, upstream: F
     assert sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked) == sent
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_an_index_goes_with_all_that_is_below_it(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
     """Children by digest, before what names them."""
     both = index(image("amd64"), image("arm64", architecture="arm64"))
@@ -101,7 +101,7 @@ async def test_an_index_goes_with_all_that_is_below_it(gate: Serving, data: Path
     assert {child.digest for child in both.children} <= upstream.manifests["team/app"].keys()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_upstream_lost_meanwhile_is_brought_again(gate: Serving, upstream: FakeUpstream) -> None:
     """A blob and a child that went upstream long ago may be gone there."""
     both = index(image("amd64"))
@@ -116,7 +116,7 @@ async def test_what_upstream_lost_meanwhile_is_brought_again(gate: Serving, upst
     assert {blob.digest for blob in both.children[0].blobs} <= upstream.blobs.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_floating_tag_is_passed_on_each_time(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
     """And the mirror serves the new one at once, whatever the window."""
     one, two = image("one"), image("two")
@@ -134,7 +134,7 @@ async def test_a_floating_tag_is_passed_on_each_time(gate: Serving, data: Path, 
 # --- judged ---
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_sealed_name_is_refused_by_our_own_rules(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
     """The second push of other content never reaches upstream; the same content is 201 again, with its entry."""
     one, two = image("one"), image("two")
@@ -150,7 +150,7 @@ async def test_a_sealed_name_is_refused_by_our_own_rules(gate: Serving, data: Pa
     assert reserved(data) == []
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_sealed_name_that_upstream_has_otherwise_is_refused_with_both(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
@@ -180,7 +180,7 @@ async def test_a_sealed_name_that_upstream_has_already_becomes_ours(
     assert [kind for kind, *_ in entries(data)] == ["tag.created"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Serving, upstream: FakeUpstream) -> None:
     """A push past the gate can't be stopped, and is not served here."""
     app = image("app")
@@ -190,7 +190,7 @@ async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Servi
     assert await meaning(gate.client, APP, "1.4.2") == app.digest
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_signatures_grow_and_nothing_of_them_is_lost(gate: Serving, upstream: FakeUpstream) -> None:
     """An append-only tag that was changed past the gate is not overwritten."""
     app = image("app")
@@ -206,7 +206,7 @@ async def test_signatures_grow_and_nothing_of_them_is_lost(gate: Serving, upstre
     assert tags_upstream(upstream)[tag] == other.digest
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_conditions_hold_for_what_upstream_has(gate: Serving, upstream: FakeUpstream) -> None:
     """A tag that is only there is there."""
     theirs, ours = image("theirs"), image("ours")
@@ -243,7 +243,7 @@ async def test_without_push_nothing_is_passed_on(data: Path, upstream: FakeUpstr
     assert upstream.asked == []
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_the_server_starts_again_after_a_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """What came through the gate is no local repository under an upstream's name."""
     app = image("app")

@@ -159,7 +159,7 @@ async def test_a_reservation_stands_in_nobodys_way_after_an_hour(
     assert reserved(data) == []
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_sealed_image_that_upstream_lost_is_put_there_again(gate: Serving, upstream: FakeUpstream) -> None:
     """By the same push; it is the same entry of the ledger."""
     app = image("app")
@@ -174,7 +174,7 @@ async def test_a_sealed_image_that_upstream_lost_is_put_there_again(gate: Servin
 # --- at once ---
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_of_racing_pushes_one_wins_and_every_201_is_true(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
@@ -200,7 +200,7 @@ async def test_of_racing_pushes_one_wins_and_every_201_is_true(
     assert len(entries(data)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
@@ -215,7 +215,7 @@ async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
     assert len(entries(data)) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_client_that_leaves_ends_nothing_in_the_middle(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:

@@ -133,7 +133,7 @@ def without_shared(goes: Document, stays: Iterable[Document]) -> set[str]:
     return digests(goes) - digests(*stays)
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_an_image_that_nobody_pulls_goes_whole(world: World) -> None:
     """Manifest, config and layers; one that is pulled stays, also if it is older here."""
     old, pulled = image("old"), image("pulled")
@@ -147,7 +147,7 @@ async def test_an_image_that_nobody_pulls_goes_whole(world: World) -> None:
     assert world.retain(keep_for="90d") == []
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_the_children_and_the_signatures_of_an_image_that_is_pulled_stay(world: World) -> None:
     """However long nobody asked for them themselves; and they go with it."""
     child, other = image("amd64"), image("arm64", architecture="arm64")
@@ -164,7 +164,7 @@ async def test_the_children_and_the_signatures_of_an_image_that_is_pulled_stay(w
     assert set(world.retain(keep_for="90d")) == digests(whole, child, other, signature)
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_another_image_needs_stays(world: World) -> None:
     """A layer of both."""
     one = image("same", annotations={"n": "1"})
@@ -176,7 +176,7 @@ async def test_what_another_image_needs_stays(world: World) -> None:
     assert world.retain(keep_for="90d") == [one.digest]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_a_tag_of_ours_means_is_never_let_go(world: World) -> None:
     """Sealed or floating: a tag is a promise, wherever its bytes came from."""
     sealed, plain = image("sealed"), image("plain")
@@ -211,7 +211,7 @@ async def test_what_a_hold_keeps_serving_is_never_let_go(world: World) -> None:
     assert gone == []
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_was_pushed_here_is_no_mirrored_image(world: World) -> None:
     """Neither in a repository of ours, nor what somebody pushed into a mirrored one."""
     await world.pull(image("mirrored"))
@@ -226,7 +226,7 @@ async def test_what_was_pushed_here_is_no_mirrored_image(world: World) -> None:
     assert answer.content == ours.raw
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_the_size_that_is_kept_is_that_of_all_repositories_of_an_upstream(world: World) -> None:
     """The longest unused goes, wherever it is."""
     first, second = image("first"), image("second")
@@ -250,7 +250,7 @@ async def test_a_blob_that_no_manifest_names_goes_by_its_own_age(world: World) -
     assert world.retain(keep_for="90d") == [layer.digest]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_was_let_go_is_fetched_again(world: World) -> None:
     """And served as before."""
     shown = image("shown")
@@ -300,7 +300,7 @@ async def test_a_running_server_tidies_up_by_itself(world: World, monkeypatch: p
     assert (found.manifests, found.blobs) == ((), ())
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_bytes_that_are_named_again_are_not_removed(world: World) -> None:
     """Fetched again within the hour."""
     shown = image("shown")

@@ -37,7 +37,7 @@ def clock() -> Clock:
     return Clock(now_us())
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_one_head_per_tag_and_window_for_all_clients(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -59,7 +59,7 @@ async def test_one_head_per_tag_and_window_for_all_clients(
     assert story(data) == [("observed", shown.digest, "")]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_one_head_for_all_workers_together(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Two processes of one store, as the database and the kernel see them."""
     publish(upstream, "one")
@@ -90,7 +90,7 @@ async def test_the_memory_survives_a_restart(data: Path, upstream: FakeUpstream,
     assert f"{NAME} failed on manifest 1.4.2" in stale.headers["warning"] or "127.0.0.1" in stale.headers["warning"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_made_up_tags_make_nothing_grow(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """An anonymous client asks for tags that upstream has not got: no row, no entry."""
     publish(upstream, "one")
@@ -193,7 +193,7 @@ async def test_a_tag_that_is_gone(
     assert [isinstance(event, TagMoved) and event.now is None for event in told] == [True] * (on_gone != "serve")
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_an_oscillating_tag_can_not_make_the_log_grow_without_end(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -347,7 +347,7 @@ async def test_a_slow_upstream_makes_nobody_wait_for_what_is_here(
     assert "did not answer within" in answer.headers["warning"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
@@ -385,7 +385,7 @@ async def test_a_read_only_server_serves_what_it_has_and_writes_nothing(data: Pa
     assert len(observed(data)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Path, upstream: FakeUpstream) -> None:
     """The database is full: what stands is served, what is new is refused (507), and nothing is half written."""
     first = publish(upstream, "one")

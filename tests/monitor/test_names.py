@@ -36,7 +36,7 @@ def test_names_that_begin_alike_do_not_hide_each_other() -> None:
     assert [names.find(name) for name in alike] == [Held(number, NOTHING, NOTHING) for number in range(1999)]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_name_takes_at_most_150_bytes() -> None:
     """However many there are; every size on the way is looked at."""
     names, most = Names(b"s" * 16), 0.0

@@ -88,7 +88,7 @@ async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
     assert hub.counted == {"token": 1, "HEAD manifest": MANY, "history": MANY, "GET manifest": MANY}
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_on_docker_hub_nothing_is_counted_as_a_pull(hub: FakeHub) -> None:
     """Neither by lock nor by verify, whatever moved: HEADs are free there, and a GET of a manifest is not."""
     sites = filled(hub, "docker.io")

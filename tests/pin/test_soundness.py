@@ -43,7 +43,7 @@ def tag_of(text: str) -> str:
     return text.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @settings(max_examples=settings().max_examples * 3 // 2)
 @given(texts, values, values)
 def test_no_value_of_a_variable_leaves_a_digest_behind_another_tag(

@@ -71,7 +71,7 @@ def log(tmp_path: Path, disk: FailingDisk) -> Iterator[Log]:
     made.database.close()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_every_head_is_over_all_entries_and_signed(log: Log) -> None:
     """Also at sizes at which tiles become full, and one past them."""
     for more in (1, 1, 252, 1, 1, 255, 1):
@@ -91,7 +91,7 @@ def test_nothing_is_signed_before_there_is_a_key(tmp_path: Path) -> None:
     log.database.close()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_many_processes_sign_each_size_once(log: Log, tmp_path: Path) -> None:
     """Integrators that race write one tree: none of them finds it other than it left it."""
     others = [Integrator(log.database, LedgerKeys(log.keys.folder)) for _ in range(4)]
@@ -116,7 +116,7 @@ def test_many_processes_sign_each_size_once(log: Log, tmp_path: Path) -> None:
     assert log.head() == log.expected()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.parametrize("call", ["create", "append", "sync", "rename", "sync_folder"])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_mark_that_fails_is_made_good_by_the_next(log: Log, disk: FailingDisk, call: str, done: bool) -> None:
@@ -166,7 +166,7 @@ def _restore(log: Log, head: ledger_tree.Head | None) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_full_tile_is_never_written_again(log: Log) -> None:
     """Whatever a defect would write: the database refuses."""
     log.add(600)
@@ -244,7 +244,7 @@ def test_a_key_or_mark_that_is_gone_is_doubted(log: Log, missing: str, kind: typ
         log.integrator.integrate()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
     """An old copy of the keys beside newer data: the head speaks for itself."""
     log.add()
@@ -307,7 +307,7 @@ def test_every_entry_has_a_receipt_under_the_newest_head(log: Log, size: int) ->
     assert [open_receipt(raw, key.verifier).index for raw in receipts] == indices
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_great_many_entries_are_brought_in_by_several_heads(log: Log) -> None:
     """Memory stays flat when a ledger is signed for the first time."""
     log.database.write_and_wait(

@@ -58,7 +58,7 @@ def recover(settings: Settings, source: Path) -> int:
     return done.brought
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_it_takes_nothing_in_and_says_why(behind: Settings) -> None:
     """Pulls go on; pushes and deletes are refused, and the names that were sealed since are not free again."""
     async with serving(behind.server.data) as registry:
@@ -74,7 +74,7 @@ async def test_it_takes_nothing_in_and_says_why(behind: Settings) -> None:
     assert any("were signed" in warning for warning in ready.json()["warnings"])
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp_path: Path) -> None:
     """Every name is bound as it was; bytes that are missing are told by fsck, and pushed again they are taken."""
     brought = recover(behind, tmp_path / "lost")
@@ -93,7 +93,7 @@ async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp
     assert examined.outcome is Status.HOLDS
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_and_from_a_tree_of_tiles(behind: Settings, tmp_path: Path) -> None:
     """What any C2SP tool keeps of /ledger/."""
     tree = tmp_path / "tree"
@@ -109,7 +109,7 @@ async def test_and_from_a_tree_of_tiles(behind: Settings, tmp_path: Path) -> Non
     assert recover(behind, tree) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_path: Path) -> None:
     """A copy in which one was rewritten changes nothing."""
     lost = FolderCopy(tmp_path / "lost")
@@ -127,7 +127,7 @@ async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_pa
     assert before == after
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings, tmp_path: Path) -> None:
     """The second time there is nothing to do."""
     recover(behind, tmp_path / "lost")
@@ -136,7 +136,7 @@ async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings
         recover(behind, tmp_path / "lost")
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
     """The first entry of the new origin names the last head of the old one, and how much is missing."""
     with open_store(behind) as store:

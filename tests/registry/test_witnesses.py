@@ -58,7 +58,7 @@ def cosigners(log: Log, *fakes: FakeWitness, name: str = ledger_tree.LATEST) -> 
     return [one.witness for one in opened.cosignatures]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_each_head_is_cosigned(log: Log, witness: FakeWitness) -> None:
     """The second with a proof that it extends the first; both cosignatures are kept with the head they are of."""
     asking = of(log, witness)

@@ -110,7 +110,7 @@ def test_many_folders_are_read_with_few_of_them_open(root: Path) -> None:
     assert opened < 2 * OPEN_FOLDERS + 60
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_path_of_very_many_parts_is_followed_or_refused(tmp_path: Path) -> None:
     """As deep as a tar may name one: deeper than Python can call itself, and whoever wrote it must not end the check."""
     deep = b"/".join([b"d"] * 1500)

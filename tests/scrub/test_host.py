@@ -99,7 +99,7 @@ def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
     assert [each.status for each in found] == [Status.DIFFERS, Status.DIFFERS]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_layers_are_checked_side_by_side_with_the_same_result(store: DockerStore) -> None:
     """Several processes find what one finds."""
     large = os.urandom(ALONE_BYTES // 4)
@@ -124,7 +124,7 @@ def large_image(store: DockerStore) -> None:
         (chain / "size").write_text(str(len(large)))
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore) -> None:
     """By the kernel, for want of memory, say: that is no difference, no defect, and never clean."""
     large_image(store)
@@ -142,7 +142,7 @@ def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore
     assert "was ended" in report.unknown[0]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_an_interrupt_ends_all_processes_at_once_and_says_nothing_of_it(store: DockerStore) -> None:
     """Ctrl-C reaches the whole group; exit code 130, and no traceback of a worker."""
     large_image(store)

@@ -273,7 +273,7 @@ def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[L
     assert report.status is Status.DIFFERS
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_tar_split_of_zeros_without_end_is_reported(store: DockerStore) -> None:
     """A thousand times as long when it is unpacked, and a single line."""
     bomb(store).write_bytes(gzip.compress(b"0" * 100_000_000))
@@ -354,7 +354,7 @@ def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerSto
     assert found.path == "etc/\\x1b[2Jevil\\n"
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_folder_of_very_many_names_is_counted_and_only_some_are_told(store: DockerStore) -> None:
     """The report stays readable, and its count is right."""
     for number in range(1500):

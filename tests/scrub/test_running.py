@@ -61,7 +61,7 @@ def test_what_is_mounted_over_a_file_is_not_the_images(plan: ContainerPlan) -> N
     assert seen(plan, b"etc/passwd") == (set(), [])
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_folders_deeper_than_python_can_call_itself_are_compared(plan: ContainerPlan) -> None:
     """Whoever is in a container can make them, and must not end a check of the whole host by it."""
     for top in (plan.root / "own", root_of(plan)):

@@ -136,7 +136,7 @@ async def test_purging_what_is_not_there(registry: Serving) -> None:
         await seals.purge(APP, Tag("9.9.9"), ADMIN, "why not")
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path) -> None:
     """`expire` takes away tags whose stated time is over, and only those; the name stays bound."""
     clock = Clock(NOON)

@@ -22,7 +22,7 @@ def quiet(step: str, done: int, total: int) -> None:
     """Nobody looks on."""
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on(tmp_path: Path) -> None:
     """The copy is one moment of the registry: whole, with everything from before it, whatever is pushed beside it."""
     async with serving(tmp_path / "data") as registry:

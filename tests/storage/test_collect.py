@@ -108,7 +108,7 @@ async def test_a_push_between_its_bytes_and_its_row_is_told_to_try_again(shop: S
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
     """What was acknowledged beside a collect is there afterwards."""
     bodies = [f"blob {n}".encode() for n in range(60)]

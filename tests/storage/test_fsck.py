@@ -222,7 +222,7 @@ async def test_repositories_that_disagree_on_a_size_are_found(
     assert problems(look()) == [f"{Digest.of(b'one size')}: one repository says the blob has 8 bytes, another says 9"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
@@ -401,7 +401,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
     assert [finding.what for finding in examined.findings] == ["store"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener, tmp_path: Path) -> None:
     """Pages overwritten by something else: said so, and what can still be read is looked at."""
     shop = open_shop()
@@ -473,7 +473,7 @@ def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], 
     assert examined.counts.entries == 2
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
     """Whoever watches sees a blob of many gigabytes go on."""
     zeros, size = hashlib.sha256(), 129 * 1024 * 1024
