@@ -10,7 +10,7 @@ import pytest
 from boltseal.deploy.releasedisk import Contents, ReleaseFolder
 from boltseal.deploy.releases import End
 from tests.cli.program import call
-from tests.deploy.test_releases import release
+from tests.deploy.test_releases import DIGEST, release
 
 TEXT = {"name": "shop", "services": {"app": {"image": "x", "environment": {"TOKEN": "sesame"}}, "db": {"image": "y"}}}
 CONTENTS = Contents(json.dumps(TEXT).encode())
@@ -37,6 +37,28 @@ def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) 
     assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
     assert max(map(len, lines)) <= 80
     assert "release 3 of shop was left waiting: `boltseal deploy --resume --project shop` goes on" in said.err
+
+
+def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """What is elsewhere says where, and how to go on there; --images has them by service."""
+    there = ReleaseFolder(tmp_path / "state", "shop", engine="ssh://web2")
+    there.begin(release(4), CONTENTS)
+    there.begin(release(5, None), CONTENTS)
+    said, images = call("releases"), call("releases", "--images")
+    found = call("releases", "--json").json["results"]
+
+    assert [(each["runs"], each["engine"]) for each in found if each["runs"]] == [(True, None), (True, "ssh://web2")]
+    assert "at ssh://web2, healthy" in " ".join(said.out.split())
+    assert "`boltseal rollback --project shop --host ssh://web2` goes back" in said.err
+    assert images.out.splitlines()[1].split() == [
+        "*",
+        "shop/1",
+        "app",
+        "planned",
+        "localhost:5000/shop/app:1.0.0",
+        DIGEST[:19],
+    ]
+    assert len(images.out.splitlines()) == 11
 
 
 @pytest.mark.parametrize(

@@ -269,3 +269,26 @@ def test_a_number_without_a_record_is_named(folder: ReleaseFolder, make: object)
 
     with pytest.raises(ReleaseUnreadable, match=r"no record in it.*no release 7"):
         folder.all()
+
+
+def test_each_engine_has_releases_of_its_own(tmp_path: Path) -> None:
+    """Numbers are the project's; what ran elsewhere is neither gone back to nor let go of for what runs here."""
+    one, two, all_ = (ReleaseFolder(tmp_path, "shop", engine=each) for each in ("unix:///one", "ssh://two", ""))
+    one.begin(release(1), CONTENTS)
+    for number in (2, 3):
+        two.begin(release(number), CONTENTS)
+    gone = two.prune(frozenset(), keep=1)
+
+    assert [[each.number for each in folder.all()] for folder in (one, two, all_)] == [[1], [2, 3], [1, 2, 3]]
+    assert [each.number for each in gone] == [2]
+    assert one.contents(1) == CONTENTS
+    assert one.next_number() == 4
+    with pytest.raises(NoSuchRelease, match="release 3 of shop is of the engine at ssh://two"):
+        one.read(3)
+
+
+def test_a_record_that_names_no_engine_is_of_all(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """It was written before they were told apart."""
+    folder.begin(release(1), CONTENTS)
+
+    assert [each.number for each in ReleaseFolder(tmp_path, "shop", engine="unix:///one").all()] == [1]

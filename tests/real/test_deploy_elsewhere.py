@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,31 @@ def test_a_connection_that_breaks_says_how_to_go_on(shop: Shopfront, registry: C
     assert f"release 1 of {shop.name} was left waiting: `boltseal deploy --resume" in err.decode()
     assert len([line for line in err.decode().splitlines() if line.startswith("boltseal: ssh to ")]) == 1
     assert resumed.code == 0, resumed.err
+
+
+@pytest.mark.parametrize("shop", ["docker"], indirect=True)
+def test_what_ran_on_one_engine_is_not_put_back_on_another(
+    shop: Shopfront, registry: Callable[[], None], docker_containerd: Docker
+) -> None:
+    """The first release on a second engine has nothing before it."""
+    shop.publish("1.0.0")
+    shop.publish("1.1.0", command=ENDS)
+    plain(shop, "1.0.0")
+    shop.deployed()
+    plain(shop, "1.1.0")
+    shop.locked()
+    there = replace(shop, docker=docker_containerd)
+    failed = there.run("deploy")
+    back = there.run("rollback", "1")
+    words = there.words()
+    there.down()
+
+    assert failed.code == 1
+    assert "nothing ran before it that could be put back" in failed.out
+    assert back.code == 1
+    assert f"is of the engine at {shop.docker.host}" in back.err
+    assert words == {"web": "1.1.0"}
+    assert shop.words() == {"web": "1.0.0"}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from boltseal.cli.ondeploy import (
     project_name,
     wait_seconds,
 )
-from boltseal.cli.onhost import HostOption
+from boltseal.cli.onhost import HostOption, engine_address
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.onrelease import release_folder, tell_release
 from boltseal.cli.options import JsonOption
@@ -81,7 +81,7 @@ def deploy(
         reach = Reach(plain_http, ca_file, anonymous)
         place = Place(host, reach, wait_seconds(wait), not no_record, require_scrub or not no_scrub, require_scrub)
         if resume:
-            folder = release_folder(project_name(project))
+            folder = release_folder(project_name(project), engine_address(host).key)
             done = on_engine(place, folder, [], lambda deployer: deployer.resume())
         else:
             named = project_files(file, project, project_directory, profile, env_file)

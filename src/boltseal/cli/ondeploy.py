@@ -227,11 +227,12 @@ def open_named(
     """Have Compose read a project. ComposeRefused, ComposeMissing, RegistryNotAllowed."""
     import asyncio
 
+    from boltseal.cli.onhost import engine_address
     from boltseal.deploy.projectfiles import project_folder
 
     compose, read = asyncio.run(read_files(place.host, named, services, build=build))
     allowed = whom_to_ask(place.reach, allow)
-    folder = release_folder(read.model.project)
+    folder = release_folder(read.model.project, engine_address(place.host).key)
     opened = Opened(place, named, tuple(services), compose, read, folder, project_folder(named), allowed)
     for name, service in sorted(read.model.services.items()):
         if not allowed(service.image.registry):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from boltseal.deploy.deploying import By
     from boltseal.deploy.flow import Deployed
     from boltseal.deploy.releasedisk import ReleaseFolder
-    from boltseal.deploy.releases import Kind, Release
+    from boltseal.deploy.releases import Kind, Release, ReleasedService
 
 _MOST_VOLUMES = 5
 
@@ -31,20 +31,24 @@ def by_whom(folder: Path, kind: Kind) -> By:
     return By(operator(), revision, kind)
 
 
-def release_folder(name: str) -> ReleaseFolder:
-    """The releases of a project. ReleaseInvalid."""
+def release_folder(name: str, engine: str = "") -> ReleaseFolder:
+    """The releases of a project, of one engine or of all. ReleaseInvalid."""
     from boltseal.config import state_folder
     from boltseal.deploy.releasedisk import ReleaseFolder
 
-    return ReleaseFolder(state_folder(), name)
+    return ReleaseFolder(state_folder(), name, engine=engine)
 
 
 def say_left(release: Release) -> None:
     """How to go on with a release that was left unfinished."""
+    from boltseal.cli.onhost import engine_address
+
     if release.unfinished:
+        there = "" if release.engine in ("", engine_address().key) else f" --host {release.engine}"
+        which = f"--project {release.project}{there}"
         say(
-            f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume "
-            f"--project {release.project}` goes on, `boltseal rollback --project {release.project}` goes back"
+            f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume {which}` goes "
+            f"on, `boltseal rollback {which}` goes back"
         )
 
 
@@ -110,7 +114,7 @@ def _print(done: Deployed, status: str) -> None:
         )
         return
     rows = [
-        (each.name, each.state, each.image, (each.digest or each.image_id)[:19] + ("" if each.digest else " (local)"))
+        (each.name, each.state, each.image, shown_digest(each))
         for each in release.services
         if not release.chosen or each.name in release.chosen
     ]
@@ -131,6 +135,11 @@ def _print(done: Deployed, status: str) -> None:
     else:
         of = "" if release.of is None else f", as release {release.of} did"
         print_line(f"release {release.number} of {release.project} runs{of}: {counted(len(rows), 'service')}, healthy")
+
+
+def shown_digest(service: ReleasedService) -> str:
+    """What a service's image is: the registry's digest, or the ID of a local build."""
+    return (service.digest or service.image_id)[:19] + ("" if service.digest else " (local)")
 
 
 def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore: bool) -> None:

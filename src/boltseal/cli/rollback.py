@@ -8,7 +8,7 @@ import typer
 
 from boltseal.cli.answer import Answer
 from boltseal.cli.ondeploy import NameOption, NoRecordOption, Place, WaitOption, on_engine, project_name, wait_seconds
-from boltseal.cli.onhost import HostOption
+from boltseal.cli.onhost import HostOption, engine_address
 from boltseal.cli.onrelease import by_whom, release_folder, tell_back, tell_release
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
@@ -43,7 +43,7 @@ def rollback(
         from boltseal.deploy.releases import Kind
 
         place = Place(host, Reach(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
-        folder = release_folder(project_name(project))
+        folder = release_folder(project_name(project), engine_address(host).key)
         by = by_whom(Path.cwd(), Kind.ROLLBACK)
         done = on_engine(place, folder, [], lambda deployer: deployer.rollback(number, by))
         tell_release(answer, done, host)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from boltseal.client.kept import KeptStore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.address import EngineAddress
 from boltseal.runtimes.engine import Engine, Name, NoSuchImage
 from boltseal.runtimes.inventory import EngineContainer, EngineImage, Store
 
@@ -36,7 +34,7 @@ class Host:
     @property
     def key(self) -> str:
         """Under what its rows stand: the address, by the socket that it really is."""
-        return engine_key(self.engine.address)
+        return self.engine.address.key
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -70,8 +68,3 @@ class Host:
     async def images_in_use(self) -> frozenset[Digest]:
         """The images that containers stand on, running or not. Which of them run is remembered."""
         return frozenset(each.image for each in await self.seen_containers() if each.image is not None)
-
-
-def engine_key(address: EngineAddress) -> str:
-    """One text for one engine: /var/run/docker.sock and /run/docker.sock are the same socket."""
-    return f"unix://{Path(address.path).resolve()}" if address.scheme == "unix" else str(address)

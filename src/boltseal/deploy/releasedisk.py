@@ -80,10 +80,20 @@ class Contents:
 
 
 class ReleaseFolder:
-    """The releases of one project. `deploying` has to be held for everything that writes."""
+    """The releases of one project. `deploying` has to be held for everything that writes.
 
-    def __init__(self, state: Path, project: str, disk: Disk = Disk()) -> None:  # noqa: B008 - it has no state
+    `engine`: only those that ran on it are there, and new ones are of it; "" for those of all engines, to look at.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        project: str,
+        disk: Disk = Disk(),  # noqa: B008 - it has no state
+        engine: str = "",
+    ) -> None:
         self.project = check_project(project)
+        self.engine = engine
         self.folder = state / "releases" / project
         self._disk = disk
 
@@ -107,15 +117,28 @@ class ReleaseFolder:
     def all(self) -> tuple[Release, ...]:
         """Every release, oldest first. ReleasesUnusable, ReleaseUnreadable."""
         try:
-            return tuple(self.read(number) for number in self._numbers())
+            found = [self._record(number) for number in self._numbers()]
         except NoSuchRelease as error:
             raise ReleaseUnreadable(
                 f"a folder in {self.folder} has a number and no record in it: if nobody can bring release.json back, "
                 f"take that folder away ({error.message.partition(';')[0]})"
             ) from error
+        return tuple(each for each in found if self._ours(each))
 
     def read(self, number: int) -> Release:
         """One release. NoSuchRelease, ReleaseUnreadable."""
+        release = self._record(number)
+        if not self._ours(release):
+            raise NoSuchRelease(
+                f"release {number} of {self.project} is of the engine at {release.engine}, and this is {self.engine}; "
+                "name that one by --host"
+            )
+        return release
+
+    def _ours(self, release: Release) -> bool:
+        return not self.engine or release.engine in ("", self.engine)
+
+    def _record(self, number: int) -> Release:
         raw = self._read(number, "release.json", MAX_RECORD_BYTES)
         if raw is None:
             raise NoSuchRelease(f"{self.project} has no release {number} on this host; see `boltseal releases`")
@@ -167,7 +190,7 @@ class ReleaseFolder:
         with self._said():
             try:
                 self._make(beside / "files")
-                numbered = msgspec.structs.replace(release, files=names)
+                numbered = msgspec.structs.replace(release, files=names, engine=self.engine)
                 for name, content in contents.files.items():
                     write_file(self._disk, beside / "files" / names[name], content, _SECRET)
                 write_file(self._disk, beside / "compose.json", contents.compose, _SECRET)

@@ -110,7 +110,7 @@ class ReleasedService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One release. `services`: all that the project has then; `chosen`: those that it started, empty for all.
 
-    `of`: the release that a rollback goes back to. `previous`: the healthy one that ran before, which is put back. Times
+    `engine`: the one that it runs on, as `EngineAddress.key` has it. `of`: the release that a rollback goes back to. `previous`: the healthy one that ran before, which is put back. Times
     in microseconds since 1970. `files`: the project's own files by their path in it, and the name that each is kept under.
     """
 
@@ -119,6 +119,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     number: int
     kind: Kind
     directory: str
+    engine: str = ""
     started_us: int
     who: str
     revision: str = ""

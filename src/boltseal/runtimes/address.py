@@ -73,6 +73,11 @@ class EngineAddress:
         """`user@host`, as ssh takes it."""
         return f"{self.user}@{self.host}" if self.user else self.host
 
+    @property
+    def key(self) -> str:
+        """One text for one engine: /var/run/docker.sock and /run/docker.sock are the same socket."""
+        return f"unix://{Path(self.path).resolve()}" if self.scheme == "unix" else str(self)
+
     def environment(self) -> dict[str, str]:
         """What tells Docker's own programs of this engine."""
         found = {"DOCKER_HOST": str(self)}
