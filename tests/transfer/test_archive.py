@@ -153,3 +153,50 @@ async def test_a_layout_names_its_images(tmp_path: Path) -> None:
     assert str(alone) == one.digest
     with pytest.raises(PlaceNotFound, match="there is: one, two"):
         await layout(tmp_path).resolve(None)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (b"[]", "not an index of images"),
+        (b"{", "not an index of images"),
+        (b'{"manifests":[3]}', "not an index of images"),
+        (b"[" * 100_000, "not an index of images"),
+        (b" " * (8 * 2**20 + 1), "too large"),
+    ],
+)
+async def test_an_archive_with_a_broken_index_is_said(tmp_path: Path, index: bytes, words: str) -> None:
+    """It is a stranger's: nothing in it is a defect of ours, nor more than we can hold."""
+    archive = write(tmp_path / "x.tar", {"oci-layout": b"{}", "index.json": index})
+    with pytest.raises(PlaceInvalid, match=words):
+        await ArchiveSource.open(archive, tmp_path)
+
+
+async def test_an_old_archive_with_a_list_too_deep_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PlaceInvalid, match="not what docker save writes"):
+        await ArchiveSource.open(write(tmp_path / "x.tar", {"manifest.json": b"[" * 100_000}), tmp_path)
+
+
+@pytest.mark.parametrize("what", ["index.json", "manifest", "blob"])
+async def test_a_pipe_in_a_layout_keeps_nobody_waiting(tmp_path: Path, what: str) -> None:
+    """One that nobody writes into; a layout may be a stranger's."""
+    app = image("app")
+    place = layout(tmp_path)
+    await Copier(Shelf(app), place).image("0", "app")
+    manifest = await place.manifest(Digest.parse(app.digest))
+    digest = {"manifest": Digest.parse(app.digest), "blob": manifest.layers[0].digest}.get(what)
+    path = tmp_path / "index.json" if digest is None else tmp_path / "blobs/sha256" / digest.hex
+    path.unlink()
+    os.mkfifo(path)
+
+    with pytest.raises(PlaceInvalid, match="is no plain file"):
+        await Copier(place, layout(tmp_path / "other")).image("app", "1")
+
+
+async def test_an_index_of_a_layout_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "oci-layout").write_text("{}")
+    with (tmp_path / "index.json").open("wb") as file:
+        file.truncate(2**40)
+
+    with pytest.raises(ContentDamaged, match=r"index\.json has more than 8 MiB"):
+        await layout(tmp_path).resolve(None)

@@ -151,10 +151,12 @@ def verify(
     """
     with Answer("receipt-verify", as_json=as_json) as answer:
         from boltseal.ledger.note import VerifierKey
+        from boltseal.ledger.proof import MAX_RECEIPT_BYTES
 
         keys = VerifierKey.parse(key), [VerifierKey.parse(one) for one in witness or []]
         try:
-            raw = file.read_bytes()
+            with file.open("rb") as opened:
+                raw = opened.read(MAX_RECEIPT_BYTES + 1)
         except OSError as error:
             raise FileUnreadable(f"{file} can't be read: {error.strerror}") from error
         reason = _verify(answer, raw, file.with_name(f"{file.name}.oci"), *keys)

@@ -73,10 +73,11 @@ def _unpack(archive: Path, folder: Path, title: str) -> None:
     try:
         with tarfile.open(archive) as tar:
             members = {_plain(member.name): member for member in tar}
+            contents = _Contents(tar, members, title)
             if "index.json" in members and "oci-layout" in members:
-                _take_layout(tar, members, folder)
+                _take_layout(contents, folder)
             elif "manifest.json" in members:
-                _make_layout(_Contents(tar, members, title), folder)
+                _make_layout(contents, folder)
             else:
                 raise PlaceInvalid(f"{title} holds no image: neither index.json nor manifest.json is in it")
     except FileNotFoundError as error:
@@ -91,23 +92,22 @@ def _plain(name: str) -> str:
     return name.removeprefix("./")
 
 
-def _take_layout(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], folder: Path) -> None:
-    for name, member in members.items():
-        if member.isreg() and (name in ("oci-layout", "index.json") or _BLOB.fullmatch(name)):
+def _take_layout(contents: _Contents, folder: Path) -> None:
+    for name in contents.plain_files():
+        if name == "oci-layout" or _BLOB.fullmatch(name):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) or _nothing() as source, path.open("wb") as file:
+            with contents.open(name) as source, path.open("wb") as file:
                 shutil.copyfileobj(source, file, _COPY_BYTES)
-    index = json.loads((folder / "index.json").read_bytes())
-    for entry in index.get("manifests") or ():
-        annotations = entry.get("annotations") or {}
-        if CONTAINERD_NAME in annotations:  # the whole name; Docker's ref.name is the tag alone
-            annotations[REF_NAME] = annotations[CONTAINERD_NAME]
+    try:
+        index = json.loads(contents.read("index.json"))
+        for entry in index.get("manifests") or ():
+            annotations = entry.get("annotations") or {}
+            if CONTAINERD_NAME in annotations:  # the whole name; Docker's ref.name is the tag alone
+                annotations[REF_NAME] = annotations[CONTAINERD_NAME]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise PlaceInvalid(f"{contents.title}: its index.json is not an index of images") from error
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def _nothing() -> IO[bytes]:
-    raise PlaceInvalid("a plain file of the archive can't be read")
 
 
 class _Contents:
@@ -117,6 +117,9 @@ class _Contents:
         self._tar = tar
         self._members = members
         self.title = title
+
+    def plain_files(self) -> list[str]:
+        return [name for name, member in self._members.items() if member.isreg()]
 
     def open(self, name: str) -> IO[bytes]:
         member = self._members.get(_plain(name))
@@ -150,7 +153,7 @@ def _make_layout(contents: _Contents, folder: Path) -> None:
             entry = {"mediaType": OCI_MANIFEST, "digest": str(digest), "size": len(raw)}
             names = [str(Reference.parse(name)) for name in image.get("RepoTags") or ()]
             entries += [{**entry, "annotations": {REF_NAME: name}} for name in names] or [entry]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PlaceInvalid(f"{contents.title}: its manifest.json is not what docker save writes") from error
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
     (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}', encoding="utf-8")

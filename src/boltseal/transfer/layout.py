@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -57,20 +58,14 @@ class LayoutPlace:
 
     async def manifest(self, digest: Digest) -> Manifest:
         """From its blob. PlaceNotFound, ContentDamaged."""
-        path = self._path(digest)
-        with self._reading(f"manifest {digest.short}"):
-            if path.stat().st_size > MAX_MANIFEST_BYTES:
-                raise ContentDamaged(f"{self.title}: {digest.short} is too large for a manifest")
-            raw = path.read_bytes()
+        raw = self._document(self._path(digest), f"manifest {digest.short}")
         if Digest.of(raw, digest.algorithm) != digest:
             raise ContentDamaged(f"{self.title}: the bytes of manifest {digest.short} have another digest")
         return read_manifest(raw, self._type_of(digest), f"{self.title}: {digest.short}")
 
     async def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
         """From its file. PlaceNotFound, ContentDamaged."""
-        with self._reading(f"blob {descriptor.digest.short}"):
-            file = self._path(descriptor.digest).open("rb")
-        with file:
+        with self._opened(self._path(descriptor.digest), f"blob {descriptor.digest.short}") as file:
             async for piece in verified(file, descriptor, self.title):
                 yield piece
 
@@ -140,8 +135,7 @@ class LayoutPlace:
             yield
 
     def _index(self) -> dict[str, Any]:
-        with self._reading("index.json"):
-            raw = (self._folder / "index.json").read_bytes()
+        raw = self._document(self._folder / "index.json", "index.json")
         read_manifest(raw, OCI_INDEX, f"{self.title}: index.json")
         found: dict[str, Any] = json.loads(raw)
         found["manifests"] = found.get("manifests") or []
@@ -150,8 +144,7 @@ class LayoutPlace:
     def _entries(self) -> tuple[Descriptor, ...]:
         if not (self._folder / "oci-layout").exists():
             raise PlaceNotFound(f"{self.title}: there is no OCI image layout in this folder")
-        with self._reading("index.json"):
-            raw = (self._folder / "index.json").read_bytes()
+        raw = self._document(self._folder / "index.json", "index.json")
         return read_manifest(raw, OCI_INDEX, f"{self.title}: index.json").manifests
 
     def _type_of(self, digest: Digest) -> str | None:
@@ -159,6 +152,22 @@ class LayoutPlace:
 
     def _path(self, digest: Digest) -> Path:
         return self._folder / "blobs" / digest.algorithm / digest.hex
+
+    def _document(self, path: Path, what: str) -> bytes:
+        with self._opened(path, what) as file:
+            raw = file.read(MAX_MANIFEST_BYTES + 1)
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise ContentDamaged(f"{self.title}: {what} has more than {MAX_MANIFEST_BYTES // 2**20} MiB: not read")
+        return raw
+
+    def _opened(self, path: Path, what: str) -> IO[bytes]:
+        """A plain file of the layout, which may be anybody's: a pipe would keep us waiting for ever."""
+        with self._reading(what):
+            file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise PlaceInvalid(f"{self.title}: {what} is no plain file")
+        return file
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:

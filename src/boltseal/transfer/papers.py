@@ -13,7 +13,7 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -108,7 +108,8 @@ def replace_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         raise PlaceUnavailable(f"{path} can't be written: {error.strerror}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def check(path: Path, digest: Digest) -> Checked:
