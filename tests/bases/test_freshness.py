@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from boltseal.bases.changes import changes
@@ -27,6 +30,22 @@ from tests.bases.made import digest, facts
 NODE = Reference.parse("node:16.13")
 OLD, NEW = digest("old index"), digest("new index")
 IMAGE = facts("abX")
+
+
+INHERITED: dict[str, Any] = {
+    "folder": "/srv",
+    "volumes": ("/data",),
+    "health": '{"Test":["NONE"]}',
+    "stop_signal": "SIGQUIT",
+    "shell": ("/bin/bash",),
+    "on_build": ("RUN x",),
+}
+
+
+def inheriting(**settings: Any) -> Facts:
+    """A base with these settings."""
+    base = facts("ab", name=str(settings))
+    return replace(base, settings=replace(base.settings, **settings))
 
 
 def claim(built_on: Digest | None = OLD) -> Claim:
@@ -80,10 +99,11 @@ def test_the_same_layers_and_settings_built_anew_are_current() -> None:
         (facts("a"), "lost its uppermost layer"),
         (facts("ab", env={"V": "2"}), "other settings"),
         (facts("ab", user="app"), "other settings"),
+        *((inheriting(**{name: value}), "other settings") for name, value in INHERITED.items()),
     ],
 )
 def test_a_base_that_is_another_image_is_outdated(now: Facts, reason: str) -> None:
-    """Also one that only lost layers, or only changed ENV, CMD, USER or EXPOSE."""
+    """Also one that only lost layers, or only changed ENV, CMD, USER or EXPOSE, or what else a build inherits."""
     verdict = judged(facts("ab"), now)
 
     assert verdict.status is Status.OUTDATED
@@ -205,6 +225,13 @@ def test_what_changed_is_told_in_layers_sizes_and_settings() -> None:
     assert found.version.now == "16.13.2"
     assert found.revision is not None
     assert not found.lost_top
+
+
+def test_whatever_a_build_inherits_is_named_when_it_is_different() -> None:
+    """By the word of a Dockerfile."""
+    found = changes(facts("ab"), inheriting(**INHERITED)).settings
+
+    assert [one.what for one in found] == ["WORKDIR", "VOLUME", "HEALTHCHECK", "STOPSIGNAL", "SHELL", "ONBUILD"]
 
 
 def test_sizes_that_are_not_known_are_not_made_up() -> None:

@@ -152,6 +152,10 @@ def test_facts_are_read_of_a_config() -> None:
             "ExposedPorts": {"80/tcp": {}},
             "Labels": {"l": "v", NAME: "node"},
             "User": "app",
+            "Healthcheck": {"Test": ["CMD", "true"]},
+            "StopSignal": "SIGQUIT",
+            "Shell": ["/bin/bash", "-c"],
+            "OnBuild": ["RUN x"],
         },
         "history": [{"created_by": "ADD", "empty_layer": True}],
     }
@@ -164,8 +168,11 @@ def test_facts_are_read_of_a_config() -> None:
         ("sh",),
         ("80/tcp",),
     )
+    assert (found.settings.health, found.settings.stop_signal) == ('{"Test": ["CMD", "true"]}', "SIGQUIT")
+    assert (found.settings.shell, found.settings.on_build) == (("/bin/bash", "-c"), ("RUN x",))
     assert found.history[0].empty
     assert found.labels == {NAME: "node"}
+    assert read(b'{"config": {"Healthcheck": null}}').settings.health == ""
 
 
 BOMB = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"

@@ -72,6 +72,10 @@ def _settings(was: Facts, now: Facts) -> Iterator[Different]:
     yield from _differs("EXPOSE", " ".join(one.ports), " ".join(other.ports))
     yield from _differs("WORKDIR", one.folder, other.folder)
     yield from _differs("VOLUME", " ".join(one.volumes), " ".join(other.volumes))
+    yield from _differs("HEALTHCHECK", one.health, other.health)
+    yield from _differs("STOPSIGNAL", one.stop_signal, other.stop_signal)
+    yield from _differs("SHELL", " ".join(one.shell), " ".join(other.shell))
+    yield from _differs("ONBUILD", "; ".join(one.on_build), "; ".join(other.on_build))
 
 
 def _differs(what: str, was: str, now: str) -> Iterator[Different]:

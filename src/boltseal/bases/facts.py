@@ -65,6 +65,10 @@ class Settings:
     ports: tuple[str, ...]
     folder: str
     volumes: tuple[str, ...]
+    health: str = ""
+    stop_signal: str = ""
+    shell: tuple[str, ...] = ()
+    on_build: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,10 @@ class _Run(msgspec.Struct, rename="pascal"):
     exposed_ports: dict[str, object] | None = None
     volumes: dict[str, object] | None = None
     working_dir: str | None = None
+    healthcheck: msgspec.Raw = msgspec.Raw(b"null")
+    stop_signal: str | None = None
+    shell: list[str] | None = None
+    on_build: list[str] | None = None
     labels: dict[str, str] | None = None
 
 
@@ -185,6 +193,10 @@ def _settings(run: _Run) -> Settings:
         tuple(sorted(map(_short, run.exposed_ports or ()))),
         _short(run.working_dir or ""),
         tuple(sorted(map(_short, run.volumes or ()))),
+        "" if (health := bytes(run.healthcheck)) == b"null" else _short(health.decode("utf-8", "replace")),
+        _short(run.stop_signal or ""),
+        _words(run.shell),
+        _words(run.on_build),
     )
 
 
