@@ -86,3 +86,22 @@ def test_a_file_outside_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").symlink_to("/etc/passwd")
     with pytest.raises(DockerfileInvalid, match="leads out of the project"):
         read(tmp_path, Path("Dockerfile"), {}, None)
+
+
+def test_a_stage_that_a_variable_names_is_what_is_built_on(tmp_path: Path) -> None:
+    """By its default, or by the build argument."""
+    text = "ARG KIND=prod\nFROM alpine:3.20 AS prod\nFROM debian:12 AS dev\nFROM ${KIND}\n"
+
+    assert base(tmp_path, text) == "docker.io/library/alpine:3.20"
+    assert base(tmp_path, text, KIND="dev") == "docker.io/library/debian:12"
+
+
+def test_a_stage_that_is_another_on_every_platform_has_to_be_named(tmp_path: Path) -> None:
+    """No guess says on what it was built."""
+    text = "FROM alpine:3.20 AS on-amd64\nFROM debian:12 AS on-arm64\nFROM on-${TARGETARCH}\n"
+
+    with pytest.raises(
+        DockerfileInvalid, match=r"Dockerfile:3: .* is another stage on every platform; name one by --target"
+    ):
+        dockerfile(tmp_path, text)
+    assert base(tmp_path, text, "on-arm64") == "docker.io/library/debian:12"

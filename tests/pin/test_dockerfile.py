@@ -180,3 +180,35 @@ def test_a_mount_with_quotes_in_it_is_told_and_breaks_nothing(tmp_path: Path, mo
         [("RUN --mount=from", "? it is quoted inside the word, which is not evaluated here")],
     )
     assert (len(found) == 2) == ("from=" in mount)
+
+
+def test_a_copy_may_name_a_later_stage(tmp_path: Path) -> None:
+    """BuildKit knows all stages before it looks at what they copy; a FROM sees only those before it."""
+    text = "FROM alpine:3.20 AS a\nCOPY --from=nginx /x /x\nRUN --mount=from=NGINX,target=/y ls\nFROM nginx AS nginx\n"
+
+    assert names(found_in(written(tmp_path, {"Dockerfile": text}))) == [
+        ("FROM, stage a", "alpine:3.20"),
+        ("FROM, stage nginx", "nginx"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "base", ["${KIND}", "pro${END:-d}", "${NONE:-scratch}", "${KIND}-${TARGETARCH}", "PROD-$TARGETOS-x"]
+)
+def test_a_from_may_name_a_stage_by_variables(tmp_path: Path, base: str) -> None:
+    """What it says once they are filled in counts; what is another stage on every platform is no image either."""
+    text = f"ARG KIND=prod\nFROM alpine:3.20 AS prod\nFROM alpine:3.20 AS prod-amd64\nFROM scratch AS prod-linux-x\nFROM {base}\n"
+
+    assert [where for where, _ in names(found_in(written(tmp_path, {"Dockerfile": text})))] == [
+        "FROM, stage prod",
+        "FROM, stage prod-amd64",
+    ]
+
+
+def test_a_from_that_is_another_image_on_every_platform_is_still_told(tmp_path: Path) -> None:
+    """No stage goes by such a name."""
+    text = "FROM alpine:3.20 AS build-amd64\nFROM shop/base-${TARGETARCH}:1\n"
+
+    assert names(found_in(written(tmp_path, {"Dockerfile": text})))[1:] == [
+        ("FROM, stage 1", "? TARGETARCH is another image on every platform")
+    ]

@@ -29,9 +29,10 @@ def test_an_expression_is_not_evaluated(tmp_path: Path) -> None:
     """It is a site all the same, and says why it names nothing."""
     found = found_in(trap("actions_containers", tmp_path))
 
-    assert ("jobs.long.container.image", "? an expression (${{ }}) is known only when the workflow runs") in names(
-        found
-    )
+    assert (
+        "jobs.long.container.image",
+        "? an expression (${{ }}) is known only when the workflow runs; a file with one is left out by [lock] exclude",
+    ) in names(found)
 
 
 def test_images_and_services_of_a_pipeline(tmp_path: Path) -> None:
@@ -117,3 +118,57 @@ def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> Non
 
     assert [problem.line for problem in found.problems] == [152]
     assert "at most 150 patterns of at most 255 characters are followed" in found.problems[0].message
+
+
+def test_a_job_has_other_images_of_what_it_extends(tmp_path: Path) -> None:
+    """By its own variables, which win over those of the job that it extends, which win over the file's."""
+    text = """variables: {V: "1", KIND: slim}
+.base: {image: "ruby:$V-$KIND", services: ["redis:$V"]}
+.two: {extends: .base, variables: {V: "2"}}
+.later: {image: "node:$LATER"}
+default: {image: "alpine:$V"}
+plain: {script: [x]}
+old: {extends: .base}
+new: {extends: [.two], variables: {KIND: full}}
+other: {image: "php:8", extends: .two}
+main: {extends: .later, variables: {LATER: "22"}}
+third: {variables: {V: "3"}}
+"""
+    found = found_in(written(tmp_path, {".gitlab-ci.yml": text}))
+
+    assert sorted(names(found)) == [
+        (".base.image", "ruby:1-slim"),
+        (".base.services[0]", "redis:1"),
+        ("default.image", "alpine:1"),
+        ("main.image", "node:22"),
+        ("new.image", "ruby:2-full"),
+        ("new.services[0]", "redis:2"),
+        ("other.image", "php:8"),
+        ("other.services[0]", "redis:2"),
+        ("third.image", "alpine:3"),
+    ]
+
+
+def test_jobs_that_extend_each_other_end(tmp_path: Path) -> None:
+    """GitLab refuses such a file; here each is looked at once."""
+    text = "a: {extends: b, image: 'x:$V'}\nb: {extends: [a, b, none], variables: {V: '1'}}\n"
+
+    assert ("b.image", "x:1") in names(found_in(written(tmp_path, {".gitlab-ci.yml": text})))
+
+
+def test_jobs_that_have_too_many_images_of_each_other_are_told(tmp_path: Path) -> None:
+    """A thousand jobs with a thousand services of one would be a million references."""
+    services = ", ".join(f"'x{number}:$V'" for number in range(200))
+    jobs = "".join(f"j{number}: {{extends: .base, variables: {{V: '{number}'}}}}\n" for number in range(200))
+    found = found_in(written(tmp_path, {".gitlab-ci.yml": f".base: {{services: [{services}]}}\n{jobs}"}))
+
+    assert [problem.message for problem in found.problems] == [
+        "its jobs have more than 10000 images of each other: not read"
+    ]
+
+
+def test_an_input_of_a_pipeline_is_not_evaluated(tmp_path: Path) -> None:
+    """And is told as what it is."""
+    ((_, why),) = names(found_in(written(tmp_path, {".gitlab-ci.yml": 'a: {image: "ruby:$[[ inputs.v ]]"}\n'})))
+
+    assert why.startswith("? an input ($[[ ]]) is known only when the pipeline is made")

@@ -15,7 +15,7 @@ from typing import Final
 from boltseal.errors import Invalid, quote
 from boltseal.oci.digest import Digest
 from boltseal.pin.docker_lines import Instruction, Lines, read_lines
-from boltseal.pin.dockerfile import read_dockerfile
+from boltseal.pin.dockerfile import SEVERAL, based_on, read_dockerfile
 from boltseal.pin.source import Project, Source, Unreadable
 from boltseal.pin.values import Site
 
@@ -67,7 +67,7 @@ def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | No
     if found.problems:
         raise DockerfileInvalid(str(found.problems[0]))
     stages = [instruction for instruction in lines.instructions if instruction.name == "from"]
-    return Dockerfile(written.raw, source.text, found.sites, _base(source.path, stages, target, found.sites))
+    return Dockerfile(written.raw, source.text, found.sites, _base(source, stages, target, found.sites))
 
 
 def _with_args(source: Source, lines: Lines, build_args: Mapping[str, str]) -> Source:
@@ -90,7 +90,8 @@ def _with_args(source: Source, lines: Lines, build_args: Mapping[str, str]) -> S
     return source.with_text(text) if edits else source
 
 
-def _base(path: str, stages: list[Instruction], target: str | None, sites: tuple[Site, ...]) -> Site | None:
+def _base(source: Source, stages: list[Instruction], target: str | None, sites: tuple[Site, ...]) -> Site | None:
+    path = source.path
     if not stages:
         raise DockerfileInvalid(f"{path} has no FROM: it builds nothing")
     names = [_alias(stage) for stage in stages]
@@ -103,12 +104,14 @@ def _base(path: str, stages: list[Instruction], target: str | None, sites: tuple
                 f"{path} has no stage {quote(target)}; it has {', '.join(filter(None, names)) or 'none'}"
             )
         at = found[-1]
-    while True:
-        stands_on = stages[at].rest.words()[0].text.lower()
-        earlier = [number for number in range(at) if names[number] == stands_on]
-        if not earlier:
-            break
-        at = earlier[-1]
+    below = based_on(source)
+    while (stands_on := below[at]) is not None:
+        if stands_on == SEVERAL:
+            line, text = stages[at].line, stages[at].rest.words()[0].text
+            raise DockerfileInvalid(
+                f"{path}:{line}: {quote(text)} is another stage on every platform; name one by --target"
+            )
+        at = stands_on
     where = f"FROM, stage {names[at] or at}"
     return next((site for site in sites if site.where == where), None)
 

@@ -17,7 +17,9 @@ from boltseal.pin.values import Format, Found, Site
 from boltseal.pin.yaml_nodes import items, pairs, text_of
 
 _DOCKER: Final = "docker://"
-_EXPRESSION: Final = "an expression (${{ }}) is known only when the workflow runs"
+_EXPRESSION: Final = (
+    "an expression (${{ }}) is known only when the workflow runs; a file with one is left out by [lock] exclude"
+)
 
 
 def read_actions(source: Source, documents: Sequence[Node]) -> Found:

@@ -1,6 +1,7 @@
 """Dockerfiles: FROM, `COPY --from`, `RUN --mount=from`, `# syntax=`, and the same behind ONBUILD.
 
-Stages are not images: a FROM or `--from` that names one, or `scratch`, is no site. Variables are those of ARG before the
+Stages are not images: a FROM that names an earlier one once its variables are filled in, a `--from` that names any, or
+`scratch`, is no site. Variables are those of ARG before the
 first FROM, as they stand in the file; a build's own `--build-arg` is not known, and takes the pin away with the value.
 
 A digest goes to the end of the word; into a default of it (`${V:-16@sha256:...}`); or into the ARG's default, if nothing
@@ -29,6 +30,8 @@ MAX_DOCKERFILE_BYTES: Final = 1024 * 1024
 _PREDEFINED: Final = frozenset(
     f"{side}{part}" for side in ("BUILD", "TARGET") for part in ("PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT")
 )
+_ANY: Final = "*"
+MAX_UNKNOWN: Final = 3
 _TWICE: Final = "both Compose and the build fill in variables here, which is not evaluated"
 _BEHIND: Final = "what it names depends on a variable that other instructions use too, or that no default fills"
 
@@ -53,7 +56,7 @@ class _Use:
     where: str
     line: int
     platforms: tuple[str, ...] = ()
-    variables: bool = True
+    base: bool = True  # of a FROM, where variables are filled in, and where no later stage counts
 
 
 def read_dockerfile(source: Source) -> Found:
@@ -67,12 +70,26 @@ def read_dockerfile(source: Source) -> Found:
         return Found((), (error.problem,))
 
 
+SEVERAL: Final = -1
+
+
+def based_on(source: Source) -> tuple[int | None, ...]:
+    """For each FROM the number of the stage it stands on, None for an image or `scratch`. Unreadable.
+
+    SEVERAL where it is another stage on every platform (`build-${TARGETARCH}`).
+    """
+    reader = _Reader(source, read_lines(source))
+    reader.sites()
+    return tuple(reader.based)
+
+
 class _Reader:
     def __init__(self, source: Source, lines: Lines) -> None:
         self.source = source
         self.lines = lines
         self.args: dict[str, _Arg] = {}
-        self.stages: set[str] = set()
+        self.stages: dict[str, int] = {}
+        self.based: list[int | None] = []
         self.uses: list[_Use] = []
         self.redeclared: set[str] = set()
         self.used = Counter(_variables_of(lines))
@@ -82,7 +99,7 @@ class _Reader:
         syntax = self.lines.directives.get("syntax")
         if syntax is not None:
             word = syntax.words()[0]
-            self.uses.append(_Use(word, "syntax", self.source.line(word.start), variables=False))
+            self.uses.append(_Use(word, "syntax", self.source.line(word.start), base=False))
         stage = 0
         for instruction in self.lines.instructions:
             if instruction.name == "from":
@@ -93,8 +110,11 @@ class _Reader:
                     self.arg(word, in_stage=stage > 0)
             else:
                 for text, where in _other(instruction):
-                    if not text.text.isdecimal() and text.text.lower() not in self.stages:
-                        self.uses.append(_Use(text, where, self.source.line(text.start), variables=False))
+                    if not text.text.isdecimal():
+                        self.uses.append(_Use(text, where, self.source.line(text.start), base=False))
+        self.uses = [
+            use for use in self.uses if use.base or use.text.text.lower() not in self.stages or use.where == "syntax"
+        ]
         self.same.update(use.text.text for use in self.uses)
         return tuple(self.site(use) for use in self.uses)
 
@@ -133,11 +153,32 @@ class _Reader:
             raise Unreadable(self.source.path, instruction.line, "has a FROM that names nothing")
         alias = words[2].text.lower() if len(words) > 2 and words[1].text.lower() == "as" else None
         base = words[0]
-        if base.text.lower() not in self.stages and base.text != "scratch":
+        name = self.stands_on(base.text)
+        self.based.append(self.stage_named(name))
+        if self.based[-1] is None and name != "scratch":
             where = f"FROM, stage {alias or stage}"
             self.uses.append(_Use(base, where, self.source.line(base.start), _platforms(instruction)))
         if alias is not None:
-            self.stages.add(alias)
+            self.stages[alias] = stage
+
+    def stands_on(self, text: str) -> str:
+        """What a FROM names, as far as that is known; a star for what is another on every platform."""
+
+        def value(name: str) -> str | None:
+            return self.value(name) or (_ANY if name in _PREDEFINED else None)
+
+        try:
+            return fill(text, value, Dialect.DOCKERFILE).text
+        except NotFilled:
+            return text
+
+    def stage_named(self, name: str) -> int | None:
+        """The earlier stage that goes by a name; SEVERAL if it may be another on another platform."""
+        parts = [re.escape(part) for part in name.lower().split(_ANY)]
+        if 1 < len(parts) <= MAX_UNKNOWN:
+            like = re.compile(".+".join(parts))
+            return SEVERAL if any(like.fullmatch(stage) for stage in self.stages) else None
+        return self.stages.get(name.lower())
 
     def site(self, use: _Use) -> Site:
         text = use.text.text
@@ -146,7 +187,7 @@ class _Reader:
         try:
             if {"'", '"'} & set(text):
                 raise NotFilled("it is quoted inside the word, which is not evaluated here")
-            if not use.variables and "$" in text:
+            if not use.base and "$" in text:
                 raise NotFilled("variables are not filled in here by BuildKit; name a stage of a FROM instead")
             filled = fill(text, self.value, Dialect.DOCKERFILE)
             resolved, why = parsed(filled.text)

@@ -1,7 +1,9 @@
 """GitLab CI: `image` and `services` of the file, of `default` and of every job, each a text or a mapping with `name`.
 
-Variables come from the job's own `variables`, then from the file's; what a project sets elsewhere is not known. No digest
-is written into a variable: every script of the job could read it there. The prefix of GitLab's dependency proxy stands
+Variables come from the job's own `variables`, then from those that it extends, then from the file's; what a project sets
+elsewhere is not known. An image that a job has of another (`extends`, `default`) is a site of its own where the job's
+variables make another image of it; one of a hidden job that only those who extend it can name is none. No digest is
+written into a variable: every script of the job could read it there. The prefix of GitLab's dependency proxy stands
 for Docker Hub. `include: local` leads to more files of the project, whose
 jobs are read with their own variables only.
 """
@@ -16,10 +18,15 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from boltseal.pin.pieces import Dialect, Filled, NotFilled, behind, fill
 from boltseal.pin.references import digest_length, parsed
-from boltseal.pin.source import Source
+from boltseal.pin.source import Source, Unreadable
 from boltseal.pin.values import Format, Found, Site, Spot
-from boltseal.pin.yaml_nodes import content_end, items, pairs, span_of, text_of
+from boltseal.pin.yaml_nodes import Pairs, content_end, items, line_of, pairs, span_of, text_of
 
+MAX_EXTENDS: Final = 100
+MAX_INHERITED: Final = 10_000
+_INPUT: Final = (
+    "an input ($[[ ]]) is known only when the pipeline is made; a file with one is left out by [lock] exclude"
+)
 _PROXIES: Final = ("CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX", "CI_DEPENDENCY_PROXY_DIRECT_GROUP_IMAGE_PREFIX")
 _NO_JOBS: Final = frozenset({"image", "services", "variables", "include", "stages", "workflow", "cache", "spec"})
 _PROXY: Final = "\0"  # stands for the proxy's prefix while a text is filled in; no file holds it
@@ -30,14 +37,74 @@ def read_gitlab(source: Source, documents: Sequence[Node]) -> Found:
     sites: list[Site] = []
     for document in documents:
         keys = pairs(document)
-        everywhere = _variables(keys)
-        for node, where in _images(keys, ""):
-            sites.append(_site(source, node, where, everywhere))
-        for name, job in keys.items():
-            if name not in _NO_JOBS and isinstance(job, MappingNode):
-                here = {**everywhere, **_variables(pairs(job))}
-                sites.extend(_site(source, node, where, here) for node, where in _images(pairs(job), f"{name}."))
+        sites.extend(_Jobs(source, keys).sites())
     return Found(tuple(sites))
+
+
+class _Jobs:
+    """The jobs of a document: what each says, and what it has of those that it extends."""
+
+    def __init__(self, source: Source, keys: Pairs) -> None:
+        self.source = source
+        self.keys = keys
+        self.jobs = {
+            name: pairs(job) for name, job in keys.items() if name not in _NO_JOBS and isinstance(job, MappingNode)
+        }
+        self.inherited = 0
+
+    def sites(self) -> list[Site]:
+        everywhere = _variables(self.keys)
+        found = {id(node): _site(self.source, node, where, everywhere) for node, where in _images(self.keys, "")}
+        for name, job in self.jobs.items():
+            here = {**everywhere, **_variables(job)}
+            found |= {id(node): _site(self.source, node, where, here) for node, where in _images(job, f"{name}.")}
+        more = [site for name in self.jobs for site in self.by_way_of(name, everywhere, found)]
+        told = {site.span for site in more if site.resolved is not None}
+        own = (
+            site
+            for site in found.values()
+            if site.resolved is not None or site.span not in told or site.where[0] != "."
+        )
+        return [*own, *more]
+
+    def by_way_of(self, name: str, everywhere: dict[str, ScalarNode], found: dict[int, Site]) -> Iterator[Site]:
+        """What a job has of others, where it is another image there."""
+        if name.startswith(".") or name == "default":
+            return
+        lines = self.ancestors(name)
+        here = dict(everywhere)
+        for each in reversed(lines):
+            here |= _variables(each)
+        for key in ("image", "services"):
+            has = next(
+                (each[key] for each in (*lines, pairs(self.keys.get("default")), self.keys) if key in each), None
+            )
+            if has is None or key in lines[0]:
+                continue
+            for node, where in _images({key: has}, f"{name}."):
+                self.inherited += 1
+                if self.inherited > MAX_INHERITED:
+                    said = f"its jobs have more than {MAX_INHERITED} images of each other: not read"
+                    raise Unreadable(self.source.path, line_of(node), said)
+                site = _site(self.source, node, where, here) if "$" in node.value else None
+                if site is not None and id(node) in found and site.resolved not in (None, found[id(node)].resolved):
+                    yield site
+
+    def ancestors(self, name: str) -> list[Pairs]:
+        """A job and all that it extends, what counts more first; each once."""
+        lines: list[Pairs] = []
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting and len(seen) < MAX_EXTENDS:
+            each = waiting.pop()
+            if each in seen or each not in self.jobs:
+                continue
+            seen.add(each)
+            lines.append(self.jobs[each])
+            extends = self.jobs[each].get("extends")
+            named = [text_of(node) for node in items(extends) or [extends]]
+            waiting += [one for one in named if one]
+        return lines
 
 
 def included(documents: Sequence[Node]) -> list[ScalarNode]:
@@ -125,6 +192,8 @@ def _site(source: Source, node: ScalarNode, where: str, variables: dict[str, Sca
         resolved, why = parsed(filled.text.removeprefix(f"{_PROXY}/").strip())
     except NotFilled as error:
         why = str(error)
+    if "$[[" in node.value:
+        resolved, why = None, _INPUT
     spot, reason = (None, why) if resolved is None or filled is None else _spot(source, node, filled)
     return Site(
         path=source.path,
