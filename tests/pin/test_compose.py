@@ -384,3 +384,61 @@ def test_an_env_file_with_an_open_quote_is_a_problem(tmp_path: Path) -> None:
     root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:$TAG"}}\n', ".env": 'A=1\nTAG="2\n'})
 
     assert [str(problem) for problem in found_in(root).problems] == [".env:2: has a quote that nothing closes"]
+
+
+DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.20\nFROM shop/base:${TAG}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "more"),
+    [
+        ('{BASE: "node:22"}', [("services.web.build.args FROM, stage build", "node:22")]),
+        ("[BASE=node:$NODE]", [("services.web.build.args FROM, stage build", "node:22")]),
+        ("{BASE: node:20, TAG: '1', OTHER: x}", []),
+        ("{BASE: }", []),
+        ("[BASE]", []),
+        (
+            "{TAG: 2, BASE: '${X:?none}'}",
+            [
+                (
+                    "services.web.build.args FROM, stage build",
+                    "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+                ),
+                ("services.web.build.args FROM, stage 2", "shop/base:2"),
+            ],
+        ),
+    ],
+)
+def test_a_build_argument_makes_a_dockerfile_stand_on_another_image(
+    tmp_path: Path, args: str, more: list[tuple[str, str]]
+) -> None:
+    """What Compose builds on is then not what the Dockerfile says, which others may build as it is."""
+    text = f"services: {{web: {{build: {{context: ./app, args: {args}}}}}}}\n"
+    root = written(tmp_path, {"compose.yml": text, ".env": "NODE=22\n", "app/Dockerfile": DOCKERFILE})
+    found = names(found_in(root))
+
+    assert found[:3] == [
+        ("FROM, stage build", "node:20"),
+        ("FROM, stage 1", "alpine:3.20"),
+        ("FROM, stage 2", "shop/base:1"),
+    ]
+    assert sorted(found[3:]) == sorted(more)
+
+
+def test_an_image_of_a_build_argument_is_left_to_a_source_policy(tmp_path: Path) -> None:
+    """The argument's text is not edited: the Dockerfile may use it for other things."""
+    text = "services: {web: {build: {context: app, args: {BASE: node:22}}}}\n"
+    root = written(tmp_path, {"compose.yml": text, "app/Dockerfile": DOCKERFILE})
+
+    assert "compose.yml" not in shown(pinned(root))
+
+
+def test_too_many_build_arguments_are_told(tmp_path: Path) -> None:
+    """Each would have a Dockerfile read again."""
+    services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))
+    big = DOCKERFILE + "# " + "x" * 250_000 + "\n"
+    found = found_in(written(tmp_path, {"compose.yml": f"services:\n{services}", "Dockerfile": big}))
+
+    assert {problem.message for problem in found.problems} == {
+        "too many build arguments: what they make of Dockerfiles is not read"
+    }

@@ -162,7 +162,7 @@ def test_a_default_that_is_not_evaluated_is_not_taken_for_nothing(tmp_path: Path
     assert names(found_in(root)) == [
         (
             "FROM, stage 0",
-            "? the default of BASE is not evaluated here: it has quotes or escapes inside, or too many variables",
+            "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
         )
     ]
 

@@ -215,7 +215,7 @@ def test_a_path_with_a_nul_leads_nowhere(tmp_path: Path, name: str, content: str
                 + "".join(f"ARG A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 40))
                 + "FROM ${A39}\n"
             },
-            "the default of A39 is not evaluated here: it has quotes or escapes inside, or too many variables",
+            "what A39 is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
         ),
         (
             {

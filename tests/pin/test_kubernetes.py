@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from boltseal.pin.helm import OVERRIDDEN, OWN_DIGEST
 from boltseal.pin.scan import scan
-from tests.pin.projects import found_in, names, pinned, put, shown, trap, unpinned
+from tests.pin.projects import found_in, names, pinned, put, shown, trap, unpinned, written
+
+DIGEST = "sha256:" + "0" * 64
 
 
 def test_every_kind_of_workload_is_read(tmp_path: Path) -> None:
@@ -143,3 +148,66 @@ def test_a_digest_that_was_empty_is_empty_again(tmp_path: Path) -> None:
     put(root, unpinned(root))
 
     assert (root / "values.yaml").read_bytes() == before
+
+
+BASE_VALUES = (
+    "image: {repository: shop/app, tag: 1.4.2, digest: ''}\nother: {repository: shop/db, tag: '16', digest: ''}\n"
+)
+
+
+def test_values_that_are_laid_over_others_name_images_too(tmp_path: Path) -> None:
+    """The repository is that of values.yaml, and so is what it does not say."""
+    files = {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": "image:\n  tag: 1.5.0\n  digest: ''\n"}
+    root = written(tmp_path, files)
+
+    assert names(found_in(root)) == [
+        ("image", "shop/app:1.5.0"),
+        ("image", "shop/app:1.4.2"),
+        ("other", "shop/db:16"),
+    ]
+    assert shown(pinned(root)) == {
+        "values-prod.yaml": ["digest: 'DIGEST'"],
+        "values.yaml": [
+            "image: {repository: shop/app, tag: 1.4.2, digest: 'DIGEST'}",
+            "other: {repository: shop/db, tag: '16', digest: 'DIGEST'}",
+        ],
+    }
+
+
+@pytest.mark.parametrize("over", ["image: {tag: 1.5.0}\n", "image: {repository: shop/new, tag: 1.5.0}\n"])
+def test_no_digest_comes_to_stand_behind_the_tag_of_other_values(tmp_path: Path, over: str) -> None:
+    """`values-prod.yaml` would deploy the image of 1.4.2 as 1.5.0."""
+    root = written(tmp_path, {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": over})
+    edited = pinned(root)
+
+    assert shown(edited) == {
+        "values.yaml": ["other: {repository: shop/db, tag: '16', digest: 'DIGEST'}"],
+    }
+    assert {refusal.reason for refusal in edited.refusals} == {OWN_DIGEST, OVERRIDDEN}
+
+
+def test_a_digest_that_stands_behind_the_tag_of_other_values_is_seen(tmp_path: Path) -> None:
+    """Whoever put it there: what is deployed is what the digest says."""
+    base = BASE_VALUES.replace("''", f"'{DIGEST}'")
+    root = written(tmp_path, {"Chart.yaml": "", "values.yaml": base, "values-prod.yaml": "image: {tag: 1.5.0}\n"})
+
+    assert names(found_in(root))[0] == ("image", f"shop/app:1.5.0@{DIGEST}")
+
+
+def test_values_without_a_chart_are_read(tmp_path: Path) -> None:
+    """As a repository has them that deploys charts from elsewhere; what only the chart knows is noted."""
+    text = "image: {repository: shop/app, tag: 1.4.2}\nother: {repository: shop/db, tag: ''}\n"
+    found = found_in(written(tmp_path, {"prod/values.yaml": text}))
+
+    assert names(found) == [("image", "shop/app:1.4.2")]
+    assert [str(note) for note in found.notes] == [
+        'prod/values.yaml:2: "shop/db" has the tag of a chart that is not here'
+    ]
+    assert found.problems == ()
+
+
+def test_a_resource_in_a_file_called_values_is_one(tmp_path: Path) -> None:
+    """What it says of itself counts more than its name."""
+    text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n"
+
+    assert names(found_in(written(tmp_path, {"values.yaml": text}))) == [("Pod spec.containers[a].image", "nginx:1.25")]

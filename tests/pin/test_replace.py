@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,56 @@ def test_the_owner_of_a_file_stays(tmp_path: Path) -> None:
     replace_all(root, changes())
 
     assert ((root / "a/one.yml").stat().st_uid, (root / "a/one.yml").stat().st_gid) == (1234, 2345)
+
+
+def test_attributes_of_a_file_stay(tmp_path: Path) -> None:
+    """Such as an ACL, by which somebody else may read it."""
+    root = project(tmp_path)
+    os.setxattr(root / NAMES[0], "user.note", b"ours")
+    replace_all(root, changes())
+
+    assert os.getxattr(root / NAMES[0], "user.note") == b"ours"
+    assert os.listxattr(root / NAMES[1]) == []
+
+
+def test_a_second_name_keeps_the_old_text_and_is_told(tmp_path: Path) -> None:
+    """A copy of hard links is kept as it was; that nobody notices would be worse."""
+    root = project(tmp_path)
+    (root / "kept.yml").hardlink_to(root / NAMES[1])
+
+    assert replace_all(root, changes()) == (NAMES[1],)
+    assert (root / "kept.yml").read_bytes().endswith(b"old\r\n")
+    assert (root / NAMES[1]).read_bytes().endswith(b"new\r\n")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from boltseal.pin.replace import replace_all
+from boltseal.storage.durable import Disk
+from tests.pin.test_replace import changes
+
+class Killed(Disk):
+    calls = 0
+    def rename(self, old, new):
+        Killed.calls += 1
+        if Killed.calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().rename(old, new)
+
+replace_all(Path(sys.argv[1]), changes(), Killed())
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_killed_between_two_files_each_is_whole_and_the_same_again_completes_it(tmp_path: Path, at: int) -> None:
+    """Nothing is half; what is left beside them is of no use to anybody, and in nobody's way."""
+    root = project(tmp_path)
+    ended = subprocess.run([sys.executable, "-c", KILLED, root, str(at)], check=False)
+    there = [(root / name).read_bytes().partition(b": ")[2] for name in NAMES]
+    before = changes()
+    replace_all(root, [change for change in before if (root / change.path).read_bytes() == change.before.raw])
+
+    assert ended.returncode == -signal.SIGKILL
+    assert there == [b"new\r\n"] * (at - 1) + [b"old\r\n"] * (4 - at)
+    assert [(root / name).read_bytes().partition(b": ")[2] for name in NAMES] == [b"new\r\n"] * 3

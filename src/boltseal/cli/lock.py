@@ -186,7 +186,7 @@ def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: 
     added = {change.reference for change in changes if change.kind is ChangeKind.ADDED}
     for image in done.lock.images:
         _tell_image(answer, image, moved.get(image.reference), added=image.reference in added, whole=whole)
-    for change in changes:
+    for change in changes if whole else ():
         if change.kind is ChangeKind.REMOVED:
             _one(answer, "removed", change.reference, "no file names it any more")
     for one in done.unresolved:

@@ -169,7 +169,8 @@ def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, q
     if to_stdout:
         typer.echo("".join(_files(opened, edited)), nl=False)
     elif write:
-        replace_all(opened.asked.project.root, edited.changes)
+        for name in replace_all(opened.asked.project.root, edited.changes):
+            say(clean(f"boltseal: {name} has another name (a hard link), which keeps the old text"))
     elif not quiet:
         for change in edited.changes:
             for line in _difference(change):

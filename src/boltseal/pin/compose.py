@@ -1,6 +1,7 @@
 """Compose files: `services.*.image`, image volumes, hooks, `docker-image://` contexts, and Dockerfiles written inline.
 
-Only these places are looked at; `image:` inside `environment`, `command: |` or `configs.content` is text like any other.
+Only these places are looked at, and what `pin.build_arguments` makes of a Dockerfile; `image:` inside `environment`,
+`command: |` or `configs.content` is text like any other.
 Aliases, merge keys and `extends` lead to the scalar where the image really stands, which may be in another file of the
 project. Variables come from the `.env` beside the first file; for what is included, then from its `env_file`, or from the
 `.env` of its folder. What somebody's shell adds is not known.
@@ -21,6 +22,7 @@ from typing import Final, TypeAlias
 from yaml.nodes import Node, ScalarNode
 
 from boltseal.errors import quote
+from boltseal.pin.build_arguments import BuildArguments
 from boltseal.pin.dockerfile import read_inline
 from boltseal.pin.dotenv import Dotenv, Variables, parse_dotenv
 from boltseal.pin.pieces import Dialect, Filled, NotFilled, Piece, behind, fill, variables_in
@@ -96,6 +98,7 @@ class _Reader:
         self.uses: Counter[tuple[str, str]] = Counter()
         self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
         self.shown_env: set[str] = set()
+        self.arguments = BuildArguments(project)
         self.problems: list[Problem] = []
         self.sites: list[Site] = []
 
@@ -245,12 +248,16 @@ class _Reader:
         build = pairs(keys.get("build"))
         for where, node, prefix in _contexts(build.get("additional_contexts")):
             add(node, f"build.additional_contexts{where}", prefix)
+        values = self.variables(file.envs).get
+        self.take(self.arguments.read(file.source, _folder(file.at), f"services.{name}.build", build, values))
         inline = build.get("dockerfile_inline")
         if isinstance(inline, ScalarNode):
-            inner = read_inline(file.source, inline, f"services.{name}.build.dockerfile_inline")
-            self.sites.extend(inner.sites)
-            self.problems.extend(inner.problems)
+            self.take(read_inline(file.source, inline, f"services.{name}.build.dockerfile_inline"))
         return found
+
+    def take(self, found: Found) -> None:
+        self.sites.extend(found.sites)
+        self.problems.extend(found.problems)
 
     def is_built(self, file: _File, name: str) -> bool:
         """Whether a service has a `build`: its own, or in what it extends, or in the override that is always loaded."""
@@ -339,7 +346,8 @@ class _Reader:
             resolved, why = parsed(filled.text.removeprefix(place.prefix).strip())
             if resolved is None:
                 missing = [name for name in variables_in(written, Dialect.COMPOSE) if env.get(name) is None]
-                why = f"{why} ({', '.join(dict.fromkeys(missing))} not set in .env)" if missing else why
+                names = ", ".join(dict.fromkeys(missing))
+                why = f"{names} {'is' if len(set(missing)) == 1 else 'are'} not set in .env" if missing else why
             elif self.differs(place, filled.text):
                 resolved, why = (
                     None,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -59,13 +59,13 @@ class _Use:
     base: bool = True  # of a FROM, where variables are filled in, and where no later stage counts
 
 
-def read_dockerfile(source: Source) -> Found:
-    """The sites of a Dockerfile."""
+def read_dockerfile(source: Source, given: Mapping[str, str | None] | None = None) -> Found:
+    """The sites of a Dockerfile. `given`: what a build sets ARGs to; None where that is not known."""
     if len(source.raw) > MAX_DOCKERFILE_BYTES:
         problem = Unreadable(source.path, 0, f"is no Dockerfile: {len(source.raw)} bytes, at most 1 MiB").problem
         return Found((), (problem,))
     try:
-        return Found(_Reader(source, read_lines(source)).sites())
+        return Found(_Reader(source, read_lines(source), given or {}).sites())
     except Unreadable as error:
         return Found((), (error.problem,))
 
@@ -78,15 +78,16 @@ def based_on(source: Source) -> tuple[int | None, ...]:
 
     SEVERAL where it is another stage on every platform (`build-${TARGETARCH}`).
     """
-    reader = _Reader(source, read_lines(source))
+    reader = _Reader(source, read_lines(source), {})
     reader.sites()
     return tuple(reader.based)
 
 
 class _Reader:
-    def __init__(self, source: Source, lines: Lines) -> None:
+    def __init__(self, source: Source, lines: Lines, given: Mapping[str, str | None]) -> None:
         self.source = source
         self.lines = lines
+        self.given = given
         self.args: dict[str, _Arg] = {}
         self.stages: dict[str, int] = {}
         self.based: list[int | None] = []
@@ -123,6 +124,9 @@ class _Reader:
         if in_stage:
             self.redeclared.add(name)
             return
+        if name in self.given:
+            self.args[name] = _Arg(self.given[name], None, self.given[name] is not None)
+            return
         if not equals:
             self.args.setdefault(name, _Arg(None, None))
             return
@@ -143,7 +147,7 @@ class _Reader:
         found = self.args.get(name)
         if found is not None and not found.told:
             raise NotFilled(
-                f"the default of {name} is not evaluated here: it has quotes or escapes inside, or too many variables"
+                f"what {name} is set to is not evaluated here: it has quotes or escapes inside, or too many variables"
             )
         return None if found is None else found.value
 

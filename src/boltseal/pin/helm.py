@@ -4,22 +4,30 @@ A mapping is an image if it has a `repository` and a `tag`, `digest` or `registr
 `appVersion`. A digest goes into the `digest` that the values already have, empty or not: the chart then asks for it.
 Without one only the chart's templates could say where a digest may go; a tag often becomes a label too, which may hold
 no `@`, so such an image is left to an override.
+
+Other files of values beside a chart (`values-prod.yaml`) are laid over its `values.yaml`: a tag there is that of the
+repository here. A digest here would then stand behind the other tag, so there is none written where a tag is overridden
+without a digest of its own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 from yaml.nodes import Node, ScalarNode
 
+from boltseal.errors import quote
 from boltseal.pin.references import digest_length, parsed, scalar_site
 from boltseal.pin.source import Project, Source, Unreadable
-from boltseal.pin.values import Format, Found, Site, Spot
-from boltseal.pin.yaml_nodes import Path, compose, content_end, is_null, pairs, places, span_of, text_of
+from boltseal.pin.values import Format, Found, Problem, Site, Spot
+from boltseal.pin.yaml_nodes import Pairs, Path, compose, content_end, is_null, line_of, pairs, places, span_of, text_of
 
 NO_DIGEST: Final = 'these values have no `digest`; if the chart knows one, add `digest: ""` beside the tag'
+OVERRIDDEN: Final = 'a file of values beside it has another tag here: add `digest: ""` there too, or this digest would stand behind that tag'
+OWN_DIGEST: Final = 'the digest of the values below would stand behind this tag: add `digest: ""` beside it'
 _WHOLE: Final = frozenset({"image", "fullImageName"})
 _NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?")
 _COUNT: Final = re.compile(r"0|[1-9][0-9]{0,5}")
@@ -37,12 +45,40 @@ def app_version(project: Project, values: str) -> str | None:
     return text_of(pairs(documents[0]).get("appVersion")) if documents else None
 
 
-def read_values(source: Source, documents: Sequence[Node], begin: str = "", version: str | None = None) -> Found:
-    """The sites of a file of values, or of a part of one, whose place `begin` says. `version`: what an empty tag means."""
-    reader = _Reader(source, version)
+Laid: TypeAlias = "Mapping[str, Pairs]"
+"""What another file of values has, by place."""
+
+
+def laid_out(documents: Sequence[Node]) -> Laid:
+    """Every mapping of these values that may be an image or a part of one, by its place."""
+    found: dict[str, Pairs] = {}
+    for document in documents:
+        for node, at in places(document):
+            keys = pairs(node)
+            if {"repository", "digest", *_TAGS} & keys.keys():
+                found[str(at)] = keys
+    return found
+
+
+def read_values(
+    source: Source,
+    documents: Sequence[Node],
+    begin: str = "",
+    version: str | None = None,
+    *,
+    under: Laid | None = None,
+    over: Sequence[Laid] = (),
+    chart: bool = True,
+) -> Found:
+    """The sites of a file of values, or of a part of one, whose place `begin` says. `version`: what an empty tag means.
+
+    `under`: the values that these are laid over; `over`: those that are laid over these. Without a `chart` beside it an
+    empty tag is one of a chart that is elsewhere, which is noted.
+    """
+    reader = _Reader(source, version, under or {}, over, chart=chart)
     for document in documents:
         reader.read(document, begin)
-    return Found(tuple(reader.sites))
+    return Found(tuple(reader.sites), (), tuple(reader.notes))
 
 
 def digest_spot(source: Source, node: ScalarNode) -> Spot:
@@ -63,10 +99,14 @@ def misread(node: Node | None) -> str | None:
 
 
 class _Reader:
-    def __init__(self, source: Source, version: str | None) -> None:
+    def __init__(self, source: Source, version: str | None, under: Laid, over: Sequence[Laid], *, chart: bool) -> None:
         self.source = source
         self.version = version
+        self.under = under
+        self.over = over
+        self.chart = chart
         self.sites: list[Site] = []
+        self.notes: list[Problem] = []
         self.seen: set[int] = set()
 
     def read(self, root: Node, begin: str) -> None:
@@ -87,6 +127,9 @@ class _Reader:
             self.sites.append(scalar_site(self.source, node, Format.HELM, str(at)))
 
     def image(self, keys: dict[str, Node], at: Path) -> None:
+        below = self.under.get(str(at), {}) if self.under and {"digest", *_TAGS} & keys.keys() else {}
+        if text_of(below.get("repository")) and self.laid_over(keys, below, str(at)):
+            return
         repository = keys.get("repository")
         name = text_of(repository)
         tag_key = next((key for key in _TAGS if key in keys), None)
@@ -98,10 +141,25 @@ class _Reader:
             return
         self.split(keys, name, keys.get(tag_key) if tag_key else None, str(at))
 
-    def split(self, keys: dict[str, Node], name: str, tag_node: Node | None, where: str) -> None:
+    def laid_over(self, keys: Pairs, below: Pairs, where: str) -> bool:
+        """Take a part of an image whose other parts another file has; False where it is none."""
+        whole = {**below, **keys}
+        tag_key = next((key for key in _TAGS if key in keys), None) or next(
+            (key for key in _TAGS if key in below), None
+        )
+        name = text_of(whole["repository"]) or ""
+        shown = [node for key, node in keys.items() if key in {"digest", *_TAGS} and isinstance(node, ScalarNode)]
+        if ":" in name.rpartition("/")[2] or "@" in name or not shown:
+            return False
+        self.split(whole, name, whole.get(tag_key) if tag_key else None, where, shown[0])
+        if "digest" in below and "digest" not in keys and self.sites[-1].resolved is not None:
+            self.sites[-1] = replace(self.sites[-1], spot=None, override_only=OWN_DIGEST)
+        return True
+
+    def split(self, keys: Pairs, name: str, tag_node: Node | None, where: str, shown: ScalarNode | None = None) -> None:
         registry = text_of(keys.get("registry"))
         tag, digest = text_of(tag_node) or self.version, text_of(keys.get("digest"))
-        shown = next(
+        shown = shown or next(
             node for node in (tag_node, keys.get("digest"), keys["repository"]) if isinstance(node, ScalarNode)
         )
         written = "/".join(part for part in (registry, name) if part) + (f":{tag}" if tag else "")
@@ -109,10 +167,19 @@ class _Reader:
             written = f"{written.partition('@')[0]}@{digest}"
         resolved, why = parsed(written)
         if resolved is not None and resolved.tag is None and resolved.digest is None:
+            if not self.chart:
+                self.notes.append(
+                    Problem(
+                        self.source.path, line_of(shown), f"{quote(written)} has the tag of a chart that is not here"
+                    )
+                )
+                return
             resolved, why = None, "its tag is empty, and no Chart.yaml beside it says which version is meant"
         if (wrong := misread(tag_node)) is not None and resolved is not None:
             resolved, why = None, wrong
         spot, reason = (None, why) if resolved is None else self.spot(keys.get("digest"), tag_node)
+        if resolved is not None and resolved.digest is None and self.tag_is_overridden(where):
+            spot, reason = None, OVERRIDDEN
         self.sites.append(
             Site(
                 path=self.source.path,
@@ -127,6 +194,11 @@ class _Reader:
                 override_only=reason,
             )
         )
+
+    def tag_is_overridden(self, where: str) -> bool:
+        """Whether a file that is laid over this one has another image here, and no digest of its own."""
+        laid = (each.get(where, {}) for each in self.over)
+        return any({"repository", *_TAGS} & keys.keys() and "digest" not in keys for keys in laid)
 
     def spot(self, digest: Node | None, tag: Node | None) -> tuple[Spot | None, str | None]:
         written = text_of(tag) or ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from boltseal.pin.actions import read_actions
 from boltseal.pin.compose import read_compose
 from boltseal.pin.dockerfile import read_dockerfile
 from boltseal.pin.gitlab import included, read_gitlab, wildcards
-from boltseal.pin.helm import app_version, read_values
+from boltseal.pin.helm import Laid, app_version, laid_out, read_values
 from boltseal.pin.kubernetes import is_kubernetes, read_kubernetes
 from boltseal.pin.kustomize import read_kustomize
 from boltseal.pin.source import Project, Source, Unreadable
@@ -48,6 +49,8 @@ _COMPOSE: Final = re.compile(r"(?:docker-)?(?:compose|stack)(?:[.-].*)?\.ya?ml|.
 _KUSTOMIZE: Final = frozenset({"kustomization.yaml", "kustomization.yml", "Kustomization"})
 _GITLAB: Final = re.compile(r"(?:.+)?\.gitlab-ci\.ya?ml", re.DOTALL)
 _VALUES: Final = re.compile(r"values(?:[.-].*)?\.ya?ml|.+[.-]values\.ya?ml", re.DOTALL)
+_DEFAULT_VALUES: Final = "values.yaml"
+_MAY_BE_KUBERNETES: Final = frozenset({Format.GITHUB_ACTIONS, Format.HELM})
 _WORKFLOW: Final = re.compile(r"(?:.*/)?\.(?:github|gitea|forgejo)/workflows/[^/]+\.ya?ml", re.DOTALL)
 _ACTION: Final = re.compile(r"(?:.*/)?action\.ya?ml", re.DOTALL)
 _STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|json)", _ANY_NAME)
@@ -78,6 +81,7 @@ class _Scan:
         self.done: set[tuple[str, Format | None, str]] = set()
         self.files: list[tuple[str, str]] | None = None
         self.patterns: set[str] = set()
+        self.laid_out: dict[str, Laid] = {}
         self.sites: list[Site] = []
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
@@ -149,8 +153,8 @@ class _Scan:
             elif kind is not None:
                 source = self.project.read(name)
                 documents = compose(source)
-                if kind is Format.GITHUB_ACTIONS and any(is_kubernetes(document) for document in documents):
-                    kind = Format.KUBERNETES  # an `action.yaml` of somebody else's
+                if kind in _MAY_BE_KUBERNETES and any(is_kubernetes(document) for document in documents):
+                    kind = Format.KUBERNETES  # an `action.yaml` or `values.yaml` of somebody else's
                 self.take(self.structured(source, documents, kind))
             elif asked or self.may_be_kubernetes(name):
                 self.unnamed(self.project.read(name), asked=asked)
@@ -177,7 +181,7 @@ class _Scan:
 
     def kind(self, name: str) -> Format | None:
         """What a file is by its name."""
-        folder, _, last = name.rpartition("/")
+        last = name.rpartition("/")[2]
         if _DOCKERFILE.fullmatch(template_of(last) or last) and not last.lower().endswith(_ABOUT_DOCKERFILES):
             return Format.DOCKERFILE
         if _COMPOSE.fullmatch(last):
@@ -188,7 +192,7 @@ class _Scan:
             return Format.GITHUB_ACTIONS
         if _GITLAB.fullmatch(last):
             return Format.GITLAB_CI
-        if _VALUES.fullmatch(last) and self.project.has(f"{folder}/Chart.yaml" if folder else "Chart.yaml"):
+        if _VALUES.fullmatch(last):
             return Format.HELM
         return None
 
@@ -207,12 +211,34 @@ class _Scan:
             case Format.GITHUB_ACTIONS:
                 return read_actions(source, documents)
             case Format.HELM:
-                return read_values(source, documents, version=app_version(self.project, source.path))
+                return self.values(source, documents)
             case Format.GITLAB_CI:
                 self.follow(source, documents)
                 return read_gitlab(source, documents)
             case _:
                 return read_kubernetes(source, documents, self.crds)
+
+    def values(self, source: Source, documents: tuple[Node, ...]) -> Found:
+        """A file of values, with those that lie under it or over it beside the chart."""
+        folder, _, last = source.path.rpartition("/")
+        if not self.project.has(f"{folder}/Chart.yaml" if folder else "Chart.yaml"):
+            return read_values(source, documents, chart=False)
+        version = app_version(self.project, source.path)
+        if last != _DEFAULT_VALUES:
+            own = f"{folder}/{_DEFAULT_VALUES}" if folder else _DEFAULT_VALUES
+            under = self.laid(own) if self.project.has(own) else None
+            return read_values(source, documents, version=version, under=under)
+        there = sorted(path.name for path in (self.project.root / folder).glob("*.y*ml"))
+        names = [f"{folder}/{name}" if folder else name for name in there if _VALUES.fullmatch(name) and name != last]
+        return read_values(source, documents, version=version, over=[self.laid(name) for name in names])
+
+    def laid(self, name: str) -> Laid:
+        """What a file of values has; nothing of one that can't be read, which is told when its turn comes."""
+        if name not in self.laid_out:
+            self.laid_out[name] = {}
+            with suppress(Unreadable):
+                self.laid_out[name] = laid_out(compose(self.project.read(self.project.name(name))))
+        return self.laid_out[name]
 
     def follow(self, source: Source, documents: tuple[Node, ...]) -> None:
         for node in included(documents):

@@ -98,7 +98,8 @@ class Project:
         real = os.path.realpath(os.path.join(self._base, base, shown))  # noqa: PTH118 - thousands of times
         inside = self._base.rstrip("/") + "/"
         if real != self._base and not real.startswith(inside):
-            raise Unreadable(shown, 0, f"leads out of the project, to {quote(real)}: not read")
+            said = f"leads out of the project, to {quote(real)}: not read; --project names a folder that holds both"
+            raise Unreadable(shown, 0, said)
         name = self._names[shown, base] = real[len(inside) :] or "."
         return name
 
