@@ -102,7 +102,7 @@ class _Jobs:
             seen.add(each)
             lines.append(self.jobs[each])
             extends = self.jobs[each].get("extends")
-            named = [text_of(node) for node in items(extends) or [extends]]
+            named = [text_of(node) for node in items(extends)] or [text_of(extends)]
             waiting += [one for one in named if one]
         return lines
 
