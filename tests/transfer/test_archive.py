@@ -7,16 +7,19 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
 from boltseal.transfer.compare import Sameness, compare, read_side
 from boltseal.transfer.copy import Copier
-from boltseal.transfer.holders import ContentDamaged, PlaceInvalid, PlaceNotFound, TagTaken
+from boltseal.transfer.holders import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable, TagTaken
 from tests.images import image, index
+from tests.small_disk import small_disk
 from tests.transfer.ends import layout
 from tests.transfer.shelf import Shelf
 
@@ -200,3 +203,38 @@ async def test_an_index_of_a_layout_that_is_too_large_is_not_read(tmp_path: Path
 
     with pytest.raises(ContentDamaged, match=r"index\.json has more than 8 MiB"):
         await layout(tmp_path).resolve(None)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("there", ["pipe", "link"])
+def test_an_archive_takes_the_place_of_no_device_and_no_link(tmp_path: Path, there: str, force: bool) -> None:
+    """Root that says /dev/null or /dev/stdout would have no such device any more."""
+    path = tmp_path / "x.tar"
+    if there == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("gone")
+    before = path.lstat()
+
+    with pytest.raises((PlaceInvalid, TagTaken), match=r"is no plain file|there already"):
+        ArchiveTarget(path, force=force)
+
+    assert path.lstat() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+async def test_a_disk_that_is_full_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    """However much of it was written."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield bytes(2**20)
+
+    with small_disk(tmp_path / "small", "size=2m") as folder:
+        target = ArchiveTarget(folder / "x.tar")
+        with pytest.raises(PlaceUnavailable, match="can't be written: No space left"):
+            await target.put_blob(Descriptor("a/b", Digest.of(bytes(2**22)), 2**22), body)
+        await target.close(complete=False)
+
+        assert list(folder.iterdir()) == []

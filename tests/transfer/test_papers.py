@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.transfer import papers
-from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.holders import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable
 from boltseal.transfer.layout import LayoutPlace
 from tests.images import Document, artifact, image, index
 
@@ -128,3 +129,20 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
         papers.replace_bytes(tmp_path / "nowhere/app", b"")
     with pytest.raises(PlaceNotFound):
         papers.check(tmp_path / "app.oci", Digest.parse(APP.digest))
+
+
+@pytest.mark.parametrize("there", ["pipe", "link", "folder"])
+def test_a_receipt_takes_the_place_of_plain_files_alone(tmp_path: Path, there: str) -> None:
+    """Root that says `-o /dev/null` would have no such device any more."""
+    path = tmp_path / "x"
+    if there == "link":
+        path.symlink_to("gone")
+    else:
+        (os.mkfifo if there == "pipe" else os.mkdir)(path)
+    before = path.lstat()
+
+    with pytest.raises(PlaceInvalid, match="is no plain file"):
+        papers.replace_bytes(path, b"x")
+
+    assert path.lstat() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -14,6 +14,7 @@ followed by name, nothing else is. Writing goes to a file beside the archive, wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import json
@@ -42,6 +43,7 @@ from boltseal.transfer.holders import (
     PlaceNotFound,
     PlaceUnavailable,
     TagTaken,
+    check_replaceable,
 )
 from boltseal.transfer.layout import LayoutPlace
 
@@ -214,6 +216,7 @@ class ArchiveTarget:
         self.title = title or f"docker-archive:{archive}"
         if archive.exists() and not force:
             raise TagTaken(f"{archive} is there already; choose another file, or say --force to replace it")
+        check_replaceable(archive)
         self._archive = archive
         try:
             handle, name = tempfile.mkstemp(prefix=f".{archive.name}-", dir=archive.parent)
@@ -235,10 +238,10 @@ class ArchiveTarget:
         async with self._writing:
             if descriptor.digest in self._held:
                 return Moved.PRESENT
-            await asyncio.to_thread(self._file.write, _header(_path(descriptor.digest), descriptor.size))
+            await asyncio.to_thread(self._write, _header(_path(descriptor.digest), descriptor.size))
             async for piece in body():
-                await asyncio.to_thread(self._file.write, piece)
-            self._file.write(_padding(descriptor.size))
+                await asyncio.to_thread(self._write, piece)
+            self._write(_padding(descriptor.size))
             self._held.add(descriptor.digest)
         return Moved.SENT
 
@@ -252,12 +255,18 @@ class ArchiveTarget:
         if name is not None:
             self._named.append((name, digest))
 
+    def _write(self, piece: bytes) -> None:
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            raise PlaceUnavailable(f"{self.title} can't be written: {error.strerror}") from error
+
     async def close(self, *, complete: bool) -> None:
         """Write the lists and put the archive in its place; what is not complete is taken away."""
         try:
             if complete:
                 self._lists()
-                self._file.write(b"\0" * 2 * tarfile.BLOCKSIZE)
+                self._write(b"\0" * 2 * tarfile.BLOCKSIZE)
                 self._file.flush()
                 await asyncio.to_thread(os.fsync, self._file.fileno())
                 self._arriving.chmod(0o644)
@@ -265,7 +274,8 @@ class ArchiveTarget:
         except OSError as error:
             raise PlaceUnavailable(f"{self.title} can't be written: {error.strerror}") from error
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+                self._file.close()
             self._arriving.unlink(missing_ok=True)
 
     def _lists(self) -> None:
@@ -301,7 +311,7 @@ class ArchiveTarget:
         return next((self._manifests[child.digest] for child in fitting or children), None)
 
     def _member(self, name: str, content: bytes) -> None:
-        self._file.write(_header(name, len(content)) + content + _padding(len(content)))
+        self._write(_header(name, len(content)) + content + _padding(len(content)))
 
 
 def _path(digest: Digest) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
+from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol
 
 from boltseal.errors import Invalid, NotFound, SealedPut, Unavailable
@@ -38,6 +40,16 @@ class PlaceUnavailable(Unavailable):
 
 class TagTaken(SealedPut):
     """The name means another image there, and was not to be overwritten."""
+
+
+def check_replaceable(path: Path) -> None:
+    """Whether a new file may take this place: a plain file's, or nothing's. A device or a link would be lost. PlaceInvalid."""
+    try:
+        found = path.lstat()
+    except OSError:  # what writes there will say why it can't
+        return
+    if not S_ISREG(found.st_mode):
+        raise PlaceInvalid(f"{path} is no plain file, and a new one would take its place; name another file")
 
 
 class Moved(StrEnum):

@@ -26,7 +26,7 @@ from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, MANIFEST_TYPES, OCI_CONFIG, OCI_INDEX
-from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, PlaceUnavailable, Source
+from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, PlaceUnavailable, Source, check_replaceable
 
 MAX_PAPER_BYTES: Final = 8 * 1024 * 1024
 MAX_PAPERS: Final = 2_000
@@ -97,7 +97,8 @@ def write(path: Path, papers: Mapping[Digest, bytes], digest: Digest, media_type
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Put a file into its place, in place of what was there. PlaceUnavailable."""
+    """Put a file into its place, in place of what was there. PlaceInvalid, PlaceUnavailable."""
+    check_replaceable(path)
     beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
     try:
         with beside.open("xb") as file:
