@@ -376,6 +376,31 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
     assert code == 130
 
 
+@pytest.mark.slow
+async def test_a_host_on_which_nothing_runs_is_told_of_once(fake: FakeEngine, tmp_path: Path) -> None:
+    """However often it is looked at; what starts there later is news."""
+    async with fake.listening(tmp_path) as address:
+        process = await asyncio.create_subprocess_exec(
+            *_boltseal("running", "--offline", "--watch", "1", "--host", str(address)),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=program.clean_environment({"PYTHONUNBUFFERED": "1"}),
+        )
+        assert process.stdout is not None
+        while fake.asked.count("GET containers/json") < 3:  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(0.05)
+        fake.container("web", NAME, fake.image("app", NAME))
+        later = b"".join([await process.stdout.readline() for _ in range(4)]).decode()
+        process.send_signal(2)
+        _, err = await process.communicate()
+
+    assert later.startswith("-- 20")
+    assert "  web  since" in later
+    assert err.decode().count("0 containers; times are UTC") == 1
+    assert "1 container;" not in err.decode()
+
+
 @pytest.mark.real
 async def test_a_cluster(tmp_path: Path) -> None:
     """As any host: by kubectl, and against the same lock."""

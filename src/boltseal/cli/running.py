@@ -65,10 +65,11 @@ def running(
     where = Where(tuple(host or ()), compose, kube, namespace)
     reach = None if offline else Reach(plain_http, ca_file, anonymous)
     known: _Known = {}
+    said: set[str] = set()
     while True:
         try:
             with Answer("running", as_json=as_json) as answer:
-                _once(answer, where, reach, allow or [], project, known)
+                _once(answer, where, reach, allow or [], project, known, said)
         except typer.Exit:
             if watch is None:
                 raise
@@ -79,12 +80,14 @@ def running(
         time.sleep(watch)
 
 
-def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], project: Path, known: _Known) -> None:
+def _once(
+    answer: Answer, where: Where, reach: Reach | None, allow: list[str], project: Path, known: _Known, said: set[str]
+) -> None:
     from boltseal.cli.running_text import blocks
     from boltseal.fleet.rows import rows as rows_of
     from boltseal.lockfile.format import time_text
 
-    looked, lock, first = look(where), read_locked(project), not known
+    looked, lock, first = look(where), read_locked(project), not said
     told = told_of(reach, allow, looked.seen, lock)
     rows = with_releases(rows_of(looked.seen, lock, told))
     for row in rows:
@@ -101,8 +104,7 @@ def _once(answer: Answer, where: Where, reach: Reach | None, allow: list[str], p
         print_line(line)
     for name in gone:
         print_line(f"{name} runs no more")
-    if first:
-        _talk(looked, rows, has_lock=lock is not None)
+    _talk(looked, rows, said, has_lock=lock is not None and first)
 
 
 def _changes(rows: Sequence[Row], known: _Known, failed: set[str]) -> tuple[list[Row], list[str]]:
@@ -124,11 +126,15 @@ def _changes(rows: Sequence[Row], known: _Known, failed: set[str]) -> tuple[list
     return changed, gone
 
 
-def _talk(looked: Looked, rows: Sequence[Row], *, has_lock: bool) -> None:
-    """What the blocks do not say."""
+def _talk(looked: Looked, rows: Sequence[Row], said: set[str], *, has_lock: bool) -> None:
+    """What the blocks do not say, of each host and for each reason once: `said` are those that were told before."""
     for host in looked.hosts:
-        say(f"{clean(host.name)}: {clean(host.kind)}: {counted(len(host.seen), 'container')}; times are UTC")
+        if host.name not in said:
+            say(f"{clean(host.name)}: {clean(host.kind)}: {counted(len(host.seen), 'container')}; times are UTC")
     for reason in dict.fromkeys(row.unasked for row in rows if row.unasked):
-        say(f"could not ask: {clean(reason)}")
+        if reason not in said:
+            say(f"could not ask: {clean(reason)}")
+    said.update(host.name for host in looked.hosts)
+    said.update(row.unasked for row in rows)
     if has_lock and rows:
         say(counts(rows, lambda row: "" if row.verdict is None else str(row.verdict.standing)))
