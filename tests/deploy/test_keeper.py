@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from boltseal.client.kept import Kept
-from boltseal.deploy.keeper import RAN_US, LetGo, Policy, Standing
+from boltseal.deploy.keeper import RAN_US, KeepTagsTaken, LetGo, Policy, Standing
 from boltseal.deploy.pull import Brought, Wanted
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage
 from boltseal.oci.digest import Digest
@@ -244,6 +244,24 @@ async def test_twelve_digits_that_collide(classic: Hosting) -> None:
     assert brought.kept is not None
     assert brought.kept.tag == f"boltseal-keep-{old.hex}"
     assert classic.meaning(keep_name(old)) == other
+
+
+async def test_a_third_image_of_one_index_takes_no_tag_away(classic: Hosting) -> None:
+    """Images for other machines have the same digest of their registry: the ID tells them apart; no tag at all is told."""
+    old, _ = classic.publish("one"), await classic.puller().bring(WANTED)
+    id_ = classic.id_of(old)
+    of_digest = [f"{APP.name}:boltseal-keep-{old.hex[:digits]}" for digits in (12, 64)]
+    of_id = [f"{APP.name}:boltseal-keep-{id_.hex[:digits]}" for digits in (12, 64)]
+    others = [classic.fake.image(f"for another machine {name}", name) for name in of_digest]
+    third = await classic.keeper.keep(APP, await classic.host.engine.image(APP))
+    await classic.host.engine.untag(third.keep_name)
+    others += [classic.fake.image(f"somebody's {name}", name) for name in of_id]
+    with pytest.raises(KeepTagsTaken, match="take one away"):
+        await classic.keeper.keep(APP, await classic.host.engine.image(APP))
+
+    assert str(third.keep_name) == of_id[0]
+    assert [classic.fake.images[each]["RepoTags"] for each in others] == [[name] for name in (*of_digest, *of_id)]
+    assert classic.meaning() == id_
 
 
 async def test_what_is_listed(shop: Hosting) -> None:

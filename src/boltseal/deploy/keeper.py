@@ -23,7 +23,7 @@ from typing import Final
 
 from boltseal.client.kept import Held, Kept
 from boltseal.deploy.host import Host
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, Precondition
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.lockfile.running import KEEP_PREFIX
 from boltseal.oci.digest import Digest
@@ -55,6 +55,10 @@ class Policy:
         counted = self.keep is None or place >= self.keep
         aged = self.for_us is None or now_us >= kept.kept_us + self.for_us
         return counted and aged
+
+
+class KeepTagsTaken(Precondition):
+    """Other images have all tags that could keep one, and none of them is taken from its image."""
 
 
 class Standing(StrEnum):
@@ -254,12 +258,20 @@ class Keeper:
         return kept
 
     async def _free_tag(self, name: Reference, digest: Digest, image: Digest) -> Tag:
-        """A keep tag that no other image has: of twelve digits, or of all where somebody has made twelve collide."""
-        for tag in (keep_tag(digest), Tag(KEEP_PREFIX + digest.hex[:64])):
-            there = await self.host.image(Reference(name.registry, name.repository, tag))
-            if there is None or there.id == image:
-                return tag
-        return tag  # all digits of another image's: whoever put it there did not mean to keep
+        """A keep tag that no other image has. KeepTagsTaken.
+
+        Of twelve digits of its digest, or of all, where somebody has made twelve collide; of its ID where other images have
+        those, such as those for other machines, which one index's digest is the digest of, too.
+        """
+        for of in dict.fromkeys((digest, image)):
+            for tag in (keep_tag(of), Tag(KEEP_PREFIX + of.hex[:64])):
+                there = await self.host.image(Reference(name.registry, name.repository, tag))
+                if there is None or there.id == image:
+                    return tag
+        raise KeepTagsTaken(
+            f"{name.familiar()} can't be kept: {Reference(name.registry, name.repository, tag).familiar()}, and every other keep "
+            "tag that it could have, stands on another image; take one away, and pull again: the name means what it meant"
+        )
 
     def _holds(self) -> dict[Digest, set[str]]:
         found: dict[Digest, set[str]] = {}
