@@ -182,3 +182,41 @@ def test_without_git_it_can_not_be_told(repository: Path, monkeypatch: pytest.Mo
 def test_the_source_is_an_address_for_everybody_and_holds_no_secret(origin: str, source: str) -> None:
     """A label is public, for ever."""
     assert public_source(origin) == source
+
+
+@pytest.mark.parametrize("kind", ["clean", "process"])
+def test_a_filter_of_the_repository_is_not_run(repository: Path, kind: str) -> None:
+    """Its configuration came with it, as that of an archive does; a file of another time makes git look at contents."""
+    git(repository, "config", f"filter.Evil.{kind}", f"touch {repository}/.git/ran; cat")
+    git(repository, "config", "filter.Evil.required", "true")
+    (repository / ".git/info").mkdir(exist_ok=True)
+    (repository / ".git/info/attributes").write_text("*.py filter=Evil\n")
+    os.utime(repository / "app.py", (1, 1))
+
+    assert git_state(repository).dirt is None
+    assert not (repository / ".git/ran").exists()
+
+
+def test_a_filter_whose_name_can_not_be_passed_over_ends_it(repository: Path) -> None:
+    """Nothing is asked rather than something run."""
+    git(repository, "config", "filter.a=b.clean", f"touch {repository}/.git/ran; cat")
+
+    with pytest.raises(GitFailed, match="names a filter"):
+        git_state(repository)
+    assert not (repository / ".git/ran").exists()
+
+
+def test_a_filter_of_the_person_at_the_machine_is_theirs(repository: Path) -> None:
+    """As that for large files is, without which each of them would seem changed."""
+    git(repository, "config", "--global", "filter.big.clean", "sed s/2/1/")
+    (repository / "app.py").write_text("print(2)\n")
+    (repository / ".git/info").mkdir(exist_ok=True)
+    (repository / ".git/info/attributes").write_text("*.py filter=big\n")
+
+    assert git_state(repository).dirt is None
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """And not git, which can't be run in it."""
+    with pytest.raises(NotGit, match="there is no such folder"):
+        git_state(tmp_path / "none")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from boltseal.pin.compose_project import ComposeProjectInvalid, compose_project
+from boltseal.pin.source import MAX_FILE_BYTES
 from tests.programs import program
 
 
@@ -99,8 +101,10 @@ def test_no_file(tmp_path: Path) -> None:
         compose_project(tmp_path)
 
 
-def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     """Is not read to its end."""
-    monkeypatch.setattr("boltseal.pin.compose_project.MAX_FILE_BYTES", 10)
-    with pytest.raises(ComposeProjectInvalid, match="more than 10 bytes"):
-        compose_project(written(tmp_path / "shop", ONE))
+    file = written(tmp_path / "shop", ONE)
+    os.truncate(file, MAX_FILE_BYTES + 1)
+
+    with pytest.raises(ComposeProjectInvalid, match=f"more than {MAX_FILE_BYTES} bytes"):
+        compose_project(file)

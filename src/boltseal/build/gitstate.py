@@ -1,7 +1,7 @@
 """What git says of a folder: its nearest tag and commit, what differs from that, and where it came from. By the git program.
 
 Asking changes nothing there, not even git's own index. Nothing that git could be told to run by the repository's own
-configuration is run for asking: no hooks, no file system monitor, no external diff. What is dirty is hashed from the files
+configuration is run for asking: no hooks, no file system monitor, no filter, no external diff. What is dirty is hashed from the files
 themselves, so the same changes give the same hash on every machine.
 """
 
@@ -98,7 +98,10 @@ def _path(path: str) -> str:
 
 def _dirt(root: Path, nested: int = 0) -> str | None:
     """A hash of every file that is not as the commit has it: changed, added, taken away; what is ignored does not count."""
-    listed = _git(root, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", strip=False)
+    filters = _without_filters(root)
+    listed = _git(
+        root, *filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", strip=False
+    )
     if listed is None:
         raise GitFailed(f"git can't tell what has changed in {root}")
     paths = sorted({entry[3:] for entry in listed.split("\0") if entry})
@@ -109,6 +112,30 @@ def _dirt(root: Path, nested: int = 0) -> str | None:
         name, content = os.fsencode(path), _content(root / path, nested)
         hasher.update(b"%d %s %d %s\n" % (len(name), name, len(content), content))
     return hasher.hexdigest()
+
+
+def _without_filters(root: Path) -> tuple[str, ...]:
+    """What keeps git from running the filters that the repository itself names; those of the user are the user's. GitFailed."""
+    listed = _git(
+        root,
+        "config",
+        "--show-scope",
+        "-z",
+        "--name-only",
+        "--get-regexp",
+        r"^filter\..*\.(clean|process)$",
+        strip=False,
+    )
+    said = (listed or "").split("\0")
+    found: list[str] = []
+    for scope, name in zip(said[::2], said[1::2], strict=False):
+        if scope in ("local", "worktree"):
+            if "=" in name:  # which can't be given by -c
+                raise GitFailed(
+                    f"{quote(str(root))}: its configuration names a filter {quote(name)}, which would be run: not asked"
+                )
+            found += ("-c", f"{name}=", "-c", f"{name.rpartition('.')[0]}.required=false")
+    return tuple(found)
 
 
 def _content(path: Path, nested: int) -> bytes:
@@ -146,6 +173,8 @@ def _git(folder: Path, *arguments: str, strip: bool = True) -> str | None:
             check=False,
         )
     except FileNotFoundError as error:
+        if not folder.is_dir():
+            raise NotGit(f"{quote(str(folder))}: there is no such folder") from error
         raise GitFailed(f"git can't be run in {quote(str(folder))}: is it installed?") from error
     except OSError as error:
         raise GitFailed(f"git can't be run in {quote(str(folder))}: {error.strerror}") from error
