@@ -29,6 +29,7 @@ import msgspec
 
 from boltseal.errors import Invalid, quote
 from boltseal.oci.digest import Digest
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Reference
 
 MAX_REASON: Final = 500
@@ -350,8 +351,8 @@ def cloud_event(event: Event, *, id_: str, source: str, time_us: int) -> bytes:
 def parse_cloud_event(raw: bytes) -> CloudEvent:
     """Read back what `cloud_event` wrote. EventInvalid."""
     try:
-        return msgspec.json.decode(raw, type=CloudEvent)
-    except ValueError as error:  # of msgspec, or of the UTF-8 decoder below it
+        return decode(raw, CloudEvent)
+    except ValueError as error:
         raise EventInvalid(f"not an event: {error}") from error
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 10.0
 ATTEMPTS: Final = 2
 PATIENCE_S: Final = 1.0
+WHOLE_S: Final = 30.0
+"""How long a document may take to come whole, however steadily it drips."""
 PUSH_TIMEOUT_S: Final = 300.0
 """How long upstream may take to store a blob that it was sent."""
 
@@ -72,9 +74,10 @@ def build_mirror(
     mirror = Mirror(
         upstreams,
         tags,
+        limits,
         registry,
         store,
-        Relay(database, registry.pulls, clock),
+        Relay(database, registry.pulls, limits, clock),
         turns,
         Uses(database, clock, read_only),
         clock=clock,
@@ -90,6 +93,7 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
         plain_http=frozenset({terms.authority}) if terms.plain_http else frozenset(),
         ca_file=None if terms.ca_file is None else Path(terms.ca_file),
         timeout_s=TIMEOUT_S,
+        whole_s=WHOLE_S,
         attempts=ATTEMPTS,
         patience_s=PATIENCE_S,
         reach=Reach(_home(terms), terms.allow_redirects_to),
@@ -97,7 +101,7 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
     login = OneLogin(terms.authority, _login(terms))
     if not terms.push:
         return Upstream.over(terms, Transport(login, options))
-    patient = replace(options, timeout_s=PUSH_TIMEOUT_S)
+    patient = replace(options, timeout_s=PUSH_TIMEOUT_S, whole_s=PUSH_TIMEOUT_S)
     return Upstream.over(terms, Transport(login, options), Transport(login, patient))
 
 

@@ -65,7 +65,8 @@ class Notifier:
         self._thread = threading.Thread(target=self._run, name="boltseal-notify", daemon=True)
 
     def start(self) -> None:
-        """From now on somebody is told."""
+        """From now on somebody is told; also of what happens before the thread comes to it."""
+        self.dispatcher.begin()
         self._thread.start()
 
     def close(self) -> None:

@@ -125,7 +125,9 @@ async def test_what_is_no_record_is_refused_and_leaves_nothing(
     assert len(await entries(pushed)) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"kind":"built"}', b"x" * 70_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b"\xff", b'{"kind":"built"}', b"x" * 70_000, b'{"x":' + b"[" * 60_000]
+)
 async def test_a_body_that_is_none_is_refused(pushed: httpx2.AsyncClient, body: bytes) -> None:
     """Whatever it holds, and however long it is."""
     answer = await pushed.post(RECORDS, content=body, headers={"content-type": "application/json"})

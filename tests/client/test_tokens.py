@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import stamina
 
+from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.poll import Polled, poll
+from boltseal.client.tokens import TokenCache
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.reference import Reference
 from tests.fakes.hub import FakeHub
@@ -107,3 +112,24 @@ async def test_a_refusal_of_a_long_token_that_has_another_reason_is_told(hub: Fa
     assert all("HTTP 431" in answer.error.message for answer in answers if answer.error)
     assert all(answer.error for answer in answers)
     assert hub.counted["token"] <= 3
+
+
+async def test_what_is_kept_of_tokens_is_bounded(hub: FakeHub) -> None:
+    """Strangers say which repositories a mirror asks about: the oldest token goes, and of what was asked for nothing stays."""
+    challenge = Challenge("bearer", {"realm": hub.realm, "service": "hub"})
+    async with httpx2.AsyncClient(transport=hub.transport()) as http:
+        tokens = TokenCache(http, most_held=2)
+        for number in range(20):
+            await tokens.ask("docker.io", scope(number), challenge, None)
+        gc.collect()
+        locks = sum(isinstance(each, asyncio.Lock) for each in gc.get_objects())
+        for number in range(20, 40):
+            await tokens.ask("docker.io", scope(number), challenge, None)
+        gc.collect()
+
+        assert [number for number in range(40) if tokens.held("docker.io", scope(number))] == [38, 39]
+        assert sum(isinstance(each, asyncio.Lock) for each in gc.get_objects()) == locks
+
+
+def scope(number: int) -> frozenset[str]:
+    return frozenset({f"repository:team/app{number}:pull"})

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 
 from boltseal.events import Event
+from boltseal.mirror.cache import Mirror
+from boltseal.mirror.limits import Limits
+from boltseal.mirror.relay import ListBounds, Relay
+from boltseal.mirror.tags import UpstreamTags
+from boltseal.mirror.upstreams import Upstream
+from boltseal.mirror.uses import Uses
+from boltseal.mirroring import build_upstreams
+from boltseal.opening import Store, open_store
 from boltseal.settings import Settings
+from boltseal.storage.turns import Turns
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
 
 NAME = "up.example"
+LISTS = ListBounds()
 
 
 def mirror_settings(data: Path, *upstreams: dict[str, Any], **tables: Any) -> Settings:
@@ -55,3 +66,57 @@ async def mirror(data: Path, upstream: FakeUpstream, whole_store: None) -> Async
     """A mirror of it, whose store must be whole in the end."""
     async with mirroring(data, upstream) as serving:
         yield serving
+
+
+Tags = TypeVar("Tags", bound=UpstreamTags)
+
+
+@dataclass(frozen=True, slots=True)
+class BareMirror(Generic[Tags]):
+    """A mirror without HTTP before it, and its parts."""
+
+    mirror: Mirror
+    upstream: Upstream
+    tags: Tags
+    uses: Uses
+    store: Store
+
+
+@asynccontextmanager
+async def bare_mirror(
+    settings: Settings,
+    clock: Callable[[], int],
+    *,
+    tags: type[Tags],
+    waiting_most: int = 1000,
+    warm_most: int = 1000,
+    lists: ListBounds = LISTS,
+    patience_s: float = 8.0,
+) -> AsyncIterator[BareMirror[Tags]]:
+    """Of the first upstream of the settings. `tags`: what asks it; the bounds are those of the parts."""
+    async with serving_as(settings, clock=clock):  # for a store with a log
+        pass
+    upstreams = build_upstreams(settings.upstreams)
+    with open_store(settings, clock=clock) as store:
+        registry, turns = store.registry, Turns(settings.server.data)
+        limits = Limits(registry.upstreams, clock=clock, tell=_nobody)
+        told: dict[str, Any] = {"clock": clock, "read_only": _everything_may_be_written, "count": _nobody}
+        asks = tags(registry.observations, limits, turns, tell=_nobody, patience_s=patience_s, **told)
+        relay = Relay(store.database, registry.pulls, limits, clock, lists)
+        uses = Uses(store.database, clock, _everything_may_be_written, waiting_most)
+        parts = (upstreams, asks, limits, registry, store.blobs, relay, turns, uses)
+        mirror = Mirror(*parts, check_room=_nobody, warm_most=warm_most, **told)
+        try:
+            yield BareMirror(mirror, next(iter(upstreams.by_name.values())), asks, uses, store)
+        finally:
+            await mirror.aclose()
+            await upstreams.aclose()
+            turns.close()
+
+
+def _everything_may_be_written() -> None:
+    """Nothing stands against it."""
+
+
+def _nobody(_: object) -> None:
+    """Is told nothing."""

@@ -154,7 +154,8 @@ async def test_what_is_here_is_served_whatever_upstream_answers(
 @pytest.mark.slow
 async def test_an_upstream_that_fails_is_no_miss(mirror: Serving, upstream: FakeUpstream, code: int, told: int) -> None:
     """Where nothing is here: its own word where a client can do something about it, else that it may pass."""
-    upstream.answers["*"] = status(code)
+    limit = {"ratelimit_remaining": "0;w=21600"} if code == 429 else {}
+    upstream.answers["*"] = status(code, b"", **limit)
     answers = [
         await pull(mirror.client, f"{NAME}/team/app", "1.4.2"),
         await pull(mirror.client, f"{NAME}/team/app", digest_of(b"no")),

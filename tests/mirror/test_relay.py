@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from boltseal.mirror import relay
+from boltseal.mirror.errors import UpstreamFailed
+from boltseal.mirror.relay import ListBounds
+from boltseal.mirror.tags import UpstreamTags
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.opening import now_us
+from boltseal.settings import Settings
 from tests.fakes.upstream import FakeUpstream, status
 from tests.images import OCI_INDEX, SBOM_TYPE, artifact, image, index, to_json
-from tests.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.mirror.mirrors import NAME, BareMirror, bare_mirror, mirror_settings, table_of
 from tests.serving import Clock, Serving, serving_as
 
 NOW_US = 1_795_500_000_000_000
+APP = Repository(f"{NAME}/team/app")
 
 
 @pytest.fixture
@@ -25,9 +33,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def timed(data: Path, upstream: FakeUpstream, clock: Clock) -> AsyncIterator[Serving]:
+def settings(data: Path, upstream: FakeUpstream) -> Settings:
+    """Upstream is asked every ten minutes."""
+    return mirror_settings(data, table_of(upstream, fresh="10m"))
+
+
+@pytest.fixture
+async def timed(settings: Settings, clock: Clock) -> AsyncIterator[Serving]:
     """A mirror that goes by that clock."""
-    async with serving_as(mirror_settings(data, table_of(upstream, fresh="10m")), clock=clock) as serving:
+    async with serving_as(settings, clock=clock) as serving:
         yield serving
 
 
@@ -146,49 +160,48 @@ async def test_referrers_that_were_pulled_stand_in_for_an_upstream_that_is_down(
     assert "warning" in answer.headers
 
 
-async def test_a_list_without_end_is_given_up(
-    timed: Serving, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def bare(settings: Settings, lists: ListBounds) -> AbstractAsyncContextManager[BareMirror[UpstreamTags]]:
+    """A mirror whose lists have these bounds."""
+    return bare_mirror(settings, now_us, tags=UpstreamTags, lists=lists)
+
+
+async def test_a_list_without_end_is_given_up(settings: Settings, upstream: FakeUpstream) -> None:
     """By its length, or by how long it takes."""
-    monkeypatch.setattr(relay, "MAX_NAMES", 3)
-    monkeypatch.setattr(relay, "MAX_REFERRERS", 1)
     for tag in ("a", "b", "c", "d"):
         upstream.publish("team/app", tag, image(tag))
     subject = image("subject")
     both = index(artifact("one", subject=subject), artifact("two", subject=subject))
     upstream.referrers[subject.digest] = both.raw
-    long = await tags(timed.client)
-    many = await timed.client.get(f"/v2/{NAME}/team/app/referrers/{subject.digest}")
-    monkeypatch.setattr(relay, "WHOLE_WITHIN_S", 0.0)
-    slow = await tags(timed.client)
+    async with bare(settings, ListBounds(names=3, referrers=1)) as short:
+        with pytest.raises(UpstreamFailed, match="more than 3 tags"):
+            await short.mirror.relay.tags(short.upstream, APP)
+        with pytest.raises(UpstreamFailed, match="more than 1 referrers"):
+            await short.mirror.relay.referrers(short.upstream, APP, Digest.parse(subject.digest))
+    async with bare(settings, ListBounds(within_s=0.0)) as hasty:
+        with pytest.raises(UpstreamFailed, match="in time"):
+            await hasty.mirror.relay.tags(hasty.upstream, APP)
 
-    assert [answer.status_code for answer in (long, many, slow)] == [503] * 3
 
-
-async def test_what_is_kept_of_lists_is_bounded(
-    timed: Serving, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_kept_of_lists_is_bounded(settings: Settings, upstream: FakeUpstream) -> None:
     """The oldest is asked for again."""
-    monkeypatch.setattr(relay, "KEPT_BYTES", 650)  # three lists of one short tag
     for repository in ("team/app", "team/b", "team/c", "team/d"):
         upstream.publish(repository, "a", image("a"))
-    for repository in ("team/app", "team/b", "team/b", "team/c", "team/d", "team/app"):
-        await timed.client.get(f"/v2/{NAME}/{repository}/tags/list")
+    async with bare(settings, ListBounds(kept_bytes=650)) as small:  # three lists of one short tag
+        for repository in ("team/app", "team/b", "team/b", "team/c", "team/d", "team/app"):
+            await small.mirror.relay.tags(small.upstream, Repository(f"{NAME}/{repository}"))
 
     assert upstream.counted["GET /v2/team/app/tags/list"] == 2
     assert upstream.counted["GET /v2/team/b/tags/list"] == 1
 
 
-async def test_what_referrers_say_of_themselves_counts(
-    timed: Serving, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_referrers_say_of_themselves_counts(settings: Settings, upstream: FakeUpstream) -> None:
     """A list of one entry may be as large as a manifest; it is then not kept at all."""
-    monkeypatch.setattr(relay, "KEPT_BYTES", 10_000)
     subject = image("subject")
     entry = artifact("sbom", subject=subject).descriptor(annotations={"note": "x" * 10_000})
     listed = to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
     upstream.referrers[subject.digest] = listed
-    for _ in range(2):
-        await timed.client.get(f"/v2/{NAME}/team/app/referrers/{subject.digest}")
+    async with bare(settings, ListBounds(kept_bytes=10_000)) as small:
+        for _ in range(2):
+            await small.mirror.relay.referrers(small.upstream, APP, Digest.parse(subject.digest))
 
     assert upstream.gets("/referrers/") == 2

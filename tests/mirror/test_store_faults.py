@@ -10,6 +10,7 @@ import pytest
 
 from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.mirror.blobs import MirroredBlobs
+from boltseal.mirror.limits import Limits
 from boltseal.mirror.upstreams import Upstreams
 from boltseal.mirroring import build_upstreams
 from boltseal.oci.digest import Digest
@@ -44,6 +45,7 @@ class Bench:
             registry.pulls,
             registry.uploads,
             self.store,
+            Limits(registry.upstreams, clock=now_us, tell=lambda _: None),
             self.turns,
             check_room=lambda _: None,
             count=lambda _: None,

@@ -12,11 +12,13 @@ import httpx2
 import pytest
 
 from boltseal.events import Event, QuotaLow, TagHeld, TagMoved, UpstreamDown
+from boltseal.mirror.tags import UpstreamTags
+from boltseal.oci.reference import Repository, Tag
 from boltseal.opening import now_us
 from boltseal.storage.migrate import DATABASE_NAME
 from tests.fakes.upstream import FakeUpstream, status
 from tests.images import Document, image
-from tests.mirror.mirrors import NAME, mirroring
+from tests.mirror.mirrors import NAME, bare_mirror, mirror_settings, mirroring, table_of
 from tests.mirror.observed import observed, rows, story
 from tests.serving import Clock
 
@@ -215,14 +217,13 @@ async def test_an_oscillating_tag_can_not_make_the_log_grow_without_end(
 @pytest.mark.parametrize("code", [401, 403, 429, 500, 503])
 @pytest.mark.slow
 async def test_whatever_upstream_answers_what_is_here_is_served(
-    data: Path, upstream: FakeUpstream, whole_store: None, code: int
+    data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None, code: int
 ) -> None:
     """With a warning, and without asking anew for every client."""
     shown = publish(upstream, "one")
-    async with mirroring(data, upstream, fresh="1s") as mirror:
+    async with mirroring(data, upstream, fresh="1s", clock=clock) as mirror:
         await pull(mirror.client)
-        with closing(sqlite3.connect(data / DATABASE_NAME)) as connection, connection:
-            connection.execute("UPDATE foreign_tag SET asked_us = 0")
+        clock.advance(seconds=2)
         upstream.answers["*"] = status(code)
         answers = [await pull(mirror.client) for _ in range(10)]
 
@@ -282,6 +283,35 @@ async def test_the_pull_limit_is_read_told_and_kept_for_all_workers(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["manifests", "blobs", "tags", "referrers"])
+async def test_a_bare_429_of_whatever_is_asked_lets_the_upstream_rest(
+    data: Path, upstream: FakeUpstream, clock: Clock, what: str
+) -> None:
+    """Of bytes and of lists as well: nothing else is asked, and each question would prolong it."""
+    there = publish(upstream, "one")
+    at = f"/v2/{NAME}/team/app/"
+    paths = {
+        "manifests": f"{at}manifests/{there.digest}",
+        "blobs": f"{at}blobs/{there.layers[0].digest}",
+        "tags": f"{at}tags/list",
+        "referrers": f"{at}referrers/{there.digest}",
+    }
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        upstream.answers[f"GET {paths[what].replace(f'{NAME}/', '')}"] = status(429, retry_after="90")
+        first = await mirror.client.get(paths[what])
+        asked = len(upstream.asked)
+        others = [await mirror.client.get(path) for path in paths.values()]
+        silent = len(upstream.asked) == asked
+        upstream.answers.clear()
+        clock.advance(seconds=91)
+        again = [await mirror.client.get(path) for path in paths.values()]
+
+    assert first.status_code == 429
+    assert [answer.status_code for answer in others] == [503] * 4
+    assert silent
+    assert [answer.status_code for answer in again] == [200] * 4
+
+
 async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -329,22 +359,23 @@ async def test_an_upstream_that_is_down_is_told_once(data: Path, upstream: FakeU
 
 
 async def test_a_slow_upstream_makes_nobody_wait_for_what_is_here(
-    data: Path, upstream: FakeUpstream, whole_store: None, monkeypatch: pytest.MonkeyPatch
+    data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
     """After a few seconds what was seen last is served."""
-    monkeypatch.setattr("boltseal.mirror.tags.PATIENCE_S", 0.05)
     shown = publish(upstream, "one")
 
     async def never(*_: object) -> None:
         await asyncio.sleep(5)
 
-    async with mirroring(data, upstream) as mirror:
-        await pull(mirror.client)
+    settings = mirror_settings(data, table_of(upstream))
+    async with bare_mirror(settings, clock, tags=UpstreamTags, patience_s=0.05) as bare:
+        before = await bare.mirror.by_tag(bare.upstream, Repository(f"{NAME}/team/app"), Tag("1.4.2"))
         upstream.answers[HEAD] = never
-        answer = await pull(mirror.client)
+        after = await bare.mirror.by_tag(bare.upstream, Repository(f"{NAME}/team/app"), Tag("1.4.2"))
 
-    assert answer.content == shown.raw
-    assert "did not answer within" in answer.headers["warning"]
+    assert before.warning is None
+    assert after.answer.raw == shown.raw
+    assert "did not answer within" in (after.warning or "")
 
 
 @pytest.mark.lengthy

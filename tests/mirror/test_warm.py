@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from boltseal.mirror import cache
+from boltseal.mirror.tags import Meaning, UpstreamTags
+from boltseal.mirror.upstreams import Upstream
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.opening import open_store
+from boltseal.policy.moves import Seen
+from boltseal.policy.upstreams import MoveTerms, OnMove
+from boltseal.registry.values import Actor
 from boltseal.settings import Settings
-from boltseal.storage.schema import foreign_tag
 from tests.fakes.upstream import FakeUpstream, status
-from tests.images import image
-from tests.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.images import image, push
+from tests.mirror.mirrors import NAME, bare_mirror, mirror_settings, table_of
 from tests.serving import Clock, Serving, serving_as
 
 NOW_US = 1_795_500_000_000_000
@@ -63,14 +67,45 @@ async def test_what_another_process_changes_is_seen_at_once(
     await warm.client.get(f"/v2/{NAME}/team/app/manifests/{second.digest}")
     assert (await warm.client.get(TARGET)).content == first.raw
 
-    def move(tx: Any) -> None:
-        values = {"digest": second.digest, "size": len(second.raw), "media_type": second.media_type}
-        tx.connection.execute(foreign_tag.update().values(**values))
-
+    said = Seen(Digest.parse(second.digest), second.media_type, len(second.raw))
     with open_store(settings, clock=clock) as other:
-        other.database.write_and_wait(move)
+        await other.registry.observations.note(
+            Repository(f"{NAME}/team/app"), Tag("latest"), said, MoveTerms(OnMove.FOLLOW), Actor("another worker")
+        )
 
     assert (await warm.client.get(TARGET)).content == second.raw
+
+
+async def test_a_seal_of_our_own_ends_what_upstream_said(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """A tag that was pushed through the gate, and moved upstream past it, means what we say from the moment that it is sealed."""
+    upstream.takes = True
+    settings = mirror_settings(data, table_of(upstream, fresh="10m", push=True))
+    pushed = image("pushed")
+    async with serving_as(settings, clock=clock) as warm:
+        await push(warm.client, f"{NAME}/team/app", "latest", pushed)
+        past = upstream.publish("team/app", "latest", image("past the gate"))
+        clock.advance(seconds=601)
+        assert (await warm.client.get(TARGET)).content == past.raw
+        with open_store(settings, clock=clock) as other:
+            await other.registry.seals.seal(Repository(f"{NAME}/team/app"), Tag("latest"), Actor("boss"), "it is good")
+
+        assert (await warm.client.get(TARGET)).content == pushed.raw
+
+
+async def test_what_was_only_asked_again_costs_no_process_its_memory(
+    warm: Serving, upstream: FakeUpstream, settings: Settings, clock: Clock
+) -> None:
+    """A tag that means what it meant, and one that is seen for the first time, take nothing away from anybody."""
+    upstream.publish("team/app", "latest", image("first"))
+    await warm.client.get(TARGET)
+    with open_store(settings, clock=clock) as other:
+        before = other.registry.pulls.generation()
+        clock.advance(seconds=601)
+        upstream.publish("team/app", "1.0.0", image("another"))
+        await warm.client.get(TARGET)
+        await warm.client.get(TARGET.replace("latest", "1.0.0"))
+
+        assert other.registry.pulls.generation() == before
 
 
 @pytest.mark.slow
@@ -87,11 +122,27 @@ async def test_an_answer_with_a_warning_is_not_kept(warm: Serving, upstream: Fak
     assert "warning" not in (await warm.client.get(TARGET)).headers
 
 
-async def test_what_is_kept_is_bounded(warm: Serving, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+class Asked(UpstreamTags):
+    """Counts how often somebody had to make out what a tag means."""
+
+    times = 0
+
+    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning:
+        self.times += 1
+        return await super().meaning(upstream, repository, tag)
+
+
+async def test_what_is_kept_is_bounded(settings: Settings, upstream: FakeUpstream, clock: Clock) -> None:
     """The oldest goes, and is made out anew."""
-    monkeypatch.setattr(cache, "WARM_MOST", 2)
-    shown = {tag: upstream.publish("team/app", tag, image(tag)) for tag in ("a", "b", "c", "d")}
-    for _ in range(2):
-        for tag, document in shown.items():
-            answer = await warm.client.get(f"/v2/{NAME}/team/app/manifests/{tag}")
-            assert answer.content == document.raw
+    shown = {tag: upstream.publish("team/app", tag, image(tag)) for tag in ("a", "b", "c")}
+    async with bare_mirror(settings, clock, tags=Asked, warm_most=2) as bare:
+
+        async def ask(tag: str) -> int:
+            before = bare.tags.times
+            served = await bare.mirror.by_tag(bare.upstream, Repository(f"{NAME}/team/app"), Tag(tag))
+            assert served.answer.raw == shown[tag].raw
+            return bare.tags.times - before
+
+        asked = [await ask(tag) for tag in ("a", "b", "b", "a", "c", "c", "a", "b")]
+
+    assert asked == [1, 1, 0, 0, 1, 0, 1, 1]

@@ -238,6 +238,39 @@ async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path)
     assert [one["id"] for one in box.events] == ["log/100", "log/101", "log/102", "log/103"]
 
 
+@pytest.mark.slow
+async def test_what_happens_before_anybody_reads_the_log_is_told(tmp_path: Path) -> None:
+    """A server answers pushes at once, and reads its log when it comes to it; of two processes the first beginning counts."""
+    log = Log()
+    log.entries = [LOW] * 100
+    async with inbox() as box:
+        first, second = made(tmp_path, to(box.url), feed=log), made(tmp_path, to(box.url), feed=log)
+        first.begin()
+        log.entries += [MOVED]
+        second.begin()
+        log.entries += [LOW]
+        with running(second):
+            await box.until(2)
+
+    assert [one["id"] for one in box.events] == ["log/100", "log/101"]
+
+
+async def test_a_log_that_can_not_be_begun_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    """It is begun as soon as it can be."""
+    log, folder = Log(), tmp_path / "data"
+    async with inbox() as box:
+        dispatcher = made(folder, to(box.url), feed=log)
+        dispatcher.begin()
+        troubles = dispatcher.troubles
+        folder.mkdir()
+        with running(dispatcher):
+            await begun(folder)
+            log.entries += [MOVED]
+            await box.until(1)
+
+    assert "nobody can be told" in troubles[0]
+
+
 async def test_what_a_log_said_long_ago_is_told_to_nobody(tmp_path: Path) -> None:
     """As after a year without a receiver: more than a week old is no news."""
     log = Log()

@@ -11,7 +11,7 @@ from boltseal.runtimes.address import EngineAddress
 from boltseal.runtimes.inventory import Store
 from tests import servers
 from tests.real.registry import Registry
-from tests.real.tools import Buildah, Ctr, Docker, Oras, Podman, Skopeo, Tool
+from tests.real.tools import Buildah, Cosign, Ctr, Docker, Oras, Podman, Skopeo, Tool, run
 
 _numbers = itertools.count(1)
 
@@ -120,3 +120,11 @@ def tool(request: pytest.FixtureRequest) -> Tool:
     """Each tool in turn."""
     found: Tool = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def cosign(tmp_path_factory: pytest.TempPathFactory) -> Cosign:
+    """cosign with a new key pair."""
+    folder = tmp_path_factory.mktemp("cosign")
+    run("cosign", "generate-key-pair", env={"COSIGN_PASSWORD": ""}, cwd=folder).checked()
+    return Cosign(folder)

@@ -2,73 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.real.registry import Registry
-from tests.real.tools import Said, Skopeo, run
+from tests.real.tools import Cosign, Skopeo, run, signature_tag
 
 pytestmark = pytest.mark.real
-
-
-@dataclass(frozen=True)
-class Cosign:
-    """cosign with a key pair in `folder`, and no transparency log."""
-
-    folder: Path
-
-    def sign(self, reference: str, by: str, *more: str) -> Said:
-        """Signs; `by` is an annotation that tells signatures apart."""
-        return self._run(
-            *("sign", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
-            *("--allow-insecure-registry", "--annotations", f"by={by}", *more, reference),
-        )
-
-    def verify(self, reference: str, *more: str) -> set[str]:
-        """Who has signed, as far as the public key can tell."""
-        said = self._run(
-            *("verify", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true", "--allow-http-registry"),
-            *("--allow-insecure-registry", "--output", "json", *more, reference),
-        ).checked()
-        signatures = json.loads(said[said.index("\n[{") :])
-        return {signature["optional"]["by"] for signature in signatures}
-
-    def attest(self, reference: str, statement: object) -> Said:
-        """Attaches a signed statement."""
-        predicate = self.folder / "predicate.json"
-        predicate.write_text(json.dumps(statement))
-        return self._run(
-            *("attest", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
-            *("--allow-insecure-registry", "--type", "custom", "--predicate", str(predicate), reference),
-        )
-
-    def attestations(self, reference: str) -> int:
-        """How many statements about the image hold."""
-        said = self._run(
-            *("verify-attestation", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true"),
-            *("--allow-http-registry", "--allow-insecure-registry", "--type", "custom", reference),
-        ).checked()
-        return sum(line.startswith("{") for line in said.splitlines())
-
-    def clean(self, reference: str) -> Said:
-        """Tries to remove the signatures of an image."""
-        return self._run("clean", "--force", "--allow-http-registry", "--allow-insecure-registry", reference)
-
-    def _run(self, *argv: str) -> Said:
-        environment = {"COSIGN_PASSWORD": "", "COSIGN_EXPERIMENTAL": "1"}
-        return run("cosign", *argv, env=environment, cwd=self.folder)
-
-
-@pytest.fixture(scope="session")
-def cosign(tmp_path_factory: pytest.TempPathFactory) -> Cosign:
-    """cosign with a new key pair."""
-    folder = tmp_path_factory.mktemp("cosign")
-    run("cosign", "generate-key-pair", env={"COSIGN_PASSWORD": ""}, cwd=folder).checked()
-    return Cosign(folder)
 
 
 @pytest.fixture
@@ -76,11 +17,6 @@ def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
     """A sealed image, as the reference by digest that one signs."""
     skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:1.0.0").checked()
     return f"{registry.host}/{repository}@{registry.digest(repository, '1.0.0')}"
-
-
-def signature_tag(image: str) -> str:
-    """The tag under which cosign keeps the signatures of an image."""
-    return image.partition("@")[2].replace(":", "-") + ".sig"
 
 
 def test_a_signed_image_verifies(cosign: Cosign, image: str) -> None:

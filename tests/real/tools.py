@@ -7,6 +7,7 @@ handed on whole, as the person at the terminal reads it; `pull` starts from a st
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import tarfile
@@ -285,3 +286,56 @@ def _numbered(folder: Path) -> Iterator[Path]:
         made = folder / str(number)
         made.mkdir(parents=True)
         yield made
+
+
+@dataclass(frozen=True)
+class Cosign:
+    """cosign with a key pair in `folder`, and no transparency log."""
+
+    folder: Path
+
+    def sign(self, reference: str, by: str, *more: str) -> Said:
+        """Signs; `by` is an annotation that tells signatures apart."""
+        return self._run(
+            *("sign", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
+            *("--allow-insecure-registry", "--annotations", f"by={by}", *more, reference),
+        )
+
+    def verify(self, reference: str, *more: str) -> set[str]:
+        """Who has signed, as far as the public key can tell."""
+        said = self._run(
+            *("verify", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true", "--allow-http-registry"),
+            *("--allow-insecure-registry", "--output", "json", *more, reference),
+        ).checked()
+        signatures = json.loads(said[said.index("\n[{") :])
+        return {signature["optional"]["by"] for signature in signatures}
+
+    def attest(self, reference: str, statement: object) -> Said:
+        """Attaches a signed statement."""
+        predicate = self.folder / "predicate.json"
+        predicate.write_text(json.dumps(statement))
+        return self._run(
+            *("attest", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
+            *("--allow-insecure-registry", "--type", "custom", "--predicate", str(predicate), reference),
+        )
+
+    def attestations(self, reference: str) -> int:
+        """How many statements about the image hold."""
+        said = self._run(
+            *("verify-attestation", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true"),
+            *("--allow-http-registry", "--allow-insecure-registry", "--type", "custom", reference),
+        ).checked()
+        return sum(line.startswith("{") for line in said.splitlines())
+
+    def clean(self, reference: str) -> Said:
+        """Tries to remove the signatures of an image."""
+        return self._run("clean", "--force", "--allow-http-registry", "--allow-insecure-registry", reference)
+
+    def _run(self, *argv: str) -> Said:
+        environment = {"COSIGN_PASSWORD": "", "COSIGN_EXPERIMENTAL": "1"}
+        return run("cosign", *argv, env=environment, cwd=self.folder)
+
+
+def signature_tag(image: str) -> str:
+    """The tag under which cosign keeps the signatures of an image."""
+    return image.partition("@")[2].replace(":", "-") + ".sig"

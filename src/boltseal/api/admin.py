@@ -22,6 +22,7 @@ from boltseal.api.responses import Answer, Headers
 from boltseal.api.shell import Shell, shown
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated, quote
 from boltseal.oci.digest import Digest
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
 
@@ -72,8 +73,8 @@ class AdminApi(Shell):
             raise MethodNotAllowed("something is accepted with POST", "POST")
         body = await json_body(call, "a request")
         try:
-            asked = msgspec.json.decode(body, type=_Accept)
-        except ValueError as error:  # of msgspec, or of the UTF-8 decoder below it
+            asked = decode(body, _Accept)
+        except ValueError as error:
             raise RequestInvalid(f"not a request to accept something: {error}") from error
         repository, tag = Repository(asked.repository), Tag(asked.tag)
         digest = None if asked.digest is None else Digest.parse(asked.digest)

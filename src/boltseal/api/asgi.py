@@ -7,7 +7,7 @@ routing by pattern and no request object in between: this is what every pull wai
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
@@ -47,13 +47,26 @@ from boltseal.api.uploads import UploadRoutes
 from boltseal.errors import BoltsealError, SealedDelete, Unauthenticated, quote
 from boltseal.mirror.cache import Mirror
 from boltseal.mirror.gate import PushGate
-from boltseal.oci.reference import TagInvalid
+from boltseal.oci.reference import NameInvalid, Repository, TagInvalid
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.registry import Registry
 
 Handler: TypeAlias = Callable[[Call, Any], Awaitable[Answer]]
 Table: TypeAlias = Mapping[type[Target], Mapping[str, Handler]]
 
 _PATHS_KEPT: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a path is about: as it was sent; and, for a read without a query, where its name leads and whose that is.
+
+    `led` None: what is here decides that, each time.
+    """
+
+    target: Target
+    led: Target | None = None
+    upstream: UpstreamTerms | None = None
 
 
 class DistributionApi(Shell):
@@ -75,13 +88,14 @@ class DistributionApi(Shell):
         self._table, self._mirrored, self._gated = _tables(registry, settings, locations, gate, mirror, push_gate)
         self._gate = gate
         self._read_only = settings.read_only
-        self._parse = lru_cache(_PATHS_KEPT)(parse_path)
+        self._place = lru_cache(_PATHS_KEPT)(self._look_at)
 
     async def _answer(self, call: Call) -> Answer:
         scope = call.scope
-        target = self._parse(raw_path(scope))
-        if target is None:
+        place = self._place(raw_path(scope))
+        if place is None:
             raise RouteUnknown(f"{quote(shown(scope))} is nothing this registry has; the API is under /v2/")
+        target = place.target
         kind = type(target)
         call.route = kind.__name__
         methods = self._table[kind]
@@ -89,8 +103,10 @@ class DistributionApi(Shell):
         if handler is None:
             allowed = _allowed(methods)
             raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not possible here; possible: {allowed}", allowed)
-        if scope["query_string"] or self._leads.upstreams:
+        if place.led is None or scope["query_string"] or scope["method"] not in READS:
             target = self._led(call, target)
+        else:
+            target, call.upstream = place.led, place.upstream
         call.actor = await self._gate.admit(call, target)
         if scope["method"] not in READS:
             read_only = self._read_only()
@@ -101,6 +117,19 @@ class DistributionApi(Shell):
         if call.upstream is not None:
             handler = self._gated.get((kind, scope["method"]), handler)
         return await handler(call, target)
+
+    def _look_at(self, path: bytes) -> _Place | None:
+        """What a path is about, None for nothing. NameInvalid, ... as `parse_path`."""
+        target = parse_path(path)
+        if target is None:
+            return None
+        if isinstance(target, Base | Catalog) or target.repository is None:
+            return _Place(target, target)
+        try:
+            lead = self._leads.by_name(target.repository)
+        except NameInvalid:
+            lead = None  # said by `_led`, unless the query leads it elsewhere
+        return _Place(target) if lead is None else _Place(target, _about(target, lead.repository), lead.upstream)
 
     def _led(self, call: Call, target: Target) -> Target:
         """What a request is about once its name has led where it leads. NamespaceUnknown, NamespaceRefused, MirrorOnly."""
@@ -117,7 +146,7 @@ class DistributionApi(Shell):
             known_here=self._pulls.known,
         )
         call.upstream = lead.upstream
-        return target if lead.repository == target.repository else replace(target, repository=lead.repository)
+        return _about(target, lead.repository)
 
     def _refusal(self, call: Call, error: BoltsealError) -> Answer:
         if isinstance(error, TagInvalid) and call.method in READS:
@@ -132,8 +161,8 @@ class DistributionApi(Shell):
 
     def _allow(self, call: Call) -> Headers:
         """What is possible where a delete is not."""
-        target = self._parse(raw_path(call.scope))
-        methods: Mapping[str, Handler] = {} if target is None else self._table[type(target)]
+        place = self._place(raw_path(call.scope))
+        methods: Mapping[str, Handler] = {} if place is None else self._table[type(place.target)]
         return ((b"allow", _allowed(methods, without="DELETE").encode("ascii")),)
 
 
@@ -193,9 +222,16 @@ def _tables(
     return table, reads, pushes
 
 
+def _about(target: Target, repository: Repository) -> Target:
+    """The same place in another repository."""
+    if isinstance(target, Base | Catalog) or repository == target.repository:
+        return target
+    return replace(target, repository=repository)
+
+
 def _namespaced(call: Call, answer: Answer) -> Answer:
     """Says whose names the answer is about, where the request said so ("Registry Proxying" in the spec)."""
-    namespace = call.query.one("ns")
+    namespace = call.query.one("ns") if call.scope["query_string"] else None
     if namespace is not None and call.upstream is not None:
         answer.headers = (*answer.headers, (b"oci-namespace", namespace.lower().encode("ascii")))
     return answer

@@ -25,6 +25,7 @@ from boltseal.api.responses import Answer
 from boltseal.errors import ErrorCode, Invalid, quote
 from boltseal.ledger.entry import RECORDS, Kind
 from boltseal.oci.digest import Digest
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Tag
 from boltseal.registry.records import Record, RecordInvalid
 
@@ -84,8 +85,8 @@ class RecordRoutes:
 
 def _parse(raw: bytes) -> Record:
     try:
-        said = msgspec.json.decode(raw, type=_Said)
-    except ValueError as error:  # of msgspec, or of the UTF-8 decoder below it
+        said = decode(raw, _Said)
+    except ValueError as error:
         raise RecordInvalid(f"not a record: {error}") from error
     try:
         kind = Kind(said.kind)

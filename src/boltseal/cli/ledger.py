@@ -115,22 +115,18 @@ def recover(
 
     With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss names
     that were sealed in lost entries are free again, and whoever trusts the ledger's key has to be given the new one. A
-    running server takes things in again by itself. Of the log of observations only the loss can be accepted: tags whose last
-    observation is lost are served as the one before says.
+    running server takes things in again by itself. With --observations it is the log of observations; tags whose last
+    observation is lost for good are served as the one before says.
     """
     with Answer("ledger-recover", as_json=as_json) as answer:
         if accept_loss == (source is not None):
             raise NothingToDo("say --from URL|DIR to copy the missing entries, or --accept-loss to go on without them")
-        if observations and not accept_loss:
-            raise NothingToDo(
-                "observations are not brought back; say --accept-loss to go on without those that are lost"
-            )
         settings = settings_of(config, data=data)
         _quiet(settings)
         if source is None:
             done = _accept_loss(settings, given_reason(reason), observations=observations)
         else:
-            done = _bring_back(settings, source, Reach(ca_file=ca_file))
+            done = _bring_back(settings, source, Reach(ca_file=ca_file), observations=observations)
         status = "brought back" if source is not None else "loss accepted"
         answer.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
         if as_json:
@@ -139,35 +135,36 @@ def recover(
         if source is None:
             say(f"the ledger goes on as {done.origin}; give its new key to whoever trusts the old one")
         else:
-            say(
-                f"{done.brought} {'entry is' if done.brought == 1 else 'entries are'} back, and the tags are as they say; push again what `boltseal fsck` misses"
-            )
+            back = f"{done.brought} {'entry is' if done.brought == 1 else 'entries are'} back, and the tags are as they say"
+            say(back if observations else f"{back}; push again what `boltseal fsck` misses")
 
 
-def _bring_back(settings: Settings, source: str, reach: Reach) -> Recovered:
+def _bring_back(settings: Settings, source: str, reach: Reach, *, observations: bool) -> Recovered:
     from boltseal.opening import open_store
     from boltseal.registry.recovery import bring_back, entries_here
     from boltseal.registry.tags import TagDoor
     from boltseal.storage.ledger_copy import FolderCopy
+    from boltseal.storage.schema import LEDGER, OBSERVATIONS
 
+    log = OBSERVATIONS if observations else LEDGER
     with open_store(settings) as store:
-        door = TagDoor(settings.rules)
+        door, keys = TagDoor(settings.rules), store.keys.of(log.name)
         if "://" not in source:
-            copy = FolderCopy(Path(source))
-            return bring_back(store.database, store.keys, door, copy.lines, copy.head())
-        here = entries_here(store.database)
-        head, found = _fetch(source, here, reach)
-        return bring_back(store.database, store.keys, door, lambda start, end: found[start - here : end - here], head)
+            copy = FolderCopy(Path(source), log)
+            return bring_back(store.database, keys, door, copy.lines, copy.head(), log)
+        here = entries_here(store.database, log)
+        head, found = _fetch(source, here, reach, "/observations" if observations else "")
+        return bring_back(store.database, keys, door, lambda start, end: found[start - here : end - here], head, log)
 
 
-def _fetch(url: str, start: int, reach: Reach) -> tuple[bytes, list[bytes]]:
+def _fetch(url: str, start: int, reach: Reach, log: str) -> tuple[bytes, list[bytes]]:
     """The head of another registry's ledger, and its entries from `start` on; nothing of it is believed yet."""
     from boltseal.client.ledger import LedgerClient, registry_of
     from boltseal.ledger.checkpoint import parse_checkpoint_unverified
     from boltseal.ledger.note import parse_note_unverified
 
     async def fetch(transport: Transport) -> tuple[bytes, list[bytes]]:
-        client = LedgerClient(transport, registry_of(url))
+        client = LedgerClient(transport, f"{registry_of(url)}{log}")
         head = await client.checkpoint()
         size = parse_checkpoint_unverified(parse_note_unverified(head).text).size
         return head, await client.entries(start, size) if size > start else []

@@ -22,6 +22,7 @@ from typing import Final, Protocol
 import msgspec
 
 from boltseal.errors import Invalid, Unavailable
+from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import HUB
 
 HELPER_TIMEOUT_S: Final = 30.0
@@ -173,8 +174,8 @@ def _read(path: Path) -> _File | None:
     except OSError as error:
         raise CredentialsInvalid(f"{path} can't be read: {error.strerror}") from error
     try:
-        return msgspec.json.decode(raw, type=_File)
-    except msgspec.MsgspecError as error:
+        return decode(raw, _File)
+    except ValueError as error:
         raise CredentialsInvalid(f"{path} is not a credentials file as Docker writes it: {error}") from None
 
 
@@ -223,7 +224,7 @@ async def _ask_helper(name: str, key: str) -> Credentials | None:
             return None
         raise HelperFailed(f"{program} failed (exit {process.returncode}) for {key}")
     try:
-        helped = msgspec.json.decode(out, type=_Helped)
-    except msgspec.MsgspecError:
+        helped = decode(out, _Helped)
+    except ValueError:
         raise HelperFailed(f"{program} answered something else than credentials for {key}") from None
     return Credentials(helped.username, helped.secret, identity_token=helped.username == _TOKEN_USER)

@@ -17,6 +17,8 @@ from typing import Final, Protocol
 from boltseal.client.errors import RemoteUnauthenticated, RemoteUnavailable
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_GIVEN_OUT: Final = ipaddress.ip_network("2000::/3")
+"""All that is given out of IPv6; outside of it lies what some network translates, or routes to, as it likes."""
 
 
 class AddressBlocked(RemoteUnavailable):
@@ -95,4 +97,6 @@ def is_public(address: str) -> bool:
             inside = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
         if inside is not None:
             return is_public(str(inside))
+        if found not in _GIVEN_OUT:
+            return False
     return found.is_global and not found.is_multicast

@@ -22,7 +22,7 @@ import msgspec
 from boltseal.client.errors import RemoteLies, RemoteUnavailable
 from boltseal.client.hosts import api_host
 from boltseal.client.running import RunningHash
-from boltseal.client.transport import Call, Reply, Transport
+from boltseal.client.transport import Call, Pace, Reply, Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -37,6 +37,7 @@ MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 RESUMES: Final = 5
 PIECE_BYTES: Final = 1024 * 1024
 GATHERED_S: Final = 0.05
+PIECES_IN_A_TURN: Final = 256
 _NO_REFERRERS: Final = frozenset({404, 405, 501})
 _TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 _EVENT: Final = "org.opencontainers.distribution.tag.event"
@@ -165,7 +166,7 @@ class RegistryClient:
             skip = start if response.status_code == 200 else 0  # a registry without ranges begins again
             length = response.headers.get("content-length", "")
             size = int(length) + start - skip if length.isdecimal() else None  # of a part, or of the whole
-            yield Arriving(size, _gathered(response.aiter_raw(), skip))
+            yield Arriving(size, _gathered(response.aiter_raw(), skip, self._transport.pace, what))
 
     async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
         """The size of a blob that the repository holds, or None."""
@@ -356,7 +357,7 @@ class RegistryClient:
     def _decode(self, reply: Reply, kind: type[_Tags], what: str) -> _Tags:
         try:
             return decode(reply.body, kind)
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             raise RemoteLies(f"{self.registry}: {what} can't be read") from error
 
     def _location(self, reply: Reply, asked: str, what: str) -> str:
@@ -369,22 +370,33 @@ class RegistryClient:
         return path + (f"?{parts.query}" if parts.query else "")
 
 
-async def _gathered(arriving: AsyncIterator[bytes], skip: int) -> AsyncGenerator[bytes]:
+async def _gathered(arriving: AsyncIterator[bytes], skip: int, pace: Pace, what: str) -> AsyncGenerator[bytes]:
     """What arrives, behind the first `skip` bytes, in pieces worth their price: what arrives may be small.
 
-    What comes slowly is not waited for: somebody may be waiting for the first byte.
+    What comes slowly is not waited for: somebody may be waiting for the first byte. What comes more slowly than `pace` is
+    given up (RemoteUnavailable). However small the pieces are, others get their turn: what is here is read without a wait.
     """
     clock = asyncio.get_running_loop().time
     gathered: list[bytes] = []
     size, since_s = 0, clock() - GATHERED_S
+    waited_s, came, asked_s = 0.0, 0, clock()
     async for arrived in arriving:
+        now_s = clock()
+        waited_s, came = waited_s + now_s - asked_s, came + len(arrived)
+        if waited_s >= pace.over_s:
+            if came < waited_s * pace.bytes_per_s:
+                raise RemoteUnavailable(f"{what} comes with less than {pace.bytes_per_s} bytes a second: given up")
+            waited_s, came = 0.0, 0
         piece = arrived[skip:] if skip else arrived
         skip = max(0, skip - len(arrived))
         gathered.append(piece)
         size += len(piece)
-        if size >= PIECE_BYTES or (size and clock() - since_s >= GATHERED_S):
+        if size >= PIECE_BYTES or (size and now_s - since_s >= GATHERED_S):
             yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
             gathered, size, since_s = [], 0, clock()
+        elif len(gathered) % PIECES_IN_A_TURN == 0:
+            await asyncio.sleep(0)
+        asked_s = clock()
     if size:
         yield b"".join(gathered)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 import httpx2
 import msgspec
@@ -30,6 +31,8 @@ LONG: Final = 4096
 MARGIN_S: Final = 20.0
 DEFAULT_LIFE_S: Final = 60.0
 MAX_ANSWER_BYTES: Final = 256 * 1024
+MOST_HELD: Final = 500
+"""Tokens of one registry: of a mirror strangers say which repositories it asks about."""
 
 
 class _Refused(RemoteUnauthenticated):
@@ -56,13 +59,16 @@ class _Answer(msgspec.Struct):
 class TokenCache:
     """The tokens of one process. `clock` gives monotonic seconds."""
 
-    def __init__(self, http: httpx2.AsyncClient, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, http: httpx2.AsyncClient, clock: Callable[[], float] = time.monotonic, most_held: int = MOST_HELD
+    ) -> None:
         self._http = http
+        self._most_held = most_held
         self._clock = clock
         self._held: dict[str, list[_Token]] = {}
         self._groups: dict[tuple[str, str], frozenset[str]] = {}
         self._most: dict[str, int] = {}
-        self._locks: dict[tuple[str, frozenset[str]], asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[tuple[str, frozenset[str]], asyncio.Lock] = WeakValueDictionary()
         self.asked = 0
 
     def announce(self, registry: str, scopes: Iterable[str]) -> None:
@@ -104,7 +110,9 @@ class TokenCache:
         """A token for the scopes, and (unless `alone`) for their groups'; asked for once however many wait for it."""
         while True:
             wanted = scopes if alone else self._wanted(registry, scopes)
-            async with self._locks.setdefault((registry, wanted), asyncio.Lock()):
+            async with self._locks.setdefault(
+                (registry, wanted), asyncio.Lock()
+            ):  # there as long as somebody holds or waits
                 held = self.held(registry, scopes)
                 if held is not None:
                     return held
@@ -142,7 +150,9 @@ class TokenCache:
         answer = await self._fetch(registry, wanted, challenge, credentials)
         text = answer.token or answer.access_token
         life_s = max(DEFAULT_LIFE_S, answer.expires_in or 0.0)
-        self._held.setdefault(registry, []).append(_Token(wanted, text, self._clock() + life_s - MARGIN_S))
+        held = self._held.setdefault(registry, [])
+        held.append(_Token(wanted, text, self._clock() + life_s - MARGIN_S))
+        del held[: -self._most_held]
         return text
 
     async def _fetch(
@@ -161,16 +171,18 @@ class TokenCache:
                     "scope": " ".join(sorted(scopes)),
                     "refresh_token": credentials.secret,
                 }
-                response = await self._http.post(realm, data=form)
+                asking = self._http.stream("POST", realm, data=form)
             else:
                 query = httpx2.QueryParams({"scope": sorted(scopes)} | ({"service": service} if service else {}))
                 login = None if credentials is None else (credentials.username, credentials.secret)
-                response = await self._http.get(realm, params=query, auth=login)
+                asking = self._http.stream("GET", realm, params=query, auth=login)
+            async with asking as response:
+                body = await _read(registry, response)
         except httpx2.HTTPError as error:
             broken = isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError)
             kind = _TooMuch if broken else RemoteUnavailable  # some break off instead of saying so
             raise kind(f"{registry}: its token service did not answer: {type(error).__name__}") from error
-        return _read_answer(registry, response, anonymous=credentials is None)
+        return _read_answer(registry, response.status_code, body, anonymous=credentials is None)
 
 
 def _check_realm(registry: str, realm: str) -> None:
@@ -185,17 +197,30 @@ def _check_realm(registry: str, realm: str) -> None:
     )
 
 
-def _read_answer(registry: str, response: httpx2.Response, *, anonymous: bool) -> _Answer:
-    if response.status_code in (413, 414, 431):
-        raise _TooMuch(f"{registry}: its token service takes no request of this length (HTTP {response.status_code})")
-    if response.status_code in (400, 401, 403):
+async def _read(registry: str, response: httpx2.Response) -> bytes:
+    """All that a token service says, as it was sent: nothing is unpacked."""
+    pieces, size = [], 0
+    async for piece in response.aiter_raw():
+        size += len(piece)
+        if size > MAX_ANSWER_BYTES:
+            raise RemoteUnavailable(
+                f"{registry}: its token service answers more than {MAX_ANSWER_BYTES} bytes: not read"
+            )
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _read_answer(registry: str, status: int, body: bytes, *, anonymous: bool) -> _Answer:
+    if status in (413, 414, 431):
+        raise _TooMuch(f"{registry}: its token service takes no request of this length (HTTP {status})")
+    if status in (400, 401, 403):
         hint = "log in with `docker login`" if anonymous else "is the login right?"
-        raise _Refused(f"{registry} gave no token (HTTP {response.status_code}); {hint}")
-    if response.status_code != 200 or len(response.content) > MAX_ANSWER_BYTES:
-        raise RemoteUnavailable(f"{registry}: its token service answered HTTP {response.status_code}")
+        raise _Refused(f"{registry} gave no token (HTTP {status}); {hint}")
+    if status != 200:
+        raise RemoteUnavailable(f"{registry}: its token service answered HTTP {status}")
     try:
-        answer = decode(response.content, _Answer)
-    except msgspec.MsgspecError:
+        answer = decode(body, _Answer)
+    except ValueError:
         raise RemoteUnavailable(f"{registry}: its token service answered something else than a token") from None
     text = answer.token or answer.access_token
     if not text or not text.isascii() or any(character <= " " for character in text):

@@ -13,7 +13,8 @@ The steps of a request, in order:
 6. No answer, 408, 429 and 5xx are tried again with growing pauses, or after what `Retry-After` says when that is short.
    A refusal (400, 401, 403, 404, 405, 409, 412) never is.
 
-Bodies of answers are bounded: what is longer than it may be is not read to its end.
+Bodies of answers are bounded: what is longer than it may be is not read to its end. So is time: a registry that sends a
+byte now and then is given up as one that sends none.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ MAX_UNWANTED_BYTES: Final = 64 * 1024
 MAX_SHORTER: Final = 12
 PATIENCE_S: Final = 30.0
 WHOLE_S: Final = 300.0
+SLOWEST_BYTES_PER_S: Final = 512
+"""Slower than this, for a minute, nothing is waited for; a body that is pushed may take as long as it does at this pace."""
 _TOO_LONG: Final = frozenset({400, 413, 431})
 _BROKEN_OFF: Final = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
 _REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
@@ -57,19 +60,30 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How slowly a stream may come: what each `over_s` seconds of waiting must bring, on average."""
+
+    bytes_per_s: int = SLOWEST_BYTES_PER_S
+    over_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class TransportOptions:
     """How we talk. `plain_http`: registries that may be asked without TLS. `ca_file`: a private authority, in PEM.
 
-    `patience_s`: the longest `Retry-After` that is waited for. `whole_s`: how long asking for what is read whole may take in
-    all, since who sends a byte now and then is never silent. `reach`: where a registry may send us; None: anywhere.
+    `timeout_s`: without a byte. `whole_s`: how long asking for what is read whole may take in all, since who sends a byte now
+    and then is never silent, and until a stream has begun; redirects, tokens and other tries included. `pace`: how slowly a
+    stream may come. `patience_s`: the longest `Retry-After` that is waited for. `reach`: where a registry may send us; None:
+    anywhere.
     """
 
     plain_http: frozenset[str] = frozenset()
     ca_file: Path | None = None
     timeout_s: float = 30.0
+    whole_s: float = WHOLE_S
+    pace: Pace = Pace()
     attempts: int = 4
     patience_s: float = PATIENCE_S
-    whole_s: float = WHOLE_S
     reach: Reach | None = None
 
 
@@ -123,6 +137,7 @@ class Transport:
         )
         self._credentials = credentials
         self._options = options
+        self.pace = options.pace
         self._schemes: dict[str, str] = {}
         self._basic: set[str] = set()
         self._bearer: dict[str, Challenge] = {}
@@ -135,42 +150,46 @@ class Transport:
 
     async def request(self, call: Call, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Reply:
         """Ask and read the answer whole. Raises what `errors.from_status` makes of a status that is not in `call.ok`."""
-        if call.method not in ("GET", "HEAD"):  # what is sent may be large
-            return await self._request(call, max_bytes)
-        try:
-            async with asyncio.timeout(self._options.whole_s):
-                return await self._request(call, max_bytes)
-        except TimeoutError as error:
-            raise RemoteUnavailable(
-                f"{call.registry} did not answer for {call.what} within {self._options.whole_s:g} s"
-            ) from error
-
-    async def _request(self, call: Call, max_bytes: int) -> Reply:
         attempts = self._options.attempts if call.idempotent else 1
-        async for attempt in stamina.retry_context(on=self._pause, attempts=attempts, timeout=120.0, wait_max=8.0):
-            with attempt:
-                async with AsyncExitStack() as stack:
-                    response = await self._send(call, stack)
-                    body = await _read(call, response, max_bytes)
-                    self._check(call, response, body)
-                    return Reply(response.status_code, dict(response.headers), body)
+        async with self._in_time(call):
+            async for attempt in stamina.retry_context(on=self._pause, attempts=attempts, timeout=120.0, wait_max=8.0):
+                with attempt:
+                    async with AsyncExitStack() as stack:
+                        response = await self._send(call, stack)
+                        body = await _read(call, response, max_bytes)
+                        self._check(call, response, body)
+                        return Reply(response.status_code, dict(response.headers), body)
         raise AssertionError("stamina returns or raises")
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[httpx2.Response]:
         """Ask and hand out the answer while it arrives. Only getting an answer is tried again, not its body."""
         async with AsyncExitStack() as stack:
-            async for attempt in stamina.retry_context(
-                on=self._pause, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
-            ):
-                with attempt:
-                    response = await self._send(call, stack)
-                    if response.status_code not in call.ok:
-                        self._check(call, response, await _read(call, response, 64 * 1024))
+            async with self._in_time(call):
+                async for attempt in stamina.retry_context(
+                    on=self._pause, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
+                ):
+                    with attempt:
+                        response = await self._send(call, stack)
+                        if response.status_code not in call.ok:
+                            self._check(call, response, await _read(call, response, MAX_UNWANTED_BYTES))
             try:
                 yield response
             except httpx2.HTTPError as error:
                 raise RemoteUnavailable(f"{call.registry} broke off {call.what}: {type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def _in_time(self, call: Call) -> AsyncIterator[None]:
+        """RemoteUnavailable when what is done in it takes too long; what is pushed is given the time that it needs."""
+        within_s = self._options.whole_s + int(call.headers.get("content-length", "0")) / SLOWEST_BYTES_PER_S
+        limit = asyncio.timeout(within_s)
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise RemoteUnavailable(f"{call.registry} did not answer for {call.what} within {within_s:g} s") from error
 
     def _pause(self, error: Exception) -> bool | float:
         """Whether to try again, and after how many seconds if the registry said so."""
@@ -194,7 +213,7 @@ class Transport:
                 body,
                 retry_after_s=retry_after_s,
                 bound=response.headers.get("boltseal-bound"),
-                counted=quota is not None,
+                counted="ratelimit-remaining" in response.headers,
             )
 
     async def _send(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
@@ -321,7 +340,8 @@ class Transport:
     async def _try_plain(self, registry: str) -> str:
         """On loopback nobody listens in: a registry there that speaks plain HTTP is asked so, as Docker does."""
         try:
-            response = await self._http.get(f"http://{registry}/v2/", timeout=5.0)
+            async with self._http.stream("GET", f"http://{registry}/v2/", timeout=5.0) as response:
+                await _take_leave(response)
         except httpx2.ConnectError:
             return "http"
         except httpx2.HTTPError:

@@ -145,7 +145,11 @@ class _Stream(httpcore2.AsyncNetworkStream):
         self._transport = transport
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's signature
-        if not self._wire.readable:
+        if self._wire.readable:
+            await asyncio.sleep(
+                0
+            )  # who sends faster than we read must not keep everybody else, and every timer, waiting
+        else:
             async with _within(timeout, httpcore2.ReadTimeout):
                 await self._wire.arrival()
         taken = self._wire.take()

@@ -36,6 +36,7 @@ from boltseal.storage.turns import TurnNotHad
 
 if TYPE_CHECKING:
     from boltseal.client.registry import Arriving
+    from boltseal.mirror.limits import Limits
     from boltseal.mirror.upstreams import Upstream
     from boltseal.oci.reference import Repository
     from boltseal.registry.pulls import Pulls
@@ -59,6 +60,7 @@ class MirroredBlobs:
         pulls: Pulls,
         uploads: Uploads,
         blobs: BlobStore,
+        limits: Limits,
         turns: Turns,
         *,
         check_room: Callable[[int], None],
@@ -67,6 +69,7 @@ class MirroredBlobs:
         self._pulls = pulls
         self._uploads = uploads
         self._blobs = blobs
+        self._limits = limits
         self._turns = turns
         self._check_room = check_room
         self._count = count
@@ -137,7 +140,9 @@ class MirroredBlobs:
         size = next((size for name, size in await self._pulls.holders(fetch.digest) if name.startswith(prefix)), None)
         if size is None or await self._blobs.stat(fetch.digest) != size or fetch.size not in (None, size):
             return False
-        if await upstream.client.has_blob(upstream.remote(repository), fetch.digest) != size:
+        async with self._limits.asking(upstream):
+            there = await upstream.client.has_blob(upstream.remote(repository), fetch.digest)
+        if there != size:
             return False
         await self._uploads.hold(repository, fetch.digest, size, upstream.actor)
         return True
@@ -158,7 +163,8 @@ class MirroredBlobs:
             raise FetchLost(f"what had arrived of {fetch.digest.short} was dropped; ask again")
         fetch.look_into(self._blobs.open_partial(key))
         try:
-            await self._arrive(upstream, repository, fetch, writer)
+            async with self._limits.asking(upstream):
+                await self._arrive(upstream, repository, fetch, writer)
             size = await writer.commit(fetch.digest)
         except DigestInvalid as error:
             await self._drop(key)

@@ -25,6 +25,7 @@ from boltseal.registry.values import UNCONDITIONAL, ManifestAnswer
 
 if TYPE_CHECKING:
     from boltseal.mirror.fetch import Fetch
+    from boltseal.mirror.limits import Limits
     from boltseal.mirror.relay import Relay
     from boltseal.mirror.tags import Meaning, UpstreamTags
     from boltseal.mirror.upstreams import Upstream, Upstreams
@@ -39,8 +40,8 @@ MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
 SERVED_WITH_WARNING: Final = "mirror_served_with_warning"
 WARM_US: Final = 1_000_000
 WARM_MOST: Final = 1000
-"""How many answers are at hand as long as no row in the store has changed, and for how long at most: what is popular is asked
-for thousands of times a second, and making out each time what holds for it would take half of the time."""
+"""How many answers are at hand while nothing was taken away from what the store says, and for how long at most: what is
+popular is asked for thousands of times a second, and making out each time what holds for it would take half of the time."""
 
 OTHERS_WAIT_S: Final = 60.0
 
@@ -55,10 +56,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class _Warm:
-    """What a tag was answered with at `at_us`, when the store's rows were of this version; and how long that counts."""
+    """What a tag was answered with at `at_us`, in this generation of the store; and how long that counts."""
 
     served: Served
-    version: int
+    generation: int
     at_us: int
     for_us: int
 
@@ -67,13 +68,14 @@ class Mirror:
     """Every read of a mirrored repository. One per process; ended with `aclose`.
 
     `check_room`: refuses so many bytes more than are there (ReserveReached). `read_only`: why nothing may be stored now, or
-    None. `count`: takes the name of what has happened once more.
+    None. `count`: takes the name of what has happened once more. `warm_most`: how many answers are at hand.
     """
 
     def __init__(
         self,
         upstreams: Upstreams,
         tags: UpstreamTags,
+        limits: Limits,
         registry: Registry,
         store: BlobStore,
         relay: Relay,
@@ -84,9 +86,11 @@ class Mirror:
         check_room: Callable[[int], None],
         read_only: Callable[[], str | None],
         count: Callable[[str], None],
+        warm_most: int = WARM_MOST,
     ) -> None:
         self._upstreams = upstreams
         self._tags = tags
+        self._limits = limits
         self.relay = relay
         self._pulls = registry.pulls
         self._manifests = registry.manifests
@@ -94,10 +98,13 @@ class Mirror:
         self._count = count
         self._turns = turns
         self._uses = uses
-        self._blobs = MirroredBlobs(registry.pulls, registry.uploads, store, turns, check_room=check_room, count=count)
+        self._blobs = MirroredBlobs(
+            registry.pulls, registry.uploads, store, limits, turns, check_room=check_room, count=count
+        )
         self._flights: Flights[tuple[Repository, Digest], ManifestAnswer] = Flights()
         self._clock = clock
         self._warm: OrderedDict[tuple[Repository, Tag], _Warm] = OrderedDict()
+        self._warm_most = warm_most
 
     def upstream(self, terms: UpstreamTerms) -> Upstream:
         """The upstream that a name led to."""
@@ -121,17 +128,16 @@ class Mirror:
 
     async def by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Served:
         """What a tag means, whole. ManifestUnknown, TagDeleted, and what upstream failed with where nothing is here."""
-        version, now_us = self._pulls.version(), self._clock()
+        generation, now_us = self._pulls.generation(), self._clock()
         warm = self._warm.get((repository, tag))
-        if warm is not None and warm.version == version and 0 <= now_us - warm.at_us < warm.for_us:
-            self._uses.note(repository, warm.served.answer.digest)
-            return warm.served
+        if warm is not None and warm.generation == generation and 0 <= now_us - warm.at_us < warm.for_us:
+            return warm.served  # its use is noted: that counts for an hour
         served = await self._by_tag(upstream, repository, tag)
         for_us = min(WARM_US, upstream.terms.fresh_us)
-        if served.warning is None and for_us:
-            self._warm[repository, tag] = _Warm(served, version, now_us, for_us)
+        if served.warning is None and for_us and generation is not None:
+            self._warm[repository, tag] = _Warm(served, generation, now_us, for_us)
             self._warm.move_to_end((repository, tag))
-            while len(self._warm) > WARM_MOST:
+            while len(self._warm) > self._warm_most:
                 self._warm.popitem(last=False)
         return served
 
@@ -159,12 +165,14 @@ class Mirror:
 
     async def by_digest(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
         """A manifest by its digest, from here or from upstream. ManifestUnknown, RemoteLies, ..."""
-        self._uses.note(repository, digest)
         try:
-            return await self._pulls.manifest(repository, digest)
+            found = await self._pulls.manifest(repository, digest)
         except ManifestUnknown:
-            pass  # not here yet
-        return await self._flights.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
+            found = await self._flights.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
+        self._uses.note(
+            repository, digest
+        )  # not before: digests that somebody made up would take the place of real ones
+        return found
 
     async def blob(self, upstream: Upstream, repository: Repository, digest: Digest) -> Fetch | None:
         """A blob on its way here; None: it is here."""
@@ -205,7 +213,8 @@ class Mirror:
             async with self._turns.taken(f"manifest {repository} {digest}", OTHERS_WAIT_S):
                 with contextlib.suppress(ManifestUnknown):  # another worker was quicker
                     return await self._pulls.manifest(repository, digest)
-                manifest = await upstream.client.manifest(upstream.remote(repository), digest)
+                async with self._limits.asking(upstream):
+                    manifest = await upstream.client.manifest(upstream.remote(repository), digest)
                 self._count(MANIFESTS_FETCHED)
                 await self._manifests.put(
                     repository, digest, (), manifest.raw, manifest.media_type, UNCONDITIONAL, upstream.actor

@@ -10,16 +10,18 @@ known to all workers (`registry.upstream_state`), and whoever is told hears it o
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
-from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable
-from boltseal.errors import BoltsealError
+from boltseal.client.errors import RemoteBusy, RemoteNotFound, RemoteUnavailable
+from boltseal.client.reach import AddressBlocked
+from boltseal.errors import BoltsealError, Unavailable
 from boltseal.events import QuotaLow, UpstreamDown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from boltseal.client.quota import Quota
     from boltseal.events import Event
@@ -64,6 +66,22 @@ class Limits:
         quota = self._quotas.get(upstream.terms.name)
         return self.resting(upstream) is None and (quota is None or quota.remaining > upstream.terms.reserve)
 
+    @asynccontextmanager
+    async def asking(self, upstream: Upstream) -> AsyncIterator[None]:
+        """Around a question: refused while an upstream is left alone (Unavailable); what becomes of it is noted."""
+        resting = self.resting(upstream)
+        if resting is not None:
+            raise Unavailable(f"{upstream.terms.name} was not asked: {resting}")
+        try:
+            yield
+        except RemoteNotFound:
+            await self.answered(upstream)
+            raise
+        except BoltsealError as error:
+            await self.failed(upstream, error)
+            raise
+        await self.answered(upstream)
+
     async def answered(self, upstream: Upstream) -> None:
         """Upstream has answered, whatever it said; what it says of a limit is noted."""
         name = upstream.terms.name
@@ -82,8 +100,8 @@ class Limits:
                 rest_us = REST_US if error.retry_after_s is None else round(error.retry_after_s * 1_000_000)
                 self._rests_until_us[name] = self._clock() + min(rest_us, MAX_REST_US)
             return
-        if not isinstance(error, RemoteUnavailable) or isinstance(error, RemoteLies):
-            return
+        if not isinstance(error, RemoteUnavailable) or isinstance(error, AddressBlocked):
+            return  # it has answered
         self._failures[name] = self._failures.get(name, 0) + 1
         if self._failures[name] == DOWN_AFTER and await self._kept(self._states.down(name, error.message)):
             self._tell(UpstreamDown(name, error.message))

@@ -26,6 +26,7 @@ from boltseal.storage import mirrored
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from boltseal.mirror.limits import Limits
     from boltseal.mirror.upstreams import Upstream
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository
@@ -33,12 +34,18 @@ if TYPE_CHECKING:
     from boltseal.storage.database import Database
 
 ITEM_BYTES: Final = 100
-MAX_NAMES: Final = 200_000
-MAX_REFERRERS: Final = 20_000
-KEPT_BYTES: Final = 64 * 1024 * 1024
-WHOLE_WITHIN_S: Final = 60.0
 FAILED_US: Final = 30_000_000
 """How long an upstream that failed on a list is not asked for it again where something stands in."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListBounds:
+    """How long a list may be, and how long in coming; and about how much memory the tags, and the referrers, may take."""
+
+    names: int = 200_000
+    referrers: int = 20_000
+    within_s: float = 60.0
+    kept_bytes: int = 64 * 1024 * 1024
 
 
 Item = TypeVar("Item")
@@ -55,10 +62,11 @@ class Listed(Generic[Item]):
 
 
 class _Kept(Generic[Item]):
-    """The lists asked for last, up to about KEPT_BYTES. `weigh`: about how many bytes an item takes."""
+    """The lists asked for last, up to about `kept_bytes`. `weigh`: about how many bytes an item takes."""
 
-    def __init__(self, weigh: Callable[[Item], int]) -> None:
+    def __init__(self, weigh: Callable[[Item], int], kept_bytes: int) -> None:
         self._weigh = weigh
+        self._kept_bytes = kept_bytes
         self._lists: OrderedDict[Hashable, tuple[Listed[Item], int]] = OrderedDict()
         self._held_bytes = 0
 
@@ -70,7 +78,7 @@ class _Kept(Generic[Item]):
         weight = ITEM_BYTES + sum(map(self._weigh, listed.items))
         self._held_bytes += weight - self._lists.pop(key, (listed, 0))[1]
         self._lists[key] = listed, weight
-        while self._held_bytes > KEPT_BYTES:
+        while self._held_bytes > self._kept_bytes:
             self._held_bytes -= self._lists.popitem(last=False)[1][1]
 
 
@@ -86,12 +94,21 @@ def _of_referrer(row: ReferrerRow) -> int:
 class Relay:
     """Lists of all upstreams. One per process. `clock`: microseconds since the epoch."""
 
-    def __init__(self, database: Database, pulls: Pulls, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        pulls: Pulls,
+        limits: Limits,
+        clock: Callable[[], int],
+        bounds: ListBounds = ListBounds(),
+    ) -> None:
         self._database = database
         self._pulls = pulls
+        self._limits = limits
         self._clock = clock
-        self._tags: _Kept[Tag] = _Kept(_of_tag)
-        self._referrers: _Kept[ReferrerRow] = _Kept(_of_referrer)
+        self._bounds = bounds
+        self._tags: _Kept[Tag] = _Kept(_of_tag, bounds.kept_bytes)
+        self._referrers: _Kept[ReferrerRow] = _Kept(_of_referrer, bounds.kept_bytes)
         self._tag_flights: Flights[Hashable, Listed[Tag]] = Flights()
         self._referrer_flights: Flights[Hashable, Listed[ReferrerRow]] = Flights()
 
@@ -107,12 +124,14 @@ class Relay:
             names = set()
             async for name in upstream.client.tags(upstream.remote(repository)):
                 names.add(name)
-                if len(names) > MAX_NAMES:
-                    raise UpstreamFailed(f"{upstream.terms.name} lists more than {MAX_NAMES} tags of {repository}")
+                if len(names) > self._bounds.names:
+                    raise UpstreamFailed(
+                        f"{upstream.terms.name} lists more than {self._bounds.names} tags of {repository}"
+                    )
             return tuple(sorted(names))
 
         async def here() -> tuple[Tag, ...]:
-            names = await self._database.read(lambda found: mirrored.tags_seen(found, repository, MAX_NAMES))
+            names = await self._database.read(lambda found: mirrored.tags_seen(found, repository, self._bounds.names))
             return tuple(Tag(name) for name in names)
 
         return await self._list(self._tags, self._tag_flights, repository, upstream, ask, here)
@@ -122,9 +141,9 @@ class Relay:
 
         async def ask() -> tuple[ReferrerRow, ...]:
             found = await upstream.client.referrers(upstream.remote(repository), digest)
-            if len(found) > MAX_REFERRERS:
+            if len(found) > self._bounds.referrers:
                 raise UpstreamFailed(
-                    f"{upstream.terms.name} lists more than {MAX_REFERRERS} referrers of {digest.short}"
+                    f"{upstream.terms.name} lists more than {self._bounds.referrers} referrers of {digest.short}"
                 )
             rows = {
                 str(each.digest): ReferrerRow(
@@ -135,7 +154,7 @@ class Relay:
             return tuple(rows[name] for name in sorted(rows))
 
         async def here() -> tuple[ReferrerRow, ...]:
-            return (await self._pulls.referrers(repository, digest, None, n=MAX_REFERRERS)).rows
+            return (await self._pulls.referrers(repository, digest, None, n=self._bounds.referrers)).rows
 
         key = repository, digest
         return await self._list(self._referrers, self._referrer_flights, key, upstream, ask, here)
@@ -155,7 +174,7 @@ class Relay:
 
         async def work() -> Listed[Item]:
             try:
-                async with asyncio.timeout(WHOLE_WITHIN_S):
+                async with asyncio.timeout(self._bounds.within_s), self._limits.asking(upstream):
                     listed = Listed(await ask(), self._clock())
             except TimeoutError:
                 failed: BoltsealError = UpstreamFailed(f"{upstream.terms.name} did not end its list in time")

@@ -34,6 +34,7 @@ from boltseal.storage.turns import TurnNotHad
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from boltseal.client.registry import Resolved
     from boltseal.mirror.limits import Limits, Tell
     from boltseal.mirror.upstreams import Upstream
     from boltseal.oci.digest import Digest
@@ -46,7 +47,6 @@ MISSED_US: Final = 10_000_000
 """How long a tag that upstream has not got is not asked for again: shorter than a window, as somebody may be about to push."""
 FAILED_US: Final = 30_000_000
 PATIENCE_S: Final = 8.0
-"""How long upstream may take where there is something to serve without it."""
 TURN_S: Final = 30.0
 HEADS: Final = "mirror_heads"
 
@@ -90,7 +90,7 @@ class UpstreamTags:
     """Asks for the tags of every upstream. One per process; ended with `aclose`.
 
     `clock`: microseconds. `tell` is handed what happened. `read_only`: why nothing may be written now, or None. `count`: takes
-    the name of what has happened once more.
+    the name of what has happened once more. `patience_s`: how long upstream may take where there is something to serve without it.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class UpstreamTags:
         tell: Tell,
         read_only: Callable[[], str | None],
         count: Callable[[str], None],
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._observations = observations
         self._limits = limits
@@ -111,6 +112,7 @@ class UpstreamTags:
         self._tell = tell
         self._read_only = read_only
         self._count = count
+        self._patience_s = patience_s
         self._tried: OrderedDict[Key, _Tried] = OrderedDict()
         self._flights: Flights[Key, Meaning] = Flights()
 
@@ -142,9 +144,9 @@ class UpstreamTags:
     async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning:
         stands = self._observations.look(repository, tag)
         try:
-            resting = self._read_only() or self._limits.resting(upstream)
-            if resting is not None:
-                raise Unavailable(f"{upstream.terms.name} was not asked: {resting}")
+            reason = self._read_only() or self._limits.resting(upstream)
+            if reason is not None:
+                raise Unavailable(f"{upstream.terms.name} was not asked: {reason}")
             async with self._turns.taken(f"tag {repository}:{tag}", 0.0 if stands is not None else TURN_S):
                 stands = self._observations.look(repository, tag)
                 if stands is not None and self._fresh(upstream, stands):  # another worker was quicker
@@ -176,20 +178,18 @@ class UpstreamTags:
         """What upstream says; None: it has no such tag."""
         self._count(HEADS)
         try:
-            async with asyncio.timeout(None if patient else PATIENCE_S):
-                resolved = await upstream.client.resolve(upstream.remote(repository), tag)
+            async with self._limits.asking(upstream):
+                resolved = await self._resolved(upstream, repository, tag, None if patient else self._patience_s)
         except RemoteNotFound:
-            await self._limits.answered(upstream)
             return None
-        except TimeoutError as error:
-            late = RemoteUnavailable(f"{upstream.terms.name} did not answer within {PATIENCE_S:g} seconds")
-            await self._limits.failed(upstream, late)
-            raise late from error
-        except BoltsealError as error:
-            await self._limits.failed(upstream, error)
-            raise
-        await self._limits.answered(upstream)
         return Seen(resolved.digest, resolved.media_type, resolved.size)
+
+    async def _resolved(self, upstream: Upstream, repository: Repository, tag: Tag, within_s: float | None) -> Resolved:
+        try:
+            async with asyncio.timeout(within_s):
+                return await upstream.client.resolve(upstream.remote(repository), tag)
+        except TimeoutError as error:
+            raise RemoteUnavailable(f"{upstream.terms.name} did not answer within {within_s:g} seconds") from error
 
     def _fresh(self, upstream: Upstream, stands: Stands) -> bool:
         # A clock that was set back must not keep an answer for ever.

@@ -29,19 +29,26 @@ _log = structlog.get_logger(__name__)
 
 
 class Uses:
-    """The notes of one process. `clock`: microseconds since the epoch."""
+    """The notes of one process. `clock`: microseconds since the epoch. `waiting_most`: how many wait to be written."""
 
-    def __init__(self, database: Database, clock: Callable[[], int], read_only: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], int],
+        read_only: Callable[[], str | None],
+        waiting_most: int = WAITING_MOST,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._read_only = read_only
+        self._waiting_most = waiting_most
         self._noted: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()
         self._waiting: dict[tuple[Repository, Digest], int] = {}
 
     def note(self, repository: Repository, digest: Digest) -> None:
         """A manifest is being pulled."""
         key, now_us = (repository, digest), self._clock()
-        if now_us - self._noted.get(key, -EACH_US) < EACH_US or len(self._waiting) >= WAITING_MOST:
+        if now_us - self._noted.get(key, -EACH_US) < EACH_US or len(self._waiting) >= self._waiting_most:
             return
         self._noted[key] = self._waiting[key] = now_us
         self._noted.move_to_end(key)

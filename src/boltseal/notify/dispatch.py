@@ -167,6 +167,16 @@ class Dispatcher:
         """Write events down for who is to be told of them; they are on the disk when it returns. OutboxUnusable, Full."""
         self._put(told, None)
 
+    def begin(self) -> None:
+        """From now on whatever the logs say is told, however late `run` comes to it. Before it, and in any thread."""
+        try:
+            for feed in self._feeds:
+                self._outbox.begin(feed.name, feed.size())
+        except BoltsealError as error:
+            self._troubled("", f"nobody can be told: {error.message}")
+        finally:
+            self._outbox.close()
+
     async def run(self) -> None:
         """Write down and deliver, until `end`."""
         try:
@@ -241,7 +251,9 @@ class Dispatcher:
 
     def _read(self, feed: Feed) -> None:
         at, size = self._outbox.cursor(feed.name), feed.size()
-        if at is None or at > size:  # begun just now: nobody wants to hear of years; or entries were given up for lost
+        if (
+            at is None or at > size
+        ):  # `begin` could not be: nobody wants to hear of years; or entries were given up for lost
             self._put((), (feed.name, size))
             return
         too_old_us = self._clock_us() - MAX_AGE_US  # such as what happened while no receiver was configured

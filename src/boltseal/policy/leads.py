@@ -79,18 +79,30 @@ class Leads:
         ours = namespace is not None and namespace.lower() in self.own
         if namespace is not None and not ours:
             return self._by_namespace(repository, namespace, writes=writes)
+        named = self.by_name(repository)
+        if named is not None and named.upstream is not None:
+            if pushes and not named.upstream.push:
+                rest = repository.partition("/")[2]
+                raise MirrorOnly(
+                    f"{repository} is a mirror of {named.upstream.name}/{rest}; push there, or let `push = true` pass it on"
+                )
+            return named
+        if named is not None or ours or writes or known_here(repository):
+            return Lead(repository)
+        return _led(next(terms for terms in self.upstreams if terms.root), repository)
+
+    def by_name(self, repository: Repository) -> Lead | None:
+        """Where a name leads that is asked for without `?ns=`, if its letters alone say so; None: what is here decides.
+
+        NameInvalid. The same for ever: it may be kept.
+        """
         first, _, rest = repository.partition("/")
         upstream = next((terms for terms in self.upstreams if terms.name == first), None)
         if upstream is not None and rest:
-            if pushes and not upstream.push:
-                raise MirrorOnly(
-                    f"{repository} is a mirror of {upstream.name}/{rest}; push there, or let `push = true` pass it on"
-                )
             return _led(upstream, Repository(rest))
-        root = None if ours or writes else next((terms for terms in self.upstreams if terms.root), None)
-        if root is None or any(glob.matches(repository) for glob in self.local) or known_here(repository):
+        if not any(terms.root for terms in self.upstreams) or any(glob.matches(repository) for glob in self.local):
             return Lead(repository)
-        return _led(root, repository)
+        return None
 
     def at_root(self, repository: Repository) -> Repository | None:
         """What a name would mean if the root mirror answered for it; None without one, or where it can't mean anything.

@@ -165,6 +165,7 @@ class GatedPushes:
         try:
             observations.note(tx, repository, tag, seen, _OURS, actor, "pushed through the gate")
         except (LedgerFrozen, LedgerMissing, ObservationMissing):
+            tx.takes_away = True  # what was served under that name is over all the same
             return  # upstream has it, and the ledger says so: a doubted log of observations undoes neither
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, NotFound, Precondition, Unavailable
-from boltseal.ledger.entry import MAX_TIME_US, Kind, parse
+from boltseal.ledger.entry import MAX_TIME_US, Entry, Kind, parse
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import moves
 from boltseal.policy.moves import Judged, Known, Seen, Told
 from boltseal.policy.upstreams import OnGone
@@ -26,7 +27,6 @@ from boltseal.storage.sqlite import ForeignTagRow
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from boltseal.oci.reference import Repository, Tag
     from boltseal.policy.upstreams import MoveTerms
     from boltseal.registry.values import Actor
     from boltseal.storage.database import Database, Transaction
@@ -179,10 +179,20 @@ def recall(tx: Transaction, size: int) -> None:
             foreign_tags.drop(tx, repository, tag)
             continue
         index, line = left[-1]
-        entry = parse(line)
-        digest = entry.was if entry.kind is Kind.HELD else entry.digest
-        seen = Seen(Digest.parse(digest), entry.type, entry.size) if digest else None
-        foreign_tags.put(tx, repository, tag, _row(Stands(Known(seen), 0, index)))
+        stand(tx, Repository(repository), Tag(tag), index, parse(line))
+
+
+def stand(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
+    """Set a tag to what its last entry says; upstream is asked again before anything else is believed."""
+    about = Seen(Digest.parse(entry.digest), entry.type, entry.size) if entry.digest else None
+    before = Seen(Digest.parse(entry.was), "", -1) if entry.was else None
+    if entry.kind is Kind.HELD:
+        known = Known(before, held=about, held_us=entry.time_us)
+    elif about is None:
+        known = Known(before, gone_us=entry.time_us)
+    else:
+        known = Known(about)
+    foreign_tags.put(tx, repository, tag, _row(Stands(known, 0, index)))
 
 
 def _write(

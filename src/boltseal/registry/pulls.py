@@ -155,9 +155,10 @@ class Pulls:
 
         return await self._database.read(query)
 
-    def version(self) -> int:
-        """A number that is another one whenever anything in the store's rows has changed."""
-        return self._database.lookups.version()
+    def generation(self) -> int | None:
+        """The store's generation, under which an answer may be kept that is asked for after this; None: none may be now."""
+        now = self._generation.read()
+        return now if now % 2 == 0 else None
 
     async def holders(self, digest: Digest) -> list[tuple[str, int]]:
         """The repositories that hold a blob, and its size in each. For us alone: between callers there are walls."""

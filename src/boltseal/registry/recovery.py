@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid
-from boltseal.ledger.audit import Audit
+from boltseal.ledger.audit import Audit, ObservationAudit
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
 from boltseal.ledger.entry import Kind
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
@@ -68,13 +68,15 @@ def next_origin(origin: str) -> str:
     return f"{origin}/2" if match is None else f"{match['origin']}/{int(match['number']) + 1}"
 
 
-def entries_here(database: Database) -> int:
+def entries_here(database: Database, log: Log = LEDGER) -> int:
     """How many entries this store has."""
-    seen = database.read_and_wait(_seen)
+    seen = database.read_and_wait(lambda held: _seen(held, log))
     return 0 if seen is None else seen[1]
 
 
-def bring_back(database: Database, keys: LedgerKeys, door: TagDoor, lines: Lines, head: bytes | None) -> Recovered:
+def bring_back(
+    database: Database, keys: LedgerKeys, door: TagDoor, lines: Lines, head: bytes | None, log: Log = LEDGER
+) -> Recovered:
     """Write the entries that are missing. `head`: the source's signed head, if it has one. RecoveryRefused, LedgerDoubt."""
     with keys.locked():
         key, mark = keys.key(), keys.mark()
@@ -87,9 +89,9 @@ def bring_back(database: Database, keys: LedgerKeys, door: TagDoor, lines: Lines
                 signed, note = offered, head
 
         def job(tx: Transaction) -> int:
-            return _bring_back(tx, door, lines, signed)
+            return _bring_back(tx, door, lines, signed, log)
 
-        with _undoubted(database, LEDGER):
+        with _undoubted(database, log):
             brought = database.write_and_wait(job)
         if note != mark:
             keys.put_mark(note)
@@ -151,9 +153,9 @@ def _seen(held: Connection, log: Log = LEDGER) -> tuple[str, int, ledger_tree.He
     return None if entries is None else (entries.origin, entries.size, ledger_tree.head(held, log=log))
 
 
-def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint) -> int:
-    head = ledger_store.head(tx)
-    stored = ledger_tree.head(tx.connection)
+def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint, log: Log) -> int:
+    head = ledger_store.head(tx, log)
+    stored = ledger_tree.head(tx.connection, log=log)
     if head is None or head.origin != signed.origin:
         raise RecoveryRefused(f"this data is not of the ledger {signed.origin}")
     missing = signed.size - head.size
@@ -164,13 +166,15 @@ def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint
     # 1
     new = list(lines(head.size, signed.size))
     size = 0 if stored is None else stored.size
-    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx.connection, size)] + [leaf_hash(one) for one in new]
-    grown = grow(size, ledger_tree.tiles(tx.connection, edge(size)), leaves)
+    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx.connection, size, log=log)] + [
+        leaf_hash(one) for one in new
+    ]
+    grown = grow(size, ledger_tree.tiles(tx.connection, edge(size), log), leaves)
     if (grown.size, grown.root) != (signed.size, signed.root):
         raise RecoveryRefused("the entries that were offered are not the ones that were signed")
     # 2
-    audit = Audit(origin="")
-    for index, line in ledger_store.lines(tx.connection):
+    audit = ObservationAudit(origin="") if log is OBSERVATIONS else Audit(origin="")
+    for index, line in ledger_store.lines(tx.connection, log=log):
         audit.take(index, line)
     touched = dict[tuple[str, str], str]()
     for index, line in enumerate(new, start=head.size):
@@ -180,9 +184,18 @@ def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint
             raise LedgerDoubt(f"entry {index} breaks the ledger's rules: {problems[0]}")
         # 3
         ledger_store.append(
-            tx, index, time_us=entry.time_us, kind=entry.kind, repository=entry.repository, tag=entry.tag, line=line
+            tx,
+            index,
+            time_us=entry.time_us,
+            kind=entry.kind,
+            repository=entry.repository,
+            tag=entry.tag,
+            line=line,
+            log=log,
         )
-        if entry.tag:
+        if entry.tag and log is OBSERVATIONS:
+            observations.stand(tx, Repository(entry.repository), Tag(entry.tag), index, entry)
+        elif entry.tag:
             touched[entry.repository, entry.tag] = entry.extra.get("canonical", "")
     for (repository, tag), canonical in touched.items():
         place = Place(Repository(repository), metadata.ensure_repository(tx, repository, None))

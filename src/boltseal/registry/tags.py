@@ -114,6 +114,7 @@ class TagDoor:
         if row.sealed_digest is not None and row.keep == str(FOREVER):
             return Standing(row.entry_index, changed=False)
         self._check_complete(tx, place, row.digest)
+        tx.takes_away = True  # under an upstream's name: what that one said
         sealed = tag_rows.sealed(row, FOREVER, tx.now_us, actor)
         return self._record(tx, place, tag, row, sealed, Kind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER))
 

@@ -29,11 +29,13 @@ def find(connection: Connection, repository: str, name: str) -> ForeignTagRow | 
 
 
 def put(tx: Transaction, repository: str, name: str, row: ForeignTagRow) -> None:
-    """Write the row of a name, its first or another."""
+    """Write the row of a name, its first or another; what was answered by the one before is then over."""
     values = {column.name: getattr(row, column.name) for column in _COLUMNS}
     at = {"at_repository": repository, "at_name": name}
     if tx.connection.execute(update(foreign_tag).where(*_AT), {**at, **values}).rowcount == 0:
         tx.connection.execute(insert(foreign_tag), {"repository": repository, "name": name, **values})
+    else:
+        tx.takes_away = True
 
 
 def asked(tx: Transaction, repository: str, name: str, now_us: int) -> None:
@@ -43,7 +45,8 @@ def asked(tx: Transaction, repository: str, name: str, now_us: int) -> None:
 
 
 def drop(tx: Transaction, repository: str, name: str) -> None:
-    """Forget a name."""
+    """Forget a name, and what was answered by it."""
+    tx.takes_away = True
     tx.connection.execute(delete(foreign_tag).where(foreign_tag.c.repository == repository, foreign_tag.c.name == name))
 
 

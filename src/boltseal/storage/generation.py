@@ -3,7 +3,8 @@
 One file of eight bytes, mapped by every process of a store. It is a sequence lock:
 
     even   the caches filled under this number are right
-    odd    a transaction that takes something away (delete, unseal, purge) is being committed: no cache is used or filled
+    odd    a transaction that takes something away (delete, unseal, purge; what a tag of an upstream meant) is being
+           committed: no cache is used or filled
 
 The one writer (it holds the database's write lock) makes the number odd before COMMIT and even, two higher, after it.
 COMMIT lets go of the write lock, so the file has a lock of its own from the first to the second: else the next writer's

@@ -14,12 +14,15 @@ from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.tiles import MAX_ENTRY_BYTES, WIDTH, BundleId, parse_bundle
 from boltseal.storage import ledger_store, ledger_tree, sqlite
 from boltseal.storage.migrate import DATABASE_NAME
+from boltseal.storage.schema import LEDGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection
+
+    from boltseal.storage.schema import Log
 
 MAX_BUNDLE_BYTES: Final = WIDTH * (MAX_ENTRY_BYTES + 2)
 
@@ -29,10 +32,11 @@ class CopyInvalid(Invalid):
 
 
 class FolderCopy:
-    """Either kind of folder. CopyInvalid when it is neither."""
+    """Either kind of folder, of which log it may be; a tree of tiles is of one log. CopyInvalid when it is neither."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: Log = LEDGER) -> None:
         self._folder = folder
+        self._log = log
         self._database = folder / DATABASE_NAME
         if not self._database.is_file() and not (folder / "checkpoint").is_file():
             raise CopyInvalid(
@@ -44,14 +48,14 @@ class FolderCopy:
         if not self._database.is_file():
             return self._read(self._folder / "checkpoint", MAX_NOTE_BYTES)
         with _open(self._database) as held:
-            head = ledger_tree.head(held)
+            head = ledger_tree.head(held, log=self._log)
         return None if head is None else head.note
 
     def lines(self, start: int, end: int) -> Iterator[bytes]:
         """The entries [start, end), as far as they are there. CopyInvalid, Unavailable."""
         if self._database.is_file():
             with _open(self._database) as held:
-                yield from [line for _, line in ledger_store.lines(held, start, until=end)]
+                yield from [line for _, line in ledger_store.lines(held, start, until=end, log=self._log)]
             return
         for index in range(start // WIDTH, -(-end // WIDTH)):
             width = min(end - index * WIDTH, WIDTH)

@@ -140,6 +140,11 @@ class Outbox:
             row = database.execute("SELECT at FROM cursor WHERE name = ?", (name,)).fetchone()
             return None if row is None else int(row[0])
 
+    def begin(self, name: str, at: int) -> None:
+        """A log is read from here on, unless it was read before. OutboxUnusable, Full."""
+        with self._transaction() as database:
+            database.execute("INSERT OR IGNORE INTO cursor VALUES (?, ?)", (name, at))
+
     def claim(self) -> bool:
         """Whether this process may deliver: one at a time, until it ends or closes. OutboxUnusable."""
         if self._claim is not None:

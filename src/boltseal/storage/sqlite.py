@@ -263,10 +263,6 @@ class Lookups:
         row = self._one(_FOREIGN_TAG, (repository, name))
         return None if row is None else ForeignTagRow(*row)
 
-    def version(self) -> int:
-        """A number that is another one whenever anybody, in whatever process, has changed the database since."""
-        return int(self._one("PRAGMA data_version", ())[0])
-
     def _one(self, query: str, values: tuple[str, ...]) -> Any:
         try:
             return self._execute(query, values).fetchone()

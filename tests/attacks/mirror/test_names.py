@@ -7,11 +7,17 @@ import gc
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
-from boltseal.opening import open_store
+from boltseal.mirror.tags import UpstreamTags
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.opening import now_us, open_store
+from boltseal.registry.pulls import ManifestUnknown
+from boltseal.storage.schema import pulled
 from tests.fakes.upstream import FakeUpstream
 from tests.images import digest_of, image, push, push_blob
-from tests.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.mirror.mirrors import NAME, bare_mirror, mirror_settings, table_of
 from tests.serving import Serving, serving_as
 
 
@@ -141,6 +147,23 @@ async def test_endless_made_up_digests_leave_nothing_behind(mirror: Serving, ups
 
     assert list((mirror.data / "uploads").iterdir()) == []
     assert (await mirror.client.get("/v2/_catalog")).json() == {"repositories": []}
+
+
+async def test_made_up_digests_take_no_real_pulls_place(data: Path, upstream: FakeUpstream) -> None:
+    """What was pulled is noted, however many ask for what is not there: retention goes by it."""
+    shown = upstream.publish("team/app", "latest", image("pulled"))
+    repository = Repository(f"{NAME}/team/app")
+    async with bare_mirror(
+        mirror_settings(data, table_of(upstream)), now_us, tags=UpstreamTags, waiting_most=1
+    ) as bare:
+        for number in range(3):
+            with pytest.raises(ManifestUnknown):
+                await bare.mirror.by_digest(bare.upstream, repository, Digest.of(str(number).encode()))
+        await bare.mirror.by_digest(bare.upstream, repository, Digest.parse(shown.digest))
+        await bare.uses.write()
+        noted = await bare.store.database.read(lambda held: held.execute(select(pulled.c.digest)).scalars().all())
+
+    assert noted == [shown.digest]
 
 
 async def test_a_local_name_is_not_shadowed_by_upstream_nor_upstreams_by_ours(

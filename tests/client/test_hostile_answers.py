@@ -1,0 +1,239 @@
+"""A registry, or a token service, that means harm: whatever it sends ends in an error, soon, and in little memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+import stamina
+
+from boltseal.client.credentials import OneLogin
+from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.registry import RegistryClient
+from boltseal.client.transport import Pace, Transport, TransportOptions
+from boltseal.errors import BoltsealError, Unavailable
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from tests.client.listening import listening
+
+REPOSITORY = Repository("team/app")
+DIGEST = Digest.of(b"whatever")
+NESTED = b'{"errors":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+DRIP_S = 0.05
+
+Answer = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
+Ask = Callable[[RegistryClient], Coroutine[Any, Any, object]]
+
+
+@pytest.fixture(autouse=True)
+def _once() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=1):
+        yield
+
+
+def whole(body: bytes, status: int = 200, *headers: str) -> Answer:
+    """An answer as it should be."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        lines = [f"HTTP/1.1 {status} X", f"content-length: {len(body)}", *headers]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        await writer.drain()
+
+    return answer
+
+
+def endless(head: bytes, piece: bytes, pause_s: float = 0.0) -> Answer:
+    """A beginning, and then the same for ever."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    return answer
+
+
+@asynccontextmanager
+async def registry(answer: Answer, **options: Any) -> AsyncIterator[tuple[RegistryClient, str]]:
+    """One that answers everything so, but `/v2/` as registries do."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (head := await reader.readuntil(b"\r\n\r\n")) is not None:
+            plain = head.startswith(b"GET /v2/ ")
+            await (whole(b"{}") if plain else answer)(writer)
+
+    chosen: dict[str, Any] = {"timeout_s": 5.0, "whole_s": 0.5, "attempts": 1}
+    async with listening(serve) as port:
+        address = f"127.0.0.1:{port}"
+        transport = Transport(OneLogin(address), TransportOptions(**(chosen | options)))
+        try:
+            yield RegistryClient(transport, address), address
+        finally:
+            await transport.aclose()
+
+
+async def resolve(client: RegistryClient) -> object:
+    return await client.resolve(REPOSITORY, Tag("1.4.2"))
+
+
+async def manifest(client: RegistryClient) -> object:
+    return await client.manifest(REPOSITORY, DIGEST)
+
+
+async def tags(client: RegistryClient) -> object:
+    return [tag async for tag in client.tags(REPOSITORY)]
+
+
+async def referrers(client: RegistryClient) -> object:
+    return await client.referrers(REPOSITORY, DIGEST)
+
+
+async def blob(client: RegistryClient) -> object:
+    async with client.arriving_blob(REPOSITORY, DIGEST) as arriving, aclosing(arriving.pieces) as pieces:
+        return b"".join([piece async for piece in pieces])
+
+
+HEAD = b"HTTP/1.1 200 X\r\n"
+ENDLESS = {
+    "a status line": endless(b"HTTP/1.1 200 ", b"a", DRIP_S),
+    "a header that drips": endless(HEAD + b"x: ", b"a", DRIP_S),
+    "a header that floods": endless(HEAD + b"x: ", b"a" * 65536),
+    "headers that flood": endless(HEAD, b"x: a\r\n" * 10_000),
+    "answers before the answer": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "answers before the answer, now and then": endless(b"", b"HTTP/1.1 103 Hints\r\n\r\n", DRIP_S),
+}
+BODIES = {
+    "a body that drips": endless(HEAD + b"content-length: 9999999\r\n\r\n", b"a", DRIP_S),
+    "chunks that drip": endless(HEAD + b"transfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n", DRIP_S),
+    "one chunk's extension": endless(HEAD + b"transfer-encoding: chunked\r\n\r\n1;", b"a" * 65536),
+    "trailers": endless(HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\n", b"x: a\r\n" * 10_000),
+}
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("ask", [resolve, manifest, tags, referrers, blob])
+async def test_what_never_ends_is_given_up(answer: Answer, ask: Ask) -> None:
+    """However steadily it comes."""
+    async with registry(answer) as (client, _):
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(ask(client), 20)
+
+
+@pytest.mark.parametrize("answer", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("ask", [manifest, tags, referrers])
+async def test_a_document_that_never_ends_is_given_up(answer: Answer, ask: Ask) -> None:
+    async with registry(answer) as (client, _):
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(ask(client), 20)
+
+
+async def test_a_blob_that_drips_is_given_up_and_a_slow_one_is_not() -> None:
+    """What is slow and steady may take its time; what only keeps the line busy may not."""
+    drips = endless(HEAD + b"content-length: 9999999\r\n\r\n", b"a", DRIP_S)
+    pace = Pace(bytes_per_s=100, over_s=0.5)
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"content-length: 1000\r\n\r\n")
+        for _ in range(20):
+            writer.write(b"b" * 50)
+            await asyncio.sleep(DRIP_S)
+
+    async with registry(drips, pace=pace) as (client, _):
+        with pytest.raises(RemoteUnavailable, match="less than 100 bytes a second"):
+            await asyncio.wait_for(blob(client), 20)
+    async with registry(slow, pace=pace) as (client, _):
+        assert await blob(client) == b"b" * 1000
+
+
+async def test_a_flood_of_tiny_pieces_keeps_nobody_else_waiting() -> None:
+    """While it is read others get their turn."""
+    count = 100_000
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * count + b"0\r\n\r\n")
+        await writer.drain()
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with registry(answer) as (client, _):
+        task = asyncio.create_task(others())
+        body = await blob(client)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    assert body == b"a" * count
+    assert turns > count // 1000
+
+
+@pytest.mark.parametrize("body", [NESTED, b'{"errors":[{"code":"\xff"}]}', b"\xff\xfe", b'{"errors":{"a":1}}'])
+async def test_an_error_that_can_not_be_read_is_an_error_of_that_status(body: bytes) -> None:
+    """Whatever stands in it."""
+    async with registry(whole(body, 404)) as (client, _):
+        with pytest.raises(RemoteNotFound):
+            await manifest(client)
+
+
+@pytest.mark.parametrize("body", [NESTED.replace(b"errors", b"x"), b'{"tags":["\xff"]}', b'{"tags":[' + b"9" * 5000])
+async def test_a_list_that_can_not_be_read_is_a_lie(body: bytes) -> None:
+    async with registry(whole(body)) as (client, _):
+        with pytest.raises(RemoteLies):
+            await tags(client)
+
+
+async def test_a_redirect_without_end_is_not_followed_for_ever() -> None:
+    """To itself, and so on."""
+    asked = 0
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await whole(b"", 307, f"location: /v2/team/app/blobs/{DIGEST}?{asked}")(writer)
+
+    async with registry(answer) as (client, _):
+        with pytest.raises(RemoteUnavailable, match="redirects"):
+            await blob(client)
+
+    assert asked == 6
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        endless(HEAD + b"content-length: 99999999999\r\n\r\n", b"a" * 65536),
+        endless(HEAD + b"\r\n", b"a" * 65536),
+        endless(HEAD + b"x: ", b"a", DRIP_S),
+        endless(HEAD + b"content-length: 9999999\r\n\r\n", b" ", DRIP_S),
+        whole(gzip.compress(json.dumps({"token": "a" * 50_000_000}).encode()), 200, "content-encoding: gzip"),
+        whole(NESTED),
+        whole(b'{"token":"\xff"}'),
+        whole(b'{"token":"a b"}'),
+    ],
+    ids=["a flood", "one of no length", "a header", "a drip", "a bomb", "nested", "no text", "no token"],
+)
+async def test_a_token_service_that_means_harm_is_an_error(service: Answer) -> None:
+    """Its answer is read so far and no further, and unpacked never."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await service(writer)
+
+    async with listening(serve) as port:
+        challenge = f'www-authenticate: Bearer realm="http://127.0.0.1:{port}/token"'
+        async with registry(whole(b"", 401, challenge)) as (client, _):
+            with pytest.raises(BoltsealError):
+                await asyncio.wait_for(resolve(client), 20)

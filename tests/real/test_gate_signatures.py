@@ -1,0 +1,113 @@
+"""cosign through the gate: what it signs is upstream too, and verifies there, here, and for who pulls through another mirror."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.real.registry import Registry
+from tests.real.tools import Cosign, Skopeo, run, signature_tag
+
+NAME = "hub.example"
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Somebody else's registry, which knows no referrers."""
+    with servers.docker_registry(tmp_path_factory.mktemp("upstream")) as server:
+        yield Registry(server)
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory, upstream: Registry) -> Iterator[Registry]:
+    """A boltseal before it, with two workers. What somebody pushes past it is seen at once."""
+    config = f'[[upstream]]\nname = "{NAME}"\nurl = "http://{upstream.host}"\npush = true\nfresh = "0s"\n'
+    with servers.boltseal(tmp_path_factory.mktemp("gate") / "data", config=config, workers=2) as server:
+        yield Registry(server)
+
+
+@pytest.fixture
+def digest(skopeo: Skopeo, gate: Registry, upstream: Registry, repository: str) -> str:
+    """Of a sealed image that was pushed through the gate."""
+    skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:1.0.0").checked()
+    return upstream.digest(repository, "1.0.0")
+
+
+@pytest.fixture
+def image(gate: Registry, repository: str, digest: str) -> str:
+    """The same as the gate knows it."""
+    return f"{gate.host}/{NAME}/{repository}@{digest}"
+
+
+@pytest.fixture
+def there(upstream: Registry, repository: str, digest: str) -> str:
+    """The same as upstream knows it."""
+    return f"{upstream.host}/{repository}@{digest}"
+
+
+def test_what_is_signed_through_the_gate_verifies_on_both_sides(cosign: Cosign, image: str, there: str) -> None:
+    """A second signature is added to the first, and attestations grow as well."""
+    cosign.sign(image, "builder").checked()
+    cosign.sign(image, "reviewer").checked()
+    cosign.attest(image, {"tests": "passed"}).checked()
+    cosign.attest(image, {"scan": "clean"}).checked()
+
+    assert cosign.verify(image) == {"builder", "reviewer"}
+    assert cosign.verify(there) == {"builder", "reviewer"}
+    assert cosign.attestations(image) == cosign.attestations(there) == 2
+
+
+def test_a_signature_kept_as_a_referrer_goes_through(
+    cosign: Cosign, image: str, there: str, gate: Registry, upstream: Registry, repository: str, digest: str
+) -> None:
+    """Upstream lists no referrers: its fallback tag is added to, and read. (cosign itself looks at one of them.)"""
+    cosign.sign(image, "builder", "--registry-referrers-mode=oci-1-1").checked()
+    verified = [cosign.verify(each, "--experimental-oci11") for each in (image, there)]
+    cosign.sign(image, "reviewer", "--registry-referrers-mode=oci-1-1").checked()
+    listed = httpx2.get(f"{gate.server.url}/v2/{NAME}/{repository}/referrers/{digest}", trust_env=False).json()
+    fallback = json.loads(upstream.manifest(repository, digest.replace(":", "-")))
+
+    assert verified == [{"builder"}, {"builder"}]
+    assert len(listed["manifests"]) == 2
+    assert {each["digest"] for each in listed["manifests"]} == {each["digest"] for each in fallback["manifests"]}
+
+
+def test_signatures_that_somebody_made_past_the_gate_verify_through_it(cosign: Cosign, image: str, there: str) -> None:
+    """What upstream has is served; what was signed past the gate can't be overwritten through it."""
+    cosign.sign(there, "stranger").checked()
+    verified = cosign.verify(image)
+    cosign.sign(image, "builder")
+
+    assert verified == {"stranger"}
+    assert "stranger" in cosign.verify(there)
+
+
+def test_an_image_cannot_take_the_place_of_its_signatures(
+    cosign: Cosign, image: str, there: str, skopeo: Skopeo, gate: Registry, repository: str
+) -> None:
+    """Neither here nor upstream."""
+    cosign.sign(image, "builder").checked()
+    said = skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:{signature_tag(image)}")
+
+    assert not said.ok
+    assert "denied: " in said.text
+    assert cosign.verify(image) == cosign.verify(there) == {"builder"}
+
+
+def test_a_signed_image_is_copied_with_its_signatures(
+    cosign: Cosign, image: str, there: str, gate: Registry, repository: str
+) -> None:
+    """`cosign copy` from one repository of the gate to another one: upstream has both."""
+    cosign.sign(image, "builder").checked()
+    target = f"{gate.host}/{NAME}/{repository}-copy"
+    run("cosign", "copy", "--allow-http-registry", "--allow-insecure-registry", image, f"{target}:1.0.0").checked()
+
+    assert cosign.verify(f"{target}@{image.partition('@')[2]}") == {"builder"}
+    assert cosign.verify(there.replace("@", "-copy@")) == {"builder"}
