@@ -6,7 +6,9 @@ uncompresses to with the config's, and each file of the snapshot with the tar.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,16 +25,27 @@ from boltseal.runtimes.containerd import (
     blob_at,
 )
 from boltseal.scrub.differences import Difference, Kind, difference
-from boltseal.scrub.images import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, Init, StorePlan
+from boltseal.scrub.images import (
+    MAX_LAYERS,
+    Allowance,
+    ContainerPlan,
+    ImagePlan,
+    Init,
+    MappedCopy,
+    StorePlan,
+    chain_ids,
+)
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.manifests import held_images
-from boltseal.scrub.ownership import ownership_in
+from boltseal.scrub.ownership import IdMap, ownership_in
 
 NAME: Final = "containerd"
 DOCKER: Final = "moby"
 """Docker's namespace."""
 OVERLAYFS: Final = "overlayfs"
 MAX_DAMAGED: Final = 100
+_MAPPED: Final = re.compile(r"-([0-9]{1,10})-([0-9]{1,10})")
+_ALL_IDS: Final = 1 << 32
 
 
 def plan(root: Path) -> StorePlan:
@@ -63,6 +76,10 @@ class _Held:
         self._metadata = metadata
         self._snapshots = snapshots
         self._ownership = ownership_in(store.root)
+        self._above: dict[tuple[str, str], list[str]] = {}
+        """The keys of the snapshots that lie on one, by metadata."""
+        for (namespace, key), (_, parent) in metadata.snapshots.items():
+            self._above.setdefault((namespace, parent), []).append(key)
 
     def has(self, blob: Digest) -> bool:
         return self._store.has(blob)
@@ -84,8 +101,26 @@ class _Held:
         for (namespace, target), same in named.items():
             names = tuple(sorted({each.name for each in same}))
             folders = partial(self._folders, namespace)
-            found += held_images(self, NAME, target, same[0].media_type, names, folders)
+            plans = held_images(self, NAME, target, same[0].media_type, names, folders)
+            found += [replace(each, copies=self._copies(namespace, each)) for each in plans]
         return found
+
+    def _copies(self, namespace: str, image: ImagePlan) -> tuple[MappedCopy, ...]:
+        """The snapshots with other owners that containerd has made of an image: they are called TOP-UID-GID."""
+        layers = [layer for layer in image.layers if layer.folder is not None]
+        if not layers or image.unknown or image.differences:
+            return ()
+        below = tuple(layer.folder for layer in reversed(layers) if layer.folder is not None)
+        top = str(chain_ids([layer.diff_id for layer in layers])[-1])
+        name, _ = self._metadata.snapshots.get((namespace, top), ("", ""))
+        copies = []
+        for key in self._above.get((namespace, top), ()):
+            ids = _MAPPED.fullmatch(key.removeprefix(top))
+            snapshot = self._snapshots.get(self._metadata.snapshots[namespace, key][0])
+            if ids is not None and snapshot is not None and snapshot.parent == name:
+                users, groups = (IdMap(((0, int(first), _ALL_IDS),)) for first in ids.groups())
+                copies.append(MappedCopy(folder_of(snapshot), below, users, groups, loses_rights=True))
+        return tuple(copies)
 
     def _folders(
         self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[Init], unknown: list[str]
@@ -163,6 +198,10 @@ class _Held:
         of_image = {each.id: [layer.folder for layer in each.layers if layer.folder is not None] for each in images}
         between = {init for each in images for init, _ in each.inits}
         below = [folder for folder in below if folder not in between]
+        if below and any(
+            copy.folder == below[-1] and copy.layers == tuple(below[-2::-1]) for each in images for copy in each.copies
+        ):
+            below.pop()
         image = next((each.id for each in images if container.image and container.image in each.names), None)
         if image is None:  # Docker does not say it here either
             image = next((id_ for id_, folders in of_image.items() if folders == below), None)

@@ -36,12 +36,16 @@ how many layers lie below it."""
 
 @dataclass(frozen=True, slots=True)
 class MappedCopy:
-    """A copy of all that an image's layers show together, with other owners. `layers`: the topmost first."""
+    """A copy of all that an image's layers show together, with other owners. `layers`: the topmost first.
+
+    `loses_rights`: whether setuid, setgid and capabilities may be gone, as who made it did not put them back.
+    """
 
     folder: bytes
     layers: tuple[bytes, ...]
     users: IdMap
     groups: IdMap
+    loses_rights: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Podman's copies of an image for containers with ids of their own (`--uidmap`), where the kernel can't map a mount's ids.
+"""Copies of an image for containers with ids of their own (`--uidmap`), where the ids of a mount are not mapped.
 
-containers/storage mounts the image's layers, gives every file to the mapped owner, which copies it up, and keeps what came
+Podman and containerd mount the image's layers, give every file to the mapped owner, which copies it up, and keep what came
 of it as the top layer of such containers. Nothing has the digest of that; but it must be what the layers show together, owners
-aside, and those are proven.
+aside, and those are proven. A new owner takes setuid, setgid and capabilities from a file: Podman puts them back, containerd
+does not.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class _Comparison:
         if stat.S_IFMT(want.st_mode) != stat.S_IFMT(got.st_mode):
             self._add(Kind.TYPE, path, described(want), described(got))
             return False
-        if stat.S_IMODE(want.st_mode) != stat.S_IMODE(got.st_mode):
+        if not self._same_mode(want, got):
             self._add(Kind.MODE, path, f"{stat.S_IMODE(want.st_mode):04o}", f"{stat.S_IMODE(got.st_mode):04o}")
         owner = self._copy.users.outside(want.st_uid), self._copy.groups.outside(want.st_gid)
         if (got.st_uid, got.st_gid) != owner:
@@ -83,6 +84,11 @@ class _Comparison:
             self._add(Kind.DEVICE, path, "the device of its layer", "another one")
         return True
 
+    def _same_mode(self, want: os.stat_result, got: os.stat_result) -> bool:
+        meant, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
+        lost = meant & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
+        return meant == mode | lost & (stat.S_ISUID | stat.S_ISGID)
+
     def _attributes(self, path: bytes, seen: Seen) -> bool:
         """Compares the attributes. Whether the content is still that of the layer."""
         ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
@@ -91,11 +97,16 @@ class _Comparison:
         for name in sorted((names | wanted) - PASSED_OVER - {METACOPY}):
             want = ours.value_if_there(path, name) if name in wanted else None
             got = theirs.value_if_there(path, name)
-            if want == got or (name == CAPABILITY and want and got and same_right(want, got)):
+            if want == got or (name == CAPABILITY and self._same_right(want, got)):
                 continue
             kind = Kind.CAPABILITY if name == CAPABILITY else Kind.XATTR
             self._add(kind, path, f"{name}={in_words(want)}", f"{name}={in_words(got)}")
         return METACOPY in names
+
+    def _same_right(self, want: bytes | None, got: bytes | None) -> bool:
+        if got is None:
+            return self._copy.loses_rights
+        return want is not None and same_right(want, got)
 
     def _file(
         self, path: bytes, tree: Beneath, found: tuple[os.stat_result, os.stat_result], *, borrowed: bool

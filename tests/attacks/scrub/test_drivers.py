@@ -250,6 +250,37 @@ def test_a_container_of_ctr_is_looked_at_through_its_process(tmp_path_factory: p
     assert {(each.kind, each.path) for each in swapped.differences} == {(Kind.RUNNING, "etc/gone")}
 
 
+def test_a_copy_that_containerd_has_given_to_other_owners(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is what the image shows, without setuid and capabilities, which containerd loses; what is changed in it is found.
+
+    Whether the container runs does not matter here: where no user namespace can be made it lies on the copy all the same.
+    """
+    folder = tmp_path_factory.mktemp("c")
+    archive(folder / "image.tar", [base(), middle(), top()])
+    layout = f"oci-archive:{folder}/oci.tar:a/b:1"
+    run("skopeo", "--insecure-policy", "copy", f"docker-archive:{folder}/image.tar", layout).checked()
+    with servers.containerd(folder / "engine") as server:
+        ctr = ("ctr", "--address", server.address)
+        run(*ctr, "images", "import", "--snapshotter", "overlayfs", folder / "oci.tar").checked()
+        name = run(*ctr, "images", "list", "--quiet").checked().split()[0]
+        run(*ctr, "run", "--detach", "--cpu-shares", "0", "--snapshotter", "overlayfs", *MAPPED, name, "box1")
+        run(*ctr, "task", "delete", "--force", "box1")
+    root = folder / "engine/root"
+    clean = reports(root)
+    (copy,) = [each.parent for each in root.glob("*/snapshots/*/fs/bin") if each.stat().st_uid == 100_000]
+    (copy / "bin/tool").chmod(0o4755)
+    of_other_content(copy / "bin/ping")
+    (copy / "etc/gone").write_bytes(b"x")
+
+    found = {(each.kind, each.path.rpartition("/fs/")[2]) for report in reports(root) for each in report.differences}
+
+    assert [(each.what, each.status, each.differences) for each in clean] == [
+        ("image", Status.HOLDS, ()),
+        ("container", Status.HOLDS, ()),
+    ]
+    assert found == {(Kind.MODE, "bin/tool"), (Kind.CONTENT, "bin/ping"), (Kind.EXTRA, "etc/gone")}
+
+
 def stopped(ctr: tuple[str, ...], box: str) -> None:
     run(*ctr, "task", "delete", "--force", box).checked()
     run(*ctr, "container", "delete", box).checked()
