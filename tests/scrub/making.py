@@ -185,11 +185,12 @@ def peak_mb(root: Path, entries: int) -> float:
 
 
 _PEAK = """
-import re, sys
+import re, resource, sys
 from pathlib import Path
 from boltseal.scrub.find import store_at
 from boltseal.scrub.scrub import Wanted, scrub
 (report,) = scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None)
 assert (report.status, report.entries) == ("holds", int(sys.argv[2])), report
-print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+mine = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """

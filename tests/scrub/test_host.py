@@ -193,6 +193,18 @@ def test_a_rate_is_kept_over_all_that_is_read(store: DockerStore) -> None:
     assert free_at.value - now[0] < 1  # what was read last has no need to be waited for
 
 
+def test_progress_is_told_while_a_single_layer_is_read(store: DockerStore) -> None:
+    """A person would see nothing for as long as it takes."""
+    store.image("large:1", {f"f{number}": bytes(1 << 18) for number in range(8)})
+    told: list[tuple[int, int]] = []
+    wanted = Wanted(pace=Pace(bytes_per_second=2 << 20))
+
+    scrub(store_at(store.root), wanted, lambda read, done, _: told.append((read, done)))
+
+    assert [each for each in told if each[0] > 0 and each[1] == 0]
+    assert told[-1][1] == 1
+
+
 def test_a_difference_counts_more_than_what_could_not_be_checked() -> None:
     """Exit code 1 beats 3."""
     reports = [Report("image", "a", status, "", "") for status in (Status.UNKNOWN, Status.DIFFERS, Status.HOLDS)]

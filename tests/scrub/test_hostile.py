@@ -170,13 +170,14 @@ def checked_elsewhere(root: Path) -> tuple[list[str], float]:
 
 
 _CHECKED = """
-import re, sys
+import re, resource, sys
 from pathlib import Path
 from boltseal.scrub.find import store_at
 from boltseal.scrub.scrub import Wanted, scrub
 for each in scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None):
     print(each.status)
-print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+mine = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """
 
 
@@ -460,6 +461,17 @@ def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
 
     assert found
     assert all(each.status is not Status.HOLDS for each in found)
+
+
+def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
+    """All names in it are held in memory."""
+    with tarfile.open(tmp_path / "saved.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("n" * 100_000))
+
+    (found,) = scrub(store_at(tmp_path / "saved.tar"), Wanted(), lambda *_: None)
+
+    assert found.status is Status.UNKNOWN
+    assert "a name of 100000 bytes" in found.unknown[0]
 
 
 @pytest.mark.parametrize("what", ["pipe", "socket", "device", "folder", "nothing"])

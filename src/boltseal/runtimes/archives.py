@@ -18,6 +18,8 @@ from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, exp
 MAX_MEMBERS: Final = 200_000
 MAX_LINKS: Final = 8
 MAX_EXTENSION_BYTES: Final = 1024 * 1024
+MAX_NAME_BYTES: Final = 4096
+"""As long as a path may be. All names of an archive are held in memory."""
 _BLOCK: Final = 512
 _HOP_KINDS: Final = (b"1", b"2")
 
@@ -142,6 +144,7 @@ def _members(fd: int, title: str) -> dict[str, _Member]:
             short = block[:100].split(b"\0", 1)[0]
             name = long_name or (prefix + b"/" + short if prefix else short)
             link = long_link or block[157:257].split(b"\0", 1)[0]
+            _bounded(max(len(name), len(link)), title)
             if at + stored > size:
                 raise StoreMalformed(f"{title} is cut off: {quote(os.fsdecode(name))} is longer than the rest of it")
             if kind in (b"0", b"\0", *_HOP_KINDS):
@@ -152,6 +155,11 @@ def _members(fd: int, title: str) -> dict[str, _Member]:
                 raise StoreMalformed(f"{title} holds more than {MAX_MEMBERS} files")
         at += (stored + _BLOCK - 1) // _BLOCK * _BLOCK
     return found
+
+
+def _bounded(size: int, title: str) -> None:
+    if size > MAX_NAME_BYTES:
+        raise StoreMalformed(f"{title}: a name of {size} bytes; paths have at most {MAX_NAME_BYTES}")
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:

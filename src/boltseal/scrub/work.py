@@ -96,7 +96,7 @@ def check_layers(
     # A process that has no other threads can simply be split; others are begun anew, which takes a moment.
     context = get_context("fork" if active_count() == 1 else "spawn")
     count, free_at = context.Value("q", 0), context.Value("d", 0.0)
-    if workers > 1 and sum(sizes.values()) > ALONE_BYTES:
+    if jobs and (sum(sizes.values()) > ALONE_BYTES or pace.bytes_per_second):  # so that progress is told meanwhile
         return dict(_together(jobs, manner, workers, (count, free_at, pace.bytes_per_second), progress, context))
     return dict(_alone(jobs, manner, Meter(count, free_at, pace.bytes_per_second), progress, count))
 
