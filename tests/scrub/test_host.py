@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -68,6 +69,48 @@ def test_a_link_of_the_stack_that_is_turned_meanwhile_is_never_clean(store: Dock
 
     assert report.status is Status.UNKNOWN
     assert "changed while it was checked" in report.unknown[0]
+
+
+def container(store: DockerStore, **state: bool) -> Path:
+    """The folder of a container whose own layer Docker has removed already, as it does first."""
+    id_ = "c" * 64
+    (image,) = json.loads((store.root / "image/overlay2/repositories.json").read_text())["Repositories"][
+        "boxed"
+    ].values()
+    folder, mount = store.root / "containers" / id_, store.root / "image/overlay2/layerdb/mounts" / id_
+    for made in (folder, mount):
+        made.mkdir(parents=True)
+    config = {"Name": "/box", "Image": image, "Driver": "overlay2", "State": state}
+    (folder / "config.v2.json").write_text(json.dumps(config))
+    (mount / "mount-id").write_text("d" * 64)
+    (chain,) = (store.root / "image/overlay2/layerdb/sha256").iterdir()
+    (mount / "parent").write_text(f"sha256:{chain.name}")
+    return folder
+
+
+def test_a_container_that_goes_away_meanwhile_is_no_difference(store: DockerStore) -> None:
+    """Its layer was gone already when it was looked at, and it itself a moment later."""
+    store.image("boxed:1", LOWER)
+    going = container(store)
+
+    found = scrub(store_at(store.root), Wanted(), lambda *_: shutil.rmtree(going, ignore_errors=True))
+
+    assert {each.ref: each.status for each in found} == {"boxed:1": Status.HOLDS, "box": Status.UNKNOWN}
+    assert "removed while it was checked" in found[1].unknown[0]
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [({}, Status.DIFFERS), ({"Dead": True}, Status.UNKNOWN), ({"RemovalInProgress": True}, Status.UNKNOWN)],
+)
+def test_a_container_without_its_layer_is_told_unless_docker_is_removing_it(
+    store: DockerStore, state: dict[str, bool], status: Status
+) -> None:
+    """Docker writes down that it is at it, and that it could not."""
+    store.image("boxed:1", LOWER)
+    container(store, **state)
+
+    assert checked(store)["box"].status is status
 
 
 def test_an_image_that_gets_another_name_meanwhile_holds(store: DockerStore) -> None:

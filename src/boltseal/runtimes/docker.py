@@ -43,6 +43,8 @@ class _Repositories(msgspec.Struct):
 
 class _State(msgspec.Struct, rename="pascal"):
     pid: int = 0
+    dead: bool = False
+    removal_in_progress: bool = False
 
 
 class _Container(msgspec.Struct, rename="pascal"):
@@ -71,6 +73,8 @@ class DockerContainer:
     image: Digest | None
     driver: str
     pid: int
+    going: bool
+    """Docker is removing it, or has failed to."""
     mount_id: str | None
     init_id: str | None
     parent: Digest | None
@@ -166,16 +170,11 @@ class DockerStore:
             image = digest(read.image, f"the image of container {id_[:12]}")
         except StoreMalformed:
             image = None
+        state = read.state
         return DockerContainer(
-            id_,
-            read.name.lstrip("/"),
-            image,
-            read.driver,
-            read.state.pid,
-            named(b"mount-id"),
-            named(b"init-id"),
-            parent,
-        )
+            id_, read.name.lstrip("/"), image, read.driver, state.pid, state.dead or state.removal_in_progress,
+            named(b"mount-id"), named(b"init-id"), parent,
+        )  # fmt: skip
 
 
 def layer_at(chain: Digest) -> bytes:

@@ -168,7 +168,10 @@ def _containers(store: DockerStore, allowance: Allowance, unknown: list[str]) ->
         except (StoreMalformed, StoreUnreadable) as error:
             plans.append(ContainerPlan(NAME, store.root, id_, id_[:12], None, None, unknown=(error.message,)))
             continue
-        if container.mount_id is not None:
+        if container.going:
+            why = "Docker is removing it, or has failed to"
+            plans.append(ContainerPlan(NAME, store.root, id_, container.name, container.image, None, unknown=(why,)))
+        elif container.mount_id is not None:
             plans.append(_container(store, container, allowance))
         elif container.driver == OVERLAY2:
             why = "layerdb does not say on which layers it lies (mounts/ID/mount-id is gone)"

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,15 +62,15 @@ def scrub(stores: Sequence[FoundStore], wanted: Wanted, progress: Progress) -> l
     results = check_layers(
         [layer for _, image, _ in chosen for layer in image.layers], wanted.manner, wanted.pace, progress
     )  # 3
-    after = {store.root: _again(store) for store, _ in plans} if chosen else {}
+    after = {store.root: _Again(store) for store, _ in plans}
     spend = meter_of(wanted.pace)
     for plan, image, typed in chosen:
-        moved = _moved(image, after[plan.root]) if plan.root in after else ""
+        moved = after[plan.root].moved(image)
         reports.append(_of_image(image, results, typed, wanted, spend, moved))  # 4, 5
     reports += _not_found(wanted, [image for _, image, _ in chosen])
     met = {image.id for _, image, _ in chosen}
     for _, plan in plans:
-        reports += _of_containers(plan, met, wanted, spend)  # 6
+        reports += _of_containers(plan, met, wanted, spend, after[plan.root])  # 6
     return reports
 
 
@@ -155,20 +156,56 @@ CHANGED: Final = "changed"
 GONE: Final = "removed"
 
 
-def _again(store: FoundStore) -> dict[tuple[Digest, Digest], list[ImagePlan]]:
-    """What a store holds now, by ID and config."""
-    found: dict[tuple[Digest, Digest], list[ImagePlan]] = {}
-    for image in store.plan(store.root).images:
-        found.setdefault((image.id, image.config), []).append(_nameless(image))
-    return found
+ROUNDS: Final = 5
+PAUSE_S: Final = 0.1
+"""An engine takes moments to remove something: its files first, and a little later the line that names it."""
 
 
-def _moved(image: ImagePlan, after: Mapping[tuple[Digest, Digest], list[ImagePlan]]) -> str:
-    """What became of an image since it was planned, if anything. Its names may come and go, and are nobody's files."""
-    now = after.get((image.id, image.config))
-    if now is None:
-        return GONE
-    return "" if _nameless(image) in now else CHANGED
+class _Again:
+    """What a store holds after its layers were read. Where something is wrong with it still, it is looked at some times more."""
+
+    def __init__(self, store: FoundStore) -> None:
+        self._store = store
+        self._rounds = 0
+        self._look()
+
+    def _look(self) -> None:
+        plan = self._store.plan(self._store.root)
+        self._images: dict[tuple[Digest, Digest], list[ImagePlan]] = {}
+        for image in plan.images:
+            self._images.setdefault((image.id, image.config), []).append(_nameless(image))
+        self._containers = {container.id: container for container in plan.containers}
+
+    def _looked_once_more(self) -> bool:
+        if self._rounds >= ROUNDS:
+            return False
+        time.sleep(PAUSE_S)
+        self._rounds += 1
+        self._look()
+        return True
+
+    def moved(self, image: ImagePlan) -> str:
+        """What became of an image since, if anything. Its names may come and go, and are nobody's files."""
+        while True:
+            now = self._images.get((image.id, image.config))
+            if now is None:
+                return GONE
+            if _nameless(image) not in now:
+                return CHANGED
+            if not image.differences or not self._looked_once_more():
+                return ""
+
+    def or_moved(self, container: ContainerPlan) -> ContainerPlan:
+        """A container as it was; but if it is another one since, what seemed wrong with it was its coming or going."""
+        if not container.differences:
+            return container
+        while True:
+            now = self._containers.get(container.id)
+            if now is None or now.differences != container.differences:
+                why = f"it was {GONE if now is None else CHANGED} while it was checked; check it again"
+                return replace(container, differences=(), unknown=(why,))
+            if not self._looked_once_more():
+                return container
 
 
 def _nameless(image: ImagePlan) -> ImagePlan:
@@ -215,7 +252,7 @@ def _marks_that_hide(
     return found
 
 
-def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted, spend: Spend) -> list[Report]:
+def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted, spend: Spend, after: _Again) -> list[Report]:
     mine = [each for each in plan.containers if each.image in met or not wanted.images]
     if not mine:
         return []
@@ -225,7 +262,7 @@ def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted, spend: Spe
         roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
     except StoreUnreadable as error:
         unseen.append(f"which containers run can't be seen: {error.message}")
-    return [_of_container(each, roots, unseen, wanted, spend) for each in mine]
+    return [_of_container(after.or_moved(each), roots, unseen, wanted, spend) for each in mine]
 
 
 def _on_another_layer(
