@@ -10,7 +10,7 @@ from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.receipts import HistoryBroken, fetch_receipt
 from boltseal.client.state import ClientState
 from boltseal.client.trust import LedgerWatch, give_key
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import RECORDS, Kind
 from boltseal.ledger.proof import VerifiedReceipt, open_receipt
 from boltseal.oci.reference import Repository, Tag
 from tests.fakes.ledger import A, B, FakeLedger, signing_key
@@ -77,6 +77,26 @@ async def test_nothing_is_proven_of_a_tag_that_means_something_else(ledger: Fake
 async def test_a_tag_that_is_gone_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
     """It means nothing now."""
     ledger.add(Kind.TAG_DELETED, A)
+    with pytest.raises(RemoteNotFound, match="nothing to give a receipt of"):
+        await fetch(ledger, state)
+
+
+@pytest.mark.parametrize("kind", sorted(RECORDS))
+async def test_what_was_said_of_an_image_is_no_proof_of_what_its_tag_means(state: ClientState, kind: Kind) -> None:
+    """Somebody released or built on the one that the tag meant before: whoever pushes may say so at any time."""
+    ledger = FakeLedger()
+    ledger.push("1.4.2", mode="floating")
+    ledger.push("1.4.2", digest=B, mode="floating")
+    ledger.add(kind, A)
+    _, opened = await fetch(ledger, state)
+
+    assert (opened.index, opened.entry.kind, opened.entry.digest) == (2, Kind.TAG_MOVED, B)
+
+
+async def test_what_was_said_of_an_image_brings_no_deleted_tag_back(ledger: FakeLedger, state: ClientState) -> None:
+    """It may still be said of one that a tag meant once."""
+    ledger.add(Kind.TAG_DELETED, A)
+    ledger.add(Kind.RELEASED, A)
     with pytest.raises(RemoteNotFound, match="nothing to give a receipt of"):
         await fetch(ledger, state)
 

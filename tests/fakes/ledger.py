@@ -22,7 +22,7 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.history import EVENT, TIMESTAMP
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import Entry, Kind, encode, format_time, parse
+from boltseal.ledger.entry import RECORDS, Entry, Kind, encode, format_time, parse
 from boltseal.ledger.merkle import inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
@@ -83,7 +83,7 @@ class FakeLedger:
             "registry": self.key.name,
             "digest": digest,
             "type": OCI if digest else "",
-            "was": was,
+            "was": "" if kind in RECORDS else was,
             "previous": -1 if last is None else last[0],
             "actor": "ci",
             "salt": f"{index:032x}",
@@ -91,7 +91,7 @@ class FakeLedger:
             **name,
         }
         self.entries.append(encode(Entry(**made)))
-        if name["tag"]:
+        if name["tag"] and kind not in RECORDS:
             self.tags[name["repository"], name["tag"]] = digest if kind in _MOVES else ""
         return index
 
@@ -104,7 +104,8 @@ class FakeLedger:
 
     def last(self, repository: str, tag: str) -> tuple[int, Entry] | None:
         found = [(index, parse(line)) for index, line in enumerate(self.entries)]
-        return next((one for one in reversed(found) if (one[1].repository, one[1].tag) == (repository, tag)), None)
+        changes = [one for one in found if one[1].kind not in RECORDS]
+        return next((one for one in reversed(changes) if (one[1].repository, one[1].tag) == (repository, tag)), None)
 
     def rotate(self, letter: str) -> None:
         """The key's last word names the next one."""

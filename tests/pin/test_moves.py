@@ -11,11 +11,12 @@ import stamina
 from boltseal.client import history
 from boltseal.client.state import ClientState
 from boltseal.client.trust import LedgerWatch
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import RECORDS, Kind
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+from boltseal.pin import resolve
 from boltseal.pin.moves import Told
 from boltseal.pin.resolve import Resolver
 from boltseal.pin.values import Site
@@ -79,6 +80,54 @@ async def test_a_tag_that_floats_there_may_move_whatever_it_is_called(ledger: Fa
         "its floating tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb, on 2026-11-24T06:00:02Z (4 days ago), "
         "by ci, as entry 2 of its ledger says; the pin still holds"
     )
+
+
+@pytest.mark.parametrize("kind", sorted(RECORDS))
+async def test_what_was_said_of_an_image_is_no_move(ledger: FakeLedger, tmp_path: Path, kind: Kind) -> None:
+    """Whoever pushes may say of the old image that it was released, and by whatever words: the tag neither moved nor is sealed by it."""
+    ledger.push("1.4.2", mode="floating")
+    ledger.push("1.4.2", digest=B, mode="floating")
+    before = await verdict(ledger, tmp_path / "before", shop("1.4.2", A), locked("1.4.2", entry=1))
+    ledger.add(kind, A, actor="mallory", extra={"mode": "sealed"})
+    ledger.add(kind, B, actor="mallory")
+    after = await verdict(ledger, tmp_path / "after", shop("1.4.2", A), locked("1.4.2", entry=1))
+
+    assert after.move is not None
+    assert (told(after), after.move, after.reason) == (told(before), before.move, before.reason)
+    assert after.move.entry == 2
+
+
+@pytest.mark.parametrize(("kind", "entries"), [(Kind.RELEASED, [1]), (Kind.TAG_DELETED, [])])
+async def test_a_lock_names_the_entry_that_made_the_tag_mean_this(
+    ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, entries: list[int]
+) -> None:
+    """Neither one that says something of the image, nor one that took the tag away."""
+    monkeypatch.setattr(resolve, "LEDGER_PAUSE_S", 0.0)
+    ledger.push("latest", mode="floating")
+    ledger.add(kind, A, tag="latest")
+    reference = Reference.parse(f"{HOST}/shop/app:latest")
+    transport = ledger.transport()
+    try:
+        watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: NOW_US // 1_000_000)
+        resolver = Resolver(transport, lambda _: True, watch=watch.follow)
+        await resolver.meanings([reference])
+        found = await resolver.ledger_entries({reference: Digest.parse(A)})
+    finally:
+        await transport.aclose()
+
+    assert list(found.values()) == entries
+
+
+async def test_a_lock_may_name_an_entry_that_only_says_something_of_the_image(
+    ledger: FakeLedger, tmp_path: Path
+) -> None:
+    """Older versions wrote such ones."""
+    ledger.push("latest", mode="floating")
+    entry = ledger.add(Kind.RELEASED, A, tag="latest")
+    ledger.push("latest", digest=B, mode="floating")
+    found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
+
+    assert told(found) == (Status.MOVED, Weight.NOTE)
 
 
 async def test_a_tag_that_is_sealed_there_may_not_move_whatever_it_is_called(

@@ -26,15 +26,17 @@ async def fetch_receipt(
     """The receipt of the entry by which a tag means what it means. RemoteNotFound, HistoryBroken, RemoteLies, ...
 
     1. The tag's history holds together, is in the ledger, and ends with what the tag means.
-    2. Its last entry's receipt proves that entry, under the trusted key where one was given.
+    2. The receipt of the last entry that changed it proves that entry, under the trusted key where one was given.
     """
     # 1
     found = await read_history(transport, registry, repository, tag, follow)
     if found.problems:
         raise HistoryBroken(f"{registry}/{repository}:{tag}: {found.problems[0]}")
-    said = found.history.of(tag)
+    said = found.history.changes_of(tag)
     if not said or said[-1].gone:
-        raise RemoteNotFound(f"{registry} has no {repository}:{tag}, so there is nothing to give a receipt of")
+        raise RemoteNotFound(
+            f"by the ledger of {registry} {repository}:{tag} means no image, so there is nothing to give a receipt of"
+        )
     head = found.followed.head
     if head is None:
         raise LedgerUnchecked(f"{registry} shows no ledger, so there is no receipt")

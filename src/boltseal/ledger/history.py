@@ -46,8 +46,12 @@ class History:
     problems: tuple[str, ...]
 
     def of(self, tag: str) -> tuple[Said, ...]:
-        """The entries of one tag."""
+        """The entries of one tag, also those that only say something of an image that it means or meant."""
         return tuple(one for one in self.said if one.entry.tag == tag)
+
+    def changes_of(self, tag: str) -> tuple[Said, ...]:
+        """The entries that changed one tag; the last one says what it means."""
+        return tuple(one for one in self.of(tag) if one.changes)
 
     def at(self, time_us: int) -> Mapping[str, Said]:
         """The last entry of each tag that was there then, by tag."""

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from boltseal.client.history import Proven
 from boltseal.client.registry import LastEvent
-from boltseal.ledger.history import Said
+from boltseal.ledger.history import History, Said
 from boltseal.lockfile.compare import age
 from boltseal.lockfile.document import LockedImage
 from boltseal.lockfile.format import time_text
@@ -87,8 +87,8 @@ def by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> Move:
 
 
 def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> Move:
-    """By the entries of the tag, the oldest first. `was`: what it should mean; `image`: how it is locked."""
-    said = found.history.of(tag)
+    """By the entries that changed the tag, the oldest first. `was`: what it should mean; `image`: how it is locked."""
+    said = found.history.changes_of(tag)
     bound = next((one.entry.digest for one in said if one.entry.extra.get("mode") == "sealed" and not one.gone), "")
     changes = list(_changes(said))
     left = next((one for one in _behind(changes, str(was))), None)
@@ -102,7 +102,7 @@ def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: Lo
         left_us=None if left is None or left is last else left.entry.time_us,
         by="" if last is None else last.entry.actor,
         entry=None if last is None else last.index,
-        fault=next(iter((*faults, *_not_as_locked(said, tag, was, image, bound=bool(bound)))), ""),
+        fault=next(iter((*faults, *_not_as_locked(found.history, tag, was, image, bound=bool(bound)))), ""),
     )
 
 
@@ -123,14 +123,12 @@ def _behind(changes: Sequence[tuple[Said, str]], was: str) -> Iterator[Said]:
             yield one
 
 
-def _not_as_locked(
-    said: Sequence[Said], tag: Tag, was: Digest, image: LockedImage | None, *, bound: bool
-) -> Iterator[str]:
+def _not_as_locked(history: History, tag: Tag, was: Digest, image: LockedImage | None, *, bound: bool) -> Iterator[str]:
     if image is not None and image.entry is not None and image.digest == was:
-        locked = next((one for one in said if one.index == image.entry), None)
+        locked = next((one for one in history.of(tag) if one.index == image.entry), None)
         if locked is None:
             yield f"the ledger does not show entry {image.entry}, by which {tag} was locked"
         elif locked.gone or locked.entry.digest != str(was):
             yield f"entry {image.entry}, by which {tag} was locked to {was.short}, says something else"
-    if bound and all(one.entry.digest != str(was) for one in said):
+    if bound and all(one.entry.digest != str(was) for one in history.changes_of(tag)):
         yield f"the tag is sealed, and by the ledger it never meant {was.short}"

@@ -25,7 +25,8 @@ from boltseal.client.registry import LastEvent, RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.client.trust import Followed, Status
 from boltseal.errors import BoltsealError, Denied
-from boltseal.ledger.entry import parse
+from boltseal.ledger.audit import GOES
+from boltseal.ledger.entry import CHANGES, parse
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
 from boltseal.oci.descriptor import Descriptor
@@ -139,9 +140,11 @@ class Resolver:
             for _ in range(LEDGER_TRIES):
                 try:
                     async with self._reads:
-                        said = [one async for one in client.history(reference.repository, reference.tag)]
-                    if said and parse(said[-1][1]).digest == str(digest):
-                        return said[-1][0]
+                        lines = [one async for one in client.history(reference.repository, reference.tag)]
+                    changes = [(index, one) for index, line in lines if (one := parse(line)).kind in CHANGES]
+                    index, last = changes[-1] if changes else (0, None)
+                    if last is not None and last.kind not in GOES and last.digest == str(digest):
+                        return index
                 except BoltsealError:  # a lock is as good without it
                     return None
                 await asyncio.sleep(LEDGER_PAUSE_S)  # pushed a moment ago, and not signed yet
