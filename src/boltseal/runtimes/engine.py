@@ -36,6 +36,16 @@ from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
 from boltseal.runtimes import inventory
 from boltseal.runtimes.address import PORTS, EngineAddress
+from boltseal.runtimes.enginewire import (
+    MAX_ANSWER_BYTES,
+    MAX_LINE_BYTES,
+    PIECE_BYTES,
+    Bounded,
+    lines,
+    nowhere_else,
+    pieces,
+    too_much,
+)
 from boltseal.runtimes.inventory import About, EngineContainer, EngineImage, EngineLies, Store
 from boltseal.runtimes.logs import LogTail
 from boltseal.runtimes.tunnel import Tunnel, tunnel
@@ -43,16 +53,12 @@ from boltseal.runtimes.tunnel import Tunnel, tunnel
 K = TypeVar("K")
 V = TypeVar("V")
 
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-MAX_LINE_BYTES: Final = 64 * 1024
 ANSWER_S: Final = 60.0
 CONNECT_S: Final = 10.0
-SILENT_S: Final = 600.0
 CONNECTIONS: Final = 8
 MAX_CONTAINERS: Final = 10_000
 LOOK_S: Final = 600.0
 """For all containers or images that are asked about together, however slowly the engine answers."""
-PIECE_BYTES: Final = 1024 * 1024
 
 Name = Reference | Digest
 """How an image is named to an engine: by a reference, or by its ID."""
@@ -178,11 +184,11 @@ class Engine:
         wanted = {"stdout": "1", "stderr": "1", "tail": str(lines)}
         left = MAX_ANSWER_BYTES
         async with self._stream("GET", f"containers/{id_}/logs", wanted, limit_s=ANSWER_S) as response:
-            async for piece in _pieces(response.content, PIECE_BYTES):
+            async for piece in pieces(response.content, PIECE_BYTES):
                 tail.feed(piece)
                 left -= len(piece)
                 if left < 0:
-                    raise _too_much()
+                    raise too_much()
         return tail.end()
 
     async def images(self) -> tuple[EngineImage, ...]:
@@ -224,7 +230,7 @@ class Engine:
         """Write an image to a file, as `docker save` does. NoSuchImage; what was written of a failure is not whole."""
         async with self._stream("GET", f"images/{name}/get") as response:
             with to.open("wb") as file:
-                async for piece in _pieces(response.content, PIECE_BYTES):
+                async for piece in pieces(response.content, PIECE_BYTES):
                     await asyncio.to_thread(file.write, piece)
 
     async def load(self, archive: Path, *, tell: Tell = _silent) -> None:
@@ -243,7 +249,7 @@ class Engine:
         self, path: str, parameters: dict[str, str], headers: dict[str, str], body: Any, tell: Tell
     ) -> None:
         async with self._stream("POST", path, parameters, headers=headers, body=body) as response:
-            async for raw in _lines(response.content):
+            async for raw in lines(response.content):
                 step = inventory.line(raw)
                 if wrong := _wrong(step):
                     raise _failed(wrong)
@@ -327,9 +333,9 @@ async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
                 connector=connector,
-                response_class=_Bounded,
+                response_class=Bounded,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[_nowhere_else()],
+                trace_configs=[nowhere_else()],
             )
         )
         docker = Docker(url=url, connector=connector, session=session, timeout=_TIMEOUT)
@@ -358,44 +364,8 @@ async def each_once(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], missing
             task.cancel()
 
 
-class _TooMuch(EngineLies):
-    """An answer without an end."""
-
-
-def _too_much() -> _TooMuch:
-    return _TooMuch(f"the engine answers with more than {MAX_ANSWER_BYTES // 1024**2} MiB")
-
-
-class _Elsewhere(EngineLies):
-    """An answer that sends us to somebody else."""
-
-
-class _Bounded(aiohttp.ClientResponse):
-    """An answer of which at most MAX_ANSWER_BYTES are ever read at once, also by aiodocker when it reads an error."""
-
-    async def read(self) -> bytes:
-        if self._body is None:
-            whole = bytearray()
-            async for piece in self.content.iter_chunked(PIECE_BYTES):
-                whole += piece
-                if len(whole) > MAX_ANSWER_BYTES:
-                    self.close()
-                    raise _too_much()
-            self._body = bytes(whole)
-        return self._body
-
-
 _TIMEOUT: Final = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
 """The rest is bounded where it is read: an upload of gigabytes may take as long as it moves."""
-
-
-def _nowhere_else() -> aiohttp.TraceConfig:
-    async def refuse(*_: Any) -> None:
-        raise _Elsewhere("the engine answers that somebody else should be asked; nobody is")
-
-    config = aiohttp.TraceConfig()
-    config.on_request_redirect.append(refuse)
-    return config
 
 
 def _connector(address: EngineAddress, way: Tunnel | None) -> tuple[str, aiohttp.BaseConnector]:
@@ -419,28 +389,6 @@ def _trusting(folder: Path) -> ssl.SSLContext:
             f"{folder}: ca.pem, cert.pem and key.pem can't be used: {error.strerror or error}; see DOCKER_CERT_PATH"
         ) from error
     return context
-
-
-async def _pieces(content: aiohttp.StreamReader, size: int) -> AsyncIterator[bytes]:
-    while True:
-        async with asyncio.timeout(SILENT_S):
-            piece = await content.read(size)
-        if not piece:
-            return
-        yield piece
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Documents, each on a line of its own."""
-    rest = b""
-    async for piece in _pieces(content, MAX_LINE_BYTES):
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in (each for each in lines if each.strip()):
-            yield line
-        if len(rest) > MAX_LINE_BYTES:
-            raise _TooMuch(f"the engine writes a line of more than {MAX_LINE_BYTES // 1024} KiB")
-    if rest.strip():
-        yield rest
 
 
 def _header(login: Login, registry: str) -> str:
