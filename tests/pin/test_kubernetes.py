@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.pin.helm import OVERRIDDEN, OWN_DIGEST
+from boltseal.pin.kustomize import IN_A_TEXT
 from boltseal.pin.scan import scan
 from tests.pin.projects import found_in, names, pinned, put, shown, trap, unpinned, written
 
@@ -211,3 +212,67 @@ def test_a_resource_in_a_file_called_values_is_one(tmp_path: Path) -> None:
     text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n"
 
     assert names(found_in(written(tmp_path, {"values.yaml": text}))) == [("Pod spec.containers[a].image", "nginx:1.25")]
+
+
+PATCHES = """resources: [d.yaml]
+patches:
+- path: ops.yaml
+- path: resource.yaml
+- target: {kind: Deployment}
+  patch: |-
+    - op: replace
+      path: /spec/template/spec/containers/0/image
+      value: nginx:1.25
+    - op: remove
+      path: /spec/template/spec/containers/1/image
+    - {op: add, path: /spec/template/spec/containers/-, value: {name: x, image: redis:7}}
+- patch: |-
+    apiVersion: apps/v1
+    kind: Deployment
+    metadata: {name: web}
+    spec: {template: {spec: {containers: [{name: web, image: alpine:3.20}]}}}
+patchesJson6902:
+- {path: none.yaml}
+"""
+OPS = "- op: replace\n  path: /spec/containers/0/image\n  value: postgres:16 # ours\n- {op: test, path: /image, value: x:1}\n"
+
+
+def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
+    """Operations and resources, in files and in texts; a text is not edited."""
+    resource = "apiVersion: apps/v1\nkind: Deployment\nspec: {containers: [{name: a, image: 'busybox:1.36'}]}\n"
+    root = written(tmp_path, {"kustomization.yaml": PATCHES, "ops.yaml": OPS, "resource.yaml": resource})
+    found, edited = found_in(root), pinned(root)
+
+    assert names(found) == [
+        ("patches[2] [0] /spec/template/spec/containers/0/image", "nginx:1.25"),
+        ("patches[2] [2] /spec/template/spec/containers/-", "redis:7"),
+        ("patches[3] Deployment web spec.template.spec.containers[web].image", "alpine:3.20"),
+        ("[0] /spec/containers/0/image", "postgres:16"),
+        ("Deployment spec.containers[a].image", "busybox:1.36"),
+    ]
+    assert [site.line for site in found.sites[:3]] == [9, 12, 17]
+    assert shown(edited) == {
+        "ops.yaml": ["value: postgres:16@DIGEST # ours"],
+        "resource.yaml": ["spec: {containers: [{name: a, image: 'busybox:1.36@DIGEST'}]}"],
+    }
+    assert {refusal.reason for refusal in edited.refusals} == {IN_A_TEXT}
+
+
+def test_a_patch_that_can_not_be_read_is_told_with_its_line(tmp_path: Path) -> None:
+    """And one that lies outside is not read."""
+    text = "patches:\n- patch: |-\n    - op: ]\n    x\n- path: ../out.yaml\n"
+    found = found_in(written(tmp_path / "project", {"kustomization.yaml": text}))
+
+    assert [(problem.path, problem.line) for problem in found.problems] == [
+        ("kustomization.yaml", 3),
+        ("kustomization.yaml", 5),
+    ]
+
+
+def test_a_patch_may_stand_on_one_line(tmp_path: Path) -> None:
+    """As JSON, which is no name of a file."""
+    text = """patches: [{patch: '[{"op": "add", "path": "/spec/image", "value": "nginx:1.25"}]'}]\n"""
+
+    assert names(found_in(written(tmp_path, {"kustomization.yaml": text}))) == [
+        ("patches[0] [0] /spec/image", "nginx:1.25")
+    ]

@@ -24,7 +24,7 @@ from boltseal.pin.dockerfile import read_dockerfile
 from boltseal.pin.gitlab import included, read_gitlab, wildcards
 from boltseal.pin.helm import Laid, app_version, laid_out, read_values
 from boltseal.pin.kubernetes import is_kubernetes, read_kubernetes
-from boltseal.pin.kustomize import read_kustomize
+from boltseal.pin.kustomize import patch_files, read_kustomize, read_operations
 from boltseal.pin.source import Project, Source, Unreadable
 from boltseal.pin.templates import names_an_image, read_chart_template, read_template, steers_a_build, template_of
 from boltseal.pin.values import Format, Found, Problem, Site
@@ -207,6 +207,7 @@ class _Scan:
     def structured(self, source: Source, documents: tuple[Node, ...], kind: Format) -> Found:
         match kind:
             case Format.KUSTOMIZE:
+                self.patches(source, documents)
                 return read_kustomize(source, documents)
             case Format.GITHUB_ACTIONS:
                 return read_actions(source, documents)
@@ -217,6 +218,20 @@ class _Scan:
                 return read_gitlab(source, documents)
             case _:
                 return read_kubernetes(source, documents, self.crds)
+
+    def patches(self, source: Source, documents: tuple[Node, ...]) -> None:
+        """The files of patches that are no resources, and so are not known by what they hold."""
+        for node in patch_files(documents):
+            try:
+                name = self.project.name(Path(node.value), source.path.rpartition("/")[0])
+                if (name, Format.KUSTOMIZE, "") not in self.done and self.project.has(name):
+                    self.done.add((name, Format.KUSTOMIZE, ""))
+                    inner = self.project.read(name)
+                    self.take(read_operations(inner, compose(inner)))
+            except Unreadable as error:
+                self.problems.append(
+                    error.problem if error.problem.line else Problem(source.path, line_of(node), str(error))
+                )
 
     def values(self, source: Source, documents: tuple[Node, ...]) -> Found:
         """A file of values, with those that lie under it or over it beside the chart."""
