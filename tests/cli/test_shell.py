@@ -355,3 +355,58 @@ def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str])
 
     assert ended(does) == 0
     assert capsys.readouterr().out == ""
+
+
+PRINTS = """
+from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.root import run
+import typer
+cli = typer.Typer()
+cli.callback()(lambda: None)
+@cli.command()
+def misbehave(json: bool = False) -> None:
+    with Answer("misbehave", as_json=json) as answer:
+        answer.outcome = Outcome.HOLDS
+        say("talk")
+        if not json:
+            print_line("one\\n" * 100_000)
+            print_line("two")
+run(None, cli)
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_full_disk_under_the_talk_changes_no_answer(arguments: list[str]) -> None:
+    """A cron job whose log is full would hear of a finding, code 1, that nobody made."""
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-c", PRINTS, "misbehave", *arguments]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+
+    assert done.returncode == ExitCode.HOLDS
+    assert done.stdout.endswith("}\n" if arguments else "two\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_an_answer_that_nobody_takes_is_no_finding(arguments: list[str]) -> None:
+    """Neither done nor otherwise: it is not whole."""
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-c", PRINTS, "misbehave", *arguments]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == ExitCode.UNKNOWN
+    assert done.stderr == "talk\nboltseal: the answer can't be printed, and is not whole: No space left on device\n"
+
+
+def test_a_pipe_that_is_closed_is_no_finding() -> None:
+    """`boltseal ... | head -1`, of which a pipeline asks how it ended."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PRINTS, "misbehave"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline() == "one\n"
+        child.stdout.close()
+        talk = child.stderr.read()
+
+    assert child.returncode == ExitCode.UNKNOWN
+    assert talk == "talk\nboltseal: the answer can't be printed, and is not whole: Broken pipe\n"

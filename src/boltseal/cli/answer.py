@@ -14,7 +14,8 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
@@ -51,6 +52,10 @@ _BY_HOST = {
     errno.EDQUOT: _NO_ROOM,
 }
 """Why a host may refuse a file to anybody, and what whoever runs the verb can do about it."""
+
+
+class NobodyReads(Unavailable):
+    """Nobody takes what is printed: a pipe that was closed, a disk that is full."""
 
 
 class HostRefuses(Unavailable):
@@ -110,7 +115,7 @@ class Answer:
             }
             text = json.dumps(envelope, ensure_ascii=False)
             # a file's name may be no text: its bytes are escaped, as JSON has it, or stdout would break over them
-            sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+            print_line(text.encode("utf-8", "backslashreplace").decode())
 
 
 def clean(text: str) -> str:
@@ -119,8 +124,9 @@ def clean(text: str) -> str:
 
 
 def say(line: str = "") -> None:
-    """Talk: one line on stderr."""
-    typer.echo(line, err=True)
+    """Talk: one line on stderr. Where nobody takes it the answer goes on, and its code says what was found."""
+    with suppress(OSError):
+        typer.echo(line, err=True)
 
 
 def counted(number: int, noun: str) -> str:
@@ -128,9 +134,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def print_line(line: str) -> None:
-    """A result: one line on stdout."""
-    typer.echo(line)
+def print_line(line: str, end: str = "\n") -> None:
+    """A result: one line on stdout. NobodyReads."""
+    with _printing():
+        typer.echo(line + end, nl=False)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NobodyReads(f"the answer can't be printed, and is not whole: {error.strerror}") from error
 
 
 def print_wrapped(first: str, text: str, *, indent: int = 0) -> None:
@@ -168,7 +183,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Co
         table.add_row(*(Text(cell) for cell in row))
     console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
     console.width = console.width if console.is_terminal else WIDTH
-    with console.capture() as printed:
+    with console.capture() as printed, _printing():
         console.print(table)
     for line in printed.get().splitlines():
         print_line(line.rstrip())

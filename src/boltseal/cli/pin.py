@@ -167,7 +167,7 @@ def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, q
     from boltseal.pin.replace import replace_all
 
     if to_stdout:
-        typer.echo("".join(_files(opened, edited)), nl=False)
+        print_line("".join(_files(opened, edited)), end="")
     elif write:
         for name in replace_all(opened.asked.project.root, edited.changes):
             say(clean(f"boltseal: {name} has another name (a hard link), which keeps the old text"))

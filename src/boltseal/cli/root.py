@@ -6,6 +6,7 @@ is shown only with `--debug` or BOLTSEAL_DEBUG.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import of_host, print_line
+from boltseal.cli.answer import NobodyReads, of_host, print_line, say
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
@@ -182,6 +183,8 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
     try:
         (cli or build(_called(arguments)))(args=arguments, obj=shell, prog_name="boltseal")
     except BoltsealError as error:
+        if isinstance(error, NobodyReads):  # or Python would try once more at its end, and say so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _say(error.message)
         code = exit_code(error)
     except KeyboardInterrupt:
@@ -234,4 +237,4 @@ def _unexpected(error: Exception, *, debug: bool) -> ExitCode:
 
 def _say(message: str) -> None:
     line = " ".join(message.split())
-    sys.stderr.write(f"boltseal: {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)}\n")
+    say(f"boltseal: {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)}")
