@@ -117,12 +117,12 @@ class LedgerClient:
     async def history(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
         """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound."""
         base = f"/v2/{repository}/_boltseal/history" + ("" if tag is None else f"/{tag}")
-        async for one in self._entries(base, repository, f"the history of {repository}"):
+        async for one in self._entries(base, repository, f"history of {repository}"):
             yield one
 
     async def records(self, repository: Repository) -> AsyncIterator[tuple[int, bytes]]:
         """The entries that only say something of a repository's images, as `history` gives them. RemoteNotFound."""
-        base, what = f"/v2/{repository}/_boltseal/records", f"the records of {repository}"
+        base, what = f"/v2/{repository}/_boltseal/records", f"records of {repository}"
         async for one in self._entries(base, repository, what):
             yield one
 
