@@ -27,6 +27,23 @@ MAX_SETTINGS = 10
 """How many settings of a base that are different are named; `--json` has all of them."""
 
 
+DockerfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dockerfile", metavar="FILE", show_default=False, help="What images that say nothing were built of."
+    ),
+]
+PlatformsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--platform",
+        metavar="PLATFORM",
+        show_default=False,
+        help="A machine that the images are used on: linux/amd64. May be repeated.",
+    ),
+]
+
+
 def outdated(
     images: Annotated[
         list[str] | None,
@@ -46,25 +63,12 @@ def outdated(
         str | None,
         typer.Option("--host", metavar="ADDRESS", show_default=False, help="running: unix://, tcp:// or ssh://."),
     ] = None,
-    dockerfile: Annotated[
-        Path | None,
-        typer.Option(
-            "--dockerfile", metavar="FILE", show_default=False, help="What images that say nothing were built of."
-        ),
-    ] = None,
+    dockerfile: DockerfileOption = None,
     base: Annotated[
         str | None,
         typer.Option("--base", metavar="REF", show_default=False, help="On what images that say nothing stand."),
     ] = None,
-    platform: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--platform",
-            metavar="PLATFORM",
-            show_default=False,
-            help="A machine that the images are used on: linux/amd64. May be repeated.",
-        ),
-    ] = None,
+    platform: PlatformsOption = None,
     window: Annotated[
         int,
         typer.Option(
@@ -126,19 +130,23 @@ def outdated(
             quotas = ask(reach, _registries(aim), run)
         except asyncio.CancelledError:  # by SIGTERM: it ends as by Ctrl-C
             raise KeyboardInterrupt from None
-        answers, artifacts = _images(told, aim)
-        if not answers and not left:
-            raise NoImages("there is no image there to look at")
-        answer.outcome = _outcome(answers, left)
-        for one in answers:
-            _tell(answer, one, verbose=verbose)
-        for name, reason in left:
-            answer.add(ref=name, status="cannot tell", reason=reason)
-            _print(answer, "cannot tell", name, [("why", reason)])
-        _summary(answers, left, artifacts)
+        _tell_all(answer, aim, told, left, verbose=verbose)
         tell_asked(answer, asked)
         for line in quotas:
             say(line)
+
+
+def _tell_all(answer: Answer, aim: Aim, told: list[Answered], left: list[Left], *, verbose: bool) -> None:
+    answers, artifacts = _images(told, aim)
+    if not answers and not left:
+        raise NoImages("there is no image there to look at")
+    answer.outcome = _outcome(answers, left)
+    for one in answers:
+        _tell(answer, one, verbose=verbose)
+    for name, reason in left:
+        answer.add(ref=name, status="cannot tell", reason=reason)
+        _print(answer, "cannot tell", name, [("why", reason)])
+    _summary(answers, left, artifacts)
 
 
 def _registries(aim: Aim) -> set[str]:
