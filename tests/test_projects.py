@@ -162,3 +162,20 @@ def test_what_is_no_file_of_the_project_is_not_read(tmp_path: Path, what: str) -
         os.mkfifo(path)
     with pytest.raises(ProjectInvalid, match=r"\.boltseal\.toml can't be read: it is (a link|no file)"):
         project_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[lock]\nexclude = [{}]\n", "[lock] exclude"),
+        ("[verify]\nplatforms = [{}]\n", "[verify] platforms"),
+        ("[pin.crds]\nShop = [{}]\n", '[pin.crds] "Shop"'),
+    ],
+)
+def test_a_list_without_end_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    """A checked-out file would have each of a hundred thousand entries tried on each of as many files."""
+    (tmp_path / ".boltseal.toml").write_text(text.format(", ".join(['"a*"'] * 501)))
+
+    with pytest.raises(ProjectInvalid, match="has 501 entries; at most 500 are taken") as refused:
+        project_settings(tmp_path)
+    assert key in refused.value.message

@@ -32,6 +32,7 @@ from boltseal.policy.on_outdated import Action, OnOutdatedInvalid, parse_on_outd
 
 PROJECT_FILE: Final = ".boltseal.toml"
 MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_LISTED: Final = 500
 
 PUBLIC_REGISTRIES: Final = (
     HUB,
@@ -112,10 +113,17 @@ def project_settings(root: Path) -> ProjectSettings:
     """What `.boltseal.toml` of a project says; nothing where there is none. ProjectInvalid."""
     said = _read(root / PROJECT_FILE, PROJECT_FILE, _PROJECT, os.O_NOFOLLOW)
     crds = said.get("pin", {}).get("crds", {})
+    exclude, platforms = (
+        said.get(table, {}).get(key, ()) for table, key in (("lock", "exclude"), ("verify", "platforms"))
+    )
+    listed = {"[lock] exclude": exclude, "[verify] platforms": platforms}
+    for key, values in (listed | {f"[pin.crds] {quote(kind)}": paths for kind, paths in crds.items()}).items():
+        if len(values) > MAX_LISTED:  # each is tried on every file, or on every resource
+            raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; at most {MAX_LISTED} are taken")
     return ProjectSettings(
-        tuple(said.get("lock", {}).get("exclude", ())),
+        tuple(exclude),
         said.get("verify", {}).get("strict", False),
-        tuple(said.get("verify", {}).get("platforms", ())),
+        tuple(platforms),
         {kind: tuple(paths) for kind, paths in crds.items()},
     )
 

@@ -50,6 +50,7 @@ class _Jobs:
         self.jobs = {
             name: pairs(job) for name, job in keys.items() if name not in _NO_JOBS and isinstance(job, MappingNode)
         }
+        self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
 
     def sites(self) -> list[Site]:
@@ -101,10 +102,14 @@ class _Jobs:
                 continue
             seen.add(each)
             lines.append(self.jobs[each])
-            extends = self.jobs[each].get("extends")
-            named = [text_of(node) for node in items(extends)] or [text_of(extends)]
-            waiting += [one for one in named if one]
+            waiting += self.extends[each]
         return lines
+
+
+def _extended(node: Node | None) -> list[str]:
+    """The names of the jobs that an `extends` names, a text or a list of them."""
+    named = [text_of(each) for each in items(node)] or [text_of(node)]
+    return [name for name in named if name]
 
 
 def included(documents: Sequence[Node]) -> list[ScalarNode]:
