@@ -219,9 +219,9 @@ def test_killed_at_any_moment_under_many_pushes(tmp_path: Path, upstream: FakeUp
                         done[tag] = app.digest
 
             threads = [threading.Thread(target=attempt, args=(f"{number}.0.{n}",)) for n in range(pushes)]
+            enough = upstream.counted.total() + 5 + number * 9
             for thread in threads:
                 thread.start()
-            enough = upstream.counted.total() + 5 + number * 9
             until(partial(_counted, upstream, enough))
             kill(server)
             for thread in threads:
