@@ -153,6 +153,7 @@ async def test_a_blob_that_drips_is_given_up_and_a_slow_one_is_not() -> None:
         assert await blob(client) == b"b" * 1000
 
 
+@pytest.mark.lengthy
 async def test_a_flood_of_tiny_pieces_keeps_nobody_else_waiting() -> None:
     """While it is read others get their turn."""
     count = 100_000

@@ -433,6 +433,7 @@ def test_an_image_of_a_build_argument_is_left_to_a_source_policy(tmp_path: Path)
     assert "compose.yml" not in shown(pinned(root))
 
 
+@pytest.mark.lengthy
 def test_too_many_build_arguments_are_told(tmp_path: Path) -> None:
     """Each would have a Dockerfile read again."""
     services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))

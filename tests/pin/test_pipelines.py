@@ -156,6 +156,7 @@ def test_jobs_that_extend_each_other_end(tmp_path: Path) -> None:
     assert ("b.image", "x:1") in names(found_in(written(tmp_path, {".gitlab-ci.yml": text})))
 
 
+@pytest.mark.lengthy
 def test_jobs_that_have_too_many_images_of_each_other_are_told(tmp_path: Path) -> None:
     """A thousand jobs with a thousand services of one would be a million references."""
     services = ", ".join(f"'x{number}:$V'" for number in range(200))

@@ -81,6 +81,7 @@ def test_folders_deeper_than_python_can_call_itself_are_compared(plan: Container
     assert found.startswith("d/d/d")
 
 
+@pytest.mark.lengthy
 def test_very_many_layers_take_no_more_files_than_a_process_may_open(plan: ContainerPlan) -> None:
     """Each layer keeps folders open; a container of sixty could still be looked at."""
     layers = [b"layer", *(b"layer%d" % number for number in range(60))]
