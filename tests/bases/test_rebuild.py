@@ -360,6 +360,24 @@ async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(jo
     assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
 
 
+async def test_a_webhook_of_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would see the token in the clear."""
+
+    async def serve(reader: Any, writer: Any) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    async with listening(serve) as port:
+        ran = await post_webhook(f"http://127.0.0.1:{port}/hook", b"{}", 20, "word")
+
+    assert (ran.well, ran.how) == (True, "HTTP 202")
+
+
 def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journal: Journal) -> None:
     """As a full disk or a kill leaves it."""
     journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
