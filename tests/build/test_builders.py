@@ -14,6 +14,7 @@ from boltseal.build.builders import (
     BuildFailed,
     OnePlatform,
     build_command,
+    gathered_in,
     push_command,
     run,
     tidy_command,
@@ -87,6 +88,16 @@ def test_an_image_for_several_platforms_is_gathered_before_it_is_pushed() -> Non
     assert tidy_command(Builder.BUILDAH, build) == ["buildah", "manifest", "rm", build.gathered]
     with pytest.raises(OnePlatform, match="--builder buildx or buildah"):
         build_command(Builder.DOCKER, build)
+
+
+@pytest.mark.parametrize("name", ["boltseal-a1_b", "boltseal-_", "boltseal-x__", "BOLTSEAL"])
+def test_the_name_under_which_buildah_gathers_is_one_whatever_the_folder_is_called(name: str) -> None:
+    """A folder that is made for the moment may be called by what is no name of a repository."""
+    gathered = gathered_in(Builder.BUILDAH, Path("/tmp") / name)
+
+    assert str(Reference.parse(gathered)) == gathered
+    assert gathered != gathered_in(Builder.BUILDAH, Path("/tmp/other"))
+    assert gathered_in(Builder.BUILDX, Path("/tmp") / name) == f"/tmp/{name}/layout"
 
 
 def test_a_builder_that_fails_or_is_missing_is_a_line(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ BOTH = ("--platform", "linux/amd64,linux/arm64")
 @pytest.mark.parametrize("builder", ["containerd", "buildah"])
 def test_an_image_for_several_platforms_is_one_tag(yard: Yard) -> None:
     """Each of its platforms stands on the base's image for that; what moves for one of them is old for that one."""
-    yard.build("node", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "latest")
+    yard.app("node", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "latest")
     before = yard.digest("node")
     done = yard.build("app", f"FROM {yard.ref('node')}\nCOPY c /\n", *BOTH)
     again = yard.build("app", f"FROM {yard.ref('node')}\nCOPY c /\n", *BOTH)
@@ -359,7 +359,7 @@ def test_a_daemon_that_pushes_parts_under_the_tag_has_no_parts_to_push(yard: Yar
 @pytest.mark.parametrize("builder", ["containerd"])
 def test_a_push_of_several_platforms_that_is_refused_records_nothing(yard: Yard) -> None:
     """As a push by the builder's own program: the tag is sealed, and means what it meant."""
-    yard.build("app", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "1.0.0")
+    yard.app("app", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "1.0.0")
     before = yard.digest("app", "1.0.0")
     done = yard.build("app", "FROM scratch\nCOPY b /\n", *BOTH, "--tag", "1.0.0")
 

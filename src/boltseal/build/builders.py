@@ -14,11 +14,13 @@ What they print goes where the caller says. A build that fails is an error with 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Final
 
@@ -115,6 +117,14 @@ def build_command(builder: Builder, build: Build) -> list[str]:
             words += ["buildah", "bud", *_over_http(build)]
             named = ["--manifest", build.gathered] if build.several else named
     return [*words, "--file", str(build.dockerfile), *named, *_flags(build), *build.more, str(build.context)]
+
+
+def gathered_in(builder: Builder, scratch: Path) -> str:
+    """Where an image for several platforms is put before it is pushed. `scratch`: a folder that nobody else has."""
+    if builder is Builder.BUILDX:
+        return str(scratch / "layout")
+    # not the folder's own name, which may end with what no repository's name ends with
+    return f"localhost/boltseal-{sha256(os.fsencode(scratch)).hexdigest()[:16]}:gathered"
 
 
 def push_command(builder: Builder, build: Build) -> list[str]:

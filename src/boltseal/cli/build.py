@@ -239,7 +239,7 @@ def _build(
     from tempfile import TemporaryDirectory
 
     from boltseal.bases.facts import IMAGE, INPUTS
-    from boltseal.build.builders import Build, build_command, push_command, run, tidy_command
+    from boltseal.build.builders import Build, build_command, gathered_in, push_command, run, tidy_command
     from boltseal.build.labels import labels_of
     from boltseal.client.hosts import is_loopback
 
@@ -260,9 +260,7 @@ def _build(
             platform,
             more=more,
             plain_http=reach.plain_http or is_loopback(image.registry),
-            gathered=f"{scratch}/layout"
-            if builder.takes_policy
-            else f"localhost/{Path(scratch).name.lower()}:gathered",
+            gathered=gathered_in(builder, Path(scratch)),
         )
         made = _with_digests(builder, made, plan, Path(scratch), ignore_text(context, path))
         try:
