@@ -46,6 +46,8 @@ class LayerFiles:
     blob_digest: Digest | None = None
     blob_start: int = 0
     blob_size: int = -1
+    said_size: int = -1
+    """How long the manifest says that the blob is; -1: nobody says it."""
     artifact: bool = False
     """Content that is no layer: only the blob's digest is known of it."""
     ownership: Ownership = field(default_factory=Ownership)
@@ -172,7 +174,11 @@ def _blob(layer: LayerFiles, store: Beneath, tree: Beneath | None, manner: Manne
     with store.opened(layer.blob) as fd, open(fd, "rb", closefd=False, buffering=0) as raw:
         if manner.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        file = _Window(raw, layer.blob_start, layer.blob_size)
+        size = layer.blob_size if layer.blob_size >= 0 else os.fstat(fd).st_size
+        if 0 <= layer.said_size < size:  # a file with a hole costs nothing to make, and hours to read
+            wrong.append(difference(Kind.SIZE, b"", f"a blob of {layer.said_size} bytes", size, name))
+            size = layer.said_size
+        file = _Window(raw, layer.blob_start, size)
         tar = BlobTar(file, digest.algorithm if digest else SHA256, spend)
         try:
             if not layer.artifact:

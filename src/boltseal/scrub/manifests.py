@@ -7,7 +7,7 @@ is there. What an index names and the store does not have was not pulled, and is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -71,7 +71,7 @@ def held_images(
         found.unknown.append(error.message)
     images = [manifest for manifest in found.manifests if _is_image(manifest)]
     artifacts = [
-        holder.files(each.digest, each.digest, None, artifact=True)
+        replace(holder.files(each.digest, each.digest, None, artifact=True), said_size=each.size)
         for manifest in found.manifests
         if not _is_image(manifest)
         for each in (*manifest.layers, *([manifest.config] if manifest.config is not None else []))
@@ -164,7 +164,8 @@ def _layers(
     layers = []
     for each, diff, folder in zip(described, diffs, folders, strict=True):
         if holder.has(each.digest):
-            layers.append(holder.allowance.once(holder.files(each.digest, diff, folder, artifact=False)))
+            layer = holder.files(each.digest, diff, folder, artifact=False)
+            layers.append(holder.allowance.once(replace(layer, said_size=each.size)))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"
             unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")

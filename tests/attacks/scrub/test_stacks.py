@@ -232,6 +232,17 @@ def test_a_blob_that_is_cut_off(contained: Store) -> None:
     assert Kind.DIGEST in kinds(contained.image_report())
 
 
+def test_a_blob_that_was_given_a_hole_without_end(contained: Store) -> None:
+    """It costs nothing to make, and would take days to read: what the manifest says of it is read, and the rest is told."""
+    blob = layer_blob(contained)
+    blob.chmod(0o644)
+    os.truncate(blob, 1 << 43)
+
+    report = contained.image_report()
+
+    assert kinds(report) == {Kind.SIZE}
+
+
 def test_a_blob_that_is_gone_leaves_its_snapshot_unproven(contained: Store) -> None:
     """Without the tar nobody can say what the files must be."""
     layer_blob(contained).unlink()
