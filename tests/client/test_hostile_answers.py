@@ -15,6 +15,7 @@ import stamina
 
 from boltseal.client.credentials import OneLogin
 from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.reach import AddressBlocked
 from boltseal.client.registry import RegistryClient
 from boltseal.client.transport import Pace, Transport, TransportOptions
 from boltseal.errors import BoltsealError, Unavailable
@@ -210,6 +211,13 @@ async def test_a_redirect_without_end_is_not_followed_for_ever() -> None:
             await blob(client)
 
     assert asked == 6
+
+
+async def test_a_redirect_to_a_metadata_service_is_not_followed() -> None:
+    """Whoever runs a verb in a cloud has rights there that no registry may ask for through it."""
+    async with registry(whole(b"", 307, "location: http://169.254.169.254/latest/meta-data/")) as (client, _):
+        with pytest.raises(AddressBlocked, match=r"169\.254\.169\.254, a link-local address"):
+            await blob(client)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ A mirror asks on behalf of strangers, and follows where upstream points: to a st
 a bound an upstream, or whoever can make it answer so, could have us ask services that only machines near us reach: this
 machine itself, a cloud's metadata service, a database's port. So every address that a name resolves to is looked at, when
 the connection is made and not before (what a name resolves to can change in between). The upstream's own address is the
-operator's word, and so is `allow_redirects_to`.
+operator's word, and so is `allow_redirects_to`. A verb asks on behalf of who runs it, who may be inside such a network:
+there only what no registry can be is refused.
 """
 
 from __future__ import annotations
@@ -77,6 +78,29 @@ class Reach:
                 return
             name = "127.0.0.1"
         self.check(host, port, [name])
+
+
+class NoNeighbour:
+    """What holds where nobody set a `Reach`: whoever runs a verb may ask any registry, in networks of their own too, and
+    those may keep their blobs anywhere in there; but no registry has an address that is good on one wire only (link-local).
+    The metadata services of clouds do, and hand out the machine's own rights to whoever is sent there.
+    """
+
+    def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
+        """AddressBlocked when any address of this host is link-local."""
+        for address in addresses:
+            if is_link_local(address):
+                raise AddressBlocked(
+                    f"{host}:{port} is at {address}, a link-local address, where metadata services listen and no registry "
+                    "does: not asked"
+                )
+
+
+def is_link_local(address: str) -> bool:
+    """Whether an IP address is one of the wire's own; an IPv4 address inside an IPv6 one is looked at as what it is."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    inside = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (inside or found).is_link_local
 
 
 def is_address(host: str) -> bool:

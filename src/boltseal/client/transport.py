@@ -74,7 +74,7 @@ class TransportOptions:
     `timeout_s`: without a byte. `whole_s`: how long asking for what is read whole may take in all, since who sends a byte now
     and then is never silent, and until a stream has begun; redirects, tokens and other tries included. `pace`: how slowly a
     stream may come. `patience_s`: the longest `Retry-After` that is waited for. `reach`: where a registry may send us; None:
-    anywhere.
+    anywhere but to link-local addresses.
     """
 
     plain_http: frozenset[str] = frozenset()

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import httpcore2
 import httpx2
 
-from boltseal.client.reach import Bound
+from boltseal.client.reach import Bound, NoNeighbour
 
 BUFFER_BYTES: Final = 1024 * 1024
 STOP_AT_BYTES: Final = BUFFER_BYTES * 3 // 4
@@ -205,7 +205,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
 class _Backend(httpcore2.AsyncNetworkBackend):
     def __init__(self, reach: Bound | None) -> None:
-        self._reach = reach
+        self._reach: Bound = reach or NoNeighbour()
 
     async def connect_tcp(
         self,
@@ -222,8 +222,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
             except OSError as error:
                 raise httpcore2.ConnectError(f"{host}: {error.strerror}") from error
             addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-            if self._reach is not None:
-                self._reach.check(host, port, addresses)
+            self._reach.check(host, port, addresses)
             for address in addresses:
                 last = address == addresses[-1]
                 try:
