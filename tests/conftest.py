@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -30,6 +31,10 @@ hypothesis.settings.register_profile("boltseal", deadline=None)
 # For `make check`: fewer examples, and the same ones each time, since the pure rooms' coverage counts on them.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("boltseal")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would every verb that is started by a test from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # httpx2 looks for this module, which nobody here needs, at every request inside this process, and Python remembers no
 # absence: what is None here is absent without a look at the disk.
