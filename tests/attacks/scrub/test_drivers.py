@@ -56,6 +56,7 @@ def rootless(_nobodys_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]
     made = disk(tmp_path / "disk")
     subprocess.run([*made.as_user(), *PODMAN, "load", "-q", "-i", image], check=True, stdout=subprocess.DEVNULL)
     yield made
+    made.ended()
     servers.unmounted(tmp_path)
 
 
@@ -125,6 +126,7 @@ def test_files_whose_owner_could_not_be_given_are_no_alarm(
     layer = next(each for each in (storage(made) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     os.chown(layer / "usr/lib/deep/file", FIRST, -1)
     found = told(storage(made))
+    made.ended()
     servers.unmounted(tmp_path)
 
     assert (clean.status, clean.differences) == (status, ())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,14 @@ class Disk:
             *(*self.as_root(), program("setpriv"), f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
             *("env", "-i", f"PATH={os.environ['PATH']}", f"HOME={self.home}", f"XDG_RUNTIME_DIR={self.home}/run"),
         )
+
+    def ended(self) -> None:
+        """End what the user left running: Podman leaves a process that holds its user namespace."""
+        home = f"HOME={self.home}".encode()
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if home in environment.read_bytes().split(b"\0"):
+                    os.kill(int(environment.parent.name), signal.SIGKILL)
 
 
 def user_namespaces_or_skip() -> None:
