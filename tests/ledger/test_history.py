@@ -61,6 +61,7 @@ def test_what_is_said_of_an_image_is_no_meaning_of_its_tag() -> None:
 
     assert history.problems == ()
     assert not history.of("latest")[-1].changes
+    assert [one.index for one in history.changes_of("latest")] == [1, 4, 5]
     assert "latest" not in history.at(START_US + 9_000_000)
     assert meaning_now(history.of("latest"), "") is None
 
