@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import NobodyReads, of_host, print_line, say
+from boltseal.cli.answer import of_host, print_line, say
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
@@ -183,8 +183,6 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
     try:
         (cli or build(_called(arguments)))(args=arguments, obj=shell, prog_name="boltseal")
     except BoltsealError as error:
-        if isinstance(error, NobodyReads):  # or Python would try once more at its end, and say so
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _say(error.message)
         code = exit_code(error)
     except KeyboardInterrupt:
@@ -193,7 +191,17 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
         code = _unexpected(error, debug=shell.debug)
     else:
         code = ExitCode.HOLDS
+    _let_go()
     sys.exit(code)
+
+
+def _let_go() -> None:
+    """Drop what nobody took of what was printed: Python would try once more at its end, and make another code of it."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed before we began
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _called(arguments: Sequence[str] | None) -> str | None:
