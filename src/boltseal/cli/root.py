@@ -191,7 +191,8 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
         code = _unexpected(error, debug=shell.debug)
     else:
         code = ExitCode.HOLDS
-    _let_go()
+    finally:  # typer ends most verbs by itself
+        _let_go()
     sys.exit(code)
 
 
