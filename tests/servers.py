@@ -268,10 +268,12 @@ def podman(folder: Path, *, plain_http: Sequence[str] = ()) -> Iterator[Server]:
     at, client = folder / "p.sock", folder / "podman"
     registries = folder / "registries.conf"
     registries.write_text("".join(f'[[registry]]\nlocation = "{each}"\ninsecure = true\n' for each in plain_http))
+    limits = folder / "containers.conf"
+    limits.write_text("[containers]\npids_limit = 0\n")  # the cgroups of some machines can't limit anything
     client.write_text(
         f"""\
 #!/bin/sh
-export CONTAINERS_REGISTRIES_CONF={registries}
+export CONTAINERS_REGISTRIES_CONF={registries} CONTAINERS_CONF_OVERRIDE={limits}
 exec {program("podman")} --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --storage-driver vfs \\
   --cgroup-manager cgroupfs --events-backend file --runtime runc --log-level error "$@"
 """

@@ -122,7 +122,7 @@ def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
         "import os, sys\n"
         "from tests.cli import program\n"
         f"arguments = ['pull', 'localhost:5000/shop/app:1', '--host', {docker.host!r}]\n"
-        "program.call(*arguments[:1], *arguments[2:])\n"  # what is imported on the way is imported now
+        "program.call(*arguments[:-1], 'unix:///nowhere.sock')\n"  # what is imported on the way is imported now
         "program.call('kept', *arguments[2:])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "done = program.call(*arguments)\n"
