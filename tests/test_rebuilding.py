@@ -131,7 +131,7 @@ async def test_a_pushed_label_makes_the_server_talk_to_no_host_of_ours(
 async def test_only_one_process_looks(registry: Serving, settings: Settings) -> None:
     """A server may have several workers."""
     looks = rebuilding(registry, settings, [], FakeHub())
-    with looks._alone() as first, looks._alone() as second:
+    with looks._state.alone("looking") as first, looks._state.alone("looking") as second:
         assert (first, second) == (True, False)
 
 

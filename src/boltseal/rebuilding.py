@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -181,7 +180,7 @@ class Rebuilding:
 
     async def once(self) -> list[Asked]:
         """One look, and what was asked for by it; nothing where another process is at it. StateUnusable, LedgerBroken, ..."""
-        with self._alone() as alone:
+        with self._state.alone("looking") as alone:
             return await self._once() if alone else []
 
     async def _once(self) -> list[Asked]:
@@ -253,19 +252,6 @@ class Rebuilding:
         extra = requested_extra(due.base, due.built_on, due.now, str(outcome), told)
         said = Record(Kind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
         await self._registry.records.record(due.image.repository, said, ACTOR)
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Whether no other process is looking."""
-        with self._state.writing():
-            file = (self._state.folder / "looking").open("a")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
 
 
 def _inside(settings: Settings, store: Store, mirror: Mirror | None, push_gate: PushGate | None) -> ASGIApp:

@@ -16,10 +16,8 @@ for them, the newest first; all of it stays beside it until that happens again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -76,19 +74,6 @@ class Journal:
     def last(self) -> Mapping[tuple[str, str], Line]:
         """What was written of each image and base last. StateUnusable."""
         return {(one.image, one.base): one for one in self._read()}
-
-    @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Whether nobody else is asking for rebuilds; while this is held, nobody begins to. StateUnusable."""
-        with self.state.writing():
-            file = (self.state.folder / "rebuilding").open("a")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
 
     def note(self, line: Line) -> None:
         """Write a line; when it returns, it is on the disk. StateUnusable."""

@@ -161,7 +161,7 @@ class Rebuilder:
 
     async def rebuild(self, answers: Sequence[Answered]) -> list[Asked]:
         """Ask for all that is due, one after the other. AskedElsewhere, StateUnusable."""
-        with self._journal.alone() as alone:
+        with self._journal.state.alone("rebuilding") as alone:
             if not alone:
                 raise AskedElsewhere("another run is asking for rebuilds; this one leaves it to that")
             return await self._rebuild(answers)

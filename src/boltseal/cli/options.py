@@ -27,6 +27,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON o
 ReasonOption = Annotated[
     str, typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; recorded for ever beside the change.")
 ]
+PlatformsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--platform",
+        metavar="PLATFORM",
+        show_default=False,
+        help="A machine that the images are used on: linux/amd64. May be repeated.",
+    ),
+]
 
 
 def settings_of(config: Path | None, **server: Any) -> Settings:

@@ -12,7 +12,7 @@ from boltseal.cli.answer import Answer, Outcome, clean, print_wrapped, say
 from boltseal.cli.onbases import Aim, Left, NoImages, inferred, looking, wanted_of
 from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onrebuild import ask_for, end_on_sigterm, rebuilders, tell_asked, tell_log
-from boltseal.cli.options import JsonOption
+from boltseal.cli.options import JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, quota_in_words
 
@@ -31,15 +31,6 @@ DockerfileOption = Annotated[
     Path | None,
     typer.Option(
         "--dockerfile", metavar="FILE", show_default=False, help="What images that say nothing were built of."
-    ),
-]
-PlatformsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--platform",
-        metavar="PLATFORM",
-        show_default=False,
-        help="A machine that the images are used on: linux/amd64. May be repeated.",
     ),
 ]
 

@@ -22,7 +22,7 @@ from boltseal.cli.onproject import (
     whom_to_ask,
 )
 from boltseal.cli.onrunning import ComposeOption, HostsOption, KubeOption, NamespaceOption, NotTogether, Where
-from boltseal.cli.options import JsonOption
+from boltseal.cli.options import JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
 from boltseal.cli.verify_running import verify_running
@@ -47,15 +47,7 @@ def verify(
             "--strict", help="What is only noted does not hold either; a ledger whose key nobody has given is refused."
         ),
     ] = False,
-    platform: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--platform",
-            metavar="PLATFORM",
-            show_default=False,
-            help="A machine that the images are used on: linux/amd64. May be repeated.",
-        ),
-    ] = None,
+    platform: PlatformsOption = None,
     github: Annotated[bool, typer.Option("--github", help="Write annotations of GitHub Actions.")] = False,
     running: Annotated[
         bool, typer.Option("--running", help="Compare what runs on hosts with the lock, instead of the files.")

@@ -212,6 +212,19 @@ class ClientState:
                 f"the state folder {self.folder} can't be written: {error.strerror}; BOLTSEAL_STATE names another"
             ) from error
 
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[bool]:
+        """Whether no other process is at what goes by this name; while this is held, none begins. StateUnusable."""
+        with self.writing():
+            file = (self.folder / name).open("a")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
     def _write(self, path: Path, content: bytes) -> None:
         """1. Beside its place. 2. fsync. 3. Rename. 4. fsync of the folder. OSError."""
         self._folder(path.parent)
