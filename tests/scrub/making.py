@@ -23,6 +23,8 @@ from boltseal.oci.digest import Digest
 from boltseal.scrub.images import chain_ids
 
 Files = dict[str, bytes]
+NAMES_BY_GO = Path(__file__).parents[1] / "data/scrub/names-by-go.tar.gz"
+"""The layer that tests/attacks/scrub/names/main.go writes: names that do not fit into a tar header."""
 
 
 def layer_tar(files: Files) -> bytes:
@@ -43,6 +45,20 @@ def layer_tar(files: Files) -> bytes:
             entry.size, entry.mode, entry.mtime = len(content), 0o644, 1_700_000_000
             tar.addfile(entry, io.BytesIO(content))
     return raw.getvalue()
+
+
+def extended(type_: bytes, data: bytes, following: bytes) -> bytes:
+    """A header, and in front of it what extends it."""
+    before = tarfile.TarInfo("extension")
+    before.type, before.size = type_, len(data)
+    return before.tobuf(tarfile.USTAR_FORMAT) + data.ljust(-(-len(data) // 512) * 512, b"\0") + following
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    """A PAX record of less than a hundred bytes."""
+    rest = b" " + key + b"=" + value + b"\n"
+    size = next(size for size in range(100) if size == len(b"%d" % size + rest))
+    return b"%d" % size + rest
 
 
 def split(tar: bytes) -> bytes:

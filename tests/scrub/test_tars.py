@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from boltseal.oci.digest import Digest
 from boltseal.runtimes.beneath import Beneath
 from boltseal.scrub.blobtar import BlobTar
-from boltseal.scrub.tarheader import FOLDER, REGULAR, SYMLINK, Header, TarMalformed, clean, parse_group
+from boltseal.scrub.tarheader import FOLDER, HARDLINK, REGULAR, SYMLINK, Header, TarMalformed, clean, parse_group
 from boltseal.scrub.tarsplit import entries
-from tests.scrub.making import layer_tar, split
+from tests.scrub.making import NAMES_BY_GO, extended, layer_tar, record, split
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -71,9 +71,77 @@ def test_a_time_of_pax_keeps_its_nanoseconds() -> None:
     assert not one(tarfile.TarInfo("f")).exact
 
 
-def test_a_file_whose_name_ends_in_a_slash_is_a_folder() -> None:
-    """Engines take it so."""
-    assert one(tarfile.TarInfo("f/")).kind == FOLDER
+def of_type(type_: bytes, name: str = "f/") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.size = type_, 7
+    return entry
+
+
+@pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["f/", "n" * 90 + "/" + "n" * 90 + "/"], ids=["short", "long"])
+def test_a_slash_makes_a_folder_of_an_entry_of_the_v7_type_only(name: str, format_: Literal[0, 1, 2]) -> None:
+    """Go's archive/tar leaves an entry of type "0" a file, and so do Docker, containerd and Podman."""
+    old, new = one(of_type(tarfile.AREGTYPE, name), format_), one(of_type(tarfile.REGTYPE, name), format_)
+
+    assert (old.name.decode(), old.kind, old.size, old.stored) == (name, FOLDER, 0, 0)
+    assert (new.name.decode(), new.kind, new.size, new.stored) == (name, REGULAR, 7, 7)
+
+
+@pytest.mark.parametrize("type_", [tarfile.REGTYPE, tarfile.AREGTYPE])
+@pytest.mark.parametrize("how", [b"x", b"L"], ids=["pax", "gnu"])
+def test_the_effective_name_decides_what_an_entry_is(type_: bytes, how: bytes) -> None:
+    """The name in the header is a fallback: "data/" is what Go writes there for "data/日本語"."""
+    name = "data/日本語".encode()
+    raw = extended(how, record(b"path", name) if how == b"x" else name + b"\0", of_type(type_, "data/").tobuf())
+
+    found = parse_group(raw)
+
+    assert (found.name, found.kind, found.size, found.stored) == (name, REGULAR, 7, 7)
+
+
+def test_an_entry_of_the_v7_type_is_a_folder_by_its_effective_name() -> None:
+    """Its header's own name has no slash at the end."""
+    found = parse_group(extended(b"x", record(b"path", b"data/"), of_type(tarfile.AREGTYPE, "data").tobuf()))
+
+    assert (found.name, found.kind, found.size, found.stored) == (b"data/", FOLDER, 0, 0)
+
+
+@pytest.mark.parametrize("first", ["pax", "gnu"])
+def test_a_gnu_long_name_wins_over_a_pax_path(first: str) -> None:
+    """In whichever order they stand, as in Go's archive/tar; the same for links."""
+    entry = of_type(tarfile.SYMTYPE, "header")
+    pax = record(b"path", b"pax") + record(b"linkpath", b"to pax")
+    if first == "pax":
+        raw = extended(b"x", pax, extended(b"L", b"gnu\0", extended(b"K", b"to gnu\0", entry.tobuf())))
+    else:
+        raw = extended(b"L", b"gnu\0", extended(b"K", b"to gnu\0", extended(b"x", pax, entry.tobuf())))
+
+    assert (parse_group(raw).name, parse_group(raw).link) == (b"gnu", b"to gnu")
+
+
+def test_of_several_pax_headers_the_last_holds() -> None:
+    """Go's archive/tar forgets the records of the one before."""
+    last = extended(b"x", record(b"path", b"last"), tarfile.TarInfo("header").tobuf())
+    found = parse_group(extended(b"x", record(b"path", b"first") + record(b"uid", b"7"), last))
+
+    assert (found.name, found.uid) == (b"last", 0)
+
+
+def test_names_that_go_wrote_are_read_as_they_were_given() -> None:
+    """Non-ASCII and long names of files, folders and links, in each of Go's formats."""
+    tar = gzip.decompress(NAMES_BY_GO.read_bytes())
+    kinds = {tarfile.REGTYPE: REGULAR, tarfile.DIRTYPE: FOLDER, tarfile.SYMTYPE: SYMLINK, tarfile.LNKTYPE: HARDLINK}
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        expected = [(each.name, kinds[each.type], each.linkname, each.size) for each in opened]
+
+    found = headers(tar)
+
+    assert [(each.name.rstrip(b"/").decode(), each.kind, each.link.decode(), each.size) for each in found] == expected
+    assert ("go/日本語", REGULAR, "", len("content of go/日本語".encode())) in expected
+    assert {each.name for each in found if each.kind == FOLDER} == {
+        each.name for each in found if each.name[-1:] == b"/"
+    }
+    assert len(found) == 73
 
 
 def test_a_name_in_latin_1_stays_the_bytes_that_it_is() -> None:

@@ -2,7 +2,8 @@
 
 `parse_group` takes the blocks in front of an entry's content: its header, and before it what extends it (PAX records,
 GNU long names). Names stay bytes: a layer may hold names that are no UTF-8. Two things are read otherwise than by
-Python's tarfile, because engines do: a plain file whose name ends in a slash is a folder, and times keep nanoseconds.
+Python's tarfile, because engines do: which slash at the end of a name makes a folder (see `_plain`), and times keep
+nanoseconds.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FIELDS: Final = struct.Struct("100s24s12s12s8x356s")
 _PREFIX: Final = 345 - 156
 _STARTS: Final = (b"", b".", b"/")
 _AS_REGULAR: Final = frozenset({b"0", b"\0", b"7"})
+_V7_REGULAR: Final = b"\0"
 _KNOWN: Final = _AS_REGULAR | {HARDLINK, SYMLINK, CHARACTER, BLOCK_DEVICE, FOLDER, FIFO, GLOBAL}
 _EXTENSIONS: Final = frozenset({b"x", b"L", b"K"})
 _XATTR: Final = b"SCHILY.xattr."
@@ -111,7 +113,7 @@ def parse_group(raw: bytes, at: int = 0) -> Header:
             _nothing_after(raw, at + BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK)
             return _plain(raw[at : at + BLOCK], 0)
         if kind == b"x":
-            _pax(data, records)
+            records = _pax(data)  # of several, the engines take the last
         elif kind == b"L":
             long_name = data.split(b"\0", 1)[0]
         else:
@@ -120,7 +122,11 @@ def parse_group(raw: bytes, at: int = 0) -> Header:
     if at + BLOCK > len(raw):
         raise TarMalformed("an extended header announces an entry that does not follow")
     _nothing_after(raw, at + BLOCK)
-    return _extended(_plain(raw, at), records, long_name, long_link)
+    # As Go's archive/tar (reader.go, Reader.next): the PAX path replaces the header's name, a GNU long name both, and
+    # the effective name decides whether the entry is a folder. The header's own name may be anything: Go's writer puts
+    # there what is left of the name without its non-ASCII characters, "data/" for "data/日本語".
+    plain = _plain(raw, at, long_name or records.get(b"path"))
+    return _extended(plain, records, long_link or records.get(b"linkpath"))
 
 
 def group_size(block: bytes) -> int | None:
@@ -133,20 +139,25 @@ def group_size(block: bytes) -> int | None:
     return None
 
 
-def _plain(raw: bytes, at: int) -> Header:
-    """The header at an offset, nothing extended."""
+def _plain(raw: bytes, at: int, name: bytes | None = None) -> Header:
+    """The header at an offset. `name`: the name that extended headers give the entry, None or empty if they give none.
+
+    A slash at the end of the effective name makes a folder of an entry of the v7 type NUL, and of no other: an entry of
+    type "0" stays a file (Go's archive/tar, reader.go, Reader.next: `hdr.Typeflag == TypeRegA`).
+    """
     field, rights, size_field, mtime_field, rest = FIELDS.unpack_from(raw, at)
     traits = traits_of(rights, rest)
-    name = field.partition(b"\0")[0]
-    if traits.prefix:
-        name = traits.prefix + b"/" + name
+    if not name:
+        name = field.partition(b"\0")[0]
+        if traits.prefix:
+            name = traits.prefix + b"/" + name
     try:
         size, mtime = int(size_field[:11], 8), int(mtime_field[:11], 8)
     except ValueError:
         size, mtime = _number(size_field, "size"), _number(mtime_field, "mtime")
     if traits.kind != REGULAR:
         return Header(name, traits, 0, mtime * _NS, False, _NONE, 0, None)
-    if name[-1:] == b"/":
+    if name[-1:] == b"/" and rest[:1] == _V7_REGULAR:
         return Header(name, traits._replace(kind=FOLDER), 0, mtime * _NS, False, _NONE, 0, None)
     if not 0 <= size < 1 << 62:
         raise TarMalformed(f"an entry of {size} bytes")
@@ -159,9 +170,7 @@ def _nothing_after(raw: bytes, end: int) -> None:
         raise TarMalformed(f"{len(raw) - end} bytes that belong to no header stand before the content of an entry")
 
 
-def _extended(plain: Header, records: dict[bytes, bytes], name: bytes | None, link: bytes | None) -> Header:
-    name = records.get(b"GNU.sparse.name") or records.get(b"path") or name or plain.name
-    kind = FOLDER if plain.kind == REGULAR and name.endswith(b"/") else plain.kind
+def _extended(plain: Header, records: dict[bytes, bytes], link: bytes | None) -> Header:
     (uid, gid), stored = plain.traits.owner, plain.stored
     if records.get(b"uid"):
         uid = _decimal(records[b"uid"], "uid")
@@ -169,7 +178,7 @@ def _extended(plain: Header, records: dict[bytes, bytes], name: bytes | None, li
         gid = _decimal(records[b"gid"], "gid")
     if records.get(b"size"):
         stored = _decimal(records[b"size"], "size")
-    stored = stored if kind == REGULAR else 0
+    stored = stored if plain.kind == REGULAR else 0
     mtime_ns, exact = plain.mtime_ns, False
     if records.get(b"mtime"):
         mtime_ns, exact = _time(records[b"mtime"]), True
@@ -177,8 +186,8 @@ def _extended(plain: Header, records: dict[bytes, bytes], name: bytes | None, li
     size, sparse = _sparse(records, stored)
     if not (0 <= size < 1 << 62 and 0 <= stored < 1 << 62):
         raise TarMalformed(f"an entry of {size} bytes")
-    link = records.get(b"linkpath") or link or plain.link
-    traits = plain.traits._replace(kind=kind, owner=(uid, gid), link=link)
+    name = records.get(b"GNU.sparse.name") or plain.name
+    traits = plain.traits._replace(owner=(uid, gid), link=link or plain.link)
     return Header(name, traits, size, mtime_ns, exact, xattrs, stored, sparse)
 
 
@@ -196,8 +205,9 @@ def _sparse(records: dict[bytes, bytes], stored: int) -> tuple[int, tuple[tuple[
     return size, pieces
 
 
-def _pax(data: bytes, records: dict[bytes, bytes]) -> None:
-    """Adds the records `LENGTH KEY=VALUE\\n`; a later one wins, an empty one takes away."""
+def _pax(data: bytes) -> dict[bytes, bytes]:
+    """The records `LENGTH KEY=VALUE\\n`; a later one wins, an empty one takes away."""
+    records: dict[bytes, bytes] = {}
     at = 0
     pairs: list[bytes] = []
     while at < len(data):
@@ -215,6 +225,7 @@ def _pax(data: bytes, records: dict[bytes, bytes]) -> None:
         at = end
     if pairs:
         records[_MAP_00] = b",".join(pairs)
+    return records
 
 
 def _number(field: bytes, what: str) -> int:

@@ -6,6 +6,7 @@ overlayfs in layers that were built and not unpacked, sparse files, names that a
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG, Layer, archive, b
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
 from tests.real.tools import Said, run
+from tests.scrub.making import NAMES_BY_GO
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -86,6 +88,18 @@ def odd_names() -> bytes:
     return layer.add("a/.hidden", b"h").add("..x", b"x").done()
 
 
+def slashes() -> bytes:
+    """A slash at the end of a name makes a folder of an entry of the v7 type, and not of a file of ustar."""
+    layer = (
+        Layer()
+        .folder("d")
+        .add("d/file/", b"content")
+        .add("d/empty/")
+        .add("d/folder/", kind=tarfile.AREGTYPE, mode=0o755)
+    )
+    return layer.add("d/folder/file", kind=tarfile.AREGTYPE).add("e/" + "n" * 120 + "/", b"content").done()
+
+
 def changing() -> bytes:
     """A folder whose entry comes after what is in it, and again."""
     layer = Layer().add("d/f", b"f").folder("d", 0o700)
@@ -107,6 +121,8 @@ LAYERS: dict[str, list[bytes]] = {
     "pax": [pax()],
     "ustar": [ustar()],
     "odd-names": [odd_names()],
+    "slashes": [slashes()],
+    "names-by-go": [gzip.decompress(NAMES_BY_GO.read_bytes())],
     "changing": [changing()],
     "upper": [base(), upper_of_everything()],
 }
@@ -183,6 +199,12 @@ def context(tmp_path: Path) -> Path:
     (folder / "base.tar").write_bytes(base())
     (folder / "busybox").write_bytes(Path(program("busybox")).read_bytes())
     (folder / "busybox").chmod(0o755)
+    names = folder / "names"
+    for name in ("日本語", "größe", "語.txt", "n" * 120, "長" * 60, "フォルダ/名前", "長" * 50 + "/" + "長" * 50):
+        (names / name).parent.mkdir(parents=True, exist_ok=True)
+        (names / name).write_text(name)
+    (names / "リンク").symlink_to("日本語")
+    (names / "別名").hardlink_to(names / "日本語")
     (folder / "Dockerfile").write_text(
         """\
 FROM scratch
@@ -193,6 +215,9 @@ RUN echo hi > /etc/new; rm /etc/gone; rm -r /opaque; mkdir /opaque; chmod 700 /b
 RUN true
 RUN mkdir -p /srv/deep/er; ln /bin/tool /srv/tool; mv /usr/lib /usr/lib2; rm -r /usr/lib2/deep
 COPY busybox /opaque/box
+COPY names /data
+COPY names/日本語 /
+RUN ln /data/日本語 /data/名; ln -s 日本語 /data/語; mkdir /フォルダ; echo x > /フォルダ/名前
 CMD ["sleep", "1000"]
 """
     )
@@ -289,6 +314,7 @@ def test_what_umoci_makes_is_clean(tmp_path: Path) -> None:
         tar.add(__file__, "srv/file")
     subprocess.run(["tar", "-C", bundle / "rootfs", "-xf", tmp_path / "base.tar"], check=True)
     (bundle / "rootfs/link").symlink_to("srv/file")
+    (bundle / "rootfs/srv/日本語").write_bytes(b"a name that is not ASCII")
     run("umoci", "repack", "--image", f"{layout}:made", bundle).checked()
     storage = f"containers-storage:[overlay@{tmp_path}/root+{tmp_path}/run]localhost/made:1"
     run("skopeo", "--insecure-policy", "copy", f"oci:{layout}:made", storage).checked()
