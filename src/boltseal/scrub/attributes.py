@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,6 +25,10 @@ _NOTES_OF_OVERLAYFS: Final = frozenset(
 )
 PASSED_OVER: Final = _OF_THE_HOST | _NOTES_OF_OVERLAYFS
 CAPABILITY: Final = "security.capability"
+_ACL: Final = "system.posix_acl_access"
+_ACL_ENTRY: Final = struct.Struct("<HHI")
+"""Tag, permissions and id, as linux/posix_acl_xattr.h has them, after four bytes of the version."""
+_USER_OBJ, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 
 Found = tuple[Kind, str, str]
 """Kind, expected, got."""
@@ -98,7 +103,21 @@ def _same(name: str, expected: bytes | None, got: bytes | None, found: os.stat_r
         return False
     if got is None:  # the kernel takes these for files and folders only, and engines go on without
         return name.startswith("user.") and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
+    if name == _ACL:
+        return _without_mode(expected) == _without_mode(got)
     return name == CAPABILITY and same_right(expected, got)
+
+
+def _without_mode(acl: bytes) -> tuple[bytes, tuple[tuple[int, int, int], ...]]:
+    """An access control list without the permissions that are the file's mode; what is no list stays as it is.
+
+    The kernel keeps both alike: a chmod, which engines do last, writes the mode into the list. The mode is compared as such.
+    """
+    if len(acl) % _ACL_ENTRY.size != 4:
+        return acl, ()
+    entries = list(_ACL_ENTRY.iter_unpack(acl[4:]))
+    of_the_mode = {_USER_OBJ, _OTHER, _MASK if any(tag == _MASK for tag, _, _ in entries) else _GROUP_OBJ}
+    return acl[:4], tuple((tag, 0 if tag in of_the_mode else rights, id_) for tag, rights, id_ in entries)
 
 
 def same_right(expected: bytes, got: bytes) -> bool:

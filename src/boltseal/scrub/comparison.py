@@ -4,7 +4,8 @@ The rules by which engines make files of tar entries, mirrored here and in `inod
 
 1. `/` and `./` in front of a name are cut off; the root's own entry is passed over, its folder is the engine's.
 2. A later entry of the same name replaces an earlier one, except a folder a folder, which takes the later attributes.
-3. A hard link is the inode of its target, and takes the header of the link: the last one holds.
+3. A hard link is the inode of its target, and takes the header of the link: the last one holds. Attributes are added
+   to those of earlier headers, and none is removed (see `Inodes`).
 4. Folders that no entry names are made by the engine: only that they are folders is checked.
 5. `.wh.NAME` is a whiteout: a character device 0:0 at NAME. `.wh..wh..opq` is an opaque mark on its folder. Other names
    that begin with `.wh..wh.` leave nothing behind. A whiteout of a name that the same layer holds means lower layers.
@@ -14,7 +15,8 @@ The rules by which engines make files of tar entries, mirrored here and in `inod
 
 A folder is listed when its first entry comes; each entry takes its name off that list, and what stays is too much.
 
-Memory: the names of the layer's folders, those in them that no entry has named yet, and what differs.
+Memory: the names of the layer's folders, those in them that no entry has named yet, the attributes of hard-linked files, and
+what differs.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, explained, readable
-from boltseal.scrub.attributes import PASSED_OVER, Attributes
+from boltseal.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes
 from boltseal.scrub.differences import Kind
 from boltseal.scrub.findings import Findings
 from boltseal.scrub.ownership import Ownership
@@ -25,6 +25,7 @@ from boltseal.scrub.tarheader import (
     REGULAR,
     SYMLINK,
     Header,
+    TarMalformed,
     Traits,
     clean,
 )
@@ -48,6 +49,9 @@ _FORMATS: Final = {
     BLOCK_DEVICE: stat.S_IFBLK,
     FIFO: stat.S_IFIFO,
 }
+_CAPABILITY: Final = os.fsencode(CAPABILITY)
+MAX_SHARED_ATTRIBUTES_BYTES: Final = 64 * 1024 * 1024
+"""What entries may give files of several names in extended attributes, since those are kept until the last entry."""
 _OF_A_HEADER: Final = frozenset({Kind.MODE, Kind.OWNER, Kind.MTIME, Kind.XATTR, Kind.CAPABILITY})
 
 PlainInode = tuple[int, int, int, int | None, int | None]
@@ -79,7 +83,10 @@ class Inodes:
         self._files = files
         self._owners: dict[tuple[int, int], tuple[int | None, int | None]] = {}
         self._shared: dict[int, bytes] = {}
-        """Which path an inode of several names was first met at."""
+        """Which path an inode of several names was first met at: what differs of it is reported there."""
+        self._given: dict[int, dict[bytes, bytes]] = {}
+        """The extended attributes that the entries of an inode of several names gave it so far."""
+        self._given_bytes = 0
 
     def plain_file(self, above: bytes, path: bytes, name: bytes, header: Header, content: Content | None) -> bool:
         """Whether the file `name` in the folder `above`, a plain one by its folder, is all that its header says.
@@ -98,7 +105,7 @@ class Inodes:
             if not self.as_said(found, header):
                 return False
             if header.xattrs or self.attributes.names(path, fd):
-                self._xattrs(path, header, found, fd)
+                self._xattrs(path, header.xattrs, found, fd)
             if content is not None and header.size:
                 content(path, fd, found, header)
         except OSError as error:
@@ -137,7 +144,7 @@ class Inodes:
         return traits.mode & 0o7777 | stat.S_IFREG, self._tree.device, 1, *self._owner(traits.owner)
 
     def compare(self, path: bytes, header: Header, content: Content | None) -> None:
-        """Say what differs. StoreMissing, StoreMalformed, StoreUnreadable."""
+        """Say what differs. StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed."""
         if header.kind == HARDLINK:
             self._hardlink(path, header)
             return
@@ -151,15 +158,16 @@ class Inodes:
                 self._with_content(path, header, found, content)
             else:
                 at = self._tree.folder(path) if stat.S_ISDIR(found.st_mode) else self.attributes.at(path)
-                self._xattrs(path, header, found, at)
+                self._xattrs(path, header.xattrs, found, at)
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            self._give(found.st_ino, header.xattrs)
             other = self._shared.setdefault(found.st_ino, path)
             if other != path:
                 self._findings.add(Kind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}")
 
     def of_a_folder_without_an_entry(self, path: bytes, header: Header, found: os.stat_result) -> None:
         """Which attributes it has, since it must have none. StoreUnreadable."""
-        self._xattrs(path, header, found, self._tree.folder(path))
+        self._xattrs(path, header.xattrs, found, self._tree.folder(path))
 
     def _with_content(self, path: bytes, header: Header, found: os.stat_result, content: Content) -> None:
         above, _, name = path.rpartition(b"/")
@@ -168,7 +176,7 @@ class Inodes:
         except OSError as error:
             raise explained(error, self._tree.shown(path)) from error
         try:
-            self._xattrs(path, header, found, fd)
+            self._xattrs(path, header.xattrs, found, fd)
             content(path, fd, found, header)
         except OSError as error:
             raise explained(error, self._tree.shown(path)) from error
@@ -185,12 +193,41 @@ class Inodes:
         if meant is None or (found.st_ino, found.st_dev) != (meant.st_ino, meant.st_dev):
             self._findings.add(Kind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own")
             return
-        self._findings.drop(target, _OF_A_HEADER)
-        if stat.S_ISLNK(found.st_mode):
-            return
-        self._owner_mode_time(target, header, found)
-        if header.xattrs:
-            self._xattrs(target, header, found, self.attributes.at(target))
+        first, at = self._shared.get(found.st_ino, target), self.attributes.at(target)
+        attributes = self._with_those_of_a_link(header, found, self.attributes.names(target, at))
+        if stat.S_ISLNK(found.st_mode):  # containerd gives it the time of the link, Docker and Podman leave it
+            of_the_link = _same_time(*_times(header, found))
+            self._findings.drop(first, _OF_A_HEADER if of_the_link else _OF_A_HEADER - {Kind.MTIME})
+            self._owner_and_mode(first, header, found)
+        else:
+            self._findings.drop(first, _OF_A_HEADER)
+            self._owner_mode_time(first, header, found)
+        self._xattrs(first, attributes, found, at)
+
+    def _with_those_of_a_link(self, header: Header, found: os.stat_result, there: list[str]) -> dict[bytes, bytes]:
+        """The extended attributes of an inode after a link to it. `there`: the names of those on the disk. TarMalformed.
+
+        Engines set the attributes of the link's header on the shared inode, and remove none: it has those of all its
+        headers, the last value of each. In two cases an attribute may be missing:
+
+        1. A capability that the link's header does not repeat. Docker and containerd change the owner for each header,
+           upon which the kernel removes the capability; Podman does so only where the owner is another one.
+        2. Any attribute of a symbolic link: containerd sets none.
+        """
+        given = self._given.get(found.st_ino, {}) | header.xattrs
+        may_miss = given.keys() if stat.S_ISLNK(found.st_mode) else {_CAPABILITY} - header.xattrs.keys()
+        names = {os.fsencode(name) for name in there}
+        given = {name: value for name, value in given.items() if name in names or name not in may_miss}
+        self._give(found.st_ino, given)
+        return given
+
+    def _give(self, inode: int, attributes: dict[bytes, bytes]) -> None:
+        """Remember what an inode of several names must have so far. TarMalformed."""
+        self._given_bytes += _size(attributes) - _size(self._given.pop(inode, {}))
+        if attributes:
+            self._given[inode] = attributes
+        if self._given_bytes > MAX_SHARED_ATTRIBUTES_BYTES:
+            raise TarMalformed(f"hard-linked files with more than {MAX_SHARED_ATTRIBUTES_BYTES} bytes of attributes")
 
     def _type_and_size(self, path: bytes, header: Header, found: os.stat_result) -> bool | None:
         """Whether the size holds too, so that content can be compared; None where it is something else altogether."""
@@ -225,6 +262,12 @@ class Inodes:
         return owner
 
     def _owner_mode_time(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        self._owner_and_mode(path, header, found)
+        wanted, got = _times(header, found)
+        if not _same_time(wanted, got):
+            self._findings.add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
+
+    def _owner_and_mode(self, path: bytes, header: Header, found: os.stat_result) -> None:
         add = self._findings.add
         mode = stat.S_IMODE(found.st_mode)
         if mode != header.mode & 0o7777 and not stat.S_ISLNK(found.st_mode):
@@ -234,13 +277,6 @@ class Inodes:
             self._of_nobody(path, header, found)
         elif (found.st_uid, found.st_gid) != owner:
             add(Kind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
-        wanted, got = header.mtime_ns, found.st_mtime_ns
-        if wanted == got:
-            return
-        if not header.exact or got % _NS == 0:
-            wanted, got = wanted // _NS * _NS, got // _NS * _NS
-        if wanted != got and not (got == 0 and not 0 <= wanted <= _MAX_TIME_NS):
-            add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
 
     def _of_nobody(self, path: bytes, header: Header, found: os.stat_result) -> None:
         """An owner that has no id on this disk. With `ignore_chown_errors` engines leave such a file to who unpacks it."""
@@ -250,9 +286,9 @@ class Inodes:
             wanted = f"its user, as no id of theirs stands for {header.uid}:{header.gid}"
             self._findings.add(Kind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
 
-    def _xattrs(self, path: bytes, header: Header, found: os.stat_result, at: bytes | int) -> None:
-        """`at`: the open file, or where to find it."""
-        for kind, expected, got in self.attributes.differences(path, header.xattrs, found, at):
+    def _xattrs(self, path: bytes, wanted: Mapping[bytes, bytes], found: os.stat_result, at: bytes | int) -> None:
+        """`wanted`: what it must have. `at`: the open file, or where to find it."""
+        for kind, expected, got in self.attributes.differences(path, wanted, found, at):
             self._findings.add(kind, path, expected, got)
 
 
@@ -279,6 +315,23 @@ def described(found: os.stat_result) -> str:
         return "a whiteout, which hides the file of lower layers"
     mode = f", mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}:{found.st_gid}"
     return _KINDS.get(stat.S_IFMT(found.st_mode), "something else") + mode
+
+
+def _size(attributes: Mapping[bytes, bytes]) -> int:
+    return sum(len(name) + len(value) for name, value in attributes.items())
+
+
+def _times(header: Header, found: os.stat_result) -> tuple[int, int]:
+    """The times in nanoseconds of the header and on the disk, both as exact as they can be compared."""
+    wanted, got = header.mtime_ns, found.st_mtime_ns
+    if not header.exact or got % _NS == 0:
+        return wanted // _NS * _NS, got // _NS * _NS
+    return wanted, got
+
+
+def _same_time(wanted: int, got: int) -> bool:
+    """Whether an engine makes the one of the other: times before 1970 or too far off become 1970."""
+    return wanted == got or (got == 0 and not 0 <= wanted <= _MAX_TIME_NS)
 
 
 def _numbers(device: tuple[int, int]) -> str:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 NAME = "shop/app:1.4.2"
 CAPABILITY = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+ACL = struct.pack(
+    "<I" + "HHI" * 5, 2,
+    *(0x01, 7, 0xFFFFFFFF), *(0x02, 5, 1000), *(0x04, 5, 0xFFFFFFFF), *(0x10, 5, 0xFFFFFFFF), *(0x20, 5, 0xFFFFFFFF),
+)  # fmt: skip
+"""An access control list of a file of mode 0755 that names user 1000."""
 MTIME = 1_700_000_000
 LONG = "n" * 120 + "/" + "m" * 200
 LATIN = "etc/caf\udce9"

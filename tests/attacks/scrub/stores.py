@@ -1,4 +1,4 @@
-"""Real stores, made by real engines of the image of `image.py`, and copies of them to be tampered with.
+"""Real stores, made by real engines of the image of `image.py` or of other layers, and copies of them to be tampered with.
 
 An engine is started once, loads the image, and is stopped. Each test gets a copy of what lies on the disk then, with
 owners, devices, attributes and hard links; the check needs no daemon, so none is there to mend or to mind anything.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from tests import servers
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
 from tests.real.tools import run
 
-LAYERS = (base, middle, top)
+Layers = Sequence[Callable[[], bytes]]
+LAYERS: Layers = (base, middle, top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,9 @@ class Store:
         return report
 
 
-def docker_overlay2(folder: Path) -> Store:
+def docker_overlay2(folder: Path, layers: Layers = LAYERS) -> Store:
     """Docker's own store."""
-    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    image = archive(folder / "image.tar", [make() for make in layers])
     with servers.dockerd(folder / "engine", driver="overlay2") as server:
         run("docker", "-H", f"unix://{server.address}", "load", "-i", folder / "image.tar").checked()
     root = folder / "engine" / "data"
@@ -62,18 +64,18 @@ def docker_overlay2(folder: Path) -> Store:
     return Store("docker", root, image, tuple(f"overlay2/{each}/diff" for each in chain))
 
 
-def docker_containerd(folder: Path) -> Store:
+def docker_containerd(folder: Path, layers: Layers = LAYERS) -> Store:
     """Docker with the containerd image store."""
-    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    image = archive(folder / "image.tar", [make() for make in layers])
     with servers.dockerd(folder / "engine", containerd_store=True, driver="overlayfs") as server:
         run("docker", "-H", f"unix://{server.address}", "load", "-i", folder / "image.tar").checked()
     root = folder / "engine" / "data" / "containerd" / "daemon"
     return Store("docker-containerd", root, image, _snapshots(root))
 
 
-def containerd(folder: Path) -> Store:
+def containerd(folder: Path, layers: Layers = LAYERS) -> Store:
     """containerd, the image unpacked by ctr."""
-    archive(folder / "image.tar", [make() for make in LAYERS])
+    archive(folder / "image.tar", [make() for make in layers])
     run(
         "skopeo", "--insecure-policy", "copy", f"docker-archive:{folder}/image.tar",
         f"oci-archive:{folder}/oci.tar:localhost/{NAME}",
@@ -85,9 +87,9 @@ def containerd(folder: Path) -> Store:
     return Store("containerd", root, _config_in(folder / "oci.tar"), _snapshots(root))
 
 
-def podman(folder: Path) -> Store:
+def podman(folder: Path, layers: Layers = LAYERS) -> Store:
     """Podman's store, which Buildah and CRI-O share."""
-    image = archive(folder / "image.tar", [make() for make in LAYERS])
+    image = archive(folder / "image.tar", [make() for make in layers])
     root = folder / "root"
     run(*podman_on(root, folder), "load", "-i", folder / "image.tar").checked()
     records = {each["id"]: each for each in json.loads((root / "overlay-layers/layers.json").read_bytes())}

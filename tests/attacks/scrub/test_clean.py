@@ -20,7 +20,7 @@ from boltseal.scrub.report import Report, Status
 from boltseal.scrub.scrub import Wanted, scrub
 from tests import servers
 from tests.attacks.scrub.boxes import changed, that_changes
-from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG, Layer, archive, base, middle, top
+from tests.attacks.scrub.image import ACL, CAPABILITY, LATIN, LONG, Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
 from tests.real.tools import Said, run
@@ -49,6 +49,35 @@ def links_with_other_modes() -> bytes:
     """Engines give the shared file what the last header says: here a setuid bit goes away."""
     layer = Layer().folder("bin").add("bin/su", b"su" * 300, mode=0o4755)
     return layer.add("bin/su2", kind=tarfile.LNKTYPE, link="bin/su", mode=0o644, mtime=5).done()
+
+
+def links_with_attributes() -> bytes:
+    """Engines add the attributes of a link's header to the shared file: it may repeat, omit, change or add some."""
+    layer = Layer().folder("bin")
+
+    def add(name: str, link: str = "", *, mode: int = 0o755, mtime: int = 1, **attributes: str) -> None:
+        pax = {f"SCHILY.xattr.{key.replace('_', '.', 1)}": value for key, value in attributes.items()}
+        kind, content = (tarfile.LNKTYPE, b"") if link else (tarfile.REGTYPE, b"content")
+        layer.add(name, content, kind=kind, link=link, mode=mode, mtime=mtime, pax=pax)
+
+    acl = ACL.decode("utf-8", "surrogateescape")
+    add("bin/repeated", security_capability=CAPABILITY, user_a="1")
+    add("bin/repeated2", "bin/repeated", security_capability=CAPABILITY, user_a="1")
+    add("bin/omitted", security_capability=CAPABILITY, user_a="1")
+    add("bin/omitted2", "bin/omitted")
+    add("bin/omitted3", "bin/omitted2", mtime=2)
+    add("bin/added")
+    add("bin/added2", "bin/added", security_capability=CAPABILITY, user_a="1")
+    add("bin/changed", user_a="1", user_z="1")
+    add("bin/changed2", "bin/changed", user_b="2")
+    add("bin/changed3", "bin/changed2", user_a="3", mode=0o4755)
+    add("bin/changed4", "bin/changed2", mode=0o600)
+    add("bin/list", system_posix_acl_access=acl)
+    add("bin/list2", "bin/list")
+    add("bin/list3", "bin/list2", mode=0o600)
+    layer.add("lib", kind=tarfile.SYMTYPE, link="bin", mode=0o777, pax={"SCHILY.xattr.trusted.a": "1"})
+    layer.add("lib2", kind=tarfile.LNKTYPE, link="lib", mode=0o777, owner=(5, 6), mtime=77)
+    return layer.done()
 
 
 def no_folders() -> bytes:
@@ -115,6 +144,7 @@ def upper_of_everything() -> bytes:
 LAYERS: dict[str, list[bytes]] = {
     "everything": [base(), middle(), top()],
     "links-with-other-modes": [links_with_other_modes()],
+    "links-with-attributes": [links_with_attributes()],
     "no-folders": [no_folders(), no_folders()],
     "nothing": [no_folders(), nothing()],
     "gnu": [gnu()],

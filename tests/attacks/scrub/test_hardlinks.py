@@ -1,0 +1,165 @@
+"""Attributes of hard-linked files, in each engine's store: what is added, removed or changed is found by any of the names.
+
+A capability on one name of a program is a capability of the program: a setuid bit by another name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.report import Status
+from tests.attacks.scrub.image import ACL, CAPABILITY, Layer
+from tests.attacks.scrub.stores import MAKERS, Store
+from tests.servers import unmounted
+
+pytestmark = pytest.mark.real
+
+ADDED = {"security.capability": CAPABILITY.encode("latin-1"), "user.evil": b"1", "system.posix_acl_access": ACL}
+
+
+def linked() -> bytes:
+    """Files of two names each: with attributes in no header, in both, in that of the file, and in that of the link."""
+    capability, mine = {"SCHILY.xattr.security.capability": CAPABILITY}, {"SCHILY.xattr.user.mine": "1"}
+    acl = {"SCHILY.xattr.system.posix_acl_access": ACL.decode("utf-8", "surrogateescape")}
+    layer = Layer().folder("bin")
+    for name, of_file, of_link in (
+        ("plain", {}, {}),
+        ("both", capability | mine, capability | mine),
+        ("file", mine, {}),
+        ("link", {}, capability | mine),
+        ("list", acl, acl),
+    ):
+        layer.add(f"bin/{name}", b"a program", mode=0o755, pax=of_file)
+        layer.add(f"bin/{name}2", kind=tarfile.LNKTYPE, link=f"bin/{name}", mode=0o755, pax=of_link)
+    layer.add("lib", kind=tarfile.SYMTYPE, link="bin", mode=0o777)
+    return layer.add("lib2", kind=tarfile.LNKTYPE, link="lib", mode=0o777).done()
+
+
+def perl() -> bytes:
+    """Debian's perl, of which perl5.40.1 is a hard link as in its package, as GNU tar packs them."""
+    with TemporaryDirectory() as folder:
+        bin_ = Path(folder) / "usr/bin"
+        bin_.mkdir(parents=True)
+        shutil.copy2("/usr/bin/perl", bin_ / "perl")
+        (bin_ / "perl5.40.1").hardlink_to(bin_ / "perl")
+        argv = ["tar", "-C", folder, "--owner=0", "--group=0", "-c", "usr/bin/perl", "usr/bin/perl5.40.1"]
+        return subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def original(
+    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    """Each engine's store with both layers, as the engine made it."""
+    store = MAKERS[request.param](tmp_path_factory.mktemp(request.param), (linked, perl))
+    yield store
+    unmounted(store.root)
+
+
+@pytest.fixture
+def store(original: Store, tmp_path: Path) -> Store:
+    """A copy of it, to be tampered with."""
+    return original.copy(tmp_path / "store")
+
+
+def found(store: Store) -> set[tuple[Kind, str]]:
+    report = store.image_report()
+
+    assert report.unknown == ()
+    assert (report.status is Status.DIFFERS) == bool(report.differences)
+    return {(each.kind, each.path) for each in report.differences}
+
+
+def test_a_store_as_its_engine_made_it_is_clean(store: Store) -> None:
+    """The links' headers repeat, omit and add attributes, and that is no difference."""
+    assert found(store) == set()
+
+
+@pytest.mark.parametrize("name", ADDED)
+@pytest.mark.parametrize("path", ["bin/plain", "bin/plain2", "bin/file", "bin/file2"])
+def test_an_attribute_added_to_a_hard_linked_file_is_found(store: Store, path: str, name: str) -> None:
+    """By the name of the file and by that of the link, with attributes in the headers and without."""
+    os.setxattr(store.at(path), name, ADDED[name])
+
+    kind = Kind.CAPABILITY if name == "security.capability" else Kind.XATTR
+
+    assert found(store) == {(kind, path.removesuffix("2"))}
+
+
+@pytest.mark.parametrize("name", ["user.evil", "system.posix_acl_access"])
+@pytest.mark.parametrize("path", ["bin/both", "bin/both2", "bin/link", "bin/link2"])
+def test_an_attribute_added_beside_a_capability_is_found(store: Store, path: str, name: str) -> None:
+    """The link's header has attributes of its own."""
+    os.setxattr(store.at(path), name, ADDED[name])
+
+    assert found(store) == {(Kind.XATTR, path.removesuffix("2"))}
+
+
+def removed(path: Path, name: str) -> None:
+    os.removexattr(path, name)
+
+
+def changed(path: Path, name: str) -> None:
+    os.setxattr(path, name, os.getxattr(path, name).replace(b"\x04", b"\xff").replace(b"1", b"2"))
+
+
+@pytest.mark.parametrize("change", [removed, changed])
+@pytest.mark.parametrize("path", ["bin/both", "bin/both2", "bin/link", "bin/link2"])
+def test_a_capability_of_a_hard_linked_file_that_is_changed_is_found(
+    store: Store, path: str, change: Callable[[Path, str], None]
+) -> None:
+    """Whether both headers have it or only the link's."""
+    change(store.at(path), "security.capability")
+
+    assert found(store) == {(Kind.CAPABILITY, path.removesuffix("2"))}
+
+
+@pytest.mark.parametrize("change", [removed, changed])
+@pytest.mark.parametrize("path", ["bin/both", "bin/both2", "bin/file", "bin/file2", "bin/link", "bin/link2"])
+def test_an_attribute_of_a_hard_linked_file_that_is_changed_is_found(
+    store: Store, path: str, change: Callable[[Path, str], None]
+) -> None:
+    """Whichever header has it."""
+    change(store.at(path), "user.mine")
+
+    assert found(store) == {(Kind.XATTR, path.removesuffix("2"))}
+
+
+def test_a_changed_access_control_list_is_found(store: Store) -> None:
+    """The user that it names may write, and the mode is the same."""
+    os.setxattr(store.at("bin/list2"), "system.posix_acl_access", ACL.replace(b"\x02\0\x05", b"\x02\0\x07"))
+
+    assert found(store) == {(Kind.XATTR, "bin/list")}
+
+
+def test_another_mode_of_a_file_with_an_access_control_list_is_found_once(store: Store) -> None:
+    """The kernel writes the mode into the list: that is one difference, not two."""
+    store.at("bin/list").chmod(0o4777)
+
+    assert found(store) == {(Kind.MODE, "bin/list")}
+
+
+def test_an_attribute_added_to_a_hard_linked_symbolic_link_is_found(store: Store) -> None:
+    """And another owner of it."""
+    os.setxattr(store.at("lib2"), "trusted.overlay.redirect", b"/etc", follow_symlinks=False)
+    os.chown(store.at("lib2"), 1000, 1000, follow_symlinks=False)
+
+    assert found(store) == {(Kind.XATTR, "lib"), (Kind.OWNER, "lib")}
+
+
+@pytest.mark.parametrize("name", ["perl", "perl5.40.1"])
+def test_a_capability_given_to_debians_perl_is_found(store: Store, name: str) -> None:
+    """What `setcap cap_setuid+ep` writes: whoever starts it becomes root."""
+    os.setxattr(store.at(f"usr/bin/{name}", 1), "security.capability", struct.pack("<5I", 0x02000001, 1 << 7, 0, 0, 0))
+
+    assert found(store) == {(Kind.CAPABILITY, "usr/bin/perl")}
