@@ -19,6 +19,7 @@ import msgspec
 
 from boltseal.deploy.flow import Deployed, Flow
 from boltseal.deploy.images import Images, Ready, labels_of, reason
+from boltseal.deploy.jobs import coming_back
 from boltseal.deploy.model import Service, locked_digests, merged
 from boltseal.deploy.projectfiles import project_folder
 from boltseal.deploy.reading import Read
@@ -124,6 +125,7 @@ class Deployer:
         new = self.folder.next_number()
         ready = {each.name: await self.images.again(each, reason(self.folder.project, new)) for each in target.services}
         document = json.loads(was.compose)
+        target = coming_back(target, document)
         variables = {name: str(value) for name, value in json.loads(was.environment).items()}
         text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, variables)
         last = last_good(releases)
@@ -245,6 +247,8 @@ class Deployer:
 
 
 def _again(service: ReleasedService, ready: Ready) -> ReleasedService:
+    if service.state is ServiceState.COMPLETED:
+        return msgspec.structs.replace(service, started_as=ready.started_as, scrub="")
     return msgspec.structs.replace(
         service, started_as=ready.started_as, state=ServiceState.PLANNED, reason="", scrub="", config_hash=""
     )
