@@ -15,6 +15,7 @@ from boltseal.deploy.model import (
     asking,
     locked_digests,
     merged,
+    not_locked,
     parse_model,
     started,
 )
@@ -142,6 +143,26 @@ def test_what_is_built_here_has_no_digest_unless_a_registry_has_it() -> None:
 
     assert locked_digests(model, lock()) == {"web": ONE}
     assert locked_digests(model, None) == {}
+
+
+def test_what_is_built_here_and_not_locked_is_named_with_the_reason() -> None:
+    """No lock, a lock without it, and a lock that knows it as a local build."""
+    model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
+    other, local = lock("localhost:5000/shop/new:1"), lock(APP, None)
+
+    assert not_locked(model, None, {}) == dict.fromkeys(("own", "web"), "boltseal.lock is not there")
+    assert not_locked(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
+    assert not_locked(model, local, {})["web"] == "boltseal.lock says that it is built here"
+    assert not_locked(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
+
+
+def test_a_digest_in_the_file_counts_beside_a_build() -> None:
+    """It is what has to run, and a lock that does not know it refuses it."""
+    model = parse_model(raw(web={"image": f"{APP}@{ONE}", "build": {"context": "/srv"}}))
+
+    assert locked_digests(model, None) == {"web": ONE}
+    with pytest.raises(NotAsLocked, match=r"it is not in boltseal\.lock"):
+        locked_digests(model, lock("localhost:5000/shop/new:1"))
 
 
 def test_what_is_started_names_each_image_and_builds_nothing() -> None:

@@ -45,14 +45,22 @@ def deploy(
     update: Annotated[
         bool, typer.Option("--update", help="Lock what the tags mean now before it is deployed.")
     ] = False,
-    build: Annotated[bool, typer.Option("--build", help="Build the images of services that are built here.")] = False,
+    build: Annotated[
+        bool,
+        typer.Option(
+            "--build", help="Build what is built here and not locked; without this such a service is refused."
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the release that was left unfinished.")] = False,
     wait: WaitOption = "120s",
     no_record: NoRecordOption = False,
     no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not prove on the disk what was pulled.")] = False,
     require_scrub: Annotated[
         bool,
-        typer.Option("--require-scrub", help="Start nothing of a registry's that could not be proven on the disk."),
+        typer.Option(
+            "--require-scrub",
+            help="Start nothing of a registry's that could not be proven on the disk; what --build makes is not proven.",
+        ),
     ] = False,
     host: HostOption = None,
     allow: AllowOption = None,
@@ -85,9 +93,11 @@ def deploy(
             done = on_engine(place, folder, [], lambda deployer: deployer.resume())
         else:
             named = project_files(file, project, project_directory, profile, env_file)
-            opened = open_named(place, named, services or [], allow or [], build=build)
+            opened = open_named(place, named, services or [], allow or [])
             with opened.folder.deploying():
                 if update:
                     opened.relock(lambda _reference: True)
+                if build:
+                    opened = opened.built()
                 done = opened.deploy(Kind.DEPLOY)
         tell_release(answer, done, host)

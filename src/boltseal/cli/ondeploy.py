@@ -125,10 +125,8 @@ def wait_seconds(text: str) -> float:
     return found_us / 1_000_000
 
 
-async def read_files(
-    host: str | None, named: ProjectFiles, services: Sequence[str], *, build: bool = False
-) -> tuple[Compose, Read]:
-    """Compose, and what it makes of the files; `build`: after it has built what is built here. ComposeRefused, ..."""
+async def read_files(host: str | None, named: ProjectFiles, services: Sequence[str]) -> tuple[Compose, Read]:
+    """Compose, and what it makes of the files. ComposeRefused, ..."""
     from boltseal.cli.onhost import engine_address
     from boltseal.config import child_environment
     from boltseal.deploy.composing import find_compose
@@ -136,14 +134,7 @@ async def read_files(
 
     address = engine_address(host)
     compose = await find_compose(child_environment(), address.environment())
-    read = await read_project(compose, named, services)
-    built = [name for name, service in sorted(read.model.services.items()) if service.build]
-    if build and built:
-        from boltseal.runtimes.engine import connected
-
-        async with connected(address) as engine:
-            await replace(compose, engine=engine.environment()).build(named, built, _show)
-    return compose, read
+    return compose, await read_project(compose, named, services)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +183,32 @@ class Opened:
             say(f"{where / 'boltseal.lock'} written")
         return done.lock
 
+    def built(self) -> Opened:
+        """The same, after Compose has built the services that no digest is locked for. NotAsLocked, ComposeFailed, ..."""
+        import asyncio
+
+        from boltseal.cli.onhost import engine_address
+        from boltseal.deploy.model import locked_digests, not_locked
+        from boltseal.lockfile.document import LOCK_NAME
+        from boltseal.runtimes.engine import connected
+
+        lock, _ = self.lock()
+        digests = locked_digests(self.read.model, lock)
+        names = frozenset(not_locked(self.read.model, lock, digests))
+        for name, service in sorted(self.read.model.services.items()):
+            if service.build and name in digests:
+                source = "its file" if lock is None else LOCK_NAME
+                say(clean(f"{name}: not built, {source} has {digests[name].short}"))
+
+        async def run() -> None:
+            async with connected(engine_address(self.place.host)) as engine:
+                compose = replace(self.compose, engine=engine.environment())
+                await compose.build(self.named, sorted(names), _show)
+
+        if names:  # without any, Compose builds all
+            asyncio.run(run())
+        return replace(self, read=replace(self.read, built=names))
+
     def deploy(self, kind: Kind) -> Deployed:
         """Deploy it as locked. Whoever calls holds `folder.deploying`. As `Deployer.deploy` raises."""
         import asyncio
@@ -221,16 +238,14 @@ class Opened:
         return None if release is None else Deployed(release)
 
 
-def open_named(
-    place: Place, named: ProjectFiles, services: Sequence[str], allow: Sequence[str], *, build: bool = False
-) -> Opened:
+def open_named(place: Place, named: ProjectFiles, services: Sequence[str], allow: Sequence[str]) -> Opened:
     """Have Compose read a project. ComposeRefused, ComposeMissing, RegistryNotAllowed."""
     import asyncio
 
     from boltseal.cli.onhost import engine_address
     from boltseal.deploy.projectfiles import project_folder
 
-    compose, read = asyncio.run(read_files(place.host, named, services, build=build))
+    compose, read = asyncio.run(read_files(place.host, named, services))
     allowed = whom_to_ask(place.reach, allow)
     folder = release_folder(read.model.project, engine_address(place.host).key)
     opened = Opened(place, named, tuple(services), compose, read, folder, project_folder(named), allowed)

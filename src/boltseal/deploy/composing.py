@@ -109,13 +109,31 @@ class Compose:
         services: Sequence[str],
         variables: Mapping[str, str],
         *,
+        dependencies: bool = True,
         timeout_s: float,
         tell: Tell,
     ) -> None:
-        """Start services of a recorded project, without a build or a pull. ComposeFailed, ComposeFull, ComposeMissing."""
-        up = ("up", "--detach", "--no-build", "--pull", "never", "--", *services)
+        """Start services of a recorded project, without a build or a pull. ComposeFailed, ComposeFull, ComposeMissing.
+
+        `dependencies`: with those that they depend on. Without, Compose keeps the order among those that are named.
+        """
+        more = () if dependencies else ("--no-deps",)
+        up = ("up", "--detach", "--no-build", "--pull", "never", *more, "--", *services)
         argv = [*self._recorded(file, project, directory), *up]
         await self._do(argv, self._little() | dict(variables), _ROOT, timeout_s, tell, "start the project")
+
+    async def stop(
+        self,
+        file: Path,
+        project: str,
+        directory: Path,
+        services: Sequence[str],
+        variables: Mapping[str, str],
+        tell: Tell,
+    ) -> None:
+        """Stop services of a recorded project; their containers stay. ComposeFailed, ComposeMissing."""
+        argv = [*self._recorded(file, project, directory), "stop", "--", *services]
+        await self._do(argv, self._little() | dict(variables), _ROOT, REMOVE_S, tell, "stop what is still at work")
 
     async def remove(
         self,

@@ -1,6 +1,7 @@
 """`deploy` and `rollback` of one project on one engine, from its files to the release's end.
 
-    1. Compose reads the project; the lock says what each image is. Where the two disagree it ends here.
+    1. Compose reads the project; the lock says what each image is. Where the two disagree it ends here, also for a service
+       that is built here and not locked, unless `--build` has built it now or it is the image of the release that runs.
     2. If all of it runs already, it ends here: nothing was asked for, written down, started or stopped (`standing`).
     3. Images are brought by digest, and what works is kept. 4. What was pulled is scrubbed.
     5. The release: see `flow`.
@@ -19,7 +20,8 @@ import msgspec
 
 from boltseal.deploy.flow import Deployed, Flow
 from boltseal.deploy.images import Images, Ready, labels_of, reason
-from boltseal.deploy.model import Service, locked_digests, merged
+from boltseal.deploy.jobs import coming_back
+from boltseal.deploy.model import NotAsLocked, Service, locked_digests, merged, not_locked
 from boltseal.deploy.projectfiles import project_folder
 from boltseal.deploy.reading import Read
 from boltseal.deploy.recorded import recorded_files
@@ -34,7 +36,7 @@ from boltseal.deploy.releases import (
     no_more,
     to_go_back_to,
 )
-from boltseal.errors import Invalid, NotFound, Precondition
+from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.lockfile.document import Lock, key_in
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
@@ -88,6 +90,7 @@ class Deployer:
                 "`boltseal deploy --resume`, or deploy all services"
             )
         digests = locked_digests(read.model, lock)
+        await self._only_locked_or_built(read, not_locked(read.model, lock, digests), last)
         number = self.folder.next_number()
         ready = await self._ready(read, lock, digests, number)
         before = None if last is None else self.folder.contents(last.number).compose
@@ -124,6 +127,7 @@ class Deployer:
         new = self.folder.next_number()
         ready = {each.name: await self.images.again(each, reason(self.folder.project, new)) for each in target.services}
         document = json.loads(was.compose)
+        target = coming_back(target, document)
         variables = {name: str(value) for name, value in json.loads(was.environment).items()}
         text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, variables)
         last = last_good(releases)
@@ -165,6 +169,30 @@ class Deployer:
         self._prune(outcome.release)
         return Deployed(outcome.release, outcome)
 
+    async def _only_locked_or_built(self, read: Read, reasons: Mapping[str, str], last: Release | None) -> None:
+        """Refuse an image that is neither locked nor built for this deploy. NotAsLocked.
+
+        The image of the release that runs is accepted by its ID: it was when that release was deployed.
+        """
+        wrong = []
+        for name, why in reasons.items():
+            service, was = read.model.services[name], None if last is None else last.service(name)
+            got = await self.images.host.image(service.image.by_tag)
+            runs = None if was is None or was.digest else was.image_id
+            if name in read.built or (got is not None and str(got.id) == runs):
+                continue
+            expected = "a locked digest"
+            if last is not None and runs is not None:
+                expected = f"the image of release {last.number}, {Digest.parse(runs).short}"
+            found = "no image of this name" if got is None else got.id.short
+            wrong.append(f"{name}: {service.image.familiar()}: {why} (got {found}, expected {expected})")
+        if wrong:
+            shown = "; ".join(quote(each, 400)[1:-1] for each in wrong[:20])
+            raise NotAsLocked(
+                f"an image that is built here is not locked: {shown}. Nothing was started. Lock it with `boltseal lock` if a "
+                "registry has it, or build it with `boltseal deploy --build`"
+            )
+
     async def _ready(
         self, read: Read, lock: Lock | None, digests: Mapping[str, Digest], number: int
     ) -> dict[str, Ready]:
@@ -185,8 +213,8 @@ class Deployer:
             built = await self.images.built(service.image, why)
             if built is None:
                 raise NotBuilt(
-                    f"service {service.name} is built here, and its image {service.image.familiar()} is not there; "
-                    "build it with `boltseal deploy --build`"
+                    f"service {service.name} was built, and the engine has no image {service.image.familiar()}; "
+                    "build it again with `boltseal deploy --build`"
                 )
             return built
         locked = known.get(key_in(service.image, known))
@@ -245,6 +273,8 @@ class Deployer:
 
 
 def _again(service: ReleasedService, ready: Ready) -> ReleasedService:
+    if service.state is ServiceState.COMPLETED:
+        return msgspec.structs.replace(service, started_as=ready.started_as, scrub="")
     return msgspec.structs.replace(
         service, started_as=ready.started_as, state=ServiceState.PLANNED, reason="", scrub="", config_hash=""
     )

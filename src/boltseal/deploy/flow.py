@@ -7,6 +7,8 @@ What has to be so before the first step: the images are here and held, and `depl
     3. Wait until every service is healthy.
     4. It is: done. It is not: put the release before it back, the same way, and say what failed.
 
+Jobs that the older release has completed are not run again when it comes back: see `jobs`.
+
 Before each step that touches the host the record says so, on the disk. A process that dies is therefore found at its step,
 and each step may be done again: Compose leaves alone what is as it should be.
 """
@@ -34,17 +36,19 @@ from boltseal.deploy.health import (
     runs,
     service_of,
 )
+from boltseal.deploy.jobs import coming_back, completed_now, left_out
 from boltseal.deploy.model import mounted_files, started
 from boltseal.deploy.releasedisk import Contents, ReleaseFolder
 from boltseal.deploy.releases import End, Release, ServiceState, Step
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.runtimes.engine import Engine
-from boltseal.runtimes.inventory import EngineContainer
+from boltseal.runtimes.inventory import EngineContainer, State
 
 WAIT_S: Final = 120.0
 LOG_LINES: Final = 10
 _LOOK_EVERY_S: Final = 0.5
+_AT_WORK: Final = (State.RUNNING, State.RESTARTING, State.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class Flow:
         for name in names:
             service = last.service(name)
             mine = [each for each in containers if service_of(each) == name]
+            if service is not None and service.state is ServiceState.COMPLETED:
+                continue  # its work is done, whatever became of its container
             if service is None or len(mine) < service.containers:
                 return False
             wanted = Wanted(service.containers, Digest.parse(service.image_id))
@@ -146,8 +152,7 @@ class Flow:
         before = await self.containers()
         try:
             await self._remove(release.removed)
-            names = release.chosen or tuple(each.name for each in release.services)
-            await self._up(release, names, self.patience.wait_s)
+            await self._up(release, release.to_start, self.patience.wait_s, back=release.of is not None)
         except BoltsealError as error:
             failures = await self._failures(await self._verdicts(release))
             return await self._put_back(release, failures or (Failure("", error.message),), error.message)
@@ -155,23 +160,37 @@ class Flow:
         failed = _failed(await self._healthy(release, before, self.patience.wait_s))
         if failed:
             return await self._put_back(release, await self._failures(failed))
-        ended = self._with_hashes(release, await self.containers()).at(Step.WAITING, ServiceState.HEALTHY)
+        containers = await self.containers()
+        ended = self._with_hashes(release, containers).at(Step.WAITING, ServiceState.HEALTHY)
+        ended = completed_now(ended, self._document(release.number), containers)
         return Outcome(self.folder.write(ended.ended(End.HEALTHY, self.now_us())))
 
     async def containers(self) -> tuple[EngineContainer, ...]:
         """The project's containers, also those that do not run."""
         return await self.engine.containers(all_=True, label=f"{PROJECT}={self.folder.project}")
 
-    async def _up(self, release: Release, names: Sequence[str], within_s: float) -> None:
-        await self.compose.up(
-            self.folder.compose_file(release.number),
-            self.folder.project,
-            Path(release.directory),
-            names,
-            self._variables(release.number),
-            timeout_s=within_s,
-            tell=self.tell,
-        )
+    async def _up(self, release: Release, names: Sequence[str], within_s: float, *, back: bool = False) -> None:
+        """Start these services. `back`: the release comes back, and its completed jobs are left out."""
+        file, directory = self.folder.compose_file(release.number), Path(release.directory)
+        variables = self._variables(release.number)
+        jobs = {each.name for each in release.services if back and each.state is ServiceState.COMPLETED}
+        if jobs:
+            self.tell(f"not run again: {', '.join(left_out(release))}")
+            found = await self.containers()
+            busy = sorted({name for each in found if each.state in _AT_WORK and (name := service_of(each)) in jobs})
+            if busy:  # a job of the release that is given up must not go on beside what comes back
+                await self.compose.stop(file, self.folder.project, directory, busy, variables, self.tell)
+        if names:  # without any, Compose starts all
+            await self.compose.up(
+                file,
+                self.folder.project,
+                directory,
+                names,
+                variables,
+                dependencies=not jobs,
+                timeout_s=within_s,
+                tell=self.tell,
+            )
 
     async def _remove(self, names: Sequence[str]) -> None:
         """Stop and remove services that nobody wants any more, by the newest release that knew them."""
@@ -244,11 +263,12 @@ class Flow:
         release = self.folder.write(release.at(Step.RETURNING))
         self.tell(f"putting release {previous} back")
         try:
-            before = self.folder.read(previous)
+            before = coming_back(self.folder.read(previous), self._document(previous))
             there = await self.containers()
             added = [each.name for each in release.services if before.service(each.name) is None]
             await self._remove(added)
-            await self._up(before, tuple(each.name for each in before.services), self.patience.back_s)
+            names = tuple(each.name for each in before.services if each.state is not ServiceState.COMPLETED)
+            await self._up(before, names, self.patience.back_s, back=True)
             ill = _failed(await self._healthy(before, there, self.patience.back_s))
         except BoltsealError as error:
             broken = f"{reason}; release {previous} could not be put back: {error.message}"
@@ -257,8 +277,16 @@ class Flow:
             broken = f"{reason}; release {before.number} was put back, and {', '.join(ill)} of it is not healthy"
             return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), broken)), tuple(failures))
         self.folder.write(self._with_hashes(before, await self.containers()))
-        done = self.folder.write(release.at(Step.RETURNING, ServiceState.PUT_BACK).ended(End.PUT_BACK, self.now_us()))
-        return Outcome(done, tuple(failures), before.number)
+        done = release.at(Step.RETURNING, ServiceState.PUT_BACK).with_services(
+            msgspec.structs.replace(each, reason=each.reason or f"not run again: {job.reason}")
+            for each in release.services
+            if (job := before.service(each.name)) is not None and job.state is ServiceState.COMPLETED
+        )
+        return Outcome(self.folder.write(done.ended(End.PUT_BACK, self.now_us())), tuple(failures), before.number)
+
+    def _document(self, number: int) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads(self.folder.contents(number).compose)
+        return found
 
     def _variables(self, number: int) -> dict[str, str]:
         return {name: str(value) for name, value in json.loads(self.folder.contents(number).environment).items()}
@@ -270,6 +298,7 @@ class Flow:
         return release.with_services(
             msgspec.structs.replace(each, config_hash=hashes.get(each.name, each.config_hash))
             for each in release.services
+            if each.state is not ServiceState.COMPLETED  # its container may be of another release
         )
 
 
@@ -286,7 +315,7 @@ def _wanted(release: Release) -> dict[str, Wanted]:
     return {
         each.name: Wanted(each.containers, Digest.parse(each.image_id))
         for each in release.services
-        if not release.chosen or each.name in release.chosen
+        if each.name in release.to_start
     }
 
 

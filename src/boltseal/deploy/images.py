@@ -23,6 +23,7 @@ from boltseal.runtimes.inventory import EngineImage
 
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
+NOT_PROVEN: Final = "built here: not locked, and not scrubbed: nothing says what it must be"
 
 
 class ReleaseImageGone(NotFound):
@@ -89,7 +90,7 @@ class Images:
         if image is None:
             return None
         kept = await self._held(image, tagged, None, reason)
-        return Ready(image, None, kept.keep_name.familiar())
+        return Ready(image, None, kept.keep_name.familiar(), scrub=NOT_PROVEN)
 
     async def again(self, service: ReleasedService, reason: str) -> Ready:
         """The image of an older release: from this host, without asking anybody; only if it is gone, by its digest.

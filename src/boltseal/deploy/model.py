@@ -135,7 +135,7 @@ def _volume(said: Mapping[str, Any]) -> str:
 def locked_digests(model: Model, lock: Lock | None) -> dict[str, Digest]:
     """What each service has to be, by the lock, or by the digest in its file. NotAsLocked.
 
-    A service that is built here is left out, unless the lock says that a registry has its image.
+    A service that is built here is left out, unless the lock or its file has a digest: see `not_locked`.
 
     All that is wrong is told at once: a file that pins something else than the lock says, and what no lock knows.
     """
@@ -144,9 +144,9 @@ def locked_digests(model: Model, lock: Lock | None) -> dict[str, Digest]:
     wrong: list[str] = []
     for name, service in sorted(model.services.items()):
         image = known.get(key_in(service.image, known))
-        if service.build and (image is None or image.digest is None):
-            continue
         pinned = service.image.digest
+        if service.build and pinned is None and (image is None or image.digest is None):
+            continue
         if image is None and pinned is not None and lock is None:
             found[name] = pinned
         elif image is None:
@@ -163,6 +163,22 @@ def locked_digests(model: Model, lock: Lock | None) -> dict[str, Digest]:
         raise NotAsLocked(
             f"the files are not as locked: {shown}. Lock what is new with `boltseal lock`, or `boltseal deploy --update`"
         )
+    return found
+
+
+def not_locked(model: Model, lock: Lock | None, digests: Mapping[str, Digest]) -> dict[str, str]:
+    """Services that are built here and that no digest is locked for, each with the reason. `digests`: of `locked_digests`."""
+    known = {} if lock is None else lock.by_reference()
+    found: dict[str, str] = {}
+    for name, service in sorted(model.services.items()):
+        if name in digests:
+            continue
+        if lock is None:
+            found[name] = f"{LOCK_NAME} is not there"
+        elif key_in(service.image, known) in known:
+            found[name] = f"{LOCK_NAME} says that it is built here"
+        else:
+            found[name] = f"it is not in {LOCK_NAME}"
     return found
 
 

@@ -13,11 +13,15 @@ from boltseal.deploy.model import Model, asked, asking, parse_model
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A project as Compose reads it. `variables`: values that Compose needs beside the text, when it makes containers."""
+    """A project as Compose reads it. `variables`: values that Compose needs beside the text, when it makes containers.
+
+    `built`: services whose images Compose has built for this deploy (`--build`).
+    """
 
     project: ProjectFiles
     model: Model
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    built: frozenset[str] = frozenset()
 
 
 async def read_project(compose: Compose, project: ProjectFiles, chosen: Sequence[str]) -> Read:

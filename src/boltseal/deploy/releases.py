@@ -73,11 +73,16 @@ class End(StrEnum):
 
 
 class ServiceState(StrEnum):
-    """Where one service is. `unchanged`: it runs as it should already, and was not touched."""
+    """Where one service is.
+
+    `completed`: a job that has ended with 0, and that is not run again when its release comes back (see `jobs`).
+    `unchanged`: it runs as it should already, and was not touched.
+    """
 
     PLANNED = "planned"
     STARTED = "started"
     HEALTHY = "healthy"
+    COMPLETED = "completed"
     FAILED = "failed"
     PUT_BACK = "put-back"
     UNCHANGED = "unchanged"
@@ -144,6 +149,15 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Whether it ran, so that it can be gone back to."""
         return self.end is End.HEALTHY
 
+    @property
+    def to_start(self) -> tuple[str, ...]:
+        """The services that it starts: those chosen, or all; without jobs that have completed and are not run again."""
+        return tuple(
+            each.name
+            for each in self.services
+            if each.state is not ServiceState.COMPLETED and (not self.chosen or each.name in self.chosen)
+        )
+
     def service(self, name: str) -> ReleasedService | None:
         """One service by its name."""
         return next((each for each in self.services if each.name == name), None)
@@ -158,7 +172,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         moved = msgspec.structs.replace(self, step=step)
         if state is None:
             return moved
-        started = [each for each in self.services if not self.chosen or each.name in self.chosen]
+        started = [each for each in self.services if each.name in self.to_start]
         return moved.with_services(
             msgspec.structs.replace(each, state=state)
             for each in started

@@ -1,0 +1,139 @@
+"""Which services of a release are jobs that have completed, so that they are not run again on the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from boltseal.deploy.health import SERVICE
+from boltseal.deploy.jobs import coming_back, completed_now, left_out
+from boltseal.deploy.releases import End, Kind, Release, ReleasedService, ServiceState, Step
+from boltseal.oci.digest import Digest
+from boltseal.runtimes.inventory import EngineContainer, State
+
+DIGEST = f"sha256:{'a' * 64}"
+AWAITED = {"depends_on": {"job": {"condition": "service_completed_successfully", "required": True}}}
+
+
+def release(end: End = End.HEALTHY, chosen: tuple[str, ...] = ()) -> Release:
+    """A release of a service and a job."""
+    services = tuple(
+        ReleasedService(name=name, image="localhost:5000/shop/app:1.0.0", image_id=DIGEST, state=ServiceState.HEALTHY)
+        for name in ("job", "web")
+    )
+    return Release(
+        project="shop",
+        number=7,
+        kind=Kind.DEPLOY,
+        directory="/srv/shop",
+        started_us=1,
+        who="ann@host",
+        step=Step.ENDED,
+        end=end,
+        services=services,
+        chosen=chosen,
+    )
+
+
+def document(job: dict[str, Any] | None = None, web: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The text of such a release."""
+    return {"name": "shop", "services": {"job": job or {}, "web": web or {}}}
+
+
+def containers(exit_code: int | None = 0, state: State = State.EXITED) -> list[EngineContainer]:
+    """The job's container, ended, and the service's, running."""
+    return [container("job", state, exit_code), container("web", State.RUNNING, None)]
+
+
+def container(service: str, state: State, exit_code: int | None) -> EngineContainer:
+    """A container of a service."""
+    image = Digest.parse(DIGEST)
+    return EngineContainer("1" * 64, service, "app:1", image, state, exit_code=exit_code, labels={SERVICE: service})
+
+
+def completed(found: Release) -> list[str]:
+    """The services that a release has as completed."""
+    return [each.name for each in found.services if each.state is ServiceState.COMPLETED]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"restart": "no"},
+        {"restart": "on-failure:3"},
+        {"deploy": {"restart_policy": {"condition": "on-failure"}}},
+        {"deploy": {"restart_policy": {"condition": "none"}}},
+        {"restart": "no", "deploy": {"restart_policy": {"condition": "any"}}},
+        {"deploy": {"replicas": 1}},
+    ],
+)
+def test_a_service_that_ended_with_0_is_a_job(said: dict[str, Any]) -> None:
+    """Also where no other service depends on it."""
+    assert completed(completed_now(release(), document(job=said), containers())) == ["job"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"restart": "always"},
+        {"restart": "unless-stopped"},
+        {"deploy": {"restart_policy": {"condition": "any"}}},
+        {"deploy": {"restart_policy": {"max_attempts": 3}}},
+    ],
+)
+def test_a_service_that_the_engine_restarts_is_no_job(said: dict[str, Any]) -> None:
+    """It only happened to be between two runs."""
+    assert completed(completed_now(release(), document(job=said), containers())) == []
+
+
+@pytest.mark.parametrize(
+    "said", [{"volumes_from": ["job:ro"]}, {"network_mode": "service:job"}, {"ipc": "service:job"}]
+)
+def test_a_container_that_another_service_uses_is_started(said: dict[str, Any]) -> None:
+    """Compose could not start the other service without it."""
+    assert completed(completed_now(release(), document(web=said), containers())) == []
+
+
+@pytest.mark.parametrize(("exit_code", "state"), [(1, State.EXITED), (None, State.RUNNING), (0, State.DEAD)])
+def test_a_job_that_has_not_ended_with_0_has_not_completed(exit_code: int | None, state: State) -> None:
+    """It failed, or it is still at work."""
+    assert completed(completed_now(release(), document(), containers(exit_code, state))) == []
+
+
+def test_a_job_that_was_not_started_is_not_judged() -> None:
+    """A deploy of some services says nothing of the others."""
+    assert completed(completed_now(release(chosen=("web",)), document(), containers())) == []
+
+
+def test_a_job_that_a_healthy_release_waited_for_has_completed() -> None:
+    """Its service would not have started otherwise, so the record need not say so."""
+    back = coming_back(release(), document(web=AWAITED))
+
+    assert completed(back) == ["job"]
+    assert back.to_start == ("web",)
+    assert left_out(back) == ("job (completed in release 7)",)
+
+
+def test_a_release_that_failed_has_no_completed_jobs() -> None:
+    """Whether the job ended is not recorded, so it is run."""
+    back = coming_back(release(End.FAILED), document(web=AWAITED))
+
+    assert completed(back) == []
+    assert back.to_start == ("job", "web")
+
+
+def test_a_job_stays_completed_through_rollbacks() -> None:
+    """With the release in which it was run, not that of the last rollback."""
+    once = coming_back(release(), document(web=AWAITED))
+    twice = coming_back(once, document(web=AWAITED))
+
+    assert left_out(twice) == ("job (completed in release 7)",)
+
+
+def test_a_service_that_another_only_waits_to_start_is_no_job() -> None:
+    """Its release was healthy because it ran."""
+    web = {"depends_on": {"job": {"condition": "service_started"}}}
+
+    assert completed(coming_back(release(), document(web=web))) == []

@@ -1,0 +1,119 @@
+"""Services with `build:` on a real engine: what is locked is never built, and what is not locked starts only with `--build`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.programs import program
+from tests.real.shopfront import HEALTHY, Shopfront
+from tests.real.tools import Docker
+from tests.servers import Server
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The registry of this module."""
+    with servers.boltseal(tmp_path_factory.mktemp("own") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[Shopfront]:
+    """A project whose folder has a Dockerfile, and whose registry has the tag 1.0.0."""
+    made = Shopfront(tmp_path / "project", docker, own, tmp_path / "state", repository)
+    made.root.mkdir()
+    (made.root / "Dockerfile").write_text(
+        'FROM scratch\nCOPY busybox /busybox\nLABEL words=built\nCMD ["/busybox", "sleep", "1000"]\n'
+    )
+    (made.root / "busybox").write_bytes(Path(program("busybox")).read_bytes())
+    (made.root / "busybox").chmod(0o755)
+    made.publish("1.0.0")
+    yield made
+    made.down()
+
+
+def both(shop: Shopfront, tag: str) -> None:
+    """A project of one service with an image and a build."""
+    shop.write({"web": {"image": shop.image(tag), "build": "."}})
+
+
+@pytest.mark.parametrize("flag", ["--require-scrub", "--no-scrub"])
+def test_an_image_beside_a_build_that_is_not_locked_is_refused(shop: Shopfront, flag: str) -> None:
+    """Whether the engine has an image of that name or not."""
+    shop.web("1.0.0")
+    shop.locked()
+    both(shop, "2.0.0")
+    missing = shop.run("deploy", flag)
+    shop.docker.run("pull", shop.image("1.0.0")).checked()
+    shop.docker.run("tag", shop.image("1.0.0"), shop.image("2.0.0")).checked()
+    there = shop.run("deploy", flag)
+
+    assert (missing.code, there.code) == (2, 2)
+    for said in (missing, there):
+        assert f"web: {shop.image('2.0.0')}: it is not in boltseal.lock" in said.err
+        assert "build it with `boltseal deploy --build`" in said.err
+    assert "got no image of this name" in missing.err
+    assert "got sha256:" in there.err
+    assert shop.ids() == {}
+    assert shop.releases() == []
+
+
+def test_what_is_locked_is_not_built(shop: Shopfront) -> None:
+    """Not even with `--build`, and the name on the engine is not given to another image."""
+    both(shop, "1.0.0")
+    shop.locked()
+    done = shop.run("deploy", "--build")
+
+    assert done.code == 0, done.err
+    assert "web: not built, boltseal.lock has sha256:" in done.err
+    assert shop.words() == {"web": "1.0.0"}
+    assert shop.releases()[0]["services"][0]["digest"].startswith("sha256:")
+
+
+def test_what_was_built_is_recorded_by_its_id_and_said_to_be_unproven(shop: Shopfront) -> None:
+    """With `--require-scrub` too; the same image runs on without `--build`, and another one is refused."""
+    both(shop, "2.0.0")
+    done = shop.run("deploy", "--build", "--require-scrub")
+    image = shop.docker.run("image", "inspect", "--format", "{{.Id}}", shop.image("2.0.0")).checked().strip()
+    recorded = shop.releases()[0]["services"][0]
+    same = shop.run("deploy")
+    shop.write({"web": {"image": shop.image("2.0.0"), "build": ".", "environment": {"A": "b"}}})
+    changed = shop.run("deploy")
+    before = shop.ids()
+    shop.docker.run("pull", shop.image("1.0.0")).checked()
+    shop.docker.run("tag", shop.image("1.0.0"), shop.image("2.0.0")).checked()
+    other = shop.run("deploy")
+
+    assert done.code == 0, done.err
+    assert "web: built here: not locked, and not scrubbed: nothing says what it must be" in done.err
+    assert (recorded["id"], recorded["digest"]) == (image, None)
+    assert f"release 1 of {shop.name} runs already" in same.out
+    assert changed.code == 0, changed.err
+    assert other.code == 2
+    assert "expected the image of release 2, sha256:" in other.err
+    assert shop.ids() == before
+    assert shop.words() == {"web": "built"}
+
+
+def test_a_build_without_an_image_is_refused_unless_it_is_built(shop: Shopfront) -> None:
+    """Also where the engine has an image under the name that Compose gives it."""
+    shop.write({"web": {"build": "."}, "db": {"image": shop.image("1.0.0"), "healthcheck": HEALTHY}})
+    shop.locked()
+    shop.docker.run("pull", shop.image("1.0.0")).checked()
+    shop.docker.run("tag", shop.image("1.0.0"), f"{shop.name}-web").checked()
+    refused = shop.run("deploy")
+    nothing = shop.ids()
+    built = shop.run("deploy", "--build")
+
+    assert refused.code == 2
+    assert "web: " in refused.err
+    assert "it is not in boltseal.lock (got sha256:" in refused.err
+    assert nothing == {}
+    assert built.code == 0, built.err
+    assert shop.words() == {"web": "built", "db": "1.0.0"}

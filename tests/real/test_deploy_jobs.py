@@ -1,0 +1,177 @@
+"""One-shot jobs of a Compose project on the way back: `depends_on` with `service_completed_successfully`, on real engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.real.shopfront import Shopfront
+from tests.real.tools import Docker
+from tests.servers import Server
+
+pytestmark = pytest.mark.real
+
+WAITS = {"migrate": {"condition": "service_completed_successfully"}}
+DIES = ["/busybox", "sh", "-c", "/busybox echo it can not start; exit 3"]
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """The port of the registry, which Podman has to know before it starts."""
+    return servers.free_port()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Server]:
+    """The registry of this module."""
+    with servers.boltseal(tmp_path_factory.mktemp("own") / "data", port=port) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Docker]:
+    """Podman, reached through Docker's API."""
+    with servers.podman(tmp_path_factory.mktemp("p"), plain_http=[f"127.0.0.1:{port}"]) as server:
+        yield Docker(server.address, "podman")
+
+
+@pytest.fixture(params=["docker", "podman"])
+def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[Shopfront]:
+    """A project on each engine whose images are the tags 1.0.0 and 2.0.0."""
+    engine: Docker = request.getfixturevalue(request.param)
+    made = Shopfront(tmp_path / "project", engine, own, tmp_path / "state", repository)
+    (tmp_path / "data").mkdir()
+    for tag in ("1.0.0", "2.0.0"):
+        made.publish(tag)
+    yield made
+    made.down()
+
+
+def migrates(to: int) -> list[str]:
+    """A migration to a schema version, which fails where the schema is newer, and notes that it ran."""
+    newer = f"[ ! -e /data/schema{to + 1} ] || exit 1"
+    return ["/busybox", "sh", "-c", f"/busybox echo {to} >> /data/runs; {newer}; /busybox touch /data/schema{to}"]
+
+
+def job(shop: Shopfront, version: int, **more: Any) -> dict[str, Any]:
+    """The service that migrates, of one version."""
+    data = {"type": "bind", "source": str(shop.root.parent / "data"), "target": "/data"}
+    return {"image": shop.image(f"{version}.0.0"), "command": migrates(version), "volumes": [data], **more}
+
+
+def web(shop: Shopfront, version: int, **more: Any) -> dict[str, Any]:
+    """The service that runs on, of one version, once the migration has ended."""
+    return {"image": shop.image(f"{version}.0.0"), "depends_on": WAITS, **more}
+
+
+def runs(shop: Shopfront) -> list[str]:
+    """Which versions of the migration were run, in order."""
+    return (shop.root.parent / "data" / "runs").read_text().split()
+
+
+def running(shop: Shopfront) -> dict[str, str]:
+    """The services that run, by the version of their image."""
+    return {
+        name: each["Config"]["Labels"]["words"] for name, each in shop.containers().items() if each["State"]["Running"]
+    }
+
+
+def test_a_failed_deploy_goes_back_without_the_older_migration(shop: Shopfront) -> None:
+    """The older migration, which fails on the newer schema, does not keep the older release from being put back."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    shop.deployed()
+    shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})
+    shop.locked()
+    failed = shop.run("deploy")
+
+    assert failed.code == 1
+    assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
+    assert "not run again: migrate (completed in release 1)" in failed.err
+    assert running(shop) == {"web": "1.0.0"}
+    assert runs(shop) == ["1", "2"]
+
+
+def test_a_rollback_does_not_run_the_older_migration(shop: Shopfront) -> None:
+    """The release before runs again though its migration fails on the newer schema, and can be gone forward from."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    shop.deployed()
+    shop.write({"web": web(shop, 2), "migrate": job(shop, 2)})
+    shop.deployed()
+    back = shop.run("rollback")
+    after = running(shop)
+    again = shop.run("rollback", "1")
+    forward = shop.run("rollback", "2")
+
+    assert back.code == 0, back.err
+    assert "not run again: migrate (completed in release 1)" in back.err
+    assert after == {"web": "1.0.0"}
+    assert "runs already" in again.out
+    assert forward.code == 0, forward.err
+    assert running(shop) == {"web": "2.0.0"}
+    assert runs(shop) == ["1", "2"]
+
+
+@pytest.mark.parametrize("shop", ["docker"], indirect=True)
+def test_a_migration_at_work_is_stopped_and_the_rest_is_left_alone(shop: Shopfront) -> None:
+    """A job nothing depends on is not run again either, and a service that did not change keeps its container."""
+    noted = ["/busybox", "sh", "-c", "/busybox echo seeded >> /data/runs"]
+    steady = {"image": shop.image("1.0.0")}
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1), "seed": job(shop, 1, command=noted), "db": steady})
+    shop.deployed()
+    before = shop.ids()
+    hangs = ["/busybox", "sh", "-c", "/busybox echo hangs >> /data/runs; /busybox sleep 1000"]
+    silent = {"seed": job(shop, 1, command=["/busybox", "true"]), "db": steady}
+    shop.write({"web": web(shop, 2), "migrate": job(shop, 2, command=hangs), **silent})
+    shop.locked()
+    failed = shop.run("deploy", "--wait", "8s")
+    after = shop.ids()
+    states = {each["service"]: each["state"] for each in shop.releases()[0]["services"]}
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1), "seed": job(shop, 1, command=noted), "db": steady})
+    shop.locked()
+    again = shop.run("deploy")
+
+    assert failed.code == 1
+    assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
+    assert "not run again: migrate (completed in release 1), seed (completed in release 1)" in failed.err
+    assert running(shop) == {"web": "1.0.0", "db": "1.0.0"}
+    assert sorted(runs(shop)) == ["1", "hangs", "seeded"]
+    assert after["db"] == before["db"]
+    assert states == {"web": "healthy", "db": "healthy", "migrate": "completed", "seed": "completed"}
+    assert f"release 1 of {shop.name} runs already" in again.out
+
+
+@pytest.mark.parametrize("shop", ["docker"], indirect=True)
+def test_a_release_that_never_ran_runs_its_migration(shop: Shopfront) -> None:
+    """Going to a release that failed is going forward: its job, which nothing says has completed, is run."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    shop.deployed()
+    shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})
+    shop.locked()
+    shop.run("deploy")
+    retried = shop.run("rollback", "2")
+
+    assert retried.code == 1
+    assert f"release 3 of {shop.name} failed; release 1 runs again" in retried.out
+    assert running(shop) == {"web": "1.0.0"}
+    assert runs(shop) == ["1", "2", "2"]
+
+
+@pytest.mark.parametrize("shop", ["docker"], indirect=True)
+def test_killed_on_the_way_back_it_goes_on_without_the_migration(shop: Shopfront) -> None:
+    """`deploy --resume` of a release that was being put back leaves out the same jobs."""
+    shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
+    shop.deployed()
+    shop.write({"web": web(shop, 2, command=DIES), "migrate": job(shop, 2)})
+    shop.locked()
+    shop.killed(4, "deploy")
+    left = shop.releases()[1]["status"]
+    resumed = shop.run("deploy", "--resume")
+
+    assert left == "unfinished: returning"
+    assert f"release 2 of {shop.name} failed; release 1 runs again" in resumed.out
+    assert running(shop) == {"web": "1.0.0"}
+    assert runs(shop) == ["1", "2"]
