@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import bcrypt
 import pytest
+from structlog.testing import capture_logs
 
 from boltseal.app import Application
 from boltseal.client.transport import Call
 from boltseal.events import Event
-from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.entry import Kind, format_time, parse
 from boltseal.opening import Store, now_us
 from boltseal.rebuilding import OnlyReads, OwnTransport, Rebuilding
 from boltseal.settings import Settings
@@ -48,8 +50,13 @@ def settings(data: Path, tmp_path: Path, told: Path) -> Settings:
     program = tmp_path / "rebuild"
     program.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
     program.chmod(0o755)
+    grant = {"users": ["dev"], "repository": "**", "actions": ["pull", "push", "delete"]}
     return Settings.model_validate(
-        {"server": {"data": data}, "on_outdated": [{"command": [str(program), "{image}", "{base}"]}]}
+        {
+            "server": {"data": data},
+            "auth": {"grant": [grant]},
+            "on_outdated": [{"command": [str(program), "{image}", "{base}"]}],
+        }
     )
 
 
@@ -98,6 +105,99 @@ async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
         "done",
     )
     assert last.extra["base.digest"] == NOW.digest
+
+
+async def layers_alone(registry: Serving) -> None:
+    """A base, a base on it that moves twice, and an app on what it resolved to first; nothing says what stands on what."""
+    await push(registry.client, "base/os", "latest", layered("o"))
+    await push(registry.client, "base/rt", "latest", layered("or"))
+    await push(registry.client, "shop/app", "1.0.0", layered("orX", created=format_time(now_us())))
+    await push(registry.client, "base/rt", "latest", layered("os"))
+    await push(registry.client, "base/rt", "latest", layered("ot"))
+    await signed(registry.client, 7)
+
+
+@pytest.mark.lengthy
+async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
+    registry: Serving, settings: Settings, told: Path
+) -> None:
+    """The base's own base, which has not moved, does not pass for its base: the registry keeps what was overwritten."""
+    await layers_alone(registry)
+    first = await rebuilding(registry, settings, [], FakeHub()).once()
+
+    assert [(str(one.due.base), str(one.due.built_on)) for one in first] == [
+        ("localhost:5000/base/rt:latest", layered("or").digest)
+    ]
+    assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
+
+
+@pytest.mark.lengthy
+async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
+    registry: Serving, settings: Settings, told: Path
+) -> None:
+    """Nothing newer is there to build on, so no rebuild is asked for; and it is in no log as current."""
+    await layers_alone(registry)
+    await push(registry.client, "base/rt", "stable", layered("q"))
+    gone = await registry.client.delete("/v2/base/rt/manifests/latest")
+    await signed(registry.client, 9)
+    looks = rebuilding(registry, settings, [], FakeHub())
+    with capture_logs() as logs:
+        asked = await looks.once()
+    [looked] = [one for one in logs if one["event"] == "bases of images looked at"]
+
+    assert gone.status_code == 202
+    assert asked == []
+    assert looked["stand"] == {"cannot tell": 3}
+
+
+@pytest.mark.lengthy
+async def test_a_former_base_that_was_deleted_proves_no_other_base(
+    registry: Serving, settings: Settings, told: Path
+) -> None:
+    """Its layers are not known any more: neither current nor a rebuild."""
+    await layers_alone(registry)
+    gone = await registry.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
+    looks = rebuilding(registry, settings, [], FakeHub())
+    with capture_logs() as logs:
+        asked = await looks.once()
+    [looked] = [one for one in logs if one["event"] == "bases of images looked at"]
+
+    assert gone.status_code == 202
+    assert asked == []
+    assert looked["stand"] == {"cannot tell": 3}
+
+
+@pytest.mark.lengthy
+async def test_a_look_asks_for_no_more_while_no_tag_moved(registry: Serving, settings: Settings) -> None:
+    """One list of entries for a repository, one history for the base; what was overwritten is read once in a lifetime."""
+    await push(registry.client, "base/os", "latest", layered("o"))
+    await push(registry.client, "shop/app", "1.0.0", layered("oX", created=format_time(now_us())))
+    await signed(registry.client, 4)
+    still = await asked_of(registry, settings)
+    await push(registry.client, "base/rt", "latest", layered("or"))
+    await push(registry.client, "base/rt", "latest", layered("os"))
+    await signed(registry.client, 6)
+    moved, again = await asked_of(registry, settings), await asked_of(registry, settings)
+
+    assert still == {"_boltseal": 2, "tag-history": 1, "manifests": 4, "blobs": 2}
+    assert moved == {"_boltseal": 3, "tag-history": 1, "manifests": 5, "blobs": 2}
+    assert again == {"_boltseal": 3, "tag-history": 1, "manifests": 3}
+
+
+async def asked_of(registry: Serving, settings: Settings) -> dict[str, int]:
+    """What a look asks of its own registry, by the kind of the path; a list of tags is left out."""
+    looks, counted = rebuilding(registry, settings, [], FakeHub()), Counter[str]()
+    inside = looks._inside
+
+    async def counting(scope: Any, receive: Any, send: Any) -> None:
+        counted.update(
+            word for word in ("_boltseal", "tag-history", "manifests", "blobs") if f"/{word}/" in scope["path"]
+        )
+        await inside(scope, receive, send)
+
+    looks._inside = counting
+    await looks.once()
+    return dict(counted)
 
 
 @pytest.mark.lengthy

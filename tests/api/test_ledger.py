@@ -186,6 +186,26 @@ async def test_the_history_of_a_repository_are_its_entries(registry: Serving) ->
     assert of_tag == [found[1]]
 
 
+async def test_the_history_of_a_repository_by_kinds(registry: Serving) -> None:
+    """In pages of their own; a kind that is none is refused, for what it would list is not what was asked for."""
+    client = registry.client
+    for content in ("one", "two", "three"):
+        await push(client, "shop/app", "latest", image(content))
+    await push(client, "shop/app", "1.0.0", image("three"))
+    await client.delete("/v2/shop/app/manifests/latest")
+    await signed(client, 7)
+    url, found = "/v2/shop/app/_boltseal/history?n=1&kinds=tag.moved,tag.deleted", list[str]()
+    while url:
+        answer = await client.get(url)
+        found += [parse(str(one["line"]).encode()).kind for one in answer.json()["entries"]]
+        url = answer.links["next"]["url"] if "next" in answer.links else ""
+    unknown = await client.get("/v2/shop/app/_boltseal/history?kinds=tag.moved,tag.melted")
+
+    assert found == ["tag.moved", "tag.moved", "tag.deleted"]
+    assert unknown.status_code == 400
+    assert "expected kinds of entries" in unknown.text
+
+
 async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> None:
     """The same endpoints below /ledger/observations/, of a log with its own name and key."""
     settings = Settings.model_validate(

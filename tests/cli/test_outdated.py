@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import httpx2
@@ -23,6 +24,8 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.config import state_folder
+from boltseal.ledger.entry import format_time
+from boltseal.opening import now_us
 from tests import servers
 from tests.bases.layered import layered
 from tests.cli.program import Run, call, clean_environment, run
@@ -143,6 +146,39 @@ def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: 
     assert told.code == 1
     assert "lost its uppermost layer" in told.out
     assert "proven: its layers" in told.out
+
+
+def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
+    """The issue's case: all unlabelled, every tag of the registry; once the former base is deleted, it can't be told."""
+    shop.push("base/os", "latest", layered("o"))
+    shop.push("base/rt", "latest", layered("or"))
+    shop.push("team/app", "1.0.0", layered("orX", created=format_time(now_us())))
+    before = shop.outdated("--registry", shop.address, "--json")
+    shop.push("base/rt", "latest", layered("os"))
+    shop.signed(7)
+    known, shown = shop.outdated("--registry", shop.address, "--json"), shop.outdated("--registry", shop.address)
+    deleted = shop.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
+    remembered = shop.outdated("--registry", shop.address, "--json")
+    state_folder().joinpath("learned.db").unlink()
+    unknown = shop.outdated("--registry", shop.address, "--json")
+    answers = [team_app(told) for told in (before, known, remembered, unknown)]
+
+    assert [(one["status"], one["base"].rpartition("/")[2]) for one in answers] == [
+        ("current", "rt:latest"),
+        ("outdated", "rt:latest"),
+        ("outdated", "rt:latest"),
+        ("cannot tell", "os:latest"),
+    ]
+    assert (answers[1]["built_on"], answers[1]["means"]) == (layered("or").digest, layered("os").digest)
+    assert (answers[1]["how"], answers[1]["by"], answers[1]["behind"]) == ("proven", "its layers", 1)
+    assert (known.code, unknown.code, deleted.status_code) == (1, 3, 202)
+    assert f"base {shop.address}/base/rt:latest (proven: its layers)" in " ".join(shown.out.split())
+    assert f"{shop.address}/base/rt:latest resolved to {layered('or').digest[:19]} before" in answers[3]["reason"]
+
+
+def team_app(told: Run) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in told.json["results"] if "/team/app:" in one["ref"])
+    return found
 
 
 def test_a_dockerfile_infers_the_base(shop: Shop, tmp_path: Path) -> None:

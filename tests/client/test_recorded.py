@@ -8,15 +8,15 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
-from boltseal.client.recorded import NoRecords, record, records
+from boltseal.client.recorded import NoRecords, listed, observed, record, records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import Invalid
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import Entry, Kind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
 from tests.images import image, push
@@ -28,6 +28,22 @@ SHOP = Repository("shop/app")
 IMAGE = image("one")
 DIGEST = Digest.parse(IMAGE.digest)
 REFERENCE = Reference.parse(f"{HOST}/shop/app:1.0.0")
+
+LINE = encode(
+    Entry(
+        kind=Kind.TAG_MOVED,
+        time_us=1_795_500_000_000_000,
+        registry=HOST,
+        repository="shop/app",
+        tag="latest",
+        digest=IMAGE.digest,
+        type=IMAGE.media_type,
+        size=1,
+        was=image("two").digest,
+        previous=0,
+        salt="0" * 32,
+    )
+).decode()
 
 
 def transport_to(app: object) -> Transport:
@@ -54,6 +70,36 @@ async def test_what_is_recorded_is_read_again(registry: Serving, transport: Tran
     assert (found[0][1].kind, found[0][1].tag, found[0][1].extra) == ("released", "1.0.0", {"host": "web1"})
     assert found[0][1].reason == "deploy 17"
     assert found[1][1].tag == ""
+
+
+async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: Transport) -> None:
+    """Records and moves in one list; of a repository that is not mirrored nothing is observed."""
+    for content in ("one", "two"):
+        await push(registry.client, "shop/app", "latest", image(content))
+    index = await record(transport, Kind.RELEASED, REFERENCE, DIGEST, {})
+    await signed(registry.client, index + 1)
+    kinds = {Kind.TAG_MOVED, Kind.RELEASED}
+    found = await listed(transport, HOST, SHOP, kinds)
+
+    assert [(str(one.kind), one.tag) for one in found] == [("tag.moved", "latest"), ("released", "1.0.0")]
+    assert await observed(transport, HOST, SHOP, {Kind.OBSERVED}) == []
+
+
+async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
+    """One of an older version does; the entries of another repository are a lie."""
+    moved, created = LINE, LINE.replace("tag.moved", "tag.created")
+
+    async def every(_: Request) -> Response:
+        lines = [{"index": 1, "line": created}, {"index": 2, "line": moved}]
+        return JSONResponse({"size": 3, "entries": lines})
+
+    transport = transport_to(Starlette(routes=[Route("/v2/{name:path}/_boltseal/history", every)]))
+    found = await listed(transport, HOST, SHOP, {Kind.TAG_MOVED})
+    with pytest.raises(RemoteLies, match="entry 1 is not about shop/other"):
+        await listed(transport, HOST, Repository("shop/other"), {Kind.TAG_MOVED})
+    await transport.aclose()
+
+    assert [one.kind for one in found] == ["tag.moved"]
 
 
 async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from boltseal.ledger.entry import format_time
+from boltseal.opening import now_us
 from boltseal.storage.ledger_key import LedgerKeys
 from boltseal.storage.migrate import DATABASE_NAME
+from tests.bases.layered import layered
 from tests.cli import program
 from tests.fakes.upstream import FakeUpstream
 from tests.images import image
@@ -55,8 +58,8 @@ def mirror(tmp_path: Path, fake: FakeUpstream) -> Iterator[Server]:
         yield server
 
 
-def pull(server: Server, tag: str = "1.4.2") -> None:
-    httpx2.get(f"{server.url}/v2/{NAME}/team/app/manifests/{tag}", trust_env=False)
+def pull(server: Server, tag: str = "1.4.2", repository: str = "team/app") -> None:
+    httpx2.get(f"{server.url}/v2/{NAME}/{repository}/manifests/{tag}", trust_env=False)
 
 
 def settled(server: Server, size: int) -> None:
@@ -91,6 +94,23 @@ def test_what_a_mirror_saw_is_told_and_proven(mirror: Server, fake: FakeUpstream
     assert all(one["proven"] for one in results)
     assert f"mirror:{NAME}" in text.out
     assert "3 entries found in the ledger of 4" in text.err
+
+
+def test_a_mirrored_base_that_moved_is_found_by_what_the_mirror_saw(mirror: Server, fake: FakeUpstream) -> None:
+    """By nobody else: this is the first look at it, and nothing says what the app was built on."""
+    for repository, letters in (("base/os", "o"), ("base/rt", "or")):
+        fake.publish(repository, "latest", layered(letters))
+        pull(mirror, "latest", repository)
+    fake.publish("team/app", "1.4.2", layered("orX", created=format_time(now_us())))
+    fake.publish("base/rt", "latest", layered("os"))
+    for repository, tag in (("base/rt", "latest"), ("team/app", "1.4.2")):
+        pull(mirror, tag, repository)
+    settled(mirror, 5)
+    names = [f"{mirror.address}/{NAME}/{name}" for name in ("base/os:latest", "base/rt:latest", "team/app:1.4.2")]
+    app = program.call("outdated", *names, "--json").json["results"][-1]
+
+    assert (app["status"], app["base"], app["how"]) == ("outdated", names[1], "proven")
+    assert app["built_on"] == layered("or").digest
 
 
 def test_an_observation_that_was_changed_is_broken(mirror: Server, fake: FakeUpstream) -> None:

@@ -4,12 +4,12 @@ The tag-history extension is experimental: its text may still change. A tag that
 never was has an empty one. An event's time is unique in the whole registry, so that a page can begin strictly behind
 one. Nothing of the pushed manifests' annotations is repeated.
 
-    GET /v2/<name>/_boltseal/history[/<tag>]?after=<index>&n=<number>
+    GET /v2/<name>/_boltseal/history[/<tag>]?after=<index>&n=<number>&kinds=<kind>,<kind>
     GET /v2/<name>/_boltseal/observations[/<tag>]?after=<index>&n=<number>
     {"size":..., "entries":[{"index":..., "line":...}]}
 
 The entries themselves, of the ledger and of the log of observations, whose hashes are the leaves of the tree of each, for
-whoever may pull from the repository.
+whoever may pull from the repository. `kinds`: entries of these kinds only.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from boltseal.api import responses
 from boltseal.api.query import QueryInvalid, link_next
 from boltseal.api.responses import Answer
 from boltseal.errors import quote
-from boltseal.ledger.entry import MAX_TIME_US, format_time
+from boltseal.ledger.entry import MAX_TIME_US, Kind, format_time
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.mediatype import OCI_INDEX
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from boltseal.api.call import Call
     from boltseal.api.paths import Discover, History, Observed, TagHistory
     from boltseal.registry.ledger import EntryPage, EventPage, Ledger, TagEvent
@@ -105,12 +107,12 @@ class HistoryRoutes:
         return responses.whole(_json(index), OCI_INDEX, extra=extra)
 
     async def history(self, call: Call, at: History) -> Answer:
-        """The entries about a repository or one of its tags, the oldest first."""
+        """The entries about a repository or one of its tags, the oldest first; of all kinds, or of those asked for."""
         n, after = asked_page(call)
-        page = await self._ledger.history(at.repository, at.tag, after=after, n=n)
-        return entries_answer(
-            page, f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else ""), n
-        )
+        kinds = call.query.one("kinds")
+        page = await self._ledger.history(at.repository, at.tag, after=after, n=n, kinds=_kinds(kinds))
+        path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
+        return entries_answer(page, path, n, {} if kinds is None else {"kinds": kinds})
 
     async def observed(self, call: Call, at: Observed) -> Answer:
         """The same of what a mirrored repository's tags were seen to mean."""
@@ -126,12 +128,12 @@ def asked_page(call: Call) -> tuple[int, int]:
     return min(call.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
 
 
-def entries_answer(page: EntryPage, path: str, n: int) -> Answer:
-    """Entries as they stand, and where more of them are."""
+def entries_answer(page: EntryPage, path: str, n: int, kept: Mapping[str, str] | None = None) -> Answer:
+    """Entries as they stand, and where more of them are. `kept`: further parameters of the next page."""
     entries = [{"index": index, "line": line.decode()} for index, line in page.entries]
     extra = []
     if page.more and page.entries:
-        extra.append((b"link", link_next(path, {"n": str(n), "after": str(page.entries[-1][0])})))
+        extra.append((b"link", link_next(path, {**(kept or {}), "n": str(n), "after": str(page.entries[-1][0])})))
     return responses.whole(_json({"size": page.size, "entries": entries}), extra=extra)
 
 
@@ -173,6 +175,18 @@ def _digest(text: str | None) -> Digest | None:
         return Digest.parse(text)
     except DigestInvalid as error:
         raise QueryInvalid(f"digest: {error.message}") from error
+
+
+def _kinds(text: str | None) -> frozenset[Kind] | None:
+    """The kinds of entries that are asked for, None for all of them. QueryInvalid."""
+    if text is None:
+        return None
+    try:
+        return frozenset(Kind(one) for one in text.split(","))
+    except ValueError as error:
+        raise QueryInvalid(
+            f"kinds is {quote(text)}; expected kinds of entries such as tag.moved, with commas between"
+        ) from error
 
 
 def _index(text: str) -> int:

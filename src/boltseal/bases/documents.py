@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from copy import copy
 from typing import Final, NamedTuple
 
 from boltseal.bases.facts import Facts, NotRead, config_of, read_facts
@@ -16,7 +17,7 @@ from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.learned import MAX_BODY_BYTES, Learned
 from boltseal.client.registry import RegistryClient
 from boltseal.client.transport import Transport
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, NotFound
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
@@ -35,6 +36,10 @@ PREDICATE: Final = "in-toto.io/predicate-type"
 _UNKNOWN: Final = "unknown/unknown"
 _BLOB: Final = ""
 """The media type under which the bytes of a blob are remembered."""
+
+
+class NotHeld(NotFound):
+    """A document that was not read before, where nobody is asked for it."""
 
 
 class Place(NamedTuple):
@@ -74,11 +79,19 @@ class Documents:
         self._mirrors = mirrors or {}
         self._max_kept_bytes = max_kept_bytes
         self._read_s = read_s
+        self._asks = True
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._asked: dict[tuple[Place, Digest], asyncio.Task[Manifest]] = {}
         self._blobs: dict[tuple[Place, Digest], asyncio.Task[bytes]] = {}
         self._small: OrderedDict[Digest, Manifest] = OrderedDict()
         self._facts: dict[Digest, Facts] = {}
+
+    def held(self) -> Documents:
+        """These documents as far as they were read before: no registry is asked, and what is not there is NotHeld."""
+        held = copy(self)
+        held._asks = False
+        held._asked, held._blobs = {}, {}
+        return held
 
     async def manifest(self, place: Place, digest: Digest) -> Manifest:
         """A manifest or index. RemoteNotFound, RemoteLies, ..."""
@@ -146,6 +159,8 @@ class Documents:
         held = self._learned.document(digest)
         if held is not None and held[0] != _BLOB:
             return parse_manifest(held[1], held[0])
+        if not self._asks:
+            raise NotHeld(f"nothing was read of {digest.short} here while {place.registry} had it")
         async with self._at_once:
             for where in self._places(place):
                 try:
@@ -161,6 +176,8 @@ class Documents:
         held = self._learned.document(digest)
         if held is not None:
             return held[1]
+        if not self._asks:
+            raise NotHeld(f"nothing was read of {digest.short} here while {place.registry} had it")
         async with self._at_once:
             for where in self._places(place):
                 try:

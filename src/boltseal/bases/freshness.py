@@ -123,6 +123,20 @@ def judge_proven(image: Facts, found: Sequence[Candidate], claim: Claim, now: Me
     )
 
 
+def judge_doubted(verdict: Verdict, doubt: str) -> Verdict:
+    """The answer where layers told the base, and what may be a nearer base is not known. `doubt`: what that is.
+
+    An image that is outdated on what its layers begin with is outdated on whatever else stands on that.
+    """
+    if verdict.status is not Status.CURRENT or verdict.claim is None:
+        return verdict
+    reason = (
+        f"its layers begin with those of {verdict.claim.base}, which has not moved; but its base may be another image: "
+        f"{doubt}; build it again, or with `boltseal build`, which writes the base down"
+    )
+    return Verdict(Status.UNKNOWN, reason, replace(verdict.claim, digest=None), None, verdict.now)
+
+
 def judge_without_past(image: Facts, claim: Claim, now: Means) -> Verdict:
     """The answer where nobody knows what the base's tag meant then, and all there is, is what it means now."""
     facts = now.facts

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from boltseal.bases.documents import Documents, Place
+from boltseal.bases.documents import Documents, Place, fits
 from boltseal.bases.facts import Facts
 from boltseal.bases.freshness import (
     Means,
@@ -16,6 +16,7 @@ from boltseal.bases.freshness import (
     Verdict,
     behind,
     judge,
+    judge_doubted,
     judge_proven,
     judge_without_past,
     same_digest,
@@ -38,31 +39,62 @@ _UNSAID: Final = (
 
 
 class Judging:
-    """Judges. `now`: what each base's tag means, or why that can't be told; only of what it means anything is read."""
+    """Judges. `now`: what each base's tag means, or why that can't be told; only of what it means anything is read.
+
+    `former`: images that tags resolved to before, as far as they were read already.
+    """
 
     def __init__(
         self,
         documents: Documents,
         pasts: Pasts,
         now: Mapping[Reference, Digest | BoltsealError],
+        former: Sequence[Candidate] = (),
         *,
         now_us: int,
     ) -> None:
         self._documents = documents
         self._pasts = pasts
         self._now = now
+        self._former: dict[Reference, list[Candidate]] = {}
+        for one in former:
+            self._former.setdefault(one.base, []).append(one)
         self._now_us = now_us
 
-    async def verdict(self, image: Facts, claims: Sequence[Claim]) -> Verdict:
-        """The verdict for one platform of an image. `claims`: what is said of its base, the best first."""
+    async def verdict(self, image: Facts, claims: Sequence[Claim], doubt: str = "") -> Verdict:
+        """The verdict for one platform of an image. `claims`: what is said of its base, the best first.
+
+        `doubt`: why layers alone don't prove that it is current, "" for nothing.
+        """
         if not claims:
             return Verdict(Status.UNKNOWN, _UNSAID)
         first = claims[0]
         if first.by is By.PROVENANCE:
             return await self._of_several(image, [claim for claim in claims if claim.by is By.PROVENANCE])
         if first.by in (By.LAYERS, By.CAME_WITH):
-            return await self._of_unsaid(image, first) or await self.verdict(image, claims[1:])
-        return await self._of(image, first)
+            verdict = await self._of_unsaid(image, first)
+            if verdict is None:
+                return await self.verdict(image, claims[1:], doubt)
+            verdict = self._with_aliases(image, verdict, claims[1:])
+        else:
+            verdict = await self._of(image, first)
+        by_layers = first.how is not How.RECORDED and first.digest is None
+        return judge_doubted(verdict, doubt) if by_layers and doubt else verdict
+
+    def _with_aliases(self, image: Facts, verdict: Verdict, claims: Sequence[Claim]) -> Verdict:
+        """Names the tags that resolved to the very image that it is current on, and have moved."""
+        moved = [
+            str(claim.base)
+            for claim in claims
+            if claim.by is By.LAYERS
+            and any(one.digest == verdict.built_on for one in self._former_of(claim.base, image))
+        ]
+        if verdict.status is not Status.CURRENT or not moved:
+            return verdict
+        reason = (
+            f"{verdict.reason}; {', '.join(moved)} resolved to it too and has moved: built on that tag, it is outdated"
+        )
+        return replace(verdict, reason=reason)
 
     async def _of_unsaid(self, image: Facts, claim: Claim) -> Verdict | None:
         """The verdict where nobody says that this is the base, and its layers and history have to; None where it is not.
@@ -71,7 +103,9 @@ class Judging:
         """
         means = None if claim.base is None else self._now.get(claim.base)
         if claim.base is None or not isinstance(means, Digest):
-            return await self._of(image, claim)
+            former = self._former_of(claim.base, image)
+            gone_and_not_told = former and not any(image.tells_of(one.facts) for one in longest(image, former))
+            return None if gone_and_not_told else await self._of(image, claim)
         past, unread = await self._past(claim.base, image, means)
         if any(one.facts.config == image.config for one in past):
             return None
@@ -172,7 +206,14 @@ class Judging:
             unread = unread or why
             if facts is not None:
                 candidates.append(Candidate(base, digest, facts))
+        there = {one.facts.manifest for one in candidates}
+        candidates += [one for one in self._former_of(base, image) if one.facts.manifest not in there]
         return candidates, unread
+
+    def _former_of(self, base: Reference | None, image: Facts) -> list[Candidate]:
+        """What a tag resolved to before, for an image's platform, as far as it was read already."""
+        former = () if base is None else self._former.get(base, ())
+        return [one for one in former if fits(one.facts.platform, image.platform)]
 
     async def _considered(self, base: Reference) -> tuple[Moment, ...]:
         """The newest of what a tag meant, the oldest of them first."""

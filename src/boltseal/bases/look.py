@@ -2,7 +2,8 @@
 
 1. What each image is: one HEAD where only its tag is known; its manifest and config by digest, once in a lifetime.
 2. What is said of its base: `built` entries (one list for a repository, where the registry keeps a ledger), annotations,
-   provenance, labels; else what the caller infers.
+   provenance, labels; else what the caller infers. Where none of the first three says it, other images of the look may be
+   the base by their layers, and so may images that their tags resolved to before (`former`).
 3. What each distinct base tag means now: one HEAD, however many images stand on it, and none within the window.
 4. The verdict. Where the tag still means what is recorded, nothing is read for it. Otherwise what it means now, and what it
    meant, is read by digest, through the mirror if there is one.
@@ -13,28 +14,28 @@ A label or a Dockerfile names hosts: only registries that the caller allows are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Final, NamedTuple
 
 from boltseal.bases.documents import Documents, Place, children, fits
 from boltseal.bases.facts import Facts, NotAnImage
+from boltseal.bases.former import MOVED_OR_GONE, SERVED_KINDS, Former, Unread, read_former, resolved_before
 from boltseal.bases.freshness import Status, Verdict, overall
 from boltseal.bases.judging import Judging
-from boltseal.bases.match import Candidate, holds, inherits
+from boltseal.bases.match import Candidate
 from boltseal.bases.pasts import Pasts
-from boltseal.bases.sources import By, Claim, How, annotated, built, inherited, labelled, provenance
+from boltseal.bases.pool import Pool, by_layers
+from boltseal.bases.sources import Claim, annotated, built, inherited, labelled, provenance
 from boltseal.client.learned import Learned
 from boltseal.client.poll import poll
-from boltseal.client.recorded import records
+from boltseal.client.recorded import listed, observed
 from boltseal.client.transport import Transport
 from boltseal.client.trust import Followed
-from boltseal.errors import BoltsealError, Denied, TooLarge
-from boltseal.ledger.entry import Entry
+from boltseal.errors import BoltsealError, Denied, NotFound, TooLarge
+from boltseal.ledger.entry import RECORDS, Entry
 from boltseal.ledger.follow import LedgerBroken
-from boltseal.oci.annotations import BASE_NAME
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
@@ -44,11 +45,6 @@ WINDOW_S: Final = 900
 AT_ONCE: Final = 16
 MAX_UNITS: Final = 2_000_000
 """How many layers and lines of history of all images are held at a time: of 20,000 usual ones, some 300 MB."""
-
-MAX_NEARER: Final = 4
-"""How many others are held against an image as its base, of those that it begins with."""
-MAX_ALIKE: Final = 100
-"""How many others that may have the same layers are compared with it for that."""
 
 
 class TooManyParts(TooLarge):
@@ -108,7 +104,13 @@ class _Image:
 
     @property
     def place(self) -> Place:
-        return Place(self.wanted.reference.registry, self.wanted.reference.repository)
+        return _place(self.wanted)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What its tag resolves to, as the base of other images; nothing of an image without a tag."""
+        base = self.wanted.reference
+        return tuple(Candidate(base.by_tag, self.digest, part.facts) for part in self.parts) if base.tag else ()
 
 
 class Looker:
@@ -140,6 +142,7 @@ class Looker:
         self._watch = watch
         self._followed: dict[str, Followed | BoltsealError] = {}
         self._records: dict[Place, asyncio.Task[list[Entry]]] = {}
+        self._unlisted: dict[Place, str] = {}
         self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
         self._max_units = max_units
@@ -156,6 +159,7 @@ class Looker:
         if afresh:
             self._after_us = 2**63
             self._records.clear()
+            self._unlisted.clear()
             self._pasts.forget()
         # 1
         fresh = {one.reference for one in wanted if one.reference.digest is None}
@@ -180,24 +184,33 @@ class Looker:
             self._tell(done, len(there))
 
         await asyncio.gather(*map(read, there))
+        former = await self._former(images)
         # 3
-        pool = _Pool(there)
-        nearer = {id(part): pool.nearer(one, part) for one in there for part in one.parts}
+        pool = Pool((candidate for one in there for candidate in one.candidates), former.candidates)
+        nearer = {
+            id(part): pool.nearer(one.wanted.reference.name, part.facts, part.claims)
+            for one in there
+            for part in one.parts
+        }
         claimed = {claim.base for one in there for part in one.parts for claim in part.claims}
         claimed |= {claim.base for near in nearer.values() for claim in near}
         bases = {base for base in claimed if base is not None}
         now = {one: digests[one] for one in bases & digests.keys()}
         now |= await self._means(bases - now.keys(), frozenset())
         # 4
-        judging = Judging(self._documents, self._pasts, now, now_us=self._now_us)
-        return [one if isinstance(one, Answered) else await self._answer(one, judging, nearer) for one in images]
+        judging = Judging(self._documents, self._pasts, now, former.candidates, now_us=self._now_us)
+        return [
+            one if isinstance(one, Answered) else await self._answer(one, judging, nearer, former) for one in images
+        ]
 
-    async def _answer(self, one: _Image, judging: Judging, nearer: dict[int, tuple[Claim, ...]]) -> Answered:
+    async def _answer(
+        self, one: _Image, judging: Judging, nearer: dict[int, tuple[Claim, ...]], former: Former
+    ) -> Answered:
         if one.error is not None:
             return Answered(one.wanted, one.digest, error=one.error)
-        verdicts = []
+        verdicts, doubt = [], former.doubt(one.wanted.reference)
         for part in one.parts:
-            verdict = await judging.verdict(part.facts, (*nearer[id(part)], *part.claims))
+            verdict = await judging.verdict(part.facts, (*nearer[id(part)], *part.claims), doubt)
             verdicts.append(replace(verdict, platform=str(part.facts.platform)))
         return Answered(one.wanted, one.digest, tuple(verdicts))
 
@@ -300,65 +313,84 @@ class Looker:
         return _Part(facts, tuple(found))
 
     async def _entries(self, place: Place) -> list[Entry]:
-        """The records of a repository, where its registry keeps a ledger; none where they can't be had."""
-        seen = self._followed.get(place.registry)
-        if not isinstance(seen, Followed) or seen.head is None:
+        """Entries about a repository, where its registry keeps a ledger; none where they can't be had."""
+        if not self._has_ledger(place.registry):
             return []
         if place not in self._records:
             self._records[place] = asyncio.create_task(self._listed(place))
         return await asyncio.shield(self._records[place])
 
     async def _listed(self, place: Place) -> list[Entry]:
+        """What was said of a repository's images, and where a tag stopped resolving to one."""
         try:
-            return [entry for _, entry in await records(self.transport, place.registry, place.repository)]
-        except BoltsealError:  # it is one source of several
+            return await listed(self.transport, place.registry, place.repository, RECORDS | MOVED_OR_GONE)
+        except NotFound:
+            return []
+        except BoltsealError as error:  # it is one source of several
+            self._unlisted[place] = f"the history of {place.registry}/{place.repository} can't be read: {error.message}"
             return []
 
-
-class _Pool:
-    """The images of this look, as bases of one another: by all of their layers."""
-
-    def __init__(self, images: Iterable[_Image]) -> None:
-        self._held: dict[int, dict[str, list[Candidate]]] = {}
-        for one in images:
-            if one.wanted.reference.tag is None:
-                continue
-            base = replace(one.wanted.reference, digest=None)
-            for part in one.parts:
-                *_, chain = 0, *_chains(part.facts.diff_ids)
-                alike = self._held.setdefault(chain, {}).setdefault(base.name, [])
-                if len(alike) < MAX_NEARER:
-                    alike.append(Candidate(base, one.digest, part.facts))
-
-    def nearer(self, one: _Image, part: _Part) -> tuple[Claim, ...]:
-        """Bases among the others that may be nearer than what the image is said to stand on, the nearest first.
-
-        Where only a label speaks, and the label came with the base; or where nobody speaks.
-        """
-        if any(claim.sure or claim.by is By.PROVENANCE for claim in part.claims):
-            return ()
-        said = any(claim.by is By.LABEL for claim in part.claims)
-        fitting = (
-            candidate
-            for chain in reversed([*_chains(part.facts.diff_ids)])
-            for name, alike in self._held.get(chain, {}).items()
-            if name != one.wanted.reference.name
-            for candidate in alike
-        )
-        found = [
-            Claim(candidate.base, None, By.LAYERS, How.PROVEN)
-            for candidate in islice(fitting, MAX_ALIKE)
-            if holds(part.facts, candidate.facts) and (not said or inherits(part.facts, BASE_NAME, candidate.facts))
+    async def _former(self, images: Sequence[_Image | Answered]) -> Former:
+        """What the tags of this look resolved to before, where layers have to tell the base of one of its images."""
+        platforms = [
+            part.facts.platform
+            for one in images
+            if isinstance(one, _Image)
+            for part in one.parts
+            if by_layers(part.claims)
         ]
-        return tuple(dict.fromkeys(found))[:MAX_NEARER]
+        if not platforms:
+            return Former()
+        digests: dict[Reference, dict[Digest, None]] = {}
+
+        def note(found: Mapping[Reference, Iterable[Digest]]) -> None:
+            for base, several in found.items():
+                digests.setdefault(base, {}).update(dict.fromkeys(several))
+
+        for place in dict.fromkeys(_place(one.wanted) for one in images):
+            note(resolved_before(place, await self._entries(place)))
+            note(await self._served(place))
+        for one in images:
+            reference = one.wanted.reference
+            if reference.tag is not None:
+                seen = self._pasts.seen(reference)
+                # where the registry did not say what the tag resolves to now, that may be the last that was seen
+                asked = reference.digest is None and one.digest is not None
+                note({reference.by_tag: seen if asked else seen[:-1]})
+                await asyncio.sleep(0)  # a server has others to answer meanwhile
+        for one in images:
+            if one.wanted.reference.tag is not None and one.digest is not None:
+                digests[one.wanted.reference.by_tag].pop(one.digest, None)  # it is in this look
+        unread = [Unread(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
+        return await read_former(
+            self._documents,
+            {base: tuple(several) for base, several in digests.items()},
+            platforms,
+            self._has_ledger,
+            unread,
+            max_units=self._max_units - self._units,
+        )
+
+    async def _served(self, place: Place) -> dict[Reference, list[Digest]]:
+        """What the tags of a mirrored repository were served as, where its registry keeps a log of observations."""
+        if not self._has_ledger(place.registry) or "." not in place.repository.partition("/")[0]:
+            return {}
+        try:
+            return resolved_before(
+                place, await observed(self.transport, place.registry, place.repository, SERVED_KINDS), SERVED_KINDS
+            )
+        except BoltsealError as error:
+            self._unlisted[place] = f"what {place.registry} saw of {place.repository} can't be read: {error.message}"
+            return {}
+
+    def _has_ledger(self, registry: str) -> bool:
+        """Whether a registry keeps a ledger, as far as it was looked at."""
+        seen = self._followed.get(registry)
+        return isinstance(seen, Followed) and seen.head is not None
 
 
-def _chains(layers: Iterable[str]) -> Iterator[int]:
-    """A number for each beginning of a list of layers; who has the same number is still to be compared."""
-    chain = 0
-    for layer in layers:
-        chain = hash((chain, layer))
-        yield chain
+def _place(wanted: Wanted) -> Place:
+    return Place(wanted.reference.registry, wanted.reference.repository)
 
 
 def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:

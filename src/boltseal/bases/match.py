@@ -46,6 +46,11 @@ def holds(image: Facts, base: Facts) -> bool:
     return image.config != base.config and image.begins_with(base)
 
 
+def nearness(image: Facts, base: Facts) -> tuple[int, int]:
+    """How near a base is to an image that it `holds` for: by its layers, then by how much of the image's history is its own."""
+    return len(base.diff_ids), len(base.history) if image.tells_of(base) else 0
+
+
 def inherits(image: Facts, name: str, base: Facts) -> bool:
     """Whether a label of the image is its base's, word for word: then it speaks of the base's base."""
     return name in image.labels and image.labels[name] == base.labels.get(name)

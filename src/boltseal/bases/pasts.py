@@ -63,6 +63,11 @@ class Pasts:
         fresh = [one for one in ends if after_us <= (one.last_us or 0) <= now_us]
         return max(fresh, key=lambda one: one.last_us or 0).digest if fresh else None
 
+    def seen(self, reference: Reference) -> tuple[Digest, ...]:
+        """All that a tag was seen to resolve to by us, the last of it at the end; nobody is asked."""
+        seen = (one.digest for one in self._by_us(reference)[::-1] if one.digest is not None)
+        return tuple(dict.fromkeys(seen))[::-1]
+
     async def of(self, reference: Reference) -> tuple[Moment, ...]:
         """All that is known of what a tag meant, the oldest first: by its registry, if that keeps a ledger; else by us."""
         if reference not in self._told:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ import msgspec
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
 from boltseal.client.transport import Call, Reply, Transport
-from boltseal.ledger.entry import MAX_ENTRY_BYTES
+from boltseal.ledger.entry import MAX_ENTRY_BYTES, Kind
 from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
@@ -114,10 +114,16 @@ class LedgerClient:
             found += (await self.bundle(BundleId(index, width)))[max(start - first, 0) :]
         return found
 
-    async def history(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
-        """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound."""
+    async def history(
+        self, repository: Repository, tag: Tag | None = None, *, kinds: Collection[Kind] = ()
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound.
+
+        `kinds`: of these alone, () for all. An older registry lists all of them nevertheless.
+        """
         base = f"/v2/{repository}/_boltseal/history" + ("" if tag is None else f"/{tag}")
-        async for one in self._entries(base, repository, f"history of {repository}"):
+        only = f"&kinds={','.join(sorted(kinds))}" if kinds else ""
+        async for one in self._entries(base, repository, f"history of {repository}", only):
             yield one
 
     async def records(self, repository: Repository) -> AsyncIterator[tuple[int, bytes]]:
@@ -126,16 +132,22 @@ class LedgerClient:
         async for one in self._entries(base, repository, what):
             yield one
 
-    async def observed(self, repository: Repository, tag: Tag) -> AsyncIterator[tuple[int, bytes]]:
-        """What a mirror has seen of an upstream's tag, as `history` gives it. RemoteNotFound where nothing is observed."""
-        base, what = f"/v2/{repository}/_boltseal/observations/{tag}", f"what was seen of {tag} of {repository}"
+    async def observed(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
+        """What a mirror has seen of an upstream's repository, or one of its tags, as `history` gives it.
+
+        RemoteNotFound where nothing is observed.
+        """
+        base = f"/v2/{repository}/_boltseal/observations" + ("" if tag is None else f"/{tag}")
+        what = f"what was seen of {repository if tag is None else f'{tag} of {repository}'}"
         async for one in self._entries(base, repository, what):
             yield one
 
-    async def _entries(self, base: str, repository: Repository, what: str) -> AsyncIterator[tuple[int, bytes]]:
+    async def _entries(
+        self, base: str, repository: Repository, what: str, only: str = ""
+    ) -> AsyncIterator[tuple[int, bytes]]:
         after = -1
         for _ in range(MAX_PAGES):
-            path = f"{base}?n={PAGE}" + ("" if after < 0 else f"&after={after}")
+            path = f"{base}?n={PAGE}{only}" + ("" if after < 0 else f"&after={after}")
             scopes = frozenset({f"repository:{repository}:pull"})
             reply = await self._transport.request(
                 Call(self.registry, "GET", path, what, scopes), max_bytes=MAX_PAGE_BYTES

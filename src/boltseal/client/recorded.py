@@ -6,7 +6,7 @@ call: a request whose answer is lost may have been taken, and is not repeated by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -86,6 +86,40 @@ async def records(transport: Transport, registry: str, repository: Repository) -
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
     except EntryInvalid as error:
         raise RemoteLies(f"{registry}: a record of {repository} can't be read: {error.message}") from error
+    return found
+
+
+async def listed(transport: Transport, registry: str, repository: Repository, kinds: Collection[Kind]) -> list[Entry]:
+    """The entries of these kinds about a repository, the oldest first. RemoteNotFound, RemoteLies, RemoteDenied, ...
+
+    Nothing of it is proven to be in the signed tree; `client.history` does that.
+    """
+    client = LedgerClient(transport, registry)
+    return _of(registry, repository, kinds, [one async for one in client.history(repository, kinds=kinds)])
+
+
+async def observed(transport: Transport, registry: str, repository: Repository, kinds: Collection[Kind]) -> list[Entry]:
+    """The observations of these kinds of a mirrored repository, likewise; none where nothing is observed."""
+    try:
+        lines = [one async for one in LedgerClient(transport, registry).observed(repository)]
+    except RemoteNotFound:
+        return []
+    return _of(registry, repository, kinds, lines)
+
+
+def _of(
+    registry: str, repository: Repository, kinds: Collection[Kind], lines: Iterable[tuple[int, bytes]]
+) -> list[Entry]:
+    found: list[Entry] = []
+    for index, line in lines:
+        try:
+            entry = parse(line)
+        except EntryInvalid as error:
+            raise RemoteLies(f"{registry}: entry {index} of {repository} can't be read: {error.message}") from error
+        if entry.repository != repository:
+            raise RemoteLies(f"{registry}: entry {index} is not about {repository}")
+        if entry.kind in kinds:
+            found.append(entry)
     return found
 
 
