@@ -220,7 +220,7 @@ async def test_what_receivers_were_not_told_they_are_told(revision: str, data: P
     with closing(sqlite3.connect(data / "outbox.db")) as database:
         due = [row[0] for row in database.execute("SELECT id FROM due ORDER BY id")]
     async with inbox() as box, reopened(revision, data, config=CONFIG + receiver_table(box.port)):
-        await box.until(len(due))
+        await box.until(len(due), within_s=20)
 
     assert due
     assert sorted(_ids(box)) == due

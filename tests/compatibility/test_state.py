@@ -177,7 +177,7 @@ async def test_watching_goes_on_and_a_move_is_a_move(revision: str, state: Path,
         upstream.publish("team/tool", "latest", image("tool second latest"))
         head = said["watch log"]["head"]
         done = await beside("watch", release, gone, floating, "--extends", head, "--json")
-        await box.until(1)
+        await box.until(1, within_s=20)
     found = {one["ref"]: (one["status"], one.get("was")) for one in done.json["results"] if one["status"] != "log"}
     told = [one for one in box.events if one["subject"] == release and one["data"]["digest"] == newest.digest]
 
@@ -192,27 +192,38 @@ async def test_watching_goes_on_and_a_move_is_a_move(revision: str, state: Path,
 
 
 def test_rebuilds_that_were_asked_for_are_listed(revision: str, state: Path) -> None:
-    """Looking changes nothing."""
+    """Each line of the file, with what was asked for and what came of it; looking changes nothing."""
     before = contents(state)
+    lines = [json.loads(line) for line in (state / "rebuilds.jsonl").read_text().splitlines()]
     done = command("outdated", "--log", "--json")
+    keys = ("ref", "status", "reason", "base", "means")
 
     assert done.code == 0, done.out
-    assert [(one["ref"], one["status"]) for one in done.json["results"]] == [
-        (f"{REGISTRY}/shop/app:2.0.0", status) for status in ("asked", "done")
+    assert [each["outcome"] for each in lines] == ["asked", "done"]
+    assert [tuple(one[key] for key in keys) for one in done.json["results"]] == [
+        tuple(each[key] for key in ("image", "outcome", "told", "base", "digest")) for each in lines
     ]
     assert contents(state) == before
 
 
 def test_releases_are_listed_with_what_became_of_each(revision: str, state: Path) -> None:
-    """Healthy, put back, rolled back, failed, and unfinished; looking changes nothing."""
+    """Healthy, put back, rolled back, failed, and unfinished, each as its record has it; looking changes nothing."""
     before = contents(state)
     for project, ends in expected(revision)["releases"].items():
         done = command("releases", "--project", project, "--json")
         assert done.code == 0, done.err
-        assert [
-            [int(one["ref"].rpartition("/")[2]), one["status"], one["of"], one["services"][0]["id"]]
-            for one in done.json["results"]
-        ] == ends
+        for one, (number, status, of, image_id) in zip(done.json["results"], ends, strict=True):
+            record = json.loads((state / "releases" / project / str(number) / "release.json").read_text())
+            assert (one["ref"], one["status"], one["of"]) == (f"{project}/{number}", status, of)
+            assert [one[key] for key in ("who", "kind", "reason", "engine")] == [
+                record[key] for key in ("who", "kind", "reason", "engine")
+            ]
+            (service,), (recorded,) = one["services"], record["services"]
+            assert [service[key] for key in ("service", "image", "digest", "id", "state")] == [
+                recorded[key] for key in ("name", "image", "digest", "image_id", "state")
+            ]
+            assert service["id"] == image_id
+
     assert contents(state) == before
 
 
