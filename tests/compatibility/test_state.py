@@ -206,6 +206,23 @@ def test_rebuilds_that_were_asked_for_are_listed(revision: str, state: Path) -> 
     assert contents(state) == before
 
 
+@pytest.mark.slow
+def test_a_rebuild_that_was_asked_for_is_not_asked_for_again(
+    revision: str, registry: Server, state: Path, tmp_path: Path
+) -> None:
+    """The image is still outdated, and the base has not moved since: no line is added."""
+    settings = tmp_path / "home" / "boltseal" / "boltseal.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f'[[on_outdated]]\ncommand = ["/bin/touch", "{tmp_path / "rebuilt"}"]\n')
+    before = (state / "rebuilds.jsonl").read_bytes()
+    done = command("outdated", f"{REGISTRY}/shop/app:2.0.0", "--rebuild", "--json")
+    outdated = [one["ref"] for one in done.json["results"] if one["status"] == "outdated"]
+
+    assert (done.code, outdated) == (1, [f"{REGISTRY}/shop/app:2.0.0"]), done.err
+    assert (state / "rebuilds.jsonl").read_bytes() == before
+    assert not (tmp_path / "rebuilt").exists()
+
+
 def test_releases_are_listed_with_what_became_of_each(revision: str, state: Path) -> None:
     """Healthy, put back, rolled back, failed, and unfinished, each as its record has it; looking changes nothing."""
     before = contents(state)
@@ -244,7 +261,7 @@ def test_what_a_rollback_would_start_is_read(revision: str, state: Path) -> None
     """The release that it goes back to, with its text, variables, files and lock, as they were recorded."""
     plan = rollback_plan(state, "demo-shop")
 
-    assert (plan["left"], plan["back to"]) == ([5], 4)
+    assert (plan["left"], plan["back to"], plan["next"]) == ([5], 4, 6)
     assert plan["environment"] == {"TOKEN": "a test's token of 1.0.0"}
     assert json.loads(plan["compose"])["services"]["web"]["environment"] == {"MODE": "one"}
     assert sorted(plan["files"]) == [".env", "compose.yaml"]
@@ -264,6 +281,7 @@ def rollback_plan(state: Path, project: str) -> dict[str, Any]:
     return {
         "left": [each.number for each in found if each.unfinished],
         "back to": target.number,
+        "next": folder.next_number(),
         "compose": recorded.compose,
         "environment": json.loads(recorded.environment),
         "files": recorded.files,
