@@ -1,0 +1,178 @@
+"""What an earlier revision wrote, as tests open it: always a copy, and the words by which the program is called.
+
+`tests/data/compatibility/REVISION/` holds one set of fixtures; its README says how they were made. The tests call the
+program as a person does. Where a command or a setting is renamed, only the tables here change; the fixtures never do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+#: A name for each command, and its present words.
+COMMANDS: Final = {
+    "accept": ("accept",),
+    "backup": ("backup",),
+    "deploy": ("deploy",),
+    "digest": ("digest",),
+    "fsck": ("fsck",),
+    "history": ("history",),
+    "kept images": ("kept",),
+    "ledger key": ("ledger", "key"),
+    "ledger monitor": ("ledger", "monitor"),
+    "lock": ("lock",),
+    "outdated": ("outdated",),
+    "pin": ("pin",),
+    "pull": ("pull",),
+    "purge": ("purge",),
+    "receipt": ("receipt", "of"),
+    "receipt verify": ("receipt", "verify"),
+    "release difference": ("diff",),
+    "releases": ("releases",),
+    "restore backup": ("restore-backup",),
+    "restore tag": ("restore",),
+    "rollback": ("rollback",),
+    "seal": ("seal",),
+    "trust": ("trust",),
+    "unseal": ("unseal",),
+    "user add": ("user", "add"),
+    "user list": ("user", "list"),
+    "verify": ("verify",),
+    "watch": ("watch",),
+}
+
+HERE: Final = Path(__file__).parent.parent / "data" / "compatibility"
+REVISIONS: Final = tuple(sorted(path.name for path in HERE.iterdir() if path.is_dir()))
+
+# The fixtures hold these addresses: locks, releases and a client's state name the registry that they are about.
+PORT: Final = 18765
+REGISTRY: Final = f"127.0.0.1:{PORT}"
+UPSTREAM_PORT: Final = 18766
+RECEIVER_PORT: Final = 18767
+WITNESS_PORT: Final = 18768
+DEPLOY_PORT: Final = 18769
+UPSTREAM: Final = f"127.0.0.1:{UPSTREAM_PORT}"
+ENGINE: Final = Path("/tmp/boltseal-compatibility/engine/d.sock")
+
+PASSWORDS: Final = {"ci": "a test's password", "boss": "another test's password"}
+
+CONFIG: Final = """\
+[auth]
+anonymous_pull = true
+
+[[auth.grant]]
+users = ["ci"]
+actions = ["pull", "push"]
+
+[[auth.grant]]
+users = ["boss"]
+actions = ["pull", "push", "delete", "ledger", "admin"]
+
+[ledger]
+origin = "registry.test"
+public = true
+
+[[rule]]
+repository = "archive/**"
+keep = "deletable"
+"""
+
+MIRROR: Final = f"""
+[[upstream]]
+name = "up.example"
+url = "http://{UPSTREAM}"
+fresh = "0s"
+push = true
+
+[[upstream.rule]]
+repository = "team/app"
+tag = "reviewed"
+on_move = "hold"
+"""
+
+
+def receiver_table(port: int = RECEIVER_PORT) -> str:
+    """The part of a configuration, the server's or the user's, that names who is told of events."""
+    return f'\n[[notify]]\nname = "operators"\nurl = "http://127.0.0.1:{port}/hook"\n'
+
+
+def witness_table(key: str) -> str:
+    """The part of the configuration that names a witness."""
+    return f'\n[[witness]]\nurl = "http://127.0.0.1:{WITNESS_PORT}"\nkey = "{key}"\n'
+
+
+def expected(revision: str) -> dict[str, Any]:
+    """What the revision's own program answered when the fixtures were made."""
+    found: dict[str, Any] = json.loads((HERE / revision / "expected.json").read_text())
+    return found
+
+
+def copied(revision: str, name: str, folder: Path) -> Path:
+    """A copy of one part of the fixtures, for nobody else to read, as the program writes its own files."""
+    source, target = HERE / revision / name, folder / name
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        with tarfile.open(HERE / revision / f"{name}.tar.gz") as tar:
+            tar.extractall(target, filter="data")
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.utime(path)  # as if it had been written just now: an upload that nobody goes on with for a week is dropped
+    return target
+
+
+def packed(folder: Path, archive: Path) -> None:
+    """A folder as an archive: the same bytes for the same files, whoever makes it and when."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(folder.rglob("*")):
+            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            member.mode = stat.S_IMODE(path.stat().st_mode)
+            if path.is_dir():
+                member.type = tarfile.DIRTYPE
+                tar.addfile(member)
+            else:
+                content = path.read_bytes()
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    archive.write_bytes(gzip.compress(buffer.getvalue(), 9, mtime=0))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below a folder, by the SHA-256 of its bytes; without what SQLite makes to read, which holds no data."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not path.name.endswith("-shm")
+        and not (path.name.endswith("-wal") and not path.stat().st_size)
+    }
+
+
+def login(folder: Path, user: str, registry: str = REGISTRY) -> Path:
+    """A folder for DOCKER_CONFIG in which a user is logged in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    token = b64encode(f"{user}:{PASSWORDS[user]}".encode()).decode()
+    (folder / "config.json").write_text(json.dumps({"auths": {registry: {"auth": token}}}))
+    return folder
+
+
+@contextmanager
+def addresses() -> Iterator[None]:
+    """One process of this machine at a time uses the addresses that the fixtures name."""
+    with (Path(tempfile.gettempdir()) / "boltseal-compatibility.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
