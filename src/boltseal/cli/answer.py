@@ -105,6 +105,19 @@ class Answer:
         """One result for `--json`. Keys `ref`, `status` and `reason` mean the same in every verb."""
         self.results.append(fields)
 
+    def nothing_to_check(self, what: str, remedy: str) -> str:
+        """Report that a check found nothing to check: the outcome is unknown, not a success; DIFFERS stays.
+
+        `what`: what was looked through, and what it lacks. `remedy`: what to do, besides passing --allow-empty. Returns the
+        whole reason.
+        """
+        reason = f"nothing to check: {what}; expected at least 1; {remedy}, or pass --allow-empty"
+        if self.outcome is not Outcome.DIFFERS:
+            self.outcome = Outcome.UNKNOWN
+        self.add(ref="", status="unknown", reason=reason, weight="unknown")
+        say(f"boltseal: {clean(reason)}")
+        return reason
+
     def _emit(self, errors: Sequence[Mapping[str, str]]) -> None:
         if self.as_json:
             envelope = {

@@ -17,11 +17,12 @@ from boltseal.cli.onproject import (
     ProjectOption,
     open_project,
     split_arguments,
+    tell_empty,
     tell_unread,
     watching,
     whom_to_ask,
 )
-from boltseal.cli.options import JsonOption
+from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
 from boltseal.errors import Invalid
@@ -64,6 +65,7 @@ def lock(
         Emit | None,
         typer.Option("--emit", show_default=False, help="Print a file that holds the locked digests; asks nobody."),
     ] = None,
+    allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
@@ -78,7 +80,7 @@ def lock(
 
     --emit prints what makes Compose, kustomize or BuildKit take the locked digests, without a touch on the files.
 
-    Exit code 3: a reference could not be resolved; the lock is as it was.
+    Exit code 3: a reference could not be resolved, or there is none; the lock is as it was.
     """
     with Answer("lock", as_json=as_json) as answer:
         from boltseal.lockfile.document import Lock
@@ -86,6 +88,10 @@ def lock(
 
         files, named = split_arguments(project, paths or [], references=update)
         opened = open_project(project, files)
+        if opened.empty and not named and not allow_empty:
+            tell_unread(answer, opened)
+            tell_empty(answer, opened)
+            return
         if emit is not None:
             _emit(answer, opened, emit, update=update)
             return

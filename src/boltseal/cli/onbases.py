@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import whom_to_ask
 from boltseal.cli.remote import Reach, followed, remote_reference
-from boltseal.errors import Invalid, NotFound, TooMany, quote
+from boltseal.errors import Invalid, TooMany, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,10 +38,6 @@ class NoSuchFile(Invalid):
 
 class TooManyImages(TooMany):
     """A registry that lists more tags than are looked at; it may list them without an end."""
-
-
-class NoImages(NotFound):
-    """What was named holds no image."""
 
 
 class Named(NamedTuple):
@@ -75,6 +71,13 @@ class Aim:
     def from_file(self) -> bool:
         """Whether a file names the images, and not whoever asks, or their engine."""
         return self.compose is not None or self.lock is not None
+
+    @property
+    def source(self) -> str:
+        """Where the images come from, for a message."""
+        if self.running:
+            return f"the containers of {quote(self.host)}" if self.host else "the containers of this host's engine"
+        return quote(str(self.registry or self.compose or self.lock or " ".join(self.images)))
 
     def check(self) -> None:
         """NothingNamed."""

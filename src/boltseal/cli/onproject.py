@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -42,6 +42,10 @@ AllowOption = Annotated[
 ]
 
 
+MAX_EMPTY: Final = 3
+"""How many paths the message names when no image reference was found in them."""
+
+
 class NoSuchPath(Invalid):
     """A path that is not there, or is outside of the project."""
 
@@ -68,6 +72,11 @@ class Project:
     def registries(self) -> frozenset[str]:
         """Every registry that its files name."""
         return frozenset(site.resolved.registry for site in self.sites if site.resolved is not None)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no image reference was found, though every file could be read."""
+        return not self.sites and not self.problems
 
     def outside(self, path: str) -> bool:
         """Whether a file was not looked at this time, because others were named."""
@@ -160,6 +169,16 @@ def watching(reach: Reach, transport: Transport, lock: Lock | None) -> Callable[
         except KeyInvalid as error:
             raise LockInvalid(f"{LOCK_NAME}: the key of {registry} is none: {error.message}") from error
     return lambda registry: followed(reach, transport, registry, keys.get(registry))
+
+
+def tell_empty(answer: Answer, opened: Project) -> str:
+    """Report that no image reference was found; the whole reason."""
+    where = ", ".join(quote(str(opened.root / path)) for path in opened.paths[:MAX_EMPTY]) or quote(str(opened.root))
+    more = len(opened.paths) - MAX_EMPTY
+    where += f" and {more} more" if more > 0 else ""
+    return answer.nothing_to_check(
+        f"found 0 image references in {where}", "check PATH, --project and `exclude` in .boltseal.toml"
+    )
 
 
 def tell_unread(answer: Answer, opened: Project) -> None:

@@ -45,7 +45,7 @@ def wanted_tags(refs: Iterable[str], lock: Path | None, compose: Path | None, al
             )
         elif reference.tag is not None or reference.digest is None:
             wanted.references[reference.by_tag] = None
-    if not wanted.references and not wanted.left_out:
+    if not wanted.references and lock is None and compose is None:
         raise NamesNothing("there is no tag to look at; name one, such as node:16.13, or --lock FILE or --compose FILE")
     return wanted
 

@@ -24,6 +24,10 @@ DataOption = Annotated[
     typer.Option("--data", metavar="DIR", show_default=False, help="Data folder. Default: [server] data, else ./data."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
+AllowEmptyOption = Annotated[
+    bool,
+    typer.Option("--allow-empty", help="Exit with 0, not 3, when there is nothing to check."),
+]
 ReasonOption = Annotated[
     str, typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; recorded for ever beside the change.")
 ]

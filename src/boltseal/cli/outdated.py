@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boltseal.cli.answer import Answer, Outcome, clean, print_wrapped, say
-from boltseal.cli.onbases import Aim, Left, NoImages, inferred, looking, wanted_of
+from boltseal.cli.onbases import Aim, Left, inferred, looking, wanted_of
 from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onrebuild import ask_for, end_on_sigterm, rebuilders, tell_asked, tell_log
-from boltseal.cli.options import JsonOption, PlatformsOption
+from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, quota_in_words
 
@@ -71,6 +71,7 @@ def outdated(
     ] = False,
     log: Annotated[bool, typer.Option("--log", help="Which rebuilds were asked for, and what came of them.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also say why an image is current.")] = False,
+    allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
@@ -83,7 +84,7 @@ def outdated(
     moves it is behind; what is different. A base costs one HEAD, however many images stand on it; no pull while nothing
     moved. What changed only for other platforms than the image's is not outdated.
 
-    Exit code 1: one is outdated; 3: of one it could not be told.
+    Exit code 1: one is outdated; 3: of one it could not be told, or there was no image.
     """
     with Answer("outdated", as_json=as_json) as answer:
         aim = Aim(images or [], registry, compose, lock, running, host, platform or [])
@@ -122,6 +123,8 @@ def outdated(
         except asyncio.CancelledError:  # by SIGTERM: it ends as by Ctrl-C
             raise KeyboardInterrupt from None
         _tell_all(answer, aim, told, left, verbose=verbose)
+        if not answer.results and not allow_empty:
+            answer.nothing_to_check(f"found 0 images in {aim.source}", "check the arguments")
         tell_asked(answer, asked)
         for line in quotas:
             say(line)
@@ -129,8 +132,6 @@ def outdated(
 
 def _tell_all(answer: Answer, aim: Aim, told: list[Answered], left: list[Left], *, verbose: bool) -> None:
     answers, artifacts = _images(told, aim)
-    if not answers and not left:
-        raise NoImages("there is no image there to look at")
     answer.outcome = _outcome(answers, left)
     for one in answers:
         _tell(answer, one, verbose=verbose)
@@ -268,4 +269,4 @@ def _summary(answers: list[Answered], left: list[Left], artifacts: int) -> None:
     told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()) if number)
     number = len(answers) + len(left)
     more = f"; {artifacts} more are no images (signatures, SBOMs, ...)" if artifacts else ""
-    say(f"{number} {'image' if number == 1 else 'images'}: {told}{more}")
+    say(f"{number} {'image' if number == 1 else 'images'}{': ' if told else ''}{told}{more}")

@@ -16,11 +16,12 @@ from boltseal.cli.onproject import (
     many_values,
     open_project,
     path_of,
+    tell_empty,
     tell_unread,
     watching,
     whom_to_ask,
 )
-from boltseal.cli.options import JsonOption
+from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
 from boltseal.errors import Invalid, Unavailable
@@ -48,6 +49,7 @@ def pin(
         bool, typer.Option("--stdout", help="Print the files with their digests, for `| kubectl apply -f -`.")
     ] = False,
     unpin: Annotated[bool, typer.Option("--unpin", help="Take the digests out again.")] = False,
+    allow_empty: AllowEmptyOption = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
@@ -61,7 +63,8 @@ def pin(
     app:1.4.2 becomes app:1.4.2@sha256:..., by boltseal.lock, or where there is none by what the tags mean now. Nothing
     else in the files changes, and that is proven before anything is written. Without --write it shows the difference.
 
-    Exit code 1: a reference is left without its digest, and is named; 3: something could not be read or asked.
+    Exit code 1: a reference is left without its digest, and is named; 3: something could not be read or asked, or
+    there is no reference.
     """
     with Answer("pin", as_json=as_json) as answer:
         if to_stdout and (write or as_json or not paths):
@@ -76,6 +79,8 @@ def pin(
         if not held_back:
             _deliver(opened, edited, write=write, to_stdout=to_stdout, quiet=as_json)
         _summary(pins, edited, write=write, to_stdout=to_stdout, held_back=held_back)
+        if opened.empty and not to_stdout and not allow_empty:
+            tell_empty(answer, opened)
 
 
 def _unpins(opened: Project) -> list[Pin]:

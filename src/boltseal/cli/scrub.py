@@ -11,10 +11,10 @@ import typer
 
 from boltseal.cli import evidence
 from boltseal.cli.answer import Answer, Outcome
-from boltseal.cli.options import JsonOption
+from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.scrubbed import fields, print_reports
-from boltseal.errors import Invalid, Unavailable, quote
+from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
     from boltseal.scrub.report import Report
@@ -81,10 +81,6 @@ class ScrubUsage(Invalid):
     """What was asked can't be meant."""
 
 
-class NothingToScrub(Unavailable):
-    """There is no store to look at."""
-
-
 def scrub(
     images: ImagesArgument = None,
     root: RootOption = None,
@@ -98,12 +94,14 @@ def scrub(
     from_disk: FromDiskOption = False,
     bytes_per_second: RateOption = "",
     nice: NiceOption = False,
+    allow_empty: AllowEmptyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read what the engines of this host keep, and compare it with what it must be. Changes nothing, asks no daemon.
 
     Each image is proven from its digest down to every file: L0 it holds together, L1 it is what you expect, L2 it is what
-    a ledger's receipt says. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked.
+    a ledger's receipt says. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or
+    there was no image.
     """  # fmt: skip
     with Answer("scrub", as_json=as_json) as answer:
         from boltseal.scrub.layers import Manner
@@ -130,17 +128,17 @@ def scrub(
             answer.add(**fields(report))
         if not as_json:
             print_reports(reports, quick=quick)
+        if not reports and not allow_empty:
+            _tell_empty(answer, root or [])
 
 
 def _checked(roots: list[Path], wanted: Wanted) -> list[Report]:
-    """The check itself, with its progress. NoStore, NothingToScrub."""
+    """The check itself, with its progress. NoStore."""
     from boltseal.config import home_folders
     from boltseal.scrub.find import store_at, usual_stores
     from boltseal.scrub.scrub import scrub as scrubbed
 
     stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
-    if not stores:
-        raise NothingToScrub("no engine has a store on this host where one is usual; name it with --root")
     began_s = time.monotonic()
     with Progress() as progress:
 
@@ -149,6 +147,11 @@ def _checked(roots: list[Path], wanted: Wanted) -> list[Report]:
             progress(f"read {in_words(read)}, {in_words(rate)}/s, layers", done, total)
 
         return scrubbed(stores, wanted, tell)
+
+
+def _tell_empty(answer: Answer, roots: list[Path]) -> None:
+    where = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
+    answer.nothing_to_check(f"found 0 images in {where}", "check --root" if roots else "name a store with --root")
 
 
 def _rate(text: str) -> int:

@@ -18,11 +18,12 @@ from boltseal.cli.onproject import (
     ProjectOption,
     open_project,
     path_of,
+    tell_empty,
     watching,
     whom_to_ask,
 )
 from boltseal.cli.onrunning import ComposeOption, HostsOption, KubeOption, NamespaceOption, NotTogether, Where
-from boltseal.cli.options import JsonOption, PlatformsOption
+from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
 from boltseal.cli.verify_running import verify_running
@@ -56,6 +57,7 @@ def verify(
     compose: ComposeOption = None,
     kube: KubeOption = None,
     namespace: NamespaceOption = None,
+    allow_empty: AllowEmptyOption = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
@@ -71,14 +73,14 @@ def verify(
     With --running it is for each container: holds; not recreated; recreated without a pull; tag moved after the pull, or
     after the lock; other platform; local build; unknown; record gone. What the lock does not name is noted.
 
-    Exit code 0: all hold; 1: one does not; 3: one could not be checked.
+    Exit code 0: all hold; 1: one does not; 3: one could not be checked, or there was nothing to check.
     """
     if running:
         if paths or github:
             raise NotTogether("--running looks at hosts; give it without PATH and --github")
         where = Where(tuple(host or ()), compose, kube, namespace)
         reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)
-        verify_running(where, project, reach, allow or [], strict=strict, as_json=as_json)
+        verify_running(where, project, reach, allow or [], strict=strict, allow_empty=allow_empty, as_json=as_json)
         return
     if host or compose or kube or namespace:
         raise NotTogether("--host, --compose and --kube are where containers run; give them with --running")
@@ -101,6 +103,10 @@ def verify(
         for note in opened.notes:
             _tell_problem(answer, note, "template", Weight.DIFFERS if strict else Weight.NOTE, github=github)
         _summary(verdicts, opened)
+        if opened.empty and not allow_empty:
+            reason = tell_empty(answer, opened)
+            if github and not as_json:
+                print_line(f"::error::{_data(reason)}")
 
 
 def _verdicts(

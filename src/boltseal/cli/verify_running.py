@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_line, say
+from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
 from boltseal.cli.onrunning import Where, counts, look, read_locked, result, tell_broken, tell_failed, told_of
 from boltseal.errors import Invalid
 
@@ -24,7 +24,14 @@ class NoLock(Invalid):
 
 
 def verify_running(
-    where: Where, project: Path, reach: Reach | None, allow: list[str], *, strict: bool, as_json: bool
+    where: Where,
+    project: Path,
+    reach: Reach | None,
+    allow: list[str],
+    *,
+    strict: bool,
+    allow_empty: bool,
+    as_json: bool,
 ) -> None:
     """Compare and tell. NoLock."""
     with Answer("verify-running", as_json=as_json) as answer:
@@ -42,11 +49,11 @@ def verify_running(
         for row in rows:
             _tell(answer, row, strict=strict)
         held = [row for row in rows if row.verdict is not None and row.verdict.weight != "note"]
-        if not looked.failed and not held:
-            reason = "nothing that runs there is in boltseal.lock: is it the right host, and the right project?"
-            answer.add(ref="", status="unknown", reason=reason, weight="unknown")
-            say(f"boltseal: {reason}")
-        answer.outcome = _outcome(rows, strict=strict, unknown=not held)
+        answer.outcome = _outcome(rows, strict=strict)
+        if not looked.failed and not held and not allow_empty:
+            answer.nothing_to_check(
+                f"found {counted(len(rows), 'container')}, none of them in boltseal.lock", "check --host and --project"
+            )
         tell_failed(answer, looked)
         tell_broken(answer, told)
         for reason in dict.fromkeys(row.unasked for row in rows if row.unasked and needs_registry(row)):
@@ -78,12 +85,12 @@ def _standing(row: Row) -> str:
     return "" if row.verdict is None else str(row.verdict.standing)
 
 
-def _outcome(rows: Sequence[Row], *, strict: bool, unknown: bool) -> Outcome:
+def _outcome(rows: Sequence[Row], *, strict: bool) -> Outcome:
     """1 beats 3: what does not hold is certain, whatever could not be checked beside it."""
     weights = {_weight(row, strict=strict) for row in rows}
     if "differs" in weights:
         return Outcome.DIFFERS
-    return Outcome.UNKNOWN if unknown or "unknown" in weights else Outcome.HOLDS
+    return Outcome.UNKNOWN if "unknown" in weights else Outcome.HOLDS
 
 
 def _tell(answer: Answer, row: Row, *, strict: bool) -> None:

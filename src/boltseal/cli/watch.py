@@ -11,9 +11,10 @@ from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onwatch import Wanted, wanted_tags
-from boltseal.cli.options import JsonOption
+from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, NamesNothing, PlainHttpOption, Reach, ask
 from boltseal.cli.telling import Telling
+from boltseal.errors import quote
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -50,6 +51,7 @@ def watch(
             "--extends", metavar="HEAD", show_default=False, help="A head of the log, kept elsewhere: does it go on?"
         ),
     ] = None,
+    allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
@@ -62,7 +64,7 @@ def watch(
     and means something else than before, or is gone, is an alarm; of others a move is a line of their history, which
     `boltseal history` tells. Made for cron: what has not changed is not mentioned.
 
-    Exit code 1: an alarm, or no such tag; 3: one could not be checked.
+    Exit code 1: an alarm, or no such tag; 3: one could not be checked, or there was none.
     """
     every_us = _every(every, once=once)
     reach = Reach(plain_http, ca_file, anonymous)
@@ -71,6 +73,9 @@ def watch(
             with Answer("watch", as_json=as_json) as answer:
                 wanted = wanted_tags(refs or (), lock, compose, whom_to_ask(reach, allow or []))
                 _look(answer, reach, wanted, extends)
+                if not wanted.references and not wanted.left_out and not allow_empty:
+                    files = " and ".join(quote(str(file)) for file in (lock, compose) if file is not None)
+                    answer.nothing_to_check(f"found 0 tags in {files}", "check --lock and --compose")
         except typer.Exit:
             if every_us is None:
                 raise

@@ -1,7 +1,7 @@
 """JSON that strangers wrote, read into a type: whatever is wrong with it is one kind of error. Pure.
 
-A decoder ends in other ways than by its own error: on texts that are not UTF-8, and on brackets within brackets, deeper than
-Python can call itself. An answer of either sort must be no more than that: an answer that can't be read.
+A decoder ends in another way than by its own error on brackets within brackets, deeper than Python can call itself. Such an
+answer must be no more than that: an answer that can't be read.
 """
 
 from __future__ import annotations
@@ -19,5 +19,3 @@ def decode(raw: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(raw, type=kind)
     except RecursionError as error:
         raise msgspec.DecodeError("it is nested too deeply") from error
-    except UnicodeDecodeError as error:
-        raise msgspec.DecodeError("it is not UTF-8") from error
