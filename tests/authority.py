@@ -24,13 +24,14 @@ class Authority(NamedTuple):
     key: Path
 
 
-def authority(folder: Path) -> Authority:
-    """Make them in a folder."""
+def authority(folder: Path, *, client: bool = False) -> Authority:
+    """Make them in a folder. `client`: the certificate is one for a client as well."""
     ours = Authority(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a private authority")])
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    uses = [ExtendedKeyUsageOID.SERVER_AUTH] + ([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])
     ca = (
         _certificate(ca_name, ca_name, ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -40,7 +41,7 @@ def authority(folder: Path) -> Authority:
         _certificate(name, ca_name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(
             x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
             critical=False,

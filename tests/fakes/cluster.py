@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from tests.fakes.listening import answering, listening
 
 RECORDED = Path(__file__).parent.parent / "data/clusters"
 _RESOURCES = [
@@ -39,49 +43,41 @@ class FakeCluster:
     @asynccontextmanager
     async def listening(self, folder: Path, context: str) -> AsyncIterator[Path]:
         """Answers, and gives the kubeconfig that leads there under this context."""
-        app = web.Application()
-        app.router.add_get("/{path:.*}", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            port = runner.addresses[0][1]
+        with socket.create_server(("127.0.0.1", 0)) as bound:
             config = folder / "kubeconfig"
-            config.write_text(_kubeconfig(f"http://127.0.0.1:{port}", context))
-            yield config
-        finally:
-            await runner.cleanup()
+            config.write_text(_kubeconfig(f"http://127.0.0.1:{bound.getsockname()[1]}", context))
+            async with listening(answering(self._answer), bound):
+                yield config
 
-    async def _answer(self, request: web.Request) -> web.Response:
-        match request.path.strip("/").split("/"):
+    async def _answer(self, request: Request) -> JSONResponse:
+        match request.url.path.strip("/").split("/"):
             case ["api"]:
-                return web.json_response({"kind": "APIVersions", "versions": ["v1"]})
+                return JSONResponse({"kind": "APIVersions", "versions": ["v1"]})
             case ["apis"]:
-                return web.json_response({"kind": "APIGroupList", "apiVersion": "v1", "groups": []})
+                return JSONResponse({"kind": "APIGroupList", "apiVersion": "v1", "groups": []})
             case ["api", "v1"]:
                 listed = {"kind": "APIResourceList", "groupVersion": "v1", "resources": _RESOURCES}
-                return web.json_response(listed)
+                return JSONResponse(listed)
             case ["api", "v1", "nodes"]:
-                self.asked.append(request.path)
+                self.asked.append(request.url.path)
                 return (
                     _forbidden() if self.nodes_forbidden else _list("NodeList", json.loads(recorded("nodes"))["items"])
                 )
             case ["api", "v1", *_, "pods"]:
-                self.asked.append(request.path)
+                self.asked.append(request.url.path)
                 return _list("PodList", self.pods)
             case _:
-                return web.json_response({"kind": "Status", "status": "Failure", "code": 404}, status=404)
+                return JSONResponse({"kind": "Status", "status": "Failure", "code": 404}, status_code=404)
 
 
-def _list(kind: str, items: list[dict[str, Any]]) -> web.Response:
-    return web.json_response({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
+def _list(kind: str, items: list[dict[str, Any]]) -> JSONResponse:
+    return JSONResponse({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
 
 
-def _forbidden() -> web.Response:
+def _forbidden() -> JSONResponse:
     said = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
     message = 'nodes is forbidden: User "viewer" cannot list resource "nodes" in API group "" at the cluster scope'
-    return web.json_response(said | {"message": message}, status=403)
+    return JSONResponse(said | {"message": message}, status_code=403)
 
 
 def _kubeconfig(server: str, context: str) -> str:

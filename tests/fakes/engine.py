@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from aiohttp import web
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from boltseal.runtimes.address import EngineAddress
+from tests.fakes.listening import answering, listening
 from tests.images import digest_of
 
 SNAPSHOTTER = [["driver-type", "io.containerd.snapshotter.v1"]]
@@ -60,7 +63,7 @@ class FakeEngine:
     root: str = "/var/lib/docker"
     asked: list[str] = field(default_factory=list)
     queries: list[dict[str, str]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     loaded: list[bytes] = field(default_factory=list)
     wrong: dict[str, Wrong] = field(default_factory=dict)
     progress: list[dict[str, Any]] = field(default_factory=list)
@@ -98,23 +101,30 @@ class FakeEngine:
     @asynccontextmanager
     async def listening(self, folder: Path) -> AsyncIterator[EngineAddress]:
         """Answers on a socket in `folder`."""
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
         path = folder / "engine.sock"
-        try:
-            await web.UnixSite(runner, str(path)).start()
-            yield EngineAddress.parse(f"unix://{path}")
-        finally:
-            await runner.cleanup()
-            path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+            try:
+                async with listening(answering(self._answer), bound):
+                    yield EngineAddress.parse(f"unix://{path}")
+            finally:
+                path.unlink(missing_ok=True)
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        path = unquote(request.path).removeprefix(f"/v{self.api}").removeprefix("/")
+    @asynccontextmanager
+    async def listening_on_tcp(
+        self, certificates: Path | None = None, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[EngineAddress]:
+        """Answers on a port. `tls`: with this server's context; `certificates`: what the address brings along."""
+        with socket.create_server(("127.0.0.1", 0)) as bound:
+            port = bound.getsockname()[1]
+            async with listening(answering(self._answer), bound, tls):
+                yield EngineAddress.parse(f"tcp://127.0.0.1:{port}", certificates)
+
+    async def _answer(self, request: Request) -> Response:
+        path = str(request.scope["path"]).removeprefix(f"/v{self.api}").removeprefix("/")
         self.asked.append(f"{request.method} {path}")
-        self.queries.append(dict(request.query))
-        self.headers.append(dict(request.headers))
+        self.queries.append(dict(request.query_params))
+        self.headers.append(request.headers)
         request_line = f"{request.method} {path}"
         if hang := self.hangs.pop(request_line, None):
             if hang.done:
@@ -124,32 +134,32 @@ class FakeEngine:
         if path in self.wrong:
             if path in self.loses:
                 await self._said(request, path.split("/"))
-            return await _wrongly(request, self.wrong[path])
+            return _wrongly(self.wrong[path])
         answer = await self._said(request, path.split("/"))
         if answer is None:
-            return web.json_response({"message": f"No such image or container: {path}"}, status=404)
+            return JSONResponse({"message": f"No such image or container: {path}"}, status_code=404)
         return answer
 
-    async def _said(self, request: web.Request, parts: list[str]) -> web.StreamResponse | None:
+    async def _said(self, request: Request, parts: list[str]) -> Response | None:
         match request.method, parts:
             case "GET", ["version"]:
                 name = "Podman Engine" if self.podman else "Engine"
                 said = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
-                return web.json_response(said | {"Components": [{"Name": name}]})
+                return JSONResponse(said | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
-                return web.json_response({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
+                return JSONResponse({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
             case "GET", ["containers", "json"]:
-                return web.json_response([{"Id": id_} for id_ in self.containers])
+                return JSONResponse([{"Id": id_} for id_ in self.containers])
             case "GET", ["containers", id_, "json"]:
                 return _document(self.containers.get(id_))
             case "GET", ["containers", id_, "logs"] if id_ in self.containers:
-                return web.Response(body=self.logs.get(id_, b""))
+                return Response(self.logs.get(id_, b""))
             case "GET", ["images", "json"]:
-                return web.json_response([self._listed(each) for each in self.images.values()])
+                return JSONResponse([self._listed(each) for each in self.images.values()])
             case "POST", ["images", "create" | "load"]:
-                self.loaded.append(await request.read())
-                self._pull(request.query.get("fromImage", ""))
-                return web.Response(body=b"\r\n".join(json.dumps(each).encode() for each in self.progress))
+                self.loaded.append(await request.body())
+                self._pull(request.query_params.get("fromImage", ""))
+                return Response(b"\r\n".join(json.dumps(each).encode() for each in self.progress))
             case method, ["images", *name, what] if method != "DELETE":
                 return self._about_image("/".join(name), what, request)
             case "DELETE", ["images", *name]:
@@ -157,17 +167,17 @@ class FakeEngine:
             case _:
                 return None
 
-    def _about_image(self, name: str, what: str, request: web.Request) -> web.StreamResponse | None:
+    def _about_image(self, name: str, what: str, request: Request) -> Response | None:
         found = self.find(name)
         if found is None:
             return None
         if what == "tag":
-            new = f"{request.query['repo']}:{request.query['tag']}"
+            new = f"{request.query_params['repo']}:{request.query_params['tag']}"
             for each in self.images.values():  # whoever has the name loses it, and stays
                 each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
-            return web.Response(status=201)
-        return web.Response(body=b"archive") if what == "get" else _document(found)
+            return Response(status_code=201)
+        return Response(b"archive") if what == "get" else _document(found)
 
     def find(self, name: str) -> dict[str, Any] | None:
         """An image by its ID or a name."""
@@ -181,17 +191,17 @@ class FakeEngine:
             there = self.images.setdefault(new["Id"], new)
             there["RepoDigests"] = list(dict.fromkeys([*there["RepoDigests"], *new["RepoDigests"]]))
 
-    def _untag(self, name: str) -> web.StreamResponse | None:
+    def _untag(self, name: str) -> Response | None:
         """Docker removes an image with its last tag, Podman with its last digest."""
         found = self.find(name)
         if found is not None:
             held = found["RepoTags"] if name in found["RepoTags"] else found["RepoDigests"]
             if len(found["RepoTags"]) <= 1 and any(each["Image"] == found["Id"] for each in self.containers.values()):
-                return web.json_response({"message": "image is being used by a container"}, status=409)
+                return JSONResponse({"message": "image is being used by a container"}, status_code=409)
             held.remove(name)
             if not found["RepoTags"] and not (self.podman and found["RepoDigests"]):
                 del self.images[found["Id"]]
-        return None if found is None else web.json_response([{"Untagged": name}])
+        return None if found is None else JSONResponse([{"Untagged": name}])
 
     @staticmethod
     def _listed(image: dict[str, Any]) -> dict[str, Any]:
@@ -199,15 +209,18 @@ class FakeEngine:
         return kept | {"Created": 1767323045, "Labels": None, "Size": 1000}
 
 
-def _document(found: dict[str, Any] | None) -> web.StreamResponse | None:
-    return None if found is None else web.json_response(found)
+def _document(found: dict[str, Any] | None) -> Response | None:
+    return None if found is None else JSONResponse(found)
 
 
-async def _wrongly(request: web.Request, wrong: Wrong) -> web.StreamResponse:
+def _wrongly(wrong: Wrong) -> Response:
     headers = {"content-type": wrong.kind} | wrong.headers
     if not wrong.endless:
-        return web.Response(status=wrong.status, body=wrong.body, headers=headers)
-    response = web.StreamResponse(status=wrong.status, headers=headers)
-    await response.prepare(request)
+        return Response(wrong.body, wrong.status, headers)
+    return StreamingResponse(_endless(wrong.body), wrong.status, headers)
+
+
+async def _endless(body: bytes) -> AsyncIterator[bytes]:
     while True:
-        await response.write(wrong.body)
+        yield body
+        await asyncio.sleep(0)  # also when nobody reads any more and nothing waits

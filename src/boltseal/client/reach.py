@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from boltseal.client.errors import RemoteUnauthenticated, RemoteUnavailable
 
@@ -28,13 +28,6 @@ class AddressBlocked(RemoteUnavailable):
 
 class LoginNotSent(RemoteUnauthenticated):
     """A registry wants our login to go to somebody else."""
-
-
-class Bound(Protocol):
-    """Says which connections are ours to make."""
-
-    def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
-        """AddressBlocked when a connection to any of the addresses of this host is not."""
 
 
 @dataclass(frozen=True, slots=True)

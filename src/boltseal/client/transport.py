@@ -38,10 +38,10 @@ from boltseal.client.credentials import Credentials, LoginSource
 from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.quota import Quota, parse_quota, parse_retry_after
-from boltseal.client.reach import AddressBlocked, Reach
+from boltseal.client.reach import AddressBlocked, NoNeighbour, Reach
 from boltseal.client.tokens import TokenCache
-from boltseal.client.wire import WireClient
 from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.wire import WireClient
 
 MAX_REDIRECTS: Final = 5
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -131,7 +131,7 @@ class Transport:
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
             transport=app,
-            reach=options.reach,
+            reach=options.reach or NoNeighbour(),
             # a proxy of the environment would look for its own loopback, not for ours
             mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")} if app is None else None,
         )

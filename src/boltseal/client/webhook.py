@@ -29,8 +29,8 @@ from boltseal import __version__
 from boltseal.client.hosts import is_loopback
 from boltseal.client.reach import AddressBlocked, is_public
 from boltseal.client.transport import trusting
-from boltseal.client.wire import WireTransport
 from boltseal.errors import Invalid, Unavailable
+from boltseal.wire import WireTransport
 
 WITHIN_S: Final = 10.0
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
@@ -110,7 +110,7 @@ class Webhook:
         verify: ssl.SSLContext = trusting(ca_file)
         limits = httpx2.Limits(max_connections=2, max_keepalive_connections=0)
         self._http = httpx2.AsyncClient(
-            transport=WireTransport(verify, limits, ReceiverReach(self.host, networks)),
+            transport=WireTransport(verify, limits, reach=ReceiverReach(self.host, networks)),
             timeout=within_s,
             follow_redirects=False,
             trust_env=False,

@@ -1,16 +1,14 @@
-"""The door to an engine that runs: Docker's API, and Podman's compatible one, by aiodocker.
+"""The door to an engine that runs: Docker's API, and Podman's compatible one, by httpx2.
 
 One `Engine` for each address, open for as long as `connected` lasts. Rules kept:
 
 * An answer is read up to MAX_ANSWER_BYTES and for ANSWER_S; a progress stream up to MAX_LINE_BYTES a line, and no longer
   silent than SILENT_S. What is read becomes the frozen values of `inventory` at once.
-* Nothing is followed elsewhere: an engine that redirects is an error.
+* A redirect is an error. Proxies and logins of the environment are not used, no cookie is kept, no encoding is
+  asked for.
 * What ends without saying that it is done is not done: a pull is believed when the engine then has the image.
 * Every failure is one of the kinds below, with one line that says what to do.
 * Only `pull`, `tag`, `untag` and `load` change anything, and none of them takes away the last name of an image unasked.
-
-aiodocker picks how to read an answer by the content type that the engine gives it, and takes a broken stream for its
-end; therefore its `_query`, which all of its methods go through, and our own reading.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import aiohttp
-from aiodocker import Docker, DockerError
+import httpx2
 
 from boltseal.errors import BoltsealError, Denied, Full, NotFound, Unavailable, quote
 from boltseal.oci.digest import Digest
@@ -40,15 +38,16 @@ from boltseal.runtimes.enginewire import (
     MAX_ANSWER_BYTES,
     MAX_LINE_BYTES,
     PIECE_BYTES,
-    Bounded,
+    complaint,
+    contents,
     lines,
-    nowhere_else,
     pieces,
-    too_much,
+    whole,
 )
 from boltseal.runtimes.inventory import About, EngineContainer, EngineImage, EngineLies, Store
 from boltseal.runtimes.logs import LogTail
 from boltseal.runtimes.tunnel import Tunnel, tunnel
+from boltseal.wire import WireTransport
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -121,16 +120,17 @@ def _silent(_step: Progress) -> None:
 class Engine:
     """An engine that answered. Safe to use by several tasks at a time; CONNECTIONS requests go on at once."""
 
-    def __init__(self, docker: Docker, address: EngineAddress, way: Tunnel | None) -> None:
+    def __init__(self, http: httpx2.AsyncClient, url: str, address: EngineAddress, way: Tunnel | None) -> None:
         self.address = address
-        self._docker = docker
+        self._http = http
+        self._url = url
         self._way = way
         self.about = About("Docker", "", "", Platform())
 
     async def greet(self) -> None:
         """Ask who it is, and speak the version of the API that it speaks. What the door does first."""
-        self.about = inventory.about(await self._ask("GET", "version", versioned=False))
-        self._docker.api_version = f"v{self.about.api}"
+        self.about = inventory.about(await self._ask("GET", "version"))
+        self._url += f"/v{self.about.api}"
 
     def environment(self) -> dict[str, str]:
         """What tells Docker's own programs of it, for as long as it is connected: behind ssh by the way that we have to it."""
@@ -152,7 +152,7 @@ class Engine:
         parameters = {"all": "1" if all_ else "0"}
         if label:
             parameters["filters"] = json.dumps({"label": [label]})
-        found = inventory.container_ids(await self._ask("GET", "containers/json", parameters))
+        found = inventory.container_ids(await self._ask("GET", "containers/json", params=parameters))
         if len(found) > MAX_CONTAINERS:
             raise EngineLies(
                 f"the engine says that it has {len(found)} containers; more than {MAX_CONTAINERS} are not looked at"
@@ -182,13 +182,9 @@ class Engine:
         """
         tail = LogTail(lines, terminal=(await self.container(id_)).terminal)
         wanted = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        left = MAX_ANSWER_BYTES
-        async with self._stream("GET", f"containers/{id_}/logs", wanted, limit_s=ANSWER_S) as response:
-            async for piece in pieces(response.content, PIECE_BYTES):
+        async with self._stream("GET", f"containers/{id_}/logs", params=wanted, limit_s=ANSWER_S) as response:
+            async for piece in pieces(response, most=MAX_ANSWER_BYTES):
                 tail.feed(piece)
-                left -= len(piece)
-                if left < 0:
-                    raise too_much()
         return tail.end()
 
     async def images(self) -> tuple[EngineImage, ...]:
@@ -208,14 +204,14 @@ class Engine:
         name = Reference(image.registry, image.repository, digest=image.digest)
         parameters = {"fromImage": str(name)} | ({"platform": platform} if platform else {})
         headers = {} if login is None else {"X-Registry-Auth": _header(login, image.registry)}
-        await self._progress("images/create", parameters, headers, None, tell)
+        await self._progress("images/create", tell, params=parameters, headers=headers)
         return await self.image(name)
 
     async def tag(self, image: Name, new: Reference) -> None:
         """Give an image one more name; another image that has it loses it, as with `docker tag`. NoSuchImage."""
         if new.tag is None or new.digest is not None:
             raise AssertionError("a name that is put on has a tag and no digest")
-        await self._ask("POST", f"images/{image}/tag", {"repo": new.name, "tag": str(new.tag)})
+        await self._ask("POST", f"images/{image}/tag", params={"repo": new.name, "tag": str(new.tag)})
 
     async def untag(self, name: Reference, *, even_last: bool = False) -> None:
         """Take a name away, and nothing but it. NoSuchImage; EngineRefused where no other tag would be left.
@@ -224,32 +220,28 @@ class Engine:
         """
         if not even_last and not [other for other in (await self.image(name)).names if other != name]:
             raise EngineRefused(f"{name.familiar()} is the last name of its image here, which would go with it")
-        await self._ask("DELETE", f"images/{name}", {"force": "0", "noprune": "1"})
+        await self._ask("DELETE", f"images/{name}", params={"force": "0", "noprune": "1"})
 
     async def save(self, name: Name, to: Path) -> None:
         """Write an image to a file, as `docker save` does. NoSuchImage; what was written of a failure is not whole."""
         async with self._stream("GET", f"images/{name}/get") as response:
             with to.open("wb") as file:
-                async for piece in pieces(response.content, PIECE_BYTES):
+                async for piece in pieces(response, size=PIECE_BYTES):
                     await asyncio.to_thread(file.write, piece)
 
     async def load(self, archive: Path, *, tell: Tell = _silent) -> None:
         """Have the engine take the images of an archive. EngineFailed where it does not."""
         with archive.open("rb") as file:
             headers = {"Content-Type": "application/x-tar", "Content-Length": str(os.fstat(file.fileno()).st_size)}
-            await self._progress("images/load", {}, headers, file, tell)
+            await self._progress("images/load", tell, headers=headers, content=contents(file))
 
-    async def _ask(
-        self, method: str, path: str, parameters: dict[str, str] | None = None, *, versioned: bool = True
-    ) -> bytes:
-        async with self._stream(method, path, parameters, versioned=versioned, limit_s=ANSWER_S) as response:
-            return await response.read()
+    async def _ask(self, method: str, path: str, **request: Any) -> bytes:
+        async with self._stream(method, path, limit_s=ANSWER_S, **request) as response:
+            return await whole(response)
 
-    async def _progress(
-        self, path: str, parameters: dict[str, str], headers: dict[str, str], body: Any, tell: Tell
-    ) -> None:
-        async with self._stream("POST", path, parameters, headers=headers, body=body) as response:
-            async for raw in lines(response.content):
+    async def _progress(self, path: str, tell: Tell, **request: Any) -> None:
+        async with self._stream("POST", path, **request) as response:
+            async for raw in lines(response):
                 step = inventory.line(raw)
                 if wrong := _wrong(step):
                     raise _failed(wrong)
@@ -257,60 +249,44 @@ class Engine:
 
     @asynccontextmanager
     async def _stream(
-        self,
-        method: str,
-        path: str,
-        parameters: dict[str, str] | None = None,
-        *,
-        headers: dict[str, str] | None = None,
-        body: Any = None,
-        versioned: bool = True,
-        limit_s: float | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer of 200 to 399, closed at the end. All that can go wrong outside of us comes out as one of our kinds."""
+        self, method: str, path: str, *, limit_s: float | None = None, **request: Any
+    ) -> AsyncIterator[httpx2.Response]:
+        """An answer of 200 to 299, closed at the end. `request`: as httpx2's `stream` takes it.
+
+        What fails on the way to the engine comes out as one of our kinds.
+        """
         try:
             async with (
                 asyncio.timeout(limit_s),
-                self._docker._query(
-                    path,
-                    method,
-                    params=parameters,
-                    headers=headers,
-                    data=body,
-                    timeout=_TIMEOUT,
-                    versioned_api=versioned,
-                ) as response,
+                self._http.stream(method, f"{self._url}/{path}", **request) as response,
             ):
-                try:
-                    yield response
-                finally:
-                    response.release()
-        except DockerError as error:
-            raise self._explained(error, path) from error
-        except TimeoutError as error:
+                if not response.is_success:
+                    raise await self._unsuccessful(response, path)
+                yield response
+        except (TimeoutError, httpx2.TimeoutException) as error:
             raise EngineUnavailable(f"{self._who} does not answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._broken(error) from error
-        except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:  # aiodocker, on an odd error
-            raise EngineFailed(f"{self._who} failed, and does not say in Docker's way why") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as error:
+            raise await self._broken(error) from error
 
     @property
     def _who(self) -> str:
         return f"the engine at {self.address}"
 
-    def _explained(self, error: DockerError, path: str) -> BoltsealError:
-        if error.status == 900:  # aiodocker's sign for "no connection"
-            cause = error.__context__
-            return self._broken(cause if isinstance(cause, Exception) else error)
-        if error.status == 404 and path.startswith("containers/"):
+    async def _unsuccessful(self, response: httpx2.Response, path: str) -> BoltsealError:
+        status = response.status_code
+        if status < 400:
+            return EngineLies(f"{self._who} redirects (status {status}); boltseal does not follow it")
+        said = await complaint(response)
+        if said is None:
+            return EngineFailed(f"{self._who} failed, and does not say in Docker's way why")
+        if status == 404 and path.startswith("containers/"):
             return NoSuchContainer(f"{self._who} has no such container any more")
-        return _failed(error.message, error.status)
+        return _failed(said, status)
 
-    def _broken(self, error: Exception) -> BoltsealError:
+    async def _broken(self, error: Exception) -> BoltsealError:
         if self._way is not None:
-            return self._way.failed()
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        number = cause.errno if isinstance(cause, OSError) else None
+            return await self._way.broken()
+        number = _errno(error)
         if number in (errno.EACCES, errno.EPERM):
             return EngineForbidden(
                 f"no right to the engine's socket {self.address.path}; be of its group (`docker`), or be root"
@@ -329,17 +305,17 @@ async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
     """The engine at an address, greeted. EngineUnavailable, EngineForbidden, SshFailed, EngineLies."""
     async with AsyncExitStack() as stack:
         way = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None
-        url, connector = _connector(address, way)
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=connector,
-                response_class=Bounded,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[nowhere_else()],
+        url, transport = _transport(address, way)
+        http = await stack.enter_async_context(
+            httpx2.AsyncClient(
+                transport=transport,
+                timeout=_TIMEOUT,
+                trust_env=False,
+                headers={"Accept-Encoding": "identity"},
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
         )
-        docker = Docker(url=url, connector=connector, session=session, timeout=_TIMEOUT)
-        engine = Engine(docker, address, way)
+        engine = Engine(http, url, address, way)
         await engine.greet()
         yield engine
 
@@ -364,20 +340,23 @@ async def each_once(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], missing
             task.cancel()
 
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
+_TIMEOUT: Final = httpx2.Timeout(None, connect=CONNECT_S)
 """The rest is bounded where it is read: an upload of gigabytes may take as long as it moves."""
 
 
-def _connector(address: EngineAddress, way: Tunnel | None) -> tuple[str, aiohttp.BaseConnector]:
-    if way is not None:
-        return "unix://localhost", aiohttp.UnixConnector(str(way.socket), limit=CONNECTIONS)
-    if address.scheme == "unix":
-        return "unix://localhost", aiohttp.UnixConnector(address.path, limit=CONNECTIONS)
-    context = None if address.certificates is None else _trusting(address.certificates)
-    scheme, port = ("http", PORTS["tcp"]) if context is None else ("https", PORTS["tls"])
+def _transport(address: EngineAddress, way: Tunnel | None) -> tuple[str, WireTransport]:
+    """The start of each URL, and what connects to it."""
+    limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no certificate: a socket and plain tcp need none
+    if address.scheme != "tcp":
+        socket = address.path if way is None else str(way.socket)
+        return "http://localhost", WireTransport(context, limits, reach=None, uds=socket)
+    scheme, port = "http", PORTS["tcp"]
+    if address.certificates is not None:
+        scheme, port, context = "https", PORTS["tls"], _trusting(address.certificates)
     host = f"[{address.host}]" if ":" in address.host else address.host
     url = f"{scheme}://{host}:{address.port or port}"
-    return url, aiohttp.TCPConnector(ssl=True if context is None else context, limit=CONNECTIONS)
+    return url, WireTransport(context, limits, reach=None)
 
 
 def _trusting(folder: Path) -> ssl.SSLContext:
@@ -389,6 +368,13 @@ def _trusting(folder: Path) -> ssl.SSLContext:
             f"{folder}: ca.pem, cert.pem and key.pem can't be used: {error.strerror or error}; see DOCKER_CERT_PATH"
         ) from error
     return context
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's number where no connection could be made, None for all else."""
+    made = error.__cause__ if isinstance(error, httpx2.ConnectError) else None
+    under = None if made is None else made.__context__  # httpcore2 clears the cause of its own error
+    return under.errno if isinstance(under, OSError) and not isinstance(under, ssl.SSLError) else None
 
 
 def _header(login: Login, registry: str) -> str:

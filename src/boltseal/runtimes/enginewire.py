@@ -1,12 +1,13 @@
-"""How much of an engine's answer is read, for how long, and from whom: what aiodocker leaves open."""
+"""How much of an engine's answer is read, and for how long: bounds that httpx2 leaves to its caller."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import BinaryIO, Final
 
-import aiohttp
+import httpx2
+import msgspec
 
 from boltseal.runtimes.inventory import EngineLies
 
@@ -21,60 +22,59 @@ class TooMuch(EngineLies):
     """An answer without an end."""
 
 
-def too_much() -> TooMuch:
-    """In words."""
-    return TooMuch(f"the engine answers with more than {MAX_ANSWER_BYTES // 1024**2} MiB")
+class _Complaint(msgspec.Struct):
+    message: str
 
 
-class _Elsewhere(EngineLies):
-    """An answer that sends us to somebody else."""
-
-
-class Bounded(aiohttp.ClientResponse):
-    """An answer of which at most MAX_ANSWER_BYTES are ever read at once, also by aiodocker when it reads an error."""
-
-    async def read(self) -> bytes:
-        """The whole of it. TooMuch."""
-        if self._body is None:
-            whole = bytearray()
-            async for piece in self.content.iter_chunked(PIECE_BYTES):
-                whole += piece
-                if len(whole) > MAX_ANSWER_BYTES:
-                    self.close()
-                    raise too_much()
-            self._body = bytes(whole)
-        return self._body
-
-
-def nowhere_else() -> aiohttp.TraceConfig:
-    """Ends a session where an engine redirects."""
-
-    async def refuse(*_: Any) -> None:
-        raise _Elsewhere("the engine answers that somebody else should be asked; nobody is")
-
-    config = aiohttp.TraceConfig()
-    config.on_request_redirect.append(refuse)
-    return config
-
-
-async def pieces(content: aiohttp.StreamReader, size: int) -> AsyncIterator[bytes]:
-    """What comes, up to `size` at a time. TimeoutError."""
+async def pieces(
+    response: httpx2.Response, *, most: int | None = None, size: int | None = None
+) -> AsyncIterator[bytes]:
+    """The body of an answer as it comes. `most`: bytes in all; `size`: of each piece. TooMuch, TimeoutError."""
+    raw, read = response.aiter_raw(size), 0
     while True:
         async with asyncio.timeout(SILENT_S):
-            piece = await content.read(size)
-        if not piece:
+            piece = await anext(raw, None)
+        if piece is None:
             return
+        read += len(piece)
+        if most is not None and read > most:
+            raise TooMuch(f"the engine answers with more than {most // 1024**2} MiB")
         yield piece
 
 
-async def lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def whole(response: httpx2.Response) -> bytes:
+    """The body of an answer. TooMuch, TimeoutError."""
+    body = bytearray()
+    async for piece in pieces(response, most=MAX_ANSWER_BYTES):
+        body += piece
+    return bytes(body)
+
+
+async def lines(response: httpx2.Response) -> AsyncIterator[bytes]:
     """Documents, each on a line of its own. TooMuch, TimeoutError."""
     rest = b""
-    async for piece in pieces(content, MAX_LINE_BYTES):
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in (each for each in whole if each.strip()):
+    async for piece in pieces(response):
+        *full, rest = (rest + piece).split(b"\n")
+        for line in (each for each in full if each.strip()):
             yield line
         if len(rest) > MAX_LINE_BYTES:
             raise TooMuch(f"the engine writes a line of more than {MAX_LINE_BYTES // 1024} KiB")
     if rest.strip():
         yield rest
+
+
+async def complaint(response: httpx2.Response) -> str | None:
+    """Why an engine failed, in its words; None where it does not say so in Docker's form. TooMuch, TimeoutError."""
+    raw = await whole(response)
+    try:
+        if response.headers.get("content-type", "").startswith("application/json"):
+            return msgspec.json.decode(raw, type=_Complaint).message
+        return raw.decode()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+async def contents(file: BinaryIO) -> AsyncIterator[bytes]:
+    """The bytes of a file, to be sent."""
+    while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+        yield piece

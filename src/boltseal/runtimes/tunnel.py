@@ -27,6 +27,7 @@ from boltseal.runtimes.address import EngineAddress
 CONNECT_S: Final = 15
 READY_S: Final = 40.0
 END_S: Final = 5.0
+COMPLAINT_S: Final = 0.5
 MAX_SAID_BYTES: Final = 16 * 1024
 _WORD: Final = b"boltseal-is-through\n"
 _OPTIONS: Final = (
@@ -90,6 +91,12 @@ class Tunnel:
             raise self.failed() from error
         if not self.socket.is_socket():
             raise self.failed()
+
+    async def broken(self) -> SshFailed:
+        """What to tell when a request through it fails: ssh closes the connection before it says why."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), COMPLAINT_S)
+        return self.failed()
 
     def failed(self) -> SshFailed:
         """What to tell when it does not work."""

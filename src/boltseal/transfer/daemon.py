@@ -27,6 +27,8 @@ async def daemon_source(reference: Reference, daemon: EngineAddress, scratch: Pa
         raise PlaceNotFound(f"{title}: {error.message}") from error
     except Unavailable as error:
         raise PlaceUnavailable(f"{title}: {error.message}") from error
+    except OSError as error:
+        raise PlaceUnavailable(f"{title}: {archive} can't be written: {error.strerror or error}") from error
     source = await ArchiveSource.open(archive, scratch, title)
     archive.unlink()
     return source
@@ -52,3 +54,5 @@ class _DaemonTarget(ArchiveTarget):
                 await engine.load(self._loaded)
         except Unavailable as error:
             raise PlaceUnavailable(f"{self.title}: {error.message}") from error
+        except OSError as error:
+            raise PlaceUnavailable(f"{self.title}: {self._loaded} can't be read: {error.strerror or error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.client.wire import BUFFER_BYTES, WireClient
+from boltseal.wire import BUFFER_BYTES, WireClient, WireTransport
 from tests.authority import authority
 from tests.client.listening import listening
 
@@ -17,7 +17,7 @@ SIZE = 8 * BUFFER_BYTES
 
 
 def client(timeout_s: float = 30.0, trust: ssl.SSLContext | None = None) -> WireClient:
-    return WireClient(verify=trust or ssl.create_default_context(), timeout=timeout_s, trust_env=False)
+    return WireClient(verify=trust or ssl.create_default_context(), timeout=timeout_s, trust_env=False, reach=None)
 
 
 async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -189,3 +189,25 @@ async def test_tls_is_checked_and_carries_large_bodies(tmp_path: Path) -> None:
             await http.get(f"https://127.0.0.1:{port}/")
 
     assert [len(answer.content) for answer in answers] == [SIZE, SIZE]
+
+
+async def test_a_unix_socket_carries_large_pieces(tmp_path: Path) -> None:
+    """An engine's socket is read as fast as a registry's, and one that is not there is a connect error."""
+
+    def unix(path: Path) -> httpx2.AsyncClient:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return httpx2.AsyncClient(transport=WireTransport(context, httpx2.Limits(), reach=None, uds=str(path)))
+
+    async with (
+        await asyncio.start_unix_server(big, tmp_path / "socket"),
+        unix(tmp_path / "socket") as http,
+        http.stream("GET", "http://localhost/") as answer,
+    ):
+        await asyncio.sleep(0.05)
+        pieces = [piece async for piece in answer.aiter_raw()]
+    async with unix(tmp_path / "none") as http:
+        with pytest.raises(httpx2.ConnectError, match="No such file or directory"):
+            await http.get("http://localhost/")
+
+    assert sum(map(len, pieces)) == SIZE
+    assert max(map(len, pieces)) > 2 * 65_536

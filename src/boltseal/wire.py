@@ -5,7 +5,8 @@ through a dozen functions, which for a layer costs as much as hashing it. Here t
 connection, and a read empties it. That may be more than was asked for, which httpcore's parser does not mind: it keeps
 what it is given. The buffer is also the back-pressure: while it is nearly full, nothing more is taken off the network.
 
-Everything else (pool, parser, TLS, timeouts, errors) is httpcore's and httpx2's. Why not all of it: ADR 0015.
+Everything else (pool, parser, TLS, timeouts, errors) is httpcore's and httpx2's. Registries are asked over these sockets,
+and engines, also over Unix sockets. Why not over httpcore's own: docs/adr/0028.
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import httpcore2
 import httpx2
-
-from boltseal.client.reach import Bound, NoNeighbour
 
 BUFFER_BYTES: Final = 1024 * 1024
 STOP_AT_BYTES: Final = BUFFER_BYTES * 3 // 4
@@ -29,10 +28,19 @@ NEXT_ADDRESS_AFTER_S: Final = 3.0
 """A host with several addresses, of which one swallows everything, is still reached."""
 
 
-class WireTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's transport, without a proxy, on these sockets."""
+class Bound(Protocol):
+    """Says which connections are ours to make."""
 
-    def __init__(self, verify: ssl.SSLContext, limits: httpx2.Limits, reach: Bound | None = None) -> None:
+    def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
+        """Raise when a connection to any of the addresses of this host is not."""
+
+
+class WireTransport(httpx2.AsyncHTTPTransport):
+    """httpx2's transport, without a proxy, on these sockets. `reach`: None for any address; `uds`: a Unix socket instead."""
+
+    def __init__(
+        self, verify: ssl.SSLContext, limits: httpx2.Limits, *, reach: Bound | None, uds: str | None = None
+    ) -> None:
         super().__init__(verify=verify, limits=limits)
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=verify,
@@ -40,6 +48,7 @@ class WireTransport(httpx2.AsyncHTTPTransport):
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
             network_backend=_Backend(reach),
+            uds=uds,
         )
 
 
@@ -49,7 +58,7 @@ class WireClient(httpx2.AsyncClient):
     A transport that is handed in would switch those off; therefore the place where the client makes its own.
     """
 
-    def __init__(self, *args: Any, reach: Bound | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, reach: Bound | None, **options: Any) -> None:
         self._reach = reach
         super().__init__(*args, **options)
 
@@ -60,7 +69,7 @@ class WireClient(httpx2.AsyncClient):
             and isinstance(verify, ssl.SSLContext)
             and isinstance(limits, httpx2.Limits)
         ):
-            return WireTransport(verify, limits, self._reach)
+            return WireTransport(verify, limits, reach=self._reach)
         return super()._init_transport(*args, **options)
 
 
@@ -205,7 +214,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
 class _Backend(httpcore2.AsyncNetworkBackend):
     def __init__(self, reach: Bound | None) -> None:
-        self._reach: Bound = reach or NoNeighbour()
+        self._reach = reach
 
     async def connect_tcp(
         self,
@@ -222,7 +231,8 @@ class _Backend(httpcore2.AsyncNetworkBackend):
             except OSError as error:
                 raise httpcore2.ConnectError(f"{host}: {error.strerror}") from error
             addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-            self._reach.check(host, port, addresses)
+            if self._reach is not None:
+                self._reach.check(host, port, addresses)
             for address in addresses:
                 last = address == addresses[-1]
                 try:
@@ -233,6 +243,19 @@ class _Backend(httpcore2.AsyncNetworkBackend):
                     if last:
                         raise httpcore2.ConnectError(f"{address}: {error.strerror or 'no answer'}") from error
         raise httpcore2.ConnectError(f"{host} has no address")
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        async with _within(timeout, httpcore2.ConnectTimeout):
+            try:
+                transport, wire = await asyncio.get_running_loop().create_unix_connection(_Wire, path)
+            except OSError as error:
+                raise httpcore2.ConnectError(error.strerror or str(error)) from error
+        return _Stream(wire, transport)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -1,0 +1,32 @@
+"""A Docker daemon as a place, and whom an error is blamed on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.oci.reference import Reference
+from boltseal.transfer.daemon import daemon_source
+from boltseal.transfer.holders import PlaceNotFound, PlaceUnavailable
+from tests.fakes.engine import FakeEngine
+
+APP = Reference.parse("localhost:5000/shop/app:1.4.2")
+
+
+async def test_an_image_that_the_daemon_does_not_have(tmp_path: Path) -> None:
+    """A miss of the daemon is a miss of the place."""
+    async with FakeEngine().listening(tmp_path) as daemon:
+        with pytest.raises(PlaceNotFound, match=r"shop/app:1\.4\.2: there is no such image"):
+            await daemon_source(APP, daemon, tmp_path)
+
+
+async def test_a_scratch_folder_that_can_not_be_written(tmp_path: Path) -> None:
+    """The file here is named, and not the daemon."""
+    fake = FakeEngine()
+    fake.image("app", str(APP))
+    async with fake.listening(tmp_path) as daemon:
+        with pytest.raises(
+            PlaceUnavailable, match=r"none/from-daemon\.tar can't be written: No such file or directory"
+        ):
+            await daemon_source(APP, daemon, tmp_path / "none")
