@@ -22,6 +22,7 @@ from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, Sto
 from boltseal.runtimes.documents import MAX_WORD_BYTES
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.layerfolder import Names, composefs_reason, unexpected_names
+from boltseal.scrub.mountpoints import mounts_on_links
 
 MAX_LOWER_BYTES: Final = 64 * 1024
 _LINK: Final = re.compile(rb"[A-Z2-7]{26}")
@@ -50,6 +51,12 @@ def check_stack(
     """
     found: list[Difference] = []
     links: list[bytes] = []
+    try:
+        found += mounts_on_links(files.root, base)
+    except (StoreMissing, StoreMalformed):
+        pass  # each layer's folder is missing, which is reported below
+    except StoreUnreadable as error:
+        unknown.append(error.message)
     for number, (folder, layer) in enumerate(zip(folders, layers, strict=True)):
         at, link = base + b"/" + folder.encode(), b"?"
         try:
