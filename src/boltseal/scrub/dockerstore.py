@@ -14,6 +14,7 @@ from boltseal.runtimes.beneath import StoreMalformed, StoreMissing, StoreUnreada
 from boltseal.runtimes.docker import OVERLAY2, DockerContainer, DockerStore, layer_at
 from boltseal.scrub.differences import Difference, Kind, difference
 from boltseal.scrub.images import Allowance, ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
+from boltseal.scrub.layerfolder import DOCKER
 from boltseal.scrub.layers import LayerFiles, Manner, check
 from boltseal.scrub.overlaystack import Proven, check_stack
 from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
@@ -127,7 +128,8 @@ def _layers(
                 store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=said.size
             ))
         )  # fmt: skip
-    found += check_stack(store.files, BASE, folders, [str(diff) for diff in diffs], unknown, _proven(layers))
+    named = [str(diff) for diff in diffs]
+    found += check_stack(store.files, BASE, folders, named, unknown, DOCKER, proven=_proven(layers))
     return tuple(layers)
 
 
@@ -206,7 +208,7 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
     own = [each for each in (container.init_id, container.mount_id) if each is not None]
     stack = [*folders, *own]
     if folders or container.image is None:
-        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, _proven(layers))
+        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, DOCKER, proven=_proven(layers))
     at = [BASE + b"/" + folder.encode() + b"/diff" for folder in stack]
     return ContainerPlan(
         NAME,

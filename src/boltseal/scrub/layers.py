@@ -12,17 +12,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
 from boltseal.errors import Invalid
 from boltseal.oci.digest import SHA256, Digest
-from boltseal.runtimes.beneath import Beneath, StoreMissing, StoreUnreadable, explained, readable
+from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.scrub.blobtar import BlobTar
 from boltseal.scrub.comparison import LayerComparison
 from boltseal.scrub.contents import FileReader, Tape, suspects, written_since
 from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.mountpoints import mounts_in_layer
 from boltseal.scrub.ownership import Ownership
 from boltseal.scrub.straight import straight
 from boltseal.scrub.tarheader import Header, TarMalformed
@@ -78,6 +79,32 @@ class LayerResult:
 
 def check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
     """Do one job. Whatever the disk holds, the answer is a result."""
+    if layer.folder is None:
+        return _check(layer, manner, spend)
+    mounted, unknown = _mounted(layer.root, layer.folder, str(layer.diff_id))
+    result = _check(layer, manner, spend)
+    since, unknown_since = _mounted(layer.root, layer.folder, str(layer.diff_id))
+    known = set(result.differences)
+    more = [each for each in dict.fromkeys((*mounted, *since)) if each not in known]
+    return replace(
+        result,
+        differences=(*more, *result.differences),
+        count=result.count + len(more),
+        unknown=(*result.unknown, *dict.fromkeys((*unknown, *unknown_since))),
+    )
+
+
+def _mounted(root: Path, folder: bytes, name: str) -> tuple[list[Difference], list[str]]:
+    """What is mounted in a layer's folder, and why that could not be seen."""
+    try:
+        return mounts_in_layer(root, folder, name), []
+    except (StoreMissing, StoreMalformed):
+        return [], []  # the check of the files reports it
+    except StoreUnreadable as error:
+        return [], [error.message]
+
+
+def _check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
     name = str(layer.diff_id)
     try:
         with Beneath(layer.root) as store:

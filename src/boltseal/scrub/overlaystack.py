@@ -6,7 +6,7 @@
     BASE/ID/lower           l/LINK:l/LINK:..., all layers below, the topmost first; absent in the lowest one
 
 The kernel follows these links when it mounts. Whoever turns one of them makes a container see other files, while each
-layer's folder stays as it was.
+layer's folder stays as it was. A further name in BASE/ID, which an engine mounts too, does the same (`layerfolder`).
 
 Docker keeps one folder for each layer that it knows, but what BuildKit has built on a second one of the same layer goes
 on to lie on that. So another folder in a list is no difference if all that is in it is proven to be that layer too.
@@ -15,12 +15,14 @@ on to lie on that. So another folder in a list is no difference if all that is i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from boltseal.runtimes.beneath import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.runtimes.documents import MAX_WORD_BYTES
 from boltseal.scrub.differences import Difference, Kind, difference
+from boltseal.scrub.layerfolder import Names, composefs_reason, unexpected_names
+from boltseal.scrub.mountpoints import mounts_on_links
 
 MAX_LOWER_BYTES: Final = 64 * 1024
 _LINK: Final = re.compile(rb"[A-Z2-7]{26}")
@@ -38,26 +40,41 @@ def check_stack(
     folders: Sequence[str],
     layers: Sequence[str],
     unknown: list[str],
+    names: Names,
+    *,
     proven: Proven = lambda _, __: False,
+    other_names: Mapping[str, Names] | None = None,
 ) -> list[Difference]:
-    """Whether each folder's links and list lead to exactly the folders below it. `folders`: lowest first, as `layers`."""
+    """Whether each folder's link and list lead to exactly the folders below it, and the folder has no unknown names.
+
+    `folders`: lowest first, as `layers`. `names`: what the engine creates in a folder; `other_names`: in single ones.
+    """
     found: list[Difference] = []
     links: list[bytes] = []
-    for folder, layer in zip(folders, layers, strict=True):
-        at = base + b"/" + folder.encode()
+    try:
+        found += mounts_on_links(files.root, base)
+    except (StoreMissing, StoreMalformed):
+        pass  # each layer's folder is missing, which is reported below
+    except StoreUnreadable as error:
+        unknown.append(error.message)
+    for number, (folder, layer) in enumerate(zip(folders, layers, strict=True)):
+        at, link = base + b"/" + folder.encode(), b"?"
         try:
-            links.append(_link(files, base, at, folder, layer, found))
-            expected = b":".join(b"l/" + link for link in reversed(links[:-1]))
+            link = _link(files, base, at, folder, layer, found)
+            if names.composefs and (reason := composefs_reason(files, at)):
+                unknown.append(reason)
+            else:
+                found += unexpected_names(files, at, layer, (other_names or {}).get(folder, names))
+            expected = b":".join(b"l/" + each for each in reversed(links))
             lower = files.read(at + b"/lower", MAX_LOWER_BYTES).strip() if files.exists(at + b"/lower") else b""
-            if lower != expected and not _stands_in(files, base, lower, folders[: len(links) - 1], proven):
+            if lower != expected and not _stands_in(files, base, lower, folders[:number], proven):
                 shown = readable(expected) or "no layer below"
                 found.append(difference(Kind.STACK, at + b"/lower", shown, readable(lower) or "no layer below", layer))
         except (StoreMissing, StoreMalformed) as error:
             found.append(difference(Kind.STACK, at, "a layer's folder with its link", error.message, layer))
-            links.append(b"?")
         except StoreUnreadable as error:
             unknown.append(error.message)
-            links.append(b"?")
+        links.append(link)
     for folder, layer in zip(folders, layers, strict=True):
         if folders.count(folder) > 1:
             at = base + b"/" + folder.encode()

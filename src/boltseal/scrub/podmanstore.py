@@ -14,6 +14,7 @@ from boltseal.runtimes.podman import IdRange, PodmanStore, StoredContainer, Stor
 from boltseal.scrub.differences import Difference, Kind, difference, shown
 from boltseal.scrub.documents import read_manifest
 from boltseal.scrub.images import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
+from boltseal.scrub.layerfolder import COPY, PODMAN, PODMAN_COPY, composefs_reason, unexpected_names
 from boltseal.scrub.layers import LayerFiles
 from boltseal.scrub.overlaystack import check_stack
 from boltseal.scrub.ownership import IdMap, Ownership, ownership_in
@@ -67,7 +68,7 @@ def _image(
     except StoreUnreadable as error:
         unknown.append(error.message)
     names = tuple(sorted(image.names or ()))
-    copies = _copies(store, image, layers, files, found) if not unknown else ()
+    copies = _copies(store, image, layers, files, found, unknown) if not unknown else ()
     return ImagePlan(
         NAME, store.root, id_, config, names, files, tuple(found), tuple(unknown), documents, copies=copies
     )  # fmt: skip
@@ -134,13 +135,8 @@ def _layers(
                 difference(Kind.METADATA, f"overlay-layers {layer.id}".encode(), diff, layer.diff_digest, str(diff))
             )
         folder = _folder(layer.id)
-        split = split_at(layer.id)
-        if not store.files.exists(split):
-            how = "it was pulled in pieces (zstd:chunked)" if layer.toc_digest else "the file is gone"
-            unknown.append(f"layer {diff.short} has no tar-split, from which its digest could be computed: {how}")
-            continue
-        if _masked(store, folder):
-            unknown.append(f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only")
+        if reason := _not_understood(store, layer, diff):
+            unknown.append(reason)
             continue
         owners = owned
         if layer.uidmap or layer.gidmap:
@@ -151,9 +147,24 @@ def _layers(
                 continue
             owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
         hint = max(layer.diff_size, 0)
-        files.append(allowance.once(LayerFiles(store.root, diff, folder, split, ownership=owners, hint=hint)))
-    found += check_stack(store.files, BASE, [layer.id for layer in chain], [str(diff) for diff in diffs], unknown)
+        files.append(
+            allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
+        )
+    named = [str(diff) for diff in diffs]
+    found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN)
     return tuple(files)
+
+
+def _not_understood(store: PodmanStore, layer: StoredLayer, diff: Digest) -> str:
+    """Why the files of a layer can't be compared, "" if they can."""
+    if reason := composefs_reason(store.files, BASE + b"/" + layer.id.encode()):
+        return reason
+    if not store.files.exists(split_at(layer.id)):
+        how = "it was pulled in pieces (zstd:chunked)" if layer.toc_digest else "the file is gone"
+        return f"layer {diff.short} has no tar-split, from which its digest could be computed: {how}"
+    if _masked(store, _folder(layer.id)):
+        return f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only"
+    return ""
 
 
 def _copies(
@@ -162,6 +173,7 @@ def _copies(
     layers: Mapping[str, StoredLayer],
     files: tuple[LayerFiles, ...],
     found: list[Difference],
+    unknown: list[str],
 ) -> tuple[MappedCopy, ...]:
     """The copies that Podman keeps of the image's top layer, where it can't map the owners of a mount.
 
@@ -172,12 +184,20 @@ def _copies(
     for id_ in image.mapped_layers or ():
         layer = layers.get(id_)
         folder = BASE + b"/" + id_.encode()
-        if layer is None or not store.files.exists(folder + b"/diff1"):
+        try:
+            if layer is None or not store.files.exists(folder + b"/" + COPY):
+                continue
+            found += unexpected_names(store.files, folder, "", PODMAN_COPY)
+            if store.files.names(folder + b"/diff"):
+                found.append(difference(Kind.STACK, folder, "one copy of the image, in diff1", "more beside it"))
+        except (StoreMissing, StoreMalformed) as error:
+            found.append(difference(Kind.STACK, folder, "a copy of the image", error.message))
             continue
-        if store.files.exists(folder + b"/diff2") or store.files.names(folder + b"/diff"):
-            found.append(difference(Kind.STACK, folder, "one copy of the image, in diff1", "more beside it"))
+        except StoreUnreadable as error:
+            unknown.append(error.message)
+            continue
         below = tuple(each.folder for each in reversed(files) if each.folder is not None)
-        copies.append(MappedCopy(folder + b"/diff1", below, _map(layer.uidmap), _map(layer.gidmap)))
+        copies.append(MappedCopy(folder + b"/" + COPY, below, _map(layer.uidmap), _map(layer.gidmap)))
     return tuple(copies)
 
 
@@ -233,7 +253,8 @@ def _container(
         if got != expected or len(chain) != len(expected) + 1:
             found.append(difference(Kind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
     if complete:
-        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown)
+        copied = {} if copy is None else {chain[-2]: PODMAN_COPY}
+        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN, other_names=copied)
     at = [_folder(id_) for id_ in chain]
     if copy is not None:
         at.insert(-2, copy.folder)
@@ -255,7 +276,7 @@ def _copy_below(chain: list[str], image: ImagePlan | None) -> MappedCopy | None:
     """The copy of its image that a container lies on, if it is one."""
     if image is None or len(chain) < 2:
         return None
-    return next((copy for copy in image.copies if copy.folder == BASE + b"/" + chain[-2].encode() + b"/diff1"), None)
+    return next((copy for copy in image.copies if copy.folder == BASE + b"/" + chain[-2].encode() + b"/" + COPY), None)
 
 
 def _folder(layer: str) -> bytes:

@@ -26,6 +26,7 @@ from boltseal.scrub.find import FoundStore
 from boltseal.scrub.images import ContainerPlan, ImagePlan, StorePlan
 from boltseal.scrub.layers import LayerFiles, LayerResult, Manner
 from boltseal.scrub.mappedcopy import copy_differences
+from boltseal.scrub.mountpoints import mounts_in
 from boltseal.scrub.processview import running_differences
 from boltseal.scrub.report import Report, Status, status_of
 from boltseal.scrub.trust import Expectation, is_id, judge, local_reference, names_image
@@ -135,6 +136,7 @@ def _of_image(
             each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
         ]
         between += [each for copy in image.copies for each in copy_differences(image.root, copy, wanted.manner, spend)]
+        between += mounts_in(image.root, (*(init for init, _ in image.inits), *(copy.folder for copy in image.copies)))
         differences, count = [*differences, *between], count + len(between)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
@@ -280,6 +282,16 @@ def _on_another_layer(
     return [f"the store says that it is process {first.pid}, but that runs on {shown(readable(first.upper))}"]
 
 
+def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
+    """What is mounted in the folders of a container's layers."""
+    folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
+    try:
+        return mounts_in(container.root, folders)
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        unknown.append(error.message)
+        return []
+
+
 def _of_container(
     container: ContainerPlan, roots: Mapping[bytes, RunningRoot], unseen: list[str], wanted: Wanted, spend: Spend
 ) -> Report:
@@ -288,6 +300,7 @@ def _of_container(
     running: RunningRoot | None = None
     if container.upper is not None:
         running = roots.get(os.fsencode((container.root / os.fsdecode(container.upper)).resolve()))
+    mounted = _mounted(container, unknown)
     try:
         found += init_differences(container.root, container.init, container.lowers[1:])
         changed = changes(container)
@@ -299,6 +312,7 @@ def _of_container(
         found += seen
         unknown += not_seen
         changed += [Change(path, MOUNTED_OVER) for path in mounted_over]
+    found += dict.fromkeys((*mounted, *_mounted(container, unknown)))
     return Report(
         "container", container.name or readable(container.id.encode())[:12], status_of(len(found), tuple(unknown)),
         container.store, str(container.root), None, "", container.id, (container.name,),

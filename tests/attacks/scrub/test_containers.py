@@ -120,7 +120,7 @@ def test_a_layer_swapped_for_the_start_and_swapped_back(host: Host) -> None:
     """The same by renaming folders, which every store's mounts follow."""
     box = host.created()
     (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
-    evil, aside = layer.with_name("evil"), layer.with_name("aside")
+    evil, aside = host.root / "evil", host.root / "aside"
     subprocess.run(["cp", "-a", layer, evil], check=True)
     before = (evil / "etc/passwd").stat()
     (evil / "etc/passwd").write_bytes(b"evil:x:0:0\n")
@@ -200,7 +200,7 @@ def test_a_capability_that_only_the_process_sees(host: Host) -> None:
     """The layer that was swapped for the start differs in that alone."""
     box = host.created()
     (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
-    evil, aside = layer.with_name("evil"), layer.with_name("aside")
+    evil, aside = host.root / "evil", host.root / "aside"
     subprocess.run(["cp", "-a", layer, evil], check=True)
     os.setxattr(evil / "bin/tool", "security.capability", bytes.fromhex("0100000200000080" + "00" * 12))
     layer.rename(aside)

@@ -326,14 +326,14 @@ def test_a_container_of_podman_is_looked_at_through_its_process(tmp_path_factory
     try:
         clean_box = run(*podman, "run", *options, "shop/box:1").checked().strip()
         (layer,) = [each for each in (root / "overlay").glob("*/diff") if (each / "etc/gone").exists()]
-        evil = layer.with_name("evil")
+        evil, aside = root / "overlay/evil", root / "overlay/aside"
         subprocess.run(["cp", "-a", layer, evil], check=True)
         (evil / "etc/passwd").write_bytes(b"evil:x:0:0\n")
-        layer.rename(layer.with_name("aside"))
+        layer.rename(aside)
         evil.rename(layer)
         box = run(*podman, "run", *options, "shop/box:1").checked().strip()
         layer.rename(evil)
-        layer.with_name("aside").rename(layer)
+        aside.rename(layer)
         found = {each.id: each for each in reports(root) if each.what == "container"}
     finally:
         run(*podman, "rm", "--force", "--all", "--time", "0").checked()

@@ -1,0 +1,264 @@
+"""What lies beside a layer's `diff` in its folder: an engine mounts some of it, so anything unknown is a difference."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.find import store_at
+from boltseal.scrub.layerfolder import DOCKER, PODMAN
+from boltseal.scrub.report import Report, Status
+from boltseal.scrub.scrub import Wanted, scrub
+from tests import servers
+from tests.attacks.scrub.image import NAME, Layer, archive, base, middle, top
+from tests.attacks.scrub.stores import Store, podman_on
+from tests.programs import program
+from tests.real.tools import run
+
+pytestmark = pytest.mark.real
+
+RUNNING = ("-d", "--network", "none", "--pids-limit", "0")
+
+
+@pytest.fixture
+def podman(copy_of: Callable[[str], Store]) -> Store:
+    """A copy of Podman's store that Podman takes for its own: the original's database says where it was."""
+    copy = copy_of("podman")
+    (copy.root / "db.sql").unlink()
+    return copy
+
+
+@pytest.fixture(params=["docker", "podman"])
+def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
+    """The stores whose layers have folders with links and lists."""
+    return copy_of(request.param)
+
+
+def told(report: Report) -> set[tuple[Kind, str]]:
+    return {(each.kind, each.path) for each in report.differences}
+
+
+def below(store: Store, path: Path) -> str:
+    return str(path.relative_to(store.root))
+
+
+def test_a_second_folder_that_podman_mounts_below_a_layer(podman: Store, tmp_path: Path) -> None:
+    """`diff1` adds files to the image while the layer's own folder stays as it was."""
+    planted = podman.at("", 1).parent / "diff1"
+    planted.mkdir()
+    (planted / "evil").write_bytes(b"evil")
+
+    report = podman.image_report()
+    mounted = run(*podman_on(podman.root, tmp_path), "image", "mount", NAME).checked().strip()
+    seen = (Path(mounted) / "evil").read_bytes()
+
+    assert seen == b"evil"
+    assert (report.status, told(report)) == (Status.DIFFERS, {(Kind.STACK, below(podman, planted))})
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_an_image_for_composefs_that_replaces_a_layer(podman: Store, layer: int) -> None:
+    """Podman mounts `composefs-data/composefs.blob` instead of `diff` whenever it exists."""
+    planted = podman.at("", layer).parent / "composefs-data"
+    planted.mkdir()
+    (planted / "composefs.blob").write_bytes(b"evil")
+
+    assert (Kind.STACK, below(podman, planted)) in told(podman.image_report())
+
+
+def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) -> None:
+    """Its files lie under their digests, so there is nothing to compare by name, and no alarm either."""
+    diff = podman.at("", 1)
+    shutil.rmtree(diff)
+    (diff / "0a").mkdir(parents=True)
+    (diff.parent / "composefs-data").mkdir()
+
+    report = podman.image_report()
+
+    assert (report.status, report.differences) == (Status.UNKNOWN, ())
+    assert "composefs" in report.unknown[0]
+
+
+@pytest.mark.parametrize("name", ["diff2", "anything", ".hidden", "composefs.blob", "committed.old"])
+def test_a_name_that_no_engine_gives(linked: Store, name: str) -> None:
+    """Whatever an engine makes of it today or tomorrow."""
+    (linked.at("", 0).parent / name).touch()
+
+    report = linked.image_report()
+
+    assert (report.status, told(report)) == (
+        Status.DIFFERS,
+        {(Kind.STACK, below(linked, linked.at("", 0).parent / name))},
+    )
+
+
+@pytest.mark.parametrize("name", ["diff1", "composefs-data", "empty", "mapped"])
+def test_a_name_of_podmans_in_a_store_of_docker(copy_of: Callable[[str], Store], name: str) -> None:
+    """Docker creates none of these."""
+    docker = copy_of("docker")
+    (docker.at("", 2).parent / name).mkdir()
+
+    assert (Kind.STACK, below(docker, docker.at("", 2).parent / name)) in told(docker.image_report())
+
+
+def a_link(path: Path) -> None:
+    if path.is_dir():
+        path.rename(path.parents[2] / "aside")
+    else:
+        path.unlink(missing_ok=True)
+    path.symlink_to("/tmp")
+
+
+def a_pipe(path: Path) -> None:
+    if path.is_dir():
+        path.rename(path.parents[2] / "aside")
+    else:
+        path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", ["diff", "link", "lower", "work", "merged"])
+@pytest.mark.parametrize("attack", [a_link, a_pipe], ids=lambda each: each.__name__)
+def test_a_known_name_of_another_type(linked: Store, attack: Callable[[Path], None], name: str) -> None:
+    """An engine follows a link, and would mount on what it leads to."""
+    path = linked.at("", 2).parent / name
+    attack(path)
+
+    report = linked.image_report()
+
+    assert report.status is Status.DIFFERS
+    assert Kind.STACK in {each.kind for each in report.differences}
+
+
+def test_files_in_the_folder_that_podman_mounts_a_lowest_layer_on(podman: Store) -> None:
+    """`empty` is the lower folder of such a mount."""
+    planted = podman.at("", 0).parent / "empty" / "evil"
+    planted.touch()
+
+    assert told(podman.image_report()) == {(Kind.STACK, below(podman, planted))}
+
+
+@pytest.mark.parametrize("name", ["committed", ".tmp-committed123", ".tmp-lower4"])
+def test_files_that_docker_was_writing(copy_of: Callable[[str], Store], name: str) -> None:
+    """A crash leaves them, and they are no difference."""
+    docker = copy_of("docker")
+    (docker.at("", 1).parent / name).touch()
+
+    assert docker.image_report().status is Status.HOLDS
+
+
+# ---- real engines in all their states
+
+
+def box(folder: Path) -> Path:
+    """An archive of an image that runs."""
+    layer = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
+    layer.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755).add("bin/sh", kind=b"1", link="bin/box", mode=0o755)
+    archive(folder / "box.tar", [base(), layer.done()], "shop/box:1", ["/bin/sleep", "1000"])
+    archive(folder / "image.tar", [base(), middle(), top()])
+    return folder / "box.tar"
+
+
+def names_in(layers: Path) -> set[bytes]:
+    """Every name in the folders of all layers."""
+    return {os.fsencode(each.name) for folder in layers.iterdir() if folder.name != "l" for each in _inside(folder)}
+
+
+def _inside(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def statuses(root: Path) -> set[tuple[str, Status]]:
+    found = scrub(store_at(root), Wanted(), lambda *_: None)
+
+    assert [(each.ref, each.differences) for each in found if each.differences] == []
+    return {(each.what, each.status) for each in found}
+
+
+@pytest.mark.slow
+def test_the_folders_of_podman_are_clean_in_every_state(tmp_path: Path) -> None:
+    """Loaded, mounted and unmounted, built upon, run, stopped, committed, removed."""
+    podman, root = (*podman_on(tmp_path / "root", tmp_path), "--runtime", "runc"), tmp_path / "root"
+    box(tmp_path)
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context/Dockerfile").write_text("FROM shop/box:1\nRUN echo x > /x\nRUN rm /x\n")
+    met: set[bytes] = set()
+    try:
+        for steps in (
+            (("load", "-i", tmp_path / "box.tar"), ("load", "-i", tmp_path / "image.tar")),
+            (("image", "mount", "shop/box:1"),),
+            (("image", "unmount", "shop/box:1"),),
+            (("build", "--isolation", "chroot", "--network", "host", "--layers",
+              "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096", "-t", "built:1", tmp_path / "context"),),
+            (("run", *RUNNING, "--name", "one", "shop/box:1"), ("create", "--network", "none", "--name", "two", "built:1")),
+            (("mount", "two"),),
+            (("stop", "--time", "0", "one"), ("unmount", "two"), ("commit", "one", "made:1")),
+            (("rm", "one", "two"), ("rmi", "built:1")),
+        ):  # fmt: skip
+            for step in steps:
+                run(*podman, *step).checked()
+            met |= names_in(root / "overlay")
+
+            assert {status for _, status in statuses(root)} == {Status.HOLDS}
+    finally:
+        run(*podman, "rm", "--force", "--all", "--time", "0")
+        servers.unmounted(tmp_path)
+
+    assert {b"diff", b"link", b"lower", b"work", b"merged", b"empty"} <= met <= PODMAN.known.keys()
+
+
+@pytest.mark.slow
+def test_the_folders_of_docker_are_clean_in_every_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Loaded, built upon in both ways, run, stopped, committed, removed."""
+    folder = tmp_path_factory.mktemp("s")
+    box(folder)
+    (folder / "context").mkdir()
+    (folder / "context/Dockerfile").write_text("FROM shop/box:1\nRUN echo x > /x\nRUN rm /x\n")
+    met: set[bytes] = set()
+    with servers.dockerd(folder / "engine", driver="overlay2") as server:
+        docker, root = ("docker", "-H", f"unix://{server.address}"), folder / "engine/data"
+
+        def done(*step: str | Path, **environment: str) -> None:
+            run(*docker, *step, env=environment or None).checked()
+
+        def looked() -> None:
+            nonlocal met
+            met |= names_in(root / "overlay2")
+
+            assert {status for _, status in statuses(root)} == {Status.HOLDS}
+
+        done("load", "-i", folder / "box.tar")
+        done("load", "-i", folder / "image.tar")
+        looked()
+        for kind in ("0", "1"):
+            done("build", "--network", "none", "-t", f"built:{kind}", folder / "context", DOCKER_BUILDKIT=kind)
+        looked()
+        done("run", "-d", "--network", "none", "--name", "one", "shop/box:1")
+        done("create", "--network", "none", "--name", "two", "built:1")
+        looked()
+        done("kill", "one")
+        done("commit", "one", "made:1")
+        looked()
+        done("rm", "-f", "one", "two")
+        done("rmi", "built:0")
+        looked()
+
+    assert {b"diff", b"link", b"lower", b"work", b"merged", b"committed"} <= met <= DOCKER.known.keys()
+
+
+def test_the_folders_of_podman_are_clean_while_an_image_is_removed(podman: Store, tmp_path: Path) -> None:
+    """What disappears during the check is no difference."""
+    removing = subprocess.Popen([*podman_on(podman.root, tmp_path), "rmi", "--force", NAME], stdout=subprocess.DEVNULL)
+    try:
+        while removing.poll() is None:
+            found = scrub(store_at(podman.root), Wanted(), lambda *_: None)
+
+            assert [each.differences for each in found if each.differences] == []
+    finally:
+        removing.wait()

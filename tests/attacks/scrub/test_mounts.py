@@ -1,0 +1,232 @@
+"""A clean copy mounted over what was tampered with: every program reads the copy, and overlayfs shows what is below it.
+
+Only scratch folders are mounted, on scratch folders, and each mount is undone before anything is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from boltseal.runtimes.mounts import mount_points_below
+from boltseal.scrub.differences import Kind
+from boltseal.scrub.find import store_at
+from boltseal.scrub.layers import LayerFiles, Manner, check
+from boltseal.scrub.report import Report, Status
+from boltseal.scrub.scrub import Wanted, scrub
+from tests.attacks.scrub.stores import Store
+from tests.attacks.scrub.test_layers import rewritten
+from tests.programs import program
+from tests.scrub.making import DockerStore
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount"),
+]
+
+
+@contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """A bind mount of scratch data."""
+    subprocess.run([program("mount"), "--no-canonicalize", "--bind", source, target], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([program("umount"), "--no-canonicalize", "--lazy", target], check=True)
+
+
+def clean_copy(path: Path, to: Path) -> Path:
+    """The same in everything that is compared."""
+    subprocess.run(["cp", "-a", path, to], check=True)
+    return to
+
+
+def told(report: Report) -> set[tuple[Kind, str]]:
+    return {(each.kind, each.path) for each in report.differences}
+
+
+def tampered(store: Store) -> None:
+    """A program of the image, with other content."""
+    rewritten(store.at("bin/tool"), b"#!evil\n" + store.at("bin/tool").read_bytes()[7:])
+
+
+@pytest.mark.parametrize("path", ["bin/tool", "bin"])
+def test_a_clean_copy_mounted_over_a_tampered_path(store: Store, tmp_path: Path, path: str) -> None:
+    """A single file or a folder, on the same file system."""
+    copy = clean_copy(store.at(path), tmp_path / "copy")
+    tampered(store)
+    with bound(copy, store.at(path)):
+        report = store.image_report()
+
+    assert (report.status, told(report)) == (Status.DIFFERS, {(Kind.MOUNT, path)})
+
+
+@pytest.mark.parametrize("up", [0, 1])
+def test_a_clean_copy_mounted_over_a_layers_folder(store: Store, tmp_path: Path, up: int) -> None:
+    """Over the layer's files, and over the folder that they lie in."""
+    folder = [store.at(""), store.at("").parent][up]
+    copy = clean_copy(folder, tmp_path / "copy")
+    tampered(store)
+    with bound(copy, folder):
+        report = store.image_report()
+
+    assert (report.status, told(report)) == (Status.DIFFERS, {(Kind.MOUNT, str(folder.relative_to(store.root)))})
+
+
+@pytest.mark.parametrize("name", ["link", "lower", "work"])
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_a_mount_beside_a_layers_files(copy_of: Callable[[str], Store], tmp_path: Path, engine: str, name: str) -> None:
+    """A list of layers that the engine finds again as soon as it is unmounted."""
+    store = copy_of(engine)
+    path = store.at("", 2).parent / name
+    copy = clean_copy(path, tmp_path / "copy")
+    with bound(copy, path):
+        report = store.image_report()
+
+    assert told(report) == {(Kind.MOUNT, str(path.relative_to(store.root)))}
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_a_mount_over_the_links_to_the_layers(copy_of: Callable[[str], Store], tmp_path: Path, engine: str) -> None:
+    """The folder `l` of both engines."""
+    store = copy_of(engine)
+    links = store.at("").parents[1] / "l"
+    copy = clean_copy(links, tmp_path / "copy")
+    with bound(copy, links):
+        report = store.image_report()
+
+    assert told(report) == {(Kind.MOUNT, str(links.relative_to(store.root)))}
+
+
+def test_mounts_on_mounts(store: Store, tmp_path: Path) -> None:
+    """What lies on top of several is found as well."""
+    copy, second = clean_copy(store.at("bin"), tmp_path / "copy"), clean_copy(store.at("bin"), tmp_path / "second")
+    tampered(store)
+    with bound(copy, store.at("bin")), bound(second, store.at("bin")):
+        report = store.image_report()
+
+    assert told(report) == {(Kind.MOUNT, "bin")}
+
+
+@pytest.mark.parametrize("up", [2, 3])
+def test_a_store_that_is_a_mount_is_clean(store: Store, up: int) -> None:
+    """A disk of its own for a store, or for the layers alone; Docker and Podman also mount that folder on itself."""
+    folder = [store.at(""), *store.at("").parents][up]
+    with bound(folder, folder):
+        report = store.image_report()
+
+    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_what_an_engine_mounts_is_clean(copy_of: Callable[[str], Store], tmp_path: Path, engine: str) -> None:
+    """`merged` lies beside the layer's files; more may be mounted in it."""
+    store = copy_of(engine)
+    merged = store.at("").parent / "merged"
+    merged.mkdir(exist_ok=True)
+    (tmp_path / "volume/within").mkdir(parents=True)
+    with bound(tmp_path / "volume", merged), bound(tmp_path / "volume", merged / "within"):
+        report = store.image_report()
+
+    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+
+
+def test_a_mount_that_others_hide_is_no_difference(store: Store, tmp_path: Path) -> None:
+    """It lies in a folder of the same path, over which the whole store was mounted."""
+    copy, other = clean_copy(store.at("bin"), tmp_path / "copy"), clean_copy(store.root, tmp_path / "other")
+    with bound(copy, store.at("bin")), bound(other, store.root):
+        report = store.image_report()
+
+    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+
+
+@pytest.mark.parametrize("name", ["with space", "tab\tline\n", "back\\slash", "back\\040slash", "größe", "#"])
+def test_a_mount_below_a_path_that_the_table_spells_otherwise(tmp_path: Path, name: str) -> None:
+    """Spaces, tabs, line ends and backslashes stand there in octal."""
+    (tmp_path / name).mkdir()
+    store = DockerStore.at(tmp_path / name)
+    store.image("good:1", {f"etc/{name}/good": b"good"})
+    path = store.layer() / "etc" / name
+    (clean,) = scrub(store_at(store.root), Wanted(), lambda *_: None)
+    with bound(clean_copy(path, tmp_path / "copy"), path):
+        points = mount_points_below(store.root, b"overlay2")
+        (report,) = scrub(store_at(store.root), Wanted(), lambda *_: None)
+
+    assert clean.status is Status.HOLDS
+    assert points == [os.fsencode(path.relative_to(store.root / "overlay2"))]
+    assert [each.kind for each in report.differences] == [Kind.MOUNT]
+
+
+def test_a_mount_made_while_a_layer_is_read(tmp_path: Path) -> None:
+    """The table is read again after the files."""
+    store = DockerStore.at(tmp_path)
+    store.image("good:1", {"etc/good": b"good"})
+    layer = layer_of(store)
+    copy = clean_copy(store.layer() / "etc", tmp_path / "copy")
+    made: list[AbstractContextManager[None]] = []
+
+    def mount(_: int) -> None:
+        if not made:
+            made.append(bound(copy, store.layer() / "etc"))
+            made[0].__enter__()
+
+    try:
+        result = check(layer, Manner(), mount)
+    finally:
+        for each in made:
+            each.__exit__(None, None, None)
+
+    assert [(each.kind, each.path) for each in result.differences] == [(Kind.MOUNT, "etc")]
+    assert result.count == 1
+
+
+def layer_of(store: DockerStore) -> LayerFiles:
+    ((plan,),) = [each.plan(each.root).images for each in store_at(store.root)]
+    return plan.layers[0]
+
+
+def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> None:
+    """They are in another table than this process's own."""
+    store = DockerStore.at(tmp_path)
+    store.image("good:1", {"etc/good": b"good"})
+    other = subprocess.Popen([program("unshare"), "--mount", program("sh"), "-c", "echo; read x"],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        (report,) = scrub(store_at(Path(f"/proc/{other.pid}/root{store.root}")), Wanted(), lambda *_: None)
+    finally:
+        other.communicate(b"\n")
+
+    assert (report.status, report.differences) == (Status.UNKNOWN, ())
+    assert "another mount namespace" in report.unknown[0]
+
+
+def test_mounts_are_seen_in_a_chroot(tmp_path: Path) -> None:
+    """There the table leaves out the mount that the root itself lies on."""
+    for made in ("proc", "store/layers/one/diff", "copy"):
+        (tmp_path / made).mkdir(parents=True)
+    code = """
+import os, pathlib, subprocess, sys
+from boltseal.runtimes.mounts import mount_points_below
+root = pathlib.Path(sys.argv[1])
+subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
+subprocess.run(["mount", "--bind", root / "copy", root / "store/layers/one/diff"], check=True)
+os.chroot(root)
+os.chdir("/")
+print(mount_points_below(pathlib.Path("/store"), b"layers"))
+"""
+    done = subprocess.run(
+        [program("unshare"), "--mount", sys.executable, "-c", code, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == "[b'one/diff']"
