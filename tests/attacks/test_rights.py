@@ -187,7 +187,7 @@ async def test_a_token_does_no_more_than_it_was_asked_for(shop: Serving) -> None
 
     assert (pulled.status_code, pushed.status_code) == (200, 401)
     assert pushed.headers["www-authenticate"] == (
-        'Bearer realm="http://127.0.0.1:5000/token",service="boltseal",scope="repository:shop/app:pull,push"'
+        'Bearer realm="http://127.0.0.1:5000/token",service="boltseal",scope="repository:shop/app:pull,push",error="insufficient_scope"'
     )
 
 

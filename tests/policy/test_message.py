@@ -12,7 +12,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import message
 from boltseal.policy.decide import decide
-from boltseal.policy.message import Binding, floating_rule
+from boltseal.policy.message import Binding, SomeTags, floating_rule
 from boltseal.policy.rules import Mode, parse_rules
 
 APP = Repository("shop/app")
@@ -25,8 +25,8 @@ def bound(keep: str = "forever", by: str = "ci") -> Binding:
     return Binding(SEALED.digest, SEALED.since_us, by, SEALED.changed_us, keep)
 
 
-def tags(*names: str) -> list[Tag]:
-    return [Tag(name) for name in names]
+def some(*names: str) -> SomeTags:
+    return SomeTags.of(map(Tag, names))
 
 
 def test_a_push_to_a_sealed_release() -> None:
@@ -110,7 +110,7 @@ def test_a_delete_of_a_sealed_tag(keep: str, words: str) -> None:
 def test_a_delete_of_a_signature_tag() -> None:
     """It stays as long as what it vouches for."""
 
-    assert message.delete_signature_tag(Tag(f"sha256-{OLD.hex}.sig"), APP, tags("1.4.2", "1.4.3")) == (
+    assert message.delete_signature_tag(Tag(f"sha256-{OLD.hex}.sig"), APP, some("1.4.2", "1.4.3")) == (
         "tag sha256-ab12cd34ef56(...).sig of shop/app speaks of what tags 1.4.2 and 1.4.3 seal, "
         "and can't be deleted before that can"
     )
@@ -123,13 +123,15 @@ def test_a_delete_of_a_signature_tag() -> None:
         (["1", "2"], "tags 1 and 2 seal"),
         (["1", "2", "3"], "tags 1, 2 and 3 seal"),
         (["1", "2", "3", "4"], "tags 1, 2, 3 and 1 more seal"),
-        ([str(n) for n in range(100)], "tags 0, 1, 2 and 97 more seal"),
+        ([str(n) for n in range(100)], "tags 0, 1, 10 and 97 more seal"),
+        ([f"{n:04}" for n in range(1000)], "tags 0000, 0001, 0002 and 997 more seal"),
+        ([f"{n:04}" for n in range(1001)], "tags 0000, 0001, 0002 and more than 997 more seal"),
     ],
 )
 def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> None:
     """At most three tags are named, the others counted."""
 
-    assert message.delete_protected("blob", OLD, APP, tags(*names)) == (
+    assert message.delete_protected("blob", OLD, APP, some(*names)) == (
         f"blob sha256:ab12cd34ef56 of shop/app is part of what {words}; "
         "an admin can lift that protection with `boltseal unseal`"
     )
@@ -138,7 +140,7 @@ def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> No
 def test_a_delete_of_a_manifest_that_tags_mean() -> None:
     """Its own tags come first: they are why."""
 
-    assert message.delete_protected("manifest", OLD, APP, tags("1", "1.4.2", "2"), tags("1.4.2", "latest")) == (
+    assert message.delete_protected("manifest", OLD, APP, some("1", "1.4.2", "2"), some("1.4.2"), some("latest")) == (
         "manifest sha256:ab12cd34ef56 of shop/app is what tag 1.4.2 seals; "
         "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
     )
@@ -147,25 +149,24 @@ def test_a_delete_of_a_manifest_that_tags_mean() -> None:
 def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
     """A floating tag of its own does not change that the seal of another covers it."""
 
-    assert message.delete_protected("manifest", OLD, APP, tags("1.4.2"), tags("latest")) == (
+    assert message.delete_protected("manifest", OLD, APP, some("1.4.2"), deletable=some("latest")) == (
         "manifest sha256:ab12cd34ef56 of shop/app is part of what tag 1.4.2 seals; "
         "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
     )
 
 
 def test_a_delete_of_what_several_tags_mean_that_may_go() -> None:
-    """Each could be deleted by itself; a signature tool's tag stays while its image does, so it is not among them."""
-    names = tags("latest", "1.4.2", "edge", f"sha256-{OLD.hex}.sig", f"sha512-{OLD.hex}")
+    """Each could be deleted by itself."""
 
-    assert message.delete_protected("manifest", OLD, APP, tags("1.4.2"), names).endswith(
-        "with `boltseal unseal`; tags edge and latest alone can be deleted by their names"
-    )
+    assert message.delete_protected(
+        "manifest", OLD, APP, some("1.4.2"), some("1.4.2"), some("edge", "latest")
+    ).endswith("with `boltseal unseal`; tags edge and latest alone can be deleted by their names")
 
 
 def test_a_delete_of_anothers_referrer() -> None:
     """A signature on a sealed image can be taken back for a day."""
 
-    assert message.delete_referrer(OLD, APP, tags("1.4.2")) == (
+    assert message.delete_referrer(OLD, APP, some("1.4.2")) == (
         "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals; "
         "who pushed it may take it back for 24 hours, an admin at any time"
     )
@@ -174,7 +175,7 @@ def test_a_delete_of_anothers_referrer() -> None:
 def test_a_delete_of_a_signature_that_names_no_subject() -> None:
     """What only its tag ties to a sealed image is not promised to be taken back."""
 
-    assert message.delete_signature(OLD, APP, tags("1.4.2")) == (
+    assert message.delete_signature(OLD, APP, some("1.4.2")) == (
         "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals, and can't be deleted before that can"
     )
 

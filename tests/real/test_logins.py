@@ -31,12 +31,17 @@ actions = ["pull", "push"]
 [[auth.grant]]
 users = ["prod"]
 actions = ["pull"]
+
+[[auth.grant]]
+users = ["guest"]
+repository = "open/**"
+actions = ["pull"]
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A registry with users `ci` (pushes) and `prod` (pulls). `trust`: a folder with nothing but its ca.crt."""
+    """A registry with users `ci` (pushes), `prod` (pulls) and `guest` (pulls `open/**`). `trust`: a folder with nothing but its ca.crt."""
 
     server: Server
     trust: Path
@@ -53,7 +58,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     trust = folder / "trust"
     trust.mkdir()
     shutil.copy(signed.ca, trust / "ca.crt")
-    for user in ("ci", "prod"):
+    for user in ("ci", "prod", "guest"):
         UserFile(folder / "data.keys" / "htpasswd").put(user, hash_password(PASSWORD))
     tls = {"BOLTSEAL_SERVER__TLS_CERT": str(signed.cert), "BOLTSEAL_SERVER__TLS_KEY": str(signed.key)}
     with servers.boltseal(folder / "data", config=GRANTS, settings=tls) as server:
@@ -195,3 +200,36 @@ def test_what_podman_keeps_is_a_login_for_boltseal_too(
     assert copied.code == 0, copied.err
     assert elsewhere.code != 0
     assert "prod may not push in other/app" in elsewhere.err
+
+
+def _listed_by_oras(guarded: Guarded, user: str, folder: Path) -> list[str]:
+    with_ = ("--registry-config", str(folder / f"{user}.json"), "--ca-file", str(guarded.trust / "ca.crt"))
+    run("oras", "login", *with_, "-u", user, "-p", PASSWORD, guarded.host).checked()
+    return run("oras", "repo", "ls", *with_, guarded.host).checked().split()
+
+
+def _listed_by_podman(podman: Podman, guarded: Guarded, user: str, folder: Path) -> list[str]:
+    with_ = (f"--authfile={folder}/{user}.json", f"--cert-dir={guarded.trust}")
+    podman.run("login", *with_, "-u", user, "-p", PASSWORD, guarded.host).checked()
+    found = podman.run("search", *with_, "--limit=100", "--format={{.Name}}", f"{guarded.host}/").checked()
+    return [line.removeprefix(f"{guarded.host}/") for line in found.split()]
+
+
+@pytest.mark.parametrize("tool", ["oras", "podman"])
+def test_the_repositories_are_listed_that_a_login_may_pull(
+    guarded: Guarded, podman: Podman, repository: str, app: Layout, tmp_path: Path, tool: str
+) -> None:
+    """`oras repo ls` and `podman search` follow the challenge of the catalog to a token for it."""
+    open_ = repository.replace("shop/", "open/")
+    for name in (repository, open_):
+        to = (f"--dest-creds=ci:{PASSWORD}", f"--dest-cert-dir={guarded.trust}")
+        run("skopeo", "copy", *to, app.source, f"docker://{guarded.host}/{name}:1.0.0").checked()
+
+    def listed(user: str) -> list[str]:
+        if tool == "oras":
+            return _listed_by_oras(guarded, user, tmp_path)
+        return _listed_by_podman(podman, guarded, user, tmp_path)
+
+    assert {repository, open_} <= set(listed("ci"))
+    assert open_ in listed("guest")
+    assert repository not in listed("guest")

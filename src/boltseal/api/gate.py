@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from boltseal.api.paths import (
     BlobAt,
+    Catalog,
     Discover,
     History,
     ManifestAt,
@@ -41,6 +42,7 @@ from boltseal.errors import Denied, Unauthenticated, quote
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Action
 from boltseal.registry.access import NOBODY, Access, Caller, LoginNeeded
+from boltseal.registry.tokens import CATALOG_SCOPE
 from boltseal.registry.values import ANONYMOUS, Actor
 
 if TYPE_CHECKING:
@@ -112,10 +114,12 @@ class Gate:
             case Discover(repository=Repository() as repository):
                 return self.access.check(caller, repository, Action.PULL)
             case _:
+                catalog = isinstance(target, Catalog)
                 if call.header(b"authorization") is None and self._realm is not None:
                     # What a client asks first, to learn how to log in; nobody may be told that there is no need to.
-                    raise LoginNeeded("this registry tells callers apart: ask its token service first")
-                return self.access.check_any(caller)
+                    scope = CATALOG_SCOPE if catalog else ""
+                    raise LoginNeeded("this registry tells callers apart: ask its token service first", scope)
+                return self.access.check_catalog(caller) if catalog else self.access.check_any(caller)
 
     async def _admit_to(self, call: Call, repository: Repository, action: Action) -> Actor:
         """Who acts in a repository: as before, while all that it rests on is as before."""
@@ -202,14 +206,19 @@ class Gate:
         """Whether the request's sender may pull there, for what concerns other repositories than the asked one."""
         return Action.PULL in self.access.allowed(call.caller, repository)
 
+    def may_list(self, call: Call, repository: Repository) -> bool:
+        """Whether the catalog names a repository to the request's sender."""
+        return self.access.may_list(call.caller, repository)
+
     def challenge(self, error: Unauthenticated) -> Headers:
-        """The `WWW-Authenticate` of a 401."""
+        """The `WWW-Authenticate` of a 401, as the Docker token specification wants it."""
         if self._realm is None:
             return ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
         text = f'Bearer realm="{self._realm}",service="{self.access.service}"'
-        if isinstance(error, LoginNeeded) and error.action is not None:
-            actions = {Action.PULL: "pull", Action.PUSH: "pull,push"}.get(error.action, f"pull,{error.action}")
-            text += f',scope="repository:{error.repository}:{actions}"'
+        if isinstance(error, LoginNeeded) and error.scope:
+            text += f',scope="{error.scope}"'
+            if error.insufficient:
+                text += ',error="insufficient_scope"'
         return ((b"www-authenticate", text.encode("latin-1")),)
 
     async def _prove(self, call: Call, authorization: str) -> tuple[Caller, float | None]:

@@ -45,7 +45,7 @@ class ListingRoutes:
     async def catalog(self, call: Call, at: Catalog) -> Answer:
         """The repositories that hold something and that the caller may pull."""
         n, last = call.query.page_size(), call.query.one("last")
-        page = await self._pulls.catalog(n, last, may_read=lambda name: self._gate.may_pull(call, name))
+        page = await self._pulls.catalog(n, last, may_read=lambda name: self._gate.may_list(call, name))
         return _page({"repositories": page.items}, "/v2/_catalog", n, page.items[-1:] if page.more else ())
 
     async def tags(self, call: Call, at: Tags) -> Answer:

@@ -1,10 +1,11 @@
 """The token service: `GET /token` as Docker asks, `POST /token` as OAuth2 clients (containerd) ask first.
 
     GET  /token?service=S&scope=repository:NAME:pull,push&scope=...     with Basic, or without a login
+    GET  /token?service=S&scope=registry:catalog:*                      for the list of repositories
     POST /token  grant_type=password&username=..&password=..&scope=..   the same in a form
 
 Several scopes in one request, and pulls of what they name at the root mirror, each cut to what the grants give now; what
-is cut is left out, and the request that needed it is refused with the reason. A wrong login is 401, never a token for
+is cut is left out, and the request that needed it is refused with the reason. Scopes of other types are ignored. A wrong login is 401, never a token for
 nobody. There are no refresh tokens: a client keeps its login.
 """
 
@@ -23,7 +24,7 @@ from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
 from boltseal.policy.leads import NO_UPSTREAMS, Leads
 from boltseal.registry.access import MAX_SCOPES
-from boltseal.registry.tokens import LIFE_S
+from boltseal.registry.tokens import CATALOG_SCOPE, LIFE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,11 +70,13 @@ class TokenService(Shell):
         return _CHALLENGE if isinstance(error, Unauthenticated) else ()
 
     async def _give(self, call: Call, authorization: str | None, scopes: Iterable[str]) -> Answer:
-        asked = list(_asked(scopes))
-        call.asked = " ".join(f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked)
+        texts = _texts(scopes)
+        asked, catalog = list(_asked(texts)), CATALOG_SCOPE in texts
+        named = [f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked]
+        call.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
         caller = await self._gate.recognise(call, authorization)
         call.actor = caller.actor
-        token = self._gate.access.give_token(caller, [*asked, *self._also(asked)])
+        token = self._gate.access.give_token(caller, [*asked, *self._also(asked)], catalog=catalog)
         body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
         return responses.whole(body)
 
@@ -97,12 +100,17 @@ def _form(raw: bytes) -> dict[str, list[str]]:
         raise ScopeInvalid("the form can't be read") from error
 
 
-def _asked(scopes: Iterable[str]) -> Iterator[tuple[Repository, frozenset[Action]]]:
-    """What was asked for, of repositories that can exist and actions that tokens are for; the rest asks for nothing."""
+def _texts(scopes: Iterable[str]) -> list[str]:
+    """Each scope by itself. ScopeInvalid."""
     # Several in one parameter come apart at spaces, which our queries, and no name, may have as a plus.
     texts = [text for scope in scopes for text in scope.replace("+", " ").split()]
     if len(texts) > MAX_SCOPES:
         raise ScopeInvalid(f"{len(texts)} scopes; one token may have at most {MAX_SCOPES}")
+    return texts
+
+
+def _asked(texts: Iterable[str]) -> Iterator[tuple[Repository, frozenset[Action]]]:
+    """What was asked for, of repositories that can exist and actions that tokens are for; the rest asks for nothing."""
     for text in texts:
         kind, _, rest = text.partition(":")
         name, _, actions = rest.rpartition(":")

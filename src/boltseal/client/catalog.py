@@ -15,6 +15,8 @@ from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import NameInvalid, Repository
 
 MAX_PAGES: Final = 100_000
+SCOPES: Final = frozenset({"registry:catalog:*"})
+"""What a token for the list is asked for, by the Docker token specification."""
 
 
 class _Names(msgspec.Struct):
@@ -26,7 +28,7 @@ async def repositories(transport: Transport, registry: str) -> AsyncIterator[Rep
     last = ""
     for _ in range(MAX_PAGES):
         path = f"/v2/_catalog?n=1000{f'&last={quote(last)}' if last else ''}"
-        reply = await transport.request(Call(registry, "GET", path, "the list of repositories"))
+        reply = await transport.request(Call(registry, "GET", path, "the list of repositories", SCOPES))
         try:
             names = [Repository(one) for one in decode(reply.body, _Names).repositories or ()]
         except (ValueError, NameInvalid) as error:  # msgspec's are ValueErrors

@@ -8,25 +8,51 @@ it. Every value comes from a parsed type, or is cleaned here (actors), so no lin
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.decide import sha512_beginning, signature_subject
+from boltseal.policy.decide import signature_subject
 from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
 from boltseal.policy.rules import Mode, Rule
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 MAX_NAMED: Final = 3
 """Tags that a line names; the others are counted."""
+MAX_COUNTED: Final = 1000
+"""Tags that are counted; of more a line says that there are more."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNCLEAN = re.compile(r"[^!-~]")
 _DIGIT = re.compile(r"[0-9]", re.ASCII)
 _FEW_PARTS = re.compile(r"v?[0-9]{1,4}(?:\.[0-9]{1,4})?(?:-[A-Za-z][A-Za-z0-9._-]{0,31})?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_-]{0,31}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SomeTags:
+    """Tags as a line names them: a few of them by name, how many there are, and whether there are more than that.
+
+    A hundred thousand tags may be sealed at one digest, and a refusal is decided where every write waits: so no refusal
+    reads more than `MAX_COUNTED` of them. True when there is one.
+    """
+
+    first: tuple[Tag, ...] = ()
+    count: int = 0
+    more: bool = False
+
+    @classmethod
+    def of(cls, names: Iterable[Tag], *, more: bool = False) -> Self:
+        """Of all of them, or of as many as were read: one more than `MAX_COUNTED`, or fewer where `more` says so."""
+        found = sorted(names)
+        return cls(tuple(found[:MAX_NAMED]), min(len(found), MAX_COUNTED), more or len(found) > MAX_COUNTED)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +105,7 @@ def delete_sealed_tag(tag: Tag, repository: Repository, binding: Binding) -> str
     )
 
 
-def delete_signature_tag(tag: Tag, repository: Repository, keeping: Sequence[Tag]) -> str:
+def delete_signature_tag(tag: Tag, repository: Repository, keeping: SomeTags) -> str:
     """A delete of a signature tool's tag while the image it speaks of is sealed. `keeping`: the tags that seal it."""
     return (
         f"tag {_shortened(tag)} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
@@ -87,21 +113,24 @@ def delete_signature_tag(tag: Tag, repository: Repository, keeping: Sequence[Tag
 
 
 def delete_protected(
-    what: str, digest: Digest, repository: Repository, keeping: Sequence[Tag], direct: Collection[Tag] = ()
+    what: str,
+    digest: Digest,
+    repository: Repository,
+    keeping: SomeTags,
+    own: SomeTags = SomeTags(),
+    deletable: SomeTags = SomeTags(),
 ) -> str:
     """A delete by digest of something that a seal covers. `what`: manifest or blob.
 
-    `keeping`: the sealed tags whose seal covers it; `direct`: those among the repository's tags that mean this very
-    digest. The others cover it because it is part of what they mean. Whoever wants to be rid of a floating name has to
-    hear that it can go by itself; a signature tool's tag can't.
+    `keeping`: the sealed tags whose seal covers it; `own`: those of them that resolve to this very digest. The others
+    cover it because it is part of what they resolve to. `deletable`: tags that resolve to it and can be deleted by
+    themselves, which is what the user of a mutable tag wants to know.
     """
-    own = [tag for tag in keeping if tag in direct]
     how = f"is what {_seals(own)}" if own else f"is part of what {_seals(keeping)}"
-    loose = sorted(tag for tag in direct if tag not in keeping and not _is_signature(tag))
-    return f"{what} {digest.short} of {repository} {how}; {_LIFT}{_alone(loose)}"
+    return f"{what} {digest.short} of {repository} {how}; {_LIFT}{_alone(deletable)}"
 
 
-def delete_referrer(digest: Digest, repository: Repository, keeping: Sequence[Tag]) -> str:
+def delete_referrer(digest: Digest, repository: Repository, keeping: SomeTags) -> str:
     """A delete of a manifest that speaks of something sealed, by somebody who may not take it back (any more)."""
     return (
         f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}; "
@@ -109,7 +138,7 @@ def delete_referrer(digest: Digest, repository: Repository, keeping: Sequence[Ta
     )
 
 
-def delete_signature(digest: Digest, repository: Repository, keeping: Sequence[Tag]) -> str:
+def delete_signature(digest: Digest, repository: Repository, keeping: SomeTags) -> str:
     """A delete of a manifest that belongs to something sealed by a signature tool's tag, and names no subject itself."""
     return f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
 
@@ -140,29 +169,25 @@ def floating_rule(tag: Tag, repository: Repository) -> Rule | None:
     return None
 
 
-def _seals(tags: Sequence[Tag]) -> str:
+def _seals(tags: SomeTags) -> str:
     """`tag 1.4.2 seals`, `tags 1.4.2, 1.4.3, 1.5.0 and 4 more seal`."""
-    return f"{_named(tags)} seal{'s' if len(tags) == 1 else ''}"
+    return f"{_named(tags)} seal{'s' if tags.count == 1 else ''}"
 
 
-def _named(tags: Sequence[Tag]) -> str:
-    if len(tags) == 1:
-        return f"tag {tags[0]}"
-    named = [str(tag) for tag in tags[:MAX_NAMED]]
-    if len(tags) > MAX_NAMED:
-        return f"tags {', '.join(named)} and {len(tags) - MAX_NAMED} more"
+def _named(tags: SomeTags) -> str:
+    named = [str(tag) for tag in tags.first]
+    if tags.count == 1:
+        return f"tag {named[0]}"
+    if tags.count > len(named):
+        return f"tags {', '.join(named)} and {'more than ' if tags.more else ''}{tags.count - len(named)} more"
     return f"tags {', '.join(named[:-1])} and {named[-1]}"
 
 
-def _alone(tags: Sequence[Tag]) -> str:
+def _alone(tags: SomeTags) -> str:
     """`; tag latest alone can be deleted by its name`; nothing where there is no such tag."""
     if not tags:
         return ""
-    return f"; {_named(tags)} alone can be deleted by {'its name' if len(tags) == 1 else 'their names'}"
-
-
-def _is_signature(tag: Tag) -> bool:
-    return signature_subject(tag) is not None or sha512_beginning(tag) is not None
+    return f"; {_named(tags)} alone can be deleted by {'its name' if tags.count == 1 else 'their names'}"
 
 
 def _shortened(tag: Tag) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Denied, Unauthenticated
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
+from boltseal.registry.tokens import CATALOG_SCOPE
 from boltseal.registry.values import ANONYMOUS, Actor
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ _OPEN: Final = EVERY_ACTION - {Action.ADMIN}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who was recognised. `user` None: without a login. `scopes` None: not limited by a token."""
+    """Somebody who was recognised. `user` None: without a login. `scopes` None: not limited by a token.
+
+    `catalog`: whether that token is also for the catalog.
+    """
 
     user: str | None = None
     scopes: Mapping[str, frozenset[Action]] | None = field(default=None)
+    catalog: bool = False
 
     @property
     def actor(self) -> Actor:
@@ -42,12 +47,17 @@ NOBODY: Final = Caller()
 
 
 class LoginNeeded(Unauthenticated):
-    """Nobody who may do this has logged in. `repository` and `action`: what a token would have to be for."""
+    """The caller needs a login, or another token.
 
-    def __init__(self, message: str, repository: str = "", action: Action | None = None) -> None:
+    `scope`: what a token would have to be for, "" where none would help. `insufficient`: the caller's token lacks that
+    scope, and the same caller can have one with it. Not where a login is missing: docker and podman then show their own
+    words ("access to the resource is denied") in place of our message.
+    """
+
+    def __init__(self, message: str, scope: str = "", *, insufficient: bool = False) -> None:
         super().__init__(message)
-        self.repository = repository
-        self.action = action
+        self.scope = scope
+        self.insufficient = insufficient
 
 
 class RightMissing(Denied):
@@ -79,17 +89,28 @@ class Access:
     def by_token(self, text: str) -> tuple[Caller, int]:
         """The caller whom a token names, and when it ends (seconds since the epoch). TokenInvalid, KeysUnreadable."""
         claims = self._tokens.check(text)
-        return Caller(claims.user, claims.scopes), claims.ends_s
+        return Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s
 
     def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
         """What the caller may do in a repository now. UsersInvalid."""
+        rights = self._granted(caller, repository)
+        return rights if caller.scopes is None else rights & caller.scopes.get(repository, NOTHING)
+
+    def may_list(self, caller: Caller, repository: str) -> bool:
+        """Whether the catalog names a repository to the caller: one that they may pull, with a token for it or without.
+
+        `check_catalog` comes first: it admits no token that is not for the catalog. UsersInvalid.
+        """
+        return Action.PULL in self._granted(caller, repository)
+
+    def _granted(self, caller: Caller, repository: str) -> frozenset[Action]:
+        """What the grants give the caller in a repository now, whatever a token was asked for."""
         users = self.users()
         if not self.required(users):
             return _OPEN
         if caller.user is not None and caller.user not in users.hashes:
             return NOTHING
-        rights = self.grants.allowed(caller.user, repository)
-        return rights if caller.scopes is None else rights & caller.scopes.get(repository, NOTHING)
+        return self.grants.allowed(caller.user, repository)
 
     def check(self, caller: Caller, repository: Repository, action: Action) -> Actor:
         """Who acts, if the caller may. LoginNeeded, RightMissing, UsersInvalid."""
@@ -97,20 +118,43 @@ class Access:
         if action in rights:
             return Actor(caller.user or ANONYMOUS.name, admin=Action.ADMIN in rights)
         self._refuse_if_gone(caller)
-        if caller.user is None or action in self.grants.allowed(caller.user, repository):
+        granted = action in self.grants.allowed(caller.user, repository)
+        if caller.user is None or granted:
             # Without a login, or with a token that was not asked for this: both are mended by another login or token.
-            raise LoginNeeded(f"{action} in {repository} needs a login that may do that", repository, action)
+            raise LoginNeeded(
+                f"{action} in {repository} needs a login that may do that",
+                _scope(repository, action),
+                insufficient=granted,
+            )
         raise RightMissing(
             f"{caller.user} may not {action} in {repository}; ask whoever runs this registry for a grant"
         )
 
     def check_any(self, caller: Caller) -> Actor:
-        """Who acts, for what names no repository (the base, the catalog): anybody known, or who may pull something."""
+        """Who acts, for what names no repository: anybody known, or who may pull something."""
         if self.required():
             self._refuse_if_gone(caller)
             if caller.user is None and not self.grants.anonymous_pull:
                 raise LoginNeeded("this registry needs a login")
         return caller.actor
+
+    def check_catalog(self, caller: Caller) -> Actor:
+        """Who acts, for the catalog: as `check_any`, and with no token that is not for it. LoginNeeded, UsersInvalid."""
+        if self.required():
+            self._refuse_if_gone(caller)
+            if not self._may_have_catalog(caller):
+                raise LoginNeeded("the list of repositories needs a login", CATALOG_SCOPE)
+            if caller.scopes is not None and not caller.catalog:
+                raise LoginNeeded(
+                    f"the list of repositories needs a token with the scope {CATALOG_SCOPE}",
+                    CATALOG_SCOPE,
+                    insufficient=True,
+                )
+        return caller.actor
+
+    def _may_have_catalog(self, caller: Caller) -> bool:
+        """Whether the list of repositories is for this caller: every user, and anonymous ones who may pull something."""
+        return not self.required() or caller.user is not None or bool(self.grants.anonymous_pull)
 
     def check_entries(self, caller: Caller) -> Actor:
         """Who acts, for the ledger's entries of whatever repository. LoginNeeded, RightMissing, UsersInvalid."""
@@ -138,16 +182,25 @@ class Access:
         if caller.user is not None and caller.user not in self.users().hashes:
             raise LoginNeeded("there is no such login any more")
 
-    def give_token(self, caller: Caller, asked: Iterable[tuple[str, frozenset[Action]]]) -> str:
-        """A token for what was asked, cut to what the caller may do now."""
+    def give_token(
+        self, caller: Caller, asked: Iterable[tuple[str, frozenset[Action]]], *, catalog: bool = False
+    ) -> str:
+        """A token for what was asked, cut to what the caller may do now. `catalog`: whether it was asked for, too."""
         scopes: dict[str, frozenset[Action]] = {}
         for repository, actions in list(asked)[:MAX_SCOPES]:
             granted = self.allowed(caller, repository) & actions
             if granted:
                 scopes[repository] = scopes.get(repository, NOTHING) | granted
-        return self._tokens.give(caller.user, scopes)
+        catalog = catalog and self._may_have_catalog(caller) and (caller.scopes is None or caller.catalog)
+        return self._tokens.give(caller.user, scopes, catalog=catalog)
 
     @property
     def service(self) -> str:
         """The audience of our tokens."""
         return self._tokens.service
+
+
+def _scope(repository: str, action: Action) -> str:
+    """What a token has to be asked for to do this, as the Docker token specification writes it."""
+    actions = {Action.PULL: "pull", Action.PUSH: "pull,push"}.get(action, f"pull,{action}")
+    return f"repository:{repository}:{actions}"

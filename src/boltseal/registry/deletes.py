@@ -96,8 +96,11 @@ class Deletes:
         """Refuse what a seal covers. Returns the sealed subject when this is a referrer that may be taken back."""
         keeping = self._door.protectors(tx, place, digest, through_subjects=False)
         if keeping:
-            names = self._door.names_of(tx, place, digest)
-            raise ContentProtected(message.delete_protected("manifest", digest, place.repository, keeping, names))
+            directly = self._door.own_protectors(tx, place, digest)
+            deletable = self._door.deletable(tx, place, digest)
+            raise ContentProtected(
+                message.delete_protected("manifest", digest, place.repository, keeping, directly, deletable)
+            )
         keeping = self._door.protectors(tx, place, digest, through_subjects=True)
         if not keeping:
             return None

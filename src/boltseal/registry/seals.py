@@ -163,8 +163,8 @@ class Seals:
         if not parents:
             return None
         parent = min(parents)
-        names = self._door.names_of(tx, place, Digest.parse(parent))
-        return f"{parent} (tag {names[0]})" if names else parent
+        name = self._door.first_name(tx, place, Digest.parse(parent))
+        return parent if name is None else f"{parent} (tag {name})"
 
     def _elsewhere(self, tx: Transaction, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
         for number, name, text in metadata.holders(tx, [str(digest) for digest in gone]):
@@ -181,11 +181,11 @@ class Seals:
 
     def _needed_beyond(self, tx: Transaction, place: Place, part: Digest) -> str | None:
         """What else than its parents wants a manifest to stay, in words; None: nothing does."""
-        names = self._door.names_of(tx, place, part)
-        if names:
-            return f"tag {names[0]} means it"
+        name = self._door.first_name(tx, place, part)
+        if name is not None:
+            return f"tag {name} means it"
         signed = self._door.protectors(tx, place, part, through_subjects=True)
-        return f"it speaks of what tag {signed[0]} seals" if signed else None
+        return f"it speaks of what tag {signed.first[0]} seals" if signed else None
 
     def _twins(self, tx: Transaction, place: Place, digest: Digest) -> list[Digest]:
         """The digest itself, then every other digest under which the same bytes are held."""

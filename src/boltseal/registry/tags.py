@@ -27,6 +27,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import append_only, message
 from boltseal.policy.decide import decide, sha512_beginning, signature_subject
 from boltseal.policy.free_tag import next_free
+from boltseal.policy.message import SomeTags
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
 from boltseal.policy.seal import Verdict, judge
 from boltseal.registry import sequencer, tag_rows
@@ -165,24 +166,33 @@ class TagDoor:
         row = tag_table.find(tx, place.id, tag)
         return row is not None and row.sealed_digest is not None
 
-    def names_of(self, tx: Transaction, place: Place, digest: Digest) -> list[Tag]:
-        """Every tag that means a manifest now."""
-        return [Tag(name) for name, _ in tag_table.meaning(tx, place.id, str(digest))]
+    def first_name(self, tx: Transaction, place: Place, digest: Digest) -> Tag | None:
+        """The first tag, by name, that resolves to a manifest now; None when none does."""
+        name = tag_table.first_at(tx, place.id, str(digest))
+        return None if name is None else Tag(name)
 
     def overdue(self, tx: Transaction) -> list[tuple[Place, Tag]]:
         """Every tag whose stated time to be kept is over."""
         return [(Place(Repository(name), number), Tag(tag)) for number, name, tag in tag_table.overdue(tx)]
 
-    def protectors(self, tx: Transaction, place: Place, digest: Digest, *, through_subjects: bool) -> list[Tag]:
-        """The sealed and kept tags whose seal covers a digest, by name (promise 6).
+    def protectors(self, tx: Transaction, place: Place, digest: Digest, *, through_subjects: bool) -> SomeTags:
+        """The sealed and kept tags whose seal covers a digest (promise 6).
 
         `through_subjects`: also the seal on what a manifest merely speaks of (a signature of a sealed image).
         """
         reaching = metadata.reaching(place.id, str(digest), through_subjects=through_subjects)
-        names = tag_table.kept(tx, place.id, reaching)
-        if through_subjects and not names:
-            names = self._kept_by_another_digest(tx, place, str(digest), reaching)
-        return [Tag(name) for name in names]
+        keeping = tag_table.kept(tx, place.id, reaching)
+        if through_subjects and not keeping:
+            return self._kept_by_another_digest(tx, place, str(digest), reaching)
+        return keeping
+
+    def own_protectors(self, tx: Transaction, place: Place, digest: Digest) -> SomeTags:
+        """Those of them that resolve to this very digest."""
+        return tag_table.kept_at(tx, place.id, str(digest))
+
+    def deletable(self, tx: Transaction, place: Place, digest: Digest) -> SomeTags:
+        """The tags that resolve to a manifest and can be deleted by themselves, whatever else keeps the manifest."""
+        return tag_table.deletable_at(tx, place.id, str(digest))
 
     def spoken_of(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
         """The digest that a signature tool's tag speaks of; of a sha512 one the repository has to hold the manifest."""
@@ -192,11 +202,11 @@ class TagDoor:
         whole = metadata.digest_that_begins(tx, place.id, beginning)
         return None if whole is None else Digest.parse(whole)
 
-    def _kept_by_another_digest(self, tx: Transaction, place: Place, digest: str, reaching: Select[str]) -> list[str]:
+    def _kept_by_another_digest(self, tx: Transaction, place: Place, digest: str, reaching: Select[str]) -> SomeTags:
         """The same, where a signature names the signed image by its sha256 and the tag by its sha512, or so."""
         also_called = metadata.also_called(tx, place.id)
         if not also_called:
-            return []
+            return SomeTags()
         same = defaultdict(set)
         for one, other in also_called:
             same[one].add(other)
@@ -206,13 +216,13 @@ class TagDoor:
         while waiting:
             for twin in same[waiting.pop()] - found:
                 reaching = metadata.reaching(place.id, twin, through_subjects=True)
-                names = tag_table.kept(tx, place.id, reaching)
-                if names:
-                    return names
+                keeping = tag_table.kept(tx, place.id, reaching)
+                if keeping:
+                    return keeping
                 more = metadata.digests(tx, reaching) - found
                 found |= more
                 waiting += more
-        return []
+        return SomeTags()
 
     def _judge(
         self,

@@ -1,7 +1,7 @@
 """Bearer tokens: who somebody is and what they asked for, signed for five minutes. They give no right by themselves.
 
 A token (JWT, EdDSA) says its subject and, per repository, the actions that were asked for and granted when it was
-given. What a request may do is what the token says AND what the grants say now: a grant that was taken away is gone at
+given; and whether it is also for the catalog, the list of repositories (type `registry`, name `catalog`, action `*`). What a request may do is what the token says AND what the grants say now: a grant that was taken away is gone at
 once, and a token never does more than it was asked for. Checked, in this order: signature by one of our keys, issuer,
 audience, not before, end; then the claims' form. What can't be read is no token.
 """
@@ -28,7 +28,10 @@ LIFE_S: Final = 300
 LEEWAY_S: Final = 5
 MAX_TOKEN_BYTES: Final = 16 * 1024
 ISSUER: Final = "boltseal"
+CATALOG_SCOPE: Final = "registry:catalog:*"
+"""The scope of the catalog, as the Docker token specification names it."""
 _ALGORITHMS: Final = ["Ed25519"]
+_CATALOG: Final = {"type": "registry", "name": "catalog", "actions": ["*"]}
 
 
 class TokenInvalid(Unauthenticated):
@@ -37,11 +40,15 @@ class TokenInvalid(Unauthenticated):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token says. `user` None: somebody without a login. `ends_s`: seconds since the epoch."""
+    """What a token says. `user` None: somebody without a login. `ends_s`: seconds since the epoch.
+
+    `scopes`: actions by repository. `catalog`: whether it is also for the catalog.
+    """
 
     user: str | None
     scopes: Mapping[str, frozenset[Action]]
     ends_s: int
+    catalog: bool = False
 
 
 class Tokens:
@@ -52,8 +59,8 @@ class Tokens:
         self.service = service
         self._now_us = now_us
 
-    def give(self, user: str | None, scopes: Mapping[str, frozenset[Action]]) -> str:
-        """A token for a user and what was granted of what they asked for. KeysUnreadable."""
+    def give(self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False) -> str:
+        """A token for a user and what was granted of what they asked for. `catalog`: also for it. KeysUnreadable."""
         now_s = self._now_us() // 1_000_000
         key = self._keys.current(self._now_us())[0]
         claims: dict[str, Any] = {
@@ -67,7 +74,8 @@ class Tokens:
             "access": [
                 {"type": "repository", "name": name, "actions": sorted(actions)}
                 for name, actions in sorted(scopes.items())
-            ],
+            ]
+            + ([_CATALOG] if catalog else []),
         }
         return jwt.encode({"alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS)
 
@@ -96,15 +104,18 @@ class Tokens:
             raise TokenInvalid("the token has ended; ask for another")
         if until_us is not None and begins_s > until_us // 1_000_000 + LEEWAY_S:
             raise TokenInvalid("the token was signed by a key that signs no more; ask for another")
-        return Claims(user or None, _scopes(claims.get("access")), ends_s)
+        scopes, catalog = _access(claims.get("access"))
+        return Claims(user or None, scopes, ends_s, catalog)
 
 
-def _scopes(access: object) -> dict[str, frozenset[Action]]:
+def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
+    """The actions by repository, and whether the catalog is among what was granted. TokenInvalid."""
     try:
-        return {
-            item["name"]: frozenset(Action(action) for action in item["actions"])
-            for item in access  # type: ignore[attr-defined]  # whatever it is, the except below answers
+        items = list(access)  # type: ignore[call-overload]  # whatever it is, the except below answers
+        scopes = {
+            item["name"]: frozenset(Action(action) for action in item["actions"]) for item in items if item != _CATALOG
         }
+        return scopes, _CATALOG in items
     except (TypeError, KeyError, ValueError) as error:
         raise TokenInvalid("the token can't be read; log in again") from error
 
