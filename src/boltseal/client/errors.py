@@ -35,7 +35,11 @@ class RemoteUnauthenticated(Unauthenticated):
 
 
 class RemoteDenied(Denied):
-    """The registry knows us and says no."""
+    """The registry knows us and says no. `retry_after_s`: when it says to come back; some mean a rate limit by it."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RemoteRefused(SealedPut):
@@ -49,7 +53,8 @@ class RemoteInvalid(Invalid):
 class RemoteBusy(TooMany):
     """The registry's rate limit. `retry_after_s`: when it says to come back, None where it does not.
 
-    `pulls`: only what counts as a pull is limited, which a HEAD is not; otherwise it is every request.
+    `pulls`: only what counts as a pull is limited, which a HEAD is not; otherwise it is every request. A registry that
+    says when to come back means every request.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None, *, pulls: bool = False) -> None:
@@ -110,7 +115,7 @@ def from_status(
                 f"{registry} does not show {what}{tail}; it is not there, or needs a login: `docker login {registry}`"
             )
         case 403:
-            return RemoteDenied(f"{registry} denies {what}{tail}")
+            return RemoteDenied(f"{registry} denies {what}{tail}", retry_after_s)
         case 404:
             return RemoteNotFound(f"{registry} has no {what}{tail}", bound)
         case 405 | 409 | 412:
@@ -119,8 +124,9 @@ def from_status(
             return RemoteBusy(
                 f"{registry} limits how often it may be asked; {what} was not answered{tail}",
                 retry_after_s,
-                # Docker Hub has two limits: the one of pulls explains itself, the one of requests is a bare 429.
-                pulls=counted or bool(reason),
+                # Docker Hub has two limits: the one of pulls explains itself, the one of requests is a bare 429. The body
+                # is only asked where no header says how long to wait.
+                pulls=retry_after_s is None and (counted or bool(reason)),
             )
         case _ if status >= 500 or status == 408:
             return RemoteUnavailable(f"{registry} failed on {what}{tail}", retry_after_s)

@@ -23,6 +23,16 @@ class Quota:
     source: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PullsLeft:
+    """What one answer about a manifest said of the pulls that are left. `remaining` None: of no limit.
+
+    Two answers are never equal. A registry may count the pulls of some repositories and not of others.
+    """
+
+    remaining: int | None
+
+
 def parse_quota(headers: Mapping[str, str]) -> Quota | None:
     """The quota that an answer's headers (names in lower case) speak of, or None."""
     limit = _VALUE.fullmatch(headers.get("ratelimit-limit", ""))

@@ -22,8 +22,10 @@ import msgspec
 
 from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import Credentials
-from boltseal.client.errors import RemoteUnauthenticated, RemoteUnavailable
+from boltseal.client.errors import RemoteBusy, RemoteUnauthenticated, RemoteUnavailable
 from boltseal.client.hosts import is_loopback
+from boltseal.client.quota import parse_retry_after
+from boltseal.errors import BoltsealError
 from boltseal.oci.jsontext import decode
 
 GROUP: Final = 512
@@ -177,12 +179,14 @@ class TokenCache:
                 login = None if credentials is None else (credentials.username, credentials.secret)
                 asking = self._http.stream("GET", realm, params=query, auth=login)
             async with asking as response:
+                if response.status_code != 200:
+                    raise _failure(registry, response, anonymous=credentials is None)
                 body = await _read(registry, response)
         except httpx2.HTTPError as error:
             broken = isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError)
             kind = _TooMuch if broken else RemoteUnavailable  # some break off instead of saying so
             raise kind(f"{registry}: its token service did not answer: {type(error).__name__}") from error
-        return _read_answer(registry, response.status_code, body, anonymous=credentials is None)
+        return _read_answer(registry, body)
 
 
 def _check_realm(registry: str, realm: str) -> None:
@@ -210,14 +214,23 @@ async def _read(registry: str, response: httpx2.Response) -> bytes:
     return b"".join(pieces)
 
 
-def _read_answer(registry: str, status: int, body: bytes, *, anonymous: bool) -> _Answer:
+def _failure(registry: str, response: httpx2.Response, *, anonymous: bool) -> BoltsealError:
+    """The error that an answer without a token is, by its status and `Retry-After`; its body is not read."""
+    status = response.status_code
+    retry_after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
     if status in (413, 414, 431):
-        raise _TooMuch(f"{registry}: its token service takes no request of this length (HTTP {status})")
-    if status in (400, 401, 403):
+        return _TooMuch(f"{registry}: its token service takes no request of this length (HTTP {status})")
+    if status in (400, 401, 403) and retry_after_s is None:
         hint = "log in with `docker login`" if anonymous else "is the login right?"
-        raise _Refused(f"{registry} gave no token (HTTP {status}); {hint}")
-    if status != 200:
-        raise RemoteUnavailable(f"{registry}: its token service answered HTTP {status}")
+        return _Refused(f"{registry} gave no token (HTTP {status}); {hint}")
+    if status in (403, 429):
+        return RemoteBusy(
+            f"{registry}: its token service limits how often it may be asked (HTTP {status})", retry_after_s
+        )
+    return RemoteUnavailable(f"{registry}: its token service answered HTTP {status}", retry_after_s)
+
+
+def _read_answer(registry: str, body: bytes) -> _Answer:
     try:
         answer = decode(body, _Answer)
     except ValueError:

@@ -13,6 +13,9 @@ The steps of a request, in order:
 6. No answer, 408, 429 and 5xx are tried again with growing pauses, or after what `Retry-After` says when that is short.
    A refusal (400, 401, 403, 404, 405, 409, 412) never is.
 
+What an answer's headers say of limits (`Retry-After`, `ratelimit-*`) is noted before its body is read, and holds whatever
+the body says, also where it is too long, breaks off or never ends.
+
 Bodies of answers are bounded: what is longer than it may be is not read to its end. So is time: a registry that sends a
 byte now and then is given up as one that sends none.
 """
@@ -37,7 +40,7 @@ from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.credentials import Credentials, LoginSource
 from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
-from boltseal.client.quota import Quota, parse_quota, parse_retry_after
+from boltseal.client.quota import PullsLeft, Quota, parse_quota, parse_retry_after
 from boltseal.client.reach import AddressBlocked, NoNeighbour, Reach
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Invalid, Unavailable
@@ -73,7 +76,8 @@ class TransportOptions:
 
     `timeout_s`: without a byte. `whole_s`: how long asking for what is read whole may take in all, since who sends a byte now
     and then is never silent, and until a stream has begun; redirects, tokens and other tries included. `pace`: how slowly a
-    stream may come. `patience_s`: the longest `Retry-After` that is waited for. `reach`: where a registry may send us; None:
+    stream may come. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: how long the body of a failure may
+    take, which only says why. `reach`: where a registry may send us; None:
     anywhere but to link-local addresses.
     """
 
@@ -84,6 +88,7 @@ class TransportOptions:
     pace: Pace = Pace()
     attempts: int = 4
     patience_s: float = PATIENCE_S
+    reason_s: float = 10.0
     reach: Reach | None = None
 
 
@@ -143,6 +148,7 @@ class Transport:
         self._bearer: dict[str, Challenge] = {}
         self.tokens = TokenCache(self._http)
         self.quotas: dict[str, Quota] = {}
+        self.pulls: dict[str, PullsLeft] = {}
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -156,8 +162,9 @@ class Transport:
                 with attempt:
                     async with AsyncExitStack() as stack:
                         response = await self._send(call, stack)
+                        if response.status_code not in call.ok:
+                            raise await self._failure(call, response)
                         body = await _read(call, response, max_bytes)
-                        self._check(call, response, body)
                         return Reply(response.status_code, dict(response.headers), body)
         raise AssertionError("stamina returns or raises")
 
@@ -172,7 +179,7 @@ class Transport:
                     with attempt:
                         response = await self._send(call, stack)
                         if response.status_code not in call.ok:
-                            self._check(call, response, await _read(call, response, MAX_UNWANTED_BYTES))
+                            raise await self._failure(call, response)
             try:
                 yield response
             except httpx2.HTTPError as error:
@@ -200,25 +207,34 @@ class Transport:
             return True
         return retry_after_s if retry_after_s <= self._options.patience_s else False
 
-    def _check(self, call: Call, response: httpx2.Response, body: bytes) -> None:
+    def _note_limits(self, call: Call, response: httpx2.Response) -> None:
         quota = parse_quota(response.headers)
         if quota is not None:
             self.quotas[call.registry] = quota
-        if response.status_code not in call.ok:
-            retry_after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
-            raise from_status(
-                call.registry,
-                call.what,
-                response.status_code,
-                body,
-                retry_after_s=retry_after_s,
-                bound=response.headers.get("boltseal-bound"),
-                counted="ratelimit-remaining" in response.headers,
-            )
+        if quota is not None or ("/manifests/" in call.path and response.status_code in call.ok):
+            self.pulls[call.registry] = PullsLeft(None if quota is None else quota.remaining)
+
+    async def _failure(self, call: Call, response: httpx2.Response) -> BoltsealError:
+        """The error that an answer is. Its body only says why: what can't be read of it changes nothing."""
+        body = b""
+        with suppress(BoltsealError, TimeoutError):
+            async with asyncio.timeout(self._options.reason_s):
+                body = await _read(call, response, MAX_UNWANTED_BYTES)
+        return from_status(
+            call.registry,
+            call.what,
+            response.status_code,
+            body,
+            retry_after_s=parse_retry_after(response.headers.get("retry-after"), time.time()),
+            bound=response.headers.get("boltseal-bound"),
+            counted="ratelimit-remaining" in response.headers,
+        )
 
     async def _send(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
         try:
-            return await self._authorized(call, stack)
+            response = await self._authorized(call, stack)
+            self._note_limits(call, response)
+            return response
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: of a name that no host has
             reason = str(error) or type(error).__name__
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error

@@ -213,7 +213,7 @@ class Mirror:
             async with self._turns.taken(f"manifest {repository} {digest}", OTHERS_WAIT_S):
                 with contextlib.suppress(ManifestUnknown):  # another worker was quicker
                     return await self._pulls.manifest(repository, digest)
-                async with self._limits.asking(upstream):
+                async with self._limits.asking(upstream, pull=True):
                     manifest = await upstream.client.manifest(upstream.remote(repository), digest)
                 self._count(MANIFESTS_FETCHED)
                 await self._manifests.put(

@@ -160,12 +160,14 @@ class PushGate:
                 f"a push to {upstream.terms.name} may name one tag; push {tags[0]} first, then the others"
             )
         await self.begin(upstream, repository)
-        work = (
-            self._put_tag(upstream, repository, tags[0], pushed, conditions, actor)
-            if tags
-            else self._put_digest(upstream, repository, pushed, conditions, actor)
-        )
-        task = asyncio.create_task(work)
+
+        async def work() -> Published:
+            async with self._limits.asking(upstream):
+                if tags:
+                    return await self._put_tag(upstream, repository, tags[0], pushed, conditions, actor)
+                return await self._put_digest(upstream, repository, pushed, conditions, actor)
+
+        task = asyncio.create_task(work())
         self._pushing.add(task)
         task.add_done_callback(self._pushed)
         try:
@@ -401,7 +403,8 @@ class PushGate:
 
     async def _pass_on_quietly(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
         try:
-            await self._pass_on(upstream, repository, digest)
+            async with self._limits.asking(upstream):
+                await self._pass_on(upstream, repository, digest)
         except BoltsealError as error:
             _log.info("a blob could not be passed on yet", repository=repository, reason=error.message)
 

@@ -1,8 +1,10 @@
 """What an upstream lets us do: its pull limit, its limit of requests, and whether it answers at all.
 
-Docker Hub has two limits, and both are answered with 429. One counts pulls (GET of a manifest) and says on every answer how
-many are left (`ratelimit-*`): a HEAD is still free, so only pulls end. The other counts every request and says nothing but
-429: then nothing at all is asked for a while, as each question would prolong it.
+An upstream that says when to come back (`Retry-After`, on whatever failure) is asked nothing until then, whatever the
+body says. Docker Hub has two limits, and both are answered with 429. One counts pulls (GET of a manifest) and says on every
+answer about a manifest how many are left (`ratelimit-*`): when that is 0 no manifest is fetched for a while, or until an
+answer says otherwise; a HEAD and blobs are free and go on. The other counts every request and says nothing but 429: then
+nothing at all is asked for a while, as each question would prolong it.
 
 Work that no client waits for stops when no more than `reserve` pulls are left. What is left, and that an upstream is down, is
 known to all workers (`registry.upstream_state`), and whoever is told hears it once.
@@ -23,7 +25,7 @@ from boltseal.events import QuotaLow, UpstreamDown
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
-    from boltseal.client.quota import Quota
+    from boltseal.client.quota import PullsLeft, Quota
     from boltseal.events import Event
     from boltseal.mirror.upstreams import Upstream
     from boltseal.policy.upstreams import UpstreamTerms
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     """Takes what happened. It neither waits nor raises: who is told, and how, is its own business."""
 
 REST_US: Final = 60_000_000
-"""How long an upstream is left alone that says 429 and not for how long."""
+"""How long an upstream is left alone that says 429 and not for how long, and is asked for no pull that has none left."""
 MAX_REST_US: Final = 3_600_000_000
 DOWN_AFTER: Final = 3
 """Failures in a row, with no answer between them, after which an upstream is down."""
@@ -51,6 +53,8 @@ class Limits:
         self._clock = clock
         self._tell = tell
         self._rests_until_us: dict[str, int] = {}
+        self._spent_until_us: dict[str, int] = {}
+        self._pulls: dict[str, PullsLeft] = {}
         self._failures: dict[str, int] = {}
         self._quotas: dict[str, Quota] = {}
 
@@ -61,17 +65,30 @@ class Limits:
             return None
         return f"it limits how often it may be asked, and is left alone for {-(-left_us // 1_000_000)} s more"
 
+    def pulls_spent(self, upstream: Upstream) -> str | None:
+        """Why an upstream is asked for no manifest now, None where it may be."""
+        left_us = self._spent_until_us.get(upstream.terms.name, 0) - self._clock()
+        if left_us <= 0:
+            return None
+        return f"no pulls are left of its limit, and it is asked for none for {-(-left_us // 1_000_000)} s more"
+
     def may_spend(self, upstream: Upstream) -> bool:
         """Whether work that no client waits for may ask an upstream anything."""
         quota = self._quotas.get(upstream.terms.name)
         return self.resting(upstream) is None and (quota is None or quota.remaining > upstream.terms.reserve)
 
     @asynccontextmanager
-    async def asking(self, upstream: Upstream) -> AsyncIterator[None]:
-        """Around a question: refused while an upstream is left alone (Unavailable); what becomes of it is noted."""
+    async def asking(self, upstream: Upstream, *, pull: bool = False) -> AsyncIterator[None]:
+        """Around a question: refused while an upstream is left alone (Unavailable); what becomes of it is noted.
+
+        `pull`: it is one that counts as a pull, which is also refused while none is left (RemoteBusy).
+        """
         resting = self.resting(upstream)
         if resting is not None:
             raise Unavailable(f"{upstream.terms.name} was not asked: {resting}")
+        spent = self.pulls_spent(upstream) if pull else None
+        if spent is not None:
+            raise RemoteBusy(f"{upstream.terms.name} was not asked: {spent}", pulls=True)
         try:
             yield
         except RemoteNotFound:
@@ -95,10 +112,14 @@ class Limits:
         """Upstream has not, or with a failure."""
         name = upstream.terms.name
         await self._note_quota(upstream)
+        retry_after_s: float | None = getattr(error, "retry_after_s", None)
+        if retry_after_s is not None:
+            self._rests_until_us[name] = self._clock() + min(round(retry_after_s * 1_000_000), MAX_REST_US)
         if isinstance(error, RemoteBusy):
-            if not error.pulls:
-                rest_us = REST_US if error.retry_after_s is None else round(error.retry_after_s * 1_000_000)
-                self._rests_until_us[name] = self._clock() + min(rest_us, MAX_REST_US)
+            if error.pulls:
+                self._spent_until_us[name] = self._clock() + REST_US
+            elif retry_after_s is None:
+                self._rests_until_us[name] = self._clock() + REST_US
             return
         if not isinstance(error, RemoteUnavailable) or isinstance(error, AddressBlocked):
             return  # it has answered
@@ -108,6 +129,10 @@ class Limits:
 
     async def _note_quota(self, upstream: Upstream) -> None:
         name, reserve = upstream.terms.name, upstream.terms.reserve
+        pulls = upstream.transport.pulls.get(upstream.terms.authority)
+        if pulls is not None and pulls is not self._pulls.get(name):
+            self._pulls[name] = pulls
+            self._spent_until_us[name] = self._clock() + REST_US if pulls.remaining == 0 else 0
         quota = upstream.transport.quotas.get(upstream.terms.authority)
         if quota is None or quota == self._quotas.get(name):
             return
