@@ -25,11 +25,11 @@ from bench.content import CONFIG_TYPE, GIB_LAYERS_MIB, KIB, MANIFEST_TYPE, MIB, 
 from bench.measures import Figure, Measure, Run
 from bench.peers import BOLTSEAL, ON_SERVER_CORE, OPEN, REGISTRY, SKOPEO, Readable, readable
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.poll import poll
+from boltseal.client.head_requests import poll
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Reference
-from boltseal.registry.logins import hash_password
-from boltseal.storage.users import UserFile
+from boltseal.server.auth.logins import hash_password
+from boltseal.server.storage.users import UserFile
 from tests import servers
 from tests.programs import program
 from tests.servers import Server

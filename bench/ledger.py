@@ -27,22 +27,22 @@ import httpx2
 from boltseal.ledger.entry import Entry, Kind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.opening import open_store, prepare
 from boltseal.policy.rules import parse_rules
-from boltseal.registry.integrator import Integrator, receipt_of
-from boltseal.registry.manifests import Manifests
-from boltseal.registry.refusals import Refusals
-from boltseal.registry.signer import Signer
-from boltseal.registry.tags import TagDoor
-from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL, Actor, Place, Standing
-from boltseal.settings import Settings
-from boltseal.storage import ledger_store, ledger_tree, tag_table
-from boltseal.storage.blobs_local import LocalBlobs
-from boltseal.storage.database import Database, Transaction, open_database
-from boltseal.storage.fsck import examine
-from boltseal.storage.ledger_key import LedgerKeys
-from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME
-from boltseal.storage.tag_row import TagRow
+from boltseal.server.registry.integrator import Integrator, receipt_of
+from boltseal.server.registry.manifests import Manifests
+from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL, Actor, Place, Standing
+from boltseal.server.registry.refusals import Refusals
+from boltseal.server.registry.signer import Signer
+from boltseal.server.registry.tag_writer import TagDoor
+from boltseal.server.settings import Settings
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.fsck import examine
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_table
+from boltseal.server.storage.metadata.database import Database, Transaction, open_database
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.store_factory import open_store, prepare
 from tests import images
 from tests.servers import boltseal
 

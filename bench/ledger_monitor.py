@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from boltseal.client.ledger_monitor.progress_file import MonitorMemory
 from boltseal.ledger.entry import Entry, Kind, encode
 from boltseal.ledger.tiles import WIDTH, encode_bundle, parse_bundle
-from boltseal.monitor.memory import MonitorMemory
 
 MILLION = 1_000_000
 START_US = 1_795_500_000_000_000

@@ -18,12 +18,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from boltseal.bases.freshness import Status
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.transport import Call, Transport, TransportOptions
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.mediatype import OCI_MANIFEST
-from tests.bases.published import HUB, Published, base_labels
+from boltseal.project.bases.freshness import Status
+from tests.project.bases.published import HUB, Published, base_labels
 
 IMAGES, BASES, OWN = 1_000, 30, "reg.test"
 AT_ONCE = 16

@@ -31,8 +31,8 @@ from pathlib import Path
 from tests import servers
 from tests.attacks.scrub.image import archive
 from tests.attacks.scrub.stores import podman_on
+from tests.host.scrub.making import DockerStore, peak_mb
 from tests.programs import program
-from tests.scrub.making import DockerStore, peak_mb
 from tests.servers import unmounted
 
 FILES, BYTES, LAYERS = 60_000, 800_000_000, 6

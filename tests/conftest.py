@@ -15,10 +15,10 @@ import httpx2
 import hypothesis
 import pytest
 
-from boltseal.opening import prepare
-from boltseal.storage.blobs_local import LocalBlobs
-from boltseal.storage.fsck import examine
-from boltseal.storage.migrate import DATABASE_NAME
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.fsck import examine
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
 pytest_plugins = ["tests.servers", "tests.shop"]
@@ -94,7 +94,7 @@ def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(fresh_data: Path) -> Iterator[Path]:
     """Where a registry of this test keeps its data: a folder of its own, to which nothing was pushed yet.
 
-    In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/storage`).
+    In memory where the machine has a place for that: what survives a power cut is tested on disks (`tests/server/storage`).
     """
     with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None, prefix="boltseal-test-") as folder:
         yield copy_of(fresh_data, Path(folder))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boltseal.api.gate import Gate
 from boltseal.policy.grants import Grants
-from boltseal.registry.access import Access
-from boltseal.registry.logins import Logins
-from boltseal.registry.tokens import Tokens
-from boltseal.storage.keyfile import KeyFile
-from boltseal.storage.users import UserFile
+from boltseal.server.api.auth import Gate
+from boltseal.server.auth.access import Access
+from boltseal.server.auth.logins import Logins
+from boltseal.server.auth.tokens import Tokens
+from boltseal.server.storage.key_file import KeyFile
+from boltseal.server.storage.users import UserFile
 
 NOWHERE = Path("/nonexistent/boltseal")
 

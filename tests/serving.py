@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx2
 
-from boltseal.app import create_app
 from boltseal.events import Event
-from boltseal.opening import now_us
-from boltseal.settings import Settings
+from boltseal.server.app import create_app
+from boltseal.server.settings import Settings
+from boltseal.server.store_factory import now_us
 from tests.asgi import App, running
 
 ORIGIN = "http://localhost:5000"

@@ -14,13 +14,13 @@ from boltseal.ledger.entry import Entry, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
-from boltseal.registry import Registry, build_registry
-from boltseal.registry.sequencer import start_ledger
-from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL, Actor, Conditions, Published
-from boltseal.storage import ledger_store
-from boltseal.storage.blobs_local import LocalBlobs
-from boltseal.storage.database import Database, open_database
-from boltseal.storage.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.registry import Registry, build_registry
+from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL, Actor, Conditions, Published
+from boltseal.server.registry.sequencer import start_ledger
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.storage.metadata.database import Database, open_database
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"

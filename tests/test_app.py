@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.app import create_app
 from boltseal.ledger.entry import Entry, Kind, parse
-from boltseal.opening import open_store, prepare
-from boltseal.settings import Settings
-from boltseal.storage import ledger_store
-from boltseal.storage.migrate import FormatInvalid
+from boltseal.server.app import create_app
+from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.storage.metadata.migrate import FormatInvalid
+from boltseal.server.store_factory import open_store, prepare
 from tests import images
 from tests.asgi import running
 from tests.serving import FLOATING, Clock, serving, settings_of

@@ -14,7 +14,7 @@ from boltseal import config
 from boltseal.config import ConfigInvalid
 from boltseal.errors import ExitCode, exit_code
 from boltseal.policy.rules import Mode
-from boltseal.settings import ListenAddress, ServerSettings, Settings, exposure_refusal
+from boltseal.server.settings import ListenAddress, ServerSettings, Settings, exposure_refusal
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

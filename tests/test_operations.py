@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx2
 
-from boltseal.app import create_app
-from boltseal.settings import Settings
+from boltseal.server.app import create_app
+from boltseal.server.settings import Settings
 from tests import images
 from tests.asgi import running
 from tests.serving import FLOATING, serving, settings_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.projects import (
+from boltseal.project.settings import (
     ClientSettings,
     ProjectInvalid,
     ProjectSettings,

@@ -11,19 +11,19 @@ import bcrypt
 import pytest
 from structlog.testing import capture_logs
 
-from boltseal.app import Application
 from boltseal.client.transport import Call
 from boltseal.events import Event
 from boltseal.ledger.entry import Kind, format_time, parse
-from boltseal.opening import Store, now_us
-from boltseal.rebuilding import OnlyReads, OwnTransport, Rebuilding
-from boltseal.settings import Settings
-from boltseal.storage import ledger_store
-from tests.bases.layered import layered
+from boltseal.server.app import Application
+from boltseal.server.rebuilds import OnlyReads, OwnTransport, Rebuilding
+from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.store_factory import Store, now_us
 from tests.fakes.hub import FakeHub
 from tests.images import Document, push
+from tests.project.bases.layered import layered
+from tests.server.spec.test_tag_history import signed
 from tests.serving import Serving, serving_as
-from tests.spec.test_tag_history import signed
 
 NAME, DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 WAS, NOW = layered("ab"), layered("ac")

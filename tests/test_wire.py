@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.wire import BUFFER_BYTES, WireClient, WireTransport
+from boltseal.socket_backend import BUFFER_BYTES, WireClient, WireTransport
 from tests.authority import authority
 from tests.client.listening import listening
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic_core import ErrorDetails
 
-    from boltseal.settings import Settings
+    from boltseal.server.settings import Settings
 
 # What the server's settings need is imported where they are read: the verbs of clients would wait for it in vain, and
 # longer than for the registry.
@@ -104,13 +104,13 @@ def load_and_tell(
     """As `load`, and tells of every setting where its value came from."""
     from pydantic import ValidationError
 
-    from boltseal.notify.terms import NotifyInvalid
     from boltseal.policy.grants import GrantInvalid
-    from boltseal.policy.on_outdated import OnOutdatedInvalid
+    from boltseal.policy.notifications import NotifyInvalid
     from boltseal.policy.quotas import QuotaInvalid
+    from boltseal.policy.rebuild_actions import OnOutdatedInvalid
     from boltseal.policy.rules import RuleInvalid
     from boltseal.policy.upstreams import UpstreamInvalid
-    from boltseal.settings import Settings
+    from boltseal.server.settings import Settings
 
     file = _file_layer(path, default_file)
     environment = _environment_layer()
@@ -311,7 +311,7 @@ def _config_variable() -> Path | None:
 def _environment_layer() -> _Layer:
     from pydantic_settings import EnvSettingsSource, SettingsError
 
-    from boltseal.settings import ENV_PREFIX, Settings
+    from boltseal.server.settings import ENV_PREFIX, Settings
 
     known = {_variable(key) for key in _known_keys(Settings)}
     for name in sorted(os.environ):
@@ -341,7 +341,7 @@ def _not_json() -> str:
 def _refuse_unknown(layer: _Layer) -> None:
     from pydantic import BaseModel
 
-    from boltseal.settings import ServerSettings, Settings
+    from boltseal.server.settings import ServerSettings, Settings
 
     for name, value in layer.values.items():
         field = Settings.model_fields.get(name)
@@ -385,7 +385,7 @@ def _known_keys(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def _variable(key: tuple[str, ...]) -> str:
-    from boltseal.settings import ENV_PREFIX, ENV_SEPARATOR
+    from boltseal.server.settings import ENV_PREFIX, ENV_SEPARATOR
 
     return ENV_PREFIX + ENV_SEPARATOR.join(key).upper()
 

@@ -13,8 +13,8 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.opening import examine_store
-from boltseal.settings import Settings
+from boltseal.server.settings import Settings
+from boltseal.server.store_factory import examine_store
 from tests.images import (
     OCI_MANIFEST,
     Blob,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.storage import metadata, sqlite
-from boltseal.storage.metadata import ManifestRow
+from boltseal.server.storage.metadata import queries, sqlite
+from boltseal.server.storage.metadata.queries import ManifestRow
 from tests.shop import INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
-    from boltseal.storage.database import Transaction
+    from boltseal.server.storage.metadata.database import Transaction
     from tests.shop import Shop
 
 CHILDREN, TAGS = 3000, 64
@@ -53,10 +53,10 @@ async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: Shop) ->
     ]
 
     def fill(tx: Transaction) -> None:
-        place = metadata.ensure_repository(tx, SHOP, "somebody")
+        place = queries.ensure_repository(tx, SHOP, "somebody")
         links = [(config["digest"], "config"), (layer["digest"], "layer")]
         for child in children:
-            metadata.add_manifest(tx, place, row_of(child), child, links)
+            queries.add_manifest(tx, place, row_of(child), child, links)
 
     await shop.database.write(fill)
     entries = [{"mediaType": OCI, "digest": str(Digest.of(child)), "size": len(child)} for child in children]

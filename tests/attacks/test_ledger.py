@@ -18,17 +18,17 @@ from sqlalchemy import Connection
 
 from boltseal.ledger.entry import Entry, Kind, encode, parse
 from boltseal.ledger.note import SigningKey
-from boltseal.opening import collect_store, examine_store, now_us, open_store
-from boltseal.registry.recovery import accept_loss
-from boltseal.registry.sequencer import LedgerFrozen
-from boltseal.settings import Settings, WitnessSettings
-from boltseal.storage import ledger_store
-from boltseal.storage.ledger_key import LedgerKeys
-from boltseal.storage.migrate import DATABASE_NAME
+from boltseal.server.registry.recovery import accept_loss
+from boltseal.server.registry.sequencer import LedgerFrozen
+from boltseal.server.settings import Settings, WitnessSettings
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.store_factory import collect_store, examine_store, now_us, open_store
 from tests import images
-from tests.api.test_ledger import as_
 from tests.asgi import send
 from tests.fakes.witness import URL, FakeWitness
+from tests.server.api.test_ledger import as_
 from tests.serving import Clock, Serving, serving, serving_as, settings_of
 
 TRUE, FALSE = images.image("what was published"), images.image("what somebody would like it to be")
@@ -351,7 +351,7 @@ async def test_a_folder_of_keys_that_can_not_be_written_keeps_nobody_from_pullin
 
 
 async def test_entries_are_not_read_without_the_grant(registry: Serving) -> None:
-    """See `tests/api/test_ledger.py` for who may; here: not by a right on one repository, however wide."""
+    """See `tests/server/api/test_ledger.py` for who may; here: not by a right on one repository, however wide."""
     keys = registry.data.with_name("data.keys")
     (keys / "htpasswd").write_text(f"dev:{bcrypt.hashpw(b'pw-dev', bcrypt.gensalt(4)).decode()}\n")
     everything = {"users": ["dev"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]}

@@ -11,15 +11,15 @@ import stamina
 
 from boltseal.client.errors import RemoteLies
 from boltseal.client.history import Proven, read_history
+from boltseal.client.ledger_monitor.monitor import Monitor, Report
+from boltseal.client.ledger_monitor.progress_file import MonitorMemory
+from boltseal.client.ledger_trust import Followed, LedgerUnchecked, LedgerWatch, Status, give_key
 from boltseal.client.receipts import fetch_receipt
 from boltseal.client.state import ClientState
-from boltseal.client.trust import Followed, LedgerUnchecked, LedgerWatch, Status, give_key
 from boltseal.ledger.entry import Kind
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.proof import ReceiptInvalid, format_receipt, open_receipt, parse_receipt_unverified
 from boltseal.ledger.tiles import encode_bundle
-from boltseal.monitor.memory import MonitorMemory
-from boltseal.monitor.watch import Monitor, Report
 from boltseal.oci.reference import Repository, Tag
 from tests.fakes.ledger import A, B, FakeLedger, signing_key
 

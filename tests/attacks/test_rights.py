@@ -21,13 +21,13 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
 from boltseal.policy.grants import Action
-from boltseal.registry.tokens import Tokens
-from boltseal.settings import Settings
-from boltseal.storage.keyfile import KeyFile
-from boltseal.storage.users import UserFile
+from boltseal.server.auth.tokens import Tokens
+from boltseal.server.settings import Settings
+from boltseal.server.storage.key_file import KeyFile
+from boltseal.server.storage.users import UserFile
 from tests.images import OCI_MANIFEST, image, push, push_blob
+from tests.server.spec.test_tag_history import signed
 from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as
-from tests.spec.test_tag_history import signed
 
 IMAGE = image("one")
 PEOPLE = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 HEAD = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n"
 MOST_PIECES = 60
-"""A piece a second. The server waits for a head for thirty seconds (`cli/supervisor.py`); twice that is never reached."""
+"""A piece a second. The server waits for a head for thirty seconds (`server/supervisor.py`); twice that is never reached."""
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from starlette.responses import Response
 
 from boltseal.client.witness import WitnessClient
 from boltseal.ledger.checkpoint import open_checkpoint
-from boltseal.registry.witnesses import Witness, Witnesses
-from boltseal.settings import Settings
+from boltseal.server.registry.witnesses import Witness, Witnesses
+from boltseal.server.settings import Settings
 from tests import images
-from tests.api.test_ledger import key_of
 from tests.fakes.witness import URL, FakeWitness
-from tests.registry.test_integrator import Log
-from tests.registry.test_witnesses import cosigners
+from tests.server.api.test_ledger import key_of
+from tests.server.registry.test_integrator import Log
+from tests.server.registry.test_witnesses import cosigners
 from tests.serving import serving, serving_as
 
 

@@ -19,8 +19,8 @@ from boltseal.build.builders import (
     run,
     tidy_command,
 )
-from boltseal.build.dockerfile import Dockerfile, read
-from boltseal.build.entries import built_extra, same_build
+from boltseal.build.dockerfile_bases import Dockerfile, read
+from boltseal.build.ledger_entries import built_extra, same_build
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.build.dockerfile import Dockerfile, DockerfileInvalid, read
+from boltseal.build.dockerfile_bases import Dockerfile, DockerfileInvalid, read
 
 
 def dockerfile(tmp_path: Path, text: str, target: str | None = None, **args: str) -> Dockerfile:

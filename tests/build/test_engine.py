@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.build.engine import NotBuilt, add_tag, image_id
+from boltseal.build.local_images import NotBuilt, add_tag, image_id
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.fakes.engine import FakeEngine

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.build.gitstate import GitFailed, GitState, NotGit, git_state, public_source
+from boltseal.build.git_state import GitFailed, GitState, NotGit, git_state, public_source
 
 
 def git(folder: Path, *arguments: str) -> str:

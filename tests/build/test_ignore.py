@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boltseal.build.ignore import MAX_PATTERNS, Ignore, IgnoreInvalid, parse_ignore
+from boltseal.build.dockerignore import MAX_PATTERNS, Ignore, IgnoreInvalid, parse_ignore
 
 
 def out(text: str, path: str) -> bool:

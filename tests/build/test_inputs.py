@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.build.ignore import Ignore, parse_ignore
-from boltseal.build.inputs import ContextUnreadable, Inputs, files, input_hash
+from boltseal.build.dockerignore import Ignore, parse_ignore
+from boltseal.build.input_hash import ContextUnreadable, Inputs, files, input_hash
 from tests.lockfile.locks import digest
 
 INPUTS = Inputs(b"FROM node:16\n", {"V": "1"}, [("node:16", digest(1))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from boltseal.build.gitstate import GitState
+from boltseal.build.git_state import GitState
 from boltseal.build.labels import as_flags, labels_of
 from boltseal.oci.reference import Reference
 from tests.lockfile.locks import NOW_US, digest

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boltseal.build.tagtext import NoTag, as_tag, build_tag, content_tag, date_tag, describe_tag, input_tag
+from boltseal.build.tag_template import NoTag, as_tag, build_tag, content_tag, date_tag, describe_tag, input_tag
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.decide import decide
-from boltseal.policy.release import looks_like_release
+from boltseal.policy.release_tags import looks_like_release
+from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import RuleSet, parse_rules
 from tests.lockfile.locks import NOW_US
 

@@ -12,7 +12,7 @@ from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.cli import program
-from tests.pin.projects import written
+from tests.project.projects import written
 
 NGINX = Digest.of(b"nginx")
 COMPOSE = "services:\n  web: {image: nginx:1.25}\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.cli.copy import _names
-from boltseal.transfer.places import Place
+from boltseal.transfer.locations import Place
 from tests.cli import program
 
 DIGEST = f"sha256:{'0' * 64}"

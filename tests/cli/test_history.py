@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.storage.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.cli import program
 from tests.images import Document, image, push
+from tests.server.spec.test_tag_history import signed
 from tests.servers import Server
-from tests.spec.test_tag_history import signed
 
 SHOP = "shop/app"
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.client.kept import KeptStore
 from boltseal.client.state import ClientState
 from boltseal.config import state_folder
+from boltseal.host.kept_images import KeptStore
 from tests import servers
 from tests.cli import program
 from tests.cli.program import Run

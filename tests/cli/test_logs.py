@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import structlog
 
-from boltseal.cli import logs
+from boltseal.server import logs
 
 HOSTILE = "shop\x1b[2J\r\n\u202eapp\x9b"
 

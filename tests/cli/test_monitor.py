@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.storage.ledger_key import LedgerKeys
-from boltseal.storage.migrate import DATABASE_NAME
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests import servers
 from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
-from tests.spec.test_tag_history import signed
+from tests.server.spec.test_tag_history import signed
 
 pytestmark = pytest.mark.slow
 

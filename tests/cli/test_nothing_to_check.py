@@ -11,8 +11,8 @@ import pytest
 from boltseal.lockfile.document import LOCK_NAME, Lock
 from boltseal.lockfile.format import format_lock
 from tests.cli import program
-from tests.pin.projects import written
-from tests.scrub.making import DockerStore
+from tests.host.scrub.making import DockerStore
+from tests.project.projects import written
 
 CHART = {
     "Chart.yaml": "apiVersion: v1\nname: shop\nversion: 1.0.0\n",

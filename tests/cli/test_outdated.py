@@ -18,19 +18,19 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.bases.journal import Journal
 from boltseal.cli.onbases import TooManyImages, _of_registry
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.config import state_folder
 from boltseal.ledger.entry import format_time
-from boltseal.opening import now_us
+from boltseal.project.bases.rebuild_journal import Journal
+from boltseal.server.store_factory import now_us
 from tests import servers
-from tests.bases.layered import layered
 from tests.cli.program import Run, call, clean_environment, run
 from tests.fakes.engine import FakeEngine
 from tests.images import OCI_INDEX, Document, artifact, to_json
+from tests.project.bases.layered import layered
 from tests.servers import Server
 
 pytestmark = [pytest.mark.slow]

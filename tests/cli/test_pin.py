@@ -18,7 +18,7 @@ from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.cli.program import Run
 from tests.images import image, push
-from tests.pin.projects import written
+from tests.project.projects import written
 from tests.servers import Server
 
 NGINX, REDIS = Digest.of(b"nginx"), Digest.of(b"redis")

@@ -11,12 +11,12 @@ import httpx2
 import pytest
 
 from boltseal.ledger.note import COSIGNATURE, SigningKey
-from boltseal.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_key import LedgerKeys
 from tests import servers
 from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, index, push
-from tests.spec.test_tag_history import signed
+from tests.server.spec.test_tag_history import signed
 
 APP = index(image("amd64"), image("arm64"))
 

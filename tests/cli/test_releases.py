@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.deploy.releasedisk import Contents, ReleaseFolder
+from boltseal.deploy.release_store import Contents, ReleaseFolder
 from boltseal.deploy.releases import End
 from tests.cli.program import call
 from tests.deploy.test_releases import DIGEST, release

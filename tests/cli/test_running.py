@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.deploy.releasedisk import Contents, ReleaseFolder
+from boltseal.deploy.release_store import Contents, ReleaseFolder
 from boltseal.deploy.releases import End, Kind, Release, ReleasedService
 from boltseal.lockfile.document import SECOND_US, LockedImage, LockedPlatform
 from boltseal.lockfile.format import format_lock

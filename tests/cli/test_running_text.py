@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from boltseal.cli.running_text import blocks
-from boltseal.fleet.hosts import Seen
-from boltseal.fleet.rows import Deployed, Row
-from boltseal.ledger.meant import Behind, Meant, Release
+from boltseal.engines.inventory import Health
+from boltseal.host.containers.hosts import Seen
+from boltseal.host.containers.rows import Deployed, Row
+from boltseal.ledger.tag_intervals import Behind, Meant, Release
 from boltseal.lockfile.compare import Weight
-from boltseal.lockfile.running import DigestKind, Origin, RunningImage, RunningVerdict, Standing
+from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage, RunningVerdict, Standing
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.inventory import Health
 
 NAME = Reference.parse("localhost:5000/shop/app:latest")
 INDEX, CONFIG, OTHER = (Digest.of(words) for words in (b"index", b"config", b"other"))

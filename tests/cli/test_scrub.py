@@ -17,9 +17,9 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Reference
 from tests.cli import program
+from tests.host.scrub.making import DockerStore
+from tests.host.scrub.test_trust import receipt
 from tests.ledger.test_proof import KEY
-from tests.scrub.making import DockerStore
-from tests.scrub.test_trust import receipt
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_a_copy_that_asks_no_daemon_loads_nothing_that_talks_to_one() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert "boltseal.client.transport" in loaded
-    assert "boltseal.runtimes.engine" not in loaded
+    assert "boltseal.engines.api" not in loaded
 
 
 def test_a_verb_is_parsed_without_anything_heavy() -> None:

@@ -21,7 +21,7 @@ def test_a_verb_of_a_client_does_not_load_what_the_server_needs() -> None:
 
     assert "boltseal.client.transport" in loaded
     assert not loaded & {
-        "boltseal.settings",
+        "boltseal.server.settings",
         "pydantic_settings",
         "sqlalchemy",
         "granian",

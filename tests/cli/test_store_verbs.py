@@ -14,13 +14,13 @@ from boltseal.errors import SealedDelete, SealedPut
 from boltseal.ledger.entry import Entry, Kind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.opening import now_us, open_store, prepare
-from boltseal.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.registry.values import ANONYMOUS, UNCONDITIONAL
-from boltseal.settings import Settings
-from boltseal.storage import ledger_store
-from boltseal.storage.blobs import UploadId, UploadKey
-from boltseal.storage.migrate import DATABASE_NAME
+from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL
+from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
+from boltseal.server.settings import Settings
+from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
+from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.store_factory import now_us, open_store, prepare
 from tests.cli import program
 from tests.shop import SHOP, Clock, Shop
 

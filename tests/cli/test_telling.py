@@ -9,7 +9,7 @@ import pytest
 from boltseal.cli.answer import Answer
 from boltseal.cli.onrelease import tell_release
 from boltseal.cli.telling import Telling
-from boltseal.deploy.flow import Deployed, Outcome
+from boltseal.deploy.release_flow import Deployed, Outcome
 from boltseal.deploy.releases import End, Kind, Release, ReleasedService, Step
 from boltseal.events import ReleaseDone
 from tests.notify.receivers import HANGS, Inbox, inbox_beside

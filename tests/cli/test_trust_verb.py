@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.ledger_key import LedgerKeys
 from tests import servers
 from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
+from tests.server.spec.test_tag_history import signed
 from tests.servers import Server
-from tests.spec.test_tag_history import signed
 
 REF = "shop/app:1.4.2"
 KEY = signing_key()

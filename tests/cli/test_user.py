@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import bcrypt
 import pytest
 
-from boltseal.storage.users import UserFile
+from boltseal.server.storage.users import UserFile
 from tests.cli import program
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.apprise_call import AppriseReceiver
-from boltseal.client.webhook import Network, NotDelivered
+from boltseal.notify.apprise_receiver import AppriseReceiver
+from boltseal.notify.webhook import Network, NotDelivered
 from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
 
 pytestmark = pytest.mark.slow

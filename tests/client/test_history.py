@@ -8,8 +8,8 @@ import pytest
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.history import Event, Proven, read_history, read_unsigned
+from boltseal.client.ledger_trust import LedgerWatch
 from boltseal.client.state import ClientState
-from boltseal.client.trust import LedgerWatch
 from boltseal.ledger.entry import parse
 from boltseal.oci.reference import Repository, Tag
 from tests.fakes.ledger import A, B, FakeLedger

@@ -15,8 +15,8 @@ import stamina
 
 from boltseal.client.credentials import OneLogin
 from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
-from boltseal.client.reach import AddressBlocked
-from boltseal.client.registry import RegistryClient
+from boltseal.client.registry_client import RegistryClient
+from boltseal.client.ssrf_guard import AddressBlocked
 from boltseal.client.transport import Pace, Transport, TransportOptions
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.kept import Came, Held, Kept, KeptBusy, KeptStore, Proof
 from boltseal.client.state import ClientState, StateUnusable
+from boltseal.host.kept_images import Came, Held, Kept, KeptBusy, KeptStore, Proof
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.small_disk import small_disk

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client import learned
-from boltseal.client.learned import Learned, Meaning
+from boltseal.client import document_cache
+from boltseal.client.document_cache import Learned, Meaning
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -101,7 +101,7 @@ def test_only_so_much_is_kept(tmp_path: Path) -> None:
 def test_what_is_too_long_is_not_kept(tmp_path: Path) -> None:
     """It would be no document."""
     with opened(tmp_path) as one:
-        body = b"x" * (learned.MAX_BODY_BYTES + 1)
+        body = b"x" * (document_cache.MAX_BODY_BYTES + 1)
         one.keep(Digest.of(body), "t", body)
         assert one.document(Digest.of(body)) is None
 

@@ -10,7 +10,7 @@ import stamina
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteBusy, RemoteDenied, RemoteUnavailable
-from boltseal.client.registry import RegistryClient
+from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest

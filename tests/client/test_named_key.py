@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 import stamina
 
+from boltseal.client.ledger_trust import (
+    Followed,
+    KeyDiffers,
+    LedgerUnchecked,
+    LedgerWatch,
+    NotTrusted,
+    Status,
+    give_key,
+)
 from boltseal.client.state import ClientState
-from boltseal.client.trust import Followed, KeyDiffers, LedgerUnchecked, LedgerWatch, NotTrusted, Status, give_key
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.note import VerifierKey
 from tests.fakes.ledger import FakeLedger, signing_key

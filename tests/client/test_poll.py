@@ -14,11 +14,11 @@ import httpx2
 import pytest
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.poll import AT_ONCE, poll
+from boltseal.client.head_requests import AT_ONCE, poll
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Reference
-from boltseal.registry.logins import hash_password
-from boltseal.storage.users import UserFile
+from boltseal.server.auth.logins import hash_password
+from boltseal.server.storage.users import UserFile
 from tests import images
 from tests.client.listening import listening
 from tests.servers import Server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.client.reach import AddressBlocked, LoginNotSent, NoNeighbour, Reach, is_public
+from boltseal.client.ssrf_guard import AddressBlocked, LoginNotSent, NoNeighbour, Reach, is_public
 
 INSIDE = [
     *("127.0.0.1", "0.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "224.0.0.1"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.ledger_trust import LedgerWatch, give_key
 from boltseal.client.receipts import HistoryBroken, fetch_receipt
 from boltseal.client.state import ClientState
-from boltseal.client.trust import LedgerWatch, give_key
 from boltseal.ledger.entry import RECORDS, Kind
 from boltseal.ledger.proof import VerifiedReceipt, open_receipt
 from boltseal.oci.reference import Repository, Tag

@@ -13,15 +13,15 @@ from starlette.routing import Route
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
-from boltseal.client.recorded import NoRecords, listed, observed, record, records
+from boltseal.client.ledger_records import NoRecords, listed, observed, record, records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import Entry, Kind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
 from tests.images import image, push
+from tests.server.spec.test_tag_history import signed
 from tests.serving import Serving
-from tests.spec.test_tag_history import signed
 
 HOST = "localhost:5000"
 SHOP = Repository("shop/app")

@@ -14,7 +14,7 @@ import stamina
 from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteUnavailable
-from boltseal.client.poll import Polled, poll
+from boltseal.client.head_requests import Polled, poll
 from boltseal.client.tokens import TokenCache
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.reference import Reference

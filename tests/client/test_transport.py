@@ -22,8 +22,8 @@ from boltseal.client.errors import (
     RemoteUnauthenticated,
     RemoteUnavailable,
 )
-from boltseal.client.poll import poll
-from boltseal.client.registry import RegistryClient
+from boltseal.client.head_requests import poll
+from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import AuthorityInvalid, Call, Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag

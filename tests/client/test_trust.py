@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import stamina
 
-from boltseal.client.state import ClientState, StateChanged, StateUnusable
-from boltseal.client.trust import (
+from boltseal.client.ledger_trust import (
     Followed,
     KeyStands,
     LedgerUnchecked,
@@ -20,6 +19,7 @@ from boltseal.client.trust import (
     Status,
     give_key,
 )
+from boltseal.client.state import ClientState, StateChanged, StateUnusable
 from boltseal.ledger.follow import Fault, LedgerBroken
 from tests.fakes.ledger import FakeLedger, signing_key
 

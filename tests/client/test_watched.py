@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.state import ClientState, StateUnusable
-from boltseal.client.watched import Head, Meant, Watched, WatchedBroken
+from boltseal.client.tag_observations import Head, Meant, Watched, WatchedBroken
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -303,7 +303,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from boltseal.client.state import ClientState
-from boltseal.client.watched import Watched
+from boltseal.client.tag_observations import Watched
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 name, count = sys.argv[2], int(sys.argv[3])

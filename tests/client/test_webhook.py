@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.webhook import NotDelivered, ReceiverReach, Webhook, WebhookInvalid
+from boltseal.notify.webhook import NotDelivered, ReceiverReach, Webhook, WebhookInvalid
 from tests.authority import authority
 from tests.client.listening import listening
 from tests.notify.receivers import ENDLESS, HANGS, Inbox, answer, inbox

@@ -11,7 +11,7 @@ import pytest
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteLies
-from boltseal.client.registry import RegistryClient
+from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository

@@ -28,7 +28,6 @@ from starlette.types import ASGIApp
 
 from boltseal.ledger.note import VerifierKey
 from tests import servers
-from tests.bases.layered import layered
 from tests.cli import program
 from tests.cli.program import Run
 from tests.compatibility.fixtures import (
@@ -53,6 +52,7 @@ from tests.compatibility.fixtures import (
 from tests.fakes.upstream import Asked, FakeUpstream, status
 from tests.fakes.witness import FakeWitness
 from tests.images import Document, artifact, image, index, push, push_parts, put, signature, signature_tag, start_upload
+from tests.project.bases.layered import layered
 from tests.real.shopfront import HEALTHY, ILL, Shopfront
 from tests.real.tools import Docker
 

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from boltseal.ledger.note import VerifierKey
-from boltseal.settings import Settings
+from boltseal.server.settings import Settings
 from tests.cli import program
 from tests.compatibility.fixtures import (
     COMMANDS,
@@ -34,8 +34,8 @@ from tests.fakes.upstream import FakeUpstream
 from tests.fakes.witness import FakeWitness
 from tests.images import image, meaning, push, push_parts, put, signature, with_digest
 from tests.notify.receivers import Inbox, inbox
+from tests.server.spec.test_tag_history import signed
 from tests.serving import serving_as
-from tests.spec.test_tag_history import signed
 
 pytestmark = pytest.mark.lengthy
 MINUTE_US = 60_000_000

@@ -270,7 +270,7 @@ def test_what_a_rollback_would_start_is_read(revision: str, state: Path) -> None
 
 def rollback_plan(state: Path, project: str) -> dict[str, Any]:
     """What `rollback` reads before it asks an engine; there is no command that only shows it."""
-    from boltseal.deploy.releasedisk import ReleaseFolder
+    from boltseal.deploy.release_store import ReleaseFolder
     from boltseal.deploy.releases import to_go_back_to
 
     folder = ReleaseFolder(state, project)

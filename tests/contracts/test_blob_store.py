@@ -1,4 +1,4 @@
-"""What every blob store promises (`boltseal.storage.blobs`), held against each implementation in turn."""
+"""What every blob store promises (`boltseal.server.storage.blobs.protocol`), held against each implementation in turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.reference import Repository
-from boltseal.storage.blobs import (
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.protocol import (
     PIECE_BYTES,
     BlobAbsent,
     BlobStore,
@@ -25,7 +26,6 @@ from boltseal.storage.blobs import (
     UploadsTooMany,
     UploadUnknown,
 )
-from boltseal.storage.blobs_local import LocalBlobs
 from tests.fakes.blobs_memory import MemoryBlobs
 
 REPOSITORY = Repository("shop/app")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.runtimes.inventory import Store
+from boltseal.engines.inventory import Store
 from tests.deploy.hosting import Hosting, hosting
 
 

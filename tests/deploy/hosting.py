@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from boltseal.client.credentials import OneLogin
-from boltseal.client.kept import KeptStore
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
-from boltseal.deploy.host import Host
-from boltseal.deploy.keeper import Keeper
-from boltseal.deploy.pull import Puller
+from boltseal.engines.api import connected
+from boltseal.engines.inventory import Store
+from boltseal.host.engine_images import Host
+from boltseal.host.keeper import Keeper
+from boltseal.host.kept_images import KeptStore
+from boltseal.host.pull import Puller
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.engine import connected
-from boltseal.runtimes.inventory import Store
 from tests.fakes.engine import SNAPSHOTTER, FakeEngine
 from tests.fakes.hub import FakeHub
 from tests.images import Document, image, index

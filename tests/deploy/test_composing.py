@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.deploy.composing import (
+from boltseal.deploy.compose_program import (
     Compose,
     ComposeFailed,
     ComposeFull,

@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from boltseal.deploy.difference import changes
-from boltseal.deploy.model import MOUNTED
-from boltseal.deploy.releasedisk import Contents
+from boltseal.deploy.compose_model import MOUNTED
+from boltseal.deploy.release_diff import changes
+from boltseal.deploy.release_store import Contents
 from boltseal.deploy.releases import Release
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from tests.deploy.test_releases import DIGEST, release

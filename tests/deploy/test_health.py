@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from boltseal.deploy.health import SERVICE, HealthWatch, Judgement, Wanted, service_of
+from boltseal.engines.inventory import EngineContainer, Health, State
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.inventory import EngineContainer, Health, State
 
 IMAGE, OTHER = (Digest("sha256", letter * 64) for letter in "ab")
 RUNS = EngineContainer("1" * 64, "shop-web-1", "app:1", IMAGE, State.RUNNING, labels={SERVICE: "web"}, started_us=1)

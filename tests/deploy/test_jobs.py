@@ -9,8 +9,8 @@ import pytest
 from boltseal.deploy.health import SERVICE
 from boltseal.deploy.jobs import coming_back, completed_now, left_out
 from boltseal.deploy.releases import End, Kind, Release, ReleasedService, ServiceState, Step
+from boltseal.engines.inventory import EngineContainer, State
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.inventory import EngineContainer, State
 
 DIGEST = f"sha256:{'a' * 64}"
 AWAITED = {"depends_on": {"job": {"condition": "service_completed_successfully", "required": True}}}

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from boltseal.client.kept import Kept
-from boltseal.deploy.keeper import RAN_US, KeepTagsTaken, LetGo, Policy, Standing
-from boltseal.deploy.pull import Brought, Wanted
+from boltseal.engines.api import NoSuchImage
+from boltseal.engines.inventory import Store
+from boltseal.host.keeper import RAN_US, KeepTagsTaken, LetGo, Policy, Standing
+from boltseal.host.kept_images import Kept
+from boltseal.host.pull import Brought, Wanted
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.pin.lockdisk import write_lock
-from boltseal.runtimes.engine import NoSuchImage
-from boltseal.runtimes.inventory import Store
+from boltseal.project.lock_file import write_lock
 from tests.deploy.hosting import APP, DAY_US, NOW_US, Hosting, hosting
 from tests.fakes.engine import Wrong
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from boltseal.deploy.locking import as_compose_reads
-from boltseal.deploy.model import Model, parse_model
+from boltseal.deploy.compose_lock import as_compose_reads
+from boltseal.deploy.compose_model import Model, parse_model
 from boltseal.oci.reference import Reference
-from boltseal.pin.values import Format, Site
+from boltseal.project.image_references import Format, Site
 
 ROOT = Path("/srv/shop")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.deploy.model import (
+from boltseal.deploy.compose_model import (
     MOUNTED,
     ModelInvalid,
     NotAsLocked,

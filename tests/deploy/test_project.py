@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from boltseal.deploy.project import Unclear, images_of
-from boltseal.deploy.pull import Wanted
+from boltseal.host.project_images import Unclear, images_of
+from boltseal.host.pull import Wanted
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.pin.values import Format, Problem, Site
+from boltseal.project.image_references import Format, Problem, Site
 from tests.deploy.hosting import NOW_US
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")

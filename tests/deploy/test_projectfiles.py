@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.deploy.composing import ProjectFiles
-from boltseal.deploy.projectfiles import NoProject, named_files, overrides_of
+from boltseal.deploy.compose_program import ProjectFiles
+from boltseal.deploy.project_files import NoProject, named_files, overrides_of
 
 
 def found(folder: Path, environment: dict[str, str] | None = None) -> list[str]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.deploy.prove import NotScrubbed, ScrubDiffers, scrubbed
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.inventory import EngineImage
 from boltseal.errors import ExitCode, exit_code
+from boltseal.host.pulled_check import NotScrubbed, ScrubDiffers, scrubbed
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.inventory import EngineImage
 from tests.deploy.hosting import Hosting, hosting
-from tests.scrub.making import DockerStore
+from tests.host.scrub.making import DockerStore
 
 
 @dataclass

@@ -11,15 +11,15 @@ import pytest
 
 from boltseal.client.credentials import Credentials, OneLogin
 from boltseal.client.errors import RemoteLies, RemoteNotFound
-from boltseal.client.kept import Proof
 from boltseal.client.state import StateUnusable
-from boltseal.deploy.pull import ArrivedOther, LoginExposed, Outcome, TakenAway, Wanted
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.api import EngineFailed, EngineFull, EngineUnavailable, NoSuchImage
+from boltseal.engines.inventory import Store
 from boltseal.errors import Unavailable
+from boltseal.host.kept_images import Proof
+from boltseal.host.pull import ArrivedOther, LoginExposed, Outcome, TakenAway, Wanted
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.engine import EngineFailed, EngineFull, EngineUnavailable, NoSuchImage
-from boltseal.runtimes.inventory import Store
 from tests.deploy.hosting import APP, REGISTRY, Hosting
 from tests.fakes.engine import Wrong
 from tests.images import image

@@ -9,17 +9,17 @@ import pytest
 from msgspec.structs import replace
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.recorded import records
+from boltseal.client.ledger_records import records
 from boltseal.client.transport import Transport, TransportOptions
-from boltseal.deploy.recording import record_release
+from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.releases import Release
 from boltseal.events import ReleaseDone
-from boltseal.notify.ledger_feed import event_of
 from boltseal.oci.reference import Repository
+from boltseal.server.notifications.ledger_feed import event_of
 from tests.deploy.test_releases import release
 from tests.images import image, push
+from tests.server.spec.test_tag_history import signed
 from tests.serving import Serving
-from tests.spec.test_tag_history import signed
 
 HOST = "localhost:5000"
 IMAGE = image("one")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.deploy.releasedisk import (
+from boltseal.deploy.release_store import (
     AnotherDeploys,
     Contents,
     NoSuchRelease,
@@ -22,7 +22,7 @@ from boltseal.deploy.releasedisk import (
     projects,
 )
 from boltseal.deploy.releases import End, ReleaseInvalid, ReleaseUnreadable, Step
-from boltseal.storage.durable import Disk
+from boltseal.files.atomic_files import Disk
 from tests.deploy.test_releases import release
 
 TEXT = b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}'
@@ -81,7 +81,7 @@ def test_the_lock_ends_with_its_process(folder: ReleaseFolder) -> None:
     """However it ends."""
     code = (
         "import sys, os, signal; from pathlib import Path\n"
-        "from boltseal.deploy.releasedisk import ReleaseFolder\n"
+        "from boltseal.deploy.release_store import ReleaseFolder\n"
         "with ReleaseFolder(Path(sys.argv[1]), 'shop').deploying():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from boltseal.client.kept import Proof
-from boltseal.deploy.keeper import Policy, Standing
-from boltseal.deploy.pull import Wanted
-from boltseal.deploy.restore import Ambiguous, KeptGone, KeptOther, NothingKept, restore
+from boltseal.engines.inventory import EngineImage, Store
+from boltseal.host.keeper import Policy, Standing
+from boltseal.host.kept_images import Proof
+from boltseal.host.pull import Wanted
+from boltseal.host.restore_kept import Ambiguous, KeptGone, KeptOther, NothingKept, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.runtimes.inventory import EngineImage, Store
 from tests.deploy.hosting import APP, Hosting
 
 WANTED = Wanted.of(APP)

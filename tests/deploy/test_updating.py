@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from boltseal.client.errors import RemoteUnavailable
-from boltseal.client.registry import Resolved
-from boltseal.client.watched import Meant
-from boltseal.deploy.model import Service
+from boltseal.client.registry_client import Resolved
+from boltseal.client.tag_observations import Meant
+from boltseal.deploy.compose_model import Service
 from boltseal.deploy.releases import End, Release, ServiceState
-from boltseal.deploy.updating import Act, Known, Step, failed_before, floats, is_version, steps
+from boltseal.deploy.update_plan import Act, Known, Step, failed_before, floats, is_version, steps
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag

@@ -16,14 +16,14 @@ from pydantic import BaseModel
 from boltseal.cli.root import build
 from boltseal.config import load
 from boltseal.errors import ExitCode
-from boltseal.notify.terms import NOTIFY_KEYS
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.decide import decide
 from boltseal.policy.grants import Action
-from boltseal.policy.on_outdated import KEYS as ON_OUTDATED_KEYS
+from boltseal.policy.notifications import NOTIFY_KEYS
+from boltseal.policy.rebuild_actions import KEYS as ON_OUTDATED_KEYS
+from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import FLOATING_TAGS, Mode
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
-from boltseal.settings import Settings
+from boltseal.server.settings import Settings
 from tests.docs.pages import PAGES, code, section, table, text, typed_lines
 from tests.images import error_of, image, push
 

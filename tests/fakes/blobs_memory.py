@@ -15,7 +15,7 @@ from pathlib import Path
 
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest, DigestInvalid
-from boltseal.storage.blobs import (
+from boltseal.server.storage.blobs.protocol import (
     OWNER_DIGITS,
     PIECE_BYTES,
     BlobAbsent,

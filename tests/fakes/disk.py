@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-from boltseal.storage.durable import FILE_MODE, Disk
+from boltseal.files.atomic_files import FILE_MODE, Disk
 
 
 class FailingDisk(Disk):

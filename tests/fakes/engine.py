@@ -19,7 +19,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from boltseal.runtimes.address import EngineAddress
+from boltseal.engines.address import EngineAddress
 from tests.fakes.listening import answering, listening
 from tests.images import digest_of
 

@@ -6,7 +6,18 @@ import pytest
 
 from boltseal.ledger.entry import Entry, Kind
 from boltseal.ledger.history import Said
-from boltseal.ledger.meant import Behind, Meant, Release, Step, behind, in_words, meant, moment, released, steps_of
+from boltseal.ledger.tag_intervals import (
+    Behind,
+    Meant,
+    Release,
+    Step,
+    behind,
+    in_words,
+    meant,
+    moment,
+    released,
+    steps_of,
+)
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 HOUR_US = 3_600_000_000

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from boltseal.lockfile.compare import Weight
-from boltseal.lockfile.document import SECOND_US, LockedImage
-from boltseal.lockfile.running import (
+from boltseal.lockfile.container_check import (
     DigestKind,
     LockedImages,
     Origin,
@@ -18,6 +17,7 @@ from boltseal.lockfile.running import (
     judge,
     kinds,
 )
+from boltseal.lockfile.document import SECOND_US, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.lockfile.locks import DAY_US, NOW_US, digest, lock_of, locked

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 import stamina
 
-from boltseal.client.webhook import Webhook
 from boltseal.events import Event, EventInvalid, Kind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
 from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
+from boltseal.notify.outbox import Outbox, OutboxUnusable
+from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.storage.outbox import Outbox, OutboxUnusable
 from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
 
 REF = Reference.parse("localhost:5000/shop/app:1.4.2")
@@ -306,7 +306,7 @@ async def test_a_log_that_was_cut_back_is_gone_on_with(tmp_path: Path) -> None:
 _TELLER = """
 import asyncio, sys, time
 from pathlib import Path
-from boltseal.client.webhook import Webhook
+from boltseal.notify.webhook import Webhook
 from boltseal.events import Kind, UpstreamDown
 from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
 receiver = Receiver("a", frozenset(Kind), ByWebhook(lambda: Webhook(sys.argv[2])))

@@ -7,9 +7,9 @@ import pytest
 from boltseal.errors import Invalid
 from boltseal.events import ReleaseDone, TagHeld, TagMoved
 from boltseal.ledger.entry import Entry, Kind
-from boltseal.notify.ledger_feed import event_of, event_of_observation
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+from boltseal.server.notifications.ledger_feed import event_of, event_of_observation
 
 HERE = "registry.example.com"
 OLD, NEW = Digest.of(b"old"), Digest.of(b"new")

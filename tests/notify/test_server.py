@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.app import Application
 from boltseal.events import QuotaLow
-from boltseal.opening import now_us
-from boltseal.settings import Settings
+from boltseal.server.app import Application
+from boltseal.server.settings import Settings
+from boltseal.server.store_factory import now_us
 from tests import servers
 from tests.fakes.upstream import FakeUpstream
 from tests.images import image, push

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.webhook import WebhookInvalid
 from boltseal.config import ConfigInvalid, load
 from boltseal.errors import Invalid
 from boltseal.events import Kind
-from boltseal.notify.terms import NotifyInvalid, parse_notify
-from boltseal.notifying import SecretInvalid, build_receivers
+from boltseal.notify.receivers import SecretInvalid, build_receivers
+from boltseal.notify.webhook import WebhookInvalid
+from boltseal.policy.notifications import NotifyInvalid, parse_notify
 
 
 def test_a_table_is_read() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.policy.address import whose
+from boltseal.policy.client_address import whose
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.policy.decide import decide, sha512_beginning, signature_subject
+from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode, RuleSet, parse_rules
 
 HEX = "0123456789abcdef" * 4

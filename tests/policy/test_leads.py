@@ -6,7 +6,7 @@ import pytest
 
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.globs import parse_repository_glob
-from boltseal.policy.leads import Lead, MirrorOnly, NamespaceRefused, NamespaceUnknown, parse_leads
+from boltseal.policy.name_resolution import Lead, MirrorOnly, NamespaceRefused, NamespaceUnknown, parse_leads
 from boltseal.policy.upstreams import parse_upstreams
 
 UPSTREAMS = parse_upstreams(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy import message
-from boltseal.policy.decide import decide
-from boltseal.policy.message import Binding, SomeTags, floating_rule
+from boltseal.policy import refusal_message
+from boltseal.policy.refusal_message import Binding, SomeTags, floating_rule
+from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode, parse_rules
 
 APP = Repository("shop/app")
@@ -32,7 +32,7 @@ def some(*names: str) -> SomeTags:
 def test_a_push_to_a_sealed_release() -> None:
     """What stands, since when, by whom, what this is, and where to go."""
 
-    assert message.put_sealed(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
+    assert refusal_message.put_sealed(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
         "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
         "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
     )
@@ -41,7 +41,7 @@ def test_a_push_to_a_sealed_release() -> None:
 def test_a_push_to_a_sealed_release_without_a_free_tag() -> None:
     """What is not known to be free is left out."""
 
-    assert message.put_sealed(Tag("2026-11-24"), APP, bound("365d", ""), NEW, None) == (
+    assert refusal_message.put_sealed(Tag("2026-11-24"), APP, bound("365d", ""), NEW, None) == (
         "tag 2026-11-24 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by somebody; "
         "this push is sha256:cd34ef56ab12; publish under a new tag"
     )
@@ -50,7 +50,7 @@ def test_a_push_to_a_sealed_release_without_a_free_tag() -> None:
 def test_a_push_to_a_name_that_is_bound_and_may_be_deleted() -> None:
     """After unseal, or under a rule that keeps nothing: the name still holds."""
 
-    assert message.put_sealed(Tag("1.4.2"), APP, bound("deletable"), NEW, "1.4.3") == (
+    assert refusal_message.put_sealed(Tag("1.4.2"), APP, bound("deletable"), NEW, "1.4.3") == (
         "tag 1.4.2 of shop/app is bound to sha256:ab12cd34ef56 (it may be deleted, never moved) since 2026-11-24 by ci; "
         "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
     )
@@ -59,7 +59,7 @@ def test_a_push_to_a_name_that_is_bound_and_may_be_deleted() -> None:
 def test_a_push_to_a_sealed_tag_that_looks_as_if_it_should_move() -> None:
     """The rule for such tags is printed, and it is said that this one is lost to it."""
 
-    assert message.put_sealed(Tag("1.4-alpine"), APP, bound(), NEW, "1.5-alpine") == (
+    assert refusal_message.put_sealed(Tag("1.4-alpine"), APP, bound(), NEW, "1.5-alpine") == (
         "tag 1.4-alpine of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
         "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.5-alpine); 1.4-alpine stays bound, "
         "but tags like it that are not yet published float under this rule (a line each): "
@@ -70,7 +70,7 @@ def test_a_push_to_a_sealed_tag_that_looks_as_if_it_should_move() -> None:
 def test_a_push_to_a_sealed_name() -> None:
     """Names are sealed too unless a rule says otherwise, and few expect it."""
 
-    assert message.put_sealed(Tag("staging"), APP, bound(), NEW, None) == (
+    assert refusal_message.put_sealed(Tag("staging"), APP, bound(), NEW, None) == (
         "tag staging of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
         "this push is sha256:cd34ef56ab12; publish under a new tag; staging stays bound, "
         "but tags like it that are not yet published float under this rule (a line each): "
@@ -81,7 +81,7 @@ def test_a_push_to_a_sealed_name() -> None:
 def test_a_push_to_a_tombstone() -> None:
     """The whole digest, because it has to be found somewhere to bring the name back."""
 
-    assert message.put_tombstone(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
+    assert refusal_message.put_tombstone(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
         f"tag 1.4.2 of shop/app was deleted on 2026-11-26; the name can return only with {OLD}; "
         "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
     )
@@ -90,18 +90,20 @@ def test_a_push_to_a_tombstone() -> None:
 def test_a_push_that_would_lose_a_signature() -> None:
     """What is missing, and how to add instead. The tag's digest is cut too: nobody reads 64 digits in a client's line."""
 
-    assert message.not_extended(Tag(f"sha256-{OLD.hex}.sig"), APP, OLD, NEW) == (
+    assert refusal_message.not_extended(Tag(f"sha256-{OLD.hex}.sig"), APP, OLD, NEW) == (
         "tag sha256-ab12cd34ef56(...).sig of shop/app is append-only, and this push (sha256:cd34ef56ab12) lacks layers "
         "or entries of what the tag means now (sha256:ab12cd34ef56); fetch that, add to it, push again"
     )
-    assert message.not_extended(Tag("sigs"), APP, OLD, NEW).startswith("tag sigs of shop/app is append-only, and")
+    assert refusal_message.not_extended(Tag("sigs"), APP, OLD, NEW).startswith(
+        "tag sigs of shop/app is append-only, and"
+    )
 
 
 @pytest.mark.parametrize(("keep", "words"), [("forever", "for ever"), ("365d", "for 365 days"), ("1d", "for 1 day")])
 def test_a_delete_of_a_sealed_tag(keep: str, words: str) -> None:
     """Who could lift it, and with what."""
 
-    assert message.delete_sealed_tag(Tag("1.4.2"), APP, bound(keep)) == (
+    assert refusal_message.delete_sealed_tag(Tag("1.4.2"), APP, bound(keep)) == (
         f"tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci and kept {words}; "
         "an admin can lift that protection with `boltseal unseal`"
     )
@@ -110,7 +112,7 @@ def test_a_delete_of_a_sealed_tag(keep: str, words: str) -> None:
 def test_a_delete_of_a_signature_tag() -> None:
     """It stays as long as what it vouches for."""
 
-    assert message.delete_signature_tag(Tag(f"sha256-{OLD.hex}.sig"), APP, some("1.4.2", "1.4.3")) == (
+    assert refusal_message.delete_signature_tag(Tag(f"sha256-{OLD.hex}.sig"), APP, some("1.4.2", "1.4.3")) == (
         "tag sha256-ab12cd34ef56(...).sig of shop/app speaks of what tags 1.4.2 and 1.4.3 seal, "
         "and can't be deleted before that can"
     )
@@ -131,7 +133,7 @@ def test_a_delete_of_a_signature_tag() -> None:
 def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> None:
     """At most three tags are named, the others counted."""
 
-    assert message.delete_protected("blob", OLD, APP, some(*names)) == (
+    assert refusal_message.delete_protected("blob", OLD, APP, some(*names)) == (
         f"blob sha256:ab12cd34ef56 of shop/app is part of what {words}; "
         "an admin can lift that protection with `boltseal unseal`"
     )
@@ -140,7 +142,9 @@ def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> No
 def test_a_delete_of_a_manifest_that_tags_mean() -> None:
     """Its own tags come first: they are why."""
 
-    assert message.delete_protected("manifest", OLD, APP, some("1", "1.4.2", "2"), some("1.4.2"), some("latest")) == (
+    assert refusal_message.delete_protected(
+        "manifest", OLD, APP, some("1", "1.4.2", "2"), some("1.4.2"), some("latest")
+    ) == (
         "manifest sha256:ab12cd34ef56 of shop/app is what tag 1.4.2 seals; "
         "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
     )
@@ -149,7 +153,7 @@ def test_a_delete_of_a_manifest_that_tags_mean() -> None:
 def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
     """A floating tag of its own does not change that the seal of another covers it."""
 
-    assert message.delete_protected("manifest", OLD, APP, some("1.4.2"), deletable=some("latest")) == (
+    assert refusal_message.delete_protected("manifest", OLD, APP, some("1.4.2"), deletable=some("latest")) == (
         "manifest sha256:ab12cd34ef56 of shop/app is part of what tag 1.4.2 seals; "
         "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
     )
@@ -158,7 +162,7 @@ def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
 def test_a_delete_of_what_several_tags_mean_that_may_go() -> None:
     """Each could be deleted by itself."""
 
-    assert message.delete_protected(
+    assert refusal_message.delete_protected(
         "manifest", OLD, APP, some("1.4.2"), some("1.4.2"), some("edge", "latest")
     ).endswith("with `boltseal unseal`; tags edge and latest alone can be deleted by their names")
 
@@ -166,7 +170,7 @@ def test_a_delete_of_what_several_tags_mean_that_may_go() -> None:
 def test_a_delete_of_anothers_referrer() -> None:
     """A signature on a sealed image can be taken back for a day."""
 
-    assert message.delete_referrer(OLD, APP, some("1.4.2")) == (
+    assert refusal_message.delete_referrer(OLD, APP, some("1.4.2")) == (
         "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals; "
         "who pushed it may take it back for 24 hours, an admin at any time"
     )
@@ -175,7 +179,7 @@ def test_a_delete_of_anothers_referrer() -> None:
 def test_a_delete_of_a_signature_that_names_no_subject() -> None:
     """What only its tag ties to a sealed image is not promised to be taken back."""
 
-    assert message.delete_signature(OLD, APP, some("1.4.2")) == (
+    assert refusal_message.delete_signature(OLD, APP, some("1.4.2")) == (
         "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals, and can't be deleted before that can"
     )
 
@@ -221,9 +225,9 @@ def test_no_rule_is_offered_for_what_looks_like_a_release(tag: str) -> None:
 def test_a_line_is_one_line_of_printable_characters(tag: Tag, by: str, keep: str) -> None:
     """Whatever an actor calls himself, a terminal is safe, and docker shows one line."""
     for line in (
-        message.put_sealed(tag, APP, bound(keep, by), NEW, None),
-        message.put_tombstone(tag, APP, bound(keep, by), NEW, None),
-        message.delete_sealed_tag(tag, APP, bound("30d", by)),
+        refusal_message.put_sealed(tag, APP, bound(keep, by), NEW, None),
+        refusal_message.put_tombstone(tag, APP, bound(keep, by), NEW, None),
+        refusal_message.delete_sealed_tag(tag, APP, bound("30d", by)),
     ):
         assert line.isascii()
         assert line.isprintable()

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.policy.moves import (
+from boltseal.policy.upstream_moves import (
     DAY_US,
     MAX_CHANGES,
     Answer,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.oci.reference import Tag
-from boltseal.policy.newer import newer, version_of
+from boltseal.policy.version_order import newer, version_of
 
 
 def tags(text: str) -> list[Tag]:

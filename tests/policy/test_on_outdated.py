@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.policy.on_outdated import KEYS, OnOutdatedInvalid, action_for, parse_on_outdated, token_of
+from boltseal.policy.rebuild_actions import KEYS, OnOutdatedInvalid, action_for, parse_on_outdated, token_of
 
 COMMAND = ["/usr/bin/rebuild", "{image}", "--on={base}@{base_digest}", "{digest}"]
 

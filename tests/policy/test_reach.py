@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
-from boltseal.policy.reach import MAX_STEPS, Budget, Names, TooComplex, covering
+from boltseal.policy.unreachable_rules import MAX_STEPS, Budget, Names, TooComplex, covering
 from tests.policy.glob_oracle import escaping, oracle_matches
 
 repositories = st.lists(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from boltseal.oci.reference import Tag
-from boltseal.policy.release import looks_like_release
+from boltseal.policy.release_tags import looks_like_release
 
 
 @pytest.mark.parametrize(

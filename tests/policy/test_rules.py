@@ -8,7 +8,6 @@ import tomllib
 import pytest
 
 from boltseal.errors import Invalid, exit_code
-from boltseal.policy.reach import MAX_STEPS
 from boltseal.policy.rules import (
     BUILT_IN,
     DELETABLE,
@@ -21,6 +20,7 @@ from boltseal.policy.rules import (
     RuleSet,
     parse_rules,
 )
+from boltseal.policy.unreachable_rules import MAX_STEPS
 
 DAY_US = 86_400_000_000
 

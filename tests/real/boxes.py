@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.runtimes.address import EngineAddress
+from boltseal.engines.address import EngineAddress
 from tests.real.tools import run
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.inventory import Store
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.inventory import Store
 from tests import servers
 from tests.real.registry import Registry
 from tests.real.tools import Buildah, Cosign, Ctr, Docker, Oras, Podman, Skopeo, Tool, run

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from boltseal.cli.root import run
-from boltseal.storage.durable import Disk
+from boltseal.files.atomic_files import Disk
 
 _rename = Disk.rename
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.build.ignore import parse_ignore
-from boltseal.build.inputs import files
+from boltseal.build.dockerignore import parse_ignore
+from boltseal.build.input_hash import files
 from tests.cli import program
 from tests.real.registry import Registry
 from tests.real.tools import Docker, output, run

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.api import Engine, NoSuchImage, Progress, connected
+from boltseal.engines.inventory import Health, State, Store
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.engine import Engine, NoSuchImage, Progress, connected
-from boltseal.runtimes.inventory import Health, State, Store
 from tests.real.boxes import started
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers

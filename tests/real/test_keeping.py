@@ -11,18 +11,18 @@ import httpx2
 import pytest
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.kept import KeptStore, Proof
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport
-from boltseal.deploy.host import Host
-from boltseal.deploy.keeper import Keeper, Policy
-from boltseal.deploy.pull import Outcome, Puller, Wanted
-from boltseal.deploy.restore import KeptGone, restore
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.api import NoSuchImage, connected
+from boltseal.engines.inventory import Store
+from boltseal.host.engine_images import Host
+from boltseal.host.keeper import Keeper, Policy
+from boltseal.host.kept_images import KeptStore, Proof
+from boltseal.host.pull import Outcome, Puller, Wanted
+from boltseal.host.restore_kept import KeptGone, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.engine import NoSuchImage, connected
-from boltseal.runtimes.inventory import Store
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
 from tests.real.tools import Said, run

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.registry.logins import hash_password
-from boltseal.storage.users import UserFile
+from boltseal.server.auth.logins import hash_password
+from boltseal.server.storage.users import UserFile
 from tests import servers
 from tests.authority import authority
 from tests.cli import program

@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from boltseal.oci.digest import Digest
-from boltseal.pin.edit import Asked, edit
-from boltseal.pin.emit import EMITTERS
-from boltseal.pin.scan import scan_project
-from boltseal.pin.source import Project
+from boltseal.project.edits import Asked, edit
+from boltseal.project.generated_files import EMITTERS
+from boltseal.project.scan import scan_project
+from boltseal.project.source_files import Project
 from tests.cli.program import run as run_boltseal
 from tests.fakes.cluster import FakeCluster
-from tests.pin.projects import digest_of, found_in, pinned, put, trap, written
 from tests.programs import program
+from tests.project.projects import digest_of, found_in, pinned, put, trap, written
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper
 from tests.real.tools import Docker, output, run

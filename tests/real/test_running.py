@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.inventory import Store
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.inventory import Store
 from tests import servers
 from tests.cli import program
 from tests.real.boxes import ended, started

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
-from boltseal.transfer.holders import PlaceNotFound
+from boltseal.transfer.protocols import PlaceNotFound
 from tests.images import Document
 
 

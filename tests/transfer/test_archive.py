@@ -17,7 +17,7 @@ from boltseal.oci.digest import Digest
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
 from boltseal.transfer.compare import Sameness, compare, read_side
 from boltseal.transfer.copy import Copier
-from boltseal.transfer.holders import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable, TagTaken
+from boltseal.transfer.protocols import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable, TagTaken
 from tests.images import image, index
 from tests.small_disk import small_disk
 from tests.transfer.ends import layout

@@ -14,7 +14,7 @@ from boltseal.client.errors import RemoteRefused
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.transfer.copy import Copier
-from boltseal.transfer.holders import ContentDamaged, PlaceNotFound, TagTaken
+from boltseal.transfer.protocols import ContentDamaged, PlaceNotFound, TagTaken
 from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
 from tests.serving import Serving, copy_of, serving
 from tests.transfer.ends import SHOP, Network, layout, repository

@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.oci.reference import Reference
 from boltseal.transfer.daemon import daemon_source
-from boltseal.transfer.holders import PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.protocols import PlaceNotFound, PlaceUnavailable
 from tests.fakes.engine import FakeEngine
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")

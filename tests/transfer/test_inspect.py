@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from boltseal.transfer.holders import PlaceNotFound
 from boltseal.transfer.inspect import inspect
+from boltseal.transfer.protocols import PlaceNotFound
 from tests.images import artifact, image, index, push, signature, signature_tag
 from tests.serving import Serving
 from tests.transfer.ends import SHOP, Network, repository

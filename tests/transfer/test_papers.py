@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.transfer import papers
-from boltseal.transfer.holders import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable
+from boltseal.transfer import manifest_bundle
 from boltseal.transfer.layout import LayoutPlace
+from boltseal.transfer.protocols import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable
 from tests.images import Document, artifact, image, index
 
 APP = index(image("amd64"), image("arm64"))
@@ -37,14 +37,14 @@ async def layout(tmp_path: Path, document: Document, *, without: str = "") -> La
 
 async def written(tmp_path: Path, document: Document = APP, *, without: str = "") -> Path:
     digest = Digest.parse(document.digest)
-    found = await papers.collect(await layout(tmp_path, document, without=without), digest)
-    papers.write(tmp_path / "app.oci", found, digest, document.media_type, "reg.example/shop/app:1.4.2")
+    found = await manifest_bundle.collect(await layout(tmp_path, document, without=without), digest)
+    manifest_bundle.write(tmp_path / "app.oci", found, digest, document.media_type, "reg.example/shop/app:1.4.2")
     return tmp_path / "app.oci"
 
 
 async def test_everything_but_the_layers_is_there(tmp_path: Path) -> None:
     """Index, manifests and configs; hashes lead down to every layer's digest."""
-    checked = papers.check(await written(tmp_path), Digest.parse(APP.digest))
+    checked = manifest_bundle.check(await written(tmp_path), Digest.parse(APP.digest))
 
     assert (checked.manifests, checked.configs, checked.layers, checked.missing) == (3, 2, 2, ())
 
@@ -59,7 +59,7 @@ async def test_it_is_a_layout_that_other_tools_read(tmp_path: Path) -> None:
 
 async def test_a_platform_that_the_registry_does_not_have_is_named(tmp_path: Path) -> None:
     """An index may be sparse."""
-    checked = papers.check(await written(tmp_path, without=APP.children[1].digest), Digest.parse(APP.digest))
+    checked = manifest_bundle.check(await written(tmp_path, without=APP.children[1].digest), Digest.parse(APP.digest))
 
     assert [str(one) for one in checked.missing] == [APP.children[1].digest]
 
@@ -73,7 +73,7 @@ async def test_what_the_registry_does_not_have_at_all_is_no_paper(tmp_path: Path
 async def test_an_artifact_has_no_config(tmp_path: Path) -> None:
     """Its empty one says nothing of files."""
     sbom = artifact("sbom")
-    checked = papers.check(await written(tmp_path, sbom), Digest.parse(sbom.digest))
+    checked = manifest_bundle.check(await written(tmp_path, sbom), Digest.parse(sbom.digest))
 
     assert (checked.manifests, checked.configs) == (1, 0)
 
@@ -89,21 +89,23 @@ def archive(path: Path, **files: bytes) -> Path:
 
 def test_papers_of_another_image_are_refused(tmp_path: Path) -> None:
     """The receipt says which."""
-    with pytest.raises(papers.PapersMissing):
-        papers.check(archive(tmp_path / "app.oci"), Digest.parse(APP.digest))
+    with pytest.raises(manifest_bundle.PapersMissing):
+        manifest_bundle.check(archive(tmp_path / "app.oci"), Digest.parse(APP.digest))
 
 
 def test_bytes_of_another_digest_are_refused(tmp_path: Path) -> None:
     """A name in an archive proves nothing."""
     path = archive(tmp_path / "app.oci", **{APP.digest[7:]: APP.raw + b" "})
     with pytest.raises(ContentDamaged, match="another digest"):
-        papers.check(path, Digest.parse(APP.digest))
+        manifest_bundle.check(path, Digest.parse(APP.digest))
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
     """What lacks is said, not passed over."""
     one = image("one")
-    checked = papers.check(archive(tmp_path / "app.oci", **{one.digest[7:]: one.raw}), Digest.parse(one.digest))
+    checked = manifest_bundle.check(
+        archive(tmp_path / "app.oci", **{one.digest[7:]: one.raw}), Digest.parse(one.digest)
+    )
 
     assert [str(each) for each in checked.missing] == [one.config.digest]
 
@@ -112,23 +114,23 @@ def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path, raw: bytes) -> None:
     """Not a traceback."""
     (tmp_path / "app.oci").write_bytes(raw)
-    with pytest.raises(papers.PapersInvalid):
-        papers.check(tmp_path / "app.oci", Digest.parse(APP.digest))
+    with pytest.raises(manifest_bundle.PapersInvalid):
+        manifest_bundle.check(tmp_path / "app.oci", Digest.parse(APP.digest))
 
 
 def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
     """Though its digest is right."""
     raw = b"[" * 100_000
-    with pytest.raises(papers.PapersInvalid):
-        papers.check(archive(tmp_path / "app.oci", **{Digest.of(raw).hex: raw}), Digest.of(raw))
+    with pytest.raises(manifest_bundle.PapersInvalid):
+        manifest_bundle.check(archive(tmp_path / "app.oci", **{Digest.of(raw).hex: raw}), Digest.of(raw))
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     """Neither written nor read."""
     with pytest.raises(PlaceUnavailable):
-        papers.replace_bytes(tmp_path / "nowhere/app", b"")
+        manifest_bundle.replace_bytes(tmp_path / "nowhere/app", b"")
     with pytest.raises(PlaceNotFound):
-        papers.check(tmp_path / "app.oci", Digest.parse(APP.digest))
+        manifest_bundle.check(tmp_path / "app.oci", Digest.parse(APP.digest))
 
 
 @pytest.mark.parametrize("there", ["pipe", "link", "folder"])
@@ -142,7 +144,7 @@ def test_a_receipt_takes_the_place_of_plain_files_alone(tmp_path: Path, there: s
     before = path.lstat()
 
     with pytest.raises(PlaceInvalid, match="is no plain file"):
-        papers.replace_bytes(path, b"x")
+        manifest_bundle.replace_bytes(path, b"x")
 
     assert path.lstat() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.errors import Invalid
-from boltseal.transfer.places import Place, PlaceKind
+from boltseal.transfer.locations import Place, PlaceKind
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from boltseal.build.gitstate import GitState
+from boltseal.build.git_state import GitState
 from boltseal.lockfile.document import SECOND_US
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME, CREATED, REVISION, SOURCE, VERSION
 from boltseal.oci.digest import Digest

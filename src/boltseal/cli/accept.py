@@ -14,9 +14,9 @@ from boltseal.errors import Invalid, quote
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.opening import Store
-    from boltseal.registry.observations import Held, Noted
-    from boltseal.settings import Settings
+    from boltseal.server.registry.observations import Held, Noted
+    from boltseal.server.settings import Settings
+    from boltseal.server.store_factory import Store
 
 
 class NotMirrored(Invalid):

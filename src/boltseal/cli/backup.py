@@ -26,7 +26,7 @@ def backup(
     with Answer("backup", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        from boltseal.storage.backup import back_up
+        from boltseal.server.storage.backup import back_up
 
         with Progress() as progress:
             copied = back_up(settings.server.data, folder, clock_us(), progress)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from boltseal.build.builders import Builder
-from boltseal.build.tagtext import Scheme
+from boltseal.build.tag_template import Scheme
 from boltseal.cli.answer import Answer, print_line, say
 from boltseal.cli.labels import created_us, git_of
 from boltseal.cli.new_tag import build_of, date_of, describe_of
@@ -41,12 +41,12 @@ from boltseal.errors import BoltsealError, Invalid, Unavailable
 
 if TYPE_CHECKING:
     from boltseal.build.builders import Build
-    from boltseal.build.dockerfile import Dockerfile
+    from boltseal.build.dockerfile_bases import Dockerfile
     from boltseal.client.transport import Transport
     from boltseal.ledger.entry import Entry
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
-    from boltseal.pin.values import Site
+    from boltseal.project.image_references import Site
 
 
 class PushedOther(Unavailable):
@@ -159,7 +159,7 @@ def _tell(answer: Answer, name: str, status: str, reason: str, digest: str, plan
 
 
 def _tag(given: str | None, scheme: Scheme, context: Path, inputs: str) -> Tag:
-    from boltseal.build.tagtext import input_tag
+    from boltseal.build.tag_template import input_tag
     from boltseal.oci.reference import Tag
 
     if given is not None:
@@ -192,11 +192,11 @@ def _before(to: Reference, inputs: str, wanted: str | None, reach: Reach) -> _Be
     """
 
     async def look(transport: Transport) -> _Before | None:
-        from boltseal.build.entries import same_build
-        from boltseal.build.tagtext import input_tag
+        from boltseal.build.ledger_entries import same_build
+        from boltseal.build.tag_template import input_tag
         from boltseal.client.errors import RemoteNotFound
-        from boltseal.client.recorded import NoRecords, records
-        from boltseal.client.registry import RegistryClient
+        from boltseal.client.ledger_records import NoRecords, records
+        from boltseal.client.registry_client import RegistryClient
         from boltseal.oci.digest import Digest
         from boltseal.oci.reference import Tag
 
@@ -238,10 +238,10 @@ def _build(
     """Build, push, and what the registry calls it. BuildFailed."""
     from tempfile import TemporaryDirectory
 
-    from boltseal.bases.facts import IMAGE, INPUTS
     from boltseal.build.builders import Build, build_command, gathered_in, push_command, run, tidy_command
     from boltseal.build.labels import labels_of
     from boltseal.client.hosts import is_loopback
+    from boltseal.project.bases.image_facts import IMAGE, INPUTS
 
     labels = {
         **labels_of(git_of(context), str(image.tag), created_us(), plan.base),
@@ -282,7 +282,7 @@ def _push(layout: str, image: Reference, reach: Reach) -> None:
     async def push(transport: Transport) -> None:
         from boltseal.build.builders import BuildFailed
         from boltseal.transfer.copy import Copier
-        from boltseal.transfer.places import Place
+        from boltseal.transfer.locations import Place
 
         source, target = Place.parse(f"oci:{layout}"), Place.parse(str(image))
         async with opened(transport, source, target, force=True) as (from_, to, within):
@@ -298,7 +298,7 @@ def _push(layout: str, image: Reference, reach: Reach) -> None:
 def _with_digests(builder: Builder, made: Build, plan: _Plan, scratch: Path, ignored: str) -> Build:
     """The same build, with every image by its digest: by a policy, or in a copy of the Dockerfile. NotPinned."""
     if builder.takes_policy:
-        from boltseal.pin.emit import source_policy
+        from boltseal.project.generated_files import source_policy
 
         policy = source_policy(plan.digests)
         if policy.left_out:
@@ -319,10 +319,10 @@ def _pushed(image: Reference, inputs: str, reach: Reach) -> Digest:
     """What the registry calls it. PushedOther where the tag means an image of other inputs by now."""
 
     async def look(transport: Transport) -> Digest:
-        from boltseal.bases.documents import children
-        from boltseal.bases.facts import INPUTS, config_of, read_facts
-        from boltseal.client.registry import RegistryClient
+        from boltseal.client.registry_client import RegistryClient
         from boltseal.oci.reference import Tag
+        from boltseal.project.bases.image_documents import children
+        from boltseal.project.bases.image_facts import INPUTS, config_of, read_facts
 
         client, tag = RegistryClient(transport, image.registry), image.tag or Tag("latest")
         digest = (await client.resolve(image.repository, tag)).digest
@@ -347,8 +347,8 @@ def _record(
     """Write down of what it was built; None where the registry keeps no ledger, so that only the labels say so."""
 
     async def write(transport: Transport) -> int | None:
-        from boltseal.build.entries import built_extra
-        from boltseal.client.recorded import NoRecords, record
+        from boltseal.build.ledger_entries import built_extra
+        from boltseal.client.ledger_records import NoRecords, record
         from boltseal.ledger.entry import Kind
 
         bases = {site.written: of for site, of in plan.digests.items()}

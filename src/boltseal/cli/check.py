@@ -84,7 +84,7 @@ def _asked(ref: str, digest: str | None) -> tuple[Reference, Digest | None]:
 
 async def _look(transport: Transport, reference: Reference) -> _Found:
     from boltseal.client.errors import RemoteNotFound
-    from boltseal.client.registry import RegistryClient
+    from boltseal.client.registry_client import RegistryClient
 
     tag = reference.tag
     if tag is None:

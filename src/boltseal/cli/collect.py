@@ -25,7 +25,7 @@ def collect(
     with Answer("collect", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        from boltseal.opening import collect_store
+        from boltseal.server.store_factory import collect_store
 
         status = "would be removed" if dry_run else "removed"
         total = 0

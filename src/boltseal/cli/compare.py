@@ -49,7 +49,7 @@ def compare(
     with Answer("compare", as_json=as_json) as answer:
         from boltseal.transfer.compare import compare as compared
         from boltseal.transfer.compare import read_side
-        from boltseal.transfer.places import Place
+        from boltseal.transfer.locations import Place
 
         places = Place.parse(a), Place.parse(b)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from boltseal.client.transport import Transport
     from boltseal.transfer.copy import Copied, Copier
-    from boltseal.transfer.places import Place
+    from boltseal.transfer.locations import Place
 
 _PLACES = "A reference, oci:DIR:TAG, docker-archive:FILE, or docker-daemon:REF."
 
@@ -110,7 +110,7 @@ def _teller(answer: Answer, target: Place) -> Callable[..., None]:
 
 
 def _places(src: str, dst: str, *, all_tags: bool) -> tuple[Place, Place]:
-    from boltseal.transfer.places import Place, PlaceKind
+    from boltseal.transfer.locations import Place, PlaceKind
 
     source, target = Place.parse(src), Place.parse(dst)
     if target.reference is not None and target.reference.digest is not None:
@@ -128,7 +128,7 @@ def _names(source: Place, target: Place) -> tuple[str | None, str | None]:
     The target's own, else the source's tag; else `latest`, as Docker adds it, where the source names nothing either.
     """
     from boltseal.oci.reference import Reference
-    from boltseal.transfer.places import PlaceKind
+    from boltseal.transfer.locations import PlaceKind
 
     tag = source.name if source.name is not None and ":" not in source.name else None
     if source.reference is not None:
@@ -149,7 +149,7 @@ def _names(source: Place, target: Place) -> tuple[str | None, str | None]:
 
 
 def _ref(target: Place, name: str | None) -> str:
-    from boltseal.transfer.places import PlaceKind
+    from boltseal.transfer.locations import PlaceKind
 
     match target.kind:
         case PlaceKind.REGISTRY if target.reference is not None:

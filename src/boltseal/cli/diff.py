@@ -12,7 +12,7 @@ from boltseal.cli.onrelease import release_folder
 from boltseal.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from boltseal.deploy.releasedisk import Contents, ReleaseFolder
+    from boltseal.deploy.release_store import Contents, ReleaseFolder
 
 _LONGEST = 200
 
@@ -30,7 +30,7 @@ def diff(
     Exit code 0: nothing; 1: something.
     """
     with Answer("diff", as_json=as_json) as answer:
-        from boltseal.deploy.difference import changes
+        from boltseal.deploy.release_diff import changes
 
         folder = release_folder(project_name(project))
         old, new = folder.read(before), folder.read(after)
@@ -55,7 +55,7 @@ def diff(
 
 def _contents(folder: ReleaseFolder, number: int) -> Contents | None:
     """What was recorded with a release, None where only its record is kept."""
-    from boltseal.deploy.releasedisk import NoSuchRelease
+    from boltseal.deploy.release_store import NoSuchRelease
 
     try:
         return folder.contents(number)

@@ -20,8 +20,8 @@ from boltseal.cli.remote import (
 )
 
 if TYPE_CHECKING:
-    from boltseal.client.quota import Quota
-    from boltseal.client.registry import Resolved
+    from boltseal.client.pull_limit import Quota
+    from boltseal.client.registry_client import Resolved
     from boltseal.client.transport import Transport
 
 
@@ -38,7 +38,7 @@ def digest(
         reference = remote_reference(ref)
 
         async def resolve(transport: Transport) -> tuple[Resolved, Quota | None]:
-            from boltseal.client.registry import RegistryClient
+            from boltseal.client.registry_client import RegistryClient
 
             client = RegistryClient(transport, reference.registry)
             found = await client.resolve(reference.repository, named(reference))

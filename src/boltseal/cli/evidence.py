@@ -16,8 +16,8 @@ from boltseal.cli.answer import counted, say
 from boltseal.errors import Invalid, Unavailable, quote
 
 if TYPE_CHECKING:
+    from boltseal.host.scrub.trust import Expectation
     from boltseal.oci.digest import Digest
-    from boltseal.scrub.trust import Expectation
 
 MAX_RECEIPTS: Final = 1000
 _HEX: Final = frozenset("0123456789abcdef")
@@ -34,8 +34,8 @@ class EvidenceUnreadable(Unavailable):
 
 def typed(images: Sequence[str], expect: str | None) -> dict[str, Expectation]:
     """What each typed name must be, by a digest in it or by --expect. EvidenceUsage, DigestInvalid."""
+    from boltseal.host.scrub.trust import Expectation, Level
     from boltseal.oci.digest import Digest
-    from boltseal.scrub.trust import Expectation, Level
 
     found: dict[str, Expectation] = {}
     for name in images:
@@ -57,9 +57,9 @@ def receipts(files: Sequence[Path], key: str | None) -> tuple[Expectation, ...]:
     """What receipts prove. EvidenceUsage without a key, EvidenceUnreadable; ReceiptInvalid and its like."""
     if not files:
         return ()
+    from boltseal.host.scrub.evidence import expectation_of_receipt
     from boltseal.ledger.note import VerifierKey
     from boltseal.ledger.proof import MAX_RECEIPT_BYTES
-    from boltseal.scrub.evidence import expectation_of_receipt
 
     if key is None:
         raise EvidenceUsage(
@@ -76,8 +76,8 @@ def lock(file: Path | None, *, ignored: bool) -> tuple[Expectation, ...]:
     if file is not None:
         if ignored:
             raise EvidenceUsage("--lock and --no-lock can't both be meant")
+        from boltseal.host.scrub.evidence import expectations_of_lock
         from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
-        from boltseal.scrub.evidence import expectations_of_lock
 
         return tuple(expectations_of_lock(parse_lock(_read(file, "lock", MAX_LOCK_BYTES))))
     return () if ignored else _lock_here()
@@ -88,8 +88,8 @@ def _lock_here() -> tuple[Expectation, ...]:
 
     if not os.path.lexists(LOCK_NAME):
         return ()
-    from boltseal.pin.lockdisk import read_lock
-    from boltseal.scrub.evidence import expectations_of_lock
+    from boltseal.host.scrub.evidence import expectations_of_lock
+    from boltseal.project.lock_file import read_lock
 
     why = _laid_by_others(LOCK_NAME)
     if why:
@@ -129,7 +129,7 @@ def documents(paths: Sequence[Path], receipts: Sequence[Path]) -> dict[Digest, b
     beside = [each for file in receipts if (each := file.with_name(f"{file.name}.oci")).exists()]
     if not (paths or beside):
         return {}
-    from boltseal.scrub.archives import documents_in
+    from boltseal.host.scrub.archives import documents_in
 
     return {digest: raw for path in (*paths, *beside) for digest, raw in documents_in(path).items()}
 

@@ -12,7 +12,7 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_
 
 if TYPE_CHECKING:
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.opening import Store
+    from boltseal.server.store_factory import Store
 
 
 def expire(

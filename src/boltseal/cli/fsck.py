@@ -10,7 +10,7 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_
 from boltseal.cli.progress import Progress, in_words
 
 if TYPE_CHECKING:
-    from boltseal.storage.findings import Examined
+    from boltseal.server.storage.findings import Examined
 
 
 def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
@@ -22,7 +22,7 @@ def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpti
     with Answer("fsck", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        from boltseal.opening import examine_store
+        from boltseal.server.store_factory import examine_store
 
         with Progress() as progress:
             examined = examine_store(settings, progress)

@@ -20,7 +20,7 @@ from boltseal.cli.remote import (
 
 if TYPE_CHECKING:
     from boltseal.client.history import Event, Proven
-    from boltseal.client.watched import Meant
+    from boltseal.client.tag_observations import Meant
     from boltseal.ledger.history import Said
     from boltseal.oci.reference import Reference
 

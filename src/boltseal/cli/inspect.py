@@ -46,7 +46,7 @@ def inspect(
     """
     with Answer("inspect", as_json=as_json) as answer:
         from boltseal.transfer.inspect import inspect as inspected
-        from boltseal.transfer.places import Place
+        from boltseal.transfer.locations import Place
 
         place = Place.parse(ref)
 

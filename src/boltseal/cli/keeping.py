@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from boltseal.cli.remote import Reach
-    from boltseal.client.kept import Kept, KeptStore
     from boltseal.client.transport import Transport
-    from boltseal.deploy.host import Host
-    from boltseal.deploy.keeper import LetGo
-    from boltseal.deploy.pull import Copy
+    from boltseal.host.engine_images import Host
+    from boltseal.host.keeper import LetGo
+    from boltseal.host.kept_images import Kept, KeptStore
+    from boltseal.host.pull import Copy
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference
 
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 def kept_store() -> KeptStore:
     """What this user's client remembers of engines."""
-    from boltseal.client.kept import KeptStore
     from boltseal.client.state import ClientState
     from boltseal.config import state_folder
+    from boltseal.host.kept_images import KeptStore
 
     return KeptStore(ClientState(state_folder()))
 
@@ -38,8 +38,8 @@ def on_host(
 
     from boltseal.cli.onhost import engine_address
     from boltseal.cli.remote import ask
-    from boltseal.deploy.host import Host
-    from boltseal.runtimes.engine import connected
+    from boltseal.engines.api import connected
+    from boltseal.host.engine_images import Host
 
     async def run(transport: Transport) -> T:
         async with connected(engine_address(host)) as engine:
@@ -103,7 +103,7 @@ def copier(copy_to: str, address: str, transport: Transport) -> Copy:
 
     async def copied(name: Reference, digest: Digest) -> Reference:
         from boltseal.client.errors import RemoteNotFound
-        from boltseal.deploy.keeper import keep_tag
+        from boltseal.host.keeper import keep_tag
         from boltseal.oci.reference import Reference, Repository
 
         target = Reference(registry, Repository(prefix + name.repository), keep_tag(digest))
@@ -120,7 +120,7 @@ def copier(copy_to: str, address: str, transport: Transport) -> Copy:
 async def _copy(source: str, target: Reference, address: str, transport: Transport) -> Digest:
     from boltseal.cli.remote import in_daemon, opened
     from boltseal.transfer.copy import Copier
-    from boltseal.transfer.places import Place
+    from boltseal.transfer.locations import Place
 
     place = Place.parse(source)
     async with opened(transport, place, Place.parse(str(target)), force=False, engine=address) as (from_, to, within):

@@ -15,8 +15,8 @@ from boltseal.cli.remote import Reach
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
-    from boltseal.deploy.host import Host
-    from boltseal.deploy.keeper import Listed
+    from boltseal.host.engine_images import Host
+    from boltseal.host.keeper import Listed
 
 
 def kept(
@@ -38,7 +38,7 @@ def kept(
         wanted = None if name is None else tagged(name)
 
         async def run(opened: Host, _: Transport) -> list[Listed]:
-            from boltseal.deploy.keeper import Keeper
+            from boltseal.host.keeper import Keeper
 
             keeper = Keeper(opened)
             await opened.images_in_use()  # what runs is seen to run
@@ -60,7 +60,7 @@ def kept(
 
 
 def _add(answer: Answer, each: Listed) -> None:
-    from boltseal.deploy.keeper import Standing
+    from boltseal.host.keeper import Standing
     from boltseal.lockfile.format import time_text
 
     if each.standing is not Standing.KEPT:
@@ -95,7 +95,7 @@ def _by_name(listed: list[Listed]) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _state(each: Listed) -> str:
-    from boltseal.deploy.keeper import Standing
+    from boltseal.host.keeper import Standing
 
     words = {
         Standing.KEPT: "kept",

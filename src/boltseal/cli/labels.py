@@ -15,7 +15,7 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
 
 if TYPE_CHECKING:
-    from boltseal.build.gitstate import GitState
+    from boltseal.build.git_state import GitState
 
 
 def labels(
@@ -43,7 +43,7 @@ def labels(
     """
     with Answer("labels", as_json=as_json) as answer:
         from boltseal.build.labels import as_flags, labels_of
-        from boltseal.build.tagtext import describe_tag
+        from boltseal.build.tag_template import describe_tag
 
         git = git_of(context)
         dockerfile = None
@@ -64,7 +64,7 @@ def labels(
 
 def git_of(context: Path) -> GitState | None:
     """What git says of a folder, None where it is in no repository. GitFailed."""
-    from boltseal.build.gitstate import NotGit, git_state
+    from boltseal.build.git_state import NotGit, git_state
 
     try:
         return git_state(context)

@@ -16,8 +16,8 @@ from boltseal.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
-    from boltseal.registry.recovery import Recovered
-    from boltseal.settings import Settings
+    from boltseal.server.registry.recovery import Recovered
+    from boltseal.server.settings import Settings
 
 ledger = typer.Typer(
     help="Show or rotate the ledger's key, recover a ledger that is behind, monitor one from outside.",
@@ -53,7 +53,7 @@ def key(
 ) -> None:
     """Print the public key that the ledger is signed by, for `boltseal trust` and for any tool that reads C2SP notes."""
     with Answer("ledger-key", as_json=as_json) as answer:
-        from boltseal.storage.ledger_key import LEDGER_NAME, LedgerKeys
+        from boltseal.server.storage.ledger_key import LEDGER_NAME, LedgerKeys
 
         name = OBSERVATIONS_NAME if observations else LEDGER_NAME
         found = LedgerKeys(settings_of(config, data=data).keys, name=name).key()
@@ -77,7 +77,7 @@ def rotate(
         why = given_reason(reason)
         settings = settings_of(config, data=data)
         _quiet(settings)
-        from boltseal.opening import open_store
+        from boltseal.server.store_factory import open_store
 
         with open_store(settings) as store:
             integrator = store.observing if observations else store.integrator
@@ -140,11 +140,11 @@ def recover(
 
 
 def _bring_back(settings: Settings, source: str, reach: Reach, *, observations: bool) -> Recovered:
-    from boltseal.opening import open_store
-    from boltseal.registry.recovery import bring_back, entries_here
-    from boltseal.registry.tags import TagDoor
-    from boltseal.storage.ledger_copy import FolderCopy
-    from boltseal.storage.schema import LEDGER, OBSERVATIONS
+    from boltseal.server.registry.recovery import bring_back, entries_here
+    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.storage.ledger_copy import FolderCopy
+    from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS
+    from boltseal.server.store_factory import open_store
 
     log = OBSERVATIONS if observations else LEDGER
     with open_store(settings) as store:
@@ -159,7 +159,7 @@ def _bring_back(settings: Settings, source: str, reach: Reach, *, observations: 
 
 def _fetch(url: str, start: int, reach: Reach, log: str) -> tuple[bytes, list[bytes]]:
     """The head of another registry's ledger, and its entries from `start` on; nothing of it is believed yet."""
-    from boltseal.client.ledger import LedgerClient, registry_of
+    from boltseal.client.ledger_client import LedgerClient, registry_of
     from boltseal.ledger.checkpoint import parse_checkpoint_unverified
     from boltseal.ledger.note import parse_note_unverified
 
@@ -173,9 +173,9 @@ def _fetch(url: str, start: int, reach: Reach, log: str) -> tuple[bytes, list[by
 
 
 def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Recovered:
-    from boltseal.opening import open_store
-    from boltseal.registry.recovery import accept_loss
-    from boltseal.storage.schema import OBSERVATIONS
+    from boltseal.server.registry.recovery import accept_loss
+    from boltseal.server.storage.metadata.schema import OBSERVATIONS
+    from boltseal.server.store_factory import open_store
 
     with open_store(settings) as store:
         if observations:
@@ -186,7 +186,7 @@ def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Reco
 
 def _quiet(settings: Settings) -> None:
     """The log as the settings want it."""
-    from boltseal.cli import logs
+    from boltseal.server import logs
 
     logs.configure(settings.server.log_level, as_json=logs.wants_json(settings.server.log_format))
 

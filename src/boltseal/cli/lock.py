@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.lockfile.document import Lock, LockedImage
     from boltseal.oci.reference import Reference
-    from boltseal.pin.locking import Moved, Relocked
+    from boltseal.project.lock import Moved, Relocked
 
 
 class Emit(StrEnum):
@@ -84,7 +84,7 @@ def lock(
     """
     with Answer("lock", as_json=as_json) as answer:
         from boltseal.lockfile.document import Lock
-        from boltseal.pin.lockdisk import read_lock, write_lock
+        from boltseal.project.lock_file import read_lock, write_lock
 
         files, named = split_arguments(project, paths or [], references=update)
         opened = open_project(project, files)
@@ -110,8 +110,8 @@ def lock(
 def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
     """Print the file. What is not locked would be left as it is, unnoticed: then there is no file at all."""
     from boltseal.lockfile.document import LOCK_NAME, key_in
-    from boltseal.pin.emit import EMITTERS
-    from boltseal.pin.lockdisk import read_lock
+    from boltseal.project.generated_files import EMITTERS
+    from boltseal.project.lock_file import read_lock
 
     lock = read_lock(opened.root)
     if lock is None or update:
@@ -162,8 +162,8 @@ def relocked(
     """A new lock of what the project names now, and what is to be said of it; nothing is written. KeyDiffers, LedgerBroken."""
 
     async def run(transport: Transport) -> Relocked:
-        from boltseal.pin.locking import relock
-        from boltseal.pin.resolve import Resolver
+        from boltseal.project.lock import relock
+        from boltseal.project.resolve import Resolver
 
         return await relock(
             opened.sites,
@@ -226,7 +226,7 @@ def _one(
 
 def _summary(done: Relocked, *, whole: bool, written: bool) -> None:
     from boltseal.lockfile.document import LOCK_NAME
-    from boltseal.pin.resolve import COUNTS_PULLS
+    from boltseal.project.resolve import COUNTS_PULLS
 
     images = done.lock.images
     bare = [

@@ -12,8 +12,8 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, aloud, ask
 
 if TYPE_CHECKING:
+    from boltseal.client.ledger_monitor.monitor import Report
     from boltseal.client.transport import Transport
-    from boltseal.monitor.watch import Report
 
 
 def monitor(
@@ -67,13 +67,13 @@ def monitor(
 def _look(reach: Reach, url: str, key: str | None, state: Path | None, *, every_tag: bool) -> Report:
     import time
 
-    from boltseal.client.ledger import registry_of
+    from boltseal.client.ledger_client import registry_of
+    from boltseal.client.ledger_monitor.monitor import Monitor
+    from boltseal.client.ledger_monitor.progress_file import MonitorMemory
+    from boltseal.client.ledger_trust import LedgerWatch, give_key
     from boltseal.client.state import ClientState
-    from boltseal.client.trust import LedgerWatch, give_key
     from boltseal.config import state_folder
     from boltseal.ledger.note import VerifierKey
-    from boltseal.monitor.memory import MonitorMemory
-    from boltseal.monitor.watch import Monitor
 
     folder, registry = state or state_folder(), registry_of(url)
     held = ClientState(folder)

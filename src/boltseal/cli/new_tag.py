@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.build.tagtext import Scheme
+from boltseal.build.tag_template import Scheme
 from boltseal.cli.answer import Answer, Outcome, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onbuild import (
@@ -116,8 +116,8 @@ def _image(image: str | None, apply: str | None, scheme: Scheme) -> Reference | 
 
 def describe_of(context: Path) -> Tag:
     """A tag of what git says of a folder. NotGit, GitFailed."""
-    from boltseal.build.gitstate import git_state
-    from boltseal.build.tagtext import describe_tag
+    from boltseal.build.git_state import git_state
+    from boltseal.build.tag_template import describe_tag
 
     state = git_state(context)
     if state.shallow:
@@ -128,14 +128,14 @@ def describe_of(context: Path) -> Tag:
 def date_of() -> Tag:
     """A tag of the time."""
 
-    from boltseal.build.tagtext import date_tag
+    from boltseal.build.tag_template import date_tag
 
     return date_tag(clock_us())
 
 
 def build_of() -> Tag:
     """A tag of the pipeline's number. NothingToTag."""
-    from boltseal.build.tagtext import build_tag
+    from boltseal.build.tag_template import build_tag
     from boltseal.config import BUILD_NUMBERS, build_environment
 
     number = build_environment().number
@@ -146,7 +146,7 @@ def build_of() -> Tag:
 
 
 def _content(image: Reference | None) -> Tag:
-    from boltseal.build.tagtext import content_tag
+    from boltseal.build.tag_template import content_tag
 
     if image is None:
         raise AssertionError("asked for before")
@@ -156,7 +156,7 @@ def _content(image: Reference | None) -> Tag:
 def _daemon_id(image: Reference) -> Digest:
     import asyncio
 
-    from boltseal.build.engine import image_id
+    from boltseal.build.local_images import image_id
     from boltseal.cli.onhost import engine_address
 
     return asyncio.run(image_id(engine_address(), image))
@@ -165,7 +165,7 @@ def _daemon_id(image: Reference) -> Digest:
 def _apply(image: Reference, tag: Tag) -> str:
     import asyncio
 
-    from boltseal.build.engine import add_tag, image_id
+    from boltseal.build.local_images import add_tag, image_id
     from boltseal.cli.onhost import engine_address
 
     async def run() -> Reference:
@@ -184,7 +184,7 @@ def _input(
     reach: Reach,
     allow: list[str],
 ) -> Tag:
-    from boltseal.build.tagtext import input_tag
+    from boltseal.build.tag_template import input_tag
 
     dockerfile = dockerfile_of(context, file, build_args, target)
     digests = digests_of(dockerfile.sites, context, reach, allow)
@@ -197,7 +197,7 @@ def _taken(repo: str, tag: Tag, reach: Reach) -> str | None:
 
     async def look(transport: Transport) -> str | None:
         from boltseal.client.errors import RemoteNotFound
-        from boltseal.client.registry import RegistryClient
+        from boltseal.client.registry_client import RegistryClient
 
         try:
             found = await RegistryClient(transport, reference.registry).resolve(reference.repository, tag)

@@ -16,12 +16,12 @@ from boltseal.errors import Invalid, TooMany, quote
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from boltseal.bases.look import Looker, Wanted
-    from boltseal.bases.sources import Claim
     from boltseal.client.transport import Transport
+    from boltseal.engines.api import Engine
     from boltseal.oci.platform import Platform
     from boltseal.oci.reference import Reference
-    from boltseal.runtimes.engine import Engine
+    from boltseal.project.bases.base_claims import Claim
+    from boltseal.project.bases.base_scan import Looker, Wanted
 
 
 MAX_IMAGES = 200_000
@@ -122,7 +122,7 @@ async def wanted_of(
 
 def _wanted(named: Sequence[Named], base: Claim | None) -> list[Wanted]:
     """Each image once, under the name that it was given first, and for all platforms that it was named for."""
-    from boltseal.bases.look import Wanted
+    from boltseal.project.bases.base_scan import Wanted
 
     once: dict[Reference, Named] = {}
     for each in named:
@@ -135,7 +135,7 @@ def _wanted(named: Sequence[Named], base: Claim | None) -> list[Wanted]:
 def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
     """PlatformInvalid."""
     from boltseal.oci.platform import Platform
-    from boltseal.pin.platforms import check_platform
+    from boltseal.project.platforms import check_platform
 
     parts = ([*check_platform(text).split("/"), "", ""] for text in texts)
     return tuple(Platform(system, architecture, variant) for system, architecture, variant, *_ in parts)
@@ -145,9 +145,9 @@ async def _of_registry(transport: Transport, registry: str, most: int = MAX_IMAG
     """Every tag of every repository, but for those of the signature tools. TooManyImages."""
     from boltseal.client.catalog import repositories
     from boltseal.client.errors import RemoteNotFound
-    from boltseal.client.registry import RegistryClient
+    from boltseal.client.registry_client import RegistryClient
     from boltseal.oci.reference import Reference
-    from boltseal.policy.decide import signature_subject
+    from boltseal.policy.rule_decision import signature_subject
 
     client = RegistryClient(transport, registry)
     async for repository in repositories(transport, registry):
@@ -198,7 +198,7 @@ def _of_lock(file: Path) -> list[Named]:
 
 async def _of_engine(host: str | None, left: list[Left]) -> list[Named]:
     from boltseal.cli.onhost import engine_address
-    from boltseal.runtimes.engine import connected
+    from boltseal.engines.api import connected
 
     found = []
     async with connected(engine_address(host)) as engine:
@@ -208,8 +208,8 @@ async def _of_engine(host: str | None, left: list[Left]) -> list[Named]:
 
 
 async def _of_container(engine: Engine, name: str, started_as: str, image_id: object, left: list[Left]) -> list[Named]:
+    from boltseal.engines.api import NoSuchImage
     from boltseal.oci.digest import Digest
-    from boltseal.runtimes.engine import NoSuchImage
 
     try:
         image = await engine.image(image_id) if isinstance(image_id, Digest) else None
@@ -240,14 +240,14 @@ async def looking(
 ) -> AsyncIterator[Looker]:
     """Everything that a look needs, out of the state folder. What was learned is kept when it ends."""
 
-    from boltseal.bases.documents import Documents
-    from boltseal.bases.look import Looker
-    from boltseal.bases.pasts import Pasts, by_learned, by_watched
-    from boltseal.client.learned import Learned
+    from boltseal.client.document_cache import Learned
     from boltseal.client.state import ClientState
-    from boltseal.client.watched import Watched
+    from boltseal.client.tag_observations import Watched
     from boltseal.config import client_paths, state_folder
-    from boltseal.projects import client_settings
+    from boltseal.project.bases.base_scan import Looker
+    from boltseal.project.bases.image_documents import Documents
+    from boltseal.project.bases.tag_history import Pasts, by_learned, by_watched
+    from boltseal.project.settings import client_settings
 
     state = ClientState(state_folder())
     now_us = clock_us()
@@ -271,13 +271,13 @@ async def looking(
 
 def inferred(dockerfile: Path | None, base: str | None) -> Claim | None:
     """What the user says of the base: --base, or the last FROM of a Dockerfile. DockerfileInvalid, NameInvalid, ..."""
-    from boltseal.bases.sources import By, written
+    from boltseal.project.bases.base_claims import By, written
 
     if base is not None:
         return written(remote_reference(base), By.GIVEN)
     if dockerfile is None:
         return None
-    from boltseal.build.dockerfile import DockerfileInvalid, read
+    from boltseal.build.dockerfile_bases import DockerfileInvalid, read
 
     if not dockerfile.is_file():
         raise DockerfileInvalid(f"{dockerfile}: there is no such Dockerfile; --dockerfile names the file itself")

@@ -14,13 +14,13 @@ from boltseal.errors import Invalid, Unavailable, quote
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from boltseal.build.dockerfile import Dockerfile
-    from boltseal.client.registry import Resolved
+    from boltseal.build.dockerfile_bases import Dockerfile
+    from boltseal.client.registry_client import Resolved
     from boltseal.client.transport import Transport
     from boltseal.errors import BoltsealError
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference
-    from boltseal.pin.values import Site
+    from boltseal.project.image_references import Site
 
 ContextArgument = Annotated[
     Path, typer.Argument(metavar="[DIR]", show_default=False, help="The folder that is built. Default: this one.")
@@ -61,7 +61,7 @@ def parse_build_args(given: Sequence[str]) -> dict[str, str]:
 
 def dockerfile_of(context: Path, file: Path | None, build_args: Sequence[str], target: str | None) -> Dockerfile:
     """The Dockerfile of a build. DockerfileInvalid, BuildArgInvalid."""
-    from boltseal.build.dockerfile import DockerfileInvalid, read
+    from boltseal.build.dockerfile_bases import DockerfileInvalid, read
 
     path = file or context / "Dockerfile"
     if not path.is_file():
@@ -75,7 +75,7 @@ def digests_of(sites: Sequence[Site], context: Path, reach: Reach, allow: Sequen
     BaseUnknown where one can't be told: a guess would name two builds alike that are not.
     """
     from boltseal.lockfile.document import Lock, lock_key
-    from boltseal.pin.lockdisk import read_lock
+    from boltseal.project.lock_file import read_lock
 
     lock = read_lock(context) or Lock()
     found: dict[Site, Digest] = {}
@@ -102,7 +102,7 @@ def _ask(references: set[Reference], reach: Reach, allow: Sequence[str]) -> dict
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> dict[Reference, Resolved | BoltsealError]:
-        from boltseal.pin.resolve import Resolver
+        from boltseal.project.resolve import Resolver
 
         resolver = Resolver(transport, allowed, watch=lambda registry: followed(reach, transport, registry))
         return await resolver.meanings(references)
@@ -123,8 +123,8 @@ def hash_of(
     """The hash of everything that a build reads; `more`: further words for the builder. IgnoreInvalid, ContextUnreadable."""
     import shlex
 
-    from boltseal.build.ignore import parse_ignore
-    from boltseal.build.inputs import Inputs, input_hash
+    from boltseal.build.dockerignore import parse_ignore
+    from boltseal.build.input_hash import Inputs, input_hash
 
     arguments = parse_build_args(build_args)
     if more:
@@ -149,7 +149,7 @@ def ignore_file(context: Path, file: Path) -> Path | None:
 
 def ignore_text(context: Path, file: Path) -> str:
     """What it says; "" where there is none. IgnoreInvalid."""
-    from boltseal.build.ignore import IgnoreInvalid
+    from boltseal.build.dockerignore import IgnoreInvalid
 
     path = ignore_file(context, file)
     if path is None:

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from boltseal.client.transport import Transport
-    from boltseal.deploy.composing import Compose, ProjectFiles
-    from boltseal.deploy.deploying import Deployer
-    from boltseal.deploy.flow import Deployed, Flow
-    from boltseal.deploy.reading import Read
-    from boltseal.deploy.releasedisk import ReleaseFolder
+    from boltseal.deploy.compose_program import Compose, ProjectFiles
+    from boltseal.deploy.compose_reading import Read
+    from boltseal.deploy.deployer import Deployer
+    from boltseal.deploy.release_flow import Deployed, Flow
+    from boltseal.deploy.release_store import ReleaseFolder
     from boltseal.deploy.releases import Kind, Release
+    from boltseal.engines.api import Engine
     from boltseal.lockfile.document import Lock
     from boltseal.oci.reference import Reference
-    from boltseal.runtimes.engine import Engine
 
 ServicesArgument = Annotated[
     list[str] | None,
@@ -101,8 +101,8 @@ def project_files(
 ) -> ProjectFiles:
     """The project that the flags name. NoProject."""
     from boltseal.config import child_environment
-    from boltseal.deploy.composing import ProjectFiles
-    from boltseal.deploy.projectfiles import named_files
+    from boltseal.deploy.compose_program import ProjectFiles
+    from boltseal.deploy.project_files import named_files
 
     whole = None if directory is None else directory.absolute()
     asked = ProjectFiles(
@@ -129,8 +129,8 @@ async def read_files(host: str | None, named: ProjectFiles, services: Sequence[s
     """Compose, and what it makes of the files. ComposeRefused, ..."""
     from boltseal.cli.onhost import engine_address
     from boltseal.config import child_environment
-    from boltseal.deploy.composing import find_compose
-    from boltseal.deploy.reading import read_project
+    from boltseal.deploy.compose_program import find_compose
+    from boltseal.deploy.compose_reading import read_project
 
     address = engine_address(host)
     compose = await find_compose(child_environment(), address.environment())
@@ -158,7 +158,7 @@ class Opened:
     def lock(self) -> tuple[Lock | None, Path]:
         """The lock of the project or of a folder above it, and where it is or would be. LockInvalid."""
         from boltseal.lockfile.document import LOCK_NAME
-        from boltseal.pin.lockdisk import read_lock
+        from boltseal.project.lock_file import read_lock
 
         for each in (self.root, *self.root.resolve().parents):
             if (each / LOCK_NAME).exists():
@@ -168,9 +168,9 @@ class Opened:
     def relock(self, update: Callable[[Reference], bool]) -> Lock:
         """Lock what the services name now, taking what is new of those that `update` says. LockNotUpdated: the old stays."""
         from boltseal.cli.lock import relocked
-        from boltseal.deploy.locking import as_compose_reads
+        from boltseal.deploy.compose_lock import as_compose_reads
         from boltseal.lockfile.document import Lock
-        from boltseal.pin.lockdisk import write_lock
+        from boltseal.project.lock_file import write_lock
 
         old, where = self.lock()
         opened = open_project(where, self.named.files)
@@ -188,9 +188,9 @@ class Opened:
         import asyncio
 
         from boltseal.cli.onhost import engine_address
-        from boltseal.deploy.model import locked_digests, not_locked
+        from boltseal.deploy.compose_model import locked_digests, not_locked
+        from boltseal.engines.api import connected
         from boltseal.lockfile.document import LOCK_NAME
-        from boltseal.runtimes.engine import connected
 
         lock, _ = self.lock()
         digests = locked_digests(self.read.model, lock)
@@ -227,9 +227,9 @@ class Opened:
     async def _standing(self, lock: Lock | None) -> Deployed | None:
         """What runs, if it is that already. Nothing that talks to registries is loaded for it."""
         from boltseal.cli.onhost import engine_address
-        from boltseal.deploy.flow import Deployed, Flow
-        from boltseal.deploy.standing import standing
-        from boltseal.runtimes.engine import connected
+        from boltseal.deploy.release_flow import Deployed, Flow
+        from boltseal.deploy.up_to_date import standing
+        from boltseal.engines.api import connected
 
         address = engine_address(self.place.host)
         async with connected(address) as engine:
@@ -243,7 +243,7 @@ def open_named(place: Place, named: ProjectFiles, services: Sequence[str], allow
     import asyncio
 
     from boltseal.cli.onhost import engine_address
-    from boltseal.deploy.projectfiles import project_folder
+    from boltseal.deploy.project_files import project_folder
 
     compose, read = asyncio.run(read_files(place.host, named, services))
     allowed = whom_to_ask(place.reach, allow)
@@ -251,7 +251,7 @@ def open_named(place: Place, named: ProjectFiles, services: Sequence[str], allow
     opened = Opened(place, named, tuple(services), compose, read, folder, project_folder(named), allowed)
     for name, service in sorted(read.model.services.items()):
         if not allowed(service.image.registry):
-            from boltseal.pin.resolve import not_allowed
+            from boltseal.project.resolve import not_allowed
 
             refusal = not_allowed(service.image.registry)
             raise type(refusal)(f"{name}: {refusal.message}")
@@ -288,7 +288,7 @@ def on_engine(
 
 async def _record(transport: Transport, folder: ReleaseFolder, release: Release) -> None:
     """Say to the ledgers that the release's lock knows that it runs; what can't be said is told, and nothing more."""
-    from boltseal.deploy.recording import record_release
+    from boltseal.deploy.ledger_reports import record_release
     from boltseal.lockfile.parse import parse_lock
 
     text = folder.contents(release.number).lock
@@ -307,14 +307,14 @@ async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) ->
     """All that a release takes, on an engine that answers. EngineUnavailable, ComposeMissing, ..."""
     from boltseal.cli.onhost import engine_address
     from boltseal.client.credentials import CredentialStore
-    from boltseal.client.kept import KeptStore
     from boltseal.client.state import ClientState
     from boltseal.config import client_paths, state_folder
-    from boltseal.deploy.deploying import Deployer
-    from boltseal.deploy.host import Host
-    from boltseal.deploy.images import Images, Scrubs
-    from boltseal.deploy.pull import Puller
-    from boltseal.runtimes.engine import connected
+    from boltseal.deploy.deployer import Deployer
+    from boltseal.deploy.release_images import Images, Scrubs
+    from boltseal.engines.api import connected
+    from boltseal.host.engine_images import Host
+    from boltseal.host.kept_images import KeptStore
+    from boltseal.host.pull import Puller
 
     address = engine_address(place.host)
     async with connected(address) as engine:
@@ -329,8 +329,8 @@ async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) ->
 
 async def _flow(place: Place, folder: ReleaseFolder, engine: Engine) -> Flow:
     from boltseal.config import child_environment
-    from boltseal.deploy.composing import find_compose
-    from boltseal.deploy.flow import Flow, Patience
+    from boltseal.deploy.compose_program import find_compose
+    from boltseal.deploy.release_flow import Flow, Patience
 
     user = child_environment()
     compose = await find_compose(user, engine.environment())
@@ -343,7 +343,7 @@ class WhichProject(Invalid):
 
 async def _name_here(named: ProjectFiles) -> str:
     """The name of the project of these files, whatever its profiles enable. ComposeRefused: and how to do without them."""
-    from boltseal.deploy.composing import ComposeRefused
+    from boltseal.deploy.compose_program import ComposeRefused
 
     try:
         _, read = await read_files(None, replace(named, profiles=("*",)), ())
@@ -358,8 +358,8 @@ def project_name(name: str | None) -> str:
     import asyncio
 
     from boltseal.config import state_folder
-    from boltseal.deploy.projectfiles import NoProject
-    from boltseal.deploy.releasedisk import NoSuchRelease, projects
+    from boltseal.deploy.project_files import NoProject
+    from boltseal.deploy.release_store import NoSuchRelease, projects
 
     if name is not None:
         return name

@@ -10,8 +10,8 @@ from boltseal.errors import Denied, TooMany, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from boltseal.client.history import Event, Proven
+    from boltseal.client.tag_observations import Meant
     from boltseal.client.transport import Transport
-    from boltseal.client.watched import Meant
     from boltseal.ledger.history import Said
     from boltseal.oci.reference import Reference, Tag
 
@@ -46,7 +46,7 @@ def read(reach: Reach, reference: Reference, tag: Tag | None) -> Proven | list[E
 def watched_past(reference: Reference, tag: Tag) -> tuple[Meant, ...]:
     """What `boltseal watch` saw of a tag from here; nothing where it never looked. WatchedBroken, StateUnusable."""
     from boltseal.client.state import ClientState
-    from boltseal.client.watched import Watched
+    from boltseal.client.tag_observations import Watched
     from boltseal.config import state_folder
     from boltseal.oci.reference import Reference
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from boltseal.runtimes.address import EngineAddress
+    from boltseal.engines.address import EngineAddress
 
 HostOption = Annotated[
     str | None,
@@ -23,7 +23,7 @@ HostOption = Annotated[
 def engine_address(host: str | None = None) -> EngineAddress:
     """`--host`, DOCKER_HOST, or where Docker listens. EngineAddressInvalid."""
     from boltseal.config import client_paths
-    from boltseal.runtimes.address import EngineAddress
+    from boltseal.engines.address import EngineAddress
 
     paths = client_paths()
     return EngineAddress.parse(host or paths.docker_host, paths.docker_certificates)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from boltseal.cli.answer import Answer
+    from boltseal.client.ledger_trust import Followed
     from boltseal.client.transport import Transport
-    from boltseal.client.trust import Followed
     from boltseal.lockfile.document import Lock
     from boltseal.oci.reference import Reference
-    from boltseal.pin.edit import Asked
-    from boltseal.pin.values import Found, Problem, Site
-    from boltseal.projects import ProjectSettings
+    from boltseal.project.edits import Asked
+    from boltseal.project.image_references import Found, Problem, Site
+    from boltseal.project.settings import ProjectSettings
 
 PathsArgument = Annotated[
     list[str] | None,
@@ -85,10 +85,10 @@ class Project:
 
 def open_project(root: Path, paths: Sequence[Path]) -> Project:
     """Scan a project, or these files and folders of it. NoSuchPath, ProjectInvalid."""
-    from boltseal.pin.edit import Asked
-    from boltseal.pin.scan import scan_project
-    from boltseal.pin.source import Project as Files
-    from boltseal.projects import project_settings
+    from boltseal.project.edits import Asked
+    from boltseal.project.scan import scan_project
+    from boltseal.project.settings import project_settings
+    from boltseal.project.source_files import Project as Files
 
     if not os.path.isdir(root):  # noqa: PTH112 - says no where pathlib breaks, as of a name that is too long
         raise NoSuchPath(f"{quote(str(root))} is no folder; --project names the folder of a project")
@@ -148,7 +148,7 @@ def whom_to_ask(reach: Reach, more: Sequence[str]) -> Callable[[str], bool]:
     """Which registries a project may make us talk to: what the user's own file, logins and flags say. ProjectInvalid."""
     from boltseal.client.credentials import CredentialStore
     from boltseal.config import client_paths
-    from boltseal.projects import allowed_registries, check_registry, client_settings
+    from boltseal.project.settings import allowed_registries, check_registry, client_settings
 
     for name in more:
         check_registry(name, "--allow")

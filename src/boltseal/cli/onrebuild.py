@@ -13,13 +13,13 @@ from boltseal.errors import Invalid
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from boltseal.bases.journal import Journal, Outcome
-    from boltseal.bases.look import Answered, Looker, Wanted
-    from boltseal.bases.rebuild import Asked, Due
     from boltseal.cli.onbases import Aim
     from boltseal.cli.remote import Reach
     from boltseal.client.transport import Transport
-    from boltseal.policy.on_outdated import Action
+    from boltseal.policy.rebuild_actions import Action
+    from boltseal.project.bases.base_scan import Answered, Looker, Wanted
+    from boltseal.project.bases.rebuild_journal import Journal, Outcome
+    from boltseal.project.bases.rebuild_requests import Asked, Due
 
 MAX_ROUNDS = 10
 MAX_TOLD = 20
@@ -43,8 +43,8 @@ def rebuilders(wanted: bool) -> Builders | None:
     if not wanted:
         return None
     from boltseal.config import client_paths, secret
-    from boltseal.policy.on_outdated import token_of
-    from boltseal.projects import client_settings
+    from boltseal.policy.rebuild_actions import token_of
+    from boltseal.project.settings import client_settings
 
     path = client_paths().settings
     actions = client_settings(path).on_outdated
@@ -65,8 +65,8 @@ def end_on_sigterm() -> None:
 
 async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], told: list[Answered]) -> list[Asked]:
     """Ask for all that is due. What was built is looked at again: others stand on it, and may be outdated by it."""
-    from boltseal.bases.journal import Outcome
-    from boltseal.bases.rebuild import AskedElsewhere, Rebuilder
+    from boltseal.project.bases.rebuild_journal import Outcome
+    from boltseal.project.bases.rebuild_requests import AskedElsewhere, Rebuilder
 
     rebuilder = Rebuilder(
         builders.actions,
@@ -97,9 +97,9 @@ async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], 
 
 async def _record(looker: Looker, due: Due, outcome: Outcome, words: str) -> None:
     """Into the ledger of the image's registry, if it keeps one."""
-    from boltseal.bases.entries import requested_extra
-    from boltseal.client.recorded import NoRecords, record
+    from boltseal.client.ledger_records import NoRecords, record
     from boltseal.ledger.entry import Kind
+    from boltseal.project.bases.ledger_entries import requested_extra
 
     extra = requested_extra(due.base, due.built_on, due.now, str(outcome), words)
     try:
@@ -155,7 +155,7 @@ def _of_registry(registry: str, reach: Reach) -> list[_Row]:
 
     async def read(transport: Transport) -> list[_Row]:
         from boltseal.client.catalog import repositories
-        from boltseal.client.recorded import records
+        from boltseal.client.ledger_records import records
         from boltseal.ledger.entry import Kind, format_time
 
         found: list[tuple[int, _Row]] = []
@@ -179,8 +179,8 @@ def _of_registry(registry: str, reach: Reach) -> list[_Row]:
 
 
 def _journal() -> Journal:
-    from boltseal.bases.journal import Journal
     from boltseal.client.state import ClientState
     from boltseal.config import state_folder
+    from boltseal.project.bases.rebuild_journal import Journal
 
     return Journal(ClientState(state_folder()))

@@ -9,9 +9,9 @@ from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, pri
 from boltseal.errors import BoltsealError
 
 if TYPE_CHECKING:
-    from boltseal.deploy.deploying import By
-    from boltseal.deploy.flow import Deployed
-    from boltseal.deploy.releasedisk import ReleaseFolder
+    from boltseal.deploy.deployer import By
+    from boltseal.deploy.release_flow import Deployed
+    from boltseal.deploy.release_store import ReleaseFolder
     from boltseal.deploy.releases import Kind, Release, ReleasedService
 
 _MOST_VOLUMES = 5
@@ -19,9 +19,9 @@ _MOST_VOLUMES = 5
 
 def by_whom(folder: Path, kind: Kind) -> By:
     """Who deploys from which revision; "" outside of git."""
-    from boltseal.build.gitstate import GitFailed, NotGit, git_state
+    from boltseal.build.git_state import GitFailed, NotGit, git_state
     from boltseal.config import operator
-    from boltseal.deploy.deploying import By
+    from boltseal.deploy.deployer import By
 
     try:
         state = git_state(folder)
@@ -34,7 +34,7 @@ def by_whom(folder: Path, kind: Kind) -> By:
 def release_folder(name: str, engine: str = "") -> ReleaseFolder:
     """The releases of a project, of one engine or of all. ReleaseInvalid."""
     from boltseal.config import state_folder
-    from boltseal.deploy.releasedisk import ReleaseFolder
+    from boltseal.deploy.release_store import ReleaseFolder
 
     return ReleaseFolder(state_folder(), name, engine=engine)
 
@@ -144,7 +144,7 @@ def shown_digest(service: ReleasedService) -> str:
 
 def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore: bool) -> None:
     """After a rollback: what it does not bring back, and what the project's own files say now."""
-    from boltseal.deploy.recorded import differing, put_files_back, with_lock
+    from boltseal.deploy.source_snapshot import differing, put_files_back, with_lock
 
     release = done.release
     if answer.outcome is not Outcome.HOLDS:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from boltseal.client.transport import Transport
     from boltseal.deploy.releases import Release
-    from boltseal.fleet.hosts import Host, Seen
-    from boltseal.fleet.registries import Answers
-    from boltseal.fleet.rows import Deployed, Row
-    from boltseal.ledger.meant import Step
-    from boltseal.lockfile.running import LockedImages
+    from boltseal.engines.address import EngineAddress
+    from boltseal.host.containers.hosts import Host, Seen
+    from boltseal.host.containers.registries import Answers
+    from boltseal.host.containers.rows import Deployed, Row
+    from boltseal.ledger.tag_intervals import Step
+    from boltseal.lockfile.container_check import LockedImages
     from boltseal.oci.reference import Reference
-    from boltseal.pin.compose_project import ComposeProject
-    from boltseal.runtimes.address import EngineAddress
+    from boltseal.project.compose_name import ComposeProject
 
 HostsOption = Annotated[
     list[str] | None,
@@ -97,7 +97,7 @@ def look(where: Where) -> Looked:
     """Look at all places at once; one that fails is in the answer. ComposeProjectInvalid, EngineAddressInvalid, ContextInvalid."""
     import asyncio
 
-    from boltseal.pin.compose_project import compose_project
+    from boltseal.project.compose_name import compose_project
 
     project = None if where.compose is None else compose_project(where.compose)
     looked = asyncio.run(_look(where))
@@ -128,15 +128,15 @@ async def _tried(name: str, looking: Awaitable[Host]) -> Host | tuple[str, Bolts
 
 
 async def _engine(address: EngineAddress) -> Host:
-    from boltseal.fleet.hosts import look as looked
-    from boltseal.runtimes.engine import connected
+    from boltseal.engines.api import connected
+    from boltseal.host.containers.hosts import look as looked
 
     async with connected(address) as engine:
         return await looked(engine)
 
 
 async def _cluster(context: str, namespace: str | None) -> Host:
-    from boltseal.fleet.clusters import look as looked
+    from boltseal.host.containers.clusters import look as looked
 
     return await looked(context, namespace)
 
@@ -153,9 +153,9 @@ def _of_project(looked: Looked, project: ComposeProject) -> Looked:
 
 def told_of(reach: Reach | None, allow: Sequence[str], seen: Sequence[Seen], lock: LockedImages | None) -> Answers:
     """What is known of these containers' images: by their registries, if `reach` is given, and by `boltseal watch`. LedgerBroken."""
-    from boltseal.fleet.registries import NOBODY, Registries, remembering
-    from boltseal.fleet.registries import ask as asked
-    from boltseal.fleet.rows import to_ask, to_ask_by_digest
+    from boltseal.host.containers.registries import NOBODY, Registries, remembering
+    from boltseal.host.containers.registries import ask as asked
+    from boltseal.host.containers.rows import to_ask, to_ask_by_digest
 
     names = to_ask(seen, lock)
     if len(names) > MAX_ASKED:
@@ -178,9 +178,9 @@ def told_of(reach: Reach | None, allow: Sequence[str], seen: Sequence[Seen], loc
 def _remembered(names: Sequence[Reference]) -> dict[Reference, tuple[Step, ...]]:
     """What `boltseal watch` saw of these tags. Without its log the rest holds all the same."""
     from boltseal.client.state import ClientState, StateUnusable
-    from boltseal.client.watched import Watched
+    from boltseal.client.tag_observations import Watched
     from boltseal.config import state_folder
-    from boltseal.ledger.meant import Step
+    from boltseal.ledger.tag_intervals import Step
 
     try:
         with Watched(ClientState(state_folder())) as watched:
@@ -196,7 +196,7 @@ def with_releases(rows: Sequence[Row]) -> list[Row]:
     from dataclasses import replace
 
     from boltseal.config import state_folder
-    from boltseal.deploy.releasedisk import ReleaseFolder, projects
+    from boltseal.deploy.release_store import ReleaseFolder, projects
 
     state = state_folder()
     try:
@@ -210,7 +210,7 @@ def with_releases(rows: Sequence[Row]) -> list[Row]:
 
 def _started_by(row: Row, releases: Sequence[Release]) -> Deployed | None:
     """The release whose image it has, in whose time it was made; another host may run a project of the same name."""
-    from boltseal.fleet.rows import Deployed
+    from boltseal.host.containers.rows import Deployed
 
     created_us, digests = row.seen.image.created_us, {str(each) for each in row.digests}
     for release in releases:
@@ -246,8 +246,8 @@ def tell_broken(answer: Answer, told: Answers) -> None:
 
 def read_locked(project: Path) -> LockedImages | None:
     """The project's lock, ready to be compared with; None where there is none. LockInvalid."""
-    from boltseal.lockfile.running import LockedImages
-    from boltseal.pin.lockdisk import read_lock
+    from boltseal.lockfile.container_check import LockedImages
+    from boltseal.project.lock_file import read_lock
 
     lock = read_lock(project)
     return None if lock is None else LockedImages.of(lock)
@@ -255,7 +255,7 @@ def read_locked(project: Path) -> LockedImages | None:
 
 def result(row: Row) -> dict[str, Any]:
     """A container for `--json`."""
-    from boltseal.lockfile.running import DigestKind
+    from boltseal.lockfile.container_check import DigestKind
 
     seen, verdict = row.seen, row.verdict
     locked = None if verdict is None else verdict.locked

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
-    from boltseal.opening import Store
-    from boltseal.registry.values import Actor
-    from boltseal.settings import Settings
+    from boltseal.server.registry.models import Actor
+    from boltseal.server.settings import Settings
+    from boltseal.server.store_factory import Store
 
 T = TypeVar("T")
 
@@ -68,8 +68,8 @@ def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
     """Open the data folder, make one call on it, and close it; beside a running server or without one."""
     import asyncio
 
-    from boltseal.cli import logs
-    from boltseal.opening import open_store
+    from boltseal.server import logs
+    from boltseal.server.store_factory import open_store
 
     logs.configure(settings.server.log_level, as_json=logs.wants_json(settings.server.log_format))
 
@@ -82,7 +82,7 @@ def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
 
 def admin() -> Actor:
     """Who acts: the account that may write the data folder may do everything to it; its name is recorded."""
-    from boltseal.registry.values import Actor
+    from boltseal.server.registry.models import Actor
 
     try:
         name = pwd.getpwuid(os.getuid()).pw_name

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from boltseal.cli.remote import ask, followed
 from boltseal.errors import BoltsealError, Invalid, Unavailable
-from boltseal.pin.edit import Change
-from boltseal.pin.lockdisk import write_lock
-from boltseal.pin.replace import replace_all
+from boltseal.project.edits import Change
+from boltseal.project.lock_file import write_lock
+from boltseal.project.replace_files import replace_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from boltseal.cli.ondeploy import Opened
+    from boltseal.client.tag_observations import Meant
     from boltseal.client.transport import Transport
-    from boltseal.client.watched import Meant
-    from boltseal.deploy.flow import Deployed
-    from boltseal.deploy.updating import Step
+    from boltseal.deploy.release_flow import Deployed
+    from boltseal.deploy.update_plan import Step
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
 
@@ -32,7 +32,7 @@ class NotWritten(Unavailable):
 
 def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, remember: bool) -> tuple[Step, ...]:
     """What is to be done with each service, by one HEAD for each tag that floats and a list for each that does not."""
-    from boltseal.deploy.updating import Known, failed_before, floats, is_version, steps
+    from boltseal.deploy.update_plan import Known, failed_before, floats, is_version, steps
     from boltseal.lockfile.document import LOCK_NAME, lock_key
 
     lock, where = opened.lock()
@@ -43,8 +43,8 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
     versions = [lock_key(each.image) for each in services if is_version(each)]
 
     async def run(transport: Transport) -> Known:
-        from boltseal.client.registry import Resolved
-        from boltseal.pin.resolve import Resolver
+        from boltseal.client.registry_client import Resolved
+        from boltseal.project.resolve import Resolver
 
         resolver = Resolver(
             transport, opened.allowed, watch=lambda registry: followed(opened.place.reach, transport, registry)
@@ -61,7 +61,7 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
 
 
 async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | BoltsealError:
-    from boltseal.client.registry import RegistryClient
+    from boltseal.client.registry_client import RegistryClient
 
     try:
         return [tag async for tag in RegistryClient(transport, image.registry).tags(image.repository)]
@@ -72,7 +72,7 @@ async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | Bolts
 def _past(meant: Mapping[Reference, Digest], now_us: int, *, remember: bool) -> dict[Reference, Sequence[Meant]]:
     """Since when each tag has meant what it means, as far as somebody has looked; this look is remembered."""
     from boltseal.client.state import ClientState
-    from boltseal.client.watched import Watched
+    from boltseal.client.tag_observations import Watched
     from boltseal.config import state_folder
 
     with Watched(ClientState(state_folder())) as watched:
@@ -111,10 +111,10 @@ def taken(opened: Opened, chosen: Sequence[Step]) -> Deployed:
 
 def _retagged(opened: Opened, versions: Mapping[str, Tag]) -> tuple[Change, ...]:
     """The Compose files with these versions, by service. NotWritten, with the first reason."""
-    from boltseal.pin.edit import Asked
-    from boltseal.pin.retag import retag
-    from boltseal.pin.scan import scan_project
-    from boltseal.pin.source import Project
+    from boltseal.project.edits import Asked
+    from boltseal.project.retag import retag
+    from boltseal.project.scan import scan_project
+    from boltseal.project.source_files import Project
 
     if not versions:
         return ()

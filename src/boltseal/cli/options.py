@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from boltseal.settings import Settings
+    from boltseal.server.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,

@@ -17,11 +17,11 @@ from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, quota_in_words
 
 if TYPE_CHECKING:
-    from boltseal.bases.changes import Changes, Layers
-    from boltseal.bases.freshness import Verdict
-    from boltseal.bases.look import Answered
-    from boltseal.bases.rebuild import Asked
     from boltseal.client.transport import Transport
+    from boltseal.project.bases.base_scan import Answered
+    from boltseal.project.bases.changes import Changes, Layers
+    from boltseal.project.bases.freshness import Verdict
+    from boltseal.project.bases.rebuild_requests import Asked
 
 MAX_SETTINGS = 10
 """How many settings of a base that are different are named; `--json` has all of them."""
@@ -150,7 +150,7 @@ def _registries(aim: Aim) -> set[str]:
 
 def _images(told: list[Answered], aim: Aim) -> tuple[list[Answered], int]:
     """Without what is no image at all, where nobody named it; and how many of these there are."""
-    from boltseal.bases.facts import NotAnImage
+    from boltseal.project.bases.image_facts import NotAnImage
 
     if aim.registry is None:
         return told, 0
@@ -159,7 +159,7 @@ def _images(told: list[Answered], aim: Aim) -> tuple[list[Answered], int]:
 
 
 def _outcome(answers: list[Answered], left: list[Left]) -> Outcome:
-    from boltseal.bases.freshness import Status
+    from boltseal.project.bases.freshness import Status
 
     found = {one.verdict.status for one in answers}
     if Status.OUTDATED in found:
@@ -168,7 +168,7 @@ def _outcome(answers: list[Answered], left: list[Left]) -> Outcome:
 
 
 def _tell(answer: Answer, one: Answered, *, verbose: bool) -> None:
-    from boltseal.bases.freshness import Status
+    from boltseal.project.bases.freshness import Status
 
     verdict = one.verdict
     answer.add(

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from boltseal.client.transport import Transport
-    from boltseal.pin.edit import Change, Edited
-    from boltseal.pin.pinning import Pin
+    from boltseal.project.edits import Change, Edited
+    from boltseal.project.pin import Pin
 
 
 class OneAtATime(Invalid):
@@ -84,14 +84,14 @@ def pin(
 
 
 def _unpins(opened: Project) -> list[Pin]:
-    from boltseal.pin.pinning import unpins
+    from boltseal.project.pin import unpins
 
     return unpins(opened.sites)
 
 
 def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
-    from boltseal.pin.lockdisk import read_lock
-    from boltseal.pin.pinning import pins_by_lock, pins_by_meaning, to_be_asked
+    from boltseal.project.lock_file import read_lock
+    from boltseal.project.pin import pins_by_lock, pins_by_meaning, to_be_asked
 
     lock = read_lock(opened.root)
     if lock is not None:
@@ -102,7 +102,7 @@ def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> list[Pin]:
-        from boltseal.pin.resolve import Resolver
+        from boltseal.project.resolve import Resolver
 
         resolver = Resolver(transport, allowed, watch=watching(reach, transport, None), progress=progress)
         return pins_by_meaning(opened.sites, await resolver.meanings(wanted))
@@ -113,8 +113,8 @@ def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
 
 def _edited(opened: Project, pins: list[Pin]) -> tuple[Edited, list[Pin]]:
     """The new texts, and the pins with what was refused among them."""
-    from boltseal.pin.edit import edit
-    from boltseal.pin.pinning import Pin, PinStatus
+    from boltseal.project.edits import edit
+    from boltseal.project.pin import Pin, PinStatus
 
     wanted = {each.site: each.digest for each in pins if each.status in (PinStatus.PINNED, PinStatus.UNPINNED)}
     with many_values():
@@ -126,7 +126,7 @@ def _edited(opened: Project, pins: list[Pin]) -> tuple[Edited, list[Pin]]:
 
 def _outcome(opened: Project, pins: list[Pin]) -> Outcome:
     """1 beats 3."""
-    from boltseal.pin.pinning import PinStatus
+    from boltseal.project.pin import PinStatus
 
     statuses = {each.status for each in pins}
     if statuses & {PinStatus.NO_PLACE, PinStatus.NOT_LOCKED}:
@@ -136,7 +136,7 @@ def _outcome(opened: Project, pins: list[Pin]) -> Outcome:
 
 def _held_back(opened: Project, pins: list[Pin], *, whole: bool) -> str:
     """Why nothing is written or printed; "" where it may be. `whole`: only if everything has its digest."""
-    from boltseal.pin.pinning import PinStatus
+    from boltseal.project.pin import PinStatus
 
     if opened.problems:
         return "a file could not be read"
@@ -149,7 +149,7 @@ def _held_back(opened: Project, pins: list[Pin], *, whole: bool) -> str:
 
 
 def _tell(answer: Answer, opened: Project, pins: list[Pin]) -> None:
-    from boltseal.pin.pinning import PinStatus
+    from boltseal.project.pin import PinStatus
 
     told = {PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN}
     for each in pins:
@@ -169,7 +169,7 @@ def _tell(answer: Answer, opened: Project, pins: list[Pin]) -> None:
 
 
 def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, quiet: bool) -> None:
-    from boltseal.pin.replace import replace_all
+    from boltseal.project.replace_files import replace_all
 
     if to_stdout:
         print_line("".join(_files(opened, edited)), end="")
@@ -184,8 +184,8 @@ def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, q
 
 def _files(opened: Project, edited: Edited) -> Iterator[str]:
     """The files as `kubectl apply -f` would take them, one stream of documents, each changed or not. NotPrinted."""
-    from boltseal.pin.source import Project as Files
-    from boltseal.pin.source import Unreadable
+    from boltseal.project.source_files import Project as Files
+    from boltseal.project.source_files import Unreadable
 
     changed = {change.path: change.after.text for change in edited.changes}
     files: Files = opened.asked.project
@@ -244,8 +244,8 @@ def _summary(pins: list[Pin], edited: Edited, *, write: bool, to_stdout: bool, h
 
 def _elsewhere(pins: list[Pin]) -> None:
     """Which generated files can hold what has no place in the project's own."""
-    from boltseal.pin.emit import EMITS
-    from boltseal.pin.pinning import PinStatus
+    from boltseal.project.generated_files import EMITS
+    from boltseal.project.pin import PinStatus
 
     kinds = {each.site.format for each in pins if each.status is PinStatus.NO_PLACE and each.site.resolved is not None}
     words = [f"`boltseal lock --emit {EMITS[kind]}`" for kind in sorted(kinds & EMITS.keys())]

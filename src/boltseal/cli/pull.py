@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from boltseal.client.transport import Transport
-    from boltseal.deploy.host import Host
-    from boltseal.deploy.keeper import Policy
-    from boltseal.deploy.project import ProjectImages
-    from boltseal.deploy.pull import Arrived, Brought, Puller, Wanted
-    from boltseal.runtimes.engine import Progress as Step
-    from boltseal.runtimes.inventory import EngineImage
+    from boltseal.engines.api import Progress as Step
+    from boltseal.engines.inventory import EngineImage
+    from boltseal.host.engine_images import Host
+    from boltseal.host.keeper import Policy
+    from boltseal.host.project_images import ProjectImages
+    from boltseal.host.pull import Arrived, Brought, Puller, Wanted
 
 
 class PullUsage(Invalid):
@@ -149,8 +149,8 @@ def _anybody(_registry: str) -> bool:
 def _asked(refs: Sequence[str], files: Sequence[Path], root: Path, allowed: Callable[[str], bool]) -> ProjectImages:
     """The images that are meant. PullUsage, NameInvalid, LockInvalid, RegistryNotAllowed, ..."""
     from boltseal.cli.remote import remote_reference
-    from boltseal.deploy.project import ProjectImages
-    from boltseal.deploy.pull import Wanted
+    from boltseal.host.project_images import ProjectImages
+    from boltseal.host.pull import Wanted
 
     if bool(files) == bool(refs):
         raise PullUsage("name the images to pull, or Compose files by --compose, and not both")
@@ -167,11 +167,11 @@ def _asked(refs: Sequence[str], files: Sequence[Path], root: Path, allowed: Call
 
 
 def _of_compose(files: Sequence[Path], root: Path, allowed: Callable[[str], bool]) -> ProjectImages:
-    from boltseal.deploy.project import images_of
-    from boltseal.deploy.projectfiles import overrides_of
+    from boltseal.deploy.project_files import overrides_of
+    from boltseal.host.project_images import images_of
     from boltseal.lockfile.document import LOCK_NAME
-    from boltseal.pin.lockdisk import read_lock
-    from boltseal.pin.resolve import not_allowed
+    from boltseal.project.lock_file import read_lock
+    from boltseal.project.resolve import not_allowed
 
     project = open_project(root, files)
     found = images_of(project.sites, project.problems, read_lock(root))
@@ -186,7 +186,7 @@ def _of_compose(files: Sequence[Path], root: Path, allowed: Callable[[str], bool
 
 
 def _policy(keep: int | None, keep_for: str | None) -> Policy:
-    from boltseal.deploy.keeper import Policy
+    from boltseal.host.keeper import Policy
     from boltseal.policy.durations import DurationInvalid, parse_duration
 
     try:
@@ -198,8 +198,8 @@ def _policy(keep: int | None, keep_for: str | None) -> Policy:
 def _puller(job: _Job, host: Host, transport: Transport, meter: _Meter) -> Puller:
     from boltseal.client.credentials import CredentialStore
     from boltseal.config import client_paths
-    from boltseal.deploy.prove import scrubbed
-    from boltseal.deploy.pull import Puller
+    from boltseal.host.pull import Puller
+    from boltseal.host.pulled_check import scrubbed
 
     async def watch(registry: str) -> None:
         await followed(job.reach, transport, registry)

@@ -12,10 +12,10 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
 
 if TYPE_CHECKING:
-    from boltseal.client.quota import Quota
+    from boltseal.client.pull_limit import Quota
     from boltseal.client.transport import Transport
-    from boltseal.opening import Store
-    from boltseal.registry.upstream_state import UpstreamRow
+    from boltseal.server.registry.upstream_state import UpstreamRow
+    from boltseal.server.store_factory import Store
 
 PROBE = "ratelimitpreview/test"
 """The repository that Docker Hub keeps for this question. A HEAD of it counts as no pull."""
@@ -46,7 +46,7 @@ def quota(
     with Answer("quota", as_json=as_json) as answer:
         rows = []
         if registries:
-            from boltseal.client.quota import Quota
+            from boltseal.client.pull_limit import Quota
 
             for name, found in _asked(Reach(plain_http, ca_file, anonymous), registries).items():
                 rows.append(_said(answer, name, found if isinstance(found, Quota) else None, 0, "now"))
@@ -82,7 +82,7 @@ def _asked(reach: Reach, registries: list[str]) -> dict[str, Quota | None]:
 
 
 def _of_mirror(answer: Answer, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
-    from boltseal.client.quota import Quota
+    from boltseal.client.pull_limit import Quota
     from boltseal.ledger.entry import format_time
 
     settings = settings_of(config, data=data)

@@ -25,8 +25,8 @@ from boltseal.cli.remote import (
 from boltseal.errors import BoltsealError, Invalid, NotFound
 
 if TYPE_CHECKING:
+    from boltseal.client.ledger_trust import Followed
     from boltseal.client.transport import Transport
-    from boltseal.client.trust import Followed
     from boltseal.ledger.note import VerifierKey
     from boltseal.ledger.proof import VerifiedReceipt
     from boltseal.oci.reference import Reference
@@ -73,7 +73,7 @@ def write(
 ) -> None:
     """Write the proof that a tag means what it means now to FILE, and its manifests and configs beside it, to FILE.oci."""
     with Answer("receipt", as_json=as_json) as answer:
-        from boltseal.transfer import papers
+        from boltseal.transfer import manifest_bundle
 
         reference = remote_reference(ref)
         if reference.tag is None:
@@ -82,8 +82,8 @@ def write(
         found = ask(reach, [reference.registry], lambda transport: _fetch(reach, transport, reference))
         entry, beside = found.opened.entry, output.with_name(f"{output.name}.oci")
         name = f"{reference.name}:{reference.tag}"
-        papers.replace_bytes(output, found.raw)
-        papers.write(beside, found.papers, found.digest, entry.type, name)
+        manifest_bundle.replace_bytes(output, found.raw)
+        manifest_bundle.write(beside, found.papers, found.digest, entry.type, name)
         answer.add(status="written", file=str(output), beside=str(beside), **_fields(found.opened))
         if not as_json:
             print_line(f"{output}, {beside}: {_sentence(found.opened)}")
@@ -106,7 +106,7 @@ class _Fetched:
 
 async def _fetch(reach: Reach, transport: Transport, reference: Reference) -> _Fetched:
     from boltseal.client.receipts import fetch_receipt
-    from boltseal.transfer import papers
+    from boltseal.transfer import manifest_bundle
     from boltseal.transfer.remote import RepositoryPlace
 
     if reference.tag is None:
@@ -122,7 +122,7 @@ async def _fetch(reach: Reach, transport: Transport, reference: Reference) -> _F
     if reference.digest is not None and reference.digest != fetched.digest:
         raise NoEntry(f"{reference.name}:{reference.tag} means {fetched.digest}, and not {reference.digest}")
     place = RepositoryPlace(transport, reference.registry, reference.repository)
-    fetched.papers = await papers.collect(place, fetched.digest)
+    fetched.papers = await manifest_bundle.collect(place, fetched.digest)
     return fetched
 
 
@@ -170,7 +170,7 @@ def _verify(answer: Answer, raw: bytes, beside: Path, key: VerifierKey, witnesse
     """Why it does not hold, "" where it does."""
     from boltseal.ledger.proof import open_receipt
     from boltseal.oci.digest import Digest
-    from boltseal.transfer import papers
+    from boltseal.transfer import manifest_bundle
 
     try:
         opened = open_receipt(raw, key, witnesses)
@@ -178,7 +178,7 @@ def _verify(answer: Answer, raw: bytes, beside: Path, key: VerifierKey, witnesse
         if missing:
             return f"{', '.join(sorted(missing))} did not cosign it"
         there = beside.exists() and bool(opened.entry.digest)
-        checked = papers.check(beside, Digest.parse(opened.entry.digest)) if there else None
+        checked = manifest_bundle.check(beside, Digest.parse(opened.entry.digest)) if there else None
     except BoltsealError as error:
         return error.message
     fields = (

@@ -27,7 +27,7 @@ def releases(
     with Answer("releases", as_json=as_json) as answer:
         from boltseal.cli.onhost import engine_address
         from boltseal.config import state_folder
-        from boltseal.deploy.releasedisk import projects
+        from boltseal.deploy.release_store import projects
         from boltseal.deploy.releases import last_good
 
         names = [project] if project is not None else list(projects(state_folder()))

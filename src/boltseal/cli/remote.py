@@ -15,14 +15,14 @@ from boltseal.errors import Invalid, quote
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from boltseal.client.quota import Quota
+    from boltseal.client.ledger_trust import Followed
+    from boltseal.client.pull_limit import Quota
     from boltseal.client.transport import Transport
-    from boltseal.client.trust import Followed
     from boltseal.ledger.note import VerifierKey
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
-    from boltseal.transfer.holders import Source, Target
-    from boltseal.transfer.places import Place
+    from boltseal.transfer.locations import Place
+    from boltseal.transfer.protocols import Source, Target
 
 T = TypeVar("T")
 
@@ -106,8 +106,8 @@ async def followed(reach: Reach, transport: Transport, registry: str, named: Ver
     """
     import time
 
+    from boltseal.client.ledger_trust import LedgerWatch
     from boltseal.client.state import ClientState
-    from boltseal.client.trust import LedgerWatch
     from boltseal.config import state_folder
 
     watch = LedgerWatch(ClientState(state_folder()), transport, lambda: int(time.time()), strict=reach.strict)
@@ -119,7 +119,7 @@ async def followed(reach: Reach, transport: Transport, registry: str, named: Ver
 
 def aloud(found: Followed) -> list[str]:
     """What a person has to hear of a ledger's state."""
-    from boltseal.client.trust import Status
+    from boltseal.client.ledger_trust import Status
 
     lines = []
     if found.status is Status.FIRST_USE and found.named is not None:

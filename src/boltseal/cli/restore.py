@@ -14,7 +14,7 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOpt
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
-    from boltseal.registry.restores import Aim
+    from boltseal.server.registry.restores import Aim
 
 
 class AimInvalid(Invalid):
@@ -71,7 +71,7 @@ def restore(
 
 def _aim(text: str) -> Aim:
     from boltseal.oci.digest import Digest
-    from boltseal.registry.restores import ByIndex, ByTime
+    from boltseal.server.registry.restores import ByIndex, ByTime
 
     if text.isascii() and text.isdigit() and len(text) <= 18:
         return ByIndex(int(text))

@@ -18,8 +18,8 @@ def restore_backup(folder: FolderArgument, data: DataOption = None, as_json: Jso
     with Answer("restore-backup", as_json=as_json) as answer:
         settings = settings_of(None, data=data)
 
-        from boltseal.opening import examine_store
-        from boltseal.storage.backup import restore
+        from boltseal.server.storage.backup import restore
+        from boltseal.server.store_factory import examine_store
 
         with Progress() as progress:
             copied = restore(folder, settings.server.data, progress)

@@ -14,9 +14,9 @@ from boltseal.cli.remote import Reach
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
-    from boltseal.deploy.host import Host
-    from boltseal.deploy.restore import Restored
-    from boltseal.runtimes.inventory import EngineImage
+    from boltseal.engines.inventory import EngineImage
+    from boltseal.host.engine_images import Host
+    from boltseal.host.restore_kept import Restored
 
 
 def restore_local(
@@ -47,8 +47,8 @@ def restore_local(
         wanted = tagged(name)
 
         async def run(opened: Host, _: Transport) -> Restored:
-            from boltseal.deploy.prove import scrubbed
-            from boltseal.deploy.restore import restore
+            from boltseal.host.pulled_check import scrubbed
+            from boltseal.host.restore_kept import restore
 
             async def look(image: EngineImage) -> None:
                 await scrubbed(opened, image)

@@ -48,7 +48,7 @@ def decided(
 ) -> None:
     """Say which rule decides about a name that is pushed now, and why. A tag that is sealed already stays so."""
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.policy.decide import decide
+    from boltseal.policy.rule_decision import decide
 
     with Answer("rules-test", as_json=as_json) as answer:
         host, _, path = repository.partition("/")

@@ -32,7 +32,7 @@ from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from boltseal.fleet.rows import Row
+    from boltseal.host.containers.rows import Row
 
 _Known = dict[tuple[str, str], tuple[object, ...]]
 
@@ -84,7 +84,7 @@ def _once(
     answer: Answer, where: Where, reach: Reach | None, allow: list[str], project: Path, known: _Known, said: set[str]
 ) -> None:
     from boltseal.cli.running_text import blocks
-    from boltseal.fleet.rows import rows as rows_of
+    from boltseal.host.containers.rows import rows as rows_of
     from boltseal.lockfile.format import time_text
 
     looked, lock, first = look(where), read_locked(project), not said

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from boltseal.cli.answer import WIDTH, clean, counted
-from boltseal.fleet.rows import Row
-from boltseal.ledger.meant import in_words, moment
-from boltseal.lockfile.running import DigestKind
+from boltseal.host.containers.rows import Row
+from boltseal.ledger.tag_intervals import in_words, moment
+from boltseal.lockfile.container_check import DigestKind
 from boltseal.oci.reference import Reference
 
 _INDENT = "  "

@@ -17,8 +17,8 @@ from boltseal.cli.scrubbed import fields, print_reports
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
-    from boltseal.scrub.report import Report
-    from boltseal.scrub.scrub import Wanted
+    from boltseal.host.scrub.report import Report
+    from boltseal.host.scrub.scrub import Wanted
 
 ImagesArgument = Annotated[
     list[str] | None,
@@ -104,10 +104,10 @@ def scrub(
     there was no image.
     """  # fmt: skip
     with Answer("scrub", as_json=as_json) as answer:
-        from boltseal.scrub.layers import Manner
-        from boltseal.scrub.report import outcome
-        from boltseal.scrub.scrub import Wanted
-        from boltseal.scrub.work import Pace
+        from boltseal.host.scrub.layer_check import Manner
+        from boltseal.host.scrub.report import outcome
+        from boltseal.host.scrub.scrub import Wanted
+        from boltseal.host.scrub.workers import Pace
 
         named = tuple(images or ())
         wanted = Wanted(
@@ -135,8 +135,8 @@ def scrub(
 def _checked(roots: list[Path], wanted: Wanted) -> list[Report]:
     """The check itself, with its progress. NoStore."""
     from boltseal.config import home_folders
-    from boltseal.scrub.find import store_at, usual_stores
-    from boltseal.scrub.scrub import scrub as scrubbed
+    from boltseal.host.scrub.find_stores import store_at, usual_stores
+    from boltseal.host.scrub.scrub import scrub as scrubbed
 
     stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
     began_s = time.monotonic()
@@ -168,7 +168,7 @@ def _give_way() -> None:
     """The lowest priority for the CPU, and "idle" for the disk; processes that we start inherit both."""
     import os
 
-    from boltseal.runtimes.priority import idle_disk
+    from boltseal.engines.priority import idle_disk
 
     os.nice(19)
     idle_disk()

@@ -11,7 +11,7 @@ from boltseal.cli.answer import counted, print_line, say
 from boltseal.errors import quote
 
 if TYPE_CHECKING:
-    from boltseal.scrub.report import Report
+    from boltseal.host.scrub.report import Report
 
 _WORDS: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check"}
 MAX_REASONS: Final = 3

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.opening import Store
-    from boltseal.registry.seals import Seals
-    from boltseal.registry.values import Actor, Standing
-    from boltseal.settings import Settings
+    from boltseal.server.registry.models import Actor, Standing
+    from boltseal.server.registry.seals import Seals
+    from boltseal.server.settings import Settings
+    from boltseal.server.store_factory import Store
 
     Change = Callable[[Seals, Repository, Tag, Actor, str], Awaitable[Standing]]
 

@@ -16,7 +16,7 @@ from boltseal.cli.options import ConfigOption, DataOption, settings_of
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
-    from boltseal.settings import Settings
+    from boltseal.server.settings import Settings
 
 
 class ListenRefused(Invalid):
@@ -79,10 +79,10 @@ def serve(
     )
     settings = read()
 
-    from boltseal.cli import logs, supervisor
-    from boltseal.settings import exposure_refusal
-    from boltseal.storage.certificate import check_certificate
-    from boltseal.storage.users import UserFile
+    from boltseal.server import logs, supervisor
+    from boltseal.server.settings import exposure_refusal
+    from boltseal.server.storage.certificate import check_certificate
+    from boltseal.server.storage.users import UserFile
 
     users = UserFile(settings.htpasswd).current().hashes
     refused = exposure_refusal(settings.server, authenticated=bool(users) or settings.auth.configured)
@@ -93,7 +93,7 @@ def serve(
     as_json = logs.wants_json(settings.server.log_format)
     logs.configure(settings.server.log_level, as_json=as_json)
 
-    from boltseal.opening import prepare
+    from boltseal.server.store_factory import prepare
 
     prepare(settings)
     supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))

@@ -55,7 +55,7 @@ def tags(
             return
 
         async def listed(transport: Transport) -> list[Tag]:
-            from boltseal.client.registry import RegistryClient
+            from boltseal.client.registry_client import RegistryClient
 
             client = RegistryClient(transport, reference.registry)
             return [tag async for tag in client.tags(reference.repository)]

@@ -32,8 +32,8 @@ class Telling:
         import platform
 
         from boltseal.config import client_paths, state_folder
-        from boltseal.notifying import build_dispatcher
-        from boltseal.projects import client_settings
+        from boltseal.notify.receivers import build_dispatcher
+        from boltseal.project.settings import client_settings
 
         terms = client_settings(client_paths().settings).receivers
         if not terms:

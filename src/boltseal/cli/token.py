@@ -20,7 +20,7 @@ def _group() -> None:
 def rotate(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Sign with a new key from now on. Tokens given so far hold until they end, five minutes at most."""
     with Answer("token-rotate", as_json=as_json) as answer:
-        from boltseal.storage.keyfile import KeyFile
+        from boltseal.server.storage.key_file import KeyFile
 
         keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(clock_us())
         answer.add(ref=keys[0].id, status="rotated")

@@ -41,8 +41,8 @@ def trust(
     with Answer("trust", as_json=as_json) as answer:
         import time
 
+        from boltseal.client.ledger_trust import give_key
         from boltseal.client.state import ClientState
-        from boltseal.client.trust import give_key
         from boltseal.config import state_folder
         from boltseal.ledger.note import VerifierKey
 
@@ -68,7 +68,7 @@ def trust(
 
 def _registry(text: str) -> str:
     from boltseal.client.history import OBSERVATIONS
-    from boltseal.client.ledger import registry_of
+    from boltseal.client.ledger_client import registry_of
     from boltseal.oci.reference import Reference
 
     registry = registry_of(text)

@@ -30,7 +30,7 @@ from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, 
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
-    from boltseal.deploy.updating import Step
+    from boltseal.deploy.update_plan import Step
 
 
 class CooldownInvalid(Invalid):
@@ -71,7 +71,7 @@ def update(
     """
     with Answer("update", as_json=as_json) as answer:
         from boltseal.cli.onupdate import looked, taken
-        from boltseal.deploy.updating import Act
+        from boltseal.deploy.update_plan import Act
         from boltseal.policy.durations import DurationInvalid, parse_duration
 
         try:

@@ -12,7 +12,7 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
-    from boltseal.storage.users import UserFile
+    from boltseal.server.storage.users import UserFile
 
 user = typer.Typer(help="Add, remove and list the users who may log in.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,8 +27,8 @@ class PasswordInvalid(Invalid):
 def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Add a user, or give one another password. It is read from the terminal, or from standard input; never from here."""
     with Answer("user-add", as_json=as_json) as answer:
-        from boltseal.registry.logins import hash_password
-        from boltseal.storage.users import check_user_name
+        from boltseal.server.auth.logins import hash_password
+        from boltseal.server.storage.users import check_user_name
 
         check_user_name(name)
         users = _file(config, data)
@@ -66,7 +66,7 @@ def list_users(config: ConfigOption = None, data: DataOption = None, as_json: Js
 
 
 def _file(config: ConfigOption, data: DataOption) -> UserFile:
-    from boltseal.storage.users import UserFile
+    from boltseal.server.storage.users import UserFile
 
     return UserFile(settings_of(config, data=data).htpasswd)
 

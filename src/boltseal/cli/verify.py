@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.lockfile.compare import Weight
     from boltseal.lockfile.document import Lock
-    from boltseal.pin.moves import Move
-    from boltseal.pin.values import Problem
-    from boltseal.pin.verify import Verdict
+    from boltseal.project.image_references import Problem
+    from boltseal.project.tag_moves import Move
+    from boltseal.project.verify import Verdict
 
 
 def verify(
@@ -86,8 +86,8 @@ def verify(
         raise NotTogether("--host, --compose and --kube are where containers run; give them with --running")
     with Answer("verify", as_json=as_json) as answer:
         from boltseal.lockfile.compare import Weight
-        from boltseal.pin.lockdisk import read_lock
-        from boltseal.pin.platforms import check_platform
+        from boltseal.project.lock_file import read_lock
+        from boltseal.project.platforms import check_platform
 
         opened = open_project(project, [path_of(project, path) for path in paths or []])
         lock = read_lock(project)
@@ -120,8 +120,8 @@ def _verdicts(
 ) -> tuple[Verdict, ...]:
     import asyncio
 
-    from boltseal.pin.resolve import Resolver
-    from boltseal.pin.verify import verify as verified
+    from boltseal.project.resolve import Resolver
+    from boltseal.project.verify import verify as verified
 
     now_us = clock_us()
     if reach is None:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from boltseal.cli.remote import Reach
-    from boltseal.fleet.hosts import Seen
-    from boltseal.fleet.registries import Answers
-    from boltseal.fleet.rows import Row
-    from boltseal.lockfile.running import LockedImages
+    from boltseal.host.containers.hosts import Seen
+    from boltseal.host.containers.registries import Answers
+    from boltseal.host.containers.rows import Row
+    from boltseal.lockfile.container_check import LockedImages
 
 
 class NoLock(Invalid):
@@ -35,8 +35,8 @@ def verify_running(
 ) -> None:
     """Compare and tell. NoLock."""
     with Answer("verify-running", as_json=as_json) as answer:
-        from boltseal.fleet.rows import needs_registry
-        from boltseal.projects import project_settings
+        from boltseal.host.containers.rows import needs_registry
+        from boltseal.project.settings import project_settings
 
         strict = strict or project_settings(project).strict
         lock = read_locked(project)
@@ -64,9 +64,9 @@ def verify_running(
 
 def _rows(seen: Sequence[Seen], lock: LockedImages, reach: Reach | None, allow: list[str]) -> tuple[list[Row], Answers]:
     """The rows; a registry is asked only about containers whose reason it can tell apart."""
-    from boltseal.fleet.registries import NOBODY
-    from boltseal.fleet.rows import needs_registry
-    from boltseal.fleet.rows import rows as rows_of
+    from boltseal.host.containers.registries import NOBODY
+    from boltseal.host.containers.rows import needs_registry
+    from boltseal.host.containers.rows import rows as rows_of
 
     rows = rows_of(seen, lock)
     unsure = [each.seen for each in rows if needs_registry(each)]

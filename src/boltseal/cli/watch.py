@@ -19,9 +19,9 @@ from boltseal.errors import quote
 if TYPE_CHECKING:
     from collections import Counter
 
+    from boltseal.client.tag_observations import Watched
     from boltseal.client.transport import Transport
-    from boltseal.client.watched import Watched
-    from boltseal.mirror.watch import Look
+    from boltseal.commands.tag_watch import Look
 
 SPREAD: Final = 0.05
 """How much earlier or later a look may be: not everybody's in the same second."""
@@ -109,9 +109,9 @@ def _sleep(span_us: int) -> None:
 def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> None:
     from boltseal.cli.progress import Progress
     from boltseal.client.state import ClientState
-    from boltseal.client.watched import Head, Watched
+    from boltseal.client.tag_observations import Head, Watched
+    from boltseal.commands.tag_watch import look_at
     from boltseal.config import state_folder
-    from boltseal.mirror.watch import look_at
 
     kept = None if extends is None else Head.parse(extends)
     telling = Telling.of_user()
@@ -144,8 +144,8 @@ def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> 
 
 
 def _tell(answer: Answer, look: Look) -> None:
+    from boltseal.commands.tag_watch import Status
     from boltseal.ledger.entry import format_time
-    from boltseal.mirror.watch import Status
 
     if look.error is not None:
         _unknown(answer, str(look.reference), look.error.message)
@@ -172,7 +172,7 @@ def _tell(answer: Answer, look: Look) -> None:
 
 
 def _in_words(look: Look) -> str:
-    from boltseal.mirror.watch import Status
+    from boltseal.commands.tag_watch import Status
 
     match look.status:
         case Status.ABSENT:

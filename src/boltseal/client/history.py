@@ -3,7 +3,7 @@
 In this order:
 
 1. The entries are read, and must hold together by themselves (`ledger.history`).
-2. The ledger is followed (`client.trust`); its head covers what was read.
+2. The ledger is followed (`client.ledger_trust`); its head covers what was read.
 3. Each entry that matters is in the tree of that head, by the hashes of the tree. An entry that was read and is not there
    is a lie, whatever else is true.
 
@@ -19,10 +19,10 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
-from boltseal.client.ledger import LedgerClient
-from boltseal.client.registry import RegistryClient
+from boltseal.client.ledger_client import LedgerClient
+from boltseal.client.ledger_trust import Followed
+from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Call, Transport
-from boltseal.client.trust import Followed
 from boltseal.errors import BoltsealError
 from boltseal.ledger.entry import Kind
 from boltseal.ledger.follow import LedgerBroken

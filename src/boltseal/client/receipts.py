@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from boltseal.client.errors import RemoteLies, RemoteNotFound
 from boltseal.client.history import Follow, read_history
-from boltseal.client.ledger import LedgerClient
+from boltseal.client.ledger_client import LedgerClient
+from boltseal.client.ledger_trust import Followed, LedgerUnchecked
 from boltseal.client.transport import Transport
-from boltseal.client.trust import Followed, LedgerUnchecked
 from boltseal.errors import Invalid, Precondition
 from boltseal.ledger.checkpoint import SignedCheckpoint
 from boltseal.ledger.entry import parse

@@ -5,15 +5,15 @@
     STATE/checkpoints/HOST.note       the newest checkpoint that was seen there, as it was read
     STATE/checkpoints/HOST.none       when it was last found that there is no ledger, in seconds since 1970
     STATE/evidence/HOST-HASH/         what a registry showed before and now, where the two can't both be true
-    STATE/monitor/HOST                what `boltseal ledger monitor` has read there (`monitor.memory`)
+    STATE/monitor/HOST                what `boltseal ledger monitor` has read there (`client.ledger_monitor.progress_file`)
     STATE/watch.db                    what other registries' tags meant over time (`watched`)
     STATE/learned.db                  manifests, configs, and what bases' tags meant, so that nothing is asked twice (`learned`)
-    STATE/rebuilds.jsonl              which rebuilds were asked for, and what came of each (`bases.journal`); rebuilds.old.jsonl
+    STATE/rebuilds.jsonl              which rebuilds were asked for, and what came of each (`project.bases.rebuild_journal`); rebuilds.old.jsonl
     STATE/rebuilding                  held by whoever asks for rebuilds
     STATE/kept.db                     the images that are kept on engines (`kept`)
     STATE/kept.lock                   held by whoever gives names to images on an engine
-    STATE/releases/PROJECT/           what was deployed here (`deploy.releasedisk`)
-    STATE/outbox.db                   what receivers of notifications have not taken yet (`storage.outbox`)
+    STATE/releases/PROJECT/           what was deployed here (`deploy.release_store`)
+    STATE/outbox.db                   what receivers of notifications have not taken yet (`notify.outbox`)
     STATE/outbox.db.lock              held by whoever tells them
     STATE/lock                        held by whoever writes
 

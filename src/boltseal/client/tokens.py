@@ -24,7 +24,7 @@ from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import Credentials
 from boltseal.client.errors import RemoteBusy, RemoteUnauthenticated, RemoteUnavailable
 from boltseal.client.hosts import is_loopback
-from boltseal.client.quota import parse_retry_after
+from boltseal.client.pull_limit import parse_retry_after
 from boltseal.errors import BoltsealError
 from boltseal.oci.jsontext import decode
 

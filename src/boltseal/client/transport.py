@@ -40,11 +40,11 @@ from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.credentials import Credentials, LoginSource
 from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
-from boltseal.client.quota import PullsLeft, Quota, parse_quota, parse_retry_after
-from boltseal.client.reach import AddressBlocked, NoNeighbour, Reach
+from boltseal.client.pull_limit import PullsLeft, Quota, parse_quota, parse_retry_after
+from boltseal.client.ssrf_guard import AddressBlocked, NoNeighbour, Reach
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Invalid, Unavailable
-from boltseal.wire import WireClient
+from boltseal.socket_backend import WireClient
 
 MAX_REDIRECTS: Final = 5
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from boltseal.engines.inventory import EngineContainer, Health, State
 from boltseal.oci.digest import Digest
-from boltseal.runtimes.inventory import EngineContainer, Health, State
 
 SETTLE_S: Final = 5.0
 PROJECT: Final = "com.docker.compose.project"

@@ -19,7 +19,7 @@ import msgspec
 
 from boltseal.deploy.health import service_of
 from boltseal.deploy.releases import Release, ServiceState
-from boltseal.runtimes.inventory import EngineContainer, State
+from boltseal.engines.inventory import EngineContainer, State
 
 _COMPLETED: Final = "service_completed_successfully"
 _SHARED: Final = ("network_mode", "ipc", "pid")

@@ -1,4 +1,4 @@
-"""What a client that has seen a ledger before holds against what it sees now. Pure; `client.trust` reads and keeps.
+"""What a client that has seen a ledger before holds against what it sees now. Pure; `client.ledger_trust` reads and keeps.
 
 In this order; LedgerBroken, loudly and with what to do, at the first step that fails:
 

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 import stamina
 import structlog
 
-from boltseal.client.webhook import NotDelivered
 from boltseal.errors import BoltsealError
 from boltseal.events import EventInvalid, Kind, cloud_event, parse_cloud_event
-from boltseal.storage.outbox import MAX_AGE_US, Due, Outbox, Posting
+from boltseal.notify.outbox import MAX_AGE_US, Due, Outbox, Posting
+from boltseal.notify.webhook import NotDelivered
 
 if TYPE_CHECKING:
-    from boltseal.client.apprise_call import AppriseReceiver
-    from boltseal.client.webhook import Webhook
     from boltseal.events import Event
+    from boltseal.notify.apprise_receiver import AppriseReceiver
+    from boltseal.notify.webhook import Webhook
 
 MAX_IN_MEMORY: Final = 2000
 MINOR: Final = frozenset({Kind.TAG_REFUSED})

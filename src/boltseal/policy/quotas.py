@@ -6,7 +6,7 @@
     max_repositories = 20
 
 The first quota that names a user is theirs; without one they may hold as much as there is room for. What is held is
-counted elsewhere (`storage.usage`); a quota is about what is added: who is over it may push again what is there, pull,
+counted elsewhere (`server.storage.metadata.usage`); a quota is about what is added: who is over it may push again what is there, pull,
 and delete.
 """
 
@@ -19,7 +19,7 @@ from typing import Final, TypeGuard
 
 from boltseal.errors import Denied, Invalid, quote
 from boltseal.policy.grants import EVERY_USER
-from boltseal.policy.leads import MIRROR_ACTOR
+from boltseal.policy.name_resolution import MIRROR_ACTOR
 
 MAX_QUOTAS: Final = 10_000
 ANONYMOUS: Final = "anonymous"

@@ -21,7 +21,7 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
-from boltseal.policy.reach import MAX_STEPS, Budget, TooComplex, covering
+from boltseal.policy.unreachable_rules import MAX_STEPS, Budget, TooComplex, covering
 
 MAX_RULES: Final = 1000
 MAX_KEEP_DAYS: Final = 36_500

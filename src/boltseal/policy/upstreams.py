@@ -21,7 +21,7 @@ from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import HUB, Repository, Tag
 from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
-from boltseal.policy.release import looks_like_release
+from boltseal.policy.release_tags import looks_like_release
 
 MAX_UPSTREAMS: Final = 100
 MAX_RULES: Final = 1000

@@ -35,7 +35,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from boltseal.oci.reference import Reference
-from boltseal.transfer.holders import (
+from boltseal.transfer.layout import LayoutPlace
+from boltseal.transfer.protocols import (
     Body,
     ContentDamaged,
     Moved,
@@ -45,7 +46,6 @@ from boltseal.transfer.holders import (
     TagTaken,
     check_replaceable,
 )
-from boltseal.transfer.layout import LayoutPlace
 
 LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 MAX_LIST_BYTES: Final = 8 * 1024 * 1024

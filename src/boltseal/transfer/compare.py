@@ -23,8 +23,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
-from boltseal.transfer.holders import Source
-from boltseal.transfer.image import ImageConfig, image_config
+from boltseal.transfer.image_config import ImageConfig, image_config
+from boltseal.transfer.protocols import Source
 
 _UNKNOWN: Final = "unknown/unknown"
 

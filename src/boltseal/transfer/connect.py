@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boltseal.client.transport import Transport
+from boltseal.engines.address import EngineAddress
 from boltseal.oci.reference import Repository
-from boltseal.runtimes.address import EngineAddress
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
-from boltseal.transfer.holders import PlaceInvalid, Source, Target
 from boltseal.transfer.layout import LayoutPlace
-from boltseal.transfer.places import Place, PlaceKind
+from boltseal.transfer.locations import Place, PlaceKind
+from boltseal.transfer.protocols import PlaceInvalid, Source, Target
 from boltseal.transfer.remote import RepositoryPlace
 
 

@@ -25,7 +25,7 @@ from boltseal.errors import NotFound
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import LinkKind, Manifest
-from boltseal.transfer.holders import ContentDamaged, Moved, Source, TagTaken, Target
+from boltseal.transfer.protocols import ContentDamaged, Moved, Source, TagTaken, Target
 
 AT_ONCE: Final = 6
 MAX_MANIFESTS: Final = 10_000

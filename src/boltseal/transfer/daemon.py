@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.api import connected
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.reference import Reference
-from boltseal.runtimes.address import EngineAddress
-from boltseal.runtimes.engine import connected
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
-from boltseal.transfer.holders import PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.protocols import PlaceNotFound, PlaceUnavailable
 
 
 async def daemon_source(reference: Reference, daemon: EngineAddress, scratch: Path) -> ArchiveSource:

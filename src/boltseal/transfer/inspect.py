@@ -14,8 +14,8 @@ from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.transfer.copy import SIGNATURE_SUFFIXES
-from boltseal.transfer.holders import PlaceNotFound, Source
-from boltseal.transfer.image import ImageConfig, image_config
+from boltseal.transfer.image_config import ImageConfig, image_config
+from boltseal.transfer.protocols import PlaceNotFound, Source
 
 _UNKNOWN: Final = "unknown/unknown"
 

@@ -22,14 +22,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from boltseal.client.running import RunningHash
+from boltseal.client.background_hash import RunningHash
 from boltseal.errors import quote
 from boltseal.oci.annotations import REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST
-from boltseal.transfer.holders import Body, ContentDamaged, Moved, PlaceInvalid, PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.protocols import Body, ContentDamaged, Moved, PlaceInvalid, PlaceNotFound, PlaceUnavailable
 
 PIECE_BYTES: Final = 1024 * 1024
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024

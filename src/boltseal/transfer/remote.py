@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 import stamina
 
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
-from boltseal.client.registry import RegistryClient
+from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.transfer.holders import Body, Moved
+from boltseal.transfer.protocols import Body, Moved
 
 ATTEMPTS = 4
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.mirror.mirrors import mirror, upstream
+from tests.server.mirror.mirrors import mirror, upstream
 
 __all__ = ["mirror", "upstream"]

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from boltseal.client.registry import MAX_MANIFEST_BYTES
-from boltseal.mirror.fetch import HELD_BACK_BYTES
+from boltseal.client.registry_client import MAX_MANIFEST_BYTES
+from boltseal.server.mirror.blob_fetch import HELD_BACK_BYTES
 from tests.asgi import Answer, send
 from tests.fakes.upstream import Asked, FakeUpstream, Speak, raw, status
 from tests.images import OCI_MANIFEST, digest_of, image
-from tests.mirror.mirrors import NAME
+from tests.server.mirror.mirrors import NAME
 from tests.serving import Serving
 
 BLOB = bytes(range(256)) * 8192  # 2 MiB

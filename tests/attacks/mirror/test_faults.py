@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.storage.blobs_local import LocalBlobs
-from boltseal.storage.fsck import examine
-from boltseal.storage.migrate import DATABASE_NAME
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.fsck import examine
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.asgi import send
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, to_json
-from tests.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
 from tests.servers import Server, boltseal
 from tests.serving import copy_of, serving_as
 from tests.small_disk import small_disk

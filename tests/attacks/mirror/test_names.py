@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from boltseal.mirror.tags import UpstreamTags
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.opening import now_us, open_store
-from boltseal.registry.pulls import ManifestUnknown
-from boltseal.storage.schema import pulled
+from boltseal.server.mirror.upstream_tags import UpstreamTags
+from boltseal.server.registry.pulls import ManifestUnknown
+from boltseal.server.storage.metadata.schema import pulled
+from boltseal.server.store_factory import now_us, open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.images import digest_of, image, push, push_blob
-from tests.mirror.mirrors import NAME, bare_mirror, mirror_settings, table_of
+from tests.server.mirror.mirrors import NAME, bare_mirror, mirror_settings, table_of
 from tests.serving import Serving, serving_as
 
 

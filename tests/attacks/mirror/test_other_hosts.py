@@ -13,7 +13,7 @@ import pytest
 from tests.authority import authority
 from tests.fakes.upstream import FakeUpstream, status
 from tests.images import digest_of, image
-from tests.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
+from tests.server.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
 from tests.serving import Serving, serving_as
 
 SECRET = "correct-horse-battery"  # noqa: S105 - no real one

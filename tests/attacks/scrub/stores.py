@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boltseal.runtimes.containerd import SNAPSHOTS
-from boltseal.scrub.find import store_at
-from boltseal.scrub.report import Report
-from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.engines.containerd_store import SNAPSHOTS
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.report import Report
+from boltseal.host.scrub.scrub import Wanted, scrub
 from tests import servers
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
 from tests.real.tools import run

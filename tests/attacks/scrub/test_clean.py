@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.scrub.find import store_at
-from boltseal.scrub.report import Report, Status
-from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.report import Report, Status
+from boltseal.host.scrub.scrub import Wanted, scrub
 from tests import servers
 from tests.attacks.scrub.boxes import changed, that_changes
 from tests.attacks.scrub.image import ACL, CAPABILITY, LATIN, LONG, Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import podman_on
+from tests.host.scrub.making import NAMES_BY_GO
 from tests.programs import program
 from tests.real.tools import Said, run
-from tests.scrub.making import NAMES_BY_GO
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

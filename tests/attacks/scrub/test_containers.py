@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.find import store_at
-from boltseal.scrub.report import Report, Status
-from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.report import Report, Status
+from boltseal.host.scrub.scrub import Wanted, scrub
 from tests import servers
 from tests.attacks.scrub.boxes import changed, that_changes
 from tests.attacks.scrub.image import Layer, archive, base

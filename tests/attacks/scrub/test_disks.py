@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.layers import Manner
-from boltseal.scrub.report import Status
-from boltseal.scrub.scrub import Wanted
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.layer_check import Manner
+from boltseal.host.scrub.report import Status
+from boltseal.host.scrub.scrub import Wanted
 from tests.attacks.scrub.stores import Store
 from tests.cli import program as program_of_boltseal
 from tests.cli.program import clean_environment

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.find import store_at, usual_stores
-from boltseal.scrub.report import Report, Status
-from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.find_stores import store_at, usual_stores
+from boltseal.host.scrub.report import Report, Status
+from boltseal.host.scrub.scrub import Wanted, scrub
 from tests import servers
 from tests.attacks.scrub.image import Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import podman_on

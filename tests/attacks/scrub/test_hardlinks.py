@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.report import Status
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.report import Status
 from tests.attacks.scrub.image import ACL, CAPABILITY, Layer
 from tests.attacks.scrub.stores import MAKERS, Store
 from tests.servers import unmounted

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.find import store_at
-from boltseal.scrub.layerfolder import DOCKER, PODMAN
-from boltseal.scrub.report import Report, Status
-from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.layer_folder import DOCKER, PODMAN
+from boltseal.host.scrub.report import Report, Status
+from boltseal.host.scrub.scrub import Wanted, scrub
 from tests import servers
 from tests.attacks.scrub.image import NAME, Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import Store, podman_on

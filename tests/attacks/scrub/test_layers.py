@@ -11,8 +11,8 @@ from stat import S_ISREG
 
 import pytest
 
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.report import Status
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.report import Status
 from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG
 from tests.attacks.scrub.stores import Store
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.runtimes.mounts import mount_points_below
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.find import store_at
-from boltseal.scrub.layers import LayerFiles, Manner, check
-from boltseal.scrub.report import Report, Status
-from boltseal.scrub.scrub import Wanted, scrub
+from boltseal.engines.mounts import mount_points_below
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.layer_check import LayerFiles, Manner, check
+from boltseal.host.scrub.report import Report, Status
+from boltseal.host.scrub.scrub import Wanted, scrub
 from tests.attacks.scrub.stores import Store
 from tests.attacks.scrub.test_layers import rewritten
+from tests.host.scrub.making import DockerStore
 from tests.programs import program
-from tests.scrub.making import DockerStore
 
 pytestmark = [
     pytest.mark.real,
@@ -214,7 +214,7 @@ def test_mounts_are_seen_in_a_chroot(tmp_path: Path) -> None:
         (tmp_path / made).mkdir(parents=True)
     code = """
 import os, pathlib, subprocess, sys
-from boltseal.runtimes.mounts import mount_points_below
+from boltseal.engines.mounts import mount_points_below
 root = pathlib.Path(sys.argv[1])
 subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
 subprocess.run(["mount", "--bind", root / "copy", root / "store/layers/one/diff"], check=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.scrub.blobtar import BlobTar
+from boltseal.host.scrub.layer_blob import BlobTar
 from tests.attacks.scrub.test_clean import LAYERS
+from tests.host.scrub.making import NAMES_BY_GO, extended, record
 from tests.programs import program
-from tests.scrub.making import NAMES_BY_GO, extended, record
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

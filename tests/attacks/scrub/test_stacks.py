@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from fastcrc import crc64
 
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.report import Report, Status
+from boltseal.host.scrub.scrub import Wanted
+from boltseal.host.scrub.trust import Expectation, Level
 from boltseal.oci.digest import Digest
-from boltseal.scrub.differences import Kind
-from boltseal.scrub.report import Report, Status
-from boltseal.scrub.scrub import Wanted
-from boltseal.scrub.trust import Expectation, Level
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
 from tests.attacks.scrub.stores import Store
 from tests.attacks.scrub.test_layers import rewritten

@@ -1,0 +1,121 @@
+"""What a Dockerfile builds on: every image that it names, and the one that its last stage stands on.
+
+`--build-arg` is put in where the build puts it in: as the default of an ARG before the first FROM. A value that would
+have to be quoted there is refused where an image's name depends on it, for nobody could say which image it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+from boltseal.oci.digest import Digest
+from boltseal.project.image_references import Site
+from boltseal.project.references.dockerfile import SEVERAL, based_on, read_dockerfile
+from boltseal.project.references.dockerfile_lines import Instruction, Lines, read_lines
+from boltseal.project.source_files import Project, Source, Unreadable
+
+SYNTAX: Final = "syntax"
+"""Where a site says that it is the frontend, which is no part of what is built."""
+_plain = re.compile(r"[A-Za-z0-9._:/@+-]*").fullmatch
+
+
+class DockerfileInvalid(Invalid):
+    """A Dockerfile that can't be read, has no such stage, or has no stage at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """`sites`: every image that it names. `base`: the one under the stage that is built; None: it begins with nothing.
+
+    `text`: with the build arguments put in, which is what the sites' places are counted in.
+    """
+
+    raw: bytes
+    text: str
+    sites: tuple[Site, ...]
+    base: Site | None
+
+    def pinned(self, digests: Mapping[Site, Digest]) -> str:
+        """The text with every image named by its digest, also where a variable names it. DockerfileInvalid."""
+        text = self.text
+        for site in sorted(self.sites, key=lambda one: one.span, reverse=True):
+            if site.where == SYNTAX or site.resolved is None:
+                continue
+            wanted = str(replace(site.resolved, digest=digests[site]))
+            start, end = site.span
+            if text[start:end] != site.written:
+                raise DockerfileInvalid(f"{site.path}:{site.line}: {quote(site.written)} can't be pinned in a copy")
+            text = text[:start] + wanted + text[end:]
+        return text
+
+
+def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | None) -> Dockerfile:
+    """Read a Dockerfile below `root`. DockerfileInvalid."""
+    try:
+        project = Project(root)
+        written = project.read(project.name(file))
+        source = _with_args(written, read_lines(written), build_args)
+        found = read_dockerfile(source)
+        lines = read_lines(source)
+    except Unreadable as error:
+        raise DockerfileInvalid(str(error.problem)) from error
+    if found.problems:
+        raise DockerfileInvalid(str(found.problems[0]))
+    stages = [instruction for instruction in lines.instructions if instruction.name == "from"]
+    return Dockerfile(written.raw, source.text, found.sites, _base(source, stages, target, found.sites))
+
+
+def _with_args(source: Source, lines: Lines, build_args: Mapping[str, str]) -> Source:
+    text, edits = source.text, []
+    for instruction in lines.instructions:
+        if instruction.name == "from":
+            break
+        for word in instruction.rest.words() if instruction.name == "arg" else ():
+            name = word.text.partition("=")[0]
+            value = build_args.get(name)
+            if value is None:
+                continue
+            if not _plain(value):
+                raise DockerfileInvalid(
+                    f"{source.path}:{instruction.line}: {name} is given as {quote(value)}, which can't be part of a name"
+                )
+            edits.append((word.start, word.end, f"{name}={value}"))
+    for start, end, new in reversed(edits):
+        text = text[:start] + new + text[end:]
+    return source.with_text(text) if edits else source
+
+
+def _base(source: Source, stages: list[Instruction], target: str | None, sites: tuple[Site, ...]) -> Site | None:
+    path = source.path
+    if not stages:
+        raise DockerfileInvalid(f"{path} has no FROM: it builds nothing")
+    names = [_alias(stage) for stage in stages]
+    at = len(stages) - 1
+    if target is not None:
+        wanted = target.lower()
+        found = [number for number, name in enumerate(names) if wanted in (name, str(number))]
+        if not found:
+            raise DockerfileInvalid(
+                f"{path} has no stage {quote(target)}; it has {', '.join(filter(None, names)) or 'none'}"
+            )
+        at = found[-1]
+    below = based_on(source)
+    while (stands_on := below[at]) is not None:
+        if stands_on == SEVERAL:
+            line, text = stages[at].line, stages[at].rest.words()[0].text
+            raise DockerfileInvalid(
+                f"{path}:{line}: {quote(text)} is another stage on every platform; name one by --target"
+            )
+        at = stands_on
+    where = f"FROM, stage {names[at] or at}"
+    return next((site for site in sites if site.where == where), None)
+
+
+def _alias(stage: Instruction) -> str | None:
+    words = stage.rest.words()
+    return words[2].text.lower() if len(words) > 2 and words[1].text.lower() == "as" else None

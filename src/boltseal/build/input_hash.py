@@ -1,0 +1,109 @@
+"""One hash over everything that a build reads: same inputs, same hash, on every machine.
+
+    boltseal input 1
+    dockerfile <digest>
+    target <stage>                         only where one was named
+    platform <os/arch>                     only where one was named
+    arg <name>=<value>                     sorted
+    base <reference as written> <digest>   sorted: of every image that the Dockerfile names
+    <kind> <path> <digest or link target>  sorted: of every file of the context that the builder is sent
+
+Of a file count its path, its content, and whether it may be run; not its time, owner and other bits of its mode, which
+a checkout makes up. A folder counts only by what is in it, and by its name where nothing is. Texts are written with
+their length before them, so no two lists of inputs are one text.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from boltseal.build.dockerignore import Ignore
+from boltseal.errors import Unavailable
+from boltseal.oci.digest import Digest
+
+_HEAD: Final = b"boltseal input 1\n"
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+class ContextUnreadable(Unavailable):
+    """A file of the context that can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What goes into a build, beside its context. `bases`: the text as written, and what it means."""
+
+    dockerfile: bytes
+    build_args: Mapping[str, str]
+    bases: Sequence[tuple[str, Digest]]
+    target: str | None = None
+    platform: str | None = None
+
+
+def input_hash(inputs: Inputs, context: Path, ignore: Ignore) -> str:
+    """The hash, in hex. ContextUnreadable."""
+    hasher = sha256(_HEAD)
+    for line in _lines(inputs, context, ignore):
+        hasher.update(b"%d " % len(line) + line + b"\n")
+    return hasher.hexdigest()
+
+
+def _lines(inputs: Inputs, context: Path, ignore: Ignore) -> Iterator[bytes]:
+    yield f"dockerfile {Digest.of(inputs.dockerfile)}".encode()
+    if inputs.target is not None:
+        yield f"target {inputs.target}".encode()
+    if inputs.platform is not None:
+        yield f"platform {inputs.platform}".encode()
+    for name, value in sorted(inputs.build_args.items()):
+        yield os.fsencode(f"arg {name}={value}")
+    for written, digest in sorted(set(inputs.bases)):
+        yield f"base {written} {digest}".encode()
+    for kind, path, content in files(context, ignore):
+        yield b"%d %s " % (len(os.fsencode(path)), kind.encode()) + os.fsencode(path) + b" " + content
+
+
+def files(context: Path, ignore: Ignore) -> Iterator[tuple[str, str, bytes]]:
+    """Every file of the context that the builder is sent, by path: kind, path, and digest or link target. ContextUnreadable."""
+    yield from _below(context, "", (), out=False, ignore=ignore)
+
+
+def _below(
+    folder: Path, at: str, above: Sequence[bool], *, out: bool, ignore: Ignore
+) -> Iterator[tuple[str, str, bytes]]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise ContextUnreadable(f"{folder} can't be read: {error.strerror}") from error
+    if not entries and at and not out:
+        yield "folder", at, b""
+    for entry in entries:
+        path = f"{at}/{entry.name}" if at else entry.name
+        left_out, matched = ignore.leaves_out(path, above)
+        if entry.is_dir(follow_symlinks=False):
+            if not left_out or ignore.takes_back:
+                yield from _below(Path(entry.path), path, matched, out=left_out, ignore=ignore)
+        elif not left_out:
+            yield _one(entry, path)
+
+
+def _one(entry: os.DirEntry[str], path: str) -> tuple[str, str, bytes]:
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            return "link", path, os.fsencode(Path(entry.path).readlink())
+        if not stat.S_ISREG(mode):
+            return "special", path, b""
+        hasher = sha256()
+        with Path(entry.path).open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                hasher.update(piece)
+    except OSError as error:
+        raise ContextUnreadable(f"{path} can't be read: {error.strerror}") from error
+    return "program" if mode & stat.S_IXUSR else "file", path, hasher.hexdigest().encode()

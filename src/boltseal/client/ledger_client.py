@@ -1,0 +1,190 @@
+"""The ledger of another registry, as it is read: head, hashes, entries, receipts, histories. Nothing in it is believed here.
+
+What comes is bounded and has the form that `ledger` reads, or is an error. Whether it is true is decided by whoever
+asked: a checkpoint against what was seen before (`client.ledger_trust`), an entry by its proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Collection, Iterable
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.transport import Call, Reply, Transport
+from boltseal.ledger.entry import MAX_ENTRY_BYTES, Kind
+from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
+from boltseal.ledger.note import MAX_NOTE_BYTES
+from boltseal.ledger.proof import MAX_RECEIPT_BYTES
+from boltseal.ledger.tiles import WIDTH, BundleId, TileId, TileInvalid, Tiles, needed, parse_bundle
+from boltseal.oci.jsontext import decode
+from boltseal.oci.reference import Repository, Tag
+
+AT_ONCE: Final = 8
+MAX_PAGES: Final = 10_000
+PAGE: Final = 1000
+MAX_PAGE_BYTES: Final = 80 * 1024 * 1024
+MAX_ROTATIONS_BYTES: Final = 8 * 1024 * 1024
+_HEAD_BYTES: Final = 2
+
+
+class _Rotations(msgspec.Struct):
+    receipts: list[str]
+
+
+class _Line(msgspec.Struct):
+    index: int
+    line: str
+
+
+class _Page(msgspec.Struct):
+    size: int
+    entries: list[_Line]
+
+
+class LedgerClient:
+    """The ledger at one registry, or another of its logs: `host/observations` is what the mirror at `host` has seen."""
+
+    def __init__(self, transport: Transport, registry: str) -> None:
+        self._transport = transport
+        self.registry, _, log = registry.partition("/")
+        self._prefix = f"/ledger/{log}/" if log else "/ledger/"
+        self._at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def checkpoint(self, *, patient: bool = True) -> bytes:
+        """The newest signed head as it is shown. RemoteNotFound where there is no ledger. `patient`: ask again on failure."""
+        return (await self._get("checkpoint", "the ledger's checkpoint", MAX_NOTE_BYTES, patient=patient)).body
+
+    async def rotations(self) -> list[bytes]:
+        """The receipts by which one key names the next."""
+        reply = await self._get("rotations", "the ledger's rotations", MAX_ROTATIONS_BYTES)
+        try:
+            return [base64.b64decode(one, validate=True) for one in decode(reply.body, _Rotations).receipts]
+        except ValueError as error:  # msgspec's are, too
+            raise RemoteLies(f"{self.registry}: the ledger's rotations can't be read") from error
+
+    async def receipt(self, index: int, repository: Repository | None = None) -> bytes:
+        """The proof of one entry, as it is shown. RemoteNotFound."""
+        scopes = frozenset() if repository is None else frozenset({f"repository:{repository}:pull"})
+        return (await self._get(f"receipt/{index}", f"receipt {index}", MAX_RECEIPT_BYTES, scopes=scopes)).body
+
+    async def tiles(self, wanted: Iterable[TileId], size: int) -> Tiles:
+        """These tiles of the tree over `size` entries, each as long as it must be. RemoteLies, RemoteNotFound."""
+        places = sorted(set(wanted))
+        read = await asyncio.gather(*(self._tile(place) for place in places), return_exceptions=True)
+        for one in read:
+            if isinstance(one, BaseException):
+                raise one
+        return Tiles(size, dict(zip(places, (one for one in read if isinstance(one, bytes)), strict=True)))
+
+    async def consistency(self, old_size: int, new_size: int) -> tuple[bytes, ...]:
+        """What should show that the tree over `new_size` entries begins with the one over `old_size`."""
+        return (await self.proofs([consistency_path(old_size, new_size)], new_size))[0]
+
+    async def inclusion(self, indices: Iterable[int], size: int) -> dict[int, tuple[bytes, ...]]:
+        """What should show that these entries are in the tree over `size` entries."""
+        places = list(dict.fromkeys(indices))
+        found = await self.proofs([inclusion_path(index, size) for index in places], size)
+        return dict(zip(places, found, strict=True))
+
+    async def proofs(self, paths: Iterable[Path], size: int) -> list[tuple[bytes, ...]]:
+        """The hashes of proofs; tiles that several of them need are read once."""
+        wanted = list(paths)
+        tiles = await self.tiles({tile for path in wanted for tile in needed(path, size)}, size)
+        return [prove(path, tiles.node) for path in wanted]
+
+    async def bundle(self, at: BundleId) -> tuple[bytes, ...]:
+        """Entries, as they stand in one bundle. RemoteLies, RemoteDenied without the right `ledger`."""
+        reply = await self._get(at.path(), f"entries {at.path()}", at.width * (MAX_ENTRY_BYTES + _HEAD_BYTES))
+        try:
+            return parse_bundle(reply.body, at.width)
+        except TileInvalid as error:
+            raise RemoteLies(f"{self.registry}: {at.path()}: {error.message}") from error
+
+    async def entries(self, start: int, end: int) -> list[bytes]:
+        """The entries [start, end). RemoteLies, RemoteNotFound, RemoteDenied without the right `ledger`."""
+        found: list[bytes] = []
+        for index in range(start // WIDTH, -(-end // WIDTH)):
+            first = index * WIDTH
+            width = min(end - first, WIDTH)
+            found += (await self.bundle(BundleId(index, width)))[max(start - first, 0) :]
+        return found
+
+    async def history(
+        self, repository: Repository, tag: Tag | None = None, *, kinds: Collection[Kind] = ()
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound.
+
+        `kinds`: of these alone, () for all. An older registry lists all of them nevertheless.
+        """
+        base = f"/v2/{repository}/_boltseal/history" + ("" if tag is None else f"/{tag}")
+        only = f"&kinds={','.join(sorted(kinds))}" if kinds else ""
+        async for one in self._entries(base, repository, f"history of {repository}", only):
+            yield one
+
+    async def records(self, repository: Repository) -> AsyncIterator[tuple[int, bytes]]:
+        """The entries that only say something of a repository's images, as `history` gives them. RemoteNotFound."""
+        base, what = f"/v2/{repository}/_boltseal/records", f"records of {repository}"
+        async for one in self._entries(base, repository, what):
+            yield one
+
+    async def observed(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
+        """What a mirror has seen of an upstream's repository, or one of its tags, as `history` gives it.
+
+        RemoteNotFound where nothing is observed.
+        """
+        base = f"/v2/{repository}/_boltseal/observations" + ("" if tag is None else f"/{tag}")
+        what = f"what was seen of {repository if tag is None else f'{tag} of {repository}'}"
+        async for one in self._entries(base, repository, what):
+            yield one
+
+    async def _entries(
+        self, base: str, repository: Repository, what: str, only: str = ""
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        after = -1
+        for _ in range(MAX_PAGES):
+            path = f"{base}?n={PAGE}{only}" + ("" if after < 0 else f"&after={after}")
+            scopes = frozenset({f"repository:{repository}:pull"})
+            reply = await self._transport.request(
+                Call(self.registry, "GET", path, what, scopes), max_bytes=MAX_PAGE_BYTES
+            )
+            for one in self._page(reply, what).entries:
+                if one.index <= after:
+                    raise RemoteLies(f"{self.registry}: {what} lists entry {one.index} behind entry {after}")
+                after = one.index
+                yield one.index, one.line.encode("utf-8", errors="surrogatepass")
+            if 'rel="next"' not in reply.headers.get("link", ""):
+                return
+        raise RemoteLies(f"{self.registry} lists {what} over more than {MAX_PAGES} pages")
+
+    def _page(self, reply: Reply, what: str) -> _Page:
+        try:
+            return decode(reply.body, _Page)
+        except ValueError as error:
+            raise RemoteLies(f"{self.registry}: {what} can't be read") from error
+
+    async def _tile(self, at: TileId) -> bytes:
+        async with self._at_once:
+            try:
+                data = (await self._get(at.path(), f"ledger {at.path()}", WIDTH * HASH_BYTES)).body
+            except RemoteNotFound as error:  # it signed a head over these hashes
+                raise RemoteUnavailable(f"{self.registry} does not show {at.path()} of its ledger") from error
+        if len(data) != at.width * HASH_BYTES:
+            raise RemoteLies(f"{self.registry}: {at.path()} has {len(data)} bytes; expected {at.width * HASH_BYTES}")
+        return data
+
+    async def _get(
+        self, path: str, what: str, max_bytes: int, *, patient: bool = True, scopes: frozenset[str] = frozenset()
+    ) -> Reply:
+        call = Call(self.registry, "GET", f"{self._prefix}{path}", what, scopes, idempotent=patient)
+        return await self._transport.request(call, max_bytes=max_bytes)
+
+
+def registry_of(url: str) -> str:
+    """The registry that a person's URL is of, as references name it: `https://registry.example.com/` or the name alone."""
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    return parts.netloc.rpartition("@")[2]

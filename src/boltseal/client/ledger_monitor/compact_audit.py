@@ -1,0 +1,87 @@
+"""The rules of `ledger.audit` over a memory that holds hashes, and the tree over the same entries.
+
+What was said of a name is recalled in the words of the entry that is about it: a digest of which only the hash is known
+is either the one that the entry says the name meant, or the one that it means now, or another one, and nothing more is
+asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from boltseal.client.ledger_monitor.tag_states import NOTHING, Held, Names
+from boltseal.ledger.audit import Audit, NameSaid
+from boltseal.ledger.entry import Entry
+from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
+from boltseal.ledger.tiles import TileId, grow
+
+ANOTHER: Final = "another digest"
+_AT_ONCE: Final = 4096
+
+
+class CompactAudit(Audit):
+    """An audit that remembers hashes. `live`: how many names mean something now."""
+
+    def __init__(self, names: Names, origin: str = "", size: int = 0, last_time_us: int = 0, live: int = 0) -> None:
+        super().__init__(origin, size, last_time_us)
+        self.hashed = names
+        self.live = live
+        self._key = self._was = self._is = NOTHING
+        self._held: Held | None = None
+
+    def recall(self, entry: Entry) -> NameSaid:
+        """What was said last of the name, as far as this entry can tell it apart."""
+        names = self.hashed
+        self._key = names.hash(f"{entry.repository}:{entry.tag}")
+        self._is = names.hash(entry.digest)
+        held = self._held = names.find(self._key)
+        if held is None:
+            return NameSaid()
+        self._was = self._is if entry.was == entry.digest else names.hash(entry.was)
+        return NameSaid(held.last, self._text(held.digest, entry), "", self._text(held.bound, entry))
+
+    def keep(self, entry: Entry, said: NameSaid) -> None:
+        """Remember hashes of what is said now."""
+        held = self._held
+        digest = self._is if said.digest else NOTHING
+        if held is None:
+            bound = self._is if said.bound else NOTHING
+            self.live += digest != NOTHING
+        else:
+            bound = held.bound if held.bound != NOTHING or not said.bound else self._is
+            self.live += (digest != NOTHING) - (held.digest != NOTHING)
+        self.hashed.put(self._key, said.index, digest, bound)
+
+    def _text(self, digest: bytes, entry: Entry) -> str:
+        if digest == NOTHING:
+            return ""
+        if digest == self._is:
+            return entry.digest
+        return entry.was if digest == self._was else ANOTHER
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a monitor has read: the audit, and the tree over everything that it took."""
+
+    audit: CompactAudit
+    root: bytes = EMPTY_ROOT
+    edge: Mapping[TileId, bytes] = field(default_factory=dict)
+    size: int = 0
+    _leaves: list[bytes] = field(default_factory=list)
+
+    def take(self, line: bytes) -> list[str]:
+        """The next entry; a sentence for every rule that it breaks."""
+        problems = self.audit.take(self.audit.size, line)
+        self._leaves.append(leaf_hash(line))
+        if len(self._leaves) == _AT_ONCE:
+            self.grow()
+        return problems
+
+    def grow(self) -> None:
+        """Bring the tree up to what was taken."""
+        grown = grow(self.size, self.edge, self._leaves)
+        self.root, self.edge, self.size = grown.root, grown.edge, grown.size
+        self._leaves = []

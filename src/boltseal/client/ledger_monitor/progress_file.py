@@ -1,0 +1,103 @@
+"""A monitor's memory on the disk: one file for each ledger, written whole, in its place by a rename.
+
+    line     JSON: version, origin, size, time of the last entry, root, secret, and how long what follows is
+    tiles    the edge of the tree
+    tables   of `names`, as they lie in memory
+
+Without it a monitor begins with the ledger's first entry. One that can't be read is no beginning: it could not check.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote as quote_name
+
+import msgspec
+
+from boltseal.client.ledger_monitor.compact_audit import CompactAudit, Progress
+from boltseal.client.ledger_monitor.tag_states import HASH_BYTES, SLOT_BYTES, TABLES, Names
+from boltseal.errors import Unavailable
+from boltseal.ledger.tiles import TileId
+
+VERSION: Final = 1
+
+
+class MemoryUnusable(Unavailable):
+    """A monitor's memory that can't be read or written."""
+
+
+class _Head(msgspec.Struct, forbid_unknown_fields=True):
+    version: int
+    origin: str
+    size: int
+    last_time_us: int
+    live: int
+    root: str
+    secret: str
+    edge: list[tuple[int, int, int]]
+    slots: list[int]
+    counts: list[int]
+
+
+class MonitorMemory:
+    """The file of one registry's ledger."""
+
+    def __init__(self, folder: Path, registry: str) -> None:
+        self.path = folder / "monitor" / quote_name(registry, safe="")
+        self._secret = b""
+
+    def load(self) -> Progress:
+        """How far it was read, from its beginning where it never was. MemoryUnusable."""
+        try:
+            with self.path.open("rb") as file:
+                head = msgspec.json.decode(file.readline(1_000_000), type=_Head)
+                if head.version != VERSION or not len(head.slots) == len(head.counts) == TABLES:
+                    raise MemoryUnusable(f"{self.path} is of another version; this one reads {VERSION}")
+                edge = {at: file.read(at.width * 32) for at in (TileId(*one) for one in head.edge)}
+                tables = [bytearray(file.read(slots * SLOT_BYTES)) for slots in head.slots]
+                whole = all(len(table) == slots * SLOT_BYTES for table, slots in zip(tables, head.slots, strict=True))
+                if not whole or file.read(1):
+                    raise MemoryUnusable(f"{self.path} is not as long as it says; remove it to begin anew")
+        except FileNotFoundError:
+            self._secret = secrets.token_bytes(HASH_BYTES)
+            return Progress(CompactAudit(Names(self._secret)))
+        except (OSError, ValueError) as error:
+            raise MemoryUnusable(f"{self.path} can't be read: {error}; remove it to begin anew") from error
+        self._secret = bytes.fromhex(head.secret)
+        names = Names(self._secret, tables, head.counts)
+        audit = CompactAudit(names, head.origin, head.size, head.last_time_us, head.live)
+        return Progress(audit, bytes.fromhex(head.root), edge, head.size)
+
+    def save(self, progress: Progress) -> None:
+        """Remember how far it was read. MemoryUnusable."""
+        audit = progress.audit
+        head = _Head(
+            VERSION,
+            audit.origin,
+            progress.size,
+            audit.last_time_us,
+            audit.live,
+            progress.root.hex(),
+            self._secret.hex(),
+            [(at.level, at.index, at.width) for at in progress.edge],
+            [len(table) // SLOT_BYTES for table in audit.hashed.tables],
+            list(audit.hashed.counts),
+        )
+        beside = self.path.with_name(f".{self.path.name}.{os.urandom(6).hex()}.new")
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.json.encode(head) + b"\n")
+                file.writelines(progress.edge.values())
+                file.writelines(audit.hashed.tables)
+                file.flush()
+                os.fsync(fd)
+            beside.replace(self.path)
+        except OSError as error:
+            raise MemoryUnusable(f"{self.path} can't be written: {error.strerror}") from error
+        finally:
+            beside.unlink(missing_ok=True)

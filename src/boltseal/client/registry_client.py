@@ -1,0 +1,432 @@
+"""The distribution API of another registry. What comes back was verified, or is an error.
+
+- A tag is resolved by HEAD, never by GET: on Docker Hub a GET of a manifest is counted as a pull, a HEAD is not.
+- A manifest is fetched by digest, and its bytes have that digest.
+- A blob is handed out while it arrives; its last piece comes only when the whole of it has the digest and size.
+- Documents are bounded. A list of pages ends after as many pages as a registry may reasonably have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+from urllib.parse import quote as quote_path
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+
+from boltseal.client.background_hash import RunningHash
+from boltseal.client.errors import RemoteLies, RemoteUnavailable
+from boltseal.client.hosts import api_host
+from boltseal.client.transport import Call, Pace, Reply, Transport
+from boltseal.errors import BoltsealError
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.jsontext import decode
+from boltseal.oci.manifest import Manifest, ManifestInvalid, format_index, parse_manifest
+from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, parse_content_type
+from boltseal.oci.reference import Repository, Tag, TagInvalid
+
+MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
+MAX_PAGES: Final = 10_000
+MAX_LIST_BYTES: Final = 64 * 1024 * 1024
+RESUMES: Final = 5
+PIECE_BYTES: Final = 1024 * 1024
+GATHERED_S: Final = 0.05
+PIECES_IN_A_TURN: Final = 256
+_NO_REFERRERS: Final = frozenset({404, 405, 501})
+_TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
+_EVENT: Final = "org.opencontainers.distribution.tag.event"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a tag or digest means at a registry: digest, media type, size in bytes (-1: not said)."""
+
+    digest: Digest
+    media_type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A blob on its way: how many bytes the registry says it has (None: it does not say), and what comes of them."""
+
+    size: int | None
+    pieces: AsyncGenerator[bytes]
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] | None = None
+
+
+class LastEvent(NamedTuple):
+    """When a tag was last given to a manifest (`digest`), or taken away (None), by its registry's own account."""
+
+    time_us: int
+    digest: Digest | None
+
+
+class RegistryClient:
+    """One repository's or many repositories' content at one registry, such as `ghcr.io`."""
+
+    def __init__(self, transport: Transport, registry: str) -> None:
+        self._transport = transport
+        self.registry = registry
+
+    async def resolve(self, repository: Repository, reference: Tag | Digest) -> Resolved:
+        """What a reference means now, by one HEAD. RemoteNotFound."""
+        what = _what(repository, reference)
+        reply = await self._transport.request(
+            self._call("HEAD", repository, f"manifests/{reference}", what, headers={"accept": _ACCEPT})
+        )
+        said = reply.headers.get("docker-content-digest")
+        if said is None and isinstance(reference, Tag):
+            raise RemoteUnavailable(
+                f"{self.registry} does not say which digest {what} has: it can't be resolved by HEAD"
+            )
+        digest = reference if said is None and isinstance(reference, Digest) else self._digest(said or "", what)
+        if isinstance(reference, Digest) and digest != reference:
+            raise RemoteLies(f"{self.registry} was asked for {reference} and answers with {digest}")
+        media_type = parse_content_type(reply.headers.get("content-type")) or ""
+        length = reply.headers.get("content-length", "")
+        return Resolved(digest, media_type, int(length) if length.isdecimal() else -1)
+
+    async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
+        """A manifest by its digest, verified and parsed. RemoteNotFound, RemoteLies."""
+        what = _what(repository, digest)
+        reply = await self._transport.request(
+            self._call("GET", repository, f"manifests/{digest}", what, headers={"accept": _ACCEPT}),
+            max_bytes=MAX_MANIFEST_BYTES,
+        )
+        found = Digest.of(reply.body, digest.algorithm)
+        if found != digest:
+            raise RemoteLies(f"{self.registry} answered {what} with bytes of digest {found}: not used")
+        try:
+            return parse_manifest(reply.body, reply.headers.get("content-type"))
+        except ManifestInvalid as error:
+            raise RemoteLies(f"{self.registry}: {what} can't be read: {error.message}") from error
+
+    async def blob(self, repository: Repository, digest: Digest, size: int) -> AsyncIterator[bytes]:
+        """The bytes of a blob, verified as they pass: the last piece comes only if all of it holds. RemoteLies.
+
+        A connection that breaks is taken up where it broke, a few times.
+        """
+        running, received, held = RunningHash(digest), 0, b""
+        what = f"blob {digest.short} of {repository}"
+        for resumed in range(RESUMES + 1):
+            try:
+                async with aclosing(self._blob_from(repository, digest, received, what)) as pieces:
+                    async for piece in pieces:
+                        received += len(piece)
+                        if received > size:
+                            raise RemoteLies(f"{self.registry} sends more than the {size} bytes of {what}: not used")
+                        await running.update(piece)
+                        if held:
+                            yield held
+                        held = piece
+            except RemoteUnavailable:
+                if resumed == RESUMES:
+                    raise
+                continue
+            if received < size and resumed < RESUMES:
+                continue
+            break
+        if received != size or not await running.holds():
+            raise RemoteLies(
+                f"{self.registry}: {what} is not what its digest says ({received} of {size} bytes): not used"
+            )
+        if held:
+            yield held
+
+    async def _blob_from(self, repository: Repository, digest: Digest, start: int, what: str) -> AsyncGenerator[bytes]:
+        async with self.arriving_blob(repository, digest, start, what) as arriving, aclosing(arriving.pieces) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    @asynccontextmanager
+    async def arriving_blob(
+        self, repository: Repository, digest: Digest, start: int = 0, what: str = ""
+    ) -> AsyncIterator[Arriving]:
+        """A blob from `start` on while it arrives, compared with nothing. RemoteNotFound, RemoteLies, RemoteUnavailable."""
+        what = what or f"blob {digest.short} of {repository}"
+        headers = {"range": f"bytes={start}-"} if start else {}
+        ok = frozenset({200, 206, 416}) if start else frozenset({200})
+        async with self._transport.stream(
+            self._call("GET", repository, f"blobs/{digest}", what, headers=headers, ok=ok)
+        ) as response:
+            if response.status_code == 416:
+                raise RemoteLies(f"{self.registry}: {what} ends after {start} bytes: not used")
+            skip = start if response.status_code == 200 else 0  # a registry without ranges begins again
+            length = response.headers.get("content-length", "")
+            size = int(length) + start - skip if length.isdecimal() else None  # of a part, or of the whole
+            yield Arriving(size, _gathered(response.aiter_raw(), skip, self._transport.pace, what))
+
+    async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
+        """The size of a blob that the repository holds, or None."""
+        call = self._call("HEAD", repository, f"blobs/{digest}", f"blob {digest.short}", ok=frozenset({200, 404}))
+        reply = await self._transport.request(call)
+        length = reply.headers.get("content-length", "")
+        return None if reply.status == 404 else int(length) if length.isdecimal() else -1
+
+    async def tags(self, repository: Repository) -> AsyncIterator[Tag]:
+        """Every tag of a repository, in the registry's order, over all pages. RemoteNotFound."""
+        path = f"/v2/{repository}/tags/list?n=1000"
+        for _ in range(MAX_PAGES):
+            call = Call(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
+            reply = await self._transport.request(call)
+            for name in self._decode(reply, _Tags, f"tags of {repository}").tags or ():
+                yield self._tag(name, repository)
+            following = _next_page(reply.headers.get("link", ""), path)
+            if following is None or following == path:
+                return
+            path = following
+        raise RemoteLies(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
+
+    async def last_event(self, repository: Repository, tag: Tag) -> LastEvent | None:
+        """What the registry says happened to a tag last; None where it keeps no history, or says nothing readable.
+
+        The tag-history extension of the distribution spec (PR #606, experimental); the newest event comes first.
+        """
+        path = f"/v2/{repository}/_oci/tag-history/{tag}?n=1"
+        call = Call(self.registry, "GET", path, f"history of {tag}", _pull(repository))
+        try:
+            reply = await self._transport.request(call)
+            (event,) = parse_manifest(reply.body, OCI_INDEX).manifests[:1]
+            time = datetime.fromisoformat(event.annotations[_TIMESTAMP].upper())
+        except (BoltsealError, ValueError, KeyError):
+            return None
+        if time.tzinfo is None:
+            return None
+        created = event.annotations.get(_EVENT) == "created"
+        return LastEvent((time - _EPOCH) // timedelta(microseconds=1), event.digest if created else None)
+
+    async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...]:
+        """What names this manifest as its subject; where there is no referrers API, what its fallback tag lists."""
+        what = f"referrers of {digest.short}"
+        path: str | None = f"/v2/{repository}/referrers/{digest}"
+        found: list[Descriptor] = []
+        size = 0
+        for _ in range(MAX_PAGES):
+            if path is None:
+                return tuple(found)
+            if size > MAX_LIST_BYTES:
+                raise RemoteLies(f"{self.registry} lists the {what} in more than {MAX_LIST_BYTES} bytes")
+            call = Call(self.registry, "GET", path, what, _pull(repository), ok=_NO_REFERRERS | {200})
+            reply = await self._transport.request(call)
+            if reply.status != 200:
+                return await self._fallback(repository, digest, what)
+            size += len(reply.body)
+            try:
+                found += parse_manifest(reply.body, OCI_INDEX).manifests
+            except ManifestInvalid as error:
+                raise RemoteLies(f"{self.registry}: {what} can't be read: {error.message}") from error
+            path = _next_page(reply.headers.get("link", ""), path)
+        raise RemoteLies(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
+
+    async def _fallback(self, repository: Repository, digest: Digest, what: str) -> tuple[Descriptor, ...]:
+        """What the tag lists that stands in for the referrers API (distribution-spec, "Referrers Tag Schema")."""
+        fallback = _fallback_tag(digest)
+        call = self._call(
+            "HEAD", repository, f"manifests/{fallback}", what, headers={"accept": _ACCEPT}, ok=frozenset({200, 404})
+        )
+        reply = await self._transport.request(call)
+        if reply.status == 404:
+            return ()
+        listed = await self.manifest(repository, self._digest(reply.headers.get("docker-content-digest", ""), what))
+        return listed.manifests
+
+    async def put_manifest(
+        self, repository: Repository, reference: Tag | Digest, manifest: Manifest, *, only_new: bool = False
+    ) -> Digest:
+        """Push a manifest as it is. The registry's own digest has to be the one of these bytes. RemoteRefused.
+
+        `only_new`: the tag must be free (`If-None-Match: *`); a registry that knows no conditions takes it anyway.
+        """
+        what = _what(repository, reference)
+        condition = {"if-none-match": "*"} if only_new else {}
+        reply = await self._transport.request(
+            self._call(
+                "PUT",
+                repository,
+                f"manifests/{reference}",
+                what,
+                headers={"content-type": manifest.media_type, **condition},
+                body=manifest.raw,
+                ok=frozenset({200, 201, 202}),
+            )
+        )
+        digest = Digest.of(manifest.raw, reference.algorithm if isinstance(reference, Digest) else "sha256")
+        said = reply.headers.get("docker-content-digest")
+        if said is not None and said != str(digest):
+            raise RemoteLies(f"{self.registry} took {what} but calls it {said[:200]} instead of {digest}")
+        if manifest.subject is not None and "oci-subject" not in reply.headers:
+            await self._list_referrer(repository, manifest.subject.digest, manifest, digest)
+        return digest
+
+    async def _list_referrer(self, repository: Repository, subject: Digest, manifest: Manifest, digest: Digest) -> None:
+        """Add a manifest to its subject's fallback tag: a registry that does not list referrers leaves that to its clients.
+
+        Two who do so at once may lose the one's entry; the spec has no remedy for that.
+        """
+        listed = await self._fallback(repository, subject, f"referrers of {subject.short}")
+        if any(each.digest == digest for each in listed):
+            return
+        entry = Descriptor(
+            manifest.media_type,
+            digest,
+            len(manifest.raw),
+            annotations=manifest.annotations,
+            artifact_type=manifest.artifact_type,
+        )
+        index = parse_manifest(format_index([*listed, entry]), OCI_INDEX)
+        await self.put_manifest(repository, _fallback_tag(subject), index)
+
+    async def put_blob(
+        self,
+        repository: Repository,
+        digest: Digest,
+        size: int,
+        body: Callable[[], AsyncIterator[bytes]],
+        mount_from: Repository | None = None,
+    ) -> bool:
+        """Push a blob, or mount it from another repository of the same registry. Returns whether it was mounted."""
+        what = f"blob {digest.short} of {repository}"
+        query = f"?mount={digest}&from={quote_path(mount_from, safe='')}" if mount_from else ""
+        scopes = _push(repository) | (_pull(mount_from) if mount_from else frozenset())
+        start = Call(
+            self.registry,
+            "POST",
+            f"/v2/{repository}/blobs/uploads/{query}",
+            what,
+            scopes,
+            {"content-length": "0"},
+            ok=frozenset({201, 202}),
+        )
+        reply = await self._transport.request(start)
+        if reply.status == 201:
+            return True
+        location = self._location(reply, start.path, what)
+        joint = "&" if "?" in location else "?"
+        finish = Call(
+            self.registry,
+            "PUT",
+            f"{location}{joint}digest={digest}",
+            what,
+            _push(repository),
+            {"content-type": "application/octet-stream", "content-length": str(size)},
+            body,
+            ok=frozenset({201, 204}),
+            idempotent=False,  # the session is used up, or somewhere in between
+        )
+        await self._transport.request(finish)
+        return False
+
+    def _call(
+        self,
+        method: str,
+        repository: Repository,
+        rest: str,
+        what: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        ok: frozenset[int] = frozenset({200}),
+    ) -> Call:
+        scopes = _pull(repository) if method in ("GET", "HEAD") else _push(repository)
+        return Call(self.registry, method, f"/v2/{repository}/{rest}", what, scopes, headers or {}, body, ok)
+
+    def _digest(self, text: str, what: str) -> Digest:
+        try:
+            return Digest.parse(text)
+        except DigestInvalid as error:
+            raise RemoteLies(f"{self.registry}: {what} has a digest that can't be read") from error
+
+    def _tag(self, name: str, repository: Repository) -> Tag:
+        try:
+            return Tag(name)
+        except TagInvalid as error:
+            raise RemoteLies(f"{self.registry} lists a tag of {repository} that is none: {error.message}") from error
+
+    def _decode(self, reply: Reply, kind: type[_Tags], what: str) -> _Tags:
+        try:
+            return decode(reply.body, kind)
+        except ValueError as error:
+            raise RemoteLies(f"{self.registry}: {what} can't be read") from error
+
+    def _location(self, reply: Reply, asked: str, what: str) -> str:
+        """The path of an upload session; a session at another host is refused, our login is not for it."""
+        location = reply.headers.get("location", "")
+        parts = urlsplit(location)
+        if not location or (parts.netloc and not _same_registry(parts.netloc, self.registry)):
+            raise RemoteUnavailable(f"{self.registry} sends the upload of {what} to another place: not followed")
+        path = urljoin(asked.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
+        return path + (f"?{parts.query}" if parts.query else "")
+
+
+async def _gathered(arriving: AsyncIterator[bytes], skip: int, pace: Pace, what: str) -> AsyncGenerator[bytes]:
+    """What arrives, behind the first `skip` bytes, in pieces worth their price: what arrives may be small.
+
+    What comes slowly is not waited for: somebody may be waiting for the first byte. What comes more slowly than `pace` is
+    given up (RemoteUnavailable). However small the pieces are, others get their turn: what is here is read without a wait.
+    """
+    clock = asyncio.get_running_loop().time
+    gathered: list[bytes] = []
+    size, since_s = 0, clock() - GATHERED_S
+    waited_s, came, asked_s = 0.0, 0, clock()
+    async for arrived in arriving:
+        now_s = clock()
+        waited_s, came = waited_s + now_s - asked_s, came + len(arrived)
+        if waited_s >= pace.over_s:
+            if came < waited_s * pace.bytes_per_s:
+                raise RemoteUnavailable(f"{what} comes with less than {pace.bytes_per_s} bytes a second: given up")
+            waited_s, came = 0.0, 0
+        piece = arrived[skip:] if skip else arrived
+        skip = max(0, skip - len(arrived))
+        gathered.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES or (size and now_s - since_s >= GATHERED_S):
+            yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
+            gathered, size, since_s = [], 0, clock()
+        elif len(gathered) % PIECES_IN_A_TURN == 0:
+            await asyncio.sleep(0)
+        asked_s = clock()
+    if size:
+        yield b"".join(gathered)
+
+
+def _fallback_tag(subject: Digest) -> Tag:
+    return Tag(f"{subject.algorithm}-{subject.hex[:64]}")
+
+
+def _same_registry(netloc: str, registry: str) -> bool:
+    default_port = netloc.removesuffix(":443").removesuffix(":80")
+    return api_host(registry) in (netloc, default_port)
+
+
+def _pull(repository: Repository) -> frozenset[str]:
+    return frozenset({f"repository:{repository}:pull"})
+
+
+def _push(repository: Repository) -> frozenset[str]:
+    return frozenset({f"repository:{repository}:pull,push"})
+
+
+def _what(repository: Repository, reference: Tag | Digest) -> str:
+    name = reference.short if isinstance(reference, Digest) else reference
+    return f"manifest {name} of {repository}"
+
+
+def _next_page(link: str, asked: str) -> str | None:
+    """The path of the next page, of a `Link` header (RFC 8288); another host than the asked one is no next page."""
+    target, _, parameters = link.partition(">")
+    if not target.startswith("<") or 'rel="next"' not in parameters.replace("rel=next", 'rel="next"'):
+        return None
+    parts = urlsplit(urljoin(f"http://registry{asked}", target[1:]))
+    return parts.path + (f"?{parts.query}" if parts.query else "")

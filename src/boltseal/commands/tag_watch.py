@@ -1,0 +1,239 @@
+"""One look at tags of other people's registries: what they mean now, beside what they meant before.
+
+1. Of Docker Hub, where several tags of a repository are watched, its list is asked first: what means there what it meant
+   before is as it was. Everything else is asked by HEAD, never by GET.
+2. What was seen is remembered (`client.tag_observations`), a few hundred at a time. Whoever has to be told of a move is written down
+   by the same transaction: a process that ends in between finds the move again.
+3. A tag that looks like a release and moved, or is gone, is an alarm; another one that moved is a line of history.
+
+A registry that does not answer hides nothing of the others: its tags could not be checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+
+from boltseal.client.docker_hub import list_tags
+from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
+from boltseal.client.head_requests import poll
+from boltseal.client.pull_limit import Quota
+from boltseal.client.tag_observations import Saw, Watched
+from boltseal.client.transport import Transport
+from boltseal.errors import BoltsealError
+from boltseal.events import Event, QuotaLow, TagMoved, UpstreamDown
+from boltseal.notify.dispatch import Told
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import HUB, Reference, Repository, Tag
+from boltseal.policy.release_tags import looks_like_release
+
+BATCH: Final = 500
+BATCH_S: Final = 2.0
+WORTH_A_LIST: Final = 3
+"""Watched tags of one repository from which on one request for a list saves others."""
+LISTS_AT_ONCE: Final = 8
+MAX_PAGES: Final = 10
+SEEN_BY: Final = "watch"
+
+Tell = Callable[[Sequence[Told]], None]
+
+
+class Status(StrEnum):
+    """What one look at a tag found."""
+
+    FIRST = "first"
+    """It was never looked at before."""
+    SAME = "same"
+    MOVED = "moved"
+    GONE = "gone"
+    BACK = "back"
+    """It was gone, and means again what it meant."""
+    ABSENT = "absent"
+    """There is no such tag, and there was none."""
+    UNKNOWN = "unknown"
+    """It could not be checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at one tag found. `saw` is None where `error` says why it could not be checked, or for ABSENT."""
+
+    reference: Reference
+    status: Status
+    release: bool
+    saw: Saw | None = None
+    error: BoltsealError | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether it is another one than at the look before."""
+        return self.status in (Status.MOVED, Status.GONE) and self.saw is not None and self.saw.moved
+
+    @property
+    def alarm(self) -> bool:
+        """Whether that should never have happened."""
+        return self.changed and self.release
+
+    def event(self) -> TagMoved:
+        """The move, as it is told."""
+        if self.saw is None:
+            raise AssertionError("nothing moved")
+        return TagMoved(self.reference, self.saw.last, self.saw.now.digest, self.release, SEEN_BY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    reference: Reference
+    digest: Digest | None
+    error: BoltsealError | None = None
+
+
+async def look_at(
+    transport: Transport,
+    watched: Watched,
+    references: Iterable[Reference],
+    clock_us: Callable[[], int],
+    tell: Tell = lambda _: None,
+) -> AsyncGenerator[Look]:
+    """Look at each tag once; in the order in which answers come. `tell` hears of alarms before they are remembered.
+
+    WatchedBroken, StateUnusable, and what `tell` raises: then nothing more is looked at.
+    """
+    wanted = list(dict.fromkeys(reference.by_tag for reference in references))
+    batch: list[_Answer] = []
+    down: dict[str, BoltsealError] = {}
+    alive: set[str] = set()
+    since_s = time.monotonic()
+    async with aclosing(_answers(transport, watched, wanted)) as answers:
+        async for answer in answers:
+            batch.append(answer)
+            registry = answer.reference.registry
+            if isinstance(answer.error, RemoteUnavailable):
+                down.setdefault(registry, answer.error)
+            else:
+                alive.add(registry)
+            if len(batch) >= BATCH or time.monotonic() - since_s >= BATCH_S:
+                for look in _remember(watched, batch, clock_us(), tell):
+                    yield look
+                batch, since_s = [], time.monotonic()
+    for look in _remember(watched, batch, clock_us(), tell):
+        yield look
+    silent = [UpstreamDown(name, error.message) for name, error in down.items() if name not in alive]
+    more = [*silent, *_low(transport.quotas)]
+    if more:
+        now_us = clock_us()
+        tell([Told(uuid.uuid4().hex, now_us, event) for event in more])
+
+
+def _low(quotas: dict[str, Quota]) -> list[Event]:
+    """The registries whose pull limit is nearly used up: a tenth is left."""
+    return [
+        QuotaLow(name, quota.remaining, quota.limit, quota.window_s)
+        for name, quota in quotas.items()
+        if quota.remaining * 10 <= quota.limit
+    ]
+
+
+def _remember(watched: Watched, batch: list[_Answer], now_us: int, tell: Tell) -> list[Look]:
+    """Steps 2 and 3."""
+    looks = [
+        Look(one.reference, Status.UNKNOWN, _release(one.reference), error=one.error)
+        for one in batch
+        if one.error is not None
+    ]
+    answered = [one for one in batch if one.error is None]
+    never = [one for one in answered if one.digest is None and not watched.past(one.reference)]
+    looks += [Look(one.reference, Status.ABSENT, _release(one.reference)) for one in never]
+    seen = [(one.reference, one.digest) for one in answered if one not in never]
+
+    def written_down(saws: Sequence[Saw]) -> None:
+        alarms = [_told(look, now_us) for saw in saws if (look := _judged(saw)).alarm]
+        if alarms:
+            tell(alarms)
+
+    if seen:
+        looks += [_judged(saw) for saw in watched.saw_all(seen, now_us, written_down)]
+    return looks
+
+
+def _told(look: Look, now_us: int) -> Told:
+    """An alarm, under an id that is the same if it has to be told again because its line could not be written."""
+    event = look.event()
+    line = 0 if look.saw is None else look.saw.now.line
+    named = f"{event.reference} {line} {event.was} {event.now}"
+    return Told(sha256(named.encode()).hexdigest()[:32], now_us, event)
+
+
+def _judged(saw: Saw) -> Look:
+    if saw.now.digest is None:
+        status = Status.GONE
+    elif saw.was is None:
+        status = Status.FIRST
+    elif not saw.moved:
+        status = Status.SAME
+    else:
+        status = Status.BACK if saw.last == saw.now.digest else Status.MOVED
+    return Look(saw.reference, status, _release(saw.reference), saw)
+
+
+def _release(reference: Reference) -> bool:
+    return reference.tag is not None and looks_like_release(reference.tag)
+
+
+async def _answers(transport: Transport, watched: Watched, wanted: Sequence[Reference]) -> AsyncGenerator[_Answer]:
+    """Step 1."""
+    listed: set[Reference] = set()
+    async for answer in _as_before(transport, watched, wanted):
+        listed.add(answer.reference)
+        yield answer
+    async with aclosing(poll(transport, (each for each in wanted if each not in listed))) as answers:
+        async for polled in answers:
+            digest = None if polled.resolved is None else polled.resolved.digest
+            gone = isinstance(polled.error, RemoteNotFound)
+            yield _Answer(polled.reference, digest, None if gone else polled.error)
+
+
+async def _as_before(transport: Transport, watched: Watched, wanted: Sequence[Reference]) -> AsyncGenerator[_Answer]:
+    """The tags of Docker Hub of which its list says what was seen last."""
+    by_repository: dict[Repository, dict[Tag, Digest]] = defaultdict(dict)
+    for reference in wanted:
+        past = watched.past(reference) if reference.registry == HUB else ()
+        if past and past[-1].digest is not None and reference.tag is not None:
+            by_repository[reference.repository][reference.tag] = past[-1].digest
+    worth = [(name, tags) for name, tags in by_repository.items() if len(tags) >= WORTH_A_LIST]
+    for start in range(0, len(worth), LISTS_AT_ONCE):
+        asked = worth[start : start + LISTS_AT_ONCE]
+        found = await asyncio.gather(*(_unchanged(transport, name, tags) for name, tags in asked))
+        for (name, tags), (same, _) in zip(asked, found, strict=True):
+            for tag in same:
+                yield _Answer(Reference(HUB, name, tag), tags[tag])
+        if not all(answered for _, answered in found):
+            return  # it does not answer, or not us: the registry is another service
+
+
+async def _unchanged(
+    transport: Transport, repository: Repository, tags: dict[Tag, Digest]
+) -> tuple[tuple[Tag, ...], bool]:
+    """Those of the tags that mean what they meant, page by page while a page saves requests; and whether it answered."""
+    same: list[Tag] = []
+    open_ = dict(tags)
+    for page in range(1, MAX_PAGES + 1):
+        try:
+            listed, more = await list_tags(transport, repository, page)
+        except RemoteNotFound:
+            break
+        except BoltsealError:
+            return tuple(same), False
+        named = [tag for tag in open_ if tag in listed]
+        same += [tag for tag in named if listed[tag] == open_.pop(tag)]
+        if not more or len(named) < 2 or len(open_) < WORTH_A_LIST:
+            break
+    return tuple(same), True

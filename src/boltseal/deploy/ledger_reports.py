@@ -1,0 +1,79 @@
+"""A release that runs is said to the registries whose images it is made of: a `released` entry in the ledger of each.
+
+Who is asked: registries whose ledger the lock knows. What is said: project, number, host, service and who; of the
+environment an HMAC under a key that never leaves the host, so that two releases can be compared and nothing can be read.
+It is said after the fact and is no part of it: a registry that can't be told does not make a release fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from boltseal.client.ledger_records import record
+from boltseal.client.transport import Transport
+from boltseal.deploy.releases import Release, ReleasedService
+from boltseal.errors import BoltsealError
+from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Kind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+WITHIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of one service. `index`: of the entry; None where there is none, and `why`."""
+
+    service: str
+    registry: str
+    index: int | None
+    why: str = ""
+
+
+async def record_release(
+    transport: Transport, release: Release, registries: Collection[str], hmac: Callable[[str], str]
+) -> tuple[Said, ...]:
+    """Say of each image that it was released, within WITHIN_S in all. `registries`: those whose ledger is known."""
+    wanted = [
+        (service, image)
+        for service in release.services
+        if service.digest and (not release.chosen or service.name in release.chosen)
+        if (image := Reference.parse(service.image)).registry in registries
+    ]
+
+    async def one(service: ReleasedService, image: Reference) -> Said:
+        digest = Digest.parse(service.digest)
+        reason = f"release {release.number} of {release.project} by {release.who}"
+        try:
+            index = await record(transport, Kind.RELEASED, image, digest, _extra(release, service, hmac), reason=reason)
+        except BoltsealError as error:
+            return Said(service.name, image.registry, None, error.message)
+        return Said(service.name, image.registry, index)
+
+    tasks = [asyncio.ensure_future(one(service, image)) for service, image in wanted]
+    if not tasks:
+        return ()
+    _, late = await asyncio.wait(tasks, timeout=WITHIN_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    return tuple(
+        Said(service.name, image.registry, None, f"no answer within {WITHIN_S:g} s") if task in late else task.result()
+        for task, (service, image) in zip(tasks, wanted, strict=True)
+    )
+
+
+def _extra(release: Release, service: ReleasedService, hmac: Callable[[str], str]) -> dict[str, str]:
+    said = {
+        RELEASE_PROJECT: release.project,
+        RELEASE_NUMBER: str(release.number),
+        "service": service.name,
+        RELEASE_HOST: release.who.rpartition("@")[2],
+        "environment": hmac(json.dumps(service.environment, sort_keys=True)),
+    }
+    said |= {"revision": release.revision} if release.revision else {}
+    return said | ({} if release.of is None else {"of": str(release.of)})

@@ -1,0 +1,179 @@
+"""The files of bbolt, in which containerd keeps its metadata: read, never opened for writing, never locked.
+
+    page 0, page 1     meta: magic, version, page size, root bucket's page, ..., transaction, checksum (FNV-1a of 56 bytes)
+    other pages        {u64 id, u16 flags, u16 count, u32 overflow} and then elements
+    branch (1)         {u32 pos, u32 ksize, u64 page}: pos counts from the element
+    leaf (2)           {u32 flags, u32 pos, u32 ksize, u32 vsize}: flag 1 is a bucket, whose value is {u64 root, u64 seq};
+                       root 0: the bucket's only page follows in the value
+
+A writer never touches pages of the last transaction: as long as the newer meta page stays the same, what was read hangs
+together (`consistent`). Nothing here trusts the file: pages and depth are bounded, no page is read twice in a bucket, nor
+for more buckets than readers of one file go through, and the elements of a page do not overlap. So what is read is never
+more than some times the file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from boltseal.engines.safe_open import StoreMalformed
+
+MAX_DEPTH: Final = 24
+MAX_PAGE_BYTES: Final = 16 * 1024 * 1024
+"""A value has a few kilobytes."""
+MAX_BRANCH_BYTES: Final = 1024 * 1024
+MAX_READINGS: Final = 8
+"""How often one page is read: as long as a file is well-formed a page belongs to one bucket."""
+_MAGIC: Final = 0xED0CDAED
+_PAGE_SIZES: Final = (4096, 8192, 16384, 32768, 65536)
+_META: Final = struct.Struct("<IIIIQQQQQQ")
+_PAGE: Final = struct.Struct("<QHHI")
+_BRANCH: Final = struct.Struct("<IIQ")
+_LEAF: Final = struct.Struct("<IIII")
+_BUCKET: Final = struct.Struct("<QQ")
+_IS_BUCKET: Final = 1
+_IS_BRANCH: Final = 1
+_IS_LEAF: Final = 2
+
+
+class Bolt:
+    """An open file. Buckets read from it are good until the file is closed. StoreMalformed from every method."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self.name = name
+        self._size = os.fstat(fd).st_size
+        self._readings: Counter[int] = Counter()
+        self._page_size, self.transaction, root = self._meta()
+        self.root = Bucket(self, root, None)
+
+    def consistent(self) -> bool:
+        """Whether nothing was written since the file was opened."""
+        return self._meta()[1] == self.transaction
+
+    def _meta(self) -> tuple[int, int, int]:
+        """Page size, transaction and root of the newer meta page that is whole."""
+        found: list[tuple[int, int, int]] = []
+        for at in (0, *_PAGE_SIZES):
+            raw = os.pread(self._fd, _META.size, at + _PAGE.size)
+            if len(raw) < _META.size:
+                continue
+            magic, version, page_size, _, root, _, _, _, transaction, checksum = _META.unpack(raw)
+            whole = magic == _MAGIC and version == 2 and page_size in _PAGE_SIZES and at in (0, page_size)
+            if whole and checksum == _fnv1a(raw[:56]):
+                found.append((page_size, transaction, root))
+        if not found:
+            raise StoreMalformed(f"{self.name} is no bolt file, or both its meta pages are damaged")
+        return max(found, key=lambda meta: meta[1])
+
+    def page(self, number: int) -> bytes:
+        """A page with its overflow."""
+        at = number * self._page_size
+        head = os.pread(self._fd, _PAGE.size, at) if 0 < at <= self._size - _PAGE.size else b""
+        if len(head) < _PAGE.size:
+            raise StoreMalformed(f"{self.name} names page {number}, which is not in it")
+        id_, flags, _, overflow = _PAGE.unpack(head)
+        size = (overflow + 1) * self._page_size
+        limit = MAX_BRANCH_BYTES if flags & _IS_BRANCH else MAX_PAGE_BYTES
+        if id_ != number or at + size > self._size or size > limit:
+            raise StoreMalformed(f"{self.name}: page {number} is damaged")
+        self._readings[number] += 1
+        if self._readings[number] > MAX_READINGS:
+            raise StoreMalformed(f"{self.name}: page {number} is said to belong to several buckets")
+        return os.pread(self._fd, size, at)
+
+
+class Bucket:
+    """Keys in order, each with a value or with another bucket."""
+
+    def __init__(self, bolt: Bolt, root: int, inline: bytes | None) -> None:
+        self._bolt = bolt
+        self._root = root
+        self._inline = inline
+
+    def items(self) -> Iterator[tuple[bytes, bytes | Bucket]]:
+        """Everything in it."""
+        seen: set[int] = set()
+        yield from self._page(self._inline if self._inline is not None else self._bolt.page(self._root), seen, 0)
+
+    def buckets(self) -> Iterator[tuple[bytes, Bucket]]:
+        """The buckets in it."""
+        return ((key, value) for key, value in self.items() if isinstance(value, Bucket))
+
+    def below(self, *path: bytes) -> Bucket | None:
+        """A bucket in a bucket, or None."""
+        at: Bucket | None = self
+        for name in path:
+            if at is None:
+                return None
+            at = next((value for key, value in at.buckets() if key == name), None)
+        return at
+
+    def values(self) -> dict[bytes, bytes]:
+        """The plain keys in it."""
+        return {key: value for key, value in self.items() if isinstance(value, bytes)}
+
+    def _page(self, page: bytes, seen: set[int], depth: int) -> Iterator[tuple[bytes, bytes | Bucket]]:
+        number, flags, count, _ = self._header(page)
+        if (number in seen and depth) or depth > MAX_DEPTH:
+            raise StoreMalformed(f"{self._bolt.name}: a circle of pages, or more levels than bolt has")
+        seen.add(number)
+        taken = _PAGE.size
+        for index in range(count):
+            if flags & _IS_BRANCH:
+                at = _PAGE.size + index * _BRANCH.size
+                _, _, child = self._unpack(_BRANCH, page, at)
+                if child in seen:
+                    raise StoreMalformed(f"{self._bolt.name}: a circle of pages")
+                yield from self._page(self._bolt.page(child), seen, depth + 1)
+            elif flags & _IS_LEAF:
+                at = _PAGE.size + index * _LEAF.size
+                kind, pos, key_size, value_size = self._unpack(_LEAF, page, at)
+                start = at + pos
+                taken += _LEAF.size + key_size + value_size
+                if start + key_size + value_size > len(page) or taken > len(page):
+                    raise StoreMalformed(
+                        f"{self._bolt.name}: an element that leads out of its page, or into another one"
+                    )
+                value = page[start + key_size : start + key_size + value_size]
+                yield page[start : start + key_size], self._bucket(value) if kind & _IS_BUCKET else value
+            else:
+                raise StoreMalformed(f"{self._bolt.name}: page {number} is neither a branch nor a leaf")
+
+    def _header(self, page: bytes) -> tuple[int, int, int, int]:
+        if len(page) < _PAGE.size:
+            raise StoreMalformed(f"{self._bolt.name}: a page that is cut off")
+        number, flags, count, overflow = _PAGE.unpack_from(page)
+        return number, flags, count, overflow
+
+    def _unpack(self, shape: struct.Struct, page: bytes, at: int) -> tuple[int, ...]:
+        if at + shape.size > len(page):
+            raise StoreMalformed(f"{self._bolt.name}: a page says that it holds more than it does")
+        return shape.unpack_from(page, at)
+
+    def _bucket(self, value: bytes) -> Bucket:
+        if len(value) < _BUCKET.size:
+            raise StoreMalformed(f"{self._bolt.name}: a bucket that is cut off")
+        root, _ = _BUCKET.unpack_from(value)
+        return Bucket(self._bolt, root, value[_BUCKET.size :] if root == 0 else None)
+
+
+def uvarint(raw: bytes) -> int:
+    """Go's unsigned varint."""
+    value = 0
+    for index, byte in enumerate(raw[:10]):
+        value |= (byte & 0x7F) << (7 * index)
+        if not byte & 0x80:
+            return value
+    raise StoreMalformed("a number that does not end")
+
+
+def _fnv1a(data: bytes) -> int:
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value

@@ -1,0 +1,200 @@
+"""containerd's store, which Docker uses too ("containerd image store"), below its root:
+
+io.containerd.content.v1.content/blobs/ALGORITHM/HEX        manifests, configs, layers, each under its digest
+io.containerd.metadata.v1.bolt/meta.db                      v1/NAMESPACE/images/NAME/target: what a name means
+                                                            v1/NAMESPACE/snapshots/overlayfs/CHAIN: the snapshot's name
+io.containerd.snapshotter.v1.overlayfs/metadata.db          v1/snapshots/NAME: id, parent
+io.containerd.snapshotter.v1.overlayfs/snapshots/ID/fs      the layer's files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from boltseal.engines.bbolt import Bolt, Bucket, uvarint
+from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, digest
+from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreUnreadable, explained
+from boltseal.oci.digest import Digest
+
+T = TypeVar("T")
+
+CONTENT: Final = b"io.containerd.content.v1.content/blobs"
+METADATA: Final = b"io.containerd.metadata.v1.bolt/meta.db"
+SNAPSHOTS: Final = b"io.containerd.snapshotter.v1.overlayfs"
+MAX_NAMES: Final = 100_000
+"""Of images, of snapshots and of containers each. Kubernetes gives an image three names."""
+MAX_NAME_BYTES: Final = 1024
+ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class NamedImage:
+    """What a name means in a namespace."""
+
+    namespace: str
+    name: str
+    target: Digest
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot: the number of its folder, and the number of the one it lies on."""
+
+    id: int
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedContainer:
+    """A container, its image's name and its snapshot's key."""
+
+    namespace: str
+    id: str
+    image: str
+    snapshotter: str
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """meta.db as far as it matters. `snapshots`: (namespace, key) -> name in the overlayfs snapshotter, and parent key.
+
+    `elsewhere`: (namespace, key) of snapshots of others -> which.
+    """
+
+    images: tuple[NamedImage, ...]
+    snapshots: Mapping[tuple[str, str], tuple[str, str]]
+    containers: tuple[NamedContainer, ...]
+    elsewhere: Mapping[tuple[str, str], str]
+    damaged: tuple[str, ...]
+    """Images that can't be read, and why."""
+
+
+class ContainerdStore:
+    """One root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = Beneath(root)
+
+    def metadata(self) -> Metadata:
+        """Images, snapshots and containers of all namespaces."""
+        return self._read(METADATA, _metadata)
+
+    def snapshots(self) -> dict[str, Snapshot]:
+        """The snapshots of the overlayfs snapshotter by name."""
+        if not self.files.exists(SNAPSHOTS + b"/metadata.db"):
+            return {}
+        return self._read(SNAPSHOTS + b"/metadata.db", _snapshots)
+
+    def has(self, blob: Digest) -> bool:
+        """Whether a blob is there."""
+        return self.files.exists(blob_at(blob))
+
+    def document(self, blob: Digest) -> bytes:
+        """A manifest, index or config, as it lies there: not checked."""
+        return self.files.read(blob_at(blob), MAX_DOCUMENT_BYTES)
+
+    def _read(self, path: bytes, take: Callable[[Bolt], T]) -> T:
+        """Read a bolt file until nobody wrote to it meanwhile."""
+        for _ in range(ATTEMPTS):
+            with self._bolt(path) as bolt:
+                try:
+                    taken = take(bolt)
+                except StoreMalformed:
+                    if bolt.consistent():
+                        raise
+                    continue
+                except OSError as error:
+                    raise explained(error, self.files.shown(path)) from error
+                if bolt.consistent():
+                    return taken
+        raise StoreUnreadable(f"{self.files.shown(path)} is written to all the time; try again when less happens")
+
+    @contextmanager
+    def _bolt(self, path: bytes) -> Iterator[Bolt]:
+        with self.files.opened(path) as fd:
+            try:
+                bolt = Bolt(fd, path.decode())
+            except OSError as error:
+                raise explained(error, self.files.shown(path)) from error
+            yield bolt
+
+
+def blob_at(blob: Digest) -> bytes:
+    """Where a blob lies."""
+    return CONTENT + f"/{blob.algorithm}/{blob.hex}".encode()
+
+
+def _metadata(bolt: Bolt) -> Metadata:
+    images: list[NamedImage] = []
+    snapshots: dict[tuple[str, str], tuple[str, str]] = {}
+    containers: list[NamedContainer] = []
+    elsewhere: dict[tuple[str, str], str] = {}
+    damaged: list[str] = []
+    for raw_namespace, inside in (bolt.root.below(b"v1") or bolt.root).buckets():
+        namespace = _text(raw_namespace)
+        for name, image in _in(inside, b"images"):
+            target = image.below(b"target")
+            if target is None:
+                continue
+            said = target.values()
+            try:
+                found = digest(said.get(b"digest", b""), f"image {_text(name)}")
+            except StoreMalformed as error:
+                damaged.append(error.message)
+                continue
+            images.append(NamedImage(namespace, _text(name), found, _text(said.get(b"mediatype", b""))))
+            _bounded(bolt, len(images) + len(damaged), "images")
+        for snapshotter, keys in _in(inside, b"snapshots"):
+            for key, snapshot in keys.buckets():
+                _bounded(bolt, len(snapshots) + len(elsewhere), "snapshots")
+                if snapshotter != b"overlayfs":
+                    elsewhere[namespace, _text(key)] = _text(snapshotter)
+                    continue
+                said = snapshot.values()
+                snapshots[namespace, _text(key)] = _text(said.get(b"name", b"")), _text(said.get(b"parent", b""))
+        for id_, container in _in(inside, b"containers"):
+            said = container.values()
+            containers.append(
+                NamedContainer(
+                    namespace,
+                    _text(id_),
+                    _text(said.get(b"image", b"")),
+                    _text(said.get(b"snapshotter", b"")),
+                    _text(said.get(b"snapshotKey", b"")),
+                )
+            )
+            _bounded(bolt, len(containers), "containers")
+    return Metadata(tuple(images), snapshots, tuple(containers), elsewhere, tuple(damaged))
+
+
+def _snapshots(bolt: Bolt) -> dict[str, Snapshot]:
+    found: dict[str, Snapshot] = {}
+    snapshots = bolt.root.below(b"v1", b"snapshots")
+    for name, snapshot in snapshots.buckets() if snapshots is not None else ():
+        said = snapshot.values()
+        _bounded(bolt, len(found), "snapshots")
+        found[_text(name)] = Snapshot(uvarint(said.get(b"id", b"")), _text(said.get(b"parent", b"")))
+    return found
+
+
+def _bounded(bolt: Bolt, count: int, what: str) -> None:
+    if count > MAX_NAMES:
+        raise StoreMalformed(f"{bolt.name} names more than {MAX_NAMES} {what}")
+
+
+def _in(bucket: Bucket, name: bytes) -> Iterator[tuple[bytes, Bucket]]:
+    below = bucket.below(name)
+    return iter(()) if below is None else below.buckets()
+
+
+def _text(raw: bytes) -> str:
+    if len(raw) > MAX_NAME_BYTES:
+        raise StoreMalformed(f"a name of {len(raw)} bytes in containerd's metadata")
+    return raw.decode("utf-8", "backslashreplace")

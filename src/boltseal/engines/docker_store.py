@@ -1,0 +1,182 @@
+"""Docker's own store (image store "graphdriver"), below its data root:
+
+    image/DRIVER/repositories.json                   which tag means which image
+    image/DRIVER/imagedb/content/sha256/ID           an image's config; ID is its SHA-256
+    image/DRIVER/layerdb/sha256/CHAIN/               diff (the diff ID), parent (a chain ID), cache-id, tar-split.json.gz
+    image/DRIVER/layerdb/mounts/CONTAINER/           mount-id, init-id, parent
+    DRIVER/CACHE-ID/diff                             the layer's files; its stack is in link and lower (`host.scrub.overlay_stack`)
+    containers/CONTAINER/config.v2.json              what runs on which image
+
+No manifest is kept here: what leads from a manifest to an image must come from elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from boltseal.engines.json_documents import (
+    MAX_DOCUMENT_BYTES,
+    MAX_IMAGES,
+    MAX_LIST_BYTES,
+    MAX_WORD_BYTES,
+    decoded,
+    digest,
+    word,
+)
+from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing
+from boltseal.oci.digest import Digest
+
+OVERLAY2: Final = "overlay2"
+MAX_TAGS: Final = 100_000
+_HEX: Final = re.compile(rb"[0-9a-f]{64}")
+
+
+class _Repositories(msgspec.Struct):
+    repositories: dict[str, dict[str, str]] = msgspec.field(default_factory=dict, name="Repositories")
+
+
+class _State(msgspec.Struct, rename="pascal"):
+    pid: int = 0
+    dead: bool = False
+    removal_in_progress: bool = False
+
+
+class _Container(msgspec.Struct, rename="pascal"):
+    name: str = ""
+    image: str = ""
+    driver: str = ""
+    state: _State = msgspec.field(default_factory=_State)
+
+
+@dataclass(frozen=True, slots=True)
+class DockerLayer:
+    """What layerdb says of one layer."""
+
+    diff: Digest
+    parent: Digest | None
+    cache_id: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DockerContainer:
+    """A container, and the layers it was mounted from; these are None where it is none of this driver's."""
+
+    id: str
+    name: str
+    image: Digest | None
+    driver: str
+    pid: int
+    going: bool
+    """Docker is removing it, or has failed to."""
+    mount_id: str | None
+    init_id: str | None
+    parent: Digest | None
+
+
+class DockerStore:
+    """One data root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = Beneath(root)
+
+    def drivers(self) -> list[str]:
+        """The storage drivers that keep images here."""
+        return [os.fsdecode(name) for name in self.files.names(b"image")] if self.files.exists(b"image") else []
+
+    def tags(self) -> dict[str, Digest]:
+        """`name:tag` and `name@digest`, as Docker writes them, and the image each means."""
+        path = b"image/overlay2/repositories.json"
+        if not self.files.exists(path):
+            return {}
+        read = decoded(self.files.read(path, MAX_LIST_BYTES), _Repositories, "repositories.json")
+        if sum(map(len, read.repositories.values())) > MAX_TAGS:
+            raise StoreMalformed(f"repositories.json names more than {MAX_TAGS} tags and digests")
+        return {
+            name: digest(image, f"repositories.json, {name}")
+            for of_one in read.repositories.values()
+            for name, image in of_one.items()
+        }
+
+    def images(self) -> list[Digest]:
+        """The IDs of all images, intermediate ones included."""
+        path = b"image/overlay2/imagedb/content/sha256"
+        if not self.files.exists(path):
+            return []
+        names = self.files.names(path, MAX_IMAGES)
+        return [Digest("sha256", name.decode()) for name in names if _HEX.fullmatch(name)]
+
+    def parent(self, image: Digest) -> Digest | None:
+        """The image that this one was built upon, which `docker images` does not show where it has no name."""
+        path = b"image/overlay2/imagedb/metadata/sha256/%s/parent" % image.hex.encode()
+        if not self.files.exists(path):
+            return None
+        return digest(self.files.read(path, MAX_WORD_BYTES), f"the parent of image {image.short}")
+
+    def config(self, image: Digest) -> bytes:
+        """An image's config as it lies there."""
+        return self.files.read(b"image/overlay2/imagedb/content/sha256/" + image.hex.encode(), MAX_DOCUMENT_BYTES)
+
+    def layer(self, chain: Digest) -> DockerLayer:
+        """What layerdb says of a layer."""
+        at = layer_at(chain)
+        parent = at + b"/parent"
+        return DockerLayer(
+            digest(self.files.read(at + b"/diff", MAX_WORD_BYTES), f"the diff of layer {chain.short}"),
+            digest(self.files.read(parent, MAX_WORD_BYTES), f"the parent of layer {chain.short}")
+            if self.files.exists(parent)
+            else None,
+            word(self.files.read(at + b"/cache-id", MAX_WORD_BYTES), f"the cache-id of layer {chain.short}"),
+            self._size(at + b"/size"),
+        )
+
+    def _size(self, path: bytes) -> int:
+        """A number, or 0: nothing depends on it but how work is shared out."""
+        try:
+            text = self.files.read(path, MAX_WORD_BYTES)
+        except (StoreMissing, StoreMalformed):
+            return 0
+        return int(text) if text.isdigit() and len(text) < 19 else 0
+
+    def containers(self) -> list[str]:
+        """The IDs of all containers, stopped ones too."""
+        if not self.files.exists(b"containers"):
+            return []
+        return [name.decode() for name in self.files.names(b"containers", MAX_IMAGES) if _HEX.fullmatch(name)]
+
+    def container(self, id_: str) -> DockerContainer:
+        """One container."""
+        raw = self.files.read(f"containers/{id_}/config.v2.json".encode(), MAX_DOCUMENT_BYTES)
+        read = decoded(raw, _Container, f"container {id_[:12]}")
+        mount = f"image/overlay2/layerdb/mounts/{id_}".encode()
+
+        def named(what: bytes) -> str | None:
+            try:
+                return word(self.files.read(mount + b"/" + what, MAX_WORD_BYTES), f"{what.decode()} of {id_[:12]}")
+            except StoreMissing:
+                return None
+
+        parent = None
+        if self.files.exists(mount + b"/parent"):
+            parent = digest(self.files.read(mount + b"/parent", MAX_WORD_BYTES), f"the parent of container {id_[:12]}")
+        try:
+            image = digest(read.image, f"the image of container {id_[:12]}")
+        except StoreMalformed:
+            image = None
+        state = read.state
+        return DockerContainer(
+            id_, read.name.lstrip("/"), image, read.driver, state.pid, state.dead or state.removal_in_progress,
+            named(b"mount-id"), named(b"init-id"), parent,
+        )  # fmt: skip
+
+
+def layer_at(chain: Digest) -> bytes:
+    """Where layerdb keeps a layer."""
+    return b"image/overlay2/layerdb/sha256/" + chain.hex.encode()

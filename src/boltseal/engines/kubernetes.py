@@ -1,0 +1,218 @@
+"""What a cluster says that runs: the containers of `kubectl get pods -o json`, read once into frozen values. Pure.
+
+A container's image stands twice: as its creator wrote it (`spec`), and as its node's runtime names what runs (`imageID` in
+`status`), which is another thing with each runtime and its settings:
+
+    docker-pullable://NAME@DIGEST   dockershim, cri-dockerd: the digest that was pulled, of an index or a manifest
+    docker://DIGEST                 the same, of an image that came from no registry: the ID in Docker's store
+    NAME@DIGEST                     containerd, CRI-O: an index's or a manifest's digest; not always under the name of `spec`
+    DIGEST, or 64 hex digits        containerd, CRI-O: the image ID, as of images that were loaded on the node
+
+`status` has a name too, which is whichever of the image's names the runtime finds first: it is not used.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+
+from boltseal.engines.inventory import time_us
+from boltseal.errors import BoltsealError, Unavailable, quote
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+
+T = TypeVar("T")
+
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9-]{0,31})://")
+_RUNTIMES: Final = {"docker": "Docker", "cri-o": "CRI-O"}
+
+
+class ClusterLies(Unavailable):
+    """A cluster's answer that can't be one."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeImage:
+    """What a node's runtime calls the image that runs. `pulled`: under which name it has it from a registry, None if from none."""
+
+    digest: Digest
+    pulled: Reference | None
+
+
+@dataclass(frozen=True, slots=True)
+class PodContainer:
+    """A container that runs in a pod. `image`: None while its runtime has not said. `started_us`: microseconds."""
+
+    namespace: str
+    pod: str
+    name: str
+    id: str
+    node: str
+    runtime: str
+    started_as: str
+    image: NodeImage | None
+    restarts: int
+    started_us: int | None
+    created_us: int | None
+
+
+class _Running(msgspec.Struct):
+    startedAt: str | None = None  # noqa: N815 - the key of the document
+
+
+class _State(msgspec.Struct):
+    running: _Running | None = None
+
+
+class _Status(msgspec.Struct):
+    name: str
+    imageID: str = ""  # noqa: N815
+    containerID: str | None = None  # noqa: N815
+    restartCount: int = 0  # noqa: N815
+    state: _State | None = None
+
+
+class _Statuses(msgspec.Struct):
+    containerStatuses: list[_Status] | None = None  # noqa: N815
+    initContainerStatuses: list[_Status] | None = None  # noqa: N815
+    ephemeralContainerStatuses: list[_Status] | None = None  # noqa: N815
+
+
+class _Container(msgspec.Struct):
+    name: str
+    image: str = ""
+
+
+class _Spec(msgspec.Struct):
+    containers: list[_Container]
+    initContainers: list[_Container] | None = None  # noqa: N815
+    ephemeralContainers: list[_Container] | None = None  # noqa: N815
+    nodeName: str = ""  # noqa: N815
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    namespace: str = ""
+    creationTimestamp: str | None = None  # noqa: N815
+
+
+class _Pod(msgspec.Struct):
+    metadata: _Metadata
+    spec: _Spec
+    status: _Statuses
+
+
+class _Pods(msgspec.Struct):
+    items: list[_Pod]
+
+
+class _NodeInfo(msgspec.Struct):
+    operatingSystem: str = ""  # noqa: N815
+    architecture: str = ""
+
+
+class _NodeStatus(msgspec.Struct):
+    nodeInfo: _NodeInfo = msgspec.field(default_factory=_NodeInfo)  # noqa: N815
+
+
+class _Node(msgspec.Struct):
+    metadata: _Metadata
+    status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
+
+
+class _Nodes(msgspec.Struct):
+    items: list[_Node]
+
+
+def pod_containers(raw: bytes) -> tuple[PodContainer, ...]:
+    """`kubectl get pods -o json`: the containers that run, also of init and for debugging. ClusterLies."""
+    return tuple(one for pod in _decoded(raw, _Pods, "pods").items for one in _of_pod(pod))
+
+
+def machines(raw: bytes) -> dict[str, Platform]:
+    """`kubectl get nodes -o json`: the machine that each node is. ClusterLies."""
+    found = {}
+    for node in _decoded(raw, _Nodes, "nodes").items:
+        info = node.status.nodeInfo
+        found[_name(node.metadata.name, "node")] = Platform(info.operatingSystem, info.architecture)
+    return found
+
+
+def _of_pod(pod: _Pod) -> list[PodContainer]:
+    spec, status = pod.spec, pod.status
+    written = {
+        one.name: one.image
+        for one in (*spec.containers, *(spec.initContainers or ()), *(spec.ephemeralContainers or ()))
+    }
+    statuses = (
+        *(status.containerStatuses or ()),
+        *(status.initContainerStatuses or ()),
+        *(status.ephemeralContainerStatuses or ()),
+    )
+    return [_container(pod, one, written.get(one.name, "")) for one in statuses if one.state and one.state.running]
+
+
+def _container(pod: _Pod, status: _Status, started_as: str) -> PodContainer:
+    named = _SCHEME.match(status.containerID or "")
+    runtime = "" if named is None else named[1]
+    started = None if status.state is None or status.state.running is None else status.state.running.startedAt
+    return PodContainer(
+        namespace=_name(pod.metadata.namespace or "default", "namespace"),
+        pod=_name(pod.metadata.name, "pod"),
+        name=_name(status.name, "container"),
+        id=(status.containerID or "").rpartition("//")[2],
+        node=_name(pod.spec.nodeName, "node") if pod.spec.nodeName else "",
+        runtime=_RUNTIMES.get(runtime, runtime),
+        started_as=started_as,
+        image=node_image(status.imageID),
+        restarts=status.restartCount,
+        started_us=time_us(started or ""),
+        created_us=time_us(pod.metadata.creationTimestamp or ""),
+    )
+
+
+def node_image(text: str) -> NodeImage | None:
+    """An `imageID`. None where there is none; ClusterLies where it is in no form that a runtime has."""
+    rest = _SCHEME.sub("", text, count=1)
+    if not rest:
+        return None
+    try:
+        if _HEX.fullmatch(rest):
+            return NodeImage(Digest("sha256", rest), None)
+        if "@" not in rest:
+            return NodeImage(Digest.parse(rest), None)
+        name, _, digest = rest.rpartition("@")
+        return NodeImage(Digest.parse(digest), _pulled(name, digest))
+    except DigestInvalid as error:
+        raise ClusterLies(f"the cluster says that a container's imageID is {quote(text)}; expected a digest") from error
+
+
+def _pulled(name: str, digest: str) -> Reference | None:
+    """Under which name; containerd writes `import-...` for what was loaded, and a name may be none that Docker reads."""
+    try:
+        return Reference.parse(f"{name}@{digest}")
+    except BoltsealError:
+        return None
+
+
+def _name(text: str, what: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise ClusterLies(f"the cluster says that a {what} is called {quote(text)}; expected a-z, 0-9, - and .")
+    return text
+
+
+def _decoded(raw: bytes, shape: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except RecursionError as error:
+        raise ClusterLies(f"what the cluster says of its {what} is nested too deeply") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ClusterLies(
+            f"what the cluster says of its {what} can't be read: {quote(str(error), 200)[1:-1]}"
+        ) from error

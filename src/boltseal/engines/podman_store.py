@@ -1,0 +1,163 @@
+"""containers/storage, the store of Podman, Buildah, CRI-O and Skopeo, below its root:
+
+overlay-images/images.json          id (the config's digest), digest (the manifest's), names, layer (the top one)
+overlay-images/ID/manifest          the manifest as it was pulled
+overlay-images/ID/=BASE64           further documents; the name is the key, in base64 where it is no plain word
+overlay-layers/layers.json          id, parent, diff-digest (the diff ID), uidmap, gidmap; also volatile-layers.json
+overlay-layers/ID.tar-split.gz      the layer's tar without its files
+overlay/.has-mount-program          "true" where fuse-overlayfs mounts, whose marks in layers are its own
+overlay/ID/diff                     the layer's files; its stack is in link and lower (`host.scrub.overlay_stack`)
+overlay/ID/diff1                    below it, what the layer held before its owners were mapped anew; diff2 and so on too
+overlay-containers/containers.json  what was made of which image; also volatile-containers.json
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from boltseal.engines.json_documents import (
+    MAX_DOCUMENT_BYTES,
+    MAX_IMAGES,
+    MAX_LIST_BYTES,
+    MAX_WORD_BYTES,
+    decoded,
+    word,
+)
+from boltseal.engines.safe_open import Beneath, StoreMalformed
+from boltseal.oci.digest import Digest
+
+Row = TypeVar("Row", "StoredImage", "StoredLayer", "StoredContainer")
+
+MAX_DOCUMENTS: Final = 1000
+MAX_LISTED_LAYERS: Final = 100_000
+_PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+
+
+class StoredImage(msgspec.Struct, frozen=True, rename="kebab"):
+    """A line of images.json."""
+
+    id: str
+    layer: str = ""
+    names: list[str] | None = None
+    digest: str = ""
+    mapped_layers: list[str] | None = None
+    """Copies of the top layer with other owners, and with all that is below it."""
+
+
+class IdRange(msgspec.Struct, frozen=True):
+    """Ids inside a container, and what they are outside."""
+
+    container_id: int
+    host_id: int
+    size: int
+
+
+class StoredLayer(msgspec.Struct, frozen=True, rename="kebab"):
+    """A line of layers.json."""
+
+    id: str
+    parent: str = ""
+    diff_digest: str = ""
+    diff_size: int = 0
+    toc_digest: str = ""
+    uidmap: list[IdRange] | None = None
+    gidmap: list[IdRange] | None = None
+
+
+class StoredContainer(msgspec.Struct, frozen=True, rename="kebab"):
+    """A line of containers.json."""
+
+    id: str
+    names: list[str] | None = None
+    image: str = ""
+    layer: str = ""
+
+
+class PodmanStore:
+    """One root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed.
+
+    `damaged`: lines of the lists that are not what an engine writes, and why; the others go on.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.damaged: list[str] = []
+        self.files = Beneath(root)
+
+    def other_drivers(self) -> list[str]:
+        """Storage drivers other than overlay that keep images here."""
+        found = [os.fsdecode(name) for name in self.files.names(b"", 10_000) if name.endswith(b"-images")]
+        return [name.removesuffix("-images") for name in found if name != "overlay-images"]
+
+    def has_mount_program(self) -> bool:
+        """Whether something else than the kernel mounts the layers, and has left other marks in them."""
+        path = b"overlay/.has-mount-program"
+        return self.files.exists(path) and self.files.read(path, MAX_WORD_BYTES).strip() != b"false"
+
+    def images(self) -> list[StoredImage]:
+        """All images."""
+        return self._list(b"overlay-images/images.json", StoredImage)
+
+    def layers(self) -> dict[str, StoredLayer]:
+        """All layers by id, those of containers included."""
+        names = (b"overlay-layers/layers.json", b"overlay-layers/volatile-layers.json")
+        return {layer.id: layer for name in names for layer in self._list(name, StoredLayer, MAX_LISTED_LAYERS)}
+
+    def containers(self) -> list[StoredContainer]:
+        """All containers."""
+        names = (b"overlay-containers/containers.json", b"overlay-containers/volatile-containers.json")
+        return [each for name in names for each in self._list(name, StoredContainer)]
+
+    def documents(self, image: StoredImage) -> Iterator[tuple[str, bytes]]:
+        """The documents kept with an image, under their keys; those too large for one are passed over."""
+        at = b"overlay-images/" + image.id.encode()
+        for name in self.files.names(at, MAX_DOCUMENTS):
+            key = _key(name)
+            if key is not None and (key == "manifest" or key.startswith(("manifest-", "sha256:"))):
+                yield key, self.files.read(at + b"/" + name, MAX_DOCUMENT_BYTES)
+
+    def config(self, image: StoredImage, digest: Digest) -> bytes:
+        """The config with this digest."""
+        return self.files.read(b"overlay-images/" + image.id.encode() + b"/" + _name(str(digest)), MAX_DOCUMENT_BYTES)
+
+    def _list(self, path: bytes, shape: type[Row], most: int = MAX_IMAGES) -> list[Row]:
+        if not self.files.exists(path):
+            return []
+        name = path.decode()
+        lines = decoded(self.files.read(path, MAX_LIST_BYTES), list[msgspec.Raw], name)
+        if len(lines) > most:
+            raise StoreMalformed(f"{name} has {len(lines)} entries; at most {most} are read")
+        found: list[Row] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                row = decoded(bytes(line), shape, f"{name}, entry {number}")
+                word(row.id.encode(), f"{name}, entry {number}, its id")
+                found.append(row)
+            except StoreMalformed as error:
+                self.damaged.append(error.message)
+        return found
+
+
+def split_at(layer: str) -> bytes:
+    """Where a layer's tar-split lies."""
+    return f"overlay-layers/{layer}.tar-split.gz".encode()
+
+
+def _name(key: str) -> bytes:
+    raw = key.encode()
+    return raw if all(c in _PLAIN for c in raw) else b"=" + b64encode(raw)
+
+
+def _key(name: bytes) -> str | None:
+    if not name.startswith(b"="):
+        return name.decode("ascii", "replace")
+    try:
+        return b64decode(name[1:], validate=True).decode()
+    except ValueError:
+        return None

@@ -1,0 +1,220 @@
+"""containerd's store, checked from what a name means down: target -> manifest -> config -> diff IDs -> snapshots.
+
+Layers lie there twice, as blobs and unpacked. Both are compared with the digests: the blob with the manifest's, what it
+uncompresses to with the config's, and each file of the snapshot with the tar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from boltseal.engines.containerd_store import (
+    SNAPSHOTS,
+    ContainerdStore,
+    Metadata,
+    NamedContainer,
+    NamedImage,
+    Snapshot,
+    blob_at,
+)
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.layer_check import LayerFiles
+from boltseal.host.scrub.manifests import held_images
+from boltseal.host.scrub.ownership import IdMap, ownership_in
+from boltseal.host.scrub.plans import (
+    MAX_LAYERS,
+    Allowance,
+    ContainerPlan,
+    ImagePlan,
+    Init,
+    MappedCopy,
+    StorePlan,
+    chain_ids,
+)
+from boltseal.oci.digest import Digest
+
+NAME: Final = "containerd"
+DOCKER: Final = "moby"
+"""Docker's namespace."""
+OVERLAYFS: Final = "overlayfs"
+MAX_DAMAGED: Final = 100
+_MAPPED: Final = re.compile(r"-([0-9]{1,10})-([0-9]{1,10})")
+_ALL_IDS: Final = 1 << 32
+
+
+def plan(root: Path) -> StorePlan:
+    """What this root holds. Never raises for what lies there."""
+    unknown: list[str] = []
+    images: list[ImagePlan] = []
+    containers: list[ContainerPlan] = []
+    try:
+        store = ContainerdStore(root)
+        metadata = store.metadata()
+        unknown += metadata.damaged[:MAX_DAMAGED]
+        held = _Held(store, metadata, store.snapshots())
+        images = held.images()
+        containers = held.containers(images)
+        store.files.close()
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        unknown.append(error.message)
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
+
+
+class _Held:
+    """A store with its metadata read."""
+
+    def __init__(self, store: ContainerdStore, metadata: Metadata, snapshots: Mapping[str, Snapshot]) -> None:
+        self.root = store.root
+        self.allowance = Allowance()
+        self._store = store
+        self._metadata = metadata
+        self._snapshots = snapshots
+        self._ownership = ownership_in(store.root)
+        self._above: dict[tuple[str, str], list[str]] = {}
+        """The keys of the snapshots that lie on one, by metadata."""
+        for (namespace, key), (_, parent) in metadata.snapshots.items():
+            self._above.setdefault((namespace, parent), []).append(key)
+
+    def has(self, blob: Digest) -> bool:
+        return self._store.has(blob)
+
+    def document(self, blob: Digest) -> bytes:
+        return self._store.document(blob)
+
+    def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
+        return LayerFiles(
+            self.root, diff_id, folder, None, blob_at(blob), blob, artifact=artifact, ownership=self._ownership
+        )
+
+    def images(self) -> list[ImagePlan]:
+        """All images; names of one namespace that mean the same are one."""
+        named: dict[tuple[str, Digest], list[NamedImage]] = {}
+        for image in self._metadata.images:
+            named.setdefault((image.namespace, image.target), []).append(image)
+        found: list[ImagePlan] = []
+        for (namespace, target), same in named.items():
+            names = tuple(sorted({each.name for each in same}))
+            folders = partial(self._folders, namespace)
+            plans = held_images(self, NAME, target, same[0].media_type, names, folders)
+            found += [replace(each, copies=self._copies(namespace, each)) for each in plans]
+        return found
+
+    def _copies(self, namespace: str, image: ImagePlan) -> tuple[MappedCopy, ...]:
+        """The snapshots with other owners that containerd has made of an image: they are called TOP-UID-GID."""
+        layers = [layer for layer in image.layers if layer.folder is not None]
+        if not layers or image.unknown or image.differences:
+            return ()
+        below = tuple(layer.folder for layer in reversed(layers) if layer.folder is not None)
+        top = str(chain_ids([layer.diff_id for layer in layers])[-1])
+        name, _ = self._metadata.snapshots.get((namespace, top), ("", ""))
+        copies = []
+        for key in self._above.get((namespace, top), ()):
+            ids = _MAPPED.fullmatch(key.removeprefix(top))
+            snapshot = self._snapshots.get(self._metadata.snapshots[namespace, key][0])
+            if ids is not None and snapshot is not None and snapshot.parent == name:
+                users, groups = (IdMap(((0, int(first), _ALL_IDS),)) for first in ids.groups())
+                copies.append(MappedCopy(folder_of(snapshot), below, users, groups, loses_rights=True))
+        return tuple(copies)
+
+    def _folders(
+        self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[Init], unknown: list[str]
+    ) -> list[bytes | None]:
+        """The folder of each layer, as metadata and snapshotter both say. They must agree on what lies on what."""
+        others = {self._metadata.elsewhere.get((namespace, str(each)), "") for each in chain} - {""}
+        unknown += [
+            f"it was unpacked by the snapshotter {each}, which is not understood; overlayfs is"
+            for each in sorted(others)
+        ]
+        if not any((namespace, str(each)) in self._metadata.snapshots for each in chain):
+            return [None] * len(chain)  # not unpacked
+        folders: list[bytes | None] = []
+        below = below_key = ""
+        for each in chain:
+            key = str(each)
+            name, parent = self._metadata.snapshots.get((namespace, key), ("", ""))
+            snapshot = self._snapshots.get(name)
+            if snapshot is None:
+                found.append(difference(Kind.STACK, b"", f"snapshot {key}", "none of this name"))
+                folders.append(None)
+            else:
+                init = self._init(namespace, parent, snapshot.parent, below)
+                if init is not None:
+                    inits.append((init, len(folders)))
+                elif (parent, snapshot.parent) != (below_key, below):
+                    got = f"on {snapshot.parent or parent or 'nothing'}"
+                    found.append(difference(Kind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
+                folder = folder_of(snapshot)
+                if folder in folders:
+                    found.append(difference(Kind.STACK, folder, "a folder of its own", "the folder of another layer"))
+                folders.append(folder)
+            below, below_key = name, key
+        return folders
+
+    def _init(self, namespace: str, key: str, name: str, below: str) -> bytes | None:
+        """A layer that was committed from one of Docker's containers lies on that container's -init layer."""
+        between = self._snapshots.get(name)
+        if namespace != DOCKER or between is None or between.parent != below or name == below:
+            return None
+        return folder_of(between) if self._metadata.snapshots.get((namespace, key), ("", ""))[0] == name else None
+
+    def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
+        """The containers that lie on snapshots. Docker's own store keeps containers here too, and no snapshots."""
+        mine = [each for each in self._metadata.containers if each.snapshotter in ("", OVERLAYFS)]
+        others = [each for each in self._metadata.containers if each.snapshotter not in ("", OVERLAYFS)]
+        known = {each.id for each in mine}
+        mine += [  # of those that do not run Docker tells containerd nothing but the snapshot
+            NamedContainer(namespace, key, "", "overlayfs", key)
+            for namespace, key in self._metadata.snapshots
+            if namespace == DOCKER and (namespace, f"{key}-init") in self._metadata.snapshots and key not in known
+        ]
+        plans = [plan for each in mine if (plan := self._container(each, images)).upper is not None]
+        return plans + [self._elsewhere(each, images) for each in others]
+
+    def _elsewhere(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
+        image = next((each.id for each in images if container.image in each.names), None)
+        why = f"it lies on the snapshotter {container.snapshotter}, which is not understood; overlayfs is"
+        return ContainerPlan(NAME, self.root, container.id, container.id[:12], image, None, unknown=(why,))
+
+    def _container(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
+        """A container's snapshot and what lies below it: the layers of its image, of Docker's an -init layer upon them."""
+        found: list[Difference] = []
+        unknown: list[str] = []
+        key = container.snapshot or container.id  # Docker does not say it; it calls the snapshot after the container
+        name, _ = self._metadata.snapshots.get((container.namespace, key), ("", ""))
+        stack: list[bytes] = []
+        at = self._snapshots.get(name)
+        while at is not None and len(stack) <= MAX_LAYERS:
+            stack.append(folder_of(at))
+            at = self._snapshots.get(at.parent)
+        on = self._snapshots[name].parent if stack else ""
+        init = stack[1] if len(stack) > 1 and container.namespace == DOCKER and on.endswith("-init") else None
+        below = [*reversed(stack[2 if init else 1 :])]
+        of_image = {each.id: [layer.folder for layer in each.layers if layer.folder is not None] for each in images}
+        between = {init for each in images for init, _ in each.inits}
+        below = [folder for folder in below if folder not in between]
+        if below and any(
+            copy.folder == below[-1] and copy.layers == tuple(below[-2::-1]) for each in images for copy in each.copies
+        ):
+            below.pop()
+        image = next((each.id for each in images if container.image and container.image in each.names), None)
+        if image is None:  # Docker does not say it here either
+            image = next((id_ for id_, folders in of_image.items() if folders == below), None)
+        if image is None:
+            unknown.append("no image of this store has the layers that it lies on; its image may have been removed")
+        elif of_image[image] != below:
+            found.append(difference(Kind.STACK, b"", "on the layers of its image", f"on {len(below)} others"))
+        return ContainerPlan(
+            NAME, self.root, container.id, container.id[:12], image,
+            stack[0] if stack else None, tuple(stack[1:]), init, tuple(found), tuple(unknown),
+        )  # fmt: skip
+
+
+def folder_of(snapshot: Snapshot) -> bytes:
+    """Where a snapshot's files lie."""
+    return SNAPSHOTS + b"/snapshots/%d/fs" % snapshot.id

@@ -1,0 +1,54 @@
+"""What an image must be, from what was written down elsewhere: a ledger's receipt, a project's lock."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from boltseal.errors import Invalid
+from boltseal.host.scrub.trust import Expectation, Level
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.note import VerifierKey
+from boltseal.ledger.proof import open_receipt
+from boltseal.lockfile.document import Lock
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+
+_SAYS_WHAT_IT_MEANS: Final = frozenset(
+    {Kind.TAG_CREATED, Kind.TAG_MOVED, Kind.TAG_SEALED, Kind.TAG_UNSEALED, Kind.TAG_RESTORED}
+)
+
+
+class NothingExpected(Invalid):
+    """A receipt that does not say what a tag means."""
+
+
+def expectation_of_receipt(raw: bytes, key: VerifierKey) -> Expectation:
+    """What a receipt proves. Invalid when it does not hold, or is not about what a tag means."""
+    verified = open_receipt(raw, key)
+    entry = verified.entry
+    if entry.kind not in _SAYS_WHAT_IT_MEANS or not entry.digest:
+        raise NothingExpected(f"the receipt is of an entry {entry.kind}, which does not say what a tag means")
+    by = (
+        f"entry {verified.index} of the ledger {entry.registry}, "
+        f"under its checkpoint of {verified.signed.checkpoint.size} entries"
+    )
+    return Expectation(
+        Digest.parse(entry.digest), Level.L2, by, of_manifest=True, repository=Repository(entry.repository), tag=Tag(entry.tag)
+    )  # fmt: skip
+
+
+def expectations_of_lock(lock: Lock) -> list[Expectation]:
+    """What a project's lock says its tags mean: index, manifests and image IDs."""
+    found = []
+    for image in lock.images:
+        if image.digest is None or image.reference.tag is None:
+            continue
+        found.append(
+            Expectation(
+                image.digest, Level.L1, f"the lock of {image.reference}", of_manifest=True,
+                repository=image.reference.repository, tag=image.reference.tag, registry=image.reference.registry,
+                also=tuple(each.manifest for each in image.platforms),
+                ids=image.image_ids,
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,153 @@
+"""Where the engines of this host keep their images, or what kind of store a given folder is."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from boltseal.engines.locations import IN_A_HOME, inside, places
+from boltseal.errors import Invalid, quote
+from boltseal.host.scrub import archives, containerd_store, docker_store, podman_store
+from boltseal.host.scrub.plans import StorePlan
+
+Plan = Callable[[Path], StorePlan]
+
+MAX_HOMES: Final = 1000
+PODMANS: Final = tuple(f"{driver}-images" for driver in ("overlay", "vfs", "btrfs", "zfs", "aufs"))
+_REMAPPED: Final = re.compile(r"[1-9][0-9]*\.[1-9][0-9]*")
+
+
+class NoStore(Invalid):
+    """A folder or file that is no store of images."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStore:
+    """A store, and how it is read."""
+
+    root: Path
+    plan: Plan
+
+
+def usual_stores(homes: Iterable[Path] = (), disk: Path = Path("/")) -> list[FoundStore]:
+    """The stores of this host that are there. `homes`: of the users whose own stores are looked for too."""
+    named, unknown = places(disk)
+    there = {os.path.realpath(path): path for path in reversed([disk / each for each in named]) if _is_dir(path)}
+    here = [store for path in reversed(there.values()) for store in _kinds(path)]
+    return here + _in_homes(homes, lambda path: path if _is_dir(path) else None) + _not_known(disk, unknown)
+
+
+def _in_homes(homes: Iterable[Path], where: Callable[[Path], Path | None]) -> list[FoundStore]:
+    """`where`: where a path really leads to, None if nothing is there."""
+    looked = list(islice(homes, MAX_HOMES + 1))
+    candidates = [where(home / store) for home in looked[:MAX_HOMES] for store in IN_A_HOME]
+    found = [store for path in candidates if path is not None for store in _kinds(path)]
+    return found + [FoundStore(home, _left_out) for home in looked[MAX_HOMES:]]
+
+
+def _not_known(disk: Path, unknown: list[str]) -> list[FoundStore]:
+    return [FoundStore(disk, partial(_unknown, (why,))) for why in unknown]
+
+
+def store_at(root: Path) -> list[FoundStore]:
+    """The stores at a path: an engine's root, a whole host's disk, a layout's folder, an archive. NoStore."""
+    if not _is_dir(root):
+        if _closed(root):
+            return [FoundStore(root, _unreadable)]
+        if os.path.lexists(root):
+            return [FoundStore(root, archives.plan)]
+        raise NoStore(f"{quote(str(root), 200)[1:-1]} is not there; expected a store, a mounted disk or an archive")
+    found = _kinds(root) or _on_disk(root)
+    if not found:
+        raise NoStore(
+            f"{quote(str(root), 200)[1:-1]} is no store of images; expected the root of Docker (image/, overlay2/), containerd "
+            "(io.containerd.*), Podman (overlay-images/), an OCI layout, an archive, or a disk with one of them in var/lib"
+        )
+    return found
+
+
+def _on_disk(root: Path) -> list[FoundStore]:
+    """The stores of a mounted disk, each where its own host would find it. A home that we may not look into may hold one."""
+    named, unknown = places(root)
+    home = inside(root, "home")
+    unlisted = {home} if home is not None and _closed(home) else set()
+    users = sorted(islice(home.iterdir(), MAX_HOMES)) if home is not None and _is_dir(home) and not unlisted else []
+    homes = [
+        at for each in ("root", *(f"home/{user.name}" for user in users)) if (at := inside(root, each)) is not None
+    ]
+    closed = unlisted | {each for each in homes if _closed(each, os.X_OK)}
+    there = dict.fromkeys(at for each in named if (at := inside(root, each)) is not None)
+    return [
+        *(store for path in there for store in _kinds(path)),
+        *(FoundStore(each, _unreadable) for each in sorted(closed)),
+        *_in_homes(
+            (each for each in homes if each not in closed), lambda path: inside(root, str(path.relative_to(root)))
+        ),
+        *_not_known(root, unknown),
+    ]
+
+
+def _kinds(root: Path) -> list[FoundStore]:
+    if _closed(root):
+        return [FoundStore(root, _unreadable)]
+    if not _is_dir(root):
+        return []
+    found = []
+    if _is_dir(root / "image"):
+        found.append(FoundStore(root, docker_store.plan))
+    if any(_is_dir(root / images) for images in PODMANS):
+        found.append(FoundStore(root, podman_store.plan))
+    found += [
+        FoundStore(inner, containerd_store.plan)
+        for inner in (root, root / "containerd" / "daemon")
+        if _is_dir(inner / "io.containerd.metadata.v1.bolt") and inside(root, str(inner.relative_to(root))) == inner
+    ]
+    if os.path.lexists(root / "oci-layout") or os.path.lexists(root / "index.json"):
+        found.append(FoundStore(root, archives.plan))
+    with os.scandir(root) as entries:  # with userns-remap there may be nothing else in Docker's root
+        remapped = sorted(each.name for each in entries if _REMAPPED.fullmatch(each.name))
+    return found + [
+        FoundStore(root / name, docker_store.plan)
+        for name in remapped
+        if not (root / name).is_symlink() and _is_dir(root / name / "image")
+    ]
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _closed(path: Path, rights: int = os.R_OK | os.X_OK) -> bool:
+    """Whether it is a folder that we lack these rights to, or we may not even see whether it is there."""
+    try:
+        found = path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and not os.access(path, rights)
+
+
+def _left_out(root: Path) -> StorePlan:
+    why = f"there are more than {MAX_HOMES} homes; what the others keep is checked where --root names it"
+    return StorePlan("store", root, unknown=(why,))
+
+
+def _unreadable(root: Path) -> StorePlan:
+    """A store that is there, and that we may not look into: which kind it is can't even be said."""
+    why = f"no right to read {quote(str(root), 200)[1:-1]}; run it as root (CAP_DAC_READ_SEARCH)"
+    return _unknown((why,), root)
+
+
+def _unknown(why: tuple[str, ...], root: Path) -> StorePlan:
+    return StorePlan("store", root, unknown=why)

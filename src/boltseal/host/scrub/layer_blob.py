@@ -1,0 +1,214 @@
+"""A layer that lies there as a blob: hashed as it lies, uncompressed, hashed again, and taken apart, in one reading.
+
+`digest` is the hash of the blob, `diff_id` that of the tar in it; both stand only after the last entry. gzip (any number
+of members), zstd and plain tars are told apart by their first bytes, as engines do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from boltseal.host.scrub.tar_header import BLOCK, Header, TarMalformed, group_size, parse_group
+from boltseal.oci.digest import Digest, hasher
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+PIECE_BYTES: Final = 256 * 1024
+OUT_BYTES: Final = 1024 * 1024
+MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
+MAX_DIGITS: Final = 20
+MAX_PIECES: Final = 2_000_000
+MAX_WINDOW_LOG: Final = 27
+"""A zstd frame may ask for a window of 2^41 bytes; engines and we read up to 128 MiB."""
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+
+
+class Readable(Protocol):
+    """What is read from."""
+
+    def read(self, limit: int, /) -> bytes: ...
+
+
+class BlobTar:
+    """One blob, read once from its beginning. `spend` is told of every byte read."""
+
+    def __init__(self, file: Readable, algorithm: str, spend: Callable[[int], None]) -> None:
+        self._file = file
+        self._spend = spend
+        self._blob = hasher(algorithm)
+        self._algorithm = algorithm
+        self._tar = hashlib.sha256()
+        self._rest = b""
+        self._left = 0
+        self._pieces = self._inflated()
+
+    @property
+    def digest(self) -> Digest:
+        """Of what was read of the blob so far."""
+        return Digest(self._algorithm, self._blob.hexdigest())
+
+    @property
+    def diff_id(self) -> str:
+        """SHA-256 of the tar so far, in hex."""
+        return self._tar.hexdigest()
+
+    def entries(self) -> Iterator[Header]:
+        """The entries; `content` gives what the last one stores, and what of it is not taken is passed over."""
+        while True:
+            group = self._take(BLOCK)
+            if len(group) < BLOCK or not any(group):
+                break
+            while (more := group_size(group[-BLOCK:])) is not None:
+                is_global = group[-BLOCK:][156:157] == b"g"
+                group += self._take(more)
+                if is_global:
+                    break
+                group += self._take(BLOCK)
+                if len(group) > MAX_GROUP_BYTES:
+                    raise TarMalformed("an entry's headers are longer than engines read")
+            header = parse_group(group)
+            self._left = header.stored
+            yield header
+            for _ in self.content():
+                pass
+            self._take(-header.stored % BLOCK)
+        self.drain()
+
+    def content(self) -> Iterator[bytes]:
+        """What the tar stores of the entry at hand. TarMalformed where it is cut off."""
+        while self._left > 0:
+            piece = self._some(min(self._left, PIECE_BYTES))
+            if not piece:
+                raise TarMalformed("the layer's tar ends in the middle of a file")
+            self._left -= len(piece)
+            yield piece
+
+    def exactly(self, size: int) -> Iterator[bytes]:
+        """The next `size` bytes of what is stored. TarMalformed where it is cut off."""
+        while size > 0:
+            piece = self._some(min(size, self._left, PIECE_BYTES)) if self._left > 0 else b""
+            if not piece:
+                raise TarMalformed("the layer's tar ends in the middle of a file")
+            self._left -= len(piece)
+            size -= len(piece)
+            yield piece
+
+    def sparse_map(self) -> tuple[tuple[int, int], ...]:
+        """GNU's map 1.0, which stands before the content: decimal lines, filled up to a block."""
+        text, wanted = b"", 1
+        numbers: list[int] = []
+        while len(numbers) < wanted:
+            text += b"".join(self.exactly(BLOCK))
+            *lines, text = text.split(b"\n")
+            for line in lines:
+                if not line.isdigit() or len(line) > MAX_DIGITS:
+                    raise TarMalformed("the map of a sparse file is damaged")
+                numbers.append(int(line))
+            wanted = 1 + 2 * numbers[0] if numbers else 1
+            if len(numbers) < wanted and len(text) > MAX_DIGITS:
+                raise TarMalformed("the map of a sparse file is damaged")
+            if wanted > MAX_PIECES:
+                raise TarMalformed("a sparse file of millions of pieces")
+        return tuple(zip(numbers[1:wanted:2], numbers[2:wanted:2], strict=True))
+
+    def skip(self, piece: bytes) -> None:
+        """Bytes that somebody else read of the blob, so that its digest is of everything."""
+        self._blob.update(piece)
+
+    def drain(self) -> None:
+        """Read to the end, so that both hashes are of everything."""
+        self._rest = b""
+        for _ in self._pieces:
+            pass
+
+    def _take(self, size: int) -> bytes:
+        taken = []
+        while size > 0 and (piece := self._some(size)):
+            taken.append(piece)
+            size -= len(piece)
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+    def _some(self, limit: int) -> bytes:
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+        piece, self._rest = self._rest[:limit], self._rest[limit:]
+        return piece
+
+    def _raw(self) -> Iterator[bytes]:
+        while piece := self._file.read(PIECE_BYTES):
+            self._spend(len(piece))
+            self._blob.update(piece)
+            yield piece
+
+    def _inflated(self) -> Iterator[bytes]:
+        raw = self._raw()
+        first = next(raw, b"")
+        if first.startswith(_GZIP):
+            pieces = _gunzipped(_chain(first, raw))
+        elif first.startswith(_ZSTD):
+            pieces = _unzstd(_chain(first, raw))
+        else:
+            pieces = _chain(first, raw)
+        for piece in pieces:
+            self._tar.update(piece)
+            yield piece
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest
+
+
+def _gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The members of a gzip file, one after the other. TarMalformed."""
+    member = None
+    for raw in pieces:
+        while raw and (member is not None or any(raw)):  # zeros after the last member are padding
+            member = member or zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                out = member.decompress(raw, OUT_BYTES)
+            except zlib.error as error:
+                raise TarMalformed(f"the layer's gzip is damaged: {error}") from error
+            if out:
+                yield out
+            raw = member.unused_data if member.eof else member.unconsumed_tail
+            member = None if member.eof else member
+    if member is not None:
+        yield member.flush()
+        if not member.eof:
+            raise TarMalformed("the layer's gzip is cut off")
+
+
+def _unzstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The frames of a zstd file, one after the other, those to be skipped too. TarMalformed."""
+    frame = None
+    for raw in pieces:
+        while raw or frame is not None:
+            frame = frame or _frame()
+            try:
+                out = frame.decompress(raw, OUT_BYTES)
+            except zstd.ZstdError as error:
+                raise TarMalformed(f"the layer's zstd is damaged: {error}") from error
+            if out:
+                yield out
+            if frame.eof:
+                raw, frame = frame.unused_data, None
+            elif frame.needs_input:
+                break
+            else:
+                raw = b""
+    if frame is not None:
+        raise TarMalformed("the layer's zstd is cut off")
+
+
+def _frame() -> zstd.ZstdDecompressor:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})

@@ -1,0 +1,172 @@
+"""From what a name means to layers, where a store keeps manifests: an index or a manifest, configs, layers.
+
+`held_images` reads the small documents itself and compares each with its digest; it gives a plan for each platform that
+is there. What an index names and the store does not have was not pulled, and is nobody's fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.json_documents import read_manifest
+from boltseal.host.scrub.layer_check import LayerFiles
+from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ImagePlan, Init, chain_ids, diff_ids
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest, ManifestInvalid
+from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
+
+_CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+_IN_TOTO: Final = "application/vnd.in-toto+json"
+
+
+class Holder(Protocol):
+    """What keeps blobs under their digests. StoreMissing, StoreUnreadable, StoreMalformed."""
+
+    root: Path
+    allowance: Allowance
+
+    def has(self, blob: Digest) -> bool:
+        """Whether a blob is there."""
+
+    def document(self, blob: Digest) -> bytes:
+        """A small one, as it lies there: not checked."""
+
+    def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
+        """A layer whose blob this is."""
+
+
+Folders = Callable[[list[Digest], list[Difference], list[Init], list[str]], Sequence[bytes | None]]
+"""The folders into which layers with these chain IDs were unpacked, None for those that were not.
+
+Adds to what it is given: differences, `inits`, and what could not be checked.
+"""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is gathered on the way through one image."""
+
+    differences: list[Difference] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    documents: dict[Digest, bytes] = field(default_factory=dict)
+    manifests: list[Manifest] = field(default_factory=list)
+
+
+def held_images(
+    holder: Holder, store: str, target: Digest, media_type: str | None, names: tuple[str, ...], folders: Folders
+) -> list[ImagePlan]:
+    """A plan for each platform of an image that is here, at least one."""
+    found = _Found()
+    try:
+        _walk(holder, target, media_type, found)
+    except (StoreMissing, StoreMalformed, ManifestInvalid) as error:
+        found.differences.append(difference(Kind.MANIFEST, b"", f"the manifest {target}", error.message))
+    except StoreUnreadable as error:
+        found.unknown.append(error.message)
+    images = [manifest for manifest in found.manifests if _is_image(manifest)]
+    artifacts = [
+        replace(holder.files(each.digest, each.digest, None, artifact=True), said_size=each.size)
+        for manifest in found.manifests
+        if not _is_image(manifest)
+        for each in (*manifest.layers, *([manifest.config] if manifest.config is not None else []))
+        if holder.has(each.digest)
+    ]
+    if images:
+        return [_plan(holder, store, target, names, each, found, artifacts, folders) for each in images]
+    if not (found.differences or artifacts or found.unknown):
+        found.unknown.append("none of its platforms is in this store")
+    return [
+        ImagePlan(
+            store, holder.root, target, target, names, tuple(artifacts),
+            tuple(found.differences), tuple(found.unknown), found.documents,
+        )
+    ]  # fmt: skip
+
+
+def _is_image(manifest: Manifest) -> bool:
+    """Something to run; not an attestation, a signature, or any other artifact."""
+    attests = bool(manifest.layers) and all(each.media_type == _IN_TOTO for each in manifest.layers)
+    return manifest.config is not None and manifest.config.media_type in _CONFIGS and not attests
+
+
+def _walk(holder: Holder, target: Digest, media_type: str | None, found: _Found) -> None:
+    """The manifests that are here, through any number of indexes."""
+    todo: list[tuple[Digest, str | None]] = [(target, media_type)]
+    while todo:
+        digest, type_ = todo.pop(0)
+        if digest in found.documents or (digest != target and not holder.has(digest)):
+            continue
+        raw = holder.allowance.keep(holder.document(digest))
+        actual = Digest.of(raw, digest.algorithm)
+        if actual != digest:
+            found.differences.append(difference(Kind.MANIFEST, b"", f"a manifest whose digest is {digest}", actual))
+        found.documents[digest] = raw
+        if len(found.documents) > MAX_LAYERS:
+            raise StoreMalformed(f"an index of more than {MAX_LAYERS} manifests")
+        manifest = read_manifest(raw, type_)
+        if manifest.is_index:
+            todo += [(each.digest, each.media_type) for each in manifest.manifests]
+        elif manifest.config is None or holder.has(manifest.config.digest) or digest == target:
+            found.manifests.append(manifest)
+
+
+def _plan(
+    holder: Holder,
+    store: str,
+    target: Digest,
+    names: tuple[str, ...],
+    manifest: Manifest,
+    found: _Found,
+    artifacts: list[LayerFiles],
+    folders: Folders,
+) -> ImagePlan:
+    assert manifest.config is not None  # noqa: S101 - `_is_image` says so
+    differences, unknown = list(found.differences), list(found.unknown)
+    layers: list[LayerFiles] = []
+    inits: list[Init] = []
+    config = manifest.config.digest
+    try:
+        raw = holder.document(config)
+        actual = Digest.of(raw, config.algorithm)
+        if actual != config:
+            differences.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", actual))
+        diffs = diff_ids(raw, f"the config {config.short}", holder.allowance)
+        if len(diffs) == len(manifest.layers):
+            layers = _layers(
+                holder, manifest.layers, diffs, folders(chain_ids(diffs), differences, inits, unknown), unknown
+            )
+        else:
+            wanted = f"{len(manifest.layers)} layers, as the manifest says"
+            differences.append(difference(Kind.CONFIG, b"", wanted, f"{len(diffs)} diff IDs"))
+    except (StoreMissing, StoreMalformed) as error:
+        differences.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
+    except StoreUnreadable as error:
+        unknown.append(error.message)
+    return ImagePlan(
+        store, holder.root, target, config, names, (*layers, *artifacts),
+        tuple(differences), tuple(unknown), found.documents, tuple(inits),
+    )  # fmt: skip
+
+
+def _layers(
+    holder: Holder,
+    described: Sequence[Descriptor],
+    diffs: Sequence[Digest],
+    folders: Sequence[bytes | None],
+    unknown: list[str],
+) -> list[LayerFiles]:
+    layers = []
+    for each, diff, folder in zip(described, diffs, folders, strict=True):
+        if holder.has(each.digest):
+            layer = holder.files(each.digest, diff, folder, artifact=False)
+            layers.append(holder.allowance.once(replace(layer, said_size=each.size)))
+        elif not each.foreign:
+            why = "its files can't be compared without it" if folder else "it was not pulled"
+            unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")
+    return layers

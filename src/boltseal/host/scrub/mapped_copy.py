@@ -1,0 +1,126 @@
+"""Copies of an image for containers with ids of their own (`--uidmap`), where the ids of a mount are not mapped.
+
+Podman and containerd mount the image's layers, give every file to the mapped owner, which copies it up, and keep what came
+of it as the top layer of such containers. Nothing has the digest of that; but it must be what the layers show together, owners
+aside, and those are proven. A new owner takes setuid, setgid and capabilities from a file: Podman puts them back, containerd
+does not.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from boltseal.engines.safe_open import Beneath
+from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes, in_words, same_right
+from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
+from boltseal.host.scrub.inodes import described
+from boltseal.host.scrub.layer_check import Manner, Spend
+from boltseal.host.scrub.merged_layers import Merged, Seen, same_content
+from boltseal.host.scrub.plans import MappedCopy
+
+METACOPY: Final = "trusted.overlay.metacopy"
+"""On a file whose content is still that of the layer below."""
+
+
+def copy_differences(root: Path, copy: MappedCopy, manner: Manner, spend: Spend) -> list[Difference]:
+    """What in a copy is not as in the layers. StoreMissing, StoreUnreadable, StoreMalformed."""
+    with ExitStack() as opened:
+        store = opened.enter_context(Beneath(root))
+        tree = opened.enter_context(store.below(copy.folder))
+        merged = Merged([opened.enter_context(store.below(folder)) for folder in copy.layers])
+        return _Comparison(copy, tree, merged, manner, spend).differences()
+
+
+class _Comparison:
+    """One copy."""
+
+    def __init__(self, copy: MappedCopy, tree: Beneath, merged: Merged, manner: Manner, spend: Spend) -> None:
+        self._copy = copy
+        self._tree = tree
+        self._merged = merged
+        self._manner = manner
+        self._spend = spend
+        self._found: list[Difference] = []
+
+    def differences(self) -> list[Difference]:
+        todo = [(b"", self._merged.all)]
+        while todo and len(self._found) < MAX_PER_LAYER:
+            path, layers = todo.pop()
+            merged = self._merged.folder(path, layers)
+            there = set(self._tree.names(path))
+            for name in sorted(there | merged.keys()):
+                full = path + b"/" + name if path else name
+                seen = merged.get(name)
+                if seen is None:
+                    self._add(Kind.EXTRA, full, "nothing", described(self._tree.stat(full)))
+                elif name not in there:
+                    self._add(Kind.MISSING, full, described(seen.at), "nothing")
+                elif self._same_kind(full, seen) and seen.layers:
+                    todo.append((full, seen.layers))
+        return self._found
+
+    def _same_kind(self, path: bytes, seen: Seen) -> bool:
+        """Compares what lies at a path with what the layers show there. Whether it is the same kind of thing."""
+        want, got = seen.at, self._tree.stat(path)
+        if stat.S_IFMT(want.st_mode) != stat.S_IFMT(got.st_mode):
+            self._add(Kind.TYPE, path, described(want), described(got))
+            return False
+        if not self._same_mode(want, got):
+            self._add(Kind.MODE, path, f"{stat.S_IMODE(want.st_mode):04o}", f"{stat.S_IMODE(got.st_mode):04o}")
+        owner = self._copy.users.outside(want.st_uid), self._copy.groups.outside(want.st_gid)
+        if (got.st_uid, got.st_gid) != owner:
+            self._add(Kind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{got.st_uid}:{got.st_gid}")
+        borrowed = self._attributes(path, seen)
+        tree = self._merged.trees[seen.layer]
+        if stat.S_ISREG(want.st_mode):
+            self._file(path, tree, (want, got), borrowed=borrowed)
+        elif stat.S_ISLNK(want.st_mode) and tree.link(path) != self._tree.link(path):
+            self._add(Kind.LINK, path, "the link of its layer", "another target")
+        elif want.st_rdev != got.st_rdev:
+            self._add(Kind.DEVICE, path, "the device of its layer", "another one")
+        return True
+
+    def _same_mode(self, want: os.stat_result, got: os.stat_result) -> bool:
+        meant, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
+        lost = meant & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
+        return meant == mode | lost & (stat.S_ISUID | stat.S_ISGID)
+
+    def _attributes(self, path: bytes, seen: Seen) -> bool:
+        """Compares the attributes. Whether the content is still that of the layer."""
+        ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
+        names = set(theirs.names(path, theirs.at(path)))
+        wanted = {each for each in ours.names(path, ours.at(path)) if not each.startswith("trusted.overlay.")}
+        for name in sorted((names | wanted) - PASSED_OVER - {METACOPY}):
+            want = ours.value_if_there(path, name) if name in wanted else None
+            got = theirs.value_if_there(path, name)
+            if want == got or (name == CAPABILITY and self._same_right(want, got)):
+                continue
+            kind = Kind.CAPABILITY if name == CAPABILITY else Kind.XATTR
+            self._add(kind, path, f"{name}={in_words(want)}", f"{name}={in_words(got)}")
+        return METACOPY in names
+
+    def _same_right(self, want: bytes | None, got: bytes | None) -> bool:
+        if got is None:
+            return self._copy.loses_rights
+        return want is not None and same_right(want, got)
+
+    def _file(
+        self, path: bytes, tree: Beneath, found: tuple[os.stat_result, os.stat_result], *, borrowed: bool
+    ) -> None:
+        want, got = found
+        if want.st_size != got.st_size:
+            self._add(Kind.SIZE, path, want.st_size, got.st_size)
+        elif want.st_mtime_ns != got.st_mtime_ns:
+            self._add(Kind.MTIME, path, want.st_mtime_ns, got.st_mtime_ns)
+        elif not borrowed and not self._manner.quick and not self._same_content(path, tree):
+            self._add(Kind.CONTENT, path, "the content of its layer", "other content")
+
+    def _same_content(self, path: bytes, tree: Beneath) -> bool:
+        return same_content(path, tree, self._tree, self._spend, from_disk=self._manner.from_disk)
+
+    def _add(self, kind: Kind, path: bytes, expected: object, got: object) -> None:
+        self._found.append(difference(kind, self._copy.folder + b"/" + path, expected, got))

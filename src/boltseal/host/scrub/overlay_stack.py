@@ -1,0 +1,109 @@
+"""How overlayfs is told what lies on what, in the stores of Docker and of Podman:
+
+    BASE/ID/diff            the files of a layer
+    BASE/ID/link            LINK, 26 letters and digits
+    BASE/l/LINK             a symbolic link to ../ID/diff
+    BASE/ID/lower           l/LINK:l/LINK:..., all layers below, the topmost first; absent in the lowest one
+
+The kernel follows these links when it mounts. Whoever turns one of them makes a container see other files, while each
+layer's folder stays as it was. A further name in BASE/ID, which an engine mounts too, does the same (`layerfolder`).
+
+Docker keeps one folder for each layer that it knows, but what BuildKit has built on a second one of the same layer goes
+on to lie on that. So another folder in a list is no difference if all that is in it is proven to be that layer too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from boltseal.engines.json_documents import MAX_WORD_BYTES
+from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.layer_folder import Names, composefs_reason, unexpected_names
+from boltseal.host.scrub.mount_points import mounts_on_links
+
+MAX_LOWER_BYTES: Final = 64 * 1024
+_LINK: Final = re.compile(rb"[A-Z2-7]{26}")
+_LISTED: Final = re.compile(rb"l/[A-Z2-7]{26}")
+_LEADS: Final = re.compile(rb"\.\./([a-z0-9]{1,80}(?:-init)?)/diff")
+
+
+Proven = Callable[[int, str], bool]
+"""Whether another folder holds exactly the layer of this number, the lowest being 0."""
+
+
+def check_stack(
+    files: Beneath,
+    base: bytes,
+    folders: Sequence[str],
+    layers: Sequence[str],
+    unknown: list[str],
+    names: Names,
+    *,
+    proven: Proven = lambda _, __: False,
+    other_names: Mapping[str, Names] | None = None,
+) -> list[Difference]:
+    """Whether each folder's link and list lead to exactly the folders below it, and the folder has no unknown names.
+
+    `folders`: lowest first, as `layers`. `names`: what the engine creates in a folder; `other_names`: in single ones.
+    """
+    found: list[Difference] = []
+    links: list[bytes] = []
+    try:
+        found += mounts_on_links(files.root, base)
+    except (StoreMissing, StoreMalformed):
+        pass  # each layer's folder is missing, which is reported below
+    except StoreUnreadable as error:
+        unknown.append(error.message)
+    for number, (folder, layer) in enumerate(zip(folders, layers, strict=True)):
+        at, link = base + b"/" + folder.encode(), b"?"
+        try:
+            link = _link(files, base, at, folder, layer, found)
+            if names.composefs and (reason := composefs_reason(files, at)):
+                unknown.append(reason)
+            else:
+                found += unexpected_names(files, at, layer, (other_names or {}).get(folder, names))
+            expected = b":".join(b"l/" + each for each in reversed(links))
+            lower = files.read(at + b"/lower", MAX_LOWER_BYTES).strip() if files.exists(at + b"/lower") else b""
+            if lower != expected and not _stands_in(files, base, lower, folders[:number], proven):
+                shown = readable(expected) or "no layer below"
+                found.append(difference(Kind.STACK, at + b"/lower", shown, readable(lower) or "no layer below", layer))
+        except (StoreMissing, StoreMalformed) as error:
+            found.append(difference(Kind.STACK, at, "a layer's folder with its link", error.message, layer))
+        except StoreUnreadable as error:
+            unknown.append(error.message)
+        links.append(link)
+    for folder, layer in zip(folders, layers, strict=True):
+        if folders.count(folder) > 1:
+            at = base + b"/" + folder.encode()
+            found.append(difference(Kind.STACK, at, "a folder of its own", "the folder of another layer", layer))
+    return found
+
+
+def _stands_in(files: Beneath, base: bytes, lower: bytes, folders: Sequence[str], proven: Proven) -> bool:
+    """Whether a list of other links leads to the folders themselves, or to others that hold the same layers."""
+    links = lower.split(b":")[::-1]
+    if len(links) != len(folders):
+        return False
+    for number, (link, folder) in enumerate(zip(links, folders, strict=True)):
+        match = _LISTED.fullmatch(link)
+        if match is None or not files.exists(base + b"/" + link):
+            return False
+        leads = _LEADS.fullmatch(files.link(base + b"/" + link))
+        if leads is None or (leads[1].decode() != folder and not proven(number, leads[1].decode())):
+            return False
+    return True
+
+
+def _link(files: Beneath, base: bytes, at: bytes, folder: str, layer: str, found: list[Difference]) -> bytes:
+    link = files.read(at + b"/link", MAX_WORD_BYTES).strip()
+    if not _LINK.fullmatch(link):
+        found.append(difference(Kind.STACK, at + b"/link", "26 letters and digits", readable(link), layer))
+        return link
+    short = base + b"/l/" + link
+    target, expected = files.link(short), b"../" + folder.encode() + b"/diff"
+    if target != expected:
+        found.append(difference(Kind.STACK, short, f"-> {readable(expected)}", f"-> {readable(target)}", layer))
+    return link

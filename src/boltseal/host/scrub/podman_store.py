@@ -1,0 +1,287 @@
+"""containers/storage, checked from an image's manifest and config down: diff IDs -> layers.json -> stack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from boltseal.engines.podman_store import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
+from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.host.scrub.differences import Difference, Kind, difference, shown
+from boltseal.host.scrub.json_documents import read_manifest
+from boltseal.host.scrub.layer_check import LayerFiles
+from boltseal.host.scrub.layer_folder import COPY, PODMAN, PODMAN_COPY, composefs_reason, unexpected_names
+from boltseal.host.scrub.overlay_stack import check_stack
+from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
+from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.manifest import ManifestInvalid
+
+NAME: Final = "podman"
+BASE: Final = b"overlay"
+MAX_DAMAGED: Final = 100
+ELSEWHERE: Final = "it lies in another store (imagestore, additionalimagestores in storage.conf), or is gone"
+FORCE_MASK: Final = "user.containers.override_stat"
+
+
+def plan(root: Path) -> StorePlan:
+    """What this root holds. Never raises for what lies there."""
+    unknown: list[str] = []
+    images: list[ImagePlan] = []
+    containers: list[ContainerPlan] = []
+    try:
+        store = PodmanStore(root)
+        unknown += [
+            f"images of the storage driver {driver}, which is not understood; overlay is"
+            for driver in store.other_drivers()
+        ]
+        layers = store.layers()
+        allowance = Allowance()
+        images = [_image(store, image, layers, allowance) for image in store.images()]
+        containers = [_container(store, container, layers, images) for container in store.containers()]
+        unknown += store.damaged[:MAX_DAMAGED]
+        store.files.close()
+    except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
+        unknown.append(error.message)
+    return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
+
+
+def _image(
+    store: PodmanStore, image: StoredImage, layers: Mapping[str, StoredLayer], allowance: Allowance
+) -> ImagePlan:
+    found: list[Difference] = []
+    unknown: list[str] = []
+    files: tuple[LayerFiles, ...] = ()
+    documents: dict[Digest, bytes] = {}
+    config = id_ = _id(image)
+    try:
+        config = _documents(store, image, documents, found, allowance) or id_
+        raw = store.config(image, config)
+        if Digest.of(raw) != config:
+            found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", Digest.of(raw)))
+        diffs = diff_ids(raw, f"the config of {id_.short}", allowance)
+        files = _layers(store, image.layer, diffs, layers, allowance, found, unknown)
+    except (StoreMissing, StoreMalformed, ManifestInvalid) as error:
+        found.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
+    except StoreUnreadable as error:
+        unknown.append(error.message)
+    names = tuple(sorted(image.names or ()))
+    copies = _copies(store, image, layers, files, found, unknown) if not unknown else ()
+    return ImagePlan(
+        NAME, store.root, id_, config, names, files, tuple(found), tuple(unknown), documents, copies=copies
+    )  # fmt: skip
+
+
+def _id(image: StoredImage) -> Digest:
+    try:
+        return Digest("sha256", image.id)
+    except DigestInvalid as error:
+        raise StoreMalformed(f"images.json: {error.message}") from error
+
+
+def _documents(
+    store: PodmanStore,
+    image: StoredImage,
+    documents: dict[Digest, bytes],
+    found: list[Difference],
+    allowance: Allowance,
+) -> Digest | None:
+    """Collects manifests and indexes under their digests, and gives the config that the manifest names."""
+    config = None
+    for key, raw in store.documents(image):
+        actual = Digest.of(raw)
+        if key == "manifest":
+            if image.digest and str(actual) != image.digest:
+                found.append(difference(Kind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", actual))
+            documents[actual] = allowance.keep(raw)
+            manifest = read_manifest(raw)
+            config = manifest.config.digest if manifest.config is not None else None
+        elif key.startswith("manifest-"):
+            if key != f"manifest-{actual}":
+                found.append(difference(Kind.MANIFEST, b"", key.removeprefix("manifest-"), actual))
+            documents[actual] = allowance.keep(raw)
+    return config
+
+
+def _layers(
+    store: PodmanStore,
+    top: str,
+    diffs: tuple[Digest, ...],
+    layers: Mapping[str, StoredLayer],
+    allowance: Allowance,
+    found: list[Difference],
+    unknown: list[str],
+) -> tuple[LayerFiles, ...]:
+    chain = _chain(top, layers, found, unknown)
+    if unknown:
+        return ()
+    if len(chain) != len(diffs):
+        found.append(
+            difference(Kind.STACK, b"", f"{len(diffs)} layers, as the config says", f"{len(chain)} in layers.json")
+        )
+        return ()
+    if store.has_mount_program():
+        unknown.append(
+            "its layers are mounted by a program (fuse-overlayfs), whose marks are not understood; the kernel's are"
+        )
+        return ()
+    files = []
+    owned = ownership_in(store.root)
+    for layer, diff in zip(chain, diffs, strict=True):
+        if layer.diff_digest and layer.diff_digest != str(diff):
+            found.append(
+                difference(Kind.METADATA, f"overlay-layers {layer.id}".encode(), diff, layer.diff_digest, str(diff))
+            )
+        folder = _folder(layer.id)
+        if reason := _not_understood(store, layer, diff):
+            unknown.append(reason)
+            continue
+        owners = owned
+        if layer.uidmap or layer.gidmap:
+            if owners.users.ranges:
+                unknown.append(
+                    f"layer {diff.short} has owners that were mapped twice, by Podman and by its user's namespace"
+                )
+                continue
+            owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
+        hint = max(layer.diff_size, 0)
+        files.append(
+            allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
+        )
+    named = [str(diff) for diff in diffs]
+    found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN)
+    return tuple(files)
+
+
+def _not_understood(store: PodmanStore, layer: StoredLayer, diff: Digest) -> str:
+    """Why the files of a layer can't be compared, "" if they can."""
+    if reason := composefs_reason(store.files, BASE + b"/" + layer.id.encode()):
+        return reason
+    if not store.files.exists(split_at(layer.id)):
+        how = "it was pulled in pieces (zstd:chunked)" if layer.toc_digest else "the file is gone"
+        return f"layer {diff.short} has no tar-split, from which its digest could be computed: {how}"
+    if _masked(store, _folder(layer.id)):
+        return f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only"
+    return ""
+
+
+def _copies(
+    store: PodmanStore,
+    image: StoredImage,
+    layers: Mapping[str, StoredLayer],
+    files: tuple[LayerFiles, ...],
+    found: list[Difference],
+    unknown: list[str],
+) -> tuple[MappedCopy, ...]:
+    """The copies that Podman keeps of the image's top layer, where it can't map the owners of a mount.
+
+    In such a layer's `diff` is nothing; `diff1` holds all that the image shows. One that is made otherwise is an ordinary
+    layer, and no container lies rightly on it.
+    """
+    copies = []
+    for id_ in image.mapped_layers or ():
+        layer = layers.get(id_)
+        folder = BASE + b"/" + id_.encode()
+        try:
+            if layer is None or not store.files.exists(folder + b"/" + COPY):
+                continue
+            found += unexpected_names(store.files, folder, "", PODMAN_COPY)
+            if store.files.names(folder + b"/diff"):
+                found.append(difference(Kind.STACK, folder, "one copy of the image, in diff1", "more beside it"))
+        except (StoreMissing, StoreMalformed) as error:
+            found.append(difference(Kind.STACK, folder, "a copy of the image", error.message))
+            continue
+        except StoreUnreadable as error:
+            unknown.append(error.message)
+            continue
+        below = tuple(each.folder for each in reversed(files) if each.folder is not None)
+        copies.append(MappedCopy(folder + b"/" + COPY, below, _map(layer.uidmap), _map(layer.gidmap)))
+    return tuple(copies)
+
+
+def _chain(
+    top: str, layers: Mapping[str, StoredLayer], found: list[Difference], unknown: list[str]
+) -> list[StoredLayer]:
+    """The layers from the lowest to `top`, as layers.json says; a circle ends it."""
+    chain: list[StoredLayer] = []
+    at = top
+    while at and len(chain) <= MAX_LAYERS:
+        layer = layers.get(at)
+        if layer is None:
+            unknown.append(f"layer {shown(at)[:12]} is not in layers.json: {ELSEWHERE}")
+            break
+        chain.append(layer)
+        at = layer.parent
+    if len(chain) > MAX_LAYERS:
+        found.append(difference(Kind.METADATA, b"", "layers that end", "a circle, or more than are read"))
+        return []
+    return chain[::-1]
+
+
+def _map(ranges: list[IdRange] | None) -> IdMap:
+    return IdMap(tuple((each.container_id, each.host_id, each.size) for each in ranges or ()))
+
+
+def _masked(store: PodmanStore, folder: bytes) -> bool:
+    try:
+        return FORCE_MASK in os.listxattr(store.files.folder(folder))
+    except (OSError, StoreMissing, StoreMalformed):
+        return False
+
+
+def _container(
+    store: PodmanStore, container: StoredContainer, layers: Mapping[str, StoredLayer], images: list[ImagePlan]
+) -> ContainerPlan:
+    found: list[Difference] = []
+    unknown: list[str] = []
+    image = next((each for each in images if each.id.hex == container.image), None)
+    chain = [layer.id for layer in _chain(container.layer, layers, found, unknown)]
+    complete = not unknown
+    if image is None and container.image:
+        unknown.append(f"image {shown(container.image)[:12]} is not in this store: {ELSEWHERE}")
+        complete = False
+    copy = _copy_below(chain, image)
+    if copy is not None and image is not None:  # it lies on the image's top layer, whatever is said of its parent
+        chain = [*(_id_in(layer.folder) for layer in image.layers if layer.folder is not None), *chain[-2:]]
+    if image is not None and image.unknown:
+        unknown.append("not all layers of its image could be checked, so neither that it lies on them")
+    elif image is not None:
+        expected = [layer.folder for layer in image.layers] + ([_folder(chain[-2])] if copy is not None else [])
+        got = [_folder(id_) for id_ in chain[: len(expected)]]
+        if got != expected or len(chain) != len(expected) + 1:
+            found.append(difference(Kind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
+    if complete:
+        copied = {} if copy is None else {chain[-2]: PODMAN_COPY}
+        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN, other_names=copied)
+    at = [_folder(id_) for id_ in chain]
+    if copy is not None:
+        at.insert(-2, copy.folder)
+    return ContainerPlan(
+        NAME,
+        store.root,
+        container.id,
+        (container.names or [container.id[:12]])[0],
+        image.id if image is not None else None,
+        at[-1] if at else None,
+        tuple(reversed(at[:-1])),
+        None,
+        tuple(found),
+        tuple(unknown),
+    )
+
+
+def _copy_below(chain: list[str], image: ImagePlan | None) -> MappedCopy | None:
+    """The copy of its image that a container lies on, if it is one."""
+    if image is None or len(chain) < 2:
+        return None
+    return next((copy for copy in image.copies if copy.folder == BASE + b"/" + chain[-2].encode() + b"/" + COPY), None)
+
+
+def _folder(layer: str) -> bytes:
+    return BASE + b"/" + layer.encode() + b"/diff"
+
+
+def _id_in(folder: bytes) -> str:
+    return folder.split(b"/")[1].decode()

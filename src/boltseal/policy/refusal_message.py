@@ -1,0 +1,210 @@
+"""What a person reads when the registry refuses: values in, one line out.
+
+The line is read inside `docker push` or `skopeo copy` by somebody who wants to go home: what stands, since when and by
+whom, what this request is, what to do instead. Digests are shortened to twelve digits unless the person needs all of
+it. Every value comes from a parsed type, or is cleaned here (actors), so no line can hold a control character.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Self
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
+from boltseal.policy.rule_decision import signature_subject
+from boltseal.policy.rules import Mode, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_NAMED: Final = 3
+"""Tags that a line names; the others are counted."""
+MAX_COUNTED: Final = 1000
+"""Tags that are counted; of more a line says that there are more."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UNCLEAN = re.compile(r"[^!-~]")
+_DIGIT = re.compile(r"[0-9]", re.ASCII)
+_FEW_PARTS = re.compile(r"v?[0-9]{1,4}(?:\.[0-9]{1,4})?(?:-[A-Za-z][A-Za-z0-9._-]{0,31})?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z_-]{0,31}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class SomeTags:
+    """Tags as a line names them: a few of them by name, how many there are, and whether there are more than that.
+
+    A hundred thousand tags may be sealed at one digest, and a refusal is decided where every write waits: so no refusal
+    reads more than `MAX_COUNTED` of them. True when there is one.
+    """
+
+    first: tuple[Tag, ...] = ()
+    count: int = 0
+    more: bool = False
+
+    @classmethod
+    def of(cls, names: Iterable[Tag], *, more: bool = False) -> Self:
+        """Of all of them, or of as many as were read: one more than `MAX_COUNTED`, or fewer where `more` says so."""
+        found = sorted(names)
+        return cls(tuple(found[:MAX_NAMED]), min(len(found), MAX_COUNTED), more or len(found) > MAX_COUNTED)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a bound name is bound to, since when and by whom, and how long its bytes are kept (`str(Keep)`).
+
+    `changed_us`: when its row last changed (of a tombstone: when it was deleted). Times in microseconds.
+    """
+
+    digest: Digest
+    since_us: int
+    by: str
+    changed_us: int
+    keep: str
+
+
+def put_sealed(tag: Tag, repository: Repository, binding: Binding, pushed: Digest, free: str | None) -> str:
+    """A push of other content to a name that is there and bound. `free`: the next tag, when it is free."""
+    if binding.keep == "deletable":
+        stands = f"is bound to {binding.digest.short} (it may be deleted, never moved)"
+    else:
+        stands = f"is sealed at {binding.digest.short}"
+    return (
+        f"tag {tag} of {repository} {stands} since {_day(binding.since_us)} by {_person(binding.by)}; "
+        f"this push is {pushed.short}; {_instead(tag, repository, free)}"
+    )
+
+
+def put_tombstone(tag: Tag, repository: Repository, binding: Binding, pushed: Digest, free: str | None) -> str:
+    """A push of other content to a name that was bound and deleted. The digest is whole: somebody has to find it."""
+    return (
+        f"tag {tag} of {repository} was deleted on {_day(binding.changed_us)}; the name can return only with "
+        f"{binding.digest}; this push is {pushed.short}; {_instead(tag, repository, free)}"
+    )
+
+
+def not_extended(tag: Tag, repository: Repository, standing: Digest, pushed: Digest) -> str:
+    """A push to an append-only name that would lose something."""
+    return (
+        f"tag {_shortened(tag)} of {repository} is append-only, and this push ({pushed.short}) lacks layers or entries "
+        f"of what the tag means now ({standing.short}); fetch that, add to it, push again"
+    )
+
+
+def delete_sealed_tag(tag: Tag, repository: Repository, binding: Binding) -> str:
+    """A delete of a tag that its own seal keeps."""
+    return (
+        f"tag {tag} of {repository} is sealed at {binding.digest.short} since {_day(binding.since_us)} by "
+        f"{_person(binding.by)} and kept {_keep(binding.keep)}; {_LIFT}"
+    )
+
+
+def delete_signature_tag(tag: Tag, repository: Repository, keeping: SomeTags) -> str:
+    """A delete of a signature tool's tag while the image it speaks of is sealed. `keeping`: the tags that seal it."""
+    return (
+        f"tag {_shortened(tag)} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
+    )
+
+
+def delete_protected(
+    what: str,
+    digest: Digest,
+    repository: Repository,
+    keeping: SomeTags,
+    own: SomeTags = SomeTags(),
+    deletable: SomeTags = SomeTags(),
+) -> str:
+    """A delete by digest of something that a seal covers. `what`: manifest or blob.
+
+    `keeping`: the sealed tags whose seal covers it; `own`: those of them that resolve to this very digest. The others
+    cover it because it is part of what they resolve to. `deletable`: tags that resolve to it and can be deleted by
+    themselves, which is what the user of a mutable tag wants to know.
+    """
+    how = f"is what {_seals(own)}" if own else f"is part of what {_seals(keeping)}"
+    return f"{what} {digest.short} of {repository} {how}; {_LIFT}{_alone(deletable)}"
+
+
+def delete_referrer(digest: Digest, repository: Repository, keeping: SomeTags) -> str:
+    """A delete of a manifest that speaks of something sealed, by somebody who may not take it back (any more)."""
+    return (
+        f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}; "
+        "who pushed it may take it back for 24 hours, an admin at any time"
+    )
+
+
+def delete_signature(digest: Digest, repository: Repository, keeping: SomeTags) -> str:
+    """A delete of a manifest that belongs to something sealed by a signature tool's tag, and names no subject itself."""
+    return f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
+
+
+_LIFT: Final = "an admin can lift that protection with `boltseal unseal`"
+
+
+def _instead(tag: Tag, repository: Repository, free: str | None) -> str:
+    advice = "publish under a new tag" + (f" (free: {free})" if free else "")
+    rule = floating_rule(tag, repository)
+    if rule is None:
+        return advice
+    lines = ", ".join(rule.as_toml().splitlines())
+    return f"{advice}; {tag} stays bound, but tags like it that are not yet published float under this rule (a line each): {lines}"
+
+
+def floating_rule(tag: Tag, repository: Repository) -> Rule | None:
+    """The rule that would let tags of this shape float; None for a tag that looks like a release.
+
+    Of `1.4-alpine` the shape is `[0-9].[0-9]-alpine` in its own repository: such tags move by custom. Of a name
+    without digits, such as `staging`, it is the name itself, in every repository, because in this one it is bound.
+    """
+    if _NAME.fullmatch(tag):
+        return Rule(parse_repository_glob("**"), parse_tag_glob(tag), Mode.FLOATING)
+    if _FEW_PARTS.fullmatch(tag):
+        shape = parse_tag_glob(_DIGIT.sub("[0-9]", tag))
+        return Rule(parse_repository_glob(repository), shape, Mode.FLOATING)
+    return None
+
+
+def _seals(tags: SomeTags) -> str:
+    """`tag 1.4.2 seals`, `tags 1.4.2, 1.4.3, 1.5.0 and 4 more seal`."""
+    return f"{_named(tags)} seal{'s' if tags.count == 1 else ''}"
+
+
+def _named(tags: SomeTags) -> str:
+    named = [str(tag) for tag in tags.first]
+    if tags.count == 1:
+        return f"tag {named[0]}"
+    if tags.count > len(named):
+        return f"tags {', '.join(named)} and {'more than ' if tags.more else ''}{tags.count - len(named)} more"
+    return f"tags {', '.join(named[:-1])} and {named[-1]}"
+
+
+def _alone(tags: SomeTags) -> str:
+    """`; tag latest alone can be deleted by its name`; nothing where there is no such tag."""
+    if not tags:
+        return ""
+    return f"; {_named(tags)} alone can be deleted by {'its name' if tags.count == 1 else 'their names'}"
+
+
+def _shortened(tag: Tag) -> str:
+    """A signature tag with its digest cut as digests are in these lines, `sha256-ab12cd34ef56(...).sig`; others whole."""
+    subject = signature_subject(tag)
+    return tag if subject is None else tag.replace(subject.hex, subject.hex[:12] + "(...)")
+
+
+def _keep(keep: str) -> str:
+    if keep == "forever":
+        return "for ever"
+    return "for 1 day" if keep == "1d" else f"for {keep.removesuffix('d')} days"
+
+
+def _day(time_us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=time_us)).date().isoformat()
+
+
+def _person(name: str) -> str:
+    return _UNCLEAN.sub("?", name)[:64] or "somebody"

@@ -1,0 +1,87 @@
+"""What is different between what a base was and what it is: layers, settings, version. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from boltseal.oci.annotations import REVISION, VERSION
+from boltseal.project.bases.image_facts import Facts
+
+
+class Layers(NamedTuple):
+    """How many layers, and their bytes as stored; None where a manifest does not tell."""
+
+    number: int
+    size_bytes: int | None
+
+
+class Different(NamedTuple):
+    """One setting: its words for people (`ENV NODE_VERSION`, `USER`), and what it was and is; "" for not set."""
+
+    what: str
+    was: str
+    now: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """From one image to another of the same platform."""
+
+    removed: Layers
+    added: Layers
+    settings: tuple[Different, ...]
+    version: Different | None
+    revision: Different | None
+
+    @property
+    def lost_top(self) -> bool:
+        """Whether it only lost layers from its top."""
+        return bool(self.removed.number) and not self.added.number
+
+
+def changes(was: Facts, now: Facts) -> Changes:
+    """What is different. Layers that both begin with are the same ones."""
+    common = 0
+    for one, other in zip(was.diff_ids, now.diff_ids, strict=False):
+        if one != other:
+            break
+        common += 1
+    return Changes(
+        _layers(was, common),
+        _layers(now, common),
+        tuple(_settings(was, now)),
+        _label(VERSION, "version", was, now),
+        _label(REVISION, "revision", was, now),
+    )
+
+
+def _layers(facts: Facts, start: int) -> Layers:
+    number = len(facts.diff_ids) - start
+    return Layers(number, sum(facts.sizes[start:]) if facts.sizes or not number else None)
+
+
+def _settings(was: Facts, now: Facts) -> Iterator[Different]:
+    one, other = was.settings, now.settings
+    for name in sorted({*one.env, *other.env}):
+        yield from _differs(f"ENV {name}", one.env.get(name, ""), other.env.get(name, ""))
+    yield from _differs("ENTRYPOINT", " ".join(one.entrypoint), " ".join(other.entrypoint))
+    yield from _differs("CMD", " ".join(one.command), " ".join(other.command))
+    yield from _differs("USER", one.user, other.user)
+    yield from _differs("EXPOSE", " ".join(one.ports), " ".join(other.ports))
+    yield from _differs("WORKDIR", one.folder, other.folder)
+    yield from _differs("VOLUME", " ".join(one.volumes), " ".join(other.volumes))
+    yield from _differs("HEALTHCHECK", one.health, other.health)
+    yield from _differs("STOPSIGNAL", one.stop_signal, other.stop_signal)
+    yield from _differs("SHELL", " ".join(one.shell), " ".join(other.shell))
+    yield from _differs("ONBUILD", "; ".join(one.on_build), "; ".join(other.on_build))
+
+
+def _differs(what: str, was: str, now: str) -> Iterator[Different]:
+    if was != now:
+        yield Different(what, was, now)
+
+
+def _label(name: str, what: str, was: Facts, now: Facts) -> Different | None:
+    return next(_differs(what, was.said(name), now.said(name)), None)

@@ -1,0 +1,89 @@
+"""A Compose project as its containers know it: the name under which Compose runs it, and the services that it should run.
+
+Compose is not asked, as it may only be on the host. The name is COMPOSE_PROJECT_NAME of the `.env`
+beside the file, else the file's own `name:`, else the folder's, as Compose makes it. What somebody's shell adds is not
+known.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boltseal.errors import Invalid, quote
+from boltseal.project.image_references import COMPOSE_NAMES
+from boltseal.project.references.dotenv import Variables, parse_dotenv
+from boltseal.project.references.interpolation import Dialect, NotFilled, fill
+from boltseal.project.references.yaml_nodes import Pairs, compose, pairs, text_of
+from boltseal.project.source_files import MAX_FILE_BYTES, Source, Unreadable
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_VARIABLE: Final = "COMPOSE_PROJECT_NAME"
+
+
+class ComposeProjectInvalid(Invalid):
+    """A Compose file that can't be read, or whose project has no name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeProject:
+    """A project. `services`: those that are started without a profile, and not zero times."""
+
+    name: str
+    services: tuple[str, ...]
+
+
+def compose_project(file: Path) -> ComposeProject:
+    """The project of a Compose file, or of the one in a folder. ComposeProjectInvalid."""
+    found = _in_folder(file) if file.is_dir() else file
+    source = _read(found)
+    if source is None:
+        raise ComposeProjectInvalid(f"{found}: there is no such file; --compose names a Compose file")
+    beside = _read(found.parent / ".env")
+    try:
+        values = Variables(() if beside is None else (parse_dotenv(beside),))
+        documents = compose(source)
+    except Unreadable as error:
+        raise ComposeProjectInvalid(f"{found.parent / error.problem.path}: {error.problem.message}") from error
+    root = pairs(documents[0]) if documents else {}
+    services = tuple(name for name, service in pairs(root.get("services")).items() if _is_started(pairs(service)))
+    return ComposeProject(_name(text_of(root.get("name")), values, found), services)
+
+
+def _in_folder(folder: Path) -> Path:
+    return next((folder / name for name in COMPOSE_NAMES if (folder / name).is_file()), folder / COMPOSE_NAMES[0])
+
+
+def _read(path: Path) -> Source | None:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise ComposeProjectInvalid(f"{path}: it has more than {MAX_FILE_BYTES} bytes; expected a Compose file")
+        return Source.of(path.name, raw)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ComposeProjectInvalid(f"{path} can't be read: {error.strerror}") from error
+    except Unreadable as error:
+        raise ComposeProjectInvalid(f"{path}: {error.problem.message}") from error
+
+
+def _name(said: str | None, values: Variables, file: Path) -> str:
+    try:
+        name = values.get(_VARIABLE) or ("" if said is None else fill(said, values.get, Dialect.COMPOSE).text)
+    except NotFilled as error:
+        shown = _VARIABLE if said is None else quote(said)
+        raise ComposeProjectInvalid(f"{file}: the project's name {shown} can't be told: {error}") from error
+    if not name and said is None:
+        name = re.sub(r"[^a-z0-9_-]", "", file.resolve().parent.name.lower()).lstrip("_-")
+    if _NAME.fullmatch(name) is None:
+        raise ComposeProjectInvalid(f"{file}: {quote(name)} is no name of a project; expected a-z, 0-9, _ and -")
+    return name
+
+
+def _is_started(service: Pairs) -> bool:
+    times = text_of(pairs(service.get("deploy")).get("replicas")) or text_of(service.get("scale"))
+    return "profiles" not in service and times != "0"

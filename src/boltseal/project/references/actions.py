@@ -1,0 +1,66 @@
+"""GitHub Actions: `jobs.*.container`, `jobs.*.services.*`, and `docker://` in `uses` and in an action's `runs.image`.
+
+An image with an expression (`${{ ... }}`) in it is known only when the workflow runs. Actions themselves are no images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from boltseal.project.image_references import Format, Found, Site
+from boltseal.project.references.scalars import scalar_site
+from boltseal.project.references.yaml_nodes import items, pairs, text_of
+from boltseal.project.source_files import Source
+
+_DOCKER: Final = "docker://"
+_EXPRESSION: Final = (
+    "an expression (${{ }}) is known only when the workflow runs; a file with one is left out by [lock] exclude"
+)
+
+
+def read_actions(source: Source, documents: Sequence[Node]) -> Found:
+    """The sites of a workflow or an action."""
+    places = (place for document in documents for place in (*_in_jobs(document), *_in_action(document)))
+    return Found(tuple(_site(source, node, where) for node, where in places if node is not None and node.value))
+
+
+def _site(source: Source, node: ScalarNode, where: str) -> Site:
+    prefix = _DOCKER if node.value.startswith(_DOCKER) else ""
+    site = scalar_site(source, node, Format.GITHUB_ACTIONS, where, prefix=prefix)
+    if "${{" in node.value:
+        return replace(site, resolved=None, why=_EXPRESSION, spot=None, override_only=_EXPRESSION)
+    return site
+
+
+def _in_jobs(document: Node) -> Iterator[tuple[ScalarNode | None, str]]:
+    for name, job in pairs(pairs(document).get("jobs")).items():
+        at = f"jobs.{name}"
+        yield _image(pairs(job).get("container"), f"{at}.container")
+        for service, node in pairs(pairs(job).get("services")).items():
+            yield _image(node, f"{at}.services.{service}")
+        yield from _in_steps(job, at)
+
+
+def _in_action(document: Node) -> Iterator[tuple[ScalarNode | None, str]]:
+    runs = pairs(document).get("runs")
+    yield _docker(pairs(runs).get("image")), "runs.image"
+    yield from _in_steps(runs, "runs")
+
+
+def _in_steps(node: Node | None, at: str) -> Iterator[tuple[ScalarNode | None, str]]:
+    for index, step in enumerate(items(pairs(node).get("steps"))):
+        yield _docker(pairs(step).get("uses")), f"{at}.steps[{index}].uses"
+
+
+def _image(node: Node | None, where: str) -> tuple[ScalarNode | None, str]:
+    if isinstance(node, MappingNode):
+        node, where = pairs(node).get("image"), f"{where}.image"
+    return (node if isinstance(node, ScalarNode) and text_of(node) else None), where
+
+
+def _docker(node: Node | None) -> ScalarNode | None:
+    return node if isinstance(node, ScalarNode) and node.value.startswith(_DOCKER) else None

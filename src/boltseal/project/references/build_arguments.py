@@ -1,0 +1,90 @@
+"""What Compose's build arguments make of a Dockerfile: an image that it stands on by them, and does not by itself.
+
+Compose builds on that image, whoever builds the Dockerfile as it is on the other one; so both are sites. The argument's
+text is not edited, for any other instruction may use it too: a source policy holds such an image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from yaml.nodes import Node
+
+from boltseal.project.image_references import Format, Found, Problem, Site
+from boltseal.project.references.dockerfile import read_dockerfile
+from boltseal.project.references.interpolation import Dialect, NotFilled, Values, fill
+from boltseal.project.references.yaml_nodes import Pairs, items, line_of, pairs, text_of
+from boltseal.project.source_files import Project, Source, Unreadable
+
+MAX_READ_AGAIN: Final = 16 * 1024 * 1024
+ITS_ARGUMENT: Final = "a build argument gives it, which other instructions may use too"
+
+
+class BuildArguments:
+    """Reads what the builds of a project's services set; Dockerfiles again and again only within a bound of characters."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._read = 0
+
+    def read(self, source: Source, folder: str, where: str, build: Pairs, values: Values) -> Found:
+        """The sites that the arguments of a `build` (of `source`, at `where`) make. `folder`: what its paths begin in."""
+        args = build.get("args")
+        dockerfile = None if args is None else self._dockerfile(folder, build, values)
+        if args is None or dockerfile is None:
+            return Found()
+        self._read += len(dockerfile.text)
+        if self._read > MAX_READ_AGAIN:
+            said = "too many build arguments: what they make of Dockerfiles is not read"
+            return Found((), (Problem(source.path, line_of(args), said),))
+        plain = {(site.where, site.span): site.resolved for site in read_dockerfile(dockerfile).sites}
+        given = read_dockerfile(dockerfile, _arguments(args, values)).sites
+        return Found(
+            tuple(
+                Site(
+                    path=source.path,
+                    format=Format.COMPOSE,
+                    where=f"{where}.args {site.where}",
+                    line=line_of(args),
+                    span=(int(args.start_mark.index), int(args.end_mark.index)),
+                    written=site.written if site.resolved is None else site.resolved.familiar(),
+                    resolved=site.resolved,
+                    why=site.why,
+                    platforms=site.platforms,
+                    override_only=site.why or ITS_ARGUMENT,
+                )
+                for site in given
+                if plain.get((site.where, site.span)) != site.resolved
+            )
+        )
+
+    def _dockerfile(self, folder: str, build: Pairs, values: Values) -> Source | None:
+        """The Dockerfile of a build, if it lies in the project; what is wrong with it is told when its turn comes."""
+        try:
+            context, inside = (
+                fill(text_of(build.get(key)) or default, values, Dialect.COMPOSE, strict=False).text
+                for key, default in (("context", "."), ("dockerfile", "Dockerfile"))
+            )
+            if "://" in context or "dockerfile_inline" in build:
+                return None
+            name = self._project.name(Path(context, inside), folder)
+            return self._project.read(name) if self._project.has(name) else None
+        except (NotFilled, Unreadable):
+            return None
+
+
+def _arguments(node: Node, values: Values) -> dict[str, str | None]:
+    """Build arguments by name, None for one that is not known; one without a value is the shell's, and left out."""
+    written = {name: text for name, value in pairs(node).items() if (text := text_of(value)) is not None}
+    for entry in items(node):
+        name, equals, text = (text_of(entry) or "").partition("=")
+        if equals:
+            written[name] = text
+    found: dict[str, str | None] = {}
+    for name, text in written.items():
+        try:
+            found[name] = fill(text, values, Dialect.COMPOSE, strict=False).text
+        except NotFilled:
+            found[name] = None
+    return found

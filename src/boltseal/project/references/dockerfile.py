@@ -1,0 +1,327 @@
+"""Dockerfiles: FROM, `COPY --from`, `RUN --mount=from`, `# syntax=`, and the same behind ONBUILD.
+
+Stages are not images: a FROM that names an earlier one once its variables are filled in, a `--from` that names any, or
+`scratch`, is no site. Variables are those of ARG before the
+first FROM, as they stand in the file; a build's own `--build-arg` is not known, and takes the pin away with the value.
+
+A digest goes to the end of the word; into a default of it (`${V:-16@sha256:...}`); or into the ARG's default, if nothing
+but this one text uses the variable. Never behind a variable (`node:${V}@sha256:...`): with another V the registry would
+be asked for the digest all the same. There a source policy or a build context can hold it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from yaml.nodes import ScalarNode
+
+from boltseal.project.image_references import Format, Found, Problem, Site, Spot
+from boltseal.project.references.dockerfile_lines import Instruction, Lines, Text, read_lines
+from boltseal.project.references.interpolation import Dialect, Filled, NotFilled, behind, fill, variables_in
+from boltseal.project.references.scalars import parsed
+from boltseal.project.references.yaml_nodes import line_of, literal_offsets, span_of
+from boltseal.project.source_files import Source, Unreadable
+
+MAX_DOCKERFILE_BYTES: Final = 1024 * 1024
+_PREDEFINED: Final = frozenset(
+    f"{side}{part}" for side in ("BUILD", "TARGET") for part in ("PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT")
+)
+_ANY: Final = "*"
+MAX_UNKNOWN: Final = 3
+_TWICE: Final = "both Compose and the build fill in variables here, which is not evaluated"
+_BEHIND: Final = "what it names depends on a variable that other instructions use too, or that no default fills"
+
+
+@dataclass(frozen=True, slots=True)
+class _Arg:
+    """An ARG before the first FROM: what its default means, and its text if a place in it can be named.
+
+    Without a default it means nothing; `told` is False where what it means is not evaluated.
+    """
+
+    value: str | None
+    written: Text | None
+    told: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A text that names an image, and in which instruction."""
+
+    text: Text
+    where: str
+    line: int
+    platforms: tuple[str, ...] = ()
+    base: bool = True  # of a FROM, where variables are filled in, and where no later stage counts
+
+
+def read_dockerfile(source: Source, given: Mapping[str, str | None] | None = None) -> Found:
+    """The sites of a Dockerfile. `given`: what a build sets ARGs to; None where that is not known."""
+    if len(source.raw) > MAX_DOCKERFILE_BYTES:
+        problem = Unreadable(source.path, 0, f"is no Dockerfile: {len(source.raw)} bytes, at most 1 MiB").problem
+        return Found((), (problem,))
+    try:
+        return Found(_Reader(source, read_lines(source), given or {}).sites())
+    except Unreadable as error:
+        return Found((), (error.problem,))
+
+
+SEVERAL: Final = -1
+
+
+def based_on(source: Source) -> tuple[int | None, ...]:
+    """For each FROM the number of the stage it stands on, None for an image or `scratch`. Unreadable.
+
+    SEVERAL where it is another stage on every platform (`build-${TARGETARCH}`).
+    """
+    reader = _Reader(source, read_lines(source), {})
+    reader.sites()
+    return tuple(reader.based)
+
+
+class _Reader:
+    def __init__(self, source: Source, lines: Lines, given: Mapping[str, str | None]) -> None:
+        self.source = source
+        self.lines = lines
+        self.given = given
+        self.args: dict[str, _Arg] = {}
+        self.stages: dict[str, int] = {}
+        self.based: list[int | None] = []
+        self.uses: list[_Use] = []
+        self.redeclared: set[str] = set()
+        self.used = Counter(_variables_of(lines))
+        self.same: Counter[str] = Counter()
+
+    def sites(self) -> tuple[Site, ...]:
+        syntax = self.lines.directives.get("syntax")
+        if syntax is not None:
+            word = syntax.words()[0]
+            self.uses.append(_Use(word, "syntax", self.source.line(word.start), base=False))
+        stage = 0
+        for instruction in self.lines.instructions:
+            if instruction.name == "from":
+                self.from_(instruction, stage)
+                stage += 1
+            elif instruction.name == "arg":
+                for word in _assignments(instruction.rest, self.lines.escape):
+                    self.arg(word, in_stage=stage > 0)
+            else:
+                for text, where in _other(instruction):
+                    if not text.text.isdecimal():
+                        self.uses.append(_Use(text, where, self.source.line(text.start), base=False))
+        self.uses = [
+            use for use in self.uses if use.base or use.text.text.lower() not in self.stages or use.where == "syntax"
+        ]
+        self.same.update(use.text.text for use in self.uses)
+        return tuple(self.site(use) for use in self.uses)
+
+    def arg(self, word: Text, *, in_stage: bool) -> None:
+        name, equals, _ = word.text.partition("=")
+        if in_stage:
+            self.redeclared.add(name)
+            return
+        if name in self.given:
+            self.args[name] = _Arg(self.given[name], None, self.given[name] is not None)
+            return
+        if not equals:
+            self.args.setdefault(name, _Arg(None, None))
+            return
+        written = word.part(len(name) + 1, len(word.text))
+        quote_char = written.text[:1]
+        if quote_char in ("'", '"') and len(written.text) > 1 and written.text.endswith(quote_char):
+            written = written.part(1, len(written.text) - 1)
+        plain = not ({"'", '"', self.lines.escape} & set(written.text)) and (
+            quote_char != "'" or "$" not in written.text
+        )
+        try:
+            value = fill(written.text, self.value, Dialect.DOCKERFILE, strict=False).text if plain else None
+        except NotFilled:
+            value = None
+        self.args[name] = _Arg(value, written if plain else None, value is not None)
+
+    def value(self, name: str) -> str | None:
+        found = self.args.get(name)
+        if found is not None and not found.told:
+            raise NotFilled(
+                f"what {name} is set to is not evaluated here: it has quotes or escapes inside, or too many variables"
+            )
+        return None if found is None else found.value
+
+    def from_(self, instruction: Instruction, stage: int) -> None:
+        words = instruction.rest.words()
+        if not words:
+            raise Unreadable(self.source.path, instruction.line, "has a FROM that names nothing")
+        alias = words[2].text.lower() if len(words) > 2 and words[1].text.lower() == "as" else None
+        base = words[0]
+        name = self.stands_on(base.text)
+        self.based.append(self.stage_named(name))
+        if self.based[-1] is None and name != "scratch":
+            where = f"FROM, stage {alias or stage}"
+            self.uses.append(_Use(base, where, self.source.line(base.start), _platforms(instruction)))
+        if alias is not None:
+            self.stages[alias] = stage
+
+    def stands_on(self, text: str) -> str:
+        """What a FROM names, as far as that is known; a star for what is another on every platform."""
+
+        def value(name: str) -> str | None:
+            return self.value(name) or (_ANY if name in _PREDEFINED else None)
+
+        try:
+            return fill(text, value, Dialect.DOCKERFILE).text
+        except NotFilled:
+            return text
+
+    def stage_named(self, name: str) -> int | None:
+        """The earlier stage that goes by a name; SEVERAL if it may be another on another platform."""
+        parts = [re.escape(part) for part in name.lower().split(_ANY)]
+        if 1 < len(parts) <= MAX_UNKNOWN:
+            like = re.compile(".+".join(parts))
+            return SEVERAL if any(like.fullmatch(stage) for stage in self.stages) else None
+        return self.stages.get(name.lower())
+
+    def site(self, use: _Use) -> Site:
+        text = use.text.text
+        filled: Filled | None = None
+        resolved, why = None, None
+        try:
+            if {"'", '"'} & set(text):
+                raise NotFilled("it is quoted inside the word, which is not evaluated here")
+            if not use.base and "$" in text:
+                raise NotFilled("variables are not filled in here by BuildKit; name a stage of a FROM instead")
+            filled = fill(text, self.value, Dialect.DOCKERFILE)
+            resolved, why = parsed(filled.text)
+        except NotFilled as error:
+            why = str(error)
+            named = [name for name in variables_in(text, Dialect.DOCKERFILE) if name in _PREDEFINED]
+            if named:
+                why = f"{named[0]} is another image on every platform"
+        spot, reason = (None, why) if resolved is None or filled is None else self.spot(use, filled)
+        return Site(
+            path=self.source.path,
+            format=Format.DOCKERFILE,
+            where=use.where,
+            line=use.line,
+            span=(use.text.start, use.text.end),
+            written=text,
+            resolved=resolved,
+            why=why,
+            platforms=use.platforms,
+            spot=spot,
+            override_only=reason,
+        )
+
+    def spot(self, use: _Use, filled: Filled) -> tuple[Spot | None, str | None]:
+        pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
+        part, text = filled, use.text
+        for _ in range(len(self.args) + 1):
+            last, steered_by = part.last, part.steered_by(whole=part is filled)
+            if steered_by is not None:
+                return None, behind(steered_by)
+            if last is None or pinned > len(last.text):
+                return None, _BEHIND
+            if last.variable is None:
+                at = text.part(last.at + len(last.text) - pinned, last.at + len(last.text))
+                start = text.at[last.at + len(last.text) - 1] + 1 if not pinned else at.start
+                if pinned and at.end - at.start != pinned:
+                    return None, "its digest is broken over two lines"
+                return Spot(self.source.path, start, start + pinned), None
+            arg = self.args.get(last.variable)
+            if arg is None or arg.written is None or not self.used_once(last.variable, use):
+                return None, _BEHIND
+            text = arg.written
+            try:
+                part = fill(text.text, self.value, Dialect.DOCKERFILE, strict=False)
+            except NotFilled:
+                return None, _BEHIND
+        return None, _BEHIND
+
+    def used_once(self, name: str, use: _Use) -> bool:
+        """Whether nothing uses a variable but texts that say exactly the same as this one."""
+        if name in self.redeclared:
+            return False
+        inside = variables_in(use.text.text, Dialect.DOCKERFILE).count(name)
+        here = inside * self.same[use.text.text] if inside else 1  # by way of another ARG: its default is the one use
+        return self.used[name] == here
+
+
+def _variables_of(lines: Lines) -> Iterator[str]:
+    for instruction in lines.instructions:
+        for part in (*(flag.text for flag in instruction.flags), instruction.rest.text, *instruction.bodies):
+            yield from variables_in(part, Dialect.DOCKERFILE)
+
+
+def _platforms(instruction: Instruction) -> tuple[str, ...]:
+    for flag in instruction.flags:
+        if flag.text.startswith("--platform="):
+            asked = flag.text.removeprefix("--platform=")
+            return () if "$" in asked else (asked,)
+    return ()
+
+
+def _assignments(rest: Text, escape: str) -> list[Text]:
+    """The words of an ARG: white space ends one, unless it is quoted or escaped."""
+    pattern = re.compile(
+        rf"""(?:{re.escape(escape)}.|"(?:{re.escape(escape)}.|[^"{re.escape(escape)}])*"|'[^']*'|[^\s])+""", re.DOTALL
+    )
+    return [rest.part(match.start(), match.end()) for match in pattern.finditer(rest.text)]
+
+
+def _other(instruction: Instruction) -> Iterator[tuple[Text, str]]:
+    """What `--from` and `--mount=from` of an instruction name, also behind ONBUILD."""
+    name, flags = instruction.name, instruction.flags
+    if name == "onbuild" and instruction.rest.text:
+        word = instruction.rest.words()[0]
+        behind = instruction.rest.part(len(word.text), len(instruction.rest.text))
+        name = word.text.lower()
+        flags = tuple(found for found in behind.words() if found.text.startswith("--"))
+        where = f"ONBUILD {name.upper()}"
+    else:
+        where = name.upper()
+    for flag in flags:
+        if name == "copy" and flag.text.startswith("--from="):
+            yield flag.part(len("--from="), len(flag.text)), f"{where} --from"
+        elif name == "run" and flag.text.startswith("--mount="):
+            for field in _from_fields(flag.part(len("--mount="), len(flag.text))):
+                yield field, f"{where} --mount=from"
+
+
+def _from_fields(value: Text) -> Iterator[Text]:
+    """The values of `from=` in what BuildKit reads as one line of comma-separated values; a quote is part of one here."""
+    at = 0
+    for text in value.text.split(","):
+        begin = len('"from=') if text[:1] in {'"', "'"} else len("from=")
+        if text[:begin].lower().endswith("from=") and len(text) > begin:
+            yield value.part(at + begin, at + len(text))
+        at += len(text) + 1
+
+
+def read_inline(source: Source, node: ScalarNode, where: str) -> Found:
+    """The sites of a Dockerfile that stands inside a YAML file. Only in a literal block (`|`) has each a place."""
+    offsets = literal_offsets(source, node)
+    inner = read_dockerfile(Source.of(source.path, node.value.encode()))
+    begin = line_of(node)
+    problems = tuple(Problem(found.path, begin + found.line, found.message) for found in inner.problems)
+    return Found(tuple(_placed(source, node, site, offsets, where) for site in inner.sites), problems)
+
+
+def _placed(source: Source, node: ScalarNode, site: Site, offsets: list[int] | None, where: str) -> Site:
+    found = replace(
+        site, format=Format.COMPOSE, where=f"{where} {site.where}", line=line_of(node), span=span_of(source, node)
+    )
+    if "$" in site.written:
+        return replace(found, resolved=None, why=_TWICE, spot=None, override_only=_TWICE)
+    if offsets is None:
+        return replace(
+            found, spot=None, override_only="it stands in a folded or quoted text, where it has no one place"
+        )
+    span = (offsets[site.span[0]], offsets[site.span[1] - 1] + 1)
+    found = replace(found, span=span, line=source.line(span[0]))
+    if site.spot is None:
+        return found
+    end = offsets[site.spot.end - 1] + 1
+    return replace(found, spot=replace(site.spot, start=end - (site.spot.end - site.spot.start), end=end))

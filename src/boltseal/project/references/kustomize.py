@@ -1,0 +1,143 @@
+"""Kustomize's `images`: `name`, `newName`, `newTag`, `digest`. An entry is one reference, put together of its parts.
+
+The repository is `newName`, or else `name`. With a `digest` kustomize leaves `newTag` aside. A digest goes behind the
+tag (`newTag: 1.2@sha256:...`), into `digest` where the entry has one, or behind `newName`; an entry without any of them
+says nothing of its own. `helmCharts[].valuesInline` are Helm values.
+
+Patches name images too: in a file of their own they are edited there, whether they are resources or lists of operations
+(JSON 6902); those that stand in the kustomization as a text are read, and not edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+from yaml.nodes import Node, ScalarNode, SequenceNode
+
+from boltseal.project.image_references import Format, Found, Problem, Site, Spot
+from boltseal.project.references.helm import digest_spot, misread, read_values
+from boltseal.project.references.kubernetes import read_kubernetes
+from boltseal.project.references.scalars import digest_length, parsed, scalar_site
+from boltseal.project.references.yaml_nodes import compose, content_end, items, line_of, pairs, span_of, text_of
+from boltseal.project.source_files import Source, Unreadable
+
+IN_A_TEXT: Final = (
+    "it stands in a patch inside of the kustomization, which is not edited: give the patch a file of its own"
+)
+_PATCHES: Final = ("patches", "patchesJson6902", "patchesStrategicMerge")
+
+
+def read_kustomize(source: Source, documents: Sequence[Node]) -> Found:
+    """The sites of a kustomization or component."""
+    sites: list[Site] = []
+    problems: list[Problem] = []
+    for node, where in _patches(documents, "patch"):
+        if _is_text(node):
+            try:
+                sites.extend(_inside(source, node, where))
+            except Unreadable as error:
+                problems.append(Problem(source.path, line_of(node) + error.problem.line, error.problem.message))
+    for document in documents:
+        for index, entry in enumerate(items(pairs(document).get("images"))):
+            site = _site(source, pairs(entry), f"images[{index}]")
+            if site is not None:
+                sites.append(site)
+        for index, chart in enumerate(items(pairs(document).get("helmCharts"))):
+            values = pairs(chart).get("valuesInline")
+            if values is not None:
+                sites.extend(read_values(source, [values], f"helmCharts[{index}].valuesInline").sites)
+    return Found(tuple(sites), tuple(problems))
+
+
+def patch_files(documents: Sequence[Node]) -> list[ScalarNode]:
+    """The scalars that name a file with a patch."""
+    return [node for node, _ in _patches(documents, "path") if not _is_text(node)]
+
+
+def read_operations(source: Source, documents: Sequence[Node]) -> Found:
+    """The sites of a patch that is a list of operations; none of any other document."""
+    found: list[Site] = []
+    for document in documents:
+        for index, operation in enumerate(items(document)):
+            keys = pairs(operation)
+            path, value = text_of(keys.get("path")) or "", keys.get("value")
+            node = value if path.endswith("/image") else pairs(value).get("image")
+            if text_of(keys.get("op")) in ("add", "replace") and isinstance(node, ScalarNode) and text_of(node):
+                found.append(scalar_site(source, node, Format.KUSTOMIZE, f"[{index}] {path}"))
+    return Found(tuple(found))
+
+
+def _patches(documents: Sequence[Node], key: str) -> Iterator[tuple[ScalarNode, str]]:
+    """What the entries of the lists of patches have under a key; an entry that is a text stands for either."""
+    for document in documents:
+        for name in _PATCHES:
+            for index, entry in enumerate(items(pairs(document).get(name))):
+                node = pairs(entry).get(key, entry)
+                if isinstance(node, ScalarNode) and text_of(node):
+                    yield node, f"{name}[{index}]"
+
+
+def _is_text(node: ScalarNode) -> bool:
+    """Whether a patch stands here, and not the name of its file."""
+    return "\n" in node.value or node.value.lstrip().startswith(("[", "{"))
+
+
+def _inside(source: Source, node: ScalarNode, where: str) -> Iterator[Site]:
+    """The sites of a patch that is a text of the kustomization."""
+    inner = Source.of(source.path, node.value.encode())
+    documents = compose(inner)
+    lists = [document for document in documents if isinstance(document, SequenceNode)]
+    for site in (*read_operations(inner, lists).sites, *read_kubernetes(inner, documents).sites):
+        yield replace(
+            site,
+            format=Format.KUSTOMIZE,
+            where=f"{where} {site.where}",
+            line=line_of(node) + (site.line if node.style in ("|", ">") else 0),
+            span=span_of(source, node),
+            spot=None,
+            override_only=site.why or IN_A_TEXT,
+        )
+
+
+def _site(source: Source, keys: dict[str, Node], where: str) -> Site | None:
+    name = text_of(keys.get("newName")) or text_of(keys.get("name"))
+    tag, digest = text_of(keys.get("newTag")), text_of(keys.get("digest"))
+    shown = keys.get("newTag") or keys.get("digest") or keys.get("newName")
+    if not name or not isinstance(shown, ScalarNode):
+        return None
+    written = name + (f":{tag}" if tag else "")
+    if digest:
+        written = f"{written.partition('@')[0]}@{digest}"
+    resolved, why = parsed(written)
+    if (wrong := misread(keys.get("newTag"))) is not None:
+        resolved, why = None, wrong
+    site = Site(
+        path=source.path,
+        format=Format.KUSTOMIZE,
+        where=where,
+        line=source.line(span_of(source, shown)[0]),
+        span=span_of(source, shown),
+        written=written,
+        resolved=resolved,
+        why=why,
+        spot=None if resolved is None else _spot(source, keys, digest),
+        override_only=why,
+    )
+    if resolved is not None and not tag and not digest and "newTag" not in keys and ":" not in name.rpartition("/")[2]:
+        reason = "its tag is that of the resources, where it can be pinned"
+        return replace(site, resolved=None, why=reason, spot=None, override_only=reason)
+    return site
+
+
+def _spot(source: Source, keys: dict[str, Node], digest: str | None) -> Spot | None:
+    if digest is not None and isinstance(keys["digest"], ScalarNode):
+        return digest_spot(source, keys["digest"])
+    for key in ("newTag", "newName"):
+        node = keys.get(key)
+        written = text_of(node)
+        if written and isinstance(node, ScalarNode):
+            end = content_end(source, node)
+            return Spot(source.path, end - digest_length(written), end)
+    return None

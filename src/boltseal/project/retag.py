@@ -1,0 +1,87 @@
+"""New tags in a project's files: `1.4.2` becomes `1.5.0` where it stands, and nothing else changes. Pure.
+
+Only a reference whose own text has the tag in it as it is can be edited: not one that a variable fills in, and not one that
+a digest pins, for that is another image then. Proven as `edit` proves a pin: the same structure but for these texts, and
+the same references but for these tags.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from boltseal.oci.reference import Tag
+from boltseal.project.edit_check import structure_differs
+from boltseal.project.edits import Asked, Change, Edited, Refusal
+from boltseal.project.image_references import Found, Site, Spot
+from boltseal.project.scan import scan_project
+
+
+def retag(asked: Asked, found: Found, tags: Mapping[Site, Tag]) -> Edited:
+    """The files with these tags, and what was refused. `found` is of `asked`. One file that does not prove refuses all."""
+    refused: dict[Site, str] = {}
+    texts: defaultdict[str, dict[Spot, str]] = defaultdict(dict)
+    for site, tag in tags.items():
+        spot = _spot(asked, site)
+        if isinstance(spot, str):
+            refused[site] = spot
+        else:
+            texts[spot.path][spot] = str(tag)
+    changes = [_change(asked, path, inside) for path, inside in sorted(texts.items())]
+    reason = _unproven(asked, found, {site: tag for site, tag in tags.items() if site not in refused}, changes, texts)
+    if reason is not None:
+        refused.update({site: reason for site in tags if site not in refused})
+        changes = []
+    return Edited(tuple(changes), tuple(Refusal(site, why) for site, why in refused.items()))
+
+
+def _spot(asked: Asked, site: Site) -> Spot | str:
+    """Where the tag stands, or why it can't be edited."""
+    reference = site.resolved
+    if reference is None or reference.tag is None:
+        return site.why or "it has no tag"
+    if reference.digest is not None:
+        return "it is pinned to a digest; unpin it first (`boltseal pin --unpin`), or change both by hand"
+    start, end = site.span
+    text = asked.project.read(site.path).text[start:end]
+    at = text.rfind(f":{reference.tag}")
+    after = at + 1 + len(reference.tag)
+    if at < 0 or text.count(f":{reference.tag}") != 1 or text[after:].strip("\"' \t\r\n"):
+        return "its tag is not written there as it is: a variable or another file fills it in"
+    return Spot(site.path, start + at + 1, start + after, "")
+
+
+def _change(asked: Asked, path: str, inside: Mapping[Spot, str]) -> Change:
+    before = asked.project.read(path)
+    parts, at = [], 0
+    for spot in sorted(inside):
+        parts += [before.text[at : spot.start], inside[spot]]
+        at = spot.end
+    parts.append(before.text[at:])
+    return Change(before, before.with_text("".join(parts)))
+
+
+def _unproven(
+    asked: Asked,
+    found: Found,
+    tags: Mapping[Site, Tag],
+    changes: list[Change],
+    texts: Mapping[str, Mapping[Spot, str]],
+) -> str | None:
+    kinds = {site.path: site.format for site in found.sites}
+    for change in changes:
+        differs = structure_differs(change.before, change.after, texts[change.path], kinds.get(change.path))
+        if differs is not None:
+            return differs.replace("the digest", "the new tag")
+    project = asked.project.with_texts({change.path: change.after for change in changes})
+    again = scan_project(project, asked.paths, crds=asked.crds)
+    if len(again.sites) != len(found.sites) or len(again.problems) != len(found.problems):
+        return "read again, the files do not hold the same references"
+    for site, now in zip(found.sites, again.sites, strict=True):
+        expected = site.resolved
+        if expected is not None and site in tags:
+            expected = replace(expected, tag=tags[site])
+        if (site.path, site.where, expected) != (now.path, now.where, now.resolved):
+            return f"read again, {site.where} does not name what it should"
+    return None

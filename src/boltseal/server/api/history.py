@@ -1,0 +1,199 @@
+"""The history of tags over HTTP: distribution-spec PR #606 and its discovery, and the ledger's own entries.
+
+The tag-history extension is experimental: its text may still change. A tag that is deleted keeps its history; one that
+never was has an empty one. An event's time is unique in the whole registry, so that a page can begin strictly behind
+one. Nothing of the pushed manifests' annotations is repeated.
+
+    GET /v2/<name>/_boltseal/history[/<tag>]?after=<index>&n=<number>&kinds=<kind>,<kind>
+    GET /v2/<name>/_boltseal/observations[/<tag>]?after=<index>&n=<number>
+    {"size":..., "entries":[{"index":..., "line":...}]}
+
+The entries themselves, of the ledger and of the log of observations, whose hashes are the leaves of the tree of each, for
+whoever may pull from the repository. `kinds`: entries of these kinds only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import quote
+from boltseal.ledger.entry import MAX_TIME_US, Kind, format_time
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.mediatype import OCI_INDEX
+from boltseal.server.api import responses
+from boltseal.server.api.query import QueryInvalid, link_next
+from boltseal.server.api.responses import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from boltseal.server.api.paths import Discover, History, Observed, TagHistory
+    from boltseal.server.api.request import Call
+    from boltseal.server.registry.ledger import EntryPage, EventPage, Ledger, TagEvent
+
+MAX_PAGE: Final = 1000
+
+TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
+EVENT: Final = "org.opencontainers.distribution.tag.event"
+
+_SPEC_URL: Final = "https://github.com/opencontainers/distribution-spec/pull/606"
+_OWN_URL: Final = "https://c2sp.org/tlog-tiles"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_is_moment = re.compile(
+    r"(?P<whole>\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d{1,18}))?(?P<zone>[Zz]|[+-]\d\d:\d\d)", re.ASCII
+).fullmatch
+
+
+class HistoryRoutes:
+    """The handlers of `Discover`, `TagHistory`, `History` and `Observed`."""
+
+    def __init__(self, ledger: Ledger, observed: Ledger) -> None:
+        self._ledger = ledger
+        self._observed = observed
+
+    async def discover(self, _: Call, at: Discover) -> Answer:
+        """Which extensions this registry, or one of its repositories, has."""
+        name = "<name>" if at.repository is None else str(at.repository)
+        oci = {
+            "name": "_oci",
+            "url": _SPEC_URL,
+            "description": "extensions of the distribution spec; tag-history is experimental, as PR #606 has it",
+            "endpoints": [
+                "/v2/_oci/ext/discover",
+                f"/v2/{name}/_oci/ext/discover",
+                f"/v2/{name}/_oci/tag-history/<tag>",
+            ],
+        }
+        own = {
+            "name": "_boltseal",
+            "url": _OWN_URL,
+            "description": "the ledger's entries about a repository; the ledger itself is under /ledger/ (C2SP tlog-tiles)",
+            "endpoints": [
+                f"/v2/{name}/_boltseal/history",
+                f"/v2/{name}/_boltseal/history/<tag>",
+                f"/v2/{name}/_boltseal/records",
+                f"/v2/{name}/_boltseal/observations",
+                f"/v2/{name}/_boltseal/observations/<tag>",
+            ],
+        }
+        return responses.whole(_json({"extensions": [oci, own]}))
+
+    async def tag_history(self, call: Call, at: TagHistory) -> Answer:
+        """What a tag meant, the newest first; of a mirrored one that was never pushed here, what it was served as."""
+        n = min(call.query.page_size(), MAX_PAGE)
+        before, since, digest = (call.query.one(name) for name in ("before", "since", "digest"))
+        before_us = MAX_TIME_US + 1 if before is None else _moment("before", before, round_up=True)
+        since_us = -1 if since is None else _moment("since", since, round_up=False)
+        wanted = _digest(digest)
+
+        async def events(log: Ledger) -> EventPage:
+            return await log.tag_events(
+                at.repository, at.tag, n=n, before_us=before_us, since_us=since_us, digest=wanted
+            )
+
+        page = await events(self._ledger)
+        if call.upstream is not None and not page.events:
+            page = await events(self._observed)
+        extra = []
+        if page.more:
+            kept = {key: value for key, value in (("since", since), ("digest", digest)) if value is not None}
+            parameters = {"n": str(n), "before": _time_of(page.events[-1]), **kept}
+            extra.append((b"link", link_next(f"/v2/{at.repository}/_oci/tag-history/{at.tag}", parameters)))
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(one) for one in page.events]}
+        return responses.whole(_json(index), OCI_INDEX, extra=extra)
+
+    async def history(self, call: Call, at: History) -> Answer:
+        """The entries about a repository or one of its tags, the oldest first; of all kinds, or of those asked for."""
+        n, after = asked_page(call)
+        kinds = call.query.one("kinds")
+        page = await self._ledger.history(at.repository, at.tag, after=after, n=n, kinds=_kinds(kinds))
+        path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
+        return entries_answer(page, path, n, {} if kinds is None else {"kinds": kinds})
+
+    async def observed(self, call: Call, at: Observed) -> Answer:
+        """The same of what a mirrored repository's tags were seen to mean."""
+        n, after = asked_page(call)
+        page = await self._observed.history(at.repository, at.tag, after=after, n=n)
+        path = f"/v2/{at.repository}/_boltseal/observations" + (f"/{at.tag}" if at.tag is not None else "")
+        return entries_answer(page, path, n)
+
+
+def asked_page(call: Call) -> tuple[int, int]:
+    """How many entries are asked for, and behind which index. QueryInvalid."""
+    after = call.query.one("after")
+    return min(call.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
+
+
+def entries_answer(page: EntryPage, path: str, n: int, kept: Mapping[str, str] | None = None) -> Answer:
+    """Entries as they stand, and where more of them are. `kept`: further parameters of the next page."""
+    entries = [{"index": index, "line": line.decode()} for index, line in page.entries]
+    extra = []
+    if page.more and page.entries:
+        extra.append((b"link", link_next(path, {**(kept or {}), "n": str(n), "after": str(page.entries[-1][0])})))
+    return responses.whole(_json({"size": page.size, "entries": entries}), extra=extra)
+
+
+def _descriptor(one: TagEvent) -> dict[str, object]:
+    entry = one.entry
+    return {
+        "mediaType": entry.type,
+        "size": entry.size,
+        "digest": entry.digest,
+        "annotations": {TIMESTAMP: _time_of(one), EVENT: one.event},
+    }
+
+
+def _time_of(one: TagEvent) -> str:
+    return format_time(one.entry.time_us)
+
+
+def _moment(name: str, text: str, *, round_up: bool) -> int:
+    """An RFC 3339 time in microseconds; of a finer one the next or the last whole one, so that "strictly" stays true."""
+    match = _is_moment(text)
+    try:
+        if match is None:
+            raise ValueError
+        zone = match["zone"].upper().replace("Z", "+00:00")
+        whole = datetime.fromisoformat(match["whole"].upper() + zone)
+        seconds = (whole - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError) as error:
+        expected = "a time such as 2026-11-24T08:29:01.123456Z"
+        raise QueryInvalid(f"{name} is {quote(text)}; expected {expected}") from error
+    fraction = (match["fraction"] or "").ljust(6, "0")
+    finer = bool(fraction[6:].strip("0"))
+    return seconds + int(fraction[:6]) + (1 if finer and round_up else 0)
+
+
+def _digest(text: str | None) -> Digest | None:
+    if text is None:
+        return None
+    try:
+        return Digest.parse(text)
+    except DigestInvalid as error:
+        raise QueryInvalid(f"digest: {error.message}") from error
+
+
+def _kinds(text: str | None) -> frozenset[Kind] | None:
+    """The kinds of entries that are asked for, None for all of them. QueryInvalid."""
+    if text is None:
+        return None
+    try:
+        return frozenset(Kind(one) for one in text.split(","))
+    except ValueError as error:
+        raise QueryInvalid(
+            f"kinds is {quote(text)}; expected kinds of entries such as tag.moved, with commas between"
+        ) from error
+
+
+def _index(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise QueryInvalid(f"after is {quote(text)}; expected the index of an entry")
+    return int(text)
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()

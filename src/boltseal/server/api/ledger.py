@@ -1,0 +1,104 @@
+"""The ledger over HTTP (C2SP tlog-tiles), under /ledger/: what standard tools read, and receipts.
+
+    /ledger/checkpoint                    the newest signed head
+    /ledger/tile/<L>/<N>[.p/<W>]          hashes
+    /ledger/tile/entries/<N>[.p/<W>]      entries, for whoever has the right `ledger`
+    /ledger/receipt/<index>               one entry with its proof, for whoever may pull from its repository
+    /ledger/rotations                     how one key followed another, as receipts
+
+The log of observations, of what the tags of mirrored registries meant, is the same below /ledger/observations/.
+
+Head and hashes tell nothing but how much happens here, rotations also who changed the key and why: they are for everybody
+who can log in, or for everybody at all where `[ledger] public` says so. Entries name repositories, people and reasons.
+Full tiles never change.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import BoltsealError, Unauthenticated, quote
+from boltseal.ledger.tiles import WIDTH, BundleId, TileInvalid, parse_path
+from boltseal.oci.reference import Repository
+from boltseal.server.api import caching, responses
+from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
+from boltseal.server.api.http_application import READS, Shell
+from boltseal.server.api.responses import Answer, Headers
+
+if TYPE_CHECKING:
+    from boltseal.server.api.access_log import Observer
+    from boltseal.server.api.auth import Gate
+    from boltseal.server.api.request import Call
+    from boltseal.server.registry.ledger import Ledger
+
+PREFIX: Final = "/ledger/"
+OBSERVATIONS_PREFIX: Final = "/ledger/observations/"
+_IMMUTABLE: Final = "max-age=31536000, immutable"
+_MAX_DIGITS: Final = 18
+
+
+class LedgerApi(Shell):
+    """The endpoints of one log, below `prefix`. `public`: head, hashes and rotations are for everybody."""
+
+    def __init__(self, observer: Observer, ledger: Ledger, gate: Gate, *, public: bool, prefix: str = PREFIX) -> None:
+        super().__init__(observer)
+        self._prefix = prefix
+        self._ledger = ledger
+        self._gate = gate
+        self._public = public
+
+    def _extra(self, _: Call, error: BoltsealError) -> Headers:
+        # Basic, since the right to the ledger is of no repository and so in no token.
+        basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
+        return (basic,) if isinstance(error, Unauthenticated) else ()
+
+    async def _answer(self, call: Call) -> Answer:
+        call.route = "Ledger"
+        path: str = call.scope["path"].removeprefix(self._prefix)
+        if b"%" in call.scope["raw_path"]:
+            raise RouteUnknown("nothing of the ledger has an escape in its path; one thing has one address")
+        if call.method not in READS:
+            raise MethodNotAllowed("the ledger is read with GET", "GET, HEAD")
+        if path == "checkpoint":
+            await self._admit(call)
+            return responses.whole(await self._ledger.checkpoint(), responses.TEXT)
+        if path == "rotations":
+            await self._admit(call)
+            receipts = [base64.b64encode(one).decode() for one in await self._ledger.rotations()]
+            return responses.whole(json.dumps({"receipts": receipts}).encode())
+        kind, _, rest = path.partition("/")
+        if kind == "receipt" and rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
+            return await self._receipt(call, int(rest))
+        return await self._tile(call, path)
+
+    async def _admit(self, call: Call) -> None:
+        if not self._public:
+            await self._gate.admit_any(call)
+
+    async def _tile(self, call: Call, path: str) -> Answer:
+        try:
+            at = parse_path(path)
+        except TileInvalid as error:
+            raise RouteUnknown(f"{quote(path)} is nothing the ledger has: {error.message}") from error
+        if isinstance(at, BundleId):
+            await self._gate.admit_to_entries(call)
+        else:
+            await self._admit(call)
+        public = self._public and not isinstance(at, BundleId)
+        lasting = f"{'public' if public else 'private'}, {_IMMUTABLE}"
+        return responses.whole(
+            await self._ledger.tile(at),
+            "application/octet-stream",
+            cache_control=lasting if at.width == WIDTH else caching.NO_STORE,
+        )
+
+    async def _receipt(self, call: Call, index: int) -> Answer:
+        await self._gate.admit_any(call)
+        entry = await self._ledger.entry(index)
+        if entry.repository:
+            await self._gate.admit_to_entry(call, index, Repository(entry.repository))
+        else:
+            await self._gate.admit_to_entries(call)
+        return responses.whole(await self._ledger.receipt(index), responses.TEXT)

@@ -1,0 +1,245 @@
+"""From the bytes of a request's path to what it is about: one function, parsed from the right.
+
+    /v2/                                    Base
+    /v2/_catalog                            Catalog
+    /v2/<name>/tags/list                    Tags
+    /v2/<name>/manifests/<tag or digest>    ManifestAt
+    /v2/<name>/referrers/<digest>           Referrers
+    /v2/<name>/blobs/<digest>               BlobAt
+    /v2/<name>/blobs/uploads[/]             Uploads
+    /v2/<name>/blobs/uploads/<id>           UploadAt
+    /v2/[<name>/]_oci/ext/discover          Discover
+    /v2/<name>/_oci/tag-history/<tag>       TagHistory
+    /v2/<name>/_boltseal/history[/<tag>]    History
+    /v2/<name>/_boltseal/records            RecordsAt
+    /v2/<name>/_boltseal/observations[/<tag>]  Observed
+
+From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
+The rules kept here: only `%3A` inside a digest is decoded, so that no two paths the grammar tells apart become
+one name; any other escape, and every name outside the grammar, is refused before anything is looked up. Which
+methods a path takes is in `asgi`; whether what it names exists is the registry's to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from boltseal.errors import quote
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import NameInvalid, Repository, Tag, TagInvalid
+from boltseal.server.storage.blobs.protocol import UploadId
+
+MAX_PATH_BYTES: Final = 1024
+"""Longer than any path that can be right: 255 bytes of name, a sha512 digest, and the words between."""
+
+_PREFIX: Final = b"/v2/"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The API itself: does it exist, may I talk to it (end-1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The names of all repositories."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """The tags of a repository (end-8)."""
+
+    repository: Repository
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAt:
+    """A manifest by tag or digest (end-3, 7, 9)."""
+
+    repository: Repository
+    reference: Tag | Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Referrers:
+    """What names this digest as its subject (end-12)."""
+
+    repository: Repository
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class BlobAt:
+    """A blob (end-2, 10)."""
+
+    repository: Repository
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """Where uploads begin (end-4, 11)."""
+
+    repository: Repository
+
+
+@dataclass(frozen=True, slots=True)
+class UploadAt:
+    """An upload session (end-5, 6, 13, 14)."""
+
+    repository: Repository
+    id: UploadId
+
+
+@dataclass(frozen=True, slots=True)
+class Discover:
+    """Which extensions there are, of the registry (None) or of a repository."""
+
+    repository: Repository | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagHistory:
+    """What a tag meant, as distribution-spec PR #606 wants it told."""
+
+    repository: Repository
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The ledger's entries about a repository, or about one of its tags."""
+
+    repository: Repository
+    tag: Tag | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The entries of the log of observations about a mirrored repository, or about one of its tags."""
+
+    repository: Repository
+    tag: Tag | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsAt:
+    """What was said of a repository's images: built, rebuild.requested, released."""
+
+    repository: Repository
+
+
+Target: TypeAlias = (
+    Base
+    | Catalog
+    | Tags
+    | ManifestAt
+    | Referrers
+    | BlobAt
+    | Uploads
+    | UploadAt
+    | Discover
+    | TagHistory
+    | History
+    | RecordsAt
+    | Observed
+)
+
+
+def parse_path(raw_path: bytes) -> Target | None:
+    """What the path (as sent, still escaped, without the query) is about; None when it is no route of this API.
+
+    NameInvalid, TagInvalid, DigestInvalid or UploadUnknown when it has a route's shape and a wrong name in it.
+    """
+    if len(raw_path) > MAX_PATH_BYTES:
+        msg = f"the path is {len(raw_path)} bytes long; no valid one has more than {MAX_PATH_BYTES}"
+        raise NameInvalid(msg)
+    if raw_path == b"/v2":
+        return Base()
+    if not raw_path.startswith(_PREFIX):
+        return None
+    path = _as_text(raw_path[len(_PREFIX) :])
+    if not path:
+        return Base()
+    if path == "_catalog":
+        return Catalog()
+    return _parse_parts(_split(path))
+
+
+def _parse_parts(parts: list[str]) -> Target | None:
+    match parts:
+        case [*name, "manifests", reference]:
+            return ManifestAt(_repository(name), Digest.parse(reference) if ":" in reference else Tag(reference))
+        case [*name, "blobs", "uploads"]:
+            return Uploads(_repository(name))
+        case [*name, "blobs", digest]:
+            return BlobAt(_repository(name), Digest.parse(digest))
+        case [*name, "blobs", "uploads", session]:
+            return UploadAt(_repository(name), UploadId(session))
+        case [*name, "tags", "list"]:
+            return Tags(_repository(name))
+        case [*name, "referrers", digest]:
+            return Referrers(_repository(name), Digest.parse(digest))
+        case _:
+            return _parse_extension(parts)
+
+
+def _parse_extension(parts: list[str]) -> Target | None:
+    match parts:
+        case [*name, "_oci", "ext", "discover"]:
+            return Discover(_repository(name) if name else None)
+        case [*name, "_oci", "tag-history", tag]:
+            return TagHistory(_repository(name), _tag_of_history(tag))
+        case [*name, "_boltseal", "history"]:
+            return History(_repository(name), None)
+        case [*name, "_boltseal", "history", tag]:
+            return History(_repository(name), _tag_of_history(tag))
+        case [*name, "_boltseal", "records"]:
+            return RecordsAt(_repository(name))
+        case [*name, "_boltseal", "observations"]:
+            return Observed(_repository(name), None)
+        case [*name, "_boltseal", "observations", tag]:
+            return Observed(_repository(name), _tag_of_history(tag))
+        case _:
+            return None
+
+
+def _repository(parts: list[str]) -> Repository:
+    return Repository("/".join(parts))
+
+
+def _tag_of_history(text: str) -> Tag:
+    """NameInvalid, so that no history is ever answered with a 404: that would say that there is no such extension."""
+    try:
+        return Tag(text)
+    except TagInvalid as error:
+        raise NameInvalid(error.message) from error
+
+
+def _as_text(path: bytes) -> str:
+    try:
+        return path.decode("ascii")
+    except UnicodeDecodeError as error:
+        msg = f"byte {path[error.start]:#04x} can't stand in a path; names are ASCII letters, digits and . _ - /"
+        raise NameInvalid(msg) from error
+
+
+def _split(path: str) -> list[str]:
+    """The parts of a path, without the one trailing slash that has a meaning, each free of what no name has."""
+    parts = path.split("/")
+    if parts[-3:] == ["blobs", "uploads", ""]:
+        parts.pop()
+    if "%" in parts[-1]:
+        parts[-1] = parts[-1].replace("%3A", ":").replace("%3a", ":")
+    for part in parts:
+        if part == "":
+            msg = "the path has an empty part (a doubled or a trailing slash); names have none"
+        elif "%" in part:
+            msg = f"the path holds an escape in {quote(part)}; only the colon of a digest may be escaped"
+        elif part in {".", ".."} or not part.isprintable():
+            msg = f"the path holds {quote(part)}, which can be no part of a name"
+        else:
+            continue
+        raise NameInvalid(msg)
+    return parts

@@ -1,0 +1,415 @@
+"""Builds what serves: settings in, a whole ASGI application out.
+
+`create_app` is for a server's worker: its lifespan opens the store (`opening`), runs the janitor, closes the store.
+Nothing is opened before the lifespan begins, so that an application can be built anywhere and twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.applications import Starlette
+
+from boltseal.client.witness import WitnessClient
+from boltseal.errors import BoltsealError
+from boltseal.events import TagHeld, TagMoved, TagRefused
+from boltseal.ledger.note import VerifierKey
+from boltseal.notify.receivers import Notifier, build_dispatcher, registry_name
+from boltseal.oci.reference import Reference
+from boltseal.server.api.access_log import Observer, Write
+from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
+from boltseal.server.api.admin import AdminApi
+from boltseal.server.api.auth import Gate
+from boltseal.server.api.distribution import DistributionApi
+from boltseal.server.api.health import HEALTH_PATH, READY_PATH, Health
+from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
+from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
+from boltseal.server.api.metrics import Metrics
+from boltseal.server.api.request import BodyLimits
+from boltseal.server.api.settings import ApiSettings
+from boltseal.server.api.token import TokenService
+from boltseal.server.auth.access import Access
+from boltseal.server.auth.logins import Logins
+from boltseal.server.auth.tokens import Tokens
+from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.push_proxy import PushGate
+from boltseal.server.mirror.retention import retain
+from boltseal.server.mirror.upstream_limits import upstream_gauges
+from boltseal.server.mirror.upstreams import Upstreams
+from boltseal.server.mirror_factory import build_mirror, build_upstreams
+from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
+from boltseal.server.rebuilds import Rebuilding
+from boltseal.server.registry import Registry, build_registry
+from boltseal.server.registry.readiness import Readiness, readiness
+from boltseal.server.registry.signer import Signer
+from boltseal.server.registry.witnesses import Witness, Witnesses
+from boltseal.server.storage.certificate import check_certificate
+from boltseal.server.storage.coordination.interprocess_lock import Turns
+from boltseal.server.storage.disk_reserve import Room
+from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
+from boltseal.server.storage.key_file import KeyFile
+from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metrics import RunFolder
+from boltseal.server.storage.users import UserFile
+from boltseal.server.store_factory import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
+
+if TYPE_CHECKING:
+    import httpx2
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from boltseal.events import Event
+    from boltseal.server.mirror.upstream_limits import Tell
+    from boltseal.server.registry.refusals import Refused
+    from boltseal.server.settings import Settings
+
+METRICS_PATH: Final = "/metrics"
+TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
+JANITOR_EVERY_S: Final = 3600.0
+READ_ONLY: Final = "this registry is read-only at present: pulls go on, nothing can be pushed or deleted"
+
+_log = structlog.get_logger(__name__)
+
+
+class Application(Starlette):
+    """Everything a worker answers. The distribution API stands before Starlette's routing, as every pull waits for it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        reload: Callable[[], Settings] | None,
+        observer: Observer,
+        witness_app: httpx2.AsyncBaseTransport | None,
+        tell: Tell,
+    ) -> None:
+        super().__init__(lifespan=self._run)
+        self._settings = settings
+        self._clock = clock
+        self._reload = reload
+        self._notes: tuple[str, ...] = ()
+        self._store: Store | None = None
+        self._signers: list[Signer] = []
+        self._witnesses: Witnesses | None = None
+        self._witness_app = witness_app
+        self._tell = tell
+        self._notifier: Notifier | None = None
+        self._api: DistributionApi | None = None
+        self._logins: Logins | None = None
+        self._upstreams: Upstreams | None = None
+        self._mirror: Mirror | None = None
+        self._push_gate: PushGate | None = None
+        self._observer = observer
+        health = Health(observer, self._readiness)
+        self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or the lifespan."""
+        if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
+            await self._api(scope, receive, send)
+        elif scope["type"] == "http" and (beside := self._beside.get(_beside_name(scope["path"]))) is not None:
+            await beside(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def _run(self, _: Starlette) -> AbstractAsyncContextManager[None]:
+        return self._lifespan()
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        self._store = store = begin(self._settings, self._clock)
+        self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
+        self._upstreams = build_upstreams(self._settings.upstreams)
+        self._turns = Turns(self._settings.server.data)
+        self._mirror, self._push_gate = build_mirror(
+            self._upstreams,
+            store.registry,
+            store.blobs,
+            store.database,
+            self._turns,
+            clock=self._clock,
+            tell=self._happened,
+            check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
+            read_only=lambda: _read_only(self._settings, store),
+            count=self._observer.totals.count,
+        )
+        self._serve(store.registry, self._settings, self._logins)
+        if not self._settings.server.read_only:
+            self._notify(store)
+            await self._ask_witnesses(store)
+            self._signers = [Signer(each, store.database) for each in store.integrators]
+            for signer in self._signers:
+                signer.start()
+        asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
+        janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
+        rebuilding = None
+        if self._settings.actions and not self._settings.server.read_only:
+            looking = Rebuilding(self._settings, store, self._clock, self._happened, self._mirror, self._push_gate)
+            rebuilding = asyncio.create_task(looking.run())
+        noting = asyncio.create_task(self._mirror.run())
+        gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
+        settling = asyncio.create_task(self._push_gate.run()) if gated else None
+        if self._reload is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        try:
+            async with self._observer.running():
+                yield
+        finally:
+            self._api = None
+            for task in (janitor, rebuilding, noting, asked, settling):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+            if self._witnesses is not None:
+                await self._witnesses.aclose()
+            await self._push_gate.aclose()
+            await self._mirror.aclose()
+            await self._upstreams.aclose()
+            self._turns.close()
+            for signer in self._signers:
+                signer.close()
+            if self._notifier is not None:
+                await asyncio.to_thread(self._notifier.close)
+            store.close()
+
+    def _notify(self, store: Store) -> None:
+        """From now on whoever is configured is told. A read-only server tells nobody: it writes nothing down."""
+        settings = self._settings
+        name = registry_name(settings)
+        dispatcher = build_dispatcher(
+            settings.receivers,
+            settings.server.data,
+            settings.server.public_url or f"http://{name}",
+            self._clock,
+            (LedgerFeed(store.database, name), ObservationFeed(store.database)),
+        )
+        if dispatcher is not None:
+            self._notifier = Notifier(dispatcher)
+            self._notifier.start()
+
+    def _happened(self, event: Event) -> None:
+        """Something that people may be told of: a line of the log, and for whoever is configured.
+
+        What is written into the log of observations they are told from there, so that no end of a process loses it.
+        """
+        self._tell(event)
+        if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
+            self._notifier.dispatcher.tell(event)
+
+    def _refused(self, refused: Refused) -> None:
+        """A refusal, which stands in the log already."""
+        if self._notifier is None:
+            return
+        for tag in refused.tags or (None,):
+            named = Reference(registry_name(self._settings), refused.repository, tag, None if tag else refused.digest)
+            self._notifier.dispatcher.tell(
+                TagRefused(named, refused.asked, refused.digest, refused.actor, refused.reason)
+            )
+
+    async def _ask_witnesses(self, store: Store) -> None:
+        """Before anything is taken in: has somebody else seen more of our ledger than is here?"""
+        found = [
+            Witness(WitnessClient(one.url, app=self._witness_app), VerifierKey.parse(one.key))
+            for one in self._settings.witness
+        ]
+        if found:
+            self._witnesses = Witnesses(store.database, store.keys, found)
+            await self._witnesses.at_start()
+            check_ledger(store)
+
+    def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
+        registry.refusals.tell = self._refused
+        logins = logins or Logins(UserFile(settings.htpasswd))
+        tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
+        access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
+        gate = Gate(access, _realm(settings), _open_to(settings))
+        server = settings.server
+        api_settings = ApiSettings(
+            public_url=server.public_url,
+            max_manifest_bytes=int(server.max_manifest_bytes),
+            # Not where there are merely no users yet: the first one ends that at once, and a shared cache would not hear.
+            anonymous_pull=settings.grants.all_may_pull,
+            read_only=lambda: _read_only(settings, self._store),
+            body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
+            leads=settings.leads,
+        )
+        self._api = DistributionApi(registry, api_settings, gate, self._observer, self._mirror, self._push_gate)
+        self._observer.lines_wanted = bool(server.access_log)
+        local = "admins" if server.behind_proxy else "local"
+        open_to = "everybody" if server.public_metrics else local
+        self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
+        self._beside[TOKEN_PATH] = TokenService(self._observer, gate, settings.leads)
+        public = settings.ledger.public
+        self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=public)
+        self._beside[OBSERVATIONS_PREFIX] = LedgerApi(
+            self._observer, registry.observed, gate, public=public, prefix=OBSERVATIONS_PREFIX
+        )
+        self._beside[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, gate, api_settings.read_only)
+
+    def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
+        data = self._settings.server.data
+        free = Room(data, 0).free_bytes()
+        uploads = sum(1 for _ in (data / "uploads").iterdir())
+        gauges: dict[str, tuple[str, float | dict[str, float]]] = {
+            "boltseal_disk_free_bytes": ("Free space under the data folder", free),
+            "boltseal_uploads_open": ("Upload sessions that were begun and not ended", uploads),
+        }
+        if self._settings.upstreams and self._store is not None:
+            gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+        return gauges
+
+    def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
+        """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
+        if self._store is None:
+            return
+        try:
+            newer = reload()
+            settings = self._settings.taking_over(newer)
+            begin_ledger(self._store, settings)
+        except BoltsealError as error:
+            self._notes = (f"the last reload of the configuration failed, everything stays as it was: {error.message}",)
+            _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
+            return
+        left_out = self._settings.left_out(newer)
+        self._notes = (f"changed in the configuration, but only a restart brings it: {', '.join(left_out)}",) * bool(
+            left_out
+        )
+        try:
+            # The server's parent replaces the workers when the files have changed; here only what it will find is told.
+            check_certificate(settings.server.tls_cert, settings.server.tls_key)
+        except BoltsealError as error:
+            self._notes += (f"the certificate that was read first is still served: {error.message}",)
+            _log.error("the certificate can't be read again", reason=error.message)
+        self._settings = settings
+        # Requests under way end under the rules they began with.
+        store = self._store
+        registry = build_registry(store.database, store.blobs, settings.rules, self._room(), bounds(settings))
+        if self._push_gate is not None:
+            self._push_gate.registry = registry
+        self._serve(registry, settings, self._logins)
+        _log.info("rules read again", rules=len(settings.rules.user))
+        if left_out:
+            _log.warning("changed settings that only a restart brings", settings=list(left_out))
+
+    def _room(self) -> Room:
+        server = self._settings.server
+        return Room(server.data, int(server.disk_reserve_bytes))
+
+    async def _readiness(self) -> Readiness:
+        if self._store is None:
+            return Readiness(("the store is not open",), ())
+        notes = self._notes
+        troubles = [each.trouble for each in self._signers if each.trouble is not None]
+        notes = (*notes, *(f"the newest entries of the ledger are not signed: {trouble}" for trouble in troubles))
+        if OBSERVATIONS.name in self._store.database.doubts:
+            doubt = self._store.database.doubts[OBSERVATIONS.name]
+            notes = (
+                *notes,
+                f"what upstreams' tags mean is not written down, so nothing new is served of them: {doubt}",
+            )
+        if self._witnesses is not None:
+            notes = (*notes, *self._witnesses.troubles)
+        if self._notifier is not None:
+            notes = (*notes, *self._notifier.dispatcher.troubles)
+        read_only = _read_only(self._settings, self._store)
+        return await readiness(self._store.database, self._room(), read_only, notes, self._clock)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    clock: Clock = now_us,
+    reload: Callable[[], Settings] | None = None,
+    access_log: Write | None = None,
+    run: Path | None = None,
+    witness_app: httpx2.AsyncBaseTransport | None = None,
+    tell: Tell | None = None,
+) -> Starlette:
+    """The application of one process. Its lifespan opens `settings.server.data` and closes it.
+
+    `reload`: reads the settings again at SIGHUP; None leaves the signal alone. `access_log`: takes the lines of the access log.
+    `run`: the folder through which the workers of one server sum up their metrics; see `server.storage.metrics`. `witness_app`:
+    answers for every witness; None: they are asked over the network. `tell` is handed what happens to upstreams and their
+    tags; None: it is a line of the log.
+    """
+    observer = Observer(access_log, None if run is None else RunFolder(run))
+    return Application(settings, clock, reload, observer, witness_app, tell or _tell)
+
+
+async def _janitor(store: Store, clock: Clock, settings: Callable[[], Settings]) -> None:
+    """Once an hour, in every process: they may meet at something, and then one of them finds nothing to do."""
+    while True:
+        if not settings().server.read_only:
+            try:
+                removed = await asyncio.to_thread(_tidy_up, store, settings(), clock())
+            except BoltsealError as error:
+                _log.warning("what is not needed could not be removed", reason=error.message)
+            else:
+                if any(removed.values()):
+                    _log.info("what is not needed was removed", **removed)
+        await asyncio.sleep(JANITOR_EVERY_S)
+
+
+def _tidy_up(store: Store, settings: Settings, now_us: int) -> dict[str, int]:
+    """How many abandoned uploads, mirrored manifests and blobs, and bytes of blobs that nothing names went."""
+    uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
+    if store.database.frozen is not None or not settings.upstreams:
+        return {"uploads": uploads}
+    mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
+    return {"uploads": uploads, "mirrored": mirrored, "blobs": collect_released(store.database, store.blobs, now_us)}
+
+
+def _tell(event: Event) -> None:
+    """What happened to upstreams and their tags, for whoever reads the log."""
+    _log.warning(event.text, kind=str(event.kind))
+
+
+def _read_only(settings: Settings, store: Store | None) -> str | None:
+    """The sentence that refuses every change, None where changes are taken."""
+    if settings.server.read_only:
+        return READ_ONLY
+    frozen = None if store is None else store.database.frozen
+    return None if frozen is None else f"this registry takes nothing in, pulls go on: {frozen}"
+
+
+def _realm(settings: Settings) -> str | None:
+    """The absolute address of the token service, from the configuration alone; None where it does not tell one."""
+    server = settings.server
+    if server.public_url is not None:
+        return server.public_url + TOKEN_PATH
+    if server.address.any_interface:
+        return None
+    return f"{'https' if server.tls_cert else 'http'}://{server.address}{TOKEN_PATH}"
+
+
+def _open_to(settings: Settings) -> frozenset[str] | None:
+    """By which host names a registry without users may be asked: on loopback this machine's, elsewhere any.
+
+    A proxy in front passes on what clients call it, and decides itself whom it answers.
+    """
+    server = settings.server
+    if server.behind_proxy or not server.address.loopback:
+        return None
+    host = f"[{server.address.host}]" if ":" in server.address.host else server.address.host
+    public = urlsplit(server.public_url).hostname if server.public_url else None
+    return frozenset({"localhost", "127.0.0.1", "[::1]", host, *([public.lower()] if public else [])})
+
+
+def _beside_name(path: str) -> str:
+    """Under which name what answers a path stands in the table: a path of its own, or everything below a prefix."""
+    return next(
+        (prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX) if path.startswith(prefix)), path
+    )
+
+
+def _is_distribution(path: str) -> bool:
+    return path.startswith("/v2/") or path == "/v2"

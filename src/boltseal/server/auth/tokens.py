@@ -1,0 +1,124 @@
+"""Bearer tokens: who somebody is and what they asked for, signed for five minutes. They give no right by themselves.
+
+A token (JWT, EdDSA) says its subject and, per repository, the actions that were asked for and granted when it was
+given; and whether it is also for the catalog, the list of repositories (type `registry`, name `catalog`, action `*`). What a request may do is what the token says AND what the grants say now: a grant that was taken away is gone at
+once, and a token never does more than it was asked for. Checked, in this order: signature by one of our keys, issuer,
+audience, not before, end; then the claims' form. What can't be read is no token.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from boltseal.errors import Unauthenticated
+from boltseal.policy.grants import Action
+
+if TYPE_CHECKING:
+    from boltseal.server.storage.key_file import KeyFile, SigningKey
+
+LIFE_S: Final = 300
+LEEWAY_S: Final = 5
+MAX_TOKEN_BYTES: Final = 16 * 1024
+ISSUER: Final = "boltseal"
+CATALOG_SCOPE: Final = "registry:catalog:*"
+"""The scope of the catalog, as the Docker token specification names it."""
+_ALGORITHMS: Final = ["Ed25519"]
+_CATALOG: Final = {"type": "registry", "name": "catalog", "actions": ["*"]}
+
+
+class TokenInvalid(Unauthenticated):
+    """Not one of our tokens, or not any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says. `user` None: somebody without a login. `ends_s`: seconds since the epoch.
+
+    `scopes`: actions by repository. `catalog`: whether it is also for the catalog.
+    """
+
+    user: str | None
+    scopes: Mapping[str, frozenset[Action]]
+    ends_s: int
+    catalog: bool = False
+
+
+class Tokens:
+    """Gives and checks tokens for one service. `now_us` is the clock."""
+
+    def __init__(self, keys: KeyFile, service: str, now_us: Callable[[], int]) -> None:
+        self._keys = keys
+        self.service = service
+        self._now_us = now_us
+
+    def give(self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False) -> str:
+        """A token for a user and what was granted of what they asked for. `catalog`: also for it. KeysUnreadable."""
+        now_s = self._now_us() // 1_000_000
+        key = self._keys.current(self._now_us())[0]
+        claims: dict[str, Any] = {
+            "iss": ISSUER,
+            "aud": self.service,
+            "sub": user or "",
+            "iat": now_s,
+            "nbf": now_s,
+            "exp": now_s + LIFE_S,
+            "jti": secrets.token_hex(8),
+            "access": [
+                {"type": "repository", "name": name, "actions": sorted(actions)}
+                for name, actions in sorted(scopes.items())
+            ]
+            + ([_CATALOG] if catalog else []),
+        }
+        return jwt.encode({"alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS)
+
+    def check(self, text: str) -> Claims:
+        """What a token says, if it is ours and holds now. TokenInvalid, KeysUnreadable."""
+        if len(text) > MAX_TOKEN_BYTES:
+            raise TokenInvalid("the token is too long to be one of ours; log in again")
+        until_us: int | None = None  # when the next key took over; what is said to be given later is a thief's
+        for key in self._keys.current(self._now_us()):
+            try:
+                found = jwt.decode(text, _jwk(key), algorithms=_ALGORITHMS)
+            except (JoseError, ValueError):
+                until_us = key.since_us
+                continue
+            return self._claims(found.claims, until_us)
+        raise TokenInvalid("the token was not signed by this registry; log in again")
+
+    def _claims(self, claims: Mapping[str, Any], until_us: int | None) -> Claims:
+        now_s = self._now_us() // 1_000_000
+        user, begins_s, ends_s = claims.get("sub"), claims.get("nbf"), claims.get("exp")
+        if claims.get("iss") != ISSUER or claims.get("aud") != self.service:
+            raise TokenInvalid("the token is for another service; log in again")
+        if not isinstance(user, str) or type(begins_s) is not int or type(ends_s) is not int:
+            raise TokenInvalid("the token can't be read; log in again")
+        if not begins_s - LEEWAY_S <= now_s < ends_s + LEEWAY_S or ends_s - begins_s > LIFE_S:
+            raise TokenInvalid("the token has ended; ask for another")
+        if until_us is not None and begins_s > until_us // 1_000_000 + LEEWAY_S:
+            raise TokenInvalid("the token was signed by a key that signs no more; ask for another")
+        scopes, catalog = _access(claims.get("access"))
+        return Claims(user or None, scopes, ends_s, catalog)
+
+
+def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
+    """The actions by repository, and whether the catalog is among what was granted. TokenInvalid."""
+    try:
+        items = list(access)  # type: ignore[call-overload]  # whatever it is, the except below answers
+        scopes = {
+            item["name"]: frozenset(Action(action) for action in item["actions"]) for item in items if item != _CATALOG
+        }
+        return scopes, _CATALOG in items
+    except (TypeError, KeyError, ValueError) as error:
+        raise TokenInvalid("the token can't be read; log in again") from error
+
+
+def _jwk(key: SigningKey) -> OKPKey:
+    return OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(key.seed))

@@ -1,0 +1,186 @@
+"""Which mirrored images are let go: those that nobody pulled for `keep_for`, and then the longest unused ones until the
+rest fits into `keep_bytes`. `plan` is pure; `retain` does it.
+
+An image goes as a whole or stays as a whole: a manifest that no other contains, with all that is below it and all that
+speaks of it (signatures, SBOMs), was used when any of that was pulled last. What two images share stays with the one that
+stays. Never let go is
+
+- what a tag of our own means, sealed or not, with all below it;
+- what a hold on an upstream's tag keeps serving;
+- what somebody pushed, and not the mirror brought.
+
+Rows go in a transaction that looks at all of that once more; bytes go later, by the rules of `server.storage.garbage_collection`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.server.storage.garbage_collection import Item
+from boltseal.server.storage.metadata import mirrored
+from boltseal.server.storage.metadata.database import Transaction
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from boltseal.policy.upstreams import UpstreamTerms
+    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.mirrored import Holdings, Row
+
+DAY_US: Final = 24 * 3600 * 1_000_000
+YOUNG_US: Final = 3600 * 1_000_000
+"""What was used in the last hour is not let go for its size: somebody may be in the middle of pulling it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """An image of a repository, as a whole. `root`: the manifest, or the blob that no manifest names."""
+
+    repository: str
+    root: str
+    parts: frozenset[str]
+    used_us: int
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Goes:
+    """An image that is let go, and why."""
+
+    unit: Unit
+    reason: str
+
+
+def units_of(holdings: Holdings, actor: str) -> list[Unit]:
+    """All images of a repository. `actor`: who brought what may be let go."""
+    rows = {row.digest: row for row in (*holdings.manifests, *holdings.blobs)}
+    contained = {
+        child
+        for parent, children in holdings.contains.items()
+        if parent in rows
+        for child in children
+        if child != parent
+    }
+    roots = [digest for digest in rows if digest not in contained]
+    manifests = frozenset(row.digest for row in holdings.manifests)
+    seen: set[str] = set()
+    found = [_unit(holdings, rows, manifests, root, actor, seen) for root in roots]
+    # What contains itself in a circle has no root: each of it is one.
+    found += [_unit(holdings, rows, manifests, digest, actor, seen) for digest in rows if digest not in seen]
+    return found
+
+
+def plan(
+    units: Sequence[Unit],
+    sizes: Mapping[str, int],
+    now_us: int,
+    keep_for_us: int | None,
+    keep_bytes: int | None,
+) -> list[Goes]:
+    """What is let go, longest unused first. `sizes`: bytes by digest; what several images share counts once."""
+    waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
+    holders = Counter(part for unit in units for part in unit.parts)
+    held = sum(sizes.get(part, 0) for part in holders)
+    goes = []
+    for unit in waiting:
+        age_us = now_us - unit.used_us
+        too_old = keep_for_us is not None and age_us > keep_for_us
+        too_much = keep_bytes is not None and held > keep_bytes and age_us > YOUNG_US
+        if not too_old and not too_much:
+            continue
+        days = f"nobody pulled it for {age_us / DAY_US:.0f} days"
+        goes.append(Goes(unit, days if too_old else f"{days}, and the mirror holds more than keep_bytes"))
+        for part in unit.parts:
+            holders[part] -= 1
+            if not holders[part]:
+                held -= sizes.get(part, 0)
+    return goes
+
+
+def retain(database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool) -> Iterator[Item]:
+    """Let go, or with `dry_run` only name, what upstreams' terms no longer keep. Blocks: not for the loop. Unavailable."""
+    for terms in upstreams:
+        if terms.keep_for_us is None and terms.keep_bytes is None:
+            continue
+        actor = f"{MIRROR_ACTOR}{terms.name}"
+        all_holdings = database.read_and_wait(partial(_all, f"{terms.name}/"))
+        units = [unit for holdings in all_holdings for unit in units_of(holdings, actor)]
+        sizes = {row.digest: row.size for holdings in all_holdings for row in (*holdings.manifests, *holdings.blobs)}
+        planned: dict[str, list[Goes]] = {}
+        for goes in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
+            planned.setdefault(goes.unit.repository, []).append(goes)
+        for name, going in planned.items():
+            job = _letting_go(name, {goes.unit.root: goes for goes in going}, actor, dry_run=dry_run)
+            if dry_run:
+                yield from database.read_and_wait(partial(_only_read, job, now_us))
+            else:
+                yield from database.write_and_wait(job)
+
+
+def _letting_go(
+    name: str, going: Mapping[str, Goes], actor: str, *, dry_run: bool
+) -> Callable[[Transaction], list[Item]]:
+    """The job that lets go of images of a repository that are still as they were when that was decided."""
+
+    def job(tx: Transaction) -> list[Item]:
+        holdings = mirrored.holdings(tx.connection, name)
+        if holdings is None:
+            return []
+        units = units_of(holdings, actor)
+        stays: set[str] = set()
+        goes: dict[str, str] = {}
+        for unit in units:
+            planned = going.get(unit.root)
+            if planned is None or unit.kept or unit.used_us > planned.unit.used_us:
+                stays |= unit.parts
+            else:
+                goes |= dict.fromkeys(unit.parts, planned.reason)
+        manifests = _ours(holdings.manifests, goes, stays, actor)
+        blobs = _ours(holdings.blobs, goes, stays, actor)
+        if not dry_run and (manifests or blobs):
+            mirrored.let_go(
+                tx, holdings.repository_id, [row.digest for row in manifests], [row.digest for row in blobs]
+            )
+        return [
+            Item(what, f"{name}@{row.digest}", row.size, goes[row.digest])
+            for what, rows in (("manifest", manifests), ("blob", blobs))
+            for row in rows
+        ]
+
+    return job
+
+
+def _ours(rows: Iterable[Row], goes: Mapping[str, str], stays: set[str], actor: str) -> list[Row]:
+    return [row for row in rows if row.digest in goes and row.digest not in stays and row.by == actor]
+
+
+def _all(prefix: str, connection: Connection) -> list[Holdings]:
+    found = (mirrored.holdings(connection, name) for name in mirrored.repositories_of(connection, prefix))
+    return [holdings for holdings in found if holdings is not None]
+
+
+def _only_read(job: Callable[[Transaction], list[Item]], now_us: int, connection: Connection) -> list[Item]:
+    return job(Transaction(connection, now_us))
+
+
+def _unit(
+    holdings: Holdings, rows: Mapping[str, Row], manifests: frozenset[str], root: str, actor: str, seen: set[str]
+) -> Unit:
+    parts: set[str] = set()
+    waiting = [root]
+    while waiting:
+        digest = waiting.pop()
+        if digest in parts or digest not in rows:
+            continue
+        parts.add(digest)
+        waiting += holdings.contains.get(digest, ())
+    seen |= parts
+    kept = bool(parts & holdings.needed) or any(rows[part].by != actor for part in parts & manifests)
+    # A blob's time is that of its bringing, which says less than its manifest's: it counts where there is none.
+    times = [rows[part].used_us for part in parts & manifests] or [rows[root].used_us]
+    return Unit(holdings.name, root, frozenset(parts), max(times), kept)

@@ -1,0 +1,65 @@
+"""The upstreams of this process: each with its terms and a client of its own, so that no login meets another's host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from boltseal.client.registry_client import RegistryClient
+from boltseal.oci.reference import Repository
+from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.server.registry.models import Actor
+
+if TYPE_CHECKING:
+    from boltseal.client.transport import Transport
+    from boltseal.policy.upstreams import UpstreamTerms
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A registry that is mirrored here. `client` asks it, with its login and nobody else's.
+
+    `pushing` asks it too, with more patience: a large blob takes its time at the other end.
+    """
+
+    terms: UpstreamTerms
+    transport: Transport
+    client: RegistryClient
+    patient: Transport
+    pushing: RegistryClient
+
+    @classmethod
+    def over(cls, terms: UpstreamTerms, transport: Transport, patient: Transport | None = None) -> Upstream:
+        """An upstream that is asked through `transport`, and pushed to through `patient`, if that is another."""
+        pushing = patient or transport
+        return cls(
+            terms,
+            transport,
+            RegistryClient(transport, terms.authority),
+            pushing,
+            RegistryClient(pushing, terms.authority),
+        )
+
+    @property
+    def actor(self) -> Actor:
+        """Who brought what came from there: no user can be called so."""
+        return Actor(f"{MIRROR_ACTOR}{self.terms.name}")
+
+    def remote(self, repository: Repository) -> Repository:
+        """A repository of ours, `docker.io/library/node`, as upstream knows it."""
+        return Repository(repository.removeprefix(f"{self.terms.name}/"))
+
+
+class Upstreams:
+    """All of them, by name. Closed with `aclose`."""
+
+    def __init__(self, upstreams: Iterable[Upstream]) -> None:
+        self.by_name: Mapping[str, Upstream] = {each.terms.name: each for each in upstreams}
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for each in self.by_name.values():
+            await each.transport.aclose()
+            if each.patient is not each.transport:
+                await each.patient.aclose()

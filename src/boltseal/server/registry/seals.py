@@ -1,0 +1,213 @@
+"""What an admin may do to a seal: put one on, lift its protection, purge what must not exist, let what is over expire.
+
+Each is recorded with its reason. None of them lets a sealed name mean something else, ever. These calls are made by
+the offline verbs, on the data folder, beside a running server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from boltseal.errors import ErrorCode, Invalid, SealedDelete
+from boltseal.ledger.entry import Kind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.policy import refusal_message
+from boltseal.server.registry import sequencer
+from boltseal.server.registry.models import Place
+from boltseal.server.registry.pulls import ManifestUnknown
+from boltseal.server.storage.metadata import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from boltseal.oci.reference import Tag
+    from boltseal.server.registry.models import Actor, Standing
+    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.storage.blobs.protocol import BlobStore
+    from boltseal.server.storage.metadata.database import Database, Transaction
+
+
+class NeverSealed(Invalid):
+    """The tag floats, so there is no seal to lift."""
+
+    code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_INVALID
+
+
+class PartOfSealed(SealedDelete):
+    """What is to be purged is part of another sealed image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge did.
+
+    `kept`: parts that stay because something else in the repository needs them, with what that is. `elsewhere`: what
+    went here and other repositories hold too, with what it is there: they are walls, so a purge ends at them.
+    """
+
+    digest: Digest
+    tags: tuple[Tag, ...]
+    manifests: tuple[Digest, ...]
+    blobs: tuple[Digest, ...]
+    kept: tuple[tuple[Digest, str], ...]
+    elsewhere: tuple[tuple[Repository, Digest, str], ...]
+
+
+class Seals:
+    """The admin's side of the door."""
+
+    def __init__(self, database: Database, blobs: BlobStore, door: TagDoor) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._door = door
+
+    async def seal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> Standing:
+        """Bind a tag to what it means and protect it for ever. ManifestUnknown, ReferencesMissing."""
+        return await self._change(repository, tag, lambda tx, place: self._door.seal(tx, place, tag, actor, reason))
+
+    async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> Standing:
+        """Allow a sealed tag to be deleted; it still can't move. ManifestUnknown, NeverSealed."""
+
+        def job(tx: Transaction, place: Place) -> Standing | None:
+            standing = self._door.unseal(tx, place, tag, actor, reason)
+            if standing is None and self._door.meaning(tx, place, tag) is not None:
+                raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
+            return standing
+
+        return await self._change(repository, tag, job)
+
+    async def purge(self, repository: Repository, reference: Tag | Digest, actor: Actor, reason: str) -> Purged:
+        """Remove a manifest, its tags and every part that nothing else needs, bytes included; names stay bound.
+
+        A manifest is gone when it is gone by all of its digests. A signature of a sealed image is not a part.
+        ManifestUnknown; PartOfSealed when another sealed image contains it: that one has to be purged first.
+        """
+
+        def job(tx: Transaction) -> Purged:
+            place = self._place(tx, repository)
+            digest = reference if isinstance(reference, Digest) else self._door.meaning(tx, place, reference)
+            if digest is None or queries.find_manifest(tx, place.id, str(digest)) is None:
+                raise ManifestUnknown(f"{repository} holds no {reference}")
+            return self._purge(tx, place, digest, actor, reason)
+
+        purged = await self._database.write(job)
+        await self._database.write(lambda tx: self._unlink(tx, purged))
+        return purged
+
+    async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[tuple[Repository, Tag]]:
+        """Take away the tags whose stated time to be kept is over; names stay bound. Returns those, also in a dry run."""
+
+        def job(tx: Transaction) -> list[tuple[Repository, Tag]]:
+            return [
+                (place.repository, tag)
+                for place, tag in self._door.overdue(tx)
+                if dry_run or self._door.expire(tx, place, tag, actor)
+            ]
+
+        return await self._database.write(job)
+
+    async def _change(
+        self, repository: Repository, tag: Tag, change: Callable[[Transaction, Place], Standing | None]
+    ) -> Standing:
+        def job(tx: Transaction) -> Standing:
+            standing = change(tx, self._place(tx, repository))
+            if standing is None:
+                raise ManifestUnknown(f"there is no tag {tag} in {repository}")
+            return standing
+
+        return await self._database.write(job)
+
+    def _place(self, tx: Transaction, repository: Repository) -> Place:
+        found = queries.repository_id(tx, repository)
+        if found is None:
+            raise ManifestUnknown(f"nothing was ever pushed to {repository}")
+        return Place(repository, found)
+
+    def _purge(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> Purged:
+        twins = self._twins(tx, place, digest)
+        tags = tuple(tag for twin in twins for tag in self._door.purge_meaning(tx, place, twin, actor, reason))
+        self._refuse_part_of_sealed(tx, place, twins)
+        if not tags:  # no tag's entry tells of it, so one of its own does
+            self._record(tx, place, digest, actor, reason)
+        tx.takes_away = True
+        under = {Digest.parse(text) for text in queries.digests(tx, queries.reached_from(place.id, str(digest)))}
+        manifests, blobs, kept = [*twins], [], []
+        for twin in twins:
+            queries.remove_manifest(tx, place.id, str(twin))
+        waiting = under - set(twins)
+        while True:  # a part goes when nothing that is left contains it; each round may free parts of the next level
+            freed = {part for part in waiting if not queries.parents(tx, place.id, str(part))}
+            if not freed:
+                break
+            waiting -= freed
+            for part in sorted(freed):
+                if queries.find_manifest(tx, place.id, str(part)) is not None:
+                    needed = self._needed_beyond(tx, place, part)
+                    if needed is not None:
+                        kept.append((part, needed))
+                        continue
+                    queries.remove_manifest(tx, place.id, str(part))
+                    manifests.append(part)
+                elif queries.blob_size(tx, place.id, str(part)) is not None:
+                    queries.remove_blob(tx, place.id, str(part))
+                    blobs.append(part)
+        kept += ((part, f"it is also part of {self._parent(tx, place, part)}") for part in sorted(waiting))
+        elsewhere = self._elsewhere(tx, (*manifests, *blobs))
+        return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), tuple(elsewhere))
+
+    def _parent(self, tx: Transaction, place: Place, part: Digest) -> str | None:
+        """One manifest that contains it, with a tag that means that; None when nothing does."""
+        parents = queries.parents(tx, place.id, str(part))
+        if not parents:
+            return None
+        parent = min(parents)
+        name = self._door.first_name(tx, place, Digest.parse(parent))
+        return parent if name is None else f"{parent} (tag {name})"
+
+    def _elsewhere(self, tx: Transaction, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
+        for number, name, text in queries.holders(tx, [str(digest) for digest in gone]):
+            place, digest = Place(Repository(name), number), Digest.parse(text)
+            parent = self._parent(tx, place, digest)
+            yield place.repository, digest, f"{name} holds it too" + (f", as part of {parent}" if parent else "")
+
+    def _refuse_part_of_sealed(self, tx: Transaction, place: Place, twins: list[Digest]) -> None:
+        """Its own tags are gone by now, so what seals it still is something that contains it."""
+        for twin in twins:
+            keeping = self._door.protectors(tx, place, twin, through_subjects=False)
+            if keeping:
+                raise PartOfSealed(refusal_message.delete_protected("manifest", twin, place.repository, keeping))
+
+    def _needed_beyond(self, tx: Transaction, place: Place, part: Digest) -> str | None:
+        """What else than its parents wants a manifest to stay, in words; None: nothing does."""
+        name = self._door.first_name(tx, place, part)
+        if name is not None:
+            return f"tag {name} means it"
+        signed = self._door.protectors(tx, place, part, through_subjects=True)
+        return f"it speaks of what tag {signed.first[0]} seals" if signed else None
+
+    def _twins(self, tx: Transaction, place: Place, digest: Digest) -> list[Digest]:
+        """The digest itself, then every other digest under which the same bytes are held."""
+        row = queries.find_manifest(tx, place.id, str(digest))
+        called = [] if row is None else queries.called(tx, place.id, row.canonical)
+        return [digest, *(other for other in map(Digest.parse, called) if other != digest)]
+
+    def _record(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> None:
+        held = queries.find_manifest(tx, place.id, str(digest))
+        sequencer.append(
+            tx,
+            Kind.TAG_PURGED,
+            repository=place.repository,
+            digest=str(digest),
+            media_type=held.media_type if held is not None else "",
+            size_bytes=held.size if held is not None else 0,
+            actor=actor.name,
+            reason=reason,
+        )
+
+    def _unlink(self, tx: Transaction, purged: Purged) -> None:
+        """In a transaction of its own: an unlink can't be rolled back, so the rows have to be gone for good first."""
+        for digest in purged.blobs:
+            if not queries.blob_named(tx, str(digest)):
+                self._blobs.remove(digest)

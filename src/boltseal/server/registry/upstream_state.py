@@ -1,0 +1,84 @@
+"""What all workers of a store know of an upstream together: whether it answers, and what is left of its pull limit.
+
+A change is noticed once for all of them: by whichever transaction makes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from boltseal.server.storage.metadata import upstream_table
+from boltseal.server.storage.metadata.upstream_table import UpstreamRow
+
+if TYPE_CHECKING:
+    from boltseal.client.pull_limit import Quota
+    from boltseal.server.storage.metadata.database import Database, Transaction
+
+__all__ = ["QuotaNoted", "UpstreamRow", "UpstreamStates"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaNoted:
+    """What was known before of the pulls left, None for nothing, and what is now."""
+
+    before: int | None
+    remaining: int
+
+
+class UpstreamStates:
+    """The rows of all upstreams."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def every(self) -> dict[str, UpstreamRow]:
+        """How they stand, by name."""
+        return await self._database.read(upstream_table.every)
+
+    def every_and_wait(self) -> dict[str, UpstreamRow]:
+        """The same for a caller that has no event loop."""
+        return self._database.read_and_wait(upstream_table.every)
+
+    async def down(self, name: str, reason: str) -> bool:
+        """It does not answer; whether that is new."""
+
+        def job(tx: Transaction) -> bool:
+            row = upstream_table.find(tx.connection, name)
+            if row.down_us is not None:
+                return False
+            upstream_table.put(tx, name, replace(row, down_us=tx.now_us, down_reason=reason))
+            return True
+
+        return await self._database.write(job)
+
+    async def up(self, name: str) -> None:
+        """It answers."""
+
+        def job(tx: Transaction) -> None:
+            row = upstream_table.find(tx.connection, name)
+            if row.down_us is not None:
+                upstream_table.put(tx, name, replace(row, down_us=None, down_reason=None))
+
+        await self._database.write(job)
+
+    async def quota(self, name: str, quota: Quota) -> QuotaNoted:
+        """It says what is left."""
+
+        def job(tx: Transaction) -> QuotaNoted:
+            row = upstream_table.find(tx.connection, name)
+            upstream_table.put(
+                tx,
+                name,
+                replace(
+                    row,
+                    quota_limit=quota.limit,
+                    quota_remaining=quota.remaining,
+                    quota_window_s=quota.window_s,
+                    quota_source=quota.source,
+                    quota_us=tx.now_us,
+                ),
+            )
+            return QuotaNoted(row.quota_remaining, quota.remaining)
+
+        return await self._database.write(job)

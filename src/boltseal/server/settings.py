@@ -1,0 +1,350 @@
+"""The settings of a server as frozen values: what there is, its default, and what it may be.
+
+Nothing here reads anything: a `Settings` is built from arguments alone, which `config` collects from file, environment
+and flags. Each table of the file is a class; a wrong value is pydantic's ValidationError, in words that `config` makes a
+line of. What rules and grants mean is `policy`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
+from boltseal.policy.globs import GlobInvalid, parse_repository_glob
+from boltseal.policy.grants import Grants, parse_grants
+from boltseal.policy.name_resolution import Leads, parse_leads
+from boltseal.policy.notifications import NotifyTerms, parse_notify
+from boltseal.policy.quotas import Quotas, parse_quotas
+from boltseal.policy.rebuild_actions import Action, parse_on_outdated
+from boltseal.policy.rules import RuleSet, parse_rules
+from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
+
+ENV_PREFIX: Final = "BOLTSEAL_"
+ENV_SEPARATOR: Final = "__"
+"""How a variable of the environment is named: BOLTSEAL_SERVER__LISTEN is `listen` of `[server]`."""
+
+LIVE_SERVER: Final = (
+    "access_log",
+    "public_metrics",
+    "read_only",
+    "disk_reserve_bytes",
+    "min_body_bytes_per_s",
+    "max_referrers_per_image",
+)
+"""What of `[server]` a running server takes over at SIGHUP, beside rules, grants and quotas; the rest needs a restart."""
+AT_START_AUTH: Final = ("htpasswd",)
+"""What of `[auth]` it does not."""
+
+_MIB: Final = 1024 * 1024
+
+
+class ListenAddress(NamedTuple):
+    """Where the server listens: an IP address without brackets, and a port."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """True when only this machine can reach it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def any_interface(self) -> bool:
+        """True for 0.0.0.0 and [::]: every address this machine has."""
+        return ipaddress.ip_address(self.host).is_unspecified
+
+    @classmethod
+    def parse(cls, text: str) -> ListenAddress:
+        """Read `host:port`; `localhost` is 127.0.0.1. ValueError names what was expected."""
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            colon = ""
+        if not colon or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+            raise ValueError(_LISTEN_EXPECTED)
+        try:
+            ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        except ValueError:
+            raise ValueError(_LISTEN_EXPECTED) from None
+        return cls("127.0.0.1" if host == "localhost" else host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_LISTEN_EXPECTED: Final = (
+    "an IP address and a port from 1 to 65535, such as 127.0.0.1:5000, or 0.0.0.0:5000 for every interface"
+)
+
+
+def _listen(text: str) -> str:
+    return str(ListenAddress.parse(text))
+
+
+def _public_url(text: str) -> str:
+    expected = "a scheme and a host without a path, such as https://registry.example.com"
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        raise ValueError(expected) from None
+    extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    if not valid or extra or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(expected)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _origin(text: str) -> str:
+    # A log's origin is a line of its checkpoints, and the name of the key that signs them (C2SP signed-note).
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.:/-]{0,254}", text):
+        raise ValueError("a host name and perhaps a path, in lower case, such as registry.example.com")
+    return text
+
+
+def _folder(path: Path) -> Path:
+    if not path.name:
+        raise ValueError("the name of a folder, such as /var/lib/boltseal")
+    return path
+
+
+def _witness_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("the address that its heads are submitted to, such as https://witness.example.com")
+    return text.rstrip("/")
+
+
+def _witness_key(text: str) -> str:
+    try:
+        key = VerifierKey.parse(text)
+    except KeyInvalid as error:
+        raise ValueError(error.message) from error
+    if key.type != COSIGNATURE:
+        raise ValueError("a key of a witness, whose type is 4 (Ed25519 cosignature)")
+    return text
+
+
+def _namespace(text: str) -> str:
+    try:
+        return str(parse_repository_glob(text))
+    except GlobInvalid as error:
+        raise ValueError(f"a glob over repositories, such as shop/**; {error.message}") from error
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+
+class ServerSettings(_Table):
+    """`[server]`: where the server listens, where its data is, and how much it may use."""
+
+    listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:5000"
+    data: Annotated[Path, AfterValidator(_folder)] = Path("data")
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    allow_anonymous: bool = False
+    behind_proxy: bool = False
+    tls_cert: Annotated[Path, AfterValidator(_folder)] | None = None
+    tls_key: Annotated[Path, AfterValidator(_folder)] | None = None
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    max_connections: Annotated[int, Field(ge=16, le=65_536)] = 1024
+    max_manifest_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=64 * _MIB)] = ByteSize(4 * _MIB)
+    min_body_bytes_per_s: Annotated[ByteSize, Field(ge=0, le=_MIB)] = ByteSize(512)
+    max_referrers_per_image: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    upload_buffer_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=4096 * _MIB)] = ByteSize(32 * _MIB)
+    shutdown_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 4
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    access_log: bool = True
+    public_metrics: bool = False
+    read_only: bool = False
+    disk_reserve_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(64 * _MIB)
+
+    @property
+    def address(self) -> ListenAddress:
+        """`listen`, parsed."""
+        return ListenAddress.parse(self.listen)
+
+
+class AuthSettings(_Table):
+    """`[auth]`: who may come in. With a user in the file, or anything but a bound in this table, callers are told apart."""
+
+    htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
+    anonymous_pull: bool | tuple[str, ...] = False
+    service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}$")] = "boltseal"
+    max_uploads_per_user: Annotated[int, Field(ge=1, le=100_000)] = 500
+    grant: tuple[dict[str, Any], ...] = ()
+    quota: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def configured(self) -> bool:
+        """Whether the table says who may come in; how much they may take says nothing of that."""
+        return bool(self.model_fields_set - {"max_uploads_per_user", "quota"})
+
+
+class LedgerSettings(_Table):
+    """`[ledger]`: its name (fixed at the first start; unset: made from the address), and who may look at it.
+
+    `public`: signed head and hashes, which tell no name, are for everybody and not only for who can log in.
+    """
+
+    origin: Annotated[str, AfterValidator(_origin)] | None = None
+    public: bool = False
+
+
+class WitnessSettings(_Table):
+    """`[[witness]]`: somebody else who sees each head of the ledger. `key`: what it cosigns with, `name+id+base64`."""
+
+    url: Annotated[str, AfterValidator(_witness_url)]
+    key: Annotated[str, AfterValidator(_witness_key)]
+
+
+class LocalSettings(_Table):
+    """`[local]`: which repositories are never anybody else's, even before the first push to them."""
+
+    namespaces: tuple[Annotated[str, AfterValidator(_namespace)], ...] = ()
+
+
+class Settings(BaseSettings):
+    """All settings of a server. Built from arguments alone it reads nothing from outside; `config.load` does that."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_SEPARATOR,
+    )
+
+    server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    local: LocalSettings = LocalSettings()
+    rule: tuple[dict[str, Any], ...] = ()
+    upstream: tuple[dict[str, Any], ...] = ()
+    witness: tuple[WitnessSettings, ...] = ()
+    notify: tuple[dict[str, Any], ...] = ()
+    on_outdated: tuple[dict[str, Any], ...] = ()
+
+    @cached_property
+    def rules(self) -> RuleSet:
+        """The `[[rule]]` tables with the built-in rules after them. RuleInvalid names the first that is wrong."""
+        return parse_rules(self.rule)
+
+    @cached_property
+    def grants(self) -> Grants:
+        """The `[[auth.grant]]` tables. GrantInvalid names the first that is wrong."""
+        return parse_grants(self.auth.grant, self.auth.anonymous_pull)
+
+    @cached_property
+    def quotas(self) -> Quotas:
+        """The `[[auth.quota]]` tables. QuotaInvalid names the first that is wrong."""
+        return parse_quotas(self.auth.quota)
+
+    @cached_property
+    def upstreams(self) -> tuple[UpstreamTerms, ...]:
+        """The `[[upstream]]` tables. UpstreamInvalid names the first that is wrong."""
+        return parse_upstreams(self.upstream)
+
+    @cached_property
+    def receivers(self) -> tuple[NotifyTerms, ...]:
+        """The `[[notify]]` tables. NotifyInvalid names the first that is wrong."""
+        return parse_notify(self.notify)
+
+    @cached_property
+    def actions(self) -> tuple[Action, ...]:
+        """The `[[on_outdated]]` tables. OnOutdatedInvalid names the first that is wrong."""
+        return parse_on_outdated(self.on_outdated)
+
+    @cached_property
+    def own_names(self) -> frozenset[str]:
+        """What clients may call this registry."""
+        own = {self.server.listen}
+        if self.server.address.loopback:
+            own |= {f"localhost:{self.server.address.port}", f"127.0.0.1:{self.server.address.port}"}
+        if self.server.public_url is not None:
+            own.add(self.server.public_url.partition("://")[2])
+        return frozenset(own)
+
+    @cached_property
+    def leads(self) -> Leads:
+        """Where names lead: to us, or to an upstream."""
+        namespaces = [parse_repository_glob(text) for text in self.local.namespaces]
+        return parse_leads(self.upstreams, namespaces, self.own_names)
+
+    @property
+    def keys(self) -> Path:
+        """Where keys and users are: beside the data, not in it, so that a copy of the data gives no power."""
+        return self.server.data.with_name(f"{self.server.data.name}.keys")
+
+    @property
+    def htpasswd(self) -> Path:
+        """The users' file."""
+        return self.auth.htpasswd or self.keys / "htpasswd"
+
+    def taking_over(self, newer: Settings) -> Settings:
+        """These settings with what a running server takes over from a changed configuration."""
+        server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
+        at_start = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
+        auth = newer.auth.model_copy(update=at_start)  # what is updated counts as configured, so only what differs
+        kept = {
+            name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness", "notify", "on_outdated")
+        }
+        return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
+
+    def left_out(self, newer: Settings) -> tuple[str, ...]:
+        """The settings that differ in `newer` and that `taking_over` leaves as they are: they need a restart."""
+        taken = self.taking_over(newer)
+        of_tables = tuple(
+            f"[{table}] {name}"
+            for table in ("server", "auth", "ledger", "local")
+            for name in type(getattr(taken, table)).model_fields
+            if getattr(getattr(taken, table), name) != getattr(getattr(newer, table), name)
+        )
+        of_lists = tuple(
+            f"[[{name}]]"
+            for name in ("upstream", "witness", "notify", "on_outdated")
+            if getattr(taken, name) != getattr(newer, name)
+        )
+        return of_tables + of_lists
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the arguments: `config.load` lays environment and file under them, so that it can say what came from where."""
+        return (init_settings,)
+
+
+def exposure_refusal(server: ServerSettings, *, authenticated: bool) -> str | None:
+    """Why the server must not listen where it is told to, or None (promise 12: safe by default).
+
+    An address that others can reach needs to know who comes in, and a way that nobody can listen in on; or, for each of
+    the two, the word that says that somebody else sees to it. `authenticated`: callers are told apart.
+    """
+    if server.address.loopback:
+        return None
+    ways = []
+    if not authenticated and not server.allow_anonymous:
+        ways.append("authentication: add a user with `boltseal user add NAME`, or say --allow-anonymous")
+    if server.tls_cert is None and not server.behind_proxy:
+        ways.append("TLS: give --tls-cert and --tls-key, or say --behind-proxy if a proxy in front does it")
+    if not ways:
+        return None
+    return (
+        f"refusing to listen on {server.address}, which other machines can reach, without {'; and without '.join(ways)}"
+    )

@@ -1,0 +1,219 @@
+"""A copy of a data folder, taken beside a running server, into the same folder again and again; and back.
+
+    BACKUP/format  BACKUP/boltseal.db        as in a data folder, the database's copy under its own name at last
+    BACKUP/blobs/<algorithm>/<aa>/<hex>      every blob that the copied database names
+    BACKUP/complete                          the time of the last whole backup; absent while one is being made
+
+Steps of `back_up`: 1. note which blobs lie there, 2. copy the database, by SQLite's own backup, as one snapshot,
+3. take every blob that the snapshot names and the backup lacks: a hard link where both are on one file system, else a
+copy that is hashed as it is read, 4. remove blobs that the snapshot does not name, 5. say that it is complete.
+
+Rules kept here: what was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was, so
+step 3 finds them unless a `collect` or `purge` ran meanwhile; then the backup is refused as not complete and is to be
+made again. Keys and users are not copied: a backup gives no power. Upload sessions are not copied.
+A hard link shares its bytes with the store: blobs are never written to after their commit, so that is safe against the
+registry, but not against a disk that rots; another file system is.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from boltseal.errors import Full, Invalid, Unavailable
+from boltseal.files.atomic_files import Disk, is_no_space, make_folders, write_file
+from boltseal.oci.digest import Digest
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, FORMAT, check_data
+from boltseal.server.storage.metadata.sqlite import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+COMPLETE: Final = "complete"
+UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
+"""The database of a restore under way: a folder in which one ended halfway is nobody's data folder, and is not served."""
+_COPIED_AT_ONCE: Final = 1024 * 1024
+
+
+class BackupRefused(Invalid):
+    """A folder that is no backup, is not complete, or is not empty where it has to be."""
+
+
+class BackupFailed(Unavailable):
+    """Something could not be copied. What is there is no whole backup; making it again goes on from it."""
+
+
+class BackupFull(Full):
+    """The backup's disk is full."""
+
+
+@dataclass(slots=True)
+class Copied:
+    """What a backup or a restore did."""
+
+    blobs: int = 0
+    taken: int = 0
+    taken_bytes: int = 0
+    removed: int = 0
+
+
+def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> Copied:
+    """Bring a backup up to date with a data folder. BackupRefused, BackupFailed, BackupFull, FormatInvalid."""
+    check_data(data)
+    _refuse_other_folder(data, target)
+    with _errors_named(target):
+        make_folders(Disk(), target)
+        (target / COMPLETE).unlink(missing_ok=True)
+        _copy_database(data / DATABASE_NAME, target / DATABASE_NAME)
+        copied = _take_blobs(target / DATABASE_NAME, data, target, progress)
+        copied.removed = _drop_unnamed(target)
+        write_file(Disk(), target / "format", f"{FORMAT}\n".encode())
+        write_file(Disk(), target / COMPLETE, f"{now_us}\n".encode())
+    return copied
+
+
+def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None]) -> Copied:
+    """Make a new data folder of a backup; every byte of a blob is hashed on its way. BackupRefused, BackupFailed, ..."""
+    if not (backup / COMPLETE).is_file():
+        raise BackupRefused(f"{backup} is no complete backup (it has no file `{COMPLETE}`); make it again")
+    check_data(backup, older=True)
+    if data.exists() and any(data.iterdir()):
+        raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder: name one with --data DIR")
+    with _errors_named(data):
+        make_folders(Disk(), data)
+        database = data / UNFINISHED_NAME
+        _copy_database(backup / DATABASE_NAME, database)
+        copied = _take_blobs(database, backup, data, progress, links=False)
+        for name in ("uploads", "ledger"):
+            make_folders(Disk(), data / name)
+        database.replace(data / DATABASE_NAME)
+        write_file(Disk(), data / "format", (backup / "format").read_bytes())
+    return copied
+
+
+class _errors_named:  # noqa: N801 - reads as a word in `with`
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise BackupFailed(f"the database can't be copied to {self._target}: {error}") from error
+        if isinstance(error, OSError):
+            if is_no_space(error):
+                raise BackupFull(f"no space left under {self._target}; free some and make it again") from error
+            raise BackupFailed(f"can't write {self._target}: {error.strerror or error}") from error
+
+
+def _refuse_other_folder(data: Path, target: Path) -> None:
+    if target.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(target.resolve()):
+        raise BackupRefused(f"{target} and {data} lie in each other; name a folder elsewhere, best on another disk")
+    known = {"format", "blobs", COMPLETE}
+    strange = [
+        item.name
+        for item in (sorted(target.iterdir()) if target.is_dir() else ())
+        if item.name not in known and not item.name.startswith(DATABASE_NAME) and not item.name.endswith(".new")
+    ]
+    if strange or (target / "uploads").exists():
+        raise BackupRefused(f"{target} is not empty and no backup (it holds {strange[0]!r}); name another folder")
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(f"file:{_quoted(source)}?mode=ro", uri=True, timeout=10.0)) as reads:
+        snapshot(reads, target)
+
+
+def _quoted(path: Path) -> str:
+    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _named(database: Path) -> Iterator[tuple[Digest, int]]:
+    with closing(sqlite3.connect(f"file:{_quoted(database)}?mode=ro", uri=True)) as connection:
+        for digest, size in connection.execute("SELECT digest, max(size) FROM blob GROUP BY digest ORDER BY digest"):
+            yield Digest.parse(digest), size
+
+
+def _place(folder: Path, digest: Digest) -> Path:
+    return folder / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+
+
+def _take_blobs(
+    database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None], *, links: bool = True
+) -> Copied:
+    copied = Copied()
+    named = list(_named(database))
+    touched: set[Path] = set()
+    for number, (digest, size) in enumerate(named, start=1):
+        copied.blobs += 1
+        at = _place(target, digest)
+        if not _is_whole(at, size):
+            if at.parent not in touched:
+                make_folders(Disk(), at.parent)
+                touched.add(at.parent)
+            _take(_place(source, digest), at, digest, size, links=links)
+            copied.taken += 1
+            copied.taken_bytes += size
+        progress("blobs", number, len(named))
+    for folder in touched:
+        Disk().sync_folder(os.fspath(folder))
+    return copied
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _take(source: Path, target: Path, digest: Digest, size: int, *, links: bool) -> None:
+    try:
+        found = source.stat().st_size
+    except FileNotFoundError as error:
+        raise BackupFailed(
+            f"the bytes of {digest} are not in {source.parents[3]}: removed meanwhile, or lost; make the backup again, "
+            "and run boltseal fsck if it stays so"
+        ) from error
+    if found != size:
+        raise BackupFailed(f"{digest} has {found} bytes instead of {size} in {source.parents[3]}: run boltseal fsck")
+    target.unlink(missing_ok=True)
+    if links:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            _copy_hashed(source, target, digest)
+    else:
+        _copy_hashed(source, target, digest)
+
+
+def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
+    beside = target.with_name(f"{target.name}.new")
+    running = digest.hasher()
+    with source.open("rb") as reads, beside.open("wb") as writes:
+        while piece := reads.read(_COPIED_AT_ONCE):
+            running.update(piece)
+            writes.write(piece)
+        writes.flush()
+        os.fsync(writes.fileno())
+    if running.hexdigest() != digest.hex:
+        beside.unlink()
+        raise BackupFailed(f"the bytes of {digest} are damaged where they come from: run boltseal fsck, push it again")
+    beside.chmod(0o640)
+    beside.replace(target)
+
+
+def _drop_unnamed(target: Path) -> int:
+    """Remove what the snapshot does not name: purged since, or left half copied."""
+    named = {_place(target, digest) for digest, _ in _named(target / DATABASE_NAME)}
+    removed = 0
+    for path in sorted((target / "blobs").glob("*/*/*")):
+        if path not in named:
+            path.unlink()
+            removed += 1
+    return removed

@@ -1,0 +1,445 @@
+"""Blobs and upload sessions as plain files, which the kernel can send and any tool can read.
+
+    DATA/blobs/<algorithm>/<first two hex digits>/<hex>      a whole blob; its time is that of its commit
+    DATA/uploads/<32 hex>.<16 hex>                           a session: UploadKey.name; its size is the offset
+
+Rules kept here, beside the promises of `boltseal.server.storage.blobs.protocol`:
+- A session has no other record than its file, so a restart needs nothing to resume. A known hash is only kept in
+  memory, bound to the file's inode, size and time of change; whoever does not find it reads the file.
+- The lock of a session is `flock` on its file [5]. After locking, the name must still lead to the locked file, and be
+  its only name: what has become a blob, in whatever way, is never written to.
+- A session's name and a blob's name are on one file system, so `rename` moves whole files at once. Both changes of
+  name are one entry of the file system's journal: the blob's folder is synced, the uploads' folder need not be.
+- What lies here and has another shape (a foreign file, a link, a folder) is never read, sent or removed.
+
+How bytes get into a session is in `upload_local`, which system calls that takes in `durable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import stat as stat_bits
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from boltseal.files.atomic_files import Disk, make_folders
+from boltseal.oci.digest import Digest, hasher
+from boltseal.server.storage.blobs.local_partial import LocalPartial, told
+from boltseal.server.storage.blobs.local_upload import LocalUploadWriter, RunningHash, SessionFile, Workshop, finished
+from boltseal.server.storage.blobs.protocol import (
+    OWNER_DIGITS,
+    PIECE_BYTES,
+    BlobAbsent,
+    StoreBroken,
+    StoredBlob,
+    UploadBusy,
+    UploadFile,
+    UploadKey,
+    UploadsTooMany,
+    UploadUnknown,
+)
+from boltseal.server.storage.upload_admission import MemoryBudget
+from boltseal.server.storage.worker_threads import Lane
+
+ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
+_SESSION_NAME: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}")
+_SHARD: Final = re.compile(r"[0-9a-f]{2}")
+_HEX: Final = re.compile(r"[0-9a-f]+")
+_HASHES_KEPT: Final = 4096
+_SCAN_BYTES: Final = 1024 * 1024
+_LOCK_POLL_S: Final = 0.02
+
+SHARED_PIECE_BYTES: Final = 256 * 1024
+"""The largest piece of a reader that is not alone; a server may hold two or three of them for each stalled client."""
+
+Stamp = tuple[int, int, int]
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    """What changes when somebody else writes to a session's file."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class LocalBlobs:
+    """`BlobStore` in a folder. `create=False` changes nothing on the disk, for reading beside a running server.
+
+    `memory_bytes`: what all writers together may buffer. `lock_wait_s`: how long a request waits for its session.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        create: bool = True,
+        disk: Disk | None = None,
+        memory_bytes: int = 32 * 1024 * 1024,
+        lock_wait_s: float = 2.0,
+        bulk_threads: int = 4,
+        quick_threads: int = 8,
+    ) -> None:
+        self._disk = disk or Disk()
+        self._data = os.fspath(data)
+        self._blobs = f"{self._data}/blobs"
+        self._uploads = f"{self._data}/uploads"
+        self._lock_wait_s = lock_wait_s
+        self._workshop = Workshop(
+            disk=self._disk,
+            budget=MemoryBudget(memory_bytes),
+            quick=Lane(quick_threads, "boltseal-quick"),
+            bulk=Lane(bulk_threads, "boltseal-bulk"),
+            syncs=ThreadPoolExecutor(bulk_threads, "boltseal-syncs"),
+        )
+        self._hashes: OrderedDict[str, tuple[Stamp, RunningHash]] = OrderedDict()
+        self._shards_on_disk: set[str] = set()
+        self._long_readers = 0
+        if create:
+            self._make_folders()
+
+    def close(self) -> None:
+        """Waits for what is being written and lets go of the threads."""
+        self._workshop.quick.close()
+        self._workshop.bulk.close()
+        self._workshop.syncs.shutdown()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What all writers together hold in memory now."""
+        return self._workshop.budget.held_bytes
+
+    def _make_folders(self) -> None:
+        make_folders(self._disk, Path(self._uploads))
+        for algorithm in ALGORITHMS:
+            folder = f"{self._blobs}/{algorithm}"
+            make_folders(self._disk, Path(folder))
+            # A crash may have left shards whose names are not on the disk yet.
+            self._disk.sync_folder(folder)
+            self._shards_on_disk.update(entry.path for entry in os.scandir(folder) if entry.is_dir())
+
+    # Sessions
+
+    async def start_upload(self, key: UploadKey, most: int = 0) -> None:
+        """Makes the session's empty file. It need not survive a power cut, so nothing is synced.
+
+        In a thread: making a name waits for the file system's journal, which may be busy with somebody's fsync.
+        """
+        make = self._workshop.quick.launch(self._make_session, key.name, most)
+        try:
+            await finished(make)
+        except OSError as error:
+            raise told(error, "an upload can't be started") from error
+
+    def _make_session(self, name: str, most: int) -> None:
+        if most:
+            mark = name[:OWNER_DIGITS]
+            if sum(other.startswith(mark) for other in os.listdir(self._uploads)) >= most:  # noqa: PTH208 - see above
+                raise UploadsTooMany(most)
+        with suppress(FileExistsError):
+            self._disk.close(self._disk.create(f"{self._uploads}/{name}"))
+
+    async def upload_size(self, key: UploadKey) -> int:
+        """The size of the session's file."""
+        found = self._look(f"{self._uploads}/{key.name}")
+        if found is None or found.st_nlink != 1:
+            raise _unknown(key)
+        return found.st_size
+
+    @asynccontextmanager
+    async def open_upload(
+        self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
+    ) -> AsyncIterator[LocalUploadWriter]:
+        """Opens, locks, checks that the name leads to the locked file and nothing else does."""
+        path = f"{self._uploads}/{key.name}"
+        try:
+            fd = self._disk.open_to_append(path)
+        except FileNotFoundError as error:
+            raise _unknown(key) from error
+        except OSError as error:
+            raise told(error, "the upload session can't be opened") from error
+        try:
+            await self._lock(fd, key, self._lock_wait_s if wait_s is None else wait_s)
+            found = os.fstat(fd)
+            if not self._leads_to(path, found):
+                raise _unknown(key)
+            file = SessionFile(key.name, path, fd, lambda: self._leads_to(path, found), lambda d: self._place(path, d))
+            writer = LocalUploadWriter(
+                self._workshop, file, found.st_size, self._known_hash(key.name, found, algorithm)
+            )
+            try:
+                yield writer
+            finally:
+                self._keep_hash(key.name, fd, await writer.close())
+        finally:
+            self._disk.close(fd)
+
+    def open_partial(self, key: UploadKey) -> LocalPartial:
+        """The session's file, which may have become a blob's by the time it is read."""
+        try:
+            fd = self._disk.open_to_read(f"{self._uploads}/{key.name}")
+        except FileNotFoundError as error:
+            raise _unknown(key) from error
+        except OSError as error:
+            raise told(error, "the upload session can't be opened") from error
+        return LocalPartial(self._disk, self._workshop.quick, fd)
+
+    async def cancel_upload(self, key: UploadKey) -> None:
+        """Takes the name away. Who still writes to the file will not find a name to commit."""
+        try:
+            self._disk.unlink(f"{self._uploads}/{key.name}")
+        except FileNotFoundError as error:
+            raise _unknown(key) from error
+        except OSError as error:
+            raise told(error, "the upload can't be cancelled") from error
+        self._hashes.pop(key.name, None)
+
+    def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
+        """Sessions whose file was changed last before that moment."""
+        for name in _names(self._uploads):
+            found = self._look(f"{self._uploads}/{name}")
+            if found is not None and _is_session(name, found) and _mtime_us(found) < older_than_us:
+                yield UploadFile(name, found.st_size, _mtime_us(found))
+
+    def discard(self, upload: UploadFile, older_than_us: int) -> bool:
+        """Locks the session without waiting, looks at its time again, and takes its name away."""
+        if not _SESSION_NAME.fullmatch(upload.name):
+            return False
+        path = f"{self._uploads}/{upload.name}"
+        try:
+            fd = self._disk.open_to_append(path)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _mtime_us(os.fstat(fd)) >= older_than_us:
+                return False
+            self._disk.unlink(path)
+        except OSError:
+            return False
+        finally:
+            self._disk.close(fd)
+        return True
+
+    async def _lock(self, fd: int, key: UploadKey, wait_s: float) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait_s
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if clock() >= deadline:
+                    msg = f"another request is writing to the upload session {key.id}: wait for it to end, then go on"
+                    raise UploadBusy(msg) from error
+            except OSError as error:
+                raise told(error, "the upload session can't be locked") from error
+            else:
+                return
+            await asyncio.sleep(_LOCK_POLL_S)
+
+    def _leads_to(self, path: str, expected: os.stat_result) -> bool:
+        """Whether the path is the one name of that file. A second name would be a blob's, after a crash."""
+        found = self._look(path)
+        return found is not None and found.st_nlink == 1 and os.path.samestat(found, expected)
+
+    def _known_hash(self, name: str, found: os.stat_result, algorithm: str) -> RunningHash | None:
+        kept = self._hashes.pop(name, None)
+        if found.st_size == 0:
+            return RunningHash(algorithm, hasher(algorithm))
+        return kept[1] if kept is not None and kept[0] == _stamp(found) else None
+
+    def _keep_hash(self, name: str, fd: int, running: RunningHash | None) -> None:
+        if running is None:
+            return
+        self._hashes[name] = (_stamp(os.fstat(fd)), running)
+        while len(self._hashes) > _HASHES_KEPT:
+            self._hashes.popitem(last=False)
+
+    def _place(self, source: str, digest: Digest) -> None:
+        """Renames a session's synced file to its blob's name, and syncs the folder. OSError, UploadUnknown."""
+        shard = self._shard(digest)
+        if shard not in self._shards_on_disk:
+            self._make_shard(shard)
+        target = f"{shard}/{digest.hex}"
+        try:
+            self._disk.rename(source, target)
+        except FileNotFoundError as error:
+            if self._look(source) is None:
+                raise UploadUnknown("the upload session was cancelled meanwhile; start one with POST") from error
+            self._make_shard(shard)
+            self._disk.rename(source, target)
+        self._disk.sync_folder(shard)
+
+    def _make_shard(self, shard: str) -> None:
+        self._disk.make_folder(shard)
+        self._disk.sync_folder(shard.rpartition("/")[0])
+        self._shards_on_disk.add(shard)
+
+    # Blobs
+
+    async def stat(self, digest: Digest) -> int | None:
+        """One stat, which costs less than a visit to a thread."""
+        found = self._look(self._blob(digest))
+        return found.st_size if found is not None and stat_bits.S_ISREG(found.st_mode) else None
+
+    def present(self, digest: Digest) -> bool:
+        """Whether a file lies under the digest."""
+        found = self._look(self._blob(digest))
+        return found is not None and stat_bits.S_ISREG(found.st_mode)
+
+    def path(self, digest: Digest) -> Path | None:
+        """Where the blob lies, if it is there."""
+        return Path(self._blob(digest))
+
+    async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
+        """A single long reader is fastest with large pieces read at once; several would keep everybody else waiting."""
+        fd = self._open_blob(digest)
+        is_long = length > SHARED_PIECE_BYTES
+        self._long_readers += is_long
+        try:
+            position, end = start, start + length
+            while position < end:
+                alone = not is_long or self._long_readers == 1
+                size = min(PIECE_BYTES if alone else SHARED_PIECE_BYTES, end - position)
+                piece = await self._piece(fd, size, position, digest, at_once=alone)
+                position += len(piece)
+                yield piece
+        finally:
+            self._long_readers -= is_long
+            self._disk.close(fd)
+
+    def _open_blob(self, digest: Digest) -> int:
+        try:
+            return self._disk.open_to_read(self._blob(digest))
+        except FileNotFoundError as error:
+            raise BlobAbsent(f"blob {digest} is not in the store") from error
+        except OSError as error:
+            raise told(error, f"blob {digest} can't be opened") from error
+
+    async def _piece(self, fd: int, size: int, position: int, digest: Digest, *, at_once: bool) -> bytes:
+        """At once if the bytes are in memory and nobody minds, else in a thread."""
+        try:
+            piece = self._disk.read_cached_at(fd, size, position) if at_once else None
+            if piece is None:
+                piece = await finished(self._workshop.quick.launch(self._disk.read_at, fd, size, position))
+        except OSError as error:
+            raise told(error, f"blob {digest} can't be read") from error
+        if not piece:
+            raise StoreBroken(f"blob {digest} is shorter than it was: damaged; run `boltseal fsck`, push it again")
+        return piece
+
+    def scan(self, digest: Digest) -> Iterator[bytes]:
+        """From the file that lies there now; if it is replaced or removed meanwhile, the old one is read to its end."""
+        fd = self._open_blob(digest)
+        try:
+            position = 0
+            while piece := self._disk.read_at(fd, _SCAN_BYTES, position):
+                position += len(piece)
+                yield piece
+        except OSError as error:
+            raise told(error, f"blob {digest} can't be read") from error
+        finally:
+            self._disk.close(fd)
+
+    def walk(self) -> Iterator[StoredBlob]:
+        """Folder by folder in order, so that a blob that comes or goes meanwhile disturbs nothing."""
+        for algorithm in sorted(ALGORITHMS):
+            folder = f"{self._blobs}/{algorithm}"
+            for shard in _names(folder):
+                if not self._is_shard(algorithm, shard):
+                    continue
+                for name in _names(f"{folder}/{shard}"):
+                    found = self._look(f"{folder}/{shard}/{name}")
+                    if found is not None and _is_blob(algorithm, shard, name, found):
+                        yield StoredBlob(Digest(algorithm, name), found.st_size, _mtime_us(found))
+
+    def strays(self) -> Iterator[str]:
+        """Whatever is neither a blob in its place nor a session, relative to the data folder."""
+        for name in _names(self._uploads):
+            found = self._look(f"{self._uploads}/{name}")
+            if found is not None and not _is_session(name, found):
+                yield f"uploads/{name}"
+        for algorithm in _names(self._blobs):
+            if algorithm in ALGORITHMS:
+                yield from self._strays_of(algorithm)
+            else:
+                yield f"blobs/{algorithm}"
+
+    def _strays_of(self, algorithm: str) -> Iterator[str]:
+        for shard in _names(f"{self._blobs}/{algorithm}"):
+            if not self._is_shard(algorithm, shard):
+                yield f"blobs/{algorithm}/{shard}"
+                continue
+            for name in _names(f"{self._blobs}/{algorithm}/{shard}"):
+                inside = self._look(f"{self._blobs}/{algorithm}/{shard}/{name}")
+                if inside is not None and not _is_blob(algorithm, shard, name, inside):
+                    yield f"blobs/{algorithm}/{shard}/{name}"
+
+    def _is_shard(self, algorithm: str, name: str) -> bool:
+        found = self._look(f"{self._blobs}/{algorithm}/{name}")
+        return found is not None and _SHARD.fullmatch(name) is not None and stat_bits.S_ISDIR(found.st_mode)
+
+    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
+        """Takes the name away; who is reading the file reads on. A power cut may bring it back, still unnamed."""
+        path = self._blob(digest)
+        if older_than_us is not None:
+            found = self._look(path)
+            if found is not None and _mtime_us(found) >= older_than_us:
+                return False
+        try:
+            self._disk.unlink(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise told(error, f"blob {digest} can't be removed") from error
+        return True
+
+    def _shard(self, digest: Digest) -> str:
+        return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}"
+
+    def _blob(self, digest: Digest) -> str:
+        return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+    def _look(self, path: str) -> os.stat_result | None:
+        """What lies there, links not followed; None when nothing does. StoreBroken when that can't be told."""
+        try:
+            return os.lstat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise told(error, "the store can't be looked at") from error
+
+
+def _names(folder: str) -> list[str]:
+    """The names in a folder in order; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise told(error, "a folder of the store can't be read") from error
+
+
+def _is_blob(algorithm: str, shard: str, name: str, found: os.stat_result) -> bool:
+    has_name = len(name) == ALGORITHMS[algorithm] and name[:2] == shard and _HEX.fullmatch(name) is not None
+    return has_name and stat_bits.S_ISREG(found.st_mode)
+
+
+def _is_session(name: str, found: os.stat_result) -> bool:
+    return _SESSION_NAME.fullmatch(name) is not None and stat_bits.S_ISREG(found.st_mode)
+
+
+def _mtime_us(found: os.stat_result) -> int:
+    return found.st_mtime_ns // 1000
+
+
+def _unknown(key: UploadKey) -> UploadUnknown:
+    return UploadUnknown(
+        f"no upload session {key.id} in {key.repository}: never started there, finished, cancelled, or too old; "
+        "start one with POST"
+    )

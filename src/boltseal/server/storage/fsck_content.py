@@ -1,0 +1,204 @@
+"""The steps of `fsck` that read what was pushed: manifests, links, blobs, and what lies about.
+
+Every function notes what it finds and raises for nothing but a database that can't be read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import and_, bindparam, func, select
+
+from boltseal.errors import BoltsealError, Invalid
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.reference import Repository
+from boltseal.server.storage.blobs.protocol import BlobAbsent
+from boltseal.server.storage.metadata.schema import blob, content, link, manifest, repository
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import Connection, RowMapping
+
+    from boltseal.oci.manifest import Manifest
+    from boltseal.server.storage.blobs.protocol import BlobReader
+    from boltseal.server.storage.findings import Notebook
+
+_LINKS: Final = select(link.c.child, link.c.kind).where(
+    link.c.repository_id == bindparam("at_repository"),
+    link.c.parent == bindparam("at_parent"),
+    link.c.kind != "signature-tag",
+)
+_NAMED: Final = select(blob.c.digest).where(blob.c.digest == bindparam("at_digest")).limit(1)
+SHOW_EVERY_BYTES: Final = 64 * 1024 * 1024
+
+AT_ONCE: Final = 8
+"""How many manifests are held in memory; one may have 4 MiB."""
+
+
+def manifests(connection: Connection, notes: Notebook) -> None:
+    """Every manifest row against its bytes, and nothing left over of what is gone."""
+    total = connection.execute(select(func.count()).select_from(manifest)).scalar_one()
+    query = (
+        select(repository.c.name.label("repository"), manifest, content.c.raw)
+        .join(repository, repository.c.id == manifest.c.repository_id)
+        .join(content, content.c.canonical == manifest.c.canonical, isouter=True)
+        .execution_options(yield_per=AT_ONCE)
+    )
+    for number, row in enumerate(connection.execute(query).mappings(), start=1):
+        notes.count("manifests")
+        for problem in _manifest_problems(connection, row):
+            notes.differs(f"{row['repository']}@{row['digest']}", problem)
+        notes.passed("manifests", number, total)
+    _left_over(connection, notes)
+    for name in connection.execute(select(repository.c.name)).scalars():
+        try:
+            Repository(name)
+        except Invalid as error:
+            notes.differs(f"repository {name!r}", error.message)
+
+
+def _manifest_problems(connection: Connection, row: RowMapping) -> Iterator[str]:
+    raw = row["raw"]
+    if not isinstance(raw, bytes):  # None, or a text that somebody wrote by hand
+        yield "the manifest's bytes are missing"
+        return
+    try:
+        digest = Digest.parse(row["digest"])
+    except Invalid as error:
+        yield f"the row's digest can't be read: {error}"
+        return
+    if Digest.of(raw, digest.algorithm) != digest:
+        yield f"the bytes have digest {Digest.of(raw, digest.algorithm)}"
+        return
+    if str(Digest.of(raw)) != row["canonical"]:
+        yield f"the bytes have sha256 {Digest.of(raw)}, the row says {row['canonical']}"
+    if len(raw) != row["size"]:
+        yield f"the bytes are {len(raw)}, the row says {row['size']}"
+    try:
+        parsed = parse_manifest(raw, row["media_type"])
+    except Invalid as error:
+        yield f"the bytes can't be read as {row['media_type']}: {error}"
+        return
+    yield from _shown_problems(row, parsed)
+    links = connection.execute(_LINKS, {"at_repository": row["repository_id"], "at_parent": row["digest"]})
+    written = {(child, kind) for child, kind in links.all()}
+    said = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
+    if written != said:
+        yield f"the links differ from the bytes in {', '.join(sorted({child for child, _ in written ^ said})[:3])}"
+
+
+def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
+    """What referrers are answered from, without the bytes being read again."""
+    subject = None if parsed.subject is None else str(parsed.subject.digest)
+    if row["subject"] != subject:
+        yield f"the row's subject is {row['subject'] or 'nothing'}, the bytes say {subject or 'nothing'}"
+    if row["artifact_type"] != parsed.artifact_type:
+        yield f"the row's artifact type is {row['artifact_type']!r}, the bytes say {parsed.artifact_type!r}"
+    try:
+        annotations = json.loads(row["annotations"] or "{}")
+    except ValueError:
+        annotations = None
+    if annotations != parsed.annotations:
+        yield "the row's annotations are not those of the bytes"
+
+
+def _left_over(connection: Connection, notes: Notebook) -> None:
+    unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
+    for canonical in connection.execute(unnamed).scalars():
+        notes.differs(canonical, "manifest bytes that no repository names")
+    parent = and_(manifest.c.repository_id == link.c.repository_id, manifest.c.digest == link.c.parent)
+    dangling = (
+        select(repository.c.name, link.c.parent, link.c.child)
+        .join(repository, repository.c.id == link.c.repository_id)
+        .where(~select(1).where(parent).exists())
+    )
+    for name, gone, child in connection.execute(dangling).all():
+        notes.differs(f"{name}@{gone}", f"a link to {child} is left over from this manifest, which is gone")
+
+
+def blob_rows(connection: Connection, notes: Notebook) -> dict[str, int]:
+    """Which blobs must be there, with their sizes; repositories that disagree on a size are noted."""
+    held: dict[str, int] = {}
+    for digest, size in connection.execute(select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)).all():
+        if held.setdefault(digest, size) != size:
+            notes.differs(digest, f"one repository says the blob has {held[digest]} bytes, another says {size}")
+    return held
+
+
+def blobs(connection: Connection, store: BlobReader, held: Mapping[str, int], notes: Notebook) -> None:
+    """Every blob that must be there, all of its bytes; twice before anything is said of it."""
+    total, done = sum(held.values()), 0
+    for text, size in held.items():
+        notes.count("blobs")
+        notes.count("blob_bytes", size)
+        _blob(connection, store, text, size, notes, _Shown(notes, done, total))
+        done += size
+        notes.passed("blobs", done, total, every=1)
+
+
+class _Shown:
+    """Progress inside a big blob."""
+
+    def __init__(self, notes: Notebook, done: int, total: int) -> None:
+        self._notes, self._done, self._total = notes, done, total
+
+    def read(self, count: int) -> None:
+        if count % SHOW_EVERY_BYTES == 0:
+            self._notes.passed("blobs", self._done + count, self._total, every=1)
+
+
+def _blob(connection: Connection, store: BlobReader, text: str, size: int, notes: Notebook, shown: _Shown) -> None:
+    try:
+        digest = Digest.parse(text)
+    except Invalid as error:
+        notes.differs(text, f"the row's digest can't be read: {error}")
+        return
+    for _ in range(2):
+        try:
+            problem = _blob_problem(store, digest, size, shown)
+        except BoltsealError as error:
+            notes.unknown(text, f"could not read the blob: {error.message}")
+            return
+        if problem is None or not still_named(connection, text):
+            return
+    notes.differs(text, str(problem))
+
+
+def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -> str | None:
+    if not store.present(digest):
+        return "the blob's bytes are missing"
+    hasher = digest.hasher()
+    read = 0
+    try:
+        for piece in store.scan(digest):
+            hasher.update(piece)
+            read += len(piece)
+            shown.read(read)
+    except BlobAbsent:
+        return "the blob's bytes are missing"
+    if read != size:
+        return f"the blob has {read} bytes, the row says {size}"
+    if hasher.hexdigest() != digest.hex:
+        return f"the blob's bytes have digest {digest.algorithm}:{hasher.hexdigest()}"
+    return None
+
+
+def still_named(connection: Connection, digest: str) -> bool:
+    """Whether a row names the blob at this moment."""
+    return connection.execute(_NAMED, {"at_digest": digest}).first() is not None
+
+
+def unnamed(connection: Connection, store: BlobReader, notes: Notebook) -> None:
+    """Counts what no row names, and notes what has no place in a store."""
+    try:
+        for stored in store.walk():
+            if not still_named(connection, str(stored.digest)):
+                notes.count("unnamed_blobs")
+                notes.count("unnamed_bytes", stored.size)
+        for stray in store.strays():
+            notes.differs(stray, "a file in the store that is neither blob nor upload")
+    except BoltsealError as error:
+        notes.unknown("store", f"could not look through the store: {error.message}")

@@ -1,0 +1,94 @@
+"""The keys that sign tokens, in `<data>.keys/token.json` (mode 0600, beside the data and not in it).
+
+The first key signs; the ones behind it were rotated out and still check what they signed before (`server.auth.tokens`). Read
+again when the file changed, so that a rotation reaches every worker without a restart.
+
+Trusted: whoever may read the file. What a liar would gain: any name, at this registry, until five minutes
+after the next rotation.
+"""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from boltseal.errors import Unavailable
+from boltseal.files.atomic_files import Disk, locked, write_file
+
+SEED_BYTES: Final = 32
+KEPT: Final = 3
+
+
+class KeysUnreadable(Unavailable):
+    """The keys can't be read or written, so no token can be given or checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """An Ed25519 seed. `id` names it in tokens; `since_us`: from when on it signs, microseconds since the epoch."""
+
+    id: str
+    seed: bytes
+    since_us: int
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.id})"
+
+
+class _Stored(msgspec.Struct):
+    id: str
+    seed: str
+    since_us: int
+
+
+class KeyFile:
+    """The file. `current` costs one stat while nothing changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held: tuple[SigningKey, ...] = ()
+        self._version = (0, 0)
+
+    def current(self, now_us: int) -> tuple[SigningKey, ...]:
+        """The keys, the signing one first; made when there is no file. KeysUnreadable."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return self.rotate(now_us, only_if_missing=True)
+        except OSError as error:
+            raise KeysUnreadable(f"the token keys can't be read: {error.strerror}") from error
+        version = (status.st_ino, status.st_mtime_ns)
+        if version != self._version:
+            self._held, self._version = self._read(), version
+        return self._held
+
+    def rotate(self, now_us: int, *, only_if_missing: bool = False) -> tuple[SigningKey, ...]:
+        """Let a new key sign from now on; the last ones still check what they signed. KeysUnreadable."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(f"{self.path}.lock", 0o600):
+                held = self._read() if self.path.exists() else ()
+                if held and only_if_missing:
+                    return held
+                keys = (SigningKey(secrets.token_hex(8), secrets.token_bytes(SEED_BYTES), now_us), *held)[:KEPT]
+                stored = [_Stored(key.id, b64encode(key.seed).decode("ascii"), key.since_us) for key in keys]
+                write_file(Disk(), self.path, msgspec.json.encode(stored))
+                self.path.chmod(0o600)
+                return keys
+        except OSError as error:
+            raise KeysUnreadable(f"the token keys {self.path} can't be written: {error.strerror}") from error
+
+    def _read(self) -> tuple[SigningKey, ...]:
+        try:
+            stored = msgspec.json.decode(self.path.read_bytes(), type=list[_Stored])
+            keys = tuple(SigningKey(key.id, b64decode(key.seed, validate=True), key.since_us) for key in stored)
+        except (OSError, ValueError) as error:
+            raise KeysUnreadable("the token keys can't be read; move the file away and start again") from error
+        if not keys or any(len(key.seed) != SEED_BYTES for key in keys):
+            raise KeysUnreadable("the token keys can't be read; move the file away and start again")
+        return keys

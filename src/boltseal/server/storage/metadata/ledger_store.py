@@ -1,0 +1,163 @@
+"""The ledger's entries in the database: appended by the transaction that moves a tag, never changed.
+
+The head row is the lock: an index is taken by raising its `size`, so indices are gapless whatever is rolled back
+(a database sequence would leave gaps). Tree, checkpoints and proofs are built from these lines elsewhere. `log`: which
+of the two logs is meant (`schema`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import insert, select, update
+
+from boltseal.server.storage.metadata import sqlite
+from boltseal.server.storage.metadata.schema import LEDGER, Log
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from sqlalchemy import Connection
+
+    from boltseal.server.storage.metadata.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the ledger stands: the next index, the time of the last entry, its name, the rules last recorded."""
+
+    size: int
+    last_time_us: int
+    origin: str
+    rules: str
+
+
+class _Statements(NamedTuple):
+    """Every push waits for these three, and for nothing that compiles them anew each time: plain text for the driver."""
+
+    head: str
+    advance: str
+    append: str
+
+
+@cache
+def _statements(log: Log) -> _Statements:
+    entries, head_ = log.entry.name, log.head.name  # names of ours, from the schema
+    return _Statements(
+        f"SELECT size, last_time_us, origin, rules FROM {head_}",  # noqa: S608 - see above
+        f"UPDATE {head_} SET size = ?, last_time_us = ?",  # noqa: S608
+        f"INSERT INTO {entries} (idx, time_us, kind, repository, tag, line) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+    )
+
+
+def head(tx: Transaction, log: Log = LEDGER) -> Head | None:
+    """The head row, which nobody else changes until the end of the transaction. None: this log was not started yet."""
+    row = sqlite.driver(tx.connection).execute(_statements(log).head).fetchone()
+    return None if row is None else Head(*row)
+
+
+def start(tx: Transaction, origin: str, log: Log = LEDGER) -> Head:
+    """Make the head row of a log that was not started yet."""
+    tx.connection.execute(insert(log.head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
+    return Head(0, 0, origin, "")
+
+
+def append(
+    tx: Transaction,
+    index: int,
+    *,
+    time_us: int,
+    kind: str,
+    repository: str,
+    tag: str,
+    line: bytes,
+    log: Log = LEDGER,
+) -> None:
+    """Write the entry `index` (the head's size) and raise the head. `line` is stored as it is, for ever."""
+    execute = sqlite.driver(tx.connection).execute
+    execute(_statements(log).append, (index, time_us, kind, str(repository), str(tag), line))
+    execute(_statements(log).advance, (index + 1, time_us))
+
+
+def set_rules(tx: Transaction, rules: str) -> None:
+    """Remember which rules the ledger last recorded."""
+    tx.connection.execute(update(LEDGER.head).values(rules=rules))
+
+
+def set_origin(tx: Transaction, origin: str, log: Log = LEDGER) -> None:
+    """Call a log by another name from the next entry on."""
+    tx.connection.execute(update(log.head).values(origin=origin))
+
+
+def lines(
+    connection: Connection, start_index: int = 0, batch: int = 1000, until: int | None = None, log: Log = LEDGER
+) -> Iterator[tuple[int, bytes]]:
+    """Every entry from `start_index` on, in order, as (index, line); read in batches, so memory stays flat.
+
+    `until`: the index before which to stop, None for all of them.
+    """
+    entry = log.entry
+    query = select(entry.c.idx, entry.c.line).order_by(entry.c.idx)
+    if until is not None:
+        query = query.where(entry.c.idx < until)
+    while True:
+        rows = connection.execute(query.where(entry.c.idx >= start_index).limit(batch)).all()
+        yield from rows
+        if len(rows) < batch:
+            return
+        start_index = rows[-1][0] + 1
+
+
+def of_repository(
+    connection: Connection,
+    repository: str,
+    tag: str | None,
+    *,
+    after: int,
+    limit: int,
+    until: int,
+    kinds: Collection[str] | None = None,
+    log: Log = LEDGER,
+) -> list[tuple[int, bytes]]:
+    """The entries of a repository, or of one of its names, behind the index `after` and before `until`, oldest first.
+
+    `kinds`: of these kinds only.
+    """
+    entry = log.entry
+    query = select(entry.c.idx, entry.c.line).where(
+        entry.c.repository == repository, entry.c.idx > after, entry.c.idx < until
+    )
+    if tag is not None:
+        query = query.where(entry.c.tag == tag)
+    if kinds is not None:
+        query = query.where(entry.c.kind.in_(kinds))
+    return [(row[0], row[1]) for row in connection.execute(query.order_by(entry.c.idx).limit(limit))]
+
+
+def newest_of_name(
+    connection: Connection,
+    repository: str,
+    tag: str,
+    kinds: Collection[str],
+    *,
+    before_us: int,
+    since_us: int,
+    log: Log = LEDGER,
+) -> Iterator[bytes]:
+    """The lines about a name of these kinds, the newest first, strictly between two times (microseconds)."""
+    entry = log.entry
+    query = (
+        select(entry.c.line)
+        .where(
+            entry.c.repository == repository,
+            entry.c.tag == tag,
+            entry.c.kind.in_(kinds),
+            entry.c.time_us < before_us,
+            entry.c.time_us > since_us,
+        )
+        .order_by(entry.c.idx.desc())
+        .execution_options(yield_per=200)
+    )
+    yield from connection.execute(query).scalars()

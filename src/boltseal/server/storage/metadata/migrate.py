@@ -1,0 +1,168 @@
+"""Make or bring up to date the data folder: `format`, the database's schema, the folders.
+
+    DATA/format        one number; a newer one is refused, an older one is migrated under a lock after a copy
+    DATA/boltseal.db   metadata (SQLite, with its -wal and -shm)
+    DATA/generation    see `generation`
+    DATA/blobs/ DATA/uploads/ DATA/ledger/
+
+A new database is made at once from `schema`; an older one by the alembic revisions in `migrations/`. A test holds the
+two against each other. A migration is one transaction: one that was interrupted has not happened. Before it a copy is
+made, `boltseal.db.before-<revision>`, which is nobody's but the operator's: to go back with.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import inspect, text
+
+from boltseal.errors import Invalid, Unavailable
+from boltseal.files.atomic_files import Disk, write_file
+from boltseal.server.storage.metadata import sqlite
+from boltseal.server.storage.metadata.schema import METADATA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+FORMAT: Final = 4
+HEAD_REVISION: Final = "0005"
+DATABASE_NAME: Final = "boltseal.db"
+GENERATION_NAME: Final = "generation"
+
+
+class FormatInvalid(Invalid):
+    """The data folder is of another program, or of a newer boltseal."""
+
+
+def prepare_data(data: Path) -> None:
+    """Make a data folder ready, whatever its age. Safe when several processes do it at once."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise Unavailable(
+            f"the data folder {data} can't be made: {error.strerror}; choose another with --data"
+        ) from error
+    if _read_format(data) is None:
+        refuse_strangers(data)  # before the lock too: nothing is left in a folder that is somebody else's
+    with _locked(data):
+        held = _read_format(data)
+        if held is None:
+            refuse_strangers(data)
+        for name in ("blobs", "uploads", "ledger"):
+            (data / name).mkdir(exist_ok=True, mode=0o750)
+        _bring_up_to_date(data / DATABASE_NAME)
+        if held != FORMAT:
+            write_file(Disk(), data / "format", f"{FORMAT}\n".encode())
+
+
+def check_data(data: Path, *, older: bool = False) -> None:
+    """Refuse a folder that is not a data folder of this format, or with `older` of an older one; changes nothing."""
+    held = _read_format(data)
+    if held is None:
+        raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
+    if held != FORMAT and not older:
+        raise FormatInvalid(
+            f"{data} has data format {held}, this boltseal works on {FORMAT}; `boltseal serve` brings it up to date, "
+            "and keeps a copy of the database"
+        )
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    try:
+        fd = os.open(data / "format.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    except OSError as error:
+        raise Unavailable(f"the data folder {data} can't be written: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _read_format(data: Path) -> int | None:
+    path = data / "format"
+    try:
+        written = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatInvalid(f"{path} can't be read: {_reason(error)}; name a data folder with --data") from error
+    if not written.isdecimal():
+        raise FormatInvalid(f"{path} holds {written[:20]!r}, expected a number such as {FORMAT}")
+    if int(written) > FORMAT:
+        raise FormatInvalid(
+            f"{data} has data format {int(written)}, this boltseal reads formats up to {FORMAT}; use a newer boltseal"
+        )
+    return int(written)
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
+
+
+def refuse_strangers(data: Path) -> None:
+    """Refuse a folder that holds anything but what a first start makes. FormatInvalid."""
+    # Under way, killed, or ended since `format` was looked for. SQLite has a journal before it has a write-ahead log.
+    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME}
+    known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
+    names = (item.name for item in data.iterdir())
+    strange = sorted(name for name in names if name not in known and not name.startswith((".", "format.")))
+    if strange:
+        raise FormatInvalid(
+            f"{data} is not empty and not a boltseal data folder (it holds {strange[0]!r}); choose another with --data"
+        )
+
+
+def _bring_up_to_date(database: Path) -> None:
+    existed = database.exists()
+    engine = sqlite.make_engine(database)
+    try:
+        with sqlite.errors_named(), engine.connect() as connection:
+            revision = _revision(connection) if existed else None
+            if revision == HEAD_REVISION:
+                return
+            if revision is None:
+                _create(connection)
+                return
+            sqlite.snapshot(sqlite.driver(connection), database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
+            _upgrade(connection)
+    finally:
+        engine.dispose()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return found
+
+
+def _create(connection: Connection) -> None:
+    driver = sqlite.driver(connection)
+    driver.execute("BEGIN IMMEDIATE")  # a process that dies in here leaves no half of a schema
+    METADATA.create_all(connection)
+    driver.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    driver.execute("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
+    sqlite.expect_sizes(connection)
+    driver.execute("COMMIT")
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "boltseal.server.storage:migrations")
+    config.attributes["connection"] = connection
+    execute = sqlite.driver(connection).execute
+    execute("BEGIN IMMEDIATE")  # a process that dies in here has changed nothing
+    command.upgrade(config, "head")
+    sqlite.expect_sizes(connection)
+    execute("COMMIT")

@@ -1,0 +1,113 @@
+"""What the store knows of repositories that are mirrored, beside their rows. Plain reads and writes, no rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, func, insert, select, union
+
+from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata.queries import CONTAINS, POINTS_AT
+from boltseal.server.storage.metadata.schema import blob, foreign_tag, link, manifest, pulled, repository, tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import Connection
+
+    from boltseal.server.storage.metadata.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A manifest or blob that a repository holds. `used_us`: when it was pulled last, or else brought."""
+
+    digest: str
+    size: int
+    used_us: int
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """All that a repository holds. `contains`: of each manifest its parts and what speaks of it. `needed`: what a tag of
+    ours means, or a hold on upstream's tag keeps serving."""
+
+    repository_id: int
+    name: str
+    manifests: tuple[Row, ...]
+    blobs: tuple[Row, ...]
+    contains: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    needed: frozenset[str] = frozenset()
+
+
+def tags_seen(connection: Connection, name: str, limit: int) -> list[str]:
+    """The tags of a mirrored repository that were seen upstream and not missed since, sorted by bytes."""
+    query = select(foreign_tag.c.name).where(
+        foreign_tag.c.repository == name, foreign_tag.c.digest.is_not(None), foreign_tag.c.gone_us.is_(None)
+    )
+    return list(connection.execute(query.order_by(foreign_tag.c.name).limit(limit)).scalars())
+
+
+def repositories_of(connection: Connection, prefix: str) -> list[str]:
+    """The repositories below an upstream's prefix, such as `docker.io/`, sorted."""
+    return sorted(name for name, _ in queries.repositories_below(connection, prefix))
+
+
+def note_pulled(tx: Transaction, pulls: Iterable[tuple[str, str, int]]) -> None:
+    """Write when manifests were pulled last, as (repository, digest, microseconds since the epoch)."""
+    for name, digest, at_us in pulls:
+        found = queries.repository_id(tx, name)
+        if found is None or queries.find_manifest(tx, found, digest) is None:
+            continue
+        tx.connection.execute(delete(pulled).where(pulled.c.repository_id == found, pulled.c.digest == digest))
+        tx.connection.execute(insert(pulled).values(repository_id=found, digest=digest, pulled_us=at_us))
+
+
+def holdings(connection: Connection, name: str) -> Holdings | None:
+    """All that a repository holds; None where there is no such repository."""
+    number = connection.execute(select(repository.c.id).where(repository.c.name == name)).scalar_one_or_none()
+    if number is None:
+        return None
+    last = func.coalesce(pulled.c.pulled_us, manifest.c.pushed_us)
+    manifests = (
+        select(manifest.c.digest, manifest.c.size, last, manifest.c.pushed_by)
+        .select_from(
+            manifest.outerjoin(
+                pulled, (pulled.c.repository_id == manifest.c.repository_id) & (pulled.c.digest == manifest.c.digest)
+            )
+        )
+        .where(manifest.c.repository_id == number)
+    )
+    blobs = select(blob.c.digest, blob.c.size, blob.c.added_us, blob.c.added_by).where(blob.c.repository_id == number)
+    contains: dict[str, set[str]] = {}
+    for parent, child, kind in connection.execute(
+        select(link.c.parent, link.c.child, link.c.kind).where(link.c.repository_id == number)
+    ):
+        if kind in CONTAINS:
+            contains.setdefault(parent, set()).add(child)
+        elif kind in POINTS_AT:
+            contains.setdefault(child, set()).add(parent)
+    of_tags = select(tag.c.digest).where(tag.c.repository_id == number, tag.c.digest.is_not(None))
+    of_holds = select(foreign_tag.c.digest).where(
+        foreign_tag.c.repository == name, foreign_tag.c.held_digest.is_not(None), foreign_tag.c.digest.is_not(None)
+    )
+    return Holdings(
+        number,
+        name,
+        tuple(Row(*row) for row in connection.execute(manifests)),
+        tuple(Row(*row) for row in connection.execute(blobs)),
+        {parent: frozenset(children) for parent, children in contains.items()},
+        frozenset(connection.execute(union(of_tags, of_holds)).scalars()),
+    )
+
+
+def let_go(tx: Transaction, repository_id: int, manifests: Iterable[str], blobs: Iterable[str]) -> None:
+    """Remove rows of a repository; the bytes of blobs go later, when nothing names them."""
+    tx.takes_away = True
+    for digest in manifests:
+        queries.remove_manifest(tx, repository_id, digest)
+        tx.connection.execute(delete(pulled).where(pulled.c.repository_id == repository_id, pulled.c.digest == digest))
+    for digest in blobs:
+        queries.remove_blob(tx, repository_id, digest)

@@ -1,0 +1,58 @@
+"""Pushes that are on their way through the gate: one row for each name that is reserved. Reads and writes, no rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import delete, insert, select
+
+from boltseal.server.storage.metadata.schema import reservation
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from boltseal.server.storage.metadata.database import Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationRow:
+    """One name, and the manifest that is being pushed to it, as it was addressed. Times in microseconds."""
+
+    repository: str
+    tag: str
+    digest: str
+    media_type: str
+    raw: bytes
+    actor: str
+    reserved_us: int
+    expires_us: int
+
+
+_COLUMNS: Final = [reservation.c[name] for name in ReservationRow.__dataclass_fields__]
+
+
+def find(connection: Connection, repository: str, tag: str) -> ReservationRow | None:
+    """Who has reserved a name, or None."""
+    at = (reservation.c.repository == repository, reservation.c.tag == tag)
+    row = connection.execute(select(*_COLUMNS).where(*at)).one_or_none()
+    return None if row is None else _parse(row)
+
+
+def every(connection: Connection) -> list[ReservationRow]:
+    """All of them, the oldest first."""
+    return [_parse(row) for row in connection.execute(select(*_COLUMNS).order_by(reservation.c.reserved_us)).all()]
+
+
+def add(tx: Transaction, row: ReservationRow) -> None:
+    """Reserve a name that is not."""
+    tx.connection.execute(insert(reservation).values(**{c.name: getattr(row, c.name) for c in _COLUMNS}))
+
+
+def drop(tx: Transaction, repository: str, tag: str) -> None:
+    """Let a name go."""
+    tx.connection.execute(delete(reservation).where(reservation.c.repository == repository, reservation.c.tag == tag))
+
+
+def _parse(row: Any) -> ReservationRow:
+    return ReservationRow(**dict(zip((c.name for c in _COLUMNS), row, strict=True)))

@@ -1,0 +1,266 @@
+"""The tables of the metadata store, for SQLite and PostgreSQL alike.
+
+    repository   a name that was ever pushed to; everything below belongs to one repository (promise 13)
+    manifest     what a repository holds by digest; `canonical` is the sha256 of the bytes, however they are addressed
+    content      the manifest bytes, once for all repositories, exactly as pushed
+    blob         which blobs a repository holds; the bytes lie in the blob store
+    released     blobs whose last row went, and when: their bytes may be removed an hour later
+    link         what a manifest refers to, also what is not there yet
+    tag          one row for every name ever used; `digest` NULL: deleted; `sealed_*` is written once and never cleared
+    entry        the ledger's lines as they stand for ever
+    ledger_head  one row: the size of the ledger, its last time, its origin, the rules it last recorded
+    ledger_tile  the tree over the entries: up to 256 hashes of 32 bytes each; a full tile never changes
+    ledger_checkpoint  the signed heads: `latest`, and `witnessed`, the newest that a witness cosigned
+    ledger_rotation    for each key that was rotated out: the receipt that names the next one, signed by it
+    observation, observation_*   the same five of the second log: what tags of other registries were seen to mean
+    foreign_tag  how such a tag stands: what is served of it, what is held back, when upstream was last asked
+    upstream     how an upstream stands: what is left of its pull limit, since when it does not answer
+    reservation  a push that is on its way through the gate: for an hour nobody else may push to that name
+    pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was brought
+    usage        running totals of what users hold; see `usage`
+
+There are two logs of one making (`Log`): the ledger of what happened to our tags, and the observations of what upstreams'
+tags meant, apart from it so that strangers, who decide what is asked for, cannot make the ledger grow.
+
+Times are microseconds since the epoch. Digests are text, `algorithm:hex`. No rule lives here: who may change a
+row, and when, is the business of `registry/`; only `server/registry/tag_writer.py` (through `tag_table`) changes a tag.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy.dialects import postgresql
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Lists are paged by name: both databases have to sort by bytes, whatever the locale.
+NAME = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+repository = Table(
+    "repository",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", NAME, nullable=False, unique=True),
+    Column("created_us", BigInteger, nullable=False),
+    Column("created_by", Text),  # NULL: before this was written down
+)
+
+
+def _of_repository() -> Column[int]:
+    return Column("repository_id", ForeignKey("repository.id"), primary_key=True)
+
+
+manifest = Table(
+    "manifest",
+    METADATA,
+    _of_repository(),
+    Column("digest", Text, primary_key=True),
+    Column("canonical", Text, nullable=False, index=True),
+    Column("media_type", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("subject", Text),
+    Column("artifact_type", Text),
+    Column("annotations", Text),
+    Column("pushed_us", BigInteger, nullable=False),
+    Column("pushed_by", Text, nullable=False),
+    Index(None, "repository_id", "subject"),
+    sqlite_with_rowid=False,
+)
+
+content = Table(
+    "content",
+    METADATA,
+    Column("canonical", Text, primary_key=True),
+    Column("raw", LargeBinary, nullable=False),
+)
+
+blob = Table(
+    "blob",
+    METADATA,
+    _of_repository(),
+    Column("digest", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("added_us", BigInteger, nullable=False),
+    Column("added_by", Text),  # NULL: before this was written down
+    Index(None, "digest"),
+    sqlite_with_rowid=False,
+)
+
+released = Table(
+    "released",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("released_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+link = Table(
+    "link",
+    METADATA,
+    _of_repository(),
+    Column("parent", Text, primary_key=True),
+    Column("child", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Index(None, "repository_id", "child"),
+    sqlite_with_rowid=False,
+)
+
+tag = Table(
+    "tag",
+    METADATA,
+    _of_repository(),
+    Column("name", NAME, primary_key=True),
+    Column("digest", Text),
+    Column("canonical", Text),
+    Column("media_type", Text),
+    Column("entry_index", BigInteger, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
+    Column("changed_by", Text, nullable=False),
+    Column("sealed_digest", Text),
+    Column("sealed_canonical", Text),
+    Column("sealed_media_type", Text),
+    Column("sealed_us", BigInteger),
+    Column("sealed_by", Text),
+    Column("keep", Text),
+    Column("keep_until_us", BigInteger),
+    Index(None, "repository_id", "digest"),
+    sqlite_with_rowid=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The tables of one log. `name`: what it is called beside the data (`server.storage.ledger_key`) and in findings."""
+
+    name: str
+    entry: Table
+    head: Table
+    tile: Table
+    checkpoint: Table
+    rotation: Table
+
+
+def _log(name: str, entries: str, prefix: str) -> Log:
+    return Log(
+        name,
+        entry=Table(
+            entries,
+            METADATA,
+            Column("idx", BigInteger, primary_key=True, autoincrement=False),
+            Column("time_us", BigInteger, nullable=False),
+            Column("kind", Text, nullable=False),
+            Column("repository", NAME, nullable=False),
+            Column("tag", NAME, nullable=False),
+            Column("line", LargeBinary, nullable=False),
+            Index(None, "repository", "tag", "idx"),
+        ),
+        head=Table(
+            f"{prefix}_head",
+            METADATA,
+            Column("id", Integer, primary_key=True, autoincrement=False),
+            Column("size", BigInteger, nullable=False),
+            Column("last_time_us", BigInteger, nullable=False),
+            Column("origin", Text, nullable=False),
+            Column("rules", Text, nullable=False),
+        ),
+        tile=Table(
+            f"{prefix}_tile",
+            METADATA,
+            Column("level", Integer, primary_key=True, autoincrement=False),
+            Column("idx", BigInteger, primary_key=True, autoincrement=False),
+            Column("hashes", LargeBinary, nullable=False),
+        ),
+        checkpoint=Table(
+            f"{prefix}_checkpoint",
+            METADATA,
+            Column("name", Text, primary_key=True),
+            Column("size", BigInteger, nullable=False),
+            Column("note", LargeBinary, nullable=False),
+        ),
+        rotation=Table(
+            f"{prefix}_rotation",
+            METADATA,
+            Column("idx", BigInteger, primary_key=True, autoincrement=False),
+            Column("receipt", LargeBinary, nullable=False),
+        ),
+    )
+
+
+LEDGER: Final = _log("ledger", "entry", "ledger")
+OBSERVATIONS: Final = _log("observations", "observation", "observation")
+
+foreign_tag = Table(
+    "foreign_tag",
+    METADATA,
+    Column("repository", NAME, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("digest", Text),
+    Column("media_type", Text),
+    Column("size", BigInteger),
+    Column("held_digest", Text),
+    Column("held_media_type", Text),
+    Column("held_size", BigInteger),
+    Column("held_us", BigInteger),
+    Column("gone_us", BigInteger),
+    Column("asked_us", BigInteger, nullable=False),
+    Column("entry_index", BigInteger, nullable=False),
+    Column("changes", BigInteger, nullable=False),
+    Column("changes_since_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+pulled = Table(
+    "pulled",
+    METADATA,
+    _of_repository(),
+    Column("digest", Text, primary_key=True),
+    Column("pulled_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+upstream = Table(
+    "upstream",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("down_us", BigInteger),
+    Column("down_reason", Text),
+    Column("quota_limit", BigInteger),
+    Column("quota_remaining", BigInteger),
+    Column("quota_window_s", BigInteger),
+    Column("quota_source", Text),
+    Column("quota_us", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+reservation = Table(
+    "reservation",
+    METADATA,
+    Column("repository", NAME, primary_key=True),
+    Column("tag", NAME, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reserved_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+usage = Table(
+    "usage",
+    METADATA,
+    Column("holder", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("repositories", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)

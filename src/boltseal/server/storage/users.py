@@ -1,0 +1,139 @@
+"""The users' file: htpasswd, bcrypt only, read live.
+
+One line a user, `name:$2b$...`, as Apache's htpasswd -B and other registries write it. It lies outside the data folder
+(`<data>.keys/htpasswd`), is replaced whole when it changes, and is read again when it did: a user that was removed is
+gone at the next request. A line that can't be read is an error, not a user less: doubt refuses.
+
+Trusted: whoever may write the file. What a liar would gain: everything that grants give to the users named in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boltseal.errors import Invalid, NotFound, Unavailable, quote
+from boltseal.files.atomic_files import Disk, locked, write_file
+
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024
+_LINE = re.compile(
+    r"([A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?):(\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53})"
+)
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
+
+
+RESERVED: Final = frozenset({"anonymous", "boltseal"})
+"""Who did it, in the ledger, where nobody logged in, and where it was the server itself."""
+
+
+class UsersInvalid(Unavailable):
+    """The users' file can't be read, so nobody can be let in."""
+
+
+class UserNameInvalid(Invalid):
+    """A name that no user can have."""
+
+
+class UserUnknown(NotFound):
+    """There is no such user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """The users at one moment: bcrypt hashes by name. `version` differs between any two states of the file."""
+
+    hashes: Mapping[str, bytes]
+    version: tuple[int, int, int]
+
+
+NO_USERS: Final = Users({}, (0, 0, 0))
+
+
+def check_user_name(name: str) -> None:
+    """UserNameInvalid unless it can stand in the file, in a grant, in the ledger and in a refusal."""
+    if not _NAME.fullmatch(name):
+        raise UserNameInvalid(
+            f"user name {quote(name)}; expected 1 to 64 letters, digits and . _ @ -, first and last a letter or digit"
+        )
+    if name.lower() in RESERVED:
+        raise UserNameInvalid(f"user name {quote(name)}; in the ledger that is nobody's: choose another")
+
+
+class UserFile:
+    """One htpasswd file. `current` may be called for every request: it costs one stat while nothing changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._name = os.fspath(path)
+        self._held = NO_USERS
+
+    def current(self) -> Users:
+        """The users now; nobody when there is no file. UsersInvalid when it can't be read."""
+        try:
+            status = os.stat(self._name)  # noqa: PTH116 - each request waits for it, and a Path makes it half as fast
+        except FileNotFoundError:
+            self._held = NO_USERS
+            return NO_USERS
+        except OSError as error:
+            raise UsersInvalid(f"the users' file can't be read: {error.strerror}") from error
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if version != self._held.version:
+            self._held = Users(_parse(_read(self.path)), version)
+        return self._held
+
+    def put(self, name: str, bcrypt_hash: bytes) -> None:
+        """Add a user, or give a user another password. UserNameInvalid, UsersInvalid."""
+        check_user_name(name)
+        self._change(lambda users: users | {name: bcrypt_hash})
+
+    def remove(self, name: str) -> None:
+        """Take a user away. UserUnknown, UsersInvalid."""
+
+        def without(users: dict[str, bytes]) -> dict[str, bytes]:
+            if name not in users:
+                raise UserUnknown(f"there is no user {quote(name)}")
+            return {other: held for other, held in users.items() if other != name}
+
+        self._change(without)
+
+    def _change(self, change: Callable[[dict[str, bytes]], dict[str, bytes]]) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(f"{self.path}.lock", 0o600):
+                users = change(dict(self.current().hashes))
+                text = "".join(f"{name}:{held.decode('ascii')}\n" for name, held in sorted(users.items()))
+                write_file(Disk(), self.path, text.encode("ascii"))
+                self.path.chmod(0o600)
+        except OSError as error:
+            raise UsersInvalid(f"the users' file {self.path} can't be written: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsersInvalid(f"the users' file can't be read: {error.strerror}") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise UsersInvalid(f"the users' file is larger than {MAX_FILE_BYTES} bytes")
+    return raw
+
+
+def _parse(raw: bytes) -> dict[str, bytes]:
+    users: dict[str, bytes] = {}
+    for number, line in enumerate(raw.decode("utf-8", "replace").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None:  # never shown: it may hold a password
+            raise UsersInvalid(f"the users' file, line {number}: expected name:$2b$..., a bcrypt hash")
+        if match[1].lower() in RESERVED:
+            raise UsersInvalid(f"the users' file, line {number}: nobody can be called {quote(match[1])}")
+        if match[1] in users:
+            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} stands there twice")
+        users[match[1]] = match[2].encode("ascii")
+    return users

@@ -1,0 +1,238 @@
+"""The store of one data folder, opened: settings in, database, blobs, keys and the registry over them out.
+
+    open_store   for the verbs that work on the data folder, beside a running server or without one
+    examine_store, collect_store   the same for two verbs that need less than a whole store
+    prepare      before the workers start: makes or migrates the data folder and begins the ledger, once
+    begin        what a worker does: all of that, and the store stays open
+
+Nothing here serves; that is `app`. These two are the only places that build objects.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
+from boltseal.server.mirror.retention import retain
+from boltseal.server.registry import Registry, build_registry
+from boltseal.server.registry.integrator import Integrator, LedgerDoubt
+from boltseal.server.registry.quota_checks import Bounds
+from boltseal.server.registry.sequencer import LedgerFrozen, start_ledger, start_observations
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.disk_reserve import Room
+from boltseal.server.storage.fsck import Examined, Progress, examine
+from boltseal.server.storage.garbage_collection import Item, collect
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.metadata import ledger_store, queries
+from boltseal.server.storage.metadata.database import Database, Transaction, open_database
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
+from boltseal.server.storage.metadata.schema import OBSERVATIONS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from boltseal.server.settings import Settings
+
+Clock = Callable[[], int]
+
+_log = structlog.get_logger(__name__)
+
+
+def now_us() -> int:
+    """The time: microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class NameReserved(Invalid):
+    """A local repository has a name that belongs to an upstream. The server does not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open data folder."""
+
+    data: Path
+    database: Database
+    blobs: LocalBlobs
+    registry: Registry
+    keys: LedgerKeys
+    integrator: Integrator
+    observing: Integrator
+
+    @property
+    def integrators(self) -> tuple[Integrator, ...]:
+        """What signs the store's logs: the ledger, and what upstreams' tags were seen to mean."""
+        return self.integrator, self.observing
+
+    def close(self) -> None:
+        """Finish what is being written, then let go of everything. Idempotent."""
+        self.database.close()
+        self.blobs.close()
+
+
+@contextmanager
+def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[Store]:
+    """Open a data folder that exists, beside a running server or without one. Changes nothing by itself."""
+    check_data(settings.server.data)
+    store = _open(settings, clock)
+    appended = {each.log.name: threading.Event() for each in store.integrators}
+    store.database.after_append.update({name: event.set for name, event in appended.items()})
+    try:
+        yield store
+    finally:
+        for each in store.integrators:
+            if appended[each.log.name].is_set():
+                _sign(store, each)
+        store.close()
+
+
+def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_us, with_keys: bool = True) -> Examined:
+    """Look at everything in a data folder; changes nothing. FormatInvalid, Unavailable, OSError.
+
+    `with_keys`: also at who signed the ledger; not where a backup was just restored, which has no keys yet.
+    """
+    data = settings.server.data
+    check_data(data)
+    blobs = LocalBlobs(data, create=False)
+    try:
+        return examine(data / DATABASE_NAME, blobs, clock(), progress, LedgerKeys(settings.keys) if with_keys else None)
+    finally:
+        blobs.close()
+
+
+def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[Item]:
+    """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable.
+
+    Mirrored images that their upstream's terms keep no longer go first.
+
+    Nothing is removed from a store of which is doubted whether it is what its ledger signed: LedgerFrozen.
+    """
+    with open_store(settings, clock=clock) as store:
+        if store.database.frozen is not None and not dry_run:  # what its lost entries name looks like what nobody needs
+            raise LedgerFrozen(f"nothing is removed: {store.database.frozen}")
+        yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
+        yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
+
+
+def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
+    """Make or migrate the data folder, begin the ledger, and record the rules if they are new."""
+    store = begin(settings, clock)
+    store.close()
+
+
+def begin(settings: Settings, clock: Clock) -> Store:
+    """The store of a server that starts: made or brought up to date, its logs begun and signed. Closed by the caller.
+
+    FormatInvalid, NameReserved, Unavailable.
+    """
+    prepare_data(settings.server.data)
+    store = _open(settings, clock)
+    try:
+        _check_reserved(store, settings)
+        begin_ledger(store, settings)
+        if store.database.frozen is None:
+            store.integrator.begin()
+            _sign(store, store.integrator)
+        _begin_observations(store, settings)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _check_reserved(store: Store, settings: Settings) -> None:
+    """NameReserved where a local repository lies under an upstream's name: nobody could say what its names mean."""
+    for terms in settings.upstreams:
+        found = settings.leads.reserved(store.database.read_and_wait(partial(_below, f"{terms.name}/")))
+        if found is not None:
+            raise NameReserved(
+                f"{quote(found)} was pushed here, and [[upstream]] {terms.name} takes all names that begin with "
+                f"{terms.name}/: nobody could say what they mean; give this upstream another name, or leave it out"
+            )
+
+
+def _below(prefix: str, connection: Connection) -> list[tuple[str, str | None]]:
+    return queries.repositories_below(connection, prefix)
+
+
+def _sign(store: Store, integrator: Integrator) -> None:
+    """Sign what is not signed yet; what can't be signed now is signed by the next process that can."""
+    try:
+        integrator.integrate()
+    except LedgerDoubt as doubt:
+        _doubt(store, integrator, doubt)
+    except BoltsealError as error:
+        _log.warning("the ledger could not be signed", log=integrator.log.name, reason=error.message)
+
+
+def _doubt(store: Store, integrator: Integrator, doubt: BoltsealError) -> None:
+    store.database.doubts[integrator.log.name] = doubt.message
+    _log.error("the ledger is doubted: nothing is taken in", log=integrator.log.name, reason=doubt.message)
+
+
+def _begin_observations(store: Store, settings: Settings) -> None:
+    """Begin the log of observations where anything can be observed; a read-only server writes none down."""
+    doubted = store.database.frozen is not None or store.observing.log.name in store.database.doubts
+    if not settings.upstreams or settings.server.read_only or doubted:
+        return
+    store.database.write_and_wait(lambda tx: start_observations(tx, actor="boltseal"))
+    store.observing.begin()
+    _sign(store, store.observing)
+
+
+def begin_ledger(store: Store, settings: Settings) -> None:
+    """Begin the ledger if it is new, and record the rules if they are. A read-only server decides nothing by them."""
+    if store.database.frozen is not None or (settings.server.read_only and store.database.read_and_wait(_has_ledger)):
+        return
+    origin, rules = _origin(settings), settings.rules.canonical()
+    store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
+
+
+def _has_ledger(connection: Connection) -> bool:
+    return ledger_store.head(Transaction(connection, 0)) is not None
+
+
+def bounds(settings: Settings) -> Bounds:
+    """What users may add."""
+    return Bounds(settings.quotas, settings.auth.max_uploads_per_user, settings.server.max_referrers_per_image)
+
+
+def _open(settings: Settings, clock: Clock) -> Store:
+    data = settings.server.data
+    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+    blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
+    room = Room(data, int(settings.server.disk_reserve_bytes))
+    keys = LedgerKeys(settings.keys)
+    integrator = Integrator(database, keys)
+    observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS)
+    registry = build_registry(database, blobs, settings.rules, room, bounds(settings))
+    store = Store(data, database, blobs, registry, keys, integrator, observing)
+    check_ledger(store)
+    return store
+
+
+def check_ledger(store: Store) -> None:
+    """Freeze a store, or its log of observations, that is not or may not be what was signed."""
+    for each in store.integrators:
+        try:
+            each.check()
+        except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
+            _doubt(store, each, doubt)
+
+
+def _origin(settings: Settings) -> str:
+    """The name of the ledger at its first start: as configured, else the name that clients know us by."""
+    if settings.ledger.origin is not None:
+        return settings.ledger.origin
+    if settings.server.public_url is not None:
+        return settings.server.public_url.partition("://")[2]
+    return f"localhost:{settings.server.address.port}" if settings.server.address.loopback else settings.server.listen

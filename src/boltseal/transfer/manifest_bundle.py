@@ -1,0 +1,193 @@
+"""The papers of an image beside its receipt: index, manifests and configs in an OCI layout archive, and no layer.
+
+Docker's classic store keeps no manifest, and a registry may be gone one day. With these files a receipt's digest leads,
+by hashes alone, down to the digest of every layer and (in the configs) of every layer's files.
+
+    oci-layout, index.json      the image, under its reference
+    blobs/ALGORITHM/HEX         the manifest that was named, its children where the registry has them, their configs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+from boltseal.client.errors import RemoteNotFound
+from boltseal.errors import Invalid, NotFound, quote
+from boltseal.oci.annotations import REF_NAME
+from boltseal.oci.descriptor import Descriptor
+from boltseal.oci.digest import Digest
+from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
+from boltseal.oci.mediatype import DOCKER_CONFIG, MANIFEST_TYPES, OCI_CONFIG, OCI_INDEX
+from boltseal.transfer.protocols import ContentDamaged, PlaceNotFound, PlaceUnavailable, Source, check_replaceable
+
+MAX_PAPER_BYTES: Final = 8 * 1024 * 1024
+MAX_PAPERS: Final = 2_000
+MAX_DEPTH: Final = 8
+_CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+
+
+class PapersInvalid(Invalid):
+    """An archive that holds no papers."""
+
+
+class PapersMissing(NotFound):
+    """The archive is about another image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What hashes lead to from one digest. `missing`: named, and not in the archive; layers are not meant to be there."""
+
+    manifests: int
+    configs: int
+    layers: int
+    missing: tuple[Digest, ...]
+
+
+async def collect(source: Source, digest: Digest) -> dict[Digest, bytes]:
+    """Everything below a manifest but layers, verified; what the source lacks of an index's children is left out."""
+    found: dict[Digest, bytes] = {}
+    waiting = [(digest, 0)]
+    while waiting:
+        wanted, depth = waiting.pop()
+        if wanted in found:
+            continue
+        try:
+            manifest = await source.manifest(wanted)
+        except (RemoteNotFound, PlaceNotFound):
+            if depth == 0:
+                raise
+            continue
+        found[wanted] = manifest.raw
+        waiting += [(child.digest, depth + 1) for child in _children(manifest) if depth < MAX_DEPTH]
+        config = _config(manifest)
+        if config is not None and config.digest not in found and config.size <= MAX_PAPER_BYTES:
+            found[config.digest] = b"".join([piece async for piece in source.blob(config)])
+        if len(found) > MAX_PAPERS:
+            raise PapersInvalid(f"{digest.short} has more than {MAX_PAPERS} documents below it")
+    return found
+
+
+def write(path: Path, papers: Mapping[Digest, bytes], digest: Digest, media_type: str, name: str) -> None:
+    """The archive, whole or not at all. PlaceUnavailable."""
+    entry = {
+        "mediaType": media_type,
+        "digest": str(digest),
+        "size": len(papers[digest]),
+        "annotations": {REF_NAME: name},
+    }
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
+    files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode()}
+    files |= {_path(each): raw for each, raw in sorted(papers.items())}
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for file, raw in files.items():
+            member = tarfile.TarInfo(file)
+            member.size = len(raw)
+            tar.addfile(member, BytesIO(raw))
+    replace_bytes(path, buffer.getvalue())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Put a file into its place, in place of what was there. PlaceInvalid, PlaceUnavailable."""
+    check_replaceable(path)
+    beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise PlaceUnavailable(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def check(path: Path, digest: Digest) -> Checked:
+    """Follow the hashes from a digest through an archive. ContentDamaged, PapersInvalid, PlaceUnavailable, NotFound."""
+    try:
+        with closing(tarfile.open(path)) as tar:
+            return _follow(tar, path, digest)
+    except FileNotFoundError as error:
+        raise PlaceNotFound(f"{path}: there is no such file") from error
+    except (tarfile.TarError, EOFError) as error:
+        raise PapersInvalid(f"{path} is no tar archive, or it is cut off: {error}") from error
+    except OSError as error:
+        raise PlaceUnavailable(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def _follow(tar: tarfile.TarFile, path: Path, digest: Digest) -> Checked:
+    members = {member.name.removeprefix("./"): member for member in tar if member.isreg()}
+    seen: set[Digest] = set()
+    missing: list[Digest] = []
+    layers: set[Digest] = set()
+    configs: set[Digest] = set()
+    waiting: list[tuple[Digest, str | None]] = [(digest, None)]
+    while waiting:
+        wanted, media_type = waiting.pop()
+        if wanted in seen:
+            continue
+        raw = _read(tar, members, path, wanted)
+        if raw is None:
+            if wanted == digest:
+                raise PapersMissing(f"{path} does not hold {digest}, which the receipt is about")
+            missing.append(wanted)
+            continue
+        seen.add(wanted)
+        manifest = _parse(raw, media_type, path, wanted)
+        waiting += [(child.digest, child.media_type) for child in _children(manifest)]
+        layers |= {layer.digest for layer in manifest.layers}
+        config = _config(manifest)
+        if config is not None and config.digest not in configs:
+            if _read(tar, members, path, config.digest) is None:
+                missing.append(config.digest)
+            else:
+                configs.add(config.digest)
+        if len(seen) > MAX_PAPERS:
+            raise PapersInvalid(f"{path} has more than {MAX_PAPERS} documents below {digest.short}")
+    return Checked(len(seen), len(configs), len(layers), tuple(missing))
+
+
+def _read(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], path: Path, digest: Digest) -> bytes | None:
+    member = members.get(_path(digest))
+    file = None if member is None else tar.extractfile(member)
+    if member is None or file is None:
+        return None
+    if member.size > MAX_PAPER_BYTES:
+        raise PapersInvalid(f"{path}: {digest.short} is too large for what it is")
+    raw = file.read()
+    if Digest.of(raw, digest.algorithm) != digest:
+        raise ContentDamaged(f"{path}: the bytes of {digest.short} have another digest")
+    return raw
+
+
+def _parse(raw: bytes, media_type: str | None, path: Path, digest: Digest) -> Manifest:
+    try:
+        document = json.loads(raw)
+        said = document.get("mediaType") if isinstance(document, dict) else None
+        return parse_manifest(raw, media_type or said or OCI_INDEX)
+    except (ValueError, RecursionError, ManifestInvalid) as error:
+        raise PapersInvalid(f"{path}: {quote(str(digest))} is no manifest") from error
+
+
+def _children(manifest: Manifest) -> tuple[Descriptor, ...]:
+    return tuple(child for child in manifest.manifests if child.media_type in MANIFEST_TYPES)
+
+
+def _config(manifest: Manifest) -> Descriptor | None:
+    """The config of an image; an artifact's is empty, and says nothing of files."""
+    return manifest.config if manifest.config is not None and manifest.config.media_type in _CONFIGS else None
+
+
+def _path(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"

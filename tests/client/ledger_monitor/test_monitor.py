@@ -1,0 +1,183 @@
+"""A ledger followed from outside: each lie is named, and what could not be looked at is no success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import stamina
+
+from boltseal.client.errors import RemoteDenied
+from boltseal.client.ledger_monitor.monitor import Monitor, Report
+from boltseal.client.ledger_monitor.progress_file import MemoryUnusable, MonitorMemory
+from boltseal.client.ledger_trust import LedgerUnchecked, LedgerWatch, give_key
+from boltseal.client.state import ClientState
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.follow import LedgerBroken
+from tests.fakes.ledger import A, B, FakeLedger, signing_key
+
+HOST = "reg.example:5000"
+Look = Callable[..., object]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    """Retries are as many as ever, but nobody waits between them."""
+    with stamina.set_testing(True, attempts=2, cap=True):
+        yield
+
+
+@pytest.fixture
+def ledger() -> FakeLedger:
+    ledger = FakeLedger()
+    ledger.push("1.0.0", "1.0.1")
+    ledger.push("latest", mode="floating")
+    ledger.push("latest", digest=B, mode="floating")
+    return ledger
+
+
+async def look(ledger: FakeLedger, folder: Path, *, every_tag: bool = False) -> Report:
+    transport = ledger.transport()
+    state = ClientState(folder)
+    give_key(state, HOST, signing_key().verifier, 1)
+    watch = LedgerWatch(state, transport, lambda: 1)
+    try:
+        return await Monitor(MonitorMemory(folder, HOST), watch, transport, HOST, every_tag=every_tag).look()
+    finally:
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("every_tag", [False, True])
+@pytest.mark.slow
+async def test_a_ledger_is_followed_from_where_it_was_left(ledger: FakeLedger, tmp_path: Path, every_tag: bool) -> None:
+    """Nothing is read twice but the bundle in which it stopped."""
+    first = await look(ledger, tmp_path, every_tag=every_tag)
+    again = await look(ledger, tmp_path, every_tag=every_tag)
+    ledger.push(*(f"2.0.{number}" for number in range(600)))
+    ledger.add(Kind.TAG_DELETED, B, tag="latest")
+    ledger.counted.clear()
+    more = await look(ledger, tmp_path, every_tag=every_tag)
+
+    assert [(one.read, one.size, one.names) for one in (first, again, more)] == [(5, 5, 3), (0, 5, 3), (601, 606, 603)]
+    assert [one.problems + one.unchecked for one in (first, again, more)] == [[]] * 3
+    assert more.compared == (602 if every_tag else 100)
+    assert ledger.counted["entries"] == 3
+
+
+async def test_a_lie_is_found_again_until_it_is_gone(ledger: FakeLedger, tmp_path: Path) -> None:
+    """A cron job that failed once must not be well the next time."""
+    await look(ledger, tmp_path)
+    ledger.add(Kind.TAG_MOVED, B, tag="1.0.0")
+    found = [(await look(ledger, tmp_path)).problems for _ in range(2)]
+
+    assert found[0] == found[1] == [f"entry 5: the name is bound to {A}, and this lets it mean {B}"]
+
+
+async def test_a_bound_name_stays_bound_over_runs_and_tombstones(ledger: FakeLedger, tmp_path: Path) -> None:
+    """What was read long ago decides; of it there is only a hash."""
+    ledger.add(Kind.TAG_DELETED, A, tag="1.0.0")
+    await look(ledger, tmp_path)
+    ledger.add(Kind.TAG_CREATED, B, tag="1.0.0")
+    report = await look(ledger, tmp_path)
+
+    assert report.problems == [f"entry 6: the name is bound to another digest, and this lets it mean {B}"]
+
+
+async def test_a_chain_with_a_link_missing_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Entries that were never shown can't be hidden by leaving them out of a chain."""
+    await look(ledger, tmp_path)
+    ledger.add(Kind.TAG_MOVED, A, tag="latest", previous=3)
+    report = await look(ledger, tmp_path)
+
+    assert report.problems == ["entry 5: its previous is 3, the last entry of shop/app:latest is 4"]
+
+
+async def test_entries_that_were_not_signed_are_named(ledger: FakeLedger, tmp_path: Path) -> None:
+    """What is shown to a monitor is what was signed, to the byte."""
+    ledger.checkpoint = ledger.note()
+    ledger.entries[2] = ledger.entries[2].replace(b'"ci"', b'"me"')
+    report = await look(ledger, tmp_path)
+
+    assert report.problems == ["the tree over the 5 entries that it gives has another root than the one that it signed"]
+
+
+@pytest.mark.slow
+async def test_a_tag_that_was_re_pointed_in_the_database_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
+    """What the registry answers is not what its ledger says."""
+    ledger.tags["shop/app", "1.0.0"] = B
+    report = await look(ledger, tmp_path)
+
+    assert report.problems == [f"{HOST}/shop/app:1.0.0: the tag means {B}, and its last entry 1 says otherwise"]
+
+
+@pytest.mark.slow
+async def test_a_tag_that_no_entry_speaks_of_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Put into the database by hand; only who asks for every tag sees it."""
+    await look(ledger, tmp_path)
+    ledger.tags["shop/app", "9.9.9"] = B
+    some, every = await look(ledger, tmp_path), await look(ledger, tmp_path, every_tag=True)
+
+    assert some.problems == []
+    assert every.problems == [f"{HOST}/shop/app:9.9.9: the tag means {B}, and the ledger says nothing of it"]
+
+
+async def test_tags_that_are_not_listed_could_not_be_compared(ledger: FakeLedger, tmp_path: Path) -> None:
+    """They may be hidden from this login, or gone without an entry."""
+    del ledger.tags["shop/app", "1.0.0"]
+    report = await look(ledger, tmp_path, every_tag=True)
+
+    assert report.problems == []
+    assert "lists 2 tags, and the ledger says that there are 3" in report.unchecked[0]
+
+
+async def test_a_tag_that_moves_meanwhile_is_no_lie(ledger: FakeLedger, tmp_path: Path) -> None:
+    """It is looked at again behind a newer head."""
+    before = ledger.copy()
+    ledger.push("latest", digest=A, mode="floating")
+    ledger.shown_later = before.note()
+    report = await look(ledger, tmp_path)
+
+    assert (report.problems, report.size) == ([], 6)
+
+
+async def test_a_ledger_that_was_cut_back_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
+    """By its head alone."""
+    await look(ledger, tmp_path)
+    ledger.shown = 3
+    with pytest.raises(LedgerBroken, match="cut back"):
+        await look(ledger, tmp_path)
+
+
+async def test_a_memory_that_is_ahead_of_the_ledger_could_not_be_checked(ledger: FakeLedger, tmp_path: Path) -> None:
+    """As when its trust was forgotten and its memory was not."""
+    await look(ledger, tmp_path)
+    ClientState(tmp_path).forget(HOST)
+    ledger.shown = 3
+    with pytest.raises(LedgerUnchecked, match="5 were read already"):
+        await look(ledger, tmp_path)
+
+
+async def test_without_the_right_to_the_entries_nothing_was_checked(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The head alone says nothing of what stands in the ledger."""
+    ledger.entries_status = 403
+    with pytest.raises(RemoteDenied):
+        await look(ledger, tmp_path)
+
+
+async def test_a_registry_without_a_ledger_could_not_be_checked(ledger: FakeLedger, tmp_path: Path) -> None:
+    """There is nothing to follow."""
+    ledger.status = 404
+    with pytest.raises(LedgerUnchecked):
+        await look(ledger, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"x" * 100])
+async def test_a_memory_that_cant_be_read_is_no_beginning(ledger: FakeLedger, tmp_path: Path, damage: bytes) -> None:
+    """Whoever could damage it could otherwise have an old lie forgotten."""
+    await look(ledger, tmp_path)
+    path = MonitorMemory(tmp_path, HOST).path
+    for changed in (damage, path.read_bytes()[:-1], path.read_bytes() + b"x"):
+        path.write_bytes(changed)
+        with pytest.raises(MemoryUnusable):
+            await look(ledger, tmp_path)

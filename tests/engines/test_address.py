@@ -1,0 +1,72 @@
+"""Where an engine is, as people write it, and what may never become an argument of ssh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.engines.address import EngineAddress, EngineAddressInvalid
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("unix:///run/podman/podman.sock", EngineAddress("unix", path="/run/podman/podman.sock")),
+        ("tcp://10.0.0.1:2375", EngineAddress("tcp", "10.0.0.1", 2375)),
+        ("tcp://[::1]:2375", EngineAddress("tcp", "::1", 2375)),
+        ("ssh://web1", EngineAddress("ssh", "web1", path="/var/run/docker.sock")),
+        (
+            "ssh://me@web1.example.com:2222",
+            EngineAddress("ssh", "web1.example.com", 2222, "me", "/var/run/docker.sock"),
+        ),
+        ("ssh://me@web1/run/podman/podman.sock", EngineAddress("ssh", "web1", None, "me", "/run/podman/podman.sock")),
+    ],
+)
+def test_what_is_written(text: str, address: EngineAddress) -> None:
+    """It is read, and written back."""
+    assert EngineAddress.parse(text) == address
+    assert EngineAddress.parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "web1",
+        "unix://relative",
+        "unix:///a\0b",
+        "npipe:////./pipe/docker_engine",
+        "tcp://host:0",
+        "tcp://host:65536",
+        "tcp://host/path",
+        "tcp://user@host:2375",
+        "ssh://",
+        "ssh://me:secret@web1",
+        "ssh://-oProxyCommand=touch${IFS}x",
+        "ssh://-l@web1",
+        "ssh://me@-web1",
+        "ssh://web1 -oProxyCommand=x",
+        "ssh://web1;reboot",
+        "ssh://$(reboot)@web1",
+        "ssh://web1/run/a b.sock",
+        "ssh://web1/run/a:b.sock",
+        "ssh://web1/run/%h.sock",
+        "ssh://web1/run/${HOME}.sock",
+        "ssh://web1\n",
+    ],
+)
+def test_what_no_engine_can_have_is_refused(text: str) -> None:
+    """Above all what ssh, or a shell, could take for something else."""
+    with pytest.raises(
+        EngineAddressInvalid, match=r"is no address of an engine; expected unix:///PATH, tcp://HOST:PORT"
+    ):
+        EngineAddress.parse(text)
+
+
+def test_certificates_are_for_tcp_alone() -> None:
+    """A socket on this machine needs none."""
+    folder = Path("/certificates")
+
+    assert EngineAddress.parse("tcp://web1:2376", folder).certificates == folder
+    assert EngineAddress.parse("unix:///a.sock", folder).certificates is None

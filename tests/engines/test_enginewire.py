@@ -1,0 +1,261 @@
+"""The HTTP under the door to an engine: what is read, for how long and from whom, on engines that send bytes as told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from boltseal.engines import bounded_answers
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.api import EngineFailed, EngineUnavailable, Progress, connected
+from boltseal.engines.inventory import EngineLies
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from tests.authority import Authority, authority
+from tests.client.listening import Serve, listening
+from tests.fakes.engine import FakeEngine, Wrong
+
+APP = Reference.parse("localhost:5000/shop/app:1.4.2")
+PULLED = Reference.parse(f"localhost:5000/shop/app:1.4.2@{Digest.of(b'manifest')}")
+VERSION = b'{"ApiVersion": "1.45", "Version": "26"}'
+
+
+def _answer(body: bytes, *headers: bytes) -> bytes:
+    lines = [b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@asynccontextmanager
+async def _speaking(speak: Serve) -> AsyncIterator[EngineAddress]:
+    """An engine that says its version, and after the head of the next request what `speak` writes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /version "):
+            writer.write(_answer(VERSION))
+        await speak(reader, writer)
+        writer.close()
+        await writer.wait_closed()
+
+    async with listening(serve) as port:
+        yield EngineAddress.parse(f"tcp://127.0.0.1:{port}")
+
+
+async def test_progress_is_told_while_the_engine_goes_on() -> None:
+    """A step is known before the next one is sent, however the engine cuts its lines."""
+    told, go_on = list[str](), asyncio.Event()
+
+    def tell(step: Progress) -> None:
+        told.append(step.status)
+        go_on.set()
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(_chunk(b'{"status": "Pull') + _chunk(b'ing"}\r\n{"sta'))
+        async with asyncio.timeout(5):
+            await go_on.wait()
+        writer.write(_chunk(b'tus": "Done"}\n{"error": "disk"}') + b"0\r\n\r\n")
+
+    async with _speaking(speak) as address, connected(address) as engine:
+        with pytest.raises(EngineFailed, match="disk"):
+            await engine.pull(PULLED, tell=tell)
+
+    assert told == ["Pulling", "Done"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[]",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n[]",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000,
+    ],
+)
+async def test_an_answer_that_breaks_off_or_is_no_http(sent: bytes) -> None:
+    """An engine that breaks off did not answer, even if what came could be read."""
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+
+    async with _speaking(speak) as address, connected(address) as engine:
+        with pytest.raises(EngineUnavailable, match="does not answer"):
+            await engine.images()
+
+
+async def test_a_stream_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that brings nothing for SILENT_S is given up."""
+    monkeypatch.setattr(bounded_answers, "SILENT_S", 0.1)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await reader.read()
+
+    async with _speaking(speak) as address, connected(address) as engine:
+        with pytest.raises(EngineUnavailable, match="does not answer in time"):
+            await engine.pull(PULLED)
+
+
+async def test_a_cancelled_request_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """The engine notices at once that nobody waits for the pull, and nothing is logged about it."""
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + _chunk(b'{"status": "Pulling"}\n'))
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        closed.set()
+
+    async with _speaking(speak) as address, connected(address) as engine:
+        task = asyncio.create_task(engine.pull(PULLED))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(5):
+            await closed.wait()
+
+    assert [each for each in caplog.records if each.name == "asyncio"] == []
+
+
+async def test_an_engine_that_went_away_between_two_requests() -> None:
+    """A connection that the engine closed meanwhile is not used again."""
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_answer(b"[]"))
+
+    async with _speaking(speak) as address, connected(address) as engine:
+        for _ in range(3):
+            assert await engine.images() == ()
+            await asyncio.sleep(0.05)
+
+
+async def test_an_archive_is_sent_with_its_length(tmp_path: Path) -> None:
+    """The engine is told how much comes, and gets it whole, also when it is larger than any buffer."""
+    archive = tmp_path / "app.tar"
+    archive.write_bytes(bytes(range(256)) * 40_000)
+    fake = FakeEngine()
+    async with fake.listening(tmp_path) as address, connected(address) as engine:
+        await engine.load(archive)
+
+    at = fake.asked.index("POST images/load")
+    assert fake.loaded == [archive.read_bytes()]
+    assert fake.headers[at]["Content-Length"] == str(archive.stat().st_size)
+    assert "Transfer-Encoding" not in fake.headers[at]
+
+
+@pytest.mark.parametrize("to", ["none/app.tar", "/dev/full"])
+async def test_a_file_that_can_not_be_written_is_not_blamed_on_the_engine(tmp_path: Path, to: str) -> None:
+    """A folder that is missing and a full disk on this side are the caller's to explain."""
+    fake = FakeEngine()
+    fake.image("app", str(APP))
+    async with fake.listening(tmp_path) as address, connected(address) as engine:
+        with pytest.raises(OSError, match=r"No such file or directory|No space left on device"):
+            await engine.save(APP, tmp_path / to)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308])
+@pytest.mark.parametrize("headers", [{}, {"location": "http://127.0.0.1:1/"}])
+async def test_an_engine_that_sends_us_elsewhere(tmp_path: Path, status: int, headers: dict[str, str]) -> None:
+    """Nothing is asked of anybody else, and what comes with it is no answer."""
+    fake = FakeEngine()
+    fake.wrong["images/json"] = Wrong(status, b"" if status == 304 else b"[]", headers=headers)
+    async with fake.listening(tmp_path) as address, connected(address) as engine:
+        with pytest.raises(EngineLies, match=rf"redirects \(status {status}\); boltseal does not follow it"):
+            await engine.images()
+
+
+async def test_no_proxy_and_no_netrc_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine is asked directly, and nothing of the environment is sent along."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ci password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    fake = FakeEngine()
+    async with fake.listening_on_tcp() as address, connected(address) as engine:
+        await engine.images()
+
+    assert "authorization" not in fake.headers[-1]
+
+
+async def test_no_cookie_is_kept_and_nothing_is_unpacked() -> None:
+    """An answer is what was sent: neither a cookie nor an encoding makes more of it."""
+    fake = FakeEngine()
+    packed = {"set-cookie": "a=1", "content-encoding": "gzip"}
+    fake.wrong["images/json"] = Wrong(200, gzip.compress(b"[]"), headers=packed)
+    async with fake.listening_on_tcp() as address, connected(address) as engine:
+        for _ in range(2):
+            with pytest.raises(EngineLies, match="can't be read"):
+                await engine.images()
+
+    assert fake.headers[-1]["accept-encoding"] == "identity"
+    assert "cookie" not in fake.headers[-1]
+
+
+@pytest.mark.parametrize("text", ["tcp://[fe80::1%lo]:1", "tcp://999.1.1.1:1", "tcp://xn--0.example:1"])
+async def test_a_host_that_can_not_be(text: str) -> None:
+    """An address that passes as one and leads nowhere is an engine that does not answer."""
+    with pytest.raises(EngineUnavailable, match=r"does not answer|no engine listens"):
+        async with connected(EngineAddress.parse(text)):
+            pass
+
+
+def _docker_cert_path(folder: Path, trusted: Authority, ours: Authority) -> Path:
+    folder.mkdir()
+    for name, file in (("ca.pem", trusted.ca), ("cert.pem", ours.cert), ("key.pem", ours.key)):
+        (folder / name).symlink_to(file)
+    return folder
+
+
+def _asking_for_certificates(server: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.cert, server.key)
+    context.load_verify_locations(server.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _authorities(folder: Path) -> tuple[Authority, Authority]:
+    for name in ("theirs", "other"):
+        (folder / name).mkdir()
+    return authority(folder / "theirs", client=True), authority(folder / "other", client=True)
+
+
+async def test_an_engine_that_asks_for_certificates(tmp_path: Path) -> None:
+    """`DOCKER_CERT_PATH`: ours is shown, theirs is checked."""
+    theirs, _ = _authorities(tmp_path)
+    certificates = _docker_cert_path(tmp_path / "certs", theirs, theirs)
+    fake = FakeEngine()
+    async with (
+        fake.listening_on_tcp(certificates, _asking_for_certificates(theirs)) as address,
+        connected(address) as engine,
+    ):
+        assert await engine.images() == ()
+
+
+@pytest.mark.parametrize("who", ["the engine", "we"])
+async def test_a_certificate_of_another_authority(tmp_path: Path, who: str) -> None:
+    """Nothing is asked; and it is not taken for a socket that we may not use."""
+    theirs, other = _authorities(tmp_path)
+    trusted, ours = (other, theirs) if who == "the engine" else (theirs, other)
+    certificates = _docker_cert_path(tmp_path / "certs", trusted, ours)
+    fake = FakeEngine()
+    async with fake.listening_on_tcp(certificates, _asking_for_certificates(theirs)) as address:
+        with pytest.raises(EngineUnavailable, match="does not answer: "):
+            async with connected(address):
+                pass
+
+    assert fake.asked == []

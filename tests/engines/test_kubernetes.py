@@ -1,0 +1,115 @@
+"""What a cluster says, by the answers of several runtimes: each names what runs in its own way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from boltseal.engines.kubernetes import ClusterLies, NodeImage, PodContainer, machines, node_image, pod_containers
+from boltseal.oci.digest import Digest
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+from tests.fakes.cluster import recorded
+
+INDEX, MANIFEST, CONFIG = (Digest.of(words) for words in (b"index", b"manifest amd64", b"config amd64"))
+REPOSITORY = "registry.example.com/shop/app"
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "digest", "pulled"),
+    [
+        ("containerd-index", "containerd", INDEX, f"{REPOSITORY}@{INDEX}"),
+        ("containerd-loaded", "containerd", CONFIG, None),
+        ("cri-o-manifest", "CRI-O", MANIFEST, f"{REPOSITORY}@{MANIFEST}"),
+        ("cri-o-other-name", "CRI-O", INDEX, f"mirror.example.com/cache/app@{INDEX}"),
+        ("cri-o-image-id", "CRI-O", CONFIG, None),
+        ("docker-pulled", "Docker", INDEX, f"{REPOSITORY}@{INDEX}"),
+        ("docker-local", "Docker", CONFIG, None),
+    ],
+)
+def test_each_runtime_names_what_runs_in_its_own_way(
+    name: str, runtime: str, digest: Digest, pulled: str | None
+) -> None:
+    """What it was started as is taken from where its creator wrote it, and not from where the runtime did."""
+    (found,) = pod_containers(recorded(name))
+
+    assert found.started_as == f"{REPOSITORY}:1.4.2"
+    assert found.image == NodeImage(digest, None if pulled is None else Reference.parse(pulled))
+    assert (found.runtime, found.namespace, found.node, found.restarts) == (runtime, "shop", "node-a", 2)
+    assert (found.created_us, found.started_us) == (1_795_161_600_000_000, 1_795_251_600_000_000)
+
+
+def test_every_container_that_runs_and_no_other() -> None:
+    """Also those of init that go on, and those for debugging; not what has ended, or has no image yet."""
+    found = pod_containers(recorded("several"))
+
+    assert [(one.name, one.started_as) for one in found] == [
+        ("web", f"{REPOSITORY}:1.4.2"),
+        ("proxy", "registry.example.com/shop/proxy:3"),
+        ("debugger-4xk2p", "busybox:1.36"),
+    ]
+
+
+def test_what_machine_each_node_is() -> None:
+    """By its own word."""
+    assert machines(recorded("nodes")) == {"node-a": Platform("linux", "amd64"), "node-b": Platform("linux", "arm64")}
+
+
+@pytest.mark.parametrize("text", ["", "docker://", "docker-pullable://"])
+def test_no_image_yet(text: str) -> None:
+    """A container that waits has none."""
+    assert node_image(text) is None
+
+
+@pytest.mark.parametrize("name", ["import-2026-11-26", "Not A Name", "\x1b[2J", ""])
+def test_a_digest_under_a_name_that_none_is(name: str) -> None:
+    """Is a digest without a name that somebody could be asked about, or with one that harms nobody."""
+    found = node_image(f"{name}@{INDEX}")
+
+    assert found is not None
+    assert found.digest == INDEX
+    assert found.pulled is None or found.pulled.repository == "library/import-2026-11-26"
+
+
+def changed(**changes: Any) -> bytes:
+    """The first recording, with its container's status changed; `pod__`: in the pod's metadata."""
+    document = json.loads(recorded("containerd-index"))
+    pod = document["items"][0]
+    for key, value in changes.items():
+        at = pod["metadata"] if key.startswith("pod__") else pod["status"]["containerStatuses"][0]
+        at[key.removeprefix("pod__")] = value
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"items": [{}]}',
+        b"\xff",
+        changed(imageID="sha256:short"),
+        changed(imageID="app"),
+        changed(imageID=7),
+        changed(name="web\x1b[2J"),
+        changed(restartCount="2"),
+        changed(pod__name="../../etc"),
+        changed(pod__namespace="shop\u202e"),
+    ],
+)
+def test_what_can_not_be(raw: bytes) -> None:
+    """Is one line, and no container."""
+    with pytest.raises(ClusterLies, match=r"the cluster says"):
+        pod_containers(raw)
+
+
+def test_a_container_without_an_id_or_a_time() -> None:
+    """Is told with what there is."""
+    (found,) = pod_containers(changed(containerID=None, state={"running": {}}))
+
+    assert isinstance(found, PodContainer)
+    assert (found.id, found.runtime, found.started_us) == ("", "", None)

@@ -1,0 +1,166 @@
+"""What runs on a cluster, asked by the real kubectl of an API that answers as recorded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.engines import kubectl
+from boltseal.engines.kubernetes import ClusterLies
+from boltseal.errors import ExitCode, exit_code
+from boltseal.host.containers.clusters import look
+from boltseal.host.containers.hosts import Host
+from boltseal.lockfile.compare import Weight
+from boltseal.lockfile.container_check import DigestKind, LockedImages, Origin, Standing, judge
+from boltseal.lockfile.document import LockedImage, LockedPlatform
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from tests.fakes.cluster import FakeCluster
+from tests.images import OCI_INDEX
+from tests.lockfile.locks import NOW_US, lock_of
+
+pytestmark = pytest.mark.real
+
+CONTEXT = "prod (eu)"
+INDEX, MANIFEST, CONFIG = (Digest.of(words) for words in (b"index", b"manifest amd64", b"config amd64"))
+NAME = Reference.parse("registry.example.com/shop/app:1.4.2")
+ARM = LockedPlatform("linux/arm64", Digest.of(b"manifest arm64"), Digest.of(b"config arm64"))
+LOCKED = LockedImage(NAME, INDEX, NOW_US, OCI_INDEX, (LockedPlatform("linux/amd64", MANIFEST, CONFIG), ARM))
+EVERY = (
+    *("containerd-index", "containerd-loaded", "cri-o-manifest", "cri-o-other-name", "cri-o-image-id"),
+    *("docker-pulled", "docker-local"),
+)
+
+
+@asynccontextmanager
+async def listening(cluster: FakeCluster, folder: Path, patch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    async with cluster.listening(folder, CONTEXT) as config:
+        patch.setenv("KUBECONFIG", str(config))
+        patch.setenv("HOME", str(folder))
+        yield
+
+
+async def looked(cluster: FakeCluster, folder: Path, patch: pytest.MonkeyPatch, namespace: str | None = None) -> Host:
+    async with listening(cluster, folder, patch):
+        return await look(CONTEXT, namespace)
+
+
+@pytest.mark.parametrize("name", EVERY)
+async def test_one_lock_holds_for_every_runtime(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By index, by the platform's manifest or by the image ID, whichever it names."""
+    (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
+    verdict = judge(seen.image, LockedImages.of(lock_of(LOCKED)))
+
+    assert (verdict.standing, verdict.weight) == (Standing.HOLDS, Weight.HOLDS)
+    assert seen.image.started_as == NAME
+    assert (seen.image.machine, seen.node) == ("linux/amd64", "node-a")
+
+
+@pytest.mark.parametrize("name", EVERY)
+async def test_another_image_holds_for_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it names: the pod is newer than the lock, so it was made of what the node had."""
+    other = LockedImage(NAME, Digest.of(b"other"), NOW_US - 10**13, OCI_INDEX, (ARM,))
+    (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
+    verdict = judge(seen.image, LockedImages.of(lock_of(other)))
+
+    assert verdict.weight is Weight.DIFFERS
+    assert verdict.standing is Standing.RECREATED_WITHOUT_PULL
+
+
+async def test_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pods, and the nodes."""
+    cluster = FakeCluster.of("several", "containerd-index")
+    found = await looked(cluster, tmp_path, monkeypatch)
+
+    assert sorted(cluster.asked) == ["/api/v1/nodes", "/api/v1/pods"]
+    assert [each.name.split("/")[0::2] for each in found.seen] == [
+        ["shop", each] for each in ("debugger-4xk2p", "proxy", "web", "web")
+    ]
+    assert {each.node: each.image.machine for each in found.seen} == {"node-a": "linux/amd64", "node-b": "linux/arm64"}
+
+
+async def test_one_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which others may not be seen."""
+    cluster = FakeCluster.of("docker-local")
+    (found,) = (await looked(cluster, tmp_path, monkeypatch, "shop")).seen
+
+    assert "/api/v1/namespaces/shop/pods" in cluster.asked
+    assert found.image.digests == {CONFIG: DigestKind.IMAGE_ID}
+    assert found.image.origin is Origin.UNSAID
+
+
+async def test_nodes_that_may_not_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cost only the machine."""
+    cluster = FakeCluster.of("containerd-index")
+    cluster.nodes_forbidden = True
+    (found,) = (await looked(cluster, tmp_path, monkeypatch)).seen
+
+    assert (found.image.machine, found.image.digests) == ("", {INDEX: DigestKind.UNSAID})
+
+
+async def test_a_context_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In kubectl's words, and could not check."""
+    async with listening(FakeCluster(), tmp_path, monkeypatch):
+        with pytest.raises(kubectl.KubectlFailed, match="nowhere") as error:
+            await look("nowhere")
+
+    assert exit_code(error.value) is ExitCode.UNKNOWN
+
+
+@pytest.mark.parametrize("context", ["", "a\nb", "x\x1b"])
+async def test_a_context_that_can_not_be(context: str) -> None:
+    """Is usage."""
+    with pytest.raises(kubectl.ContextInvalid):
+        await kubectl.get(context, "pods")
+
+
+async def test_a_context_that_looks_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is a context all the same."""
+    async with listening(FakeCluster(), tmp_path, monkeypatch):
+        with pytest.raises(kubectl.KubectlFailed, match="--kubeconfig=/etc/passwd"):
+            await look("--kubeconfig=/etc/passwd")
+
+
+async def test_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(kubectl.KubectlFailed, match="kubectl can't be started"):
+        await look("prod")
+
+
+async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str, **bounds: Any) -> bytes:
+    at = folder / "kubectl"
+    at.write_text(f"#!/bin/sh\n{script}\n")
+    at.chmod(0o755)
+    patch.setenv("PATH", str(folder), prepend=":")
+    return await kubectl.get("prod", "pods", **bounds)
+
+
+async def test_an_answer_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not read for ever, and whoever gives it is ended."""
+    with pytest.raises(kubectl.KubectlFailed, match="answers with more than"):
+        await _of_script(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec yes", max_bytes=1_000_000)
+
+    assert _ended(tmp_path / "pid")
+
+
+def _ended(pid: Path) -> bool:
+    return not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+async def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not waited for."""
+    with pytest.raises(kubectl.KubectlFailed, match="has no answer of prod"):
+        await _of_script(tmp_path, monkeypatch, "exec sleep 1000", within_s=0.2)
+
+
+async def test_a_cluster_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is could not check."""
+    cluster = FakeCluster.of("containerd-index")
+    cluster.pods[0]["status"]["containerStatuses"][0]["imageID"] = "sha256:\x1b[2J"
+    with pytest.raises(ClusterLies, match=r"\\x1b\[2J|expected a digest"):
+        await looked(cluster, tmp_path, monkeypatch)

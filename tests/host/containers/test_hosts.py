@@ -1,0 +1,182 @@
+"""What runs on an engine: by the container's own image, and for few questions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from boltseal.engines.api import MAX_CONTAINERS, EngineUnavailable, connected
+from boltseal.engines.inventory import EngineLies, Health, State
+from boltseal.host.containers.hosts import Host, Seen, look
+from boltseal.lockfile.container_check import DigestKind, Origin
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from tests.fakes.engine import SNAPSHOTTER, FakeEngine, Wrong
+from tests.images import OCI_INDEX, OCI_MANIFEST
+
+NAME = "localhost:5000/shop/app:1.4.2"
+PULLED = Digest.of(b"index")
+AT = f"localhost:5000/shop/app@{PULLED}"
+
+
+async def looked(fake: FakeEngine, folder: Path, **more: float) -> Host:
+    async with fake.listening(folder) as address, connected(address) as engine:
+        return await look(engine, **more)
+
+
+async def one(fake: FakeEngine, folder: Path) -> Seen:
+    (found,) = (await looked(fake, folder)).seen
+    return found
+
+
+async def test_a_container_is_told_by_its_own_image(tmp_path: Path) -> None:
+    """Though its name means another one by now, which is told beside it."""
+    fake = FakeEngine()
+    old = fake.image("old", pulled=(AT,))
+    new = fake.image("new", NAME)
+    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
+    fake.container("web", NAME, old, labels=labels, RestartCount=2)
+    found = await one(fake, tmp_path)
+
+    assert found.image.digests == {PULLED: DigestKind.UNSAID, Digest.parse(old): DigestKind.CONFIG}
+    assert found.image.here == frozenset({Digest.parse(new)})
+    assert found.image.started_as == Reference.parse(NAME)
+    assert (found.image.origin, found.image.recorded, found.image.platform) == (Origin.PULLED, True, "linux/amd64")
+    assert (found.project, found.service, found.restarts) == ("shop", "web", 2)
+    assert (found.state, found.health, found.runtime) == (State.RUNNING, Health.NONE, "Docker")
+
+
+async def test_one_list_and_one_question_about_each_container_and_each_image(tmp_path: Path) -> None:
+    """However many containers run it, and under however many names."""
+    fake = FakeEngine()
+    images = [fake.image(f"app {number}", f"app:{number}") for number in range(3)]
+    gone = fake.image("gone")
+    del fake.images[gone]
+    for number in range(12):
+        fake.container(f"web{number}", f"app:{number % 3}", [*images, gone][number % 4])
+    found = await looked(fake, tmp_path)
+    asked = Counter(line.partition("?")[0] for line in fake.asked)
+
+    assert len(found.seen) == 12
+    assert max(asked.values()) == 1
+    assert len(fake.asked) == 3 + 12 + 4
+
+
+async def test_a_record_that_is_gone_and_a_container_that_is(tmp_path: Path) -> None:
+    """The ID is still known; who has ended meanwhile is left out, as is one that does not run."""
+    fake = FakeEngine()
+    id_ = fake.image("app")
+    del fake.images[id_]
+    fake.container("web", NAME, id_)
+    fake.container("done", NAME, id_, State={"Status": "exited"})
+    fake.containers["0" * 64] = {}
+    fake.wrong[f"containers/{'0' * 64}/json"] = Wrong(404, b'{"message": "No such container"}')
+    found = await one(fake, tmp_path)
+
+    assert (found.name, found.image.recorded, found.image.here) == ("web", False, None)
+    assert found.image.digests == {Digest.parse(id_): DigestKind.CONFIG}
+
+
+@pytest.mark.parametrize("started_as", ["", "not/a:ref:at all", "<none>"])
+async def test_what_it_was_started_as_may_be_any_text(tmp_path: Path, started_as: str) -> None:
+    """And is shown, and no name."""
+    fake = FakeEngine()
+    fake.container("web", started_as, fake.image("app", NAME))
+    found = await one(fake, tmp_path)
+
+    assert (found.started_as, found.image.started_as) == (started_as, None)
+    assert found.image.names == (Reference.parse(NAME),)
+
+
+@pytest.mark.parametrize("digits", [7, 12, 64])
+async def test_an_image_id_is_no_name(tmp_path: Path, digits: int) -> None:
+    """Though its beginning could be one."""
+    fake = FakeEngine()
+    id_ = fake.image("app", NAME)
+    fake.container("web", id_.removeprefix("sha256:")[:digits], id_)
+
+    assert (await one(fake, tmp_path)).image.started_as is None
+
+
+@pytest.mark.parametrize(
+    ("media_type", "kind"),
+    [(OCI_INDEX, DigestKind.INDEX), (OCI_MANIFEST, DigestKind.MANIFEST), ("", DigestKind.UNSAID)],
+)
+async def test_containerds_store(tmp_path: Path, media_type: str, kind: DigestKind) -> None:
+    """Its ID is what was pulled or built, and newer engines say which of the two; and which manifest a container has."""
+    fake = FakeEngine(driver_status=SNAPSHOTTER)
+    id_ = fake.image("app", NAME, Descriptor={"digest": str(PULLED), "mediaType": media_type} if media_type else None)
+    manifest = Digest.of(b"manifest")
+    said = {"digest": str(manifest), "mediaType": OCI_MANIFEST, "platform": {"os": "linux", "architecture": "arm64"}}
+    fake.container("web", NAME, id_, ImageManifestDescriptor=said)
+    found = await one(fake, tmp_path)
+
+    assert found.image.digests == {Digest.parse(id_): kind, manifest: DigestKind.MANIFEST}
+    assert (found.image.platform, found.image.machine) == ("linux/arm64", "linux/amd64")
+    assert found.image.origin is Origin.UNSAID
+
+
+@pytest.mark.parametrize(
+    ("podman", "names", "pulled", "origin"),
+    [
+        (False, [NAME], [], Origin.LOCAL),
+        (False, [NAME], [AT], Origin.PULLED),
+        (True, ["localhost/app:1"], [f"localhost/app@{PULLED}"], Origin.LOCAL),
+        (True, ["localhost/app:1", NAME], [], Origin.UNSAID),
+        (True, [], [], Origin.UNSAID),
+    ],
+)
+async def test_where_it_came_from(
+    tmp_path: Path, podman: bool, names: list[str], pulled: list[str], origin: Origin
+) -> None:
+    """As far as the store says: Docker's own knows what it pulled, Podman has a registry for what it built."""
+    fake = FakeEngine(podman=podman)
+    fake.container("web", NAME, fake.image("app", *names, pulled=tuple(pulled)))
+
+    assert (await one(fake, tmp_path)).image.origin is origin
+
+
+async def test_what_an_engine_makes_endless(tmp_path: Path) -> None:
+    """Labels and names are kept as far as anybody reads them; what a container was started as has a bound."""
+    fake = FakeEngine()
+    names = [f"localhost:5000/shop/app:{number}" for number in range(500)]
+    label = "com.docker.compose.project"
+    fake.container("web", NAME, fake.image("app", *names), labels={label: "x" * 100_000, "other": "y" * 100_000})
+    found = await one(fake, tmp_path)
+    fake.container("web", "a" * 5000, fake.image("app"))
+
+    assert (len(found.image.names), len(found.project)) == (100, 255)
+    with pytest.raises(EngineLies, match="a container can't be read"):
+        await looked(fake, tmp_path)
+
+
+async def test_an_engine_that_takes_its_time(tmp_path: Path) -> None:
+    """For all together, and not only for each answer."""
+    fake = FakeEngine()
+    id_ = fake.container("web", NAME, fake.image("app"))
+    fake.wrong[f"containers/{id_}/json"] = Wrong(200, b" ", endless=True)
+
+    with pytest.raises(EngineUnavailable, match="has not told all that runs"):
+        await looked(fake, tmp_path, within_s=0.2)
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "some day", "2026-11-21T09:00:00"]
+)
+async def test_a_time_that_is_none(tmp_path: Path, time: str) -> None:
+    """Is not told."""
+    fake = FakeEngine()
+    fake.container("web", NAME, fake.image("app"), State={"Status": "running", "StartedAt": time})
+
+    assert (await one(fake, tmp_path)).started_us is None
+
+
+async def test_an_engine_that_lists_without_an_end(tmp_path: Path) -> None:
+    """Is not asked about each."""
+    fake = FakeEngine(containers={f"{number:064x}": {} for number in range(MAX_CONTAINERS + 1)})
+    with pytest.raises(EngineLies, match="that it has 10001 containers"):
+        await looked(fake, tmp_path)
+
+    assert len(fake.asked) == 3

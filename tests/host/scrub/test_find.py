@@ -1,0 +1,109 @@
+"""Where stores lie on a disk. A place that can't be looked into may hold one, and is never passed over."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boltseal.host.scrub import find_stores
+from boltseal.host.scrub.find_stores import NoStore, store_at, usual_stores
+from tests.programs import as_somebody
+
+LOOK = """
+import sys
+from pathlib import Path
+from boltseal.host.scrub.find_stores import store_at
+root = Path(sys.argv[1])
+for store in store_at(root):
+    plan = store.plan(store.root)
+    print(store.root.relative_to(root), "could not check" if plan.unknown else "read")
+"""
+
+
+def looked(root: Path) -> list[str]:
+    """What is found by somebody whom permissions stop."""
+    argv = [*as_somebody(), sys.executable, "-c", LOOK, str(root)]
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A disk with a store of Docker that holds nothing, and two users."""
+    for inside in ("var/lib/docker/image", "root", "home/ann/.local/share/docker/image", "home/bob"):
+        (tmp_path / "disk" / inside).mkdir(parents=True)
+    return tmp_path / "disk"
+
+
+def test_stores_of_a_disk_and_of_its_users_are_found(disk: Path) -> None:
+    """A file where a store would be is none."""
+    (disk / "var/lib/containerd").write_text("")
+
+    assert [each.root.relative_to(disk).as_posix() for each in store_at(disk)] == [
+        "var/lib/docker",
+        "home/ann/.local/share/docker",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "told"),
+    [
+        ("root", 0o000, ["root"]),
+        ("home", 0o000, ["home"]),
+        ("home", 0o311, ["home"]),
+        ("home/ann", 0o000, ["home/ann"]),
+        ("home/ann/.local/share/docker", 0o000, ["home/ann/.local/share/docker"]),
+        ("home/bob", 0o311, []),
+        ("var/lib/docker", 0o000, ["var/lib/docker"]),
+    ],
+)
+def test_what_can_not_be_looked_into_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
+    """A home that may be passed through is closed to nobody who knows the way."""
+    (disk / closed).chmod(mode)
+    try:
+        found = looked(disk)
+    finally:
+        (disk / closed).chmod(0o755)
+
+    assert [each for each in found if each.endswith("could not check")] == [f"{each} could not check" for each in told]
+    assert ("var/lib/docker read" in found) == (closed != "var/lib/docker")
+
+
+def test_a_store_behind_a_closed_folder_is_told_when_it_is_named(disk: Path) -> None:
+    """Whether it is there can't even be seen."""
+    (disk / "home").chmod(0)
+    try:
+        found = looked(disk / "home/ann/.local/share/docker")
+    finally:
+        (disk / "home").chmod(0o755)
+
+    assert found == [". could not check"]
+
+
+def test_of_more_homes_than_are_looked_into_the_next_is_told(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk and on this host; never left out in silence."""
+    monkeypatch.setattr(find_stores, "MAX_HOMES", 1)
+
+    stores = [store_at(disk), usual_stores([disk / "home/bob", disk / "home/ann"])]
+    unknown = [[why for each in found for why in each.plan(each.root).unknown] for found in stores]
+
+    assert unknown == [["there are more than 1 homes; what the others keep is checked where --root names it"]] * 2
+
+
+def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NoStore, match="is not there"):
+        store_at(tmp_path / ("a" * 300))
+
+
+def test_a_link_into_a_closed_folder_is_doubt(disk: Path) -> None:
+    """A hostile layout's; it is not followed."""
+    (disk / "home").chmod(0)
+    try:
+        (disk / "root/index.json").symlink_to(disk / "home/ann")
+        found = looked(disk / "root")
+    finally:
+        (disk / "home").chmod(0o755)
+
+    assert found == [". could not check"]

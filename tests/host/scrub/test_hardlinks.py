@@ -1,0 +1,100 @@
+"""Extended attributes of hard-linked files, compared without an engine: attributes of `user.` need no rights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from boltseal.engines.safe_open import Beneath
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.file_contents import FileReader
+from boltseal.host.scrub.inodes import MAX_SHARED_ATTRIBUTES_BYTES
+from boltseal.host.scrub.layer_comparison import LayerComparison
+from boltseal.host.scrub.ownership import Ownership
+from boltseal.host.scrub.tar_header import HARDLINK, REGULAR, Header, TarMalformed, Traits
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> Path:
+    """An unpacked layer of one empty file of three names."""
+    folder = tmp_path / "layer"
+    folder.mkdir()
+    (folder / "a").touch(0o644)
+    for name in ("b", "c"):
+        (folder / name).hardlink_to(folder / "a")
+    os.utime(folder / "a", (0, 0))
+    return folder
+
+
+def header(name: bytes, link: bytes = b"", mode: int = 0o644, **attributes: str) -> Header:
+    """Of the file, or of a link to it."""
+    traits = Traits(HARDLINK if link else REGULAR, mode, (os.geteuid(), os.getegid()), link)
+    xattrs = {f"user.{key}".encode(): value.encode() for key, value in attributes.items()}
+    return Header(name, traits, 0, 0, False, xattrs, 0, None)
+
+
+def differences(layer: Path, *headers: Header) -> list[tuple[Kind, str, str, str]]:
+    """What differs, with what is expected and what is there."""
+    with Beneath(layer) as tree:
+        comparison = LayerComparison(tree, "", Ownership(), FileReader(tree, lambda _: None))
+        for each in headers:
+            comparison.entry(each)
+        comparison.finish()
+        return [(each.kind, each.path, each.expected, each.got) for each in comparison.findings.all()]
+
+
+PLAIN = header(b"a"), header(b"b", b"a"), header(b"c", b"b")
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_an_attribute_that_no_header_has_is_found_by_any_name(layer: Path, name: str) -> None:
+    """It is reported once, at the first name."""
+    os.setxattr(layer / name, "user.evil", b"1")
+
+    assert differences(layer, *PLAIN) == [(Kind.XATTR, "a", "user.evil=none", "user.evil=1")]
+
+
+def test_the_attributes_of_all_headers_add_up_and_the_last_value_holds(layer: Path) -> None:
+    """As engines set those of each header on the file, and remove none."""
+    headers = header(b"a", x="1", y="1"), header(b"b", b"a", x="2"), header(b"c", b"a", z="3")
+    for name, value in (("x", b"2"), ("y", b"1"), ("z", b"3")):
+        os.setxattr(layer / "a", f"user.{name}", value)
+
+    clean = differences(layer, *headers)
+    os.setxattr(layer / "a", "user.x", b"1")
+    os.removexattr(layer / "a", "user.y")
+
+    assert clean == []
+    assert differences(layer, *headers) == [
+        (Kind.XATTR, "a", "user.x=2", "user.x=1"),
+        (Kind.XATTR, "a", "user.y=1", "user.y=none"),
+    ]
+
+
+def test_the_header_of_a_link_to_a_link_is_that_of_the_file(layer: Path) -> None:
+    """The last header holds: what the first has says nothing of the mode."""
+    (layer / "a").chmod(0o600)
+
+    assert differences(layer, header(b"a"), header(b"b", b"a"), header(b"c", b"b", 0o600)) == []
+    assert [each[0] for each in differences(layer, header(b"a", mode=0o600), *PLAIN[1:])] == [Kind.MODE]
+
+
+def test_a_file_that_is_named_again_has_the_attributes_of_its_new_header(layer: Path) -> None:
+    """The later entry replaces the earlier one."""
+    os.setxattr(layer / "a", "user.x", b"2")
+
+    assert differences(layer, header(b"a", x="1", y="1"), header(b"a", x="2"), *PLAIN[1:]) == []
+
+
+def test_attributes_without_end_are_refused(layer: Path) -> None:
+    """A hostile list of entries must not fill the memory."""
+    large = bytes(1 << 22)
+    one, count = header(b"b", b"a"), MAX_SHARED_ATTRIBUTES_BYTES // len(large)
+    repeated = [one._replace(xattrs={b"user.x": large})] * (count + 1)
+    others = [one._replace(xattrs={b"user.%d" % number: large}) for number in range(count + 1)]
+
+    assert (Kind.XATTR, "a") in {each[:2] for each in differences(layer, header(b"a"), *repeated)}
+    with pytest.raises(TarMalformed, match="bytes of attributes"):
+        differences(layer, header(b"a"), *others)

@@ -1,0 +1,336 @@
+"""A host's stores as a whole: what is shared is read once, what changes meanwhile is said, work is done side by side."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from boltseal.engines.safe_open import Beneath
+from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.file_contents import FileReader
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.layer_check import Manner, check
+from boltseal.host.scrub.layer_comparison import LayerComparison
+from boltseal.host.scrub.report import Report, Status, outcome
+from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.tar_split import entries
+from boltseal.host.scrub.workers import ALONE_BYTES, Meter, Pace
+from tests.host.scrub.making import DockerStore
+
+LOWER = {"etc/passwd": b"root", "bin/tool": b"tool" * 1000}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DockerStore:
+    return DockerStore.at(tmp_path)
+
+
+def checked(store: DockerStore, wanted: Wanted | None = None) -> dict[str, Report]:
+    found = scrub(store_at(store.root), wanted or Wanted(), lambda *_: None)
+    return {each.ref: each for each in found}
+
+
+def test_an_image_that_goes_away_meanwhile_is_no_difference(store: DockerStore) -> None:
+    """Somebody removed it: that is said, and not that it was tampered with."""
+    image = store.image("going:1", LOWER, {"app": b"app"})
+
+    def remove(*_: int) -> None:
+        (store.root / "image/overlay2/imagedb/content/sha256" / image.hex).unlink(missing_ok=True)
+        for folder in store.root.glob("overlay2/*/diff"):
+            shutil.rmtree(folder)
+
+    (report,) = scrub(store_at(store.root), Wanted(), remove)
+
+    assert report.status is Status.UNKNOWN
+    assert "while it was checked" in report.unknown[0]
+
+
+def test_a_link_of_the_stack_that_is_turned_meanwhile_is_never_clean(store: DockerStore) -> None:
+    """The layers that were read hold; what would be mounted now is another one."""
+    store.image("turning:1", LOWER, {"app": b"app"})
+    (lower,) = store.root.glob("overlay2/*/lower")
+    link = store.root / "overlay2" / lower.read_text()
+
+    def turn(*_: int) -> None:
+        link.unlink()
+        link.symlink_to("../evil/diff")
+
+    (report,) = scrub(store_at(store.root), Wanted(), turn)
+
+    assert report.status is Status.UNKNOWN
+    assert "changed while it was checked" in report.unknown[0]
+
+
+def container(store: DockerStore, **state: bool) -> Path:
+    """The folder of a container whose own layer Docker has removed already, as it does first."""
+    id_ = "c" * 64
+    (image,) = json.loads((store.root / "image/overlay2/repositories.json").read_text())["Repositories"][
+        "boxed"
+    ].values()
+    folder, mount = store.root / "containers" / id_, store.root / "image/overlay2/layerdb/mounts" / id_
+    for made in (folder, mount):
+        made.mkdir(parents=True)
+    config = {"Name": "/box", "Image": image, "Driver": "overlay2", "State": state}
+    (folder / "config.v2.json").write_text(json.dumps(config))
+    (mount / "mount-id").write_text("d" * 64)
+    (chain,) = (store.root / "image/overlay2/layerdb/sha256").iterdir()
+    (mount / "parent").write_text(f"sha256:{chain.name}")
+    return folder
+
+
+def test_a_container_that_goes_away_meanwhile_is_no_difference(store: DockerStore) -> None:
+    """Its layer was gone already when it was looked at, and it itself a moment later."""
+    store.image("boxed:1", LOWER)
+    going = container(store)
+
+    found = scrub(store_at(store.root), Wanted(), lambda *_: shutil.rmtree(going, ignore_errors=True))
+
+    assert {each.ref: each.status for each in found} == {"boxed:1": Status.HOLDS, "box": Status.UNKNOWN}
+    assert "removed while it was checked" in found[1].unknown[0]
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [({}, Status.DIFFERS), ({"Dead": True}, Status.UNKNOWN), ({"RemovalInProgress": True}, Status.UNKNOWN)],
+)
+def test_a_container_without_its_layer_is_told_unless_docker_is_removing_it(
+    store: DockerStore, state: dict[str, bool], status: Status
+) -> None:
+    """Docker writes down that it is at it, and that it could not."""
+    store.image("boxed:1", LOWER)
+    container(store, **state)
+
+    assert checked(store)["box"].status is status
+
+
+def test_an_image_that_gets_another_name_meanwhile_holds(store: DockerStore) -> None:
+    """A name is no file of it."""
+    store.image("named:1", LOWER)
+
+    def name(*_: int) -> None:
+        names = store.root / "image/overlay2/repositories.json"
+        names.write_text(names.read_text().replace("named:1", "named:2"))
+
+    (report,) = scrub(store_at(store.root), Wanted(), name)
+
+    assert report.status is Status.HOLDS
+
+
+def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
+    """And both are told of what differs in it."""
+    store.image("one:1", LOWER)
+    chain = store.root / "image/overlay2/layerdb/sha256"
+    (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
+    store.config("two:1", config.read_bytes() + b"\n")
+    (store.layer() / "etc/passwd").write_bytes(b"evil")
+    told: list[tuple[int, ...]] = []
+
+    found = scrub(store_at(store.root), Wanted(), lambda *numbers: told.append(numbers))
+
+    assert len(list(chain.iterdir())) == 1
+    assert told[-1][1:] == (1, 1)
+    assert [each.status for each in found] == [Status.DIFFERS, Status.DIFFERS]
+
+
+@pytest.mark.lengthy
+def test_layers_are_checked_side_by_side_with_the_same_result(store: DockerStore) -> None:
+    """Several processes find what one finds."""
+    large = os.urandom(ALONE_BYTES // 4)
+    store.image("large:1", *({f"f{number}": large + bytes([number])} for number in range(6)))
+    for index in range(6):
+        chain = sorted((store.root / "image/overlay2/layerdb/sha256").iterdir())[index]
+        (chain / "size").write_text(str(len(large)))
+    (store.layer(3) / "f3").chmod(0o777)
+    (store.layer(4) / "f4").write_bytes(large + b"\0")
+
+    alone = checked(store, Wanted(pace=Pace(workers=1)))["large:1"]
+    together = checked(store, Wanted(pace=Pace(workers=3)))["large:1"]
+
+    assert alone == together
+    assert {(each.kind, each.path) for each in alone.differences} >= {(Kind.MODE, "f3"), (Kind.CONTENT, "f4")}
+
+
+def large_image(store: DockerStore) -> None:
+    large = os.urandom(ALONE_BYTES // 2)
+    store.image("large:1", *({f"f{number}": large + bytes([number])} for number in range(4)))
+    for chain in (store.root / "image/overlay2/layerdb/sha256").iterdir():
+        (chain / "size").write_text(str(len(large)))
+
+
+@pytest.mark.lengthy
+def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore) -> None:
+    """By the kernel, for want of memory, say: that is no difference, no defect, and never clean."""
+    large_image(store)
+    killed: list[int] = []
+
+    def kill(*_: int) -> None:
+        for child in multiprocessing.active_children() if not killed else ():
+            killed.append(child.pid or 0)
+            child.kill()
+
+    (report,) = scrub(store_at(store.root), Wanted(pace=Pace(workers=2, bytes_per_second=20_000_000)), kill)
+
+    assert killed
+    assert (report.status, report.differences) == (Status.UNKNOWN, ())
+    assert "was ended" in report.unknown[0]
+
+
+@pytest.mark.lengthy
+def test_an_interrupt_ends_all_processes_at_once_and_says_nothing_of_it(store: DockerStore) -> None:
+    """Ctrl-C reaches the whole group; exit code 130, and no traceback of a worker."""
+    large_image(store)
+    argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
+    argv = ["env", "--default-signal=INT", *argv]  # whoever started this test may have it ignored
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while running.poll() is None and len(children.read_text().split()) < 2:
+            time.sleep(0.02)
+        workers = children.read_text().split()
+        os.killpg(running.pid, signal.SIGINT)
+        out, err = running.communicate()
+
+    assert running.returncode == 130
+    assert (out, err) == (b"", b"")
+    assert len(workers) == 2
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_a_meter_counts_what_it_is_told_and_asks_for_time_where_there_is_a_rate() -> None:
+    """By when the next byte may be read is shared by all who read."""
+    context = get_context("spawn")
+    count, free_at = context.Value("q", 0), context.Value("d", 0.0)
+    meter = Meter(count, free_at, 10**9)
+    meter(1000)
+    first = free_at.value
+    meter(1_000_000)
+
+    assert count.value == 1_001_000
+    assert free_at.value - first >= 1_000_000 / 10**9 - 1e-6
+
+
+def test_a_rate_is_kept_over_all_that_is_read(store: DockerStore) -> None:
+    """So much is slept as the bytes of the layer take at that rate: by a clock that only sleeping moves."""
+    store.image("app:1", {f"f{number}": os.urandom(300_000) for number in range(10)})
+    (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
+    context, now = get_context("spawn"), [1000.0]
+    count, free_at = context.Value("q", 0), context.Value("d", 0.0)
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    result = check(layer, Manner(), Meter(count, free_at, 1_000_000, lambda: now[0], sleep))
+
+    assert (result.count, result.unknown) == (0, ())
+    assert count.value > 3_000_000
+    assert free_at.value - 1000 == pytest.approx(count.value / 1_000_000)
+    assert free_at.value - now[0] < 1  # what was read last has no need to be waited for
+
+
+def test_progress_is_told_while_a_single_layer_is_read(store: DockerStore) -> None:
+    """A person would see nothing for as long as it takes."""
+    store.image("large:1", {f"f{number}": bytes(1 << 18) for number in range(8)})
+    told: list[tuple[int, int]] = []
+    wanted = Wanted(pace=Pace(bytes_per_second=2 << 20))
+
+    scrub(store_at(store.root), wanted, lambda read, done, _: told.append((read, done)))
+
+    assert [each for each in told if each[0] > 0 and each[1] == 0]
+    assert told[-1][1] == 1
+
+
+def test_a_difference_counts_more_than_what_could_not_be_checked() -> None:
+    """Exit code 1 beats 3."""
+    reports = [Report("image", "a", status, "", "") for status in (Status.UNKNOWN, Status.DIFFERS, Status.HOLDS)]
+
+    assert outcome(reports) is Status.DIFFERS
+    assert outcome([reports[0], reports[2]]) is Status.UNKNOWN
+    assert outcome([]) is Status.HOLDS
+
+
+def test_quick_finds_what_stands_in_attributes(store: DockerStore) -> None:
+    """And nothing is read of the files."""
+    store.image("app:1", LOWER)
+    (store.layer() / "bin/tool").chmod(0o4755)
+    (store.layer() / "bin/evil").touch()
+
+    report = checked(store, Wanted(manner=Manner(quick=True)))["app:1"]
+
+    assert {(each.kind, each.path) for each in report.differences} == {(Kind.MODE, "bin/tool"), (Kind.EXTRA, "bin/evil")} | {
+        (Kind.MTIME, "bin")
+    }  # fmt: skip
+
+
+def test_a_file_written_to_while_it_is_read_is_told_as_that(store: DockerStore) -> None:
+    """No layer's file is written to by anybody: it is a difference, and says what it comes from."""
+    large = os.urandom(3 << 20)
+    store.image("app:1", {"a": large, "b": large[1:]})
+    written: list[int] = []
+
+    def spend(_: int) -> None:
+        if not written:
+            written.append(1)
+            at = store.layer() / "b"
+            before = at.stat()
+            at.write_bytes(large[:-1])
+            os.utime(at, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
+    result = check(layer, Manner(), spend)
+
+    assert [(each.kind, each.path) for each in result.differences] == [(Kind.CONTENT, "b")]
+    assert result.differences[0].got == "a file that was written to while it was checked"
+
+
+def test_a_folder_of_more_names_than_are_read_is_never_clean(store: DockerStore) -> None:
+    """Somebody could hide one file among millions."""
+    store.image("app:1", LOWER)
+    (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
+    for number in range(20):
+        (store.layer() / "bin" / f"{number}").touch()
+    with Beneath(store.root) as files, files.below(layer.folder or b"") as tree:
+        tree.max_names = 10
+        comparison = LayerComparison(tree, "", layer.ownership, FileReader(tree, lambda _: None))
+        with (store.root / os.fsdecode(layer.tar_split or b"")).open("rb") as split:
+            for _, header in entries(split):
+                if header is not None:
+                    comparison.entry(header)
+        comparison.finish()
+
+    assert "more than 10 names" in comparison.findings.unreadable[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
+def test_owners_of_a_plain_users_store_are_compared_by_what_etc_says_of_the_user(tmp_path: Path) -> None:
+    """Where it says nothing of others than the user, they could not be checked; the user's own files could."""
+    root = rootless(tmp_path)
+    known = [scrub(store_at(root), Wanted(), lambda *_: None)]
+    (tmp_path / "disk/etc/subuid").unlink()
+    known.append(scrub(store_at(root), Wanted(), lambda *_: None))
+    for path in root.glob("overlay2/*/diff/f"):
+        os.chown(path, 0, 0)
+    known.append(scrub(store_at(root), Wanted(), lambda *_: None))
+
+    assert [each[0].status for each in known] == [Status.HOLDS, Status.HOLDS, Status.DIFFERS]
+
+
+def rootless(folder: Path) -> Path:
+    """A store of a user 12345, whose files are all that user's."""
+    (folder / "disk/etc").mkdir(parents=True)
+    (folder / "disk/etc/passwd").write_text("shop:x:12345:12345::/home/shop:/bin/sh\n")
+    for name in ("subuid", "subgid"):
+        (folder / "disk/etc" / name).write_text("shop:200000:65536\n")
+    made = DockerStore.at(folder / "disk")
+    made.image("app:1", {"f": b"f"})
+    for path in (made.root, *made.root.rglob("*")):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    return made.root

@@ -1,0 +1,495 @@
+"""Metadata that was written to harm who reads it: such an image is reported, the rest goes on, and nothing outside is read."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boltseal.host.scrub.find_stores import NoStore, store_at
+from boltseal.host.scrub.layer_comparison import MAX_ABSENT
+from boltseal.host.scrub.report import Report, Status
+from boltseal.host.scrub.scrub import Wanted, scrub
+from tests.host.scrub.making import DockerStore, split_of
+
+ID = "a" * 64
+ID64 = ID.encode()
+EMPTY = f"sha256:{hashlib.sha256(b'').hexdigest()}"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DockerStore:
+    """A store with a good image, whose two layers are its own."""
+    made = DockerStore.at(tmp_path)
+    made.image("good:1", {"etc/good": b"good"}, {"bin/good": b"good"})
+    return made
+
+
+def checked(store: DockerStore) -> dict[str, Report]:
+    found = scrub(store_at(store.root), Wanted(), lambda *_: None)
+    return {each.ref: each for each in found}
+
+
+def diff_ids(*named: object) -> bytes:
+    return json.dumps({"rootfs": {"diff_ids": named}}).encode()
+
+
+CONFIGS: dict[str, bytes] = {
+    "no-json": b"\x00\x01",
+    "cut-off": b'{"rootfs":{"diff_ids":["sha256:',
+    "deeply-nested": b'{"rootfs":' * 100_000,
+    "deep-lists": b'{"rootfs":{"diff_ids":' + b"[" * 500_000,
+    "other-types": diff_ids(1, None, {}),
+    "a-path-for-a-digest": diff_ids("../../../../etc"),
+    "another-algorithm": diff_ids("md5:" + "a" * 32),
+    "a-million-layers": diff_ids(*(["sha256:" + "a" * 64] * 100_000)),
+    "a-layer-that-is-not-there": diff_ids("sha256:" + "a" * 64),
+    "a-huge-number": b'{"rootfs":{"diff_ids":[' + b"9" * 1_000_000 + b"]}}",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_hostile_config_is_reported_and_the_other_image_is_checked(store: DockerStore, name: str) -> None:
+    """Whatever it is made of."""
+    store.config("bad:1", CONFIGS[name])
+
+    found = checked(store)
+
+    assert found["bad:1"].status is Status.DIFFERS
+    assert found["good:1"].status is Status.HOLDS
+
+
+def test_a_config_of_gigabytes_is_not_read(store: DockerStore) -> None:
+    """A file with a hole costs nothing to make."""
+    bad = store.config("bad:1", b"{}")
+    os.truncate(store.root / "image/overlay2/imagedb/content/sha256" / bad.hex, 8 << 30)
+
+    found = checked(store)
+
+    assert found["bad:1"].status is Status.DIFFERS
+    assert "more than" in found["bad:1"].differences[0].got
+
+
+def test_a_list_of_names_that_is_a_bomb_leaves_the_images(store: DockerStore) -> None:
+    """Then nobody knows their names, and they are checked by their IDs."""
+    (store.root / "image/overlay2/repositories.json").write_bytes(b'{"Repositories":' + b"{" * 1_000_000)
+
+    found = scrub(store_at(store.root), Wanted(), lambda *_: None)
+
+    assert {(each.what, each.status) for each in found} == {("store", Status.UNKNOWN), ("image", Status.HOLDS)}
+
+
+MAX_MB = 200
+
+
+def joined(one: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
+    """A list of so many bytes, each entry made of its number."""
+    return start + b",".join(one(number) for number in range(size // len(one(1 << 20)))) + end
+
+
+TAG = b'"%x:%x":"sha256:' + ID64 + b'"'
+LONG_LISTS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "repositories": (
+        "image/overlay2/repositories.json",
+        lambda: joined(lambda n: b'"%x":{}' % n, 60_000_000, b'{"Repositories":{', b"}}"),
+    ),
+    "tags": (
+        "image/overlay2/repositories.json",
+        lambda: joined(lambda n: TAG % (n, n), 60_000_000, b'{"Repositories":{"x":{', b"}}}"),
+    ),
+    "images": (
+        "overlay-images/images.json",
+        lambda: joined(lambda n: b'{"id":"%064x","layer":"b"}' % n, 60_000_000, b"[", b"]"),
+    ),
+    "the-same-image": (
+        "overlay-images/images.json",
+        lambda: joined(lambda _: b'{"id":"a","layer":"b"}', 60_000_000, b"[", b"]"),
+    ),
+    "layers": (
+        "overlay-layers/layers.json",
+        lambda: joined(lambda n: b'{"id":"%x"}' % n, 60_000_000, b"[", b"]"),
+    ),
+    "containers": (
+        "overlay-containers/containers.json",
+        lambda: joined(lambda _: b'{"id":"a"}', 60_000_000, b"[", b"]"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LONG_LISTS)
+def test_a_list_of_very_many_short_values_costs_neither_time_nor_memory(
+    store: DockerStore, tmp_path: Path, name: str
+) -> None:
+    """Millions of them are in a file that is not too long; each would become a value of some hundred bytes."""
+    path, content = LONG_LISTS[name]
+    root = store.root if path.startswith("image/") else podman_store(tmp_path / "podman")
+    (root / path).write_bytes(content())
+
+    found, peak = checked_elsewhere(root)
+
+    assert "unknown" in found
+    assert "differs" not in found
+    assert peak < MAX_MB
+
+
+@pytest.mark.slow
+def test_a_list_that_names_the_same_layers_again_and_again_has_an_end(tmp_path: Path) -> None:
+    """Hundreds of images of a thousand layers each fit into a list of a megabyte: some are read, the others are said."""
+    folder, config = tmp_path / "layout", diff_ids(*([EMPTY] * 1000))
+    layout(folder, b"")
+    (folder / "index.json").unlink()
+    (folder / "x").touch()
+    name = hashlib.sha256(config).hexdigest().encode()
+    (folder / name.decode()).write_bytes(config)
+    image = b'{"Config":"%s","Layers":[' % name + b",".join([b'"x"'] * 1000) + b"]}"
+    (folder / "manifest.json").write_bytes(b"[" + b",".join([image] * 490) + b"]")
+
+    found, peak = checked_elsewhere(folder)
+
+    assert (found.count("holds"), found.count("unknown")) == (200, 290)
+    assert peak < MAX_MB
+
+
+def checked_elsewhere(root: Path) -> tuple[list[str], float]:
+    """What a process of its own says of a store, in words, and the most memory that it held, in MB."""
+    done = subprocess.run([sys.executable, "-c", _CHECKED, root], check=True, stdout=subprocess.PIPE, text=True)
+    *found, peak = done.stdout.split()
+    return found, int(peak) / 1024
+
+
+_CHECKED = """
+import re, resource, sys
+from pathlib import Path
+from boltseal.host.scrub.find_stores import store_at
+from boltseal.host.scrub.scrub import Wanted, scrub
+for each in scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None):
+    print(each.status)
+mine = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+"""
+
+
+def test_one_container_that_is_damaged_leaves_the_others(store: DockerStore) -> None:
+    """Each has a file of its own."""
+    for id_, config in (("b" * 64, b"{"), ("c" * 64, b'{"Name":"/whole","Driver":"overlay2"}')):
+        (store.root / "containers" / id_).mkdir(parents=True)
+        (store.root / "containers" / id_ / "config.v2.json").write_bytes(config)
+
+    found = checked(store)
+
+    assert found["good:1"].status is Status.HOLDS
+    assert "not what an engine writes" in found["b" * 12].unknown[0]
+    assert "mount-id is gone" in found["whole"].unknown[0]
+
+
+def test_an_image_that_is_said_to_be_a_step_to_another_one_is_still_checked(store: DockerStore) -> None:
+    """Images without a name that others were built upon are not shown; who says so must be built upon it."""
+    evil = store.image("evil:1", {"bin/evil": b"evil"})
+    names = store.root / "image/overlay2/repositories.json"
+    listed = json.loads(names.read_text())
+    del listed["Repositories"]["evil"]
+    (good,) = listed["Repositories"]["good"].values()
+    names.write_text(json.dumps(listed))
+    metadata = store.root / "image/overlay2/imagedb/metadata/sha256" / good.removeprefix("sha256:")
+    metadata.mkdir(parents=True)
+    (metadata / "parent").write_text(str(evil))
+    (store.layer(2) / "bin/evil").write_bytes(b"EVIL")
+
+    found = checked(store)
+
+    assert found[evil.short].status is Status.DIFFERS
+
+
+def bomb(store: DockerStore, layer: int = 0) -> Path:
+    """The tar-split of a layer of the good image."""
+    folder = store.layer(layer).parent.name
+    (found,) = [
+        each
+        for each in store.root.glob("image/overlay2/layerdb/sha256/*/cache-id")
+        if each.read_text() == folder
+    ]  # fmt: skip
+    return found.with_name("tar-split.json.gz")
+
+
+Lines = list[dict[str, object]]
+
+
+def without_an_end(lines: Lines) -> None:
+    lines[0]["payload"] = "A" * 50_000_000
+
+
+def leads_out(lines: Lines) -> None:
+    lines[1]["name"] = "../../../../../../etc/passwd"
+
+
+def very_deep(lines: Lines) -> None:
+    entry = tarfile.TarInfo("d/" * 1500 + "f")
+    lines[0]["payload"] = base64.b64encode(entry.tobuf(tarfile.PAX_FORMAT)).decode()
+    lines[1]["name"] = entry.name
+
+
+def absurd_size(lines: Lines) -> None:
+    lines[-2]["size"] = 1 << 63
+
+
+def negative_size(lines: Lines) -> None:
+    lines[-2]["size"] = -1
+
+
+def unknown_type(lines: Lines) -> None:
+    lines[0]["type"] = 7
+
+
+def no_base64(lines: Lines) -> None:
+    lines[0]["payload"] = "?"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [leads_out, very_deep, absurd_size, negative_size, unknown_type, no_base64, without_an_end],
+    ids=lambda f: f.__name__,
+)
+@pytest.mark.slow
+def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[Lines], None]) -> None:
+    """Its layer is told of, and the check ends."""
+    path = bomb(store)
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    change(lines)
+    path.write_bytes(split_of(lines))
+
+    report = checked(store)["good:1"]
+
+    assert report.status is Status.DIFFERS
+
+
+@pytest.mark.lengthy
+def test_a_tar_split_of_zeros_without_end_is_reported(store: DockerStore) -> None:
+    """A thousand times as long when it is unpacked, and a single line."""
+    bomb(store).write_bytes(gzip.compress(b"0" * 100_000_000))
+
+    assert checked(store)["good:1"].status is Status.DIFFERS
+
+
+@pytest.mark.parametrize("what", ["diff", "cache-id", "tar-split.json.gz"])
+def test_a_link_in_place_of_a_file_is_not_followed(store: DockerStore, tmp_path: Path, what: str) -> None:
+    """A copy of the true file lies outside: it is not read."""
+    path = bomb(store).with_name(what)
+    shutil.copy(path, tmp_path / "outside")
+    path.unlink()
+    path.symlink_to(tmp_path / "outside")
+
+    assert checked(store)["good:1"].status is Status.DIFFERS
+
+
+@pytest.mark.parametrize("up", ["overlay2", "image/overlay2/layerdb", "image/overlay2/imagedb/content"])
+def test_a_link_in_place_of_a_folder_on_the_way_is_not_followed(store: DockerStore, tmp_path: Path, up: str) -> None:
+    """A copy of the true folder lies outside."""
+    shutil.move(store.root / up, tmp_path / "outside")
+    (store.root / up).symlink_to(tmp_path / "outside")
+
+    assert all(each.status is not Status.HOLDS for each in checked(store).values())
+
+
+def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_own(store: DockerStore, tmp_path: Path) -> None:
+    """A clean store would be shown for the disk's, which nobody would have looked at."""
+    disk = tmp_path / "disk"
+    (disk / "var/lib").mkdir(parents=True)
+    (disk / "var/lib/docker").symlink_to(store.root)
+
+    with pytest.raises(NoStore):
+        store_at(disk)
+
+
+def test_a_store_of_a_mounted_disk_lies_where_its_host_says(store: DockerStore, tmp_path: Path) -> None:
+    """By a link, or by a configuration; both begin at the disk's own root."""
+    disk = tmp_path / "disk"
+    shutil.copytree(store.root, disk / "srv" / store.root.name, symlinks=True)
+    (disk / "etc/docker").mkdir(parents=True)
+    (disk / "etc/docker/daemon.json").write_text(json.dumps({"data-root": f"/data/{store.root.name}"}))
+    (disk / "data").symlink_to("/srv")
+
+    (found,) = scrub(store_at(disk), Wanted(), lambda *_: None)
+
+    assert (found.status, found.root) == (Status.HOLDS, str(disk / "srv" / store.root.name))
+
+
+@pytest.mark.parametrize("inner", ["containerd", "1.1"])
+def test_a_store_in_a_store_that_is_a_link_is_not_followed(store: DockerStore, tmp_path: Path, inner: str) -> None:
+    """The second store of Docker, and those of user namespaces, are folders of the first."""
+    other = tmp_path / "other"
+    (other / "daemon/io.containerd.metadata.v1.bolt").mkdir(parents=True)
+    (other / "image").mkdir()
+    (store.root / inner).symlink_to(other)
+
+    assert [each.root for each in store_at(store.root)] == [store.root]
+
+
+def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(store: DockerStore) -> None:
+    """Opening a pipe waits for its other end."""
+    for name in ("diff", "tar-split.json.gz"):
+        path = bomb(store).with_name(name)
+        path.unlink()
+        os.mkfifo(path)
+
+    assert checked(store)["good:1"].status is Status.DIFFERS
+
+
+def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerStore) -> None:
+    """A file's name may hold anything but a slash."""
+    (store.layer() / "etc" / "\x1b[2Jevil\n").write_bytes(b"x")
+
+    (found,) = [each for each in checked(store)["good:1"].differences if "evil" in each.path]
+
+    assert found.path == "etc/\\x1b[2Jevil\\n"
+
+
+@pytest.mark.lengthy
+def test_a_folder_of_very_many_names_is_counted_and_only_some_are_told(store: DockerStore) -> None:
+    """The report stays readable, and its count is right."""
+    for number in range(1500):
+        (store.layer() / "etc" / f"evil{number}").touch()
+
+    report = checked(store)["good:1"]
+
+    assert report.count >= 1500
+    assert len(report.differences) <= 1010
+
+
+@pytest.mark.slow
+def test_a_list_of_entries_that_are_nowhere_has_an_end(store: DockerStore) -> None:
+    """Each names folders of its own; a line in a compressed list costs nothing, and remembering each would cost much."""
+    rest = tarfile.TarInfo("f").tobuf()[100:]
+    with gzip.open(bomb(store), "wb", compresslevel=1) as file:
+        for number in range(MAX_ABSENT + 1):
+            header = b"%d/f".ljust(102, b"\0") % number
+            file.write(b'{"type":2,"payload":"%s"}\n' % base64.b64encode(header[:100] + rest))
+            file.write(b'{"type":1,"name":"%d/f","payload":null}\n' % number)
+
+    report = checked(store)["good:1"]
+
+    assert report.status is Status.DIFFERS
+    assert "folders that it names are not there" in " ".join(each.got for each in report.differences)
+
+
+def podman_store(folder: Path, **lists: object) -> Path:
+    """Podman's lists, as whoever changed them has written them."""
+    for name in ("images", "layers", "containers"):
+        (folder / f"overlay-{name}").mkdir(parents=True)
+        raw = lists.get(name, [])
+        (folder / f"overlay-{name}/{name}.json").write_bytes(
+            raw if isinstance(raw, bytes) else json.dumps(raw).encode()
+        )
+    (folder / "overlay/l").mkdir(parents=True)
+    return folder
+
+
+HOSTILE_LISTS: dict[str, dict[str, object]] = {
+    "deeply-nested": {"images": b"[" * 1_000_000},
+    "no-json": {"images": b"\xff\x00"},
+    "no-list": {"images": {"id": ID}},
+    "an-id-that-is-a-path": {"images": [{"id": "../../../../etc", "layer": ID}]},
+    "a-layer-that-is-a-path": {"images": [{"id": ID, "layer": "../x"}], "layers": [{"id": "../x"}]},
+    "a-line-of-another-kind": {"images": [7, {"id": ID, "layer": "b"}]},
+    "a-layer-upon-itself": {"images": [{"id": ID, "layer": "b"}], "layers": [{"id": "b", "parent": "b"}]},
+    "a-container-upon-itself": {
+        "layers": [{"id": "b", "parent": "c"}, {"id": "c", "parent": "b"}],
+        "containers": [{"id": "x", "layer": "b", "image": ID}],
+    },
+    "numbers-for-names": {"images": [{"id": ID, "names": [1, 2]}]},
+    "maps-of-ids-without-sense": {
+        "images": [{"id": ID, "layer": "b"}],
+        "layers": [{"id": "b", "uidmap": [{"container_id": -1, "host_id": 1 << 62, "size": 1 << 62}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_LISTS)
+def test_hostile_lists_of_podman_are_reported(tmp_path: Path, name: str) -> None:
+    """The check ends, with an answer that is not "holds"."""
+    root = podman_store(tmp_path / "root", **HOSTILE_LISTS[name])
+
+    found = scrub(store_at(root), Wanted(), lambda *_: None)
+
+    assert found
+    assert all(each.status is not Status.HOLDS for each in found)
+
+
+def layout(folder: Path, index: bytes, **blobs: bytes) -> Path:
+    (folder / "blobs/sha256").mkdir(parents=True)
+    (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    (folder / "index.json").write_bytes(index)
+    for name, raw in blobs.items():
+        (folder / "blobs/sha256" / name.removeprefix("b_")).write_bytes(raw)
+    return folder
+
+
+def index_of(digest: str, media_type: str) -> bytes:
+    described = {"mediaType": media_type, "digest": digest, "size": 1}
+    return json.dumps({"schemaVersion": 2, "manifests": [described]}).encode()
+
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+INDEXES: dict[str, bytes] = {
+    "deeply-nested": b'{"manifests":' * 100_000,
+    "no-json": b"\x00",
+    "a-path-for-a-digest": index_of("sha256:../../../../etc/passwd", OCI_INDEX),
+    "an-index-in-itself": index_of("sha256:" + ID, OCI_INDEX),
+    "a-million-manifests": json.dumps(
+        {"schemaVersion": 2, "manifests": [{"mediaType": OCI_INDEX, "digest": "x", "size": 1}] * 200_000}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
+    """The same for what somebody sent."""
+    folder = layout(tmp_path / "layout", INDEXES[name], **{f"b_{ID}": INDEXES["an-index-in-itself"]})
+
+    found = scrub(store_at(folder), Wanted(), lambda *_: None)
+
+    assert found
+    assert all(each.status is not Status.HOLDS for each in found)
+
+
+def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
+    """All names in it are held in memory."""
+    with tarfile.open(tmp_path / "saved.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("n" * 100_000))
+
+    (found,) = scrub(store_at(tmp_path / "saved.tar"), Wanted(), lambda *_: None)
+
+    assert found.status is Status.UNKNOWN
+    assert "a name of 100000 bytes" in found.unknown[0]
+
+
+@pytest.mark.parametrize("what", ["pipe", "socket", "device", "folder", "nothing"])
+def test_an_archive_that_is_no_file_keeps_nobody_waiting(tmp_path: Path, what: str) -> None:
+    """A pipe without a writer, a device that does something when it is opened."""
+    path = tmp_path / "saved.tar"
+    if what == "device" and os.geteuid() != 0:
+        pytest.skip("only root may make devices")
+    modes = {"pipe": stat.S_IFIFO, "socket": stat.S_IFSOCK, "device": stat.S_IFCHR}
+    if what in modes:
+        os.mknod(path, modes[what] | 0o600, os.makedev(1, 7) if what == "device" else 0)
+    elif what == "folder":
+        path.mkdir()
+
+    if what in modes:
+        (found,) = scrub(store_at(path), Wanted(), lambda *_: None)
+
+        assert found.status is Status.UNKNOWN
+    else:
+        with pytest.raises(NoStore):
+            store_at(path)

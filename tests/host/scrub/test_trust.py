@@ -1,0 +1,216 @@
+"""How far an image is proven: by whose word, and only through bytes that have the digests that name them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import Invalid
+from boltseal.host.scrub.evidence import NothingExpected, expectation_of_receipt, expectations_of_lock
+from boltseal.host.scrub.plans import ImagePlan
+from boltseal.host.scrub.trust import Expectation, Level, judge, names_image
+from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
+from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.merkle import leaf_hash
+from boltseal.ledger.note import SigningKey
+from boltseal.ledger.proof import Receipt, format_receipt
+from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
+from boltseal.oci.digest import Digest
+from boltseal.oci.mediatype import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
+from boltseal.oci.reference import Reference
+
+KEY = SigningKey("reg.example/ledger", bytes(range(32)))
+CONFIG = Digest.of(b"config")
+OTHER = Digest.of(b"another config")
+NAME = "reg.example/shop/app:1.4.2"
+
+
+def described(raw: bytes, media_type: str) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": str(Digest.of(raw)), "size": len(raw)}
+
+
+def manifest(config: bytes) -> bytes:
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described(config, OCI_CONFIG), "layers": []}
+    return json.dumps(document).encode()
+
+
+def index(*manifests: bytes) -> bytes:
+    document = {"schemaVersion": 2, "manifests": [described(each, OCI_MANIFEST) for each in manifests]}
+    return json.dumps({**document, "mediaType": OCI_INDEX}).encode()
+
+
+MANIFEST = manifest(b"config")
+INDEX = index(manifest(b"another config"), MANIFEST)
+
+
+def documents(*raw: bytes) -> dict[Digest, bytes]:
+    return {Digest.of(each): each for each in raw}
+
+
+def image(*held: bytes, config: Digest = CONFIG, names: tuple[str, ...] = (NAME,)) -> ImagePlan:
+    """An image of a store that keeps these documents with it."""
+    return ImagePlan("test", Path("/"), config, config, names, documents=documents(*held))
+
+
+def by_digest(digest: Digest) -> Expectation:
+    return Expectation(digest, Level.L1, "a pin", of_manifest=True)
+
+
+def receipt(digest: Digest, kind: Kind = Kind.TAG_CREATED) -> bytes:
+    entry = encode(
+        Entry(
+            kind=kind, time_us=1_795_508_941_000_042, registry=KEY.name, repository="shop/app", tag="1.4.2",
+            digest=str(digest), type=OCI_MANIFEST, size=100, salt="0" * 32,
+        )
+    )  # fmt: skip
+    signed = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(entry)), KEY)
+    return format_receipt(Receipt(0, (), signed, entry))
+
+
+def test_without_an_expectation_an_image_only_holds_together() -> None:
+    """And that is said."""
+    assert judge(image(), None, {}).level is Level.L0
+
+
+@pytest.mark.parametrize("digest", [CONFIG, Digest.of(MANIFEST), Digest.of(INDEX)], ids=["id", "manifest", "index"])
+def test_a_digest_proves_what_it_leads_to(digest: Digest) -> None:
+    """Through an index and a manifest, wherever they lie."""
+    kept, given = judge(image(MANIFEST, INDEX), by_digest(digest), {}), judge(
+        image(), by_digest(digest), documents(MANIFEST, INDEX)
+    )  # fmt: skip
+
+    assert (kept.level, kept.differences) == (Level.L1, ())
+    assert (given.level, given.differences) == (Level.L1, ())
+
+
+def test_a_digest_that_leads_to_another_image_is_a_difference() -> None:
+    """Which one it should be stands in it."""
+    found = judge(image(config=OTHER), by_digest(Digest.of(MANIFEST)), documents(MANIFEST))
+
+    assert found.level is Level.L0
+    assert str(CONFIG) in found.differences[0].expected
+
+
+def test_a_document_whose_bytes_have_another_digest_leads_nowhere() -> None:
+    """Its name alone proves nothing."""
+    forged = {Digest.of(MANIFEST): manifest(b"another config")}
+    plan = ImagePlan("test", Path("/"), OTHER, OTHER, (NAME,), documents=forged)
+
+    assert judge(plan, by_digest(Digest.of(MANIFEST)), {}).level is Level.L0
+
+
+def test_a_manifest_that_is_not_at_hand_could_not_be_checked() -> None:
+    """A store that keeps none is no liar."""
+    found = judge(image(), by_digest(Digest.of(MANIFEST)), {})
+
+    assert (found.level, found.differences) == (Level.L0, ())
+    assert "--documents" in found.unknown[0]
+
+
+def test_a_list_of_digests_in_the_store_itself_proves_nothing() -> None:
+    """Docker writes which digest it pulled beside the name: the disk's own word."""
+    digest = Digest.of(MANIFEST)
+    found = judge(image(names=(NAME, f"reg.example/shop/app@{digest}")), by_digest(digest), {})
+
+    assert found.level is Level.L0
+    assert found.unknown
+
+
+def test_a_receipt_proves_what_its_entry_says() -> None:
+    """L2, and by which entry."""
+    expected = expectation_of_receipt(receipt(Digest.of(MANIFEST)), KEY.verifier)
+    found = judge(image(MANIFEST), expected, {})
+
+    assert (found.level, found.differences) == (Level.L2, ())
+    assert "entry 0 of the ledger reg.example/ledger" in found.by
+
+
+def test_a_name_that_means_another_image_than_the_ledger_says() -> None:
+    """Local tag, ledger's tag."""
+    expected = expectation_of_receipt(receipt(Digest.of(MANIFEST)), KEY.verifier)
+    (found,) = judge(image(config=OTHER), expected, documents(MANIFEST)).differences
+
+    assert found.kind == "tag"
+    assert (str(CONFIG) in found.expected, str(OTHER) in found.got) == (True, True)
+
+
+def test_a_receipt_by_another_key_proves_nothing() -> None:
+    """Whoever can write a receipt can write a key beside it."""
+    with pytest.raises(Invalid):
+        expectation_of_receipt(receipt(CONFIG), SigningKey(KEY.name, b"m" * 32).verifier)
+
+
+def test_a_receipt_of_a_deletion_says_nothing_of_what_a_tag_means() -> None:
+    """It is refused, and not passed over."""
+    with pytest.raises(NothingExpected):
+        expectation_of_receipt(receipt(CONFIG, Kind.TAG_DELETED), KEY.verifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("localhost:5000/shop/app:1.4.2", True),
+        ("shop/app:1.4.2", True),
+        ("shop/app:1.4.3", False),
+        ("shop/other:1.4.2", False),
+        ("shop/app@sha256:" + "a" * 64, False),
+        ("not a name", False),
+    ],
+)
+def test_a_receipt_is_about_its_tag_and_no_other(name: str, meant: bool) -> None:
+    """Whichever registry it was pulled from: a mirror keeps the name."""
+    assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is meant
+
+
+def lock(image_id: Digest | None) -> Lock:
+    platform = LockedPlatform("linux/amd64", Digest.of(MANIFEST), image_id)
+    locked = LockedImage(Reference.parse(NAME), Digest.of(INDEX), 1_795_000_000_000_000, OCI_INDEX, (platform,))
+    return Lock((locked,))
+
+
+def test_a_lock_proves_an_image_by_its_id_where_no_manifest_is_kept() -> None:
+    """Docker's own store keeps none; the lock knows the ID of each platform."""
+    (expected,) = expectations_of_lock(lock(CONFIG))
+
+    assert judge(image(), expected, {}).level is Level.L1
+    assert judge(image(config=OTHER), expected, {}).differences
+    assert expected.about(NAME)
+    assert not expected.about("other.example/shop/app:1.4.2")
+
+
+def test_a_lock_without_image_ids_proves_an_image_by_its_manifest() -> None:
+    """Of the platform, or of all of them."""
+    (expected,) = expectations_of_lock(lock(None))
+
+    assert judge(image(MANIFEST), expected, {}).level is Level.L1
+    assert judge(image(), expected, {}).unknown
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("shop/app:1", "docker.io/shop/app:1"),
+        ("app", "docker.io/library/app:latest"),
+        ("app", "app:latest"),
+        ("app:1", "localhost/app:1"),
+        ("localhost:5000/app:1", "localhost:5000/app:1"),
+        ("app:1@sha256:" + "a" * 64, "app:1"),
+        ("app@sha256:" + "a" * 64, "app:1"),
+        (CONFIG.hex, "app:1"),
+        (CONFIG.hex[:12], "app:1"),
+        (str(CONFIG), "app:1"),
+        ("app", "app"),
+        (f"app@{CONFIG}", "app"),
+    ],
+)
+def test_an_image_is_found_by_what_people_type(typed: str, name: str) -> None:
+    """As engines write names, and by the beginning of an ID."""
+    assert names_image(typed, image(names=(name,)))
+
+
+@pytest.mark.parametrize("typed", ["app:2", "other:1", "localhost:5000/app:1", "0" * 12])
+def test_another_name_is_another_image(typed: str) -> None:
+    """Nothing is guessed."""
+    assert not names_image(typed, image(names=("app:1",)))

@@ -1,7 +1,0 @@
-"""An upstream that answers, and a mirror of it."""
-
-from __future__ import annotations
-
-from tests.mirror.mirrors import mirror, upstream
-
-__all__ = ["mirror", "upstream"]

@@ -1,0 +1,433 @@
+"""Rebuilds are asked for once, bases first, bounded, and each is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.client.errors import RemoteDenied
+from boltseal.client.state import ClientState, StateUnusable
+from boltseal.events import parse_cloud_event
+from boltseal.oci.reference import Reference
+from boltseal.policy.rebuild_actions import parse_on_outdated
+from boltseal.project.bases.base_claims import By, Claim
+from boltseal.project.bases.base_scan import Answered, Wanted
+from boltseal.project.bases.freshness import Status, Verdict
+from boltseal.project.bases.rebuild_journal import Journal, Line, Outcome
+from boltseal.project.bases.rebuild_requests import AskedElsewhere, Due, Rebuilder
+from boltseal.project.bases.rebuild_runner import post_webhook, run_command
+from tests.client.listening import listening
+from tests.project.bases.made import digest
+
+APP, OURS, NODE = "reg.test/shop/app:1", "reg.test/shop/ours:1", "docker.io/library/node:16.13"
+
+
+def answered(image: str, base: str, now: str = "new", status: Status = Status.OUTDATED) -> Answered:
+    claim = Claim(Reference.parse(base), digest("old"), By.BUILT)
+    verdict = Verdict(status, "why", claim, digest("old"), digest(now))
+    return Answered(Wanted(image, Reference.parse(image)), digest(image), (verdict,))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(ClientState(tmp_path / "state"))
+
+
+def script(tmp_path: Path, body: str) -> list[str]:
+    file = tmp_path / "rebuild"
+    file.write_text(f"#!/bin/sh\n{body}\n")
+    file.chmod(0o755)
+    return [str(file), "{image}", "{base}", "{base_digest}"]
+
+
+def rebuilder(journal: Journal, command: Sequence[str], **more: Any) -> Rebuilder:
+    table: Mapping[str, object] = {"command": list(command), "attempts": more.pop("attempts", 2)}
+    return Rebuilder(parse_on_outdated([table]), journal, lambda: 1, pause_s=0, **more)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():  # noqa: ASYNC110 - another process makes it so
+            await asyncio.sleep(0.02)
+
+
+async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(journal: Journal, tmp_path: Path) -> None:
+    """However often somebody looks; the next move of the base asks again."""
+    told = tmp_path / "told"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
+    first = await builder.rebuild([answered(APP, NODE)])
+    again = await builder.rebuild([answered(APP, NODE)])
+    moved = await builder.rebuild([answered(APP, NODE, "newer")])
+
+    assert [(one.outcome, one.tries, one.told) for one in first + moved] == [(Outcome.DONE, 1, "built")] * 2
+    assert again == []
+    assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
+    assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
+
+
+async def test_bases_of_bases_come_first(journal: Journal, tmp_path: Path) -> None:
+    """In whatever order they were found; what is current is left alone. What stands on one that was just asked for is not
+    asked for with a digest that its base is about to lose: the look after it says with which."""
+    told = tmp_path / "told"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
+    other = answered("reg.test/x/y:1", NODE, status=Status.CURRENT)
+    first = await builder.rebuild([answered(APP, OURS, "stale"), answered(OURS, NODE), other])
+    then = await builder.rebuild([answered(APP, OURS, "built"), answered(OURS, NODE, status=Status.CURRENT), other])
+
+    assert [str(one.due.image) for one in first + then] == [OURS, APP]
+    assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
+
+
+async def test_what_stands_on_one_that_waits_waits_too(journal: Journal, tmp_path: Path) -> None:
+    """However many lie between."""
+    top = "reg.test/shop/top:1"
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = await builder.rebuild([answered(top, APP), answered(APP, OURS), answered(OURS, NODE)])
+
+    assert [str(one.due.image) for one in asked] == [OURS]
+
+
+async def test_a_base_that_goes_back_and_forth_asks_each_time(journal: Journal, tmp_path: Path) -> None:
+    """It moved each time, and what was built on the one before stands on an old base again."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = [len(await builder.rebuild([answered(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
+
+    assert asked == [1, 0, 1, 1, 0]
+
+
+async def test_an_image_whose_platforms_stand_on_two_bases_is_rebuilt_for_either(
+    journal: Journal, tmp_path: Path
+) -> None:
+    """Once for both where both have moved; that one was asked for hides no move of the other."""
+    on_node, on_other = answered(APP, NODE), answered(APP, "docker.io/library/other:1")
+    both = replace(on_node, verdicts=on_node.verdicts + on_other.verdicts)
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = [await builder.rebuild([each]) for each in (on_node, both, both)]
+
+    assert [[str(one.due.base) for one in each] for each in asked] == [[NODE], ["docker.io/library/other:1"], []]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [answered(APP, APP)],
+        [answered(APP, OURS), answered(OURS, APP)],
+        [answered(APP, OURS), answered(OURS, APP, status=Status.CURRENT)],
+    ],
+)
+async def test_what_stands_on_itself_is_not_rebuilt_for_ever(
+    journal: Journal, tmp_path: Path, answers: list[Answered]
+) -> None:
+    """A rebuild would move its base, and so ask for the next one. Who only stands on such a circle is asked for."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    above = answered("reg.test/x/y:1", APP)
+    words = builder.sort([*answers, above]).words(1)
+    asked = await builder.rebuild([*answers, above])
+
+    assert [str(one.due.image) for one in asked] == ["reg.test/x/y:1"]
+    assert words[0].startswith(f"{APP} stands on itself")
+    assert len(words) <= 2
+
+
+async def test_two_runs_at_once_ask_for_nothing_twice(journal: Journal, tmp_path: Path) -> None:
+    """The second one leaves it to the first, also what that has not come to yet."""
+    told, begun = tmp_path / "told", tmp_path / "begun"
+    waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
+    command = script(tmp_path, f"echo $1 >> {told}; touch {begun}; {waits}")
+    answers = [answered(APP, NODE), answered("reg.test/x/y:1", NODE)]
+    first = asyncio.create_task(rebuilder(journal, command).rebuild(answers))
+    await until(begun.exists)
+    with pytest.raises(AskedElsewhere):
+        await rebuilder(journal, command).rebuild(answers)
+    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {told}\n")
+    begun.unlink()
+    await first
+
+    assert told.read_text().splitlines() == [APP, "reg.test/x/y:1"]
+
+
+async def test_who_is_told_to_end_goes_on_with_the_tries_that_are_left(journal: Journal, tmp_path: Path) -> None:
+    """What it ran is ended; the next look tries again, and in all no more often than was said."""
+    told = tmp_path / "told"
+    command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
+    for _ in range(2):
+        task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([answered(APP, NODE)]))
+        await until(lambda: told.exists() and told.read_text().endswith("\n"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not _runs(int(told.read_text()))
+        told.unlink()
+    then = await rebuilder(journal, command, attempts=2).rebuild([answered(APP, NODE)])
+
+    assert then == []
+    assert not told.exists()
+    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [
+        ("asked", 0),
+        ("stopped", 1),
+        ("asked", 1),
+        ("stopped", 2),
+    ]
+
+
+async def test_what_stands_on_a_base_that_failed_waits(journal: Journal, tmp_path: Path) -> None:
+    """Others go on; that which waits was not asked for, so the next look asks."""
+    builder = rebuilder(journal, script(tmp_path, 'case "$1" in *ours*) echo broken; exit 9;; esac'))
+    answers = [answered(APP, OURS), answered(OURS, NODE), answered("reg.test/x/y:1", NODE)]
+    asked = await builder.rebuild(answers)
+
+    assert [(str(one.due.image), str(one.outcome), one.tries) for one in asked] == [
+        (OURS, "failed", 2),
+        ("reg.test/x/y:1", "done", 1),
+    ]
+    assert "exit code 9; broken" in asked[0].told
+    assert [str(due.image) for due in builder.due(answers)] == [APP]
+    assert await builder.rebuild(answers) == []  # in the same look; the next one begins anew
+    assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
+
+
+async def test_a_try_that_goes_well_is_the_last(journal: Journal, tmp_path: Path) -> None:
+    """The second of three, here."""
+    mark = tmp_path / "mark"
+    builder = rebuilder(journal, script(tmp_path, f"test -e {mark} || {{ touch {mark}; exit 1; }}"), attempts=3)
+    [asked] = await builder.rebuild([answered(APP, NODE)])
+
+    assert (asked.outcome, asked.tries) == (Outcome.DONE, 2)
+
+
+async def test_who_is_killed_after_asking_has_asked(journal: Journal, tmp_path: Path) -> None:
+    """A rebuild is never begun twice for one move, whatever became of the first."""
+    line = Line(1, APP, NODE, str(digest("new")), Outcome.ASKED)
+    journal.note(line)
+    builder = rebuilder(journal, script(tmp_path, "true"))
+
+    assert await builder.rebuild([answered(APP, NODE)]) == []
+    [words] = builder.sort([answered(APP, NODE)]).words(9)
+
+    assert words == (
+        f"{APP}: a rebuild was asked for at 1970-01-01 00:00 UTC, nobody has seen the end of it, and it is not asked for again"
+    )
+
+
+async def test_a_defect_of_ours_loses_no_rebuild(journal: Journal, tmp_path: Path) -> None:
+    """It was asked for, and the tries that are left follow."""
+    table = {"url": "http://127.0.0.1:9/", "token_env": "T", "attempts": 2}
+    builder = Rebuilder(parse_on_outdated([table]), journal, lambda: 1, tokens={}, pause_s=0)
+    with pytest.raises(KeyError):
+        await builder.rebuild([answered(APP, NODE)])
+
+    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [("asked", 0), ("stopped", 1)]
+    assert [due.tries for due in builder.due([answered(APP, NODE)])] == [1]
+
+
+async def test_what_a_command_printed_is_not_told_to_others(journal: Journal, tmp_path: Path) -> None:
+    """A build's last line may hold a secret: it stays in the state folder, which is its owner's alone."""
+    recorded: list[str] = []
+
+    async def record(_due: Due, _outcome: Outcome, told: str) -> None:
+        recorded.append(told)
+
+    builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
+    [asked] = await builder.rebuild([answered(APP, NODE)])
+
+    assert "hunter2" in asked.told
+    assert recorded == ["exit code 4"]
+    assert journal.path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+async def test_only_so_many_are_asked_for_at_a_time(journal: Journal, tmp_path: Path) -> None:
+    """The rest at the next look."""
+    builder = rebuilder(journal, ["true"])
+    answers = [answered(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
+
+    assert [len(await builder.rebuild(answers)) for _ in range(3)] == [100, 20, 0]
+
+
+async def test_a_ledger_that_takes_no_record_stops_nothing(journal: Journal, tmp_path: Path) -> None:
+    """It is said."""
+
+    async def record(_due: Due, _outcome: Outcome, _told: str) -> None:
+        raise RemoteDenied("may not push")
+
+    [asked] = await rebuilder(journal, script(tmp_path, "true"), record=record).rebuild([answered(APP, NODE)])
+
+    assert (asked.outcome, asked.recorded) == (Outcome.DONE, "may not push")
+
+
+async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) -> None:
+    """On its standard input, as a CloudEvent; a large one does not block."""
+    well = await run_command(["sh", "-c", "wc -c"], b"x" * 300_000, 20)
+    deaf = await run_command(["sh", "-c", "exec true"], b"x" * 300_000, 20)
+
+    assert (well.well, well.told) == (True, "300000")
+    assert deaf.well
+
+
+@pytest.mark.slow
+async def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    """It and its children."""
+    mark = tmp_path / "pid"
+    ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo begun; wait"], b"", 1)
+
+    assert not ran.well
+    assert "longer than 1 s" in ran.told
+    assert "begun" in ran.told
+    assert not _runs(int(mark.read_text()))
+
+
+async def test_a_command_has_ended_when_it_has_and_what_it_left_behind_is_ended(tmp_path: Path) -> None:
+    """Though that holds its output open, as whatever a build leaves in the background does."""
+    mark = tmp_path / "pid"
+    ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo built"], b"", 20)
+
+    assert (ran.well, ran.told) == (True, "built")
+    assert not _runs(int(mark.read_text()))
+
+
+@pytest.mark.slow
+async def test_what_does_not_hear_is_made_to_end(tmp_path: Path) -> None:
+    """A child that ignores the signal to end, of a command that has ended."""
+    mark = tmp_path / "pid"
+    deaf = f"(trap '' TERM; echo $$ >&2; exec sleep 60) & echo $! > {mark}; sleep 0.2"
+    ran = await run_command(["sh", "-c", deaf], b"", 20)
+
+    assert ran.well
+    assert not _runs(int(mark.read_text()))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is more than what its parent has not asked for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["/nonexistent/rebuild"], "can't be run"),
+        (["sh", "-c", "kill -9 $$"], "signal 9"),
+        (["sh", "-c", "printf 'a\\033[31mb\\n'; exit 3"], "exit code 3; a\\x1b[31mb"),
+        (["sh", "-c", "yes | head -c 3000000; exit 1"], "exit code 1; y"),
+        (["sh", "-c", "exit 1"], "it said nothing"),
+    ],
+)
+async def test_what_goes_wrong_is_one_line(words: list[str], told: str) -> None:
+    """Whatever it printed, and however much."""
+    ran = await run_command(words, b"", 30)
+
+    assert not ran.well
+    assert told in ran.told
+
+
+async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(journal: Journal) -> None:
+    """2xx is well; a redirect or an error is not."""
+    heads: list[bytes] = []
+    answers = [
+        b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+    ]
+
+    async def serve(reader: Any, writer: Any) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        heads.append(head + await reader.readexactly(length))
+        writer.write(answers[(len(heads) - 1) % 2])
+        await writer.drain()
+
+    async with listening(serve) as port:
+        url = f"http://127.0.0.1:{port}/hook"
+        actions = parse_on_outdated([{"url": url, "token_env": "T", "attempts": 1}])
+        builder = Rebuilder(actions, journal, lambda: 1, tokens={"T": "word"}, pause_s=0)
+        [well] = await builder.rebuild([answered(APP, NODE)])
+        [bad] = await builder.rebuild([answered(APP, NODE, "newer")])
+    nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
+    event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
+
+    assert (well.outcome, well.told) == (Outcome.DONE, "HTTP 202")
+    assert (bad.outcome, bad.told, len(heads)) == (Outcome.FAILED, "HTTP 302", 2)
+    assert b"authorization: bearer word" in heads[0].lower()
+    assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
+    assert not nobody.well
+    assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
+
+
+async def test_a_webhook_of_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would see the token in the clear."""
+
+    async def serve(reader: Any, writer: Any) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    async with listening(serve) as port:
+        ran = await post_webhook(f"http://127.0.0.1:{port}/hook", b"{}", 20, "word")
+
+    assert (ran.well, ran.how) == (True, "HTTP 202")
+
+
+def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journal: Journal) -> None:
+    """As a full disk or a kill leaves it."""
+    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    with journal.path.open("ab") as file:
+        file.write(b'{"time_us":2,"ima')
+    journal.note(Line(3, APP, NODE, "e", Outcome.DONE, 1, "line\nbreak"))
+
+    assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "e"}
+    assert [(one.digest, one.told) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
+
+
+def test_a_journal_that_somebody_wrote_into_is_named(journal: Journal) -> None:
+    """It decides what is run, so nothing in it is guessed."""
+    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
+    with pytest.raises(StateUnusable, match="can't be read"):
+        journal.lines()
+
+
+def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: Journal) -> None:
+    """What is whole counts."""
+    assert journal.lines() == []
+    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    with journal.path.open("ab") as file:
+        file.write(b'{"time_us":2,"ima')
+
+    assert len(journal.lines()) == 1
+
+
+def test_a_journal_that_has_grown_large_is_begun_anew_with_what_decides(tmp_path: Path) -> None:
+    """However often is asked, it stays small; what was asked for last is not forgotten, and what was told is beside it."""
+    journal = Journal(ClientState(tmp_path / "state"), large_bytes=4000)
+    for at in range(1, 200):
+        journal.note(Line(at, APP, NODE, f"{at}", Outcome.DONE, 1, "x" * 100))
+        journal.note(Line(at, OURS, NODE, "same", Outcome.DONE, 1))
+    old = journal.path.with_name("rebuilds.old.jsonl")
+
+    assert journal.path.stat().st_size < 4000 + 1000
+    assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "199", (OURS, NODE): "same"}
+    assert old.stat().st_size > 4000
+    assert journal.path.stat().st_mode & 0o077 == old.stat().st_mode & 0o077 == 0
+
+
+def test_of_more_rebuilds_than_there_is_room_for_the_oldest_are_forgotten(tmp_path: Path) -> None:
+    """So that nobody who pushes very many images ends all rebuilds."""
+    journal = Journal(ClientState(tmp_path / "state"), large_bytes=4000)
+    for at in range(1, 200):
+        journal.note(Line(at, f"reg.test/shop/app{at}:1", NODE, "d", Outcome.DONE))
+    found = [line.time_us for line in journal.lines()]
+
+    assert found[-1] == 199
+    assert found == list(range(found[0], 200))
+    assert len(found) >= 10

@@ -1,0 +1,92 @@
+"""Our reader of Dockerfiles against BuildKit's own parser, as the package `dockerfile` wraps it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.project.references.dockerfile_lines import read_lines
+from boltseal.project.source_files import Source, Unreadable
+from tests.project.projects import DATA
+
+pytestmark = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the wrapper is built for this platform alone"
+)
+
+NAMES = ("add", "arg", "copy", "env", "from", "run")
+TOKENS = (
+    *(
+        "FROM a",
+        "FROM --platform=x b AS c",
+        "RUN ",
+        "COPY --from=a b c",
+        "ADD <<E /x",
+        "ENV a=b",
+        "ARG A=b",
+        'CMD ["a"]',
+    ),
+    *("RUN --mount=type=bind,from=x --network=none ls", "<<EOF", "<<-EOF", "<<'EOF'", "EOF", "\tEOF", "E\n", "echo $A"),
+    *("# x", "# escape=`\n", "# syntax=a/b\n", "# unknown=1\n", "#syntax=x", "#", "\\", "`", "\n", "\n\n", " ", "\t"),
+    *("\r\n", "\\\n", "`\n", " \\ \n", '"', "'", "x"),
+)
+files = st.lists(st.sampled_from(TOKENS), max_size=20).map("".join)
+
+
+def ours(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
+    """Name, line, flags without quotes and escapes, and heredocs of each instruction; None of what can't be read."""
+    try:
+        lines = read_lines(Source.of("Dockerfile", text.encode()))
+    except Unreadable:
+        return None
+    return [
+        (found.name, found.line, tuple(bare(flag.text) for flag in found.flags), found.bodies)
+        for found in lines.instructions
+        if found.name in NAMES
+    ]
+
+
+def theirs(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
+    """The same, by BuildKit."""
+    import dockerfile
+
+    try:
+        commands = dockerfile.parse_string(text)
+    except dockerfile.GoParseError:
+        return None
+    return [
+        (
+            found.cmd.lower(),
+            found.start_line,
+            tuple(map(bare, found.flags)),
+            tuple(doc.content for doc in found.heredocs),
+        )
+        for found in commands
+        if (found.cmd or "").lower() in NAMES
+    ]
+
+
+def bare(flag: str) -> str:
+    """A flag without the characters that BuildKit takes out of it, and we leave."""
+    return "".join(char for char in flag if char not in "'\"\\`")
+
+
+@given(text=files)
+def test_instructions_are_cut_as_buildkit_cuts_them(text: str) -> None:
+    """Whatever BuildKit reads has the same instructions, lines, flags and heredocs here."""
+    read = theirs(text)
+
+    assert read is None or "--'" in text or ours(text) == read
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("dockerfile_*/*ockerfile*")), ids=lambda path: path.name)
+def test_the_traps_are_files_that_buildkit_reads(path: Path) -> None:
+    """A trap that BuildKit itself refuses would show nothing."""
+    text = path.read_text(encoding="utf-8-sig")
+
+    assert theirs(text) is not None or path.name.endswith(".dockerignore")
+    assert theirs(text) == ours(text) or path.name.endswith(".dockerignore")

@@ -1,0 +1,445 @@
+"""Compose files: one trap each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.project.projects import found_in, names, pinned, shown, trap, written
+
+
+def test_flow_style_is_read_and_edited(tmp_path: Path) -> None:
+    """An image inside braces, bare or quoted, gets its digest inside the braces."""
+    root = trap("compose_flow_style", tmp_path)
+
+    assert shown(pinned(root)) == {
+        "compose.yml": [
+            'services: {web: {image: nginx:1.25@DIGEST, ports: ["80:80"]}, db: {image: "postgres:16@DIGEST"}}'
+        ]
+    }
+
+
+def test_an_alias_is_edited_where_its_anchor_stands(tmp_path: Path) -> None:
+    """Two services that use one anchor are two sites with one edit; a merged fragment gives way to a service's own image."""
+    root = trap("compose_aliases_and_fragments", tmp_path)
+    found = found_in(root)
+
+    assert names(found) == [
+        ("services.web.image", "registry.example.com/shop/app:1.4.2"),
+        ("services.worker.image", "registry.example.com/shop/app:1.4.2"),
+        ("services.cache.image", "redis:7.2"),
+        ("services.own.image", "memcached:1.6"),
+    ]
+    assert shown(pinned(root)) == {
+        "compose.yml": [
+            "x-image: &app registry.example.com/shop/app:1.4.2@DIGEST",
+            "image: 'redis:7.2@DIGEST'   # the fragment's",
+            "image: memcached:1.6@DIGEST",
+        ]
+    }
+
+
+def test_block_scalars_keep_their_blocks(tmp_path: Path) -> None:
+    """Folded, literal and next-line texts are edited at their last character."""
+    root = trap("compose_block_scalars", tmp_path)
+
+    assert shown(pinned(root)) == {"compose.yml": ["nginx:1.25@DIGEST", "redis:7.2@DIGEST", "postgres:16@DIGEST"]}
+
+
+def test_image_inside_environment_command_and_content_is_text(tmp_path: Path) -> None:
+    """Only `services.*.image` is a reference."""
+    root = trap("compose_image_is_only_text", tmp_path)
+
+    assert names(found_in(root)) == [("services.web.image", "nginx:1.25")]
+
+
+def test_the_image_of_a_service_that_is_built_is_not_pinned(tmp_path: Path) -> None:
+    """Its own `build`, or one that it extends, makes the name the project's own."""
+    root = trap("compose_built_here", tmp_path)
+    found = found_in(root)
+
+    assert [(site.where, site.build) for site in found.sites] == [
+        ("services.own.image", True),
+        ("services.child.image", True),
+        ("services.pulled.image", False),
+    ]
+    assert shown(pinned(root)) == {"compose.yml": ["image: nginx:1.25@DIGEST"]}
+
+
+def test_a_build_in_the_override_counts_also_when_only_the_base_is_named(tmp_path: Path) -> None:
+    """Compose loads the override unasked, so the name is built here."""
+    root = trap("compose_built_by_the_override", tmp_path)
+    found = found_in(root, "compose.yaml")
+
+    assert [site.build for site in found.sites] == [True, False]
+
+
+def test_a_default_holds_the_digest_of_its_own_value(tmp_path: Path) -> None:
+    """A variable that is set takes the pin away together with the tag; where the end is not certain nothing is written."""
+    root = trap("compose_default_of_a_variable", tmp_path)
+    found = found_in(root)
+
+    assert shown(pinned(root)) == {
+        "compose.yml": [
+            "image: nginx:${TAG:-1.25@DIGEST}",
+            'image: "${IMAGE:-redis:7.2@DIGEST}"',
+            "image: postgres:${PG-16@DIGEST}",
+            "image: ${A:-${B:-memcached:1.6@DIGEST}}",
+            "image: ${REGISTRY:-registry.example.com}/shop/app:1.4.2@DIGEST",
+        ]
+    }
+    assert found.sites[5].override_only == "what the reference ends with depends on a variable that is not set"
+    assert (found.sites[6].resolved, found.sites[6].why) == (None, "MUST is not set: say which")
+
+
+def test_two_dollar_signs_are_one_and_no_variable(tmp_path: Path) -> None:
+    """`$$image` is the text `$image`, which is no reference."""
+    found = found_in(trap("compose_dollar_signs", tmp_path))
+
+    assert found.sites[1].resolved is None
+    assert str(found.sites[1].why).startswith('"$image" is not a repository name')
+
+
+def test_a_variable_of_dotenv_is_edited_there_if_used_once(tmp_path: Path) -> None:
+    """Quotes, `export` and the comment behind stay; a value used twice, or put together, is left to an override."""
+    root = trap("compose_dotenv", tmp_path)
+    edited = pinned(root)
+
+    assert shown(edited) == {
+        ".env": ['export NGINX="1.25@DIGEST"   # of the front', "IMAGE='postgres:16@DIGEST'"],
+    }
+    assert [(refusal.site.where, refusal.reason) for refusal in edited.refusals] == [
+        ("services.one.image", "SHARED of .env is used in more than one place"),
+        ("services.two.image", "SHARED of .env is used in more than one place"),
+        ("services.put_together.image", "its end comes from MADE, which .env puts together of other variables"),
+    ]
+
+
+def test_dotenv_that_a_container_sees_is_not_edited(tmp_path: Path) -> None:
+    """As an env_file it would carry the digest into the container."""
+    edited = pinned(trap("compose_dotenv_is_env_file_too", tmp_path))
+
+    assert edited.changes == ()
+    assert edited.refusals[0].reason == ".env is an env_file too: a container would see the digest in NGINX"
+
+
+def test_a_use_in_a_file_beside_that_nobody_named_counts_too(tmp_path: Path) -> None:
+    """A variable that another Compose file of the folder uses can't carry the digest of this one's image."""
+    services = "services:\n  web:\n    image: nginx:${TAG}\n"
+    root = written(
+        tmp_path, {"compose.yml": services, ".env": "TAG=1.25\n", "prod.yml": services.replace("nginx", "x")}
+    )
+
+    assert found_in(root, "compose.yml").sites[0].override_only == "TAG of .env is used in more than one place"
+
+
+def test_a_variable_behind_the_tag_forbids_a_digest_before_it(tmp_path: Path) -> None:
+    """Set some day, it would stand behind the digest."""
+    found = found_in(trap("compose_variable_behind", tmp_path))
+
+    assert (found.sites[0].spot, names(found)) == (None, [("services.web.image", "nginx:1.25")])
+
+
+def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
+    """`node:${NODE:-22}-alpine`: with NODE=23 the old image would run under the new name, and nobody would be told.
+
+    A digest that goes away with the variable is sound, and so is one behind a name: there nobody has that digest.
+    """
+    edited = pinned(trap("compose_variable_in_the_tag", tmp_path))
+
+    assert shown(edited) == {
+        "compose.yml": [
+            "image: nginx:v${NGINX:-1.25@DIGEST}",
+            "image: ${IMAGE2:-memcached:1.${MEM:-6@DIGEST}}",
+            "image: ${NAME:-traefik}:3.1@DIGEST",
+            "image: ${OWNER:-bitnami}/haproxy@DIGEST",
+        ]
+    }
+    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+        ("services.suffix.image", "NODE gives part of its tag"),
+        ("services.two.image", "MAJOR gives part of its tag"),
+        ("services.from_env.image", "PG gives part of its tag"),
+        ("services.inner.image", "HTTPD gives part of its tag"),
+        ("services.unset.image", "FLAVOUR gives part of its tag"),
+    ]
+
+
+def test_services_of_every_profile_are_read(tmp_path: Path) -> None:
+    """Whether they start today or not."""
+    assert names(found_in(trap("compose_profiles", tmp_path))) == [
+        ("services.web.image", "nginx:1.25"),
+        ("services.debug.image", "busybox:1.36"),
+    ]
+
+
+def test_a_reference_that_begins_like_another_is_not_mistaken_for_it(tmp_path: Path) -> None:
+    """`nginx:1.2`, `nginx:1.25` and `nginx` are three sites."""
+    root = trap("compose_prefix_of_another", tmp_path)
+
+    assert shown(pinned(root)) == {
+        "compose.yml": ["image: nginx:1.2@DIGEST", "image: nginx:1.25@DIGEST", "image: nginx@DIGEST"]
+    }
+
+
+def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> None:
+    """An extended file's variables come from the `.env` of the file that extends it; what lies elsewhere is a problem."""
+    root = trap("compose_include_and_extends", tmp_path)
+    found = found_in(root, "compose.yml")
+
+    assert [(site.path, site.written) for site in found.sites] == [
+        ("parts/base.yml", "nginx:${NGINX}"),
+        ("parts/cache.yml", "redis:${REDIS:-7.2}"),
+        ("parts/db.yml", "postgres:16"),
+    ]
+    assert shown(pinned(root))[".env"] == ["NGINX=1.25@DIGEST"]
+    assert [(problem.path, problem.line) for problem in found.problems] == [("compose.yml", 4), ("compose.yml", 5)]
+    assert "lies elsewhere: not followed" in found.problems[0].message
+    assert "leads out of the project" in found.problems[1].message
+
+
+def test_what_is_included_has_the_variables_of_the_project_first(tmp_path: Path) -> None:
+    """Then those of its `env_file`, of its `project_directory`, or of its own folder; what is extended, the project's only."""
+    root = trap("compose_include_variables", tmp_path)
+
+    assert [site.resolved.familiar() for site in found_in(root, "compose.yml").sites if site.resolved] == [
+        "x:top--o",
+        "y:top-a-",
+        "inc:top-a",
+        "base:top-",
+        "top:top",
+    ]
+
+
+def test_a_file_that_means_two_things_names_nothing(tmp_path: Path) -> None:
+    """Read by itself it has the variables of its own folder, and where it is included those of the project."""
+    (site,) = [
+        site for site in found_in(trap("compose_include_variables", tmp_path)).sites if site.path == "a/compose.yml"
+    ]
+
+    assert site.resolved is None
+    assert site.why == "two ways lead to this file, and its variables differ on them: name the one you mean"
+
+
+def test_reset_is_no_image_and_override_is_one(tmp_path: Path) -> None:
+    """Compose's own tags are kept, and read."""
+    root = trap("compose_override_tags", tmp_path)
+
+    assert shown(pinned(root)) == {"compose.yml": ["image: !override nginx:1.25@DIGEST"]}
+
+
+def test_images_in_other_places_than_image(tmp_path: Path) -> None:
+    """Named contexts, image volumes, hooks, and the FROM lines of an inline Dockerfile, but not of its heredocs."""
+    root = trap("compose_other_places", tmp_path)
+
+    assert shown(pinned(root)) == {
+        "compose.yml": [
+            "base: docker-image://alpine:3.20@DIGEST",
+            "FROM golang:1.23@DIGEST AS build",
+            "COPY --from=busybox:1.36@DIGEST /b /b",
+            "source: registry.example.com/assets:1@DIGEST",
+            "- image: migrate/migrate:v4@DIGEST",
+            "- base=docker-image://alpine:3.20@DIGEST",
+        ]
+    }
+
+
+def test_the_platform_of_a_service_is_known(tmp_path: Path) -> None:
+    """`platform` says for which machine the image is asked."""
+    assert found_in(trap("compose_platform", tmp_path)).sites[0].platforms == ("linux/arm64",)
+
+
+def test_a_digest_that_stands_there_is_replaced(tmp_path: Path) -> None:
+    """Also in a default."""
+    root = trap("compose_pinned_already", tmp_path)
+    found = found_in(root)
+
+    assert [site.pinned.hex[:2] for site in found.sites if site.pinned] == ["00", "11"]
+    assert shown(pinned(root)) == {"compose.yml": ["image: nginx:1.25@DIGEST", "image: redis:${TAG:-7.2@DIGEST}"]}
+
+
+def test_escapes_before_the_end_do_no_harm_and_inside_a_default_are_refused(tmp_path: Path) -> None:
+    """The end of a scalar is where it is whatever stands before; a place inside an escaped text has no one position."""
+    root = trap("compose_escapes", tmp_path)
+
+    assert shown(pinned(root)) == {
+        "compose.yml": ['image: "ng\\x69nx:1.25@DIGEST"', 'image: &x !!str "redis:7.2@DIGEST"']
+    }
+    assert "escaped or folded" in str(found_in(root).sites[1].override_only)
+
+
+def test_crlf_a_byte_order_mark_and_tabs_stay(tmp_path: Path) -> None:
+    """The bytes around the digests are the same bytes."""
+    root = trap("compose_crlf_bom_tabs", tmp_path)
+    before = (root / "compose.yml").read_bytes()
+    (change,) = pinned(root).changes
+    digests = [f"@{site.pinned}".encode() for site in found_in(root).sites if site.pinned]
+
+    assert digests == []
+    assert change.after.raw.startswith(b"\xef\xbb\xbfservices:\r\n  web:\t# a tab\r\n    image: nginx:1.25@sha256:")
+    assert len(change.after.raw) == len(before) + 2 * len("@sha256:" + 64 * "0")
+    assert change.after.raw.count(b"\r\n") == before.count(b"\r\n") == change.after.raw.count(b"\n")
+
+
+def test_a_file_without_a_final_newline_gets_none(tmp_path: Path) -> None:
+    """The digest is the last thing in it."""
+    (change,) = pinned(trap("compose_no_final_newline", tmp_path)).changes
+
+    assert change.after.text[-64:].isalnum()
+
+
+def test_places_count_characters_and_not_bytes(tmp_path: Path) -> None:
+    """Letters beyond ASCII before an image move nothing."""
+    root = trap("compose_beyond_ascii", tmp_path)
+
+    assert shown(pinned(root)) == {"compose.yml": ['"café 🚀": {image: nginx:1.25@DIGEST} # 🚀 and so on']}
+
+
+def test_a_bomb_of_aliases_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """Nine levels of nine aliases are ten nodes, which are counted and not expanded."""
+    lines = ["x0: &x0 {image: nginx:1.25}"]
+    lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 10)]
+    bomb = "\n".join([*lines, "services: {web: *x0}"]) + "\n"
+    found = found_in(written(tmp_path, {"compose.yml": bomb, "b/compose.yml": "services: {web: {image: redis:7}}\n"}))
+
+    assert [str(problem) for problem in found.problems] == [
+        "compose.yml:7: its aliases stand for more than 1000000 values: not read"
+    ]
+    assert names(found) == [("services.web.image", "redis:7")]
+
+
+def test_a_mapping_that_merges_itself_is_no_file_of_anybodys(tmp_path: Path) -> None:
+    """Compose does not read it either."""
+    root = written(tmp_path, {"compose.yml": "services:\n  web: &w\n    image: nginx:1.25\n    <<: *w\n"})
+
+    assert [str(problem) for problem in found_in(root).problems] == [
+        "compose.yml:2: an anchor holds an alias of itself: not read"
+    ]
+
+
+def test_all_documents_of_a_file_speak_of_a_service(tmp_path: Path) -> None:
+    """Compose merges them: what a later one does not name, an earlier one did."""
+    text = (
+        "services: {web: {image: nginx:1.25}}\n---\nservices: {web: {environment: {A: b}}, cache: {image: redis:7}}\n"
+    )
+    root = written(tmp_path, {"compose.yml": text})
+
+    assert names(found_in(root)) == [("services.web.image", "nginx:1.25"), ("services.cache.image", "redis:7")]
+
+
+def test_a_service_is_built_here_whichever_document_says_so(tmp_path: Path) -> None:
+    """Its own name is then not pinned."""
+    text = "services: {web: {image: shop/app:1}}\n---\nservices: {web: {build: .}}\n"
+
+    assert pinned(written(tmp_path, {"compose.yml": text})).changes == ()
+
+
+def test_a_link_is_a_compose_file_of_the_folder_it_lies_in(tmp_path: Path) -> None:
+    """Its name says what it is, and its variables come from the .env beside it, as Compose has it."""
+    files = {"deploy/prod.yaml": "services: {web: {image: 'a:$T'}}\n", ".env": "T=1\n", "deploy/.env": "T=2\n"}
+    root = written(tmp_path, files)
+    (root / "compose.yaml").symlink_to("deploy/prod.yaml")
+
+    assert names(found_in(root)) == names(found_in(root, "compose.yaml")) == [("services.web.image", "a:1")]
+    assert [site.path for site in found_in(root).sites] == ["deploy/prod.yaml"]
+
+
+def test_an_override_may_be_a_link(tmp_path: Path) -> None:
+    """Compose loads it unasked, wherever it leads in the project."""
+    files = {
+        "compose.yaml": "services: {web: {image: shop/app:1}}\n",
+        "dev/extra.yaml": "services: {web: {build: .}}\n",
+    }
+    root = written(tmp_path, files)
+    (root / "compose.override.yaml").symlink_to("dev/extra.yaml")
+    found = found_in(root)
+
+    assert found.problems == ()
+    assert [site.build for site in found.sites] == [True]
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ('A="first\nTAG=9\nlast"\n', "a:none"),
+        ("A='first\nTAG=9\n'\n", "a:none"),
+        ("A=first\u2028TAG=9\n", "a:none"),
+        ("TAG=1.2 # as tested\n", "a:1.2"),
+        ("TAG=1.2\t\r\n", "a:1.2"),
+        ("TAG='1.2' # as tested\nA=it's\n", "a:1.2"),
+        ("X=$\nTAG=1.2$X\n", "? what .env sets TAG to is not evaluated here"),
+        ("TAG='1'2\n", "? what .env sets TAG to is not evaluated here"),
+        ("TAG=$\nTAG=3\n", "a:3"),
+    ],
+)
+def test_what_an_env_file_says(tmp_path: Path, env: str, named: str) -> None:
+    """Lines within quotes set nothing; and what can't be told is not taken for nothing."""
+    root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:${TAG-none}"}}\n', ".env": env})
+
+    assert names(found_in(root)) == [("services.web.image", named)]
+
+
+def test_an_env_file_with_an_open_quote_is_a_problem(tmp_path: Path) -> None:
+    """Compose reads nothing of it."""
+    root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:$TAG"}}\n', ".env": 'A=1\nTAG="2\n'})
+
+    assert [str(problem) for problem in found_in(root).problems] == [".env:2: has a quote that nothing closes"]
+
+
+DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.20\nFROM shop/base:${TAG}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "more"),
+    [
+        ('{BASE: "node:22"}', [("services.web.build.args FROM, stage build", "node:22")]),
+        ("[BASE=node:$NODE]", [("services.web.build.args FROM, stage build", "node:22")]),
+        ("{BASE: node:20, TAG: '1', OTHER: x}", []),
+        ("{BASE: }", []),
+        ("[BASE]", []),
+        (
+            "{TAG: 2, BASE: '${X:?none}'}",
+            [
+                (
+                    "services.web.build.args FROM, stage build",
+                    "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+                ),
+                ("services.web.build.args FROM, stage 2", "shop/base:2"),
+            ],
+        ),
+    ],
+)
+def test_a_build_argument_makes_a_dockerfile_stand_on_another_image(
+    tmp_path: Path, args: str, more: list[tuple[str, str]]
+) -> None:
+    """What Compose builds on is then not what the Dockerfile says, which others may build as it is."""
+    text = f"services: {{web: {{build: {{context: ./app, args: {args}}}}}}}\n"
+    root = written(tmp_path, {"compose.yml": text, ".env": "NODE=22\n", "app/Dockerfile": DOCKERFILE})
+    found = names(found_in(root))
+
+    assert found[:3] == [
+        ("FROM, stage build", "node:20"),
+        ("FROM, stage 1", "alpine:3.20"),
+        ("FROM, stage 2", "shop/base:1"),
+    ]
+    assert sorted(found[3:]) == sorted(more)
+
+
+def test_an_image_of_a_build_argument_is_left_to_a_source_policy(tmp_path: Path) -> None:
+    """The argument's text is not edited: the Dockerfile may use it for other things."""
+    text = "services: {web: {build: {context: app, args: {BASE: node:22}}}}\n"
+    root = written(tmp_path, {"compose.yml": text, "app/Dockerfile": DOCKERFILE})
+
+    assert "compose.yml" not in shown(pinned(root))
+
+
+@pytest.mark.lengthy
+def test_too_many_build_arguments_are_told(tmp_path: Path) -> None:
+    """Each would have a Dockerfile read again."""
+    services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))
+    big = DOCKERFILE + "# " + "x" * 250_000 + "\n"
+    found = found_in(written(tmp_path, {"compose.yml": f"services:\n{services}", "Dockerfile": big}))
+
+    assert {problem.message for problem in found.problems} == {
+        "too many build arguments: what they make of Dockerfiles is not read"
+    }

@@ -1,0 +1,110 @@
+"""What Compose calls a project, compared with Compose itself where it is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from boltseal.project.compose_name import ComposeProjectInvalid, compose_project
+from boltseal.project.source_files import MAX_FILE_BYTES
+from tests.programs import program
+
+
+def written(folder: Path, text: str, env: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compose.yaml").write_text(text)
+    if env is not None:
+        (folder / ".env").write_text(env)
+    return folder / "compose.yaml"
+
+
+ONE = "services: {web: {image: a}}\n"
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "env", "name"),
+    [
+        ("shop", ONE, None, "shop"),
+        ("My Shop_2.0", ONE, None, "myshop_20"),
+        ("__shop", ONE, None, "shop"),
+        ("shop", f"name: other\n{ONE}", "COMPOSE_PROJECT_NAME=third\n", "third"),
+        ("shop", f"name: other\n{ONE}", None, "other"),
+        ("shop", ONE, "COMPOSE_PROJECT_NAME=third\n", "third"),
+        ("shop", f"name: ${{STAGE:-dev}}-shop\n{ONE}", None, "dev-shop"),
+        ("shop", f"name: ${{STAGE}}-shop\n{ONE}", "STAGE=prod\n", "prod-shop"),
+    ],
+)
+@pytest.mark.real
+def test_its_name_is_what_compose_calls_it(tmp_path: Path, folder: str, text: str, env: str | None, name: str) -> None:
+    """By the file, the `.env` beside it, or the folder."""
+    file = written(tmp_path / folder, text, env)
+    docker = subprocess.run(
+        [program("docker-compose"), "-f", file, "config", "--format", "json"],
+        capture_output=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        cwd=file.parent,
+    )
+
+    assert compose_project(file).name == name == json.loads(docker.stdout)["name"]
+    assert compose_project(file.parent).name == name
+
+
+def test_the_services_that_should_run(tmp_path: Path) -> None:
+    """Not those of a profile, nor those that are started zero times."""
+    services = {
+        "web": {"image": "a"},
+        "built": {"build": "."},
+        "debug": {"image": "b", "profiles": ["x"]},
+        "none": {"image": "c", "scale": 0},
+        "replicas": {"image": "d", "deploy": {"replicas": 0}},
+        "two": {"image": "d", "deploy": {"replicas": 2}},
+    }
+
+    assert compose_project(written(tmp_path / "shop", json.dumps({"services": services}))).services == (
+        "web",
+        "built",
+        "two",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("services: [", "compose.yaml"),
+        ("name: ${NOBODY}\n", "can't be told"),
+        ("name: '../etc'\n", "is no name of a project"),
+        ("name: Shop\n", "is no name of a project"),
+        ("\0", "holds a NUL byte"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, text: str, said: str) -> None:
+    """Is usage, in one line."""
+    with pytest.raises(ComposeProjectInvalid, match=said):
+        compose_project(written(tmp_path / "shop", text))
+
+
+def test_an_empty_file_is_a_project_without_services(tmp_path: Path) -> None:
+    """Under its folder's name."""
+    found = compose_project(written(tmp_path / "shop", ""))
+
+    assert (found.name, found.services) == ("shop", ())
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """Neither there nor in the folder."""
+    with pytest.raises(ComposeProjectInvalid, match="there is no such file"):
+        compose_project(tmp_path)
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    """Is not read to its end."""
+    file = written(tmp_path / "shop", ONE)
+    os.truncate(file, MAX_FILE_BYTES + 1)
+
+    with pytest.raises(ComposeProjectInvalid, match=f"more than {MAX_FILE_BYTES} bytes"):
+        compose_project(file)

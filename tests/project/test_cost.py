@@ -1,0 +1,103 @@
+"""What a lock and its gate ask of a registry, counted: a HEAD for each reference, one token, and no pull on Docker Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+
+from boltseal.lockfile.compare import Weight
+from boltseal.lockfile.document import Lock
+from boltseal.project.image_references import Site
+from boltseal.project.lock import relock
+from boltseal.project.verify import Verdict, verify
+from tests.fakes.hub import FakeHub
+from tests.lockfile.locks import NOW_US
+from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+
+MANY = 200
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=1):
+        yield
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub()
+
+
+def filled(hub: FakeHub, registry: str) -> list[Site]:
+    """Two hundred repositories, each named in five files."""
+    for number in range(MANY):
+        publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
+    return [
+        site(f"{registry}/team/app{number}:1.0.0", path=f"{file}/compose.yaml")
+        for number in range(MANY)
+        for file in range(5)
+    ]
+
+
+async def locked(hub: FakeHub, sites: list[Site], old: Lock) -> Lock:
+    """By one call of the verb: connections and tokens are its own."""
+    async with resolving(hub) as resolver:
+        done = await relock(sites, old, resolver, update=lambda _: False, now_us=NOW_US)
+
+    assert not done.unresolved
+    return done.lock
+
+
+async def verified(hub: FakeHub, sites: list[Site], lock: Lock) -> tuple[Verdict, ...]:
+    async with resolving(hub) as resolver:
+        return await verify(sites, lock, resolver, now_us=NOW_US)
+
+
+@pytest.mark.slow
+async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_each(hub: FakeHub) -> None:
+    """The first lock reads what is behind each digest by the same token; the second, and verify, only ask."""
+    sites = filled(hub, REGISTRY)
+    lock = await locked(hub, sites, Lock())
+    first = hub.counted.copy()
+    hub.counted.clear()
+    again = await locked(hub, sites, lock)
+    second = hub.counted.copy()
+    hub.counted.clear()
+    verdicts = await verified(hub, sites, lock)
+
+    assert first == {"token": 1, "HEAD manifest": MANY, "GET manifest": 3 * MANY}
+    assert second == {"token": 1, "HEAD manifest": MANY}
+    assert hub.counted == {"token": 1, "HEAD manifest": MANY}
+    assert again == lock
+    assert {verdict.weight for verdict in verdicts} == {Weight.NOTE}
+
+
+@pytest.mark.slow
+async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
+    """Their histories are asked for by the token that there is, and which platforms changed, by one index each."""
+    sites = filled(hub, REGISTRY)
+    lock = await locked(hub, sites, Lock())
+    for number in range(MANY):
+        publish(hub, f"team/app{number}:1.0.0", two_platforms(f"newer {number}"))
+    hub.counted.clear()
+    verdicts = await verified(hub, sites, lock)
+
+    assert {verdict.weight for verdict in verdicts} == {Weight.DIFFERS}
+    assert hub.counted == {"token": 1, "HEAD manifest": MANY, "history": MANY, "GET manifest": MANY}
+
+
+@pytest.mark.lengthy
+async def test_on_docker_hub_nothing_is_counted_as_a_pull(hub: FakeHub) -> None:
+    """Neither by lock nor by verify, whatever moved: HEADs are free there, and a GET of a manifest is not."""
+    sites = filled(hub, "docker.io")
+    lock = await locked(hub, sites, Lock())
+    publish(hub, "team/app7:1.0.0", two_platforms("newer"))
+    await verified(hub, sites, lock)
+    await locked(hub, sites, lock)
+
+    assert hub.counted["GET manifest"] == hub.counted["GET blob"] == 0
+    assert hub.counted["token"] == 3
+    assert hub.counted["HEAD manifest"] == 3 * MANY
+    assert all(not image.platforms for image in lock.images)

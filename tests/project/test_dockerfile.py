@@ -1,0 +1,214 @@
+"""Dockerfiles: one trap each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.project.projects import found_in, names, pinned, shown, trap, written
+
+BEHIND = "what it names depends on a variable that other instructions use too, or that no default fills"
+
+
+def test_from_inside_a_heredoc_is_text(tmp_path: Path) -> None:
+    """Bodies of RUN and COPY, quoted names, several on one line, and the form that drops tabs."""
+    assert names(found_in(trap("dockerfile_heredoc", tmp_path))) == [("FROM, stage 0", "alpine:3.20")]
+
+
+def test_an_arg_before_from_is_pinned_in_its_default(tmp_path: Path) -> None:
+    """Whole references, tags, quoted ones, and one ARG made of another; not where the stage uses the variable too."""
+    root = trap("dockerfile_args", tmp_path)
+    edited = pinned(root)
+
+    assert shown(edited) == {
+        "Dockerfile": [
+            "ARG NODE=22@DIGEST",
+            "ARG IMAGE=registry.example.com/shop/base:1.4.2@DIGEST",
+            'ARG REGISTRY=registry.example.com GO="1.23@DIGEST"',
+            "ARG INNER=7.2@DIGEST",
+            "FROM ${REGISTRY}/tool:1@DIGEST AS three",
+            "FROM postgres:${PG:-16@DIGEST} AS seven",
+        ]
+    }
+    assert [(refusal.site.where, refusal.reason) for refusal in edited.refusals] == [("FROM, stage five", BEHIND)]
+    assert ("FROM, stage eight", "? NONE is not set") in names(found_in(root))
+
+
+def test_one_arg_of_two_equal_from_lines_is_pinned_once(tmp_path: Path) -> None:
+    """Both say the same text, so both mean the same image."""
+    assert shown(pinned(trap("dockerfile_same_text_twice", tmp_path))) == {"Dockerfile": ["ARG V=22@DIGEST"]}
+
+
+def test_one_arg_of_two_different_images_is_not_pinned(tmp_path: Path) -> None:
+    """The digest of one would be asked for of the other."""
+    root = written(tmp_path, {"Dockerfile": "ARG V=22\nFROM node:${V} AS a\nFROM python:${V}\n"})
+
+    assert [site.override_only for site in found_in(root).sites] == [BEHIND, BEHIND]
+
+
+def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
+    """`FROM node:${NODE}-alpine`, also by way of another ARG: a build argument would get the old image by a new name."""
+    edited = pinned(trap("dockerfile_variable_in_the_tag", tmp_path))
+
+    assert shown(edited) == {
+        "Dockerfile": [
+            "ARG PY=3.13@DIGEST",
+            "FROM ${BASE}/redis:7.2@DIGEST AS three",
+            "FROM python:3.${MINOR:-13@DIGEST} AS four",
+        ]
+    }
+    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+        ("FROM, stage one", "NODE gives part of its tag"),
+        ("FROM, stage two", "GO gives part of its tag"),
+        ("FROM, stage five", "MAJOR gives part of its tag"),
+    ]
+
+
+def test_stages_numbers_and_scratch_are_no_images(tmp_path: Path) -> None:
+    """In FROM, `COPY --from` and `RUN --mount`, whatever their case."""
+    root = trap("dockerfile_stages", tmp_path)
+
+    assert names(found_in(root)) == [
+        ("FROM, stage build", "golang:1.23"),
+        ("COPY --from", "busybox:1.36"),
+        ("RUN --mount=from", "alpine:3.20"),
+        ("COPY --from", "? variables are not filled in here by BuildKit; name a stage of a FROM instead"),
+        ("ONBUILD COPY --from", "redis:7.2"),
+    ]
+    assert shown(pinned(root))["Dockerfile"] == [
+        "FROM golang:1.23@DIGEST AS Build",
+        "COPY --chown=0 --from=busybox:1.36@DIGEST /c /c",
+        "RUN --mount=type=bind,from=alpine:3.20@DIGEST,target=/m --mount=type=cache,target=/c --network=none ls",
+        "ONBUILD COPY --from=redis:7.2@DIGEST /e /e",
+    ]
+
+
+def test_directives_another_escape_and_comments_between_lines(tmp_path: Path) -> None:
+    """The frontend is pinned too; a word may stand lines below its instruction; platforms are known where they are said."""
+    root = trap("dockerfile_directives", tmp_path)
+    found = found_in(root)
+
+    assert [(site.where, site.line, site.platforms) for site in found.sites] == [
+        ("syntax", 1, ()),
+        ("FROM, stage web", 8, ("linux/arm64",)),
+        ("FROM, stage 1", 10, ()),
+        ("FROM, stage 2", 11, ()),
+    ]
+    assert found.sites[3].why == "TARGETARCH is another image on every platform"
+    assert shown(pinned(root))["Dockerfile"] == [
+        "# syntax=docker/dockerfile:1.9@DIGEST",
+        "nginx:1.25@DIGEST `",
+        "FROM --platform=$BUILDPLATFORM redis:7.2@DIGEST",
+    ]
+
+
+def test_every_name_of_a_dockerfile_is_known(tmp_path: Path) -> None:
+    """And its ignore file is none; CRLF, a byte order mark and a missing last newline stay."""
+    root = trap("dockerfile_names", tmp_path)
+
+    assert shown(pinned(root)) == {
+        "Containerfile": ["FROM alpine:3.20@DIGEST"],
+        "Dockerfile.dev": ["From redis:7.2@DIGEST"],
+        "api.Dockerfile": ["from nginx:1.25@DIGEST"],
+        "crlf.dockerfile": [
+            "# syntax=docker/dockerfile:1@DIGEST",
+            "nginx:1.25@DIGEST",
+            "COPY --from=redis:7.2@DIGEST a b",
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("FROM no${V#x}de", "is a form of ${V} that is not evaluated here"),
+        ("FROM ${V:?give_one}", "V is not set: give_one"),
+        ('FROM "nginx:1.25"', "it is quoted inside the word, which is not evaluated here"),
+        ("FROM node:${V:-2", "lacks a closing brace"),
+        ("FROM Node:22", "must be lower-case"),
+    ],
+)
+def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> None:
+    """A reference that is not understood is a site with a reason, never a guess."""
+    (site,) = found_in(written(tmp_path, {"Dockerfile": f"{line}\n"})).sites
+
+    assert (site.resolved, site.spot) == (None, None)
+    assert why in str(site.why)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("FROM a\nRUN <<EOF\nls\n", 2, "has a heredoc that no line 'EOF' ends"),
+        ("# escape=x\nFROM a\n", 1, "has an escape directive that is neither \\ nor `"),
+        ("# syntax=a\n# syntax=b\nFROM a\n", 2, "gives the directive syntax twice"),
+        ("FROM a\nFROM\n", 2, "has a FROM that names nothing"),
+        ("x" * (1024 * 1024 + 1), 0, "is no Dockerfile: 1048577 bytes, at most 1 MiB"),
+    ],
+)
+def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, line: int, message: str) -> None:
+    """With the line, and no site of the file."""
+    found = found_in(written(tmp_path, {"Dockerfile": text}))
+
+    assert found.sites == ()
+    assert [(problem.line, problem.message) for problem in found.problems] == [(line, message)]
+
+
+def test_a_default_that_is_not_evaluated_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    """`node:22` would be another image than `node:22-alpine`."""
+    root = written(tmp_path, {"Dockerfile": 'ARG KIND=-"alpine"\nARG BASE=node:22${KIND}\nFROM ${BASE}\n'})
+
+    assert names(found_in(root)) == [
+        (
+            "FROM, stage 0",
+            "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "mount", ['"from=alpine:3.20",target=/x', "type=bind,'from=alpine:3.20'", '"' + "x" * 140_000, "x'\r'"]
+)
+def test_a_mount_with_quotes_in_it_is_told_and_breaks_nothing(tmp_path: Path, mount: str) -> None:
+    """It may name an image, in a way that is not evaluated."""
+    found = names(found_in(written(tmp_path, {"Dockerfile": f"FROM node:22\nRUN --mount={mount} ls\n"})))
+
+    assert found[0] == ("FROM, stage 0", "node:22")
+    assert found[1:] in (
+        [],
+        [("RUN --mount=from", "? it is quoted inside the word, which is not evaluated here")],
+    )
+    assert (len(found) == 2) == ("from=" in mount)
+
+
+def test_a_copy_may_name_a_later_stage(tmp_path: Path) -> None:
+    """BuildKit knows all stages before it looks at what they copy; a FROM sees only those before it."""
+    text = "FROM alpine:3.20 AS a\nCOPY --from=nginx /x /x\nRUN --mount=from=NGINX,target=/y ls\nFROM nginx AS nginx\n"
+
+    assert names(found_in(written(tmp_path, {"Dockerfile": text}))) == [
+        ("FROM, stage a", "alpine:3.20"),
+        ("FROM, stage nginx", "nginx"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "base", ["${KIND}", "pro${END:-d}", "${NONE:-scratch}", "${KIND}-${TARGETARCH}", "PROD-$TARGETOS-x"]
+)
+def test_a_from_may_name_a_stage_by_variables(tmp_path: Path, base: str) -> None:
+    """What it says once they are filled in counts; what is another stage on every platform is no image either."""
+    text = f"ARG KIND=prod\nFROM alpine:3.20 AS prod\nFROM alpine:3.20 AS prod-amd64\nFROM scratch AS prod-linux-x\nFROM {base}\n"
+
+    assert [where for where, _ in names(found_in(written(tmp_path, {"Dockerfile": text})))] == [
+        "FROM, stage prod",
+        "FROM, stage prod-amd64",
+    ]
+
+
+def test_a_from_that_is_another_image_on_every_platform_is_still_told(tmp_path: Path) -> None:
+    """No stage goes by such a name."""
+    text = "FROM alpine:3.20 AS build-amd64\nFROM shop/base-${TARGETARCH}:1\n"
+
+    assert names(found_in(written(tmp_path, {"Dockerfile": text})))[1:] == [
+        ("FROM, stage 1", "? TARGETARCH is another image on every platform")
+    ]

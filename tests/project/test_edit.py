@@ -1,0 +1,107 @@
+"""Edits that are refused, and the proof that refuses them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.project.edit_check import structure_differs
+from boltseal.project.edits import Asked, edit
+from boltseal.project.image_references import Format, Found, Spot
+from boltseal.project.scan import scan_project
+from boltseal.project.source_files import Project, Source
+from tests.project.projects import digest_of, shown, trap, written
+
+ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
+
+
+def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
+    """The text holds one; the file's other references are pinned."""
+    asked = Asked(Project(trap("compose_aliases_and_fragments", tmp_path)))
+    found = scan_project(asked.project)
+    web, worker, cache, _ = found.sites
+    edited = edit(asked, found, {web: ONE, worker: OTHER, cache: ONE})
+
+    assert {refusal.site for refusal in edited.refusals} == {web, worker}
+    assert shown(edited) == {"compose.yml": ["image: 'redis:7.2@DIGEST'   # the fragment's"]}
+
+
+def test_a_place_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -> None:
+    """A reader that named a wrong place would be found out: nothing of that file is written, the others are."""
+    root = written(
+        tmp_path, dict.fromkeys(("a/compose.yml", "b/compose.yml"), "services: {web: {image: nginx:1.25}}\n")
+    )
+    asked = Asked(Project(root))
+    found = scan_project(asked.project)
+    wrong, right = found.sites
+    moved = replace(wrong, spot=Spot(wrong.path, 30, 30))
+    edited = edit(asked, Found((moved, right)), {moved: ONE, right: ONE})
+
+    assert [change.path for change in edited.changes] == ["b/compose.yml"]
+    assert [refusal.site for refusal in edited.refusals] == [moved]
+
+
+def test_a_site_that_would_name_something_else_afterwards_is_refused(tmp_path: Path) -> None:
+    """A digest before the tag leaves the structure whole, and the reference broken."""
+    root = written(tmp_path, {"compose.yml": "services: {web: {image: 'nginx:1.25'}}\n"})
+    asked = Asked(Project(root))
+    (site,) = scan_project(asked.project).sites
+    moved = replace(site, spot=Spot("compose.yml", site.span[0] + 5, site.span[0] + 5))
+    edited = edit(asked, Found((moved,)), {moved: ONE})
+
+    assert edited.changes == ()
+    assert edited.refusals[0].reason == "read again, services.web.image does not name what it should"
+
+
+def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) -> None:
+    """The proof is about one state of the project; whoever writes compares it with the disk."""
+    root = written(tmp_path, {"compose.yml": "services: {web: {image: nginx:1.25}}\n"})
+    asked = Asked(Project(root))
+    found = scan_project(asked.project)
+    (root / "compose.yml").write_text("gone: true\n")
+    (change,) = edit(asked, found, {site: digest_of(site) for site in found.sites}).changes
+
+    assert change.before.text == "services: {web: {image: nginx:1.25}}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "at", "put"),
+    [
+        (Format.COMPOSE, "a: b\nc: d\n", 4, " # x"),
+        (Format.COMPOSE, "a: b\nc: d\n", 4, "\nx: y"),
+        (Format.COMPOSE, "a: b\nc: d\n", 4, ": x"),
+        (Format.COMPOSE, "a: b # c\n", 8, "x"),
+        (Format.COMPOSE, "a: 'b'\n", 6, "x"),
+        (Format.COMPOSE, "a: &x b\nc: *x\n", 5, "x"),
+        (Format.COMPOSE, "a: |\n  b\n", 4, "-"),
+        (Format.DOCKERFILE, "FROM a\nRUN b\n", 6, "\nRUN x"),
+        (Format.DOCKERFILE, "FROM a\nRUN b\n", 6, "\\"),
+        (Format.DOCKERFILE, "FROM a\nRUN b\n", 0, "#"),
+        (None, "A=b\nC=d\n", 3, " #"),
+        (None, "A=b\nC=d\n", 3, "\nE=f"),
+        (None, "A=b\nC=d\n", 0, "x"),
+    ],
+)
+def test_an_insertion_that_changes_the_structure_is_seen(kind: Format | None, before: str, at: int, put: str) -> None:
+    """Comments, lines, keys, anchors, block headers, instructions and variables that come or go."""
+    old = Source.of("file", before.encode())
+    new = old.with_text(before[:at] + put + before[at:])
+
+    assert structure_differs(old, new, {Spot("file", at, at): put}, kind) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "at"),
+    [(Format.COMPOSE, "a: b\nc: d\n", 4), (Format.DOCKERFILE, "FROM a\nRUN b\n", 6), (None, "A=b\nC=d\n", 3)],
+)
+def test_a_change_beside_the_edit_is_seen(kind: Format | None, before: str, at: int) -> None:
+    """One character elsewhere, and the edit is not what it was said to be."""
+    old = Source.of("file", before.encode())
+    good = old.with_text(f"{before[:at]}@x{before[at:]}")
+    bad = old.with_text(good.text.replace("d", "e").replace("RUN b", "RUN c"))
+
+    assert structure_differs(old, good, {Spot("file", at, at): "@x"}, kind) is None
+    assert structure_differs(old, bad, {Spot("file", at, at): "@x"}, kind) is not None

@@ -1,0 +1,122 @@
+"""Generated files that hold the digests in place of the project's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from boltseal.oci.digest import Digest
+from boltseal.project.generated_files import SeveralFolders, compose_override, kustomize_component, source_policy
+from boltseal.project.image_references import Site
+from tests.project.projects import digest_of, found_in, trap, written
+
+
+def digests(root: Path) -> Mapping[Site, Digest]:
+    """A digest for every site that names something."""
+    return {site: digest_of(site) for site in found_in(root).sites if site.resolved is not None}
+
+
+def hex_of(reference: str) -> str:
+    """`@sha256:...` of what the tests give to a reference."""
+    return f"@{Digest.of(reference.encode())}"
+
+
+def test_an_override_holds_what_could_not_be_edited(tmp_path: Path) -> None:
+    """Variables that two services share, and values that are put together, are written out."""
+    emitted = compose_override(digests(trap("compose_dotenv", tmp_path)))
+
+    assert emitted.left_out == ()
+    assert yaml.safe_load(emitted.text)["services"] == {
+        "one": {"image": "redis:7.2" + hex_of("docker.io/library/redis:7.2")},
+        "put_together": {"image": "httpd:7.2-alpine" + hex_of("docker.io/library/httpd:7.2-alpine")},
+        "two": {"image": "registry.example.com/redis:7.2" + hex_of("registry.example.com/redis:7.2")},
+        "web": {"image": "nginx:1.25" + hex_of("docker.io/library/nginx:1.25")},
+        "whole": {"image": "postgres:16" + hex_of("docker.io/library/postgres:16")},
+    }
+
+
+def test_an_override_says_what_it_leaves_out(tmp_path: Path) -> None:
+    """What is built here, and images in other places than `image`."""
+    built = compose_override(digests(trap("compose_built_here", tmp_path)))
+    other = compose_override(digests(trap("compose_other_places", tmp_path)))
+
+    assert [(site.where, why) for site, why in built.left_out] == [
+        ("services.own.image", "it is built here"),
+        ("services.child.image", "it is built here"),
+    ]
+    assert yaml.safe_load(other.text) == {"services": {}}
+    assert len(other.left_out) == 6
+
+
+def test_two_projects_have_two_overrides(tmp_path: Path) -> None:
+    """Services of two folders may have one name."""
+    services = "services: {web: {image: nginx:1.25}}\n"
+    root = written(tmp_path, {"a/compose.yml": services, "b/compose.yml": services})
+
+    with pytest.raises(SeveralFolders, match=r"Compose files lie in a, b; name the files of one project"):
+        compose_override(digests(root))
+
+
+def test_a_service_with_two_images_is_left_out(tmp_path: Path) -> None:
+    """An override of the base and one for production: which is meant is not said."""
+    services = "services: {web: {image: 'nginx:%s'}}\n"
+    root = written(tmp_path, {"compose.yml": services % 1, "compose.prod.yml": services % 2})
+    emitted = compose_override(digests(root))
+
+    assert yaml.safe_load(emitted.text) == {"services": {}}
+    assert [why for _, why in emitted.left_out] == ["its files name several images for it"] * 2
+
+
+def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:
+    """As the manifests write them; a name with two tags is left out."""
+    pod = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n"
+    images = ("nginx:1.25", "registry.example.com:5000/shop/app:1.4.2", "redis", "httpd:1", "httpd:2")
+    root = written(tmp_path, {"pod.yaml": pod + "".join(f"    - image: {image}\n" for image in images)})
+    emitted = kustomize_component(digests(root))
+    read = yaml.safe_load(emitted.text)
+
+    assert (read["kind"], read["apiVersion"]) == ("Component", "kustomize.config.k8s.io/v1alpha1")
+    assert read["images"] == [
+        {"name": "nginx", "newTag": "1.25" + hex_of("docker.io/library/nginx:1.25")},
+        {"name": "redis", "newTag": "latest" + hex_of("docker.io/library/redis")},
+        {
+            "name": "registry.example.com:5000/shop/app",
+            "newTag": "1.4.2" + hex_of("registry.example.com:5000/shop/app:1.4.2"),
+        },
+    ]
+    assert [site.written for site, _ in emitted.left_out] == ["httpd:1", "httpd:2"]
+
+
+def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
+    """The ARG that a stage uses too, the frontend, and a Dockerfile inside a Compose file."""
+    args = source_policy(digests(trap("dockerfile_args", tmp_path)))
+    directives = source_policy(digests(trap("dockerfile_directives", tmp_path)))
+    inline = source_policy(digests(trap("compose_other_places", tmp_path)))
+
+    rules = {rule["selector"]["identifier"]: rule["updates"]["identifier"] for rule in json.loads(args.text)["rules"]}
+    alpine = "docker-image://docker.io/library/alpine:3.20"
+    assert rules[alpine] == alpine + hex_of("docker.io/library/alpine:3.20")
+    assert len(rules) == 7
+    assert '"docker-image://docker.io/docker/dockerfile:1.9"' in directives.text
+    assert '"docker-image://docker.io/library/golang:1.23"' in inline.text
+
+
+def test_one_image_with_two_digests_is_left_out_of_a_policy(tmp_path: Path) -> None:
+    """A policy knows an image by its name alone."""
+    root = written(tmp_path, {"a.Dockerfile": "FROM nginx:1.25\n", "b.Dockerfile": "FROM nginx:1.25\n"})
+    first, second = found_in(root).sites
+    emitted = source_policy({first: Digest.of(b"1"), second: Digest.of(b"2")})
+
+    assert json.loads(emitted.text) == {"rules": []}
+    assert len(emitted.left_out) == 2
+
+
+def test_nothing_to_hold_is_a_valid_file(tmp_path: Path) -> None:
+    """Empty, and still what it says it is."""
+    assert yaml.safe_load(compose_override({}).text) == {"services": {}}
+    assert yaml.safe_load(kustomize_component({}).text)["images"] == []
+    assert json.loads(source_policy({}).text) == {"rules": []}

@@ -1,0 +1,253 @@
+"""Whatever a checked-out project holds, a scan answers: sites and problems, never an exception, and the same twice."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from boltseal.project.source_files import Source
+from tests.project.projects import found_in, names, pinned, put, unpinned, written
+
+NAMES = (
+    *("compose.yml", ".env", "Dockerfile", "kustomization.yaml", "values.yaml", "Chart.yaml", ".gitlab-ci.yml"),
+    *(".github/workflows/ci.yml", "action.yml", "pod.yaml", "pod.json"),
+)
+TOKENS = (
+    *(
+        "services:",
+        "image:",
+        " image: a:1",
+        "build:",
+        "extends:",
+        "include:",
+        "- local: x",
+        "jobs:",
+        "container:",
+        "images:",
+    ),
+    *(
+        "name: a",
+        "newTag: 1",
+        "digest:",
+        "repository: a",
+        "tag: 1.0",
+        "kind: Pod",
+        "apiVersion: v1",
+        "kind: List",
+        "items:",
+    ),
+    *(
+        "spec:",
+        "containers:",
+        "volumes:",
+        "variables:",
+        "uses: docker://a",
+        "<<: *a",
+        "&a",
+        "*a",
+        "!reset",
+        "appVersion: 1",
+    ),
+    *(
+        "FROM a",
+        "FROM a AS b",
+        "ARG V=1",
+        "${V}",
+        "${V:-",
+        "$",
+        "$$",
+        "}",
+        "RUN <<E",
+        "E",
+        "COPY --from=a",
+        "--mount=from=a,",
+    ),
+    *(
+        "# syntax=a",
+        "# escape=`",
+        "\\",
+        "`",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        '"',
+        "'",
+        "|",
+        ">-",
+        "#",
+        ":",
+        "- ",
+        "@sha256:" + "0" * 64,
+    ),
+    *(
+        "A=1",
+        "export A='x'",
+        'B="${A}"',
+        "{{",
+        "}}",
+        "\\ud83d",
+        "\u2028",
+        "\ufeff",
+        "🚀",
+        "\0",
+        "\t",
+        "\r\n",
+        "\n",
+        "\n  ",
+        "\n    ",
+    ),
+)
+texts = st.lists(st.sampled_from(TOKENS), max_size=25).map("".join)
+contents = st.one_of(texts.map(str.encode), st.binary(max_size=40))
+
+
+@pytest.mark.lengthy
+@given(files=st.dictionaries(st.sampled_from(NAMES), contents, min_size=1, max_size=4))
+@example(files={"compose.yml": b"services: {a: &a {image: x, extends: {file: compose.yml, service: a}}, b: *a}"})
+@example(files={"compose.yml": b"services: [image]\nservices: {a: [x]}\n"})
+@example(files={"pod.yaml": b"apiVersion: v1\nkind: [Pod]\nspec: &s {containers: [*s]}\n"})
+@example(files={"kustomization.yaml": b"images: [{name: [a], newTag: {b: c}, digest: [d]}]\n"})
+@example(
+    files={"values.yaml": b"a: {repository: {b: c}, tag: [d]}\n? [x]\n: {repository: a, tag: b}\n", "Chart.yaml": b"[]"}
+)
+@example(files={".gitlab-ci.yml": b"include: [{local: [a]}, ../x, '/**/**']\nimage: {name: [a]}\nservices: {a: b}\n"})
+def test_no_file_breaks_a_scan_or_an_edit(files: dict[str, bytes]) -> None:
+    """And what is edited comes back to the byte, if nothing was pinned before."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = written(Path(folder), files)
+        found = found_in(root)
+        again = found_in(root)
+        put(root, pinned(root))
+        put(root, unpinned(root))
+        after = {name: (root / name).read_bytes() for name in files}
+
+    assert found == again
+    assert after == files or any(b"sha256:" in content for content in files.values())
+
+
+MANY = 2000  # of each of two things that stand for each other: four million
+IN_POD = "apiVersion: v1\nkind: Pod\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "compose.yml",
+            "x: &v [" + "{type: image, source: 'a:1'}," * MANY + "]\nservices:\n" + "  s%d: {volumes: *v}\n",
+        ),
+        ("compose.yml", "x: &v {" + ",".join(f"k{n}: 1" for n in range(MANY)) + "}\nservices:\n" + "  s%d: *v\n"),
+        (
+            "compose.yml",
+            "x: &v\n  dockerfile_inline: |\n" + "    FROM a:1\n" * MANY + "services:\n" + "  s%d: {build: *v}\n",
+        ),
+        (".gitlab-ci.yml", ".x: &v [" + "'a:1'," * MANY + "]\n" + "s%d: {services: *v}\n"),
+        (
+            ".github/workflows/a.yml",
+            "x: &v [" + "{uses: 'docker://a:1'}," * MANY + "]\njobs:\n" + "  s%d: {steps: *v}\n",
+        ),
+        ("pod.yaml", IN_POD + "x: &v [" + "{image: 'a:1'}," * MANY + "]\ny:\n" + "- {n: %d, containers: *v}\n"),
+        (
+            "kustomization.yaml",
+            "x: &v [" + "{repository: a, tag: b}," * MANY + "]\nhelmCharts:\n" + "- {n: %d, valuesInline: *v}\n",
+        ),
+    ],
+    ids=["volumes", "services", "inline", "gitlab", "actions", "containers", "charts"],
+)
+def test_what_aliases_stand_for_is_counted_before_it_is_read(tmp_path: Path, name: str, content: str) -> None:
+    """Each thing that has many of another by an alias would be read many times many times."""
+    *head, each = content.splitlines(keepends=True)
+    text = "".join([*head, *(each % number for number in range(MANY))])
+    found = found_in(written(tmp_path, {name: text}))
+
+    assert found.sites == ()
+    assert [problem.message for problem in found.problems] == [
+        "its aliases stand for more than 1000000 values: not read"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("pod.yaml", "&a\napiVersion: v1\nkind: List\nitems: [*a, *a]\n"),
+        ("values.yaml", "&a\nimage: {repository: x, tag: *a}\n"),
+    ],
+)
+def test_a_document_that_holds_itself_is_told(tmp_path: Path, name: str, content: str) -> None:
+    """And not followed round and round."""
+    found = found_in(written(tmp_path, {name: content, "Chart.yaml": ""}))
+
+    assert [problem.message for problem in found.problems] == ["an anchor holds an alias of itself: not read"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("compose.yml", 'services: {a: {image: "a:1", extends: {file: "x\\0y", service: b}}}\n', "services.a.image"),
+        ("compose.yml", 'include: ["x\\0y"]\nservices: {a: {image: "a:1"}}\n', "services.a.image"),
+        ("compose.yml", 'include: [{path: "x\\0y"}]\nservices: {a: {image: "a:1"}}\n', "services.a.image"),
+        (".gitlab-ci.yml", 'include: [{local: "/x\\0y"}]\nimage: a:1\n', "image"),
+    ],
+)
+def test_a_path_with_a_nul_leads_nowhere(tmp_path: Path, name: str, content: str, where: str) -> None:
+    """YAML can write what no file's name holds."""
+    found = found_in(written(tmp_path, {name: content}))
+
+    assert [problem.message for problem in found.problems] in (
+        ['"x\\x00y" is no path: it holds a NUL'],
+        ['"x\\x00y" is no path: it holds a NUL'] * 2,
+    )
+    assert names(found) == [(where, "a:1")]
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        (
+            {
+                "Dockerfile": "ARG A0=1234567890\n"
+                + "".join(f"ARG A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 40))
+                + "FROM ${A39}\n"
+            },
+            "what A39 is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+        ),
+        (
+            {
+                ".env": "A0=1234567890\n" + "".join(f"A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 40)),
+                "compose.yml": "services: {a: {image: $A39}}\n",
+            },
+            "what .env sets A39 to is not evaluated here",
+        ),
+    ],
+    ids=["args", "env"],
+)
+def test_variables_that_double_each_other_come_to_no_text(tmp_path: Path, files: dict[str, str], why: str) -> None:
+    """Forty lines would be a text of five terabytes."""
+    assert [found for _, found in names(found_in(written(tmp_path, files)))] == [f"? {why}"]
+
+
+class Counted(str):
+    """A text that counts how often all of it is looked through."""
+
+    __slots__ = ("times",)
+    times: int
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        self.times += 1
+        return super().__iter__()
+
+
+def test_the_lines_of_a_text_are_looked_for_once() -> None:
+    """Also of one that is all one line, such as a list of a cluster's pods as JSON."""
+    text = Counted("{}")
+    text.times = 0
+    source = Source("pod.json", text, b"{}")
+
+    assert [source.line(0), source.line(1), source.line(2)] == [1, 1, 1]
+    assert text.times == 1

@@ -1,0 +1,278 @@
+"""Kubernetes manifests, kustomizations and Helm values: one trap each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.project.references.helm import OVERRIDDEN, OWN_DIGEST
+from boltseal.project.references.kustomize import IN_A_TEXT
+from boltseal.project.scan import scan
+from tests.project.projects import found_in, names, pinned, put, shown, trap, unpinned, written
+
+DIGEST = "sha256:" + "0" * 64
+
+
+def test_every_kind_of_workload_is_read(tmp_path: Path) -> None:
+    """Containers, init and ephemeral ones, image volumes, in every document, also of somebody's own kind."""
+    root = trap("kubernetes_kinds", tmp_path)
+    found = found_in(root)
+
+    assert names(found) == [
+        ("[0].Deployment web spec.template.spec.initContainers[wait].image", "busybox:1.36"),
+        ("[0].Deployment web spec.template.spec.containers[web].image", "nginx:1.25"),
+        ("[0].Deployment web spec.template.spec.containers[app].image", "registry.example.com/shop/app:1.4.2"),
+        ("[0].Deployment web spec.template.spec.volumes[assets].image.reference", "registry.example.com/assets:1"),
+        ("[1].CronJob nightly spec.jobTemplate.spec.template.spec.containers[job].image", "alpine:3.20"),
+        ("[2].Pod debug spec.ephemeralContainers[shell].image", "busybox:1.36"),
+        ("[3].Rollout own-kind spec.template.spec.containers[web].image", "nginx:1.25"),
+    ]
+    assert shown(pinned(root))["all.yaml"][1:3] == [
+        'image: "nginx:1.25@DIGEST" # quoted',
+        '- "image": registry.example.com/shop/app:1.4.2@DIGEST',
+    ]
+
+
+def test_lists_and_json_are_read_and_edited(tmp_path: Path) -> None:
+    """JSON with tabs, an escaped slash and a face in two halves is edited as it stands."""
+    root = trap("kubernetes_list_and_json", tmp_path)
+
+    assert shown(pinned(root)) == {
+        "list.yaml": ["spec: {containers: [{name: a, image: nginx:1.25@DIGEST}]}"],
+        "pod.json": [
+            '"spec": {"containers": [{"name": "a", "image": "nginx:1.25@DIGEST"}, '
+            '{"name": "b", "image": "shop\\/app:1@DIGEST"}]}'
+        ],
+    }
+
+
+def test_image_that_is_no_image_is_left_alone(tmp_path: Path) -> None:
+    """Texts of a ConfigMap, the schema of a CRD, and `image` of an unknown resource are not references."""
+    assert found_in(trap("kubernetes_image_is_no_image", tmp_path)).sites == ()
+
+
+def test_resources_of_another_shape_are_read_by_paths(tmp_path: Path) -> None:
+    """Some paths are known; others are given by kind."""
+    root = trap("kubernetes_operators", tmp_path)
+    known, given = scan(root), scan(root, crds={"Thing": ["spec.parts[].picture"]})
+
+    assert [site.where for site in known.sites] == [
+        "[0].Prometheus main spec.image",
+        "[1].Task build spec.steps[0].image",
+    ]
+    assert [site.where for site in given.sites][2:] == ["[2].Thing thing spec.parts[0].picture"]
+
+
+def test_a_template_is_a_problem_with_its_line(tmp_path: Path) -> None:
+    """What no YAML parser reads is named, and so is what one reads as something else."""
+    broken = found_in(trap("kubernetes_template", tmp_path))
+    parsing = found_in(trap("kubernetes_template_that_parses", tmp_path))
+
+    assert (broken.sites, [str(problem) for problem in broken.problems]) == (
+        (),
+        ["deployment.yaml:1: is a template, which no YAML parser reads: pin what it is filled from"],
+    )
+    assert [(problem.line, problem.message) for problem in parsing.problems] == [(7, "is a template: not evaluated")]
+    assert [site.written for site in parsing.sites] == ["{{ image }}", "nginx:1.25"]
+    assert parsing.sites[0].resolved is None
+
+
+def test_a_kustomization_is_put_together_of_its_parts(tmp_path: Path) -> None:
+    """The digest goes behind the tag, into a `digest` that is there, or behind a whole name."""
+    root = trap("kustomize_images", tmp_path)
+    found = found_in(root)
+
+    assert names(found) == [
+        ("images[0]", "nginx:1.25"),
+        ("images[1]", "registry.example.com/shop/app:1.4.2"),
+        ("images[2]", "redis:7.2"),
+        ("images[3]", "registry.example.com/whole:2"),
+        ("images[4]", "? its tag is that of the resources, where it can be pinned"),
+        ("images[5]", "? 1.20 is a number to YAML, and may come out as another one: put it in quotes"),
+        ("images[6]", "postgres:16"),
+        ("helmCharts[0].valuesInline.image", "alpine:3.20"),
+    ]
+    assert shown(pinned(root)) == {
+        "kustomization.yaml": [
+            'newTag: "1.25@DIGEST"',
+            "newTag: 1.4.2@DIGEST",
+            'digest: "DIGEST"',
+            "newName: registry.example.com/whole:2@DIGEST",
+            '- {name: postgres, newTag: "16@DIGEST"}',
+            'image: {repository: alpine, tag: "3.20", digest: "DIGEST"}',
+        ]
+    }
+
+
+def test_helm_values_have_their_digest_where_the_chart_asks_for_it(tmp_path: Path) -> None:
+    """An empty `digest` is filled in; an empty tag is the chart's version; without a `digest` nothing is written."""
+    root = trap("helm_values", tmp_path)
+    found = found_in(root)
+    edited = pinned(root)
+
+    assert names(found) == [
+        ("image", "registry.example.com/shop/app:1.4.2"),
+        ("sidecar.image", "nginx:1.25.3"),
+        ("plain.image", "redis:7.2"),
+        ("joined.repository", "memcached:1.6"),
+        ("number.image", "? 1.20 is a number to YAML, and may come out as another one: put it in quotes"),
+        ("count.image", "postgres:16"),
+        ("undigested.image", "busybox:1.36"),
+        ("tilde.image", "alpine:3.20"),
+    ]
+    assert shown(edited) == {
+        "values.yaml": [
+            "digest: DIGEST   # filled in by the build",
+            'digest: "DIGEST"',
+            "image: redis:7.2@DIGEST",
+            "repository: memcached:1.6@DIGEST",
+            "image: {repository: postgres, tag: 16, digest: DIGEST }",
+        ]
+    }
+    assert [refusal.site.where for refusal in edited.refusals] == ["undigested.image", "tilde.image"]
+
+
+def test_an_equal_tag_elsewhere_in_the_values_is_not_touched(tmp_path: Path) -> None:
+    """`version: 1.25.3` of something else stays, whatever happens to the image with that tag."""
+    root = trap("helm_values", tmp_path)
+    put(root, pinned(root))
+
+    assert "same_tag:\n  version: 1.25.3\n" in (root / "values.yaml").read_text()
+
+
+def test_a_digest_that_was_empty_is_empty_again(tmp_path: Path) -> None:
+    """Bare, quoted, in braces and before a comment: to unpin leaves no trace."""
+    root = trap("helm_values", tmp_path)
+    before = (root / "values.yaml").read_bytes()
+    put(root, pinned(root))
+    put(root, unpinned(root))
+
+    assert (root / "values.yaml").read_bytes() == before
+
+
+BASE_VALUES = (
+    "image: {repository: shop/app, tag: 1.4.2, digest: ''}\nother: {repository: shop/db, tag: '16', digest: ''}\n"
+)
+
+
+def test_values_that_are_laid_over_others_name_images_too(tmp_path: Path) -> None:
+    """The repository is that of values.yaml, and so is what it does not say."""
+    files = {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": "image:\n  tag: 1.5.0\n  digest: ''\n"}
+    root = written(tmp_path, files)
+
+    assert names(found_in(root)) == [
+        ("image", "shop/app:1.5.0"),
+        ("image", "shop/app:1.4.2"),
+        ("other", "shop/db:16"),
+    ]
+    assert shown(pinned(root)) == {
+        "values-prod.yaml": ["digest: 'DIGEST'"],
+        "values.yaml": [
+            "image: {repository: shop/app, tag: 1.4.2, digest: 'DIGEST'}",
+            "other: {repository: shop/db, tag: '16', digest: 'DIGEST'}",
+        ],
+    }
+
+
+@pytest.mark.parametrize("over", ["image: {tag: 1.5.0}\n", "image: {repository: shop/new, tag: 1.5.0}\n"])
+def test_no_digest_comes_to_stand_behind_the_tag_of_other_values(tmp_path: Path, over: str) -> None:
+    """`values-prod.yaml` would deploy the image of 1.4.2 as 1.5.0."""
+    root = written(tmp_path, {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": over})
+    edited = pinned(root)
+
+    assert shown(edited) == {
+        "values.yaml": ["other: {repository: shop/db, tag: '16', digest: 'DIGEST'}"],
+    }
+    assert {refusal.reason for refusal in edited.refusals} == {OWN_DIGEST, OVERRIDDEN}
+
+
+def test_a_digest_that_stands_behind_the_tag_of_other_values_is_seen(tmp_path: Path) -> None:
+    """Whoever put it there: what is deployed is what the digest says."""
+    base = BASE_VALUES.replace("''", f"'{DIGEST}'")
+    root = written(tmp_path, {"Chart.yaml": "", "values.yaml": base, "values-prod.yaml": "image: {tag: 1.5.0}\n"})
+
+    assert names(found_in(root))[0] == ("image", f"shop/app:1.5.0@{DIGEST}")
+
+
+def test_values_without_a_chart_are_read(tmp_path: Path) -> None:
+    """As a repository has them that deploys charts from elsewhere; what only the chart knows is noted."""
+    text = "image: {repository: shop/app, tag: 1.4.2}\nother: {repository: shop/db, tag: ''}\n"
+    found = found_in(written(tmp_path, {"prod/values.yaml": text}))
+
+    assert names(found) == [("image", "shop/app:1.4.2")]
+    assert [str(note) for note in found.notes] == [
+        'prod/values.yaml:2: "shop/db" has the tag of a chart that is not here'
+    ]
+    assert found.problems == ()
+
+
+def test_a_resource_in_a_file_called_values_is_one(tmp_path: Path) -> None:
+    """What it says of itself counts more than its name."""
+    text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n"
+
+    assert names(found_in(written(tmp_path, {"values.yaml": text}))) == [("Pod spec.containers[a].image", "nginx:1.25")]
+
+
+PATCHES = """resources: [d.yaml]
+patches:
+- path: ops.yaml
+- path: resource.yaml
+- target: {kind: Deployment}
+  patch: |-
+    - op: replace
+      path: /spec/template/spec/containers/0/image
+      value: nginx:1.25
+    - op: remove
+      path: /spec/template/spec/containers/1/image
+    - {op: add, path: /spec/template/spec/containers/-, value: {name: x, image: redis:7}}
+- patch: |-
+    apiVersion: apps/v1
+    kind: Deployment
+    metadata: {name: web}
+    spec: {template: {spec: {containers: [{name: web, image: alpine:3.20}]}}}
+patchesJson6902:
+- {path: none.yaml}
+"""
+OPS = "- op: replace\n  path: /spec/containers/0/image\n  value: postgres:16 # ours\n- {op: test, path: /image, value: x:1}\n"
+
+
+def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
+    """Operations and resources, in files and in texts; a text is not edited."""
+    resource = "apiVersion: apps/v1\nkind: Deployment\nspec: {containers: [{name: a, image: 'busybox:1.36'}]}\n"
+    root = written(tmp_path, {"kustomization.yaml": PATCHES, "ops.yaml": OPS, "resource.yaml": resource})
+    found, edited = found_in(root), pinned(root)
+
+    assert names(found) == [
+        ("patches[2] [0] /spec/template/spec/containers/0/image", "nginx:1.25"),
+        ("patches[2] [2] /spec/template/spec/containers/-", "redis:7"),
+        ("patches[3] Deployment web spec.template.spec.containers[web].image", "alpine:3.20"),
+        ("[0] /spec/containers/0/image", "postgres:16"),
+        ("Deployment spec.containers[a].image", "busybox:1.36"),
+    ]
+    assert [site.line for site in found.sites[:3]] == [9, 12, 17]
+    assert shown(edited) == {
+        "ops.yaml": ["value: postgres:16@DIGEST # ours"],
+        "resource.yaml": ["spec: {containers: [{name: a, image: 'busybox:1.36@DIGEST'}]}"],
+    }
+    assert {refusal.reason for refusal in edited.refusals} == {IN_A_TEXT}
+
+
+def test_a_patch_that_can_not_be_read_is_told_with_its_line(tmp_path: Path) -> None:
+    """And one that lies outside is not read."""
+    text = "patches:\n- patch: |-\n    - op: ]\n    x\n- path: ../out.yaml\n"
+    found = found_in(written(tmp_path / "project", {"kustomization.yaml": text}))
+
+    assert [(problem.path, problem.line) for problem in found.problems] == [
+        ("kustomization.yaml", 3),
+        ("kustomization.yaml", 5),
+    ]
+
+
+def test_a_patch_may_stand_on_one_line(tmp_path: Path) -> None:
+    """As JSON, which is no name of a file."""
+    text = """patches: [{patch: '[{"op": "add", "path": "/spec/image", "value": "nginx:1.25"}]'}]\n"""
+
+    assert names(found_in(written(tmp_path, {"kustomization.yaml": text}))) == [
+        ("patches[0] [0] /spec/image", "nginx:1.25")
+    ]

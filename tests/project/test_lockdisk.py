@@ -1,0 +1,80 @@
+"""The lock on the disk: whole or as it was, and never through a link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from boltseal.lockfile.document import LockInvalid
+from boltseal.lockfile.format import format_lock
+from boltseal.project.lock_file import LockNotWritten, read_lock, write_lock
+from tests.fakes.disk import FailingDisk
+from tests.lockfile.locks import lock_of, locked
+
+LOCK, OTHER = lock_of(locked("app:1", 1)), lock_of(locked("app:1", 2))
+
+
+def test_a_lock_is_written_once(tmp_path: Path) -> None:
+    """What is there already is not touched."""
+    assert write_lock(tmp_path, LOCK)
+    inode = (tmp_path / "boltseal.lock").stat().st_ino
+
+    assert read_lock(tmp_path) == LOCK
+    assert not write_lock(tmp_path, LOCK)
+    assert (tmp_path / "boltseal.lock").stat().st_ino == inode
+    assert [path.name for path in tmp_path.iterdir()] == ["boltseal.lock"]
+
+
+def test_a_project_without_a_lock_has_none(tmp_path: Path) -> None:
+    """Which is no error."""
+    assert read_lock(tmp_path) is None
+
+
+def test_a_lock_keeps_its_mode(tmp_path: Path) -> None:
+    """A new one gets what the umask leaves."""
+    write_lock(tmp_path, LOCK)
+    (tmp_path / "boltseal.lock").chmod(0o604)
+    write_lock(tmp_path, lock_of())
+
+    assert stat.S_IMODE((tmp_path / "boltseal.lock").stat().st_mode) == 0o604
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A checked-out project could have it lead anywhere."""
+    (tmp_path / "secret").write_text(format_lock(LOCK))
+    (tmp_path / "boltseal.lock").symlink_to("secret")
+    with pytest.raises(LockInvalid, match="it is a link, which is not followed"):
+        read_lock(tmp_path)
+    with pytest.raises(LockInvalid, match="it is a link"):
+        write_lock(tmp_path, lock_of())
+
+    assert (tmp_path / "secret").read_text() == format_lock(LOCK)
+
+
+def test_a_lock_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe would keep us waiting for ever; a folder is no lock either."""
+    os.mkfifo(tmp_path / "boltseal.lock")
+    (tmp_path / "other/boltseal.lock").mkdir(parents=True)
+    with pytest.raises(LockInvalid, match="it is no file"):
+        read_lock(tmp_path)
+    with pytest.raises(LockInvalid, match="it is no file"):
+        read_lock(tmp_path / "other")
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done, and the answer lost"])
+@pytest.mark.parametrize("call", ["create", "append", "sync", "rename", "sync_folder"])
+def test_a_disk_that_fails_leaves_one_lock_or_the_other(tmp_path: Path, call: str, done: bool) -> None:
+    """Never half of one, and nothing beside it."""
+    write_lock(tmp_path, LOCK)
+    disk = FailingDisk()
+    disk.fail(call, errno.ENOSPC, done=done)
+    with pytest.raises(LockNotWritten, match="No space left on device; run it again"):
+        write_lock(tmp_path, OTHER, disk)
+
+    assert read_lock(tmp_path) in (LOCK, OTHER)
+    assert [path.name for path in tmp_path.iterdir()] == ["boltseal.lock"]
+    assert write_lock(tmp_path, OTHER) or read_lock(tmp_path) == OTHER

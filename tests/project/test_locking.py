@@ -1,0 +1,331 @@
+"""A project's references become its lock, which changes only when that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import stamina
+from starlette.responses import Response
+
+from boltseal.lockfile.document import Lock, LockedImage, Use
+from boltseal.lockfile.format import format_lock
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.project.image_references import Site
+from boltseal.project.lock import Relocked, relock
+from tests.fakes.hub import FakeHub
+from tests.images import Document, image, index
+from tests.lockfile.locks import DAY_US, NOW_US
+from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+
+EMPTY = Lock()
+APP = f"{REGISTRY}/shop/app:1.4.2"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=1):
+        yield
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub()
+
+
+async def locking(
+    hub: FakeHub,
+    sites: Sequence[Site],
+    old: Lock = EMPTY,
+    *,
+    update: Callable[[Reference], bool] = lambda _: False,
+    now_us: int = NOW_US,
+    outside: Callable[[str], bool] = lambda _: False,
+) -> Relocked:
+    async with resolving(hub) as resolver:
+        return await relock(sites, old, resolver, update=update, now_us=now_us, outside=outside)
+
+
+async def locked(hub: FakeHub, sites: Sequence[Site]) -> Lock:
+    done = await locking(hub, sites)
+
+    assert done.unresolved == ()
+    return done.lock
+
+
+def put(hub: FakeHub, words: str, name: str = "shop/app:1.4.2") -> Document:
+    document = two_platforms(words)
+    publish(hub, name, document)
+    return document
+
+
+async def test_a_new_reference_is_locked_with_everything_there_is_to_know(hub: FakeHub) -> None:
+    """Digest, media type, platforms, image IDs, spellings and places."""
+    document = put(hub, "app")
+    (found,) = (await locked(hub, [site(APP), site(APP, path="Dockerfile", where="FROM")])).images
+
+    assert (str(found.digest), found.media_type, found.first_seen_us) == (document.digest, document.media_type, NOW_US)
+    assert [str(each.manifest) for each in found.platforms] == [child.digest for child in document.children]
+    assert found.written == (APP,)
+    assert found.used == (Use("Dockerfile", "FROM"), Use("compose.yaml", "services.web.image"))
+
+
+async def test_running_it_again_changes_no_byte_and_fetches_nothing(hub: FakeHub) -> None:
+    """One HEAD each, whatever the day."""
+    put(hub, "app")
+    before = await locked(hub, [site(APP)])
+    hub.counted.clear()
+    again = await locking(hub, [site(APP)], before, now_us=NOW_US + DAY_US)
+
+    assert format_lock(again.lock) == format_lock(before)
+    assert hub.counted == {"token": 1, "HEAD manifest": 1}
+
+
+async def test_a_tag_that_moved_is_told_and_not_taken(hub: FakeHub) -> None:
+    """With what it means now, and which platforms changed."""
+    first = image("first amd64"), image("arm64")
+    publish(hub, "shop/app:1.4.2", index(*first))
+    before = await locked(hub, [site(APP)])
+    newer = index(image("second amd64"), first[1])
+    publish(hub, "shop/app:1.4.2", newer)
+    done = await locking(hub, [site(APP)], before, now_us=NOW_US + DAY_US)
+
+    assert done.lock == before
+    assert (str(done.moved[0].to), done.moved[0].taken) == (newer.digest, False)
+    assert str(done.moved[0].platforms) == "changed: linux/amd64; same: linux/arm64"
+
+
+async def test_an_update_takes_what_the_tag_means_now(hub: FakeHub) -> None:
+    """As seen for the first time now."""
+    put(hub, "first")
+    before = await locked(hub, [site(APP)])
+    newer = put(hub, "second")
+    done = await locking(hub, [site(APP)], before, update=lambda _: True, now_us=NOW_US + DAY_US)
+
+    assert (str(done.lock.images[0].digest), done.lock.images[0].first_seen_us) == (newer.digest, NOW_US + DAY_US)
+    assert done.moved[0].taken
+
+
+async def test_an_update_to_what_another_name_means_already_knows_its_platforms(hub: FakeHub) -> None:
+    """They are in the lock, under the other name, and are not read again."""
+    other = f"{REGISTRY}/shop/app:latest"
+    put(hub, "old", "shop/app:latest")
+    put(hub, "new")
+    lock = await locked(hub, [site(APP), site(other)])
+    put(hub, "new", "shop/app:latest")
+    done = await locking(hub, [site(APP), site(other)], lock, update=lambda _: True)
+    found = {str(image.reference): image.platforms for image in done.lock.images}
+
+    assert found[APP] == found[other] != ()
+
+
+async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
+    """Only what was named is taken."""
+    other = f"{REGISTRY}/shop/other:1"
+    put(hub, "first")
+    put(hub, "first other", "shop/other:1")
+    before = await locked(hub, [site(APP), site(other)])
+    put(hub, "second")
+    put(hub, "second other", "shop/other:1")
+    done = await locking(hub, [site(APP), site(other)], before, update=lambda ref: ref.repository == "shop/app")
+
+    assert [each.taken for each in done.moved] == [True, False]
+    assert done.lock.images[1] == before.images[1]
+
+
+async def test_two_spellings_of_one_image_are_one(hub: FakeHub) -> None:
+    """As Docker completes them; and asked once."""
+    publish(hub, "library/node:latest", image("node"))
+    found = await locked(hub, [site("node"), site("docker.io/library/node:latest", line=4)])
+
+    assert [image.written for image in found.images] == [("docker.io/library/node:latest", "node")]
+    assert hub.counted["HEAD manifest"] == 1
+
+
+async def test_what_no_file_names_any_more_leaves_the_lock(hub: FakeHub) -> None:
+    """The lock is of this project as it is."""
+    put(hub, "app")
+    before = await locked(hub, [site(APP)])
+
+    assert (await locking(hub, [], before)).lock == Lock()
+
+
+async def test_what_was_not_looked_at_stays(hub: FakeHub) -> None:
+    """`boltseal lock FILE` says nothing of the other files."""
+    put(hub, "app")
+    put(hub, "other", "shop/other:1")
+    other = site(f"{REGISTRY}/shop/other:1", path="b.yaml")
+    before = await locked(hub, [site(APP, path="a.yaml"), site(APP, path="b.yaml"), other])
+    done = await locking(hub, [site(APP, path="a.yaml")], before, outside=lambda path: path == "b.yaml")
+
+    assert done.lock == before
+
+
+async def test_what_can_not_be_resolved_is_listed_with_its_reason(hub: FakeHub) -> None:
+    """Gone, refused, and a variable without a value: each keeps the lock from being written."""
+    put(hub, "app")
+    done = await locking(hub, [site(APP), site(f"{REGISTRY}/shop/none:1"), site("${NOBODY}", line=9)])
+
+    assert [(each.name, each.places) for each in done.unresolved] == [
+        ("${NOBODY}", ("compose.yaml:9",)),
+        (f"{REGISTRY}/shop/none:1", ("compose.yaml: services.web.image",)),
+    ]
+    assert "has no manifest 1 of shop/none" in done.unresolved[1].reason
+
+
+async def test_an_index_that_can_not_be_read_is_unresolved(hub: FakeHub) -> None:
+    """A digest alone, where there should be more, would be half a lock."""
+    put(hub, "app")
+    hub.wrong_bytes = True
+    done = await locking(hub, [site(APP)])
+
+    assert "not used" in done.unresolved[0].reason
+    assert done.lock == Lock()
+
+
+async def test_a_service_that_is_built_here_is_a_local_build_where_the_registry_has_none(hub: FakeHub) -> None:
+    """Everything else of the project can be locked."""
+    done = await locking(hub, [site(APP, build=True)])
+
+    assert (done.lock.images[0].local_build, done.unresolved, done.notes) == (True, (), ())
+
+
+async def test_a_service_that_is_built_here_is_locked_where_the_registry_has_it(hub: FakeHub) -> None:
+    """It was pushed."""
+    document = put(hub, "app")
+
+    assert str((await locked(hub, [site(APP, build=True)])).images[0].digest) == document.digest
+
+
+async def test_a_registry_that_wants_a_login_for_a_local_build_is_told(hub: FakeHub) -> None:
+    """Docker Hub says so of everything that is not there."""
+    hub.closed = "library/app"
+    done = await locking(hub, [site("app", build=True)])
+
+    assert done.lock.images[0].local_build
+    assert "app:latest is taken for a local build" in done.notes[0]
+
+
+async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
+    """Doubt is not "not there"."""
+    hub.failures = [Response(status_code=500)] * 9
+    done = await locking(hub, [site(APP, build=True)])
+
+    assert done.lock == Lock()
+    assert len(done.unresolved) == 1
+
+
+async def test_a_local_build_stays_one_until_an_update(hub: FakeHub) -> None:
+    """Also when its tag was pushed meanwhile, which is told."""
+    before = await locked(hub, [site(APP, build=True)])
+    document = put(hub, "app")
+    done = await locking(hub, [site(APP, build=True)], before)
+    updated = await locking(hub, [site(APP, build=True)], before, update=lambda _: True)
+
+    assert done.lock == before
+    assert str(done.moved[0].to) == document.digest
+    assert str(updated.lock.images[0].digest) == document.digest
+
+
+async def test_a_local_build_that_is_still_one_stays_as_it_is(hub: FakeHub) -> None:
+    """First seen when it was first seen."""
+    before = await locked(hub, [site(APP, build=True)])
+
+    assert (await locking(hub, [site(APP, build=True)], before, now_us=NOW_US + DAY_US)).lock == before
+
+
+async def test_a_built_service_whose_tag_was_deleted_is_told(hub: FakeHub) -> None:
+    """And becomes a local build by an update only."""
+    put(hub, "app")
+    before = await locked(hub, [site(APP, build=True)])
+    del hub.manifests["shop/app"]["1.4.2"]
+    done = await locking(hub, [site(APP, build=True)], before)
+    updated = await locking(hub, [site(APP, build=True)], before, update=lambda _: True)
+
+    assert (done.lock, done.moved[0].to) == (before, None)
+    assert updated.lock.images[0].local_build
+
+
+async def test_a_built_service_that_the_lock_knows_is_never_guessed_to_be_gone(hub: FakeHub) -> None:
+    """ "Log in" is no "not there" for what was there."""
+    put(hub, "app")
+    before = await locked(hub, [site(APP, build=True)])
+    hub.closed = "shop/app"
+
+    assert len((await locking(hub, [site(APP, build=True)], before)).unresolved) == 1
+
+
+async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> None:
+    """It is what the project deploys, though the tag has moved on; that is told."""
+    older = put(hub, "older")
+    newer = put(hub, "newer")
+    done = await locking(hub, [site(f"{APP}@{older.digest}")])
+
+    assert str(done.lock.images[0].digest) == older.digest
+    assert len(done.lock.images[0].platforms) == 2
+    assert f"the tag means {Digest.parse(newer.digest).short} now" in done.notes[0]
+
+
+async def test_a_pin_that_the_tag_means_costs_no_second_question(hub: FakeHub) -> None:
+    """The usual case: one HEAD."""
+    document = put(hub, "app")
+    found = await locked(hub, [site(f"{APP}@{document.digest}")])
+
+    assert str(found.images[0].digest) == document.digest
+    assert hub.counted["HEAD manifest"] == 1
+
+
+async def test_a_pin_to_one_platform_is_told_and_the_index_is_locked(hub: FakeHub) -> None:
+    """The lock is for every machine."""
+    document = put(hub, "app")
+    done = await locking(hub, [site(f"{APP}@{document.children[1].digest}")])
+
+    assert str(done.lock.images[0].digest) == document.digest
+    assert "one platform of it" in done.notes[0]
+
+
+async def test_a_pin_that_is_gone_is_told_and_the_tag_is_locked(hub: FakeHub) -> None:
+    """There is nothing else to lock."""
+    document = put(hub, "app")
+    done = await locking(hub, [site(f"{APP}@{Digest.of(b'gone')}")])
+
+    assert str(done.lock.images[0].digest) == document.digest
+    assert "which can't be had" in done.notes[0]
+
+
+async def test_files_that_pin_one_tag_differently_are_told(hub: FakeHub) -> None:
+    """The lock holds one digest for a tag; the files can't both be right."""
+    older, newer = put(hub, "older"), put(hub, "newer")
+    done = await locking(hub, [site(f"{APP}@{older.digest}"), site(f"{APP}@{newer.digest}", path="other.yaml")])
+
+    assert str(done.lock.images[0].digest) == newer.digest
+    assert "files pin it to 2 digests" in done.notes[0]
+
+
+async def test_a_reference_by_digest_alone_is_locked_to_itself(hub: FakeHub) -> None:
+    """It can't move; it can be gone."""
+    document = put(hub, "app")
+    found = await locked(hub, [site(f"{REGISTRY}/shop/app@{document.digest}")])
+
+    assert (str(found.images[0].digest), found.images[0].reference.tag) == (document.digest, None)
+
+
+async def test_what_a_ledger_has_said_is_kept(hub: FakeHub) -> None:
+    """The key of its registry, and the entry of the image while it means the same."""
+    put(hub, "app")
+    (found,) = (await locked(hub, [site(APP)])).images
+    with_entry = LockedImage(
+        found.reference,
+        found.digest,
+        found.first_seen_us,
+        found.media_type,
+        found.platforms,
+        found.written,
+        found.used,
+        17,
+    )
+    keys = {REGISTRY: f"{REGISTRY}+1a2b3c4d+AQIDBA=="}
+    again = await locking(hub, [site(APP)], Lock((with_entry,), keys))
+
+    assert (again.lock.images[0].entry, again.lock.keys) == (17, keys)

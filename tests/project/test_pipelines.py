@@ -1,0 +1,175 @@
+"""GitHub Actions and GitLab CI: one trap each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.project.references.gitlab import wildcards
+from tests.project.projects import found_in, names, pinned, shown, trap, written
+
+
+def test_containers_services_and_docker_steps_of_a_workflow(tmp_path: Path) -> None:
+    """Short and long forms; an action's own image; never the text of a script, nor an action's version."""
+    root = trap("actions_containers", tmp_path)
+
+    assert shown(pinned(root)) == {
+        ".github/workflows/ci.yml": [
+            "container: node:22@DIGEST",
+            "image: postgres:16@DIGEST",
+            'cache: {image: "redis:7.2@DIGEST", ports: [6379:6379]}',
+            "- uses: docker://alpine:3.20@DIGEST",
+        ],
+        "tools/action.yml": ["image: docker://ghcr.io/shop/tool:1.4.2@DIGEST"],
+    }
+
+
+def test_an_expression_is_not_evaluated(tmp_path: Path) -> None:
+    """It is a site all the same, and says why it names nothing."""
+    found = found_in(trap("actions_containers", tmp_path))
+
+    assert (
+        "jobs.long.container.image",
+        "? an expression (${{ }}) is known only when the workflow runs; a file with one is left out by [lock] exclude",
+    ) in names(found)
+
+
+def test_images_and_services_of_a_pipeline(tmp_path: Path) -> None:
+    """Of the file, of default, of jobs hidden or not, and of what is included of the same project."""
+    found = found_in(trap("gitlab_images", tmp_path))
+
+    assert names(found) == [
+        ("image", "node:22"),
+        ("default.services[0]", "postgres:16"),
+        ("default.services[1].name", "redis:7.2"),
+        ("test.image.name", "alpine:3.20"),
+        ("lint.image", "alpine:3.20"),
+        ("proxied.image", "busybox:1.36"),
+        ("own.image", "? CI_REGISTRY_IMAGE is not set"),
+        (".hidden.image", "golang:1.23"),
+        ("more.image", "memcached:1.6"),
+    ]
+
+
+def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -> None:
+    """What stands in the image itself is pinned, behind the dependency proxy's prefix too."""
+    edited = pinned(trap("gitlab_images", tmp_path))
+
+    assert shown(edited) == {
+        ".gitlab-ci.yml": [
+            "- postgres:16@DIGEST",
+            "- name: redis:7.2@DIGEST",
+            "image: ${CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX}/busybox:1.36@DIGEST",
+        ],
+        "ci/more.yml": ["image: memcached:1.6@DIGEST"],
+    }
+    assert edited.refusals[0].reason == "its end comes from NODE, and scripts of the job would see the digest in it"
+
+
+def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
+    """Whoever starts the pipeline may set it."""
+    edited = pinned(trap("gitlab_variable_in_the_tag", tmp_path))
+
+    assert shown(edited) == {".gitlab-ci.yml": ["image: $HUB/redis:7.2@DIGEST"]}
+    assert [refusal.reason.partition(":")[0] for refusal in edited.refusals] == ["NODE gives part of its tag"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("ci/*.yml", {"ci/a.yml"}),
+        ("ci/**.yml", {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml"}),
+        ("ci/**/*.yml", {"ci/b/c.yml", "ci/b/d/e.yml"}),
+        ("**.yaml", {"x.yaml", "ci/f.yaml"}),
+        ("c*/*/*.yml", {"ci/b/c.yml"}),
+        ("*", {"x.yaml"}),
+        ("***", {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml", "x.yaml", "ci/f.yaml"}),
+        ("[c]i/*.yml", set()),
+        ("*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*a*b", set()),
+    ],
+)
+def test_the_wildcards_of_an_include(pattern: str, files: set[str]) -> None:
+    """As GitLab has them; nothing else is one."""
+    there = {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml", "x.yaml", "ci/f.yaml"}
+
+    assert {name for name in there if wildcards(pattern)(name)} == files
+
+
+def test_a_pattern_leads_to_the_pipelines_of_folders_below(tmp_path: Path) -> None:
+    """`**.yml` is how GitLab's own pages write it; a link in the project does not lead out of it."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/secret.yml").write_text("image: never:1\n")
+    root = written(
+        tmp_path / "project",
+        {".gitlab-ci.yml": "include: /ci/**.yml\n", "ci/a.yml": "image: a:1\n", "ci/b/c.yml": "job: {image: c:1}\n"},
+    )
+    (root / "ci/out").symlink_to(tmp_path / "out")
+    found = found_in(root)
+
+    assert names(found) == [("image", "a:1"), ("job.image", "c:1")]
+    assert found.problems == ()
+
+
+def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> None:
+    """Each would be tried on every file of the project."""
+    includes = "".join(f"- local: /ci/{number}*.yml\n" for number in range(151))
+    found = found_in(written(tmp_path, {".gitlab-ci.yml": f"include:\n{includes}"}))
+
+    assert [problem.line for problem in found.problems] == [152]
+    assert "at most 150 patterns of at most 255 characters are followed" in found.problems[0].message
+
+
+def test_a_job_has_other_images_of_what_it_extends(tmp_path: Path) -> None:
+    """By its own variables, which win over those of the job that it extends, which win over the file's."""
+    text = """variables: {V: "1", KIND: slim}
+.base: {image: "ruby:$V-$KIND", services: ["redis:$V"]}
+.two: {extends: .base, variables: {V: "2"}}
+.later: {image: "node:$LATER"}
+default: {image: "alpine:$V"}
+plain: {script: [x]}
+old: {extends: .base}
+new: {extends: [.two], variables: {KIND: full}}
+other: {image: "php:8", extends: .two}
+main: {extends: .later, variables: {LATER: "22"}}
+third: {variables: {V: "3"}}
+"""
+    found = found_in(written(tmp_path, {".gitlab-ci.yml": text}))
+
+    assert sorted(names(found)) == [
+        (".base.image", "ruby:1-slim"),
+        (".base.services[0]", "redis:1"),
+        ("default.image", "alpine:1"),
+        ("main.image", "node:22"),
+        ("new.image", "ruby:2-full"),
+        ("new.services[0]", "redis:2"),
+        ("other.image", "php:8"),
+        ("other.services[0]", "redis:2"),
+        ("third.image", "alpine:3"),
+    ]
+
+
+def test_jobs_that_extend_each_other_end(tmp_path: Path) -> None:
+    """GitLab refuses such a file; here each is looked at once."""
+    text = "a: {extends: b, image: 'x:$V'}\nb: {extends: [a, b, none], variables: {V: '1'}}\n"
+
+    assert ("b.image", "x:1") in names(found_in(written(tmp_path, {".gitlab-ci.yml": text})))
+
+
+@pytest.mark.lengthy
+def test_jobs_that_have_too_many_images_of_each_other_are_told(tmp_path: Path) -> None:
+    """A thousand jobs with a thousand services of one would be a million references."""
+    services = ", ".join(f"'x{number}:$V'" for number in range(200))
+    jobs = "".join(f"j{number}: {{extends: .base, variables: {{V: '{number}'}}}}\n" for number in range(200))
+    found = found_in(written(tmp_path, {".gitlab-ci.yml": f".base: {{services: [{services}]}}\n{jobs}"}))
+
+    assert [problem.message for problem in found.problems] == [
+        "its jobs have more than 10000 images of each other: not read"
+    ]
+
+
+def test_an_input_of_a_pipeline_is_not_evaluated(tmp_path: Path) -> None:
+    """And is told as what it is."""
+    ((_, why),) = names(found_in(written(tmp_path, {".gitlab-ci.yml": 'a: {image: "ruby:$[[ inputs.v ]]"}\n'})))
+
+    assert why.startswith("? an input ($[[ ]]) is known only when the pipeline is made")

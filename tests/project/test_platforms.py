@@ -1,0 +1,192 @@
+"""For which machines an image is, and on which it is used: by the file's own `platform`, and by what the caller says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import stamina
+
+from boltseal.lockfile.compare import Weight
+from boltseal.lockfile.document import Lock, LockedPlatform
+from boltseal.project.image_references import Site
+from boltseal.project.lock import relock
+from boltseal.project.platforms import PlatformInvalid, check_platform, lacking, runs
+from boltseal.project.verify import Status, Verdict, verify
+from tests.fakes.hub import FakeHub
+from tests.images import image, index
+from tests.lockfile.locks import NOW_US, digest
+from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+
+RELEASE, FLOATING = f"{REGISTRY}/shop/app:1.4.2", f"{REGISTRY}/shop/app:latest"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=1):
+        yield
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub()
+
+
+def used_on(one: Site, *platforms: str) -> Site:
+    """As Compose's `platform`, or `FROM --platform`, says it."""
+    return replace(one, platforms=platforms)
+
+
+async def locked(hub: FakeHub, *sites: Site) -> Lock:
+    async with resolving(hub) as resolver:
+        return (await relock(sites, Lock(), resolver, update=lambda _: False, now_us=NOW_US)).lock
+
+
+async def verdict(hub: FakeHub | None, one: Site, lock: Lock, platforms: Sequence[str] = ()) -> Verdict:
+    if hub is None:
+        return (await verify([one], lock, None, now_us=NOW_US, platforms=platforms))[0]
+    async with resolving(hub) as resolver:
+        return (await verify([one], lock, resolver, now_us=NOW_US, platforms=platforms))[0]
+
+
+def told(found: Verdict) -> tuple[Status, Weight]:
+    return found.status, found.weight
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "expected"),
+    [
+        ("linux/amd64", "linux/amd64", True),
+        ("linux/x86_64", "linux/amd64", True),
+        ("amd64", "linux/amd64", True),
+        ("linux", "linux/s390x", True),
+        ("windows", "linux/amd64", False),
+        ("linux/amd64", "linux/arm64", False),
+        ("linux/arm64", "linux/arm64/v8", True),
+        ("linux/arm64/v8", "linux/arm64", True),
+        ("linux/aarch64", "linux/arm64", True),
+        ("linux/arm", "linux/arm/v7", True),
+        ("linux/arm/v7", "linux/arm/v6", True),
+        ("linux/arm/v6", "linux/arm/v7", False),
+        ("linux/arm/6", "linux/arm/v6", True),
+        ("linux/armhf", "linux/arm/v7", True),
+        ("linux/amd64/v2", "linux/amd64", True),
+        ("linux/amd64/v2", "linux/amd64/v3", False),
+        ("windows/amd64", "windows/amd64:10.0.20348", True),
+        ("macos/arm64", "darwin/arm64", True),
+    ],
+)
+def test_platforms_are_read_as_docker_reads_them(asked: str, has: str, expected: bool) -> None:
+    """One machine has several names, and runs what its older siblings run."""
+    assert runs(asked, has) is expected
+
+
+@pytest.mark.parametrize("text", ["", "/", "linux/", "linux/amd64/v1/x", "linux amd64", "linux/\x1b", "l" * 200])
+def test_what_is_no_platform_is_refused(text: str) -> None:
+    """With what is expected."""
+    with pytest.raises(PlatformInvalid, match="expected one such as linux/amd64"):
+        check_platform(text)
+
+
+def test_an_image_whose_platforms_are_not_all_known_is_not_judged() -> None:
+    """None at all, or one that is not said: nobody knows what it lacks."""
+    known, unsaid = LockedPlatform("linux/amd64", digest(1)), LockedPlatform("", digest(2))
+
+    assert lacking(["linux/arm64"], []) is None
+    assert lacking(["linux/arm64"], [known, unsaid]) is None
+    assert lacking(["linux/arm64", "linux/amd64"], [known]) == ("linux/arm64",)
+
+
+async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: FakeHub) -> None:
+    """It would start nowhere that this file is for; told offline too, with both."""
+    document = two_platforms("app")
+    publish(hub, "shop/app:1.4.2", document)
+    lock = await locked(hub, site(RELEASE))
+    pinned = used_on(site(f"{RELEASE}@{document.children[0].digest}"), "linux/arm64")
+    found = [await verdict(asked, pinned, lock) for asked in (hub, None)]
+
+    assert [told(one) for one in found] == [(Status.WRONG_PLATFORM, Weight.DIFFERS)] * 2
+    assert all("only the image for linux/amd64 (it asks for linux/arm64)" in one.reason for one in found)
+
+
+async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: FakeHub) -> None:
+    """It runs where the file says; the index would too."""
+    document = two_platforms("app")
+    publish(hub, "shop/app:1.4.2", document)
+    lock = await locked(hub, site(RELEASE))
+    pinned = used_on(site(f"{RELEASE}@{document.children[1].digest}"), "linux/arm64/v8")
+
+    assert told(await verdict(hub, pinned, lock)) == (Status.HOLDS, Weight.NOTE)
+    assert told(await verdict(None, pinned, lock)) == (Status.HOLDS, Weight.NOTE)
+    del hub.manifests["shop/app"][document.children[1].digest]
+    assert told(await verdict(hub, pinned, lock)) == (Status.GONE, Weight.DIFFERS)
+
+
+async def test_an_image_that_has_not_what_the_file_asks_for_is_wrong(hub: FakeHub) -> None:
+    """Locked and pinned as it should be, and still it can't start there; an index, and a plain image."""
+    publish(hub, "shop/app:1.4.2", two_platforms("app"))
+    publish(hub, "shop/app:latest", image("plain"))
+    names = (RELEASE, FLOATING)
+    lock = await locked(hub, *map(site, names))
+    found = [await verdict(hub, used_on(site(name), "linux/s390x"), lock) for name in names]
+
+    assert [told(one) for one in found] == [(Status.WRONG_PLATFORM, Weight.DIFFERS)] * 2
+    assert "used on linux/s390x, and there is no image of it for that; it has linux/amd64" in found[0].reason
+
+
+async def test_every_image_has_to_be_for_the_machines_that_are_named(hub: FakeHub) -> None:
+    """Also where the files say nothing of platforms."""
+    document = two_platforms("app")
+    publish(hub, "shop/app:1.4.2", document)
+    lock = await locked(hub, site(RELEASE))
+    pinned = site(f"{RELEASE}@{document.digest}")
+    both = await verdict(hub, pinned, lock, ["linux/amd64", "linux/arm64"])
+    third = await verdict(None, pinned, lock, ["linux/amd64", "linux/riscv64"])
+
+    assert told(both) == (Status.HOLDS, Weight.HOLDS)
+    assert told(third) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
+    assert "used on linux/riscv64" in third.reason
+
+
+async def test_platforms_that_were_not_read_could_not_be_checked(hub: FakeHub) -> None:
+    """On Docker Hub, by who asked for it; what a file says of itself alone is no question."""
+    document = two_platforms("app")
+    publish(hub, "library/node:16.13.0", document)
+    lock = await locked(hub, site("node:16.13.0"))
+    pinned = site(f"node:16.13.0@{document.digest}")
+    asked = await verdict(hub, pinned, lock, ["linux/arm64"])
+
+    assert told(asked) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert "boltseal lock --count-pulls" in asked.reason
+    assert told(await verdict(hub, used_on(pinned, "linux/arm64"), lock)) == (Status.HOLDS, Weight.HOLDS)
+    assert "GET manifest" not in hub.counted
+
+
+async def test_a_move_is_told_by_platform(hub: FakeHub) -> None:
+    """An index gets another digest when one image is added; who runs the others runs the same bytes."""
+    amd64, arm64 = image("amd64"), image("arm64")
+    publish(hub, "shop/app:latest", index(amd64, arm64))
+    lock = await locked(hub, site(FLOATING))
+    newer = index(amd64, image("a newer arm64"))
+    publish(hub, "shop/app:latest", newer)
+    found = await verdict(hub, used_on(site(FLOATING), "linux/amd64"), lock)
+    elsewhere = await verdict(hub, site(FLOATING), lock, ["linux/arm64"])
+
+    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert found.change is not None
+    assert (found.change.changed, found.change.same) == (("linux/arm64",), ("linux/amd64",))
+    assert "; changed: linux/arm64; same: linux/amd64; on linux/amd64 it is the same image" in found.reason
+    assert "it is the same image" not in elsewhere.reason
+
+
+async def test_a_new_index_that_can_not_be_read_is_no_failure(hub: FakeHub) -> None:
+    """That the tag moved is known; on which platforms is left out."""
+    publish(hub, "shop/app:latest", two_platforms("older"))
+    lock = await locked(hub, site(FLOATING))
+    publish(hub, "shop/app:latest", two_platforms("newer"))
+    hub.wrong_bytes = True
+    found = await verdict(hub, site(FLOATING), lock)
+
+    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert found.change is None

@@ -1,0 +1,254 @@
+"""All files or none: faults at every call, links, modes, and files that changed meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boltseal.files.atomic_files import Disk
+from boltseal.project.edits import Change
+from boltseal.project.replace_files import FileChanged, FilesNotWritten, replace_all
+from boltseal.project.source_files import Source
+from tests.fakes.disk import FailingDisk
+from tests.project.projects import written
+from tests.small_disk import small_disk
+
+NAMES = ("a/one.yml", "a/two.yml", "b/three.yml")
+
+
+def changes() -> list[Change]:
+    """`old` becomes `new` in three files of two folders."""
+    before = [Source.of(name, f"{name}: old\r\n".encode()) for name in NAMES]
+    return [Change(source, source.with_text(source.text.replace("old", "new"))) for source in before]
+
+
+def project(folder: Path) -> Path:
+    """The three files as they were read."""
+    return written(folder, {name: f"{name}: old\r\n" for name in NAMES})
+
+
+def texts(root: Path) -> set[str]:
+    """What the files say, the file's name left out; and the name of whatever else lies there."""
+    paths = [path for path in root.rglob("*") if path.is_file()]
+    return {
+        path.read_bytes().decode().partition(": ")[2] if path.relative_to(root).as_posix() in NAMES else path.name
+        for path in paths
+    }
+
+
+def test_all_files_are_new_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
+    """Three files, and no fourth."""
+    root = project(tmp_path)
+    replace_all(root, changes())
+
+    assert texts(root) == {"new\r\n"}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-and-the-answer-lost"])
+@pytest.mark.parametrize("skip", range(3))
+@pytest.mark.parametrize("what", ["link", "create", "append", "sync"])
+def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path: Path, what: str, skip: int, done: bool) -> None:
+    """Of the first file and of the last."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail(what, errno.ENOSPC, skip=skip, done=done)
+
+    with pytest.raises(FilesNotWritten, match=r"No space left on device; every file is as it was$"):
+        replace_all(root, changes(), disk)
+    assert texts(root) == {"old\r\n"}
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-and-the-answer-lost"])
+@pytest.mark.parametrize(
+    ("what", "skip"), [("rename", 0), ("rename", 1), ("rename", 2), ("sync_folder", 0), ("sync_folder", 1)]
+)
+def test_a_rename_that_fails_brings_the_old_texts_back(tmp_path: Path, what: str, skip: int, done: bool) -> None:
+    """Also of the files that were new already."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail(what, errno.EIO, skip=skip, done=done)
+
+    with pytest.raises(FilesNotWritten, match="every file is as it was"):
+        replace_all(root, changes(), disk)
+    assert texts(root) == {"old\r\n"}
+
+
+@pytest.mark.parametrize("skip", range(3))
+def test_without_second_names_the_old_texts_are_copied(tmp_path: Path, skip: int) -> None:
+    """As on a file system of a memory stick; they are brought back all the same."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail("link", errno.EPERM, times=3)
+    disk.fail("rename", errno.EIO, skip=skip)
+
+    with pytest.raises(FilesNotWritten, match="every file is as it was"):
+        replace_all(root, changes(), disk)
+    assert texts(root) == {"old\r\n"}
+    assert disk.calls["create"] == 6
+
+
+def test_what_can_not_be_put_back_is_named(tmp_path: Path) -> None:
+    """When the disk fails for good after the first file, the message says which may be new."""
+    root, disk = project(tmp_path), FailingDisk()
+    disk.fail("rename", errno.EIO, skip=1, times=10)
+
+    with pytest.raises(FilesNotWritten, match=r"a/one\.yml, a/two\.yml could not be put back, and may be new"):
+        replace_all(root, changes(), disk)
+
+
+def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> None:
+    """Somebody's edit is worth more than ours."""
+    root = project(tmp_path)
+    (root / "b/three.yml").write_text("b/three.yml: theirs\n")
+
+    with pytest.raises(FileChanged, match=r"b/three\.yml was changed while it was worked on"):
+        replace_all(root, changes())
+    assert texts(root) == {"old\r\n", "theirs\n"}
+
+
+class Editing(Disk):
+    """Somebody saves the last file when the first has been renamed: in place, or as editors do it."""
+
+    def __init__(self, path: Path, *, in_place: bool) -> None:
+        self._path = path
+        self._in_place = in_place
+        self._saved = False
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        if not self._saved:
+            self._saved = True
+            place = self._path if self._in_place else self._path.with_name("swap")
+            place.write_text("b/three.yml: theirs\n")
+            place.rename(self._path)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_that_is_saved_while_others_are_replaced_stops_everything(tmp_path: Path, in_place: bool) -> None:
+    """Those before it are put back, and what was saved stays."""
+    root = project(tmp_path)
+
+    with pytest.raises(
+        FileChanged, match=r"b/three\.yml was changed while it was worked on; .*every file is as it was"
+    ):
+        replace_all(root, changes(), Editing(root / "b/three.yml", in_place=in_place))
+    assert texts(root) == {"old\r\n", "theirs\n"}
+
+
+def test_a_name_as_long_as_a_name_can_be_is_no_hindrance(tmp_path: Path) -> None:
+    """What lies beside a file meanwhile does not have its name."""
+    name = "n" * 251 + ".yml"
+    root = written(tmp_path, {name: "old\n"})
+    before = Source.of(name, b"old\n")
+    replace_all(root, [Change(before, before.with_text("new\n"))])
+
+    assert (root / name).read_text() == "new\n"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) -> None:
+    """In the middle of three hundred files; with room again all are written."""
+    with small_disk(tmp_path / "small", "size=3m") as folder:
+        files = [Source.of(f"{number}.yml", b"old" * 2000) for number in range(300)]
+        written(folder, {source.path: source.raw for source in files})
+        edits = [Change(source, source.with_text("new" * 2000)) for source in files]
+        with pytest.raises(FilesNotWritten, match="No space left on device; every file is as it was"):
+            replace_all(folder, edits)
+        untouched = {path.name: path.read_bytes() for path in folder.iterdir()}
+        subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
+        replace_all(folder, edits)
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert untouched == {source.path: source.raw for source in files}
+    assert after == {source.path: b"new" * 2000 for source in files}
+
+
+def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> None:
+    """A link out of the project is no file of it, though it holds the same bytes."""
+    root = project(tmp_path / "project")
+    outside = written(tmp_path / "outside", {"three.yml": "b/three.yml: old\r\n"})
+    (root / "b/three.yml").unlink()
+    (root / "b/three.yml").symlink_to(outside / "three.yml")
+
+    with pytest.raises(FileChanged):
+        replace_all(root, changes())
+    assert (outside / "three.yml").read_bytes() == b"b/three.yml: old\r\n"
+
+
+def test_modes_and_links_stay(tmp_path: Path) -> None:
+    """A link goes on leading to the file, and the file keeps its mode."""
+    root = project(tmp_path)
+    (root / "a/one.yml").chmod(0o751)
+    (root / "a/two.yml").chmod(0o600)
+    (root / "link.yml").symlink_to("a/one.yml")
+    replace_all(root, changes())
+
+    assert [oct((root / name).stat().st_mode & 0o777) for name in NAMES[:2]] == ["0o751", "0o600"]
+    assert (root / "link.yml").is_symlink()
+    assert (root / "link.yml").read_bytes() == b"a/one.yml: new\r\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_of_a_file_stays(tmp_path: Path) -> None:
+    """Root pins a user's project, and the files are the user's."""
+    root = project(tmp_path)
+    os.chown(root / "a/one.yml", 1234, 2345)
+    replace_all(root, changes())
+
+    assert ((root / "a/one.yml").stat().st_uid, (root / "a/one.yml").stat().st_gid) == (1234, 2345)
+
+
+def test_attributes_of_a_file_stay(tmp_path: Path) -> None:
+    """Such as an ACL, by which somebody else may read it."""
+    root = project(tmp_path)
+    os.setxattr(root / NAMES[0], "user.note", b"ours")
+    replace_all(root, changes())
+
+    assert os.getxattr(root / NAMES[0], "user.note") == b"ours"
+    assert os.listxattr(root / NAMES[1]) == []
+
+
+def test_a_second_name_keeps_the_old_text_and_is_told(tmp_path: Path) -> None:
+    """A copy of hard links is kept as it was; that nobody notices would be worse."""
+    root = project(tmp_path)
+    (root / "kept.yml").hardlink_to(root / NAMES[1])
+
+    assert replace_all(root, changes()) == (NAMES[1],)
+    assert (root / "kept.yml").read_bytes().endswith(b"old\r\n")
+    assert (root / NAMES[1]).read_bytes().endswith(b"new\r\n")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from boltseal.project.replace_files import replace_all
+from boltseal.files.atomic_files import Disk
+from tests.project.test_replace import changes
+
+class Killed(Disk):
+    calls = 0
+    def rename(self, old, new):
+        Killed.calls += 1
+        if Killed.calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().rename(old, new)
+
+replace_all(Path(sys.argv[1]), changes(), Killed())
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_killed_between_two_files_each_is_whole_and_the_same_again_completes_it(tmp_path: Path, at: int) -> None:
+    """Nothing is half; what is left beside them is of no use to anybody, and in nobody's way."""
+    root = project(tmp_path)
+    ended = subprocess.run([sys.executable, "-c", KILLED, root, str(at)], check=False)
+    there = [(root / name).read_bytes().partition(b": ")[2] for name in NAMES]
+    before = changes()
+    replace_all(root, [change for change in before if (root / change.path).read_bytes() == change.before.raw])
+
+    assert ended.returncode == -signal.SIGKILL
+    assert there == [b"new\r\n"] * (at - 1) + [b"old\r\n"] * (4 - at)
+    assert [(root / name).read_bytes().partition(b": ")[2] for name in NAMES] == [b"new\r\n"] * 3

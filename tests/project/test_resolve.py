@@ -1,0 +1,234 @@
+"""What references mean is asked so that it costs nobody a pull, and only of those who may be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+
+from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.ledger_trust import Followed, LedgerUnchecked, Status
+from boltseal.client.registry_client import Resolved
+from boltseal.ledger.follow import Fault, LedgerBroken
+from boltseal.lockfile.document import LockedPlatform
+from boltseal.oci.digest import Digest
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import Reference
+from boltseal.project.resolve import RegistryNotAllowed, platform_name
+from tests.fakes.hub import FakeHub
+from tests.images import Document, artifact, image, index
+from tests.project.sites import REGISTRY, publish, references, resolving, two_platforms
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=1):
+        yield
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub()
+
+
+async def behind(hub: FakeHub, name: str, document: Document, *, count_pulls: bool = False) -> object:
+    digest = Digest.parse(publish(hub, name.partition("/")[2], document))
+    async with resolving(hub, count_pulls=count_pulls) as resolver:
+        return (await resolver.platforms({digest: Reference.parse(name)}))[digest]
+
+
+def expected(*children: Document) -> tuple[LockedPlatform, ...]:
+    names = ("linux/amd64", "linux/arm64")
+    return tuple(
+        LockedPlatform(name, Digest.parse(child.digest), Digest.parse(child.config.digest))
+        for name, child in zip(names, children, strict=False)
+    )
+
+
+async def test_each_distinct_reference_costs_one_head_and_nothing_is_fetched(hub: FakeHub) -> None:
+    """However often the project names it."""
+    for number in range(20):
+        publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
+    named = references(*[f"docker.io/team/app{number}:1.0.0" for number in range(20)])
+    async with resolving(hub) as resolver:
+        found = await resolver.meanings([*named, *named])
+
+    assert all(isinstance(each, Resolved) for each in found.values())
+    assert hub.counted == {"token": 1, "HEAD manifest": 20}
+    assert len([request for request in hub.seen if request.method == "HEAD"]) == 21  # the first learns how to ask
+
+
+async def test_a_registry_that_is_not_allowed_is_not_asked(hub: FakeHub) -> None:
+    """A checked-out project does not choose whom we talk to."""
+    publish(hub, "shop/app:1", image("app"))
+    asked, refused = references(f"{REGISTRY}/shop/app:1", "169.254.169.254/shop/app:1")
+    async with resolving(hub, allowed=lambda name: name == REGISTRY) as resolver:
+        found = await resolver.meanings([asked, refused])
+
+    assert isinstance(found[asked], Resolved)
+    assert isinstance(found[refused], RegistryNotAllowed)
+    assert {request.url.hostname for request in hub.seen} == {REGISTRY, "auth.test"}
+
+
+async def test_behind_an_index_are_its_platforms_with_their_image_ids(hub: FakeHub) -> None:
+    """Which is how hosts name what they run."""
+    document = two_platforms("app")
+
+    assert await behind(hub, f"{REGISTRY}/shop/app:1", document) == expected(*document.children)
+
+
+async def test_on_docker_hub_nothing_is_read_that_counts_as_a_pull(hub: FakeHub) -> None:
+    """A GET of a manifest counts there, by digest too."""
+    found = await behind(hub, "docker.io/team/app:1", two_platforms("app"))
+
+    assert found == ()
+    assert "GET manifest" not in hub.counted
+
+
+async def test_on_docker_hub_it_is_read_when_it_may_count(hub: FakeHub) -> None:
+    """`--count-pulls`: one for the index, and one for each platform."""
+    document = two_platforms("app")
+    found = await behind(hub, "docker.io/team/app:1", document, count_pulls=True)
+
+    assert found == expected(*document.children)
+    assert hub.counted["GET manifest"] == 3
+
+
+async def test_a_plain_image_says_its_platform_in_its_config(hub: FakeHub) -> None:
+    """There is no index around it that would."""
+    app = image("app", architecture="arm64")
+    found = await behind(hub, f"{REGISTRY}/shop/app:1", app)
+
+    assert found == (LockedPlatform("linux/arm64", Digest.parse(app.digest), Digest.parse(app.config.digest)),)
+
+
+async def test_what_is_no_image_has_no_image_id(hub: FakeHub) -> None:
+    """An SBOM has a config too, an empty one."""
+    found = await behind(hub, f"{REGISTRY}/shop/sbom:1", artifact("sbom"))
+
+    assert found == (LockedPlatform("", Digest.parse(artifact("sbom").digest), None),)
+
+
+async def test_a_config_that_says_nothing_readable_names_no_platform(hub: FakeHub) -> None:
+    """The image is locked all the same."""
+    blob = b"[]"
+    config = {"mediaType": image("app").config.media_type, "digest": str(Digest.of(blob)), "size": 2}
+    hub.blobs[str(Digest.of(blob))] = blob
+    found = await behind(hub, f"{REGISTRY}/shop/app:2", image("app", config=config))
+
+    assert isinstance(found, tuple)
+    assert (found[0].platform, found[0].image) == ("", Digest.of(blob))
+
+
+async def test_attestations_are_no_platform(hub: FakeHub) -> None:
+    """BuildKit puts them beside the images, for `unknown/unknown`."""
+    app, attestation = image("app"), image("attestation")
+    entries = [
+        app.descriptor(platform={"os": "linux", "architecture": "amd64"}),
+        attestation.descriptor(platform={"os": "unknown", "architecture": "unknown"}),
+    ]
+    found = await behind(hub, f"{REGISTRY}/shop/app:1", index(app, attestation, extra={}, manifests=entries))
+
+    assert found == expected(app)
+
+
+async def test_a_platform_that_was_not_copied_has_no_image_id(hub: FakeHub) -> None:
+    """Whoever copies an index may take only the platforms that they run on."""
+    document = two_platforms("app")
+    digest = Digest.parse(publish(hub, "shop/app:1", document))
+    del hub.manifests["shop/app"][document.children[1].digest]
+    async with resolving(hub) as resolver:
+        found = (await resolver.platforms({digest: Reference.parse(f"{REGISTRY}/shop/app:1")}))[digest]
+
+    first, second = expected(*document.children)
+    assert found == (first, second._replace(image=None))
+
+
+async def test_a_huge_index_is_locked_without_asking_for_each_child(hub: FakeHub) -> None:
+    """A registry can't make us send thousands of requests."""
+    children = [
+        image(str(number)).descriptor(platform={"os": "linux", "architecture": "amd64"}) for number in range(201)
+    ]
+    found = await behind(hub, f"{REGISTRY}/shop/app:1", index(manifests=children))
+
+    assert isinstance(found, tuple)
+    assert len(found) == 201
+    assert hub.counted["GET manifest"] == 1
+
+
+async def test_a_config_too_large_to_be_one_is_not_read(hub: FakeHub) -> None:
+    """Whatever the manifest says of its size."""
+    config = image("app").config.descriptor() | {"size": 9 * 1024 * 1024}
+    found = await behind(hub, f"{REGISTRY}/shop/app:1", image("app", config=config))
+
+    assert isinstance(found, RemoteLies)
+    assert "GET blob" not in hub.counted
+
+
+async def test_a_digest_that_is_not_there_is_told(hub: FakeHub) -> None:
+    """As the reason why it could not be read."""
+    gone = Digest.of(b"gone")
+    async with resolving(hub) as resolver:
+        found = await resolver.platforms({gone: Reference.parse(f"{REGISTRY}/shop/app:1")})
+
+    assert isinstance(found[gone], RemoteNotFound)
+
+
+@pytest.mark.parametrize(
+    ("platform", "name"),
+    [
+        (None, ""),
+        (Platform("linux", "arm", "v7"), "linux/arm/v7"),
+        (Platform("windows", "amd64", os_version="10.0.17763.1"), "windows/amd64:10.0.17763.1"),
+        (Platform("x" * 300), "x" * 200),
+    ],
+)
+def test_the_name_of_a_platform(platform: Platform | None, name: str) -> None:
+    """As Docker writes it; Windows has several of one architecture, by version."""
+    assert platform_name(platform) == name
+
+
+async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeHub) -> None:
+    """What its tags mean would not be believed; other registries are asked all the same, each ledger once."""
+    publish(hub, "library/node:16.13", image("node"))
+    node, other = references("node:16.13", "quay.io/library/node:16.13")
+    looked = []
+
+    async def watch(registry: str) -> Followed:
+        looked.append(registry)
+        if registry == "quay.io":
+            raise LedgerUnchecked("quay.io has a ledger, and it can't be checked now")
+        return Followed(registry, Status.NO_LEDGER)
+
+    async with resolving(hub, watch=watch) as resolver:
+        found = await resolver.meanings([node, other])
+        await resolver.meanings([node, other])
+
+    assert isinstance(found[node], Resolved)
+    assert isinstance(found[other], LedgerUnchecked)
+    assert sorted(looked) == ["docker.io", "quay.io"]
+
+
+async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
+    """Nothing is locked or verified beside it."""
+
+    async def watch(_: str) -> Followed:
+        raise LedgerBroken(Fault.FORKED, "it forked")
+
+    async with resolving(hub, watch=watch) as resolver:
+        with pytest.raises(LedgerBroken):
+            await resolver.meanings([Reference.parse("node:16.13")])
+
+
+async def test_long_work_says_where_it_stands(hub: FakeHub) -> None:
+    """Each step with how much of it is done, to the last."""
+    for number in range(5):
+        publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
+    named = references(*[f"{REGISTRY}/team/app{number}:1.0.0" for number in range(5)])
+    told: list[tuple[str, int, int]] = []
+    async with resolving(hub, progress=lambda *step: told.append(step)) as resolver:
+        found = await resolver.meanings(named)
+        await resolver.platforms({one.digest: at for at, one in found.items() if isinstance(one, Resolved)})
+
+    assert told == [(step, done, 5) for step in ("asking what tags mean", "reading platforms") for done in range(1, 6)]

@@ -1,0 +1,237 @@
+"""What a scan reads, what it leaves alone, and what it says of what it can't read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boltseal.project.scan import scan
+from boltseal.project.source_files import MAX_FILE_BYTES
+from tests.programs import as_somebody
+from tests.project.projects import DATA, found_in, names, written
+
+COMPOSE = "services:\n  web:\n    image: nginx:1.25\n"
+
+
+def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
+    """Broken YAML, NUL bytes, other encodings, control characters and a reference: four problems, one site."""
+    root = written(
+        tmp_path,
+        {
+            "a/compose.yml": "services:\n  web: {image: nginx\n  x\n",
+            "b/compose.yml": b"services:\n\0\n",
+            "c/compose.yml": b"services:\n  # caf\xe9\n",
+            "d/compose.yml": COMPOSE,
+            "e/compose.yml": "a: b\n# \u00e9\n# \x1b[31m\n",
+        },
+    )
+    found = scan(root)
+
+    assert names(found) == [("services.web.image", "nginx:1.25")]
+    assert [(problem.path, problem.line) for problem in found.problems] == [
+        ("a/compose.yml", 4),
+        ("b/compose.yml", 2),
+        ("c/compose.yml", 2),
+        ("e/compose.yml", 3),
+    ]
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """Its size is asked for first."""
+    root = written(tmp_path, {"compose.yml": COMPOSE})
+    os.truncate(root / "compose.yml", 50 * 1024 * 1024)
+    found = scan(root)
+
+    assert found.sites == ()
+    assert found.problems[0].message == "has 52428800 bytes; a file with references has at most 16 MiB: not read"
+    assert MAX_FILE_BYTES == 16 * 1024 * 1024
+
+
+def test_nesting_without_end_is_a_problem(tmp_path: Path) -> None:
+    """A hundred thousand brackets are refused by libyaml; nine hundred are read, and nothing here recurs."""
+    deep = "apiVersion: v1\nkind: Pod\nx: " + "{a: [" * 450 + "{containers: [{image: nginx:1.25}]}" + "]}" * 450 + "\n"
+    found = scan(written(tmp_path, {"a/compose.yml": "[" * 100_000, "b/pod.yml": deep}))
+
+    assert [problem.path for problem in found.problems] == ["a/compose.yml"]
+    assert "nest" in found.problems[0].message
+    assert [site.written for site in found.sites] == ["nginx:1.25"]
+
+
+def test_a_chain_of_merges_without_end_is_a_problem(tmp_path: Path) -> None:
+    """Each of three hundred mappings merges the one before: more than a person would, and refused with its line."""
+    lines = ["x0: &x0 {image: nginx:1.25}", *(f"x{n}: &x{n} {{<<: *x{n - 1}}}" for n in range(1, 300))]
+    found = scan(written(tmp_path, {"compose.yml": "\n".join([*lines, "services: {web: *x299}"]) + "\n"}))
+
+    assert [(problem.line, problem.message) for problem in found.problems] == [
+        (201, "merges more than 200 mappings into one")
+    ]
+
+
+def test_a_service_that_extends_itself_ends(tmp_path: Path) -> None:
+    """By way of another, too."""
+    text = "services:\n  a: {image: nginx:1.25, extends: b}\n  b: {extends: {service: a}}\n  c: {image: redis:7.2, extends: c}\n"
+    found = scan(written(tmp_path, {"compose.yml": text}))
+
+    assert [site.written for site in found.sites] == ["nginx:1.25", "redis:7.2"]
+
+
+def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
+    """Neither a file nor a folder, found or named."""
+    outside = written(tmp_path / "outside", {"compose.yml": COMPOSE, "folder/compose.yml": COMPOSE})
+    root = written(tmp_path / "project", {"README.md": "x"})
+    (root / "compose.yml").symlink_to(outside / "compose.yml")
+    (root / "folder").symlink_to(outside / "folder")
+    found, named = scan(root), found_in(root, "folder", "../outside/compose.yml")
+
+    assert (found.sites, named.sites) == ((), ())
+    assert [problem.path for problem in found.problems] == ["compose.yml"]
+    assert [problem.path for problem in named.problems] == ["../outside/compose.yml", "folder"]
+
+
+def test_a_dotenv_that_leads_out_of_the_project_is_not_read(tmp_path: Path) -> None:
+    """A checked-out project could have a secret of the machine shown as a tag."""
+    outside = written(tmp_path / "outside", {".env": "SECRET=s3cret\n"})
+    root = written(tmp_path / "project", {"compose.yml": "services: {web: {image: 'a:${SECRET}'}}\n"})
+    (root / ".env").symlink_to(outside / ".env")
+    found = scan(root)
+
+    assert "s3cret" not in repr(found)
+    assert [problem.path for problem in found.problems] == [".env"]
+
+
+def test_a_link_within_the_project_is_one_file(tmp_path: Path) -> None:
+    """Two names of a file have one set of sites, under the real one."""
+    root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
+    (root / "compose.yml").symlink_to("deploy/compose.yml")
+
+    assert [site.path for site in scan(root).sites] == ["deploy/compose.yml"]
+
+
+def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    """As a file and within its folder."""
+    root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
+
+    assert len(found_in(root, "deploy", "deploy/compose.yml", ".").sites) == 1
+
+
+def test_a_named_file_that_is_not_there_or_unknown_is_a_problem(tmp_path: Path) -> None:
+    """Whoever names a file wants to hear that nothing was read of it."""
+    root = written(tmp_path, {"notes.yml": "a: b\n", "stack.yml": COMPOSE})
+    found = found_in(root, "gone.yml", "notes.yml", "stack.yml")
+
+    assert names(found) == [("services.web.image", "nginx:1.25")]
+    assert [str(problem) for problem in found.problems] == [
+        "gone.yml: is not there",
+        "notes.yml: is none of the formats that are known here",
+    ]
+
+
+SCAN = """
+import sys
+from pathlib import Path
+from boltseal.project.scan import scan
+for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).problems:
+    print(problem)
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "asked", "told"),
+    [
+        (".", 0o311, [], [".: can't be read: Permission denied; nobody knows what is in it"]),
+        ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
+        ("deploy", 0o000, ["deploy"], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
+        ("deploy", 0o000, ["deploy/compose.yml"], ["deploy/compose.yml: can't be read: Permission denied"]),
+        ("deploy", 0o444, [], ["deploy/compose.yml: can't be read: Permission denied"]),
+        ("deploy/compose.yml", 0o000, [], ["deploy/compose.yml: can't be read: Permission denied"]),
+        (
+            "ci/more",
+            0o000,
+            [".gitlab-ci.yml"],
+            ["ci/more: can't be read: Permission denied; nobody knows what is in it"],
+        ),
+        ("deploy", 0o000, ["ci/more/a.yml"], ["ci/more/a.yml: is none of the formats that are known here"]),
+    ],
+)
+def test_what_can_not_be_looked_into_is_a_problem(
+    tmp_path: Path, closed: str, mode: int, asked: list[str], told: list[str]
+) -> None:
+    """A gate that found nothing there would say that all is well."""
+    include = "include: {local: 'ci/**.yml'}\n"
+    root = written(tmp_path, {"deploy/compose.yml": COMPOSE, "ci/more/a.yml": "a: b\n", ".gitlab-ci.yml": include})
+    (root / closed).chmod(mode)
+    try:
+        argv = [*as_somebody(), sys.executable, "-c", SCAN, str(root), *asked]
+        done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
+    finally:
+        (root / closed).chmod(0o755)
+
+    assert done.stdout.splitlines() == told
+
+
+def test_a_folder_is_searched_for_what_has_a_name_or_says_what_it_is(tmp_path: Path) -> None:
+    """Other YAML, data, dependencies and repositories inside are passed over."""
+    root = written(
+        tmp_path,
+        {
+            "notes.yml": COMPOSE,
+            "data.json": "{" * 10,
+            "node_modules/x/compose.yml": COMPOSE,
+            ".git/compose.yml": COMPOSE,
+            "page.html": "{{ image }}",
+            "pod.yml": "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: redis:7.2}]}\n",
+        },
+    )
+    found = scan(root)
+
+    assert names(found) == [("Pod spec.containers[0].image", "redis:7.2")]
+    assert found.problems == ()
+
+
+def test_a_dockerfile_that_is_included_as_something_else_is_a_problem(tmp_path: Path) -> None:
+    """It is read as what it is, and as what somebody takes it for, each by its own rules."""
+    root = written(tmp_path, {"Dockerfile": "FROM nginx:1.25\n\t- x: {\n", "compose.yml": "include: [Dockerfile]\n"})
+    found = scan(root)
+
+    assert [site.where for site in found.sites] == ["FROM, stage 0"]
+    assert [problem.path for problem in found.problems] == ["Dockerfile"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A named pipe with a promising name is a problem."""
+    os.mkfifo(tmp_path / "compose.yml")
+
+    assert scan(tmp_path).problems[0].message == "is not a plain file"
+
+
+def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:
+    """In the order of paths and places, whatever the order in which it was read."""
+    first, second = scan(DATA), scan(DATA, sorted(DATA.iterdir(), reverse=True))
+
+    assert len(first.sites) > 100
+    assert first.sites == second.sites
+    assert list(first.sites) == sorted(first.sites, key=lambda site: (site.path, site.span, site.where))
+
+
+def test_a_program_about_dockerfiles_is_no_dockerfile(tmp_path: Path) -> None:
+    """`from typing import Final` names no image; `Dockerfile.prod` and `web.Dockerfile` are Dockerfiles."""
+    program = "from typing import Final\n"
+    about = [f"Dockerfile.{end}" for end in ("md", "txt", "dockerignore", "rst", "orig")]
+    files = dict.fromkeys(["dockerfile.py", "src/dockerfile.go", "Dockerfile.TS", *about], program)
+    root = written(tmp_path, {**files, "Dockerfile.prod": "FROM a:1\n", "web.Dockerfile": "FROM b:1\n"})
+
+    assert [site.written for site in scan(root).sites] == ["a:1", "b:1"]
+
+
+def test_no_name_of_a_file_hides_it(tmp_path: Path) -> None:
+    """A line break in it, bytes that are no UTF-8, and the longest that there is: all are looked into."""
+    pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: redis:7.2}]}\n"
+    names = ["a\nb.yaml", os.fsdecode(b"\xff.yaml"), "n" * 250 + ".yaml"]
+    root = written(tmp_path, {**dict.fromkeys(names, pod), "a\nDockerfile/Dockerfile.a\nb": "FROM x:1\n"})
+    written(root, {"a\nb/.github/workflows/c\nd.yml": "jobs: {t: {container: y:1}}\n", "p\n.compose.yml": COMPOSE})
+
+    assert sorted(site.written for site in scan(root).sites) == [*["nginx:1.25"], *["redis:7.2"] * 3, "x:1", "y:1"]

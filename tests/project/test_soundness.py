@@ -1,0 +1,66 @@
+"""A pin never names an image by a tag that is not its own, whatever somebody sets the variables around it to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boltseal.project.references.interpolation import Dialect, NotFilled, fill
+from tests.project.projects import found_in, pinned, put, written
+
+NAMES = ("A", "B", "C")
+parts = st.recursive(
+    st.sampled_from(["1", "2.4", "-alpine", "v"]) | st.sampled_from([f"${{{name}}}" for name in NAMES]),
+    lambda inner: st.builds(
+        lambda name, operator, text: f"${{{name}{operator}{text}}}",
+        st.sampled_from(NAMES),
+        st.sampled_from([":-", "-", ":+", "+"]),
+        inner,
+    ),
+    max_leaves=4,
+)
+tags = st.lists(parts, min_size=1, max_size=3).map("".join)
+texts = st.builds(
+    lambda name, tag: f"{name}:{tag}", st.sampled_from(["shop/app", "${C:-shop}/app", "$C/app"]), tags
+) | st.builds(lambda name, tag: f"${{{name}:-shop/app:{tag}}}", st.sampled_from(NAMES), tags)
+values = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["", "3", "x.y"]), max_size=3)
+
+
+def filled(text: str, values: Mapping[str, str]) -> str | None:
+    try:
+        return fill(text, values.get, Dialect.COMPOSE, strict=False).text
+    except NotFilled:
+        return None
+
+
+def tag_of(text: str) -> str:
+    return text.partition("@")[0].rpartition("/")[2].partition(":")[2]
+
+
+@pytest.mark.lengthy
+@settings(max_examples=settings().max_examples * 3 // 2)
+@given(texts, values, values)
+def test_no_value_of_a_variable_leaves_a_digest_behind_another_tag(
+    text: str, env: dict[str, str], shell: dict[str, str]
+) -> None:
+    """`env` is the project's `.env`, and `shell` what somebody sets when it runs, which wins."""
+    lines = "".join(f"{name}={value}\n" for name, value in env.items())
+    compose = yaml.safe_dump({"services": {"web": {"image": text}}})
+    with TemporaryDirectory() as folder:
+        root = written(Path(folder), {"compose.yml": compose, ".env": lines})
+        (site,) = found_in(root).sites
+        put(root, pinned(root))
+        after = yaml.safe_load((root / "compose.yml").read_text())["services"]["web"]["image"]
+        env_after = dict(line.split("=", 1) for line in (root / ".env").read_text().splitlines())
+    meant = filled(after, {**env_after, **shell}) or ""
+
+    if site.resolved is not None and "@" in meant:
+        assert tag_of(meant) == (site.resolved.tag or "")
+    if site.resolved is not None and site.spot is not None:
+        assert "@sha256:" in (filled(after, env_after) or "")

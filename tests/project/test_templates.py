@@ -1,0 +1,127 @@
+"""Templates: what they become is not evaluated, and no image in one passes unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.project.references.helm import NO_DIGEST
+from tests.project.projects import found_in, names, pinned, put, trap, written
+
+
+def test_each_image_of_a_charts_template_is_told_with_its_line(tmp_path: Path) -> None:
+    """What the values fill in is a note, also in braces; comments of either kind are comments."""
+    found = found_in(trap("helm_chart", tmp_path))
+
+    assert found.problems == ()
+    assert [(note.path, note.line) for note in found.notes] == [
+        ("templates/deployment.yaml", 12),
+        ("templates/deployment.yaml", 13),
+    ]
+    assert "its values are read, and what it makes of them is not" in found.notes[0].message
+    assert '"{{ include' in found.notes[1].message.replace("\\", "")
+
+
+def test_an_image_that_a_template_names_outright_is_locked_and_not_edited(tmp_path: Path) -> None:
+    """Charts do so for their tests; nobody fills it in, so it means what it says."""
+    root = trap("helm_chart", tmp_path)
+    before = {path: path.read_bytes() for path in root.rglob("*.yaml")}
+    found = found_in(root)
+    edited = pinned(root)
+    put(root, edited)
+
+    assert names(found) == [
+        ("image[0]", "redis:7.2"),
+        ("image[0]", "fluent/fluent-bit:3.1"),
+        ("image[0]", "busybox"),
+        ("image", "registry.example.com/shop/app:1.4.2"),
+    ]
+    assert [(site.path, site.line) for site in found.sites[:3]] == [
+        ("charts/cache/templates/pod.yaml", 3),
+        ("templates/deployment.yaml", 15),
+        ("templates/tests/test-connection.yaml", 8),
+    ]
+    assert {refusal.reason for refusal in edited.refusals} == {
+        "it stands in a chart's template, which is not edited: name it in the values"
+    }
+    assert [change.path for change in edited.changes] == ["values.yaml"]
+    assert all(path.read_bytes() == text for path, text in before.items() if path.name != "values.yaml")
+    assert NO_DIGEST not in {refusal.reason for refusal in edited.refusals}
+
+
+def test_where_a_name_stands_in_a_template_is_known_to_the_character(tmp_path: Path) -> None:
+    """Whatever the line ends are."""
+    root = trap("helm_chart", tmp_path)
+
+    for site in found_in(root).sites[:3]:
+        text = (root / site.path).read_bytes().decode()
+        assert text[slice(*site.span)] == site.written
+
+
+def test_a_template_that_is_named_is_read_as_one(tmp_path: Path) -> None:
+    """As when the whole project is read."""
+    root = trap("helm_chart", tmp_path)
+
+    assert [note.line for note in found_in(root, "templates/deployment.yaml").notes] == [12, 13]
+
+
+def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Path) -> None:
+    """By Jinja, Go, ERB; by its name; and a text without an image is nobody's concern."""
+    found = found_in(trap("templated_names", tmp_path))
+
+    assert [(problem.path, problem.line) for problem in found.problems] == [
+        ("Dockerfile.erb", 2),
+        ("Dockerfile.erb", 4),
+        ("compose.yml.j2", 4),
+        ("compose.yml.j2", 7),
+        ("pod.yaml.tmpl", 5),
+    ]
+    assert all("stands in a template, which is not evaluated" in problem.message for problem in found.problems)
+    assert '"redis:7.2"' in found.problems[3].message
+
+
+def test_a_dockerfile_that_is_one_as_it_stands_is_read_whatever_fills_in_the_rest(tmp_path: Path) -> None:
+    """An expression in a RUN changes no image."""
+    found = found_in(trap("templated_names", tmp_path))
+
+    assert [(site.path, site.written) for site in found.sites] == [("web.Dockerfile.j2", "node:16.13")]
+
+
+def test_a_manifest_that_only_a_template_engine_reads_is_named_though_its_image_is_plain(tmp_path: Path) -> None:
+    """Its braces stand elsewhere; the image would be deployed by its tag, unseen."""
+    text = "{{- if on }}\napiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n{{- end }}\n"
+    found = found_in(written(tmp_path, {"pod.yaml": text, "other.yaml": "apiVersion: {{ x }}: y\n"}))
+
+    assert [(problem.path, problem.line) for problem in found.problems] == [("pod.yaml", 1)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["image: ${IMAGE}", "image: ''", "image: {repository: x}", "my_image: x:1", "image:x:1", "$.image: x:1"],
+)
+def test_what_names_no_image_outright_is_no_site_of_a_template(tmp_path: Path, line: str) -> None:
+    """A guess would be locked as if it had been read."""
+    root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": f"{line}\n"})
+
+    assert found_in(root).sites == ()
+
+
+def test_a_template_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
+    """Like any other file."""
+    root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": b"image: x:1\n\0"})
+
+    assert [problem.line for problem in found_in(root).problems] == [2]
+
+
+@pytest.mark.slow
+def test_comments_that_never_end_cost_no_more_than_the_text(tmp_path: Path) -> None:
+    """Three million beginnings are looked at once each; and what stands behind one that does not end is told."""
+    text = (
+        "{#" * 2_000_000
+        + "{{/*" * 1_000_000
+        + "\nimage: nginx:1.25\n{# image: a:1\nimage: b:1 #}\n{# {{/*\nimage: c:1\n"
+    )
+    root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": text})
+
+    assert [site.written for site in found_in(root).sites] == ["c:1"]

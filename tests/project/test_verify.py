@@ -1,0 +1,363 @@
+"""Do the files still mean what was locked? Each way in which they may not has its own word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import pytest
+import stamina
+from starlette.responses import Response
+
+from boltseal.lockfile.compare import Weight
+from boltseal.lockfile.document import Lock
+from boltseal.oci.digest import Digest
+from boltseal.project.image_references import Site
+from boltseal.project.lock import relock
+from boltseal.project.tag_moves import Move
+from boltseal.project.verify import Status, Verdict, verify
+from tests.fakes.hub import FakeHub
+from tests.images import OCI_INDEX, Document
+from tests.lockfile.locks import DAY_US, NOW_US
+from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+
+RELEASE = f"{REGISTRY}/shop/app:1.4.2"
+FLOATING = f"{REGISTRY}/shop/app:latest"
+HOUR_US = DAY_US // 24
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=1):
+        yield
+
+
+@pytest.fixture
+def hub() -> FakeHub:
+    return FakeHub()
+
+
+def put(hub: FakeHub, words: str, name: str = RELEASE) -> Document:
+    document = two_platforms(words)
+    publish(hub, name.removeprefix(f"{REGISTRY}/"), document)
+    return document
+
+
+async def locked(hub: FakeHub, sites: Sequence[Site], *, count_pulls: bool = False) -> Lock:
+    async with resolving(hub, count_pulls=count_pulls) as resolver:
+        done = await relock(sites, Lock(), resolver, update=lambda _: False, now_us=NOW_US)
+
+    assert done.unresolved == ()
+    return done.lock
+
+
+async def verdict(hub: FakeHub | None, one: Site, lock: Lock | None, *, strict: bool = False) -> Verdict:
+    """The verdict twelve days later; without a hub, offline."""
+    later_us = NOW_US + 12 * DAY_US
+    if hub is None:
+        (found,) = await verify([one], lock, None, now_us=later_us, strict=strict)
+        return found
+    async with resolving(hub) as resolver:
+        (found,) = await verify([one], lock, resolver, now_us=later_us, strict=strict)
+    return found
+
+
+def moved(found: Verdict) -> Move:
+    """What is known of the move."""
+    assert found.move is not None
+    return found.move
+
+
+def told(found: Verdict) -> tuple[Status, Weight]:
+    return found.status, found.weight
+
+
+async def test_a_pin_whose_tag_means_the_same_holds(hub: FakeHub) -> None:
+    """Pinned, locked, unmoved; by one HEAD."""
+    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+    lock = await locked(hub, [pinned])
+    hub.counted.clear()
+
+    assert told(await verdict(hub, pinned, lock, strict=True)) == (Status.HOLDS, Weight.HOLDS)
+    assert hub.counted == {"token": 1, "HEAD manifest": 1}
+
+
+async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) -> None:
+    """What is deployed is what was locked; that there is something newer is worth a line."""
+    older = put(hub, "older", FLOATING)
+    pinned = site(f"{FLOATING}@{older.digest}")
+    lock = await locked(hub, [pinned])
+    newer = put(hub, "newer", FLOATING)
+    found = await verdict(hub, pinned, lock)
+
+    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert (str(found.from_), str(found.to), moved(found).sealed) == (older.digest, newer.digest, False)
+    assert found.reason == (
+        f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
+        "after 2026-11-24T18:00:00Z (12 days ago); changed: linux/amd64, linux/arm64; the pin still holds"
+    )
+
+
+def history(digest: str, event: str = "created", time: str = "2026-12-01T06:00:00.000001Z") -> bytes:
+    annotations = {
+        f"org.opencontainers.distribution.tag.{name}": value for name, value in (("timestamp", time), ("event", event))
+    }
+    entry = {"mediaType": OCI_INDEX, "digest": digest, "size": 2, "annotations": annotations}
+    return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
+
+
+async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHub) -> None:
+    """By the newest event, if that is this move; asked only where something moved."""
+    older = put(hub, "older", FLOATING)
+    pinned = site(f"{FLOATING}@{older.digest}")
+    lock = await locked(hub, [pinned])
+    hub.histories["shop/app:latest"] = history(older.digest)
+    assert (await verdict(hub, pinned, lock)).status is Status.HOLDS
+    assert "history" not in hub.counted
+    newer = put(hub, "newer", FLOATING)
+    other = await verdict(hub, pinned, lock)
+    hub.histories["shop/app:latest"] = history(newer.digest)
+    found = await verdict(hub, pinned, lock)
+
+    assert moved(other).moved_us is None
+    assert "after 2026-11-24T18:00:00Z" in other.reason
+    assert moved(found).moved_us == NOW_US + 6 * DAY_US + 12 * HOUR_US + 1
+    assert "on 2026-12-01T06:00:00Z (5 days ago), as its registry says; changed: linux/amd64" in found.reason
+
+
+async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: FakeHub) -> None:
+    """The newest event has no manifest any more."""
+    older = put(hub, "older", FLOATING)
+    pinned = site(f"{FLOATING}@{older.digest}")
+    lock = await locked(hub, [pinned])
+    del hub.manifests["shop/app"]["latest"]
+    hub.histories["shop/app:latest"] = history(older.digest, "deleted")
+
+    assert "was deleted; it meant" in (found := await verdict(hub, pinned, lock)).reason
+    assert moved(found).moved_us is not None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        b"[]",
+        b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}',
+        history(f"sha256:{'0' * 64}", time="yesterday"),
+        history(f"sha256:{'0' * 64}", time="2026-12-01T06:00:00"),
+        history(f"sha256:{'0' * 64}", time="9" * 100),
+    ],
+)
+async def test_a_history_that_says_nothing_readable_is_none(hub: FakeHub, told: bytes) -> None:
+    """Then the move came after it was locked, which is known without it."""
+    pinned = site(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
+    lock = await locked(hub, [pinned])
+    put(hub, "newer", FLOATING)
+    hub.histories["shop/app:latest"] = told
+
+    assert moved(await verdict(hub, pinned, lock)).moved_us is None
+
+
+async def test_strictly_a_note_does_not_hold(hub: FakeHub) -> None:
+    """For those who want to know of everything newer."""
+    pinned = site(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
+    lock = await locked(hub, [pinned])
+    put(hub, "newer", FLOATING)
+
+    assert told(await verdict(hub, pinned, lock, strict=True)) == (Status.MOVED, Weight.DIFFERS)
+
+
+async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeHub) -> None:
+    """Somebody overwrote what should never change."""
+    pinned = site(f"{RELEASE}@{put(hub, 'older').digest}")
+    lock = await locked(hub, [pinned])
+    put(hub, "newer")
+    found = await verdict(hub, pinned, lock)
+
+    assert (told(found), moved(found).sealed) == ((Status.MOVED, Weight.DIFFERS), True)
+    assert found.reason.startswith("a tag that should never move moved from ")
+
+
+async def test_what_is_not_pinned_and_moved_does_not_hold(hub: FakeHub) -> None:
+    """Floating or not: what would be deployed is not what was locked."""
+    put(hub, "older", FLOATING)
+    lock = await locked(hub, [site(FLOATING)])
+    put(hub, "newer", FLOATING)
+
+    assert told(await verdict(hub, site(FLOATING), lock)) == (Status.MOVED, Weight.DIFFERS)
+
+
+async def test_what_is_locked_and_not_pinned_holds_with_a_note(hub: FakeHub) -> None:
+    """As long as its tag means what was locked; nothing holds it there."""
+    put(hub, "app")
+    lock = await locked(hub, [site(RELEASE)])
+
+    assert told(await verdict(hub, site(RELEASE), lock)) == (Status.NOT_PINNED, Weight.NOTE)
+    assert told(await verdict(None, site(RELEASE), lock)) == (Status.NOT_PINNED, Weight.NOTE)
+
+
+async def test_without_pin_and_lock_nothing_says_what_it_should_mean(hub: FakeHub) -> None:
+    """Not pinned, which does not hold."""
+    put(hub, "app")
+
+    assert told(await verdict(hub, site(RELEASE), None)) == (Status.NOT_PINNED, Weight.DIFFERS)
+
+
+async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> None:
+    """A project that only pins has a gate too."""
+    older = put(hub, "older")
+    pinned = site(f"{RELEASE}@{older.digest}")
+
+    assert told(await verdict(hub, pinned, None)) == (Status.HOLDS, Weight.HOLDS)
+    put(hub, "newer")
+    assert told(await verdict(hub, pinned, None)) == (Status.MOVED, Weight.DIFFERS)
+
+
+async def test_what_the_lock_does_not_know_does_not_hold(hub: FakeHub) -> None:
+    """Somebody added it and did not lock it."""
+    put(hub, "app")
+
+    assert told(await verdict(hub, site(RELEASE), Lock())) == (Status.NOT_LOCKED, Weight.DIFFERS)
+    assert told(await verdict(None, site(RELEASE, build=True), Lock())) == (Status.NOT_LOCKED, Weight.DIFFERS)
+
+
+async def test_a_pin_that_is_not_what_the_lock_says_disagrees(hub: FakeHub) -> None:
+    """One of the two was changed alone; told offline too."""
+    older = put(hub, "older")
+    put(hub, "newer")
+    lock = await locked(hub, [site(RELEASE)])
+    pinned = site(f"{RELEASE}@{older.digest}")
+    found = await verdict(hub, pinned, lock)
+
+    assert told(found) == told(await verdict(None, pinned, lock)) == (Status.DISAGREES, Weight.DIFFERS)
+    assert (str(found.to), found.from_) == (older.digest, lock.images[0].digest)
+
+
+async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
+    """It runs nowhere else; the lock knows, also offline."""
+    document = put(hub, "app")
+    lock = await locked(hub, [site(RELEASE)])
+    pinned = site(f"{RELEASE}@{document.children[1].digest}")
+    found = await verdict(None, pinned, lock)
+
+    assert told(found) == told(await verdict(hub, pinned, lock)) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
+    assert "only the image for linux/arm64" in found.reason
+
+
+async def test_a_pin_to_one_platform_is_found_without_reading_an_index(hub: FakeHub) -> None:
+    """On Docker Hub the platforms are not read, but a HEAD says what kind of thing a digest names."""
+    document = two_platforms("node")
+    publish(hub, "library/node:16.13.0", document)
+    lock = await locked(hub, [site("node:16.13.0")])
+    pinned = site(f"node:16.13.0@{document.children[0].digest}")
+
+    assert told(await verdict(hub, pinned, lock)) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
+    assert told(await verdict(hub, pinned, None)) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
+    assert "GET manifest" not in hub.counted
+
+
+async def test_a_pin_that_is_gone_can_not_be_deployed(hub: FakeHub) -> None:
+    """Its registry has lost it."""
+    document = put(hub, "app")
+    pinned = site(f"{RELEASE}@{document.digest}")
+    lock = await locked(hub, [pinned])
+    hub.manifests["shop/app"].clear()
+
+    assert told(await verdict(hub, pinned, lock)) == (Status.GONE, Weight.DIFFERS)
+
+
+async def test_a_tag_that_is_gone_is_gone_where_nothing_pins_it(hub: FakeHub) -> None:
+    """And by digest alone: the digest."""
+    document = put(hub, "app")
+    by_digest = site(f"{REGISTRY}/shop/app@{document.digest}")
+    lock = await locked(hub, [site(RELEASE), by_digest])
+    hub.manifests["shop/app"].clear()
+
+    assert told(await verdict(hub, site(RELEASE), lock)) == (Status.GONE, Weight.DIFFERS)
+    assert told(await verdict(hub, by_digest, lock)) == (Status.GONE, Weight.DIFFERS)
+
+
+async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> None:
+    """With a note; a release that was deleted does not."""
+    pins = {name: site(f"{name}@{put(hub, 'app', name).digest}") for name in (FLOATING, RELEASE)}
+    lock = await locked(hub, list(pins.values()))
+    for tag in ("latest", "1.4.2"):
+        del hub.manifests["shop/app"][tag]
+    floating, release = [await verdict(hub, pin, lock) for pin in pins.values()]
+
+    assert told(floating) == (Status.MOVED, Weight.NOTE)
+    assert told(release) == (Status.MOVED, Weight.DIFFERS)
+    assert "was deleted; it meant" in floating.reason
+
+
+async def test_a_reference_by_digest_alone_holds(hub: FakeHub) -> None:
+    """It names one thing and nothing else."""
+    one = site(f"{REGISTRY}/shop/app@{put(hub, 'app').digest}")
+    lock = await locked(hub, [one])
+
+    assert told(await verdict(hub, one, lock)) == (Status.HOLDS, Weight.HOLDS)
+
+
+async def test_a_registry_that_does_not_answer_is_told_and_no_success(hub: FakeHub) -> None:
+    """Of what is pinned, and of what is not."""
+    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+    lock = await locked(hub, [pinned])
+    for one in (pinned, site(RELEASE)):
+        hub.failures = [Response(status_code=500)] * 9
+        found = await verdict(hub, one, lock)
+
+        assert told(found) == (Status.UNKNOWN, Weight.UNKNOWN)
+        assert "failed on" in found.reason
+
+
+async def test_a_tag_that_can_not_be_asked_is_told_though_the_pin_is_there(hub: FakeHub) -> None:
+    """Whether the tag moved is not known, so nothing is said to hold."""
+    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+    lock = await locked(hub, [pinned])
+    hub.failures = [Response(status_code=500)]
+
+    assert told(await verdict(hub, pinned, lock)) == (Status.UNKNOWN, Weight.UNKNOWN)
+
+
+async def test_a_text_that_names_nothing_could_not_be_checked(hub: FakeHub) -> None:
+    """A variable without a value, for example."""
+    found = await verdict(hub, site("${NOBODY}"), Lock())
+
+    assert told(found) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert found.reason
+
+
+async def test_a_local_build_holds_and_nobody_is_asked(hub: FakeHub) -> None:
+    """It is built where it runs."""
+    built = site(RELEASE, build=True)
+    lock = await locked(hub, [built])
+    hub.counted.clear()
+
+    assert told(await verdict(hub, built, lock, strict=True)) == (Status.LOCAL_BUILD, Weight.HOLDS)
+    assert told(await verdict(hub, built, None)) == (Status.LOCAL_BUILD, Weight.HOLDS)
+    assert hub.counted == {}
+
+
+async def test_a_local_build_that_nothing_builds_any_more_disagrees(hub: FakeHub) -> None:
+    """The lock says that nobody holds it, and the file wants it pulled."""
+    lock = await locked(hub, [site(RELEASE, build=True)])
+
+    assert told(await verdict(hub, site(RELEASE), lock)) == (Status.DISAGREES, Weight.DIFFERS)
+
+
+async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub) -> None:
+    """It was locked to a digest, so it has to mean that."""
+    built = site(RELEASE, build=True)
+    put(hub, "older")
+    lock = await locked(hub, [built])
+    put(hub, "newer")
+
+    assert told(await verdict(hub, built, lock)) == (Status.MOVED, Weight.DIFFERS)
+
+
+async def test_offline_a_pin_that_the_lock_has_holds(hub: FakeHub) -> None:
+    """Files and lock agree; nobody was asked."""
+    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+    lock = await locked(hub, [pinned])
+
+    assert told(await verdict(None, pinned, lock, strict=True)) == (Status.HOLDS, Weight.HOLDS)

@@ -1,0 +1,203 @@
+"""The catalog for clients that follow its challenge: tokens of the scope `registry:catalog:*` (Docker token specification)."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import bcrypt
+import httpx2
+import pytest
+
+from boltseal.client.catalog import repositories
+from boltseal.client.challenges import parse_challenges
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.registry_client import RegistryClient
+from boltseal.client.transport import Transport
+from boltseal.oci.reference import Repository
+from boltseal.server.settings import Settings
+from tests.attacks.test_rights import AUTH, PEOPLE, bearer, claims, login, token
+from tests.images import image, push
+from tests.serving import Serving, serving_as
+
+REGISTRY = "127.0.0.1:5000"
+CATALOG = "registry:catalog:*"
+IMAGE = image("listed")
+PUSHED = {"other/a": "other", "other/b": "other", "public/a": "boss", "shop/a": "ci", "shop/b": "ci"}
+VISIBLE: dict[str | None, list[str]] = {
+    "ci": ["public/a", "shop/a", "shop/b"],
+    "other": ["other/a", "other/b", "public/a"],
+    None: ["public/a"],
+}
+CHALLENGE = f'Bearer realm="http://127.0.0.1:5000/token",service="boltseal",scope="{CATALOG}"'
+
+
+def guarded(data: Path, **auth: object) -> Settings:
+    """The shop of `tests.attacks.test_rights`, with other settings of `[auth]`."""
+    keys = data.with_name(f"{data.name}.keys")
+    keys.mkdir(exist_ok=True)
+    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in PEOPLE.items()]
+    (keys / "htpasswd").write_text("".join(lines))
+    return Settings.model_validate({"server": {"data": data}, "auth": {**AUTH, **auth}})
+
+
+@pytest.fixture
+async def shop(data: Path) -> AsyncIterator[Serving]:
+    """A registry with repositories of three teams."""
+    async with serving_as(guarded(data)) as running:
+        for repository, user in PUSHED.items():
+            running.client.auth = login(user)
+            await push(running.client, repository, "1.0.0", IMAGE)
+        running.client.auth = httpx2.Auth()
+        yield running
+
+
+async def listed(shop: Serving, text: str, n: int = 100) -> list[str]:
+    """What a token lists, over all pages."""
+    found: list[str] = []
+    url = f"/v2/_catalog?n={n}"
+    while url:
+        answer = await shop.client.get(url, headers=bearer(text))
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["repositories"]) <= n
+        found += answer.json()["repositories"]
+        url = answer.links["next"]["url"] if "next" in answer.links else ""
+    return found
+
+
+async def test_the_challenge_names_the_scope_of_the_catalog(shop: Serving) -> None:
+    """A client learns from the 401 what its token has to be for."""
+    answer = await shop.client.get("/v2/_catalog")
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == CHALLENGE
+
+
+@pytest.mark.parametrize("user", VISIBLE)
+async def test_a_client_that_follows_the_challenge_gets_what_it_may_pull(shop: Serving, user: str | None) -> None:
+    """The token of the challenge's scope lists what the grants let its caller pull, without a login what is public."""
+    challenged = await shop.client.get("/v2/_catalog")
+    (challenge,) = parse_challenges(challenged.headers["www-authenticate"])
+    text = await token(shop, user, challenge.parameters["scope"])
+
+    assert await listed(shop, text) == VISIBLE[user]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("user", ["ci", "other"])
+async def test_pages_of_a_token_hold_every_visible_repository_once(shop: Serving, user: str, n: int) -> None:
+    """Also where the repositories between two pages are all of other teams."""
+    assert await listed(shop, await token(shop, user, CATALOG), n) == VISIBLE[user]
+
+
+async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(
+    shop: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of the database without any visible repository is not the end of the list."""
+    monkeypatch.setattr("boltseal.server.registry.pulls.CATALOG_BATCH", 1)
+
+    assert await listed(shop, await token(shop, "ci", CATALOG), 1) == VISIBLE["ci"]
+
+
+@pytest.mark.parametrize("scopes", [[], ["repository:shop/a:pull"], ["registry:catalog:pull"], ["registry:other:*"]])
+async def test_a_token_without_the_scope_is_refused_and_never_gets_an_empty_list(
+    shop: Serving, scopes: list[str]
+) -> None:
+    """The answer says that the scope is what the token lacks."""
+    answer = await shop.client.get("/v2/_catalog", headers=bearer(await token(shop, "ci", *scopes)))
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == f'{CHALLENGE},error="insufficient_scope"'
+    assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
+
+
+async def test_a_token_without_the_scope_of_a_repository_is_told_so(shop: Serving) -> None:
+    """A token for one repository used at another gets `insufficient_scope` with the scope that it lacks."""
+    answer = await shop.client.get("/v2/shop/b/tags/list", headers=bearer(await token(shop, "ci", CATALOG)))
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].endswith('scope="repository:shop/b:pull",error="insufficient_scope"')
+
+
+async def test_the_catalog_comes_in_one_token_with_repositories_and_unknown_types_are_ignored(shop: Serving) -> None:
+    """Several scopes, in one parameter or in several, are one token; a type that is not known asks for nothing."""
+    text = await token(shop, "ci", f"{CATALOG} repository:shop/a:pull", "plugin:shop/a:pull", "repository:other/a:pull")
+    tags = await shop.client.get("/v2/shop/a/tags/list", headers=bearer(text))
+
+    assert claims(text)["access"] == [
+        {"type": "repository", "name": "shop/a", "actions": ["pull"]},
+        {"type": "registry", "name": "catalog", "actions": ["*"]},
+    ]
+    assert tags.status_code == 200
+    assert await listed(shop, text) == VISIBLE["ci"]
+
+
+async def test_the_scope_of_the_catalog_is_no_right_in_a_repository(data: Path) -> None:
+    """A repository that is called `catalog` is another thing than the catalog."""
+    grant = [{"users": ["ci"], "repository": "**", "actions": ["pull", "push"]}]
+    async with serving_as(guarded(data, grant=grant)) as shop:
+        shop.client.auth = login("ci")
+        await push(shop.client, "catalog", "1.0.0", IMAGE)
+        shop.client.auth = httpx2.Auth()
+        of_catalog = await token(shop, "ci", CATALOG)
+        of_repository = await token(shop, "ci", "repository:catalog:*")
+        pulled = await shop.client.get("/v2/catalog/tags/list", headers=bearer(of_catalog))
+        names = await shop.client.get("/v2/_catalog", headers=bearer(of_repository))
+
+    assert (pulled.status_code, names.status_code) == (401, 401)
+
+
+async def test_without_public_repositories_a_token_for_nobody_has_no_catalog(data: Path) -> None:
+    """What a caller without a login may have of the catalog is what anonymous pull gives."""
+    async with serving_as(guarded(data, anonymous_pull=[])) as shop:
+        text = await token(shop, None, CATALOG)
+        answer = await shop.client.get("/v2/_catalog", headers=bearer(text))
+
+    assert claims(text)["access"] == []
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, CHALLENGE)
+
+
+async def test_oauth2_clients_get_the_catalog_too(shop: Serving) -> None:
+    """`POST /token` takes the scope as `GET` does."""
+    form = {"grant_type": "password", "username": "ci", "password": PEOPLE["ci"], "scope": CATALOG}
+    answer = await shop.client.post("/token", data=form)
+
+    assert await listed(shop, answer.json()["access_token"]) == VISIBLE["ci"]
+
+
+@pytest.mark.parametrize("user", ["ci", "other"])
+async def test_a_password_lists_without_a_token(shop: Serving, user: str) -> None:
+    """Basic goes on as before."""
+    answer = await shop.client.get("/v2/_catalog", auth=login(user))
+
+    assert answer.json() == {"repositories": VISIBLE[user]}
+
+
+async def test_a_token_lists_nothing_that_its_user_may_not_pull_any_more(data: Path, shop: Serving) -> None:
+    """The list is cut by the grants of now, not by those of the token."""
+    text = await token(shop, "ci", CATALOG)
+    fewer = [{"users": ["ci"], "repository": "shop/b", "actions": ["pull"]}]
+    async with serving_as(guarded(data, grant=fewer)) as later:
+        assert await listed(later, text) == ["public/a", "shop/b"]
+
+
+@pytest.fixture
+async def transport(shop: Serving, tmp_path: Path) -> AsyncIterator[Transport]:
+    """Our own client, logged in as `ci`."""
+    login_ci = b64encode(f"ci:{PEOPLE['ci']}".encode()).decode()
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"auths": {REGISTRY: {"auth": login_ci}}}))
+    transport = Transport(CredentialStore([config]), app=httpx2.ASGITransport(app=shop.app))
+    yield transport
+    await transport.aclose()
+
+
+async def test_our_own_client_follows_the_challenge(transport: Transport) -> None:
+    """Its list is what its login may pull, also when it holds a token for a repository already."""
+    tags = [tag async for tag in RegistryClient(transport, REGISTRY).tags(Repository("shop/a"))]
+    names = [name async for name in repositories(transport, REGISTRY)]
+
+    assert tags == ["1.0.0"]
+    assert names == VISIBLE["ci"]

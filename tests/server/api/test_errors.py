@@ -1,0 +1,70 @@
+"""Errors on their way out: the spec's JSON, its fourteen codes, and the headers that belong to a status."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+
+import boltseal
+from boltseal.errors import BoltsealError, ErrorCode, TooMany, Unavailable
+from boltseal.server.api.errors import (
+    BodyStalled,
+    MethodNotAllowed,
+    RangeNotSatisfiable,
+    UriTooLong,
+    answer_of,
+    error_body,
+    headers_of,
+)
+
+
+def subclasses(cls: type[BoltsealError]) -> Iterator[type[BoltsealError]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_every_error_has_a_status_of_an_error_and_a_code_of_the_spec() -> None:
+    """Also those of rooms that are only imported here."""
+    for module in pkgutil.walk_packages(boltseal.__path__, "boltseal."):
+        if not module.name.endswith("__main__") and ".migrations" not in module.name:
+            importlib.import_module(module.name)
+
+    for cls in subclasses(BoltsealError):
+        error = cls.__new__(cls)
+        status, code = answer_of(error)
+        assert 400 <= status < 600, cls
+        assert status != 500, cls
+        assert code in ErrorCode, cls
+
+
+def test_the_body_is_the_specs() -> None:
+    """`errors`, a list of code, message and detail."""
+    body = json.loads(error_body(ErrorCode.DENIED, 'tag "1" is sealed'))
+
+    assert body == {"errors": [{"code": "DENIED", "message": 'tag "1" is sealed', "detail": None}]}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "header"),
+    [
+        (MethodNotAllowed("no", "GET, HEAD"), 405, (b"allow", b"GET, HEAD")),
+        (RangeNotSatisfiable("no", 7), 416, (b"content-range", b"bytes */7")),
+        (Unavailable("later"), 503, (b"retry-after", b"2")),
+        (BodyStalled("later"), 503, (b"retry-after", b"2")),
+        (TooMany("later"), 429, (b"retry-after", b"30")),
+    ],
+)
+def test_headers_that_belong_to_a_status(error: BoltsealError, status: int, header: tuple[bytes, bytes]) -> None:
+    """What a client needs to act on it."""
+    assert answer_of(error)[0] == status
+    assert headers_of(error) == (header,)
+
+
+def test_a_url_too_long_is_414() -> None:
+    """A status that the kinds have no row for."""
+    assert answer_of(UriTooLong("no")) == (414, ErrorCode.UNSUPPORTED)

@@ -1,0 +1,59 @@
+"""A fuzz of all routes, methods, headers and bodies: no answer is a defect's, each refusal is one clear sentence."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.asgi import send
+from tests.images import meaning, push, push_blob, start_upload
+from tests.server.api.fuzzing import BLOB, DOCUMENT, REPOSITORY, SEALED, broken_rules, requests
+from tests.serving import Serving
+
+LONG = 50_000 if os.environ.get("BOLTSEAL_TEST_SCALE") == "full" else 2_500
+UNHEALTHY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@pytest.fixture
+async def sessions(registry: Serving) -> tuple[str, ...]:
+    """Uploads that are open in a registry with a sealed image, and one that is over."""
+    await push(registry.client, REPOSITORY, SEALED, DOCUMENT)
+    await push_blob(registry.client, REPOSITORY, BLOB)
+    locations = [await start_upload(registry.client, REPOSITORY) for _ in range(3)]
+    await registry.client.delete(locations[0])
+    return tuple(location.rpartition("/")[2] for location in locations)
+
+
+async def one(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
+    """One request, and what must hold after it."""
+    request = data.draw(requests(sessions))
+    answer = await send(
+        registry.app,
+        request.method,
+        request.target,
+        headers=request.headers,
+        body=request.pieces or b"",
+        dies=request.dies,
+    )
+
+    assert broken_rules(request, answer) == [], answer
+    assert await meaning(registry.client, REPOSITORY, SEALED) == DOCUMENT.digest
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=UNHEALTHY)
+@given(data=st.data())
+@pytest.mark.slow
+async def test_no_request_finds_a_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
+    """Whatever is sent is answered by the spec's rules, and the sealed tag holds."""
+    await one(registry, sessions, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=LONG, deadline=None, derandomize=True, suppress_health_check=UNHEALTHY)
+@given(data=st.data())
+async def test_many_requests_find_no_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
+    """The same for much longer; with BOLTSEAL_TEST_SCALE=full twenty times as long again."""
+    await one(registry, sessions, data)

@@ -1,0 +1,246 @@
+"""What can be seen from outside of a running registry: numbers, request ids, and lines of the access log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.server import logs
+from boltseal.server.api.access_log import Line
+from boltseal.server.app import create_app
+from boltseal.server.auth.logins import hash_password
+from boltseal.server.settings import Settings
+from boltseal.server.storage.metrics import RunFolder, Totals
+from boltseal.server.storage.users import UserFile
+from tests import images
+from tests.asgi import running
+from tests.serving import Serving, settings_of
+
+
+def number(text: str, start: str) -> float:
+    """The value of the line that starts so."""
+    found = [line for line in text.splitlines() if line.startswith(start)]
+    assert len(found) == 1, text
+    return float(found[0].rpartition(" ")[2])
+
+
+async def test_requests_bytes_and_refusals_are_counted(registry: Serving) -> None:
+    """By method, route and status; no name of a repository stands anywhere."""
+    client = registry.client
+    await images.push(client, "shop/app", "1.4.2", images.image("one"))
+    await images.push_parts(client, "shop/app", images.image("two"))
+    await client.put(
+        "/v2/shop/app/manifests/1.4.2",
+        content=images.image("two").raw,
+        headers={"content-type": images.OCI_MANIFEST},
+    )
+    await client.get("/v2/shop/app/manifests/1.4.2")
+    await client.request("BREW", "/v2/")
+    text = (await client.get("/metrics")).text
+
+    assert number(text, 'boltseal_requests_total{method="GET",route="ManifestAt",status="200"}') == 1
+    assert number(text, 'boltseal_requests_total{method="PUT",route="ManifestAt",status="409"}') == 1
+    assert number(text, 'boltseal_requests_total{method="other",route="Base",status="405"}') == 1
+    assert number(text, 'boltseal_refusals_total{reason="TagSealed"}') == 1
+    assert number(text, 'boltseal_received_bytes_total{method="PUT",route="ManifestAt"}') > 100
+    assert number(text, 'boltseal_sent_bytes_total{method="GET",route="ManifestAt"}') > 100
+    assert number(text, 'boltseal_request_seconds_count{method="GET",route="ManifestAt"}') == 1
+    assert number(text, "boltseal_disk_free_bytes") > 0
+    assert number(text, "boltseal_uploads_open") == 0
+    assert "boltseal_build_info" in text
+    assert "shop" not in text
+
+
+async def test_every_answer_has_a_number_of_its_own(client: httpx2.AsyncClient) -> None:
+    """Refusals too: what a person reports is found in the log."""
+    paths = ("/v2/", "/v2/", "/v2/shop/app/manifests/nothing")
+    ids = [(await client.get(path)).headers["x-request-id"] for path in paths]
+
+    assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("server", "address", "status"),
+    [
+        ({}, "127.0.0.1", 200),
+        ({}, "::1", 200),
+        ({}, "192.0.2.7", 403),
+        ({"behind_proxy": True}, "127.0.0.1", 403),
+        ({"behind_proxy": True, "public_metrics": True}, "192.0.2.7", 200),
+    ],
+)
+async def test_who_may_read_the_numbers(tmp_path: Path, server: dict[str, object], address: str, status: int) -> None:
+    """This machine, unless a proxy makes everybody come from it; everybody only where that was said."""
+    app = create_app(settings_of(tmp_path / "data", (), **server))
+    transport = httpx2.ASGITransport(app=app, client=(address, 1234))
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        answer = await client.get("/metrics")
+
+    assert answer.status_code == status
+
+
+async def test_a_page_in_a_browser_cannot_read_the_numbers(registry: Serving) -> None:
+    """A name that was made to lead to this machine (DNS rebinding) is not this machine's."""
+    answer = await registry.client.get("/metrics", headers={"host": "evil.example.com"})
+
+    assert answer.status_code == 403
+
+
+async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
+    """Who, what, how much; never the query, which may hold anything."""
+    lines: list[Line] = []
+
+    def write(more: Sequence[Line]) -> None:
+        lines.extend(more)
+
+    app = create_app(settings_of(tmp_path / "data"), access_log=write)
+    transport = httpx2.ASGITransport(app=app)
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        answer = await client.get("/v2/shop/app/tags/list?n=secret")
+
+    (line,) = lines
+    assert (line.method, line.path, line.status, line.actor) == ("GET", "/v2/shop/app/tags/list", 400, "anonymous")
+    assert line.request_id == answer.headers["x-request-id"]
+    assert line.bytes_out == len(answer.content)
+
+
+async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
+    """Tokens, health and the numbers themselves have lines, numbers and sums as pulls have."""
+    lines: list[Line] = []
+    app = create_app(settings_of(tmp_path / "data"), access_log=lines.extend)
+    transport = httpx2.ASGITransport(app=app)
+    paths = ("/healthz", "/readyz", "/token", "/metrics")
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        ids = [(await client.get(path)).headers["x-request-id"] for path in paths]
+        await client.put("/healthz")
+        text = (await client.get("/metrics")).text
+
+    assert [(line.path, line.request_id) for line in lines[:4]] == list(zip(paths, ids, strict=True))
+    for route in ("Health", "Ready", "Token", "Metrics"):
+        assert number(text, f'boltseal_requests_total{{method="GET",route="{route}",status="200"}}') == 1
+        assert number(text, f'boltseal_request_seconds_count{{method="GET",route="{route}"}}') == 1
+    assert number(text, 'boltseal_requests_total{method="PUT",route="Health",status="405"}') == 1
+
+
+@pytest.mark.slow
+async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path: Path) -> None:
+    """Asked for by GET or by a form: who, and which repositories; a wrong login is noted as nobody's."""
+    lines: list[Line] = []
+    settings = settings_of(tmp_path / "data")
+    UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
+    app = create_app(settings, access_log=lines.extend)
+    transport = httpx2.ASGITransport(app=app)
+    scope = "repository:shop/app:pull,push repository:No%0aName:pull repository:shop/web:pull"
+    form = {"grant_type": "password", "username": "ci", "password": "correct horse", "scope": scope}
+    asked = {"account": "ci", "password": "battery staple", "scope": scope}
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        await client.get("/token", params=asked, auth=("ci", "correct horse"))
+        await client.post("/token", data=form)
+        await client.get("/token", params=asked, auth=("ci", "battery staple"))
+    written = b"".join(render(line) for line in lines for render in (logs._access_json, logs._access_text))
+
+    assert [(line.actor, line.path, line.status) for line in lines] == [
+        ("ci", "/token", 200),
+        ("ci", "/token", 200),
+        ("anonymous", "/token", 401),
+    ]
+    assert {line.asked for line in lines} == {"shop/app:pull,push shop/web:pull"}
+    assert b"horse" not in written
+    assert b"staple" not in written
+    assert b'"asked":"shop/app:pull,push shop/web:pull"' in written
+
+
+@pytest.mark.slow
+async def test_passwords_that_were_compared_are_counted(tmp_path: Path) -> None:
+    """A thousand pulls with a login cost one bcrypt, and whoever runs the registry can see it."""
+    settings = settings_of(tmp_path / "data")
+    UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
+    app = create_app(settings)
+    transport = httpx2.ASGITransport(app=app)
+    login = ("ci", "correct horse")
+    async with (
+        running(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000", auth=login) as client,
+    ):
+        await images.push(client, "shop/app", "1.4.2", images.image("one"))
+        pulls = [await client.get("/v2/shop/app/manifests/1.4.2") for _ in range(1000)]
+        text = (await client.get("/metrics")).text
+
+    assert {pull.status_code for pull in pulls} == {200}
+    assert number(text, "boltseal_password_checks_total") == 1
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_path_cannot_forge_a_line(as_json: bool, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """No line end, no escape sequence and no blank reaches the log as itself."""
+    write = logs.access_writer("info", as_json=as_json)
+    path = "/v2/x\n2026-01-01 [info] request forged \x1b[31m\u0085\u2028"
+    assert write is not None
+    write([Line(1_795_500_000_000_000_000, "a-1", "127.0.0.1", "eve", "GET", path, 200, 0, 7, 1.2)])
+    written = capfdbinary.readouterr().err
+
+    assert written.count(b"\n") == 1
+    assert all(32 <= byte < 127 for byte in written[:-1])
+    if as_json:
+        assert json.loads(written)["path"] == path
+    else:
+        assert b"eve GET /v2/x\\n2026-01-01\\x20" in written
+
+
+def test_the_log_level_also_silences_the_access_log() -> None:
+    """Its lines are information."""
+    assert logs.access_writer("warning", as_json=True) is None
+
+
+async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) -> None:
+    """A replaced worker takes nothing away from a counter."""
+    folder = RunFolder.make(tmp_path)
+    gone = Totals()
+    gone.request(("GET", "Base", 200), 0.01, 0, 2)
+    gone.refusal("TagSealed")
+    gone.count("password_checks")
+    RunFolder(folder).save(gone)
+    (folder / "broken.json").write_text("{")
+    app = create_app(settings_of(tmp_path / "data"), run=folder)
+    transport = httpx2.ASGITransport(app=app)
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        await client.get("/v2/")
+        text = (await client.get("/metrics")).text
+        await asyncio.sleep(0)
+
+    assert number(text, 'boltseal_requests_total{method="GET",route="Base",status="200"}') == 2
+    assert number(text, 'boltseal_refusals_total{reason="TagSealed"}') == 1
+    assert number(text, "boltseal_password_checks_total") == 1
+
+
+def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:
+    """Nothing gathers in the data folder over the years."""
+    (tmp_path / "run" / "999999999").mkdir(parents=True)
+    (tmp_path / "run" / "1").mkdir()
+    folder = RunFolder.make(tmp_path)
+
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"1", folder.name}
+
+
+@pytest.mark.slow
+async def test_an_admin_of_every_repository_may_read_the_numbers_from_anywhere(tmp_path: Path) -> None:
+    """By login; a user without that right may not."""
+    grants = [{"users": ["boss"], "actions": ["admin"]}, {"users": ["ci"], "actions": ["pull"]}]
+    settings = Settings.model_validate(
+        {"server": {"data": tmp_path / "data", "behind_proxy": True}, "auth": {"grant": grants}}
+    )
+    for name in ("boss", "ci"):
+        UserFile(settings.htpasswd).put(name, hash_password(f"the word of {name}"))
+    app = create_app(settings)
+    transport = httpx2.ASGITransport(app=app, client=("192.0.2.7", 1234))
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://registry.example.com") as client:
+        codes = [
+            (await client.get("/metrics", auth=(name, f"the word of {name}"))).status_code for name in ("boss", "ci")
+        ]
+
+    assert codes == [200, 403]

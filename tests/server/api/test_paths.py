@@ -1,0 +1,194 @@
+"""Paths: parsed from the right, strictly, so that no two that the grammar tells apart become one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.errors import BoltsealError
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.reference import NameInvalid, Repository, Tag, TagInvalid
+from boltseal.server.api.paths import (
+    Base,
+    BlobAt,
+    Catalog,
+    ManifestAt,
+    Referrers,
+    Tags,
+    UploadAt,
+    Uploads,
+    parse_path,
+)
+from boltseal.server.storage.blobs.protocol import UploadId, UploadUnknown
+
+HEX = "ab" * 32
+DIGEST = Digest("sha256", HEX)
+APP = Repository("shop/app")
+SESSION = UploadId.new()
+
+AWKWARD_NAMES = ["a/manifests/b", "x/tags/list", "a/blobs/uploads", "a/referrers", "tags", "manifests", "a/blobs"]
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/v2"])
+def test_the_api_itself(path: str) -> None:
+    """GET /v2/ asks whether this is a registry, and clients write it with and without the slash."""
+    assert parse_path(path.encode()) == Base()
+
+
+@pytest.mark.parametrize("name", [APP, *AWKWARD_NAMES])
+def test_every_route_of_every_name(name: str) -> None:
+    """Names may hold the words of routes, because a path is read from its end."""
+    repository = Repository(name)
+
+    assert parse_path(f"/v2/{name}/tags/list".encode()) == Tags(repository)
+    assert parse_path(f"/v2/{name}/manifests/1.4.2".encode()) == ManifestAt(repository, Tag("1.4.2"))
+    assert parse_path(f"/v2/{name}/manifests/{DIGEST}".encode()) == ManifestAt(repository, DIGEST)
+    assert parse_path(f"/v2/{name}/blobs/{DIGEST}".encode()) == BlobAt(repository, DIGEST)
+    assert parse_path(f"/v2/{name}/referrers/{DIGEST}".encode()) == Referrers(repository, DIGEST)
+    assert parse_path(f"/v2/{name}/blobs/uploads/".encode()) == Uploads(repository)
+    assert parse_path(f"/v2/{name}/blobs/uploads".encode()) == Uploads(repository)
+    assert parse_path(f"/v2/{name}/blobs/uploads/{SESSION}".encode()) == UploadAt(repository, SESSION)
+
+
+@pytest.mark.parametrize("tag", ["list", "uploads", "manifests", "blobs", "tags"])
+def test_tags_called_like_a_route(tag: str) -> None:
+    """A tag may be any word, also one that ends another route."""
+    assert parse_path(f"/v2/shop/app/manifests/{tag}".encode()) == ManifestAt(APP, Tag(tag))
+
+
+def test_catalog() -> None:
+    """The list of repositories has a path that can't be a repository's."""
+    assert parse_path(b"/v2/_catalog") == Catalog()
+
+
+@pytest.mark.parametrize("colon", ["%3A", "%3a"])
+def test_an_escaped_colon_in_a_digest(colon: str) -> None:
+    """Some clients escape the colon of a digest, and mean the same."""
+    assert parse_path(f"/v2/shop/app/manifests/sha256{colon}{HEX}".encode()) == ManifestAt(APP, DIGEST)
+    assert parse_path(f"/v2/shop/app/blobs/sha256{colon}{HEX}".encode()) == BlobAt(APP, DIGEST)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/shop%2Fapp/manifests/1",
+        "/v2/shop/%61pp/manifests/1",
+        "/v2/shop/app/manifests/1%2E4",
+        "/v2/shop/app/manifests/%31",
+        "/v2/shop/app/blobs/sha256%253A" + HEX,
+        "/v2/shop/app%00/tags/list",
+        "/v2/%2e%2e/app/tags/list",
+        "/v2/shop%3Aapp/tags/list",
+    ],
+)
+def test_any_other_escape_is_refused(path: str) -> None:
+    """An escape that is decoded twice, or here and not there, is how one name becomes two."""
+    with pytest.raises(NameInvalid, match="escape"):
+        parse_path(path.encode())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/v2//app/tags/list",
+        b"/v2/shop//app/tags/list",
+        b"/v2/shop/app//manifests/1",
+        b"/v2/shop/app/manifests/1/",
+        b"/v2/shop/app/manifests/",
+        b"/v2/shop/app/tags/list/",
+        b"/v2/shop/app/blobs/uploads//",
+        b"/v2/../app/tags/list",
+        b"/v2/shop/../tags/list",
+        b"/v2/shop/./app/tags/list",
+        b"/v2/shop/app/manifests/..",
+        b"/v2/shop\x00/tags/list",
+        b"/v2/shop/app/manifests/1\x00",
+        b"/v2/shop/app\n/tags/list",
+        b"/v2/sh\xc3\xb6p/app/tags/list",
+        b"/v2/Shop/app/tags/list",
+        b"/v2/-shop/tags/list",
+        b"/v2/shop_-app/tags/list",
+        b"/v2/tags/list",
+        b"/v2/manifests/1",
+        b"/v2/blobs/uploads/",
+        b"/v2/" + b"a" * 256 + b"/tags/list",
+        b"/v2/" + b"a/" * 4000 + b"tags/list",
+    ],
+)
+def test_names_outside_the_grammar(path: bytes) -> None:
+    """A name that can't be is NAME_INVALID, and never looked up."""
+    with pytest.raises(NameInvalid):
+        parse_path(path)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["sha256:baddigeststring", "sha256:" + HEX.upper(), "md5:" + "a" * 32, "a:b", ":", "sha256:" + HEX + "0"],
+)
+def test_a_reference_with_a_colon_is_a_digest_or_nothing(reference: str) -> None:
+    """What holds a colon can't be a tag, so it is refused as a digest."""
+    for route in ("manifests", "blobs", "referrers"):
+        with pytest.raises(DigestInvalid):
+            parse_path(f"/v2/shop/app/{route}/{reference}".encode())
+
+
+@pytest.mark.parametrize("tag", [".hidden", "-x", "a" * 129, "1+2", "a~b"])
+def test_tags_outside_the_grammar(tag: str) -> None:
+    """A tag that can't be is refused as such, so that a pull can be answered with 404 and a push with 400."""
+    with pytest.raises(TagInvalid):
+        parse_path(f"/v2/shop/app/manifests/{tag}".encode())
+
+
+@pytest.mark.parametrize("session", ["x", "00000000-0000-4000-8000-000000000000", "list"])
+def test_sessions_that_we_never_named(session: str) -> None:
+    """A session id of another form than ours is unknown, not invalid: the client's session is over."""
+    with pytest.raises(UploadUnknown):
+        parse_path(f"/v2/shop/app/blobs/uploads/{session}".encode())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/",
+        b"/v1/",
+        b"/v2x/",
+        b"/V2/",
+        b"",
+        b"/v2/shop/app",
+        b"/v2/shop/app/tags",
+        b"/v2/shop/app/tags/lists",
+        b"/v2/_catalogs",
+    ],
+)
+def test_paths_that_are_no_route(path: bytes) -> None:
+    """What has no route's shape is none, whatever is in it."""
+    assert parse_path(path) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_target_none_or_an_error_for_a_person(tail: bytes) -> None:
+    """No path, however made, gets anything else out of the parser."""
+    sentence = "fine"
+    try:
+        parse_path(b"/v2/" + tail)
+    except BoltsealError as error:
+        sentence = error.message
+
+    assert sentence
+    assert sentence.isprintable()
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "b0", "manifests", "tags", "list", "blobs", "uploads", "referrers"]),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(["1", "list", "uploads", "tags"]),
+)
+def test_what_a_manifest_path_names_is_what_it_was_made_of(parts: list[str], tag: str) -> None:
+    """Whatever words a name is made of, its manifests are found under it and under no other."""
+    name = "/".join(parts)
+
+    assert parse_path(f"/v2/{name}/manifests/{tag}".encode()) == ManifestAt(Repository(name), Tag(tag))

@@ -1,0 +1,118 @@
+"""Queries: read strictly, paged with a Link that leads to exactly the next page."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.errors import BoltsealError
+from boltseal.server.api.errors import UriTooLong
+from boltseal.server.api.query import MAX_PAGE, Query, QueryInvalid, link_next
+
+
+def test_values_are_decoded_once() -> None:
+    """An escaped digest is the digest, and a doubly escaped one is not."""
+    query = Query(b"digest=sha256%3Aab&x=%2541")
+
+    assert query.one("digest") == "sha256:ab"
+    assert query.one("x") == "%41"
+
+
+def test_a_plus_is_a_plus() -> None:
+    """Media types have one, and no value of ours has a space."""
+    assert Query(b"artifactType=application/vnd.x+json").one("artifactType") == "application/vnd.x+json"
+
+
+def test_repeated_parameters() -> None:
+    """All of them where several make sense; one value said twice is still one."""
+    query = Query(b"tag=1&tag=2,3&digest=a&digest=a")
+
+    assert query.all("tag") == ["1", "2,3"]
+    assert query.one("digest") == "a"
+
+
+def test_two_values_where_one_is_meant() -> None:
+    """Which of them counts is not for us to guess."""
+    with pytest.raises(QueryInvalid):
+        Query(b"digest=a&digest=b").one("digest")
+
+
+@pytest.mark.parametrize("raw", [b"", b"&", b"&&", b"x", b"=", b"=1"])
+def test_parameters_that_are_not_there(raw: bytes) -> None:
+    """Empty pairs are nothing."""
+    assert Query(raw).one("n") is None
+
+
+@pytest.mark.parametrize("raw", [b"n=%ff", b"last=%00", b"last=a%0a", b"n=\xc3\xbc", b"last=%0d%0aX: y"])
+def test_bytes_that_are_no_text(raw: bytes) -> None:
+    """No control character gets in, so none gets into a header or a log."""
+    with pytest.raises(QueryInvalid):
+        Query(raw)
+
+
+def test_a_query_too_long() -> None:
+    """414, before it is taken apart."""
+    with pytest.raises(UriTooLong):
+        Query(b"tag=" + b"a" * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("raw", "size"),
+    [
+        (b"", MAX_PAGE),
+        (b"n=0", 0),
+        (b"n=7", 7),
+        (b"n=007", 7),
+        (b"n=999999999", MAX_PAGE),
+        (b"n=" + b"9" * 5000, MAX_PAGE),
+    ],
+)
+def test_page_sizes(raw: bytes, size: int) -> None:
+    """None, zero, some, and more than a page may have."""
+    assert Query(raw).page_size() == size
+
+
+@pytest.mark.parametrize("raw", [b"n=", b"n=-1", b"n=abc", b"n=1.5", b"n=%D9%A3", b"n=1&n=2", b"n=0x1"])
+def test_page_sizes_that_are_no_number(raw: bytes) -> None:
+    """Garbage is refused instead of meaning everything."""
+    with pytest.raises(QueryInvalid):
+        Query(raw).page_size()
+
+
+def test_a_link_is_relative_and_encoded() -> None:
+    """RFC 8288, as clients of registries read it."""
+    link = link_next(
+        "/v2/shop/app/referrers/sha256:ab", {"artifactType": "application/x+y", "n": "2", "last": "sha256:cd"}
+    )
+
+    assert (
+        link == b'</v2/shop/app/referrers/sha256:ab?artifactType=application%2Fx%2By&n=2&last=sha256%3Acd>; rel="next"'
+    )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["n", "last", "artifactType"]),
+        st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20),
+    )
+)
+def test_a_link_leads_back_to_what_it_was_made_of(parameters: dict[str, str]) -> None:
+    """Whatever the values are, following the link asks for them."""
+    raw = link_next("/v2/_catalog", parameters)
+    query = Query(raw[raw.index(b"?") + 1 : raw.rindex(b">")])
+
+    assert {name: query.one(name) for name in parameters} == parameters
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_query_or_refused(raw: bytes) -> None:
+    """No query gets anything else out of the parser."""
+    sentence = "fine"
+    try:
+        Query(raw).page_size()
+    except BoltsealError as error:
+        sentence = error.message
+
+    assert sentence
+    assert sentence.isprintable()

@@ -1,0 +1,135 @@
+"""Ranges: served as asked or refused, and chunks of uploads that say where they belong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.errors import RangeInvalid
+from boltseal.server.api.errors import RangeNotSatisfiable
+from boltseal.server.api.ranges import ByteRange, Chunk, held, parse_content_range, parse_range
+
+SIZE = 1000
+
+
+@pytest.mark.parametrize(
+    ("header", "start", "length"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-499", 0, 500),
+        ("bytes=500-", 500, 500),
+        ("bytes=-500", 500, 500),
+        ("bytes=-5000", 0, 1000),
+        ("bytes=990-5000", 990, 10),
+        ("bytes=999-999", 999, 1),
+        ("Bytes = 1-2", 1, 2),
+        ("bytes=0-99999999999999999999999999", 0, 1000),
+        ("bytes=-99999999999999999999999999", 0, 1000),
+    ],
+)
+def test_a_range_is_served_as_asked_and_clamped(header: str, start: int, length: int) -> None:
+    """First and last, open, suffix, and an end beyond the blob."""
+    assert parse_range(header, SIZE) == ByteRange(start, length)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=0-1,3-4",
+        "bytes=0-1, 5-",
+        "items=0-1",
+        "0-1",
+        "bytes",
+        "bytes=",
+        "",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=--1",
+        "bytes=1",
+        "bytes=1-2-3",
+        "bytes=+1-2",
+        "bytes=¹-2",
+    ],
+)
+def test_several_ranges_another_unit_or_garbage_mean_the_whole(header: str) -> None:
+    """A server may ignore what it does not serve or understand, and then sends everything."""
+    assert parse_range(header, SIZE) is None
+
+
+@pytest.mark.parametrize(
+    "header", ["bytes=500-0", "bytes=1000-", "bytes=1000-1001", "bytes=-0", "bytes=" + "9" * 5000 + "-"]
+)
+def test_a_range_that_cannot_be_served(header: str) -> None:
+    """416 tells the size, so that the client can ask again."""
+    with pytest.raises(RangeNotSatisfiable) as caught:
+        parse_range(header, SIZE)
+
+    assert caught.value.size == SIZE
+
+
+@pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0"])
+def test_an_empty_blob_has_no_range(header: str) -> None:
+    """There is no first byte to begin at."""
+    with pytest.raises(RangeNotSatisfiable):
+        parse_range(header, 0)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
+def test_a_served_range_is_the_slice_python_would_take(start: int, end: int, size: int) -> None:
+    """Against the language's own slices."""
+    content = bytes(range(size))
+    try:
+        got = parse_range(f"bytes={start}-{end}", size)
+    except RangeNotSatisfiable:
+        assert content[start : end + 1] == b""
+        return
+
+    assert got is not None
+    assert content[got.start : got.start + got.length] == content[start : end + 1]
+
+
+@given(st.text(max_size=40), st.integers(0, 10))
+def test_any_text_is_a_range_the_whole_or_refused(header: str, size: int) -> None:
+    """Garbage never gets out of the blob."""
+    try:
+        got = parse_range("bytes=" + header, size)
+    except RangeNotSatisfiable:
+        return
+
+    assert got is None or (got.start >= 0 and got.length >= 1 and got.start + got.length <= size)
+
+
+def test_content_range_of_an_answer() -> None:
+    """First, last and size, as RFC 9110 section 14.4 writes them."""
+    assert ByteRange(10, 5).content_range(100) == "bytes 10-14/100"
+
+
+def test_a_chunk_says_where_it_belongs() -> None:
+    """`<start>-<end>`, both inclusive, no unit."""
+    assert parse_content_range("0-0", None) == Chunk(0, 1)
+    assert parse_content_range("10-19", 10) == Chunk(10, 10)
+    assert parse_content_range(None, 10) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["bytes=0-9", "bytes 0-9/10", "0-9/10", "0", "-", "5-", "-5", "9-0", "a-b", " 0-9", "0 - 9", "0-9,10-19", ""],
+)
+def test_a_chunk_in_any_other_form_is_refused(header: str) -> None:
+    """The spec has one form, and a misread one would corrupt the blob."""
+    with pytest.raises(RangeInvalid):
+        parse_content_range(header, None)
+
+
+@pytest.mark.parametrize("length", [0, 9, 11])
+def test_a_chunk_as_long_as_it_says(length: int) -> None:
+    """Content-Range and Content-Length that disagree are refused before a byte is read."""
+    with pytest.raises(RangeInvalid, match="Content-Length"):
+        parse_content_range("0-9", length)
+
+
+@pytest.mark.parametrize(("size", "shown"), [(0, "0-0"), (1, "0-0"), (10, "0-9")])
+def test_what_a_session_holds(size: int, shown: str) -> None:
+    """The last byte, inclusive; before the first there is no better form than 0-0."""
+    assert held(size) == shown

@@ -1,0 +1,184 @@
+"""Records of images over HTTP: taken into the ledger, checked, listed, and never a change of a tag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import httpx2
+import pytest
+
+from boltseal.ledger.entry import Entry, parse
+from boltseal.ledger.history import check, meaning_now
+from boltseal.server.settings import Settings
+from tests.images import digest_of, image, push
+from tests.server.spec.test_tag_history import signed
+from tests.serving import Serving, serving_as
+
+RECORDS = "/v2/shop/app/_boltseal/records"
+ONE, TWO = image("one"), image("two")
+
+
+@pytest.fixture
+async def pushed(registry: Serving) -> httpx2.AsyncClient:
+    """shop/app holds two images: `latest` meant the one and means the other, 1.0.0 means the one."""
+    await push(registry.client, "shop/app", "1.0.0", ONE)
+    await push(registry.client, "shop/app", "latest", ONE)
+    await push(registry.client, "shop/app", "latest", TWO)
+    return registry.client
+
+
+async def record(client: httpx2.AsyncClient, **said: Any) -> httpx2.Response:
+    return await client.post(RECORDS, json={"kind": "built", "digest": ONE.digest, **said})
+
+
+async def entries(client: httpx2.AsyncClient, path: str = RECORDS) -> list[tuple[int, Entry]]:
+    answer = await client.get(path)
+
+    assert answer.status_code == 200
+    return [(one["index"], parse(one["line"].encode())) for one in answer.json()["entries"]]
+
+
+async def test_what_is_said_of_an_image_is_an_entry_of_the_ledger(pushed: httpx2.AsyncClient) -> None:
+    """With the manifest's own type and size, whoever sent it as actor, and the last change of the name as previous."""
+    extra = {"base.name": "docker.io/library/node:16.13", "base.digest": f"sha256:{'b' * 64}"}
+    answer = await record(pushed, tag="1.0.0", reason="nightly", extra=extra)
+    await signed(pushed, answer.json()["index"] + 1)
+    [(index, entry)] = await entries(pushed)
+
+    assert answer.status_code == 201
+    assert index == answer.json()["index"] == 5
+    assert (entry.kind, entry.repository, entry.tag, entry.digest) == ("built", "shop/app", "1.0.0", ONE.digest)
+    assert (entry.type, entry.size) == (ONE.media_type, len(ONE.raw))
+    assert (entry.actor, entry.reason, entry.extra) == ("anonymous", "nightly", extra)
+    assert entry.previous == 2
+
+
+async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncClient, whole_store: None) -> None:
+    """Of an image that the tag meant before, too: the next change follows the last one, not the record."""
+    for kind in ("built", "rebuild.requested", "released"):
+        assert (await record(pushed, kind=kind, tag="latest")).status_code == 201
+    await push(pushed, "shop/app", "latest", ONE)
+    await record(pushed, tag="latest", digest=TWO.digest)
+    await signed(pushed, 10)
+    lines = (await pushed.get("/v2/shop/app/_boltseal/history")).json()["entries"]
+    history = check("shop/app", ((one["index"], one["line"].encode()) for one in lines))
+
+    assert history.problems == ()
+    assert meaning_now(history.of("latest"), ONE.digest) is None
+    assert history.at(2**60)["latest"].entry.digest == ONE.digest
+    assert history.also(TWO.digest, "1.0.0") == ("latest",)
+    assert (await pushed.head("/v2/shop/app/manifests/latest")).headers["docker-content-digest"] == ONE.digest
+
+
+async def test_the_tags_of_the_spec_have_no_records_in_their_history(pushed: httpx2.AsyncClient) -> None:
+    """The tag-history extension knows created and deleted alone."""
+    await record(pushed, tag="1.0.0")
+    answer = await pushed.get("/v2/shop/app/_oci/tag-history/1.0.0")
+
+    assert len(answer.json()["manifests"]) == 1
+
+
+async def test_records_come_in_pages(pushed: httpx2.AsyncClient) -> None:
+    """As the entries of a history do."""
+    for number in range(3):
+        await record(pushed, reason=str(number))
+    await signed(pushed, 8)
+    first = await pushed.get(f"{RECORDS}?n=2")
+    rest = await entries(pushed, first.links["next"]["url"])
+
+    assert [parse(one["line"].encode()).reason for one in first.json()["entries"]] == ["0", "1"]
+    assert [entry.reason for _, entry in rest] == ["2"]
+
+
+BAD: list[tuple[dict[str, Any], int, str]] = [
+    ({"kind": "tag.moved"}, 400, "expected built, rebuild.requested, released"),
+    ({"kind": "nonsense"}, 400, "expected built, rebuild.requested, released"),
+    ({"digest": digest_of(b"elsewhere")}, 404, "push it first"),
+    ({"digest": "sha256:abc"}, 400, "a sha256 digest has 64"),
+    ({"tag": "never"}, 404, "never meant"),
+    ({"tag": "1.0.0", "digest": TWO.digest}, 404, "never meant"),
+    ({"tag": "../x"}, 400, "is not a tag"),
+    ({"actor": "root"}, 400, "actor"),
+    ({"extra": {"Key": "x"}}, 400, "has the key"),
+    ({"extra": {"a": "line\nbreak"}}, 400, "control characters"),
+    ({"reason": "\u202e"}, 400, "direction marks"),
+    ({"reason": "x" * 501}, 400, "500 bytes"),
+    ({"extra": {"a": "x" * 9000}}, 400, "8192"),
+    ({"extra": {f"k{number}": "" for number in range(41)}}, 400, "40"),
+    ({"extra": {"a": 1}}, 400, "not a record"),
+]
+
+
+@pytest.mark.parametrize(("said", "status", "words"), BAD)
+async def test_what_is_no_record_is_refused_and_leaves_nothing(
+    pushed: httpx2.AsyncClient, said: dict[str, Any], status: int, words: str
+) -> None:
+    """One line says what was wrong."""
+    answer = await record(pushed, **said)
+    await record(pushed)
+    await signed(pushed, 6)
+
+    assert answer.status_code == status
+    assert words in answer.json()["errors"][0]["message"]
+    assert len(await entries(pushed)) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b"\xff", b'{"kind":"built"}', b"x" * 70_000, b'{"x":' + b"[" * 60_000]
+)
+async def test_a_body_that_is_none_is_refused(pushed: httpx2.AsyncClient, body: bytes) -> None:
+    """Whatever it holds, and however long it is."""
+    answer = await pushed.post(RECORDS, content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code in (400, 413)
+
+
+async def test_a_form_of_a_web_page_is_no_record(pushed: httpx2.AsyncClient) -> None:
+    """A browser sends JSON elsewhere only when it was allowed to."""
+    answer = await pushed.post(RECORDS, content=b"{}", headers={"content-type": "text/plain"})
+
+    assert answer.status_code == 400
+
+
+async def test_of_what_was_never_pushed_nothing_is_said(client: httpx2.AsyncClient) -> None:
+    """And there is nothing to list."""
+    answer = await record(client)
+    await signed(client, 2)
+
+    assert answer.status_code == 404
+    assert await entries(client) == []
+
+
+async def test_to_say_something_needs_the_right_to_push(data: Path) -> None:
+    """To read it, the right to pull."""
+    users = {"dev": b"d", "reader": b"r", "other": b"o"}
+    lines = [f"{name}:{bcrypt.hashpw(word, bcrypt.gensalt(4)).decode()}\n" for name, word in users.items()]
+    data.with_name("data.keys").joinpath("htpasswd").write_text("".join(lines))
+    grants = [
+        {"users": ["dev"], "repository": "shop/**", "actions": ["pull", "push"]},
+        {"users": ["reader"], "repository": "shop/**", "actions": ["pull"]},
+    ]
+    settings = Settings.model_validate({"server": {"data": data}, "auth": {"grant": grants}})
+    body = {"kind": "released", "digest": ONE.digest}
+    async with serving_as(settings) as registry:
+        registry.client.auth = ("dev", "d")
+        await push(registry.client, "shop/app", "1.0.0", ONE)
+        told = {}
+        for name, word in users.items():
+            registry.client.auth = (name, word)
+            written = await registry.client.post(RECORDS, json=body)
+            told[name] = (written.status_code, (await registry.client.get(RECORDS)).status_code)
+
+    assert told == {"dev": (201, 200), "reader": (403, 200), "other": (403, 403)}
+
+
+async def test_a_read_only_registry_takes_no_record(data: Path, registry: Serving) -> None:
+    """A record is a change of the store."""
+    await push(registry.client, "shop/app", "1.0.0", ONE)
+    settings = Settings.model_validate({"server": {"data": data, "read_only": True}})
+    async with serving_as(settings) as reading:
+        answer = await record(reading.client)
+
+    assert answer.status_code == 405

@@ -1,0 +1,133 @@
+"""Answers on their way out: HEAD, files that are not what the rows say, streams that break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from starlette.types import Message
+
+from boltseal.server.api.responses import Answer, FileAnswer, StreamAnswer, stream
+
+HEADERS = ((b"content-length", b"6"),)
+
+
+class Client:
+    """What a client and its server see of an answer."""
+
+    def __init__(self, method: str = "GET", *, leaves_after: int | None = None) -> None:
+        self.scope = {"type": "http", "method": method}
+        self.sent: list[Message] = []
+        self._left = asyncio.Event()
+        self._leaves_after = leaves_after
+
+    async def receive(self) -> Message:
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+        if len(self.sent) == self._leaves_after:
+            self._left.set()
+
+    async def get(self, answer: Answer) -> list[Message]:
+        await answer.send(self.scope, self.receive, self.send)
+        return self.sent
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    @property
+    def complete(self) -> bool:
+        return not self.sent[-1].get("more_body", False)
+
+
+class Pieces:
+    """An iterator of pieces that tells whether it was let go of."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self.closed = False
+        self._pieces = pieces
+
+    async def __call__(self) -> AsyncIterator[bytes]:
+        try:
+            for piece in self._pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_head_is_get_without_the_bytes(method: str) -> None:
+    """Same status, same headers, Content-Length included."""
+    client = Client(method)
+    start, body = await client.get(Answer(200, HEADERS, b"abcdef"))
+
+    assert start == {"type": "http.response.start", "status": 200, "headers": HEADERS}
+    assert body["body"] == (b"abcdef" if method == "GET" else b"")
+
+
+async def test_a_file_is_left_to_the_server() -> None:
+    """By its path, after headers that say how long it is."""
+    sent = await Client().get(FileAnswer(200, HEADERS, Path("/data/blob")))
+
+    assert sent[0] == {"type": "http.response.start", "status": 200, "headers": HEADERS}
+    assert sent[1] == {"type": "http.response.pathsend", "path": "/data/blob"}
+
+
+async def test_a_stream_comes_in_pieces() -> None:
+    """All of them, and then the end."""
+    pieces = Pieces(b"ab", b"cd", b"ef")
+    client = Client()
+    await client.get(await stream(200, HEADERS, pieces(), 6))
+
+    assert client.body == b"abcdef"
+    assert client.complete
+    assert pieces.closed
+
+
+async def test_one_piece_needs_no_stream() -> None:
+    """And what it came from is let go of at once."""
+    pieces = Pieces(b"abcdef", b"more than was asked for")
+    answer = await stream(206, HEADERS, pieces(), 6)
+
+    assert not isinstance(answer, StreamAnswer)
+    assert answer.body == b"abcdef"
+    assert pieces.closed
+
+
+async def test_a_miss_at_the_first_piece_is_still_an_answer() -> None:
+    """Nothing was sent yet, so the error can be."""
+    pieces = Pieces(LookupError("absent"))
+    with pytest.raises(LookupError):
+        await stream(200, HEADERS, pieces(), 6)
+
+    assert pieces.closed
+
+
+async def test_a_stream_that_breaks_is_never_ended_politely() -> None:
+    """The client must not take what it has for the whole."""
+    pieces = Pieces(b"ab", OSError("rot"))
+    client = Client()
+    answer = await stream(200, HEADERS, pieces(), 6)
+    with pytest.raises(OSError, match="rot"):
+        await client.get(answer)
+
+    assert not client.complete
+    assert pieces.closed
+
+
+async def test_nothing_is_read_for_a_client_that_left() -> None:
+    """A server may swallow what is sent to it, so we listen."""
+    pieces = Pieces(b"ab", b"cd", b"ef", b"gh", b"ij")
+    client = Client(leaves_after=2)
+    await client.get(await stream(200, HEADERS, pieces(), 10))
+
+    assert len(client.body) < 10
+    assert not client.complete
+    assert pieces.closed

@@ -1,0 +1,122 @@
+"""Mirrors inside this process, of fake upstreams on real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pytest
+
+from boltseal.events import Event
+from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.last_pull import Uses
+from boltseal.server.mirror.upstream_limits import Limits
+from boltseal.server.mirror.upstream_lists import ListBounds, Relay
+from boltseal.server.mirror.upstream_tags import UpstreamTags
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.mirror_factory import build_upstreams
+from boltseal.server.settings import Settings
+from boltseal.server.storage.coordination.interprocess_lock import Turns
+from boltseal.server.store_factory import Store, open_store
+from tests.fakes.upstream import FakeUpstream
+from tests.serving import Serving, serving_as
+
+NAME = "up.example"
+LISTS = ListBounds()
+
+
+def mirror_settings(data: Path, *upstreams: dict[str, Any], **tables: Any) -> Settings:
+    """Settings with these `[[upstream]]` tables."""
+    return Settings.model_validate({"server": {"data": data}, "upstream": list(upstreams)} | tables)
+
+
+def table_of(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
+    """The `[[upstream]]` table of a fake, called `up.example`; without more it is asked each time what a tag means."""
+    return {"name": NAME, "url": f"http://{upstream.authority}", "fresh": "0s", **more}
+
+
+@asynccontextmanager
+async def mirroring(
+    data: Path,
+    upstream: FakeUpstream,
+    *,
+    server: dict[str, Any] | None = None,
+    clock: Callable[[], int] | None = None,
+    tell: Callable[[Event], None] | None = None,
+    **more: Any,
+) -> AsyncIterator[Serving]:
+    """A mirror of one upstream that listens. `server`: more of `[server]`; `more`: further keys of the upstream's table."""
+    settings = mirror_settings(data, table_of(upstream, **more), server={"data": data, **(server or {})})
+    async with serving_as(settings, clock=clock, tell=tell) as serving:
+        yield serving
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An empty upstream."""
+    async with FakeUpstream().listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def mirror(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
+    """A mirror of it, whose store must be whole in the end."""
+    async with mirroring(data, upstream) as serving:
+        yield serving
+
+
+Tags = TypeVar("Tags", bound=UpstreamTags)
+
+
+@dataclass(frozen=True, slots=True)
+class BareMirror(Generic[Tags]):
+    """A mirror without HTTP before it, and its parts."""
+
+    mirror: Mirror
+    upstream: Upstream
+    tags: Tags
+    uses: Uses
+    store: Store
+
+
+@asynccontextmanager
+async def bare_mirror(
+    settings: Settings,
+    clock: Callable[[], int],
+    *,
+    tags: type[Tags],
+    waiting_most: int = 1000,
+    warm_most: int = 1000,
+    lists: ListBounds = LISTS,
+    patience_s: float = 8.0,
+) -> AsyncIterator[BareMirror[Tags]]:
+    """Of the first upstream of the settings. `tags`: what asks it; the bounds are those of the parts."""
+    async with serving_as(settings, clock=clock):  # for a store with a log
+        pass
+    upstreams = build_upstreams(settings.upstreams)
+    with open_store(settings, clock=clock) as store:
+        registry, turns = store.registry, Turns(settings.server.data)
+        limits = Limits(registry.upstreams, clock=clock, tell=_nobody)
+        told: dict[str, Any] = {"clock": clock, "read_only": _everything_may_be_written, "count": _nobody}
+        asks = tags(registry.observations, limits, turns, tell=_nobody, patience_s=patience_s, **told)
+        relay = Relay(store.database, registry.pulls, limits, clock, lists)
+        uses = Uses(store.database, clock, _everything_may_be_written, waiting_most)
+        parts = (upstreams, asks, limits, registry, store.blobs, relay, turns, uses)
+        mirror = Mirror(*parts, check_room=_nobody, warm_most=warm_most, **told)
+        try:
+            yield BareMirror(mirror, next(iter(upstreams.by_name.values())), asks, uses, store)
+        finally:
+            await mirror.aclose()
+            await upstreams.aclose()
+            turns.close()
+
+
+def _everything_may_be_written() -> None:
+    """Nothing stands against it."""
+
+
+def _nobody(_: object) -> None:
+    """Is told nothing."""

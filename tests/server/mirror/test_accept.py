@@ -1,0 +1,139 @@
+"""What is held of an upstream's tag is accepted by an admin: from the command line, over HTTP, recorded, and told."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import httpx2
+import pytest
+
+from boltseal.server.settings import Settings
+from tests.cli import program
+from tests.fakes.upstream import FakeUpstream
+from tests.images import Document, image
+from tests.server.mirror.mirrors import NAME, mirroring, table_of
+from tests.server.mirror.observed import observed, story
+from tests.serving import serving_as
+
+TAG = f"{NAME}/team/app:1.4.2"
+RULE = [{"tag": "*", "on_move": "hold"}]
+
+
+def configured(data: Path, upstream: FakeUpstream) -> Path:
+    """A configuration file for the command line, of the same upstream."""
+    file = data.with_name("boltseal.toml")
+    file.write_text(
+        f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\nurl = "http://{upstream.authority}"\n'
+        '[[upstream.rule]]\non_move = "hold"\n'
+    )
+    return file
+
+
+async def verb(*arguments: str | Path) -> program.Run:
+    return await asyncio.to_thread(program.run, *arguments)
+
+
+async def pull(client: httpx2.AsyncClient) -> httpx2.Response:
+    return await client.get(f"/v2/{NAME}/team/app/manifests/1.4.2")
+
+
+async def held(client: httpx2.AsyncClient, upstream: FakeUpstream) -> tuple[Document, Document]:
+    """A tag that was served and has moved: what it meant, what it means upstream."""
+    first = upstream.publish("team/app", "1.4.2", image("one"))
+    await pull(client)
+    second = upstream.publish("team/app", "1.4.2", image("two"))
+    await pull(client)
+    return first, second
+
+
+@pytest.mark.slow
+async def test_accept_serves_the_new_one_in_a_running_server(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Listed, refused where another digest is meant, accepted with its reason, and recorded with who did it."""
+    async with mirroring(data, upstream, rule=RULE) as mirror:
+        config = configured(data, upstream)
+        first, second = await held(mirror.client, upstream)
+        listed = await verb("accept", "--config", config)
+        other = await verb("accept", f"{TAG}@{first.digest}", "--config", config)
+        done = await verb("accept", f"localhost:5000/{TAG}", "--reason", "read the notes", "--config", config, "--json")
+        after = await pull(mirror.client)
+        again = await verb("accept", TAG, "--config", config)
+        strange = await verb("accept", "quay.io/team/app:1.4.2", "--config", config)
+
+    assert listed.code == 1
+    assert TAG in listed.out
+    assert (other.code, "is " + second.digest in other.err) == (1, True)
+    assert done.code == 0
+    assert done.json["schema"] == "boltseal.accept/1"
+    assert done.json["results"][0]["digest"] == second.digest
+    assert done.json["results"][0]["was"] == first.digest
+    assert after.content == second.raw
+    assert "warning" not in after.headers
+    assert (again.code, "nothing is held" in again.err) == (1, True)
+    assert (strange.code, "of no registry that is mirrored here" in strange.err) == (2, True)
+    assert story(data)[-1] == ("accepted", second.digest, first.digest)
+    assert observed(data)[-1].reason == "read the notes"
+    assert observed(data)[-1].actor.endswith("(command line)")
+
+
+def with_users(data: Path, upstream: FakeUpstream) -> Settings:
+    keys = data.with_name(f"{data.name}.keys")
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    (keys / "htpasswd").write_text(f"boss:{hashed}\ndev:{hashed}\n")
+    grants = [
+        {"users": ["boss"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]},
+        {"users": ["dev"], "repository": "**", "actions": ["pull", "push"]},
+    ]
+    tables: dict[str, Any] = {
+        "server": {"data": data},
+        "upstream": [table_of(upstream, rule=RULE)],
+        "auth": {"grant": grants, "anonymous_pull": True},
+    }
+    return Settings.model_validate(tables)
+
+
+@pytest.mark.lengthy
+async def test_admins_accept_over_http_and_nobody_else(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """401 without a login, 403 without the right, 412 for another digest, 404 where nothing is held."""
+    async with serving_as(with_users(data, upstream)) as mirror:
+        first, second = await held(mirror.client, upstream)
+        body = {"repository": f"{NAME}/team/app", "tag": "1.4.2", "digest": second.digest, "reason": "read"}
+
+        async def post(user: str | None, **more: Any) -> httpx2.Response:
+            if user is None:
+                return await mirror.client.post("/api/v1/accept", json=body | more)
+            return await mirror.client.post("/api/v1/accept", json=body | more, auth=(user, "secret"))
+
+        nobody, dev = await post(None), await post("dev")
+        wrong = await post("boss", digest=first.digest)
+        strange = await post("boss", more="keys")
+        text = await mirror.client.post("/api/v1/accept", content=b"{}", auth=("boss", "secret"))
+        got = await mirror.client.get("/api/v1/accept", auth=("boss", "secret"))
+        done = await post("boss")
+        again = await post("boss")
+        after = await pull(mirror.client)
+        elsewhere = await mirror.client.post("/api/v1/seal", json=body, auth=("boss", "secret"))
+
+    assert [answer.status_code for answer in (nobody, dev, wrong, strange, text, got)] == [401, 403, 412, 400, 400, 405]
+    assert nobody.headers["www-authenticate"].startswith("Basic ")
+    assert (done.status_code, done.json()["digest"], done.json()["was"]) == (200, second.digest, first.digest)
+    assert (again.status_code, elsewhere.status_code) == (404, 404)
+    assert after.content == second.raw
+    assert (observed(data)[-1].actor, observed(data)[-1].reason) == ("boss", "read")
+
+
+async def test_a_registry_without_users_has_no_admin_over_http(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Whoever may write the data folder says it there."""
+    async with mirroring(data, upstream, rule=RULE) as mirror:
+        await held(mirror.client, upstream)
+        answer = await mirror.client.post(
+            "/api/v1/accept", json={"repository": f"{NAME}/team/app", "tag": "1.4.2", "reason": ""}
+        )
+
+    assert answer.status_code == 401

@@ -1,0 +1,219 @@
+"""What an upstream's headers say of its limits is honoured, whatever the body of its answer says."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.server.store_factory import now_us
+from tests.fakes.upstream import FakeUpstream, status
+from tests.images import Document, image, push
+from tests.server.mirror.mirrors import NAME, mirroring
+from tests.serving import Clock, Serving
+
+AT = f"/v2/{NAME}/team/app/"
+BODIES = {
+    "empty": b"",
+    "OCI error": b'{"errors":[{"code":"TOOMANYREQUESTS","message":"too many requests"}]}',
+    "Docker Hub": b'{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}',
+    "HTML": b"<html><body><h1>429 Too Many Requests</h1></body></html>",
+    "a page that is too long": b"<p>slow down</p>" * 10_000,
+}
+SPENT: dict[str, Any] = {"ratelimit_limit": "100;w=21600", "ratelimit_remaining": "0;w=21600"}
+PLENTY: dict[str, Any] = {"ratelimit_limit": "100;w=21600", "ratelimit_remaining": "99;w=21600"}
+
+
+def in_seconds() -> str:
+    return "90"
+
+
+def as_date() -> str:
+    return formatdate(time.time() + 90, usegmt=True)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(now_us())
+
+
+def paths(shown: Document) -> dict[str, tuple[str, str]]:
+    """What a client may ask of an image, as method and path at our mirror."""
+    return {
+        "tag by HEAD": ("HEAD", f"{AT}manifests/1.4.2"),
+        "manifest": ("GET", f"{AT}manifests/{shown.digest}"),
+        "blob": ("GET", f"{AT}blobs/{shown.layers[0].digest}"),
+        "tags": ("GET", f"{AT}tags/list"),
+        "referrers": ("GET", f"{AT}referrers/{shown.digest}"),
+    }
+
+
+def upstream_key(asked: tuple[str, str]) -> str:
+    return f"{asked[0]} {asked[1].replace(f'{NAME}/', '')}"
+
+
+async def rests_and_recovers(mirror: Serving, upstream: FakeUpstream, clock: Clock, shown: Document, what: str) -> None:
+    """Asks for one thing, which upstream refuses for 90 seconds; then for everything, now and after that time."""
+    first = await mirror.client.request(*paths(shown)[what])
+    asked = len(upstream.asked)
+    others = [await mirror.client.request(*each) for each in paths(shown).values()]
+    silent = len(upstream.asked) == asked
+    clock.advance(seconds=80)
+    still = await mirror.client.get(f"{AT}tags/list")
+    silent = silent and len(upstream.asked) == asked
+    upstream.answers.clear()
+    clock.advance(seconds=11)
+    again = [await mirror.client.request(*each) for each in paths(shown).values()]
+
+    assert first.status_code in (403, 429, 503)
+    assert [answer.status_code for answer in others] == [503] * len(others)
+    assert still.status_code == 503
+    assert silent
+    assert [answer.status_code for answer in again] == [200] * len(again)
+
+
+@pytest.mark.parametrize("said", [in_seconds, as_date])
+@pytest.mark.parametrize("body", BODIES)
+async def test_a_429_that_says_when_to_come_back_lets_the_upstream_rest(
+    data: Path, upstream: FakeUpstream, clock: Clock, body: str, said: Any
+) -> None:
+    """Until then nothing is asked of it, whether or not the body explains itself."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        key = upstream_key(paths(shown)["manifest"])
+        upstream.answers[key] = status(429, BODIES[body], retry_after=said())
+
+        await rests_and_recovers(mirror, upstream, clock, shown, "manifest")
+
+
+@pytest.mark.parametrize("what", ["tag by HEAD", "blob", "tags", "referrers"])
+async def test_a_429_with_a_body_counts_for_every_kind_of_request(
+    data: Path, upstream: FakeUpstream, clock: Clock, what: str
+) -> None:
+    """One state for each upstream: what one request is told holds for all."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        body = b"" if what.endswith("HEAD") else BODIES["Docker Hub"]
+        upstream.answers[upstream_key(paths(shown)[what])] = status(429, body, retry_after="90", **SPENT)
+
+        await rests_and_recovers(mirror, upstream, clock, shown, what)
+
+
+@pytest.mark.parametrize("code", [403, 503])
+async def test_other_failures_that_say_when_to_come_back_count_too(
+    data: Path, upstream: FakeUpstream, clock: Clock, code: int
+) -> None:
+    """A rate limit may also be told by 403, and maintenance by 503."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        upstream.answers[upstream_key(paths(shown)["blob"])] = status(code, BODIES["HTML"], retry_after="90")
+
+        await rests_and_recovers(mirror, upstream, clock, shown, "blob")
+
+
+@pytest.mark.parametrize("body", BODIES)
+async def test_a_token_service_that_says_when_to_come_back_lets_the_upstream_rest(
+    data: Path, upstream: FakeUpstream, clock: Clock, body: str
+) -> None:
+    """Its limit is the upstream's: without a token nothing can be asked there."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        realm = f'Bearer realm="http://{upstream.authority}/token",service="up"'
+        upstream.answers[upstream_key(paths(shown)["manifest"])] = status(401, www_authenticate=realm)
+        upstream.answers["GET /token"] = status(429, BODIES[body], retry_after="90")
+
+        await rests_and_recovers(mirror, upstream, clock, shown, "manifest")
+
+
+async def test_a_push_through_the_gate_lets_the_upstream_rest_and_waits_for_it(
+    data: Path, clock: Clock, whole_store: None
+) -> None:
+    """Pushes and pulls share the state: neither asks an upstream that is left alone."""
+    async with FakeUpstream(takes=True).listening() as upstream:
+        upstream.publish("team/app", "1.4.2", image("one"))
+        async with mirroring(data, upstream, clock=clock, push=True) as mirror:
+            key = "PUT /v2/team/app/manifests/2.0.0"
+            upstream.answers[key] = status(429, BODIES["Docker Hub"], retry_after="90")
+            refused = await push(mirror.client, f"{NAME}/team/app", "2.0.0", image("two"))
+            asked = len(upstream.asked)
+            pulled = await mirror.client.get(f"{AT}manifests/1.4.2")
+            again = await push(mirror.client, f"{NAME}/team/app", "3.0.0", image("three"))
+            silent = len(upstream.asked) == asked
+            upstream.answers.clear()
+            clock.advance(seconds=91)
+            later = await push(mirror.client, f"{NAME}/team/app", "3.0.0", image("three"))
+
+    assert (refused.status_code, pulled.status_code, again.status_code, later.status_code) == (429, 503, 503, 201)
+    assert silent
+
+
+def head_says(upstream: FakeUpstream, shown: Document, **headers: Any) -> None:
+    """What a HEAD of the tag is answered with, beside what it needs."""
+    upstream.answers["HEAD /v2/team/app/manifests/1.4.2"] = status(
+        200, docker_content_digest=shown.digest, content_type=shown.media_type, **headers
+    )
+
+
+async def test_an_answer_that_leaves_no_pulls_ends_pulls_and_nothing_else(
+    data: Path, upstream: FakeUpstream, clock: Clock
+) -> None:
+    """`ratelimit-remaining: 0` on a 200: no manifest is fetched; HEADs, blobs and lists go on, as they do not count."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        head_says(upstream, shown, **SPENT)
+        head = await mirror.client.head(f"{AT}manifests/1.4.2")
+        pulls = [await mirror.client.get(f"{AT}manifests/{name}") for name in ("1.4.2", shown.digest) * 2]
+        fetched = upstream.gets("/manifests/")
+        blob = await mirror.client.get(f"{AT}blobs/{shown.layers[0].digest}")
+        tags = await mirror.client.get(f"{AT}tags/list")
+        head_says(upstream, shown, **PLENTY)
+        again = await mirror.client.get(f"{AT}manifests/1.4.2")
+
+    assert (head.status_code, blob.status_code, tags.status_code) == (200, 200, 200)
+    assert [answer.status_code for answer in pulls] == [429] * 4
+    assert "no pulls are left" in pulls[0].text
+    assert fetched == 0
+    assert again.content == shown.raw
+
+
+async def test_the_last_pull_is_whole(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """The manifest whose answer says that it was the last is served with its blobs, and the next one is not fetched."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    other = upstream.publish("team/app", None, image("two"))
+    key = f"GET /v2/team/app/manifests/{shown.digest}"
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        upstream.answers[key] = status(200, shown.raw, content_type=shown.media_type, **SPENT)
+        last = await mirror.client.get(f"{AT}manifests/{shown.digest}")
+        blobs = [await mirror.client.get(f"{AT}blobs/{blob.digest}") for blob in shown.blobs]
+        over = await mirror.client.get(f"{AT}manifests/{other.digest}")
+        clock.advance(seconds=61)
+        tried = await mirror.client.get(f"{AT}manifests/{other.digest}")
+
+    assert last.content == shown.raw
+    assert [answer.status_code for answer in blobs] == [200] * len(blobs)
+    assert (over.status_code, tried.status_code) == (429, 200)
+
+
+@pytest.mark.parametrize("headers", [SPENT, {}], ids=["with what is left", "with a body alone"])
+async def test_the_pull_limit_without_a_time_is_not_asked_for_each_client(
+    data: Path, upstream: FakeUpstream, clock: Clock, headers: dict[str, Any]
+) -> None:
+    """A 429 of Docker Hub's pull limit: no further manifest is asked for in the next minute, and a HEAD still is."""
+    shown = upstream.publish("team/app", "1.4.2", image("one"))
+    other = upstream.publish("team/app", None, image("two"))
+    async with mirroring(data, upstream, clock=clock) as mirror:
+        key = f"GET /v2/team/app/manifests/{shown.digest}"
+        upstream.answers[key] = status(429, BODIES["Docker Hub"], **headers)
+        first = await mirror.client.get(f"{AT}manifests/{shown.digest}")
+        fetched = upstream.gets("/manifests/")
+        others = [await mirror.client.get(f"{AT}manifests/{each.digest}") for each in (shown, other) * 5]
+        asked_more = upstream.gets("/manifests/") - fetched
+        head = await mirror.client.head(f"{AT}manifests/1.4.2")
+
+    assert first.status_code == 429
+    assert {answer.status_code for answer in others} == {429}
+    assert asked_more == 0
+    assert head.status_code == 200

@@ -1,0 +1,150 @@
+"""`boltseal history` of mirrored names: what the mirror saw, proven to be in its log of observations."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.ledger.entry import format_time
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.store_factory import now_us
+from tests.cli import program
+from tests.fakes.upstream import FakeUpstream
+from tests.images import image
+from tests.project.bases.layered import layered
+from tests.server.mirror.mirrors import NAME
+from tests.servers import Server, boltseal
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "BOLTSEAL_STATE"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeUpstream]:
+    """An upstream in a thread of its own, as the verbs of this process wait for it."""
+    fake, ready, ending = FakeUpstream(), threading.Event(), threading.Event()
+
+    async def run() -> None:
+        async with fake.listening():
+            ready.set()
+            await asyncio.to_thread(ending.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    ready.wait()
+    yield fake
+    ending.set()
+    thread.join()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, fake: FakeUpstream) -> Iterator[Server]:
+    config = f'[[upstream]]\nname = "{NAME}"\nurl = "http://{fake.authority}"\nfresh = "0s"\n'
+    with boltseal(tmp_path / "data", config=config) as server:
+        yield server
+
+
+def pull(server: Server, tag: str = "1.4.2", repository: str = "team/app") -> None:
+    httpx2.get(f"{server.url}/v2/{NAME}/{repository}/manifests/{tag}", trust_env=False)
+
+
+def settled(server: Server, size: int) -> None:
+    """Until the log of observations is signed so far."""
+    for _ in range(200):
+        head = httpx2.get(f"{server.url}/ledger/observations/checkpoint", trust_env=False)
+        if head.status_code == 200 and int(head.text.splitlines()[1]) >= size:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the log of observations was not signed")
+
+
+def test_what_a_mirror_saw_is_told_and_proven(mirror: Server, fake: FakeUpstream) -> None:
+    """Seen, moved, gone; each entry in the signed tree of a log that this machine follows from now on."""
+    first = fake.publish("team/app", "1.4.2", image("one"))
+    pull(mirror)
+    second = fake.publish("team/app", "1.4.2", image("two"))
+    pull(mirror)
+    del fake.manifests["team/app"]["1.4.2"]
+    pull(mirror)
+    settled(mirror, 4)
+    ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
+    told, text = program.call("history", ref, "--json"), program.call("history", ref)
+    results = told.json["results"]
+
+    assert (told.code, text.code) == (0, 0), told.err + told.out
+    assert [(one["status"], one["digest"]) for one in results] == [
+        ("observed", first.digest),
+        ("observed", second.digest),
+        ("gone", ""),
+    ]
+    assert all(one["proven"] for one in results)
+    assert f"mirror:{NAME}" in text.out
+    assert "3 entries found in the ledger of 4" in text.err
+
+
+def test_a_mirrored_base_that_moved_is_found_by_what_the_mirror_saw(mirror: Server, fake: FakeUpstream) -> None:
+    """By nobody else: this is the first look at it, and nothing says what the app was built on."""
+    for repository, letters in (("base/os", "o"), ("base/rt", "or")):
+        fake.publish(repository, "latest", layered(letters))
+        pull(mirror, "latest", repository)
+    fake.publish("team/app", "1.4.2", layered("orX", created=format_time(now_us())))
+    fake.publish("base/rt", "latest", layered("os"))
+    for repository, tag in (("base/rt", "latest"), ("team/app", "1.4.2")):
+        pull(mirror, tag, repository)
+    settled(mirror, 5)
+    names = [f"{mirror.address}/{NAME}/{name}" for name in ("base/os:latest", "base/rt:latest", "team/app:1.4.2")]
+    app = program.call("outdated", *names, "--json").json["results"][-1]
+
+    assert (app["status"], app["base"], app["how"]) == ("outdated", names[1], "proven")
+    assert app["built_on"] == layered("or").digest
+
+
+def test_an_observation_that_was_changed_is_broken(mirror: Server, fake: FakeUpstream) -> None:
+    """Whoever writes the mirror's database can't change what it saw."""
+    fake.publish("team/app", "1.4.2", image("one"))
+    pull(mirror)
+    settled(mirror, 2)
+    with closing(sqlite3.connect(mirror.folder / DATABASE_NAME)) as connection, connection:
+        connection.execute(
+            """UPDATE observation SET line = CAST(replace(CAST(line AS TEXT), '"tag":"1.4.2"', '"tag":"1.4.3"') AS BLOB),
+            tag = '1.4.3' WHERE idx = 1"""
+        )
+    told = program.call("history", f"{mirror.address}/{NAME}/team/app:1.4.3", "--json")
+
+    assert told.code == 1
+    assert any("not in the signed ledger" in (one["reason"] or "") for one in told.json["results"])
+
+
+def test_the_key_of_a_mirrors_log_can_be_trusted(mirror: Server, fake: FakeUpstream) -> None:
+    """Beside the ledger's, under the log's own name; a wrong one is a broken log."""
+    fake.publish("team/app", "1.4.2", image("one"))
+    pull(mirror)
+    settled(mirror, 2)
+    keys = mirror.folder.with_name(f"{mirror.folder.name}.keys")
+    mine, ledgers = (LedgerKeys(keys, name=name).key() for name in ("observations", "ledger"))
+    assert mine is not None
+    assert ledgers is not None
+    ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
+    given = program.call("trust", f"{mirror.address}/observations", str(mine.verifier))
+    told = program.call("history", ref)
+    listed = program.call("trust", "--json").json["results"]
+    wrong = program.call("trust", f"{mirror.address}/observations", str(ledgers.verifier), "--replace")
+    broken = program.call("history", ref)
+
+    assert (given.code, told.code, wrong.code, broken.code) == (0, 0, 0, 1)
+    assert "signed by the trusted key" in told.err
+    assert f"{mirror.address}/observations" in [one["ref"] for one in listed]

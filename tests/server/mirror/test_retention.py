@@ -1,0 +1,313 @@
+"""Which mirrored images are let go, and which never."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.server import app as app_module
+from boltseal.server.mirror.retention import DAY_US, Unit, plan, retain
+from boltseal.server.settings import Settings
+from boltseal.server.storage.garbage_collection import collect_released
+from boltseal.server.storage.metadata import mirrored
+from boltseal.server.storage.metadata.schema import foreign_tag, tag
+from boltseal.server.store_factory import collect_store, open_store
+from tests.fakes.upstream import FakeUpstream
+from tests.images import Document, artifact, image, index, push
+from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.serving import Clock, serving_as
+
+NOW_US = 1_795_500_000_000_000
+
+
+def unit(root: str, used_days_ago: float, *parts: str, kept: bool = False) -> Unit:
+    return Unit("up/app", root, frozenset({root, *parts}), NOW_US - int(used_days_ago * DAY_US), kept)
+
+
+def roots(units: list[Unit], sizes: dict[str, int], **limits: int | None) -> list[str]:
+    told = {"keep_for_us": None, "keep_bytes": None} | limits
+    goes = plan(units, sizes, NOW_US, **told)
+    return [each.unit.root for each in goes]
+
+
+# --- the rule ---
+
+
+def test_what_nobody_pulled_for_so_long_is_let_go() -> None:
+    """The longest unused first; to the moment."""
+    units = [unit("a", 91), unit("b", 90), unit("c", 400)]
+
+    assert roots(units, {}, keep_for_us=90 * DAY_US) == ["c", "a"]
+
+
+def test_the_longest_unused_is_let_go_until_the_rest_fits() -> None:
+    """And not one more."""
+    units = [unit("a", 3), unit("b", 2), unit("c", 1)]
+
+    assert roots(units, {"a": 10, "b": 10, "c": 10}, keep_bytes=20) == ["a"]
+    assert roots(units, {"a": 10, "b": 10, "c": 10}, keep_bytes=19) == ["a", "b"]
+    assert roots(units, {"a": 10, "b": 10, "c": 10}, keep_bytes=30) == []
+
+
+def test_what_images_share_counts_once_and_is_no_gain_until_the_last_of_them_goes() -> None:
+    """A layer of two images is bytes once."""
+    units = [unit("a", 3, "layer"), unit("b", 2, "layer"), unit("c", 1)]
+
+    assert roots(units, {"a": 1, "b": 1, "c": 1, "layer": 100}, keep_bytes=103) == []
+    assert roots(units, {"a": 1, "b": 1, "c": 1, "layer": 100}, keep_bytes=50) == ["a", "b"]
+
+
+def test_what_is_needed_stays_whatever_its_age_and_size() -> None:
+    """Then the rest is what has to fit, as far as it can."""
+    units = [unit("a", 300, kept=True), unit("b", 2)]
+
+    assert roots(units, {"a": 100, "b": 1}, keep_for_us=DAY_US, keep_bytes=10) == ["b"]
+
+
+def test_what_was_used_just_now_is_not_let_go_for_its_size() -> None:
+    """Somebody may be in the middle of pulling it."""
+    assert roots([unit("a", 0.01)], {"a": 100}, keep_bytes=10) == []
+
+
+def test_without_limits_nothing_is_let_go() -> None:
+    """As it is by default."""
+    assert roots([unit("a", 10_000)], {"a": 10**12}) == []
+
+
+# --- on a store ---
+
+
+class World:
+    """A mirror with a clock, which is opened for each step."""
+
+    def __init__(self, data: Path, upstream: FakeUpstream) -> None:
+        self.data = data
+        self.upstream = upstream
+        self.clock = Clock(NOW_US)
+
+    def settings(self, **terms: Any) -> Settings:
+        return mirror_settings(self.data, table_of(self.upstream, **terms))
+
+    async def pull(self, *documents: Document, repository: str = "team/app", blobs: bool = True) -> None:
+        """Pull them by digest, with all that is below them."""
+        async with serving_as(self.settings(), clock=self.clock) as serving:
+            for document in documents:
+                await self._pull(serving.client, repository, document, blobs=blobs)
+
+    async def _pull(self, client: Any, repository: str, document: Document, *, blobs: bool) -> None:
+        self.upstream.publish(repository, None, document)
+        path = f"/v2/{NAME}/{repository}"
+        assert (await client.get(f"{path}/manifests/{document.digest}")).status_code == 200
+        for blob in document.blobs if blobs else ():
+            assert (await client.get(f"{path}/blobs/{blob.digest}")).status_code == 200
+        for child in document.children:
+            await self._pull(client, repository, child, blobs=blobs)
+
+    def retain(self, *, dry_run: bool = False, **terms: Any) -> list[str]:
+        """What is let go, as digests."""
+        settings = self.settings(**terms)
+        with open_store(settings, clock=self.clock) as store:
+            found = retain(store.database, settings.upstreams, self.clock(), dry_run=dry_run)
+            return [item.name.partition("@")[2] for item in found]
+
+    def change(self, job: Callable[[Any], object]) -> None:
+        with open_store(self.settings(), clock=self.clock) as store:
+            store.database.write_and_wait(job)
+
+
+@pytest.fixture
+def world(data: Path, upstream: FakeUpstream, whole_store: None) -> World:
+    """Whatever is let go, the store must be whole in the end."""
+    return World(data, upstream)
+
+
+def digests(*documents: Document) -> set[str]:
+    return {digest for each in documents for digest in (each.digest, *(blob.digest for blob in each.blobs))}
+
+
+def without_shared(goes: Document, stays: Iterable[Document]) -> set[str]:
+    return digests(goes) - digests(*stays)
+
+
+@pytest.mark.lengthy
+async def test_an_image_that_nobody_pulls_goes_whole(world: World) -> None:
+    """Manifest, config and layers; one that is pulled stays, also if it is older here."""
+    old, pulled = image("old"), image("pulled")
+    await world.pull(old, pulled)
+    world.clock.advance(days=60)
+    await world.pull(pulled, blobs=False)
+    world.clock.advance(days=60)
+
+    assert world.retain(keep_for="90d", dry_run=True) == world.retain(keep_for="90d", dry_run=True)
+    assert set(world.retain(keep_for="90d")) == without_shared(old, [pulled])
+    assert world.retain(keep_for="90d") == []
+
+
+@pytest.mark.lengthy
+async def test_the_children_and_the_signatures_of_an_image_that_is_pulled_stay(world: World) -> None:
+    """However long nobody asked for them themselves; and they go with it."""
+    child, other = image("amd64"), image("arm64", architecture="arm64")
+    whole = index(child, other)
+    signature = artifact("signature", subject=whole)
+    await world.pull(whole, signature)
+    world.clock.advance(days=80)
+    await world.pull(index(child, other), blobs=False)
+    world.clock.advance(days=80)
+    kept = world.retain(keep_for="90d")
+    world.clock.advance(days=80)
+
+    assert kept == []
+    assert set(world.retain(keep_for="90d")) == digests(whole, child, other, signature)
+
+
+@pytest.mark.lengthy
+async def test_what_another_image_needs_stays(world: World) -> None:
+    """A layer of both."""
+    one = image("same", annotations={"n": "1"})
+    await world.pull(one)
+    world.clock.advance(days=100)
+    two = image("same", annotations={"n": "2"})
+    await world.pull(two)
+
+    assert world.retain(keep_for="90d") == [one.digest]
+
+
+@pytest.mark.lengthy
+async def test_what_a_tag_of_ours_means_is_never_let_go(world: World) -> None:
+    """Sealed or floating: a tag is a promise, wherever its bytes came from."""
+    sealed, plain = image("sealed"), image("plain")
+    await world.pull(sealed, plain)
+
+    def seal(tx: Any) -> None:
+        holdings = mirrored.holdings(tx.connection, f"{NAME}/team/app")
+        assert holdings is not None
+        row = {"digest": sealed.digest, "canonical": sealed.digest, "media_type": sealed.media_type}
+        by = {"entry_index": 0, "changed_us": NOW_US, "changed_by": "ann"}
+        tx.connection.execute(tag.insert().values(repository_id=holdings.repository_id, name="1.4.2", **row, **by))
+
+    world.change(seal)
+    world.clock.advance(days=1000)
+    gone = world.retain(keep_for="90d", keep_bytes="1")
+    world.change(lambda tx: tx.connection.execute(tag.delete()))  # so that fsck finds the ledger as it was
+
+    assert set(gone) == without_shared(plain, [sealed])
+
+
+async def test_what_a_hold_keeps_serving_is_never_let_go(world: World) -> None:
+    """The old image of a tag whose move waits for somebody."""
+    held = image("held")
+    await world.pull(held)
+    row = {"asked_us": 0, "entry_index": 0, "changes": 1, "changes_since_us": 0, "held_digest": image("new").digest}
+    values = {"repository": f"{NAME}/team/app", "name": "1.4.2", "digest": held.digest, **row}
+    world.change(lambda tx: tx.connection.execute(foreign_tag.insert().values(**values)))
+    world.clock.advance(days=1000)
+    gone = world.retain(keep_for="90d")
+    world.change(lambda tx: tx.connection.execute(foreign_tag.delete()))
+
+    assert gone == []
+
+
+@pytest.mark.lengthy
+async def test_what_was_pushed_here_is_no_mirrored_image(world: World) -> None:
+    """Neither in a repository of ours, nor what somebody pushed into a mirrored one."""
+    await world.pull(image("mirrored"))
+    ours = image("ours")
+    async with serving_as(world.settings(), clock=world.clock) as serving:
+        await push(serving.client, "shop/app", "1.4.2", ours)
+    world.clock.advance(days=1000)
+    world.retain(keep_for="1d", keep_bytes="1")
+    async with serving_as(world.settings(), clock=world.clock) as serving:
+        answer = await serving.client.get("/v2/shop/app/manifests/1.4.2")
+
+    assert answer.content == ours.raw
+
+
+@pytest.mark.lengthy
+async def test_the_size_that_is_kept_is_that_of_all_repositories_of_an_upstream(world: World) -> None:
+    """The longest unused goes, wherever it is."""
+    first, second = image("first"), image("second")
+    await world.pull(first, repository="team/a")
+    world.clock.advance(days=1)
+    await world.pull(second, repository="team/b")
+    world.clock.advance(days=1)
+    size = len(second.raw) + sum(len(blob.data) for blob in second.blobs)
+
+    assert set(world.retain(keep_bytes=str(size))) == without_shared(first, [second])
+
+
+async def test_a_blob_that_no_manifest_names_goes_by_its_own_age(world: World) -> None:
+    """It was fetched for somebody who had the manifest from elsewhere."""
+    layer = image("alone").layers[0]
+    world.upstream.blobs[layer.digest] = layer.data
+    async with serving_as(world.settings(), clock=world.clock) as serving:
+        await serving.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
+    world.clock.advance(days=91)
+
+    assert world.retain(keep_for="90d") == [layer.digest]
+
+
+@pytest.mark.lengthy
+async def test_what_was_let_go_is_fetched_again(world: World) -> None:
+    """And served as before."""
+    shown = image("shown")
+    await world.pull(shown)
+    world.clock.advance(days=91)
+    world.retain(keep_for="90d")
+    await world.pull(shown)
+
+    assert world.upstream.gets("/manifests/") == 2
+
+
+async def test_collect_lets_go_first_and_removes_the_bytes_an_hour_later(world: World) -> None:
+    """By the rules that hold for every blob."""
+    shown = image("shown")
+    await world.pull(shown)
+    world.clock.advance(days=91)
+    settings = world.settings(keep_for="90d")
+    told = list(collect_store(settings, dry_run=True, clock=world.clock))
+    first = list(collect_store(settings, dry_run=False, clock=world.clock))
+    there = [path for path in (world.data / "blobs").rglob("*") if path.is_file()]
+
+    assert {item.name.partition("@")[2] for item in told if "@" in item.name} == digests(shown)
+    assert told[0].reason == "nobody pulled it for 91 days"
+    assert {item.what for item in first} >= {"manifest", "blob"}
+    assert len(there) == len(shown.blobs)
+
+
+@pytest.mark.slow
+async def test_a_running_server_tidies_up_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows when their time is over, bytes an hour after; the files' own times are today's."""
+    import time
+
+    shown = image("shown")
+    await world.pull(shown)
+    monkeypatch.setattr(app_module, "JANITOR_EVERY_S", 0.05)
+    world.clock.now_us = time.time_ns() // 1000 + 400 * DAY_US
+    async with serving_as(world.settings(keep_for="90d"), clock=world.clock):
+        await asyncio.sleep(0.5)
+        world.clock.advance(hours=2)
+        async with asyncio.timeout(20):
+            while any(path.is_file() for path in (world.data / "blobs").rglob("*")):  # noqa: ASYNC110 - the janitor does it
+                await asyncio.sleep(0.05)
+        with open_store(world.settings(), clock=world.clock) as store:
+            found = store.database.read_and_wait(lambda found: mirrored.holdings(found, f"{NAME}/team/app"))
+
+    assert found is not None
+    assert (found.manifests, found.blobs) == ((), ())
+
+
+@pytest.mark.lengthy
+async def test_bytes_that_are_named_again_are_not_removed(world: World) -> None:
+    """Fetched again within the hour."""
+    shown = image("shown")
+    await world.pull(shown)
+    world.clock.advance(days=91)
+    world.retain(keep_for="90d")
+    await world.pull(shown)
+    world.clock.advance(days=2)
+    with open_store(world.settings(), clock=world.clock) as store:
+        assert collect_released(store.database, store.blobs, world.clock()) == 0

@@ -1,0 +1,102 @@
+"""A store that fails while the mirror brings something: each write not done, and done with the answer lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import BoltsealError, Full, Unavailable
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.policy.rules import parse_rules
+from boltseal.policy.upstreams import parse_upstreams
+from boltseal.server.mirror.blobs import MirroredBlobs
+from boltseal.server.mirror.upstream_limits import Limits
+from boltseal.server.mirror.upstreams import Upstreams
+from boltseal.server.mirror_factory import build_upstreams
+from boltseal.server.registry import build_registry
+from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken
+from boltseal.server.storage.coordination.interprocess_lock import Turns
+from boltseal.server.storage.metadata.database import Database, open_database
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.store_factory import now_us
+from tests.fakes.blobs_memory import MemoryBlobs
+from tests.fakes.upstream import FakeUpstream
+from tests.server.mirror.mirrors import NAME, table_of
+
+REPOSITORY = Repository(f"{NAME}/team/app")
+BLOB = bytes(range(256)) * 1024
+
+
+class Bench:
+    """The part that brings blobs, on a store in memory."""
+
+    def __init__(self, data: Path, upstreams: Upstreams) -> None:
+        self.store = MemoryBlobs()
+        self.database: Database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)
+        registry = build_registry(self.database, self.store, parse_rules(()))
+        self.pulls = registry.pulls
+        self.upstream = upstreams.by_name[NAME]
+        self.turns = Turns(data)
+        self.blobs = MirroredBlobs(
+            registry.pulls,
+            registry.uploads,
+            self.store,
+            Limits(registry.upstreams, clock=now_us, tell=lambda _: None),
+            self.turns,
+            check_room=lambda _: None,
+            count=lambda _: None,
+        )
+
+    async def bring(self, digest: Digest) -> bytes:
+        """All of it, as a client gets it."""
+        fetch = await self.blobs.fetch(self.upstream, REPOSITORY, digest)
+        await fetch.begun()
+        async with aclosing(fetch.pieces()) as pieces:
+            return b"".join([piece async for piece in pieces])
+
+
+@pytest.fixture
+async def bench(data: Path, upstream: FakeUpstream) -> AsyncIterator[Bench]:
+    upstreams = build_upstreams(parse_upstreams([table_of(upstream)]))
+    made = Bench(data, upstreams)
+    yield made
+    await made.blobs.aclose()
+    await upstreams.aclose()
+    made.turns.close()
+    made.database.close()
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "answer lost"])
+@pytest.mark.parametrize("what", ["start_upload", "write", "flush", "commit"])
+@pytest.mark.parametrize("error", [NoSpace("full"), StoreBroken("broken")], ids=["full", "broken"])
+async def test_a_write_that_fails_is_an_error_and_the_next_fetch_is_whole(
+    bench: Bench, upstream: FakeUpstream, what: str, error: BoltsealError, done: bool
+) -> None:
+    """The client hears of it, nothing is held that is not whole, and asking again mends it."""
+    digest = Digest.of(BLOB)
+    upstream.blobs[str(digest)] = BLOB
+    bench.store.fail(what, error, done=done)
+
+    with pytest.raises((Full, Unavailable)):
+        await bench.bring(digest)
+    held = await bench.blobs.held(REPOSITORY, digest)
+    again = await bench.bring(digest)
+
+    assert not held
+    assert again == BLOB
+    assert await bench.blobs.held(REPOSITORY, digest)
+
+
+async def test_bytes_that_are_lost_are_brought_again(bench: Bench, upstream: FakeUpstream) -> None:
+    """The row is there, and the bytes are not: a mirror mends that by itself."""
+    digest = Digest.of(BLOB)
+    upstream.blobs[str(digest)] = BLOB
+    await bench.bring(digest)
+    bench.store.blobs.clear()
+
+    assert not await bench.blobs.held(REPOSITORY, digest)
+    assert await bench.bring(digest) == BLOB

@@ -1,0 +1,110 @@
+"""Whatever keeps upstream from answering, what is here is served: with a warning, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.server import mirror_factory
+from tests.authority import authority
+from tests.fakes.upstream import Asked, FakeUpstream
+from tests.images import Document, image
+from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
+from tests.serving import serving_as
+
+Ask = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@pytest.fixture
+async def shown(data: Path, upstream: FakeUpstream) -> Document:
+    """An image that is here."""
+    image_ = upstream.publish("team/app", "1.4.2", image("first"))
+    async with serving_as(mirror_settings(data, table_of(upstream))) as serving:
+        assert (await serving.client.get(f"/v2/{NAME}/team/app/manifests/1.4.2")).status_code == 200
+        for blob in image_.blobs:
+            assert (await serving.client.get(f"/v2/{NAME}/team/app/blobs/{blob.digest}")).status_code == 200
+    return image_
+
+
+@pytest.fixture
+def still_served(data: Path, shown: Document, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Asks a mirror that was started anew, with this table for its upstream."""
+    monkeypatch.setattr(mirror_factory, "TIMEOUT_S", 0.5)
+
+    async def ask(table: dict[str, Any]) -> None:
+        async with serving_as(mirror_settings(data, table)) as serving:
+            answer = await serving.client.get(f"/v2/{NAME}/team/app/manifests/1.4.2")
+            by_digest = await serving.client.get(f"/v2/{NAME}/team/app/manifests/{shown.digest}")
+            blob = await serving.client.get(f"/v2/{NAME}/team/app/blobs/{shown.layers[0].digest}")
+            tags = await serving.client.get(f"/v2/{NAME}/team/app/tags/list")
+            metrics = (await serving.client.get("/metrics")).text
+
+        assert answer.content == by_digest.content == shown.raw
+        assert blob.content == shown.layers[0].data
+        assert tags.json()["tags"] == ["1.4.2"]
+        assert "warning" in answer.headers
+        assert "warning" in tags.headers
+        assert "warning" not in by_digest.headers
+        assert "boltseal_mirror_served_with_warning_total 2.0" in metrics
+
+    return ask
+
+
+@pytest.mark.slow
+async def test_nobody_listens(still_served: Ask) -> None:
+    """The host is there, the registry is not."""
+    await still_served({"name": NAME, "url": "http://127.0.0.1:1", "fresh": "0s"})
+
+
+@pytest.mark.slow
+async def test_the_name_means_no_host(still_served: Ask) -> None:
+    """DNS knows nothing."""
+    await still_served({"name": NAME, "url": "http://no-such-host.invalid", "fresh": "0s"})
+
+
+@pytest.mark.slow
+async def test_it_never_answers(still_served: Ask, upstream: FakeUpstream) -> None:
+    """It takes the question and says nothing."""
+
+    async def silent(_: Asked, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    upstream.answers["*"] = silent
+    await still_served(table_of(upstream))
+
+
+@pytest.mark.slow
+async def test_it_hangs_up(still_served: Ask, upstream: FakeUpstream) -> None:
+    """In the middle of its answer."""
+
+    async def half(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-le")
+
+    upstream.answers["*"] = half
+    await still_served(table_of(upstream))
+
+
+@pytest.mark.slow
+async def test_its_certificate_is_another(still_served: Ask, tmp_path: Path) -> None:
+    """Which is not believed."""
+    ours = authority(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(ours.cert, ours.key)
+    async with FakeUpstream().listening(tls) as upstream:
+        await still_served({"name": NAME, "url": f"https://{upstream.authority}", "fresh": "0s"})
+
+
+@pytest.mark.slow
+async def test_it_speaks_something_else(still_served: Ask, upstream: FakeUpstream) -> None:
+    """No HTTP at all."""
+
+    async def mumbles(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x16\x03\x01\x02\x00" * 100)
+
+    upstream.answers["*"] = mumbles
+    await still_served(table_of(upstream))

@@ -1,0 +1,318 @@
+"""The ledger's tree and its signed head, over a real database, real files, and disks that fail on demand."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
+from boltseal.ledger.entry import Kind
+from boltseal.ledger.merkle import leaf_hash
+from boltseal.ledger.proof import open_receipt
+from boltseal.ledger.tiles import TileId
+from boltseal.server.registry import integrator, sequencer
+from boltseal.server.registry.integrator import Integrator, LedgerDoubt, LedgerKeyMissing, receipt_of
+from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.metadata import ledger_store, ledger_tree
+from boltseal.server.storage.metadata.database import Database, open_database
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from tests.fakes.disk import FailingDisk
+from tests.ledger.tree_oracle import mth
+
+ORIGIN = "registry.example.com"
+NOW_US = 1_795_500_000_000_000
+
+
+class Log:
+    """A ledger alone, without a registry on top."""
+
+    def __init__(self, data: Path, disk: FailingDisk | None = None) -> None:
+        prepare_data(data)
+        self.database: Database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US)
+        self.database.write_and_wait(lambda tx: sequencer.start_ledger(tx, origin=ORIGIN, rules="", actor="boltseal"))
+        self.keys = LedgerKeys(data.with_name("data.keys"), disk)
+        self.integrator = Integrator(self.database, self.keys)
+
+    def add(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.database.write_and_wait(lambda tx: sequencer.append(tx, Kind.RULES_CHANGED, actor="x"))
+
+    def lines(self) -> list[bytes]:
+        return self.database.read_and_wait(lambda held: [line for _, line in ledger_store.lines(held)])
+
+    def head(self) -> Checkpoint:
+        """The stored head, verified by the key."""
+        stored = self.database.read_and_wait(ledger_tree.head)
+        key = self.keys.key()
+        assert stored is not None
+        assert key is not None
+        return open_checkpoint(stored.note, key.verifier).checkpoint
+
+    def expected(self) -> Checkpoint:
+        """The head that must be, by the naive oracle."""
+        lines = self.lines()
+        return Checkpoint(ORIGIN, len(lines), mth(lines))
+
+
+@pytest.fixture
+def disk() -> FailingDisk:
+    return FailingDisk()
+
+
+@pytest.fixture
+def log(tmp_path: Path, disk: FailingDisk) -> Iterator[Log]:
+    made = Log(tmp_path / "data", disk)
+    made.integrator.begin()
+    yield made
+    made.database.close()
+
+
+@pytest.mark.lengthy
+def test_every_head_is_over_all_entries_and_signed(log: Log) -> None:
+    """Also at sizes at which tiles become full, and one past them."""
+    for more in (1, 1, 252, 1, 1, 255, 1):
+        log.add(more)
+        log.integrator.integrate()
+
+        assert log.head() == log.expected()
+
+
+def test_nothing_is_signed_before_there_is_a_key(tmp_path: Path) -> None:
+    """`begin` makes the key; until then entries wait."""
+    log = Log(tmp_path / "data")
+    log.add()
+
+    assert log.integrator.integrate() is None
+    assert log.database.read_and_wait(ledger_tree.head) is None
+    log.database.close()
+
+
+@pytest.mark.lengthy
+def test_many_processes_sign_each_size_once(log: Log, tmp_path: Path) -> None:
+    """Integrators that race write one tree: none of them finds it other than it left it."""
+    others = [Integrator(log.database, LedgerKeys(log.keys.folder)) for _ in range(4)]
+    failed: list[BaseException] = []
+
+    def run(one: Integrator) -> None:
+        try:
+            for _ in range(10):
+                log.add(3)
+                one.integrate()
+        except BaseException as error:  # noqa: BLE001 - told to the test's own thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(one,)) for one in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.integrator.integrate()
+
+    assert not failed
+    assert log.head() == log.expected()
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("call", ["create", "append", "sync", "rename", "sync_folder"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_mark_that_fails_is_made_good_by_the_next(log: Log, disk: FailingDisk, call: str, done: bool) -> None:
+    """Each write of the mark failed twice: not done, and done but the answer lost. Then the log resumes."""
+    log.add(300)
+    log.integrator.integrate()
+    log.add(5)
+    disk.fail(call, errno.EIO, done=done)
+    with pytest.raises(LedgerKeyUnreadable):
+        log.integrator.integrate()
+    before = log.database.read_and_wait(ledger_tree.head)
+    log.add(2)
+    Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
+
+    assert before is not None
+    assert before.size == 301  # nothing was shown that is not marked
+    assert log.head() == log.expected()
+
+
+def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: Log) -> None:
+    """The mark is ahead of the tree: its own note becomes the head, and no other is signed for that size."""
+    log.add(3)
+    log.integrator.integrate()
+    before = log.database.read_and_wait(ledger_tree.head)
+    log.add(4)
+    log.integrator.integrate()
+    signed = log.keys.mark()
+    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))  # and back to what it was before
+    _restore(log, before)
+    log.add(1)
+    seen = []
+    integrator_ = Integrator(log.database, log.keys)
+    integrator_.integrate()
+    seen.append(log.head())
+
+    assert signed is not None
+    assert seen == [log.expected()]
+
+
+def _restore(log: Log, head: ledger_tree.Head | None) -> None:
+    """The tree as it was under an earlier head."""
+    assert head is not None
+    lines = log.lines()[: head.size]
+    hashes = b"".join(leaf_hash(line) for line in lines)
+    log.database.write_and_wait(
+        lambda tx: ledger_tree.grow(tx, 0, {TileId(0, 0, len(lines)): hashes}, ledger_tree.Head(head.size, head.note))
+    )
+
+
+@pytest.mark.lengthy
+def test_a_full_tile_is_never_written_again(log: Log) -> None:
+    """Whatever a defect would write: the database refuses."""
+    log.add(600)
+    log.integrator.integrate()
+    head = log.database.read_and_wait(ledger_tree.head)
+
+    assert head is not None
+    with pytest.raises(Exception, match="UNIQUE"):
+        log.database.write_and_wait(lambda tx: ledger_tree.grow(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
+
+
+def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
+    """Promise 1: a restored backup can't free names again."""
+    log.add(10)
+    log.integrator.integrate()
+    log.database.write_and_wait(
+        lambda tx: [
+            tx.connection.exec_driver_sql("DELETE FROM entry WHERE idx >= 8"),
+            tx.connection.exec_driver_sql("UPDATE ledger_head SET size = 8"),
+        ]
+    )
+
+    with pytest.raises(LedgerDoubt, match="11 entries of the ledger were signed, but the data holds 8"):
+        Integrator(log.database, log.keys).check()
+    with pytest.raises(LedgerDoubt):
+        log.integrator.integrate()
+
+
+def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(log: Log) -> None:
+    """The mark knows a root for this size; another history of the same length is refused."""
+    log.add(2)
+    log.integrator.integrate()
+    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))
+    log.database.write_and_wait(
+        lambda tx: tx.connection.exec_driver_sql("UPDATE entry SET line = CAST(line || ' ' AS BLOB) WHERE idx = 1")
+    )
+
+    with pytest.raises(LedgerDoubt, match="not the ones that were signed"):
+        Integrator(log.database, log.keys).integrate()
+
+
+def test_a_tree_that_was_changed_is_doubted(log: Log) -> None:
+    """One bit in a tile under the head."""
+    log.add(2)
+    log.integrator.integrate()
+    log.database.write_and_wait(
+        lambda tx: tx.connection.exec_driver_sql("UPDATE ledger_tile SET hashes = zeroblob(length(hashes))")
+    )
+
+    with pytest.raises(LedgerDoubt, match="not over its stored tree"):
+        Integrator(log.database, log.keys).check()
+
+
+def test_another_key_is_doubted(log: Log) -> None:
+    """A swapped key did not sign the mark."""
+    log.add()
+    log.integrator.integrate()
+    key = log.keys.key()
+    assert key is not None
+    log.keys.put_key(type(key)(key.name, bytes(32)))
+
+    with pytest.raises(LedgerDoubt, match="mark does not hold"):
+        log.integrator.integrate()
+
+
+@pytest.mark.parametrize(("missing", "kind"), [("ledger.key", LedgerKeyMissing), ("ledger.mark", LedgerDoubt)])
+def test_a_key_or_mark_that_is_gone_is_doubted(log: Log, missing: str, kind: type[Exception]) -> None:
+    """Neither is made again by itself."""
+    log.add()
+    log.integrator.integrate()
+    (log.keys.folder / missing).unlink()
+    log.integrator.begin()
+
+    with pytest.raises(kind):
+        log.integrator.integrate()
+
+
+@pytest.mark.lengthy
+def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
+    """An old copy of the keys beside newer data: the head speaks for itself."""
+    log.add()
+    log.integrator.integrate()
+    old = log.keys.mark()
+    log.add(300)
+    log.integrator.integrate()
+    log.keys.put_mark(old or b"")
+    log.add(1)
+    Integrator(log.database, log.keys).integrate()
+
+    assert log.head() == log.expected()
+
+
+def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> None:
+    """Whoever trusts the old key can follow to the new one."""
+    log.add(3)
+    old = log.keys.key()
+    new = log.integrator.rotate("operator", "once a year")
+    log.add(3)
+    log.integrator.integrate()
+    receipts = log.database.read_and_wait(ledger_tree.rotations)
+
+    assert old is not None
+    assert log.head() == log.expected()
+    opened = open_receipt(receipts[0], old.verifier)
+    assert opened.entry.kind is Kind.KEY_ROTATED
+    assert opened.entry.extra["key"] == str(new.verifier)
+
+
+@pytest.mark.parametrize("call", ["create", "sync", "rename", "sync_folder"])
+@pytest.mark.parametrize("skip", [0, 1, 2])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_rotation_that_fails_anywhere_leaves_a_log_that_goes_on(
+    log: Log, disk: FailingDisk, call: str, skip: int, done: bool
+) -> None:
+    """Under the old key or the new one, never under none."""
+    log.add(3)
+    log.integrator.integrate()
+    disk.fail(call, errno.EIO, done=done, skip=skip)
+    with pytest.raises(LedgerKeyUnreadable):
+        log.integrator.rotate("operator", "")
+    log.add(1)
+    Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
+
+    assert log.head() == log.expected()
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
+def test_every_entry_has_a_receipt_under_the_newest_head(log: Log, size: int) -> None:
+    """Receipts are made from tiles alone and hold offline."""
+    log.add(size)
+    log.integrator.integrate()
+    key, head = log.keys.key(), log.database.read_and_wait(ledger_tree.head)
+    assert key is not None
+    assert head is not None
+    indices = [0, 1, head.size // 2, head.size - 1]
+    receipts = log.database.read_and_wait(lambda held: [receipt_of(held, at, head.size, head.note) for at in indices])
+
+    assert [open_receipt(raw, key.verifier).index for raw in receipts] == indices
+
+
+@pytest.mark.lengthy
+def test_a_great_many_entries_are_brought_in_by_several_heads(log: Log) -> None:
+    """Memory stays flat when a ledger is signed for the first time."""
+    log.database.write_and_wait(
+        lambda tx: [sequencer.append(tx, Kind.RULES_CHANGED, actor="x") for _ in range(integrator.BATCH + 10)]
+    )
+    log.integrator.integrate()
+
+    assert log.head() == log.expected()

@@ -1,0 +1,200 @@
+"""A refused delete of what a great many tags resolve to: every write waits while it is decided, so its work is bounded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert, select
+
+from boltseal.errors import SealedDelete
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Tag
+from boltseal.policy.refusal_message import MAX_COUNTED
+from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL
+from boltseal.server.storage.metadata import sqlite
+from boltseal.server.storage.metadata.schema import tag as tag_rows
+from tests.shop import INDEX, OCI, SHOP
+
+if TYPE_CHECKING:
+    from boltseal.server.storage.metadata.database import Transaction
+    from tests.shop import Opener, Shop
+
+MOST_ROWS = MAX_COUNTED + 1
+"""Rows that one query of a refusal may return, whatever the number of tags."""
+STEPS_EACH = 1000
+
+
+async def copies(shop: Shop, tag: str, count: int) -> None:
+    """More tags with everything as this one has it, written at once: pushing them one by one takes minutes."""
+
+    def job(tx: Transaction) -> None:
+        row = tx.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
+        tx.connection.execute(insert(tag_rows), [{**row, "name": f"{tag}.{number:06}"} for number in range(count)])
+
+    await shop.database.write(job)
+
+
+async def index_of(shop: Shop, *bodies: bytes) -> bytes:
+    """An index of images that are here by digest."""
+    children = []
+    for body in bodies:
+        await shop.push(body, Digest.of(body))
+        children.append({"mediaType": OCI, "digest": str(Digest.of(body)), "size": len(body)})
+    return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": children}).encode()
+
+
+async def sealed_image(shop: Shop) -> Digest:
+    """An image that sealed tags resolve to."""
+    body = await shop.image("one")
+    await shop.push(body, "1.0.0")
+    return Digest.of(body)
+
+
+async def in_a_sealed_index(shop: Shop) -> Digest:
+    """An image that no tag resolves to, in an index that sealed tags resolve to."""
+    body = await shop.image("one")
+    await shop.push(await index_of(shop, body), "1.0.0", media_type=INDEX)
+    return Digest.of(body)
+
+
+async def referrer(shop: Shop) -> Digest:
+    """Somebody's statement on an image that sealed tags resolve to; a day old, so that it is not taken back any more."""
+    body = await shop.image("one")
+    await shop.push(body, "1.0.0")
+    subject = {"mediaType": OCI, "digest": str(Digest.of(body)), "size": len(body)}
+    statement = await shop.image("statement", subject=subject)
+    await shop.push(statement, Digest.of(statement))
+    shop.clock.now_us += 2 * 86_400_000_000
+    return Digest.of(statement)
+
+
+async def layer(shop: Shop) -> Digest:
+    """A layer of an image that sealed tags resolve to."""
+    body = await shop.image("one")
+    await shop.push(body, "1.0.0")
+    return Digest.parse(json.loads(body)["layers"][0]["digest"])
+
+
+async def mutable_beside_a_seal(shop: Shop) -> Digest:
+    """An image that one sealed tag and many mutable ones resolve to."""
+    body = await shop.image("one")
+    await shop.push(body, "0.1.0", "latest")
+    return Digest.of(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is deleted, and by which tag the many others are made."""
+
+    made: Callable[[Shop], Awaitable[Digest]]
+    copied: str = "1.0.0"
+
+
+CASES = {
+    "the manifest of sealed tags": Case(sealed_image),
+    "a manifest in a sealed index": Case(in_a_sealed_index),
+    "a referrer of a sealed image": Case(referrer),
+    "a layer of a sealed image": Case(layer),
+    "a manifest with many mutable tags": Case(mutable_beside_a_seal, "latest"),
+}
+
+
+async def delete(shop: Shop, digest: Digest, case: str) -> None:
+    if case.startswith("a layer"):
+        await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+    else:
+        await shop.registry.deletes.manifest(SHOP, digest, UNCONDITIONAL, ANONYMOUS)
+
+
+async def refused(shop: Shop, digest: Digest, case: str) -> tuple[str, list[str], int]:
+    """Why a delete is refused, the queries that it took, and how many thousand steps of SQLite they were."""
+    queries: list[str] = []
+    steps = [0]
+
+    def step() -> int:
+        steps[0] += 1
+        return 0
+
+    def watch(tx: Transaction) -> None:
+        driver = sqlite.driver(tx.connection)
+        driver.set_trace_callback(queries.append)
+        driver.set_progress_handler(step, STEPS_EACH)
+
+    def leave(tx: Transaction) -> None:
+        driver = sqlite.driver(tx.connection)
+        driver.set_trace_callback(None)
+        driver.set_progress_handler(None, 0)
+
+    await shop.database.write(watch)
+    try:
+        with pytest.raises(SealedDelete) as error:
+            await delete(shop, digest, case)
+    finally:
+        await shop.database.write(leave)
+    return error.value.message, [each for each in queries if re.match("(?i)select|with", each.lstrip())], steps[0]
+
+
+async def rows_of(shop: Shop, queries: list[str]) -> int:
+    """How many rows the query returns that returns most."""
+
+    def job(tx: Transaction) -> int:
+        return max(len(sqlite.driver(tx.connection).execute(query).fetchall()) for query in queries)
+
+    return await shop.database.write(job)
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_refusal_reads_few_rows_of_many_tags(shop: Shop, case: str) -> None:
+    """It names three tags and counts a thousand, and no query of it returns them all."""
+    made = CASES[case]
+    digest = await made.made(shop)
+    await copies(shop, made.copied, 5000)
+
+    message, queries, _ = await refused(shop, digest, case)
+
+    assert " more seal" in message or "more alone can be deleted" in message
+    assert len(message) < 400
+    assert await rows_of(shop, queries) <= MOST_ROWS
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_the_work_of_a_refusal_grows_no_faster_than_the_tags(open_shop: Opener, case: str) -> None:
+    """Ten times the tags are about ten times the steps of the database, and as many queries."""
+    shop = open_shop()
+    made = CASES[case]
+    digest = await made.made(shop)
+    await copies(shop, made.copied, 1000)
+    _, few_queries, few = await refused(shop, digest, case)
+    await copies(shop, f"{made.copied}.000000", 9000)
+    _, many_queries, many = await refused(shop, digest, case)
+
+    assert len(many_queries) == len(few_queries)
+    assert many <= 15 * few + 10
+
+
+async def test_what_can_be_deleted_by_itself_is_named_without_signature_tags(shop: Shop) -> None:
+    """A signature tool's tag stays as long as its image, so it is not among the names."""
+    body = await shop.image("one")
+    hex_ = "ab" * 32
+    await shop.push(body, "1.4.2", "latest", "edge", f"sha256-{hex_}.sig", f"sha512-{hex_}")
+
+    message, _, _ = await refused(shop, Digest.of(body), "")
+
+    assert message.endswith("; tags edge and latest alone can be deleted by their names")
+
+
+async def test_a_sealed_tag_whose_protection_was_lifted_can_be_deleted_by_itself(shop: Shop) -> None:
+    """Of two sealed tags of one image, the one that an admin has unsealed is named as deletable."""
+    body = await shop.image("one")
+    await shop.push(body, "1.4.2", "1.4.3")
+    await shop.registry.seals.unseal(SHOP, Tag("1.4.3"), ANONYMOUS, "was wrong")
+
+    message, _, _ = await refused(shop, Digest.of(body), "")
+
+    assert "is what tag 1.4.2 seals" in message
+    assert message.endswith("; tag 1.4.3 alone can be deleted by its name")

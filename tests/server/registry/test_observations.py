@@ -1,0 +1,250 @@
+"""The log of observations: a log of its own, beside the ledger, which neither grows nor stops because of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
+from boltseal.ledger.entry import Kind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.upstream_moves import Seen
+from boltseal.policy.upstreams import MoveTerms, OnMove
+from boltseal.server.registry import sequencer
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.models import Actor
+from boltseal.server.registry.observations import note
+from boltseal.server.registry.recovery import accept_loss
+from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
+from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata import ledger_store, ledger_tree
+from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS
+from boltseal.server.store_factory import examine_store, open_store, prepare
+from tests.fakes.disk import FailingDisk
+from tests.ledger.tree_oracle import mth
+from tests.server.registry.test_integrator import ORIGIN, Log
+
+NODE, TAG = Repository("docker.io/library/node"), Tag("16.13")
+DIGEST = "sha256:" + "a" * 64
+
+
+def observe(tx: Transaction, tag: str = TAG) -> int:
+    return sequencer.append(
+        tx, Kind.OBSERVED, repository=NODE, tag=Tag(tag), digest=DIGEST, actor="mirror:docker.io", log=OBSERVATIONS
+    )
+
+
+class Both(Log):
+    """Ledger and observations over one database."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(data)
+        self.database.write_and_wait(lambda tx: sequencer.start_observations(tx, actor="boltseal"))
+        self.observed_keys = self.keys.of(OBSERVATIONS.name)
+        self.observing = Integrator(self.database, self.observed_keys, OBSERVATIONS)
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Both]:
+    made = Both(tmp_path / "data")
+    made.integrator.begin()
+    made.observing.begin()
+    yield made
+    made.database.close()
+
+
+TERMS = MoveTerms(OnMove.ALERT)
+SEEN = Seen(Digest.parse(DIGEST), "application/vnd.oci.image.manifest.v1+json", 100)
+
+
+def settings_of(data: Path, *upstreams: str, **server: object) -> Settings:
+    tables = [{"name": name, "url": "http://127.0.0.1:9"} for name in upstreams]
+    return Settings.model_validate({"server": {"data": data, **server}, "upstream": tables})
+
+
+def test_an_observation_has_a_place_a_tree_and_a_head_of_its_own(both: Both) -> None:
+    """Own origin, own key, own tree; the ledger has none of it."""
+    before = both.lines()
+    both.database.write_and_wait(lambda tx: [observe(tx, f"1.{n}") for n in range(300)])
+    head = both.observing.integrate()
+    lines = both.database.read_and_wait(lambda held: [line for _, line in ledger_store.lines(held, log=OBSERVATIONS)])
+    stored = both.database.read_and_wait(lambda held: ledger_tree.head(held, log=OBSERVATIONS))
+    key = both.observed_keys.key()
+    assert stored is not None
+    assert key is not None
+
+    assert head == Checkpoint(f"{ORIGIN}/observations", 301, mth(lines))
+    assert open_checkpoint(stored.note, key.verifier).checkpoint == head
+    assert key.verifier != getattr(both.keys.key(), "verifier", None)
+    assert both.lines() == before
+
+
+@pytest.mark.parametrize("kind", [Kind.OBSERVED, Kind.HELD, Kind.ACCEPTED])
+def test_no_observation_comes_into_the_ledger(both: Both, kind: Kind) -> None:
+    """Strangers decide what is observed: they must not make the ledger grow."""
+    with pytest.raises(AssertionError, match="has no place in ledger"):
+        both.database.write_and_wait(lambda tx: sequencer.append(tx, kind, repository=NODE, tag=TAG, digest=DIGEST))
+
+
+def test_nothing_but_observations_comes_into_theirs(both: Both) -> None:
+    """What the door decides belongs into the ledger."""
+    with pytest.raises(AssertionError, match="has no place in observations"):
+        both.database.write_and_wait(
+            lambda tx: sequencer.append(tx, Kind.TAG_CREATED, repository=NODE, tag=TAG, digest=DIGEST, log=OBSERVATIONS)
+        )
+
+
+def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
+    """And a doubted ledger stops no observation: each log answers for itself."""
+    both.database.doubts[OBSERVATIONS.name] = "it is an old copy"
+    both.add()
+    with pytest.raises(LedgerFrozen, match="it is an old copy"):
+        both.database.write_and_wait(observe)
+    both.database.doubts.pop(OBSERVATIONS.name)
+    both.database.doubts[LEDGER.name] = "it is an old copy"
+    with pytest.raises(LedgerFrozen, match="it is an old copy"):
+        both.add()
+
+    assert both.database.write_and_wait(observe) == 1
+
+
+def test_nothing_is_observed_before_the_log_was_started(tmp_path: Path) -> None:
+    """And it is not started before the ledger, whose name it has."""
+    log = Log(tmp_path / "data", FailingDisk())
+    with pytest.raises(LedgerMissing, match="observations was not started"):
+        log.database.write_and_wait(observe)
+    log.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("DELETE FROM ledger_head"))
+    with pytest.raises(LedgerMissing):
+        log.database.write_and_wait(lambda tx: sequencer.start_observations(tx, actor="boltseal"))
+    log.database.close()
+
+
+def test_its_key_is_rotated_and_its_loss_accepted_like_the_ledgers(both: Both) -> None:
+    """Under names and in files of its own; the ledger's key stays."""
+    both.integrator.integrate()
+    key = both.keys.key()
+    both.observing.integrate()
+    rotated = both.observing.rotate("boss", "once a year")
+    lost = accept_loss(both.database, both.observed_keys, "boss", "the disk", OBSERVATIONS)
+    head = both.observing.integrate()
+
+    assert rotated.name == f"{ORIGIN}/observations"
+    assert lost.origin == f"{ORIGIN}/observations/2"
+    assert head is not None
+    assert head.origin == lost.origin
+    assert both.keys.key() == key
+
+
+def test_only_a_mirror_has_such_a_log(tmp_path: Path) -> None:
+    """A registry without upstreams has nothing to observe; the first start with one begins it."""
+    data = tmp_path / "data"
+    prepare(settings_of(data))
+    without = sorted(path.name for path in data.with_name("data.keys").iterdir())
+    prepare(settings_of(data, "docker.io"))
+    prepare(settings_of(data, "docker.io"))
+    with open_store(settings_of(data, "docker.io")) as store:
+        head = store.database.read_and_wait(lambda held: ledger_tree.head(held, log=OBSERVATIONS))
+
+    assert not any(name.startswith("observations") for name in without)
+    assert head is not None
+    assert head.size == 1
+
+
+def test_an_old_copy_of_the_observations_is_noticed(tmp_path: Path) -> None:
+    """Its mark lies beside the data, like the ledger's."""
+    settings = settings_of(tmp_path / "data", "docker.io")
+    prepare(settings)
+    with open_store(settings) as store:
+        store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
+    with open_store(settings) as store:
+        store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("DELETE FROM observation WHERE idx = 1"))
+        store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("UPDATE observation_head SET size = 1"))
+    with open_store(settings) as store:
+        doubts = dict(store.database.doubts)
+    found = examine_store(settings, lambda *_: None).findings
+
+    assert list(doubts) == [OBSERVATIONS.name]
+    assert "entries of the ledger were signed" in doubts[OBSERVATIONS.name]
+    assert any(one.what == "observations" for one in found)
+
+
+def test_fsck_reads_both_logs(tmp_path: Path) -> None:
+    """A whole store holds, and a changed observation is found though it is canonical."""
+    settings = settings_of(tmp_path / "data", "docker.io")
+    prepare(settings)
+    with open_store(settings) as store:
+        store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
+    whole = examine_store(settings, lambda *_: None)
+    with open_store(settings) as store:
+        store.database.write_and_wait(
+            lambda tx: tx.connection.exec_driver_sql(
+                "UPDATE observation SET line = CAST(replace(CAST(line AS TEXT), 'aaaa', 'bbbb') AS BLOB) WHERE idx = 1"
+            )
+        )
+    changed = examine_store(settings, lambda *_: None)
+
+    assert whole.findings == ()
+    assert whole.counts.observations == 2
+    assert any(one.what == "observations" and "are not the ones" in one.problem for one in changed.findings)
+
+
+@pytest.mark.parametrize(
+    ("sql", "sentence"),
+    [
+        ("UPDATE foreign_tag SET entry_index = 0", "it stands on observation 0, the log's last of it is entry 1"),
+        ("UPDATE foreign_tag SET name = 'latest'", "the log's last of it is nothing"),
+        ("UPDATE foreign_tag SET digest = 'sha256:' || hex(zeroblob(32))", "is served, the log says"),
+        ("DELETE FROM foreign_tag", "speaks of this tag, but it has no row"),
+    ],
+)
+def test_fsck_holds_what_is_served_against_what_was_written_down(tmp_path: Path, sql: str, sentence: str) -> None:
+    """Whoever changes a row by hand is found by the log."""
+    settings = settings_of(tmp_path / "data", "docker.io")
+    prepare(settings)
+    with open_store(settings) as store:
+        store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
+        store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql(sql))
+    found = examine_store(settings, lambda *_: None).findings
+
+    assert any(sentence in one.problem for one in found)
+
+
+def _note(tx: Transaction, tag: Tag, seen: Seen) -> None:
+    note(tx, NODE, tag, seen, TERMS, Actor("mirror:docker.io"))
+
+
+def _execute(tx: Transaction, sql: str) -> None:
+    tx.connection.exec_driver_sql(sql)
+
+
+def test_a_lost_observation_is_accepted_and_the_mirror_goes_on(tmp_path: Path) -> None:
+    """An old copy of the data: what is lost is recorded, tags stand as the log says, and new ones are taken in again."""
+    settings = settings_of(tmp_path / "data", "docker.io")
+    prepare(settings)
+    other = Seen(Digest.parse("sha256:" + "b" * 64), SEEN.media_type, 100)
+    with open_store(settings) as store:
+        for tag, seen in (("16.13", SEEN), ("16.13", other), ("18.0", SEEN)):
+            store.database.write_and_wait(partial(_note, tag=Tag(tag), seen=seen))
+    with open_store(settings) as store:
+        for sql in ("DELETE FROM observation WHERE idx >= 2", "UPDATE observation_head SET size = 2"):
+            store.database.write_and_wait(partial(_execute, sql=sql))
+    with open_store(settings) as store:
+        doubted = dict(store.database.doubts)
+        keys = store.keys.of(OBSERVATIONS.name)
+        accept_loss(store.database, keys, "boss", "an old copy", OBSERVATIONS)
+        known, unknown = (
+            store.registry.observations.look(NODE, TAG),
+            store.registry.observations.look(NODE, Tag("18.0")),
+        )
+        store.database.write_and_wait(partial(_note, tag=TAG, seen=other))
+    found = examine_store(settings, lambda *_: None).findings
+
+    assert list(doubted) == [OBSERVATIONS.name]
+    assert known is not None
+    assert (known.known.serves, unknown) == (SEEN, None)
+    assert found == ()

@@ -1,0 +1,262 @@
+"""A ledger that is behind what it signed: nothing is taken in, until the entries are back, or their loss is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from boltseal.ledger.audit import Audit
+from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.tiles import BundleId, encode_bundle
+from boltseal.server.registry.integrator import Integrator
+from boltseal.server.registry.recovery import RecoveryRefused, accept_loss, bring_back, next_origin
+from boltseal.server.registry.tag_writer import TagDoor
+from boltseal.server.settings import Settings
+from boltseal.server.storage.findings import Status
+from boltseal.server.storage.ledger_copy import CopyInvalid, FolderCopy
+from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
+from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.store_factory import examine_store, open_store
+from tests import images
+from tests.cli import program
+from tests.fakes.disk import FailingDisk
+from tests.server.registry.test_integrator import Log
+from tests.servers import boltseal
+from tests.serving import serving, settings_of
+
+PUSHED = images.image("pushed after the copy was taken")
+OTHER = images.image("what somebody would publish under the same name")
+
+
+@pytest.fixture
+async def behind(tmp_path: Path) -> Settings:
+    """A data folder as it was before a sealed tag was published, beside keys that know of it; the newer one is `lost`."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("old"))
+        await images.push(registry.client, "shop/app", "latest", images.image("old"))
+    shutil.copytree(data, tmp_path / "old")
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "2.0.0", PUSHED)
+        await images.push(registry.client, "shop/app", "latest", PUSHED)
+        await images.push(registry.client, "shop/new", "1.0.0", PUSHED)
+        gone = await registry.client.delete("/v2/shop/new/manifests/1.0.0")
+        assert gone.status_code == 405
+    data.rename(tmp_path / "lost")
+    (tmp_path / "old").rename(data)
+    return settings_of(data)
+
+
+def recover(settings: Settings, source: Path) -> int:
+    copy = FolderCopy(source)
+    with open_store(settings) as store:
+        done = bring_back(store.database, store.keys, TagDoor(settings.rules), copy.lines, copy.head())
+    return done.brought
+
+
+@pytest.mark.lengthy
+async def test_it_takes_nothing_in_and_says_why(behind: Settings) -> None:
+    """Pulls go on; pushes and deletes are refused, and the names that were sealed since are not free again."""
+    async with serving(behind.server.data) as registry:
+        pulled = await registry.client.get("/v2/shop/app/manifests/1.0.0")
+        pushed = await images.put(registry.client, "shop/app", "2.0.0", images.image("old"))
+        upload = await registry.client.post("/v2/shop/app/blobs/uploads/")
+        deleted = await registry.client.delete("/v2/shop/app/manifests/latest")
+        ready = await registry.client.get("/readyz")
+
+    assert pulled.status_code == 200
+    assert {pushed.status_code, upload.status_code, deleted.status_code} == {405}
+    assert "were signed, but the data holds" in pushed.json()["errors"][0]["message"]
+    assert any("were signed" in warning for warning in ready.json()["warnings"])
+
+
+@pytest.mark.lengthy
+async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp_path: Path) -> None:
+    """Every name is bound as it was; bytes that are missing are told by fsck, and pushed again they are taken."""
+    brought = recover(behind, tmp_path / "lost")
+    missing = [one.problem for one in examine_store(behind, lambda *_: None).findings]
+    async with serving(behind.server.data) as registry:
+        refused = await images.put(registry.client, "shop/app", "2.0.0", images.image("old"))
+        await images.push(registry.client, "shop/app", "2.0.0", PUSHED)
+        await images.push(registry.client, "shop/new", "1.0.0", PUSHED)
+        latest = await images.meaning(registry.client, "shop/app", "latest")
+    examined = examine_store(behind, lambda *_: None)
+
+    assert brought == 3
+    assert any("which the repository does not hold" in one for one in missing)
+    assert refused.status_code == 409
+    assert latest == PUSHED.digest
+    assert examined.outcome is Status.HOLDS
+
+
+@pytest.mark.lengthy
+async def test_and_from_a_tree_of_tiles(behind: Settings, tmp_path: Path) -> None:
+    """What any C2SP tool keeps of /ledger/."""
+    tree = tmp_path / "tree"
+    lost = FolderCopy(tmp_path / "lost")
+    head = lost.head()
+    assert head is not None
+    size = int(head.split(b"\n")[1])
+    bundle = tree / BundleId(0, size).path()
+    bundle.parent.mkdir(parents=True)
+    bundle.write_bytes(encode_bundle(list(lost.lines(0, size))))
+    (tree / "checkpoint").write_bytes(head)
+
+    assert recover(behind, tree) == 3
+
+
+@pytest.mark.lengthy
+async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_path: Path) -> None:
+    """A copy in which one was rewritten changes nothing."""
+    lost = FolderCopy(tmp_path / "lost")
+    with open_store(behind) as store:
+        before = store.database.read_and_wait(lambda held: list(ledger_store.lines(held)))
+
+        def lying(start: int, end: int) -> list[bytes]:
+            return [line.replace(b'"anonymous"', b'"somebody_"') for line in lost.lines(start, end)]
+
+        with pytest.raises(RecoveryRefused, match="not the ones that were signed"):
+            bring_back(store.database, store.keys, TagDoor(behind.rules), lying, None)
+        after = store.database.read_and_wait(lambda held: list(ledger_store.lines(held)))
+
+        assert store.database.frozen is not None
+    assert before == after
+
+
+@pytest.mark.lengthy
+async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings, tmp_path: Path) -> None:
+    """The second time there is nothing to do."""
+    recover(behind, tmp_path / "lost")
+
+    with pytest.raises(RecoveryRefused, match="nothing can be brought back"):
+        recover(behind, tmp_path / "lost")
+
+
+@pytest.mark.lengthy
+async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
+    """The first entry of the new origin names the last head of the old one, and how much is missing."""
+    with open_store(behind) as store:
+        before = store.keys.mark() or b""
+        done = accept_loss(store.database, store.keys, "operator", "the disk is gone")
+        lines = [line for _, line in store.database.read_and_wait(lambda held: list(ledger_store.lines(held)))]
+    recovered = parse(lines[-1])
+    audit = Audit()
+    problems = [audit.take(index, line) for index, line in enumerate(lines)]
+    async with serving(behind.server.data) as registry:
+        await images.push(registry.client, "shop/app", "2.0.0", OTHER)  # free again: that is the loss
+
+    assert done.origin == recovered.registry == "localhost:5000/2"
+    assert recovered.kind is Kind.RECOVERED
+    assert recovered.reason == "the disk is gone"
+    assert recovered.extra["previous_origin"] == "localhost:5000"
+    assert recovered.extra["last_size"] == before.split(b"\n")[1].decode()
+    assert recovered.extra["lost_entries"] == "3"
+    assert not any(problems)
+    assert examine_store(behind, lambda *_: None).outcome is Status.HOLDS
+
+
+@pytest.mark.parametrize("call", ["create", "sync", "rename", "sync_folder"])
+@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_loss_whose_acceptance_fails_anywhere_is_accepted_by_the_next(
+    tmp_path: Path, call: str, skip: int, done: bool
+) -> None:
+    """Until then nothing is signed under a name that is not the ledger's; the old origin's last head is named."""
+    disk = FailingDisk()
+    log = Log(tmp_path / "data", disk)
+    log.integrator.begin()
+    log.add(3)
+    last = log.integrator.integrate()
+    disk.fail(call, errno.EIO, done=done, skip=skip)
+    with pytest.raises(LedgerKeyUnreadable):
+        accept_loss(log.database, log.keys, "operator", "first")
+    accept_loss(log.database, LedgerKeys(log.keys.folder), "operator", "again")
+    head = Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
+    audit = Audit()
+    problems = [audit.take(index, line) for index, line in enumerate(log.lines())]
+    recovered = next(one for one in map(parse, log.lines()) if one.kind is Kind.RECOVERED)
+    log.database.close()
+
+    assert last is not None
+    assert head is not None
+    assert (recovered.extra["previous_origin"], recovered.extra["last_root"]) == (last.origin, last.root.hex())
+    assert head.origin == f"{last.origin}/3"
+    assert not any(problems)
+
+
+async def test_a_key_that_is_lost_is_a_loss_too(tmp_path: Path) -> None:
+    """Without keys nothing is taken in; with another origin and key everything that is here goes on."""
+    data = tmp_path / "data"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("old"))
+    shutil.rmtree(data.with_name("data.keys"))
+    async with serving(data) as registry:
+        refused = await images.put(registry.client, "shop/app", "1.0.1", images.image("new"))
+    with open_store(settings_of(data)) as store:
+        accept_loss(store.database, store.keys, "operator", "keys were not in the backup")
+    async with serving(data) as registry:
+        still = await images.put(registry.client, "shop/app", "1.0.0", images.image("new"))
+        await images.push(registry.client, "shop/app", "1.0.1", images.image("new"))
+
+    assert refused.status_code == 405
+    assert still.status_code == 409
+
+
+@pytest.mark.slow
+async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Path) -> None:
+    """It looks once a second; nobody has to restart it."""
+    async with serving(behind.server.data) as registry:
+        refused = await images.put(registry.client, "shop/app", "3.0.0", images.image("old"))
+        recover(behind, tmp_path / "lost")
+        for _ in range(200):
+            answer = await registry.client.post("/v2/shop/app/blobs/uploads/")
+            if answer.status_code == 202:
+                break
+            await asyncio.sleep(0.05)
+
+    assert refused.status_code == 405
+    assert answer.status_code == 202
+
+
+def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:
+    """One clear line."""
+    with pytest.raises(CopyInvalid, match="holds no copy of a ledger"):
+        FolderCopy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("origin", "after"), [("reg.example", "reg.example/2"), ("reg.example/2", "reg.example/3"), ("a/0", "a/0/2")]
+)
+def test_the_next_name_counts_up(origin: str, after: str) -> None:
+    """registry.example.com, then /2, then /3."""
+    assert next_origin(origin) == after
+
+
+@pytest.mark.slow
+async def test_and_from_a_registry_that_has_them(behind: Settings, tmp_path: Path) -> None:
+    """The old server, still running on the newer folder, or any that mirrors its ledger."""
+    shutil.copytree(tmp_path / "data.keys", tmp_path / "lost.keys")
+    with boltseal(tmp_path / "lost") as server:
+        back = program.run("ledger", "recover", "--from", server.url, "--data", behind.server.data, "--json")
+
+    assert back.code == 0, back.err
+    assert back.json["results"][0]["entries"] == 3
+
+
+@pytest.mark.slow
+async def test_the_verb_does_both(behind: Settings, tmp_path: Path) -> None:
+    """As it is typed."""
+    data = behind.server.data
+    neither = program.run("ledger", "recover", "--data", data)
+    without = program.run("ledger", "recover", "--accept-loss", "--data", data)
+    back = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data, "--json")
+    again = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data)
+
+    assert (neither.code, without.code, back.code, again.code) == (2, 2, 0, 2)
+    assert "--from URL|DIR" in neither.err
+    assert "--reason is empty" in without.err
+    assert back.json["results"][0]["entries"] == 3

@@ -1,0 +1,136 @@
+"""The way back: what a floating tag meant before, by digest, by entry, by time; and all that is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.ledger.entry import Kind, parse
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.server.registry.models import UNCONDITIONAL, Actor
+from boltseal.server.registry.restores import ByIndex, ByTime, EntryOfAnother, NeverMeant, NoLongerHeld, Restored
+from boltseal.server.registry.tag_writer import TagSealed
+from boltseal.server.storage.metadata import ledger_store
+from tests.shop import SHOP, Shop
+
+ADMIN = Actor("root (command line)", admin=True)
+LATEST = Tag("latest")
+
+
+@pytest.fixture
+async def moved(shop: Shop) -> list[Digest]:
+    """`latest` meant one image, and a second later another."""
+    digests = []
+    for salt in ("one", "two"):
+        shop.clock.now_us += 1_000_000
+        digests.append((await shop.push(await shop.image(salt), "latest")).digest)
+    shop.clock.now_us += 1_000_000
+    return digests
+
+
+async def restore(shop: Shop, to: Digest | ByIndex | ByTime, tag: Tag = LATEST, where: Repository = SHOP) -> Restored:
+    return await shop.registry.restores.restore(where, tag, to, ADMIN, "it crashes")
+
+
+async def meaning(shop: Shop, tag: Tag = LATEST) -> Digest:
+    return (await shop.registry.pulls.manifest(SHOP, tag)).digest
+
+
+async def test_a_tag_goes_back_to_a_digest_and_says_why(shop: Shop, moved: list[Digest]) -> None:
+    """The restore is an entry of its own, with who and why; the other image stays."""
+    done = await restore(shop, moved[0])
+    line = shop.database.read_and_wait(lambda held: list(ledger_store.lines(held, done.entry_index)))[0][1]
+    entry = parse(line)
+
+    assert await meaning(shop) == moved[0]
+    assert done == Restored(moved[0], moved[1], done.entry_index, changed=True)
+    assert (entry.kind, entry.actor, entry.reason) == (Kind.TAG_RESTORED, ADMIN.name, "it crashes")
+    assert entry.was == str(moved[1])
+    assert (await shop.registry.pulls.manifest(SHOP, moved[1])).digest == moved[1]
+
+
+async def test_by_the_index_of_the_entry_that_said_so(shop: Shop, moved: list[Digest]) -> None:
+    """As `boltseal history` lists them."""
+    lines = shop.database.read_and_wait(lambda held: list(ledger_store.lines(held)))
+    first = next(index for index, line in lines if parse(line).tag == "latest")
+    await restore(shop, ByIndex(first))
+
+    assert await meaning(shop) == moved[0]
+
+
+async def test_by_time(shop: Shop, moved: list[Digest]) -> None:
+    """What it meant then, also a moment before it moved."""
+    await restore(shop, ByTime(shop.clock.now_us - 1_000_001))
+
+    assert await meaning(shop) == moved[0]
+
+
+async def test_what_it_means_already_changes_nothing(shop: Shop, moved: list[Digest]) -> None:
+    """No entry is written."""
+    done = await restore(shop, moved[1])
+
+    assert not done.changed
+
+
+async def test_a_deleted_tag_comes_back(shop: Shop, moved: list[Digest]) -> None:
+    """A floating name that was deleted is restored like one that moved."""
+    await shop.registry.deletes.tag(SHOP, LATEST, UNCONDITIONAL, ADMIN)
+    done = await restore(shop, moved[0])
+
+    assert await meaning(shop) == moved[0]
+    assert done.was is None
+
+
+async def test_a_sealed_tag_is_refused(shop: Shop) -> None:
+    """Promise 1: nothing moves what is sealed, not even back."""
+    await shop.push(await shop.image("sealed soon"), "latest")
+    await shop.push(await shop.image("sealed"), "latest")
+    old = (await shop.push(await shop.image("sealed soon"), Digest.of(await shop.image("sealed soon")))).digest
+    await shop.registry.seals.seal(SHOP, LATEST, ADMIN, "shown to the auditor")
+
+    with pytest.raises(TagSealed):
+        await restore(shop, old)
+
+
+async def test_only_what_the_tag_meant_itself(shop: Shop, moved: list[Digest]) -> None:
+    """Another tag's image is a push, not a restore."""
+    other = (await shop.push(await shop.image("other"), "1.0.0")).digest
+
+    with pytest.raises(NeverMeant, match="never meant"):
+        await restore(shop, other)
+
+
+async def test_what_was_deleted_can_not_come_back(shop: Shop, moved: list[Digest]) -> None:
+    """Bytes that are gone are gone; the message says to push them again."""
+    await shop.registry.deletes.manifest(SHOP, moved[0], UNCONDITIONAL, ADMIN)
+
+    with pytest.raises(NoLongerHeld, match="push that image again"):
+        await restore(shop, moved[0])
+
+
+@pytest.mark.parametrize(("index", "what"), [(0, "is a log.started"), (10_000, "is not there")])
+async def test_an_entry_of_something_else_is_refused(shop: Shop, moved: list[Digest], index: int, what: str) -> None:
+    """An index that is no meaning of this tag."""
+    with pytest.raises(EntryOfAnother, match=f"entry {index} {what}; expected one"):
+        await restore(shop, ByIndex(index))
+
+
+async def test_a_time_before_the_tag_is_refused(shop: Shop, moved: list[Digest]) -> None:
+    """It says when."""
+    with pytest.raises(NeverMeant, match="was not there yet at 2"):
+        await restore(shop, ByTime(shop.clock.now_us - 60_000_000))
+
+
+async def test_a_time_at_which_it_was_deleted_is_refused(shop: Shop, moved: list[Digest]) -> None:
+    """Nothing is guessed."""
+    await shop.registry.deletes.tag(SHOP, LATEST, UNCONDITIONAL, ADMIN)
+    shop.clock.now_us += 1_000_000
+
+    with pytest.raises(NeverMeant, match="had been deleted"):
+        await restore(shop, ByTime(shop.clock.now_us))
+
+
+async def test_a_repository_that_never_was(shop: Shop) -> None:
+    """The same answer as for a tag that never was."""
+    with pytest.raises(NeverMeant):
+        await restore(shop, ByTime(shop.clock.now_us), where=Repository("no/such"))

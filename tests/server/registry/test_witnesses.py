@@ -1,0 +1,266 @@
+"""Witnesses: what they cosign is kept, a dead one holds nothing up, and what one saw can't be taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, update
+from starlette.responses import PlainTextResponse, Response
+
+from boltseal.client.witness import WitnessClient
+from boltseal.ledger.checkpoint import open_checkpoint
+from boltseal.ledger.proof import open_receipt
+from boltseal.server.registry.integrator import LedgerDoubt
+from boltseal.server.registry.ledger import Ledger
+from boltseal.server.registry.witnesses import Witness, Witnesses
+from boltseal.server.storage.ledger_key import LedgerKeyUnreadable
+from boltseal.server.storage.metadata import ledger_tree
+from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata.schema import LEDGER
+from tests.fakes.witness import URL, FakeWitness
+from tests.server.registry.test_integrator import Log
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    made = Log(tmp_path / "data")
+    made.integrator.begin()
+    made.add(3)
+    made.integrator.integrate()
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def witness(log: Log) -> FakeWitness:
+    key = log.keys.key()
+    assert key is not None
+    return FakeWitness(key.verifier)
+
+
+def of(log: Log, *fakes: FakeWitness) -> Witnesses:
+    return Witnesses(
+        log.database,
+        log.keys,
+        [Witness(WitnessClient(URL, app=fake.transport()), fake.key.verifier) for fake in fakes],
+    )
+
+
+def cosigners(log: Log, *fakes: FakeWitness, name: str = ledger_tree.LATEST) -> list[str]:
+    head, key = log.database.read_and_wait(lambda held: ledger_tree.head(held, name)), log.keys.key()
+    assert head is not None
+    assert key is not None
+    opened = open_checkpoint(head.note, key.verifier, [fake.key.verifier for fake in fakes])
+    return [one.witness for one in opened.cosignatures]
+
+
+@pytest.mark.lengthy
+async def test_each_head_is_cosigned(log: Log, witness: FakeWitness) -> None:
+    """The second with a proof that it extends the first; both cosignatures are kept with the head they are of."""
+    asking = of(log, witness)
+    await asking.submit()
+    first = cosigners(log, witness)
+    log.add(300)
+    log.integrator.integrate()
+    between = cosigners(log, witness)
+    await asking.submit()
+
+    assert (first, between, cosigners(log, witness)) == (["witness.test/w1"], [], ["witness.test/w1"])
+    assert asking.troubles == ()
+
+
+async def test_a_witness_that_knows_us_already_says_from_where(log: Log, witness: FakeWitness) -> None:
+    """After a restart we know nothing of what it saw: its 409 tells, and costs one request more."""
+    await of(log, witness).submit()
+    log.add(5)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+
+    assert cosigners(log, witness) == ["witness.test/w1"]
+    assert witness.asked == 3
+
+
+async def test_a_head_that_was_seen_is_not_submitted_again(log: Log, witness: FakeWitness) -> None:
+    """An idle ledger asks nobody."""
+    asking = of(log, witness)
+    for _ in range(3):
+        await asking.submit()
+
+    assert witness.asked == 1
+
+
+async def test_a_dead_witness_holds_nothing_up(log: Log, witness: FakeWitness) -> None:
+    """The other one still cosigns, and the dead one's trouble is told."""
+    dead = FakeWitness(witness.trusted, "witness.test/dead", bytes(32))
+    dead.answers = [Response(status_code=500)]
+    asking = of(log, dead, witness)
+    await asking.submit()
+
+    assert cosigners(log, witness, dead) == ["witness.test/w1"]
+    assert len(asking.troubles) == 1
+    assert "500" in asking.troubles[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PlainTextResponse("nonsense"),
+        PlainTextResponse("\u2014 witness.test/w1 AAAAAAAA\n"),
+        PlainTextResponse(FakeWitness.__name__ * 10_000),
+        Response("-1\n", 409, media_type="text/x.tlog.size"),
+        Response("9" * 40, 409, media_type="text/x.tlog.size"),
+        Response(status_code=404),
+        Response(status_code=302, headers={"location": "https://elsewhere.test/"}),
+    ],
+)
+async def test_an_answer_that_does_not_hold_is_not_kept(log: Log, witness: FakeWitness, answer: Response) -> None:
+    """A witness is a stranger: what it says is checked, bounded, and told when it is wrong."""
+    witness.answers = [answer]
+    asking = of(log, witness)
+    await asking.submit()
+
+    assert cosigners(log, witness) == []
+    assert len(asking.troubles) == 1
+    log.integrator.check()
+
+
+async def test_a_cosignature_of_another_text_is_refused(log: Log, witness: FakeWitness) -> None:
+    """Made by the witness's own key, over something else."""
+    line = witness.key.sign("another.example\n1\nAAAA\n", 1).line()
+    witness.answers = [PlainTextResponse(line)]
+    await of(log, witness).submit()
+
+    assert cosigners(log, witness) == []
+
+
+async def test_a_store_that_is_behind_a_witness_takes_nothing_in(
+    log: Log, witness: FakeWitness, tmp_path: Path
+) -> None:
+    """An old backup, put back with old keys: only the witness knows better, and what it holds is signed by us."""
+    await of(log, witness).submit()
+    old = log.keys.mark() or b""
+    kept = log.lines()
+    log.add(5)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    _put_back(log, len(kept), old)
+    log.integrator.check()  # nothing here tells
+    await of(log, witness).submit()
+
+    with pytest.raises(LedgerDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+        log.integrator.check()
+
+
+async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness) -> None:
+    """An old backup beside the newest keys: a witness that saw more than the backup and less than the mark changes nothing."""
+    old, kept = log.keys.mark() or b"", len(log.lines())
+    log.add(2)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    log.add(3)
+    log.integrator.integrate()
+    newest = log.keys.mark() or b""
+    _put_back(log, kept, old)
+    log.keys.put_mark(newest)
+    await of(log, witness).submit()
+
+    assert log.keys.mark() == newest
+    with pytest.raises(LedgerDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+        log.integrator.check()
+
+
+async def test_a_witness_does_not_stand_in_for_a_mark_that_does_not_hold(log: Log, witness: FakeWitness) -> None:
+    """What the true mark was is not known, so what a witness saw can't be the most that was signed."""
+    old, kept = log.keys.mark() or b"", len(log.lines())
+    log.add(2)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    _put_back(log, kept, old)
+    log.keys.put_mark(b"nonsense")
+    await of(log, witness).submit()
+
+    assert log.keys.mark() == b"nonsense"
+
+
+async def test_another_history_than_a_witness_saw_is_doubted(log: Log, witness: FakeWitness) -> None:
+    """Put back and gone on from there: a fork, though its own marks agree."""
+    old = log.keys.mark() or b""
+    kept = len(log.lines())
+    log.add(2)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+    _put_back(log, kept, old)
+    log.add(7)
+    log.integrator.integrate()
+    await of(log, witness).submit()
+
+    with pytest.raises(LedgerDoubt, match="is not the one that was signed"):
+        log.integrator.check()
+
+
+async def test_a_witness_alone_can_not_stop_a_registry(log: Log, witness: FakeWitness) -> None:
+    """It says that it saw more, and can't show anything that we signed."""
+    witness.answers = [Response("1000\n", 409, media_type="text/x.tlog.size")]
+    asking = of(log, witness)
+    await asking.submit()
+
+    log.integrator.check()
+    assert len(asking.troubles) == 1
+
+
+async def test_a_receipt_carries_the_cosignature(log: Log, witness: FakeWitness) -> None:
+    """Also of an entry under an older head, when the newest was not seen yet."""
+    await of(log, witness).submit()
+    log.add(2)
+    log.integrator.integrate()
+    raw = await Ledger(log.database).receipt(1)
+    opened = open_receipt(raw, witness.trusted, [witness.key.verifier])
+
+    assert [one.witness for one in opened.signed.cosignatures] == ["witness.test/w1"]
+
+
+async def test_a_key_that_can_not_be_read_asks_nobody(log: Log, witness: FakeWitness) -> None:
+    """A start goes on to serve pulls; that nothing is taken in says the integrator."""
+    (log.keys.folder / "ledger.key").write_text("nonsense")
+    await of(log, witness).at_start()
+
+    assert witness.asked == 0
+    with pytest.raises(LedgerKeyUnreadable):
+        log.integrator.check()
+
+
+async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: Log, witness: FakeWitness) -> None:
+    """Whoever asks witnesses does not end for it, which nobody would see."""
+    (log.keys.folder / "witness.lock").mkdir()
+    asking = asyncio.create_task(of(log, witness).run())
+    await asyncio.sleep(0)
+    ended = asking.done()
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+
+    assert not ended
+    assert witness.asked == 0
+
+
+async def test_one_process_of_a_store_talks_to_witnesses(log: Log) -> None:
+    """The others wait for its end."""
+    with log.keys.witnessing() as first, log.keys.witnessing() as second:
+        assert (first, second) == (True, False)
+
+
+def _put_back(log: Log, size: int, mark: bytes) -> None:
+    """Database and keys as they were at an earlier size."""
+
+    def undo(tx: Transaction) -> None:
+        tx.connection.execute(delete(LEDGER.entry).where(LEDGER.entry.c.idx >= size))
+        tx.connection.execute(update(LEDGER.head).values(size=size))
+
+    log.database.write_and_wait(undo)
+    log.database.write_and_wait(ledger_tree.clear)
+    log.keys.put_mark(mark)
+    log.integrator.integrate()

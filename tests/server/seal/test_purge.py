@@ -1,0 +1,164 @@
+"""`purge` takes away what must not exist, bytes included, and leaves the name bound; `expire` ends a stated keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import NotFound, SealedDelete
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Tag
+from boltseal.server.store_factory import open_store
+from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
+from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
+from tests.serving import Clock, Rule, Serving, serving, settings_of
+
+SECRET, OTHER = image("a password"), image("other")
+NOON = 1_700_000_000_000_000
+A_YEAR: list[Rule] = [{"mode": "sealed", "keep": "365d"}]
+
+
+async def purge(registry: Serving) -> None:
+    with seals_of(registry.data) as seals:
+        await seals.purge(APP, RELEASE, ADMIN, "it holds a password")
+
+
+async def test_a_purged_image_is_gone_at_once(registry: Serving) -> None:
+    """Tag, manifest and blobs are 404 on a running server that has just served them."""
+    client = registry.client
+    await push(client, "shop/app", "1.4.2", SECRET)
+    paths = ["manifests/1.4.2", f"manifests/{SECRET.digest}"] + [f"blobs/{blob.digest}" for blob in SECRET.blobs]
+    before = [(await client.get(f"/v2/shop/app/{path}")).status_code for path in paths]
+    await purge(registry)
+    after = [(await client.get(f"/v2/shop/app/{path}")).status_code for path in paths]
+
+    assert before == [200] * len(paths)
+    assert after == [404] * len(paths)
+
+
+async def test_purged_bytes_are_not_on_the_disk(registry: Serving) -> None:
+    """A leaked secret does not wait for a collection: its bytes are gone when the verb returns."""
+    await push(registry.client, "shop/app", "1.4.2", SECRET)
+    before = bytes_on_disk(registry.data, SECRET.layers[0].digest).exists()
+    await purge(registry)
+
+    assert before
+    for blob in SECRET.blobs:
+        assert not bytes_on_disk(registry.data, blob.digest).exists()
+
+
+async def test_a_purged_name_is_bound(registry: Serving) -> None:
+    """Other content can't take the name; the very same may return."""
+    await push(registry.client, "shop/app", "1.4.2", SECRET)
+    await purge(registry)
+    refused = await push(registry.client, "shop/app", "1.4.2", OTHER)
+    returned = await push(registry.client, "shop/app", "1.4.2", SECRET)
+
+    assert refused.status_code == 409
+    assert error_of(refused)[0] == "DENIED"
+    assert returned.status_code == 201
+
+
+async def test_every_tag_of_a_purged_manifest_goes(registry: Serving) -> None:
+    """All names of the manifest go and are recorded, each with an entry of its own."""
+    client = registry.client
+    await push(client, "shop/app", "1.4.2", SECRET)
+    await put(client, "shop/app", "1.4", SECRET)
+    before = await put(client, "shop/app", "latest", SECRET)
+    await purge(registry)
+    tags = (await client.get("/v2/shop/app/tags/list")).json()["tags"]
+    after = await push(client, "shop/app", "2.0.0", OTHER)
+
+    assert tags == []
+    assert int(after.headers["Boltseal-Ledger-Index"]) == int(before.headers["Boltseal-Ledger-Index"]) + 4
+
+
+async def test_a_purge_by_digest(registry: Serving) -> None:
+    """What has no tag can be purged by its digest."""
+    await push(registry.client, "shop/app", SECRET.digest, SECRET)
+    with seals_of(registry.data) as seals:
+        await seals.purge(APP, Digest.parse(SECRET.digest), ADMIN, "it holds a password")
+
+    assert await meaning(registry.client, "shop/app", SECRET.digest) is None
+
+
+async def test_what_another_image_needs_is_left(registry: Serving) -> None:
+    """A blob that a second image has in common with the purged one stays, on the disk as well."""
+    shared = image("a password", layer_count=2)
+    await push(registry.client, "shop/app", "1.4.2", SECRET)
+    await push(registry.client, "shop/app", "1.4.3", shared)
+    common = SECRET.layers[0].digest
+    await purge(registry)
+
+    assert shared.layers[0].digest == common
+    assert await holds_blob(registry.client, "shop/app", common)
+    assert not await holds_blob(registry.client, "shop/app", SECRET.config.digest)
+    assert bytes_on_disk(registry.data, common).exists()
+
+
+async def test_another_repository_keeps_what_it_holds(registry: Serving) -> None:
+    """A purge is of one repository: where another holds the same bytes they stay, for that one alone."""
+    await push(registry.client, "shop/other", "1.0.0", SECRET)
+    await push(registry.client, "shop/app", "1.4.2", SECRET)
+    await purge(registry)
+    got = await registry.client.get(f"/v2/shop/other/blobs/{SECRET.layers[0].digest}")
+
+    assert got.content == SECRET.layers[0].data
+    assert not await holds_blob(registry.client, "shop/app", SECRET.layers[0].digest)
+
+
+@pytest.mark.parametrize("parent", [index(SECRET), index(index(SECRET))], ids=["index", "nested"])
+async def test_a_part_of_another_sealed_image_can_not_be_purged_alone(registry: Serving, parent: Document) -> None:
+    """A sealed index would be broken by a purge of its child: the index has to be purged first."""
+    await push(registry.client, "shop/app", "1.4.2", SECRET)
+    await push(registry.client, "shop/app", "2.0.0", parent)
+
+    with pytest.raises(SealedDelete, match=r"2\.0\.0"):
+        await purge(registry)
+    assert await meaning(registry.client, "shop/app", "1.4.2") == SECRET.digest
+
+
+async def test_purging_an_index_takes_its_children(registry: Serving) -> None:
+    """What only the purged index needs goes with it, at every level."""
+    await push(registry.client, "shop/app", "1.4.2", index(index(SECRET)))
+    await purge(registry)
+
+    assert await meaning(registry.client, "shop/app", SECRET.digest) is None
+    assert not bytes_on_disk(registry.data, SECRET.layers[0].digest).exists()
+
+
+async def test_purging_what_is_not_there(registry: Serving) -> None:
+    """A name that is not there is an answer of its own."""
+    await push(registry.client, "shop/app", "1.4.3", OTHER)
+
+    with seals_of(registry.data) as seals, pytest.raises(NotFound):
+        await seals.purge(APP, Tag("9.9.9"), ADMIN, "why not")
+
+
+@pytest.mark.lengthy
+async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path) -> None:
+    """`expire` takes away tags whose stated time is over, and only those; the name stays bound."""
+    clock = Clock(NOON)
+    async with serving(data, A_YEAR, clock=clock) as registry:
+        await push(registry.client, "shop/app", "1.4.2", SECRET)
+        await push(registry.client, "shop/app", "latest", OTHER)
+    async with serving(data, clock=clock) as registry:
+        await push(registry.client, "shop/app", "1.5.0", OTHER)
+
+    expired = await expired_at(data, NOON + 364 * 86_400_000_000)
+    expired_later = await expired_at(data, NOON + 366 * 86_400_000_000)
+    async with serving(data, clock=Clock(NOON + 367 * 86_400_000_000)) as registry:
+        refused = await push(registry.client, "shop/app", "1.4.2", OTHER)
+        still_there = await meaning(registry.client, "shop/app", "1.5.0")
+
+    assert expired == []
+    assert expired_later == ["1.4.2", "latest"]
+    assert refused.status_code == 409
+    assert still_there == OTHER.digest
+
+
+async def expired_at(data: Path, now_us: int) -> list[str]:
+    """The tags that `expire` takes away at this time."""
+    with open_store(settings_of(data), clock=Clock(now_us)) as store:
+        return [tag for _, tag in await store.registry.seals.expire(ADMIN)]

@@ -1,0 +1,153 @@
+"""`boltseal serve` as a process: what it answers over real connections, from one worker or several."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.server.serve.process import (
+    MIB,
+    OCI,
+    client_of,
+    digest,
+    manifest,
+    push_blob,
+    put,
+    wait_for,
+)
+from tests.servers import Server, boltseal
+
+pytestmark = pytest.mark.slow
+
+
+def test_what_was_pushed_is_pulled(server: Server) -> None:
+    """Manifest and blobs come back byte for byte over a real connection."""
+    with client_of(server) as client:
+        body = manifest(client, "shop/app", "one")
+        pushed = put(client, "shop/app:1.4.2", body)
+        pulled = client.get("/v2/shop/app/manifests/1.4.2")
+        layer = client.get(f"/v2/shop/app/blobs/{digest(b'one')}")
+
+    assert pushed.status_code == 201
+    assert pulled.content == body
+    assert pulled.headers["docker-content-digest"] == digest(body)
+    assert layer.content == b"one"
+
+
+def test_a_head_says_the_length_of_what_it_does_not_send(server: Server) -> None:
+    """Clients take the size of a blob and of a manifest from HEAD."""
+    with client_of(server) as client:
+        body = manifest(client, "shop/app", "one")
+        put(client, "shop/app:1.4.2", body)
+        lengths = [
+            client.head(path).headers["content-length"]
+            for path in ("/v2/shop/app/manifests/1.4.2", f"/v2/shop/app/blobs/{digest(b'one')}")
+        ]
+
+    assert lengths == [str(len(body)), "3"]
+
+
+def test_a_second_image_under_a_tag_is_refused_once_in_the_log(server: Server) -> None:
+    """What the product exists for, and what its operator reads."""
+    with client_of(server) as client:
+        put(client, "shop/app:1.4.2", manifest(client, "shop/app", "one"))
+        second = manifest(client, "shop/app", "two")
+        refused = put(client, "shop/app:1.4.2", second)
+        message = refused.json()["errors"][0]["message"]
+    logged = [json.loads(line) for line in server.log.read_text(encoding="utf-8").splitlines() if '"refused"' in line]
+
+    assert refused.status_code == 409
+    assert len(logged) == 1
+    assert {key: logged[0][key] for key in ("asked", "repository", "tag", "digest", "actor", "reason")} == {
+        "asked": "push",
+        "repository": "shop/app",
+        "tag": "1.4.2",
+        "digest": digest(second),
+        "actor": "anonymous",
+        "reason": message,
+    }
+    assert "no rule matches" in logged[0]["rule"]
+
+
+def test_a_large_blob_goes_both_ways(server: Server) -> None:
+    """More than any buffer, whole and in part."""
+    data = os.urandom(9 * MIB + 17)
+    with client_of(server) as client:
+        push_blob(client, "shop/app", data)
+        whole = client.get(f"/v2/shop/app/blobs/{digest(data)}")
+        part = client.get(f"/v2/shop/app/blobs/{digest(data)}", headers={"range": f"bytes={MIB}-{5 * MIB}"})
+
+    assert whole.content == data
+    assert (part.status_code, part.content) == (206, data[MIB : 5 * MIB + 1])
+
+
+def test_health_and_readiness_are_told(server: Server) -> None:
+    """What a proxy or an orchestrator asks."""
+    with client_of(server) as client:
+        assert client.get("/healthz").text == "ok\n"
+        assert client.get("/readyz").json() == {"ready": True}
+
+
+def test_a_path_that_only_looks_like_the_api_is_unknown(server: Server) -> None:
+    """The API is /v2/ and nothing that is written like it."""
+    with client_of(server) as client:
+        assert client.get("/v2x/shop/app").status_code == 404
+        assert client.get("/").status_code == 404
+
+
+def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
+    """Half a body, announced as a whole one, is never taken for whole; the session goes on."""
+    data = os.urandom(3 * MIB)
+    with client_of(server) as client:
+        location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
+        with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as dying:
+            head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
+            dying.sendall(head.encode() + data[:MIB])
+            time.sleep(0.3)
+        absent = client.head(f"/v2/shop/app/blobs/{digest(data)}")
+        wait_for(lambda: client.put(f"{location}?digest={digest(data)}", content=b"").status_code != 503)
+        held = int(client.get(location).headers["range"].partition("-")[2]) + 1
+        done = client.put(f"{location}?digest={digest(data)}", content=data[held:])
+
+    assert absent.status_code == 404
+    assert held <= MIB
+    assert done.status_code == 201
+
+
+# --- several workers ---
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+async def test_of_racing_first_pushes_one_wins(tmp_path: Path, workers: int) -> None:
+    """Exactly one 201 for a tag, whichever processes the pushes reach, and everybody pulls that one."""
+    racers = 8
+    with boltseal(tmp_path / "data", workers=workers) as server:
+        with client_of(server) as client:
+            bodies = [manifest(client, "shop/app", f"racer {n}") for n in range(racers)]
+        for tag in ("1.0.0", "1.0.1", "1.0.2"):
+            async with contextlib.AsyncExitStack() as stack:
+                clients = [
+                    await stack.enter_async_context(
+                        httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=30)
+                    )
+                    for _ in range(racers)
+                ]
+                answers = await asyncio.gather(
+                    *(
+                        each.put(f"/v2/shop/app/manifests/{tag}", content=body, headers={"content-type": OCI})
+                        for each, body in zip(clients, bodies, strict=True)
+                    )
+                )
+                pulled = {(await each.get(f"/v2/shop/app/manifests/{tag}")).content for each in clients}
+            codes = [answer.status_code for answer in answers]
+
+            assert sorted(codes) == [201] + [409] * (racers - 1)
+            assert pulled == {bodies[codes.index(201)]}

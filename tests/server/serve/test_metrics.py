@@ -1,0 +1,78 @@
+"""`boltseal serve` as a process: the numbers of all its workers, and its access log on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.server.storage.metrics import RunFolder
+from tests.server.serve.process import alive, client_of, wait_for, workers_of
+from tests.servers import boltseal
+
+pytestmark = pytest.mark.slow
+
+ASKED = re.compile(r'boltseal_requests_total\{method="GET",route="Base",status="200"\} (\d+)')
+
+
+def saved(data: Path, pid: int) -> int:
+    """What the workers of a server have saved of what they were asked."""
+    found = RunFolder(data / "run" / str(pid)).others().requests.get(("GET", "Base", 200))
+    return found.count if found is not None else 0
+
+
+def test_any_worker_tells_the_numbers_of_all_and_of_those_that_are_gone(tmp_path: Path) -> None:
+    """Each connection may reach another worker; one of them is killed; nothing is counted twice or forgotten."""
+    with boltseal(tmp_path / "data", workers=2) as server:
+
+        def counted() -> int:
+            with client_of(server) as client:
+                found = ASKED.search(client.get("/metrics").text)
+            return int(found[1]) if found else 0
+
+        for _ in range(20):
+            with client_of(server) as client:
+                client.get("/v2/")
+        wait_for(lambda: counted() == 20)
+        wait_for(lambda: saved(tmp_path / "data", server.pid) == 20)  # what a worker has not saved yet dies with it
+        first = workers_of(server.pid)
+        os.kill(first[0], signal.SIGKILL)
+        wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
+
+        def still() -> bool:
+            try:
+                return counted() == 20
+            except httpx2.TransportError:
+                return False
+
+        wait_for(still)
+        folder = tmp_path / "data" / "run"
+        during = [path.name for path in folder.iterdir()]
+    with boltseal(tmp_path / "data") as server:
+        after = [path.name for path in folder.iterdir()]
+
+        assert during != after == [str(server.pid)]
+
+
+def test_the_access_log_has_one_object_a_line(tmp_path: Path) -> None:
+    """Written by the time the server has ended, if not before; none where it is not wanted."""
+    for wanted in (True, False):
+        data = tmp_path / str(wanted)
+        with (
+            boltseal(data, settings={"BOLTSEAL_SERVER__ACCESS_LOG": str(wanted).lower()}) as server,
+            client_of(server) as client,
+        ):
+            answer = client.get("/v2/shop/app/tags/list?last=a")
+        lines = [json.loads(line) for line in server.log.read_text().splitlines() if '"event":"request"' in line]
+        of_the_api = [line for line in lines if line["path"] != "/readyz"]  # by which this test knew that it was up
+
+        assert bool(lines) == wanted
+        assert len(of_the_api) == wanted
+        for told in of_the_api:
+            assert told["request_id"] == answer.headers["x-request-id"]
+            assert (told["path"], told["status"]) == ("/v2/shop/app/tags/list", 404)

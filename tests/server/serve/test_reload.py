@@ -1,0 +1,178 @@
+"""`boltseal serve` as a process: new rules at SIGHUP, without losing a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import ssl
+import subprocess
+import threading
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.cli import program
+from tests.images import Blob
+from tests.server.serve.process import (
+    alive,
+    client_of,
+    manifest,
+    put,
+    wait_for,
+    workers_of,
+)
+from tests.server.serve.test_start_and_end import read_greeting, started
+from tests.servers import boltseal, free_port
+
+pytestmark = pytest.mark.slow
+
+
+def test_sighup_takes_over_new_rules(tmp_path: Path) -> None:
+    """Without a restart, without losing a connection, and in every worker."""
+    with (
+        boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n', workers=2) as server,
+        client_of(server) as client,
+    ):
+        bodies = [manifest(client, "shop/app", words) for words in ("one", "two")]
+        before = [put(client, "shop/app:b1", body).status_code for body in bodies]
+        server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_for(lambda: server.log_tail().count("rules read again") == 2)
+        after = [put(client, "shop/app:b2", body).status_code for body in bodies]
+        bound = put(client, "shop/app:b1", bodies[1]).status_code
+
+    assert before == [201, 409]
+    assert after == [201, 201]
+    assert bound == 409  # changing the rules never unseals
+
+
+def test_sighup_takes_over_bounds(tmp_path: Path) -> None:
+    """A quota that is made smaller holds from the next push on."""
+    quota = '[[auth.quota]]\nusers = ["anonymous"]\nmax_bytes = "1 MiB"\n'
+    with boltseal(tmp_path / "data", config=quota) as server, client_of(server) as client:
+        first = Blob(b"a" * 1000)
+        before = client.post("/v2/shop/app/blobs/uploads/", params={"digest": first.digest}, content=first.data)
+        server.folder.with_name("data.toml").write_text(quota.replace("1 MiB", "1500"), encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_for(lambda: "rules read again" in server.log_tail())
+        other = Blob(b"b" * 1000)
+        after = client.post("/v2/shop/app/blobs/uploads/", params={"digest": other.digest}, content=other.data)
+
+    assert (before.status_code, after.status_code) == (201, 403)
+
+
+def test_a_bad_configuration_keeps_the_rules_and_is_told(tmp_path: Path) -> None:
+    """The server goes on as it was; whoever asks for its readiness learns that the file is not in force."""
+    with (
+        boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n') as server,
+        client_of(server) as client,
+    ):
+        server.folder.with_name("data.toml").write_text('[[rule]]\nmode = "frozen"\n', encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_for(lambda: "warnings" in client.get("/readyz").json())
+        bodies = [manifest(client, "shop/app", words) for words in ("one", "two")]
+        floats = [put(client, "shop/app:a1", body).status_code for body in bodies]
+
+    assert floats == [201, 201]
+    assert "rule 1: mode is" in server.log_tail()
+
+
+def test_a_replaced_worker_gets_the_rules_in_force(tmp_path: Path) -> None:
+    """Not those that the server was started with."""
+    with boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n') as server:
+        server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        wait_for(lambda: "rules read again" in server.log_tail())
+        first = workers_of(server.pid)
+        os.kill(first[0], signal.SIGKILL)
+        wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
+
+        def moved() -> bool:
+            with contextlib.suppress(httpx2.TransportError), client_of(server) as client:
+                return [put(client, "shop/app:b1", manifest(client, "shop/app", w)).status_code for w in "12"] == [
+                    201,
+                    201,
+                ]
+            return False
+
+        wait_for(moved)
+
+
+def certificate(folder: Path, name: str) -> None:
+    """Writes tls.crt and tls.key, self-signed for 127.0.0.1, as whatever renews certificates does."""
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+            ),
+            *("-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path) -> None:
+    """New connections see it; workers stay where the files are unchanged, and where they can't be used."""
+    certificate(tmp_path, "first")
+    address = f"127.0.0.1:{free_port()}"
+    place = ("127.0.0.1", int(address.rpartition(":")[2]))
+    arguments: list[str | Path] = ["--data", tmp_path / "data", "--listen", address, "--tls-cert", tmp_path / "tls.crt"]
+    with started(*arguments, "--tls-key", tmp_path / "tls.key") as process:
+        read_greeting(process)
+        log = Drain(process)
+        first, workers = ssl.get_server_certificate(place), workers_of(process.pid)
+        os.kill(process.pid, signal.SIGHUP)
+        wait_for(lambda: "rules read again" in log.text)
+        unchanged = workers_of(process.pid)
+        (tmp_path / "tls.key").write_text("not a key", encoding="ascii")
+        os.kill(process.pid, signal.SIGHUP)
+        wait_for(lambda: "certificate can't be read again" in log.text)
+        kept = ssl.get_server_certificate(place)
+        certificate(tmp_path, "second")
+        os.kill(process.pid, signal.SIGHUP)
+        wait_for(lambda: workers_of(process.pid) != workers and len(workers_of(process.pid)) == 1, 20.0)
+        second = ssl.get_server_certificate(place)
+
+    assert unchanged == workers
+    assert kept == first
+    assert second == (tmp_path / "tls.crt").read_text(encoding="ascii")
+    assert second != first
+
+
+def test_a_certificate_that_cannot_be_served_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    """One line, exit code 2."""
+    certificate(tmp_path, "first")
+    (tmp_path / "tls.key").write_text("not a key", encoding="ascii")
+    run = program.run(
+        "serve", "--data", tmp_path / "data", "--tls-cert", tmp_path / "tls.crt", "--tls-key", tmp_path / "tls.key"
+    )
+
+    assert run.code == 2
+    assert "can't be served with" in run.err
+
+
+class Drain:
+    """Reads on what a process says on stderr, so that it never waits for a reader."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.text = ""
+        self._process = process
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(ValueError):
+            for line in self._process.stderr or ():
+                self.text += line

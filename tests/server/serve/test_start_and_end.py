@@ -1,0 +1,263 @@
+"""`boltseal serve` as a process: how it starts, refuses to start, greets, and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.cli import program
+from tests.server.serve.process import (
+    ENDS_WITHIN_S,
+    alive,
+    client_of,
+    digest,
+    ends_within,
+    manifest,
+    put,
+    wait_for,
+    workers_of,
+)
+from tests.servers import Server, boltseal, free_port
+
+pytestmark = pytest.mark.slow
+
+
+# --- starts, or does not ---
+
+
+def refused(*arguments: str | Path, environment: dict[str, str] | None = None) -> str:
+    """The one line with which a server does not start, and exit code 2 or 3."""
+    run = program.run("serve", *arguments, environment=environment)
+    assert run.code in (2, 3)
+    assert run.out == ""
+    assert run.err.count("\n") == 1, run.err
+    return run.err
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])  # noqa: S104 - that is what is refused
+def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, address: str) -> None:
+    """Safe by default, and nothing is made."""
+    line = refused("--data", tmp_path / "data", "--listen", f"{address}:{free_port()}")
+
+    assert "--allow-anonymous" in line
+    assert "--behind-proxy" in line
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_open_address_is_served_when_told_so_in_words(tmp_path: Path) -> None:
+    """Both words, by flag or by environment."""
+    port = free_port()
+    words = {"BOLTSEAL_SERVER__ALLOW_ANONYMOUS": "true", "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
+    with started("--data", tmp_path / "data", "--listen", f"0.0.0.0:{port}", environment=words) as process:
+        greeting = read_greeting(process)
+
+    assert f"http://0.0.0.0:{port}" in greeting[0]
+    assert f"docker push localhost:{port}/shop/app:1.4.2" in greeting[2]
+
+
+def test_a_port_in_use_is_refused(server: Server, tmp_path: Path) -> None:
+    """Two servers would each get half of the requests without knowing."""
+    line = refused("--data", tmp_path / "other", "--listen", server.address)
+
+    assert f"can't listen on {server.address}: address already in use" in line
+
+
+def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
+    """The kernel's words, and what to do."""
+    line = refused("--data", tmp_path / "data", "--listen", "192.0.2.1:5000", "--allow-anonymous", "--behind-proxy")
+
+    assert "can't listen on 192.0.2.1:5000: cannot assign requested address" in line
+
+
+def test_a_data_folder_of_a_newer_boltseal_is_refused(tmp_path: Path) -> None:
+    """Reading it with old eyes could lose what is new in it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "format").write_text("99\n", encoding="ascii")
+    line = refused("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}")
+
+    assert "has data format 99" in line
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    """A mistyped --data must not be strewn with files."""
+    (tmp_path / "letter.txt").write_text("hello", encoding="ascii")
+    line = refused("--data", tmp_path, "--listen", f"127.0.0.1:{free_port()}")
+
+    assert "is not empty and not a boltseal data folder" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """One line, whatever the kernel calls it."""
+    (tmp_path / "data").write_text("", encoding="ascii")
+    line = refused("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}")
+
+    assert "can't be made" in line
+
+
+def test_a_bad_setting_is_refused(tmp_path: Path) -> None:
+    """Before anything is made."""
+    line = refused("--data", tmp_path / "data", environment={"BOLTSEAL_SERVER__LISTN": "127.0.0.1:5000"})
+
+    assert "the nearest known one is BOLTSEAL_SERVER__LISTEN" in line
+    assert not (tmp_path / "data").exists()
+
+
+@contextlib.contextmanager
+def started(*arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A server in a group of its own, as a terminal would start it, ended with the test."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "boltseal", "serve", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=program.clean_environment(environment),
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.communicate(timeout=ENDS_WITHIN_S)
+
+
+def read_greeting(process: subprocess.Popen[str]) -> list[str]:
+    """The lines that a person reads at the start."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("  stop"):
+            break
+    return lines
+
+
+def test_the_greeting_says_what_to_do_next(tmp_path: Path) -> None:
+    """Where it listens, where the data is, how to push, pull, see and stop; by then it answers. stdout stays empty."""
+    address = f"127.0.0.1:{free_port()}"
+    with started("--data", tmp_path / "data", "--listen", address) as process:
+        greeting = "".join(read_greeting(process))
+        answered = httpx2.get(f"http://{address}/v2/", trust_env=False).status_code
+    out = process.stdout.read() if process.stdout and not process.stdout.closed else ""
+    name = f"localhost:{address.rpartition(':')[2]}/shop/app:1.4.2"
+
+    assert answered == 200
+    assert f"listens on http://{address}, its data is in {tmp_path / 'data'}" in greeting
+    assert f"docker push {name}" in greeting
+    assert f"docker pull {name}" in greeting
+    assert "--tls-verify=false" in greeting
+    assert [line for line in greeting.splitlines()[1:] if len(line) > 80 and str(tmp_path) not in line] == []
+    assert out == ""
+
+
+# --- ends ---
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_at_once(tmp_path: Path, sent: signal.Signals) -> None:
+    """Also with connections that are kept open."""
+    with boltseal(tmp_path / "data", workers=2) as server, client_of(server) as client:
+        client.get("/v2/")
+
+        ends_within(server, 2.0, sent)
+
+
+def test_ctrl_c_in_a_terminal_is_an_ordinary_end(tmp_path: Path) -> None:
+    """The signal reaches the whole group; the server still ends by its own order, with exit code 0."""
+    with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}") as process:
+        read_greeting(process)
+        os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(ENDS_WITHIN_S)
+        talk = process.stderr.read() if process.stderr else ""
+
+    assert code == 0
+    assert talk == ""
+
+
+def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
+    """The end is bounded, whatever a client does or does not do; what was acknowledged is still there."""
+    with boltseal(tmp_path / "data") as server, client_of(server) as client:
+        location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
+        client.patch(location, content=b"acknowledged")
+        with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as stalled:
+            stalled.sendall(f"PATCH {location} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\nxy".encode())
+            time.sleep(0.2)
+
+            ends_within(server, ENDS_WITHIN_S)
+    with boltseal(tmp_path / "data") as server, client_of(server) as client:
+        status = client.get(location)
+
+    assert status.status_code == 204
+    assert int(status.headers["range"].partition("-")[2]) + 1 >= len(b"acknowledged")
+
+
+def test_a_request_under_way_is_finished(tmp_path: Path) -> None:
+    """SIGTERM in the middle of an upload that goes on: its answer still comes."""
+    data = b"x" * 1000
+    with boltseal(tmp_path / "data") as server, client_of(server) as client:
+        location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
+        with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as slow:
+            head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
+            slow.sendall(head.encode() + data[:10])
+            time.sleep(0.2)
+            os.kill(server.pid, signal.SIGTERM)
+            time.sleep(0.5)
+            slow.sendall(data[10:])
+            slow.settimeout(3.0)
+            answer = slow.recv(1000)
+
+    assert answer.startswith(b"HTTP/1.1 201 ")
+
+
+def test_a_restart_keeps_what_was_published(tmp_path: Path) -> None:
+    """Tag, bytes and seal; also after SIGKILL, which leaves no time to put anything in order."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        words = sent.name
+        with boltseal(tmp_path / "data") as server, client_of(server) as client:
+            body = manifest(client, "shop/app", words)
+            assert put(client, f"shop/app:{words}", body).status_code == 201
+            ends_within(server, ENDS_WITHIN_S, sent)
+        with boltseal(tmp_path / "data") as server, client_of(server) as client:
+            pulled = client.get(f"/v2/shop/app/manifests/{words}")
+            other = put(client, f"shop/app:{words}", manifest(client, "shop/app", f"not {words}"))
+
+        assert pulled.content == body
+        assert other.status_code == 409
+    assert program.run("fsck", "--data", tmp_path / "data").code == 0
+
+
+def test_workers_die_with_their_parent(tmp_path: Path) -> None:
+    """An orphan would go on serving, and hold the port."""
+    with boltseal(tmp_path / "data", workers=2) as server:
+        workers = workers_of(server.pid)
+        os.kill(server.pid, signal.SIGKILL)
+
+        wait_for(lambda: not any(map(alive, workers)), 2.0)
+        assert len(workers) == 2
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    """Nobody has to restart the server because the kernel killed a process of it."""
+    with boltseal(tmp_path / "data") as server, client_of(server) as client:
+        first = workers_of(server.pid)
+        os.kill(first[0], signal.SIGKILL)
+        wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
+
+        def answers() -> bool:
+            with contextlib.suppress(httpx2.TransportError):
+                return client.get("/readyz").status_code == 200
+            return False
+
+        wait_for(answers)
+        assert alive(server.pid)

@@ -1,0 +1,180 @@
+"""The tag-history extension: distribution-spec PR #606 (experimental), each sentence of it as a docstring; and discovery."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+
+from boltseal.server.api.history import EVENT, TIMESTAMP
+from tests.images import Document, image, push
+from tests.serving import Serving
+
+HISTORY = "/v2/shop/app/_oci/tag-history/latest"
+
+
+@pytest.fixture
+async def told(client: httpx2.AsyncClient) -> list[Document]:
+    """`latest` was given to one image, then another, deleted, and given to a third."""
+    first, second, third = image("first"), image("second"), image("third")
+    await push(client, "shop/app", "latest", first)
+    await push(client, "shop/app", "latest", second)
+    await client.delete("/v2/shop/app/manifests/latest")
+    await push(client, "shop/app", "latest", third)
+    await signed(client, 5)
+    return [first, second, third]
+
+
+async def signed(client: httpx2.AsyncClient, size: int) -> None:
+    """Wait until the ledger has signed so many entries."""
+    for _ in range(200):
+        answer = await client.get("/ledger/checkpoint")
+        if answer.status_code == 200 and int(answer.text.split("\n")[1]) >= size:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the ledger was not signed")
+
+
+async def events(client: httpx2.AsyncClient, **parameters: Any) -> list[tuple[str, str]]:
+    answer = await client.get(HISTORY, params=parameters)
+
+    assert answer.status_code == 200
+    return [(one["annotations"][EVENT], one["digest"]) for one in answer.json()["manifests"]]
+
+
+async def test_the_newest_comes_first(client: httpx2.AsyncClient, told: list[Document]) -> None:
+    """Results MUST be sorted in descending order by the history entries; each MUST be a create or delete entry.
+
+    A descriptor for a tag deletion event MUST describe the manifest the tag pointed to immediately before deletion.
+    """
+    first, second, third = told
+
+    assert await events(client) == [
+        ("created", third.digest),
+        ("deleted", second.digest),
+        ("created", second.digest),
+        ("created", first.digest),
+    ]
+
+
+async def test_it_is_an_index_of_descriptors(client: httpx2.AsyncClient, told: list[Document]) -> None:
+    """Upon success, the response body MUST be an OCI Index; descriptors MUST include mediaType, size, digest, annotations."""
+    answer = await client.get(HISTORY)
+    newest = answer.json()["manifests"][0]
+
+    assert answer.headers["content-type"] == "application/vnd.oci.image.index.v1+json"
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert answer.json()["schemaVersion"] == 2
+    assert answer.json()["mediaType"] == "application/vnd.oci.image.index.v1+json"
+    assert newest["mediaType"] == told[2].media_type
+    assert newest["size"] == len(told[2].raw)
+    assert set(newest["annotations"]) == {TIMESTAMP, EVENT}
+
+
+@pytest.mark.parametrize("path", ["/v2/no/such/_oci/tag-history/latest", "/v2/shop/app/_oci/tag-history/never"])
+async def test_what_never_was_has_an_empty_history(client: httpx2.AsyncClient, told: list[Document], path: str) -> None:
+    """If the repository does not exist or the tag has no history, the registry MUST return 200 with an empty list."""
+    answer = await client.get(path)
+
+    assert answer.status_code == 200
+    assert answer.json()["manifests"] == []
+
+
+@pytest.mark.parametrize("path", ["/v2/shop/app/_oci/tag-history/-no-tag", "/v2/SHOP/_oci/tag-history/latest"])
+async def test_nothing_else_is_a_404(client: httpx2.AsyncClient, path: str) -> None:
+    """The registry MUST NOT return a 404 Not Found response code for any other condition."""
+    answer = await client.get(path)
+
+    assert answer.status_code == 400
+
+
+async def test_it_outlives_the_tag(client: httpx2.AsyncClient, told: list[Document]) -> None:
+    """Tag history SHOULD remain queryable after the tag is deleted; deleted manifests SHOULD NOT be removed from it."""
+    await client.delete(f"/v2/shop/app/manifests/{told[2].digest}")
+    await signed(client, 6)
+
+    assert (await events(client))[:2] == [("deleted", told[2].digest), ("created", told[2].digest)]
+
+
+async def test_n_of_zero_asks_whether_there_is_such_a_thing(client: httpx2.AsyncClient, told: list[Document]) -> None:
+    """When `n` is zero, this endpoint MUST return an OCI Index with an empty list and MUST NOT include a Link header."""
+    answer = await client.get(HISTORY, params={"n": 0})
+
+    assert answer.json()["manifests"] == []
+    assert "link" not in answer.headers
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+async def test_links_lead_through_all_of_it(client: httpx2.AsyncClient, told: list[Document], n: int) -> None:
+    """A Link header MUST be included when additional entries are available; without one the client has reached the end."""
+    url, pages = f"{HISTORY}?n={n}", []
+    while url:
+        answer = await client.get(url)
+        pages.append(len(answer.json()["manifests"]))
+        url = answer.links["next"]["url"] if "next" in answer.links else ""
+
+    assert sum(pages) == 4
+    assert all(size == n for size in pages[:-1])
+    assert pages[-1] > 0
+
+
+async def test_before_and_since_are_strict(client: httpx2.AsyncClient, told: list[Document]) -> None:
+    """Only entries strictly older than `before`, strictly newer than `since`; the two MAY be combined."""
+    whole = (await client.get(HISTORY)).json()["manifests"]
+    times = [one["annotations"][TIMESTAMP] for one in whole]
+    of_all = await events(client)
+
+    assert await events(client, before=times[1]) == of_all[2:]
+    assert await events(client, since=times[2]) == of_all[:2]
+    assert await events(client, since=times[3], before=times[0]) == of_all[1:3]
+    assert len(set(times)) == 4
+
+
+async def test_times_finer_than_a_microsecond_stay_strict(client: httpx2.AsyncClient, told: list[Document]) -> None:
+    """A nanosecond after an event it is older than `before`; and not newer than `since`."""
+    newest = (await client.get(HISTORY)).json()["manifests"][0]["annotations"][TIMESTAMP]
+    after = newest.replace("Z", "001Z")
+
+    assert len(await events(client, before=after)) == 4
+    assert await events(client, since=after) == []
+    assert len(await events(client, before=after.replace("Z", "+00:00"))) == 4
+
+
+async def test_a_digest_filters(client: httpx2.AsyncClient, told: list[Document]) -> None:
+    """Only entries for the given digest; for one that was not part of the history 200 with an empty list."""
+    assert await events(client, digest=told[0].digest) == [("created", told[0].digest)]
+    assert await events(client, digest=image("never").digest) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"before": "yesterday"}, {"since": "2026-13-01T00:00:00Z"}, {"digest": "sha256:short"}, {"n": "-1"}]
+)
+async def test_what_can_not_be_read_is_a_400(client: httpx2.AsyncClient, wrong: dict[str, str]) -> None:
+    """Bad input gets one clear line, and never a 404."""
+    answer = await client.get(HISTORY, params=wrong)
+
+    assert answer.status_code == 400
+    assert next(iter(wrong)) in answer.json()["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v2/_oci/ext/discover", "/v2/shop/app/_oci/ext/discover"])
+async def test_extensions_are_discovered(client: httpx2.AsyncClient, path: str) -> None:
+    """The base extension returns an array of supported extensions with details of the endpoints."""
+    answer = await client.get(path)
+    extensions = {one["name"]: one for one in answer.json()["extensions"]}
+
+    assert answer.headers["content-type"] == "application/json"
+    assert any("tag-history" in endpoint for endpoint in extensions["_oci"]["endpoints"])
+    assert all({"name", "url", "endpoints"} <= set(one) for one in extensions.values())
+
+
+async def test_sealing_is_no_event(registry: Serving) -> None:
+    """What speaks of a tag's protection alone gives it no manifest."""
+    one = image("sealed")
+    await push(registry.client, "shop/app", "1.0.0", one)
+    await signed(registry.client, 2)
+    answer = await registry.client.get("/v2/shop/app/_oci/tag-history/1.0.0")
+
+    assert [entry["annotations"][EVENT] for entry in answer.json()["manifests"]] == ["created"]

@@ -1,0 +1,157 @@
+"""Backups: taken while pushes go on, brought up to date, restored; and the folders that are refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from boltseal.server.registry.recovery import accept_loss
+from boltseal.server.storage.backup import BackupFailed, BackupRefused, back_up, restore
+from boltseal.server.storage.metadata.migrate import FormatInvalid, prepare_data
+from boltseal.server.store_factory import examine_store, open_store
+from tests import images
+from tests.cli import program
+from tests.serving import serving, settings_of
+
+NOW_US = 1_795_500_000_000_000
+
+
+def quiet(step: str, done: int, total: int) -> None:
+    """Nobody looks on."""
+
+
+@pytest.mark.lengthy
+async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on(tmp_path: Path) -> None:
+    """The copy is one moment of the registry: whole, with everything from before it, whatever is pushed beside it."""
+    async with serving(tmp_path / "data") as registry:
+        client = registry.client
+        for n in range(5):
+            await images.push(client, "shop/app", f"1.0.{n}", images.image(f"before {n}"))
+        going = True
+
+        async def push_on() -> int:
+            n = 0
+            while going:
+                await images.push(client, "shop/app", f"2.0.{n}", images.image(f"during {n}"))
+                n += 1
+            return n
+
+        pushing = asyncio.create_task(push_on())
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "copy", NOW_US, quiet)
+        going = False
+        pushed = await pushing
+    restore(tmp_path / "copy", tmp_path / "new", quiet)
+    examined = examine_store(settings_of(tmp_path / "new"), quiet, with_keys=False)
+    with open_store(settings_of(tmp_path / "new")) as store:
+        accept_loss(store.database, store.keys, "operator", "the disk is gone")
+    async with serving(tmp_path / "new") as registry:
+        meant = [await images.meaning(registry.client, "shop/app", f"1.0.{n}") for n in range(5)]
+        other = await images.put(registry.client, "shop/app", "1.0.0", images.image("before 1"))
+
+    assert pushed > 0
+    assert not examined.findings
+    assert meant == [images.image(f"before {n}").digest for n in range(5)]
+    assert other.status_code == 409  # the seals came along
+
+
+async def test_a_second_backup_takes_only_what_is_new_and_drops_what_is_gone(tmp_path: Path) -> None:
+    """Also after one that was broken off."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+        first = back_up(data, copy, NOW_US, quiet)
+        (copy / "complete").unlink()
+        stray = next((copy / "blobs" / "sha256").iterdir()) / ("0" * 64)
+        stray.write_bytes(b"half of a blob")
+        await images.push(registry.client, "shop/app", "1.0.1", images.image("two"))
+        second = back_up(data, copy, NOW_US, quiet)
+
+    assert first.taken == first.blobs
+    assert 0 < second.taken < second.blobs
+    assert second.removed == 1
+    assert (copy / "complete").exists()
+    assert not stray.exists()
+
+
+async def test_a_backup_holds_no_key_and_no_upload(tmp_path: Path) -> None:
+    """Who steals it gains images, and no power."""
+    data = tmp_path / "data"
+    (tmp_path / "data.keys").mkdir(mode=0o700)
+    (tmp_path / "data.keys" / "htpasswd").write_text("")
+    async with serving(data) as registry:
+        await images.start_upload(registry.client, "shop/app")
+        back_up(data, tmp_path / "copy", NOW_US, quiet)
+
+    assert {path.name for path in (tmp_path / "copy").iterdir()} <= {"format", "boltseal.db", "blobs", "complete"}
+
+
+async def test_a_backup_of_lost_bytes_is_not_complete(tmp_path: Path) -> None:
+    """It says which, and is not restored."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+    next((data / "blobs" / "sha256").glob("*/*")).unlink()
+
+    with pytest.raises(BackupFailed, match="are not in"):
+        back_up(data, copy, NOW_US, quiet)
+    with pytest.raises(BackupRefused, match="no complete backup"):
+        restore(copy, tmp_path / "new", quiet)
+
+
+async def test_damaged_bytes_are_found_on_their_way_back(tmp_path: Path) -> None:
+    """Nothing unverified is stored: every blob of a restored folder was hashed."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+    back_up(data, copy, NOW_US, quiet)
+    blob = next((copy / "blobs" / "sha256").glob("*/*"))
+    whole = blob.read_bytes()
+    blob.unlink()  # the link, not the store's bytes
+    blob.write_bytes(bytes(len(whole)))
+
+    with pytest.raises(BackupFailed, match="damaged where they come from"):
+        restore(copy, tmp_path / "new", quiet)
+
+
+async def test_a_restore_that_ended_halfway_is_not_served(tmp_path: Path) -> None:
+    """Its database would name bytes that are not there: neither a start nor another restore takes it for their own."""
+    data, copy, new = tmp_path / "data", tmp_path / "copy", tmp_path / "new"
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+    back_up(data, copy, NOW_US, quiet)
+
+    def killed(_what: str, _number: int, _of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(copy, new, killed)
+    with pytest.raises(FormatInvalid, match=r"boltseal\.db\.unfinished"):
+        prepare_data(new)
+    with pytest.raises(BackupRefused, match="is not empty"):
+        restore(copy, new, quiet)
+
+
+def test_folders_that_cannot_be_meant_are_refused(data: Path, tmp_path: Path) -> None:
+    """In the data folder, around it, or somebody else's."""
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("hello")
+
+    for target in (data / "backup", data.parent, tmp_path / "letters", data):
+        with pytest.raises(BackupRefused):
+            back_up(data, target, NOW_US, quiet)
+    assert [path.name for path in (tmp_path / "letters").iterdir()] == ["dear.txt"]
+
+
+def test_the_verbs_go_there_and_back(data: Path, tmp_path: Path) -> None:
+    """And a second restore into the same folder is refused."""
+    made = program.call("backup", tmp_path / "copy", "--data", data, "--json")
+    back = program.call("restore-backup", tmp_path / "copy", "--data", tmp_path / "new")
+    again = program.call("restore-backup", tmp_path / "copy", "--data", tmp_path / "new")
+
+    assert made.json["results"][0]["status"] == "complete"
+    assert (made.code, back.code, again.code) == (0, 0, 2)
+    assert "ledger recover --from URL|DIR --data" in back.err
+    assert "name one with --data DIR" in again.err

@@ -1,0 +1,423 @@
+"""Blobs as plain files: what the disk, another process or a stranger in the folder may do, and what holds all the same.
+
+What every store promises is in `tests/contracts/test_blob_store.py`; here is what only files can suffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.reference import Repository
+from boltseal.server.storage.blobs.local_store import SHARED_PIECE_BYTES, LocalBlobs
+from boltseal.server.storage.blobs.protocol import (
+    PIECE_BYTES,
+    BlobAbsent,
+    StoreBroken,
+    UploadBusy,
+    UploadId,
+    UploadKey,
+    UploadUnknown,
+)
+from tests.fakes.disk import FailingDisk
+from tests.server.storage.sessions import begin, blob_file, broken_patch, finish, patch, push
+
+REPOSITORY = Repository("shop/app")
+MEBIBYTE = 1024 * 1024
+FAR_FUTURE_US = 2**62
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Where the store lies."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def disk() -> FailingDisk:
+    """The store's disk."""
+    return FailingDisk()
+
+
+@pytest.fixture
+def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
+    """A store on a disk that can be told to fail."""
+    made = LocalBlobs(data, disk=disk, lock_wait_s=0.1)
+    yield made
+    made.close()
+
+
+# Rot, restarts and other processes.
+
+
+async def test_a_push_mends_rot(data: Path, store: LocalBlobs) -> None:
+    """Pushing a damaged blob again replaces its file."""
+    digest = await push(store, b"good bytes")
+    blob_file(data, digest).write_bytes(b"rotten")
+    await push(store, b"good bytes")
+
+    assert blob_file(data, digest).read_bytes() == b"good bytes"
+
+
+async def test_who_reads_while_a_blob_is_replaced_reads_on(data: Path, store: LocalBlobs) -> None:
+    """A download in progress keeps the file it began with."""
+    content = b"r" * MEBIBYTE
+    digest = await push(store, content)
+    pieces = store.read(digest, 0, MEBIBYTE)
+    read = await anext(pieces)
+    await push(store, content)
+    store.remove(digest)
+    async for piece in pieces:
+        read += piece
+
+    assert read == content
+
+
+async def test_a_session_resumes_after_a_restart(data: Path, store: LocalBlobs) -> None:
+    """The file's size is the offset, and its bytes are hashed again."""
+    key = await begin(store)
+    await patch(store, key, b"before the restart, ")
+    store.close()
+    again = LocalBlobs(data)
+    held = await again.upload_size(key)
+    await finish(again, key, b"after it", Digest.of(b"before the restart, after it"))
+    again.close()
+
+    assert held == 20
+    assert blob_file(data, Digest.of(b"before the restart, after it")).exists()
+
+
+async def test_a_resumed_session_is_not_believed_unread(data: Path, store: LocalBlobs) -> None:
+    """Bytes changed on the disk between two runs are found by the digest."""
+    key = await begin(store)
+    await patch(store, key, b"as it was sent")
+    store.close()
+    (data / "uploads" / key.name).write_bytes(b"as it was SENT")
+    again = LocalBlobs(data)
+    with pytest.raises(DigestInvalid):
+        await finish(again, key, b"", Digest.of(b"as it was sent"))
+    again.close()
+
+
+async def test_a_known_hash_saves_reading_the_file(store: LocalBlobs, disk: FailingDisk) -> None:
+    """POST, PATCH, PUT in one process, as docker does, hashes every byte once."""
+    key = await begin(store)
+    await patch(store, key, b"h" * MEBIBYTE)
+    await finish(store, key, b"", Digest.of(b"h" * MEBIBYTE))
+
+    assert disk.calls["read_at"] == 0
+
+
+async def test_a_known_hash_counts_only_for_the_file_it_was_made_of(data: Path, store: LocalBlobs) -> None:
+    """When another process has written to the session meanwhile, the file is read."""
+    key = await begin(store)
+    await patch(store, key, b"one ")
+    other = LocalBlobs(data)
+    await patch(other, key, b"two ")
+    other.close()
+    await finish(store, key, b"three", Digest.of(b"one two three"))
+
+    assert store.present(Digest.of(b"one two three"))
+
+
+async def test_another_process_holds_the_session(data: Path, store: LocalBlobs) -> None:
+    """The lock is the file system's, so it holds between processes, and ends with the process that holds it."""
+    key = await begin(store)
+    with (data / "uploads" / key.name).open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UploadBusy):
+            await patch(store, key, b"x")
+    await patch(store, key, b"x")
+
+    assert await store.upload_size(key) == 1
+
+
+async def test_a_session_with_a_second_name_is_not_written_to(data: Path, store: LocalBlobs) -> None:
+    """After a crash on a poor file system the second name may be a blob's: the session is given up, not continued."""
+    key = await begin(store)
+    await patch(store, key, b"blob")
+    os.link(data / "uploads" / key.name, tmp := data / "second")
+
+    with pytest.raises(UploadUnknown):
+        await patch(store, key, b" destroyed")
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+    assert tmp.read_bytes() == b"blob"
+
+
+async def test_a_removed_shard_is_made_again(data: Path, store: LocalBlobs) -> None:
+    """Somebody who tidies empty folders away disturbs no push."""
+    digest = await push(store, b"shard")
+    store.remove(digest)
+    blob_file(data, digest).parent.rmdir()
+    await push(store, b"shard")
+
+    assert store.present(digest)
+
+
+async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: LocalBlobs) -> None:
+    """A session whose bytes came yesterday gives a blob of today, which garbage collection spares."""
+    key = await begin(store)
+    await patch(store, key, b"yesterday")
+    os.utime(data / "uploads" / key.name, (1, 1))
+    before_us = time.time_ns() // 1000 - 1_000_000
+    await finish(store, key, b"", Digest.of(b"yesterday"))
+
+    assert next(iter(store.walk())).mtime_us > before_us
+
+
+# Threads, cancellation, memory.
+
+
+async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk: FailingDisk) -> None:
+    """The descriptor is closed after the thread has let go of it, and the lock with it."""
+    key = await begin(store)
+    let_go = disk.hold("append")
+
+    async def request() -> None:
+        await patch(store, key, b"c" * 10)
+
+    task = asyncio.create_task(request())
+    await asyncio.to_thread(disk.arrived("append").wait, 5)
+    task.cancel()
+    await asyncio.sleep(0.02)
+    still_running = not task.done()
+    with pytest.raises(UploadBusy):
+        async with store.open_upload(key):
+            pass
+    let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert still_running
+    assert await store.upload_size(key) == 10
+
+
+async def test_what_was_written_before_the_client_went_away_is_kept(store: LocalBlobs) -> None:
+    """A broken PATCH can be resumed at the offset that the session tells."""
+    content = b"k" * (5 * MEBIBYTE)
+    key = await begin(store)
+    with pytest.raises(ConnectionError):
+        await broken_patch(store, key, content)
+    held = await store.upload_size(key)
+    await finish(store, key, content, Digest.of(b"k" * held + content))
+
+    assert 0 < held <= 2 * len(content)
+    assert store.buffered_bytes == 0
+
+
+@pytest.mark.slow
+async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk) -> None:
+    """However many clients push at once, and however slow the disk, no more than the budget is buffered."""
+    budget = 2 * MEBIBYTE
+    store = LocalBlobs(data, disk=disk, memory_bytes=budget)
+    let_go = disk.hold("append")
+    chunk = b"m" * 32_768
+    content = chunk * 40
+    tasks = [asyncio.create_task(push_in(store, chunk, 40)) for _ in range(100)]
+    await asyncio.to_thread(disk.arrived("append").wait, 5)
+    await asyncio.sleep(0.1)
+    held = store.buffered_bytes
+    let_go.set()
+    await asyncio.gather(*tasks)
+    left = store.buffered_bytes
+    store.close()
+
+    assert 0 < held <= budget + len(tasks) * len(chunk)
+    assert left == 0
+    assert blob_file(data, Digest.of(content)).stat().st_size == len(content)
+
+
+async def push_in(store: LocalBlobs, chunk: bytes, times: int) -> None:
+    """A blob of equal chunks in one request."""
+    key = await begin(store)
+    async with store.open_upload(key) as writer:
+        for _ in range(times):
+            await writer.write(chunk)
+        await writer.commit(Digest.of(chunk * times))
+
+
+async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A client that sends single bytes makes neither many objects nor many writes."""
+    key = await begin(store)
+    async with store.open_upload(key) as writer:
+        for _ in range(20_000):
+            await writer.write(b"t")
+        await writer.commit(Digest.of(b"t" * 20_000))
+
+    assert disk.calls["append"] == 1
+
+
+# What lies in the folder, and what must not be followed.
+
+
+async def test_folders_and_files_are_closed_to_others(data: Path, store: LocalBlobs) -> None:
+    """Nobody outside owner and group may look."""
+    digest = await push(store, b"private")
+    await begin(store)
+    files, folders = modes_below(data)
+
+    assert blob_file(data, digest).exists()
+    assert all(mode & ~0o640 == 0 for mode in files)
+    assert all(mode & ~0o750 == 0 for mode in folders)
+
+
+def modes_below(folder: Path) -> tuple[set[int], set[int]]:
+    """The permissions of all files and of all folders."""
+    found = [folder, *folder.rglob("*")]
+    files = {path.stat().st_mode & 0o777 for path in found if path.is_file()}
+    return files, {path.stat().st_mode & 0o777 for path in found if path.is_dir()}
+
+
+async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
+    """A symbolic link is not served, and a push puts the blob in its place without touching where it leads."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    digest = Digest.of(b"content")
+    place = blob_file(data, digest)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(secret)
+    size, there, walked = await store.stat(digest), store.present(digest), list(store.walk())
+    with pytest.raises(StoreBroken):
+        await anext(store.read(digest, 0, 6))
+    await push(store, b"content")
+
+    assert (size, there, walked) == (None, False, [])
+    assert place.read_bytes() == b"content"
+    assert secret.read_bytes() == b"secret"
+
+
+async def test_a_link_in_place_of_a_session_is_not_followed(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
+    """Neither read nor written: what it leads to is not ours."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"v")
+    key = UploadKey(REPOSITORY, UploadId.new())
+    (data / "uploads" / key.name).symlink_to(victim)
+
+    with pytest.raises(StoreBroken):
+        await patch(store, key, b"overwritten")
+    assert victim.read_bytes() == b"v"
+
+
+async def test_foreign_files_are_named_and_left_alone(data: Path, store: LocalBlobs) -> None:
+    """Whatever else lies in the store is reported, never walked as a blob, and does not stop the walk."""
+    digest = await push(store, b"known")
+    folder = blob_file(data, digest).parent
+    foreign = {
+        f"blobs/sha256/{folder.name}/README": folder / "README",
+        f"blobs/sha256/{folder.name}/{'g' * 64}": folder / ("g" * 64),
+        f"blobs/sha256/{folder.name}/{'0' * 63}": folder / ("0" * 63),
+        "blobs/sha256/zz": data / "blobs" / "sha256" / "zz",
+        "blobs/md5": data / "blobs" / "md5",
+        "uploads/lost+found": data / "uploads" / "lost+found",
+    }
+    for path in foreign.values():
+        path.write_bytes(b"?")
+    wrong_shard = data / "blobs" / "sha256" / ("00" if folder.name != "00" else "01")
+    wrong_shard.mkdir()
+    (wrong_shard / digest.hex).write_bytes(b"?")
+    (wrong_shard / (wrong_shard.name + "0" * 62)).mkdir()
+    strays = set(store.strays())
+
+    assert [blob.digest for blob in store.walk()] == [digest]
+    assert strays == {
+        *foreign,
+        f"blobs/sha256/{wrong_shard.name}/{digest.hex}",
+        f"blobs/sha256/{wrong_shard.name}/{wrong_shard.name}{'0' * 62}",
+    }
+    assert all(path.exists() for path in foreign.values())
+
+
+async def test_what_cannot_be_told_is_not_a_miss(data: Path, store: LocalBlobs) -> None:
+    """A store that can't be looked at is in doubt, not empty."""
+    digest = Digest.of(b"doubt")
+    blob_file(data, digest).parent.write_bytes(b"a file where the folder should be")
+
+    with pytest.raises(StoreBroken):
+        store.present(digest)
+    with pytest.raises(StoreBroken):
+        await store.stat(digest)
+
+
+def test_looking_changes_nothing(data: Path) -> None:
+    """A store opened for reading makes no folder, also where there is none."""
+    store = LocalBlobs(data, create=False)
+    seen = [*store.walk(), *store.strays(), *store.abandoned(FAR_FUTURE_US)]
+    store.close()
+
+    assert seen == []
+    assert not data.exists()
+
+
+async def test_cold_bytes_are_read_in_a_thread(store: LocalBlobs, disk: FailingDisk) -> None:
+    """When the bytes are not in memory, or the system can't say so, the loop does not wait for them."""
+    content = b"cold" * 200_000
+    digest = await push(store, content)
+    disk.read_cached_at = lambda fd, size, position: None  # type: ignore[method-assign]  # nothing is in memory
+    pieces = [piece async for piece in store.read(digest, 0, len(content))]
+
+    assert b"".join(pieces) == content
+    assert disk.calls["read_at"] == len(pieces)
+
+
+def pread_at(fd: int, size: int, position: int) -> bytes:
+    """Reads of bytes that are in memory."""
+    return os.pread(fd, size, position)
+
+
+async def test_several_readers_share_the_loop(store: LocalBlobs, disk: FailingDisk) -> None:
+    """They read smaller pieces, in threads, so that nobody waits for them; one that is alone again reads large ones."""
+    content = b"crowd" * 1_000_000
+    disk.read_cached_at = pread_at  # type: ignore[method-assign]  # a tmpfs can't say what is in memory
+    digest = await push(store, content)
+    one, two = (store.read(digest, 0, len(content)) for _ in range(2))
+    alone = len(await anext(one))
+    shared = [len(await anext(reader)) for reader in (two, one)]
+    in_threads = disk.calls["read_at"]
+    await cast("AsyncGenerator[bytes, None]", two).aclose()
+    rest = [piece async for piece in one]
+
+    assert alone == PIECE_BYTES
+    assert shared == [SHARED_PIECE_BYTES] * 2
+    assert in_threads == 2
+    assert len(rest[0]) == PIECE_BYTES
+    assert sum(map(len, rest)) == len(content) - alone - shared[1]
+
+
+async def test_a_short_read_is_at_once_whoever_else_reads(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A stalled download must not send every small blob through a thread."""
+    disk.read_cached_at = pread_at  # type: ignore[method-assign]  # a tmpfs can't say what is in memory
+    digest = await push(store, b"crowd" * 1_000_000)
+    stalled = [store.read(digest, 0, 4 * MEBIBYTE) for _ in range(2)]
+    for reader in stalled:
+        await anext(reader)
+    before = disk.calls["read_at"]
+    short = [piece async for piece in store.read(digest, 5, 1000)]
+    for reader in stalled:
+        await cast("AsyncGenerator[bytes, None]", reader).aclose()
+
+    assert len(short[0]) == 1000
+    assert disk.calls["read_at"] == before
+
+
+async def test_a_disk_that_cannot_read_is_not_a_miss(store: LocalBlobs, disk: FailingDisk) -> None:
+    """An input error while a blob is opened or read breaks the answer."""
+    digest = await push(store, b"unreadable")
+    disk.fail("open_to_read", errno.EIO)
+    with pytest.raises(StoreBroken):
+        await anext(store.read(digest, 0, 10))
+    disk.fail("read_cached_at", errno.EIO)
+    with pytest.raises(StoreBroken):
+        await anext(store.read(digest, 0, 10))
+    store.remove(digest)
+    with pytest.raises(BlobAbsent):
+        await anext(store.read(digest, 0, 10))

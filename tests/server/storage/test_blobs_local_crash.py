@@ -1,0 +1,206 @@
+"""The local store when its process is killed and when its disk is really full: whole or absent, and it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.protocol import NoSpace, UploadBusy, UploadId, UploadKey
+from tests.server.storage import pusher
+from tests.small_disk import small_disk
+
+pytestmark = pytest.mark.slow
+
+FAR_FUTURE_US = 2**62
+MEBIBYTE = 1024 * 1024
+KILLS = 50 if os.environ.get("BOLTSEAL_TEST_SCALE") == "full" else 5
+REPOSITORY = Repository("shop/app")
+
+
+def start_pusher(data: Path, seed: int) -> subprocess.Popen[str]:
+    """A process that pushes until it is killed, on the same sources as this one."""
+    return subprocess.Popen(
+        [sys.executable, pusher.__file__, str(data), str(seed)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def test_a_killed_process_leaves_whole_blobs_or_none(tmp_path: Path) -> None:
+    """Whenever the process dies, what it acknowledged is there, and every blob there is whole."""
+    data = tmp_path / "data"
+    acknowledged: dict[str, int] = {}
+    dice = random.Random(0)  # noqa: S311 - not for secrets
+    for seed in range(KILLS):
+        process = start_pusher(data, seed)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        time.sleep(dice.uniform(0.05, 0.5))
+        process.kill()
+        lines = (first + process.communicate()[0]).splitlines(keepends=True)
+        acknowledged |= {line.split()[0]: int(line.split()[1]) for line in lines if line.endswith("\n")}
+    store = LocalBlobs(data)
+    found = {str(blob.digest): blob.size for blob in store.walk()}
+    broken = [
+        blob for blob in store.walk() if Digest.of(content(store, blob.digest), blob.digest.algorithm) != blob.digest
+    ]
+    strays, left = list(store.strays()), list(store.abandoned(FAR_FUTURE_US))
+    discarded = [store.discard(upload, FAR_FUTURE_US) for upload in left]
+    store.close()
+
+    assert len(acknowledged) >= KILLS
+    assert acknowledged.items() <= found.items()
+    assert broken == []
+    assert strays == []
+    assert all(discarded)
+
+
+def content(store: LocalBlobs, digest: Digest) -> bytes:
+    """A blob's file, as a tool would read it."""
+    path = store.path(digest)
+    assert path is not None
+    return path.read_bytes()
+
+
+async def test_two_processes_cannot_write_to_one_session(tmp_path: Path) -> None:
+    """While a process writes, this one is told to wait; once it is killed, this one goes on where it was acknowledged."""
+    data = tmp_path / "data"
+    store = LocalBlobs(data, lock_wait_s=0.1)
+    key = UploadKey(REPOSITORY, UploadId.new())
+    await store.start_upload(key)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _HOLD_SESSION,
+        str(data),
+        key.id,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    with pytest.raises(UploadBusy):
+        async with store.open_upload(key):
+            pass
+    process.kill()
+    await process.wait()
+    async with store.open_upload(key) as writer:
+        held = writer.offset
+        await writer.write(b"and here")
+        await writer.commit(Digest.of(b"there and here"))
+    store.close()
+
+    assert held == len(b"there ")
+
+
+_HOLD_SESSION = """
+import asyncio, sys
+from pathlib import Path
+from boltseal.oci.reference import Repository
+from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+
+async def main():
+    store = LocalBlobs(Path(sys.argv[1]))
+    async with store.open_upload(UploadKey(Repository("shop/app"), UploadId(sys.argv[2]))) as writer:
+        await writer.write(b"there ")
+        await writer.flush()
+        await writer.write(b"never acknowledged")
+        print("held", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def sixteen_mebibytes(tmp_path: Path) -> Iterator[Path]:
+    """A file system of that size."""
+    with small_disk(tmp_path / "small", "size=16m") as folder:
+        yield folder
+
+
+@pytest.fixture
+def twelve_inodes(tmp_path: Path) -> Iterator[Path]:
+    """A file system for that many files and folders."""
+    with small_disk(tmp_path / "few", "nr_inodes=12") as folder:
+        yield folder
+
+
+async def test_a_full_disk_takes_nothing_that_was_acknowledged(sixteen_mebibytes: Path) -> None:
+    """The chunk that does not fit is refused, what came before stays, and when there is room the session goes on."""
+    store = LocalBlobs(sixteen_mebibytes / "data")
+    kept = await push(store, b"k" * (4 * MEBIBYTE))
+    in_the_way = await push(store, b"w" * (8 * MEBIBYTE))
+    key = UploadKey(REPOSITORY, UploadId.new())
+    await store.start_upload(key)
+    async with store.open_upload(key) as writer:
+        await writer.write(b"s" * MEBIBYTE)
+        await writer.flush()
+    with pytest.raises(NoSpace, match="no space left"):
+        await send_in(store, key, b"b" * MEBIBYTE, 6)
+    held = await store.upload_size(key)
+    with pytest.raises(NoSpace):
+        await push(store, b"n" * (8 * MEBIBYTE))
+    store.remove(in_the_way)
+    await send_in(store, key, b"b" * MEBIBYTE, 6)
+    digest = Digest.of(b"s" * MEBIBYTE + b"b" * (6 * MEBIBYTE))
+    async with store.open_upload(key) as writer:
+        await writer.commit(digest)
+    walked = {blob.digest for blob in store.walk()}
+    broken = [blob for blob in walked if Digest.of(content(store, blob)) != blob]
+    store.close()
+
+    assert held == MEBIBYTE
+    assert walked == {kept, digest}
+    assert broken == []
+
+
+async def test_a_disk_without_inodes_starts_nothing(twelve_inodes: Path) -> None:
+    """Full of files is full too."""
+    store = LocalBlobs(twelve_inodes / "data")
+    with pytest.raises(NoSpace):
+        await push_many(store, 12)
+    walked = list(store.walk())
+    broken = [blob for blob in walked if Digest.of(content(store, blob.digest)) != blob.digest]
+    store.close()
+
+    assert len(walked) > 0
+    assert broken == []
+
+
+async def push_many(store: LocalBlobs, count: int) -> None:
+    """Different small blobs, one after the other."""
+    for number in range(count):
+        await push(store, b"%d" % number)
+
+
+async def push(store: LocalBlobs, whole: bytes) -> Digest:
+    """A blob in one request."""
+    key = UploadKey(REPOSITORY, UploadId.new())
+    await store.start_upload(key)
+    async with store.open_upload(key) as writer:
+        for start in range(0, len(whole), 400_000):
+            await writer.write(whole[start : start + 400_000])
+        await writer.commit(Digest.of(whole))
+    return Digest.of(whole)
+
+
+async def send_in(store: LocalBlobs, key: UploadKey, chunk: bytes, times: int) -> None:
+    """A request of several chunks."""
+    async with store.open_upload(key) as writer:
+        for _ in range(times):
+            await writer.write(chunk)
+        await writer.flush()

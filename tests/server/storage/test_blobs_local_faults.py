@@ -1,0 +1,246 @@
+"""Every write of the local store fails twice: not done, and done but the answer lost. Whole or absent holds all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import BoltsealError
+from boltseal.oci.digest import Digest
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.local_upload import SYNC_EVERY_BYTES
+from boltseal.server.storage.blobs.protocol import (
+    NoSpace,
+    StoreBroken,
+    UploadBusy,
+    UploadKey,
+    UploadUnknown,
+    UploadWriter,
+)
+from tests.fakes.disk import FailingDisk
+from tests.server.storage.sessions import begin, blob_file, broken_patch, finish, patch, push
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Where the store lies."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def disk() -> FailingDisk:
+    """The store's disk."""
+    return FailingDisk()
+
+
+@pytest.fixture
+def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
+    """A store on a disk that can be told to fail."""
+    made = LocalBlobs(data, disk=disk, lock_wait_s=0.1)
+    yield made
+    made.close()
+
+
+# The first sync of a folder is for the name of a new shard, the second for the name of the blob.
+COMMIT_CALLS = [
+    ("open_to_append", 0),
+    ("append", 0),
+    ("sync", 0),
+    ("make_folder", 0),
+    ("sync_folder", 0),
+    ("rename", 0),
+    ("sync_folder", 1),
+]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EMFILE])
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-but-answer-lost"])
+@pytest.mark.parametrize(("call", "skip"), COMMIT_CALLS)
+async def test_a_commit_that_fails_leaves_whole_or_absent(
+    data: Path, store: LocalBlobs, disk: FailingDisk, call: str, skip: int, done: bool, number: int
+) -> None:
+    """Whatever call fails, the blob is whole or absent, the session as acknowledged or gone, and a push later works."""
+    key = await begin(store)
+    await patch(store, key, b"acknowledged ")
+    content = b"acknowledged and the rest"
+    digest = Digest.of(content)
+    disk.fail(call, number, done=done, skip=skip)
+    error: BoltsealError | None = None
+    try:
+        await finish(store, key, b"and the rest", digest)
+    except BoltsealError as caught:
+        error = caught
+    held = await size_or_none(store, key)
+    there = blob_file(data, digest).read_bytes() if store.present(digest) else None
+
+    assert there in (None, content)
+    assert held in (None, 13)
+    assert error is None or isinstance(error, NoSpace if number in (errno.ENOSPC, errno.EDQUOT) else StoreBroken)
+    assert error is not None or there == content
+    if held is not None:
+        await finish(store, key, b"and the rest", digest)
+    else:
+        await push(store, content)
+    assert blob_file(data, digest).read_bytes() == content
+
+
+async def size_or_none(store: LocalBlobs, key: UploadKey) -> int | None:
+    """The offset of a session, None if it is gone."""
+    try:
+        return await store.upload_size(key)
+    except UploadUnknown:
+        return None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("done", [False, True], ids=["not-done", "done-but-answer-lost"])
+@pytest.mark.parametrize("acknowledged", [0, 13, 3 * MEBIBYTE])
+async def test_a_chunk_that_fails_is_taken_back(
+    store: LocalBlobs, disk: FailingDisk, acknowledged: int, done: bool, number: int
+) -> None:
+    """Half a batch on the disk counts for nothing: the session goes on where it was acknowledged."""
+    key = await begin(store)
+    await patch(store, key, b"a" * acknowledged)
+    disk.fail("append", number, done=done)
+    async with store.open_upload(key) as writer:
+        with pytest.raises(NoSpace if number == errno.ENOSPC else StoreBroken):
+            await send(writer, [b"lost" * 300_000] * 4)
+        offset = writer.offset
+    held = await store.upload_size(key)
+    await finish(store, key, b"good", Digest.of(b"a" * acknowledged + b"good"))
+
+    assert offset == held == acknowledged
+    assert store.buffered_bytes == 0
+
+
+async def send(writer: UploadWriter, chunks: list[bytes]) -> None:
+    """A request's chunks and its acknowledgement."""
+    for chunk in chunks:
+        await writer.write(chunk)
+    await writer.flush()
+
+
+async def test_a_writer_goes_on_after_a_full_disk(store: LocalBlobs, disk: FailingDisk) -> None:
+    """The same open session takes the same bytes when there is space again."""
+    key = await begin(store)
+    disk.fail("append", errno.ENOSPC)
+    async with store.open_upload(key) as writer:
+        await writer.write(b"x" * 10)
+        with pytest.raises(NoSpace):
+            await writer.flush()
+        await writer.write(b"y" * 10)
+        await writer.flush()
+
+    assert await store.upload_size(key) == 10
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingDisk, number: int) -> None:
+    """After it the kernel may show bytes that the disk never got, so nothing of the session is believed."""
+    key = await begin(store)
+    disk.fail("sync_data", number)
+    async with store.open_upload(key) as writer:
+        with pytest.raises(NoSpace if number == errno.ENOSPC else StoreBroken):
+            await send(writer, [b"s" * MEBIBYTE] * (SYNC_EVERY_BYTES // MEBIBYTE + 2))
+        with pytest.raises(UploadUnknown):
+            await writer.write(b"more")
+        with pytest.raises(UploadUnknown):
+            await writer.commit(Digest.of(b""))
+
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+
+
+async def test_an_fsync_that_fails_after_the_client_went_away_ends_the_session(
+    store: LocalBlobs, disk: FailingDisk
+) -> None:
+    """The next request must not build on bytes that the disk never got."""
+    key = await begin(store)
+    disk.fail("sync_data", errno.EIO)
+    with pytest.raises(ConnectionError):
+        await broken_patch(store, key, b"g" * SYNC_EVERY_BYTES)
+
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+
+
+async def test_the_descriptor_is_open_until_the_disk_has_it_all(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A sync that goes on beside the writing is waited for before its descriptor is closed."""
+    key = await begin(store)
+    let_go = disk.hold("sync_data")
+    request = asyncio.create_task(broken_patch(store, key, b"d" * SYNC_EVERY_BYTES))
+    await asyncio.to_thread(disk.arrived("sync_data").wait, 5)
+    await asyncio.sleep(0.05)
+    with pytest.raises(UploadBusy):
+        await patch(store, key, b"too early")
+    let_go.set()
+    with pytest.raises(ConnectionError):
+        await request
+
+    assert await store.upload_size(key) >= SYNC_EVERY_BYTES
+
+
+async def test_a_session_that_cannot_be_cut_back_is_gone(store: LocalBlobs, disk: FailingDisk) -> None:
+    """When the disk refuses even that, the session is not left longer than acknowledged."""
+    key = await begin(store)
+    await patch(store, key, b"before")
+    disk.fail("append", errno.ENOSPC)
+    disk.fail("truncate", errno.EIO)
+    with pytest.raises(NoSpace):
+        await patch(store, key, b"failing")
+
+    with pytest.raises(UploadUnknown):
+        await store.upload_size(key)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, StoreBroken)])
+@pytest.mark.parametrize("done", [False, True])
+async def test_an_upload_that_cannot_start_says_why(
+    store: LocalBlobs, disk: FailingDisk, number: int, kind: type[BoltsealError], done: bool
+) -> None:
+    """A full disk and a broken one are told apart, and no path is told at all."""
+    disk.fail("create", number, done=done)
+
+    with pytest.raises(kind) as caught:
+        await begin(store)
+    assert " /" not in caught.value.message
+
+
+async def test_a_blob_already_there_survives_a_failed_push_of_it(
+    data: Path, store: LocalBlobs, disk: FailingDisk
+) -> None:
+    """The old bytes stay until the new ones are durable."""
+    digest = await push(store, b"precious")
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(StoreBroken):
+        await push(store, b"precious")
+
+    assert blob_file(data, digest).read_bytes() == b"precious"
+
+
+async def test_a_blob_is_never_cut_after_its_rename(data: Path, store: LocalBlobs, disk: FailingDisk) -> None:
+    """When the rename was done and its answer lost, taking the session back must not empty the blob."""
+    key = await begin(store)
+    disk.fail("rename", errno.EIO, done=True)
+    async with store.open_upload(key) as writer:
+        await writer.write(b"renamed")
+        with pytest.raises(StoreBroken):
+            await writer.commit(Digest.of(b"renamed"))
+        await writer.rollback()
+
+    assert blob_file(data, Digest.of(b"renamed")).read_bytes() == b"renamed"
+
+
+async def test_nothing_is_renamed_before_it_is_synced(store: LocalBlobs, disk: FailingDisk) -> None:
+    """A blob's name follows its bytes to the disk, and the folder follows the name."""
+    await push(store, b"order")
+    order = disk.order
+
+    assert order.index("append") < order.index("sync") < order.index("rename")
+    assert order[-1] == "sync_folder"

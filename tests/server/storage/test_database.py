@@ -1,0 +1,229 @@
+"""The writer thread: all or nothing, alone or in a group, and what happens when the disk or a lock says no."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert, select
+
+from boltseal.errors import Full, NotFound, Unavailable
+from boltseal.server.storage.metadata import sqlite
+from boltseal.server.storage.metadata.database import Database, Transaction, open_database
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.schema import repository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    prepare_data(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def database(data: Path) -> Iterator[Database]:
+    opened = open_store(data)
+    yield opened
+    opened.close()
+
+
+def open_store(data: Path, lock_wait_s: float = 10.0) -> Database:
+    return open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: 1_000_000, lock_wait_s)
+
+
+def adding(name: str, *, fail: bool = False) -> Callable[[Transaction], str]:
+    def job(tx: Transaction) -> str:
+        tx.connection.execute(insert(repository).values(name=name, created_us=tx.now_us))
+        if fail:
+            raise NotFound(f"{name} was refused")
+        return name
+
+    return job
+
+
+def names(database: Database) -> list[str]:
+    return database.read_and_wait(
+        lambda connection: list(connection.execute(select(repository.c.name).order_by(repository.c.name)).scalars())
+    )
+
+
+async def test_a_job_that_returns_is_committed(database: Database) -> None:
+    """What a job returned is there for every reader."""
+    returned = await database.write(adding("a"))
+
+    assert returned == "a"
+    assert names(database) == ["a"]
+
+
+async def test_a_job_that_raises_changes_nothing_and_takes_nobody_along(database: Database) -> None:
+    """In one group the failed job alone is rolled back."""
+    results = await asyncio.gather(
+        *(database.write(adding(f"r{n:02}", fail=n % 3 == 0)) for n in range(30)), return_exceptions=True
+    )
+
+    assert [isinstance(result, NotFound) for result in results] == [n % 3 == 0 for n in range(30)]
+    assert names(database) == [f"r{n:02}" for n in range(30) if n % 3]
+
+
+async def test_a_job_nobody_waits_for_before_it_began_is_not_done(database: Database) -> None:
+    """A client that went away before its turn has changed nothing."""
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(_: Transaction) -> None:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+
+    first = asyncio.create_task(database.write(slow))
+    await asyncio.sleep(0.05)
+    second = asyncio.create_task(database.write(adding("late")))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await first
+    await database.write(adding("next"))
+
+    assert names(database) == ["next"]
+
+
+async def test_a_defect_in_a_job_reaches_whoever_asked_and_the_writer_goes_on(database: Database) -> None:
+    """An error that is not ours is rolled back and handed over as it is."""
+
+    def broken(_: Transaction) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await database.write(broken)
+    await database.write(adding("after"))
+
+    assert names(database) == ["after"]
+
+
+async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
+    """Another process that keeps the write lock makes us Unavailable, and nothing has changed."""
+    database = open_store(data, lock_wait_s=0.2)
+    other = sqlite3.connect(data / DATABASE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="busy"):
+        await database.write(adding("a"))
+    other.execute("ROLLBACK")
+    other.close()
+    await database.write(adding("b"))
+
+    assert names(database) == ["b"]
+    database.close()
+
+
+async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database: Database) -> None:
+    """No space: the job is not done, the error is Full, and later writes succeed."""
+
+    def limit(pages: int) -> Callable[[Transaction], None]:
+        return lambda tx: sqlite.driver(tx.connection).execute(f"PRAGMA max_page_count={pages}").close()
+
+    def much(tx: Transaction) -> None:
+        rows = [{"name": f"{n:06}" + "x" * 200, "created_us": 0} for n in range(5000)]
+        tx.connection.execute(insert(repository), rows)
+
+    await database.write(limit(1))
+    with pytest.raises(Full):
+        await database.write(much)
+    await database.write(limit(1_000_000))
+    await database.write(adding("later"))
+
+    assert names(database) == ["later"]
+
+
+async def test_two_processes_take_turns(data: Path) -> None:
+    """Two writers on one file lose nothing."""
+    one, two = open_store(data), open_store(data)
+    await asyncio.gather(
+        *(writer.write(adding(f"{key}{n}")) for n in range(50) for key, writer in (("a", one), ("b", two)))
+    )
+
+    assert len(names(one)) == 100
+    one.close()
+    two.close()
+
+
+async def test_taking_away_changes_the_generation_for_every_process(data: Path) -> None:
+    """Caches of another process see at once that something went; additions leave them alone."""
+    one, two = open_store(data), open_store(data)
+    before = two.generation.read()
+    await one.write(adding("a"))
+    unchanged = two.generation.read()
+
+    def take(tx: Transaction) -> None:
+        tx.takes_away = True
+
+    await one.write(take)
+
+    assert unchanged == before
+    assert two.generation.read() == before + 2
+    one.close()
+    two.close()
+
+
+async def test_a_refused_job_that_would_take_away_leaves_caches_alone(database: Database) -> None:
+    """A delete that was rolled back took nothing away."""
+
+    def refused(tx: Transaction) -> None:
+        tx.takes_away = True
+        raise NotFound("no")
+
+    before = database.generation.read()
+    with pytest.raises(NotFound):
+        await database.write(refused)
+
+    assert database.generation.read() == before
+
+
+def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(data: Path) -> None:
+    """A process that died in its COMMIT costs caching until the next start, not for ever."""
+    first = open_store(data)
+    first.generation.begin()
+    odd = first.generation.read()
+    first.close()
+    second = open_store(data)
+
+    assert odd % 2 == 1
+    assert second.generation.read() == odd + 1
+    second.close()
+
+
+async def test_writes_after_close_are_refused(data: Path) -> None:
+    """A server that is shutting down acknowledges nothing more."""
+    database = open_store(data)
+    database.close()
+
+    with pytest.raises(Unavailable):
+        await database.write(adding("a"))
+
+
+async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone(data: Path) -> None:
+    """Making the number even is for who made it odd: another process may be in its COMMIT."""
+    one, other = open_store(data), open_store(data)
+
+    def fails_the_group(tx: Transaction) -> None:
+        tx.takes_away = True
+        sqlite.driver(tx.connection).execute("ROLLBACK")
+
+    def takes_away(tx: Transaction) -> None:
+        tx.takes_away = True
+
+    before = one.generation.read()
+    other.generation.begin()
+    during = one.generation.read()
+    results = await asyncio.gather(one.write(fails_the_group), return_exceptions=True)
+    after = one.generation.read()
+    other.generation.end()
+    one.close()
+    other.close()
+
+    assert isinstance(results[0], Exception)
+    assert (during, after) == (before + 1, before + 1)

@@ -1,0 +1,515 @@
+"""fsck finds each lie, by name, and says nothing about a store that is as it must be."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.server.registry.models import UNCONDITIONAL, Actor
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.protocol import StoreBroken
+from boltseal.server.storage.fsck import Examined, Status, examine
+from boltseal.server.storage.garbage_collection import collect
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from tests.fakes.disk import FailingDisk
+from tests.server.storage import sessions
+from tests.shop import DAY_US, INDEX, OCI, SHOP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from boltseal.server.storage.blobs.protocol import StoredBlob
+    from tests.shop import Opener, Shop
+
+ADMIN = Actor("root", admin=True)
+LAYER = Digest.of(b"layer one")
+
+
+@pytest.fixture
+def look(shop: Shop, tmp_path: Path) -> Callable[[], Examined]:
+    """Examines this test's store, while it is open."""
+    return lambda: examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Callable[..., None]:
+    """Changes the database behind the registry's back."""
+
+    def execute(sql: str, *values: object) -> None:
+        with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
+            changed = connection.execute(sql, values)
+            assert changed.rowcount > 0
+        connection.close()
+
+    return execute
+
+
+async def publish(shop: Shop) -> bytes:
+    body = await shop.image("one")
+    await shop.push(body, "1.4.2")
+    return body
+
+
+def problems(examined: Examined) -> list[str]:
+    return [f"{finding.what}: {finding.problem}" for finding in examined.findings]
+
+
+async def test_a_store_with_a_history_is_as_it_must_be(shop: Shop, look: Callable[[], Examined]) -> None:
+    """Publications, moves, seals, deletions, purges and returns leave nothing to find."""
+    one, two = await shop.image("one"), await shop.image("two")
+    await shop.push(one, "1.4.2", "latest")
+    await shop.push(two, "latest")
+    await shop.push(two, "1.4.3")
+    await shop.registry.seals.seal(SHOP, Tag("latest"), ADMIN, "frozen")
+    await shop.registry.seals.unseal(SHOP, Tag("1.4.2"), ADMIN, "a mistake")
+    await shop.registry.deletes.manifest(SHOP, Digest.of(one), UNCONDITIONAL, ADMIN)
+    await shop.push(one, Digest.of(one, "sha512"), "1.4.2")
+    await shop.registry.seals.unseal(SHOP, Tag("latest"), ADMIN, "thaw")
+    await shop.registry.deletes.tag(SHOP, Tag("latest"), UNCONDITIONAL, ADMIN)
+    await shop.registry.seals.purge(SHOP, Tag("1.4.3"), ADMIN, "a secret")
+    examined = look()
+    counts = examined.counts
+
+    assert problems(examined) == []
+    assert examined.outcome is Status.HOLDS
+    assert (counts.tags, counts.manifests, counts.blobs, counts.entries) == (3, 2, 2, 13)
+
+
+async def test_bytes_of_a_refused_push_are_counted_and_no_fault(shop: Shop, look: Callable[[], Examined]) -> None:
+    """What no row names is for collect, not for alarm."""
+    await publish(shop)
+    await sessions.push(shop.blobs, b"never used")
+    examined = look()
+
+    assert problems(examined) == []
+    assert (examined.counts.unnamed_blobs, examined.counts.unnamed_bytes) == (1, 10)
+
+
+@pytest.mark.parametrize("damage", ["rotten", "cut", "missing"])
+async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined], damage: str) -> None:
+    """A bit that flipped, a file cut short and a file that is gone are three findings."""
+    await publish(shop)
+    path = shop.blobs.path(LAYER)
+    assert path is not None
+    path.chmod(0o640)
+    match damage:
+        case "rotten":
+            path.write_bytes(b"lAyer one")
+        case "cut":
+            path.write_bytes(b"layer")
+        case _:
+            path.unlink()
+
+    found = problems(look())
+
+    assert len(found) == 1
+    assert found[0].startswith(f"{LAYER}: the blob")
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        (
+            "UPDATE tag SET digest = 'sha256:' || printf('%064d', 0) WHERE name = '1.4.2'",
+            "shop/app:1.4.2: the tag means",
+        ),
+        ("UPDATE tag SET sealed_digest = NULL WHERE name = '1.4.2'", "the tag is bound to nothing"),
+        ("UPDATE tag SET entry_index = 0 WHERE name = '1.4.2'", "the tag stands on entry 0"),
+        ("DELETE FROM tag WHERE name = '1.4.2'", "the ledger speaks of this tag, but it has no row"),
+        ("DELETE FROM entry WHERE idx = 1", "entry 2: expected entry 1 here"),
+        ("DELETE FROM entry WHERE idx = 2", "ledger: it ends at entry 1"),
+        (
+            "UPDATE entry SET line = replace(line, 'anonymous', 'anybody!!') WHERE idx = 2",
+            "was changed by anonymous, the ledger says anybody!!",
+        ),
+        ("UPDATE entry SET time_us = 7 WHERE idx = 2", "entry 2: the time_us beside the line is 7"),
+        ("UPDATE entry SET repository = 'a' WHERE idx = 2", "entry 2: the repository beside the line is 'a'"),
+        ("UPDATE ledger_head SET last_time_us = 7", "ledger: its head has another time"),
+        ("UPDATE ledger_head SET rules = 'all float'", "ledger: its head has other rules"),
+        ("DELETE FROM ledger_head", "ledger: it ends at entry 2, but its head says that 0"),
+        ("UPDATE tag SET media_type = 'a/b'", "the tag has the media type a/b, the ledger says application/vnd.oci"),
+        ("UPDATE tag SET media_type = 'a/b'", "(a/b), which the repository does not hold"),
+        ("UPDATE tag SET sealed_media_type = 'a/b'", "bound to the media type a/b"),
+        ("UPDATE tag SET sealed_by = 'boss'", "was sealed by boss, the ledger says anonymous"),
+        ("UPDATE tag SET keep = 'deletable'", "is kept deletable, the ledger says forever"),
+        ("UPDATE tag SET keep_until_us = 1", "the tag is not kept as long as forever says"),
+        ("UPDATE tag SET canonical = 'sha256:0'", "the tag says its manifest's sha256 is sha256:0"),
+        ("UPDATE tag SET sealed_canonical = 'sha256:0'", "the tag is bound to sha256 sha256:0, but means"),
+        ("UPDATE manifest SET subject = 'sha256:0'", "the row's subject is sha256:0, the bytes say nothing"),
+        ("UPDATE manifest SET artifact_type = 'a/b'", "the row's artifact type is 'a/b'"),
+        ('UPDATE manifest SET annotations = \'{"a":"b"}\'', "the row's annotations are not those of the bytes"),
+        ("UPDATE manifest SET annotations = '{'", "the row's annotations are not those of the bytes"),
+        ("UPDATE manifest SET canonical = 'sha256:0'", "the manifest's bytes are missing"),
+        ("UPDATE manifest SET media_type = 'a/b'", "the bytes can't be read as a/b"),
+        ("UPDATE manifest SET digest = 'sha256:0'", "shop/app@sha256:0: the row's digest can't be read"),
+        ("UPDATE blob SET digest = 'sha256:0' WHERE size = 9", "sha256:0: the row's digest can't be read"),
+        ("UPDATE link SET kind = 'foreign-layer' WHERE kind = 'layer'", "the links differ from the bytes in sha256:"),
+        ("UPDATE link SET parent = 'sha256:0' WHERE kind = 'layer'", "is left over from this manifest, which is gone"),
+        ("UPDATE repository SET name = 'Shop'", "repository 'Shop': repository name \"Shop\" must be lower-case"),
+        ("UPDATE blob SET repository_id = 7 WHERE size = 9", "database: a row of blob names a row of repository"),
+        (
+            "UPDATE entry SET line = replace(line, '\"previous\":-1', '\"previous\":0') WHERE idx = 2",
+            "its previous is 0",
+        ),
+        ("UPDATE entry SET line = replace(line, ',', ', ') WHERE idx = 2", "another spelling"),
+        ("UPDATE content SET raw = raw || ' '", "bytes are missing"),
+        ("UPDATE content SET raw = CAST(raw || ' ' AS BLOB)", "the bytes have digest"),
+        ("UPDATE manifest SET size = 1", "the row says 1"),
+        ("DELETE FROM content", "the manifest's bytes are missing"),
+        ("DELETE FROM link WHERE kind = 'config'", "the links differ from the bytes"),
+        ("DELETE FROM blob WHERE size = 9", "the sealed tag needs"),
+        ("UPDATE ledger_head SET size = 2", "its head says that 2"),
+    ],
+)
+async def test_each_lie_in_the_database_is_named(
+    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None], sql: str, says: str
+) -> None:
+    """Rows changed by hand contradict the ledger, the bytes or each other."""
+    await publish(shop)
+    by_hand(
+        sql.replace("replace(line", "CAST(replace(CAST(line AS TEXT)").replace(") WHERE idx", ") AS BLOB) WHERE idx")
+    )
+    found = problems(look())
+
+    assert any(says in problem for problem in found), found
+
+
+async def test_a_keep_of_days_is_held_against_its_entry(
+    open_shop: Opener, tmp_path: Path, by_hand: Callable[..., None]
+) -> None:
+    """Nobody shortens how long a sealed tag is protected by changing its row."""
+    shop = open_shop({"tag": "*", "mode": "sealed", "keep": "30d"})
+    await publish(shop)
+    before = examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+    by_hand("UPDATE tag SET keep_until_us = keep_until_us - ?", DAY_US)
+    after = examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+
+    assert problems(before) == []
+    assert problems(after) == ["shop/app:1.4.2: the tag is not kept as long as 30d says"]
+
+
+async def test_a_keep_that_nobody_can_read_is_a_finding(
+    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+) -> None:
+    """Also where row and ledger agree on it."""
+    await publish(shop)
+    by_hand("UPDATE tag SET keep = 'a while'")
+    line = "UPDATE entry SET line = CAST(replace(CAST(line AS TEXT), ?, ?) AS BLOB) WHERE idx = 2"
+    by_hand(line, '"keep":"forever"', '"keep":"a while"')
+
+    assert "shop/app:1.4.2: the tag is not kept as long as a while says" in problems(look())
+
+
+async def test_repositories_that_disagree_on_a_size_are_found(
+    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+) -> None:
+    """One blob has one size, however many repositories hold it."""
+    for name in ("shop/app", "shop/other"):
+        await shop.blob(b"one size", Repository(name))
+    by_hand("UPDATE blob SET size = 9 WHERE repository_id = (SELECT max(id) FROM repository)")
+    by_hand("UPDATE usage SET size = size + 1")
+
+    assert problems(look()) == [f"{Digest.of(b'one size')}: one repository says the blob has 8 bytes, another says 9"]
+
+
+@pytest.mark.lengthy
+async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
+    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+) -> None:
+    """Whoever pushes would be refused too early, or too late; `collect` counts again."""
+    await publish(shop)
+    before = problems(look())
+    by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
+    by_hand("INSERT INTO usage VALUES ('nobody', 0, 1)")
+    found = problems(look())
+    list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=False))
+
+    assert before == []
+    assert [line.partition(":")[0] for line in found] == ["user anonymous", "user nobody"]
+    assert problems(look()) == []
+
+
+async def test_a_signature_tag_without_its_link_is_found(
+    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+) -> None:
+    """The link is what keeps a signature while its image is sealed."""
+    subject = Digest.of(await publish(shop))
+    await shop.push(await shop.image("signature"), f"sha256-{subject.hex}.sig")
+    before = problems(look())
+    by_hand("DELETE FROM link WHERE kind = 'signature-tag'")
+
+    assert before == []
+    assert problems(look()) == [
+        f"shop/app:sha256-{subject.hex}.sig: the tag speaks of {subject}, but its manifest is not linked to it"
+    ]
+
+
+async def test_a_bound_name_with_two_digests_is_found(
+    shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
+) -> None:
+    """Rows that were made to forget the seal do not hide what the ledger says."""
+    await publish(shop)
+    by_hand("UPDATE tag SET sealed_digest = NULL, sealed_canonical = NULL, sealed_media_type = NULL")
+    by_hand("UPDATE tag SET digest = NULL, canonical = NULL, media_type = NULL")
+    two = await shop.image("two")
+    await shop.push(two, "1.4.2")
+    found = problems(look())
+
+    assert any("the name is bound to" in problem for problem in found)
+
+
+async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:
+    """Beside a running server a blob may go between its row and its bytes."""
+    digest = Digest.of(b"goes soon")
+    await shop.blob(b"goes soon")
+
+    class Going:
+        """The store, in which the blob goes the moment that it is looked for."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs, name)
+
+        def present(self, wanted: Digest) -> bool:
+            with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
+                connection.execute("DELETE FROM blob")
+            connection.close()
+            shop.blobs.remove(wanted)
+            return shop.blobs.present(wanted)
+
+    examined = examine(tmp_path / "data" / DATABASE_NAME, Going(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+
+    assert problems(examined) == []
+    assert not shop.blobs.present(digest)
+
+
+async def test_a_read_only_look_can_not_write(shop: Shop, look: Callable[[], Examined], tmp_path: Path) -> None:
+    """Looking changes no byte of the database."""
+    await publish(shop)
+    before = (tmp_path / "data" / DATABASE_NAME).read_bytes()
+    look()
+
+    assert (tmp_path / "data" / DATABASE_NAME).read_bytes() == before
+
+
+async def test_every_kind_of_content_is_as_it_must_be(shop: Shop, look: Callable[[], Examined]) -> None:
+    """Indexes, referrers with annotations, foreign layers, sha512 and missing children of floating tags are no findings."""
+    one = await shop.image("one", annotations={"ä": "ö"})
+    child = {"mediaType": OCI, "digest": str(Digest.of(one)), "size": len(one)}
+    foreign = {"mediaType": "a/b", "digest": str(Digest.of(b"elsewhere")), "size": 9, "urls": ["https://example.com/x"]}
+    await shop.push(one, Digest.of(one, "sha512"))
+    await shop.push(one, Digest.of(one))
+    await shop.push(await shop.image("about one", subject=child, artifactType="text/x.note"), "note-1")
+    await shop.push(await shop.image("partly elsewhere", layers=[foreign]), "1.0.0")
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [child]}
+    await shop.push(json.dumps(index).encode(), "1.4.2", media_type=INDEX)
+    sparse = {**index, "manifests": [{**child, "digest": str(Digest.of(b"not here"))}]}
+    await shop.push(json.dumps(sparse).encode(), "latest", media_type=INDEX)
+
+    assert problems(look()) == []
+
+
+async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:
+    """A push of the same bytes replaces the rotten ones; the second look sees them."""
+    await publish(shop)
+    path = tmp_path / "data" / "blobs" / "sha256" / LAYER.hex[:2] / LAYER.hex
+    path.write_bytes(b"lAyer one")
+    looks = 0
+
+    class Mended:
+        """The store, in which the layer is whole from the second look on."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs, name)
+
+        def scan(self, wanted: Digest) -> Iterator[bytes]:
+            nonlocal looks
+            yield from shop.blobs.scan(wanted)
+            if wanted == LAYER:
+                looks += 1
+                path.write_bytes(b"layer one")
+
+    examined = examine(tmp_path / "data" / DATABASE_NAME, Mended(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+
+    assert problems(examined) == []
+    assert looks == 2
+
+
+@pytest.mark.parametrize("instead", ["a link", "a folder"])
+async def test_what_is_no_file_is_no_blob(
+    shop: Shop, look: Callable[[], Examined], tmp_path: Path, instead: str
+) -> None:
+    """A link to the right bytes is not the blob: whoever owns its target could change them."""
+    await publish(shop)
+    path = shop.blobs.path(LAYER)
+    assert path is not None
+    path.unlink()
+    if instead == "a link":
+        (tmp_path / "elsewhere").write_bytes(b"layer one")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.mkdir()
+    stray = path.relative_to(tmp_path / "data")
+
+    assert problems(look()) == [
+        f"{LAYER}: the blob's bytes are missing",
+        f"{stray}: a file in the store that is neither blob nor upload",
+    ]
+
+
+async def test_a_blob_that_can_not_be_read_is_unknown_and_the_rest_is_looked_at(shop: Shop, tmp_path: Path) -> None:
+    """A disk that gives an error is neither proof of damage nor of health: exit code 3, with the reason."""
+    await publish(shop)
+    disk = FailingDisk()
+    disk.fail("read_at", errno.EIO)
+    blobs = LocalBlobs(tmp_path / "data", create=False, disk=disk)
+    examined = examine(tmp_path / "data" / DATABASE_NAME, blobs, shop.clock.now_us)
+    blobs.close()
+
+    assert [finding.status for finding in examined.findings] == [Status.UNKNOWN]
+    assert "could not read the blob" in examined.findings[0].problem
+    assert "Input/output error" in examined.findings[0].problem
+    assert examined.outcome is Status.UNKNOWN
+    assert examined.counts.blobs == 2
+
+
+async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Path) -> None:
+    """Whether something lies about can't be said then."""
+    await publish(shop)
+
+    class Closed:
+        """The store, whose folders can't be listed."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs, name)
+
+        def walk(self) -> Iterator[StoredBlob]:
+            raise StoreBroken("a folder of the store can't be read (Permission denied)")
+
+    examined = examine(tmp_path / "data" / DATABASE_NAME, Closed(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+
+    assert examined.outcome is Status.UNKNOWN
+    assert [finding.what for finding in examined.findings] == ["store"]
+
+
+@pytest.mark.lengthy
+async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener, tmp_path: Path) -> None:
+    """Pages overwritten by something else: said so, and what can still be read is looked at."""
+    shop = open_shop()
+    for number in range(40):
+        await shop.push(await shop.image(f"{number}"), f"1.0.{number}")
+    shop.database.close()
+    database = tmp_path / "data" / DATABASE_NAME
+    with sqlite3.connect(database) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'manifest'").fetchone()
+    connection.close()
+    with database.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    examined = examine(database, shop.blobs, shop.clock.now_us)
+    found = problems(examined)
+
+    assert examined.outcome is Status.DIFFERS
+    assert any(problem.startswith("database: the registry's database is damaged") for problem in found), found
+    assert examined.counts.entries == 42
+    assert examined.counts.blobs == 80
+
+
+async def test_progress_is_told_with_totals(shop: Shop, tmp_path: Path) -> None:
+    """Whoever watches sees every step come to its end."""
+    await publish(shop)
+    told: list[tuple[str, int, int]] = []
+    examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us, lambda *step: told.append(step))
+    ends = {step: (done, total) for step, done, total in told}
+
+    assert ends == {"ledger": (3, 3), "tags": (1, 1), "manifests": (1, 1), "blobs": (23, 23)}
+
+
+@pytest.mark.slow
+async def test_nothing_is_found_beside_a_server_at_work(shop: Shop, look: Callable[[], Examined]) -> None:
+    """Pushes, moves, deletions and returns under way are never taken for damage."""
+    done = asyncio.Event()
+
+    async def work(name: str) -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            body = await shop.image(f"{name}{number}")
+            await shop.push(body, f"{name}-1.0.{number}", "latest")
+            await shop.registry.seals.unseal(SHOP, Tag(f"{name}-1.0.{number}"), ADMIN, "goes")
+            await shop.registry.deletes.manifest(SHOP, Digest.of(body), UNCONDITIONAL, ADMIN)
+            await shop.registry.deletes.blob(SHOP, Digest.of(f"layer {name}{number}".encode()), ADMIN)
+            if number % 2:
+                await shop.push(await shop.image(f"{name}{number}"), f"{name}-1.0.{number}")
+
+    workers = [asyncio.create_task(work(name)) for name in "abc"]
+    try:
+        examinations = [await asyncio.to_thread(look)]
+        while examinations[-1].counts.entries < 60:
+            examinations.append(await asyncio.to_thread(look))
+    finally:
+        done.set()
+        await asyncio.gather(*workers)
+
+    assert [problem for examined in examinations for problem in problems(examined)] == []
+    assert problems(look()) == []
+
+
+def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], Examined]) -> None:
+    """A first start, and nothing since."""
+    examined = look()
+
+    assert examined.outcome is Status.HOLDS
+    assert examined.counts.entries == 2
+
+
+@pytest.mark.lengthy
+async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
+    """Whoever watches sees a blob of many gigabytes go on."""
+    zeros, size = hashlib.sha256(), 129 * 1024 * 1024
+    for _ in range(129):
+        zeros.update(bytes(1024 * 1024))
+    digest = Digest("sha256", zeros.hexdigest())
+    await shop.blob(b"small")
+    path = shop.blobs.path(digest)
+    assert path is not None
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    os.truncate(path, size)
+    by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us, NULL FROM blob", str(digest), size)
+    told: list[tuple[str, int, int]] = []
+    examined = examine(
+        tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us, lambda *step: told.append(step)
+    )
+
+    assert problems(examined) == []
+    assert len([step for step in told if step[0] == "blobs"]) == 4
+
+
+async def test_a_blob_that_goes_between_its_name_and_its_bytes_is_missing(shop: Shop, tmp_path: Path) -> None:
+    """Its row stays, so it is a finding."""
+    await shop.blob(b"goes")
+
+    class Going:
+        """The store, in which the file goes when it is opened."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs, name)
+
+        def scan(self, wanted: Digest) -> Iterator[bytes]:
+            shop.blobs.remove(wanted)
+            return shop.blobs.scan(wanted)
+
+    examined = examine(tmp_path / "data" / DATABASE_NAME, Going(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+
+    assert problems(examined) == [f"{Digest.of(b'goes')}: the blob's bytes are missing"]

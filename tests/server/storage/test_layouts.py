@@ -1,0 +1,191 @@
+"""Data folders that earlier versions of boltseal left behind, kept as they were, each brought up to date here."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from boltseal.server.storage.backup import restore
+from boltseal.server.storage.metadata import usage
+from boltseal.server.storage.metadata.migrate import (
+    DATABASE_NAME,
+    FORMAT,
+    HEAD_REVISION,
+    FormatInvalid,
+    check_data,
+    prepare_data,
+)
+from boltseal.server.store_factory import examine_store, open_store
+from tests.images import image, meaning, push
+from tests.server.storage.layouts.make import HERE, unpack
+from tests.serving import serving, settings_of
+
+LAYOUTS = sorted(path.name for path in HERE.iterdir() if path.name.isdecimal())
+OLDEST = LAYOUTS[0]
+COPY = f"{DATABASE_NAME}.before-{HEAD_REVISION}"
+
+
+@pytest.fixture(params=LAYOUTS)
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A data folder of each earlier layout."""
+    unpack(HERE / request.param, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def revision_of(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        found: str = connection.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+        return found
+
+
+def columns_of(database: Path, table: str) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+
+
+def test_there_is_a_layout_of_every_released_revision() -> None:
+    """Whoever adds a revision keeps a folder of the one before it first."""
+    revisions = sorted(
+        path.name[:4] for path in (HERE.parents[2] / "src/boltseal/storage/migrations/versions").glob("0*")
+    )
+
+    assert revisions[:-1] == LAYOUTS
+    assert revisions[-1] == HEAD_REVISION
+
+
+async def test_what_was_held_is_held_and_what_was_sealed_is_sealed(data: Path) -> None:
+    """Pulled as before, refused as before, pushed to, and examined to the last byte."""
+    async with serving(data, clock=lambda: 1_795_600_000_000_000) as registry:
+        sealed = await meaning(registry.client, "shop/app", "1.4.2")
+        one = await registry.client.get(f"/v2/shop/app/manifests/{sealed}")
+        layer = one.json()["layers"][0]
+        held = await registry.client.get(f"/v2/shop/app/blobs/{layer['digest']}")
+        other = image("another")
+        await push(registry.client, "shop/app", "9.9.9", other)
+        for tag in ("1.4.2", "0.9.0"):
+            refused = await registry.client.put(
+                f"/v2/shop/app/manifests/{tag}", content=other.raw, headers={"content-type": other.media_type}
+            )
+            assert refused.status_code == 409
+        found = await meaning(registry.client, "shop/app", "9.9.9")
+    examined = examine_store(settings_of(data), lambda *_: None)
+
+    assert held.content == b"layer one"
+    assert found == other.digest
+    assert list(examined.findings) == []
+    assert (data / "format").read_text() == f"{FORMAT}\n"
+
+
+def test_manifests_that_were_there_count_for_whoever_pushed_them(data: Path) -> None:
+    """The totals are the sums of the rows from the first moment."""
+    prepare_data(data)
+    with open_store(settings_of(data)) as store:
+        wrong = store.database.read_and_wait(usage.wrong)
+        ci = store.database.read_and_wait(lambda connection: usage.held(connection, "ci"))
+
+    assert wrong == {}
+    assert ci.size_bytes > 0
+
+
+def test_the_database_as_it_was_stays_beside_it(data: Path) -> None:
+    """To go back with; it is a whole database of the old revision."""
+    before = (data / DATABASE_NAME).read_bytes()
+    prepare_data(data)
+
+    assert revision_of(data / DATABASE_NAME) == HEAD_REVISION
+    assert revision_of(data / COPY) < HEAD_REVISION
+    assert len((data / COPY).read_bytes()) == len(before)
+
+
+def test_a_verb_that_reads_does_not_bring_a_folder_up_to_date(data: Path) -> None:
+    """It says what does, and changes nothing."""
+    before = (data / DATABASE_NAME).read_bytes()
+    with pytest.raises(
+        FormatInvalid, match=r"data format \d, this boltseal works on \d; `boltseal serve` brings it up"
+    ):
+        check_data(data)
+
+    assert (data / DATABASE_NAME).read_bytes() == before
+
+
+def test_a_backup_of_an_older_layout_is_restored(data: Path, tmp_path: Path) -> None:
+    """And is brought up to date by the first start."""
+    (data / "complete").write_text("1\n")
+    restore(data, tmp_path / "restored", lambda *_: None)
+    prepare_data(tmp_path / "restored")
+
+    assert revision_of(tmp_path / "restored" / DATABASE_NAME) == HEAD_REVISION
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from boltseal.server.storage.metadata.migrate import prepare_data
+
+def die(connection, cursor, statement, *_):
+    if "CREATE TABLE usage" in statement:
+        os._exit(9)
+
+event.listen(Engine, "before_cursor_execute", die)
+prepare_data(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_migration_that_was_killed_has_not_happened_and_begins_again(tmp_path: Path) -> None:
+    """The process dies between two changes of the schema: the next one finds the database as it was."""
+    data = tmp_path / "data"
+    unpack(HERE / OLDEST, data)
+    died = subprocess.run([sys.executable, "-c", KILLED, str(data)], check=False, capture_output=True)
+    left = (revision_of(data / DATABASE_NAME), columns_of(data / DATABASE_NAME, "blob"), (data / "format").read_text())
+    copy = revision_of(data / COPY)
+    prepare_data(data)
+
+    assert died.returncode == 9
+    assert left == ("0001", ["repository_id", "digest", "size", "added_us"], "1\n")
+    assert copy == "0001"
+    assert revision_of(data / DATABASE_NAME) == HEAD_REVISION
+    assert "added_by" in columns_of(data / DATABASE_NAME, "blob")
+
+
+def test_a_migration_that_fails_half_way_changes_nothing(tmp_path: Path) -> None:
+    """Something in the database is in its way: once it is gone the migration is done."""
+    data = tmp_path / "data"
+    unpack(HERE / OLDEST, data)
+    with closing(sqlite3.connect(data / DATABASE_NAME)) as connection:
+        connection.execute("CREATE TABLE usage (mine TEXT)")
+    with pytest.raises(OperationalError, match="already exists"):
+        prepare_data(data)
+    left = columns_of(data / DATABASE_NAME, "blob")
+    with closing(sqlite3.connect(data / DATABASE_NAME)) as connection:
+        connection.execute("DROP TABLE usage")
+    prepare_data(data)
+
+    assert "added_by" not in left
+    assert revision_of(data / DATABASE_NAME) == HEAD_REVISION
+
+
+def test_half_of_a_copy_is_never_taken_for_one(tmp_path: Path) -> None:
+    """A process that died while it copied leaves a file of another name, and the next one makes it anew."""
+    data = tmp_path / "data"
+    unpack(HERE / OLDEST, data)
+    (data / f"{COPY}.new").write_bytes(b"half")
+    prepare_data(data)
+
+    assert revision_of(data / COPY) == "0001"
+    assert not (data / f"{COPY}.new").exists()
+
+
+async def test_two_servers_that_start_at_once_bring_it_up_to_date_once(data: Path) -> None:
+    """The second one waits for the first, and finds it done."""
+    async with serving(data) as one, serving(data) as two:
+        both = [await registry.client.get("/v2/shop/app/tags/list") for registry in (one, two)]
+
+    assert [answer.status_code for answer in both] == [200, 200]

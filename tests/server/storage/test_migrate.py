@@ -1,0 +1,138 @@
+"""The data folder: made once, recognised again, refused when it is somebody else's or newer."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine
+
+from boltseal.server.storage.metadata.migrate import (
+    DATABASE_NAME,
+    FORMAT,
+    GENERATION_NAME,
+    HEAD_REVISION,
+    FormatInvalid,
+    check_data,
+    prepare_data,
+    refuse_strangers,
+)
+from boltseal.server.storage.metadata.schema import METADATA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def schema_of(database: Path) -> dict[str, str]:
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    connection.close()
+    return {name: " ".join(sql.split()) for name, sql in rows if name != "alembic_version"}
+
+
+@pytest.mark.slow
+def test_a_new_database_equals_one_that_went_through_every_migration(tmp_path: Path) -> None:
+    """`create_all` and the chain of revisions make the same schema."""
+    made, migrated = create_engine(f"sqlite:///{tmp_path}/made.db"), create_engine(f"sqlite:///{tmp_path}/migrated.db")
+    METADATA.create_all(made)
+    with migrated.connect() as connection:
+        config = Config()
+        config.set_main_option("script_location", "boltseal.server.storage:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+    made.dispose()
+    migrated.dispose()
+
+    assert schema_of(tmp_path / "made.db") == schema_of(tmp_path / "migrated.db")
+    assert schema_of(tmp_path / "made.db")
+
+
+def test_a_prepared_folder_is_recognised_and_left_as_it_is(tmp_path: Path) -> None:
+    """Preparing twice changes nothing the second time."""
+    data = tmp_path / "data"
+    prepare_data(data)
+    before = (data / DATABASE_NAME).stat().st_mtime_ns
+    prepare_data(data)
+    check_data(data)
+
+    assert (data / "format").read_text() == f"{FORMAT}\n"
+    assert (data / DATABASE_NAME).stat().st_mtime_ns == before
+
+
+def test_many_processes_may_prepare_one_folder_at_once(tmp_path: Path) -> None:
+    """Workers that start together agree on one database."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: prepare_data(tmp_path / "data"), range(8)))
+    with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
+        revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    connection.close()
+
+    assert revisions == [(HEAD_REVISION,)]
+
+
+def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
+    """What it left, SQLite's journal included, is not somebody else's."""
+    data = tmp_path / "data"
+    (data / "blobs").mkdir(parents=True)
+    for name in ("format.lock", "format.17.0af3.new", DATABASE_NAME, f"{DATABASE_NAME}-journal"):
+        (data / name).touch()
+    prepare_data(data)
+
+    assert (data / "format").read_text() == f"{FORMAT}\n"
+
+
+def test_a_first_start_that_another_process_ended_meanwhile_is_no_stranger(tmp_path: Path) -> None:
+    """Between the look for `format` and the look at the folder another start may do all of its work."""
+    prepare_data(tmp_path)
+    (tmp_path / GENERATION_NAME).touch()
+    (tmp_path / "run").mkdir()
+    refuse_strangers(tmp_path)
+    (tmp_path / "thesis.txt").touch()
+
+    with pytest.raises(FormatInvalid, match=r"thesis\.txt"):
+        refuse_strangers(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    """A folder of a newer boltseal is not touched, and the message says which."""
+    data = tmp_path / "data"
+    prepare_data(data)
+    (data / "format").write_text("99\n")
+    with pytest.raises(FormatInvalid, match=r"data format 99.*newer boltseal"):
+        prepare_data(data)
+
+    assert (data / "format").read_text() == "99\n"
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    """A home folder given by mistake does not become a data folder."""
+    (tmp_path / "thesis.txt").write_text("important")
+    with pytest.raises(FormatInvalid, match=r"thesis\.txt"):
+        prepare_data(tmp_path)
+
+    assert not (tmp_path / DATABASE_NAME).exists()
+
+
+@pytest.mark.parametrize("written", ["", "one", "-1", "1.5", "\N{SUPERSCRIPT TWO}"])
+def test_a_format_that_is_no_number_is_refused(tmp_path: Path, written: str) -> None:
+    """What can't be read is not taken for the first format."""
+    data = tmp_path / "data"
+    prepare_data(data)
+    (data / "format").write_text(written)
+    with pytest.raises(FormatInvalid):
+        prepare_data(data)
+
+    assert (data / "format").read_text() == written
+
+
+def test_a_read_only_verb_on_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    """`fsck` of a folder that was never a store is an error, not a clean bill."""
+    with pytest.raises(FormatInvalid, match="not a boltseal data folder"):
+        check_data(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []

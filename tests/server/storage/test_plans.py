@@ -1,0 +1,90 @@
+"""What the registry asks all day is looked for by an index, however much a repository holds.
+
+SQLite tells how it would answer (`EXPLAIN QUERY PLAN`). A step that looks for a repository's rows by the repository
+alone reads all of them: a push would take the longer, the more was pushed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.server.storage.metadata import queries, sqlite, tag_table, usage
+from boltseal.server.storage.metadata.schema import METADATA
+from tests.shop import SHOP
+
+if TYPE_CHECKING:
+    from boltseal.server.storage.metadata.database import Transaction
+    from tests.shop import Shop
+
+DIGEST = str(Digest.of(b"layer one"))
+
+ASKED: dict[str, Callable[[Transaction], Any]] = {
+    "missing": lambda tx: queries.missing(tx, 1, DIGEST),
+    "reached_from": lambda tx: queries.digests(tx, queries.reached_from(1, DIGEST)),
+    "reaching": lambda tx: queries.digests(tx, queries.reaching(1, DIGEST, through_subjects=False)),
+    "reaching through subjects": lambda tx: queries.digests(tx, queries.reaching(1, DIGEST, through_subjects=True)),
+    "kept": lambda tx: tag_table.kept(tx, 1, queries.reaching(1, DIGEST, through_subjects=True)),
+    "meaning": lambda tx: tag_table.meaning(tx, 1, DIGEST),
+    "tag": lambda tx: tag_table.find(tx, 1, "1.4.2"),
+    "manifest": lambda tx: queries.find_manifest(tx, 1, DIGEST),
+    "manifest bytes": lambda tx: queries.manifest_bytes(tx, 1, DIGEST),
+    "media types": lambda tx: queries.media_types_of(tx, 1, DIGEST),
+    "parents": lambda tx: queries.parents(tx, 1, DIGEST),
+    "blob size": lambda tx: queries.blob_size(tx, 1, DIGEST),
+    "blob named": lambda tx: queries.blob_named(tx, DIGEST),
+    "held sizes": lambda tx: queries.held_sizes(tx, 1, [DIGEST]),
+    "blob holders": lambda tx: queries.blob_holders(tx.connection, DIGEST, None),
+    "blob of a source": lambda tx: queries.blob_holders(tx.connection, DIGEST, SHOP),
+    "referrers": lambda tx: queries.referrers(tx.connection, SHOP, DIGEST),
+    "tagged bytes": lambda tx: queries.tagged_bytes(tx.connection, SHOP, "1.4.2"),
+    "a page of tags": lambda tx: queries.tag_names(tx.connection, SHOP, "1.4.2", 100),
+    "held manifests": lambda tx: queries.held_manifests(tx.connection, SHOP, [DIGEST]),
+    "count of referrers": lambda tx: queries.count_referrers(tx, 1, DIGEST, 10),
+    "what a user holds": lambda tx: usage.held(tx.connection, "anonymous"),
+    "more for a user": lambda tx: usage.add(tx, "anonymous", 1),
+    "remove blob": lambda tx: queries.remove_blob(tx, 1, DIGEST),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.slow
+async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> None:
+    """Each step names more than the repository, or is one of ours that holds what was found so far."""
+    await shop.push(await shop.image("one"), "1.4.2")
+    steps = await shop.database.write(lambda tx: plans_of(tx, ASKED[name]))
+    tables = {table.name for table in METADATA.sorted_tables}
+    slow = [step for step in steps if step.endswith("(repository_id=?)") or step.removeprefix("SCAN ") in tables]
+
+    assert steps
+    assert slow == []
+
+
+def plans_of(tx: Transaction, ask: Callable[[Transaction], Any]) -> list[str]:
+    """How SQLite answers every statement that asking makes."""
+    driver = sqlite.driver(tx.connection)
+    statements: list[str] = []
+    driver.set_trace_callback(statements.append)
+    try:
+        ask(tx)
+    finally:
+        driver.set_trace_callback(None)
+    return [str(row[3]) for statement in statements for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+
+def test_every_index_has_an_expected_size(shop: Shop) -> None:
+    """An index that was added without one would be guessed at."""
+
+    def names(connection: Any) -> tuple[set[str], set[str]]:
+        told = sqlite.driver(connection).execute("SELECT idx FROM sqlite_stat1").fetchall()
+        there = sqlite.driver(connection).execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name NOT IN ('alembic_version')"
+        )
+        return {row[0] for row in told}, {row[0] for row in there.fetchall()}
+
+    told, there = shop.database.read_and_wait(names)
+
+    assert {name for name in there if name.startswith("ix_")} <= told

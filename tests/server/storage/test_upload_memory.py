@@ -1,0 +1,157 @@
+"""Memory: few writers gather much, many hand on at once, and who is slow keeps nobody waiting."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from boltseal.server.storage.upload_admission import FAST_CHUNK_BYTES, FREE_BYTES, Crowd, MemoryBudget
+
+MEBIBYTE = 1024 * 1024
+
+
+def test_the_budget_shrinks_batches_as_writers_come() -> None:
+    """One writer gathers a mebibyte; a thousand gather what the budget allows each; a full budget allows none."""
+    budget = MemoryBudget(32 * MEBIBYTE)
+    budget.writers = 1
+    alone = budget.is_due(MEBIBYTE - 1000, 1000), budget.is_due(MEBIBYTE - 999, 1000)
+    budget.writers = 1000
+    among_many = budget.is_due(30_000, 3000), budget.is_due(30_000, 4000)
+    budget.held_bytes = budget.total_bytes
+
+    assert alone == (False, True)
+    assert among_many == (False, True)
+    assert budget.is_due(1, 1)
+
+
+async def enter(crowd: Crowd, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) -> None:
+    """A client brings a chunk and asks to go on."""
+    crowd.arrived(who, chunk_bytes)
+    await crowd.go_on(who, FREE_BYTES + 1)
+
+
+async def test_a_small_upload_never_waits() -> None:
+    """What is there with the first read needs nobody's leave, however full it is."""
+    crowd = Crowd(0)
+    async with asyncio.timeout(1):
+        crowd.arrived("small", FREE_BYTES)
+        await crowd.go_on("small", FREE_BYTES)
+
+
+async def test_one_may_always_enter() -> None:
+    """However little memory there is to share, pushes go on, one after the other."""
+    crowd = MemoryBudget(1).crowd
+    async with asyncio.timeout(1):
+        for number in range(3):
+            await enter(crowd, number)
+            crowd.leave(number)
+
+
+async def test_there_are_as_many_fast_uploads_as_fit() -> None:
+    """Two at a time where two chunks fit, the others in the order in which they came, each to its end."""
+    crowd = Crowd(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
+    inside = most = 0
+    order: list[int] = []
+
+    async def upload(number: int) -> None:
+        nonlocal inside, most
+        await enter(crowd, number)
+        order.append(number)
+        inside += 1
+        most = max(most, inside)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            await enter(crowd, number)
+        inside -= 1
+        crowd.leave(number)
+
+    async with asyncio.timeout(2):
+        await asyncio.gather(*(upload(number) for number in range(30)))
+
+    assert most == 2
+    assert order == list(range(30))
+
+
+async def test_clients_that_stall_make_room() -> None:
+    """Who brings nothing for a while counts for nothing, though it never leaves."""
+    crowd = Crowd(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    async with asyncio.timeout(3):
+        for number in range(12):
+            await enter(crowd, number)
+
+
+async def test_slow_clients_make_room() -> None:
+    """Who brings small chunks counts for small chunks, so a crowd of them flows side by side."""
+    crowd = Crowd(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    slow = 0
+
+    async def upload(number: int) -> None:
+        nonlocal slow
+        await enter(crowd, number, 1000)
+        slow += 1
+        while slow < 12:
+            await asyncio.sleep(0.001)
+            await enter(crowd, number, 1000)
+
+    async with asyncio.timeout(3):
+        await asyncio.gather(*(upload(number) for number in range(12)))
+
+
+@pytest.mark.slow
+async def test_fast_clients_keep_their_place() -> None:
+    """Who goes on bringing large chunks counts for them, whatever the time."""
+    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
+    await enter(crowd, "fast")
+    other = asyncio.create_task(enter(crowd, "other"))
+    for _ in range(30):
+        await asyncio.sleep(0.02)
+        await enter(crowd, "fast")
+    waited = not other.done()
+    crowd.leave("fast")
+    async with asyncio.timeout(1):
+        await other
+
+    assert waited
+
+
+async def test_who_waits_for_the_disk_does_not_stall() -> None:
+    """A slow disk is not a slow client: while a chunk is being written its upload keeps its place."""
+    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    await enter(crowd, "fast")
+    crowd.arrived("fast", FAST_CHUNK_BYTES)
+    other = asyncio.create_task(enter(crowd, "other"))
+    await asyncio.sleep(0.06)
+    waited = not other.done()
+    await crowd.go_on("fast", 2 * FAST_CHUNK_BYTES)
+    async with asyncio.timeout(1):
+        await other
+
+    assert waited
+
+
+async def test_nobody_waits_for_ever() -> None:
+    """Where nobody leaves, one more is let in now and then."""
+    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
+    await enter(crowd, "fast")
+    waiting = [asyncio.create_task(enter(crowd, number)) for number in range(3)]
+    async with asyncio.timeout(3):
+        while not all(task.done() for task in waiting):
+            await asyncio.sleep(0.001)
+            await enter(crowd, "fast")
+
+
+async def test_a_cancelled_wait_takes_no_place_with_it() -> None:
+    """Whether it had been let in already or not."""
+    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)
+    await enter(crowd, "first")
+    cancelled = asyncio.create_task(enter(crowd, "cancelled"))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(enter(crowd, "waiting"))
+    await asyncio.sleep(0)
+    crowd.leave("first")
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    async with asyncio.timeout(1):
+        await waiting

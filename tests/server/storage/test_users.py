@@ -1,0 +1,180 @@
+"""The users' file and the token keys as files: doubt refuses, changes hold at once, nobody else may read them."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from boltseal.server.storage.key_file import KEPT, KeyFile, KeysUnreadable
+from boltseal.server.storage.users import UserFile, UserNameInvalid, UsersInvalid, UserUnknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HASH = b"$2b$04$" + b"a" * 53
+OTHER = b"$2b$04$" + b"b" * 53
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> UserFile:
+    """A file that is not there yet, in a folder that is not there yet."""
+    return UserFile(tmp_path / "data.keys" / "htpasswd")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    """The same of the token keys."""
+    return KeyFile(tmp_path / "data.keys" / "token.json")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_no_file_is_no_user(users: UserFile) -> None:
+    """A registry without users is not an error."""
+
+    assert users.current().hashes == {}
+
+
+def test_what_one_process_changes_another_sees(users: UserFile) -> None:
+    """The file is looked at anew each time."""
+    server = UserFile(users.path)
+    users.put("ci", HASH)
+    users.put("ana", OTHER)
+    added = dict(server.current().hashes)
+    users.put("ci", OTHER)
+    changed = dict(server.current().hashes)
+    users.remove("ana")
+
+    assert added == {"ana": OTHER, "ci": HASH}
+    assert changed["ci"] == OTHER
+    assert server.current().hashes == {"ci": OTHER}
+
+
+def test_who_is_not_there_is_not_removed(users: UserFile) -> None:
+    """A mistyped name is told, not passed over."""
+    users.put("ci", HASH)
+
+    with pytest.raises(UserUnknown, match='no user "cl"'):
+        users.remove("cl")
+    assert set(users.current().hashes) == {"ci"}
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "*", "-ci", "ci.", "a b", "a\n", "a" * 65])
+def test_a_name_that_would_mean_something_else_in_the_file_is_refused(users: UserFile, name: str) -> None:
+    """No name can hold a colon or a line's end, or be the star of grants."""
+    with pytest.raises(UserNameInvalid):
+        users.put(name, HASH)
+
+    assert not users.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"ana:secret", "line 2: expected"),
+        (b"ana:$apr1$abcdefgh$abcdefghijklmnopqrstuv", "line 2: expected"),
+        (b"ci:" + OTHER, "stands there twice"),
+        (b"\xff:" + OTHER, "line 2: expected"),
+    ],
+)
+def test_one_line_that_cannot_be_read_lets_nobody_in(users: UserFile, line: bytes, said: str) -> None:
+    """A user less would be a guess; and the line is not shown, because it may hold a password."""
+    users.put("ci", HASH)
+    users.path.write_bytes(users.path.read_bytes() + line + b"\n")
+
+    with pytest.raises(UsersInvalid, match=said) as refused:
+        users.current()
+    assert "secret" not in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["anonymous", "Anonymous", "boltseal"])
+def test_nobody_is_called_as_the_ledger_calls_nobody(users: UserFile, name: str) -> None:
+    """Else what somebody did would look like what nobody did."""
+    with pytest.raises(UserNameInvalid, match="choose another"):
+        users.put(name, HASH)
+    users.path.parent.mkdir(exist_ok=True)
+    users.path.write_bytes(name.encode() + b":" + HASH + b"\n")
+    with pytest.raises(UsersInvalid, match="nobody can be called"):
+        users.current()
+
+
+def test_comments_and_empty_lines_are_nobody(users: UserFile) -> None:
+    """As Apache's htpasswd has it."""
+    users.put("ci", HASH)
+    users.path.write_bytes(b"# people\n\n" + users.path.read_bytes())
+
+    assert set(users.current().hashes) == {"ci"}
+
+
+def test_a_file_that_is_a_folder_lets_nobody_in(users: UserFile) -> None:
+    """What can't be read is doubt, and doubt refuses."""
+    users.path.mkdir(parents=True)
+
+    with pytest.raises(UsersInvalid, match="can't be read"):
+        users.current()
+    with pytest.raises(UsersInvalid):
+        users.put("ci", HASH)
+
+
+def test_a_folder_that_cannot_be_made_is_told(users: UserFile) -> None:
+    """The sentence names the file that was to be written."""
+    users.path.parent.write_bytes(b"in the way")
+
+    with pytest.raises(UsersInvalid, match=r"htpasswd can't be (written|read)"):
+        users.put("ci", HASH)
+
+
+def test_only_its_owner_reads_the_keys_folder(users: UserFile, keys: KeyFile) -> None:
+    """Passwords and keys are nobody else's."""
+    users.put("ci", HASH)
+    keys.current(1)
+
+    assert mode(users.path.parent) == 0o700
+    assert (mode(users.path), mode(keys.path)) == (0o600, 0o600)
+
+
+def test_the_first_key_is_made_once(keys: KeyFile) -> None:
+    """Two workers that start together sign with the same key."""
+    first = keys.current(1)
+
+    assert KeyFile(keys.path).current(2) == first
+    assert len(first) == 1
+
+
+def test_a_rotation_reaches_another_worker_and_keeps_few(keys: KeyFile) -> None:
+    """The newest signs, the last ones still check."""
+    worker = KeyFile(keys.path)
+    first = worker.current(1)[0]
+    rotated = keys.rotate(2)
+    seen = worker.current(3)
+    for now_us in range(3, 3 + KEPT):
+        keys.rotate(now_us)
+
+    assert seen == rotated
+    assert seen[1] == first
+    assert len(worker.current(9)) == KEPT
+    assert first not in worker.current(9)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"[]", b"{}", b'[{"id":"a","seed":"AAAA","since_us":1}]', b'[{"id":"a"}]', b"\xff"]
+)
+def test_keys_that_cannot_be_read_sign_nothing(keys: KeyFile, raw: bytes) -> None:
+    """No new key takes the place of a damaged file by itself."""
+    keys.current(1)
+    keys.path.write_bytes(raw)
+
+    with pytest.raises(KeysUnreadable, match="can't be read"):
+        KeyFile(keys.path).current(2)
+    assert keys.path.read_bytes() == raw
+
+
+def test_a_key_does_not_show_its_seed(keys: KeyFile) -> None:
+    """Not in a log, not in a traceback."""
+    key = keys.current(1)[0]
+
+    assert repr(key) == f"SigningKey({key.id})"
