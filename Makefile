@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 LISTEN ?= 127.0.0.1:5000
 DATA ?= ./data
 PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
-SERVED := tests/attacks tests/mirror tests/seal tests/spec tests/walls
+SERVED := tests/attacks tests/server/mirror tests/server/seal tests/server/spec tests/server/isolation
 # A check that is in no hurry (`make check HURRY=`) takes what is lengthy, all rows of tables, and all examples of properties.
 HURRY ?= yes
 QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--hypothesis-profile=quick)
@@ -36,7 +36,7 @@ serve: $(VENV)/.runs  ## the registry on LISTEN (127.0.0.1:5000), its data in DA
 demo: $(VENV)/.runs  ## a published tag holds: the story in a minute, without Docker
 	@$(BIN)/python scripts/demo.py
 
-check: $(VENV)/.works  ## format, lint, types, floors and the quick tests; under a minute
+check: $(VENV)/.works  ## format, lint, types, layers and the quick tests; under a minute
 	@$(MAKE) --no-print-directory --output-sync=target -j4 check-style check-pure check-served check-others
 
 check-style: $(VENV)/.works
@@ -45,12 +45,12 @@ check-style: $(VENV)/.works
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-# The pure rooms keep every branch tested.
+# The pure packages keep every branch tested.
 check-pure: $(VENV)/.works
 	@$(BIN)/python -m coverage run -m pytest -q $(QUICK) $(PURE)
 	@$(BIN)/python -m coverage report
 
-# Two processes, each with about half of what the other rooms take: workers that share would each collect all of it.
+# Two processes, each with about half of what the other packages take: workers that share would each collect all of it.
 check-served: $(VENV)/.works
 	@$(BIN)/python -m pytest -q $(QUICK) $(ROWS) $(SERVED)
 

@@ -28,9 +28,10 @@ from boltseal.ledger.entry import Entry, Kind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.integrator import Integrator, receipt_of
 from boltseal.server.registry.manifests import Manifests
-from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL, Actor, Place, Standing
+from boltseal.server.registry.models import UNCONDITIONAL, Place, Standing
 from boltseal.server.registry.refusals import Refusals
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.tag_writer import TagDoor

@@ -14,8 +14,9 @@ from boltseal.ledger.entry import Entry, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry import Registry, build_registry
-from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL, Actor, Conditions, Published
+from boltseal.server.registry.models import UNCONDITIONAL, Conditions, Published
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.metadata import ledger_store

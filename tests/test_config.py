@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from boltseal import config
 from boltseal.config import ConfigInvalid
 from boltseal.errors import ExitCode, exit_code
 from boltseal.policy.rules import Mode
+from boltseal.server import configuration
 from boltseal.server.settings import ListenAddress, ServerSettings, Settings, exposure_refusal
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -29,7 +29,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of a machine that has nothing in /etc."""
-    return config.load(path, overrides, default_file=EXAMPLES / "no-such-file.toml")
+    return configuration.load(path, overrides, default_file=EXAMPLES / "no-such-file.toml")
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -96,7 +96,7 @@ def test_the_file_in_etc_is_read_when_nothing_else_is_named(tmp_path: Path) -> N
     """The packaged place works without a flag."""
     file = written(tmp_path, "[server]\nworkers = 7\n")
 
-    assert config.load(default_file=file).server.workers == 7
+    assert configuration.load(default_file=file).server.workers == 7
 
 
 def test_settings_made_from_arguments_read_nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from boltseal.errors import NotFound, SealedDelete
 from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
-from boltseal.server.registry.models import UNCONDITIONAL, Actor
+from boltseal.server.auth.actor import Actor
+from boltseal.server.registry.models import UNCONDITIONAL
 from tests.shop import INDEX, OCI, SHOP
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from boltseal.errors import SealedDelete, SealedPut
 from boltseal.ledger.entry import Entry, Kind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL
+from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.protocol import UploadId, UploadKey

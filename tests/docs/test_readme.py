@@ -14,7 +14,6 @@ import typer
 from pydantic import BaseModel
 
 from boltseal.cli.root import build
-from boltseal.config import load
 from boltseal.errors import ExitCode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
@@ -23,6 +22,7 @@ from boltseal.policy.rebuild_actions import KEYS as ON_OUTDATED_KEYS
 from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import FLOATING_TAGS, Mode
 from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
+from boltseal.server.configuration import load
 from boltseal.server.settings import Settings
 from tests.docs.pages import PAGES, code, section, table, text, typed_lines
 from tests.images import error_of, image, push

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.config import ConfigInvalid, load
+from boltseal.config import ConfigInvalid
 from boltseal.errors import Invalid
 from boltseal.events import Kind
 from boltseal.notify.receivers import SecretInvalid, build_receivers
 from boltseal.notify.webhook import WebhookInvalid
 from boltseal.policy.notifications import NotifyInvalid, parse_notify
+from boltseal.server.configuration import load
 
 
 def test_a_table_is_read() -> None:

@@ -17,7 +17,7 @@ def config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOp
     settings; they stay in the keys' folder.
     """
     with Answer("config", as_json=as_json) as answer:
-        from boltseal.config import load_and_tell
+        from boltseal.server.configuration import load_and_tell
 
         loaded = load_and_tell(config, flags_of(data=data))
         for value in loaded.values:

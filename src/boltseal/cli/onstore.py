@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
-    from boltseal.server.registry.models import Actor
+    from boltseal.server.auth.actor import Actor
     from boltseal.server.settings import Settings
     from boltseal.server.store_factory import Store
 
@@ -82,7 +82,7 @@ def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
 
 def admin() -> Actor:
     """Who acts: the account that may write the data folder may do everything to it; its name is recorded."""
-    from boltseal.server.registry.models import Actor
+    from boltseal.server.auth.actor import Actor
 
     try:
         name = pwd.getpwuid(os.getuid()).pw_name

@@ -44,7 +44,7 @@ PlatformsOption = Annotated[
 
 def settings_of(config: Path | None, **server: Any) -> Settings:
     """Load the settings, the given flags of `[server]` over them. ConfigInvalid."""
-    from boltseal.config import load
+    from boltseal.server.configuration import load
 
     return load(config, flags_of(**server))
 

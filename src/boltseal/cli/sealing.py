@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.registry.models import Actor, Standing
+    from boltseal.server.auth.actor import Actor
+    from boltseal.server.registry.models import Standing
     from boltseal.server.registry.seals import Seals
     from boltseal.server.settings import Settings
     from boltseal.server.store_factory import Store

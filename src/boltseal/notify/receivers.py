@@ -20,7 +20,6 @@ from boltseal.notify.webhook import Webhook
 
 if TYPE_CHECKING:
     from boltseal.policy.notifications import NotifyTerms
-    from boltseal.server.settings import Settings
 
 OUTBOX_NAME: Final = "outbox.db"
 MAX_SECRET_BYTES: Final = 16 * 1024
@@ -47,14 +46,6 @@ def build_dispatcher(
     """What tells them, over the outbox in `folder`; None where nobody is to be told. As `build_receivers`."""
     receivers = build_receivers(terms)
     return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
-
-
-def registry_name(settings: Settings) -> str:
-    """The name by which clients know this registry."""
-    if settings.server.public_url is not None:
-        return settings.server.public_url.partition("://")[2]
-    address = settings.server.address
-    return f"localhost:{address.port}" if address.loopback else settings.server.listen
 
 
 class Notifier:

@@ -22,7 +22,7 @@ from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
 from boltseal.events import TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
-from boltseal.notify.receivers import Notifier, build_dispatcher, registry_name
+from boltseal.notify.receivers import Notifier, build_dispatcher
 from boltseal.oci.reference import Reference
 from boltseal.server.api.access_log import Observer, Write
 from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
@@ -51,6 +51,7 @@ from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.readiness import Readiness, readiness
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.witnesses import Witness, Witnesses
+from boltseal.server.settings import registry_name
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.coordination.interprocess_lock import Turns
 from boltseal.server.storage.disk_reserve import Room

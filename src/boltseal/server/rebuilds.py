@@ -48,9 +48,9 @@ from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
 from boltseal.server.api.ledger import LedgerApi
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.auth.access import Access
+from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
-from boltseal.server.registry.models import Actor
 from boltseal.server.registry.records import Record
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.users import UserFile

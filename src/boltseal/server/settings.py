@@ -215,7 +215,7 @@ class LocalSettings(_Table):
 
 
 class Settings(BaseSettings):
-    """All settings of a server. Built from arguments alone it reads nothing from outside; `config.load` does that."""
+    """All settings of a server. Built from arguments alone it reads nothing from outside; `configuration.load` does that."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -326,7 +326,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only the arguments: `config.load` lays environment and file under them, so that it can say what came from where."""
+        """Only the arguments: `configuration.load` lays environment and file under them, so that it can say what came from where."""
         return (init_settings,)
 
 
@@ -348,3 +348,11 @@ def exposure_refusal(server: ServerSettings, *, authenticated: bool) -> str | No
     return (
         f"refusing to listen on {server.address}, which other machines can reach, without {'; and without '.join(ways)}"
     )
+
+
+def registry_name(settings: Settings) -> str:
+    """Return the host name by which clients know this registry: that of `public_url`, else the listen address."""
+    if settings.server.public_url is not None:
+        return settings.server.public_url.partition("://")[2]
+    address = settings.server.address
+    return f"localhost:{address.port}" if address.loopback else settings.server.listen

@@ -23,7 +23,7 @@ from boltseal.host.scrub.plans import chain_ids
 from boltseal.oci.digest import Digest
 
 Files = dict[str, bytes]
-NAMES_BY_GO = Path(__file__).parents[1] / "data/scrub/names-by-go.tar.gz"
+NAMES_BY_GO = Path(__file__).parents[2] / "data/scrub/names-by-go.tar.gz"
 """The layer that tests/attacks/scrub/names/main.go writes: names that do not fit into a tar header."""
 
 

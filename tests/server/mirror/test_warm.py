@@ -11,9 +11,9 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.upstream_moves import Seen
 from boltseal.policy.upstreams import MoveTerms, OnMove
+from boltseal.server.auth.actor import Actor
 from boltseal.server.mirror.upstream_tags import Meaning, UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream
-from boltseal.server.registry.models import Actor
 from boltseal.server.settings import Settings
 from boltseal.server.store_factory import open_store
 from tests.fakes.upstream import FakeUpstream, status

@@ -12,7 +12,8 @@ from boltseal.ledger.entry import Kind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.oci.reference import Tag
-from boltseal.server.registry.models import UNCONDITIONAL, Actor, Conditions, Published
+from boltseal.server.auth.actor import Actor
+from boltseal.server.registry.models import UNCONDITIONAL, Conditions, Published
 from boltseal.server.registry.sequencer import ClockBehind
 from boltseal.server.registry.tag_writer import ReferencesMissing
 from tests.shop import DAY_US, OCI, SHOP, START_US

@@ -15,7 +15,8 @@ from boltseal.errors import SealedDelete
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED
-from boltseal.server.registry.models import ANONYMOUS, UNCONDITIONAL
+from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import tag as tag_rows
 from tests.shop import INDEX, OCI, SHOP

@@ -14,9 +14,9 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.upstream_moves import Seen
 from boltseal.policy.upstreams import MoveTerms, OnMove
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.integrator import Integrator
-from boltseal.server.registry.models import Actor
 from boltseal.server.registry.observations import note
 from boltseal.server.registry.recovery import accept_loss
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing

@@ -7,7 +7,8 @@ import pytest
 from boltseal.ledger.entry import Kind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.server.registry.models import UNCONDITIONAL, Actor
+from boltseal.server.auth.actor import Actor
+from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.restores import ByIndex, ByTime, EntryOfAnother, NeverMeant, NoLongerHeld, Restored
 from boltseal.server.registry.tag_writer import TagSealed
 from boltseal.server.storage.metadata import ledger_store

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.oci.reference import Repository, Tag
-from boltseal.server.registry.models import Actor
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.seals import Seals
 from boltseal.server.store_factory import open_store
 from tests.serving import settings_of

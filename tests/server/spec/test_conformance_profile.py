@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.config import load
+from boltseal.server.configuration import load
 from tests.images import (
     OCI_FOREIGN_LAYER,
     OCI_MANIFEST,
@@ -33,7 +33,7 @@ from tests.serving import serving_as
 
 pytestmark = pytest.mark.usefixtures("whole_store")
 
-PROFILE = Path(__file__).parents[2] / "examples" / "conformance.toml"
+PROFILE = Path(__file__).parents[3] / "examples" / "conformance.toml"
 REPOSITORY = "conformance/repo1"
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
-from boltseal.server.registry.models import ANONYMOUS
+from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.uploads import Uploads
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken

@@ -14,7 +14,8 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.server.registry.models import UNCONDITIONAL, Actor
+from boltseal.server.auth.actor import Actor
+from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.fsck import Examined, Status, examine

@@ -52,7 +52,8 @@ def columns_of(database: Path, table: str) -> list[str]:
 def test_there_is_a_layout_of_every_released_revision() -> None:
     """Whoever adds a revision keeps a folder of the one before it first."""
     revisions = sorted(
-        path.name[:4] for path in (HERE.parents[2] / "src/boltseal/storage/migrations/versions").glob("0*")
+        path.name[:4]
+        for path in (HERE.parents[3] / "src/boltseal/server/storage/metadata/migrations/versions").glob("0*")
     )
 
     assert revisions[:-1] == LAYOUTS

@@ -42,8 +42,8 @@ from boltseal.server.api.paths import (
     Uploads,
 )
 from boltseal.server.auth.access import NOBODY, Access, Caller, LoginNeeded
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.tokens import CATALOG_SCOPE
-from boltseal.server.registry.models import ANONYMOUS, Actor
 
 if TYPE_CHECKING:
     from boltseal.server.api.request import Call

@@ -21,9 +21,10 @@ from boltseal.server.api.paths import ManifestAt
 from boltseal.server.api.request import Call
 from boltseal.server.api.responses import Answer, Headers
 from boltseal.server.api.settings import ApiSettings
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.deletes import Deletes
 from boltseal.server.registry.manifests import Manifests
-from boltseal.server.registry.models import Actor, Conditions, ManifestAnswer, Published
+from boltseal.server.registry.models import Conditions, ManifestAnswer, Published
 from boltseal.server.registry.pulls import Pulls
 
 MAX_TAGS: Final = 64

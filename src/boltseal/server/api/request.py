@@ -19,7 +19,7 @@ from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.errors import BodyStalled, ClientGone
 from boltseal.server.api.query import Query
 from boltseal.server.auth.access import NOBODY, Caller
-from boltseal.server.registry.models import ANONYMOUS, Actor
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 
 _MAX_DIGITS: Final = 18
 

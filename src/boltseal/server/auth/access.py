@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Denied, Unauthenticated
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.tokens import CATALOG_SCOPE
-from boltseal.server.registry.models import ANONYMOUS, Actor
 
 if TYPE_CHECKING:
     from boltseal.oci.reference import Repository

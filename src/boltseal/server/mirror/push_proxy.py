@@ -49,10 +49,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from boltseal.oci.reference import Repository
+    from boltseal.server.auth.actor import Actor
     from boltseal.server.mirror.upstream_limits import Limits
     from boltseal.server.mirror.upstreams import Upstream, Upstreams
     from boltseal.server.registry import Registry
-    from boltseal.server.registry.models import Actor, Conditions, Published, Pushed
+    from boltseal.server.registry.models import Conditions, Published, Pushed
     from boltseal.server.registry.pulls import Pulls
     from boltseal.server.registry.reserved_push import Allowed, GatedPushes, Reservation
     from boltseal.server.storage.blobs.protocol import BlobStore

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from boltseal.client.registry_client import RegistryClient
 from boltseal.oci.reference import Repository
 from boltseal.policy.name_resolution import MIRROR_ACTOR
-from boltseal.server.registry.models import Actor
+from boltseal.server.auth.actor import Actor
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport

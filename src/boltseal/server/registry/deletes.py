@@ -21,7 +21,8 @@ from boltseal.server.storage.metadata import queries
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.registry.models import Actor, Conditions
+    from boltseal.server.auth.actor import Actor
+    from boltseal.server.registry.models import Conditions
     from boltseal.server.registry.refusals import Refusals
     from boltseal.server.registry.tag_writer import TagDoor
     from boltseal.server.storage.metadata.database import Database, Transaction

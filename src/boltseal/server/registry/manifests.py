@@ -25,7 +25,8 @@ from boltseal.server.storage.metadata.queries import ManifestRow
 if TYPE_CHECKING:
     from boltseal.oci.manifest import Manifest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.registry.models import Actor, Conditions
+    from boltseal.server.auth.actor import Actor
+    from boltseal.server.registry.models import Conditions
     from boltseal.server.registry.refusals import Refusals
     from boltseal.server.registry.tag_writer import TagDoor
     from boltseal.server.storage.metadata.database import Database, Transaction

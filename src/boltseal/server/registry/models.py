@@ -20,17 +20,6 @@ Item = TypeVar("Item", Repository, Tag)
 
 
 @dataclass(frozen=True, slots=True)
-class Actor:
-    """Who asks. The name is what the ledger and a refusal show; an admin may lift what protects a seal."""
-
-    name: str = "anonymous"
-    admin: bool = False
-
-
-ANONYMOUS = Actor()
-
-
-@dataclass(frozen=True, slots=True)
 class Conditions:
     """What the client says must be so for its write to count; checked inside the transaction.
 

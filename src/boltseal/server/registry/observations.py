@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from boltseal.policy.upstreams import MoveTerms
-    from boltseal.server.registry.models import Actor
+    from boltseal.server.auth.actor import Actor
     from boltseal.server.storage.metadata.database import Database, Transaction
 
 

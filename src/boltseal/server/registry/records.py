@@ -25,7 +25,7 @@ from boltseal.server.storage.metadata import queries
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.registry.models import Actor
+    from boltseal.server.auth.actor import Actor
     from boltseal.server.storage.metadata.database import Database, Transaction
 
 MAX_KEYS: Final = 40

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
     from boltseal.policy.rules import RuleSet
-    from boltseal.server.registry.models import Actor
+    from boltseal.server.auth.actor import Actor
 
 _log = structlog.get_logger(__name__)
 

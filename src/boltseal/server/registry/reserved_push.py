@@ -22,9 +22,10 @@ from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode
 from boltseal.policy.upstream_moves import Seen
 from boltseal.policy.upstreams import MoveTerms, OnMove
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import observations
 from boltseal.server.registry.manifests import prepare
-from boltseal.server.registry.models import UNCONDITIONAL, Actor, Place
+from boltseal.server.registry.models import UNCONDITIONAL, Place
 from boltseal.server.registry.observations import ObservationMissing
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
 from boltseal.server.storage.metadata import queries, reservations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from boltseal.ledger.entry import Entry
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.registry.models import Actor
+    from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.tag_writer import TagDoor
     from boltseal.server.storage.metadata.database import Database, Transaction
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from boltseal.oci.reference import Tag
-    from boltseal.server.registry.models import Actor, Standing
+    from boltseal.server.auth.actor import Actor
+    from boltseal.server.registry.models import Standing
     from boltseal.server.registry.tag_writer import TagDoor
     from boltseal.server.storage.blobs.protocol import BlobStore
     from boltseal.server.storage.metadata.database import Database, Transaction

@@ -15,7 +15,8 @@ from boltseal.server.storage.metadata.tag_row import TagRow
 if TYPE_CHECKING:
     from boltseal.ledger.audit import NameSaid
     from boltseal.oci.reference import Tag
-    from boltseal.server.registry.models import Actor, Pushed
+    from boltseal.server.auth.actor import Actor
+    from boltseal.server.registry.models import Pushed
 
 
 class NameUnknowable(Unavailable):

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from boltseal.oci.manifest import Manifest
     from boltseal.policy.rule_decision import Decision
     from boltseal.policy.rules import RuleSet
-    from boltseal.server.registry.models import Actor, Conditions, Pushed
+    from boltseal.server.auth.actor import Actor
+    from boltseal.server.registry.models import Conditions, Pushed
     from boltseal.server.storage.metadata.database import Transaction
     from boltseal.server.storage.metadata.tag_row import TagRow
 

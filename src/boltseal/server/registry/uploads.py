@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
 from boltseal.oci.reference import Repository
-from boltseal.server.registry.models import ANONYMOUS
+from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.quota_checks import UNBOUNDED, Bounds
 from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 from boltseal.server.storage.metadata import queries
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from boltseal.oci.digest import Digest
-    from boltseal.server.registry.models import Actor
+    from boltseal.server.auth.actor import Actor
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
     from boltseal.server.storage.disk_reserve import Room
     from boltseal.server.storage.metadata.database import Database, Transaction

@@ -21,8 +21,9 @@ from typing import Final
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import build_registry
-from boltseal.server.registry.models import UNCONDITIONAL, Actor
+from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.metadata.database import open_database

@@ -159,7 +159,7 @@ def _upgrade(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", "boltseal.server.storage:migrations")
+    config.set_main_option("script_location", "boltseal.server.storage.metadata:migrations")
     config.attributes["connection"] = connection
     execute = sqlite.driver(connection).execute
     execute("BEGIN IMMEDIATE")  # a process that dies in here has changed nothing
