@@ -24,17 +24,17 @@ from typing import Final
 
 import httpx2
 
-from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.integrator import Integrator, receipt_of
 from boltseal.server.registry.manifests import Manifests
-from boltseal.server.registry.models import UNCONDITIONAL, Place, Standing
-from boltseal.server.registry.refusals import Refusals
+from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow
+from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.signer import Signer
-from boltseal.server.registry.tag_writer import TagDoor
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
@@ -52,24 +52,24 @@ WHERE: Final = Repository("shop/app")
 FLOATING: Final = ({"repository": "**", "tag": "*", "mode": "floating"},)
 
 
-class SilentDoor(TagDoor):
+class SilentDoor(TagWriter):
     """The door without its ledger: what a move costs by itself."""
 
     def _record(
         self,
         tx: Transaction,
-        place: Place,
+        place: RepositoryRow,
         tag: Tag,
         old: TagRow | None,
         new: TagRow,
-        kind: Kind,
+        kind: EntryKind,
         actor: Actor,
         reason: str,
         extra: dict[str, str],
-    ) -> Standing:
+    ) -> EntryResult:
         row = dataclasses.replace(new, entry_index=0, changed_us=tx.now_us, changed_by=actor.name)
         (tag_table.add if old is None else tag_table.change)(tx, place.id, tag, row)
-        return Standing(0, changed=True)
+        return EntryResult(0, changed=True)
 
 
 def main() -> int:
@@ -96,10 +96,10 @@ def main() -> int:
 
 def moves(folder: Path, rounds: int, seconds: float) -> None:
     """Tag moves a second."""
-    variants: dict[str, tuple[type[TagDoor], bool]] = {
+    variants: dict[str, tuple[type[TagWriter], bool]] = {
         "without entries": (SilentDoor, False),
-        "with entries": (TagDoor, False),
-        "with entries, signed": (TagDoor, True),
+        "with entries": (TagWriter, False),
+        "with entries, signed": (TagWriter, True),
     }
     for pushers in (1, 16, 64):
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
@@ -118,14 +118,14 @@ def moves(folder: Path, rounds: int, seconds: float) -> None:
 
 
 async def _moves(
-    folder: Path, door: type[TagDoor], pushers: int, seconds: float, *, signed: bool
+    folder: Path, door: type[TagWriter], pushers: int, seconds: float, *, signed: bool
 ) -> tuple[float, float]:
     settings = Settings.model_validate({"server": {"data": folder / "data"}, "rule": list(FLOATING)})
     prepare(settings)
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: time.time_ns() // 1000)
     rules = parse_rules(FLOATING)
-    manifests = Manifests(database, door(rules), Refusals(rules))
+    manifests = Manifests(database, door(rules), RefusalLog(rules))
     signer = Signer(Integrator(database, LedgerKeys(settings.keys)), database)
     if signed:
         signer.start()
@@ -205,7 +205,7 @@ def million(folder: Path, entries: int) -> None:
     )
 
 
-def _receipt(at: int, head: ledger_tree.Head) -> Callable[..., bytes]:
+def _receipt(at: int, head: ledger_tree.SignedHead) -> Callable[..., bytes]:
     return lambda held: receipt_of(held, at, head.size, head.note)
 
 
@@ -224,7 +224,7 @@ def _fill(database: Database, entries: int) -> None:
                 time_us = head.last_time_us + index + 1
                 line = encode(
                     Entry(
-                        kind=Kind.BUILT,
+                        kind=EntryKind.BUILT,
                         time_us=time_us,
                         registry=head.origin,
                         repository="shop/app",
@@ -242,7 +242,7 @@ def _fill(database: Database, entries: int) -> None:
                     tx,
                     head.size + index - start,
                     time_us=time_us,
-                    kind=Kind.BUILT,
+                    kind=EntryKind.BUILT,
                     repository="shop/app",
                     tag=f"t{index % 100_000}",
                     line=line,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from boltseal.client.ledger_monitor.progress_file import MonitorMemory
-from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.ledger.tiles import WIDTH, encode_bundle, parse_bundle
 
 MILLION = 1_000_000
@@ -73,7 +73,7 @@ def bundles(entries: int, moves: int) -> Iterator[tuple[bytes, int]]:
         digest = f"sha256:{hashlib.sha256(index.to_bytes(8)).hexdigest()}"
         extra = {"mode": "floating"} if moving else {"mode": "sealed", "keep": "forever"}
         entry = Entry(
-            kind=Kind.TAG_MOVED if was else Kind.TAG_CREATED,
+            kind=EntryKind.TAG_MOVED if was else EntryKind.TAG_CREATED,
             time_us=START_US + index,
             registry="reg.example",
             repository=repository,

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.transport import Call, Transport, TransportOptions
+from boltseal.client.transport import RegistryRequest, Transport, TransportOptions
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.mediatype import OCI_MANIFEST
-from boltseal.project.bases.freshness import Status
+from boltseal.project.bases.freshness import BaseStatus
 from tests.project.bases.published import HUB, Published, base_labels
 
 IMAGES, BASES, OWN = 1_000, 30, "reg.test"
@@ -94,7 +94,7 @@ def _move(registry: Published, happens: int) -> None:
 
 async def _ours(registry: Published, names: list[str]) -> int:
     answers = await registry.look(*names)
-    return sum(one.verdict.status is Status.OUTDATED for one in answers)
+    return sum(one.verdict.status is BaseStatus.OUTDATED for one in answers)
 
 
 async def _theirs(transport: Transport, names: list[str]) -> int:
@@ -103,7 +103,9 @@ async def _theirs(transport: Transport, names: list[str]) -> int:
 
     async def layers(host: str, repository: str, tag: str) -> list[str]:
         scopes = frozenset({f"repository:{repository}:pull"})
-        call = Call(host, "GET", f"/v2/{repository}/manifests/{tag}", "manifest", scopes, {"accept": OCI_MANIFEST})
+        call = RegistryRequest(
+            host, "GET", f"/v2/{repository}/manifests/{tag}", "manifest", scopes, {"accept": OCI_MANIFEST}
+        )
         async with gate:
             reply = await transport.request(call)
         return [str(one.digest) for one in parse_manifest(reply.body, OCI_MANIFEST).layers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from boltseal.policy.grants import Grants
-from boltseal.server.api.auth import Gate
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.auth.access import Access
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
@@ -15,8 +15,8 @@ from boltseal.server.storage.users import UserFile
 NOWHERE = Path("/nonexistent/boltseal")
 
 
-def open_gate() -> Gate:
+def open_gate() -> RequestAuth:
     """Lets everybody in, as a registry without users does."""
     logins = Logins(UserFile(NOWHERE / "htpasswd"))
     tokens = Tokens(KeyFile(NOWHERE / "token.json"), "boltseal", lambda: 0)
-    return Gate(Access(Grants(), logins, tokens, configured=False), None)
+    return RequestAuth(Access(Grants(), logins, tokens, configured=False), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.ledger.entry import Entry, Kind, parse
+from boltseal.ledger.entry import Entry, EntryKind, parse
 from boltseal.server.app import create_app
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata import ledger_store
@@ -106,7 +106,7 @@ def test_rules_are_recorded_when_they_change_and_only_then(tmp_path: Path) -> No
 
     kinds = [entry.kind for entry in entries(settings_of(tmp_path / "data"))]
 
-    assert kinds == [Kind.LOG_STARTED, Kind.RULES_CHANGED, Kind.RULES_CHANGED, Kind.RULES_CHANGED]
+    assert kinds == [EntryKind.LOG_STARTED, EntryKind.RULES_CHANGED, EntryKind.RULES_CHANGED, EntryKind.RULES_CHANGED]
 
 
 def test_a_verb_with_other_rules_records_none(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from boltseal.events import (
     BaseOutdated,
     Event,
     EventInvalid,
-    Kind,
+    EventKind,
     QuotaLow,
     ReleaseDone,
     ReleaseFailed,
@@ -64,7 +64,7 @@ def document(event: Event) -> dict[str, object]:
 
 def test_there_is_a_value_for_every_event() -> None:
     """The list of events is the whole truth."""
-    assert {event.kind for event in EVERY} == set(Kind)
+    assert {event.kind for event in EVERY} == set(EventKind)
 
 
 @pytest.mark.parametrize("event", EVERY, ids=lambda event: type(event).__name__)

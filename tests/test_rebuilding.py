@@ -11,14 +11,14 @@ import bcrypt
 import pytest
 from structlog.testing import capture_logs
 
-from boltseal.client.transport import Call
+from boltseal.client.transport import RegistryRequest
 from boltseal.events import Event
-from boltseal.ledger.entry import Kind, format_time, parse
+from boltseal.ledger.entry import EntryKind, format_time, parse
 from boltseal.server.app import Application
-from boltseal.server.rebuilds import OnlyReads, OwnTransport, Rebuilding
+from boltseal.server.rebuilds import InProcessTransport, ReadOnlyTransport, RebuildScheduler
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.store_factory import Store, now_us
+from boltseal.server.store_factory import OpenStore, now_us
 from tests.fakes.hub import FakeHub
 from tests.images import Document, push
 from tests.project.bases.layered import layered
@@ -67,14 +67,14 @@ async def registry(settings: Settings) -> AsyncIterator[Serving]:
         yield running
 
 
-def store_of(registry: Serving) -> Store:
+def store_of(registry: Serving) -> OpenStore:
     found = cast("Application", registry.app)._store
     assert found is not None
     return found
 
 
-def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: FakeHub) -> Rebuilding:
-    return Rebuilding(settings, store_of(registry), now_us, events.append, outside=hub.app())
+def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: FakeHub) -> RebuildScheduler:
+    return RebuildScheduler(settings, store_of(registry), now_us, events.append, outside=hub.app())
 
 
 @pytest.mark.lengthy
@@ -99,7 +99,7 @@ async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
     assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/node:latest\n"
     assert [event.text[:41] for event in events] == ["localhost:5000/shop/app:1.0.0 is outdated"]
     assert (last.kind, last.tag, last.actor, last.extra["outcome"]) == (
-        Kind.REBUILD_REQUESTED,
+        EntryKind.REBUILD_REQUESTED,
         "1.0.0",
         "boltseal",
         "done",
@@ -239,10 +239,10 @@ async def test_only_one_process_looks(registry: Serving, settings: Settings) -> 
 async def test_nothing_is_changed_past_the_logins(registry: Serving, settings: Settings, method: str) -> None:
     """What has no login may only read; the answer to anything else is no, twice."""
     inside = rebuilding(registry, settings, [], FakeHub())._inside
-    transport = OwnTransport(inside, "localhost:5000", frozenset(), frozenset({"docker.io"}))
+    transport = InProcessTransport(inside, "localhost:5000", frozenset(), frozenset({"docker.io"}))
     for host in ("localhost:5000", "docker.io"):
-        with pytest.raises(OnlyReads):
-            await transport.request(Call(host, method, "/v2/shop/app/manifests/1", "x"))
+        with pytest.raises(ReadOnlyTransport):
+            await transport.request(RegistryRequest(host, method, "/v2/shop/app/manifests/1", "x"))
     await transport.aclose()
     messages: list[Any] = []
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.socket_backend import BUFFER_BYTES, WireClient, WireTransport
+from boltseal.socket_backend import BUFFER_BYTES, SocketClient, SocketTransport
 from tests.authority import authority
 from tests.client.listening import listening
 
 SIZE = 8 * BUFFER_BYTES
 
 
-def client(timeout_s: float = 30.0, trust: ssl.SSLContext | None = None) -> WireClient:
-    return WireClient(verify=trust or ssl.create_default_context(), timeout=timeout_s, trust_env=False, reach=None)
+def client(timeout_s: float = 30.0, trust: ssl.SSLContext | None = None) -> SocketClient:
+    return SocketClient(verify=trust or ssl.create_default_context(), timeout=timeout_s, trust_env=False, reach=None)
 
 
 async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -196,7 +196,7 @@ async def test_a_unix_socket_carries_large_pieces(tmp_path: Path) -> None:
 
     def unix(path: Path) -> httpx2.AsyncClient:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return httpx2.AsyncClient(transport=WireTransport(context, httpx2.Limits(), reach=None, uds=str(path)))
+        return httpx2.AsyncClient(transport=SocketTransport(context, httpx2.Limits(), reach=None, uds=str(path)))
 
     async with (
         await asyncio.start_unix_server(big, tmp_path / "socket"),

@@ -42,7 +42,7 @@ class EventInvalid(Invalid):
     """An event that can't be told: an id, a source or a time that is none."""
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     """The events, by the names that settings and receivers know them by."""
 
     TAG_REFUSED = "tag.refused"
@@ -59,7 +59,7 @@ class Kind(StrEnum):
 class TagRefused:
     """`asked`: push or delete. `digest`: of what was pushed. `reason`: the sentence that the person got."""
 
-    kind: ClassVar[Kind] = Kind.TAG_REFUSED
+    kind: ClassVar[EventKind] = EventKind.TAG_REFUSED
     reference: Reference
     asked: str
     digest: Digest | None
@@ -94,7 +94,7 @@ class TagMoved:
     `seen_by`: who saw it, such as mirror or watch.
     """
 
-    kind: ClassVar[Kind] = Kind.TAG_MOVED
+    kind: ClassVar[EventKind] = EventKind.TAG_MOVED
     reference: Reference
     was: Digest | None
     now: Digest | None
@@ -131,7 +131,7 @@ class TagMoved:
 class TagHeld:
     """`serves`: what is still served. `held`: what upstream says it means (None: nothing any more). `reason`: by which rule."""
 
-    kind: ClassVar[Kind] = Kind.TAG_HELD
+    kind: ClassVar[EventKind] = EventKind.TAG_HELD
     reference: Reference
     serves: Digest | None
     held: Digest | None
@@ -163,7 +163,7 @@ class TagHeld:
 class BaseOutdated:
     """`image` was built on `built_on`, what `base` meant then; now `base` means `now`."""
 
-    kind: ClassVar[Kind] = Kind.BASE_OUTDATED
+    kind: ClassVar[EventKind] = EventKind.BASE_OUTDATED
     image: Reference
     base: Reference
     built_on: Digest
@@ -196,7 +196,7 @@ class BaseOutdated:
 class ReleaseDone:
     """Release `number` of a project runs on `host`, made of `images` (references with digests)."""
 
-    kind: ClassVar[Kind] = Kind.RELEASE_DONE
+    kind: ClassVar[EventKind] = EventKind.RELEASE_DONE
     project: str
     number: int
     host: str
@@ -226,7 +226,7 @@ class ReleaseDone:
 class ReleaseFailed:
     """Release `number` of a project could not be brought up on `host`; `reason` says why, and what runs instead."""
 
-    kind: ClassVar[Kind] = Kind.RELEASE_FAILED
+    kind: ClassVar[EventKind] = EventKind.RELEASE_FAILED
     project: str
     number: int
     host: str
@@ -256,7 +256,7 @@ class ReleaseFailed:
 class QuotaLow:
     """A registry lets us pull `remaining` times more, of `limit` in `window_s` seconds."""
 
-    kind: ClassVar[Kind] = Kind.QUOTA_LOW
+    kind: ClassVar[EventKind] = EventKind.QUOTA_LOW
     registry: str
     remaining: int
     limit: int
@@ -287,7 +287,7 @@ class QuotaLow:
 class UpstreamDown:
     """A registry does not answer, or with errors only."""
 
-    kind: ClassVar[Kind] = Kind.UPSTREAM_DOWN
+    kind: ClassVar[EventKind] = EventKind.UPSTREAM_DOWN
     registry: str
     reason: str
 
@@ -322,7 +322,7 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: Mapping[str, object]
 
 
-def type_of(kind: Kind) -> str:
+def type_of(kind: EventKind) -> str:
     """The type of an event's document, such as boltseal.tag.moved.v1."""
     return f"boltseal.{kind}.v1"
 

@@ -35,7 +35,7 @@ class Bound(Protocol):
         """Raise when a connection to any of the addresses of this host is not."""
 
 
-class WireTransport(httpx2.AsyncHTTPTransport):
+class SocketTransport(httpx2.AsyncHTTPTransport):
     """httpx2's transport, without a proxy, on these sockets. `reach`: None for any address; `uds`: a Unix socket instead."""
 
     def __init__(
@@ -52,7 +52,7 @@ class WireTransport(httpx2.AsyncHTTPTransport):
         )
 
 
-class WireClient(httpx2.AsyncClient):
+class SocketClient(httpx2.AsyncClient):
     """httpx2's client, which still goes through the environment's proxies where there are some, as it always does.
 
     A transport that is handed in would switch those off; therefore the place where the client makes its own.
@@ -69,7 +69,7 @@ class WireClient(httpx2.AsyncClient):
             and isinstance(verify, ssl.SSLContext)
             and isinstance(limits, httpx2.Limits)
         ):
-            return WireTransport(verify, limits, reach=self._reach)
+            return SocketTransport(verify, limits, reach=self._reach)
         return super()._init_transport(*args, **options)
 
 

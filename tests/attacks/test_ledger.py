@@ -16,7 +16,7 @@ import bcrypt
 import pytest
 from sqlalchemy import Connection
 
-from boltseal.ledger.entry import Entry, Kind, encode, parse
+from boltseal.ledger.entry import Entry, EntryKind, encode, parse
 from boltseal.ledger.note import SigningKey
 from boltseal.server.registry.recovery import accept_loss
 from boltseal.server.registry.sequencer import LedgerFrozen
@@ -111,7 +111,7 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     """By whoever has the database and the key: tree and head hold, the rules of a ledger do not."""
     last, size = entries(published)[-1], len(entries(published))
     forged = Entry(
-        kind=Kind.TAG_MOVED,
+        kind=EntryKind.TAG_MOVED,
         time_us=last.time_us + 1,
         registry=last.registry,
         repository="shop/app",
@@ -280,7 +280,7 @@ async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
         accept_loss(store.database, store.keys, "operator", "nobody will notice")
     newest = entries(published)[-1]
 
-    assert newest.kind is Kind.RECOVERED
+    assert newest.kind is EntryKind.RECOVERED
     assert newest.extra["last_size"] == str(len(entries(published)) - 1)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import stamina
 
-from boltseal.client.errors import RemoteLies
+from boltseal.client.errors import RemoteMismatch
 from boltseal.client.history import Proven, read_history
-from boltseal.client.ledger_monitor.monitor import Monitor, Report
+from boltseal.client.ledger_monitor.monitor import Monitor, MonitorReport
 from boltseal.client.ledger_monitor.progress_file import MonitorMemory
-from boltseal.client.ledger_trust import Followed, LedgerUnchecked, LedgerWatch, Status, give_key
+from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked, LedgerWatch, TrustStatus, give_key
 from boltseal.client.receipts import fetch_receipt
 from boltseal.client.state import ClientState
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.proof import ReceiptInvalid, format_receipt, open_receipt, parse_receipt_unverified
 from boltseal.ledger.tiles import encode_bundle
@@ -52,7 +52,7 @@ async def ledger(state: ClientState) -> FakeLedger:
     return ledger
 
 
-async def follow(ledger: FakeLedger, state: ClientState) -> Followed:
+async def follow(ledger: FakeLedger, state: ClientState) -> LedgerCheck:
     transport = ledger.transport()
     try:
         return await LedgerWatch(state, transport, lambda: 1).follow(HOST)
@@ -69,7 +69,7 @@ async def history(ledger: FakeLedger, state: ClientState) -> Proven:
         await transport.aclose()
 
 
-async def monitored(ledger: FakeLedger, state: ClientState) -> Report:
+async def monitored(ledger: FakeLedger, state: ClientState) -> MonitorReport:
     transport = ledger.transport()
     watch = LedgerWatch(state, transport, lambda: 1)
     try:
@@ -130,7 +130,7 @@ async def test_a_fork_is_shown_to_one_client(ledger: FakeLedger, state: ClientSt
     alone = await follow(fork, victim)
     others = await follow(ledger, state)
 
-    assert (alone.status, others.status) == (Status.GROWN, Status.GROWN)
+    assert (alone.status, others.status) == (TrustStatus.GROWN, TrustStatus.GROWN)
     assert await fault(ledger, victim) is Fault.FORKED
     assert await fault(fork, state) is Fault.FORKED
 
@@ -153,7 +153,7 @@ async def test_a_checkpoint_that_another_key_signed_in_the_logs_name(ledger: Fak
 async def test_a_key_that_was_swapped_says_that_it_was_named(ledger: FakeLedger, state: ClientState) -> None:
     """The entry is there; only the old key's signature below it is not."""
     thief = signing_key("z")
-    index = ledger.add(Kind.KEY_ROTATED, tag="", repository="", extra={"key": str(thief.verifier)})
+    index = ledger.add(EntryKind.KEY_ROTATED, tag="", repository="", extra={"key": str(thief.verifier)})
     ledger.key = thief
     ledger.receipts = [ledger.receipt(index)]
 
@@ -178,7 +178,7 @@ async def test_a_key_that_was_rotated_holds(ledger: FakeLedger, state: ClientSta
     ledger.rotate("n")
     again = await follow(ledger, state)
 
-    assert (found.status, again.status) == (Status.ROTATED, Status.ROTATED)
+    assert (found.status, again.status) == (TrustStatus.ROTATED, TrustStatus.ROTATED)
     assert again.head is not None
     assert again.head.trusted.key == signing_key("n").verifier
 
@@ -241,7 +241,7 @@ async def test_a_bundle_without_end(ledger: FakeLedger, state: ClientState) -> N
     """What is longer than so many entries can be is not read to its end."""
     honest = ledger.copy()
     ledger.bundle = encode_bundle(honest.entries) + bytes(70_000 * len(honest.entries))
-    with pytest.raises(RemoteLies, match="more than"):
+    with pytest.raises(RemoteMismatch, match="more than"):
         await monitored(ledger, state)
 
 
@@ -250,7 +250,7 @@ async def test_a_bundle_of_other_many_entries(ledger: FakeLedger, state: ClientS
     whole = encode_bundle(ledger.entries)
     for bundle in (encode_bundle(ledger.entries[:-1]), whole + b"\0\0", whole[:-1]):
         ledger.bundle = bundle
-        with pytest.raises(RemoteLies):
+        with pytest.raises(RemoteMismatch):
             await monitored(ledger, state)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.errors import NotFound, SealedDelete
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.server.auth.actor import Actor
@@ -99,7 +99,7 @@ async def test_a_secret_does_not_stay_under_its_other_digest(shop: Shop, tags: t
     await shop.push(secret, "1.0.0")
     await shop.push(secret, Digest.of(secret, "sha512"), *tags)
     purged = await shop.registry.seals.purge(SHOP, Tag("1.0.0"), ROOT, "it holds a password")
-    recorded = [entry.tag for entry in await shop.entries() if entry.kind is Kind.TAG_PURGED]
+    recorded = [entry.tag for entry in await shop.entries() if entry.kind is EntryKind.TAG_PURGED]
 
     assert not await holds(shop, Digest.of(secret))
     assert not await holds(shop, Digest.of(secret, "sha512"))

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from boltseal.client.witness import WitnessClient
 from boltseal.ledger.checkpoint import open_checkpoint
-from boltseal.server.registry.witnesses import Witness, Witnesses
+from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings
 from tests import images
 from tests.fakes.witness import URL, FakeWitness
@@ -41,8 +41,8 @@ def fake(log: Log, name: str = "witness.test/w1") -> FakeWitness:
     return FakeWitness(key.verifier, name)
 
 
-def asked(one: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: float = 3600.0) -> Witness:
-    return Witness(WitnessClient(URL, app=transport, answers_within_s=within_s), one.key.verifier)
+def asked(one: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: float = 3600.0) -> WitnessState:
+    return WitnessState(WitnessClient(URL, app=transport, answers_within_s=within_s), one.key.verifier)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from boltseal.build.builders import (
 )
 from boltseal.build.dockerfile_bases import Dockerfile, read
 from boltseal.build.ledger_entries import built_extra, same_build
-from boltseal.ledger.entry import Entry, Kind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -153,14 +153,14 @@ def test_an_entry_says_of_what_an_image_was_built() -> None:
 def test_the_newest_build_of_the_same_inputs_is_found() -> None:
     """Other inputs, and other kinds of entries, are other things."""
 
-    def entry(time_us: int, kind: Kind, inputs: str) -> Entry:
+    def entry(time_us: int, kind: EntryKind, inputs: str) -> Entry:
         return Entry(kind=kind, time_us=time_us, registry="r", salt="0" * 32, extra={"inputs": inputs})
 
     listed = [
-        entry(1, Kind.BUILT, "a"),
-        entry(2, Kind.BUILT, "a"),
-        entry(3, Kind.BUILT, "b"),
-        entry(4, Kind.RELEASED, "a"),
+        entry(1, EntryKind.BUILT, "a"),
+        entry(2, EntryKind.BUILT, "a"),
+        entry(3, EntryKind.BUILT, "b"),
+        entry(4, EntryKind.RELEASED, "a"),
     ]
     found = same_build(listed, "a")
 

@@ -15,7 +15,7 @@ import pytest
 
 from boltseal.client.state import ClientState
 from boltseal.config import state_folder
-from boltseal.host.kept_images import KeptStore
+from boltseal.host.kept_images import KeptImages
 from tests import servers
 from tests.cli import program
 from tests.cli.program import Run
@@ -174,7 +174,7 @@ async def test_what_can_not_be_meant(site: Site, arguments: list[str], said: str
     """Exit code 2, one line, and no image was touched."""
     await site.publish("one")
     await site.call("pull", site.name)
-    keeping = KeptStore(ClientState(state_folder()))
+    keeping = KeptImages(ClientState(state_folder()))
     site.fake.asked.clear()
     done = await site.call(*arguments)
 

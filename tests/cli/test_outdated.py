@@ -24,7 +24,7 @@ from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.config import state_folder
 from boltseal.ledger.entry import format_time
-from boltseal.project.bases.rebuild_journal import Journal
+from boltseal.project.bases.rebuild_journal import RebuildJournal
 from boltseal.server.store_factory import now_us
 from tests import servers
 from tests.cli.program import Run, call, clean_environment, run
@@ -443,7 +443,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
 ) -> None:
     """As a timer ends it, or Ctrl-C: no rebuild is lost by that. One that is killed is said to have no end."""
     shop.push("base/node", "latest", NOW)
-    mark, log = tmp_path / "pid", Journal(ClientState(state_folder()))
+    mark, log = tmp_path / "pid", RebuildJournal(ClientState(state_folder()))
     (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60\n")
     ended = {}
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.deploy.release_store import Contents, ReleaseFolder
-from boltseal.deploy.releases import End
+from boltseal.deploy.releases import ReleaseEnd
 from tests.cli.program import call
 from tests.deploy.test_releases import DIGEST, release
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseFolder:
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     made = ReleaseFolder(tmp_path / "state", "shop")
-    for number, end in ((1, End.HEALTHY), (2, End.PUT_BACK), (3, None)):
+    for number, end in ((1, ReleaseEnd.HEALTHY), (2, ReleaseEnd.PUT_BACK), (3, None)):
         made.begin(release(number, end), CONTENTS)
     return made
 

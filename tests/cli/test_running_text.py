@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from boltseal.cli.running_text import blocks
-from boltseal.engines.inventory import Health
-from boltseal.host.containers.hosts import Seen
-from boltseal.host.containers.rows import Deployed, Row
-from boltseal.ledger.tag_intervals import Behind, Meant, Release
+from boltseal.engines.inventory import ContainerHealth
+from boltseal.host.containers.hosts import RunningContainer
+from boltseal.host.containers.rows import ContainerRow, DeployedRelease
+from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagInterval
 from boltseal.lockfile.compare import Weight
-from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage, RunningVerdict, Standing
+from boltseal.lockfile.container_check import ContainerStatus, DigestKind, Origin, RunningImage, RunningVerdict
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -22,31 +22,32 @@ NOON_US = 1_795_694_400_000_000
 HOUR_US = 3_600_000_000
 
 
-def seen(name: str = "web-1", **more: object) -> Seen:
+def seen(name: str = "web-1", **more: object) -> RunningContainer:
     image = RunningImage(NAME, {INDEX: DigestKind.INDEX})
-    return replace(Seen("web1", name, name, str(NAME), image, "Docker", started_us=NOON_US - HOUR_US), **more)  # type: ignore[arg-type]
+    container = RunningContainer("web1", name, name, str(NAME), image, "Docker", started_us=NOON_US - HOUR_US)
+    return replace(container, **more)  # type: ignore[arg-type]
 
 
-def row(it: Seen | None = None, **more: object) -> Row:
+def row(it: RunningContainer | None = None, **more: object) -> ContainerRow:
     digests = {CONFIG: DigestKind.CONFIG, INDEX: DigestKind.INDEX, OTHER: DigestKind.UNSAID}
-    return replace(Row(it or seen(), NAME, digests, None), **more)  # type: ignore[arg-type]
+    return replace(ContainerRow(it or seen(), NAME, digests, None), **more)  # type: ignore[arg-type]
 
 
-def told(*rows: Row, several: bool = False) -> list[str]:
+def told(*rows: ContainerRow, several: bool = False) -> list[str]:
     return list(blocks(rows, NOON_US, several=several))
 
 
 def test_all_that_is_known() -> None:
     """Names now and then, how far behind, by whom, digests by kind, the lock, and each container."""
     known: dict[str, Any] = {
-        "tags": (Meant("1.4.2", 0, None, "ci"), Meant("latest", 0, NOON_US - 22 * HOUR_US)),
+        "tags": (TagInterval("1.4.2", 0, None, "ci"), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)),
         "behind": Behind(2, 1),
         "moved": True,
-        "verdict": RunningVerdict(Standing.NOT_RECREATED, Weight.DIFFERS),
-        "deployed": Deployed(7, "ada", 0),
+        "verdict": RunningVerdict(ContainerStatus.NOT_RECREATED, Weight.DIFFERS),
+        "deployed": DeployedRelease(7, "ada", 0),
     }
 
-    assert told(row(**known), row(seen("web-2", health=Health.UNHEALTHY), **known)) == [
+    assert told(row(**known), row(seen("web-2", health=ContainerHealth.UNHEALTHY), **known)) == [
         "localhost:5000/shop/app 1.4.2; was `latest` until yesterday 14:00",
         "  2 moves behind `latest`; pushed by ci",
         f"  index {INDEX.short}, {OTHER.short}, config {CONFIG.short}",
@@ -59,7 +60,7 @@ def test_all_that_is_known() -> None:
 def test_what_it_is_called_when_its_registry_says_nothing() -> None:
     """By the lock, by the host, by its creator; local is said."""
     image = seen().image
-    held = row(verdict=RunningVerdict(Standing.HOLDS, Weight.HOLDS, "", None))
+    held = row(verdict=RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, "", None))
     named = row(seen(image=replace(image, names=(NAME, Reference.parse("mine:dev")))))
     nothing = row(seen(started_as=""))
     local = row(seen(image=replace(image, origin=Origin.LOCAL)))
@@ -96,7 +97,7 @@ def test_how_far_its_tag_has_gone_on() -> None:
 def test_a_record_that_is_gone_and_who_released_it_by_the_ledger() -> None:
     """Beside each other."""
     lost = seen(image=replace(seen().image, recorded=False))
-    lines = told(row(lost, released=Release("ci", 0, 3)))
+    lines = told(row(lost, released=ReleaseRecord("ci", 0, 3)))
 
     assert lines[1] == "  its host has no record of it"
     assert lines[-1] == "  web-1  since today 11:00, released by ci"
@@ -112,7 +113,7 @@ def test_where_it_runs() -> None:
 def test_no_line_is_wider_than_a_terminal_and_none_moves_one() -> None:
     """However long, and whatever it holds."""
     evil = "\x1b[2J" + "a very long name " * 20
-    tags = tuple(Meant(f"1.4.{number}", 0, None, "ci\x1b[31m") for number in range(40))
+    tags = tuple(TagInterval(f"1.4.{number}", 0, None, "ci\x1b[31m") for number in range(40))
     lines = told(row(seen(name="web" * 40, started_as=evil)), row(tags=tags))
 
     assert max(len(line) for line in lines if " " in line.strip()) <= 80

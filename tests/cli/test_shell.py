@@ -16,8 +16,8 @@ import pytest
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import Answer, Outcome
-from boltseal.cli.root import Shell, build, run
+from boltseal.cli.answer import CommandOutput, Outcome
+from boltseal.cli.root import CommandContext, build, run
 from boltseal.errors import Denied, ExitCode, Invalid, SealedPut, Unavailable
 from tests.cli import program
 
@@ -295,7 +295,7 @@ def test_a_call_that_makes_no_sense_is_usage(arguments: list[str]) -> None:
 
 def test_the_shell_starts_without_debug() -> None:
     """Two shells in one process know nothing of each other."""
-    assert not Shell().debug
+    assert not CommandContext().debug
 
 
 # --- --json ---
@@ -305,7 +305,7 @@ def test_json_is_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
     """Schema, outcome, results and errors, always all four."""
 
     def does() -> None:
-        with Answer("misbehave", as_json=True) as answer:
+        with CommandOutput("misbehave", as_json=True) as answer:
             answer.add(ref="a", status="differs", reason="b")
             answer.outcome = Outcome.DIFFERS
 
@@ -337,7 +337,7 @@ def test_json_tells_of_a_failure_too(
     """A program that reads stdout learns what a person learns from stderr."""
 
     def does() -> None:
-        with Answer("misbehave", as_json=True):
+        with CommandOutput("misbehave", as_json=True):
             raise error
 
     ended(does)
@@ -350,7 +350,7 @@ def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str])
     """Text is the verb's own."""
 
     def does() -> None:
-        with Answer("misbehave", as_json=False) as answer:
+        with CommandOutput("misbehave", as_json=False) as answer:
             answer.add(ref="a")
 
     assert ended(does) == 0

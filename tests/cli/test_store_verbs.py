@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.errors import SealedDelete, SealedPut
-from boltseal.ledger.entry import Entry, Kind, parse
+from boltseal.ledger.entry import Entry, EntryKind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import ANONYMOUS
@@ -102,7 +102,7 @@ async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
 
     entry = last_entry(shop)
 
-    assert (entry.kind, entry.reason) == (Kind.TAG_SEALED, "shown to the auditor")
+    assert (entry.kind, entry.reason) == (EntryKind.TAG_SEALED, "shown to the auditor")
     assert entry.actor.endswith(" (command line)")
 
 
@@ -388,7 +388,7 @@ async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop
     assert (planned.code, planned.out) == (0, "shop/app:1.4.2\n")
     assert [item["ref"] for item in done.json["results"]] == ["shop/app:1.4.2"]
     assert (again.out, again.err) == ("", "0 tags went\n")
-    assert (await shop.entries())[-1].kind == Kind.TAG_EXPIRED
+    assert (await shop.entries())[-1].kind == EntryKind.TAG_EXPIRED
 
 
 # --- the log of observations ---

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.cli.answer import Answer
+from boltseal.cli.answer import CommandOutput
 from boltseal.cli.onrelease import tell_release
 from boltseal.cli.telling import Telling
-from boltseal.deploy.release_flow import Deployed, Outcome
-from boltseal.deploy.releases import End, Kind, Release, ReleasedService, Step
+from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
+from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind, ReleaseStep
 from boltseal.events import ReleaseDone
 from tests.notify.receivers import HANGS, Inbox, inbox_beside
 
@@ -31,33 +31,33 @@ def configure(tmp_path: Path, text: str) -> None:
     (tmp_path / "boltseal" / "boltseal.toml").write_text(text)
 
 
-def deployed(end: End, reason: str = "") -> Deployed:
+def deployed(end: ReleaseEnd, reason: str = "") -> DeployResult:
     service = ReleasedService(name="web", image="localhost:5000/shop/app:1.4.2", digest=DIGEST)
     release = Release(
         project="shop",
         number=7,
-        kind=Kind.DEPLOY,
+        kind=ReleaseKind.DEPLOY,
         directory="/srv/shop",
         started_us=1,
         who="me",
-        step=Step.ENDED,
+        step=ReleaseStep.ENDED,
         end=end,
         reason=reason,
         services=(service,),
     )
-    return Deployed(release, Outcome(release))
+    return DeployResult(release, ReleaseOutcome(release))
 
 
-def told(tmp_path: Path, box: Inbox, done: Deployed, host: str | None = None) -> None:
+def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None) -> None:
     configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
-    tell_release(Answer("deploy", as_json=True), done, host)
+    tell_release(CommandOutput("deploy", as_json=True), done, host)
 
 
 def test_a_release_that_runs_and_one_that_failed_are_told(tmp_path: Path) -> None:
     """release.done with its images by digest, release.failed with why; the host that it is on."""
     with inbox_beside() as box:
-        told(tmp_path, box, deployed(End.HEALTHY), "ssh://web1.example.com")
-        told(tmp_path, box, deployed(End.PUT_BACK, "web is unhealthy"))
+        told(tmp_path, box, deployed(ReleaseEnd.HEALTHY), "ssh://web1.example.com")
+        told(tmp_path, box, deployed(ReleaseEnd.PUT_BACK, "web is unhealthy"))
     done, failed = box.events
 
     assert (done["type"], done["subject"]) == ("boltseal.release.done.v1", "shop/7")
@@ -69,7 +69,7 @@ def test_a_release_that_runs_and_one_that_failed_are_told(tmp_path: Path) -> Non
 def test_what_ran_already_is_no_news(tmp_path: Path) -> None:
     """Nothing was deployed."""
     with inbox_beside() as box:
-        told(tmp_path, box, Deployed(deployed(End.HEALTHY).release))
+        told(tmp_path, box, DeployResult(deployed(ReleaseEnd.HEALTHY).release))
 
     assert box.bodies == []
 
@@ -79,8 +79,8 @@ def test_trouble_with_telling_changes_nothing_of_how_a_deploy_ends(
 ) -> None:
     """It runs; that nobody hears of it is said."""
     configure(tmp_path, '[[notify]]\nurl_file = "/nowhere"\n')
-    answer = Answer("deploy", as_json=True)
-    tell_release(answer, deployed(End.HEALTHY), None)
+    answer = CommandOutput("deploy", as_json=True)
+    tell_release(answer, deployed(ReleaseEnd.HEALTHY), None)
 
     assert answer.outcome == "holds"
     assert "nobody is told of this release" in capsys.readouterr().err

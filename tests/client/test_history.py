@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.history import Event, Proven, read_history, read_unsigned
 from boltseal.client.ledger_trust import LedgerWatch
 from boltseal.client.state import ClientState
@@ -109,5 +109,5 @@ async def test_a_registry_may_have_a_history_that_nobody_signed(ledger: FakeLedg
 async def test_a_history_that_goes_round_in_circles_is_a_lie(ledger: FakeLedger, tmp_path: Path) -> None:
     """Its indices only rise, so that it has an end."""
     ledger.circle = True
-    with pytest.raises(RemoteLies, match="behind entry"):
+    with pytest.raises(RemoteMismatch, match="behind entry"):
         await history(ledger, tmp_path)

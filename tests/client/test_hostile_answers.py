@@ -14,10 +14,10 @@ import pytest
 import stamina
 
 from boltseal.client.credentials import OneLogin
-from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.ssrf_guard import AddressBlocked
-from boltseal.client.transport import Pace, Transport, TransportOptions
+from boltseal.client.transport import MinimumRate, Transport, TransportOptions
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
@@ -139,7 +139,7 @@ async def test_a_document_that_never_ends_is_given_up(answer: Answer, ask: Ask) 
 async def test_a_blob_that_drips_is_given_up_and_a_slow_one_is_not() -> None:
     """What is slow and steady may take its time; what only keeps the line busy may not."""
     drips = endless(HEAD + b"content-length: 9999999\r\n\r\n", b"a", DRIP_S)
-    pace = Pace(bytes_per_s=100, over_s=0.5)
+    pace = MinimumRate(bytes_per_s=100, over_s=0.5)
 
     async def slow(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b"content-length: 1000\r\n\r\n")
@@ -193,7 +193,7 @@ async def test_an_error_that_can_not_be_read_is_an_error_of_that_status(body: by
 @pytest.mark.parametrize("body", [NESTED.replace(b"errors", b"x"), b'{"tags":["\xff"]}', b'{"tags":[' + b"9" * 5000])
 async def test_a_list_that_can_not_be_read_is_a_lie(body: bytes) -> None:
     async with registry(whole(body)) as (client, _):
-        with pytest.raises(RemoteLies):
+        with pytest.raises(RemoteMismatch):
             await tags(client)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.state import ClientState, StateUnusable
-from boltseal.host.kept_images import Came, Held, Kept, KeptBusy, KeptStore, Proof
+from boltseal.host.kept_images import Came, KeepReason, KeptBusy, KeptImage, KeptImages, Proof
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.small_disk import small_disk
@@ -21,16 +21,16 @@ from tests.small_disk import small_disk
 ENGINE = "unix:///run/docker.sock"
 APP = Reference.parse("localhost:5000/shop/app:latest")
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
-KEPT = Kept(APP, ONE, TWO, "application/json", Tag("boltseal-keep-1"), 1000)
+KEPT = KeptImage(APP, ONE, TWO, "application/json", Tag("boltseal-keep-1"), 1000)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> KeptStore:
+def store(tmp_path: Path) -> KeptImages:
     """A store in a folder that is not there yet."""
-    return KeptStore(ClientState(tmp_path / "state"))
+    return KeptImages(ClientState(tmp_path / "state"))
 
 
-def test_what_was_never_written_is_empty(store: KeptStore, tmp_path: Path) -> None:
+def test_what_was_never_written_is_empty(store: KeptImages, tmp_path: Path) -> None:
     """Reading makes nothing."""
     assert (store.kept(ENGINE), store.came(ENGINE, ONE), store.ran(ENGINE), store.held(ENGINE), store.locks()) == (
         (),
@@ -42,25 +42,25 @@ def test_what_was_never_written_is_empty(store: KeptStore, tmp_path: Path) -> No
     assert not (tmp_path / "state").exists()
 
 
-def test_what_is_written_is_read(store: KeptStore) -> None:
+def test_what_is_written_is_read(store: KeptImages) -> None:
     """Every word of it."""
     copied = replace(KEPT, copy=Reference.parse(f"registry.example.com/app@{TWO}"), until_us=5000, keep=3)
     came = Came(ONE, TWO, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
     store.keep(ENGINE, copied)
     store.remember(ENGINE, came)
     store.saw_running(ENGINE, [ONE], 1100)
-    store.hold(ENGINE, Held(ONE, "release shop/1", None))
+    store.hold(ENGINE, KeepReason(ONE, "release shop/1", None))
     store.know_lock(Path("/srv/shop/boltseal.lock"))
 
     assert store.kept(ENGINE) == store.kept(ENGINE, APP) == (copied,)
     assert store.came(ENGINE, ONE) == (came,)
     assert store.ran(ENGINE) == {ONE: 1100}
-    assert store.held(ENGINE) == (Held(ONE, "release shop/1", None),)
+    assert store.held(ENGINE) == (KeepReason(ONE, "release shop/1", None),)
     assert store.locks() == (Path("/srv/shop/boltseal.lock"),)
     assert copied.keep_name == Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
 
 
-def test_a_path_of_any_bytes(store: KeptStore) -> None:
+def test_a_path_of_any_bytes(store: KeptImages) -> None:
     """Nobody has to call folders in UTF-8."""
     path = Path(os.fsdecode(b"/srv/\xff shop%/boltseal.lock"))
     store.know_lock(path)
@@ -69,7 +69,7 @@ def test_a_path_of_any_bytes(store: KeptStore) -> None:
 
 
 @pytest.mark.parametrize("path", ["boltseal.lock", "", "/srv/%00"])
-def test_a_path_that_can_not_be_one(store: KeptStore, path: str) -> None:
+def test_a_path_that_can_not_be_one(store: KeptImages, path: str) -> None:
     """Nothing is read there."""
     store.know_lock(Path("/srv/boltseal.lock"))
     with closing(sqlite3.connect(store.path)) as database, database:
@@ -79,7 +79,7 @@ def test_a_path_that_can_not_be_one(store: KeptStore, path: str) -> None:
         store.locks()
 
 
-def test_rows_of_engines_and_names_are_apart(store: KeptStore) -> None:
+def test_rows_of_engines_and_names_are_apart(store: KeptImages) -> None:
     """What is forgotten is forgotten there."""
     other = replace(KEPT, name=replace(APP, tag=Tag("1.4")))
     store.keep(ENGINE, KEPT)
@@ -91,7 +91,7 @@ def test_rows_of_engines_and_names_are_apart(store: KeptStore) -> None:
     assert store.kept("tcp://other:2375", APP) == (KEPT,)
 
 
-def test_a_promise_grows_and_what_is_known_stays(store: KeptStore) -> None:
+def test_a_promise_grows_and_what_is_known_stays(store: KeptImages) -> None:
     """Kept again without a digest, a copy or so long a time: none of them is lost."""
     copy = Reference.parse(f"registry.example.com/app@{TWO}")
     store.keep(ENGINE, replace(KEPT, until_us=5000, copy=copy))
@@ -104,18 +104,18 @@ def test_a_promise_grows_and_what_is_known_stays(store: KeptStore) -> None:
     assert store.kept(ENGINE)[0].until_us == 9000
 
 
-def test_a_reason_lets_go_of_some_or_of_all(store: KeptStore) -> None:
+def test_a_reason_lets_go_of_some_or_of_all(store: KeptImages) -> None:
     """Each image by itself."""
     for image in (ONE, TWO):
         for reason in ("release shop/1", "release shop/2"):
-            store.hold(ENGINE, Held(image, reason, None))
+            store.hold(ENGINE, KeepReason(image, reason, None))
     store.let_go(ENGINE, "release shop/1", [ONE])
     store.let_go(ENGINE, "release shop/2")
 
-    assert store.held(ENGINE) == (Held(TWO, "release shop/1", None),)
+    assert store.held(ENGINE) == (KeepReason(TWO, "release shop/1", None),)
 
 
-def test_the_file_is_the_users_own(store: KeptStore, tmp_path: Path) -> None:
+def test_the_file_is_the_users_own(store: KeptImages, tmp_path: Path) -> None:
     """Nobody else reads which images somebody runs."""
     store.keep(ENGINE, KEPT)
 
@@ -123,7 +123,7 @@ def test_the_file_is_the_users_own(store: KeptStore, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
-def test_a_link_in_its_place_is_not_followed(store: KeptStore, tmp_path: Path) -> None:
+def test_a_link_in_its_place_is_not_followed(store: KeptImages, tmp_path: Path) -> None:
     """Whoever may write the folder could else have us write elsewhere."""
     (tmp_path / "state").mkdir()
     (tmp_path / "elsewhere").touch()
@@ -137,7 +137,7 @@ def test_a_link_in_its_place_is_not_followed(store: KeptStore, tmp_path: Path) -
 @pytest.mark.parametrize(
     "bytes_", [b"no database" * 100, b"SQLite format 3\0" + b"\xff" * 4080], ids=["text", "header"]
 )
-def test_a_file_that_is_no_database(store: KeptStore, bytes_: bytes) -> None:
+def test_a_file_that_is_no_database(store: KeptImages, bytes_: bytes) -> None:
     """Says where the images are all the same."""
     store.keep(ENGINE, KEPT)
     store.path.write_bytes(bytes_)
@@ -149,7 +149,7 @@ def test_a_file_that_is_no_database(store: KeptStore, bytes_: bytes) -> None:
 
 
 @pytest.mark.parametrize("statement", ["PRAGMA user_version = 2", "PRAGMA user_version = 0"], ids=["newer", "foreign"])
-def test_another_format_is_refused(store: KeptStore, statement: str) -> None:
+def test_another_format_is_refused(store: KeptImages, statement: str) -> None:
     """And left as it is."""
     store.keep(ENGINE, KEPT)
     with closing(sqlite3.connect(store.path)) as database:
@@ -172,7 +172,7 @@ def test_another_format_is_refused(store: KeptStore, statement: str) -> None:
         "copy = 'http://evil'",
     ],
 )
-def test_a_row_that_can_not_be_one(store: KeptStore, change: str) -> None:
+def test_a_row_that_can_not_be_one(store: KeptImages, change: str) -> None:
     """Nothing is done by it."""
     store.keep(ENGINE, KEPT)
     with closing(sqlite3.connect(store.path)) as database, database:
@@ -182,7 +182,7 @@ def test_a_row_that_can_not_be_one(store: KeptStore, change: str) -> None:
         store.kept(ENGINE)
 
 
-def test_a_file_that_was_made_and_not_filled(store: KeptStore) -> None:
+def test_a_file_that_was_made_and_not_filled(store: KeptImages) -> None:
     """Cut off at its beginning: it is as if it were not there."""
     store.path.parent.mkdir()
     store.path.touch()
@@ -195,7 +195,7 @@ def test_a_file_that_was_made_and_not_filled(store: KeptStore) -> None:
 def test_a_full_disk_leaves_what_was(tmp_path: Path) -> None:
     """One transaction each: all of it, or nothing."""
     with small_disk(tmp_path / "disk", "size=256k") as disk:
-        store = KeptStore(ClientState(disk / "state"))
+        store = KeptImages(ClientState(disk / "state"))
         store.keep(ENGINE, KEPT)
         with pytest.raises(StateUnusable, match="disk is full; make room, or name another folder"):
             store.saw_running(ENGINE, [Digest.of(str(number).encode()) for number in range(5000)], 1100)
@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_what_was(tmp_path: Path) -> None:
         assert (store.ran(ENGINE), store.kept(ENGINE)) == ({}, (KEPT,))
 
 
-async def test_names_are_given_by_one_at_a_time(store: KeptStore) -> None:
+async def test_names_are_given_by_one_at_a_time(store: KeptImages) -> None:
     """Tasks of one process too; whoever waits does not stop the other."""
     order: list[str] = []
 
@@ -224,7 +224,7 @@ def open_files() -> int:
 
 async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
     """Is told of after a while."""
-    store = KeptStore(ClientState(tmp_path / "state"), patience_s=0.1)
+    store = KeptImages(ClientState(tmp_path / "state"), patience_s=0.1)
     async with store.alone():
         before = open_files()
         with pytest.raises(KeptBusy, match="another boltseal gives names to images"):
@@ -235,7 +235,7 @@ async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
 
 def test_more_rows_than_anybody_has(tmp_path: Path) -> None:
     """Are not read."""
-    store = KeptStore(ClientState(tmp_path / "state"), max_rows=1)
+    store = KeptImages(ClientState(tmp_path / "state"), max_rows=1)
     store.saw_running(ENGINE, [ONE, TWO], 1)
 
     with pytest.raises(StateUnusable, match="more than 1 rows"):

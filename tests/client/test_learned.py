@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client import document_cache
-from boltseal.client.document_cache import Learned, Meaning
+from boltseal.client.document_cache import CachedTag, DocumentCache
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -19,8 +19,8 @@ BODY = b'{"a":1}'
 DIGEST, OTHER = Digest.of(BODY), Digest.of(b"other")
 
 
-def opened(folder: Path, now_us: int = 1_000_000_000_000) -> Learned:
-    return Learned(ClientState(folder), now_us=now_us)
+def opened(folder: Path, now_us: int = 1_000_000_000_000) -> DocumentCache:
+    return DocumentCache(ClientState(folder), now_us=now_us)
 
 
 def test_a_document_is_known_at_once_and_at_the_next_start(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_what_tags_meant_is_remembered_with_its_times(tmp_path: Path) -> None:
     with opened(tmp_path) as last:
         past = last.past(NODE)
 
-    assert past == (Meaning(DIGEST, 10, 20), Meaning(OTHER, 30, 30), Meaning(None, 40, 40))
+    assert past == (CachedTag(DIGEST, 10, 20), CachedTag(OTHER, 30, 30), CachedTag(None, 40, 40))
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_only_so_much_is_kept(tmp_path: Path) -> None:
     for number, body in enumerate(bodies):
         with opened(tmp_path, (number + 1) * 10**12) as one:
             one.keep(Digest.of(body), "t", body)
-    with Learned(ClientState(tmp_path), now_us=9 * 10**12, max_document_bytes=0) as one:
+    with DocumentCache(ClientState(tmp_path), now_us=9 * 10**12, max_document_bytes=0) as one:
         one.keep(DIGEST, "t", BODY)
     with opened(tmp_path) as one:
         assert one.document(Digest.of(bodies[0])) is None

@@ -9,12 +9,12 @@ import pytest
 import stamina
 
 from boltseal.client.ledger_trust import (
-    Followed,
     KeyDiffers,
+    LedgerCheck,
     LedgerUnchecked,
     LedgerWatch,
     NotTrusted,
-    Status,
+    TrustStatus,
     give_key,
 )
 from boltseal.client.state import ClientState
@@ -46,7 +46,7 @@ def ledger() -> FakeLedger:
 
 async def follow(
     ledger: FakeLedger, state: ClientState, named: VerifierKey | None = KEY, *, strict: bool = False
-) -> Followed:
+) -> LedgerCheck:
     transport = ledger.transport()
     try:
         return await LedgerWatch(state, transport, lambda: 1_000_000, strict=strict).follow(HOST, named)
@@ -61,7 +61,7 @@ async def test_on_a_new_machine_the_key_of_the_lock_is_what_a_ledger_is_believed
     found = await follow(ledger, state)
     known = state.known(HOST)
 
-    assert (found.status, found.named, found.given) == (Status.FIRST_USE, KEY, False)
+    assert (found.status, found.named, found.given) == (TrustStatus.FIRST_USE, KEY, False)
     assert known is not None
     assert (known.how, known.trusted.key) == ("first use", None)
     assert (await follow(ledger, state)).named == KEY
@@ -140,7 +140,7 @@ async def test_a_rotation_that_is_not_in_the_ledger_leads_nowhere(ledger: FakeLe
 async def test_a_registry_that_shows_no_ledger_any_more_is_not_believed(ledger: FakeLedger, state: ClientState) -> None:
     """Also one that was found to have none, within the day: the lock says that it has."""
     ledger.status = 404
-    assert (await follow(ledger, state, None)).status is Status.NO_LEDGER
+    assert (await follow(ledger, state, None)).status is TrustStatus.NO_LEDGER
     for status in (404, 500):
         ledger.status = status
         with pytest.raises(LedgerUnchecked, match="the project's lock names the key of one"):

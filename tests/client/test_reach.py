@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.client.ssrf_guard import AddressBlocked, LoginNotSent, NoNeighbour, Reach, is_public
+from boltseal.client.ssrf_guard import AddressBlocked, LoginNotSent, NoNeighbour, SsrfGuard, is_public
 
 INSIDE = [
     *("127.0.0.1", "0.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "224.0.0.1"),
@@ -19,19 +19,19 @@ def test_an_address_of_some_network_is_not_the_worlds(address: str) -> None:
     """Loopback, private, shared, link-local (a cloud's metadata), and each of them inside an IPv6 address."""
     assert not is_public(address)
     with pytest.raises(AddressBlocked):
-        Reach(("registry.example.com", 443)).check("cdn.example.com", 443, ["1.1.1.1", address])
+        SsrfGuard(("registry.example.com", 443)).check("cdn.example.com", 443, ["1.1.1.1", address])
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
 def test_the_world_may_be_asked(address: str) -> None:
     """As every registry with a store of blobs elsewhere wants it."""
     assert is_public(address)
-    Reach(("registry.example.com", 443)).check("cdn.example.com", 443, [address])
+    SsrfGuard(("registry.example.com", 443)).check("cdn.example.com", 443, [address])
 
 
 def test_the_registry_itself_is_the_operators_word() -> None:
     """Host and port as configured; another port of the same host is another service."""
-    reach = Reach(("127.0.0.1", 5000))
+    reach = SsrfGuard(("127.0.0.1", 5000))
     reach.check("127.0.0.1", 5000, ["127.0.0.1"])
     with pytest.raises(AddressBlocked):
         reach.check("127.0.0.1", 6379, ["127.0.0.1"])
@@ -39,13 +39,13 @@ def test_the_registry_itself_is_the_operators_word() -> None:
 
 def test_a_host_that_is_allowed_may_be_anywhere() -> None:
     """At any port, in any case."""
-    Reach(("registry.example.com", 443), frozenset({"minio.corp"})).check("MinIO.corp", 9000, ["10.0.0.7"])
+    SsrfGuard(("registry.example.com", 443), frozenset({"minio.corp"})).check("MinIO.corp", 9000, ["10.0.0.7"])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "x.localhost"])
 def test_an_address_in_a_redirect_needs_no_look_up(host: str) -> None:
     """So that a proxy is not asked for it either."""
-    reach = Reach(("registry.example.com", 443))
+    reach = SsrfGuard(("registry.example.com", 443))
     reach.check_literal("cdn.example.com", 443)
     with pytest.raises(AddressBlocked):
         reach.check_literal(host, 443)
@@ -64,7 +64,7 @@ def test_an_address_in_a_redirect_needs_no_look_up(host: str) -> None:
 )
 def test_a_login_goes_to_the_registrys_own_domain(home: str, realm: str) -> None:
     """And to a host that the operator named."""
-    Reach((home, 443), frozenset({"sso.corp"})).check_login(realm)
+    SsrfGuard((home, 443), frozenset({"sso.corp"})).check_login(realm)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_login_goes_to_the_registrys_own_domain(home: str, realm: str) -> None
 def test_a_login_goes_to_nobody_else(home: str, realm: str) -> None:
     """Whatever realm a challenge names."""
     with pytest.raises(LoginNotSent):
-        Reach((home, 443)).check_login(realm)
+        SsrfGuard((home, 443)).check_login(realm)
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fe80::1%eth0", "::ffff:169.254.169.254"])

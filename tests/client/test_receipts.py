@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.ledger_trust import LedgerWatch, give_key
 from boltseal.client.receipts import HistoryBroken, fetch_receipt
 from boltseal.client.state import ClientState
-from boltseal.ledger.entry import RECORDS, Kind
+from boltseal.ledger.entry import RECORDS, EntryKind
 from boltseal.ledger.proof import VerifiedReceipt, open_receipt
 from boltseal.oci.reference import Repository, Tag
 from tests.fakes.ledger import A, B, FakeLedger, signing_key
@@ -55,7 +55,7 @@ async def test_a_receipt_proves_what_the_tag_means(ledger: FakeLedger, state: Cl
 async def test_a_receipt_of_another_entry_is_a_lie(ledger: FakeLedger, state: ClientState) -> None:
     """It holds, and is not what was asked for."""
     ledger.swapped = 1
-    with pytest.raises(RemoteLies, match="another entry"):
+    with pytest.raises(RemoteMismatch, match="another entry"):
         await fetch(ledger, state)
 
 
@@ -63,7 +63,7 @@ async def test_a_receipt_that_does_not_hold_is_a_lie(ledger: FakeLedger, state: 
     """Signed by another key than the trusted one."""
     give_key(state, HOST, KEY, 1)
     ledger.receipts_by = signing_key("z")
-    with pytest.raises(RemoteLies, match="does not hold"):
+    with pytest.raises(RemoteMismatch, match="does not hold"):
         await fetch(ledger, state)
 
 
@@ -76,13 +76,13 @@ async def test_nothing_is_proven_of_a_tag_that_means_something_else(ledger: Fake
 
 async def test_a_tag_that_is_gone_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
     """It means nothing now."""
-    ledger.add(Kind.TAG_DELETED, A)
+    ledger.add(EntryKind.TAG_DELETED, A)
     with pytest.raises(RemoteNotFound, match="nothing to give a receipt of"):
         await fetch(ledger, state)
 
 
 @pytest.mark.parametrize("kind", sorted(RECORDS))
-async def test_what_was_said_of_an_image_is_no_proof_of_what_its_tag_means(state: ClientState, kind: Kind) -> None:
+async def test_what_was_said_of_an_image_is_no_proof_of_what_its_tag_means(state: ClientState, kind: EntryKind) -> None:
     """Somebody released or built on the one that the tag meant before: whoever pushes may say so at any time."""
     ledger = FakeLedger()
     ledger.push("1.4.2", mode="floating")
@@ -90,13 +90,13 @@ async def test_what_was_said_of_an_image_is_no_proof_of_what_its_tag_means(state
     ledger.add(kind, A)
     _, opened = await fetch(ledger, state)
 
-    assert (opened.index, opened.entry.kind, opened.entry.digest) == (2, Kind.TAG_MOVED, B)
+    assert (opened.index, opened.entry.kind, opened.entry.digest) == (2, EntryKind.TAG_MOVED, B)
 
 
 async def test_what_was_said_of_an_image_brings_no_deleted_tag_back(ledger: FakeLedger, state: ClientState) -> None:
     """It may still be said of one that a tag meant once."""
-    ledger.add(Kind.TAG_DELETED, A)
-    ledger.add(Kind.RELEASED, A)
+    ledger.add(EntryKind.TAG_DELETED, A)
+    ledger.add(EntryKind.RELEASED, A)
     with pytest.raises(RemoteNotFound, match="nothing to give a receipt of"):
         await fetch(ledger, state)
 

@@ -12,11 +12,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.ledger_records import NoRecords, listed, observed, record, records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import Invalid
-from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
 from tests.images import image, push
@@ -31,7 +31,7 @@ REFERENCE = Reference.parse(f"{HOST}/shop/app:1.0.0")
 
 LINE = encode(
     Entry(
-        kind=Kind.TAG_MOVED,
+        kind=EntryKind.TAG_MOVED,
         time_us=1_795_500_000_000_000,
         registry=HOST,
         repository="shop/app",
@@ -61,8 +61,8 @@ async def transport(registry: Serving) -> AsyncIterator[Transport]:
 
 async def test_what_is_recorded_is_read_again(registry: Serving, transport: Transport) -> None:
     """Kind, tag, digest, reason and whatever else was said."""
-    index = await record(transport, Kind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
-    untagged = await record(transport, Kind.BUILT, Reference(HOST, SHOP), DIGEST, {})
+    index = await record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
+    untagged = await record(transport, EntryKind.BUILT, Reference(HOST, SHOP), DIGEST, {})
     await signed(registry.client, untagged + 1)
     found = await records(transport, HOST, SHOP)
 
@@ -76,13 +76,13 @@ async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: T
     """Records and moves in one list; of a repository that is not mirrored nothing is observed."""
     for content in ("one", "two"):
         await push(registry.client, "shop/app", "latest", image(content))
-    index = await record(transport, Kind.RELEASED, REFERENCE, DIGEST, {})
+    index = await record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {})
     await signed(registry.client, index + 1)
-    kinds = {Kind.TAG_MOVED, Kind.RELEASED}
+    kinds = {EntryKind.TAG_MOVED, EntryKind.RELEASED}
     found = await listed(transport, HOST, SHOP, kinds)
 
     assert [(str(one.kind), one.tag) for one in found] == [("tag.moved", "latest"), ("released", "1.0.0")]
-    assert await observed(transport, HOST, SHOP, {Kind.OBSERVED}) == []
+    assert await observed(transport, HOST, SHOP, {EntryKind.OBSERVED}) == []
 
 
 async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
@@ -94,9 +94,9 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
         return JSONResponse({"size": 3, "entries": lines})
 
     transport = transport_to(Starlette(routes=[Route("/v2/{name:path}/_boltseal/history", every)]))
-    found = await listed(transport, HOST, SHOP, {Kind.TAG_MOVED})
-    with pytest.raises(RemoteLies, match="entry 1 is not about shop/other"):
-        await listed(transport, HOST, Repository("shop/other"), {Kind.TAG_MOVED})
+    found = await listed(transport, HOST, SHOP, {EntryKind.TAG_MOVED})
+    with pytest.raises(RemoteMismatch, match="entry 1 is not about shop/other"):
+        await listed(transport, HOST, Repository("shop/other"), {EntryKind.TAG_MOVED})
     await transport.aclose()
 
     assert [one.kind for one in found] == ["tag.moved"]
@@ -106,7 +106,7 @@ async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None
     """It is another answer than that of a registry which takes no records."""
     gone = Digest.of(b"gone")
     with pytest.raises(RemoteNotFound, match=f"holds no {gone}: push it first") as raised:
-        await record(transport, Kind.BUILT, REFERENCE, gone, {})
+        await record(transport, EntryKind.BUILT, REFERENCE, gone, {})
 
     assert not isinstance(raised.value, NoRecords)
 
@@ -114,7 +114,7 @@ async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None
 async def test_what_the_registry_refuses_is_its_sentence(transport: Transport) -> None:
     """Whoever sends too much is told so."""
     with pytest.raises(Invalid, match="8192 are kept"):
-        await record(transport, Kind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
+        await record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
 
 
 def answering(status: int, body: bytes, seen: list[str]) -> Transport:
@@ -130,7 +130,7 @@ async def test_another_registry_takes_no_records(status: int) -> None:
     """Which is no defect of ours, and can be told from every other failure."""
     other = answering(status, b"", [])
     with pytest.raises(NoRecords, match="no boltseal registry"):
-        await record(other, Kind.BUILT, REFERENCE, DIGEST, {})
+        await record(other, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await other.aclose()
 
 
@@ -139,7 +139,7 @@ async def test_what_may_have_been_taken_is_not_sent_twice() -> None:
     seen: list[str] = []
     failing = answering(503, b"", seen)
     with pytest.raises(RemoteUnavailable):
-        await record(failing, Kind.BUILT, REFERENCE, DIGEST, {})
+        await record(failing, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await failing.aclose()
 
     assert seen.count("POST") == 1
@@ -149,8 +149,8 @@ async def test_what_may_have_been_taken_is_not_sent_twice() -> None:
 async def test_an_answer_that_cant_be_read_is_no_index(body: bytes) -> None:
     """Nobody could find the entry."""
     lying = answering(201, body, [])
-    with pytest.raises(RemoteLies):
-        await record(lying, Kind.BUILT, REFERENCE, DIGEST, {})
+    with pytest.raises(RemoteMismatch):
+        await record(lying, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await lying.aclose()
 
 
@@ -161,7 +161,7 @@ async def test_an_answer_that_cant_be_read_is_no_index(body: bytes) -> None:
 async def test_records_that_cant_be_read_are_none(body: bytes) -> None:
     """What an entry is decides `ledger.entry`."""
     lying = answering(200, body, [])
-    with pytest.raises(RemoteLies):
+    with pytest.raises(RemoteMismatch):
         await records(lying, HOST, SHOP)
     await lying.aclose()
 
@@ -179,6 +179,6 @@ async def test_entries_of_another_kind_are_no_records(registry: Serving, transpo
     await signed(registry.client, 3)
     lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
     lying = answering(200, lines, [])
-    with pytest.raises(RemoteLies, match="is no record"):
+    with pytest.raises(RemoteMismatch, match="is no record"):
         await records(lying, HOST, SHOP)
     await lying.aclose()

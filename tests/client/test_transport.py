@@ -17,14 +17,14 @@ from boltseal.client.credentials import Credentials, CredentialStore
 from boltseal.client.errors import (
     RemoteBusy,
     RemoteDenied,
-    RemoteLies,
+    RemoteMismatch,
     RemoteNotFound,
     RemoteUnauthenticated,
     RemoteUnavailable,
 )
 from boltseal.client.head_requests import poll
 from boltseal.client.registry_client import RegistryClient
-from boltseal.client.transport import AuthorityInvalid, Call, Transport, TransportOptions
+from boltseal.client.transport import AuthorityInvalid, RegistryRequest, Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from tests.client.listening import listening
@@ -193,7 +193,7 @@ async def test_quota_headers_are_remembered(hub: FakeHub, connect: Callable[...,
 async def test_a_manifest_with_other_bytes_is_a_lie(hub: FakeHub, connect: Callable[..., Transport]) -> None:
     """Bytes that have not the digest they were asked by are not used."""
     hub.wrong_bytes = True
-    with pytest.raises(RemoteLies, match="bytes of digest"):
+    with pytest.raises(RemoteMismatch, match="bytes of digest"):
         await RegistryClient(connect(), "docker.io").manifest(NODE, Digest.of(BODY))
 
     assert hub.counted["GET manifest"] == 1
@@ -210,7 +210,7 @@ async def test_the_last_piece_of_a_wrong_blob_never_comes(hub: FakeHub, connect:
         async for piece in RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(blob), len(blob)):
             received += len(piece)
 
-    with pytest.raises(RemoteLies, match="not what its digest says"):
+    with pytest.raises(RemoteMismatch, match="not what its digest says"):
         await receive()
 
     assert received < len(blob)
@@ -341,7 +341,7 @@ async def test_who_sends_a_byte_now_and_then_keeps_nobody_waiting_for_ever() -> 
             options = TransportOptions(plain_http=frozenset({host}), whole_s=0.5)
             transport = Transport(CredentialStore(()), options)
             with pytest.raises(RemoteUnavailable, match=r"within 0\.5 s"):
-                await transport.request(Call(host, "GET", "/v2/x/y/manifests/1", "manifest 1"))
+                await transport.request(RegistryRequest(host, "GET", "/v2/x/y/manifests/1", "manifest 1"))
             await transport.aclose()
 
 
@@ -350,5 +350,5 @@ async def test_a_name_that_no_host_has_is_a_registry_that_does_not_answer() -> N
     transport = Transport(CredentialStore(()), TransportOptions(attempts=1))
     for host in (f"{'x' * 100}.com", f"{'x.' * 200}com"):
         with pytest.raises(RemoteUnavailable, match="did not answer"):
-            await transport.request(Call(host, "GET", "/v2/x/y/manifests/1", "manifest 1"))
+            await transport.request(RegistryRequest(host, "GET", "/v2/x/y/manifests/1", "manifest 1"))
     await transport.aclose()

@@ -11,12 +11,12 @@ import pytest
 import stamina
 
 from boltseal.client.ledger_trust import (
-    Followed,
     KeyStands,
+    LedgerCheck,
     LedgerUnchecked,
     LedgerWatch,
     NotTrusted,
-    Status,
+    TrustStatus,
     give_key,
 )
 from boltseal.client.state import ClientState, StateChanged, StateUnusable
@@ -47,7 +47,9 @@ def ledger() -> FakeLedger:
     return ledger
 
 
-async def follow(ledger: FakeLedger, state: ClientState, *, strict: bool = False, now_s: int = 1_000_000) -> Followed:
+async def follow(
+    ledger: FakeLedger, state: ClientState, *, strict: bool = False, now_s: int = 1_000_000
+) -> LedgerCheck:
     transport = ledger.transport()
     try:
         return await LedgerWatch(state, transport, lambda: now_s, strict=strict).follow(HOST)
@@ -60,7 +62,7 @@ async def test_what_is_seen_first_is_kept_and_said_to_be_unproven(ledger: FakeLe
     found = await follow(ledger, state)
     known = state.known(HOST)
 
-    assert (found.status, found.given) == (Status.FIRST_USE, False)
+    assert (found.status, found.given) == (TrustStatus.FIRST_USE, False)
     assert known is not None
     assert (known.how, known.trusted.key, known.head) == ("first use", None, found.head)
 
@@ -87,7 +89,7 @@ async def test_a_ledger_that_only_grows_is_followed(ledger: FakeLedger, state: C
     ledger.push(*(f"2.0.{number}" for number in range(300)))
     found.append(await follow(ledger, state))
 
-    assert [one.status for one in found[1:]] == [Status.UNCHANGED, Status.GROWN]
+    assert [one.status for one in found[1:]] == [TrustStatus.UNCHANGED, TrustStatus.GROWN]
     assert asked_at_rest == {"checkpoint": 1}
     assert found[2].given is given
     assert found[2].head is not None
@@ -101,16 +103,16 @@ async def test_a_registry_without_a_ledger_is_asked_once_a_day(ledger: FakeLedge
     ledger.status = 200
     later = await follow(ledger, state, now_s=2 * DAY_S)
 
-    assert [one.status for one in found] == [Status.NO_LEDGER] * 3
+    assert [one.status for one in found] == [TrustStatus.NO_LEDGER] * 3
     assert ledger.counted["checkpoint"] == 2
-    assert later.status is Status.FIRST_USE
+    assert later.status is TrustStatus.FIRST_USE
 
 
 async def test_a_page_for_people_is_no_ledger(ledger: FakeLedger, state: ClientState) -> None:
     """Some registries answer every address with a page."""
     ledger.checkpoint = b"<!doctype html>"
 
-    assert (await follow(ledger, state)).status is Status.NO_LEDGER
+    assert (await follow(ledger, state)).status is TrustStatus.NO_LEDGER
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
@@ -121,7 +123,7 @@ async def test_a_registry_of_which_nothing_is_known_may_not_answer(
     ledger.status = status
     found = [await follow(ledger, state), await follow(ledger, state)]
 
-    assert [one.status for one in found] == [Status.NOT_SEEN] * 2
+    assert [one.status for one in found] == [TrustStatus.NOT_SEEN] * 2
     assert ledger.counted["checkpoint"] == 2
 
 
@@ -188,7 +190,7 @@ async def test_a_rotated_key_takes_the_place_of_the_trusted_one(ledger: FakeLedg
     found = [await follow(ledger, state), await follow(ledger, state)]
     known = state.known(HOST)
 
-    assert [one.status for one in found] == [Status.ROTATED, Status.UNCHANGED]
+    assert [one.status for one in found] == [TrustStatus.ROTATED, TrustStatus.UNCHANGED]
     assert known is not None
     assert (known.trusted.key, known.how) == (signing_key("n").verifier, "given")
 
@@ -226,7 +228,7 @@ async def test_a_key_is_held_against_what_was_seen_at_first_use(ledger: FakeLedg
 
     assert known.head is not None
     assert (known.head.raw, known.how) == (ledger.note(), "given")
-    assert (await follow(ledger, state, strict=True)).status is Status.UNCHANGED
+    assert (await follow(ledger, state, strict=True)).status is TrustStatus.UNCHANGED
 
 
 async def test_what_another_key_replaces_is_kept_as_evidence(ledger: FakeLedger, state: ClientState) -> None:
@@ -307,5 +309,5 @@ async def test_a_folder_that_cant_be_written_is_said(ledger: FakeLedger, tmp_pat
     (tmp_path / "file").write_text("")
     found = await follow(ledger, ClientState(tmp_path / "file"))
 
-    assert found.status is Status.FIRST_USE
+    assert found.status is TrustStatus.FIRST_USE
     assert "can't be written" in found.unkept

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.state import ClientState, StateUnusable
-from boltseal.client.tag_observations import Head, Meant, Watched, WatchedBroken
+from boltseal.client.tag_observations import ChainHead, ObservationsCorrupt, ObservedInterval, TagObservations
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -46,16 +46,16 @@ def changed(state: ClientState, *statements: str) -> None:
 
 def test_a_tag_that_was_never_looked_at_has_no_past_and_no_file_is_made(state: ClientState) -> None:
     """Reading leaves nothing behind."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         past, head = watched.past(NODE), watched.head()
 
-    assert (past, head) == ((), Head(0, b""))
+    assert (past, head) == ((), ChainHead(0, b""))
     assert not state.folder.exists()
 
 
 def test_what_a_tag_meant_is_told_with_when_it_was_seen_first_and_last(state: ClientState) -> None:
     """A meaning that still holds costs no line; one that was seen again later counts as a new one."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         first = watched.saw(NODE, ONE, HOUR_US)
         same = watched.saw(NODE, ONE, 2 * HOUR_US)
         moved = watched.saw(NODE, TWO, 3 * HOUR_US)
@@ -65,36 +65,36 @@ def test_what_a_tag_meant_is_told_with_when_it_was_seen_first_and_last(state: Cl
         past = watched.past(NODE)
 
     assert (first.was, first.moved, same.moved, moved.moved, gone.moved) == (None, False, False, True, True)
-    assert moved.was == Meant(ONE, HOUR_US, 2 * HOUR_US, 1)
+    assert moved.was == ObservedInterval(ONE, HOUR_US, 2 * HOUR_US, 1)
     assert past == (
-        Meant(ONE, HOUR_US, 2 * HOUR_US, 1),
-        Meant(TWO, 3 * HOUR_US, 3 * HOUR_US, 2),
-        Meant(None, 4 * HOUR_US, 4 * HOUR_US, 3),
-        Meant(ONE, 5 * HOUR_US, 6 * HOUR_US, 4),
+        ObservedInterval(ONE, HOUR_US, 2 * HOUR_US, 1),
+        ObservedInterval(TWO, 3 * HOUR_US, 3 * HOUR_US, 2),
+        ObservedInterval(None, 4 * HOUR_US, 4 * HOUR_US, 3),
+        ObservedInterval(ONE, 5 * HOUR_US, 6 * HOUR_US, 4),
     )
 
 
 def test_it_is_there_for_the_next_process_and_for_nobody_else(state: ClientState) -> None:
     """The file is the user's, like all of the folder."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw_all([(NODE, ONE), (ALPINE, TWO)], 1)
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         past = watched.past(Reference.parse("docker.io/library/alpine:3.19.1"))
 
-    assert past == (Meant(TWO, 1, 1, 2),)
+    assert past == (ObservedInterval(TWO, 1, 1, 2),)
     assert (state.folder / "watch.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_clock_that_was_put_back_shortens_no_meaning(state: ClientState) -> None:
     """The order of the lines is the order of the looks, whatever the clock says."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 5)
         watched.saw(NODE, ONE, 3)
         watched.saw(NODE, TWO, 2)
 
         past = watched.past(NODE)
 
-    assert past == (Meant(ONE, 5, 5, 1), Meant(TWO, 2, 2, 2))
+    assert past == (ObservedInterval(ONE, 5, 5, 1), ObservedInterval(TWO, 2, 2, 2))
 
 
 def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: ClientState) -> None:
@@ -103,7 +103,7 @@ def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: Clien
     def fails(_: object) -> None:
         raise RuntimeError
 
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
         with pytest.raises(RuntimeError):
             watched.saw_all([(NODE, TWO)], 2, fails)
@@ -125,38 +125,38 @@ def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: Clien
 )
 def test_a_line_that_somebody_changed_shows(state: ClientState, statement: str) -> None:
     """Whoever reads and whoever writes finds it, and nothing of the log is used."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw_all([(NODE, ONE), (ALPINE, TWO), (NODE, TWO)], 1)
     changed(state, statement)
 
-    with Watched(state) as watched, pytest.raises(WatchedBroken, match="is not what boltseal wrote"):
+    with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="is not what boltseal wrote"):
         watched.past(ALPINE)
-    with Watched(state) as watched, pytest.raises(WatchedBroken):
+    with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt):
         watched.saw(ALPINE, TWO, 2)
 
 
 def test_a_line_that_is_changed_while_a_process_goes_on_shows_too(state: ClientState) -> None:
     """A chain that was walked once is not walked again, but where it ended is looked at each time."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw_all([(NODE, ONE), (ALPINE, TWO)], 1)
         changed(state, "UPDATE log SET chain = zeroblob(32) WHERE n = 2")
 
-        with pytest.raises(WatchedBroken, match="line 2"):
+        with pytest.raises(ObservationsCorrupt, match="line 2"):
             watched.saw(NODE, ONE, 2)
 
 
 def test_a_log_that_was_written_anew_shows_to_whoever_kept_a_head(state: ClientState) -> None:
     """Also one whose end was cut off: it is a good log by itself."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw_all([(NODE, ONE), (NODE, TWO)], 1)
-        head = Head.parse(str(watched.head()))
+        head = ChainHead.parse(str(watched.head()))
         assert watched.goes_on_from(head)
         watched.saw(ALPINE, ONE, 2)
         assert watched.goes_on_from(head)
-        assert watched.goes_on_from(Head(0, b""))
+        assert watched.goes_on_from(ChainHead(0, b""))
     changed(state, "DELETE FROM log WHERE n >= 2")
 
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         assert not watched.goes_on_from(head)
         watched.saw(ALPINE, ONE, 2)
         assert not watched.goes_on_from(head)
@@ -166,7 +166,7 @@ def test_a_log_that_was_written_anew_shows_to_whoever_kept_a_head(state: ClientS
 def test_what_is_no_head_is_refused(text: str) -> None:
     """One spelling each."""
     with pytest.raises(Invalid, match="no head"):
-        Head.parse(text)
+        ChainHead.parse(text)
 
 
 def _no_database(path: Path) -> None:
@@ -226,56 +226,56 @@ def _run(path: Path, *statements: str) -> None:
 )
 def test_a_file_that_is_made_to_hurt_is_refused(state: ClientState, hostile: Callable[[Path], None]) -> None:
     """Whatever lies there: one line says so, and nothing of it is used or overwritten."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw_all([(NODE, ONE), *((Reference.parse(f"alpine:3.{n}"), TWO) for n in range(300))], 1)
     hostile(state.folder / "watch.db")
     before = sha_of(state.folder / "watch.db")
 
-    with Watched(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
+    with TagObservations(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
         watched.past(NODE)
-    with Watched(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
+    with TagObservations(state) as watched, pytest.raises(StateUnusable, match=r"watch\.db"):
         watched.saw(NODE, TWO, 2)
     assert sha_of(state.folder / "watch.db") == before
 
 
 def test_a_chain_of_lines_that_are_none_is_refused(state: ClientState) -> None:
     """A good chain over anything else is no log either."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
     for line in (b"{}", b"[]", b'{"v":2,"n":1,"at":1,"ref":"docker.io/library/node:16.13","digest":"","until":0}'):
         with sqlite3.connect(state.folder / "watch.db") as database:
             database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
         database.close()
-        with Watched(state) as watched, pytest.raises(WatchedBroken, match="line 1 can't be read"):
+        with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="line 1 can't be read"):
             watched.past(NODE)
 
 
 def test_times_that_are_none_are_not_shown(state: ClientState) -> None:
     """When a meaning was seen last is not covered by the chain: a wrong one shows as the line itself; a wrong line, not at all."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 5)
     changed(state, "UPDATE seen SET at = 9223372036854775807")
-    with Watched(state) as watched:
-        assert watched.past(NODE) == (Meant(ONE, 5, 5, 1),)
+    with TagObservations(state) as watched:
+        assert watched.past(NODE) == (ObservedInterval(ONE, 5, 5, 1),)
     line = b'{"v":1,"n":1,"at":9223372036854775807,"ref":"docker.io/library/node:16.13","digest":"","until":0}'
     with sqlite3.connect(state.folder / "watch.db") as database:
         database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
     database.close()
 
-    with Watched(state) as watched, pytest.raises(WatchedBroken, match="line 1 can't be read"):
+    with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="line 1 can't be read"):
         watched.past(NODE)
 
 
 def test_a_newer_file_is_left_alone(state: ClientState) -> None:
     """So is a folder that a newer version has written."""
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
     changed(state, "PRAGMA user_version = 2")
-    with Watched(state) as watched, pytest.raises(StateUnusable, match="newer boltseal"):
+    with TagObservations(state) as watched, pytest.raises(StateUnusable, match="newer boltseal"):
         watched.past(NODE)
     (state.folder / "format").write_text("2\n")
 
-    with Watched(state) as watched, pytest.raises(StateUnusable, match="newer boltseal"):
+    with TagObservations(state) as watched, pytest.raises(StateUnusable, match="newer boltseal"):
         watched.past(NODE)
 
 
@@ -283,9 +283,9 @@ def test_an_empty_file_is_filled_by_whoever_writes_next(state: ClientState) -> N
     """It was broken off between the file and its tables."""
     state.folder.mkdir()
     (state.folder / "watch.db").touch()
-    with Watched(state) as watched, pytest.raises(StateUnusable, match="run it again"):
+    with TagObservations(state) as watched, pytest.raises(StateUnusable, match="run it again"):
         watched.past(NODE)
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
 
         assert len(watched.past(NODE)) == 1
@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_written_is_named(state: ClientState) -> None:
     """One line, and which variable names another."""
     state.folder.parent.joinpath("state").write_text("a file")
 
-    with Watched(state) as watched, pytest.raises(StateUnusable, match="BOLTSEAL_STATE"):
+    with TagObservations(state) as watched, pytest.raises(StateUnusable, match="BOLTSEAL_STATE"):
         watched.saw(NODE, ONE, 1)
 
 
@@ -329,7 +329,7 @@ def test_two_who_write_at_once_write_one_after_the_other(state: ClientState) -> 
     writers = [_writer(state, name, 60) for name in ("one", "two")]
     for writer in writers:
         writer.communicate(timeout=60)
-    with Watched(state) as watched:
+    with TagObservations(state) as watched:
         pasts = [watched.past(Reference.parse(f"{name}:1")) for name in ("one", "two")]
 
         assert [len(past) for past in pasts] == [60, 60]
@@ -351,6 +351,6 @@ def test_what_was_said_to_be_remembered_is_there_after_a_kill(state: ClientState
         writer.wait()
         writer.stdout.close()
         said += stop_at + 1
-        with Watched(state) as watched:
+        with TagObservations(state) as watched:
             assert watched.head().size >= said
             said = watched.head().size

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.errors import RemoteLies
+from boltseal.client.errors import RemoteMismatch
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
@@ -51,7 +51,7 @@ async def test_a_blob_of_other_bytes_never_arrives_whole(liar: Server, tmp_path:
         async for piece in client.blob(SHOP, Digest.parse(LARGE.digest), len(LARGE.data)):
             received.append(piece)  # noqa: PERF401 - what came before the refusal is looked at
 
-    with pytest.raises(RemoteLies) as refused:
+    with pytest.raises(RemoteMismatch) as refused:
         await fetch()
     await transport.aclose()
 

@@ -16,11 +16,11 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.docker_hub import PAGE
 from boltseal.client.head_requests import SILENCES
 from boltseal.client.state import ClientState, StateUnusable
-from boltseal.client.tag_observations import Watched
+from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport
-from boltseal.commands.tag_watch import Look, Status, look_at
+from boltseal.commands.tag_watch import TagLook, WatchStatus, look_at
 from boltseal.events import Event, QuotaLow, TagMoved, UpstreamDown
-from boltseal.notify.dispatch import Told
+from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.mediatype import OCI_MANIFEST
 from boltseal.oci.reference import Reference
 from tests.fakes.hub import FakeHub
@@ -45,8 +45,8 @@ def hub() -> FakeHub:
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    with Watched(ClientState(tmp_path / "state")) as watched:
+def watched(tmp_path: Path) -> Iterator[TagObservations]:
+    with TagObservations(ClientState(tmp_path / "state")) as watched:
         yield watched
 
 
@@ -56,11 +56,15 @@ def publish(hub: FakeHub, *references: Reference, content: str = "one") -> None:
 
 
 async def look(
-    hub: FakeHub, watched: Watched, *references: Reference, now_us: int = HOUR_US, told: list[Event] | None = None
-) -> dict[Reference, Look]:
+    hub: FakeHub,
+    watched: TagObservations,
+    *references: Reference,
+    now_us: int = HOUR_US,
+    told: list[Event] | None = None,
+) -> dict[Reference, TagLook]:
     """What one look finds."""
 
-    def tell(events: Sequence[Told]) -> None:
+    def tell(events: Sequence[OutgoingEvent]) -> None:
         if told is not None:
             told.extend(each.event for each in events)
 
@@ -74,7 +78,7 @@ async def look(
 
 
 async def test_a_release_that_moved_is_an_alarm_and_another_tag_a_line_of_history(
-    hub: FakeHub, watched: Watched
+    hub: FakeHub, watched: TagObservations
 ) -> None:
     """Upstream tags: what looks like a release should never move; `latest` does, by custom."""
     told: list[Event] = []
@@ -84,18 +88,18 @@ async def test_a_release_that_moved_is_an_alarm_and_another_tag_a_line_of_histor
     moved = await look(hub, watched, NODE, LATEST, now_us=3 * HOUR_US, told=told)
     after = await look(hub, watched, NODE, LATEST, now_us=4 * HOUR_US, told=told)
 
-    assert {each.status for each in first.values()} == {Status.FIRST}
-    assert {each.status for each in same.values()} == {Status.SAME}
-    assert {each.status for each in moved.values()} == {Status.MOVED}
+    assert {each.status for each in first.values()} == {WatchStatus.FIRST}
+    assert {each.status for each in same.values()} == {WatchStatus.SAME}
+    assert {each.status for each in moved.values()} == {WatchStatus.MOVED}
     assert (moved[NODE].alarm, moved[LATEST].alarm) == (True, False)
-    assert {each.status for each in after.values()} == {Status.SAME}
+    assert {each.status for each in after.values()} == {WatchStatus.SAME}
     (event,) = told
     assert isinstance(event, TagMoved)
     assert (event.reference, event.release, event.seen_by) == (NODE, True, "watch")
     assert [len(watched.past(each)) for each in (NODE, LATEST)] == [2, 2]
 
 
-async def test_only_heads_are_asked_one_for_each_tag(hub: FakeHub, watched: Watched) -> None:
+async def test_only_heads_are_asked_one_for_each_tag(hub: FakeHub, watched: TagObservations) -> None:
     """A GET of a manifest counts as a pull; a tag that is named twice is asked once, its digest left aside."""
     digest = Reference.parse(f"node:latest@sha256:{'0' * 64}")
     looks = await look(hub, watched, NODE, LATEST, NODE, digest, Reference.parse("node"))
@@ -104,7 +108,7 @@ async def test_only_heads_are_asked_one_for_each_tag(hub: FakeHub, watched: Watc
     assert (hub.counted["HEAD manifest"], hub.counted["GET manifest"], hub.counted["token"]) == (2, 0, 1)
 
 
-async def test_a_release_that_is_gone_is_an_alarm_once(hub: FakeHub, watched: Watched) -> None:
+async def test_a_release_that_is_gone_is_an_alarm_once(hub: FakeHub, watched: TagObservations) -> None:
     """And when it comes back as it was, none; as another one, the next."""
     await look(hub, watched, NODE)
     del hub.manifests[NODE.repository][str(NODE.tag)]
@@ -118,29 +122,31 @@ async def test_a_release_that_is_gone_is_an_alarm_once(hub: FakeHub, watched: Wa
     other = (await look(hub, watched, NODE))[NODE]
 
     assert [(each.status, each.alarm) for each in (gone, still, back, other)] == [
-        (Status.GONE, True),
-        (Status.GONE, False),
-        (Status.BACK, False),
-        (Status.MOVED, True),
+        (WatchStatus.GONE, True),
+        (WatchStatus.GONE, False),
+        (WatchStatus.BACK, False),
+        (WatchStatus.MOVED, True),
     ]
     assert "is gone" in gone.event().text
     assert other.event().was is not None
 
 
-async def test_a_tag_that_never_was_there_is_not_remembered(hub: FakeHub, watched: Watched) -> None:
+async def test_a_tag_that_never_was_there_is_not_remembered(hub: FakeHub, watched: TagObservations) -> None:
     """Most likely it was typed wrong."""
     typo = Reference.parse("node:16.31.1")
     found = await look(hub, watched, typo, NODE)
 
-    assert (found[typo].status, found[NODE].status) == (Status.ABSENT, Status.FIRST)
+    assert (found[typo].status, found[NODE].status) == (WatchStatus.ABSENT, WatchStatus.FIRST)
     assert watched.past(typo) == ()
 
 
-async def test_a_registry_that_does_not_answer_hides_nothing_of_the_others(hub: FakeHub, watched: Watched) -> None:
+async def test_a_registry_that_does_not_answer_hides_nothing_of_the_others(
+    hub: FakeHub, watched: TagObservations
+) -> None:
     """Its tags could not be checked, and it is not asked as often as it has tags; nothing of them is remembered."""
     dead = [Reference.parse(f"127.0.0.1:1/shop/app:1.0.{n}") for n in range(50)]
     await look(hub, watched, NODE)
-    told: list[Told] = []
+    told: list[OutgoingEvent] = []
     transport = Transport(CredentialStore([]))
     try:
         async with aclosing(look_at(transport, watched, dead, lambda: 1, told.extend)) as looks:
@@ -148,25 +154,25 @@ async def test_a_registry_that_does_not_answer_hides_nothing_of_the_others(hub: 
     finally:
         await transport.aclose()
 
-    assert {each.status for each in found} == {Status.UNKNOWN}
+    assert {each.status for each in found} == {WatchStatus.UNKNOWN}
     assert len(found) == 50
     assert sum("asked no more" in each.error.message for each in found if each.error) >= 50 - SILENCES - 16
     assert [type(each.event) for each in told] == [UpstreamDown]
-    assert (await look(hub, watched, NODE))[NODE].status is Status.SAME
+    assert (await look(hub, watched, NODE))[NODE].status is WatchStatus.SAME
 
 
-async def test_a_registry_that_is_asked_too_often_is_left_alone(hub: FakeHub, watched: Watched) -> None:
+async def test_a_registry_that_is_asked_too_often_is_left_alone(hub: FakeHub, watched: TagObservations) -> None:
     """429: could not be checked; the other registry is."""
     other = Reference.parse("registry.test/library/node:16.13.1")
     hub.failures = [Response(status_code=429, headers={"retry-after": "3600"})]
     found = await look(hub, watched, NODE, LATEST)
     good = await look(hub, watched, other)
 
-    assert {each.status for each in found.values()} == {Status.UNKNOWN}
-    assert good[other].status is Status.FIRST
+    assert {each.status for each in found.values()} == {WatchStatus.UNKNOWN}
+    assert good[other].status is WatchStatus.FIRST
 
 
-async def test_a_pull_limit_that_is_nearly_used_up_is_told(hub: FakeHub, watched: Watched) -> None:
+async def test_a_pull_limit_that_is_nearly_used_up_is_told(hub: FakeHub, watched: TagObservations) -> None:
     """HEADs don't count, and say what is left."""
     told: list[Event] = []
     hub.quota = 10
@@ -175,10 +181,10 @@ async def test_a_pull_limit_that_is_nearly_used_up_is_told(hub: FakeHub, watched
     assert told == [QuotaLow("docker.io", 10, 100, 21600)]
 
 
-async def test_whoever_can_not_be_told_is_told_at_the_next_look(hub: FakeHub, watched: Watched) -> None:
+async def test_whoever_can_not_be_told_is_told_at_the_next_look(hub: FakeHub, watched: TagObservations) -> None:
     """The move is remembered together with whom it is to be told, or not at all."""
 
-    def full(_: Sequence[Told]) -> None:
+    def full(_: Sequence[OutgoingEvent]) -> None:
         raise StateUnusable("full")
 
     await look(hub, watched, NODE)
@@ -198,7 +204,7 @@ def many(number: int, repository: str = "team/app") -> list[Reference]:
     return [Reference.parse(f"{repository}:1.0.{n}") for n in range(number)]
 
 
-async def test_docker_hubs_list_saves_requests_where_it_can(hub: FakeHub, watched: Watched) -> None:
+async def test_docker_hubs_list_saves_requests_where_it_can(hub: FakeHub, watched: TagObservations) -> None:
     """Up to a hundred tags in one request; only what it says otherwise is asked by HEAD, and only that can be an alarm."""
     tags = many(PAGE + 20)
     publish(hub, *tags)
@@ -208,14 +214,14 @@ async def test_docker_hubs_list_saves_requests_where_it_can(hub: FakeHub, watche
     publish(hub, tags[7], tags[90], content="two")
     found = await look(hub, watched, *tags, now_us=2 * HOUR_US)
 
-    assert {each.status for each in first.values()} == {Status.FIRST}
+    assert {each.status for each in first.values()} == {WatchStatus.FIRST}
     assert at_first.get("list", 0) == 0
     assert [each for each in tags if found[each].alarm] == [tags[7], tags[90]]
     assert (hub.counted["list"], hub.counted["HEAD manifest"]) == (2, 2)
     assert watched.past(tags[3])[-1].last_seen_us == 2 * HOUR_US
 
 
-async def test_a_list_that_lags_behind_is_no_alarm(hub: FakeHub, watched: Watched) -> None:
+async def test_a_list_that_lags_behind_is_no_alarm(hub: FakeHub, watched: TagObservations) -> None:
     """What it says of a tag that was moved and seen a moment ago is not believed against the registry."""
     tags = many(5)
     publish(hub, *tags)
@@ -229,11 +235,13 @@ async def test_a_list_that_lags_behind_is_no_alarm(hub: FakeHub, watched: Watche
     hub.lists = True
     found = await look(hub, watched, *tags)
 
-    assert {each.status for each in found.values()} == {Status.SAME}
+    assert {each.status for each in found.values()} == {WatchStatus.SAME}
     assert hub.counted["HEAD manifest"] == 2
 
 
-async def test_two_tags_are_not_worth_a_list_and_other_registries_have_none(hub: FakeHub, watched: Watched) -> None:
+async def test_two_tags_are_not_worth_a_list_and_other_registries_have_none(
+    hub: FakeHub, watched: TagObservations
+) -> None:
     """HEADs are cheap."""
     few, others = many(2), many(9, "registry.test/team/app")
     publish(hub, *few, *others)
@@ -245,7 +253,9 @@ async def test_two_tags_are_not_worth_a_list_and_other_registries_have_none(hub:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"results":[{"name":"1.0.0","digest":"sha256:x"}]}', b'{"results":1}'])
-async def test_a_list_that_can_not_be_read_costs_one_request(hub: FakeHub, watched: Watched, body: bytes) -> None:
+async def test_a_list_that_can_not_be_read_costs_one_request(
+    hub: FakeHub, watched: TagObservations, body: bytes
+) -> None:
     """Then everything is asked by HEAD."""
     tags = many(5)
     publish(hub, *tags)
@@ -253,12 +263,12 @@ async def test_a_list_that_can_not_be_read_costs_one_request(hub: FakeHub, watch
     hub.lists, hub.broken_list = True, body
     found = await look(hub, watched, *tags)
 
-    assert {each.status for each in found.values()} == {Status.SAME}
+    assert {each.status for each in found.values()} == {WatchStatus.SAME}
     assert (hub.counted["list"], hub.counted["HEAD manifest"]) == (1, 5)
 
 
 @pytest.mark.slow
-async def test_looks_gather_nothing(hub: FakeHub, watched: Watched) -> None:
+async def test_looks_gather_nothing(hub: FakeHub, watched: TagObservations) -> None:
     """A service that looks every six hours for a year is as large as after its second look."""
     tags = [each for repository in range(20) for each in many(50, f"team{repository}/app")]
     publish(hub, *tags)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.engines.inventory import Store
+from boltseal.engines.inventory import ImageStoreKind
 from tests.deploy.hosting import Hosting, hosting
 
 
-@pytest.fixture(params=Store)
+@pytest.fixture(params=ImageStoreKind)
 async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Hosting]:
     """A host with each kind of store in turn."""
     async with hosting(tmp_path, request.param) as made:

@@ -12,10 +12,10 @@ from boltseal.client.credentials import OneLogin
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.engines.api import connected
-from boltseal.engines.inventory import Store
-from boltseal.host.engine_images import Host
+from boltseal.engines.inventory import ImageStoreKind
+from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper
-from boltseal.host.kept_images import KeptStore
+from boltseal.host.kept_images import KeptImages
 from boltseal.host.pull import Puller
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -36,7 +36,7 @@ class Hosting:
 
     hub: FakeHub
     fake: FakeEngine
-    host: Host
+    host: EngineHost
     clock: Clock
     transport: Transport
     _made: dict[Digest, str] = field(default_factory=dict)
@@ -55,9 +55,9 @@ class Hosting:
         for each in (*children, document):
             self._put(name, each, name.tag if each is document else each.digest)
         digest = Digest.parse(document.digest)
-        id_ = document.digest if self.host.store is Store.CONTAINERD else children[0].config.digest
+        id_ = document.digest if self.host.store is ImageStoreKind.CONTAINERD else children[0].config.digest
         pulled = [f"{name.name}@{digest}"]
-        if self.host.store is Store.PODMAN:
+        if self.host.store is ImageStoreKind.PODMAN:
             pulled.insert(0, f"{name.name}@{children[0].digest}")
         made = {"Id": id_, "RepoTags": [], "RepoDigests": pulled, "Os": "linux", "Architecture": "amd64"}
         self.fake.pullable[pulled[-1]] = made
@@ -82,12 +82,16 @@ class Hosting:
 
 
 @asynccontextmanager
-async def hosting(folder: Path, store: Store = Store.CLASSIC, state: Path | None = None) -> AsyncIterator[Hosting]:
+async def hosting(
+    folder: Path, store: ImageStoreKind = ImageStoreKind.CLASSIC, state: Path | None = None
+) -> AsyncIterator[Hosting]:
     """A host with nothing on it. `folder`: for its socket; `state`: where we remember things."""
-    fake = FakeEngine(podman=store is Store.PODMAN, driver_status=SNAPSHOTTER if store is Store.CONTAINERD else [])
+    fake = FakeEngine(
+        podman=store is ImageStoreKind.PODMAN, driver_status=SNAPSHOTTER if store is ImageStoreKind.CONTAINERD else []
+    )
     hub, clock = FakeHub(), Clock(NOW_US)
     transport = Transport(OneLogin(REGISTRY), TransportOptions(attempts=1), app=hub.transport())
     async with fake.listening(folder) as address, connected(address) as engine:
-        host = await Host.of(engine, KeptStore(ClientState(state or folder / "state")), clock)
+        host = await EngineHost.of(engine, KeptImages(ClientState(state or folder / "state")), clock)
         yield Hosting(hub, fake, host, clock, transport)
     await transport.aclose()

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from boltseal.deploy.health import SERVICE, HealthWatch, Judgement, Wanted, service_of
-from boltseal.engines.inventory import EngineContainer, Health, State
+from boltseal.deploy.health import SERVICE, ExpectedService, HealthStatus, HealthWatch, service_of
+from boltseal.engines.inventory import ContainerHealth, EngineContainer, State
 from boltseal.oci.digest import Digest
 
 IMAGE, OTHER = (Digest("sha256", letter * 64) for letter in "ab")
 RUNS = EngineContainer("1" * 64, "shop-web-1", "app:1", IMAGE, State.RUNNING, labels={SERVICE: "web"}, started_us=1)
 
 
-def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: float = 0.0) -> tuple[Judgement, str]:
+def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: float = 0.0) -> tuple[HealthStatus, str]:
     """What is said of the service `web` when these are looked at, and looked at again."""
-    watch = HealthWatch({"web": Wanted(wanted, IMAGE)})
+    watch = HealthWatch({"web": ExpectedService(wanted, IMAGE)})
     watch.look(containers, 100.0)
     verdict = watch.look(containers, 100.0 + after_s)["web"]
     return verdict.judgement, verdict.reason
@@ -25,14 +25,14 @@ def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: f
 
 def test_a_service_without_a_check_has_to_run_for_a_while() -> None:
     """Not less."""
-    assert judged([RUNS], after_s=4.9)[0] is Judgement.WAITING
-    assert judged([RUNS], after_s=5.0)[0] is Judgement.HEALTHY
+    assert judged([RUNS], after_s=4.9)[0] is HealthStatus.WAITING
+    assert judged([RUNS], after_s=5.0)[0] is HealthStatus.HEALTHY
 
 
 def test_who_has_podman_run_no_checks_is_told_why() -> None:
     """Where there is no systemd to run them."""
-    starting = replace(RUNS, health=Health.STARTING)
-    said = HealthWatch({"web": Wanted(1, IMAGE)}, podman=True).look([starting], 100.0)["web"]
+    starting = replace(RUNS, health=ContainerHealth.STARTING)
+    said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).look([starting], 100.0)["web"]
 
     assert said.reason.endswith(
         "has not decided yet (Podman has systemd run checks: where there is none, they never decide)"
@@ -42,18 +42,18 @@ def test_who_has_podman_run_no_checks_is_told_why() -> None:
 
 def test_a_container_that_was_started_again_begins_anew() -> None:
     """Running for a while means without a break."""
-    watch = HealthWatch({"web": Wanted(1, IMAGE)})
+    watch = HealthWatch({"web": ExpectedService(1, IMAGE)})
     watch.look([RUNS], 100.0)
 
-    assert watch.look([replace(RUNS, started_us=2)], 110.0)["web"].judgement is Judgement.WAITING
+    assert watch.look([replace(RUNS, started_us=2)], 110.0)["web"].judgement is HealthStatus.WAITING
 
 
 def test_a_check_decides_and_nothing_else() -> None:
     """At once when it says healthy; however long it has not decided."""
-    assert judged([replace(RUNS, health=Health.HEALTHY)])[0] is Judgement.HEALTHY
-    assert judged([replace(RUNS, health=Health.STARTING)], after_s=1000)[0] is Judgement.WAITING
-    assert judged([replace(RUNS, health=Health.UNHEALTHY)], after_s=1000) == (
-        Judgement.FAILED,
+    assert judged([replace(RUNS, health=ContainerHealth.HEALTHY)])[0] is HealthStatus.HEALTHY
+    assert judged([replace(RUNS, health=ContainerHealth.STARTING)], after_s=1000)[0] is HealthStatus.WAITING
+    assert judged([replace(RUNS, health=ContainerHealth.UNHEALTHY)], after_s=1000) == (
+        HealthStatus.FAILED,
         "shop-web-1 is unhealthy by its own check",
     )
 
@@ -61,41 +61,41 @@ def test_a_check_decides_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("state", "code", "judgement"),
     [
-        (State.EXITED, 0, Judgement.HEALTHY),
-        (State.EXITED, 1, Judgement.FAILED),
-        (State.DEAD, 0, Judgement.FAILED),
-        (State.REMOVING, None, Judgement.FAILED),
-        (State.CREATED, None, Judgement.WAITING),
-        (State.RESTARTING, 1, Judgement.WAITING),
-        (State.PAUSED, None, Judgement.WAITING),
+        (State.EXITED, 0, HealthStatus.HEALTHY),
+        (State.EXITED, 1, HealthStatus.FAILED),
+        (State.DEAD, 0, HealthStatus.FAILED),
+        (State.REMOVING, None, HealthStatus.FAILED),
+        (State.CREATED, None, HealthStatus.WAITING),
+        (State.RESTARTING, 1, HealthStatus.WAITING),
+        (State.PAUSED, None, HealthStatus.WAITING),
     ],
 )
-def test_what_a_container_does_decides(state: State, code: int | None, judgement: Judgement) -> None:
+def test_what_a_container_does_decides(state: State, code: int | None, judgement: HealthStatus) -> None:
     """A job that has ended with 0 has done its work; what is started again is waited for."""
     assert judged([replace(RUNS, state=state, exit_code=code)], after_s=1000)[0] is judgement
 
 
 def test_another_image_is_a_failure_whatever_its_health() -> None:
     """Somebody has started something else meanwhile."""
-    found = judged([replace(RUNS, image=OTHER, health=Health.HEALTHY)])
+    found = judged([replace(RUNS, image=OTHER, health=ContainerHealth.HEALTHY)])
 
-    assert found == (Judgement.FAILED, f"shop-web-1 runs {OTHER.short}, not what was released")
-    assert judged([replace(RUNS, image=None)])[0] is Judgement.FAILED
+    assert found == (HealthStatus.FAILED, f"shop-web-1 runs {OTHER.short}, not what was released")
+    assert judged([replace(RUNS, image=None)])[0] is HealthStatus.FAILED
 
 
 def test_all_containers_of_a_service_count() -> None:
     """The worst of them decides, and one that is missing is waited for."""
-    good = replace(RUNS, health=Health.HEALTHY)
-    ill = replace(RUNS, id="2" * 64, health=Health.UNHEALTHY)
+    good = replace(RUNS, health=ContainerHealth.HEALTHY)
+    ill = replace(RUNS, id="2" * 64, health=ContainerHealth.UNHEALTHY)
 
-    assert judged([good], wanted=2) == (Judgement.WAITING, "1 of 2 containers are there")
-    assert judged([good, ill], wanted=2)[0] is Judgement.FAILED
-    assert judged([good, replace(ill, health=Health.HEALTHY)], wanted=2)[0] is Judgement.HEALTHY
+    assert judged([good], wanted=2) == (HealthStatus.WAITING, "1 of 2 containers are there")
+    assert judged([good, ill], wanted=2)[0] is HealthStatus.FAILED
+    assert judged([good, replace(ill, health=ContainerHealth.HEALTHY)], wanted=2)[0] is HealthStatus.HEALTHY
 
 
 def test_a_service_of_no_containers_is_healthy() -> None:
     """It is to have none."""
-    assert judged([], wanted=0)[0] is Judgement.HEALTHY
+    assert judged([], wanted=0)[0] is HealthStatus.HEALTHY
 
 
 def test_what_somebody_runs_by_hand_is_no_service() -> None:
@@ -103,4 +103,4 @@ def test_what_somebody_runs_by_hand_is_no_service() -> None:
     by_hand = replace(RUNS, labels={SERVICE: "web", "com.docker.compose.oneoff": "True"})
 
     assert service_of(by_hand) == ""
-    assert judged([by_hand])[0] is Judgement.WAITING
+    assert judged([by_hand])[0] is HealthStatus.WAITING

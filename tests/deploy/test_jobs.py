@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.deploy.health import SERVICE
 from boltseal.deploy.jobs import coming_back, completed_now, left_out
-from boltseal.deploy.releases import End, Kind, Release, ReleasedService, ServiceState, Step
+from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind, ReleaseStep, ServiceState
 from boltseal.engines.inventory import EngineContainer, State
 from boltseal.oci.digest import Digest
 
@@ -16,7 +16,7 @@ DIGEST = f"sha256:{'a' * 64}"
 AWAITED = {"depends_on": {"job": {"condition": "service_completed_successfully", "required": True}}}
 
 
-def release(end: End = End.HEALTHY, chosen: tuple[str, ...] = ()) -> Release:
+def release(end: ReleaseEnd = ReleaseEnd.HEALTHY, chosen: tuple[str, ...] = ()) -> Release:
     """A release of a service and a job."""
     services = tuple(
         ReleasedService(name=name, image="localhost:5000/shop/app:1.0.0", image_id=DIGEST, state=ServiceState.HEALTHY)
@@ -25,11 +25,11 @@ def release(end: End = End.HEALTHY, chosen: tuple[str, ...] = ()) -> Release:
     return Release(
         project="shop",
         number=7,
-        kind=Kind.DEPLOY,
+        kind=ReleaseKind.DEPLOY,
         directory="/srv/shop",
         started_us=1,
         who="ann@host",
-        step=Step.ENDED,
+        step=ReleaseStep.ENDED,
         end=end,
         services=services,
         chosen=chosen,
@@ -118,7 +118,7 @@ def test_a_job_that_a_healthy_release_waited_for_has_completed() -> None:
 
 def test_a_release_that_failed_has_no_completed_jobs() -> None:
     """Whether the job ended is not recorded, so it is run."""
-    back = coming_back(release(End.FAILED), document(web=AWAITED))
+    back = coming_back(release(ReleaseEnd.FAILED), document(web=AWAITED))
 
     assert completed(back) == []
     assert back.to_start == ("job", "web")

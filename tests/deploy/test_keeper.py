@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from boltseal.engines.api import NoSuchImage
-from boltseal.engines.inventory import Store
-from boltseal.host.keeper import RAN_US, KeepTagsTaken, LetGo, Policy, Standing
-from boltseal.host.kept_images import Kept
-from boltseal.host.pull import Brought, Wanted
+from boltseal.engines.inventory import ImageStoreKind
+from boltseal.host.keeper import RAN_US, KeepPolicy, KeepTagsTaken, KeptState, LetGo
+from boltseal.host.kept_images import KeptImage
+from boltseal.host.pull import Brought, PullRequest
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
@@ -19,24 +19,24 @@ from boltseal.project.lock_file import write_lock
 from tests.deploy.hosting import APP, DAY_US, NOW_US, Hosting, hosting
 from tests.fakes.engine import Wrong
 
-WANTED = Wanted.of(APP)
+WANTED = PullRequest.of(APP)
 WORDS = ("one", "two", "three", "four")
-NEWEST = Policy(keep=1)
-NONE = Policy(keep=0)
-ALL = Policy()
+NEWEST = KeepPolicy(keep=1)
+NONE = KeepPolicy(keep=0)
+ALL = KeepPolicy()
 
 
 def keep_name(digest: Digest) -> Reference:
     return Reference(APP.registry, APP.repository, Tag(f"boltseal-keep-{digest.hex[:12]}"))
 
 
-async def pulled(shop: Hosting, *words: str, policy: Policy = ALL, **more: Any) -> tuple[list[Digest], Brought]:
+async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: Any) -> tuple[list[Digest], Brought]:
     """Publish and pull these one after the other, a day between; the last with a policy."""
     found = [shop.publish(each) for each in words]
     for digest in found[:-1]:
-        await shop.puller().bring(Wanted(APP, digest))
+        await shop.puller().bring(PullRequest(APP, digest))
         shop.clock.advance(days=1)
-    return found, await shop.puller(policy=policy, **more).bring(Wanted(APP, found[-1]))
+    return found, await shop.puller(policy=policy, **more).bring(PullRequest(APP, found[-1]))
 
 
 async def test_without_a_policy_nothing_ever_goes(shop: Hosting) -> None:
@@ -59,14 +59,14 @@ async def test_keep_n_lets_go_of_the_oldest(shop: Hosting) -> None:
 
 async def test_keep_for_lets_go_of_what_is_older(shop: Hosting) -> None:
     """By when it was kept."""
-    digests, brought = await pulled(shop, *WORDS, policy=Policy(for_us=2 * DAY_US))
+    digests, brought = await pulled(shop, *WORDS, policy=KeepPolicy(for_us=2 * DAY_US))
 
     assert [each.kept.digest for each in brought.let_go] == [digests[0]]
 
 
 async def test_only_what_both_let_go(shop: Hosting) -> None:
     """The newest three, and whatever is younger than a day beside them."""
-    _, brought = await pulled(shop, *WORDS, policy=Policy(keep=3, for_us=DAY_US))
+    _, brought = await pulled(shop, *WORDS, policy=KeepPolicy(keep=3, for_us=DAY_US))
 
     assert brought.let_go == ()
 
@@ -76,24 +76,24 @@ async def test_a_promise_is_not_shortened_by_a_later_call(shop: Hosting) -> None
     old = shop.publish("one")
     await shop.puller().bring(WANTED)
     shop.publish("two")
-    await shop.puller(policy=Policy(for_us=30 * DAY_US)).bring(WANTED)
+    await shop.puller(policy=KeepPolicy(for_us=30 * DAY_US)).bring(WANTED)
     shop.publish("three")
-    brought = await shop.puller(policy=Policy(keep=0)).bring(WANTED)
+    brought = await shop.puller(policy=KeepPolicy(keep=0)).bring(WANTED)
     promised = {each.digest for each in shop.host.kept.kept(shop.host.key)}
     shop.clock.advance(days=31)
-    later = await let_go(shop, Policy(keep=0))
+    later = await let_go(shop, KeepPolicy(keep=0))
 
     assert old in promised
     assert old not in {each.kept.digest for each in brought.let_go}
     assert old in {each.kept.digest for each in later}
 
 
-async def let_go(shop: Hosting, policy: Policy, **more: Any) -> list[LetGo]:
+async def let_go(shop: Hosting, policy: KeepPolicy, **more: Any) -> list[LetGo]:
     async with shop.host.alone():
         return await shop.keeper.expire([APP], policy, **more)
 
 
-async def why(shop: Hosting, old: Digest, policy: Policy = NONE, **more: Any) -> str:
+async def why(shop: Hosting, old: Digest, policy: KeepPolicy = NONE, **more: Any) -> str:
     """Why it is kept; it must be there then."""
     (found,) = [each for each in await let_go(shop, policy, **more) if each.kept.digest == old]
     assert bool(found.why) == (str(shop.id_of(old)) in shop.fake.images)
@@ -125,7 +125,7 @@ async def test_what_its_name_means_is_kept_and_not_counted(shop: Hosting) -> Non
     digests, _ = await pulled(shop, "one", "two", "three")
     await shop.host.engine.tag(shop.id_of(digests[0]), APP)
 
-    assert await let_go(shop, Policy(keep=1)) == []
+    assert await let_go(shop, KeepPolicy(keep=1)) == []
     assert {each.kept.digest for each in await let_go(shop, NONE)} == {digests[1]}
     assert shop.meaning() == shop.id_of(digests[0])
 
@@ -221,14 +221,14 @@ async def test_a_keep_tag_that_two_names_share(shop: Hosting) -> None:
     other = Reference(APP.registry, APP.repository, Tag("1.4"))
     old = shop.publish("one")
     for name in (APP, other):
-        await shop.puller().bring(Wanted(name, old))
+        await shop.puller().bring(PullRequest(name, old))
     new = shop.publish("two")
     for name in (APP, other):
-        await shop.puller().bring(Wanted(name, new))
-    assert await let_go(shop, Policy(keep=0))
+        await shop.puller().bring(PullRequest(name, new))
+    assert await let_go(shop, KeepPolicy(keep=0))
     there = shop.meaning(keep_name(old))
     async with shop.host.alone():
-        await shop.keeper.expire([other], Policy(keep=0))
+        await shop.keeper.expire([other], KeepPolicy(keep=0))
 
     assert there == shop.id_of(old)
     assert shop.meaning(keep_name(old)) is None
@@ -273,8 +273,8 @@ async def test_what_is_listed(shop: Hosting) -> None:
     listed = await shop.keeper.listed()
 
     assert [(each.number, each.kept.digest, each.standing) for each in listed] == [
-        (1, second, Standing.KEPT),
-        (2, first, Standing.GONE),
+        (1, second, KeptState.KEPT),
+        (2, first, KeptState.GONE),
     ]
     assert [each.ran_us for each in listed] == [shop.clock(), None]
 
@@ -284,15 +284,15 @@ async def test_what_another_host_keeps_is_not_ours(shop: Hosting) -> None:
     await pulled(shop, "one", "two")
 
     assert shop.host.kept.kept("unix:///other.sock") == ()
-    assert isinstance(shop.host.kept.kept(shop.host.key)[0], Kept)
+    assert isinstance(shop.host.kept.kept(shop.host.key)[0], KeptImage)
 
 
 async def test_what_is_here_already_still_lets_go(shop: Hosting) -> None:
     """A smaller --keep holds from the next pull on, whatever it brings; where nothing is to go, nobody is asked."""
     digests, _ = await pulled(shop, *WORDS)
     shop.hub.counted.clear()
-    brought = await shop.puller(policy=NEWEST).bring(Wanted(APP, digests[-1]))
-    again = await shop.puller(policy=NEWEST).bring(Wanted(APP, digests[-1]))
+    brought = await shop.puller(policy=NEWEST).bring(PullRequest(APP, digests[-1]))
+    again = await shop.puller(policy=NEWEST).bring(PullRequest(APP, digests[-1]))
 
     assert {each.kept.digest for each in brought.let_go} == set(digests[:2])
     assert again.let_go == ()
@@ -317,7 +317,7 @@ async def test_what_runs_under_a_name_that_somebody_has_moved(shop: Hosting) -> 
 
 async def test_podman_leaves_what_another_repository_knows(tmp_path: Path) -> None:
     """Its digests are names too."""
-    async with hosting(tmp_path, Store.PODMAN) as shop:
+    async with hosting(tmp_path, ImageStoreKind.PODMAN) as shop:
         (old, _), _ = await pulled(shop, "one", "two")
         shop.fake.images[str(shop.id_of(old))]["RepoDigests"].append(f"hub.test/other/app@{old}")
         (gone,) = await let_go(shop, NONE)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from boltseal.host.project_images import Unclear, images_of
-from boltseal.host.pull import Wanted
+from boltseal.host.pull import PullRequest
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, Problem, Site
+from boltseal.project.image_references import Format, ImageReference, ScanProblem
 from tests.deploy.hosting import NOW_US
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")
 ONE, TWO, IMAGE = Digest.of(b"one"), Digest.of(b"two"), Digest.of(b"image")
 
 
-def site(resolved: Reference | None, **more: object) -> Site:
-    found = Site("compose.yaml", Format.COMPOSE, "services.web.image", 3, (0, 1), str(resolved), resolved)
+def site(resolved: Reference | None, **more: object) -> ImageReference:
+    found = ImageReference("compose.yaml", Format.COMPOSE, "services.web.image", 3, (0, 1), str(resolved), resolved)
     return replace(found, **more)  # type: ignore[arg-type]  # whatever a test wants
 
 
@@ -30,24 +30,24 @@ def test_a_tag_is_asked_about_unless_it_is_locked() -> None:
     whole = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE))
     part = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE), LockedPlatform("linux/arm64", TWO))
 
-    assert images_of([site(APP)], [], None).wanted == (Wanted(APP),)
-    assert images_of([site(APP)], [], Lock()).wanted == (Wanted(APP),)
-    assert images_of([site(APP)], [], whole).wanted == (Wanted(APP, ONE, locked=True, images=(IMAGE,)),)
-    assert images_of([site(APP)], [], part).wanted == (Wanted(APP, ONE, locked=True),)
+    assert images_of([site(APP)], [], None).wanted == (PullRequest(APP),)
+    assert images_of([site(APP)], [], Lock()).wanted == (PullRequest(APP),)
+    assert images_of([site(APP)], [], whole).wanted == (PullRequest(APP, ONE, locked=True, images=(IMAGE,)),)
+    assert images_of([site(APP)], [], part).wanted == (PullRequest(APP, ONE, locked=True),)
 
 
 def test_a_digest_in_the_file_wins_and_its_tag_is_named() -> None:
     """What the tag means next keeps what it means now."""
     found = images_of([site(replace(APP, digest=TWO))], [], locked(ONE))
 
-    assert found.wanted == (Wanted(APP, TWO),)
+    assert found.wanted == (PullRequest(APP, TWO),)
 
 
 def test_an_image_that_several_services_run_is_brought_once() -> None:
     """For each platform that one of them wants."""
     found = images_of([site(APP), site(APP), site(APP, platforms=("linux/arm64",))], [], None)
 
-    assert found.wanted == (Wanted(APP), Wanted(APP, platform="linux/arm64"))
+    assert found.wanted == (PullRequest(APP), PullRequest(APP, platform="linux/arm64"))
 
 
 def test_what_is_built_here_is_nobodys_to_pull() -> None:
@@ -61,6 +61,8 @@ def test_what_is_built_here_is_nobodys_to_pull() -> None:
 
 def test_what_can_not_be_told_is_said() -> None:
     """With its place and the reason."""
-    found = images_of([site(None, written="app:${V}", why="V is not set")], [Problem("other.yaml", 0, "a tab")], None)
+    found = images_of(
+        [site(None, written="app:${V}", why="V is not set")], [ScanProblem("other.yaml", 0, "a tab")], None
+    )
 
     assert found.unclear == (Unclear("", "other.yaml", "a tab"), Unclear("app:${V}", "compose.yaml:3", "V is not set"))

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.credentials import Credentials, OneLogin
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.state import StateUnusable
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import EngineFailed, EngineFull, EngineUnavailable, NoSuchImage
-from boltseal.engines.inventory import Store
+from boltseal.engines.inventory import ImageStoreKind
 from boltseal.errors import Unavailable
 from boltseal.host.kept_images import Proof
-from boltseal.host.pull import ArrivedOther, LoginExposed, Outcome, TakenAway, Wanted
+from boltseal.host.pull import ArrivedOther, LoginExposed, PullOutcome, PullRequest, TakenAway
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, REGISTRY, Hosting
 from tests.fakes.engine import Wrong
 from tests.images import image
 
-WANTED = Wanted.of(APP)
+WANTED = PullRequest.of(APP)
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
 
@@ -39,7 +39,7 @@ async def test_a_first_pull_is_by_the_digest_that_the_tag_means(shop: Hosting) -
 
     at = shop.fake.asked.index("POST images/create")
     assert shop.fake.queries[at] == {"fromImage": f"{APP.name}@{digest}"}
-    assert (brought.digest, brought.outcome, brought.kept) == (digest, Outcome.PULLED, None)
+    assert (brought.digest, brought.outcome, brought.kept) == (digest, PullOutcome.PULLED, None)
     assert shop.meaning() == shop.id_of(digest) == brought.image
 
 
@@ -55,7 +55,7 @@ async def test_what_is_here_costs_one_head_and_nothing_else(shop: Hosting) -> No
 
     brought = await shop.puller(watch=watch).bring(WANTED)
 
-    assert brought.outcome is Outcome.HERE
+    assert brought.outcome is PullOutcome.HERE
     assert shop.hub.counted == {"HEAD manifest": 1}
     assert shop.fake.asked == [f"GET images/{APP}/json"]
 
@@ -65,9 +65,9 @@ async def test_a_digest_that_is_here_costs_nothing(shop: Hosting) -> None:
     digest = shop.publish("one")
     await shop.puller().bring(WANTED)
     shop.hub.counted.clear()
-    brought = await shop.puller().bring(Wanted(APP, digest, locked=True))
+    brought = await shop.puller().bring(PullRequest(APP, digest, locked=True))
 
-    assert (brought.outcome, brought.digest) == (Outcome.HERE, digest)
+    assert (brought.outcome, brought.digest) == (PullOutcome.HERE, digest)
     assert not shop.hub.counted
 
 
@@ -95,7 +95,7 @@ async def test_what_another_tool_put_there_is_kept_too(shop: Hosting) -> None:
 
     assert brought.kept is not None
     assert brought.kept.image == built
-    assert brought.kept.digest == (built if shop.host.store is Store.CONTAINERD else None)
+    assert brought.kept.digest == (built if shop.host.store is ImageStoreKind.CONTAINERD else None)
     assert shop.meaning(keep_name(built)) == built
 
 
@@ -108,7 +108,7 @@ async def test_an_image_that_is_here_under_no_name_is_not_pulled_again(shop: Hos
     shop.fake.asked.clear()
     brought = await shop.puller().bring(WANTED)
 
-    assert (brought.outcome, shop.meaning()) == (Outcome.NAMED, shop.id_of(old))
+    assert (brought.outcome, shop.meaning()) == (PullOutcome.NAMED, shop.id_of(old))
     assert "POST images/create" not in shop.fake.asked
 
 
@@ -135,14 +135,14 @@ async def test_the_proof_is_as_good_as_the_store_allows(shop: Hosting) -> None:
     shop.publish("one")
     brought = await shop.puller().bring(WANTED)
 
-    assert brought.proof is (Proof.IDENTICAL if shop.host.store is Store.CONTAINERD else Proof.MANIFEST)
+    assert brought.proof is (Proof.IDENTICAL if shop.host.store is ImageStoreKind.CONTAINERD else Proof.MANIFEST)
 
 
 async def test_where_reading_counts_as_a_pull_the_engine_is_believed(classic: Hosting) -> None:
     """Docker Hub: one HEAD, and the engine's own pull."""
     hub = Reference.parse("shop/app:latest")
     classic.publish("one", hub)
-    brought = await classic.puller().bring(Wanted.of(hub))
+    brought = await classic.puller().bring(PullRequest.of(hub))
 
     assert brought.proof is Proof.ENGINE
     assert classic.hub.counted["GET manifest"] == 0
@@ -151,7 +151,7 @@ async def test_where_reading_counts_as_a_pull_the_engine_is_believed(classic: Ho
 async def test_a_lock_that_knows_the_image_proves_it(classic: Hosting) -> None:
     """Without a question to the registry."""
     digest = classic.publish("one")
-    brought = await classic.puller().bring(Wanted(APP, digest, locked=True, images=(classic.id_of(digest),)))
+    brought = await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(classic.id_of(digest),)))
 
     assert brought.proof is Proof.LOCK
     assert not classic.hub.counted
@@ -176,7 +176,7 @@ async def test_another_image_than_the_lock_knows(classic: Hosting) -> None:
     digest = classic.publish("one")
 
     with pytest.raises(ArrivedOther, match="which the lock does not name"):
-        await classic.puller().bring(Wanted(APP, digest, locked=True, images=(Digest.of(b"other"),)))
+        await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(Digest.of(b"other"),)))
     assert classic.meaning() is None
 
 
@@ -185,7 +185,7 @@ async def test_a_registry_that_answers_with_other_bytes(classic: Hosting) -> Non
     classic.publish("one")
     classic.hub.wrong_bytes = True
 
-    with pytest.raises(RemoteLies):
+    with pytest.raises(RemoteMismatch):
         await classic.puller().bring(WANTED)
     assert classic.meaning() is None
 
@@ -362,17 +362,19 @@ async def test_a_scrub_that_does_not_hold_moves_no_name(shop: Hosting) -> None:
 async def test_a_reference_by_digest_alone_gets_no_name(shop: Hosting) -> None:
     """As with `docker pull`."""
     digest = shop.publish("one")
-    brought = await shop.puller().bring(Wanted.of(Reference.parse(f"{APP.name}@{digest}")))
+    brought = await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
 
-    assert (brought.outcome, shop.meaning(brought.name)) == (Outcome.PULLED, None)
-    assert (await shop.puller().bring(Wanted.of(Reference.parse(f"{APP.name}@{digest}")))).outcome is Outcome.HERE
+    assert (brought.outcome, shop.meaning(brought.name)) == (PullOutcome.PULLED, None)
+    assert (
+        await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
+    ).outcome is PullOutcome.HERE
 
 
 async def test_a_digest_and_a_tag_together(shop: Hosting) -> None:
     """The digest is what it must be; the tag is the name that it gets."""
     digest = shop.publish("one")
     shop.publish("two")
-    await shop.puller().bring(Wanted.of(Reference.parse(f"{APP}@{digest}")))
+    await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP}@{digest}")))
 
     assert shop.meaning() == shop.id_of(digest)
     assert not shop.hub.counted["HEAD manifest"]
@@ -390,8 +392,8 @@ async def test_an_engine_that_goes_away(shop: Hosting) -> None:
 
 def test_what_a_person_types() -> None:
     """`latest` is added as Docker adds it: where there is neither tag nor digest."""
-    assert Wanted.of(Reference.parse(f"{REGISTRY}/shop/app")).name.tag == "latest"
-    assert Wanted.of(Reference.parse(f"{REGISTRY}/shop/app@{Digest.of(b'')}")).name.tag is None
+    assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app")).name.tag == "latest"
+    assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app@{Digest.of(b'')}")).name.tag is None
 
 
 async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Hosting) -> None:
@@ -426,7 +428,7 @@ async def test_a_login_is_not_sent_in_the_clear(classic: Hosting) -> None:
     brought = await replace(classic.puller(), logins=logins).bring(WANTED)
 
     assert "secret" not in error.value.message
-    assert brought.outcome is Outcome.PULLED
+    assert brought.outcome is PullOutcome.PULLED
 
 
 async def test_one_token_for_all_tags_of_a_registry(classic: Hosting) -> None:
@@ -435,8 +437,8 @@ async def test_one_token_for_all_tags_of_a_registry(classic: Hosting) -> None:
     classic.publish("one")
     classic.publish("db", other)
     puller = classic.puller()
-    puller.announce([WANTED, Wanted.of(other)])
-    for each in (WANTED, Wanted.of(other)):
+    puller.announce([WANTED, PullRequest.of(other)])
+    for each in (WANTED, PullRequest.of(other)):
         await puller.fetch(each)
 
     assert classic.hub.counted["token"] == 1

@@ -21,7 +21,7 @@ from boltseal.deploy.release_store import (
     ReleasesUnusable,
     projects,
 )
-from boltseal.deploy.releases import End, ReleaseInvalid, ReleaseUnreadable, Step
+from boltseal.deploy.releases import ReleaseEnd, ReleaseInvalid, ReleaseStep, ReleaseUnreadable
 from boltseal.files.atomic_files import Disk
 from tests.deploy.test_releases import release
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> ReleaseFolder:
     return ReleaseFolder(tmp_path, "shop")
 
 
-def begun(folder: ReleaseFolder, number: int, end: End | None = End.HEALTHY) -> None:
+def begun(folder: ReleaseFolder, number: int, end: ReleaseEnd | None = ReleaseEnd.HEALTHY) -> None:
     """A release that is on the disk."""
     folder.begin(release(number, end), CONTENTS)
 
@@ -144,8 +144,8 @@ def test_a_step_that_can_not_be_written_leaves_the_one_before(tmp_path: Path, do
     for fails in (1, 2):
         bad = ReleaseFolder(tmp_path, "shop", FailingDisk(fails, done=done))
         with pytest.raises(ReleasesUnusable):
-            bad.write(good.read(1).at(Step.RETURNING))
-        assert good.read(1).step in (Step.WAITING, Step.RETURNING)
+            bad.write(good.read(1).at(ReleaseStep.RETURNING))
+        assert good.read(1).step in (ReleaseStep.WAITING, ReleaseStep.RETURNING)
 
 
 def test_a_full_disk_is_said_and_nothing_was_started(tmp_path: Path) -> None:
@@ -206,7 +206,13 @@ def test_old_releases_keep_their_record_alone(folder: ReleaseFolder, tmp_path: P
 
 def test_a_failure_after_the_last_that_ran_keeps_its_files(folder: ReleaseFolder) -> None:
     """Somebody will want to know why."""
-    for number, end in ((1, End.FAILED), (2, End.HEALTHY), (3, End.HEALTHY), (4, End.FAILED), (5, None)):
+    for number, end in (
+        (1, ReleaseEnd.FAILED),
+        (2, ReleaseEnd.HEALTHY),
+        (3, ReleaseEnd.HEALTHY),
+        (4, ReleaseEnd.FAILED),
+        (5, None),
+    ):
         begun(folder, number, end)
 
     assert [each.number for each in folder.prune(frozenset(), keep=1)] == [1, 2]

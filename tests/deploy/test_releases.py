@@ -8,14 +8,14 @@ import pytest
 from msgspec.structs import replace
 
 from boltseal.deploy.releases import (
-    End,
-    Kind,
     Release,
     ReleasedService,
+    ReleaseEnd,
     ReleaseInvalid,
+    ReleaseKind,
+    ReleaseStep,
     ReleaseUnreadable,
     ServiceState,
-    Step,
     check_project,
     format_release,
     last_good,
@@ -28,14 +28,14 @@ from boltseal.deploy.releases import (
 DIGEST = f"sha256:{'a' * 64}"
 
 
-def release(number: int, end: End | None = End.HEALTHY, of: int | None = None) -> Release:
+def release(number: int, end: ReleaseEnd | None = ReleaseEnd.HEALTHY, of: int | None = None) -> Release:
     """A release of two services."""
     services = tuple(
         ReleasedService(name=name, image=f"localhost:5000/shop/{name}:1.0.0", digest=DIGEST, image_id=DIGEST)
         for name in ("app", "db")
     )
-    step = Step.WAITING if end is None else Step.ENDED
-    kind = Kind.DEPLOY if of is None else Kind.ROLLBACK
+    step = ReleaseStep.WAITING if end is None else ReleaseStep.ENDED
+    kind = ReleaseKind.DEPLOY if of is None else ReleaseKind.ROLLBACK
     return Release(
         project="shop",
         number=number,
@@ -104,7 +104,7 @@ def test_a_project_has_a_name_that_may_be_a_folder(name: str) -> None:
 
 def test_a_rollback_means_what_ran_before_what_runs() -> None:
     """A failure in between did not run."""
-    found = [release(1), release(2), release(3, End.PUT_BACK), release(4)]
+    found = [release(1), release(2), release(3, ReleaseEnd.PUT_BACK), release(4)]
     back = to_go_back_to(found)
 
     assert back is not None
@@ -127,7 +127,7 @@ def test_an_unfinished_release_is_left_for_the_last_that_ran() -> None:
     assert back.number == 2
 
 
-@pytest.mark.parametrize("found", [[], [release(1)], [release(1, End.FAILED)], [release(1), release(2, of=1)]])
+@pytest.mark.parametrize("found", [[], [release(1)], [release(1, ReleaseEnd.FAILED)], [release(1), release(2, of=1)]])
 def test_there_may_be_nothing_to_go_back_to(found: list[Release]) -> None:
     """The first that ran has nothing before it."""
     assert to_go_back_to(found) is None
@@ -135,7 +135,7 @@ def test_there_may_be_nothing_to_go_back_to(found: list[Release]) -> None:
 
 def test_the_last_that_ran_is_the_newest_healthy_one() -> None:
     """Whatever came after it."""
-    found = last_good([release(1), release(2), release(3, End.FAILED), release(4, None)])
+    found = last_good([release(1), release(2), release(3, ReleaseEnd.FAILED), release(4, None)])
 
     assert found is not None
     assert found.number == 2
@@ -144,24 +144,24 @@ def test_the_last_that_ran_is_the_newest_healthy_one() -> None:
 def test_a_step_touches_only_the_services_that_were_chosen() -> None:
     """And not what has failed already."""
     chosen = replace(release(2, None), chosen=("app",))
-    moved = chosen.at(Step.WAITING, ServiceState.STARTED)
+    moved = chosen.at(ReleaseStep.WAITING, ServiceState.STARTED)
 
     assert [each.state for each in moved.services] == [ServiceState.STARTED, ServiceState.PLANNED]
 
 
-@pytest.mark.parametrize("end", [End.FAILED, End.ABANDONED, None])
-def test_what_a_release_has_left_behind_goes_with_the_next(end: End | None) -> None:
+@pytest.mark.parametrize("end", [ReleaseEnd.FAILED, ReleaseEnd.ABANDONED, None])
+def test_what_a_release_has_left_behind_goes_with_the_next(end: ReleaseEnd | None) -> None:
     """Also where none ran before it: its services are named, until one has run since or was put in its place."""
     failed = replace(release(2, end), removed=("old",))
 
     assert no_more([failed], {"app"}) == ("db", "old")
     assert no_more([release(1), failed], {"new"}) == ("app", "db", "old")
-    assert left_behind([release(1), failed, release(3, End.PUT_BACK)]) == [failed]
+    assert left_behind([release(1), failed, release(3, ReleaseEnd.PUT_BACK)]) == [failed]
     assert left_behind([release(1), failed, release(3)]) == []
 
 
 def test_what_was_put_back_has_left_nothing_behind() -> None:
     """Only what the last one that ran has, and is wanted no more."""
-    put_back = replace(release(2, End.PUT_BACK), services=(), removed=("old",))
+    put_back = replace(release(2, ReleaseEnd.PUT_BACK), services=(), removed=("old",))
 
     assert no_more([release(1), put_back], {"app"}) == ("db",)

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from boltseal.engines.inventory import EngineImage, Store
-from boltseal.host.keeper import Policy, Standing
+from boltseal.engines.inventory import EngineImage, ImageStoreKind
+from boltseal.host.keeper import KeepPolicy, KeptState
 from boltseal.host.kept_images import Proof
-from boltseal.host.pull import Wanted
+from boltseal.host.pull import PullRequest
 from boltseal.host.restore_kept import Ambiguous, KeptGone, KeptOther, NothingKept, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, Hosting
 
-WANTED = Wanted.of(APP)
+WANTED = PullRequest.of(APP)
 
 
 def keep_name(digest: Digest) -> Reference:
@@ -39,7 +39,7 @@ async def test_the_one_before_is_brought_back_without_a_registry(shop: Hosting) 
     done = await restore(shop.host, APP)
 
     assert (done.changed, done.digest, done.image) == (True, old, shop.id_of(old))
-    assert done.proof is (Proof.IDENTICAL if shop.host.store is Store.CONTAINERD else Proof.MANIFEST)
+    assert done.proof is (Proof.IDENTICAL if shop.host.store is ImageStoreKind.CONTAINERD else Proof.MANIFEST)
     assert shop.meaning() == shop.id_of(old)
     assert done.kept is not None
     assert done.kept.digest == new
@@ -104,7 +104,7 @@ async def test_a_keep_tag_that_somebody_put_on_another_image(shop: Hosting) -> N
     (listed,) = await shop.keeper.listed(APP)
     done = await restore(shop.host, APP)
 
-    assert listed.standing is Standing.LOOSE
+    assert listed.standing is KeptState.LOOSE
     assert done.image == shop.id_of(old) == shop.meaning()
     del shop.fake.images[str(shop.id_of(old))]
     with pytest.raises(KeptOther, match="was given to another image"):
@@ -118,7 +118,7 @@ async def test_without_our_memory_the_keep_tag_speaks(shop: Hosting) -> None:
     done = await restore(shop.host, APP)
 
     assert (done.image, done.digest) == (shop.id_of(old), old)
-    assert done.proof is (Proof.IDENTICAL if shop.host.store is Store.CONTAINERD else Proof.ENGINE)
+    assert done.proof is (Proof.IDENTICAL if shop.host.store is ImageStoreKind.CONTAINERD else Proof.ENGINE)
 
 
 async def test_without_our_memory_a_keep_tag_on_another_image_is_not_believed(shop: Hosting) -> None:
@@ -165,7 +165,7 @@ async def test_a_digest_that_fits_two(classic: Hosting) -> None:
             "Os": "",
             "Architecture": "",
         }
-        await classic.keeper.keep(APP, await classic.host.engine.image(image), Policy())
+        await classic.keeper.keep(APP, await classic.host.engine.image(image), KeepPolicy())
 
     with pytest.raises(Ambiguous, match="fits 2 kept images"):
         await restore(classic.host, APP, "abcdef")
@@ -175,7 +175,7 @@ async def test_what_was_pruned_and_pulled_again_by_its_digest(shop: Hosting) -> 
     """As the message says."""
     old, _ = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
-    await shop.puller().bring(Wanted(replace(APP, tag=None), old))
+    await shop.puller().bring(PullRequest(replace(APP, tag=None), old))
 
     assert (await restore(shop.host, APP)).digest == old
 

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.registry_client import Resolved
-from boltseal.client.tag_observations import Meant
+from boltseal.client.tag_observations import ObservedInterval
 from boltseal.deploy.compose_model import Service
-from boltseal.deploy.releases import End, Release, ServiceState
-from boltseal.deploy.update_plan import Act, Known, Step, failed_before, floats, is_version, steps
+from boltseal.deploy.releases import Release, ReleaseEnd, ServiceState
+from boltseal.deploy.update_plan import Act, KnownImages, UpdateStep, failed_before, floats, is_version, steps
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
@@ -30,10 +30,10 @@ def service(image: Reference, *, build: bool = False) -> Service:
     return Service("web", image, build, 1, {}, ())
 
 
-def step(of: Service, *, major: bool = False, cooldown_us: int = 0, **known: Any) -> Step:
+def step(of: Service, *, major: bool = False, cooldown_us: int = 0, **known: Any) -> UpdateStep:
     """What is to be done with one service."""
     said: dict[str, Any] = {"locked": {EDGE: OLD}, "meanings": {}, "tags": {}, "past": {}} | known
-    (found,) = steps([of], Known(**said), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
+    (found,) = steps([of], KnownImages(**said), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
     return found
 
 
@@ -121,12 +121,15 @@ def test_rule_5_what_did_not_get_healthy_is_not_tried_again() -> None:
     ("past", "act"),
     [
         ([], Act.WAIT),
-        ([Meant(NEW, NOW_US - DAY_US, NOW_US, 1)], Act.WAIT),
-        ([Meant(NEW, NOW_US - 3 * DAY_US, NOW_US, 1)], Act.TAKE),
-        ([Meant(NEW, NOW_US - 9 * DAY_US, NOW_US, 1), Meant(OLD, NOW_US - DAY_US, NOW_US, 2)], Act.WAIT),
+        ([ObservedInterval(NEW, NOW_US - DAY_US, NOW_US, 1)], Act.WAIT),
+        ([ObservedInterval(NEW, NOW_US - 3 * DAY_US, NOW_US, 1)], Act.TAKE),
+        (
+            [ObservedInterval(NEW, NOW_US - 9 * DAY_US, NOW_US, 1), ObservedInterval(OLD, NOW_US - DAY_US, NOW_US, 2)],
+            Act.WAIT,
+        ),
     ],
 )
-def test_rule_6_what_is_new_waits_for_the_cooldown(past: list[Meant], act: Act) -> None:
+def test_rule_6_what_is_new_waits_for_the_cooldown(past: list[ObservedInterval], act: Act) -> None:
     """Since when it was seen to mean that, without a break."""
     done = step(service(EDGE), meanings=means(NEW), past={EDGE: past}, cooldown_us=3 * DAY_US)
 
@@ -139,7 +142,7 @@ def test_rule_6_without_a_cooldown_it_is_taken_at_once() -> None:
     assert step(service(EDGE), meanings=means(NEW), locked={}).why == f"nothing -> {NEW.short}"
 
 
-def ended(number: int, end: End, failed: str, digest: Digest) -> Release:
+def ended(number: int, end: ReleaseEnd, failed: str, digest: Digest) -> Release:
     """A release of app and db, of which one may have failed; app has this digest."""
     made = release(number, end)
     return replace(
@@ -157,14 +160,16 @@ def ended(number: int, end: End, failed: str, digest: Digest) -> Release:
 
 def test_what_failed_is_remembered_until_it_gets_healthy() -> None:
     """The service that failed, with its digest; not those beside it."""
-    first, failed = ended(1, End.HEALTHY, "", OLD), ended(2, End.PUT_BACK, "app", NEW)
+    first, failed = ended(1, ReleaseEnd.HEALTHY, "", OLD), ended(2, ReleaseEnd.PUT_BACK, "app", NEW)
 
     assert failed_before([first, failed]) == {("app", str(NEW))}
-    assert failed_before([first, failed, ended(3, End.HEALTHY, "", NEW)]) == set()
-    assert failed_before([first, ended(2, End.ABANDONED, "app", NEW)]) == set()
+    assert failed_before([first, failed, ended(3, ReleaseEnd.HEALTHY, "", NEW)]) == set()
+    assert failed_before([first, ended(2, ReleaseEnd.ABANDONED, "app", NEW)]) == set()
 
 
 def test_where_nobody_knows_which_service_it_was_it_is_what_was_new() -> None:
     """Compose could not start it: else it would be tried, and fail, every night."""
-    assert failed_before([ended(1, End.HEALTHY, "", OLD), ended(2, End.PUT_BACK, "", NEW)]) == {("app", str(NEW))}
-    assert failed_before([ended(1, End.FAILED, "", NEW)]) == {("app", str(NEW)), ("db", str(OLD))}
+    assert failed_before([ended(1, ReleaseEnd.HEALTHY, "", OLD), ended(2, ReleaseEnd.PUT_BACK, "", NEW)]) == {
+        ("app", str(NEW))
+    }
+    assert failed_before([ended(1, ReleaseEnd.FAILED, "", NEW)]) == {("app", str(NEW)), ("db", str(OLD))}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.engines.safe_open import OPEN_FOLDERS, Beneath, StoreMalformed, StoreMissing
+from boltseal.engines.safe_open import OPEN_FOLDERS, SafeFolder, StoreMalformed, StoreMissing
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_file_is_read(root: Path) -> None:
     """Several folders down."""
-    with Beneath(root) as files:
+    with SafeFolder(root) as files:
         assert files.read(b"in/file", 100) == b"inside"
         assert files.names(b"in") == [b"deep", b"file"]
 
@@ -33,7 +33,7 @@ def test_a_file_is_read(root: Path) -> None:
 )
 def test_a_path_with_parts_that_are_no_names_is_refused(root: Path, path: bytes) -> None:
     """`..` leads out, and nobody needs the others."""
-    with Beneath(root) as files, pytest.raises(StoreMalformed):
+    with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(path, 100)
 
 
@@ -41,7 +41,7 @@ def test_a_link_to_a_file_is_not_followed(root: Path) -> None:
     """Wherever it leads."""
     (root / "link").symlink_to("in/file")
 
-    with Beneath(root) as files, pytest.raises(StoreMalformed):
+    with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(b"link", 100)
 
 
@@ -49,7 +49,7 @@ def test_a_link_on_the_way_is_not_followed(root: Path) -> None:
     """Not even within the folder."""
     (root / "link").symlink_to("in")
 
-    with Beneath(root) as files:
+    with SafeFolder(root) as files:
         with pytest.raises(StoreMalformed):
             files.read(b"link/file", 100)
         with pytest.raises(StoreMalformed):
@@ -60,7 +60,7 @@ def test_the_folder_itself_may_be_reached_through_a_link(root: Path) -> None:
     """It is the person's word, and /var/lib/docker often is one."""
     (root.parent / "link").symlink_to(root)
 
-    with Beneath(root.parent / "link") as files:
+    with SafeFolder(root.parent / "link") as files:
         assert files.read(b"in/file", 100) == b"inside"
 
 
@@ -68,31 +68,31 @@ def test_a_pipe_is_not_opened(root: Path) -> None:
     """It would wait for ever."""
     os.mkfifo(root / "pipe")
 
-    with Beneath(root) as files, pytest.raises(StoreMalformed):
+    with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(b"pipe", 100)
 
 
 def test_a_file_over_its_limit_is_refused(root: Path) -> None:
     """Not cut off."""
-    with Beneath(root) as files, pytest.raises(StoreMalformed, match="more than 5 bytes"):
+    with SafeFolder(root) as files, pytest.raises(StoreMalformed, match="more than 5 bytes"):
         files.read(b"in/file", 5)
 
 
 def test_a_folder_of_too_many_names_is_refused(root: Path) -> None:
     """And not read to its end."""
-    with Beneath(root) as files, pytest.raises(StoreMalformed, match="more than 1 names"):
+    with SafeFolder(root) as files, pytest.raises(StoreMalformed, match="more than 1 names"):
         files.names(b"in", 1)
 
 
 def test_what_is_not_there_is_missing(root: Path) -> None:
     """The only miss."""
-    with Beneath(root) as files, pytest.raises(StoreMissing):
+    with SafeFolder(root) as files, pytest.raises(StoreMissing):
         files.read(b"in/nothing", 100)
 
 
 def test_a_file_in_place_of_a_folder_is_no_folder(root: Path) -> None:
     """And nothing lies in it."""
-    with Beneath(root) as files, pytest.raises(StoreMalformed):
+    with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(b"in/file/x", 100)
 
 
@@ -102,7 +102,7 @@ def test_many_folders_are_read_with_few_of_them_open(root: Path) -> None:
         (root / f"f{number}/g").mkdir(parents=True)
         (root / f"f{number}/g/file").write_bytes(str(number).encode())
 
-    with Beneath(root) as files:
+    with SafeFolder(root) as files:
         read = [files.read(b"f%d/g/file" % number, 10) for number in range(3 * OPEN_FOLDERS)]
         opened = len(list(Path("/proc/self/fd").iterdir()))
 
@@ -122,7 +122,7 @@ def test_a_path_of_very_many_parts_is_followed_or_refused(tmp_path: Path) -> Non
         at = below
     os.close(at)
 
-    with Beneath(tmp_path) as tree:
+    with SafeFolder(tmp_path) as tree:
         found = tree.names(deep)
         with pytest.raises(StoreMissing):
             tree.stat(b"/".join([b"e"] * 1500))

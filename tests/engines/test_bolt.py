@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.engines.bbolt import Bolt, Bucket, uvarint
+from boltseal.engines.bbolt import BboltFile, Bucket, uvarint
 from boltseal.engines.safe_open import StoreMalformed
 
 PAGE = 4096
@@ -42,15 +42,15 @@ def inline(items: list[tuple[int, bytes, bytes]]) -> bytes:
     return struct.pack("<QQ", 0, 0) + leaf(0, items)
 
 
-def file(path: Path, *pages: bytes, metas: tuple[bytes, bytes] = (meta(3, 4), meta(3, 5))) -> Bolt:
+def file(path: Path, *pages: bytes, metas: tuple[bytes, bytes] = (meta(3, 4), meta(3, 5))) -> BboltFile:
     """A file of these pages, from page 3 on, open."""
     whole = [*metas, b"", *pages]
     path.write_bytes(b"".join(page.ljust(PAGE, b"\0") for page in whole))
     return _opened(path)
 
 
-def _opened(path: Path) -> Bolt:
-    return Bolt(os.open(path, os.O_RDONLY), "test.db")
+def _opened(path: Path) -> BboltFile:
+    return BboltFile(os.open(path, os.O_RDONLY), "test.db")
 
 
 def everything(bucket: Bucket) -> dict[bytes, object]:

@@ -14,15 +14,15 @@ from boltseal.engines.api import (
     Engine,
     EngineFailed,
     EngineFull,
+    EngineProgress,
     EngineRefused,
     EngineUnavailable,
     Login,
     NoSuchContainer,
     NoSuchImage,
-    Progress,
     connected,
 )
-from boltseal.engines.inventory import EngineLies, Health, State, Store
+from boltseal.engines.inventory import ContainerHealth, EngineMismatch, ImageStoreKind, State
 from boltseal.errors import ExitCode, exit_code
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
@@ -91,9 +91,19 @@ async def test_how_a_container_is(fake: FakeEngine, engine: Engine) -> None:
     ended = await engine.container(fake.container("web", str(APP), fake.image("app"), State=state, RestartCount=3))
     running = await engine.container(fake.container("db", str(APP), fake.image("app")))
 
-    assert (ended.state, ended.health, ended.exit_code, ended.restarts) == (State.EXITED, Health.UNHEALTHY, 137, 3)
+    assert (ended.state, ended.health, ended.exit_code, ended.restarts) == (
+        State.EXITED,
+        ContainerHealth.UNHEALTHY,
+        137,
+        3,
+    )
     assert not ended.running
-    assert (running.state, running.health, running.exit_code, running.restarts) == (State.RUNNING, Health.NONE, None, 0)
+    assert (running.state, running.health, running.exit_code, running.restarts) == (
+        State.RUNNING,
+        ContainerHealth.NONE,
+        None,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,9 +118,10 @@ async def test_what_containers_do(fake: FakeEngine, engine: Engine, word: str, s
 
 
 @pytest.mark.parametrize(
-    ("word", "health"), [("starting", Health.STARTING), ("healthy", Health.HEALTHY), ("", Health.NONE)]
+    ("word", "health"),
+    [("starting", ContainerHealth.STARTING), ("healthy", ContainerHealth.HEALTHY), ("", ContainerHealth.NONE)],
 )
-async def test_what_its_check_says(fake: FakeEngine, engine: Engine, word: str, health: Health) -> None:
+async def test_what_its_check_says(fake: FakeEngine, engine: Engine, word: str, health: ContainerHealth) -> None:
     """Podman writes nothing where there is none."""
     state = {"Status": "running", "Health": {"Status": word, "Log": [{"Output": "x"}]}}
     found = await engine.container(fake.container("web", str(APP), "", State=state))
@@ -133,7 +144,7 @@ async def test_what_its_check_says(fake: FakeEngine, engine: Engine, word: str, 
 )
 async def test_a_container_that_can_not_be(fake: FakeEngine, engine: Engine, wrong: dict[str, object]) -> None:
     """Is not taken for one that is well."""
-    with pytest.raises(EngineLies):
+    with pytest.raises(EngineMismatch):
         await engine.container(fake.container("web", str(APP), "", **wrong))
 
 
@@ -165,7 +176,7 @@ async def test_a_log_without_an_end(fake: FakeEngine, engine: Engine) -> None:
         id_ = fake.container("web", str(APP), "")
         fake.wrong[f"containers/{id_}/logs"] = Wrong(200, body, endless=True)
 
-        with pytest.raises(EngineLies, match="answers with more than 64 MiB"):
+        with pytest.raises(EngineMismatch, match="answers with more than 64 MiB"):
             await engine.logs(id_, 5)
 
 
@@ -184,7 +195,7 @@ async def test_a_log_in_no_form(fake: FakeEngine, engine: Engine, body: bytes) -
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = body
 
-    with pytest.raises(EngineLies, match="a log that is in no form of Docker's"):
+    with pytest.raises(EngineMismatch, match="a log that is in no form of Docker's"):
         await engine.logs(id_, 5)
 
 
@@ -206,12 +217,12 @@ async def test_an_image_with_its_names(fake: FakeEngine, engine: Engine) -> None
 @pytest.mark.parametrize(
     ("podman", "status", "store"),
     [
-        (False, [], Store.CLASSIC),
-        (False, SNAPSHOTTER, Store.CONTAINERD),
-        (True, [], Store.PODMAN),
+        (False, [], ImageStoreKind.CLASSIC),
+        (False, SNAPSHOTTER, ImageStoreKind.CONTAINERD),
+        (True, [], ImageStoreKind.PODMAN),
     ],
 )
-async def test_which_store(tmp_path: Path, podman: bool, status: list[list[str]], store: Store) -> None:
+async def test_which_store(tmp_path: Path, podman: bool, status: list[list[str]], store: ImageStoreKind) -> None:
     """It decides what an ID is."""
     async with (
         FakeEngine(podman=podman, driver_status=status).listening(tmp_path) as address,
@@ -224,12 +235,12 @@ async def test_a_pull_is_by_digest_and_believed_when_the_image_is_there(fake: Fa
     """The login goes along; each step is told."""
     id_ = fake.image("app", pulled=(str(PULLED),))
     fake.progress = [{"status": "Downloading", "id": "ab", "progressDetail": {"current": 5, "total": 9}}]
-    told: list[Progress] = []
+    told: list[EngineProgress] = []
     found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), tell=told.append)
 
     at = fake.asked.index("POST images/create")
     sent = json.loads(base64.urlsafe_b64decode(fake.headers[at]["X-Registry-Auth"]))
-    assert (str(found.id), told) == (id_, [Progress("Downloading", "ab", 5, 9)])
+    assert (str(found.id), told) == (id_, [EngineProgress("Downloading", "ab", 5, 9)])
     assert fake.queries[at] == {"fromImage": str(PULLED), "platform": "linux/arm64"}
     assert sent == {"username": "ci", "password": "secret", "serveraddress": "localhost:5000"}
 
@@ -323,7 +334,7 @@ async def test_an_engine_that_answers_wrongly(fake: FakeEngine, engine: Engine, 
     """Is one line that says so, and never an image."""
     fake.wrong[f"images/{APP}/json"] = wrong
 
-    with pytest.raises((EngineFailed, EngineLies), match=said) as error:
+    with pytest.raises((EngineFailed, EngineMismatch), match=said) as error:
         await engine.image(APP)
     assert exit_code(error.value) is ExitCode.UNKNOWN
 
@@ -332,7 +343,7 @@ async def test_a_line_of_progress_without_an_end(fake: FakeEngine, engine: Engin
     """Is not waited for."""
     fake.wrong["images/create"] = Wrong(200, b" " * 65536 + b"x", endless=True)
 
-    with pytest.raises(EngineLies, match="a line of more than 64 KiB"):
+    with pytest.raises(EngineMismatch, match="a line of more than 64 KiB"):
         await engine.pull(BOTH)
 
 
@@ -341,14 +352,14 @@ async def test_a_container_that_is_named_like_a_path(fake: FakeEngine, engine: E
     """Is not asked about."""
     fake.containers[id_] = {}
 
-    with pytest.raises(EngineLies, match="expected 64 hex digits"):
+    with pytest.raises(EngineMismatch, match="expected 64 hex digits"):
         await engine.container_ids()
 
 
 async def test_a_version_that_is_a_path(tmp_path: Path) -> None:
     """Is not spoken."""
     async with FakeEngine(api="1.45/../../secrets").listening(tmp_path) as address:
-        with pytest.raises(EngineLies, match="that its API has version"):
+        with pytest.raises(EngineMismatch, match="that its API has version"):
             async with connected(address):
                 pass
 

@@ -14,8 +14,8 @@ import pytest
 
 from boltseal.engines import bounded_answers
 from boltseal.engines.address import EngineAddress
-from boltseal.engines.api import EngineFailed, EngineUnavailable, Progress, connected
-from boltseal.engines.inventory import EngineLies
+from boltseal.engines.api import EngineFailed, EngineProgress, EngineUnavailable, connected
+from boltseal.engines.inventory import EngineMismatch
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.authority import Authority, authority
@@ -55,7 +55,7 @@ async def test_progress_is_told_while_the_engine_goes_on() -> None:
     """A step is known before the next one is sent, however the engine cuts its lines."""
     told, go_on = list[str](), asyncio.Event()
 
-    def tell(step: Progress) -> None:
+    def tell(step: EngineProgress) -> None:
         told.append(step.status)
         go_on.set()
 
@@ -174,7 +174,7 @@ async def test_an_engine_that_sends_us_elsewhere(tmp_path: Path, status: int, he
     fake = FakeEngine()
     fake.wrong["images/json"] = Wrong(status, b"" if status == 304 else b"[]", headers=headers)
     async with fake.listening(tmp_path) as address, connected(address) as engine:
-        with pytest.raises(EngineLies, match=rf"redirects \(status {status}\); boltseal does not follow it"):
+        with pytest.raises(EngineMismatch, match=rf"redirects \(status {status}\); boltseal does not follow it"):
             await engine.images()
 
 
@@ -198,7 +198,7 @@ async def test_no_cookie_is_kept_and_nothing_is_unpacked() -> None:
     fake.wrong["images/json"] = Wrong(200, gzip.compress(b"[]"), headers=packed)
     async with fake.listening_on_tcp() as address, connected(address) as engine:
         for _ in range(2):
-            with pytest.raises(EngineLies, match="can't be read"):
+            with pytest.raises(EngineMismatch, match="can't be read"):
                 await engine.images()
 
     assert fake.headers[-1]["accept-encoding"] == "identity"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.engines.kubernetes import ClusterLies, NodeImage, PodContainer, machines, node_image, pod_containers
+from boltseal.engines.kubernetes import ClusterMismatch, NodeImage, PodContainer, machines, node_image, pod_containers
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
@@ -103,7 +103,7 @@ def changed(**changes: Any) -> bytes:
 )
 def test_what_can_not_be(raw: bytes) -> None:
     """Is one line, and no container."""
-    with pytest.raises(ClusterLies, match=r"the cluster says"):
+    with pytest.raises(ClusterMismatch, match=r"the cluster says"):
         pod_containers(raw)
 
 

@@ -22,7 +22,7 @@ from boltseal.client.credentials import CredentialStore
 from boltseal.client.history import EVENT, TIMESTAMP
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import RECORDS, Entry, Kind, encode, format_time, parse
+from boltseal.ledger.entry import RECORDS, Entry, EntryKind, encode, format_time, parse
 from boltseal.ledger.merkle import inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
@@ -33,7 +33,13 @@ ORIGIN = "reg.example"
 START_US = 1_795_500_000_000_000
 A, B, C = ("sha256:" + letter * 64 for letter in "abc")
 OCI = "application/vnd.oci.image.manifest.v1+json"
-_MOVES = (Kind.TAG_CREATED, Kind.TAG_MOVED, Kind.TAG_RESTORED, Kind.TAG_SEALED, Kind.TAG_UNSEALED)
+_MOVES = (
+    EntryKind.TAG_CREATED,
+    EntryKind.TAG_MOVED,
+    EntryKind.TAG_RESTORED,
+    EntryKind.TAG_SEALED,
+    EntryKind.TAG_UNSEALED,
+)
 
 
 def signing_key(letter: str = "k", origin: str = ORIGIN) -> SigningKey:
@@ -65,18 +71,18 @@ class FakeLedger:
 
     def __post_init__(self) -> None:
         if not self.entries:
-            self.add(Kind.LOG_STARTED, tag="", repository="")
+            self.add(EntryKind.LOG_STARTED, tag="", repository="")
 
     def copy(self) -> FakeLedger:
         """Another registry that says the same until now."""
         return copy.deepcopy(self)
 
-    def add(self, kind: Kind = Kind.TAG_CREATED, digest: str = "", **values: Any) -> int:
+    def add(self, kind: EntryKind = EntryKind.TAG_CREATED, digest: str = "", **values: Any) -> int:
         """An entry of shop/app:1.4.2, sealed, unless something else is said; `previous` and `was` as they must be."""
         index = len(self.entries)
         name = {"repository": "shop/app", "tag": "1.4.2", **values}
         last = self.last(name["repository"], name["tag"]) if name["tag"] else None
-        was = "" if last is None or last[1].kind in (Kind.TAG_DELETED, Kind.TAG_PURGED) else last[1].digest
+        was = "" if last is None or last[1].kind in (EntryKind.TAG_DELETED, EntryKind.TAG_PURGED) else last[1].digest
         made = {
             "kind": kind,
             "time_us": START_US + index * 1_000_000,
@@ -99,7 +105,7 @@ class FakeLedger:
         """Each tag is created, or moves."""
         for tag in tags:
             extra = {"mode": mode, **({"keep": "forever"} if mode == "sealed" else {})}
-            kind = Kind.TAG_MOVED if self.tags.get(("shop/app", tag)) else Kind.TAG_CREATED
+            kind = EntryKind.TAG_MOVED if self.tags.get(("shop/app", tag)) else EntryKind.TAG_CREATED
             self.add(kind, digest, tag=tag, extra=extra)
 
     def last(self, repository: str, tag: str) -> tuple[int, Entry] | None:
@@ -110,7 +116,7 @@ class FakeLedger:
     def rotate(self, letter: str) -> None:
         """The key's last word names the next one."""
         new = signing_key(letter, self.key.name)
-        index = self.add(Kind.KEY_ROTATED, tag="", repository="", extra={"key": str(new.verifier)})
+        index = self.add(EntryKind.KEY_ROTATED, tag="", repository="", extra={"key": str(new.verifier)})
         self.receipts.append(self.receipt(index))
         self.key = new
 

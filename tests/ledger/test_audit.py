@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from boltseal.ledger.audit import Audit, NameSaid, ObservationAudit
-from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
+from boltseal.ledger.entry import Entry, EntryKind, encode
 
 A = "sha256:" + "a" * 64
 B = "sha256:" + "b" * 64
@@ -37,21 +37,21 @@ def said(raw: list[bytes]) -> list[list[str]]:
     return [audit.take(index, line) for index, line in enumerate(raw)]
 
 
-CREATED: dict[str, Any] = {"kind": Kind.TAG_CREATED, "extra": SEALED}
-FLOATS: dict[str, Any] = {"kind": Kind.TAG_CREATED, "extra": FLOATING}
+CREATED: dict[str, Any] = {"kind": EntryKind.TAG_CREATED, "extra": SEALED}
+FLOATS: dict[str, Any] = {"kind": EntryKind.TAG_CREATED, "extra": FLOATING}
 
 
 def test_a_whole_story_breaks_no_rule() -> None:
     """Started, published floating, moved, sealed, deleted, returned; another name between."""
     raw = lines(
-        {"kind": Kind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
-        {"kind": Kind.TAG_CREATED, "previous": -1, "extra": FLOATING},
-        {"kind": Kind.TAG_MOVED, "was": A, "digest": B, "extra": FLOATING},
-        {"kind": Kind.TAG_CREATED, "tag": "latest", "previous": -1, "extra": FLOATING},
-        {"kind": Kind.TAG_SEALED, "was": B, "digest": B, "previous": 2, "extra": SEALED},
-        {"kind": Kind.TAG_DELETED, "was": B, "digest": B},
-        {"kind": Kind.TAG_DELETED, "tag": "", "previous": -1},
-        {"kind": Kind.TAG_CREATED, "digest": B, "previous": 5, "extra": SEALED},
+        {"kind": EntryKind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
+        {"kind": EntryKind.TAG_CREATED, "previous": -1, "extra": FLOATING},
+        {"kind": EntryKind.TAG_MOVED, "was": A, "digest": B, "extra": FLOATING},
+        {"kind": EntryKind.TAG_CREATED, "tag": "latest", "previous": -1, "extra": FLOATING},
+        {"kind": EntryKind.TAG_SEALED, "was": B, "digest": B, "previous": 2, "extra": SEALED},
+        {"kind": EntryKind.TAG_DELETED, "was": B, "digest": B},
+        {"kind": EntryKind.TAG_DELETED, "tag": "", "previous": -1},
+        {"kind": EntryKind.TAG_CREATED, "digest": B, "previous": 5, "extra": SEALED},
     )
 
     assert said(raw) == [[]] * len(raw)
@@ -61,15 +61,23 @@ def test_the_last_word_on_a_name_is_remembered() -> None:
     """What a tag's row must say: meaning, binding, protection, and who said so last; and which rules are in force."""
     audit = Audit()
     story: list[dict[str, Any]] = [
-        {"kind": Kind.RULES_CHANGED, "repository": "", "tag": "", "digest": "", "extra": {"rules_sha256": "c" * 64}},
-        {"kind": Kind.TAG_CREATED, "previous": -1, "type": "a/b", "extra": FLOATING, "actor": "ci"},
-        {"kind": Kind.TAG_SEALED, "was": A, "type": "a/b", "extra": SEALED, "actor": "root"},
-        {"kind": Kind.TAG_DELETED, "was": A, "type": "a/b", "actor": "dev"},
+        {
+            "kind": EntryKind.RULES_CHANGED,
+            "repository": "",
+            "tag": "",
+            "digest": "",
+            "extra": {"rules_sha256": "c" * 64},
+        },
+        {"kind": EntryKind.TAG_CREATED, "previous": -1, "type": "a/b", "extra": FLOATING, "actor": "ci"},
+        {"kind": EntryKind.TAG_SEALED, "was": A, "type": "a/b", "extra": SEALED, "actor": "root"},
+        {"kind": EntryKind.TAG_DELETED, "was": A, "type": "a/b", "actor": "dev"},
     ]
     for index, line in enumerate(lines(*story)):
         audit.take(index, line)
 
-    assert audit.names == {("shop/app", "1.0.0"): NameSaid(3, "", "", A, "a/b", "root", "forever", 1_002, "dev", 1_003)}
+    assert audit.names == {
+        ("shop/app", "1.0.0"): AuditedTag(3, "", "", A, "a/b", "root", "forever", 1_002, "dev", 1_003)
+    }
     assert (audit.size, audit.last_time_us, audit.origin, audit.rules_sha256) == (4, 1_003, "reg.example", "c" * 64)
 
 
@@ -84,38 +92,41 @@ def test_an_origin_known_beforehand_is_held_against_the_first_entry() -> None:
     ("changes", "sentence"),
     [
         (
-            [CREATED, {"kind": Kind.TAG_MOVED, "was": A, "digest": B, "extra": SEALED}],
+            [CREATED, {"kind": EntryKind.TAG_MOVED, "was": A, "digest": B, "extra": SEALED}],
             f"the name is bound to {A}, and this lets it mean {B}",
         ),
         (
-            [CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "time_us": 1_000}],
+            [CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "time_us": 1_000}],
             "it is not later than the entry before it",
         ),
         (
-            [CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "registry": "other"}],
+            [CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "registry": "other"}],
             "it is of the ledger other, this is reg.example",
         ),
         (
-            [CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "previous": -1}],
+            [CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "previous": -1}],
             "its previous is -1, the last entry of shop/app:1.0.0 is 0",
         ),
         (
-            [FLOATS, {"kind": Kind.TAG_MOVED, "was": B, "digest": B}],
+            [FLOATS, {"kind": EntryKind.TAG_MOVED, "was": B, "digest": B}],
             f"it says the tag meant {B} before; the ledger says {A}",
         ),
-        ([FLOATS, {"kind": Kind.TAG_MOVED, "digest": B}], f"it says the tag meant nothing before; the ledger says {A}"),
-        ([FLOATS, {"kind": Kind.TAG_DELETED, "was": A, "digest": B}], f"it takes {B} away, but the tag meant {A}"),
         (
-            [FLOATS, {"kind": Kind.TAG_DELETED, "was": A}, {"kind": Kind.TAG_EXPIRED}],
+            [FLOATS, {"kind": EntryKind.TAG_MOVED, "digest": B}],
+            f"it says the tag meant nothing before; the ledger says {A}",
+        ),
+        ([FLOATS, {"kind": EntryKind.TAG_DELETED, "was": A, "digest": B}], f"it takes {B} away, but the tag meant {A}"),
+        (
+            [FLOATS, {"kind": EntryKind.TAG_DELETED, "was": A}, {"kind": EntryKind.TAG_EXPIRED}],
             f"it takes {A} away, but the tag meant nothing",
         ),
         (
-            [{"kind": Kind.TAG_MOVED, "was": A, "digest": B}],
+            [{"kind": EntryKind.TAG_MOVED, "was": A, "digest": B}],
             f"it says the tag meant {A} before; the ledger says nothing",
         ),
-        ([CREATED, {"kind": Kind.TAG_CREATED, "was": A}], f"it creates a tag that is there and means {A}"),
-        ([{"kind": Kind.TAG_MOVED}], "it is a tag.moved of a tag that is not there"),
-        ([FLOATS, {"kind": Kind.TAG_UNSEALED, "was": A}], "it unseals a tag that was never sealed"),
+        ([CREATED, {"kind": EntryKind.TAG_CREATED, "was": A}], f"it creates a tag that is there and means {A}"),
+        ([{"kind": EntryKind.TAG_MOVED}], "it is a tag.moved of a tag that is not there"),
+        ([FLOATS, {"kind": EntryKind.TAG_UNSEALED, "was": A}], "it unseals a tag that was never sealed"),
     ],
 )
 def test_each_lie_is_named(changes: list[dict[str, Any]], sentence: str) -> None:
@@ -129,7 +140,7 @@ def test_each_lie_is_named(changes: list[dict[str, Any]], sentence: str) -> None
 def test_a_missing_entry_is_named() -> None:
     """Indices are gapless."""
     audit = Audit()
-    first, _, third = lines(CREATED, FLOATS, {"kind": Kind.TAG_UNSEALED, "was": A, "previous": 0})
+    first, _, third = lines(CREATED, FLOATS, {"kind": EntryKind.TAG_UNSEALED, "was": A, "previous": 0})
 
     assert audit.take(0, first) == []
     assert audit.take(2, third) == ["expected entry 1 here: something is missing"]
@@ -138,7 +149,7 @@ def test_a_missing_entry_is_named() -> None:
 
 def test_an_entry_that_is_none_is_named_and_the_audit_goes_on() -> None:
     """One unreadable line doesn't hide what comes after it."""
-    first, second = lines(CREATED, {"kind": Kind.TAG_UNSEALED, "was": A, "previous": 0})
+    first, second = lines(CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "previous": 0})
 
     assert said([first, first[:-1], second])[1] == [
         "not an entry: the same values have another spelling (order, white space, escapes)"
@@ -150,10 +161,10 @@ def test_only_a_recovery_changes_the_origin() -> None:
     """A ledger that was lost goes on under another name, and its first entry says so."""
     of_the_log = {"repository": "", "tag": "", "digest": ""}
     story: list[dict[str, Any]] = [
-        {"kind": Kind.RULES_CHANGED, **of_the_log},
-        {"kind": Kind.RECOVERED, **of_the_log, "registry": "reg.example/2"},
-        {"kind": Kind.RULES_CHANGED, **of_the_log, "registry": "reg.example/2"},
-        {"kind": Kind.RULES_CHANGED, **of_the_log},
+        {"kind": EntryKind.RULES_CHANGED, **of_the_log},
+        {"kind": EntryKind.RECOVERED, **of_the_log, "registry": "reg.example/2"},
+        {"kind": EntryKind.RULES_CHANGED, **of_the_log, "registry": "reg.example/2"},
+        {"kind": EntryKind.RULES_CHANGED, **of_the_log},
     ]
 
     assert said(lines(*story)) == [[], [], [], ["it is of the ledger reg.example, this is reg.example/2"]]
@@ -161,18 +172,18 @@ def test_only_a_recovery_changes_the_origin() -> None:
 
 def observed(*changes: dict[str, Any]) -> list[list[str]]:
     audit = ObservationAudit()
-    values: dict[str, Any] = {"kind": Kind.OBSERVED}
+    values: dict[str, Any] = {"kind": EntryKind.OBSERVED}
     return [audit.take(index, line) for index, line in enumerate(lines(*(values | change for change in changes)))]
 
 
 def test_a_story_of_observations_breaks_no_rule() -> None:
     """Seen, moved, held, accepted, gone and back: a held digest changes nothing of what the tag means here."""
     story = observed(
-        {"kind": Kind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
+        {"kind": EntryKind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
         {"previous": -1},
         {"was": A, "digest": B},
-        {"kind": Kind.HELD, "was": B, "digest": A},
-        {"kind": Kind.ACCEPTED, "was": B, "digest": A},
+        {"kind": EntryKind.HELD, "was": B, "digest": A},
+        {"kind": EntryKind.ACCEPTED, "was": B, "digest": A},
         {"was": A, "digest": "", "type": ""},
         {"was": "", "digest": A},
     )
@@ -186,9 +197,9 @@ def test_a_story_of_observations_breaks_no_rule() -> None:
         ({"previous": 7, "was": A}, "its previous is 7"),
         ({"was": B, "digest": A}, "the log says"),
         ({"was": "", "digest": A}, "it says the tag meant nothing before"),
-        ({"kind": Kind.HELD, "was": A, "digest": ""}, "it is a held of nothing"),
-        ({"kind": Kind.TAG_CREATED, "was": A}, "which has no place in a log of observations"),
-        ({"kind": Kind.BUILT, "was": A}, "which has no place in a log of observations"),
+        ({"kind": EntryKind.HELD, "was": A, "digest": ""}, "it is a held of nothing"),
+        ({"kind": EntryKind.TAG_CREATED, "was": A}, "which has no place in a log of observations"),
+        ({"kind": EntryKind.BUILT, "was": A}, "which has no place in a log of observations"),
         ({"was": A, "tag": "", "digest": B}, "which has no place in a log of observations"),
     ],
 )

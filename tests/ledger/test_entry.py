@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boltseal.ledger.entry import MAX_ENTRY_BYTES, MAX_TIME_US, Entry, EntryInvalid, Kind, encode, parse
+from boltseal.ledger.entry import MAX_ENTRY_BYTES, MAX_TIME_US, Entry, EntryInvalid, EntryKind, encode, parse
 from boltseal.oci.reference import Repository, Tag
 
 DIGEST = "sha256:" + "ab" * 32
@@ -21,7 +21,7 @@ LINE = (
     b'"extra":{"a":"1","b.c":"2"}}\n'
 )
 ENTRY = Entry(
-    kind=Kind.TAG_MOVED,
+    kind=EntryKind.TAG_MOVED,
     time_us=1_795_508_941_000_042,
     registry="reg.example:5000",
     repository=Repository("shop/app"),
@@ -47,7 +47,7 @@ texts = st.text(
 digests = st.sampled_from(["", DIGEST, "sha512:" + "0" * 128])
 entries = st.builds(
     Entry,
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from(EntryKind),
     time_us=st.integers(0, MAX_TIME_US),
     registry=st.sampled_from(["localhost:5000", "reg.example/a"]),
     repository=st.sampled_from(["shop/app", "a", "x/y/z--1"]),
@@ -76,7 +76,7 @@ def test_the_bytes_of_an_entry_are_fixed() -> None:
 
 def test_every_key_stands_there_also_when_nothing_applies() -> None:
     """Absent values are "", 0 and -1, so that every entry has the same keys in the same order."""
-    raw = encode(Entry(kind=Kind.LOG_STARTED, time_us=0, registry="r", salt=SALT))
+    raw = encode(Entry(kind=EntryKind.LOG_STARTED, time_us=0, registry="r", salt=SALT))
 
     assert raw == (
         b'{"v":1,"kind":"log.started","time":"1970-01-01T00:00:00.000000Z","registry":"r","repository":"","tag":"",'
@@ -185,7 +185,7 @@ def test_what_encode_does_not_emit_is_not_read(old: bytes, new: bytes) -> None:
         ({"repository": ""}, 'tag.moved of tag "latest" names no repository'),
         ({"tag": ""}, 'tag.moved of repository "shop/app" names no tag'),
         (
-            {"kind": Kind.TAG_DELETED, "tag": "", "digest": ""},
+            {"kind": EntryKind.TAG_DELETED, "tag": "", "digest": ""},
             'tag.deleted of repository "shop/app" names no tag',
         ),
         ({"type": "a b"}, 'type is "a b"; expected a media type'),
@@ -226,8 +226,8 @@ def test_an_entry_may_be_as_long_as_a_bundle_can_say_and_no_longer() -> None:
         parse(longest + b"\n")
 
 
-@pytest.mark.parametrize("kind", [Kind.RELEASED, Kind.TAG_DELETED, Kind.TAG_PURGED])
-def test_what_happens_to_a_digest_needs_no_tag(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [EntryKind.RELEASED, EntryKind.TAG_DELETED, EntryKind.TAG_PURGED])
+def test_what_happens_to_a_digest_needs_no_tag(kind: EntryKind) -> None:
     """A manifest without a tag can be deleted by digest, and that is recorded too."""
     entry = Entry(kind=kind, time_us=1, registry="r", repository="shop/app", digest=DIGEST, salt=SALT)
 

@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.errors import Invalid
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.follow import (
     Fault,
     LedgerBroken,
@@ -131,7 +131,7 @@ def test_a_rotation_that_died_is_no_dead_end() -> None:
 
 def test_a_rotation_of_another_entry_leads_nowhere() -> None:
     """Only the entry that is about a key can name one, and only a key of this ledger."""
-    for kind, name in ((Kind.RULES_CHANGED, ORIGIN), (Kind.KEY_ROTATED, "other.example")):
+    for kind, name in ((EntryKind.RULES_CHANGED, ORIGIN), (EntryKind.KEY_ROTATED, "other.example")):
         ledger = FakeLedger()
         key = signing_key("m", name)
         index = ledger.add(kind, tag="", repository="", extra={"key": str(key.verifier)})
@@ -148,7 +148,7 @@ def test_a_rotation_does_not_lead_back_in_time() -> None:
     ledger = rotated_twice()
     old = parse_receipt_unverified(ledger.receipts[1])
     early = FakeLedger(key=signing_key("m"))
-    index = early.add(Kind.KEY_ROTATED, tag="", repository="", extra={"key": str(signing_key("n").verifier)})
+    index = early.add(EntryKind.KEY_ROTATED, tag="", repository="", extra={"key": str(signing_key("n").verifier)})
     with pytest.raises(LedgerBroken):
         follow_rotations(ledger.note(), TRUSTED, [ledger.receipts[0], early.receipt(index)])
 

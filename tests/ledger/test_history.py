@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.history import check, meaning_now
 from tests.fakes.ledger import START_US, A, B, C, FakeLedger
 
@@ -14,10 +14,10 @@ def story() -> FakeLedger:
     ledger = FakeLedger()
     ledger.push("latest", digest=A, mode="floating")
     ledger.push("1.0.0", digest=A)
-    ledger.add(Kind.TAG_CREATED, C, repository="shop/other", tag="latest")
+    ledger.add(EntryKind.TAG_CREATED, C, repository="shop/other", tag="latest")
     ledger.push("latest", digest=B, mode="floating")
-    ledger.add(Kind.TAG_DELETED, B, tag="latest", extra={})
-    ledger.add(Kind.TAG_DELETED, C, tag="", extra={})
+    ledger.add(EntryKind.TAG_DELETED, B, tag="latest", extra={})
+    ledger.add(EntryKind.TAG_DELETED, C, tag="", extra={})
     return ledger
 
 
@@ -55,7 +55,7 @@ def test_the_other_tags_of_an_image_are_named() -> None:
 def test_what_is_said_of_an_image_is_no_meaning_of_its_tag() -> None:
     """A record of a build that `latest` meant once says nothing of what it means now."""
     ledger = story()
-    ledger.add(Kind.BUILT, A, tag="latest", was="", previous=5, extra={})
+    ledger.add(EntryKind.BUILT, A, tag="latest", was="", previous=5, extra={})
     ledger.tags["shop/app", "latest"] = ""
     history = check(SHOP, lines(ledger))
 

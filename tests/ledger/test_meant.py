@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.ledger.entry import Entry, Kind
-from boltseal.ledger.history import Said
+from boltseal.ledger.entry import Entry, EntryKind
+from boltseal.ledger.history import EntryAt
 from boltseal.ledger.tag_intervals import (
     Behind,
-    Meant,
-    Release,
-    Step,
+    ReleaseRecord,
+    TagInterval,
+    TagStep,
     behind,
     in_words,
     meant,
@@ -25,7 +25,7 @@ NOON_US = 1_795_694_400_000_000
 """2026-11-26T12:00:00Z."""
 
 
-def said(index: int, kind: Kind, digest: str, tag: str = "latest", actor: str = "ci") -> Said:
+def said(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: str = "ci") -> EntryAt:
     entry = Entry(
         kind=kind,
         time_us=index,
@@ -36,76 +36,80 @@ def said(index: int, kind: Kind, digest: str, tag: str = "latest", actor: str = 
         actor=actor,
         salt="0" * 32,
     )
-    return Said(index, entry, b"")
+    return EntryAt(index, entry, b"")
 
 
 def test_the_steps_of_each_tag() -> None:
     """What it means from then on; what is no tag's is left out."""
     entries = [
-        said(1, Kind.TAG_CREATED, A),
-        said(2, Kind.TAG_CREATED, B, "1.4.2", "eve"),
-        said(3, Kind.RELEASED, A),
-        said(4, Kind.TAG_DELETED, A),
-        said(5, Kind.TAG_DELETED, B, ""),
+        said(1, EntryKind.TAG_CREATED, A),
+        said(2, EntryKind.TAG_CREATED, B, "1.4.2", "eve"),
+        said(3, EntryKind.RELEASED, A),
+        said(4, EntryKind.TAG_DELETED, A),
+        said(5, EntryKind.TAG_DELETED, B, ""),
     ]
 
     assert steps_of(entries) == {
-        "latest": (Step(1, A, "ci", 1), Step(4, "", "ci", 4)),
-        "1.4.2": (Step(2, B, "eve", 2),),
+        "latest": (TagStep(1, A, "ci", 1), TagStep(4, "", "ci", 4)),
+        "1.4.2": (TagStep(2, B, "eve", 2),),
     }
 
 
 def test_the_newest_release_of_an_image() -> None:
     """By whom and when; none where the ledger says nothing of it."""
-    entries = [said(1, Kind.RELEASED, A), said(2, Kind.RELEASED, A, actor="ada"), said(3, Kind.RELEASED, B)]
+    entries = [
+        said(1, EntryKind.RELEASED, A),
+        said(2, EntryKind.RELEASED, A, actor="ada"),
+        said(3, EntryKind.RELEASED, B),
+    ]
 
-    assert released(entries, {A}) == Release("ada", 2, 2)
+    assert released(entries, {A}) == ReleaseRecord("ada", 2, 2)
     assert released(entries, {C}) is None
 
 
 def test_which_tags_mean_an_image_and_which_meant_it() -> None:
     """Those that still do come first, then the one that went last; of each tag its last time counts."""
     steps = {
-        "latest": [Step(1, A, "ci"), Step(2, A, "admin"), Step(5, B)],
-        "1.4.2": [Step(1, A, "ci", 9)],
-        "edge": [Step(1, A), Step(2, B), Step(3, A, "eve"), Step(7, "")],
-        "2.0": [Step(6, C)],
+        "latest": [TagStep(1, A, "ci"), TagStep(2, A, "admin"), TagStep(5, B)],
+        "1.4.2": [TagStep(1, A, "ci", 9)],
+        "edge": [TagStep(1, A), TagStep(2, B), TagStep(3, A, "eve"), TagStep(7, "")],
+        "2.0": [TagStep(6, C)],
     }
 
     assert meant(steps, {A}) == (
-        Meant("1.4.2", 1, None, "ci", 9),
-        Meant("edge", 3, 7, "eve"),
-        Meant("latest", 1, 5, "ci"),
+        TagInterval("1.4.2", 1, None, "ci", 9),
+        TagInterval("edge", 3, 7, "eve"),
+        TagInterval("latest", 1, 5, "ci"),
     )
     assert meant(steps, set()) == ()
 
 
 def test_an_image_goes_by_several_digests() -> None:
     """A tag that first meant the index and then the manifest of the same image meant it all the time."""
-    assert meant({"1": [Step(1, A), Step(2, B)]}, {A, B}) == (Meant("1", 1),)
+    assert meant({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagInterval("1", 1),)
 
 
 @pytest.mark.parametrize(
     ("steps", "found"),
     [
-        ([Step(1, A)], Behind(0)),
-        ([Step(1, A), Step(2, B)], Behind(1, 2)),
-        ([Step(1, A), Step(2, B), Step(3, B), Step(4, C)], Behind(2, 2)),
-        ([Step(1, A), Step(2, "")], Behind(0, 2)),
-        ([Step(1, A), Step(2, ""), Step(3, B)], Behind(1, 2)),
-        ([Step(1, A), Step(2, B), Step(3, A)], Behind(0)),
-        ([Step(1, B)], None),
+        ([TagStep(1, A)], Behind(0)),
+        ([TagStep(1, A), TagStep(2, B)], Behind(1, 2)),
+        ([TagStep(1, A), TagStep(2, B), TagStep(3, B), TagStep(4, C)], Behind(2, 2)),
+        ([TagStep(1, A), TagStep(2, "")], Behind(0, 2)),
+        ([TagStep(1, A), TagStep(2, ""), TagStep(3, B)], Behind(1, 2)),
+        ([TagStep(1, A), TagStep(2, B), TagStep(3, A)], Behind(0)),
+        ([TagStep(1, B)], None),
         ([], None),
     ],
 )
-def test_how_far_a_tag_went_on(steps: list[Step], found: Behind | None) -> None:
+def test_how_far_a_tag_went_on(steps: list[TagStep], found: Behind | None) -> None:
     """Each other image counts once, however often it was sealed; nothing is not an image."""
     assert behind(steps, {A}) == found
 
 
 def test_what_a_person_reads() -> None:
     """Names that hold, then those that did, and until when."""
-    tags = [Meant("1.4.2", 0), Meant("edge", 0), Meant("latest", 0, NOON_US - 22 * HOUR_US)]
+    tags = [TagInterval("1.4.2", 0), TagInterval("edge", 0), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)]
 
     assert in_words(tags, NOON_US) == "1.4.2, edge; was `latest` until yesterday 14:00"
     assert in_words(tags[2:], NOON_US - 14 * HOUR_US) == "was `latest` until today 14:00"

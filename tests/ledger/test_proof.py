@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from boltseal.errors import Invalid
 from boltseal.ledger.checkpoint import Checkpoint, Cosignature, sign_checkpoint
-from boltseal.ledger.entry import MAX_ENTRY_BYTES, Entry, EntryInvalid, Kind, encode
+from boltseal.ledger.entry import MAX_ENTRY_BYTES, Entry, EntryInvalid, EntryKind, encode
 from boltseal.ledger.merkle import ProofInvalid, leaf_hash
 from boltseal.ledger.note import COSIGNATURE, NoteInvalid, SigningKey
 from boltseal.ledger.proof import (
@@ -30,7 +30,7 @@ WITNESS = SigningKey("witness.example/w1", b"w" * 32, COSIGNATURE)
 
 def entry(index: int, registry: str = KEY.name, reason: str = "") -> Entry:
     return Entry(
-        kind=Kind.TAG_CREATED,
+        kind=EntryKind.TAG_CREATED,
         time_us=1_795_508_941_000_042 + index,
         registry=registry,
         repository="shop/app",

@@ -8,12 +8,12 @@ import pytest
 
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.container_check import (
+    ContainerStatus,
     DigestKind,
     LockedImages,
     Origin,
     RunningImage,
     RunningVerdict,
-    Standing,
     judge,
     kinds,
 )
@@ -43,14 +43,14 @@ def test_any_of_its_digests_holds(number: int) -> None:
     """Each store and each runtime knows another one."""
     verdict = judged(running(OLD, number))
 
-    assert verdict == RunningVerdict(Standing.HOLDS, Weight.HOLDS, "", LOCKED)
+    assert verdict == RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, "", LOCKED)
 
 
 def test_the_images_own_digest_counts_and_not_what_its_tag_means() -> None:
     """The newer image is on the host, and its name; the container stands on the one before."""
     verdict = judged(replace(running(OLD), here=frozenset({digest(1)})))
 
-    assert (verdict.standing, verdict.weight) == (Standing.NOT_RECREATED, Weight.DIFFERS)
+    assert (verdict.standing, verdict.weight) == (ContainerStatus.NOT_RECREATED, Weight.DIFFERS)
     assert "the container stands on what localhost:5000/shop/app:1.4.2 meant before; recreate it" in verdict.reason
 
 
@@ -58,7 +58,7 @@ def test_recreated_without_a_pull() -> None:
     """Created after the new image was locked, of the old one that was there."""
     verdict = judged(replace(running(OLD), here=frozenset({digest(OLD)})))
 
-    assert (verdict.standing, verdict.weight) == (Standing.RECREATED_WITHOUT_PULL, Weight.DIFFERS)
+    assert (verdict.standing, verdict.weight) == (ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS)
     assert "of an image that was on its host already" in verdict.reason
     assert verdict.locked == LOCKED
 
@@ -68,7 +68,7 @@ def test_the_tag_moved_after_the_pull(created: int | None) -> None:
     """Nothing has happened on the host since; also where it does not say when the container was made."""
     verdict = judged(replace(running(OLD), created_us=created))
 
-    assert verdict.standing is Standing.MOVED_AFTER_PULL
+    assert verdict.standing is ContainerStatus.MOVED_AFTER_PULL
     assert "is locked to sha256:000000000000 since 2026-11-24T18:00:00Z" in verdict.reason
 
 
@@ -76,7 +76,7 @@ def test_the_tag_moved_after_the_lock() -> None:
     """The host has pulled what the tag means now."""
     verdict = judged(replace(running(OLD), means=digest(OLD)))
 
-    assert verdict.standing is Standing.MOVED_AFTER_LOCK
+    assert verdict.standing is ContainerStatus.MOVED_AFTER_LOCK
     assert "its host has pulled what it means now" in verdict.reason
 
 
@@ -84,8 +84,8 @@ def test_offline_the_time_of_the_name_tells_what_was_pulled_after_the_lock() -> 
     """It has that name alone, since after the lock was written."""
     it = replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1)
 
-    assert judged(it).standing is Standing.MOVED_AFTER_LOCK
-    assert judged(replace(it, tagged_us=NOW_US)).standing is Standing.RECREATED_WITHOUT_PULL
+    assert judged(it).standing is ContainerStatus.MOVED_AFTER_LOCK
+    assert judged(replace(it, tagged_us=NOW_US)).standing is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 def test_a_name_more_says_nothing_about_the_first() -> None:
@@ -93,14 +93,14 @@ def test_a_name_more_says_nothing_about_the_first() -> None:
     other = Reference.parse("localhost:5000/shop/app:kept")
     it = replace(running(OLD), names=(NAME, other), tagged_us=NOW_US + 1)
 
-    assert judged(it).standing is Standing.RECREATED_WITHOUT_PULL
+    assert judged(it).standing is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 def test_another_image_under_the_locked_name() -> None:
     """The registry's tag did not move, so somebody on the host gave the name to something else."""
     verdict = judged(replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1, means=digest(1)))
 
-    assert (verdict.standing, verdict.weight) == (Standing.UNKNOWN, Weight.DIFFERS)
+    assert (verdict.standing, verdict.weight) == (ContainerStatus.UNKNOWN, Weight.DIFFERS)
     assert "somebody here gave another image its name" in verdict.reason
 
 
@@ -110,7 +110,7 @@ def test_another_machines_image() -> None:
     by_host = judged(replace(running(1), platform="linux/arm64"))
     not_locked = judged(replace(running(OLD), platform="linux/arm64"))
 
-    assert {each.standing for each in (by_lock, by_host, not_locked)} == {Standing.OTHER_PLATFORM}
+    assert {each.standing for each in (by_lock, by_host, not_locked)} == {ContainerStatus.OTHER_PLATFORM}
     assert by_lock.reason.startswith("it is the image for linux/arm64/v8, and its host is linux/amd64")
 
 
@@ -119,8 +119,8 @@ def test_a_platform_that_the_lock_has_not_is_no_mistake() -> None:
     alone = locked(str(NAME), 1, ("linux/amd64", 10))
     on_arm = replace(running(1), machine="linux/arm64")
 
-    assert judged(on_arm, alone).standing is Standing.HOLDS
-    assert judged(on_arm, locked(str(NAME), 1)).standing is Standing.OTHER_PLATFORM
+    assert judged(on_arm, alone).standing is ContainerStatus.HOLDS
+    assert judged(on_arm, locked(str(NAME), 1)).standing is ContainerStatus.OTHER_PLATFORM
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_what_is_the_same_machine(platform: str, machine: str) -> None:
     """Variants and versions are written by some and not by others."""
     it = replace(running(1), platform=platform, machine=machine)
 
-    assert judged(it, locked(str(NAME), 1, (machine, 10))).standing is Standing.HOLDS
+    assert judged(it, locked(str(NAME), 1, (machine, 10))).standing is ContainerStatus.HOLDS
 
 
 def test_a_local_build_where_the_lock_has_an_image() -> None:
     """Is named so, and is not taken for current."""
     verdict = judged(replace(running(OLD), origin=Origin.LOCAL))
 
-    assert (verdict.standing, verdict.weight) == (Standing.LOCAL_BUILD, Weight.DIFFERS)
+    assert (verdict.standing, verdict.weight) == (ContainerStatus.LOCAL_BUILD, Weight.DIFFERS)
     assert "no registry is known for it" in verdict.reason
 
 
@@ -152,7 +152,7 @@ def test_what_the_lock_says_is_built_here() -> None:
     built = locked(str(NAME), None)
 
     assert judged(replace(running(OLD), origin=Origin.LOCAL), built).weight is Weight.HOLDS
-    assert judged(running(OLD), built).standing is Standing.LOCAL_BUILD
+    assert judged(running(OLD), built).standing is ContainerStatus.LOCAL_BUILD
     assert judged(replace(running(OLD), origin=Origin.PULLED), built).weight is Weight.DIFFERS
 
 
@@ -161,7 +161,7 @@ def test_a_record_that_is_gone() -> None:
     gone = replace(running(OLD, kind=DigestKind.CONFIG), recorded=False)
     same = replace(running(110, kind=DigestKind.CONFIG), recorded=False)
 
-    assert (judged(gone).standing, judged(gone).weight) == (Standing.RECORD_GONE, Weight.DIFFERS)
+    assert (judged(gone).standing, judged(gone).weight) == (ContainerStatus.RECORD_GONE, Weight.DIFFERS)
     assert judged(same).weight is Weight.HOLDS
     assert "lost the record" in judged(same).reason
 
@@ -172,8 +172,8 @@ def test_an_image_id_against_a_lock_without_image_ids() -> None:
     it = running(110, kind=DigestKind.CONFIG)
     there, gone = judged(it, bare), judged(replace(it, recorded=False), bare)
 
-    assert (there.standing, there.weight) == (Standing.UNKNOWN, Weight.UNKNOWN)
-    assert (gone.standing, gone.weight) == (Standing.RECORD_GONE, Weight.UNKNOWN)
+    assert (there.standing, there.weight) == (ContainerStatus.UNKNOWN, Weight.UNKNOWN)
+    assert (gone.standing, gone.weight) == (ContainerStatus.RECORD_GONE, Weight.UNKNOWN)
 
 
 def test_a_container_that_the_lock_does_not_name() -> None:
@@ -183,8 +183,8 @@ def test_a_container_that_the_lock_does_not_name() -> None:
     tag = judged(running(OLD, name=strange))
     by_id = judged(replace(running(OLD, name=None), names=(strange,)))
 
-    assert (other.standing, other.weight, other.locked) == (Standing.NOT_LOCKED, Weight.NOTE, None)
-    assert [(each.standing, each.weight) for each in (tag, by_id)] == [(Standing.UNKNOWN, Weight.DIFFERS)] * 2
+    assert (other.standing, other.weight, other.locked) == (ContainerStatus.NOT_LOCKED, Weight.NOTE, None)
+    assert [(each.standing, each.weight) for each in (tag, by_id)] == [(ContainerStatus.UNKNOWN, Weight.DIFFERS)] * 2
     assert "has localhost:5000/shop/app as 1.4.2, and neither this name nor this image" in tag.reason
 
 
@@ -206,10 +206,10 @@ def test_what_was_started_by_a_digest_or_a_keep_name_goes_by_the_one_tag_that_is
     two = locked("localhost:5000/shop/app:1.5.0", 2)
     by_digest = locked(f"localhost:5000/shop/app@{digest(3)}", 3)
 
-    assert judged(it).standing is Standing.RECREATED_WITHOUT_PULL
-    assert judged(it, LOCKED, two).standing is Standing.UNKNOWN
-    assert judged(it, by_digest).standing is Standing.UNKNOWN
-    assert judged(it, locked("redis:7", 1)).standing is Standing.NOT_LOCKED
+    assert judged(it).standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert judged(it, LOCKED, two).standing is ContainerStatus.UNKNOWN
+    assert judged(it, by_digest).standing is ContainerStatus.UNKNOWN
+    assert judged(it, locked("redis:7", 1)).standing is ContainerStatus.NOT_LOCKED
 
 
 def test_a_name_without_a_tag_is_latest() -> None:
@@ -247,5 +247,5 @@ def test_a_lock_whose_platforms_have_no_image_ids() -> None:
 
 def test_the_second_of_the_lock_counts_as_after_it() -> None:
     """The lock's times are whole seconds."""
-    assert judged(replace(running(OLD), created_us=NOW_US)).standing is Standing.RECREATED_WITHOUT_PULL
-    assert judged(replace(running(OLD), created_us=NOW_US - SECOND_US)).standing is Standing.MOVED_AFTER_PULL
+    assert judged(replace(running(OLD), created_us=NOW_US)).standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert judged(replace(running(OLD), created_us=NOW_US - SECOND_US)).standing is ContainerStatus.MOVED_AFTER_PULL

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import stamina
 
-from boltseal.events import Event, EventInvalid, Kind, QuotaLow, TagMoved, TagRefused, UpstreamDown
+from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
-from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
+from boltseal.notify.dispatch import ByWebhook, Dispatcher, OutgoingEvent, Receiver
 from boltseal.notify.outbox import Outbox, OutboxUnusable
 from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
@@ -39,7 +39,9 @@ def _no_pauses() -> Iterator[None]:
         yield
 
 
-def to(url: str, name: str = "a", events: frozenset[Kind] = frozenset(Kind), within_s: float = 5.0) -> Receiver:
+def to(
+    url: str, name: str = "a", events: frozenset[EventKind] = frozenset(EventKind), within_s: float = 5.0
+) -> Receiver:
     return Receiver(name, events, ByWebhook(lambda: Webhook(url, secret=KEY, within_s=within_s)))
 
 
@@ -103,7 +105,7 @@ async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
 async def test_each_receiver_hears_what_it_asked_for(tmp_path: Path) -> None:
     """`events`; an event that nobody wants is not written down."""
     async with inbox() as all_, inbox() as some:
-        dispatcher = made(tmp_path, to(all_.url), to(some.url, "b", frozenset({Kind.QUOTA_LOW})))
+        dispatcher = made(tmp_path, to(all_.url), to(some.url, "b", frozenset({EventKind.QUOTA_LOW})))
         with running(dispatcher):
             dispatcher.tell(MOVED)
             dispatcher.tell(LOW)
@@ -144,7 +146,7 @@ async def test_a_receiver_without_end_is_told_once(tmp_path: Path) -> None:
     """Its answer's status is good, and nothing more of it is read."""
     async with inbox(ENDLESS) as box:
         dispatcher = made(tmp_path, to(box.url))
-        dispatcher.put([Told("1", clock_us(), MOVED)])
+        dispatcher.put([OutgoingEvent("1", clock_us(), MOVED)])
         left = await dispatcher.deliver_now(10)
 
     assert (left, len(box.bodies)) == ({}, 1)
@@ -212,10 +214,10 @@ class Log:
     def size(self) -> int:
         return len(self.entries)
 
-    def read(self, start: int) -> tuple[Sequence[Told], int]:
+    def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
         found = self.entries[start : start + 2]
         return [
-            Told(f"log/{start + n}", self.at_us[n] if self.at_us else clock_us(), event)
+            OutgoingEvent(f"log/{start + n}", self.at_us[n] if self.at_us else clock_us(), event)
             for n, event in enumerate(found)
         ], start + len(found)
 
@@ -351,7 +353,7 @@ async def test_killed_at_any_moment_everything_that_was_put_arrives_at_least_onc
 
 def test_the_events_that_flood_are_those_that_strangers_cause() -> None:
     """Who is told of an outage, or of a move, is told of it whatever is refused meanwhile."""
-    assert {Kind.TAG_REFUSED} == dispatch.MINOR
+    assert {EventKind.TAG_REFUSED} == dispatch.MINOR
     assert UpstreamDown("reg", "no").kind not in dispatch.MINOR
 
 
@@ -374,7 +376,7 @@ class Breaks:
 async def test_a_defect_of_one_receiver_is_no_loop_and_no_other_ones(tmp_path: Path) -> None:
     """Its event waits as for a dead one; what is no event at all is given up, and said."""
     defect, unreadable = Breaks(ZeroDivisionError()), Breaks(EventInvalid("no event"))
-    every = frozenset(Kind)
+    every = frozenset(EventKind)
     async with inbox() as box:
         dispatcher = made(
             tmp_path, Receiver("defect", every, defect), Receiver("unreadable", every, unreadable), to(box.url)

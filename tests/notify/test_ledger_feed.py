@@ -6,7 +6,7 @@ import pytest
 
 from boltseal.errors import Invalid
 from boltseal.events import ReleaseDone, TagHeld, TagMoved
-from boltseal.ledger.entry import Entry, Kind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.server.notifications.ledger_feed import event_of, event_of_observation
@@ -15,7 +15,9 @@ HERE = "registry.example.com"
 OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
 
 
-def entry(kind: Kind, *, tag: str = "latest", digest: Digest = NEW, was: Digest | None = None, **extra: str) -> Entry:
+def entry(
+    kind: EntryKind, *, tag: str = "latest", digest: Digest = NEW, was: Digest | None = None, **extra: str
+) -> Entry:
     return Entry(
         kind=kind,
         time_us=1,
@@ -37,20 +39,20 @@ def moved(tag: str, was: Digest | None, now: Digest | None, *, alarm: bool = Fal
 @pytest.mark.parametrize(
     ("said", "event"),
     [
-        (entry(Kind.TAG_MOVED, was=OLD), moved("latest", OLD, NEW)),
-        (entry(Kind.TAG_RESTORED, was=OLD), moved("latest", OLD, NEW)),
-        (entry(Kind.TAG_RESTORED, was=NEW), None),
-        (entry(Kind.TAG_DELETED, was=OLD, digest=OLD), moved("latest", OLD, None)),
-        (entry(Kind.TAG_DELETED, tag="1.4.2", was=OLD, digest=OLD), moved("1.4.2", OLD, None, alarm=True)),
-        (entry(Kind.TAG_PURGED, tag="1.4.2", digest=OLD), moved("1.4.2", OLD, None, alarm=True)),
-        (entry(Kind.TAG_EXPIRED, tag="1.4.2", was=OLD, digest=OLD), moved("1.4.2", OLD, None)),
-        (entry(Kind.TAG_DELETED, tag=""), None),
-        (entry(Kind.TAG_CREATED), None),
-        (entry(Kind.TAG_SEALED), None),
-        (entry(Kind.RELEASED), None),
-        (entry(Kind.RELEASED, project="shop", host="web1", release="-7"), None),
+        (entry(EntryKind.TAG_MOVED, was=OLD), moved("latest", OLD, NEW)),
+        (entry(EntryKind.TAG_RESTORED, was=OLD), moved("latest", OLD, NEW)),
+        (entry(EntryKind.TAG_RESTORED, was=NEW), None),
+        (entry(EntryKind.TAG_DELETED, was=OLD, digest=OLD), moved("latest", OLD, None)),
+        (entry(EntryKind.TAG_DELETED, tag="1.4.2", was=OLD, digest=OLD), moved("1.4.2", OLD, None, alarm=True)),
+        (entry(EntryKind.TAG_PURGED, tag="1.4.2", digest=OLD), moved("1.4.2", OLD, None, alarm=True)),
+        (entry(EntryKind.TAG_EXPIRED, tag="1.4.2", was=OLD, digest=OLD), moved("1.4.2", OLD, None)),
+        (entry(EntryKind.TAG_DELETED, tag=""), None),
+        (entry(EntryKind.TAG_CREATED), None),
+        (entry(EntryKind.TAG_SEALED), None),
+        (entry(EntryKind.RELEASED), None),
+        (entry(EntryKind.RELEASED, project="shop", host="web1", release="-7"), None),
         (
-            entry(Kind.RELEASED, tag="1.4.2", project="shop", host="web1", release="7"),
+            entry(EntryKind.RELEASED, tag="1.4.2", project="shop", host="web1", release="7"),
             ReleaseDone("shop", 7, "web1", (f"{HERE}/shop/app:1.4.2@{NEW}",)),
         ),
     ],
@@ -63,10 +65,10 @@ def test_an_entry_is_an_event_or_none(said: Entry, event: TagMoved | ReleaseDone
 def test_an_entry_whose_names_are_none_is_refused() -> None:
     """Whoever reads goes on with the next one."""
     with pytest.raises(Invalid):
-        event_of(entry(Kind.TAG_MOVED, tag="not a tag", was=OLD), HERE)
+        event_of(entry(EntryKind.TAG_MOVED, tag="not a tag", was=OLD), HERE)
 
 
-def observation(kind: Kind, told: str | None, *, digest: str, was: str, tag: str = "1.4.2") -> Entry:
+def observation(kind: EntryKind, told: str | None, *, digest: str, was: str, tag: str = "1.4.2") -> Entry:
     return Entry(
         kind=kind,
         time_us=1,
@@ -75,7 +77,7 @@ def observation(kind: Kind, told: str | None, *, digest: str, was: str, tag: str
         tag=tag,
         digest=digest,
         was=was,
-        reason="held until somebody accepts it" if kind is Kind.HELD else "",
+        reason="held until somebody accepts it" if kind is EntryKind.HELD else "",
         salt="0" * 32,
         extra={} if told is None else {"told": told},
     )
@@ -87,21 +89,21 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
 @pytest.mark.parametrize(
     ("said", "event"),
     [
-        (observation(Kind.OBSERVED, None, digest=str(NEW), was=""), None),
+        (observation(EntryKind.OBSERVED, None, digest=str(NEW), was=""), None),
         (
-            observation(Kind.OBSERVED, "moved", digest=str(NEW), was=str(OLD)),
+            observation(EntryKind.OBSERVED, "moved", digest=str(NEW), was=str(OLD)),
             TagMoved(NODE, OLD, NEW, True, "mirror"),
         ),
-        (observation(Kind.OBSERVED, "gone", digest="", was=str(OLD)), TagMoved(NODE, OLD, None, True, "mirror")),
+        (observation(EntryKind.OBSERVED, "gone", digest="", was=str(OLD)), TagMoved(NODE, OLD, None, True, "mirror")),
         (
-            observation(Kind.HELD, "held", digest=str(NEW), was=str(OLD)),
+            observation(EntryKind.HELD, "held", digest=str(NEW), was=str(OLD)),
             TagHeld(NODE, OLD, NEW, "held until somebody accepts it"),
         ),
         (
-            observation(Kind.HELD, "held", digest=str(NEW), was=""),
+            observation(EntryKind.HELD, "held", digest=str(NEW), was=""),
             TagHeld(NODE, None, NEW, "held until somebody accepts it"),
         ),
-        (observation(Kind.ACCEPTED, None, digest=str(NEW), was=str(OLD)), None),
+        (observation(EntryKind.ACCEPTED, None, digest=str(NEW), was=str(OLD)), None),
     ],
 )
 def test_an_observation_is_an_event_if_it_says_so(said: Entry, event: TagMoved | TagHeld | None) -> None:

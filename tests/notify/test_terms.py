@@ -10,7 +10,7 @@ import pytest
 
 from boltseal.config import ConfigInvalid
 from boltseal.errors import Invalid
-from boltseal.events import Kind
+from boltseal.events import EventKind
 from boltseal.notify.receivers import SecretInvalid, build_receivers
 from boltseal.notify.webhook import WebhookInvalid
 from boltseal.policy.notifications import NotifyInvalid, parse_notify
@@ -33,8 +33,8 @@ def test_a_table_is_read() -> None:
         ]
     )
 
-    assert (plain.name, plain.events, plain.networks) == ("hooks.example.com", frozenset(Kind), ())
-    assert (whole.name, whole.events) == ("ops", frozenset({Kind.TAG_MOVED, Kind.TAG_REFUSED}))
+    assert (plain.name, plain.events, plain.networks) == ("hooks.example.com", frozenset(EventKind), ())
+    assert (whole.name, whole.events) == ("ops", frozenset({EventKind.TAG_MOVED, EventKind.TAG_REFUSED}))
     assert whole.networks == (ipaddress.ip_network("10.1.0.0/16"),)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.globs import parse_repository_glob
-from boltseal.policy.name_resolution import Lead, MirrorOnly, NamespaceRefused, NamespaceUnknown, parse_leads
+from boltseal.policy.name_resolution import MirrorOnly, NamespaceRefused, NamespaceUnknown, ResolvedName, parse_leads
 from boltseal.policy.upstreams import parse_upstreams
 
 UPSTREAMS = parse_upstreams(
@@ -18,20 +18,20 @@ LEADS = parse_leads(UPSTREAMS, [parse_repository_glob("shop/**")], ["Registry.ex
 
 def lead(
     name: str, ns: str | None = None, *, pushes: bool = False, writes: bool = False, here: tuple[str, ...] = ()
-) -> Lead:
+) -> ResolvedName:
     return LEADS.lead(
         Repository(name), ns, pushes=pushes, writes=writes or pushes, known_here=lambda each: each in here
     )
 
 
-def at_hub(remote: str) -> Lead:
-    return Lead(Repository(f"docker.io/{remote}"), HUB, Repository(remote))
+def at_hub(remote: str) -> ResolvedName:
+    return ResolvedName(Repository(f"docker.io/{remote}"), HUB, Repository(remote))
 
 
 def test_an_upstreams_name_leads_there() -> None:
     """The rest of the name is what upstream calls it."""
     assert lead("docker.io/library/node") == at_hub("library/node")
-    assert lead("ghcr.io/a/b/c") == Lead(Repository("ghcr.io/a/b/c"), GHCR, Repository("a/b/c"))
+    assert lead("ghcr.io/a/b/c") == ResolvedName(Repository("ghcr.io/a/b/c"), GHCR, Repository("a/b/c"))
 
 
 def test_the_hubs_short_names_are_completed() -> None:
@@ -44,7 +44,7 @@ def test_a_namespace_leads_to_its_upstream() -> None:
     """By name, by host and port, in any case; and however it is asked for, it is one repository."""
     assert lead("library/node", "docker.io") == at_hub("library/node")
     assert lead("library/node", "Docker.IO") == at_hub("library/node")
-    assert lead("app", "reg:5001") == Lead(Repository("near/app"), NEAR, Repository("app"))
+    assert lead("app", "reg:5001") == ResolvedName(Repository("near/app"), NEAR, Repository("app"))
 
 
 def test_a_namespace_wins_over_what_is_here() -> None:
@@ -69,26 +69,26 @@ def test_a_namespace_on_a_write_is_refused(ns: str) -> None:
 
 def test_our_own_name_means_here() -> None:
     """The root mirror has no say in it; an upstream's prefix does. Writes are ordinary writes."""
-    assert lead("library/node", "registry.example:8443") == Lead(Repository("library/node"))
+    assert lead("library/node", "registry.example:8443") == ResolvedName(Repository("library/node"))
     assert lead("docker.io/library/node", "registry.example:8443") == at_hub("library/node")
-    assert lead("library/node", "registry.example:8443", pushes=True) == Lead(Repository("library/node"))
+    assert lead("library/node", "registry.example:8443", pushes=True) == ResolvedName(Repository("library/node"))
 
 
 def test_what_was_ever_here_is_ours() -> None:
     """The root mirror never answers for it."""
-    assert lead("library/node", here=("library/node",)) == Lead(Repository("library/node"))
+    assert lead("library/node", here=("library/node",)) == ResolvedName(Repository("library/node"))
 
 
 def test_a_local_namespace_is_ours_before_the_first_push() -> None:
     """Nobody can put an image of the hub in the place of ours."""
-    assert lead("shop/new") == Lead(Repository("shop/new"))
+    assert lead("shop/new") == ResolvedName(Repository("shop/new"))
 
 
 def test_what_is_nobodys_is_the_root_mirrors() -> None:
     """For reads; what is pushed is ours from then on."""
     assert lead("library/node") == at_hub("library/node")
-    assert lead("library/node", pushes=True) == Lead(Repository("library/node"))
-    assert lead("library/node", writes=True) == Lead(Repository("library/node"))
+    assert lead("library/node", pushes=True) == ResolvedName(Repository("library/node"))
+    assert lead("library/node", writes=True) == ResolvedName(Repository("library/node"))
 
 
 def test_without_a_root_mirror_it_is_not_here() -> None:
@@ -96,7 +96,7 @@ def test_without_a_root_mirror_it_is_not_here() -> None:
     leads = parse_leads(UPSTREAMS[1:], [], [])
     found = leads.lead(Repository("a/b"), None, pushes=False, writes=False, known_here=lambda _: False)
 
-    assert found == Lead(Repository("a/b"))
+    assert found == ResolvedName(Repository("a/b"))
 
 
 def test_a_push_to_a_mirror_is_refused() -> None:
@@ -110,7 +110,7 @@ def test_a_push_to_a_mirror_is_refused() -> None:
 
 def test_an_upstreams_name_alone_is_a_name_of_ours() -> None:
     """`docker.io` without anything behind it names no repository of the hub."""
-    assert lead("docker.io", here=("docker.io",)) == Lead(Repository("docker.io"))
+    assert lead("docker.io", here=("docker.io",)) == ResolvedName(Repository("docker.io"))
 
 
 def test_a_name_that_gets_too_long_is_refused() -> None:

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import refusal_message
-from boltseal.policy.refusal_message import Binding, SomeTags, floating_rule
+from boltseal.policy.refusal_message import SealedBinding, SomeTags, floating_rule
 from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode, parse_rules
 
 APP = Repository("shop/app")
 OLD = Digest("sha256", "ab12cd34ef56" + "0" * 52)
 NEW = Digest("sha256", "cd34ef56ab12" + "0" * 52)
-SEALED = Binding(OLD, 1_795_508_941_000_042, "ci", 1_795_708_941_000_042, "forever")
+SEALED = SealedBinding(OLD, 1_795_508_941_000_042, "ci", 1_795_708_941_000_042, "forever")
 
 
-def bound(keep: str = "forever", by: str = "ci") -> Binding:
-    return Binding(SEALED.digest, SEALED.since_us, by, SEALED.changed_us, keep)
+def bound(keep: str = "forever", by: str = "ci") -> SealedBinding:
+    return SealedBinding(SEALED.digest, SEALED.since_us, by, SEALED.changed_us, keep)
 
 
 def some(*names: str) -> SomeTags:

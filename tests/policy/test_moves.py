@@ -11,12 +11,12 @@ from boltseal.oci.digest import Digest
 from boltseal.policy.upstream_moves import (
     DAY_US,
     MAX_CHANGES,
-    Answer,
-    Change,
-    Judged,
-    Known,
-    Seen,
-    Told,
+    KnownTag,
+    MoveChange,
+    MoveDecision,
+    MoveEvent,
+    ServedAnswer,
+    UpstreamAnswer,
     accept,
     answer_of,
     judge,
@@ -26,16 +26,16 @@ from boltseal.policy.upstreams import FirstSeen, MoveTerms, OnGone, OnMove
 
 NOW: Final = 1_795_500_000_000_000
 TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
-A, B, C = (Seen(Digest.parse("sha256:" + letter * 64), TYPE, 100) for letter in "abc")
+A, B, C = (UpstreamAnswer(Digest.parse("sha256:" + letter * 64), TYPE, 100) for letter in "abc")
 FOLLOW, ALERT, HOLD = (MoveTerms(each) for each in (OnMove.FOLLOW, OnMove.ALERT, OnMove.HOLD))
 COOLING = MoveTerms(OnMove.HOLD, cooldown_us=7 * DAY_US)
 CAREFUL = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD)
 
 
-def story(terms: MoveTerms, *answers: Seen | None, step_us: int = 600_000_000) -> Judged:
+def story(terms: MoveTerms, *answers: UpstreamAnswer | None, step_us: int = 600_000_000) -> MoveDecision:
     """What the last of these answers, ten minutes apart, was judged."""
-    known: Known | None = None
-    judged = Judged(Known(None))
+    known: KnownTag | None = None
+    judged = MoveDecision(KnownTag(None))
     for number, answer in enumerate(answers):
         judged = judge(known, answer, terms, NOW + number * step_us)
         known = judged.known
@@ -46,7 +46,12 @@ def test_the_first_sight_is_served_and_written_down() -> None:
     """Somebody asked for it by name; nobody is told."""
     judged = story(ALERT, A)
 
-    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (A, Change.OBSERVED, A, Told.NOTHING)
+    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (
+        A,
+        MoveChange.OBSERVED,
+        A,
+        MoveEvent.NOTHING,
+    )
 
 
 def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
@@ -54,8 +59,8 @@ def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
     judged = story(CAREFUL, A)
 
     assert (judged.known.serves, judged.known.held) == (None, A)
-    assert (judged.change, judged.entry, judged.told) == (Change.HELD, A, Told.HELD)
-    assert answer_of(judged.known, OnGone.ALERT) is Answer.HELD_BACK
+    assert (judged.change, judged.entry, judged.told) == (MoveChange.HELD, A, MoveEvent.HELD)
+    assert answer_of(judged.known, OnGone.ALERT) is ServedAnswer.HELD_BACK
     assert story(CAREFUL, A, A).change is None
     assert story(CAREFUL, A, B).entry == B
 
@@ -64,8 +69,8 @@ def test_a_tag_that_never_was_leaves_nothing() -> None:
     """Whoever asks for made-up tags makes nothing grow."""
     judged = story(ALERT, None)
 
-    assert (judged.change, judged.entry, judged.told) == (None, None, Told.NOTHING)
-    assert answer_of(judged.known, OnGone.SERVE) is Answer.UNKNOWN
+    assert (judged.change, judged.entry, judged.told) == (None, None, MoveEvent.NOTHING)
+    assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
 
 
 def test_what_means_the_same_is_no_news() -> None:
@@ -73,12 +78,12 @@ def test_what_means_the_same_is_no_news() -> None:
     assert story(ALERT, A, A, A).change is None
 
 
-@pytest.mark.parametrize(("terms", "told"), [(FOLLOW, Told.NOTHING), (ALERT, Told.MOVED)])
-def test_a_move_is_followed_and_told_as_the_rule_says(terms: MoveTerms, told: Told) -> None:
+@pytest.mark.parametrize(("terms", "told"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
+def test_a_move_is_followed_and_told_as_the_rule_says(terms: MoveTerms, told: MoveEvent) -> None:
     """`follow` is a line of history, `alert` tells somebody."""
     judged = story(terms, A, B)
 
-    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (B, Change.OBSERVED, B, told)
+    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (B, MoveChange.OBSERVED, B, told)
 
 
 def test_a_move_is_held_until_it_is_accepted() -> None:
@@ -88,11 +93,16 @@ def test_a_move_is_held_until_it_is_accepted() -> None:
     accepted = accept(judged.known, NOW)
     assert accepted is not None
 
-    assert (judged.known.serves, judged.known.held, judged.change, judged.told) == (A, B, Change.HELD, Told.HELD)
+    assert (judged.known.serves, judged.known.held, judged.change, judged.told) == (
+        A,
+        B,
+        MoveChange.HELD,
+        MoveEvent.HELD,
+    )
     assert "held until somebody accepts it" in judged.reason
     assert "which is held" in (warning_of(judged.known, B) or "")
     assert later.change is None
-    assert (accepted.known.serves, accepted.known.held, accepted.change) == (B, None, Change.ACCEPTED)
+    assert (accepted.known.serves, accepted.known.held, accepted.change) == (B, None, MoveChange.ACCEPTED)
     assert judge(accepted.known, B, HOLD, NOW).change is None
     assert warning_of(accepted.known, B) is None
 
@@ -111,7 +121,11 @@ def test_a_cooldown_lets_it_through_when_it_is_over() -> None:
     assert "or for 7d" in held.reason
     assert before.change is None
     assert (after.known.serves, after.known.held) == (B, None)
-    assert (after.change, after.told, after.reason) == (Change.ACCEPTED, Told.MOVED, "its cooldown of 7d is over")
+    assert (after.change, after.told, after.reason) == (
+        MoveChange.ACCEPTED,
+        MoveEvent.MOVED,
+        "its cooldown of 7d is over",
+    )
 
 
 def test_a_cooldown_of_a_first_sight_ends_too() -> None:
@@ -123,12 +137,12 @@ def test_a_cooldown_of_a_first_sight_ends_too() -> None:
 
 
 @pytest.mark.parametrize("between", [A, C, None])
-def test_a_cooldown_begins_again_for_what_went_away(between: Seen | None) -> None:
+def test_a_cooldown_begins_again_for_what_went_away(between: UpstreamAnswer | None) -> None:
     """An attacker can't let a bad image ripen by showing it for a moment: withdrawn is withdrawn."""
     known = judge(judge(judge(None, A, COOLING, NOW).known, B, COOLING, NOW).known, between, COOLING, NOW + 1).known
     again = judge(known, B, COOLING, NOW + 7 * DAY_US)
 
-    assert again.change is Change.HELD
+    assert again.change is MoveChange.HELD
     assert again.known.serves == A
     assert again.known.held_us == NOW + 7 * DAY_US
 
@@ -140,8 +154,8 @@ def test_what_is_withdrawn_while_it_is_held_is_dropped() -> None:
     assert (judged.known.serves, judged.known.held, judged.change, judged.told) == (
         A,
         None,
-        Change.OBSERVED,
-        Told.NOTHING,
+        MoveChange.OBSERVED,
+        MoveEvent.NOTHING,
     )
 
 
@@ -153,17 +167,17 @@ def test_a_rule_that_was_changed_frees_what_was_held() -> None:
 
 @pytest.mark.parametrize(
     ("on_gone", "answer"),
-    [(OnGone.SERVE, Answer.SERVED), (OnGone.ALERT, Answer.SERVED), (OnGone.STOP, Answer.WITHDRAWN)],
+    [(OnGone.SERVE, ServedAnswer.SERVED), (OnGone.ALERT, ServedAnswer.SERVED), (OnGone.STOP, ServedAnswer.WITHDRAWN)],
 )
-def test_a_tag_that_is_gone_is_served_or_not_as_told(on_gone: OnGone, answer: Answer) -> None:
+def test_a_tag_that_is_gone_is_served_or_not_as_told(on_gone: OnGone, answer: ServedAnswer) -> None:
     """It may have been withdrawn because it does harm: that is told, once, and written down."""
     judged = story(ALERT, A, None)
 
-    assert (judged.change, judged.entry, judged.told) == (Change.OBSERVED, None, Told.GONE)
+    assert (judged.change, judged.entry, judged.told) == (MoveChange.OBSERVED, None, MoveEvent.GONE)
     assert answer_of(judged.known, on_gone) is answer
     assert "not there any more" in (warning_of(judged.known, None) or "")
     assert story(ALERT, A, None, None).change is None
-    assert (judge(judge(None, A, ALERT, NOW).known, None, ALERT, NOW, on_gone).told is Told.GONE) == (
+    assert (judge(judge(None, A, ALERT, NOW).known, None, ALERT, NOW, on_gone).told is MoveEvent.GONE) == (
         on_gone is not OnGone.SERVE
     )
 
@@ -172,16 +186,21 @@ def test_a_tag_that_comes_back_is_served_again() -> None:
     """As it was, or as what it means now."""
     same, other = story(ALERT, A, None, A), story(ALERT, A, None, B)
 
-    assert (same.known.serves, same.known.gone_us, same.change, same.told) == (A, None, Change.OBSERVED, Told.NOTHING)
-    assert (other.known.serves, other.known.gone_us, other.told) == (B, None, Told.MOVED)
+    assert (same.known.serves, same.known.gone_us, same.change, same.told) == (
+        A,
+        None,
+        MoveChange.OBSERVED,
+        MoveEvent.NOTHING,
+    )
+    assert (other.known.serves, other.known.gone_us, other.told) == (B, None, MoveEvent.MOVED)
 
 
 def test_what_was_held_from_the_first_and_goes_was_never_there() -> None:
     """Nothing was served of it, so nobody misses it."""
     judged = story(CAREFUL, A, None)
 
-    assert (judged.told, judged.known.held) == (Told.NOTHING, None)
-    assert answer_of(judged.known, OnGone.SERVE) is Answer.UNKNOWN
+    assert (judged.told, judged.known.held) == (MoveEvent.NOTHING, None)
+    assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
     assert warning_of(judged.known, None) is None
 
 
@@ -196,7 +215,7 @@ def test_an_oscillating_tag_is_written_down_so_often_a_day_and_no_more() -> None
     assert judged.change is None
     assert known.serves == flips[MAX_CHANGES - 1]
     assert "more than 144 times today" in (warning_of(known, A if known.serves == B else B) or "")
-    assert tomorrow.change is Change.OBSERVED
+    assert tomorrow.change is MoveChange.OBSERVED
     assert tomorrow.known.changes == 1
 
 
@@ -209,4 +228,4 @@ def test_a_clock_that_was_set_back_counts_anew() -> None:
 
 def test_a_name_without_anything_is_unknown() -> None:
     """Neither served, nor held, nor gone."""
-    assert answer_of(Known(None), OnGone.SERVE) is Answer.UNKNOWN
+    assert answer_of(KnownTag(None), OnGone.SERVE) is ServedAnswer.UNKNOWN

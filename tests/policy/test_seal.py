@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from boltseal.oci.digest import Digest
 from boltseal.policy.rules import Mode
-from boltseal.policy.seal import UNUSED, Identity, NameState, Verdict, judge
+from boltseal.policy.seal import UNUSED, Identity, PushDecision, TagState, judge
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
@@ -18,25 +18,25 @@ A = Identity(Digest.of(b"a"), OCI)
 B = Identity(Digest.of(b"b"), OCI)
 A_AS_DOCKER = Identity(A.canonical, DOCKER)
 
-FLOATS_AT_A = NameState(means=A, bound=None)
-SEALED_AT_A = NameState(means=A, bound=A)
-TOMBSTONE_OF_A = NameState(means=None, bound=A)
+FLOATS_AT_A = TagState(means=A, bound=None)
+SEALED_AT_A = TagState(means=A, bound=A)
+TOMBSTONE_OF_A = TagState(means=None, bound=A)
 
 
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize(
     ("state", "pushed", "verdict"),
     [
-        (UNUSED, A, Verdict.CREATE),
-        (SEALED_AT_A, A, Verdict.SAME),
-        (SEALED_AT_A, B, Verdict.REFUSED_BOUND),
-        (SEALED_AT_A, A_AS_DOCKER, Verdict.REFUSED_BOUND),
-        (TOMBSTONE_OF_A, A, Verdict.RETURN),
-        (TOMBSTONE_OF_A, B, Verdict.REFUSED_TOMBSTONE),
-        (TOMBSTONE_OF_A, A_AS_DOCKER, Verdict.REFUSED_TOMBSTONE),
+        (UNUSED, A, PushDecision.CREATE),
+        (SEALED_AT_A, A, PushDecision.SAME),
+        (SEALED_AT_A, B, PushDecision.REFUSED_BOUND),
+        (SEALED_AT_A, A_AS_DOCKER, PushDecision.REFUSED_BOUND),
+        (TOMBSTONE_OF_A, A, PushDecision.RETURN),
+        (TOMBSTONE_OF_A, B, PushDecision.REFUSED_TOMBSTONE),
+        (TOMBSTONE_OF_A, A_AS_DOCKER, PushDecision.REFUSED_TOMBSTONE),
     ],
 )
-def test_what_holds_under_every_rule(mode: Mode, state: NameState, pushed: Identity, verdict: Verdict) -> None:
+def test_what_holds_under_every_rule(mode: Mode, state: TagState, pushed: Identity, verdict: PushDecision) -> None:
     """Changing the rules later never unseals; the same bytes under another media type are another manifest."""
 
     assert judge(state, pushed, mode, extends=True) is verdict
@@ -45,17 +45,17 @@ def test_what_holds_under_every_rule(mode: Mode, state: NameState, pushed: Ident
 @pytest.mark.parametrize(
     ("mode", "pushed", "extends", "verdict"),
     [
-        (Mode.SEALED, A, True, Verdict.SEAL),
-        (Mode.SEALED, B, True, Verdict.MOVE_AND_SEAL),
-        (Mode.FLOATING, A, True, Verdict.SAME),
-        (Mode.FLOATING, B, False, Verdict.MOVE),
-        (Mode.APPEND_ONLY, A, True, Verdict.SAME),
-        (Mode.APPEND_ONLY, B, True, Verdict.MOVE),
-        (Mode.APPEND_ONLY, B, False, Verdict.REFUSED_NOT_EXTENDED),
+        (Mode.SEALED, A, True, PushDecision.SEAL),
+        (Mode.SEALED, B, True, PushDecision.MOVE_AND_SEAL),
+        (Mode.FLOATING, A, True, PushDecision.SAME),
+        (Mode.FLOATING, B, False, PushDecision.MOVE),
+        (Mode.APPEND_ONLY, A, True, PushDecision.SAME),
+        (Mode.APPEND_ONLY, B, True, PushDecision.MOVE),
+        (Mode.APPEND_ONLY, B, False, PushDecision.REFUSED_NOT_EXTENDED),
     ],
 )
 def test_what_a_rule_says_of_a_name_that_is_not_bound(
-    mode: Mode, pushed: Identity, extends: bool, verdict: Verdict
+    mode: Mode, pushed: Identity, extends: bool, verdict: PushDecision
 ) -> None:
     """A floating name may become sealed where it goes, never the other way."""
 
@@ -79,9 +79,13 @@ def test_a_name_that_was_ever_sealed_means_one_manifest(story: list[str | tuple[
         else:
             pushed, mode, extends = step
             verdict = judge(state, pushed, mode, extends=extends)
-            if verdict not in (Verdict.REFUSED_BOUND, Verdict.REFUSED_TOMBSTONE, Verdict.REFUSED_NOT_EXTENDED):
-                sealing = mode is Mode.SEALED and verdict is not Verdict.SAME
-                state = NameState(pushed, state.bound or (pushed if sealing else None))
+            if verdict not in (
+                PushDecision.REFUSED_BOUND,
+                PushDecision.REFUSED_TOMBSTONE,
+                PushDecision.REFUSED_NOT_EXTENDED,
+            ):
+                sealing = mode is Mode.SEALED and verdict is not PushDecision.SAME
+                state = TagState(pushed, state.bound or (pushed if sealing else None))
 
         assert bound_before in (None, state.bound)
         assert state.bound is None or state.means in (None, state.bound)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from boltseal.oci.digest import Digest
-from boltseal.project.edits import Asked, Edited, edit
-from boltseal.project.image_references import Found, Site
+from boltseal.project.edits import EditResult, ScanRequest, edit
+from boltseal.project.image_references import ImageReference, ScanResult
 from boltseal.project.scan import scan_project
-from boltseal.project.source_files import Project
+from boltseal.project.source_files import ProjectTree
 
 DATA = Path(__file__).parent.parent / "data" / "pin"
 
@@ -29,37 +29,37 @@ def written(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     return folder
 
 
-def found_in(root: Path, *paths: str) -> Found:
+def found_in(root: Path, *paths: str) -> ScanResult:
     """What a scan of the project finds."""
-    return scan_project(Project(root), [Path(path) for path in paths])
+    return scan_project(ProjectTree(root), [Path(path) for path in paths])
 
 
-def digest_of(site: Site) -> Digest:
+def digest_of(site: ImageReference) -> Digest:
     """The digest that our tests give to whatever a site names."""
     return Digest.of(str(site.unpinned).encode())
 
 
-def pinned(root: Path) -> Edited:
+def pinned(root: Path) -> EditResult:
     """Every site that has a place for it, with its digest."""
-    asked = Asked(Project(root))
+    asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
     return edit(asked, found, {site: digest_of(site) for site in found.sites if site.resolved and not site.build})
 
 
-def unpinned(root: Path) -> Edited:
+def unpinned(root: Path) -> EditResult:
     """Every site that has a digest, without it."""
-    asked = Asked(Project(root))
+    asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
     return edit(asked, found, {site: None for site in found.sites if site.pinned})
 
 
-def put(root: Path, edited: Edited) -> None:
+def put(root: Path, edited: EditResult) -> None:
     """The new texts, on the disk."""
     for change in edited.changes:
         (root / change.path).write_bytes(change.after.raw)
 
 
-def shown(edited: Edited) -> dict[str, list[str]]:
+def shown(edited: EditResult) -> dict[str, list[str]]:
     """The lines that are new, by file, each digest shortened to @DIGEST."""
     lines: dict[str, list[str]] = {}
     for change in edited.changes:
@@ -69,7 +69,7 @@ def shown(edited: Edited) -> dict[str, list[str]]:
     return lines
 
 
-def names(found: Found) -> list[tuple[str, str]]:
+def names(found: ScanResult) -> list[tuple[str, str]]:
     """Each site: where, and what it names, or why it names nothing."""
     return [(site.where, site.resolved.familiar() if site.resolved else f"? {site.why}") for site in found.sites]
 

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.ledger_trust import Followed
+from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, Site
+from boltseal.project.image_references import Format, ImageReference
 from boltseal.project.resolve import Resolver
 from tests.fakes.hub import FakeHub
 from tests.images import Document, image, index
@@ -21,13 +21,13 @@ REGISTRY = "registry.example.com"
 
 def site(
     written: str, *, path: str = "compose.yaml", where: str = "services.web.image", build: bool = False, line: int = 3
-) -> Site:
+) -> ImageReference:
     """A reference in a file; one that is none has no `resolved`."""
     try:
         resolved = Reference.parse(written)
     except BoltsealError as error:
-        return Site(path, Format.COMPOSE, where, line, (0, 0), written, None, why=error.message, build=build)
-    return Site(path, Format.COMPOSE, where, line, (0, 0), written, resolved, build=build)
+        return ImageReference(path, Format.COMPOSE, where, line, (0, 0), written, None, why=error.message, build=build)
+    return ImageReference(path, Format.COMPOSE, where, line, (0, 0), written, resolved, build=build)
 
 
 def publish(hub: FakeHub, name: str, document: Document) -> str:
@@ -51,7 +51,7 @@ async def resolving(
     *,
     count_pulls: bool = False,
     allowed: Callable[[str], bool] = lambda _: True,
-    watch: Callable[[str], Awaitable[Followed]] | None = None,
+    watch: Callable[[str], Awaitable[LedgerCheck]] | None = None,
     progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
 ) -> AsyncIterator[Resolver]:
     """A resolver whose every registry is the hub."""

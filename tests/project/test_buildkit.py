@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boltseal.project.references.dockerfile_lines import read_lines
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.source_files import SourceFile, Unreadable
 from tests.project.projects import DATA
 
 pytestmark = pytest.mark.skipif(
@@ -40,7 +40,7 @@ files = st.lists(st.sampled_from(TOKENS), max_size=20).map("".join)
 def ours(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
     """Name, line, flags without quotes and escapes, and heredocs of each instruction; None of what can't be read."""
     try:
-        lines = read_lines(Source.of("Dockerfile", text.encode()))
+        lines = read_lines(SourceFile.of("Dockerfile", text.encode()))
     except Unreadable:
         return None
     return [

@@ -9,9 +9,9 @@ import stamina
 
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from boltseal.project.lock import relock
-from boltseal.project.verify import Verdict, verify
+from boltseal.project.verify import VerifyResult, verify
 from tests.fakes.hub import FakeHub
 from tests.lockfile.locks import NOW_US
 from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
@@ -30,7 +30,7 @@ def hub() -> FakeHub:
     return FakeHub()
 
 
-def filled(hub: FakeHub, registry: str) -> list[Site]:
+def filled(hub: FakeHub, registry: str) -> list[ImageReference]:
     """Two hundred repositories, each named in five files."""
     for number in range(MANY):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
@@ -41,7 +41,7 @@ def filled(hub: FakeHub, registry: str) -> list[Site]:
     ]
 
 
-async def locked(hub: FakeHub, sites: list[Site], old: Lock) -> Lock:
+async def locked(hub: FakeHub, sites: list[ImageReference], old: Lock) -> Lock:
     """By one call of the verb: connections and tokens are its own."""
     async with resolving(hub) as resolver:
         done = await relock(sites, old, resolver, update=lambda _: False, now_us=NOW_US)
@@ -50,7 +50,7 @@ async def locked(hub: FakeHub, sites: list[Site], old: Lock) -> Lock:
     return done.lock
 
 
-async def verified(hub: FakeHub, sites: list[Site], lock: Lock) -> tuple[Verdict, ...]:
+async def verified(hub: FakeHub, sites: list[ImageReference], lock: Lock) -> tuple[VerifyResult, ...]:
     async with resolving(hub) as resolver:
         return await verify(sites, lock, resolver, now_us=NOW_US)
 

@@ -9,10 +9,10 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.project.edit_check import structure_differs
-from boltseal.project.edits import Asked, edit
-from boltseal.project.image_references import Format, Found, Spot
+from boltseal.project.edits import ScanRequest, edit
+from boltseal.project.image_references import EditRange, Format, ScanResult
 from boltseal.project.scan import scan_project
-from boltseal.project.source_files import Project, Source
+from boltseal.project.source_files import ProjectTree, SourceFile
 from tests.project.projects import digest_of, shown, trap, written
 
 ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
@@ -20,7 +20,7 @@ ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
 
 def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
     """The text holds one; the file's other references are pinned."""
-    asked = Asked(Project(trap("compose_aliases_and_fragments", tmp_path)))
+    asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
     found = scan_project(asked.project)
     web, worker, cache, _ = found.sites
     edited = edit(asked, found, {web: ONE, worker: OTHER, cache: ONE})
@@ -34,11 +34,11 @@ def test_a_place_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -
     root = written(
         tmp_path, dict.fromkeys(("a/compose.yml", "b/compose.yml"), "services: {web: {image: nginx:1.25}}\n")
     )
-    asked = Asked(Project(root))
+    asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
     wrong, right = found.sites
-    moved = replace(wrong, spot=Spot(wrong.path, 30, 30))
-    edited = edit(asked, Found((moved, right)), {moved: ONE, right: ONE})
+    moved = replace(wrong, spot=EditRange(wrong.path, 30, 30))
+    edited = edit(asked, ScanResult((moved, right)), {moved: ONE, right: ONE})
 
     assert [change.path for change in edited.changes] == ["b/compose.yml"]
     assert [refusal.site for refusal in edited.refusals] == [moved]
@@ -47,10 +47,10 @@ def test_a_place_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -
 def test_a_site_that_would_name_something_else_afterwards_is_refused(tmp_path: Path) -> None:
     """A digest before the tag leaves the structure whole, and the reference broken."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: 'nginx:1.25'}}\n"})
-    asked = Asked(Project(root))
+    asked = ScanRequest(ProjectTree(root))
     (site,) = scan_project(asked.project).sites
-    moved = replace(site, spot=Spot("compose.yml", site.span[0] + 5, site.span[0] + 5))
-    edited = edit(asked, Found((moved,)), {moved: ONE})
+    moved = replace(site, spot=EditRange("compose.yml", site.span[0] + 5, site.span[0] + 5))
+    edited = edit(asked, ScanResult((moved,)), {moved: ONE})
 
     assert edited.changes == ()
     assert edited.refusals[0].reason == "read again, services.web.image does not name what it should"
@@ -59,7 +59,7 @@ def test_a_site_that_would_name_something_else_afterwards_is_refused(tmp_path: P
 def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) -> None:
     """The proof is about one state of the project; whoever writes compares it with the disk."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: nginx:1.25}}\n"})
-    asked = Asked(Project(root))
+    asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
     (root / "compose.yml").write_text("gone: true\n")
     (change,) = edit(asked, found, {site: digest_of(site) for site in found.sites}).changes
@@ -87,10 +87,10 @@ def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) 
 )
 def test_an_insertion_that_changes_the_structure_is_seen(kind: Format | None, before: str, at: int, put: str) -> None:
     """Comments, lines, keys, anchors, block headers, instructions and variables that come or go."""
-    old = Source.of("file", before.encode())
+    old = SourceFile.of("file", before.encode())
     new = old.with_text(before[:at] + put + before[at:])
 
-    assert structure_differs(old, new, {Spot("file", at, at): put}, kind) is not None
+    assert structure_differs(old, new, {EditRange("file", at, at): put}, kind) is not None
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_an_insertion_that_changes_the_structure_is_seen(kind: Format | None, be
 )
 def test_a_change_beside_the_edit_is_seen(kind: Format | None, before: str, at: int) -> None:
     """One character elsewhere, and the edit is not what it was said to be."""
-    old = Source.of("file", before.encode())
+    old = SourceFile.of("file", before.encode())
     good = old.with_text(f"{before[:at]}@x{before[at:]}")
     bad = old.with_text(good.text.replace("d", "e").replace("RUN b", "RUN c"))
 
-    assert structure_differs(old, good, {Spot("file", at, at): "@x"}, kind) is None
-    assert structure_differs(old, bad, {Spot("file", at, at): "@x"}, kind) is not None
+    assert structure_differs(old, good, {EditRange("file", at, at): "@x"}, kind) is None
+    assert structure_differs(old, bad, {EditRange("file", at, at): "@x"}, kind) is not None

@@ -11,11 +11,11 @@ import yaml
 
 from boltseal.oci.digest import Digest
 from boltseal.project.generated_files import SeveralFolders, compose_override, kustomize_component, source_policy
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from tests.project.projects import digest_of, found_in, trap, written
 
 
-def digests(root: Path) -> Mapping[Site, Digest]:
+def digests(root: Path) -> Mapping[ImageReference, Digest]:
     """A digest for every site that names something."""
     return {site: digest_of(site) for site in found_in(root).sites if site.resolved is not None}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from boltseal.project.source_files import Source
+from boltseal.project.source_files import SourceFile
 from tests.project.projects import found_in, names, pinned, put, unpinned, written
 
 NAMES = (
@@ -247,7 +247,7 @@ def test_the_lines_of_a_text_are_looked_for_once() -> None:
     """Also of one that is all one line, such as a list of a cluster's pods as JSON."""
     text = Counted("{}")
     text.times = 0
-    source = Source("pod.json", text, b"{}")
+    source = SourceFile("pod.json", text, b"{}")
 
     assert [source.line(0), source.line(1), source.line(2)] == [1, 1, 1]
     assert text.times == 1

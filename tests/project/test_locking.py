@@ -12,8 +12,8 @@ from boltseal.lockfile.document import Lock, LockedImage, Use
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Site
-from boltseal.project.lock import Relocked, relock
+from boltseal.project.image_references import ImageReference
+from boltseal.project.lock import LockUpdate, relock
 from tests.fakes.hub import FakeHub
 from tests.images import Document, image, index
 from tests.lockfile.locks import DAY_US, NOW_US
@@ -36,18 +36,18 @@ def hub() -> FakeHub:
 
 async def locking(
     hub: FakeHub,
-    sites: Sequence[Site],
+    sites: Sequence[ImageReference],
     old: Lock = EMPTY,
     *,
     update: Callable[[Reference], bool] = lambda _: False,
     now_us: int = NOW_US,
     outside: Callable[[str], bool] = lambda _: False,
-) -> Relocked:
+) -> LockUpdate:
     async with resolving(hub) as resolver:
         return await relock(sites, old, resolver, update=update, now_us=now_us, outside=outside)
 
 
-async def locked(hub: FakeHub, sites: Sequence[Site]) -> Lock:
+async def locked(hub: FakeHub, sites: Sequence[ImageReference]) -> Lock:
     done = await locking(hub, sites)
 
     assert done.unresolved == ()

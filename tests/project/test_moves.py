@@ -11,16 +11,16 @@ import stamina
 from boltseal.client import history
 from boltseal.client.ledger_trust import LedgerWatch
 from boltseal.client.state import ClientState
-from boltseal.ledger.entry import RECORDS, Kind
+from boltseal.ledger.entry import RECORDS, EntryKind
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project import resolve
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from boltseal.project.resolve import Resolver
-from boltseal.project.tag_moves import Told
-from boltseal.project.verify import Status, Verdict, verify
+from boltseal.project.tag_moves import MoveSource
+from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.ledger import START_US, A, B, C, FakeLedger
 from tests.lockfile.locks import DAY_US
 from tests.project.sites import site
@@ -41,7 +41,7 @@ def ledger() -> FakeLedger:
     return FakeLedger()
 
 
-def shop(tag: str, digest: str = "") -> Site:
+def shop(tag: str, digest: str = "") -> ImageReference:
     return site(f"{HOST}/shop/app:{tag}" + (f"@{digest}" if digest else ""))
 
 
@@ -50,7 +50,7 @@ def locked(tag: str, digest: str = A, entry: int | None = None) -> Lock:
     return Lock((image,))
 
 
-async def verdict(ledger: FakeLedger, folder: Path, one: Site, lock: Lock | None) -> Verdict:
+async def verdict(ledger: FakeLedger, folder: Path, one: ImageReference, lock: Lock | None) -> VerifyResult:
     ledger.tags |= {("shop/app", digest): digest for digest in (A, B, C)}
     transport = ledger.transport()
     watch = LedgerWatch(ClientState(folder / "state"), transport, lambda: NOW_US // 1_000_000)
@@ -62,7 +62,7 @@ async def verdict(ledger: FakeLedger, folder: Path, one: Site, lock: Lock | None
     return found
 
 
-def told(found: Verdict) -> tuple[Status, Weight]:
+def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
@@ -72,9 +72,9 @@ async def test_a_tag_that_floats_there_may_move_whatever_it_is_called(ledger: Fa
     ledger.push("1.4.2", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2", entry=1))
 
-    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert (found.move.sealed, found.move.told, found.move.by, found.move.entry) == (False, Told.LEDGER, "ci", 2)
+    assert (found.move.sealed, found.move.told, found.move.by, found.move.entry) == (False, MoveSource.LEDGER, "ci", 2)
     assert found.move.moved_us == START_US + 2_000_000
     assert found.reason == (
         "its floating tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb, on 2026-11-24T06:00:02Z (4 days ago), "
@@ -83,7 +83,7 @@ async def test_a_tag_that_floats_there_may_move_whatever_it_is_called(ledger: Fa
 
 
 @pytest.mark.parametrize("kind", sorted(RECORDS))
-async def test_what_was_said_of_an_image_is_no_move(ledger: FakeLedger, tmp_path: Path, kind: Kind) -> None:
+async def test_what_was_said_of_an_image_is_no_move(ledger: FakeLedger, tmp_path: Path, kind: EntryKind) -> None:
     """Whoever pushes may say of the old image that it was released, and by whatever words: the tag neither moved nor is sealed by it."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
@@ -97,9 +97,9 @@ async def test_what_was_said_of_an_image_is_no_move(ledger: FakeLedger, tmp_path
     assert after.move.entry == 2
 
 
-@pytest.mark.parametrize(("kind", "entries"), [(Kind.RELEASED, [1]), (Kind.TAG_DELETED, [])])
+@pytest.mark.parametrize(("kind", "entries"), [(EntryKind.RELEASED, [1]), (EntryKind.TAG_DELETED, [])])
 async def test_a_lock_names_the_entry_that_made_the_tag_mean_this(
-    ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, entries: list[int]
+    ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: EntryKind, entries: list[int]
 ) -> None:
     """Neither one that says something of the image, nor one that took the tag away."""
     monkeypatch.setattr(resolve, "LEDGER_PAUSE_S", 0.0)
@@ -123,11 +123,11 @@ async def test_a_lock_may_name_an_entry_that_only_says_something_of_the_image(
 ) -> None:
     """Older versions wrote such ones."""
     ledger.push("latest", mode="floating")
-    entry = ledger.add(Kind.RELEASED, A, tag="latest")
+    entry = ledger.add(EntryKind.RELEASED, A, tag="latest")
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
-    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
 async def test_a_tag_that_is_sealed_there_may_not_move_whatever_it_is_called(
@@ -138,9 +138,9 @@ async def test_a_tag_that_is_sealed_there_may_not_move_whatever_it_is_called(
     ledger.tags["shop/app", "prod"] = B
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
-    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
-    assert (found.move.sealed, found.move.told) == (True, Told.LEDGER)
+    assert (found.move.sealed, found.move.told) == (True, MoveSource.LEDGER)
     assert found.reason.startswith("its sealed tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb")
     assert "its registry is not to be believed: the tag means sha256:bbbb" in found.reason
 
@@ -153,7 +153,7 @@ async def test_a_sealed_tag_that_moved_by_the_ledgers_own_words_does_not_hold(
     ledger.push("prod", digest=B)
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
-    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "the name is bound to sha256:aaaa" in found.reason
 
 
@@ -163,7 +163,7 @@ async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: Fake
     ledger.push("rc", digest=B)
     found = await verdict(ledger, tmp_path, shop("rc", A), locked("rc", entry=1))
 
-    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
 async def test_who_moved_several_times_is_told_with_when_it_left_what_was_locked(
@@ -175,7 +175,7 @@ async def test_who_moved_several_times_is_told_with_when_it_left_what_was_locked
     ledger.push("latest", digest=C, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest"), locked("latest", entry=1))
 
-    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.left_us, found.move.moved_us) == (START_US + 2_000_000, START_US + 3_000_000)
     assert "it left what was locked on 2026-11-24T06:00:02Z; what would be deployed is not" in found.reason
@@ -187,7 +187,7 @@ async def test_a_move_and_back_is_no_move(ledger: FakeLedger, tmp_path: Path) ->
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
 
-    assert told(found) == (Status.HOLDS, Weight.HOLDS)
+    assert told(found) == (VerifyStatus.HOLDS, Weight.HOLDS)
     assert ledger.counted["history"] == 0
 
 
@@ -210,7 +210,7 @@ async def test_a_ledger_without_the_entry_of_the_lock_does_not_hold(
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
-    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert f"entry {entry}, by which latest was locked" in found.reason
 
 
@@ -220,7 +220,7 @@ async def test_a_pin_that_a_sealed_tag_never_meant_does_not_hold(ledger: FakeLed
     ledger.push("1.4.1")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), None)
 
-    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "by the ledger it never meant sha256:aaaaaaaaaaaa" in found.reason
 
 
@@ -234,7 +234,7 @@ async def test_a_ledger_that_can_not_be_read_leaves_it_open_whether_a_tag_may_mo
     ledger.history_status = 500
     found = await verdict(ledger, tmp_path, shop("latest", A if pinned else ""), locked("latest"))
 
-    assert told(found) == ((Status.UNKNOWN, Weight.UNKNOWN) if pinned else (Status.MOVED, Weight.DIFFERS))
+    assert told(found) == ((VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS))
     assert "whether it may, its registry's ledger does not say now" in found.reason
 
 
@@ -245,7 +245,7 @@ async def test_a_ledger_that_fails_between_history_and_proof_is_told(ledger: Fak
     ledger.statuses = {"checkpoint": [200, 500]}
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
 async def test_a_registry_whose_ledger_tells_no_histories_is_judged_by_the_tags_name(
@@ -257,9 +257,9 @@ async def test_a_registry_whose_ledger_tells_no_histories_is_judged_by_the_tags_
     ledger.own_history = False
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert (found.move.told, found.move.by) == (Told.NAME, "")
+    assert (found.move.told, found.move.by) == (MoveSource.NAME, "")
     assert "as its registry says" in found.reason
 
 
@@ -273,9 +273,9 @@ async def test_a_registry_that_shows_its_ledger_to_nobody_is_believed_as_far_as_
     ledger.status = 403
     found = await verdict(ledger, tmp_path, shop(tag, A), locked(tag, entry=1))
 
-    assert told(found) == (Status.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
     assert found.move is not None
-    assert (found.move.told, found.move.by) == (Told.REGISTRY, "ci")
+    assert (found.move.told, found.move.by) == (MoveSource.REGISTRY, "ci")
     assert "by ci, as its registry says" in found.reason
 
 
@@ -289,9 +289,9 @@ async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
     ledger.status = ledger.history_status = status
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert found.move.told is Told.NAME
+    assert found.move.told is MoveSource.NAME
 
 
 async def test_a_history_without_end_is_not_read_to_its_end(
@@ -303,7 +303,7 @@ async def test_a_history_without_end_is_not_read_to_its_end(
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert "lists more than 1000 bytes of history of latest: not read" in found.reason
 
 
@@ -311,12 +311,12 @@ async def test_a_tag_that_was_deleted_is_told_with_who_did_it(ledger: FakeLedger
     """Nothing holds it, so it is gone; pinned, a floating one is a note and a sealed one does not hold."""
     for tag, mode in (("latest", "floating"), ("1.4.2", "sealed")):
         ledger.push(tag, mode=mode)
-        ledger.add(Kind.TAG_DELETED, A, tag=tag, actor="an admin", extra={})
+        ledger.add(EntryKind.TAG_DELETED, A, tag=tag, actor="an admin", extra={})
     gone = await verdict(ledger, tmp_path, shop("latest"), locked("latest"))
     floating = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
     sealed = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2"))
 
-    assert told(gone) == (Status.GONE, Weight.DIFFERS)
-    assert told(floating) == (Status.MOVED, Weight.NOTE)
-    assert told(sealed) == (Status.MOVED, Weight.DIFFERS)
+    assert told(gone) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert told(sealed) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert all("by an admin, as entry" in found.reason for found in (gone, floating, sealed))

@@ -10,10 +10,10 @@ import stamina
 
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedPlatform
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from boltseal.project.lock import relock
 from boltseal.project.platforms import PlatformInvalid, check_platform, lacking, runs
-from boltseal.project.verify import Status, Verdict, verify
+from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.hub import FakeHub
 from tests.images import image, index
 from tests.lockfile.locks import NOW_US, digest
@@ -33,24 +33,24 @@ def hub() -> FakeHub:
     return FakeHub()
 
 
-def used_on(one: Site, *platforms: str) -> Site:
+def used_on(one: ImageReference, *platforms: str) -> ImageReference:
     """As Compose's `platform`, or `FROM --platform`, says it."""
     return replace(one, platforms=platforms)
 
 
-async def locked(hub: FakeHub, *sites: Site) -> Lock:
+async def locked(hub: FakeHub, *sites: ImageReference) -> Lock:
     async with resolving(hub) as resolver:
         return (await relock(sites, Lock(), resolver, update=lambda _: False, now_us=NOW_US)).lock
 
 
-async def verdict(hub: FakeHub | None, one: Site, lock: Lock, platforms: Sequence[str] = ()) -> Verdict:
+async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock, platforms: Sequence[str] = ()) -> VerifyResult:
     if hub is None:
         return (await verify([one], lock, None, now_us=NOW_US, platforms=platforms))[0]
     async with resolving(hub) as resolver:
         return (await verify([one], lock, resolver, now_us=NOW_US, platforms=platforms))[0]
 
 
-def told(found: Verdict) -> tuple[Status, Weight]:
+def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
@@ -106,7 +106,7 @@ async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: Fa
     pinned = used_on(site(f"{RELEASE}@{document.children[0].digest}"), "linux/arm64")
     found = [await verdict(asked, pinned, lock) for asked in (hub, None)]
 
-    assert [told(one) for one in found] == [(Status.WRONG_PLATFORM, Weight.DIFFERS)] * 2
+    assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
     assert all("only the image for linux/amd64 (it asks for linux/arm64)" in one.reason for one in found)
 
 
@@ -117,10 +117,10 @@ async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: Fa
     lock = await locked(hub, site(RELEASE))
     pinned = used_on(site(f"{RELEASE}@{document.children[1].digest}"), "linux/arm64/v8")
 
-    assert told(await verdict(hub, pinned, lock)) == (Status.HOLDS, Weight.NOTE)
-    assert told(await verdict(None, pinned, lock)) == (Status.HOLDS, Weight.NOTE)
+    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
+    assert told(await verdict(None, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
     del hub.manifests["shop/app"][document.children[1].digest]
-    assert told(await verdict(hub, pinned, lock)) == (Status.GONE, Weight.DIFFERS)
+    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_an_image_that_has_not_what_the_file_asks_for_is_wrong(hub: FakeHub) -> None:
@@ -131,7 +131,7 @@ async def test_an_image_that_has_not_what_the_file_asks_for_is_wrong(hub: FakeHu
     lock = await locked(hub, *map(site, names))
     found = [await verdict(hub, used_on(site(name), "linux/s390x"), lock) for name in names]
 
-    assert [told(one) for one in found] == [(Status.WRONG_PLATFORM, Weight.DIFFERS)] * 2
+    assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
     assert "used on linux/s390x, and there is no image of it for that; it has linux/amd64" in found[0].reason
 
 
@@ -144,8 +144,8 @@ async def test_every_image_has_to_be_for_the_machines_that_are_named(hub: FakeHu
     both = await verdict(hub, pinned, lock, ["linux/amd64", "linux/arm64"])
     third = await verdict(None, pinned, lock, ["linux/amd64", "linux/riscv64"])
 
-    assert told(both) == (Status.HOLDS, Weight.HOLDS)
-    assert told(third) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
+    assert told(both) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert told(third) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
     assert "used on linux/riscv64" in third.reason
 
 
@@ -157,9 +157,9 @@ async def test_platforms_that_were_not_read_could_not_be_checked(hub: FakeHub) -
     pinned = site(f"node:16.13.0@{document.digest}")
     asked = await verdict(hub, pinned, lock, ["linux/arm64"])
 
-    assert told(asked) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert told(asked) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert "boltseal lock --count-pulls" in asked.reason
-    assert told(await verdict(hub, used_on(pinned, "linux/arm64"), lock)) == (Status.HOLDS, Weight.HOLDS)
+    assert told(await verdict(hub, used_on(pinned, "linux/arm64"), lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
     assert "GET manifest" not in hub.counted
 
 
@@ -173,7 +173,7 @@ async def test_a_move_is_told_by_platform(hub: FakeHub) -> None:
     found = await verdict(hub, used_on(site(FLOATING), "linux/amd64"), lock)
     elsewhere = await verdict(hub, site(FLOATING), lock, ["linux/arm64"])
 
-    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is not None
     assert (found.change.changed, found.change.same) == (("linux/arm64",), ("linux/amd64",))
     assert "; changed: linux/arm64; same: linux/amd64; on linux/amd64 it is the same image" in found.reason
@@ -188,5 +188,5 @@ async def test_a_new_index_that_can_not_be_read_is_no_failure(hub: FakeHub) -> N
     hub.wrong_bytes = True
     found = await verdict(hub, site(FLOATING), lock)
 
-    assert told(found) == (Status.MOVED, Weight.DIFFERS)
+    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is None

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from tests.project.projects import DATA, digest_of, found_in, pinned, put, trap, unpinned, written
 
 IMAGES = st.sampled_from(
@@ -143,7 +143,7 @@ def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
-def _expected(loaded: Any, sites: tuple[Site, ...]) -> Any:
+def _expected(loaded: Any, sites: tuple[ImageReference, ...]) -> Any:
     """The document as it must be: each service's image with the digest put behind the reference in it."""
     for site in sites:
         service = loaded["services"][site.where.split(".")[1]]
@@ -154,7 +154,7 @@ def _expected(loaded: Any, sites: tuple[Site, ...]) -> Any:
     return loaded
 
 
-def _spliced(text: str, sites: list[Site]) -> str:
+def _spliced(text: str, sites: list[ImageReference]) -> str:
     """The text with each site's digest put behind its reference, found by its place."""
     for site in sorted(sites, key=lambda site: site.span, reverse=True):
         plain = str(site.unpinned.familiar()) if site.unpinned else ""

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from boltseal.files.atomic_files import Disk
-from boltseal.project.edits import Change
+from boltseal.project.edits import FileEdit
 from boltseal.project.replace_files import FileChanged, FilesNotWritten, replace_all
-from boltseal.project.source_files import Source
+from boltseal.project.source_files import SourceFile
 from tests.fakes.disk import FailingDisk
 from tests.project.projects import written
 from tests.small_disk import small_disk
@@ -22,10 +22,10 @@ from tests.small_disk import small_disk
 NAMES = ("a/one.yml", "a/two.yml", "b/three.yml")
 
 
-def changes() -> list[Change]:
+def changes() -> list[FileEdit]:
     """`old` becomes `new` in three files of two folders."""
-    before = [Source.of(name, f"{name}: old\r\n".encode()) for name in NAMES]
-    return [Change(source, source.with_text(source.text.replace("old", "new"))) for source in before]
+    before = [SourceFile.of(name, f"{name}: old\r\n".encode()) for name in NAMES]
+    return [FileEdit(source, source.with_text(source.text.replace("old", "new"))) for source in before]
 
 
 def project(folder: Path) -> Path:
@@ -142,8 +142,8 @@ def test_a_name_as_long_as_a_name_can_be_is_no_hindrance(tmp_path: Path) -> None
     """What lies beside a file meanwhile does not have its name."""
     name = "n" * 251 + ".yml"
     root = written(tmp_path, {name: "old\n"})
-    before = Source.of(name, b"old\n")
-    replace_all(root, [Change(before, before.with_text("new\n"))])
+    before = SourceFile.of(name, b"old\n")
+    replace_all(root, [FileEdit(before, before.with_text("new\n"))])
 
     assert (root / name).read_text() == "new\n"
 
@@ -152,9 +152,9 @@ def test_a_name_as_long_as_a_name_can_be_is_no_hindrance(tmp_path: Path) -> None
 def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) -> None:
     """In the middle of three hundred files; with room again all are written."""
     with small_disk(tmp_path / "small", "size=3m") as folder:
-        files = [Source.of(f"{number}.yml", b"old" * 2000) for number in range(300)]
+        files = [SourceFile.of(f"{number}.yml", b"old" * 2000) for number in range(300)]
         written(folder, {source.path: source.raw for source in files})
-        edits = [Change(source, source.with_text("new" * 2000)) for source in files]
+        edits = [FileEdit(source, source.with_text("new" * 2000)) for source in files]
         with pytest.raises(FilesNotWritten, match="No space left on device; every file is as it was"):
             replace_all(folder, edits)
         untouched = {path.name: path.read_bytes() for path in folder.iterdir()}

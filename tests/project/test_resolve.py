@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import stamina
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound
-from boltseal.client.ledger_trust import Followed, LedgerUnchecked, Status
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
+from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked, TrustStatus
 from boltseal.client.registry_client import Resolved
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
@@ -162,7 +162,7 @@ async def test_a_config_too_large_to_be_one_is_not_read(hub: FakeHub) -> None:
     config = image("app").config.descriptor() | {"size": 9 * 1024 * 1024}
     found = await behind(hub, f"{REGISTRY}/shop/app:1", image("app", config=config))
 
-    assert isinstance(found, RemoteLies)
+    assert isinstance(found, RemoteMismatch)
     assert "GET blob" not in hub.counted
 
 
@@ -195,11 +195,11 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
     node, other = references("node:16.13", "quay.io/library/node:16.13")
     looked = []
 
-    async def watch(registry: str) -> Followed:
+    async def watch(registry: str) -> LedgerCheck:
         looked.append(registry)
         if registry == "quay.io":
             raise LedgerUnchecked("quay.io has a ledger, and it can't be checked now")
-        return Followed(registry, Status.NO_LEDGER)
+        return LedgerCheck(registry, TrustStatus.NO_LEDGER)
 
     async with resolving(hub, watch=watch) as resolver:
         found = await resolver.meanings([node, other])
@@ -213,7 +213,7 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
 async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
     """Nothing is locked or verified beside it."""
 
-    async def watch(_: str) -> Followed:
+    async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.FORKED, "it forked")
 
     async with resolving(hub, watch=watch) as resolver:

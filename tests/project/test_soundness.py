@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boltseal.project.references.interpolation import Dialect, NotFilled, fill
+from boltseal.project.references.interpolation import Dialect, InterpolationFailed, fill
 from tests.project.projects import found_in, pinned, put, written
 
 NAMES = ("A", "B", "C")
@@ -35,7 +35,7 @@ values = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["", "3", "x.y"
 def filled(text: str, values: Mapping[str, str]) -> str | None:
     try:
         return fill(text, values.get, Dialect.COMPOSE, strict=False).text
-    except NotFilled:
+    except InterpolationFailed:
         return None
 
 

@@ -12,10 +12,10 @@ from starlette.responses import Response
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock
 from boltseal.oci.digest import Digest
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from boltseal.project.lock import relock
-from boltseal.project.tag_moves import Move
-from boltseal.project.verify import Status, Verdict, verify
+from boltseal.project.tag_moves import TagMove
+from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.hub import FakeHub
 from tests.images import OCI_INDEX, Document
 from tests.lockfile.locks import DAY_US, NOW_US
@@ -43,7 +43,7 @@ def put(hub: FakeHub, words: str, name: str = RELEASE) -> Document:
     return document
 
 
-async def locked(hub: FakeHub, sites: Sequence[Site], *, count_pulls: bool = False) -> Lock:
+async def locked(hub: FakeHub, sites: Sequence[ImageReference], *, count_pulls: bool = False) -> Lock:
     async with resolving(hub, count_pulls=count_pulls) as resolver:
         done = await relock(sites, Lock(), resolver, update=lambda _: False, now_us=NOW_US)
 
@@ -51,7 +51,7 @@ async def locked(hub: FakeHub, sites: Sequence[Site], *, count_pulls: bool = Fal
     return done.lock
 
 
-async def verdict(hub: FakeHub | None, one: Site, lock: Lock | None, *, strict: bool = False) -> Verdict:
+async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock | None, *, strict: bool = False) -> VerifyResult:
     """The verdict twelve days later; without a hub, offline."""
     later_us = NOW_US + 12 * DAY_US
     if hub is None:
@@ -62,13 +62,13 @@ async def verdict(hub: FakeHub | None, one: Site, lock: Lock | None, *, strict: 
     return found
 
 
-def moved(found: Verdict) -> Move:
+def moved(found: VerifyResult) -> TagMove:
     """What is known of the move."""
     assert found.move is not None
     return found.move
 
 
-def told(found: Verdict) -> tuple[Status, Weight]:
+def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
@@ -78,7 +78,7 @@ async def test_a_pin_whose_tag_means_the_same_holds(hub: FakeHub) -> None:
     lock = await locked(hub, [pinned])
     hub.counted.clear()
 
-    assert told(await verdict(hub, pinned, lock, strict=True)) == (Status.HOLDS, Weight.HOLDS)
+    assert told(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.HOLDS, Weight.HOLDS)
     assert hub.counted == {"token": 1, "HEAD manifest": 1}
 
 
@@ -90,7 +90,7 @@ async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) ->
     newer = put(hub, "newer", FLOATING)
     found = await verdict(hub, pinned, lock)
 
-    assert told(found) == (Status.MOVED, Weight.NOTE)
+    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert (str(found.from_), str(found.to), moved(found).sealed) == (older.digest, newer.digest, False)
     assert found.reason == (
         f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
@@ -112,7 +112,7 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHu
     pinned = site(f"{FLOATING}@{older.digest}")
     lock = await locked(hub, [pinned])
     hub.histories["shop/app:latest"] = history(older.digest)
-    assert (await verdict(hub, pinned, lock)).status is Status.HOLDS
+    assert (await verdict(hub, pinned, lock)).status is VerifyStatus.HOLDS
     assert "history" not in hub.counted
     newer = put(hub, "newer", FLOATING)
     other = await verdict(hub, pinned, lock)
@@ -164,7 +164,7 @@ async def test_strictly_a_note_does_not_hold(hub: FakeHub) -> None:
     lock = await locked(hub, [pinned])
     put(hub, "newer", FLOATING)
 
-    assert told(await verdict(hub, pinned, lock, strict=True)) == (Status.MOVED, Weight.DIFFERS)
+    assert told(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeHub) -> None:
@@ -174,7 +174,7 @@ async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeH
     put(hub, "newer")
     found = await verdict(hub, pinned, lock)
 
-    assert (told(found), moved(found).sealed) == ((Status.MOVED, Weight.DIFFERS), True)
+    assert (told(found), moved(found).sealed) == ((VerifyStatus.MOVED, Weight.DIFFERS), True)
     assert found.reason.startswith("a tag that should never move moved from ")
 
 
@@ -184,7 +184,7 @@ async def test_what_is_not_pinned_and_moved_does_not_hold(hub: FakeHub) -> None:
     lock = await locked(hub, [site(FLOATING)])
     put(hub, "newer", FLOATING)
 
-    assert told(await verdict(hub, site(FLOATING), lock)) == (Status.MOVED, Weight.DIFFERS)
+    assert told(await verdict(hub, site(FLOATING), lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_what_is_locked_and_not_pinned_holds_with_a_note(hub: FakeHub) -> None:
@@ -192,15 +192,15 @@ async def test_what_is_locked_and_not_pinned_holds_with_a_note(hub: FakeHub) -> 
     put(hub, "app")
     lock = await locked(hub, [site(RELEASE)])
 
-    assert told(await verdict(hub, site(RELEASE), lock)) == (Status.NOT_PINNED, Weight.NOTE)
-    assert told(await verdict(None, site(RELEASE), lock)) == (Status.NOT_PINNED, Weight.NOTE)
+    assert told(await verdict(hub, site(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
+    assert told(await verdict(None, site(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
 
 
 async def test_without_pin_and_lock_nothing_says_what_it_should_mean(hub: FakeHub) -> None:
     """Not pinned, which does not hold."""
     put(hub, "app")
 
-    assert told(await verdict(hub, site(RELEASE), None)) == (Status.NOT_PINNED, Weight.DIFFERS)
+    assert told(await verdict(hub, site(RELEASE), None)) == (VerifyStatus.NOT_PINNED, Weight.DIFFERS)
 
 
 async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> None:
@@ -208,17 +208,17 @@ async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> No
     older = put(hub, "older")
     pinned = site(f"{RELEASE}@{older.digest}")
 
-    assert told(await verdict(hub, pinned, None)) == (Status.HOLDS, Weight.HOLDS)
+    assert told(await verdict(hub, pinned, None)) == (VerifyStatus.HOLDS, Weight.HOLDS)
     put(hub, "newer")
-    assert told(await verdict(hub, pinned, None)) == (Status.MOVED, Weight.DIFFERS)
+    assert told(await verdict(hub, pinned, None)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_what_the_lock_does_not_know_does_not_hold(hub: FakeHub) -> None:
     """Somebody added it and did not lock it."""
     put(hub, "app")
 
-    assert told(await verdict(hub, site(RELEASE), Lock())) == (Status.NOT_LOCKED, Weight.DIFFERS)
-    assert told(await verdict(None, site(RELEASE, build=True), Lock())) == (Status.NOT_LOCKED, Weight.DIFFERS)
+    assert told(await verdict(hub, site(RELEASE), Lock())) == (VerifyStatus.NOT_LOCKED, Weight.DIFFERS)
+    assert told(await verdict(None, site(RELEASE, build=True), Lock())) == (VerifyStatus.NOT_LOCKED, Weight.DIFFERS)
 
 
 async def test_a_pin_that_is_not_what_the_lock_says_disagrees(hub: FakeHub) -> None:
@@ -229,7 +229,7 @@ async def test_a_pin_that_is_not_what_the_lock_says_disagrees(hub: FakeHub) -> N
     pinned = site(f"{RELEASE}@{older.digest}")
     found = await verdict(hub, pinned, lock)
 
-    assert told(found) == told(await verdict(None, pinned, lock)) == (Status.DISAGREES, Weight.DIFFERS)
+    assert told(found) == told(await verdict(None, pinned, lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
     assert (str(found.to), found.from_) == (older.digest, lock.images[0].digest)
 
 
@@ -240,7 +240,7 @@ async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
     pinned = site(f"{RELEASE}@{document.children[1].digest}")
     found = await verdict(None, pinned, lock)
 
-    assert told(found) == told(await verdict(hub, pinned, lock)) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
+    assert told(found) == told(await verdict(hub, pinned, lock)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
     assert "only the image for linux/arm64" in found.reason
 
 
@@ -251,8 +251,8 @@ async def test_a_pin_to_one_platform_is_found_without_reading_an_index(hub: Fake
     lock = await locked(hub, [site("node:16.13.0")])
     pinned = site(f"node:16.13.0@{document.children[0].digest}")
 
-    assert told(await verdict(hub, pinned, lock)) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
-    assert told(await verdict(hub, pinned, None)) == (Status.WRONG_PLATFORM, Weight.DIFFERS)
+    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    assert told(await verdict(hub, pinned, None)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
     assert "GET manifest" not in hub.counted
 
 
@@ -263,7 +263,7 @@ async def test_a_pin_that_is_gone_can_not_be_deployed(hub: FakeHub) -> None:
     lock = await locked(hub, [pinned])
     hub.manifests["shop/app"].clear()
 
-    assert told(await verdict(hub, pinned, lock)) == (Status.GONE, Weight.DIFFERS)
+    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_a_tag_that_is_gone_is_gone_where_nothing_pins_it(hub: FakeHub) -> None:
@@ -273,8 +273,8 @@ async def test_a_tag_that_is_gone_is_gone_where_nothing_pins_it(hub: FakeHub) ->
     lock = await locked(hub, [site(RELEASE), by_digest])
     hub.manifests["shop/app"].clear()
 
-    assert told(await verdict(hub, site(RELEASE), lock)) == (Status.GONE, Weight.DIFFERS)
-    assert told(await verdict(hub, by_digest, lock)) == (Status.GONE, Weight.DIFFERS)
+    assert told(await verdict(hub, site(RELEASE), lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert told(await verdict(hub, by_digest, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> None:
@@ -285,8 +285,8 @@ async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> 
         del hub.manifests["shop/app"][tag]
     floating, release = [await verdict(hub, pin, lock) for pin in pins.values()]
 
-    assert told(floating) == (Status.MOVED, Weight.NOTE)
-    assert told(release) == (Status.MOVED, Weight.DIFFERS)
+    assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert told(release) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "was deleted; it meant" in floating.reason
 
 
@@ -295,7 +295,7 @@ async def test_a_reference_by_digest_alone_holds(hub: FakeHub) -> None:
     one = site(f"{REGISTRY}/shop/app@{put(hub, 'app').digest}")
     lock = await locked(hub, [one])
 
-    assert told(await verdict(hub, one, lock)) == (Status.HOLDS, Weight.HOLDS)
+    assert told(await verdict(hub, one, lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
 
 
 async def test_a_registry_that_does_not_answer_is_told_and_no_success(hub: FakeHub) -> None:
@@ -306,7 +306,7 @@ async def test_a_registry_that_does_not_answer_is_told_and_no_success(hub: FakeH
         hub.failures = [Response(status_code=500)] * 9
         found = await verdict(hub, one, lock)
 
-        assert told(found) == (Status.UNKNOWN, Weight.UNKNOWN)
+        assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
         assert "failed on" in found.reason
 
 
@@ -316,14 +316,14 @@ async def test_a_tag_that_can_not_be_asked_is_told_though_the_pin_is_there(hub: 
     lock = await locked(hub, [pinned])
     hub.failures = [Response(status_code=500)]
 
-    assert told(await verdict(hub, pinned, lock)) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
 async def test_a_text_that_names_nothing_could_not_be_checked(hub: FakeHub) -> None:
     """A variable without a value, for example."""
     found = await verdict(hub, site("${NOBODY}"), Lock())
 
-    assert told(found) == (Status.UNKNOWN, Weight.UNKNOWN)
+    assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert found.reason
 
 
@@ -333,8 +333,8 @@ async def test_a_local_build_holds_and_nobody_is_asked(hub: FakeHub) -> None:
     lock = await locked(hub, [built])
     hub.counted.clear()
 
-    assert told(await verdict(hub, built, lock, strict=True)) == (Status.LOCAL_BUILD, Weight.HOLDS)
-    assert told(await verdict(hub, built, None)) == (Status.LOCAL_BUILD, Weight.HOLDS)
+    assert told(await verdict(hub, built, lock, strict=True)) == (VerifyStatus.LOCAL_BUILD, Weight.HOLDS)
+    assert told(await verdict(hub, built, None)) == (VerifyStatus.LOCAL_BUILD, Weight.HOLDS)
     assert hub.counted == {}
 
 
@@ -342,7 +342,7 @@ async def test_a_local_build_that_nothing_builds_any_more_disagrees(hub: FakeHub
     """The lock says that nobody holds it, and the file wants it pulled."""
     lock = await locked(hub, [site(RELEASE, build=True)])
 
-    assert told(await verdict(hub, site(RELEASE), lock)) == (Status.DISAGREES, Weight.DIFFERS)
+    assert told(await verdict(hub, site(RELEASE), lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
 
 
 async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub) -> None:
@@ -352,7 +352,7 @@ async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub)
     lock = await locked(hub, [built])
     put(hub, "newer")
 
-    assert told(await verdict(hub, built, lock)) == (Status.MOVED, Weight.DIFFERS)
+    assert told(await verdict(hub, built, lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_offline_a_pin_that_the_lock_has_holds(hub: FakeHub) -> None:
@@ -360,4 +360,4 @@ async def test_offline_a_pin_that_the_lock_has_holds(hub: FakeHub) -> None:
     pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
 
-    assert told(await verdict(None, pinned, lock, strict=True)) == (Status.HOLDS, Weight.HOLDS)
+    assert told(await verdict(None, pinned, lock, strict=True)) == (VerifyStatus.HOLDS, Weight.HOLDS)

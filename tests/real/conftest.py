@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from boltseal.engines.address import EngineAddress
-from boltseal.engines.inventory import Store
+from boltseal.engines.inventory import ImageStoreKind
 from tests import servers
 from tests.real.registry import Registry
 from tests.real.tools import Buildah, Cosign, Ctr, Docker, Oras, Podman, Skopeo, Tool, run
@@ -62,20 +62,20 @@ def podman_service(tmp_path_factory: pytest.TempPathFactory, registry: Registry)
         yield server
 
 
-@pytest.fixture(params=Store)
-def engine_store(request: pytest.FixtureRequest) -> Store:
+@pytest.fixture(params=ImageStoreKind)
+def engine_store(request: pytest.FixtureRequest) -> ImageStoreKind:
     """Each kind of engine in turn, by where it keeps images."""
-    found: Store = request.param
+    found: ImageStoreKind = request.param
     return found
 
 
 @pytest.fixture
-def engine_address(request: pytest.FixtureRequest, engine_store: Store) -> EngineAddress:
+def engine_address(request: pytest.FixtureRequest, engine_store: ImageStoreKind) -> EngineAddress:
     """Where such an engine listens."""
-    if engine_store is Store.PODMAN:
+    if engine_store is ImageStoreKind.PODMAN:
         service: servers.Server = request.getfixturevalue("podman_service")
         return EngineAddress.parse(f"unix://{service.address}")
-    found: Docker = request.getfixturevalue("docker" if engine_store is Store.CLASSIC else "docker_containerd")
+    found: Docker = request.getfixturevalue("docker" if engine_store is ImageStoreKind.CLASSIC else "docker_containerd")
     return EngineAddress.parse(found.host)
 
 

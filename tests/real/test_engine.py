@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from boltseal.engines.address import EngineAddress
-from boltseal.engines.api import Engine, NoSuchImage, Progress, connected
-from boltseal.engines.inventory import Health, State, Store
+from boltseal.engines.api import Engine, EngineProgress, NoSuchImage, connected
+from boltseal.engines.inventory import ContainerHealth, ImageStoreKind, State
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.real.boxes import started
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-async def engine(engine_address: EngineAddress, engine_store: Store) -> AsyncIterator[Engine]:
+async def engine(engine_address: EngineAddress, engine_store: ImageStoreKind) -> AsyncIterator[Engine]:
     """The door to it."""
     async with connected(engine_address) as opened:
         assert await opened.store() is engine_store
@@ -38,7 +38,7 @@ async def test_a_pull_by_digest_a_name_more_and_a_name_less(
     engine: Engine, registry: Registry, repository: str
 ) -> None:
     """The digest is kept, a tag is put on it, and the tag that is taken away takes nothing else along."""
-    image, told = _pushed(registry, repository), list[Progress]()
+    image, told = _pushed(registry, repository), list[EngineProgress]()
     pulled = await engine.pull(image, tell=told.append)
     name, kept = (Reference(image.registry, image.repository, Tag(tag)) for tag in ("1.4.2", "kept"))
     await engine.tag(pulled.id, name)
@@ -59,7 +59,7 @@ async def test_what_an_id_is(engine: Engine, registry: Registry, repository: str
     config = sleeper(repository).config.digest
     pulled = await engine.pull(image)
 
-    expected = str(image.digest) if await engine.store() is Store.CONTAINERD else config
+    expected = str(image.digest) if await engine.store() is ImageStoreKind.CONTAINERD else config
     assert str(pulled.id) == expected
     assert str(pulled.platform) == "linux/amd64"
 
@@ -106,11 +106,11 @@ async def test_how_containers_are_and_what_they_wrote(
     await _until(engine, terminal, State.EXITED)
     found = await engine.container(ended)
 
-    assert (found.exit_code, found.health, found.restarts) == (3, Health.NONE, 0)
+    assert (found.exit_code, found.health, found.restarts) == (3, ContainerHealth.NONE, 0)
     assert sorted(await engine.logs(ended, 10)) == ["oh", "one", "two"]
     assert len(await engine.logs(ended, 2)) == 2
     assert await engine.logs(terminal, 10) == ("hello",)
-    assert (await engine.container(checked)).health is not Health.NONE
+    assert (await engine.container(checked)).health is not ContainerHealth.NONE
 
 
 async def _until(engine: Engine, id_: str, state: State) -> None:

@@ -15,11 +15,11 @@ from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import NoSuchImage, connected
-from boltseal.engines.inventory import Store
-from boltseal.host.engine_images import Host
-from boltseal.host.keeper import Keeper, Policy
-from boltseal.host.kept_images import KeptStore, Proof
-from boltseal.host.pull import Outcome, Puller, Wanted
+from boltseal.engines.inventory import ImageStoreKind
+from boltseal.host.engine_images import EngineHost
+from boltseal.host.keeper import Keeper, KeepPolicy
+from boltseal.host.kept_images import KeptImages, Proof
+from boltseal.host.pull import Puller, PullOutcome, PullRequest
 from boltseal.host.restore_kept import KeptGone, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.real
 class Stage:
     """An engine, a registry, and a repository that nobody else uses."""
 
-    host: Host
+    host: EngineHost
     registry: Registry
     repository: str
     transport: Transport
@@ -46,7 +46,7 @@ class Stage:
     def publish(self, words: str) -> Digest:
         return Digest.parse(publish(self.registry.host, self.repository, "latest", sleepers(words)))
 
-    def puller(self, policy: Policy = Policy()) -> Puller:  # noqa: B008 - frozen
+    def puller(self, policy: KeepPolicy = KeepPolicy()) -> Puller:  # noqa: B008 - frozen
         return Puller(self.host, self.transport, CredentialStore(()), policy=policy)
 
     def docker(self, *argv: str) -> Said:
@@ -65,8 +65,8 @@ async def stage(
     """Each engine in turn."""
     transport = Transport(CredentialStore(()))
     async with connected(engine_address) as engine:
-        kept = KeptStore(ClientState(tmp_path / "state"))
-        host = await Host.of(engine, kept, lambda: time.time_ns() // 1000)
+        kept = KeptImages(ClientState(tmp_path / "state"))
+        host = await EngineHost.of(engine, kept, lambda: time.time_ns() // 1000)
         yield Stage(host, registry, repository, transport)
     await transport.aclose()
 
@@ -74,17 +74,17 @@ async def stage(
 async def test_a_newer_latest_is_pulled_and_the_old_one_brought_back_offline(stage: Stage) -> None:
     """Exactly the old one, though the registry is gone; and forward again."""
     old = stage.publish("old")
-    first = await stage.puller().bring(Wanted.of(stage.name))
+    first = await stage.puller().bring(PullRequest.of(stage.name))
     new = stage.publish("new")
-    brought = await stage.puller().bring(Wanted.of(stage.name))
+    brought = await stage.puller().bring(PullRequest.of(stage.name))
     now = await stage.words()
     await stage.transport.aclose()  # nobody is asked from here on
     back = await restore(stage.host, stage.name)
     then = await stage.words()
     forward = await restore(stage.host, stage.name, str(new))
 
-    identical = stage.host.store is Store.CONTAINERD
-    assert (first.digest, first.outcome, brought.digest) == (old, Outcome.PULLED, new)
+    identical = stage.host.store is ImageStoreKind.CONTAINERD
+    assert (first.digest, first.outcome, brought.digest) == (old, PullOutcome.PULLED, new)
     assert brought.kept is not None
     assert (now, then, await stage.words()) == ("new", "old", "new")
     assert (back.digest, back.image, back.proof) == (
@@ -100,9 +100,9 @@ async def test_a_newer_latest_is_pulled_and_the_old_one_brought_back_offline(sta
 async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) -> None:
     """`docker image prune` takes what has no name; `-a` what no container stands on, names or not."""
     stage.publish("old")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     stage.publish("new")
-    brought = await stage.puller().bring(Wanted.of(stage.name))
+    brought = await stage.puller().bring(PullRequest.of(stage.name))
     assert brought.kept is not None
     stage.docker("image", "prune", "--force").checked()
     kept = await stage.host.image(brought.kept.image)
@@ -117,10 +117,10 @@ async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) 
 async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, ...]) -> None:
     """Spares what a container stands on; containerd's store only what its name means by now."""
     stage.publish(f"old {how[0]}")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     container = stage.docker(*how, "--network", "none", str(stage.name)).checked().split()[-1]
     stage.publish(f"new {how[0]}")
-    brought = await stage.puller().bring(Wanted.of(stage.name))
+    brought = await stage.puller().bring(PullRequest.of(stage.name))
     assert brought.kept is not None
     try:
         stage.docker("image", "prune", "--all", "--force").checked()
@@ -129,15 +129,15 @@ async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, .
         stage.docker("kill", container)  # one that does not run is not killed
         stage.docker("rm", "--force", container).checked()
 
-    assert (found is None) is (stage.host.store is Store.CONTAINERD)
+    assert (found is None) is (stage.host.store is ImageStoreKind.CONTAINERD)
 
 
 async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage, tmp_path: Path) -> None:
     """`docker rmi`, `docker tag`, and Compose as it takes down with `--rmi all`."""
     stage.publish("old")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     stage.publish("new")
-    brought = await stage.puller().bring(Wanted.of(stage.name))
+    brought = await stage.puller().bring(PullRequest.of(stage.name))
     assert brought.kept is not None
     (tmp_path / "compose.yaml").write_text(f"services: {{web: {{image: '{stage.name}', network_mode: none}}}}")
     compose = ("docker-compose", "-p", "kept", "-f", tmp_path / "compose.yaml")
@@ -157,12 +157,12 @@ async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage,
 async def test_what_is_here_costs_one_head(stage: Stage) -> None:
     """Counted by the registry itself."""
     stage.publish("old")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     counted = [_requests(stage.registry)]
-    again = await stage.puller().bring(Wanted.of(stage.name))
+    again = await stage.puller().bring(PullRequest.of(stage.name))
     counted.append(_requests(stage.registry))
 
-    assert again.outcome is Outcome.HERE
+    assert again.outcome is PullOutcome.HERE
     assert counted[1] - counted[0] == 2  # the HEAD, and the first look at the numbers
 
 
@@ -178,7 +178,7 @@ async def test_what_is_kept_no_longer_is_gone_with_all_its_names(stage: Stage) -
     images = []
     for words in ("one", "two", "three"):
         stage.publish(words)
-        images.append((await stage.puller(Policy(keep=1)).bring(Wanted.of(stage.name))).image)
+        images.append((await stage.puller(KeepPolicy(keep=1)).bring(PullRequest.of(stage.name))).image)
 
     assert [await stage.host.image(image) is not None for image in images] == [False, True, True]
     assert [each.number for each in await Keeper(stage.host).listed(stage.name)] == [1]
@@ -187,10 +187,10 @@ async def test_what_is_kept_no_longer_is_gone_with_all_its_names(stage: Stage) -
 async def test_what_runs_is_not_let_go_of(stage: Stage) -> None:
     """Nor is what only stands still; `docker run` once, as root of this machine's own containers."""
     stage.publish("one")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     container = stage.docker("create", "--network", "none", str(stage.name)).checked().split()[-1]
     stage.publish("two")
-    brought = await stage.puller(Policy(keep=0)).bring(Wanted.of(stage.name))
+    brought = await stage.puller(KeepPolicy(keep=0)).bring(PullRequest.of(stage.name))
     stage.docker("rm", "--force", container).checked()
 
     assert [each.why for each in brought.let_go] == ["a container stands on it"]
@@ -199,7 +199,7 @@ async def test_what_runs_is_not_let_go_of(stage: Stage) -> None:
 async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:
     """`docker pull` beside us: what we kept once comes back whatever it did."""
     old = stage.publish("old")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     await Keeper(stage.host).hold((await stage.host.engine.image(stage.name)).id, stage.name, old, "release shop/1")
     stage.publish("new")
     stage.docker("pull", str(stage.name)).checked()
@@ -213,23 +213,23 @@ async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:
 async def test_an_image_that_vanished_from_its_registry(stage: Stage) -> None:
     """The name means what it meant."""
     stage.publish("old")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     gone = Digest.of(b"gone")
 
     with pytest.raises(NoSuchImage, match="there is no such image"):
-        await stage.puller().bring(Wanted(stage.name, gone))
+        await stage.puller().bring(PullRequest(stage.name, gone))
     assert await stage.words() == "old"
 
 
 async def test_what_was_pruned_comes_back_by_its_digest(stage: Stage) -> None:
     """As the message says: pulled by the digest that we have remembered, it can be restored again."""
     old = stage.publish("old")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     stage.publish("new")
-    await stage.puller().bring(Wanted.of(stage.name))
+    await stage.puller().bring(PullRequest.of(stage.name))
     stage.docker("image", "prune", "--all", "--force").checked()
     by_digest = Reference(stage.name.registry, stage.name.repository, digest=old)
-    await stage.puller().bring(Wanted.of(by_digest))
+    await stage.puller().bring(PullRequest.of(by_digest))
 
     assert (await restore(stage.host, stage.name)).digest == old
     assert await stage.words() == "old"

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from boltseal.oci.digest import Digest
-from boltseal.project.edits import Asked, edit
+from boltseal.project.edits import ScanRequest, edit
 from boltseal.project.generated_files import EMITTERS
 from boltseal.project.scan import scan_project
-from boltseal.project.source_files import Project
+from boltseal.project.source_files import ProjectTree
 from tests.cli.program import run as run_boltseal
 from tests.fakes.cluster import FakeCluster
 from tests.programs import program
@@ -151,7 +151,7 @@ def test_a_pinned_kustomization_means_the_digest_to_kustomize(tmp_path: Path) ->
     root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
     before = kustomized(root)
     nginx, redis = (digest_of(site) for site in found_in(root, "kustomization.yaml").sites)
-    asked = Asked(Project(root), [Path("kustomization.yaml")])
+    asked = ScanRequest(ProjectTree(root), [Path("kustomization.yaml")])
     found = scan_project(asked.project, asked.paths)
     put(root, edit(asked, found, {site: digest_of(site) for site in found.sites}))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.engines.address import EngineAddress
-from boltseal.engines.inventory import Store
+from boltseal.engines.inventory import ImageStoreKind
 from tests import servers
 from tests.cli import program
 from tests.real.boxes import ended, started
@@ -25,20 +25,20 @@ from tests.servers import Server
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(params=Store)
-def store(request: pytest.FixtureRequest) -> Store:
+@pytest.fixture(params=ImageStoreKind)
+def store(request: pytest.FixtureRequest) -> ImageStoreKind:
     """Each kind of engine in turn."""
-    found: Store = request.param
+    found: ImageStoreKind = request.param
     return found
 
 
 @pytest.fixture
-def address(request: pytest.FixtureRequest, store: Store) -> EngineAddress:
+def address(request: pytest.FixtureRequest, store: ImageStoreKind) -> EngineAddress:
     """Where such an engine listens."""
-    if store is Store.PODMAN:
+    if store is ImageStoreKind.PODMAN:
         podman: Server = request.getfixturevalue("podman_service")
         return EngineAddress.parse(f"unix://{podman.address}")
-    docker: Docker = request.getfixturevalue("docker" if store is Store.CLASSIC else "docker_containerd")
+    docker: Docker = request.getfixturevalue("docker" if store is ImageStoreKind.CLASSIC else "docker_containerd")
     return EngineAddress.parse(docker.host)
 
 
@@ -198,7 +198,7 @@ def test_a_record_that_is_gone(docker_containerd: Docker, registry: Registry, re
     assert (still, gone) == ("holds", "record-gone")
 
 
-def test_what_is_told_of_a_container(shop: Shop, store: Store) -> None:
+def test_what_is_told_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     """By its own image: digests by kind, tags that mean and meant it, how far behind, by whom; the host's name is no guide.
 
     Podman forgets the digest that an image was pulled by with its last name; the image ID is left.
@@ -219,8 +219,8 @@ def test_what_is_told_of_a_container(shop: Shop, store: Store) -> None:
     assert done.code == 0
     assert found["status"] == "holds"
     assert found["locked_digest"] == digest
-    assert found["image"]["index"] == ([digest] if store is not Store.PODMAN else [])
-    assert len(found["image"]["config"]) == (0 if store is Store.CONTAINERD else 1)
+    assert found["image"]["index"] == ([digest] if store is not ImageStoreKind.PODMAN else [])
+    assert len(found["image"]["config"]) == (0 if store is ImageStoreKind.CONTAINERD else 1)
     assert (found["means"], found["moved"], found["behind"]) == (newest, True, 2)
     assert [(tag["tag"], tag["until"] is None) for tag in found["tags"]] == [("1.4.2", True), ("latest", False)]
     assert found["tags_by"] == "ledger"

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.ledger.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
@@ -57,7 +57,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
 def entry(index: int) -> bytes:
     return encode(
         Entry(
-            kind=Kind.TAG_MOVED,
+            kind=EntryKind.TAG_MOVED,
             time_us=1_795_508_941_000_042 + index,
             registry=KEY.name,
             repository="shop/app",

@@ -11,8 +11,8 @@ import httpx2
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Repository
-from boltseal.transfer.layout import LayoutPlace
-from boltseal.transfer.remote import RepositoryPlace
+from boltseal.transfer.layout import LayoutLocation
+from boltseal.transfer.remote import RepositoryLocation
 from tests.asgi import App
 
 SHOP = Repository("shop/app")
@@ -54,11 +54,11 @@ def connect(network: Network) -> Transport:
 
 def repository(
     network: Network, host: str, name: Repository = SHOP, mount_from: Repository | None = None
-) -> RepositoryPlace:
+) -> RepositoryLocation:
     """A repository of one of them."""
-    return RepositoryPlace(connect(network), host, name, mount_from)
+    return RepositoryLocation(connect(network), host, name, mount_from)
 
 
-def layout(folder: Path) -> LayoutPlace:
+def layout(folder: Path) -> LayoutLocation:
     """A layout on disk."""
-    return LayoutPlace(folder)
+    return LayoutLocation(folder)

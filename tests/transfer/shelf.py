@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, parse_manifest
-from boltseal.transfer.protocols import PlaceNotFound
+from boltseal.transfer.protocols import LocationNotFound
 from tests.images import Document
 
 
@@ -23,7 +23,7 @@ class Shelf:
 
     async def resolve(self, name: str | None) -> Digest:
         if name is None or not name.isdecimal():
-            raise PlaceNotFound(f"shelf has no {name}")
+            raise LocationNotFound(f"shelf has no {name}")
         return Digest.parse(self._top[int(name)].digest)
 
     async def manifest(self, digest: Digest) -> Manifest:

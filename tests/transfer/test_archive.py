@@ -17,7 +17,7 @@ from boltseal.oci.digest import Digest
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
 from boltseal.transfer.compare import Sameness, compare, read_side
 from boltseal.transfer.copy import Copier
-from boltseal.transfer.protocols import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable, TagTaken
+from boltseal.transfer.protocols import ContentDamaged, LocationInvalid, LocationNotFound, LocationUnavailable, TagTaken
 from tests.images import image, index
 from tests.small_disk import small_disk
 from tests.transfer.ends import layout
@@ -116,18 +116,18 @@ async def test_what_is_not_complete_leaves_nothing(tmp_path: Path) -> None:
 async def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes, words: str) -> None:
     """Neither a traceback nor an empty image."""
     (tmp_path / "x.tar").write_bytes(content)
-    with pytest.raises(PlaceInvalid, match=words):
+    with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(tmp_path / "x.tar", tmp_path)
 
 
 async def test_an_archive_of_something_else_is_said(tmp_path: Path) -> None:
     """A tar archive without images, and one whose list names what is not there."""
-    with pytest.raises(PlaceInvalid, match="holds no image"):
+    with pytest.raises(LocationInvalid, match="holds no image"):
         await ArchiveSource.open(write(tmp_path / "x.tar", {"a": b"b"}), tmp_path)
     listed = json.dumps([{"Config": "../../etc/passwd", "Layers": []}]).encode()
-    with pytest.raises(PlaceInvalid, match="does not hold it"):
+    with pytest.raises(LocationInvalid, match="does not hold it"):
         await ArchiveSource.open(write(tmp_path / "y.tar", {"manifest.json": listed}), tmp_path)
-    with pytest.raises(PlaceNotFound):
+    with pytest.raises(LocationNotFound):
         await ArchiveSource.open(tmp_path / "nowhere.tar", tmp_path)
 
 
@@ -154,7 +154,7 @@ async def test_a_layout_names_its_images(tmp_path: Path) -> None:
     await Copier(Shelf(two), layout(tmp_path)).image("0", "two")
 
     assert str(alone) == one.digest
-    with pytest.raises(PlaceNotFound, match="there is: one, two"):
+    with pytest.raises(LocationNotFound, match="there is: one, two"):
         await layout(tmp_path).resolve(None)
 
 
@@ -171,12 +171,12 @@ async def test_a_layout_names_its_images(tmp_path: Path) -> None:
 async def test_an_archive_with_a_broken_index_is_said(tmp_path: Path, index: bytes, words: str) -> None:
     """It is a stranger's: nothing in it is a defect of ours, nor more than we can hold."""
     archive = write(tmp_path / "x.tar", {"oci-layout": b"{}", "index.json": index})
-    with pytest.raises(PlaceInvalid, match=words):
+    with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(archive, tmp_path)
 
 
 async def test_an_old_archive_with_a_list_too_deep_is_said(tmp_path: Path) -> None:
-    with pytest.raises(PlaceInvalid, match="not what docker save writes"):
+    with pytest.raises(LocationInvalid, match="not what docker save writes"):
         await ArchiveSource.open(write(tmp_path / "x.tar", {"manifest.json": b"[" * 100_000}), tmp_path)
 
 
@@ -192,7 +192,7 @@ async def test_a_pipe_in_a_layout_keeps_nobody_waiting(tmp_path: Path, what: str
     path.unlink()
     os.mkfifo(path)
 
-    with pytest.raises(PlaceInvalid, match="is no plain file"):
+    with pytest.raises(LocationInvalid, match="is no plain file"):
         await Copier(place, layout(tmp_path / "other")).image("app", "1")
 
 
@@ -216,7 +216,7 @@ def test_an_archive_takes_the_place_of_no_device_and_no_link(tmp_path: Path, the
         path.symlink_to("gone")
     before = path.lstat()
 
-    with pytest.raises((PlaceInvalid, TagTaken), match=r"is no plain file|there already"):
+    with pytest.raises((LocationInvalid, TagTaken), match=r"is no plain file|there already"):
         ArchiveTarget(path, force=force)
 
     assert path.lstat() == before
@@ -233,7 +233,7 @@ async def test_a_disk_that_is_full_is_said_and_nothing_is_left(tmp_path: Path) -
 
     with small_disk(tmp_path / "small", "size=2m") as folder:
         target = ArchiveTarget(folder / "x.tar")
-        with pytest.raises(PlaceUnavailable, match="can't be written: No space left"):
+        with pytest.raises(LocationUnavailable, match="can't be written: No space left"):
             await target.put_blob(Descriptor("a/b", Digest.of(bytes(2**22)), 2**22), body)
         await target.close(complete=False)
 

@@ -14,7 +14,7 @@ from boltseal.client.errors import RemoteRefused
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.transfer.copy import Copier
-from boltseal.transfer.protocols import ContentDamaged, PlaceNotFound, TagTaken
+from boltseal.transfer.protocols import ContentDamaged, LocationNotFound, TagTaken
 from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
 from tests.serving import Serving, copy_of, serving
 from tests.transfer.ends import SHOP, Network, layout, repository
@@ -215,5 +215,5 @@ async def test_a_damaged_layout_is_not_pushed(
 
 async def test_a_layout_without_the_image_says_what_is_there(tmp_path: Path, network: Network) -> None:
     """Not found is a miss, with what could have been meant."""
-    with pytest.raises(PlaceNotFound, match="no OCI image layout"):
+    with pytest.raises(LocationNotFound, match="no OCI image layout"):
         await layout(tmp_path).resolve("1.4.2")

@@ -8,7 +8,7 @@ import pytest
 
 from boltseal.oci.reference import Reference
 from boltseal.transfer.daemon import daemon_source
-from boltseal.transfer.protocols import PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.protocols import LocationNotFound, LocationUnavailable
 from tests.fakes.engine import FakeEngine
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")
@@ -17,7 +17,7 @@ APP = Reference.parse("localhost:5000/shop/app:1.4.2")
 async def test_an_image_that_the_daemon_does_not_have(tmp_path: Path) -> None:
     """A miss of the daemon is a miss of the place."""
     async with FakeEngine().listening(tmp_path) as daemon:
-        with pytest.raises(PlaceNotFound, match=r"shop/app:1\.4\.2: there is no such image"):
+        with pytest.raises(LocationNotFound, match=r"shop/app:1\.4\.2: there is no such image"):
             await daemon_source(APP, daemon, tmp_path)
 
 
@@ -27,6 +27,6 @@ async def test_a_scratch_folder_that_can_not_be_written(tmp_path: Path) -> None:
     fake.image("app", str(APP))
     async with fake.listening(tmp_path) as daemon:
         with pytest.raises(
-            PlaceUnavailable, match=r"none/from-daemon\.tar can't be written: No such file or directory"
+            LocationUnavailable, match=r"none/from-daemon\.tar can't be written: No such file or directory"
         ):
             await daemon_source(APP, daemon, tmp_path / "none")

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from boltseal.transfer.inspect import inspect
-from boltseal.transfer.protocols import PlaceNotFound
+from boltseal.transfer.protocols import LocationNotFound
 from tests.images import artifact, image, index, push, signature, signature_tag
 from tests.serving import Serving
 from tests.transfer.ends import SHOP, Network, repository
@@ -46,5 +46,5 @@ async def test_of_an_index_one_platform_is_shown(registry: Serving, client: http
     assert (default.chosen, list(default.platforms)) == ("linux/amd64", ["linux/amd64", "linux/arm64"])
     assert asked.config is not None
     assert asked.config.platform.architecture == "arm64"
-    with pytest.raises(PlaceNotFound, match="it has linux/amd64, linux/arm64"):
+    with pytest.raises(LocationNotFound, match="it has linux/amd64, linux/arm64"):
         await inspect(place, "1.4.2", "windows/amd64")

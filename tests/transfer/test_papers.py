@@ -12,16 +12,16 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.transfer import manifest_bundle
-from boltseal.transfer.layout import LayoutPlace
-from boltseal.transfer.protocols import ContentDamaged, PlaceInvalid, PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.layout import LayoutLocation
+from boltseal.transfer.protocols import ContentDamaged, LocationInvalid, LocationNotFound, LocationUnavailable
 from tests.images import Document, artifact, image, index
 
 APP = index(image("amd64"), image("arm64"))
 
 
-async def layout(tmp_path: Path, document: Document, *, without: str = "") -> LayoutPlace:
+async def layout(tmp_path: Path, document: Document, *, without: str = "") -> LayoutLocation:
     """A layout that holds a document and all below it, but for one digest."""
-    place = LayoutPlace(tmp_path / "layout")
+    place = LayoutLocation(tmp_path / "layout")
     blobs = {each.digest: each.data for part in (document, *document.children) for each in part.blobs}
     blobs |= {each.digest: each.raw for each in (document, *document.children)}
     for digest, raw in blobs.items():
@@ -54,7 +54,7 @@ async def test_it_is_a_layout_that_other_tools_read(tmp_path: Path) -> None:
     with tarfile.open(await written(tmp_path)) as tar:
         tar.extractall(tmp_path / "out", filter="data")
 
-    assert str(await LayoutPlace(tmp_path / "out").resolve("reg.example/shop/app:1.4.2")) == APP.digest
+    assert str(await LayoutLocation(tmp_path / "out").resolve("reg.example/shop/app:1.4.2")) == APP.digest
 
 
 async def test_a_platform_that_the_registry_does_not_have_is_named(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ async def test_a_platform_that_the_registry_does_not_have_is_named(tmp_path: Pat
 
 async def test_what_the_registry_does_not_have_at_all_is_no_paper(tmp_path: Path) -> None:
     """The named manifest is the least."""
-    with pytest.raises(PlaceNotFound):
+    with pytest.raises(LocationNotFound):
         await written(tmp_path, without=APP.digest)
 
 
@@ -89,7 +89,7 @@ def archive(path: Path, **files: bytes) -> Path:
 
 def test_papers_of_another_image_are_refused(tmp_path: Path) -> None:
     """The receipt says which."""
-    with pytest.raises(manifest_bundle.PapersMissing):
+    with pytest.raises(manifest_bundle.BundleMissing):
         manifest_bundle.check(archive(tmp_path / "app.oci"), Digest.parse(APP.digest))
 
 
@@ -114,22 +114,22 @@ def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path, raw: bytes) -> None:
     """Not a traceback."""
     (tmp_path / "app.oci").write_bytes(raw)
-    with pytest.raises(manifest_bundle.PapersInvalid):
+    with pytest.raises(manifest_bundle.BundleInvalid):
         manifest_bundle.check(tmp_path / "app.oci", Digest.parse(APP.digest))
 
 
 def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
     """Though its digest is right."""
     raw = b"[" * 100_000
-    with pytest.raises(manifest_bundle.PapersInvalid):
+    with pytest.raises(manifest_bundle.BundleInvalid):
         manifest_bundle.check(archive(tmp_path / "app.oci", **{Digest.of(raw).hex: raw}), Digest.of(raw))
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     """Neither written nor read."""
-    with pytest.raises(PlaceUnavailable):
+    with pytest.raises(LocationUnavailable):
         manifest_bundle.replace_bytes(tmp_path / "nowhere/app", b"")
-    with pytest.raises(PlaceNotFound):
+    with pytest.raises(LocationNotFound):
         manifest_bundle.check(tmp_path / "app.oci", Digest.parse(APP.digest))
 
 
@@ -143,7 +143,7 @@ def test_a_receipt_takes_the_place_of_plain_files_alone(tmp_path: Path, there: s
         (os.mkfifo if there == "pipe" else os.mkdir)(path)
     before = path.lstat()
 
-    with pytest.raises(PlaceInvalid, match="is no plain file"):
+    with pytest.raises(LocationInvalid, match="is no plain file"):
         manifest_bundle.replace_bytes(path, b"x")
 
     assert path.lstat() == before

@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 
 from boltseal.errors import Invalid
-from boltseal.transfer.locations import Place, PlaceKind
+from boltseal.transfer.locations import Location, LocationKind
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "where", "name"),
     [
-        ("ubuntu", PlaceKind.REGISTRY, "docker.io/library/ubuntu", None),
-        ("localhost:5000/shop/app:1.4.2", PlaceKind.REGISTRY, "localhost:5000/shop/app", "1.4.2"),
-        ("oci:images:1.4.2", PlaceKind.LAYOUT, "images", "1.4.2"),
-        ("oci:/a/b", PlaceKind.LAYOUT, "/a/b", None),
-        ("oci:/a:5000/b", PlaceKind.LAYOUT, "/a:5000/b", None),
-        ("docker-archive:app.tar", PlaceKind.ARCHIVE, "app.tar", None),
-        ("docker-archive:app.tar:shop/app", PlaceKind.ARCHIVE, "app.tar", "docker.io/shop/app:latest"),
-        ("docker-daemon:shop/app:1.4.2", PlaceKind.DAEMON, "docker.io/shop/app", "1.4.2"),
+        ("ubuntu", LocationKind.REGISTRY, "docker.io/library/ubuntu", None),
+        ("localhost:5000/shop/app:1.4.2", LocationKind.REGISTRY, "localhost:5000/shop/app", "1.4.2"),
+        ("oci:images:1.4.2", LocationKind.LAYOUT, "images", "1.4.2"),
+        ("oci:/a/b", LocationKind.LAYOUT, "/a/b", None),
+        ("oci:/a:5000/b", LocationKind.LAYOUT, "/a:5000/b", None),
+        ("docker-archive:app.tar", LocationKind.ARCHIVE, "app.tar", None),
+        ("docker-archive:app.tar:shop/app", LocationKind.ARCHIVE, "app.tar", "docker.io/shop/app:latest"),
+        ("docker-daemon:shop/app:1.4.2", LocationKind.DAEMON, "docker.io/shop/app", "1.4.2"),
     ],
 )
-def test_a_place_is_read_as_skopeo_reads_it(text: str, kind: PlaceKind, where: str, name: str | None) -> None:
+def test_a_place_is_read_as_skopeo_reads_it(text: str, kind: LocationKind, where: str, name: str | None) -> None:
     """Kind, place and name within it."""
-    place = Place.parse(text)
+    place = Location.parse(text)
 
     assert (place.kind, place.name) == (kind, name)
     assert (place.path == Path(where)) if place.reference is None else (place.reference.name == where)
@@ -35,4 +35,4 @@ def test_a_place_is_read_as_skopeo_reads_it(text: str, kind: PlaceKind, where: s
 def test_what_names_no_place_is_usage(text: str) -> None:
     """Refused with what was expected."""
     with pytest.raises(Invalid):
-        Place.parse(text)
+        Location.parse(text)

@@ -14,10 +14,10 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.oci.digest import Digest
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from boltseal.project.references.dockerfile import SEVERAL, based_on, read_dockerfile
-from boltseal.project.references.dockerfile_lines import Instruction, Lines, read_lines
-from boltseal.project.source_files import Project, Source, Unreadable
+from boltseal.project.references.dockerfile_lines import DockerfileLines, Instruction, read_lines
+from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 SYNTAX: Final = "syntax"
 """Where a site says that it is the frontend, which is no part of what is built."""
@@ -37,10 +37,10 @@ class Dockerfile:
 
     raw: bytes
     text: str
-    sites: tuple[Site, ...]
-    base: Site | None
+    sites: tuple[ImageReference, ...]
+    base: ImageReference | None
 
-    def pinned(self, digests: Mapping[Site, Digest]) -> str:
+    def pinned(self, digests: Mapping[ImageReference, Digest]) -> str:
         """The text with every image named by its digest, also where a variable names it. DockerfileInvalid."""
         text = self.text
         for site in sorted(self.sites, key=lambda one: one.span, reverse=True):
@@ -57,7 +57,7 @@ class Dockerfile:
 def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | None) -> Dockerfile:
     """Read a Dockerfile below `root`. DockerfileInvalid."""
     try:
-        project = Project(root)
+        project = ProjectTree(root)
         written = project.read(project.name(file))
         source = _with_args(written, read_lines(written), build_args)
         found = read_dockerfile(source)
@@ -70,7 +70,7 @@ def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | No
     return Dockerfile(written.raw, source.text, found.sites, _base(source, stages, target, found.sites))
 
 
-def _with_args(source: Source, lines: Lines, build_args: Mapping[str, str]) -> Source:
+def _with_args(source: SourceFile, lines: DockerfileLines, build_args: Mapping[str, str]) -> SourceFile:
     text, edits = source.text, []
     for instruction in lines.instructions:
         if instruction.name == "from":
@@ -90,7 +90,9 @@ def _with_args(source: Source, lines: Lines, build_args: Mapping[str, str]) -> S
     return source.with_text(text) if edits else source
 
 
-def _base(source: Source, stages: list[Instruction], target: str | None, sites: tuple[Site, ...]) -> Site | None:
+def _base(
+    source: SourceFile, stages: list[Instruction], target: str | None, sites: tuple[ImageReference, ...]
+) -> ImageReference | None:
     path = source.path
     if not stages:
         raise DockerfileInvalid(f"{path} has no FROM: it builds nothing")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from boltseal.ledger.entry import Entry, Kind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.base_claims import BUILT_DIGEST, BUILT_NAME, SCRATCH
@@ -42,5 +42,5 @@ def built_extra(
 
 def same_build(entries: Iterable[Entry], inputs: str) -> Entry | None:
     """The newest entry of an image that was built of the same inputs, the oldest first; None where there is none."""
-    found = [entry for entry in entries if entry.kind is Kind.BUILT and entry.extra.get("inputs") == inputs]
+    found = [entry for entry in entries if entry.kind is EntryKind.BUILT and entry.extra.get("inputs") == inputs]
     return found[-1] if found else None

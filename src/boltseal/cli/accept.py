@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, Outcome, print_line, print_table, say
 from boltseal.cli.onstore import admin, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.errors import Invalid, quote
@@ -14,9 +14,9 @@ from boltseal.errors import Invalid, quote
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.registry.observations import Held, Noted
+    from boltseal.server.registry.observations import HeldTag, ObservationResult
     from boltseal.server.settings import Settings
-    from boltseal.server.store_factory import Store
+    from boltseal.server.store_factory import OpenStore
 
 
 class NotMirrored(Invalid):
@@ -41,14 +41,14 @@ def accept(
 
     Exit code 1: nothing is held of that tag, or another digest.
     """
-    with Answer("accept", as_json=as_json) as answer:
+    with CommandOutput("accept", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
         if ref is None:
             _list(answer, settings)
             return
         repository, tag, digest = mirrored_tag(ref, settings)
 
-        async def call(store: Store) -> Noted:
+        async def call(store: OpenStore) -> ObservationResult:
             return await store.registry.observations.accept(repository, tag, digest, admin(), reason.strip())
 
         noted = on_store(settings, call)
@@ -85,10 +85,10 @@ def mirrored_tag(text: str, settings: Settings) -> tuple[Repository, Tag, Digest
     return repository, Tag(reference.tag), reference.digest
 
 
-def _list(answer: Answer, settings: Settings) -> None:
+def _list(answer: CommandOutput, settings: Settings) -> None:
     from boltseal.ledger.entry import format_time
 
-    async def call(store: Store) -> list[Held]:
+    async def call(store: OpenStore) -> list[HeldTag]:
         return await store.registry.observations.held()
 
     rows = []

@@ -4,7 +4,7 @@ The envelope is one JSON object on stdout, also when the verb fails:
 
     {"schema": "boltseal.VERB/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
 
-Each error is {"code", "message"}; the code of a defect of boltseal is INTERNAL. A verb opens an `Answer`, adds results
+Each error is {"code", "message"}; the code of a defect of boltseal is INTERNAL. A verb opens an `CommandOutput`, adds results
 as it goes, and leaves the block; text is printed by the verb itself, `--json` by leaving.
 """
 
@@ -75,7 +75,7 @@ def of_host(error: BaseException | None) -> BoltsealError | None:
     return kind(f"{clean(os.fsdecode(error.filename))}: {error.strerror}; {todo}")
 
 
-class Answer:
+class CommandOutput:
     """The answer of one verb. `results` are JSON objects in the order in which they were found."""
 
     def __init__(self, verb: str, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.cli.progress import Progress, in_words
@@ -23,7 +23,7 @@ def backup(
     What was acknowledged before it began is in it. Into the same folder again it copies only what is new. Keys and users
     are not copied: keep those of DATA.keys elsewhere.
     """
-    with Answer("backup", as_json=as_json) as answer:
+    with CommandOutput("backup", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
         from boltseal.server.storage.backup import back_up

@@ -12,7 +12,7 @@ import typer
 
 from boltseal.build.builders import Builder
 from boltseal.build.tag_template import Scheme
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.labels import created_us, git_of
 from boltseal.cli.new_tag import build_of, date_of, describe_of
 from boltseal.cli.onbuild import (
@@ -32,7 +32,7 @@ from boltseal.cli.remote import (
     CaFileOption,
     NamesNothing,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     ask_followed,
     opened,
     repository_only,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from boltseal.ledger.entry import Entry
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
-    from boltseal.project.image_references import Site
+    from boltseal.project.image_references import ImageReference
 
 
 class PushedOther(Unavailable):
@@ -62,7 +62,7 @@ class _Plan:
     """A build that was thought through: what it stands on, and the hash of all that it reads."""
 
     dockerfile: Dockerfile
-    digests: dict[Site, Digest]
+    digests: dict[ImageReference, Digest]
     inputs: str
 
     @property
@@ -107,11 +107,11 @@ def build(
     (its pin, boltseal.lock, or what its tag means now); labels say where it comes from; the tag is new; what it was built
     of is recorded in the registry's ledger. Same bases, Dockerfile and inputs as before: nothing to do.
     """
-    with Answer("build", as_json=as_json) as answer:
+    with CommandOutput("build", as_json=as_json) as answer:
         if not repository:
             raise NamesNothing("where to? --repository localhost:5000/shop/app")
         to = repository_only(repository)
-        reach = Reach(plain_http, ca_file, anonymous)
+        reach = RegistryOptions(plain_http, ca_file, anonymous)
         dockerfile = dockerfile_of(context, file, build_arg or [], target)
         digests = digests_of(dockerfile.sites, context, reach, allow or [])
         inputs = hash_of(dockerfile, digests, context, file, build_arg or [], target, platform, more or [])
@@ -141,7 +141,7 @@ def _time(entry: Entry) -> str:
     return format_time(entry.time_us)[:19] + "Z"
 
 
-def _tell(answer: Answer, name: str, status: str, reason: str, digest: str, plan: _Plan) -> None:
+def _tell(answer: CommandOutput, name: str, status: str, reason: str, digest: str, plan: _Plan) -> None:
     base = plan.base
     answer.add(
         ref=name,
@@ -185,7 +185,7 @@ class _Before(NamedTuple):
     when: str
 
 
-def _before(to: Reference, inputs: str, wanted: str | None, reach: Reach) -> _Before | None:
+def _before(to: Reference, inputs: str, wanted: str | None, reach: RegistryOptions) -> _Before | None:
     """An image that was built of the same and is still there, by its record or its tag; None where nobody knows of one.
 
     `wanted`: a tag of the user's, which has to mean it: one that floats may have meant it before, and mean another now.
@@ -227,7 +227,7 @@ def _build(
     builder: Builder,
     plan: _Plan,
     image: Reference,
-    reach: Reach,
+    reach: RegistryOptions,
     context: Path,
     file: Path | None,
     build_args: list[str],
@@ -276,15 +276,15 @@ def _build(
     return _pushed(image, plan.inputs, reach)
 
 
-def _push(layout: str, image: Reference, reach: Reach) -> None:
+def _push(layout: str, image: Reference, reach: RegistryOptions) -> None:
     """Push the one image that an OCI layout holds: its parts by digest, and last the index under the tag. BuildFailed."""
 
     async def push(transport: Transport) -> None:
         from boltseal.build.builders import BuildFailed
         from boltseal.transfer.copy import Copier
-        from boltseal.transfer.locations import Place
+        from boltseal.transfer.locations import Location
 
-        source, target = Place.parse(f"oci:{layout}"), Place.parse(str(image))
+        source, target = Location.parse(f"oci:{layout}"), Location.parse(str(image))
         async with opened(transport, source, target, force=True) as (from_, to, within):
             [name] = await from_.names()
             try:
@@ -315,7 +315,7 @@ def _with_digests(builder: Builder, made: Build, plan: _Plan, scratch: Path, ign
     return replace(made, dockerfile=copy)
 
 
-def _pushed(image: Reference, inputs: str, reach: Reach) -> Digest:
+def _pushed(image: Reference, inputs: str, reach: RegistryOptions) -> Digest:
     """What the registry calls it. PushedOther where the tag means an image of other inputs by now."""
 
     async def look(transport: Transport) -> Digest:
@@ -342,19 +342,19 @@ def _pushed(image: Reference, inputs: str, reach: Reach) -> Digest:
 
 
 def _record(
-    image: Reference, digest: Digest, plan: _Plan, builder: Builder, platform: str | None, reach: Reach
+    image: Reference, digest: Digest, plan: _Plan, builder: Builder, platform: str | None, reach: RegistryOptions
 ) -> int | None:
     """Write down of what it was built; None where the registry keeps no ledger, so that only the labels say so."""
 
     async def write(transport: Transport) -> int | None:
         from boltseal.build.ledger_entries import built_extra
         from boltseal.client.ledger_records import NoRecords, record
-        from boltseal.ledger.entry import Kind
+        from boltseal.ledger.entry import EntryKind
 
         bases = {site.written: of for site, of in plan.digests.items()}
         extra = built_extra(plan.base, plan.inputs, bases, str(builder), platform)
         try:
-            return await record(transport, Kind.BUILT, image, digest, extra)
+            return await record(transport, EntryKind.BUILT, image, digest, extra)
         except NoRecords:
             say(f"boltseal: {image.registry} keeps no ledger: the labels of the image alone say on what it was built")
             return None

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line
+from boltseal.cli.answer import CommandOutput, Outcome, print_line
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
     NamesNothing,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     RemoteRefArgument,
     StrictOption,
     ask_followed,
@@ -51,10 +51,10 @@ def check(
 
     Exit code 0: it may; 1: it means something else, or meant it and its name is bound; 3: could not be checked.
     """
-    with Answer("check", as_json=as_json) as answer:
+    with CommandOutput("check", as_json=as_json) as answer:
         reference, wanted = _asked(ref, digest)
         found = ask_followed(
-            Reach(plain_http, ca_file, anonymous, strict),
+            RegistryOptions(plain_http, ca_file, anonymous, strict),
             [reference.registry],
             lambda transport: _look(transport, reference),
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, counted, print_line, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.cli.progress import in_words
 
@@ -22,7 +22,7 @@ def collect(
     Refused pushes and deletes leave such bytes; so do uploads that were given up. Mirrored images that an [[upstream]]'s
     keep_for or keep_bytes keeps no longer are let go of first; their bytes follow after an hour.
     """
-    with Answer("collect", as_json=as_json) as answer:
+    with CommandOutput("collect", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
         from boltseal.server.store_factory import collect_store

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line
+from boltseal.cli.answer import CommandOutput, Outcome, print_line
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     StrictOption,
     ask_followed,
     in_daemon,
@@ -46,12 +46,12 @@ def compare(
     Exit code 0: the same manifest, or the same config and so the same image ID and files (the wrapping may differ: layers
     compressed again, other media types). 1: another image.
     """
-    with Answer("compare", as_json=as_json) as answer:
+    with CommandOutput("compare", as_json=as_json) as answer:
         from boltseal.transfer.compare import compare as compared
         from boltseal.transfer.compare import read_side
-        from boltseal.transfer.locations import Place
+        from boltseal.transfer.locations import Location
 
-        places = Place.parse(a), Place.parse(b)
+        places = Location.parse(a), Location.parse(b)
 
         async def read(transport: Transport) -> list[Side]:
             async with opened_sources(transport, *places) as sources:
@@ -61,7 +61,7 @@ def compare(
                 ]
 
         registries = [place.reference.registry for place in places if place.reference is not None]
-        sides = ask_followed(Reach(plain_http, ca_file, anonymous, strict), registries, read)
+        sides = ask_followed(RegistryOptions(plain_http, ca_file, anonymous, strict), registries, read)
         found = compared(*sides)
         same = found.sameness in ("same-manifest", "same-config")
         answer.outcome = Outcome.HOLDS if same else Outcome.DIFFERS

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from boltseal.cli.answer import Answer, print_table, say
+from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, flags_of
 
 
@@ -16,7 +16,7 @@ def config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOp
     The default, the file, a variable or a flag. What a server would start with now. Passwords and keys are never
     settings; they stay in the keys' folder.
     """
-    with Answer("config", as_json=as_json) as answer:
+    with CommandOutput("config", as_json=as_json) as answer:
         from boltseal.server.configuration import load_and_tell
 
         loaded = load_and_tell(config, flags_of(data=data))

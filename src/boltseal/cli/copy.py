@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, print_line, say
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.remote import (
@@ -14,7 +14,7 @@ from boltseal.cli.remote import (
     CaFileOption,
     NamesNothing,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     StrictOption,
     ask,
     followed,
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boltseal.client.transport import Transport
-    from boltseal.transfer.copy import Copied, Copier
-    from boltseal.transfer.locations import Place
+    from boltseal.transfer.copy import CopiedImage, Copier
+    from boltseal.transfer.locations import Location
 
 _PLACES = "A reference, oci:DIR:TAG, docker-archive:FILE, or docker-daemon:REF."
 
@@ -51,10 +51,10 @@ def copy(
     Within one registry nothing is moved but names: what is there is mounted. Everything is verified on its way. A copy
     that broke off goes on where it stopped when it is made again. A tag that means another image is not overwritten.
     """
-    with Answer("copy", as_json=as_json) as answer, Progress() as progress:
+    with CommandOutput("copy", as_json=as_json) as answer, Progress() as progress:
         source, target = _places(src, dst, all_tags=all_tags)
 
-        reach = Reach(plain_http, ca_file, anonymous, strict)
+        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
 
         async def run(transport: Transport) -> Copier:
             from boltseal.transfer.copy import Copier
@@ -89,8 +89,8 @@ async def _one(
         tell(target_name, None, error)
 
 
-def _teller(answer: Answer, target: Place) -> Callable[..., None]:
-    def tell(name: str | None, copied: Copied | None, error: BoltsealError | None) -> None:
+def _teller(answer: CommandOutput, target: Location) -> Callable[..., None]:
+    def tell(name: str | None, copied: CopiedImage | None, error: BoltsealError | None) -> None:
         ref = _ref(target, name)
         if copied is None:
             differs = error is not None and exit_code(error) is ExitCode.DIFFERS
@@ -109,54 +109,54 @@ def _teller(answer: Answer, target: Place) -> Callable[..., None]:
     return tell
 
 
-def _places(src: str, dst: str, *, all_tags: bool) -> tuple[Place, Place]:
-    from boltseal.transfer.locations import Place, PlaceKind
+def _places(src: str, dst: str, *, all_tags: bool) -> tuple[Location, Location]:
+    from boltseal.transfer.locations import Location, LocationKind
 
-    source, target = Place.parse(src), Place.parse(dst)
+    source, target = Location.parse(src), Location.parse(dst)
     if target.reference is not None and target.reference.digest is not None:
         raise NamesNothing(f"a copy gets a tag, and its digest comes by itself; expected {target.reference.name}:TAG")
     if all_tags:
         for place in (source, target):
-            if place.kind not in (PlaceKind.REGISTRY, PlaceKind.LAYOUT) or place.name is not None:
+            if place.kind not in (LocationKind.REGISTRY, LocationKind.LAYOUT) or place.name is not None:
                 raise NamesNothing(f"--all-tags copies whole repositories and layouts; {place.text} names one image")
     return source, target
 
 
-def _names(source: Place, target: Place) -> tuple[str | None, str | None]:
+def _names(source: Location, target: Location) -> tuple[str | None, str | None]:
     """The name at the source and the one at the target (None: none but its digest).
 
     The target's own, else the source's tag; else `latest`, as Docker adds it, where the source names nothing either.
     """
     from boltseal.oci.reference import Reference
-    from boltseal.transfer.locations import PlaceKind
+    from boltseal.transfer.locations import LocationKind
 
     tag = source.name if source.name is not None and ":" not in source.name else None
     if source.reference is not None:
         tag = None if source.reference.tag is None else str(source.reference.tag)
     name = source.name
-    if source.kind is PlaceKind.DAEMON:
+    if source.kind is LocationKind.DAEMON:
         name = None
     match target.kind:
-        case PlaceKind.REGISTRY | PlaceKind.LAYOUT:
+        case LocationKind.REGISTRY | LocationKind.LAYOUT:
             # by digest alone it goes as a digest alone: nobody said that it shall be anybody's latest
             by_digest = tag is None and name is not None
             return name, target.name or tag or (None if by_digest else "latest")
-        case PlaceKind.DAEMON | PlaceKind.ARCHIVE:
+        case LocationKind.DAEMON | LocationKind.ARCHIVE:
             reference = target.reference or (Reference.parse(target.name) if target.name else source.reference)
             if reference is None:
                 return name, None
             return name, f"{reference.name}:{reference.tag or tag or 'latest'}"
 
 
-def _ref(target: Place, name: str | None) -> str:
-    from boltseal.transfer.locations import PlaceKind
+def _ref(target: Location, name: str | None) -> str:
+    from boltseal.transfer.locations import LocationKind
 
     match target.kind:
-        case PlaceKind.REGISTRY if target.reference is not None:
+        case LocationKind.REGISTRY if target.reference is not None:
             return f"{target.reference.name}:{name}" if name is not None else target.reference.name
-        case PlaceKind.LAYOUT:
+        case LocationKind.LAYOUT:
             return f"oci:{target.path}:{name}"
-        case PlaceKind.ARCHIVE:
+        case LocationKind.ARCHIVE:
             return f"docker-archive:{target.path}"
         case _:
             return target.text

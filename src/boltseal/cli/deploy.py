@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer
+from boltseal.cli.answer import CommandOutput
 from boltseal.cli.ondeploy import (
+    DeployOptions,
     DirectoryOption,
     EnvFileOption,
     FileOption,
     NameOption,
     NoRecordOption,
-    Place,
     ProfileOption,
     ServicesArgument,
     WaitOption,
@@ -27,7 +27,7 @@ from boltseal.cli.onhost import HostOption, engine_address
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.onrelease import release_folder, tell_release
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
 from boltseal.errors import Invalid
 
 
@@ -79,15 +79,17 @@ def deploy(
 
     Exit code 0: it runs; 1: it failed, and what ran before runs again if it could be put back; 3: it could not be tried.
     """
-    with Answer("deploy", as_json=as_json) as answer:
-        from boltseal.deploy.releases import Kind
+    with CommandOutput("deploy", as_json=as_json) as answer:
+        from boltseal.deploy.releases import ReleaseKind
 
         if resume and (services or update or build):
             raise ResumeAlone(
                 "--resume goes on with a release as it was recorded; it takes neither services nor changes"
             )
-        reach = Reach(plain_http, ca_file, anonymous)
-        place = Place(host, reach, wait_seconds(wait), not no_record, require_scrub or not no_scrub, require_scrub)
+        reach = RegistryOptions(plain_http, ca_file, anonymous)
+        place = DeployOptions(
+            host, reach, wait_seconds(wait), not no_record, require_scrub or not no_scrub, require_scrub
+        )
         if resume:
             folder = release_folder(project_name(project), engine_address(host).key)
             done = on_engine(place, folder, [], lambda deployer: deployer.resume())
@@ -99,5 +101,5 @@ def deploy(
                     opened.relock(lambda _reference: True)
                 if build:
                     opened = opened.built()
-                done = opened.deploy(Kind.DEPLOY)
+                done = opened.deploy(ReleaseKind.DEPLOY)
         tell_release(answer, done, host)

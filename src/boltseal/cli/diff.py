@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_line, print_table
+from boltseal.cli.answer import CommandOutput, Outcome, clean, print_line, print_table
 from boltseal.cli.ondeploy import NameOption, project_name
 from boltseal.cli.onrelease import release_folder
 from boltseal.cli.options import JsonOption
@@ -29,7 +29,7 @@ def diff(
 
     Exit code 0: nothing; 1: something.
     """
-    with Answer("diff", as_json=as_json) as answer:
+    with CommandOutput("diff", as_json=as_json) as answer:
         from boltseal.deploy.release_diff import changes
 
         folder = release_folder(project_name(project))

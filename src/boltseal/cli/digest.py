@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     RemoteRefArgument,
     StrictOption,
     ask_followed,
@@ -20,7 +20,7 @@ from boltseal.cli.remote import (
 )
 
 if TYPE_CHECKING:
-    from boltseal.client.pull_limit import Quota
+    from boltseal.client.pull_limit import PullLimit
     from boltseal.client.registry_client import Resolved
     from boltseal.client.transport import Transport
 
@@ -34,17 +34,19 @@ def digest(
     as_json: JsonOption = False,
 ) -> None:
     """Say which digest a tag means now, at any registry. One HEAD: on Docker Hub it does not count as a pull."""
-    with Answer("digest", as_json=as_json) as answer:
+    with CommandOutput("digest", as_json=as_json) as answer:
         reference = remote_reference(ref)
 
-        async def resolve(transport: Transport) -> tuple[Resolved, Quota | None]:
+        async def resolve(transport: Transport) -> tuple[Resolved, PullLimit | None]:
             from boltseal.client.registry_client import RegistryClient
 
             client = RegistryClient(transport, reference.registry)
             found = await client.resolve(reference.repository, named(reference))
             return found, transport.quotas.get(reference.registry)
 
-        found, quota = ask_followed(Reach(plain_http, ca_file, anonymous, strict), [reference.registry], resolve)
+        found, quota = ask_followed(
+            RegistryOptions(plain_http, ca_file, anonymous, strict), [reference.registry], resolve
+        )
         answer.add(
             ref=str(reference),
             status="present",

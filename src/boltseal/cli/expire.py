@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, counted, print_line, say
 from boltseal.cli.onstore import admin, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 
 if TYPE_CHECKING:
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.store_factory import Store
+    from boltseal.server.store_factory import OpenStore
 
 
 def expire(
@@ -25,10 +25,10 @@ def expire(
 
     What they meant stays pullable by digest until somebody deletes that.
     """
-    with Answer("expire", as_json=as_json) as answer:
+    with CommandOutput("expire", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        async def call(store: Store) -> list[tuple[Repository, Tag]]:
+        async def call(store: OpenStore) -> list[tuple[Repository, Tag]]:
             return await store.registry.seals.expire(admin(), dry_run=dry_run)
 
         status = "would expire" if dry_run else "expired"

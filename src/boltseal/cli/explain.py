@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line
+from boltseal.cli.answer import CommandOutput, print_line
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import remote_reference
 
@@ -43,7 +43,7 @@ def explain(
 
     Registry, repository, tag, digest, what Docker adds by itself, where the image lives. Asks nobody.
     """
-    with Answer("explain", as_json=as_json) as answer:
+    with CommandOutput("explain", as_json=as_json) as answer:
         reference = remote_reference(ref)
         parts = explained(ref, reference)
         answer.add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, print_line, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.cli.progress import Progress, in_words
 
@@ -19,7 +19,7 @@ def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpti
     Every row has its bytes, all bytes have their digest, the ledger has no gap and says what the tags mean.
     Exit code 0: all of it holds; 1: something does not; 3: something could not be read.
     """
-    with Answer("fsck", as_json=as_json) as answer:
+    with CommandOutput("fsck", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
         from boltseal.server.store_factory import examine_store

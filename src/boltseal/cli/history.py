@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_table, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, print_table, say
 from boltseal.cli.onhistory import NO_ANSWER, read, tell_proof, watched_past, when
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
@@ -12,7 +12,7 @@ from boltseal.cli.remote import (
     CaFileOption,
     NamesNothing,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     RemoteRefArgument,
     StrictOption,
     remote_reference,
@@ -20,8 +20,8 @@ from boltseal.cli.remote import (
 
 if TYPE_CHECKING:
     from boltseal.client.history import Event, Proven
-    from boltseal.client.tag_observations import Meant
-    from boltseal.ledger.history import Said
+    from boltseal.client.tag_observations import ObservedInterval
+    from boltseal.ledger.history import EntryAt
     from boltseal.oci.reference import Reference
 
 
@@ -42,7 +42,7 @@ def history(
 
     Exit code 1: the history is broken, or empty.
     """
-    with Answer("history", as_json=as_json) as answer:
+    with CommandOutput("history", as_json=as_json) as answer:
         from boltseal.oci.reference import Tag
 
         reference = remote_reference(ref)
@@ -51,7 +51,7 @@ def history(
         tag = reference.tag or Tag("latest")
         name = f"{reference.name}:{tag}"
         try:
-            found = read(Reach(plain_http, ca_file, anonymous, strict), reference, tag)
+            found = read(RegistryOptions(plain_http, ca_file, anonymous, strict), reference, tag)
         except NO_ANSWER as error:
             past = watched_past(reference, tag)
             if not past:
@@ -68,7 +68,7 @@ def history(
             say(f"{name} was never there")
 
 
-def _signed(answer: Answer, name: str, found: Proven, tag: str) -> None:
+def _signed(answer: CommandOutput, name: str, found: Proven, tag: str) -> None:
     rows = []
     for said in found.history.of(tag):
         entry = said.entry
@@ -97,7 +97,7 @@ def _signed(answer: Answer, name: str, found: Proven, tag: str) -> None:
     tell_proof(answer, found)
 
 
-def _unsigned(answer: Answer, name: str, reference: Reference, events: list[Event]) -> None:
+def _unsigned(answer: CommandOutput, name: str, reference: Reference, events: list[Event]) -> None:
     for one in events:
         answer.add(ref=name, status=one.event, reason="", time=one.time, digest=one.digest, proven=False)
     if events:
@@ -108,7 +108,7 @@ def _unsigned(answer: Answer, name: str, reference: Reference, events: list[Even
         )
 
 
-def _seen(answer: Answer, name: str, past: tuple[Meant, ...]) -> None:
+def _seen(answer: CommandOutput, name: str, past: tuple[ObservedInterval, ...]) -> None:
     from boltseal.ledger.entry import format_time
 
     rows, was = [], None
@@ -134,7 +134,7 @@ def _seen(answer: Answer, name: str, past: tuple[Meant, ...]) -> None:
         print_table(("FIRST SEEN (UTC)", "LAST SEEN (UTC)", "DIGEST", "EVENT"), rows)
 
 
-def _short(said: Said) -> str:
+def _short(said: EntryAt) -> str:
     from boltseal.oci.digest import Digest
 
     return Digest.parse(said.entry.digest).hex[:12] if said.entry.digest else ""

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, counted, print_line
+from boltseal.cli.answer import CommandOutput, counted, print_line
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import in_words
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     StrictOption,
     ask_followed,
     in_daemon,
@@ -44,18 +44,18 @@ def inspect(
 
     Nothing is pulled but the documents that say so; each is verified. On Docker Hub it counts as one pull.
     """
-    with Answer("inspect", as_json=as_json) as answer:
+    with CommandOutput("inspect", as_json=as_json) as answer:
         from boltseal.transfer.inspect import inspect as inspected
-        from boltseal.transfer.locations import Place
+        from boltseal.transfer.locations import Location
 
-        place = Place.parse(ref)
+        place = Location.parse(ref)
 
         async def look(transport: Transport) -> Inspected:
             async with opened_sources(transport, place) as (source,):
                 return await inspected(source, in_daemon(place), platform)
 
         registries = [] if place.reference is None else [place.reference.registry]
-        found = ask_followed(Reach(plain_http, ca_file, anonymous, strict), registries, look)
+        found = ask_followed(RegistryOptions(plain_http, ca_file, anonymous, strict), registries, look)
         answer.add(ref=ref if place.reference is None else str(place.reference), status="present", **_fields(found))
         if not as_json:
             for line in _lines(found):

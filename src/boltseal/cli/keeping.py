@@ -10,11 +10,11 @@ from boltseal.cli.clock import clock_us
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from boltseal.cli.remote import Reach
+    from boltseal.cli.remote import RegistryOptions
     from boltseal.client.transport import Transport
-    from boltseal.host.engine_images import Host
+    from boltseal.host.engine_images import EngineHost
     from boltseal.host.keeper import LetGo
-    from boltseal.host.kept_images import Kept, KeptStore
+    from boltseal.host.kept_images import KeptImage, KeptImages
     from boltseal.host.pull import Copy
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference
@@ -22,28 +22,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def kept_store() -> KeptStore:
+def kept_store() -> KeptImages:
     """What this user's client remembers of engines."""
     from boltseal.client.state import ClientState
     from boltseal.config import state_folder
-    from boltseal.host.kept_images import KeptStore
+    from boltseal.host.kept_images import KeptImages
 
-    return KeptStore(ClientState(state_folder()))
+    return KeptImages(ClientState(state_folder()))
 
 
 def on_host(
-    reach: Reach, registries: Iterable[str], host: str | None, call: Callable[[Host, Transport], Awaitable[T]]
+    reach: RegistryOptions,
+    registries: Iterable[str],
+    host: str | None,
+    call: Callable[[EngineHost, Transport], Awaitable[T]],
 ) -> T:
     """Make one call on an engine, with connections to these registries. EngineUnavailable, EngineForbidden, SshFailed, ..."""
 
     from boltseal.cli.onhost import engine_address
     from boltseal.cli.remote import ask
     from boltseal.engines.api import connected
-    from boltseal.host.engine_images import Host
+    from boltseal.host.engine_images import EngineHost
 
     async def run(transport: Transport) -> T:
         async with connected(engine_address(host)) as engine:
-            opened = await Host.of(engine, kept_store(), clock_us)
+            opened = await EngineHost.of(engine, kept_store(), clock_us)
             return await call(opened, transport)
 
     return ask(reach, registries, run)
@@ -60,7 +63,7 @@ def tagged(text: str) -> Reference:
     return reference.by_tag
 
 
-def kept_fields(kept: Kept | None) -> dict[str, Any] | None:
+def kept_fields(kept: KeptImage | None) -> dict[str, Any] | None:
     """A kept image for `--json`."""
     from boltseal.lockfile.format import time_text
 
@@ -120,10 +123,14 @@ def copier(copy_to: str, address: str, transport: Transport) -> Copy:
 async def _copy(source: str, target: Reference, address: str, transport: Transport) -> Digest:
     from boltseal.cli.remote import in_daemon, opened
     from boltseal.transfer.copy import Copier
-    from boltseal.transfer.locations import Place
+    from boltseal.transfer.locations import Location
 
-    place = Place.parse(source)
-    async with opened(transport, place, Place.parse(str(target)), force=False, engine=address) as (from_, to, within):
+    place = Location.parse(source)
+    async with opened(transport, place, Location.parse(str(target)), force=False, engine=address) as (
+        from_,
+        to,
+        within,
+    ):
         done = await Copier(from_, to, within=within).image(in_daemon(place), str(target.tag))
     return done.digest
 

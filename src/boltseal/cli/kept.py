@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, print_line, print_table, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.keeping import kept_fields, on_host, tagged
 from boltseal.cli.onhost import HostOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import Reach
+from boltseal.cli.remote import RegistryOptions
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
-    from boltseal.host.engine_images import Host
-    from boltseal.host.keeper import Listed
+    from boltseal.host.engine_images import EngineHost
+    from boltseal.host.keeper import ListedImage
 
 
 def kept(
@@ -34,10 +34,10 @@ def kept(
 
     Exit code 1: one of them is there no more, or nothing holds it against the next prune.
     """
-    with Answer("kept", as_json=as_json) as answer:
+    with CommandOutput("kept", as_json=as_json) as answer:
         wanted = None if name is None else tagged(name)
 
-        async def run(opened: Host, _: Transport) -> list[Listed]:
+        async def run(opened: EngineHost, _: Transport) -> list[ListedImage]:
             from boltseal.host.keeper import Keeper
 
             keeper = Keeper(opened)
@@ -48,7 +48,7 @@ def kept(
                 say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))
             return [each for each in found if each.kept not in gone]
 
-        listed = on_host(Reach(), (), host, run)
+        listed = on_host(RegistryOptions(), (), host, run)
         for each in listed:
             _add(answer, each)
         if not listed:
@@ -59,11 +59,11 @@ def kept(
                 print_table(("  NO", "DIGEST", "KEPT", "RAN", "STATE"), rows, whole=("  NO", "DIGEST", "KEPT", "RAN"))
 
 
-def _add(answer: Answer, each: Listed) -> None:
-    from boltseal.host.keeper import Standing
+def _add(answer: CommandOutput, each: ListedImage) -> None:
+    from boltseal.host.keeper import KeptState
     from boltseal.lockfile.format import time_text
 
-    if each.standing is not Standing.KEPT:
+    if each.standing is not KeptState.KEPT:
         answer.outcome = Outcome.DIFFERS
     answer.add(
         ref=str(each.kept.name),
@@ -78,7 +78,7 @@ def _add(answer: Answer, each: Listed) -> None:
     )
 
 
-def _by_name(listed: list[Listed]) -> dict[str, list[tuple[str, ...]]]:
+def _by_name(listed: list[ListedImage]) -> dict[str, list[tuple[str, ...]]]:
     """The lines of a table for each name."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for each in listed:
@@ -94,17 +94,17 @@ def _by_name(listed: list[Listed]) -> dict[str, list[tuple[str, ...]]]:
     return found
 
 
-def _state(each: Listed) -> str:
-    from boltseal.host.keeper import Standing
+def _state(each: ListedImage) -> str:
+    from boltseal.host.keeper import KeptState
 
     words = {
-        Standing.KEPT: "kept",
-        Standing.LOOSE: "its keep tag was taken away: the next prune may remove it",
-        Standing.GONE: "gone: somebody has removed it",
-        Standing.OTHER: "its keep tag stands on another image",
+        KeptState.KEPT: "kept",
+        KeptState.LOOSE: "its keep tag was taken away: the next prune may remove it",
+        KeptState.GONE: "gone: somebody has removed it",
+        KeptState.OTHER: "its keep tag stands on another image",
     }[each.standing]
     copy = [] if each.kept.copy is None else [f"copy: {each.kept.copy.name}"]
-    if each.standing in (Standing.GONE, Standing.OTHER):
+    if each.standing in (KeptState.GONE, KeptState.OTHER):
         return "; ".join([words, *copy])
     now = ["what the name means"] if each.current else []
     now += [] if each.recorded else ["which tag it had is not recorded here"]

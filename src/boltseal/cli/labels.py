@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line
+from boltseal.cli.answer import CommandOutput, print_line
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onbuild import BuildArgOption, ContextArgument, FileOption, TargetOption, digests_of, dockerfile_of
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
 
 if TYPE_CHECKING:
     from boltseal.build.git_state import GitState
@@ -41,7 +41,7 @@ def labels(
     revision and source as git knows them, version, created (SOURCE_DATE_EPOCH, or now), and the name and digest of the
     base image: its pin, what boltseal.lock says, or what its tag means now. One flag a line, quoted for a shell.
     """
-    with Answer("labels", as_json=as_json) as answer:
+    with CommandOutput("labels", as_json=as_json) as answer:
         from boltseal.build.labels import as_flags, labels_of
         from boltseal.build.tag_template import describe_tag
 
@@ -52,7 +52,7 @@ def labels(
         site = None if dockerfile is None else dockerfile.base
         base = None
         if site is not None and site.resolved is not None:
-            digests = digests_of([site], context, Reach(plain_http, ca_file, anonymous), allow or [])
+            digests = digests_of([site], context, RegistryOptions(plain_http, ca_file, anonymous), allow or [])
             base = (site.resolved, digests[site])
         described = "" if git is None else str(describe_tag(git.described, git.dirt))
         found = labels_of(git, described if version is None else version, created_us(), base)

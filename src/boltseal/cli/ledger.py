@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.monitor import monitor
 from boltseal.cli.onstore import admin, given_reason
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
-from boltseal.cli.remote import CaFileOption, Reach, ask
+from boltseal.cli.remote import CaFileOption, RegistryOptions, ask
 from boltseal.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def key(
     as_json: JsonOption = False,
 ) -> None:
     """Print the public key that the ledger is signed by, for `boltseal trust` and for any tool that reads C2SP notes."""
-    with Answer("ledger-key", as_json=as_json) as answer:
+    with CommandOutput("ledger-key", as_json=as_json) as answer:
         from boltseal.server.storage.ledger_key import LEDGER_NAME, LedgerKeys
 
         name = OBSERVATIONS_NAME if observations else LEDGER_NAME
@@ -73,7 +73,7 @@ def rotate(
     as_json: JsonOption = False,
 ) -> None:
     """Sign with a new key from now on; the old one's last word names it, so whoever trusts the old one can follow."""
-    with Answer("ledger-rotate", as_json=as_json) as answer:
+    with CommandOutput("ledger-rotate", as_json=as_json) as answer:
         why = given_reason(reason)
         settings = settings_of(config, data=data)
         _quiet(settings)
@@ -118,7 +118,7 @@ def recover(
     running server takes things in again by itself. With --observations it is the log of observations; tags whose last
     observation is lost for good are served as the one before says.
     """
-    with Answer("ledger-recover", as_json=as_json) as answer:
+    with CommandOutput("ledger-recover", as_json=as_json) as answer:
         if accept_loss == (source is not None):
             raise NothingToDo("say --from URL|DIR to copy the missing entries, or --accept-loss to go on without them")
         settings = settings_of(config, data=data)
@@ -126,7 +126,7 @@ def recover(
         if source is None:
             done = _accept_loss(settings, given_reason(reason), observations=observations)
         else:
-            done = _bring_back(settings, source, Reach(ca_file=ca_file), observations=observations)
+            done = _bring_back(settings, source, RegistryOptions(ca_file=ca_file), observations=observations)
         status = "brought back" if source is not None else "loss accepted"
         answer.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
         if as_json:
@@ -139,16 +139,16 @@ def recover(
             say(back if observations else f"{back}; push again what `boltseal fsck` misses")
 
 
-def _bring_back(settings: Settings, source: str, reach: Reach, *, observations: bool) -> Recovered:
+def _bring_back(settings: Settings, source: str, reach: RegistryOptions, *, observations: bool) -> Recovered:
     from boltseal.server.registry.recovery import bring_back, entries_here
-    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.ledger_copy import FolderCopy
     from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS
     from boltseal.server.store_factory import open_store
 
     log = OBSERVATIONS if observations else LEDGER
     with open_store(settings) as store:
-        door, keys = TagDoor(settings.rules), store.keys.of(log.name)
+        door, keys = TagWriter(settings.rules), store.keys.of(log.name)
         if "://" not in source:
             copy = FolderCopy(Path(source), log)
             return bring_back(store.database, keys, door, copy.lines, copy.head(), log)
@@ -157,7 +157,7 @@ def _bring_back(settings: Settings, source: str, reach: Reach, *, observations: 
         return bring_back(store.database, keys, door, lambda start, end: found[start - here : end - here], head, log)
 
 
-def _fetch(url: str, start: int, reach: Reach, log: str) -> tuple[bytes, list[bytes]]:
+def _fetch(url: str, start: int, reach: RegistryOptions, log: str) -> tuple[bytes, list[bytes]]:
     """The head of another registry's ledger, and its entries from `start` on; nothing of it is believed yet."""
     from boltseal.client.ledger_client import LedgerClient, registry_of
     from boltseal.ledger.checkpoint import parse_checkpoint_unverified

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import (
     AllowOption,
+    OpenedProject,
     PathsArgument,
-    Project,
     ProjectOption,
     open_project,
     split_arguments,
@@ -24,7 +24,7 @@ from boltseal.cli.onproject import (
 )
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, StrictOption, ask
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.lockfile.document import Lock, LockedImage
     from boltseal.oci.reference import Reference
-    from boltseal.project.lock import Moved, Relocked
+    from boltseal.project.lock import LockUpdate, MovedReference
 
 
 class Emit(StrEnum):
@@ -82,7 +82,7 @@ def lock(
 
     Exit code 3: a reference could not be resolved, or there is none; the lock is as it was.
     """
-    with Answer("lock", as_json=as_json) as answer:
+    with CommandOutput("lock", as_json=as_json) as answer:
         from boltseal.lockfile.document import Lock
         from boltseal.project.lock_file import read_lock, write_lock
 
@@ -95,7 +95,7 @@ def lock(
         if emit is not None:
             _emit(answer, opened, emit, update=update)
             return
-        reach = Reach(plain_http, ca_file, anonymous, strict)
+        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
         old = read_lock(project) or Lock()
         done = relocked(
             opened, old, reach, whom_to_ask(reach, allow or []), _updates(named, opened, update=update), count_pulls
@@ -107,7 +107,7 @@ def lock(
         _tell(answer, opened, old, done, whole=whole, written=written)
 
 
-def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
+def _emit(answer: CommandOutput, opened: OpenedProject, emit: Emit, *, update: bool) -> None:
     """Print the file. What is not locked would be left as it is, unnoticed: then there is no file at all."""
     from boltseal.lockfile.document import LOCK_NAME, key_in
     from boltseal.project.generated_files import EMITTERS
@@ -141,7 +141,7 @@ def _emit(answer: Answer, opened: Project, emit: Emit, *, update: bool) -> None:
         print_line(emitted.text.removesuffix("\n"))
 
 
-def _updates(named: Sequence[Reference], opened: Project, *, update: bool) -> Callable[[Reference], bool]:
+def _updates(named: Sequence[Reference], opened: OpenedProject, *, update: bool) -> Callable[[Reference], bool]:
     from boltseal.lockfile.document import lock_key
 
     keys = {lock_key(reference) for reference in named}
@@ -152,16 +152,16 @@ def _updates(named: Sequence[Reference], opened: Project, *, update: bool) -> Ca
 
 
 def relocked(
-    opened: Project,
+    opened: OpenedProject,
     old: Lock,
-    reach: Reach,
+    reach: RegistryOptions,
     allowed: Callable[[str], bool],
     update: Callable[[Reference], bool],
     count_pulls: bool,
-) -> Relocked:
+) -> LockUpdate:
     """A new lock of what the project names now, and what is to be said of it; nothing is written. KeyDiffers, LedgerBroken."""
 
-    async def run(transport: Transport) -> Relocked:
+    async def run(transport: Transport) -> LockUpdate:
         from boltseal.project.lock import relock
         from boltseal.project.resolve import Resolver
 
@@ -184,7 +184,9 @@ def relocked(
         return ask(reach, opened.registries, run)
 
 
-def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: bool, written: bool) -> None:
+def _tell(
+    answer: CommandOutput, opened: OpenedProject, old: Lock, done: LockUpdate, *, whole: bool, written: bool
+) -> None:
     from boltseal.lockfile.compare import ChangeKind, compare_locks
 
     moved = {each.before.reference: each for each in done.moved}
@@ -204,7 +206,9 @@ def _tell(answer: Answer, opened: Project, old: Lock, done: Relocked, *, whole: 
     _summary(done, whole=whole, written=written)
 
 
-def _tell_image(answer: Answer, image: LockedImage, move: Moved | None, *, added: bool, whole: bool) -> None:
+def _tell_image(
+    answer: CommandOutput, image: LockedImage, move: MovedReference | None, *, added: bool, whole: bool
+) -> None:
     """What became of one image; of a lock that is not written nothing was added or updated."""
     if move is not None:
         status = "updated" if move.taken and whole else "moved"
@@ -217,14 +221,14 @@ def _tell_image(answer: Answer, image: LockedImage, move: Moved | None, *, added
 
 
 def _one(
-    answer: Answer, status: str, reference: Reference, reason: str, *, silent: bool = False, **fields: Any
+    answer: CommandOutput, status: str, reference: Reference, reason: str, *, silent: bool = False, **fields: Any
 ) -> None:
     answer.add(ref=str(reference), status=status, reason=reason, **fields)
     if not answer.as_json and not silent:
         print_line(clean(f"{status:<12} {reference.familiar()}  {reason}"))
 
 
-def _summary(done: Relocked, *, whole: bool, written: bool) -> None:
+def _summary(done: LockUpdate, *, whole: bool, written: bool) -> None:
     from boltseal.lockfile.document import LOCK_NAME
     from boltseal.project.resolve import COUNTS_PULLS
 
@@ -244,7 +248,7 @@ def _summary(done: Relocked, *, whole: bool, written: bool) -> None:
         say(f"{LOCK_NAME}: {counted(len(images), 'image')}, {'written' if written else 'unchanged'}")
 
 
-def _fields(image: LockedImage, move: Moved | None) -> dict[str, Any]:
+def _fields(image: LockedImage, move: MovedReference | None) -> dict[str, Any]:
     from boltseal.lockfile.format import time_text
 
     return {
@@ -264,7 +268,7 @@ def _meaning(image: LockedImage) -> str:
     return "built here; no registry holds it" if image.digest is None else str(image.digest)
 
 
-def _in_words(move: Moved) -> str:
+def _in_words(move: MovedReference) -> str:
     from boltseal.lockfile.compare import age
 
     before = move.before

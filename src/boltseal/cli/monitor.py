@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, print_line, say
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, aloud, ask
+from boltseal.cli.remote import (
+    AnonymousOption,
+    CaFileOption,
+    PlainHttpOption,
+    RegistryOptions,
+    StrictOption,
+    aloud,
+    ask,
+)
 
 if TYPE_CHECKING:
-    from boltseal.client.ledger_monitor.monitor import Report
+    from boltseal.client.ledger_monitor.monitor import MonitorReport
     from boltseal.client.transport import Transport
 
 
@@ -50,10 +58,10 @@ def monitor(
 
     Exit code 1: a rule is broken, or the ledger is not the one that was seen before; 3: could not be checked.
     """
-    with Answer("ledger-monitor", as_json=as_json) as answer:
+    with CommandOutput("ledger-monitor", as_json=as_json) as answer:
         import time
 
-        reach = Reach(plain_http, ca_file, anonymous, strict)
+        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
         while True:
             report = _look(reach, url, key, state, every_tag=tags)
             _tell(answer, url, report)
@@ -64,7 +72,7 @@ def monitor(
             time.sleep(every)
 
 
-def _look(reach: Reach, url: str, key: str | None, state: Path | None, *, every_tag: bool) -> Report:
+def _look(reach: RegistryOptions, url: str, key: str | None, state: Path | None, *, every_tag: bool) -> MonitorReport:
     import time
 
     from boltseal.client.ledger_client import registry_of
@@ -80,14 +88,14 @@ def _look(reach: Reach, url: str, key: str | None, state: Path | None, *, every_
     if key is not None:
         give_key(held, registry, VerifierKey.parse(key), int(time.time()))
 
-    async def run(transport: Transport) -> Report:
+    async def run(transport: Transport) -> MonitorReport:
         watch = LedgerWatch(held, transport, lambda: int(time.time()), strict=reach.strict)
         return await Monitor(MonitorMemory(folder, registry), watch, transport, registry, every_tag=every_tag).look()
 
     return ask(reach, [registry], run)
 
 
-def _tell(answer: Answer, url: str, report: Report) -> None:
+def _tell(answer: CommandOutput, url: str, report: MonitorReport) -> None:
     for line in aloud(report.followed):
         say(line)
     for problem in report.problems:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.build.tag_template import Scheme
-from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onbuild import (
     BuildArgOption,
@@ -21,7 +21,7 @@ from boltseal.cli.onbuild import (
 )
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, repository_only
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, ask, repository_only
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def new_tag(
 
     Exit code 1: with --check, the tag is taken; nothing was tagged then.
     """
-    with Answer("new-tag", as_json=as_json) as answer:
-        reach = Reach(plain_http, ca_file, anonymous)
+    with CommandOutput("new-tag", as_json=as_json) as answer:
+        reach = RegistryOptions(plain_http, ca_file, anonymous)
         named = _image(image, apply, scheme)
         makers: dict[Scheme, Callable[[], Tag]] = {
             Scheme.DESCRIBE: lambda: describe_of(context),
@@ -181,7 +181,7 @@ def _input(
     build_args: list[str],
     target: str | None,
     platform: str | None,
-    reach: Reach,
+    reach: RegistryOptions,
     allow: list[str],
 ) -> Tag:
     from boltseal.build.tag_template import input_tag
@@ -191,7 +191,7 @@ def _input(
     return input_tag(hash_of(dockerfile, digests, context, file, build_args, target, platform))
 
 
-def _taken(repo: str, tag: Tag, reach: Reach) -> str | None:
+def _taken(repo: str, tag: Tag, reach: RegistryOptions) -> str | None:
     """Why the tag can't be published in a repository, None where it is free."""
     reference = repository_only(repo)
 

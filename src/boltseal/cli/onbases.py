@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import whom_to_ask
-from boltseal.cli.remote import Reach, followed, remote_reference
+from boltseal.cli.remote import RegistryOptions, followed, remote_reference
 from boltseal.errors import Invalid, TooMany, quote
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from boltseal.engines.api import Engine
     from boltseal.oci.platform import Platform
     from boltseal.oci.reference import Reference
-    from boltseal.project.bases.base_claims import Claim
-    from boltseal.project.bases.base_scan import Looker, Wanted
+    from boltseal.project.bases.base_claims import BaseClaim
+    from boltseal.project.bases.base_scan import BaseScanner, ImageToCheck
 
 
 MAX_IMAGES = 200_000
@@ -90,8 +90,8 @@ class Aim:
 
 
 async def wanted_of(
-    aim: Aim, transport: Transport, base: Claim | None, allowed: Callable[[str], bool]
-) -> tuple[list[Wanted], list[Left]]:
+    aim: Aim, transport: Transport, base: BaseClaim | None, allowed: Callable[[str], bool]
+) -> tuple[list[ImageToCheck], list[Left]]:
     """The images that are meant, each once, and those of which nothing can be said.
 
     `allowed`: which registries a file may make us talk to; it may have been checked out with somebody's project.
@@ -120,16 +120,16 @@ async def wanted_of(
     return _wanted(named, base), left
 
 
-def _wanted(named: Sequence[Named], base: Claim | None) -> list[Wanted]:
+def _wanted(named: Sequence[Named], base: BaseClaim | None) -> list[ImageToCheck]:
     """Each image once, under the name that it was given first, and for all platforms that it was named for."""
-    from boltseal.project.bases.base_scan import Wanted
+    from boltseal.project.bases.base_scan import ImageToCheck
 
     once: dict[Reference, Named] = {}
     for each in named:
         before = once.setdefault(each.reference, each)
         both = tuple(dict.fromkeys(before.platforms + each.platforms))
         once[each.reference] = before._replace(platforms=both if before.platforms and each.platforms else ())
-    return [Wanted(each.name, each.reference, each.platforms, base) for each in once.values()]
+    return [ImageToCheck(each.name, each.reference, each.platforms, base) for each in once.values()]
 
 
 def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
@@ -231,32 +231,32 @@ async def _of_container(engine: Engine, name: str, started_as: str, image_id: ob
 
 @asynccontextmanager
 async def looking(
-    reach: Reach,
+    reach: RegistryOptions,
     transport: Transport,
     allow: Sequence[str],
     *,
     window_s: int,
     tell: Callable[[int, int], None] = lambda _done, _all: None,
-) -> AsyncIterator[Looker]:
+) -> AsyncIterator[BaseScanner]:
     """Everything that a look needs, out of the state folder. What was learned is kept when it ends."""
 
-    from boltseal.client.document_cache import Learned
+    from boltseal.client.document_cache import DocumentCache
     from boltseal.client.state import ClientState
-    from boltseal.client.tag_observations import Watched
+    from boltseal.client.tag_observations import TagObservations
     from boltseal.config import client_paths, state_folder
-    from boltseal.project.bases.base_scan import Looker
-    from boltseal.project.bases.image_documents import Documents
-    from boltseal.project.bases.tag_history import Pasts, by_learned, by_watched
+    from boltseal.project.bases.base_scan import BaseScanner
+    from boltseal.project.bases.image_documents import ImageDocuments
+    from boltseal.project.bases.tag_history import TagHistories, by_learned, by_watched
     from boltseal.project.settings import client_settings
 
     state = ClientState(state_folder())
     now_us = clock_us()
     mirrors = client_settings(client_paths().settings).mirrors
-    with Learned(state, now_us=now_us) as learned, Watched(state) as watched:
-        pasts = Pasts(transport, [by_learned(learned), by_watched(watched)])
-        looker = Looker(
+    with DocumentCache(state, now_us=now_us) as learned, TagObservations(state) as watched:
+        pasts = TagHistories(transport, [by_learned(learned), by_watched(watched)])
+        looker = BaseScanner(
             transport,
-            Documents(transport, learned, mirrors),
+            ImageDocuments(transport, learned, mirrors),
             learned,
             pasts,
             allowed=whom_to_ask(reach, allow),
@@ -269,12 +269,12 @@ async def looking(
         yield looker
 
 
-def inferred(dockerfile: Path | None, base: str | None) -> Claim | None:
+def inferred(dockerfile: Path | None, base: str | None) -> BaseClaim | None:
     """What the user says of the base: --base, or the last FROM of a Dockerfile. DockerfileInvalid, NameInvalid, ..."""
-    from boltseal.project.bases.base_claims import By, written
+    from boltseal.project.bases.base_claims import ClaimSource, written
 
     if base is not None:
-        return written(remote_reference(base), By.GIVEN)
+        return written(remote_reference(base), ClaimSource.GIVEN)
     if dockerfile is None:
         return None
     from boltseal.build.dockerfile_bases import DockerfileInvalid, read
@@ -283,7 +283,7 @@ def inferred(dockerfile: Path | None, base: str | None) -> Claim | None:
         raise DockerfileInvalid(f"{dockerfile}: there is no such Dockerfile; --dockerfile names the file itself")
     site = read(dockerfile.parent, Path(dockerfile.name), {}, None).base
     if site is None:
-        return written(None, By.DOCKERFILE)
+        return written(None, ClaimSource.DOCKERFILE)
     if site.resolved is None:
         raise DockerfileInvalid(f"{site.path}:{site.line}: {quote(site.written)} can't be told: {site.why}")
-    return written(site.resolved, By.DOCKERFILE)
+    return written(site.resolved, ClaimSource.DOCKERFILE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli.onproject import whom_to_ask
-from boltseal.cli.remote import Reach, ask, followed
+from boltseal.cli.remote import RegistryOptions, ask, followed
 from boltseal.errors import Invalid, Unavailable, quote
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from boltseal.errors import BoltsealError
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference
-    from boltseal.project.image_references import Site
+    from boltseal.project.image_references import ImageReference
 
 ContextArgument = Annotated[
     Path, typer.Argument(metavar="[DIR]", show_default=False, help="The folder that is built. Default: this one.")
@@ -69,7 +69,9 @@ def dockerfile_of(context: Path, file: Path | None, build_args: Sequence[str], t
     return read(path.parent, Path(path.name), parse_build_args(build_args), target)
 
 
-def digests_of(sites: Sequence[Site], context: Path, reach: Reach, allow: Sequence[str]) -> dict[Site, Digest]:
+def digests_of(
+    sites: Sequence[ImageReference], context: Path, reach: RegistryOptions, allow: Sequence[str]
+) -> dict[ImageReference, Digest]:
     """What each image means: its pin, else what boltseal.lock of the folder says, else what its tag means now.
 
     BaseUnknown where one can't be told: a guess would name two builds alike that are not.
@@ -78,8 +80,8 @@ def digests_of(sites: Sequence[Site], context: Path, reach: Reach, allow: Sequen
     from boltseal.project.lock_file import read_lock
 
     lock = read_lock(context) or Lock()
-    found: dict[Site, Digest] = {}
-    open_: dict[Site, Reference] = {}
+    found: dict[ImageReference, Digest] = {}
+    open_: dict[ImageReference, Reference] = {}
     for site in sites:
         if site.resolved is None:
             raise BaseUnknown(f"{site.path}:{site.line}: {quote(site.written)} can't be told: {site.why}")
@@ -98,7 +100,9 @@ def digests_of(sites: Sequence[Site], context: Path, reach: Reach, allow: Sequen
     return found
 
 
-def _ask(references: set[Reference], reach: Reach, allow: Sequence[str]) -> dict[Reference, Resolved | BoltsealError]:
+def _ask(
+    references: set[Reference], reach: RegistryOptions, allow: Sequence[str]
+) -> dict[Reference, Resolved | BoltsealError]:
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> dict[Reference, Resolved | BoltsealError]:
@@ -112,7 +116,7 @@ def _ask(references: set[Reference], reach: Reach, allow: Sequence[str]) -> dict
 
 def hash_of(
     dockerfile: Dockerfile,
-    digests: Mapping[Site, Digest],
+    digests: Mapping[ImageReference, Digest],
     context: Path,
     file: Path | None,
     build_args: Sequence[str],

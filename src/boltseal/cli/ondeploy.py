@@ -13,7 +13,7 @@ from boltseal.cli.answer import clean, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import open_project, whom_to_ask
 from boltseal.cli.onrelease import by_whom, release_folder, say_left
-from boltseal.cli.remote import Reach, ask, followed
+from boltseal.cli.remote import RegistryOptions, ask, followed
 from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable, quote
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from boltseal.deploy.compose_program import Compose, ProjectFiles
     from boltseal.deploy.compose_reading import Read
     from boltseal.deploy.deployer import Deployer
-    from boltseal.deploy.release_flow import Deployed, Flow
+    from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
     from boltseal.deploy.release_store import ReleaseFolder
-    from boltseal.deploy.releases import Kind, Release
+    from boltseal.deploy.releases import Release, ReleaseKind
     from boltseal.engines.api import Engine
     from boltseal.lockfile.document import Lock
     from boltseal.oci.reference import Reference
@@ -81,11 +81,11 @@ class LockNotUpdated(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DeployOptions:
     """Which engine is talked to, how registries are, and how long and how strictly is looked."""
 
     host: str | None
-    reach: Reach
+    reach: RegistryOptions
     wait_s: float
     record: bool = True
     scrub: bool = True
@@ -141,7 +141,7 @@ async def read_files(host: str | None, named: ProjectFiles, services: Sequence[s
 class Opened:
     """A project that Compose has read, its releases, and whom it may make us talk to."""
 
-    place: Place
+    place: DeployOptions
     named: ProjectFiles
     services: tuple[str, ...]
     compose: Compose
@@ -209,7 +209,7 @@ class Opened:
             asyncio.run(run())
         return replace(self, read=replace(self.read, built=names))
 
-    def deploy(self, kind: Kind) -> Deployed:
+    def deploy(self, kind: ReleaseKind) -> DeployResult:
         """Deploy it as locked. Whoever calls holds `folder.deploying`. As `Deployer.deploy` raises."""
         import asyncio
 
@@ -219,26 +219,26 @@ class Opened:
             return runs
         by = by_whom(self.root, kind)
 
-        async def run(deployer: Deployer) -> Deployed:
+        async def run(deployer: Deployer) -> DeployResult:
             return await deployer.deploy(self.read, lock, self.services, by)
 
         return on_engine(self.place, self.folder, self.registries, run, locked=True)
 
-    async def _standing(self, lock: Lock | None) -> Deployed | None:
+    async def _standing(self, lock: Lock | None) -> DeployResult | None:
         """What runs, if it is that already. Nothing that talks to registries is loaded for it."""
         from boltseal.cli.onhost import engine_address
-        from boltseal.deploy.release_flow import Deployed, Flow
+        from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
         from boltseal.deploy.up_to_date import standing
         from boltseal.engines.api import connected
 
         address = engine_address(self.place.host)
         async with connected(address) as engine:
-            flow = Flow(self.compose, engine, self.folder, clock_us, _show, copies=address.scheme == "unix")
+            flow = ReleaseFlow(self.compose, engine, self.folder, clock_us, _show, copies=address.scheme == "unix")
             release = await standing(flow, self.read, lock, self.services)
-        return None if release is None else Deployed(release)
+        return None if release is None else DeployResult(release)
 
 
-def open_named(place: Place, named: ProjectFiles, services: Sequence[str], allow: Sequence[str]) -> Opened:
+def open_named(place: DeployOptions, named: ProjectFiles, services: Sequence[str], allow: Sequence[str]) -> Opened:
     """Have Compose read a project. ComposeRefused, ComposeMissing, RegistryNotAllowed."""
     import asyncio
 
@@ -259,16 +259,16 @@ def open_named(place: Place, named: ProjectFiles, services: Sequence[str], allow
 
 
 def on_engine(
-    place: Place,
+    place: DeployOptions,
     folder: ReleaseFolder,
     registries: Iterable[str],
-    call: Callable[[Deployer], Awaitable[Deployed]],
+    call: Callable[[Deployer], Awaitable[DeployResult]],
     *,
     locked: bool = False,
-) -> Deployed:
+) -> DeployResult:
     """Do something with the releases of a project, as the only one who does. `locked`: the caller is that already."""
 
-    async def run(transport: Transport) -> Deployed:
+    async def run(transport: Transport) -> DeployResult:
         async with deployer(place, folder, transport) as opened:
             done = await call(opened)
         if done.outcome is not None and done.release.good and place.record:
@@ -303,7 +303,7 @@ def _show(line: str) -> None:
 
 
 @asynccontextmanager
-async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) -> AsyncIterator[Deployer]:
+async def deployer(place: DeployOptions, folder: ReleaseFolder, transport: Transport) -> AsyncIterator[Deployer]:
     """All that a release takes, on an engine that answers. EngineUnavailable, ComposeMissing, ..."""
     from boltseal.cli.onhost import engine_address
     from boltseal.client.credentials import CredentialStore
@@ -312,13 +312,13 @@ async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) ->
     from boltseal.deploy.deployer import Deployer
     from boltseal.deploy.release_images import Images, Scrubs
     from boltseal.engines.api import connected
-    from boltseal.host.engine_images import Host
-    from boltseal.host.kept_images import KeptStore
+    from boltseal.host.engine_images import EngineHost
+    from boltseal.host.kept_images import KeptImages
     from boltseal.host.pull import Puller
 
     address = engine_address(place.host)
     async with connected(address) as engine:
-        host = await Host.of(engine, KeptStore(ClientState(state_folder())), clock_us)
+        host = await EngineHost.of(engine, KeptImages(ClientState(state_folder())), clock_us)
         logins = CredentialStore(() if place.reach.anonymous else client_paths().logins)
         scrubs = Scrubs(host, place.must_scrub) if place.scrub else None
         puller = Puller(
@@ -327,14 +327,16 @@ async def deployer(place: Place, folder: ReleaseFolder, transport: Transport) ->
         yield Deployer(await _flow(place, folder, engine), Images(host, puller, scrubs))
 
 
-async def _flow(place: Place, folder: ReleaseFolder, engine: Engine) -> Flow:
+async def _flow(place: DeployOptions, folder: ReleaseFolder, engine: Engine) -> ReleaseFlow:
     from boltseal.config import child_environment
     from boltseal.deploy.compose_program import find_compose
-    from boltseal.deploy.release_flow import Flow, Patience
+    from boltseal.deploy.release_flow import Patience, ReleaseFlow
 
     user = child_environment()
     compose = await find_compose(user, engine.environment())
-    return Flow(compose, engine, folder, clock_us, _show, Patience(place.wait_s), engine.address.scheme == "unix")
+    return ReleaseFlow(
+        compose, engine, folder, clock_us, _show, Patience(place.wait_s), engine.address.scheme == "unix"
+    )
 
 
 class WhichProject(Invalid):

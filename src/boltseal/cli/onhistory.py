@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from boltseal.cli.answer import Answer, Outcome, say
-from boltseal.cli.remote import Reach, ask, followed
+from boltseal.cli.answer import CommandOutput, Outcome, say
+from boltseal.cli.remote import RegistryOptions, ask, followed
 from boltseal.errors import Denied, TooMany, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from boltseal.client.history import Event, Proven
-    from boltseal.client.tag_observations import Meant
+    from boltseal.client.tag_observations import ObservedInterval
     from boltseal.client.transport import Transport
-    from boltseal.ledger.history import Said
+    from boltseal.ledger.history import EntryAt
     from boltseal.oci.reference import Reference, Tag
 
 
@@ -24,7 +24,7 @@ class NoHistory(Unavailable):
     """A registry that keeps no history, or not of this kind."""
 
 
-def read(reach: Reach, reference: Reference, tag: Tag | None) -> Proven | list[Event]:
+def read(reach: RegistryOptions, reference: Reference, tag: Tag | None) -> Proven | list[Event]:
     """The history of a tag, or with None of a whole repository; events that nobody signed where there is no more."""
 
     async def run(transport: Transport) -> Proven | list[Event]:
@@ -43,18 +43,18 @@ def read(reach: Reach, reference: Reference, tag: Tag | None) -> Proven | list[E
     return ask(reach, [reference.registry], run)
 
 
-def watched_past(reference: Reference, tag: Tag) -> tuple[Meant, ...]:
-    """What `boltseal watch` saw of a tag from here; nothing where it never looked. WatchedBroken, StateUnusable."""
+def watched_past(reference: Reference, tag: Tag) -> tuple[ObservedInterval, ...]:
+    """What `boltseal watch` saw of a tag from here; nothing where it never looked. ObservationsCorrupt, StateUnusable."""
     from boltseal.client.state import ClientState
-    from boltseal.client.tag_observations import Watched
+    from boltseal.client.tag_observations import TagObservations
     from boltseal.config import state_folder
     from boltseal.oci.reference import Reference
 
-    with Watched(ClientState(state_folder())) as watched:
+    with TagObservations(ClientState(state_folder())) as watched:
         return watched.past(Reference(reference.registry, reference.repository, tag))
 
 
-def tell_proof(answer: Answer, found: Proven) -> None:
+def tell_proof(answer: CommandOutput, found: Proven) -> None:
     """Say how far it is proven, and what is wrong."""
     for problem in found.problems:
         answer.outcome = Outcome.DIFFERS
@@ -70,7 +70,7 @@ def tell_proof(answer: Answer, found: Proven) -> None:
     say(f"{number} {'entry' if number == 1 else 'entries'} found in the ledger of {head.checkpoint.size}, {by}")
 
 
-def when(said: Said) -> str:
+def when(said: EntryAt) -> str:
     """When it happened, as the ledger has it."""
     from boltseal.ledger.entry import format_time
 

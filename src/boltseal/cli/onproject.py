@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from boltseal.cli.answer import clean, say
-from boltseal.cli.remote import Reach, followed
+from boltseal.cli.remote import RegistryOptions, followed
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from boltseal.cli.answer import Answer
-    from boltseal.client.ledger_trust import Followed
+    from boltseal.cli.answer import CommandOutput
+    from boltseal.client.ledger_trust import LedgerCheck
     from boltseal.client.transport import Transport
     from boltseal.lockfile.document import Lock
     from boltseal.oci.reference import Reference
-    from boltseal.project.edits import Asked
-    from boltseal.project.image_references import Found, Problem, Site
+    from boltseal.project.edits import ScanRequest
+    from boltseal.project.image_references import ImageReference, ScanProblem, ScanResult
     from boltseal.project.settings import ProjectSettings
 
 PathsArgument = Annotated[
@@ -51,7 +51,7 @@ class NoSuchPath(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Project:
+class OpenedProject:
     """A project as the verbs see it: the sites that are looked at, what could not be read, and its own settings.
 
     `notes`: what is not evaluated, and is filled in from what is.
@@ -61,12 +61,12 @@ class Project:
 
     root: Path
     settings: ProjectSettings
-    sites: tuple[Site, ...]
-    problems: tuple[Problem, ...]
-    notes: tuple[Problem, ...]
+    sites: tuple[ImageReference, ...]
+    problems: tuple[ScanProblem, ...]
+    notes: tuple[ScanProblem, ...]
     paths: tuple[str, ...]
-    asked: Asked
-    found: Found
+    asked: ScanRequest
+    found: ScanResult
 
     @property
     def registries(self) -> frozenset[str]:
@@ -83,21 +83,21 @@ class Project:
         return bool(self.paths) and not any(path == each or path.startswith(f"{each}/") for each in self.paths)
 
 
-def open_project(root: Path, paths: Sequence[Path]) -> Project:
+def open_project(root: Path, paths: Sequence[Path]) -> OpenedProject:
     """Scan a project, or these files and folders of it. NoSuchPath, ProjectInvalid."""
-    from boltseal.project.edits import Asked
+    from boltseal.project.edits import ScanRequest
     from boltseal.project.scan import scan_project
     from boltseal.project.settings import project_settings
-    from boltseal.project.source_files import Project as Files
+    from boltseal.project.source_files import ProjectTree as Files
 
     if not os.path.isdir(root):  # noqa: PTH112 - says no where pathlib breaks, as of a name that is too long
         raise NoSuchPath(f"{quote(str(root))} is no folder; --project names the folder of a project")
     settings = project_settings(root)
     inside = [_inside(root, path) for path in paths]
-    asked = Asked(Files(root), [Path(each) for each in inside] if all(inside) else [], settings.crds)
+    asked = ScanRequest(Files(root), [Path(each) for each in inside] if all(inside) else [], settings.crds)
     with many_values():
         found = scan_project(asked.project, asked.paths, crds=asked.crds)
-    return Project(
+    return OpenedProject(
         root,
         settings,
         tuple(site for site in found.sites if not settings.excludes(site.path)),
@@ -144,7 +144,7 @@ def is_there(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - says no where pathlib breaks, as of a name that is too long
 
 
-def whom_to_ask(reach: Reach, more: Sequence[str]) -> Callable[[str], bool]:
+def whom_to_ask(reach: RegistryOptions, more: Sequence[str]) -> Callable[[str], bool]:
     """Which registries a project may make us talk to: what the user's own file, logins and flags say. ProjectInvalid."""
     from boltseal.client.credentials import CredentialStore
     from boltseal.config import client_paths
@@ -157,7 +157,9 @@ def whom_to_ask(reach: Reach, more: Sequence[str]) -> Callable[[str], bool]:
     return allowed_registries(client_settings(paths.settings), logins, more)
 
 
-def watching(reach: Reach, transport: Transport, lock: Lock | None) -> Callable[[str], Awaitable[Followed]]:
+def watching(
+    reach: RegistryOptions, transport: Transport, lock: Lock | None
+) -> Callable[[str], Awaitable[LedgerCheck]]:
     """How the ledgers of registries are followed: also by the keys that the project's lock names. LockInvalid."""
     from boltseal.ledger.note import KeyInvalid, VerifierKey
     from boltseal.lockfile.document import LOCK_NAME, LockInvalid
@@ -171,7 +173,7 @@ def watching(reach: Reach, transport: Transport, lock: Lock | None) -> Callable[
     return lambda registry: followed(reach, transport, registry, keys.get(registry))
 
 
-def tell_empty(answer: Answer, opened: Project) -> str:
+def tell_empty(answer: CommandOutput, opened: OpenedProject) -> str:
     """Report that no image reference was found; the whole reason."""
     where = ", ".join(quote(str(opened.root / path)) for path in opened.paths[:MAX_EMPTY]) or quote(str(opened.root))
     more = len(opened.paths) - MAX_EMPTY
@@ -181,7 +183,7 @@ def tell_empty(answer: Answer, opened: Project) -> str:
     )
 
 
-def tell_unread(answer: Answer, opened: Project) -> None:
+def tell_unread(answer: CommandOutput, opened: OpenedProject) -> None:
     """What could not be read, and what is not evaluated, each with its place."""
     for status, problems in (("unreadable", opened.problems), ("template", opened.notes)):
         for problem in problems:

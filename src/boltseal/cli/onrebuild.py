@@ -6,7 +6,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from boltseal.cli.answer import Answer, clean, counted, print_wrapped, say
+from boltseal.cli.answer import CommandOutput, clean, counted, print_wrapped, say
 from boltseal.cli.clock import clock_us
 from boltseal.errors import Invalid
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from boltseal.cli.onbases import Aim
-    from boltseal.cli.remote import Reach
+    from boltseal.cli.remote import RegistryOptions
     from boltseal.client.transport import Transport
-    from boltseal.policy.rebuild_actions import Action
-    from boltseal.project.bases.base_scan import Answered, Looker, Wanted
-    from boltseal.project.bases.rebuild_journal import Journal, Outcome
-    from boltseal.project.bases.rebuild_requests import Asked, Due
+    from boltseal.policy.rebuild_actions import RebuildAction
+    from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
+    from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
+    from boltseal.project.bases.rebuild_requests import RebuildDue, RebuildResult
 
 MAX_ROUNDS = 10
 MAX_TOLD = 20
@@ -33,9 +33,9 @@ class NothingToRun(Invalid):
 class Builders(NamedTuple):
     """What the user's own file says is done."""
 
-    actions: Sequence[Action]
+    actions: Sequence[RebuildAction]
     tokens: Mapping[str, str]
-    journal: Journal
+    journal: RebuildJournal
 
 
 def rebuilders(wanted: bool) -> Builders | None:
@@ -63,9 +63,11 @@ def end_on_sigterm() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
-async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], told: list[Answered]) -> list[Asked]:
+async def ask_for(
+    builders: Builders, looker: BaseScanner, wanted: Sequence[ImageToCheck], told: list[BaseReport]
+) -> list[RebuildResult]:
     """Ask for all that is due. What was built is looked at again: others stand on it, and may be outdated by it."""
-    from boltseal.project.bases.rebuild_journal import Outcome
+    from boltseal.project.bases.rebuild_journal import RebuildOutcome
     from boltseal.project.bases.rebuild_requests import AskedElsewhere, Rebuilder
 
     rebuilder = Rebuilder(
@@ -79,9 +81,9 @@ async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], 
     found = rebuilder.sort(told)
     for words in found.words(MAX_TOLD):
         say(clean(f"boltseal: {words}"))
-    if done := sum(line.outcome is Outcome.DONE for _, line in found.before):
+    if done := sum(line.outcome is RebuildOutcome.DONE for _, line in found.before):
         say(f"boltseal: {counted(done, 'rebuild')} asked for before, and done; `boltseal outdated --log` has them")
-    all_asked: list[Asked] = []
+    all_asked: list[RebuildResult] = []
     for _ in range(MAX_ROUNDS):
         try:
             asked = await rebuilder.rebuild(told)
@@ -89,26 +91,26 @@ async def ask_for(builders: Builders, looker: Looker, wanted: Sequence[Wanted], 
             say(f"boltseal: {error.message}")
             break
         all_asked += asked
-        if not any(one.outcome is Outcome.DONE and one.due.action.command for one in asked):
+        if not any(one.outcome is RebuildOutcome.DONE and one.due.action.command for one in asked):
             break
         told[:] = await looker.look(wanted, afresh=True)
     return all_asked
 
 
-async def _record(looker: Looker, due: Due, outcome: Outcome, words: str) -> None:
+async def _record(looker: BaseScanner, due: RebuildDue, outcome: RebuildOutcome, words: str) -> None:
     """Into the ledger of the image's registry, if it keeps one."""
     from boltseal.client.ledger_records import NoRecords, record
-    from boltseal.ledger.entry import Kind
+    from boltseal.ledger.entry import EntryKind
     from boltseal.project.bases.ledger_entries import requested_extra
 
     extra = requested_extra(due.base, due.built_on, due.now, str(outcome), words)
     try:
-        await record(looker.transport, Kind.REBUILD_REQUESTED, due.image, due.digest, extra)
+        await record(looker.transport, EntryKind.REBUILD_REQUESTED, due.image, due.digest, extra)
     except NoRecords:
         return
 
 
-def tell_asked(answer: Answer, asked: Sequence[Asked]) -> None:
+def tell_asked(answer: CommandOutput, asked: Sequence[RebuildResult]) -> None:
     """What came of each."""
     for one in asked:
         due = one.due
@@ -126,7 +128,7 @@ def tell_asked(answer: Answer, asked: Sequence[Asked]) -> None:
             say(clean(f"boltseal: {due.image}: the ledger does not say so: {one.recorded}"))
 
 
-def tell_log(answer: Answer, aim: Aim, reach: Reach) -> None:
+def tell_log(answer: CommandOutput, aim: Aim, reach: RegistryOptions) -> None:
     """Which rebuilds were asked for: by us, or with --registry by anybody, as its ledger has it."""
     rows = _of_registry(aim.registry, reach) if aim.registry is not None else _of_journal()
     for when, image, base, digest, outcome, words in rows:
@@ -150,18 +152,18 @@ def _of_journal() -> list[_Row]:
     ]
 
 
-def _of_registry(registry: str, reach: Reach) -> list[_Row]:
+def _of_registry(registry: str, reach: RegistryOptions) -> list[_Row]:
     from boltseal.cli.remote import ask_followed
 
     async def read(transport: Transport) -> list[_Row]:
         from boltseal.client.catalog import repositories
         from boltseal.client.ledger_records import records
-        from boltseal.ledger.entry import Kind, format_time
+        from boltseal.ledger.entry import EntryKind, format_time
 
         found: list[tuple[int, _Row]] = []
         async for repository in repositories(transport, registry):
             for index, entry in await records(transport, registry, repository):
-                if entry.kind is Kind.REBUILD_REQUESTED:
+                if entry.kind is EntryKind.REBUILD_REQUESTED:
                     image = f"{registry}/{repository}" + (f":{entry.tag}" if entry.tag else f"@{entry.digest}")
                     said = entry.extra
                     row = (
@@ -178,9 +180,9 @@ def _of_registry(registry: str, reach: Reach) -> list[_Row]:
     return ask_followed(reach, [registry], read)
 
 
-def _journal() -> Journal:
+def _journal() -> RebuildJournal:
     from boltseal.client.state import ClientState
     from boltseal.config import state_folder
-    from boltseal.project.bases.rebuild_journal import Journal
+    from boltseal.project.bases.rebuild_journal import RebuildJournal
 
-    return Journal(ClientState(state_folder()))
+    return RebuildJournal(ClientState(state_folder()))

@@ -5,30 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, print_table, say
 from boltseal.errors import BoltsealError
 
 if TYPE_CHECKING:
-    from boltseal.deploy.deployer import By
-    from boltseal.deploy.release_flow import Deployed
+    from boltseal.deploy.deployer import DeployedBy
+    from boltseal.deploy.release_flow import DeployResult
     from boltseal.deploy.release_store import ReleaseFolder
-    from boltseal.deploy.releases import Kind, Release, ReleasedService
+    from boltseal.deploy.releases import Release, ReleasedService, ReleaseKind
 
 _MOST_VOLUMES = 5
 
 
-def by_whom(folder: Path, kind: Kind) -> By:
+def by_whom(folder: Path, kind: ReleaseKind) -> DeployedBy:
     """Who deploys from which revision; "" outside of git."""
     from boltseal.build.git_state import GitFailed, NotGit, git_state
     from boltseal.config import operator
-    from boltseal.deploy.deployer import By
+    from boltseal.deploy.deployer import DeployedBy
 
     try:
         state = git_state(folder)
         revision = state.described if state.dirt is None else f"{state.described}, changed"
     except (NotGit, GitFailed):
         revision = ""
-    return By(operator(), revision, kind)
+    return DeployedBy(operator(), revision, kind)
 
 
 def release_folder(name: str, engine: str = "") -> ReleaseFolder:
@@ -52,13 +52,13 @@ def say_left(release: Release) -> None:
         )
 
 
-def tell_release(answer: Answer, done: Deployed, host: str | None) -> None:
+def tell_release(answer: CommandOutput, done: DeployResult, host: str | None) -> None:
     """What a deploy, rollback or resume came to; sets the outcome, and tells the user's receivers. `host`: None for here."""
-    from boltseal.deploy.releases import End
+    from boltseal.deploy.releases import ReleaseEnd
 
     release, outcome = done.release, done.outcome
     failures = {} if outcome is None else {each.service: each for each in outcome.failures}
-    if outcome is not None and release.end is not End.HEALTHY:
+    if outcome is not None and release.end is not ReleaseEnd.HEALTHY:
         answer.outcome = Outcome.DIFFERS
     status = "unchanged" if outcome is None else str(release.end)
     answer.add(
@@ -106,7 +106,7 @@ def _notify(release: Release, host: str | None) -> None:
     telling.deliver()
 
 
-def _print(done: Deployed, status: str) -> None:
+def _print(done: DeployResult, status: str) -> None:
     release, outcome = done.release, done.outcome
     if outcome is None:
         print_line(
@@ -142,7 +142,7 @@ def shown_digest(service: ReleasedService) -> str:
     return (service.digest or service.image_id)[:19] + ("" if service.digest else " (local)")
 
 
-def tell_back(answer: Answer, folder: ReleaseFolder, done: Deployed, *, restore: bool) -> None:
+def tell_back(answer: CommandOutput, folder: ReleaseFolder, done: DeployResult, *, restore: bool) -> None:
     """After a rollback: what it does not bring back, and what the project's own files say now."""
     from boltseal.deploy.source_snapshot import differing, put_files_back, with_lock
 

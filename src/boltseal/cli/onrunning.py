@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, say
 from boltseal.cli.onproject import watching, whom_to_ask
-from boltseal.cli.remote import Reach, ask
+from boltseal.cli.remote import RegistryOptions, ask
 from boltseal.errors import BoltsealError, Invalid
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.deploy.releases import Release
     from boltseal.engines.address import EngineAddress
-    from boltseal.host.containers.hosts import Host, Seen
+    from boltseal.host.containers.hosts import ContainerHost, RunningContainer
     from boltseal.host.containers.registries import Answers
-    from boltseal.host.containers.rows import Deployed, Row
-    from boltseal.ledger.tag_intervals import Step
+    from boltseal.host.containers.rows import ContainerRow, DeployedRelease
+    from boltseal.ledger.tag_intervals import TagStep
     from boltseal.lockfile.container_check import LockedImages
     from boltseal.oci.reference import Reference
     from boltseal.project.compose_name import ComposeProject
@@ -83,12 +83,12 @@ class Where:
 class Looked:
     """What was found. `failed`: where nobody could look, and why. `missing`: services of the project that do not run."""
 
-    hosts: tuple[Host, ...]
+    hosts: tuple[ContainerHost, ...]
     failed: tuple[tuple[str, BoltsealError], ...]
     missing: tuple[str, ...] = ()
 
     @property
-    def seen(self) -> tuple[Seen, ...]:
+    def seen(self) -> tuple[RunningContainer, ...]:
         """All containers of all hosts."""
         return tuple(each for host in self.hosts for each in host.seen)
 
@@ -118,7 +118,7 @@ async def _look(where: Where) -> Looked:
     return Looked(hosts, tuple(each for each in found if isinstance(each, tuple)))
 
 
-async def _tried(name: str, looking: Awaitable[Host]) -> Host | tuple[str, BoltsealError]:
+async def _tried(name: str, looking: Awaitable[ContainerHost]) -> ContainerHost | tuple[str, BoltsealError]:
     try:
         return await looking
     except Invalid:  # what was typed, and not what was found
@@ -127,7 +127,7 @@ async def _tried(name: str, looking: Awaitable[Host]) -> Host | tuple[str, Bolts
         return name, error
 
 
-async def _engine(address: EngineAddress) -> Host:
+async def _engine(address: EngineAddress) -> ContainerHost:
     from boltseal.engines.api import connected
     from boltseal.host.containers.hosts import look as looked
 
@@ -135,7 +135,7 @@ async def _engine(address: EngineAddress) -> Host:
         return await looked(engine)
 
 
-async def _cluster(context: str, namespace: str | None) -> Host:
+async def _cluster(context: str, namespace: str | None) -> ContainerHost:
     from boltseal.host.containers.clusters import look as looked
 
     return await looked(context, namespace)
@@ -151,7 +151,9 @@ def _of_project(looked: Looked, project: ComposeProject) -> Looked:
     return Looked(hosts, looked.failed, tuple(name for name in project.services if name not in running))
 
 
-def told_of(reach: Reach | None, allow: Sequence[str], seen: Sequence[Seen], lock: LockedImages | None) -> Answers:
+def told_of(
+    reach: RegistryOptions | None, allow: Sequence[str], seen: Sequence[RunningContainer], lock: LockedImages | None
+) -> Answers:
     """What is known of these containers' images: by their registries, if `reach` is given, and by `boltseal watch`. LedgerBroken."""
     from boltseal.host.containers.registries import NOBODY, Registries, remembering
     from boltseal.host.containers.registries import ask as asked
@@ -175,23 +177,25 @@ def told_of(reach: Reach | None, allow: Sequence[str], seen: Sequence[Seen], loc
     return remembering(ask(reach, {name.registry for name in names}, run), memory)
 
 
-def _remembered(names: Sequence[Reference]) -> dict[Reference, tuple[Step, ...]]:
+def _remembered(names: Sequence[Reference]) -> dict[Reference, tuple[TagStep, ...]]:
     """What `boltseal watch` saw of these tags. Without its log the rest holds all the same."""
     from boltseal.client.state import ClientState, StateUnusable
-    from boltseal.client.tag_observations import Watched
+    from boltseal.client.tag_observations import TagObservations
     from boltseal.config import state_folder
-    from boltseal.ledger.tag_intervals import Step
+    from boltseal.ledger.tag_intervals import TagStep
 
     try:
-        with Watched(ClientState(state_folder())) as watched:
+        with TagObservations(ClientState(state_folder())) as watched:
             pasts = {name: watched.past(name) for name in names if name.tag is not None}
     except StateUnusable as error:
         say(f"boltseal: {error.message}")
         return {}
-    return {name: tuple(Step(one.first_seen_us, str(one.digest or "")) for one in past) for name, past in pasts.items()}
+    return {
+        name: tuple(TagStep(one.first_seen_us, str(one.digest or "")) for one in past) for name, past in pasts.items()
+    }
 
 
-def with_releases(rows: Sequence[Row]) -> list[Row]:
+def with_releases(rows: Sequence[ContainerRow]) -> list[ContainerRow]:
     """The same, each with the release of this machine's `boltseal deploy` that started it."""
     from dataclasses import replace
 
@@ -208,9 +212,9 @@ def with_releases(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, deployed=_started_by(row, releases.get(row.seen.project, ()))) for row in rows]
 
 
-def _started_by(row: Row, releases: Sequence[Release]) -> Deployed | None:
+def _started_by(row: ContainerRow, releases: Sequence[Release]) -> DeployedRelease | None:
     """The release whose image it has, in whose time it was made; another host may run a project of the same name."""
-    from boltseal.host.containers.rows import Deployed
+    from boltseal.host.containers.rows import DeployedRelease
 
     created_us, digests = row.seen.image.created_us, {str(each) for each in row.digests}
     for release in releases:
@@ -219,11 +223,11 @@ def _started_by(row: Row, releases: Sequence[Release]) -> Deployed | None:
         if service is None or created_us is None or not begun <= created_us <= ended:
             continue
         if {service.image_id, service.digest} & digests:
-            return Deployed(release.number, release.who, release.started_us)
+            return DeployedRelease(release.number, release.who, release.started_us)
     return None
 
 
-def tell_failed(answer: Answer, looked: Looked) -> None:
+def tell_failed(answer: CommandOutput, looked: Looked) -> None:
     """Where nobody could look, which makes the answer unknown; and services of a project that run nowhere."""
     for name, error in looked.failed:
         answer.outcome = Outcome.UNKNOWN if answer.outcome is Outcome.HOLDS else answer.outcome
@@ -235,7 +239,7 @@ def tell_failed(answer: Answer, looked: Looked) -> None:
         say(f"{clean(name)}: {reason}")
 
 
-def tell_broken(answer: Answer, told: Answers) -> None:
+def tell_broken(answer: CommandOutput, told: Answers) -> None:
     """Histories that contradict themselves or the tree that is signed."""
     for (registry, repository), past in told.pasts.items():
         for problem in past.problems:
@@ -253,7 +257,7 @@ def read_locked(project: Path) -> LockedImages | None:
     return None if lock is None else LockedImages.of(lock)
 
 
-def result(row: Row) -> dict[str, Any]:
+def result(row: ContainerRow) -> dict[str, Any]:
     """A container for `--json`."""
     from boltseal.lockfile.container_check import DigestKind
 
@@ -311,7 +315,7 @@ def _time(time_us: int | None) -> str | None:
     return None if time_us is None else time_text(time_us)
 
 
-def counts(rows: Sequence[Row], key: Callable[[Row], str]) -> str:
+def counts(rows: Sequence[ContainerRow], key: Callable[[ContainerRow], str]) -> str:
     """How many rows of each sort: `3 holds, 1 unknown`."""
     from collections import Counter
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from boltseal.oci.reference import Reference, Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.settings import Settings
-    from boltseal.server.store_factory import Store
+    from boltseal.server.store_factory import OpenStore
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def given_reason(text: str) -> str:
     return text.strip()
 
 
-def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
+def on_store(settings: Settings, call: Callable[[OpenStore], Awaitable[T]]) -> T:
     """Open the data folder, make one call on it, and close it; beside a running server or without one."""
     import asyncio
 
@@ -73,7 +73,7 @@ def on_store(settings: Settings, call: Callable[[Store], Awaitable[T]]) -> T:
 
     logs.configure(settings.server.log_level, as_json=logs.wants_json(settings.server.log_format))
 
-    async def run(store: Store) -> T:
+    async def run(store: OpenStore) -> T:
         return await call(store)
 
     with open_store(settings) as store:

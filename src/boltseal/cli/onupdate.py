@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from boltseal.cli.remote import ask, followed
 from boltseal.errors import BoltsealError, Invalid, Unavailable
-from boltseal.project.edits import Change
+from boltseal.project.edits import FileEdit
 from boltseal.project.lock_file import write_lock
 from boltseal.project.replace_files import replace_all
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from boltseal.cli.ondeploy import Opened
-    from boltseal.client.tag_observations import Meant
+    from boltseal.client.tag_observations import ObservedInterval
     from boltseal.client.transport import Transport
-    from boltseal.deploy.release_flow import Deployed
-    from boltseal.deploy.update_plan import Step
+    from boltseal.deploy.release_flow import DeployResult
+    from boltseal.deploy.update_plan import UpdateStep
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
 
@@ -30,9 +30,9 @@ class NotWritten(Unavailable):
     """A newer version could not be written into the files."""
 
 
-def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, remember: bool) -> tuple[Step, ...]:
+def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, remember: bool) -> tuple[UpdateStep, ...]:
     """What is to be done with each service, by one HEAD for each tag that floats and a list for each that does not."""
-    from boltseal.deploy.update_plan import Known, failed_before, floats, is_version, steps
+    from boltseal.deploy.update_plan import KnownImages, failed_before, floats, is_version, steps
     from boltseal.lockfile.document import LOCK_NAME, lock_key
 
     lock, where = opened.lock()
@@ -42,7 +42,7 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
     floating = [lock_key(each.image) for each in services if floats(each)]
     versions = [lock_key(each.image) for each in services if is_version(each)]
 
-    async def run(transport: Transport) -> Known:
+    async def run(transport: Transport) -> KnownImages:
         from boltseal.client.registry_client import Resolved
         from boltseal.project.resolve import Resolver
 
@@ -54,7 +54,7 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
         tags = {each: await _tags(transport, each) for each in dict.fromkeys(versions)}
         locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
         past = _past(meant, now_us, remember=remember)
-        return Known(locked, meanings, tags, past, failed_before(opened.folder.all()))
+        return KnownImages(locked, meanings, tags, past, failed_before(opened.folder.all()))
 
     known = ask(opened.place.reach, opened.registries, run)
     return steps(services, known, now_us=now_us, cooldown_us=cooldown_us, major=major)
@@ -69,25 +69,27 @@ async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | Bolts
         return error
 
 
-def _past(meant: Mapping[Reference, Digest], now_us: int, *, remember: bool) -> dict[Reference, Sequence[Meant]]:
+def _past(
+    meant: Mapping[Reference, Digest], now_us: int, *, remember: bool
+) -> dict[Reference, Sequence[ObservedInterval]]:
     """Since when each tag has meant what it means, as far as somebody has looked; this look is remembered."""
     from boltseal.client.state import ClientState
-    from boltseal.client.tag_observations import Watched
+    from boltseal.client.tag_observations import TagObservations
     from boltseal.config import state_folder
 
-    with Watched(ClientState(state_folder())) as watched:
+    with TagObservations(ClientState(state_folder())) as watched:
         if remember and meant:
             watched.saw_all(meant.items(), now_us)
         return {reference: watched.past(reference) for reference in meant}
 
 
-def taken(opened: Opened, chosen: Sequence[Step]) -> Deployed:
+def taken(opened: Opened, chosen: Sequence[UpdateStep]) -> DeployResult:
     """Write newer versions into the files, lock what is taken, and deploy it; all of it back if that does not get healthy.
 
     Only these services are deployed: what else somebody has changed in the files is for `deploy`.
     """
     from boltseal.cli.ondeploy import open_named
-    from boltseal.deploy.releases import Kind, last_good
+    from boltseal.deploy.releases import ReleaseKind, last_good
     from boltseal.lockfile.document import lock_key
 
     old, where = opened.lock()
@@ -100,25 +102,25 @@ def taken(opened: Opened, chosen: Sequence[Step]) -> Deployed:
         now = open_named(opened.place, opened.named, only, list(opened.registries))
         images = {lock_key(now.read.model.services[name].image) for name in names}
         now.relock(lambda reference: reference in images)
-        done = now.deploy(Kind.UPDATE)
+        done = now.deploy(ReleaseKind.UPDATE)
         return done
     finally:
         if done is None or not done.release.good:
-            replace_all(opened.root.resolve(), [Change(each.after, each.before) for each in changes])
+            replace_all(opened.root.resolve(), [FileEdit(each.after, each.before) for each in changes])
             if old is not None:
                 write_lock(where, old)
 
 
-def _retagged(opened: Opened, versions: Mapping[str, Tag]) -> tuple[Change, ...]:
+def _retagged(opened: Opened, versions: Mapping[str, Tag]) -> tuple[FileEdit, ...]:
     """The Compose files with these versions, by service. NotWritten, with the first reason."""
-    from boltseal.project.edits import Asked
+    from boltseal.project.edits import ScanRequest
     from boltseal.project.retag import retag
     from boltseal.project.scan import scan_project
-    from boltseal.project.source_files import Project
+    from boltseal.project.source_files import ProjectTree
 
     if not versions:
         return ()
-    asked = Asked(Project(opened.root), list(opened.named.files))
+    asked = ScanRequest(ProjectTree(opened.root), list(opened.named.files))
     found = scan_project(asked.project, asked.paths)
     wanted = {f"services.{name}.image": tag for name, tag in versions.items()}
     sites = {site: wanted[site.where] for site in found.sites if site.where in wanted}

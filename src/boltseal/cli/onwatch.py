@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Wanted:
+class TagsToWatch:
     """Tags to look at, each once; and what can't be looked at, with the reason."""
 
     references: dict[Reference, None] = field(default_factory=dict)
@@ -29,9 +29,11 @@ class Wanted:
         return frozenset(each.registry for each in self.references)
 
 
-def wanted_tags(refs: Iterable[str], lock: Path | None, compose: Path | None, allowed: Callable[[str], bool]) -> Wanted:
+def wanted_tags(
+    refs: Iterable[str], lock: Path | None, compose: Path | None, allowed: Callable[[str], bool]
+) -> TagsToWatch:
     """All of them. `allowed`: which registries a file may make us talk to. NamesNothing, LockInvalid, NameInvalid, ..."""
-    wanted = Wanted()
+    wanted = TagsToWatch()
     for text in refs:
         reference = remote_reference(text)
         if reference.digest is not None and reference.tag is None:
@@ -63,7 +65,7 @@ def _locked(path: Path) -> list[Reference]:
     return [image.reference for image in parse_lock(raw).images if not image.local_build]
 
 
-def _composed(path: Path, wanted: Wanted) -> list[Reference]:
+def _composed(path: Path, wanted: TagsToWatch) -> list[Reference]:
     from boltseal.cli.onproject import open_project
 
     opened = open_project(path.parent, [path])

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_wrapped, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, print_wrapped, say
 from boltseal.cli.onbases import Aim, Left, inferred, looking, wanted_of
 from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onrebuild import ask_for, end_on_sigterm, rebuilders, tell_asked, tell_log
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress, in_words
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask, quota_in_words
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, ask, quota_in_words
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
-    from boltseal.project.bases.base_scan import Answered
-    from boltseal.project.bases.changes import Changes, Layers
-    from boltseal.project.bases.freshness import Verdict
-    from boltseal.project.bases.rebuild_requests import Asked
+    from boltseal.project.bases.base_scan import BaseReport
+    from boltseal.project.bases.changes import BaseChanges, Layers
+    from boltseal.project.bases.freshness import BaseVerdict
+    from boltseal.project.bases.rebuild_requests import RebuildResult
 
 MAX_SETTINGS = 10
 """How many settings of a base that are different are named; `--json` has all of them."""
@@ -86,16 +86,16 @@ def outdated(
 
     Exit code 1: one is outdated; 3: of one it could not be told, or there was no image.
     """
-    with Answer("outdated", as_json=as_json) as answer:
+    with CommandOutput("outdated", as_json=as_json) as answer:
         aim = Aim(images or [], registry, compose, lock, running, host, platform or [])
-        reach = Reach(plain_http, ca_file, anonymous)
+        reach = RegistryOptions(plain_http, ca_file, anonymous)
         if log:
             tell_log(answer, aim, reach)
             return
         aim.check()
         claim = inferred(dockerfile, base)
-        told: list[Answered] = []
-        asked: list[Asked] = []
+        told: list[BaseReport] = []
+        asked: list[RebuildResult] = []
         left: list[Left] = []
         builders = rebuilders(rebuild)
 
@@ -130,7 +130,7 @@ def outdated(
             say(line)
 
 
-def _tell_all(answer: Answer, aim: Aim, told: list[Answered], left: list[Left], *, verbose: bool) -> None:
+def _tell_all(answer: CommandOutput, aim: Aim, told: list[BaseReport], left: list[Left], *, verbose: bool) -> None:
     answers, artifacts = _images(told, aim)
     answer.outcome = _outcome(answers, left)
     for one in answers:
@@ -148,7 +148,7 @@ def _registries(aim: Aim) -> set[str]:
     return found | ({aim.registry} if aim.registry is not None else set())
 
 
-def _images(told: list[Answered], aim: Aim) -> tuple[list[Answered], int]:
+def _images(told: list[BaseReport], aim: Aim) -> tuple[list[BaseReport], int]:
     """Without what is no image at all, where nobody named it; and how many of these there are."""
     from boltseal.project.bases.image_facts import NotAnImage
 
@@ -158,17 +158,17 @@ def _images(told: list[Answered], aim: Aim) -> tuple[list[Answered], int]:
     return images, len(told) - len(images)
 
 
-def _outcome(answers: list[Answered], left: list[Left]) -> Outcome:
-    from boltseal.project.bases.freshness import Status
+def _outcome(answers: list[BaseReport], left: list[Left]) -> Outcome:
+    from boltseal.project.bases.freshness import BaseStatus
 
     found = {one.verdict.status for one in answers}
-    if Status.OUTDATED in found:
+    if BaseStatus.OUTDATED in found:
         return Outcome.DIFFERS
-    return Outcome.UNKNOWN if Status.UNKNOWN in found or left else Outcome.HOLDS
+    return Outcome.UNKNOWN if BaseStatus.UNKNOWN in found or left else Outcome.HOLDS
 
 
-def _tell(answer: Answer, one: Answered, *, verbose: bool) -> None:
-    from boltseal.project.bases.freshness import Status
+def _tell(answer: CommandOutput, one: BaseReport, *, verbose: bool) -> None:
+    from boltseal.project.bases.freshness import BaseStatus
 
     verdict = one.verdict
     answer.add(
@@ -177,11 +177,11 @@ def _tell(answer: Answer, one: Answered, *, verbose: bool) -> None:
         **fields(verdict),
         platforms=[fields(each) for each in one.verdicts] if len(one.verdicts) > 1 else [],
     )
-    quiet = verdict.status in (Status.CURRENT, Status.NO_BASE) and not verbose
+    quiet = verdict.status in (BaseStatus.CURRENT, BaseStatus.NO_BASE) and not verbose
     _print(answer, verdict.status, one.wanted.name, () if quiet else _lines(verdict, one))
 
 
-def _print(answer: Answer, status: str, name: str, lines: Iterable[tuple[str, str]]) -> None:
+def _print(answer: CommandOutput, status: str, name: str, lines: Iterable[tuple[str, str]]) -> None:
     if answer.as_json:
         return
     print_wrapped(f"{status:<12} ", clean(name))
@@ -189,7 +189,7 @@ def _print(answer: Answer, status: str, name: str, lines: Iterable[tuple[str, st
         print_wrapped(f"{what:<10}", clean(text), indent=13)
 
 
-def fields(verdict: Verdict) -> dict[str, Any]:
+def fields(verdict: BaseVerdict) -> dict[str, Any]:
     """A verdict for `--json`."""
     from boltseal.ledger.entry import format_time
 
@@ -210,7 +210,7 @@ def fields(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _changed(changes: Changes) -> dict[str, Any]:
+def _changed(changes: BaseChanges) -> dict[str, Any]:
     def layers(some: Layers) -> dict[str, Any]:
         return {"layers": some.number, "size": some.size_bytes}
 
@@ -219,7 +219,7 @@ def _changed(changes: Changes) -> dict[str, Any]:
     return {"removed": layers(changes.removed), "added": layers(changes.added), "settings": settings, "labels": labels}
 
 
-def _lines(verdict: Verdict, one: Answered) -> Iterator[tuple[str, str]]:
+def _lines(verdict: BaseVerdict, one: BaseReport) -> Iterator[tuple[str, str]]:
     """The story of one image, a fact in each: what it is about, and the fact."""
     claim = verdict.claim
     if claim is not None and claim.base is not None:
@@ -234,7 +234,7 @@ def _lines(verdict: Verdict, one: Answered) -> Iterator[tuple[str, str]]:
         yield "for", ", ".join(f"{each.platform}: {each.status}" for each in one.verdicts)
 
 
-def _since(verdict: Verdict) -> str:
+def _since(verdict: BaseVerdict) -> str:
     from boltseal.ledger.entry import format_time
 
     moves = "1 move" if verdict.behind == 1 else f"{verdict.behind} moves"
@@ -245,7 +245,7 @@ def _since(verdict: Verdict) -> str:
     return since + behind
 
 
-def _in_words(changes: Changes) -> str:
+def _in_words(changes: BaseChanges) -> str:
     parts = [
         f"{what} {some.number} {'layer' if some.number == 1 else 'layers'}"
         + (f" ({in_words(some.size_bytes)})" if some.size_bytes is not None else "")
@@ -261,7 +261,7 @@ def _in_words(changes: Changes) -> str:
     return "; ".join(parts) or "nothing that an image built on it would notice"
 
 
-def _summary(answers: list[Answered], left: list[Left], artifacts: int) -> None:
+def _summary(answers: list[BaseReport], left: list[Left], artifacts: int) -> None:
     from collections import Counter
 
     counts = Counter(str(one.verdict.status) for one in answers)

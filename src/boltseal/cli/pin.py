@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.onproject import (
     AllowOption,
+    OpenedProject,
     PathsArgument,
-    Project,
     ProjectOption,
     many_values,
     open_project,
@@ -23,14 +23,14 @@ from boltseal.cli.onproject import (
 )
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, StrictOption, ask
 from boltseal.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from boltseal.client.transport import Transport
-    from boltseal.project.edits import Change, Edited
+    from boltseal.project.edits import EditResult, FileEdit
     from boltseal.project.pin import Pin
 
 
@@ -66,11 +66,11 @@ def pin(
     Exit code 1: a reference is left without its digest, and is named; 3: something could not be read or asked, or
     there is no reference.
     """
-    with Answer("pin", as_json=as_json) as answer:
+    with CommandOutput("pin", as_json=as_json) as answer:
         if to_stdout and (write or as_json or not paths):
             raise OneAtATime("--stdout prints files that are named, and goes with neither --write nor --json")
         opened = open_project(project, [path_of(project, path) for path in paths or []])
-        reach = Reach(plain_http, ca_file, anonymous, strict)
+        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
         pins = _unpins(opened) if unpin else _pins(opened, reach, allow or [])
         edited, pins = _edited(opened, pins)
         answer.outcome = _outcome(opened, pins)
@@ -83,13 +83,13 @@ def pin(
             tell_empty(answer, opened)
 
 
-def _unpins(opened: Project) -> list[Pin]:
+def _unpins(opened: OpenedProject) -> list[Pin]:
     from boltseal.project.pin import unpins
 
     return unpins(opened.sites)
 
 
-def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
+def _pins(opened: OpenedProject, reach: RegistryOptions, allow: list[str]) -> list[Pin]:
     from boltseal.project.lock_file import read_lock
     from boltseal.project.pin import pins_by_lock, pins_by_meaning, to_be_asked
 
@@ -111,7 +111,7 @@ def _pins(opened: Project, reach: Reach, allow: list[str]) -> list[Pin]:
         return ask(reach, {reference.registry for reference in wanted}, run)
 
 
-def _edited(opened: Project, pins: list[Pin]) -> tuple[Edited, list[Pin]]:
+def _edited(opened: OpenedProject, pins: list[Pin]) -> tuple[EditResult, list[Pin]]:
     """The new texts, and the pins with what was refused among them."""
     from boltseal.project.edits import edit
     from boltseal.project.pin import Pin, PinStatus
@@ -124,7 +124,7 @@ def _edited(opened: Project, pins: list[Pin]) -> tuple[Edited, list[Pin]]:
     return edited, told
 
 
-def _outcome(opened: Project, pins: list[Pin]) -> Outcome:
+def _outcome(opened: OpenedProject, pins: list[Pin]) -> Outcome:
     """1 beats 3."""
     from boltseal.project.pin import PinStatus
 
@@ -134,7 +134,7 @@ def _outcome(opened: Project, pins: list[Pin]) -> Outcome:
     return Outcome.UNKNOWN if PinStatus.UNKNOWN in statuses or opened.problems else Outcome.HOLDS
 
 
-def _held_back(opened: Project, pins: list[Pin], *, whole: bool) -> str:
+def _held_back(opened: OpenedProject, pins: list[Pin], *, whole: bool) -> str:
     """Why nothing is written or printed; "" where it may be. `whole`: only if everything has its digest."""
     from boltseal.project.pin import PinStatus
 
@@ -148,7 +148,7 @@ def _held_back(opened: Project, pins: list[Pin], *, whole: bool) -> str:
     return ""
 
 
-def _tell(answer: Answer, opened: Project, pins: list[Pin]) -> None:
+def _tell(answer: CommandOutput, opened: OpenedProject, pins: list[Pin]) -> None:
     from boltseal.project.pin import PinStatus
 
     told = {PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN}
@@ -168,7 +168,7 @@ def _tell(answer: Answer, opened: Project, pins: list[Pin]) -> None:
     tell_unread(answer, opened)
 
 
-def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, quiet: bool) -> None:
+def _deliver(opened: OpenedProject, edited: EditResult, *, write: bool, to_stdout: bool, quiet: bool) -> None:
     from boltseal.project.replace_files import replace_all
 
     if to_stdout:
@@ -182,9 +182,9 @@ def _deliver(opened: Project, edited: Edited, *, write: bool, to_stdout: bool, q
                 print_line(line)
 
 
-def _files(opened: Project, edited: Edited) -> Iterator[str]:
+def _files(opened: OpenedProject, edited: EditResult) -> Iterator[str]:
     """The files as `kubectl apply -f` would take them, one stream of documents, each changed or not. NotPrinted."""
-    from boltseal.project.source_files import Project as Files
+    from boltseal.project.source_files import ProjectTree as Files
     from boltseal.project.source_files import Unreadable
 
     changed = {change.path: change.after.text for change in edited.changes}
@@ -208,7 +208,7 @@ def _files(opened: Project, edited: Edited) -> Iterator[str]:
         yield begin + text + ("" if text.endswith("\n") else "\n")
 
 
-def _difference(change: Change) -> Sequence[str]:
+def _difference(change: FileEdit) -> Sequence[str]:
     """A unified difference, with names as git has them; control characters of a file do not reach the terminal."""
     from difflib import unified_diff
 
@@ -221,7 +221,7 @@ def _printable(line: str) -> str:
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line)
 
 
-def _summary(pins: list[Pin], edited: Edited, *, write: bool, to_stdout: bool, held_back: str) -> None:
+def _summary(pins: list[Pin], edited: EditResult, *, write: bool, to_stdout: bool, held_back: str) -> None:
     from collections import Counter
 
     counts = Counter(each.status for each in pins)

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.keeping import copier, copy_target, kept_fields, let_go_fields, on_host, tell_let_go
 from boltseal.cli.onhost import HostOption
 from boltseal.cli.onproject import AllowOption, open_project, whom_to_ask
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, StrictOption, followed
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, StrictOption, followed
 from boltseal.errors import BoltsealError, ExitCode, Invalid, exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from boltseal.client.transport import Transport
-    from boltseal.engines.api import Progress as Step
+    from boltseal.engines.api import EngineProgress as Step
     from boltseal.engines.inventory import EngineImage
-    from boltseal.host.engine_images import Host
-    from boltseal.host.keeper import Policy
+    from boltseal.host.engine_images import EngineHost
+    from boltseal.host.keeper import KeepPolicy
     from boltseal.host.project_images import ProjectImages
-    from boltseal.host.pull import Arrived, Brought, Puller, Wanted
+    from boltseal.host.pull import Arrived, Brought, Puller, PullRequest
 
 
 class PullUsage(Invalid):
@@ -93,17 +93,17 @@ def pull(
     Kept images stay until --keep or --keep-for lets go of them; never what runs, what a lock names or a release holds, nor
     the only copy of what ran here in the last 30 days.
     """  # fmt: skip
-    with Answer("pull", as_json=as_json) as answer, Progress() as progress:
+    with CommandOutput("pull", as_json=as_json) as answer, Progress() as progress:
         from boltseal.lockfile.document import LOCK_NAME
 
-        reach = Reach(plain_http, ca_file, anonymous, strict)
+        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
         root = project or (compose[0].parent if compose else Path())
         asked = _asked(refs or [], compose or [], root, whom_to_ask(reach, allow or []) if compose else _anybody)
         lock = root / LOCK_NAME
         job = _Job(_policy(keep, keep_for), lock, scrub, copy_to, count_pulls, reach)
         meter = _Meter(progress)
 
-        async def run(opened: Host, transport: Transport) -> None:
+        async def run(opened: EngineHost, transport: Transport) -> None:
             puller = _puller(job, opened, transport, meter)
             puller.announce(asked.wanted)
             if compose:
@@ -119,12 +119,12 @@ def pull(
 class _Job:
     """What was asked for, read."""
 
-    policy: Policy
+    policy: KeepPolicy
     lock: Path
     scrub: bool
     copy_to: str | None
     count_pulls: bool
-    reach: Reach
+    reach: RegistryOptions
 
 
 class _Meter:
@@ -150,12 +150,12 @@ def _asked(refs: Sequence[str], files: Sequence[Path], root: Path, allowed: Call
     """The images that are meant. PullUsage, NameInvalid, LockInvalid, RegistryNotAllowed, ..."""
     from boltseal.cli.remote import remote_reference
     from boltseal.host.project_images import ProjectImages
-    from boltseal.host.pull import Wanted
+    from boltseal.host.pull import PullRequest
 
     if bool(files) == bool(refs):
         raise PullUsage("name the images to pull, or Compose files by --compose, and not both")
     if refs:
-        return ProjectImages(tuple(dict.fromkeys(Wanted.of(remote_reference(each)) for each in refs)), (), ())
+        return ProjectImages(tuple(dict.fromkeys(PullRequest.of(remote_reference(each)) for each in refs)), (), ())
     found = _of_compose(files, root, allowed)
     for each in found.unclear:
         say(clean(f"boltseal: {each.where}: {each.written} {each.reason}"))
@@ -185,17 +185,17 @@ def _of_compose(files: Sequence[Path], root: Path, allowed: Callable[[str], bool
     return found
 
 
-def _policy(keep: int | None, keep_for: str | None) -> Policy:
-    from boltseal.host.keeper import Policy
+def _policy(keep: int | None, keep_for: str | None) -> KeepPolicy:
+    from boltseal.host.keeper import KeepPolicy
     from boltseal.policy.durations import DurationInvalid, parse_duration
 
     try:
-        return Policy(keep, None if keep_for is None else parse_duration(keep_for))
+        return KeepPolicy(keep, None if keep_for is None else parse_duration(keep_for))
     except DurationInvalid as error:
         raise PullUsage(f"--keep-for is {error.message}") from error
 
 
-def _puller(job: _Job, host: Host, transport: Transport, meter: _Meter) -> Puller:
+def _puller(job: _Job, host: EngineHost, transport: Transport, meter: _Meter) -> Puller:
     from boltseal.client.credentials import CredentialStore
     from boltseal.config import client_paths
     from boltseal.host.pull import Puller
@@ -222,7 +222,7 @@ def _puller(job: _Job, host: Host, transport: Transport, meter: _Meter) -> Pulle
     )
 
 
-async def _each(answer: Answer, puller: Puller, wanted: Sequence[Wanted]) -> None:
+async def _each(answer: CommandOutput, puller: Puller, wanted: Sequence[PullRequest]) -> None:
     """One after the other; of several, one that fails does not keep the others from being pulled."""
     for one in wanted:
         try:
@@ -235,7 +235,7 @@ async def _each(answer: Answer, puller: Puller, wanted: Sequence[Wanted]) -> Non
             _tell(answer, brought)
 
 
-async def _together(answer: Answer, puller: Puller, wanted: Sequence[Wanted]) -> None:
+async def _together(answer: CommandOutput, puller: Puller, wanted: Sequence[PullRequest]) -> None:
     """The names are given when all have arrived."""
     arrived: list[Arrived] = []
     failed = 0
@@ -255,7 +255,7 @@ async def _together(answer: Answer, puller: Puller, wanted: Sequence[Wanted]) ->
             _tell(answer, await puller.settle(each))
 
 
-def _tell_failed(answer: Answer, wanted: Wanted, error: BoltsealError) -> None:
+def _tell_failed(answer: CommandOutput, wanted: PullRequest, error: BoltsealError) -> None:
     differs = exit_code(error) is ExitCode.DIFFERS
     if answer.outcome is not Outcome.DIFFERS:
         answer.outcome = Outcome.DIFFERS if differs else Outcome.UNKNOWN
@@ -264,7 +264,7 @@ def _tell_failed(answer: Answer, wanted: Wanted, error: BoltsealError) -> None:
     say(clean(f"boltseal: {error.message if error.message.startswith(name) else f'{name}: {error.message}'}"))
 
 
-def _tell(answer: Answer, brought: Brought) -> None:
+def _tell(answer: CommandOutput, brought: Brought) -> None:
     name = brought.name.familiar()
     answer.add(
         ref=str(brought.name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import Answer, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, counted, print_line, say
 from boltseal.cli.onstore import RefArgument, admin, given_reason, local_reference, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
 
@@ -18,7 +18,7 @@ def purge(
 
     The names can come back only with the same digest. Works beside a running server.
     """
-    with Answer("purge", as_json=as_json) as answer:
+    with CommandOutput("purge", as_json=as_json) as answer:
         reason = given_reason(reason)
         settings = settings_of(config, data=data)
         reference, named = local_reference(ref, settings)

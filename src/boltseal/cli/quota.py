@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_table, say
+from boltseal.cli.answer import CommandOutput, Outcome, print_table, say
 from boltseal.cli.onstore import on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, ask
 
 if TYPE_CHECKING:
-    from boltseal.client.pull_limit import Quota
+    from boltseal.client.pull_limit import PullLimit
     from boltseal.client.transport import Transport
     from boltseal.server.registry.upstream_state import UpstreamRow
-    from boltseal.server.store_factory import Store
+    from boltseal.server.store_factory import OpenStore
 
 PROBE = "ratelimitpreview/test"
 """The repository that Docker Hub keeps for this question. A HEAD of it counts as no pull."""
@@ -43,26 +43,26 @@ def quota(
 
     Exit code 1: no more are left than the upstream's reserve (of a registry that is named: none). 3: one does not answer.
     """
-    with Answer("quota", as_json=as_json) as answer:
+    with CommandOutput("quota", as_json=as_json) as answer:
         rows = []
         if registries:
-            from boltseal.client.pull_limit import Quota
+            from boltseal.client.pull_limit import PullLimit
 
-            for name, found in _asked(Reach(plain_http, ca_file, anonymous), registries).items():
-                rows.append(_said(answer, name, found if isinstance(found, Quota) else None, 0, "now"))
+            for name, found in _asked(RegistryOptions(plain_http, ca_file, anonymous), registries).items():
+                rows.append(_said(answer, name, found if isinstance(found, PullLimit) else None, 0, "now"))
         else:
             rows = _of_mirror(answer, config, data)
         if not as_json and rows:
             print_table(("REGISTRY", "LEFT", "OF", "IN", "COUNTED FOR", "AS OF (UTC)"), rows)
 
 
-def _asked(reach: Reach, registries: list[str]) -> dict[str, Quota | None]:
-    async def run(transport: Transport) -> dict[str, Quota | None]:
+def _asked(reach: RegistryOptions, registries: list[str]) -> dict[str, PullLimit | None]:
+    async def run(transport: Transport) -> dict[str, PullLimit | None]:
         from boltseal.client.errors import RemoteBusy
-        from boltseal.client.transport import Call
+        from boltseal.client.transport import RegistryRequest
         from boltseal.oci.reference import HUB
 
-        found: dict[str, Quota | None] = {}
+        found: dict[str, PullLimit | None] = {}
         for name in dict.fromkeys(registries):
             if name == HUB:
                 path, scopes = f"/v2/{PROBE}/manifests/latest", frozenset({f"repository:{PROBE}:pull"})
@@ -70,7 +70,7 @@ def _asked(reach: Reach, registries: list[str]) -> dict[str, Quota | None]:
                 path, scopes = "/v2/", frozenset[str]()
             try:
                 await transport.request(
-                    Call(name, "HEAD", path, "its pull limit", scopes, ok=frozenset({200, 401, 404}))
+                    RegistryRequest(name, "HEAD", path, "its pull limit", scopes, ok=frozenset({200, 401, 404}))
                 )
             except RemoteBusy:
                 if name not in transport.quotas:  # of the other limit, which says nothing of pulls
@@ -81,13 +81,13 @@ def _asked(reach: Reach, registries: list[str]) -> dict[str, Quota | None]:
     return ask(reach, registries, run)
 
 
-def _of_mirror(answer: Answer, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
-    from boltseal.client.pull_limit import Quota
+def _of_mirror(answer: CommandOutput, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
+    from boltseal.client.pull_limit import PullLimit
     from boltseal.ledger.entry import format_time
 
     settings = settings_of(config, data=data)
 
-    async def call(store: Store) -> dict[str, UpstreamRow]:
+    async def call(store: OpenStore) -> dict[str, UpstreamRow]:
         return await store.registry.upstreams.every()
 
     known = on_store(settings, call)
@@ -97,7 +97,7 @@ def _of_mirror(answer: Answer, config: ConfigOption, data: DataOption) -> list[t
         found, when = None, ""
         if row is not None and row.quota_limit is not None:
             window_s, source = row.quota_window_s or 0, row.quota_source or ""
-            found = Quota(row.quota_limit, row.quota_remaining or 0, window_s, source)
+            found = PullLimit(row.quota_limit, row.quota_remaining or 0, window_s, source)
             when = format_time(row.quota_us or 0)[:16].replace("T", " ")
         rows.append(_said(answer, terms.name, found, terms.reserve, when))
         if row is not None and row.down_us is not None:
@@ -108,7 +108,7 @@ def _of_mirror(answer: Answer, config: ConfigOption, data: DataOption) -> list[t
     return rows
 
 
-def _said(answer: Answer, name: str, found: Quota | None, reserve: int, when: str) -> tuple[str, ...]:
+def _said(answer: CommandOutput, name: str, found: PullLimit | None, reserve: int, when: str) -> tuple[str, ...]:
     if found is None:
         answer.add(ref=name, status="none", reason="it has said nothing of a pull limit")
         return name, "-", "-", "", "", when

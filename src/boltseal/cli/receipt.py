@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
     NamesNothing,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     RemoteRefArgument,
     StrictOption,
     ask,
@@ -25,7 +25,7 @@ from boltseal.cli.remote import (
 from boltseal.errors import BoltsealError, Invalid, NotFound
 
 if TYPE_CHECKING:
-    from boltseal.client.ledger_trust import Followed
+    from boltseal.client.ledger_trust import LedgerCheck
     from boltseal.client.transport import Transport
     from boltseal.ledger.note import VerifierKey
     from boltseal.ledger.proof import VerifiedReceipt
@@ -72,13 +72,13 @@ def write(
     as_json: JsonOption = False,
 ) -> None:
     """Write the proof that a tag means what it means now to FILE, and its manifests and configs beside it, to FILE.oci."""
-    with Answer("receipt", as_json=as_json) as answer:
+    with CommandOutput("receipt", as_json=as_json) as answer:
         from boltseal.transfer import manifest_bundle
 
         reference = remote_reference(ref)
         if reference.tag is None:
             raise NamesNothing(f"a receipt is of a tag, such as {reference.name}:1.4.2")
-        reach = Reach(plain_http, ca_file, anonymous, strict)
+        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
         found = ask(reach, [reference.registry], lambda transport: _fetch(reach, transport, reference))
         entry, beside = found.opened.entry, output.with_name(f"{output.name}.oci")
         name = f"{reference.name}:{reference.tag}"
@@ -94,7 +94,7 @@ def write(
 class _Fetched:
     """A receipt that was fetched and holds, and what lies beside it."""
 
-    def __init__(self, raw: bytes, opened: VerifiedReceipt, followed: Followed) -> None:
+    def __init__(self, raw: bytes, opened: VerifiedReceipt, followed: LedgerCheck) -> None:
         from boltseal.oci.digest import Digest
 
         self.raw = raw
@@ -104,10 +104,10 @@ class _Fetched:
         self.papers: dict[Digest, bytes] = {}
 
 
-async def _fetch(reach: Reach, transport: Transport, reference: Reference) -> _Fetched:
+async def _fetch(reach: RegistryOptions, transport: Transport, reference: Reference) -> _Fetched:
     from boltseal.client.receipts import fetch_receipt
     from boltseal.transfer import manifest_bundle
-    from boltseal.transfer.remote import RepositoryPlace
+    from boltseal.transfer.remote import RepositoryLocation
 
     if reference.tag is None:
         raise AssertionError("asked for a tag")
@@ -121,7 +121,7 @@ async def _fetch(reach: Reach, transport: Transport, reference: Reference) -> _F
     fetched = _Fetched(raw, opened, found)
     if reference.digest is not None and reference.digest != fetched.digest:
         raise NoEntry(f"{reference.name}:{reference.tag} means {fetched.digest}, and not {reference.digest}")
-    place = RepositoryPlace(transport, reference.registry, reference.repository)
+    place = RepositoryLocation(transport, reference.registry, reference.repository)
     fetched.papers = await manifest_bundle.collect(place, fetched.digest)
     return fetched
 
@@ -149,7 +149,7 @@ def verify(
 
     Exit code 1: it does not hold.
     """
-    with Answer("receipt-verify", as_json=as_json) as answer:
+    with CommandOutput("receipt-verify", as_json=as_json) as answer:
         from boltseal.ledger.note import VerifierKey
         from boltseal.ledger.proof import MAX_RECEIPT_BYTES
 
@@ -166,7 +166,7 @@ def verify(
             say(f"boltseal: {file} does not hold: {reason}")
 
 
-def _verify(answer: Answer, raw: bytes, beside: Path, key: VerifierKey, witnesses: list[VerifierKey]) -> str:
+def _verify(answer: CommandOutput, raw: bytes, beside: Path, key: VerifierKey, witnesses: list[VerifierKey]) -> str:
     """Why it does not hold, "" where it does."""
     from boltseal.ledger.proof import open_receipt
     from boltseal.oci.digest import Digest

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, clean, print_line, print_table
+from boltseal.cli.answer import CommandOutput, clean, print_line, print_table
 from boltseal.cli.ondeploy import NameOption
 from boltseal.cli.onrelease import release_folder, say_left, shown_digest
 from boltseal.cli.options import JsonOption
@@ -24,7 +24,7 @@ def releases(
 
     The one that runs is marked with *, on each engine. One that was left unfinished says at which step.
     """
-    with Answer("releases", as_json=as_json) as answer:
+    with CommandOutput("releases", as_json=as_json) as answer:
         from boltseal.cli.onhost import engine_address
         from boltseal.config import state_folder
         from boltseal.deploy.release_store import projects
@@ -59,7 +59,7 @@ def releases(
             say_left(each)
 
 
-def _add(answer: Answer, release: Release, *, current: bool) -> None:
+def _add(answer: CommandOutput, release: Release, *, current: bool) -> None:
     from boltseal.lockfile.format import time_text
 
     answer.add(

@@ -15,14 +15,14 @@ from boltseal.errors import Invalid, quote
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from boltseal.client.ledger_trust import Followed
-    from boltseal.client.pull_limit import Quota
+    from boltseal.client.ledger_trust import LedgerCheck
+    from boltseal.client.pull_limit import PullLimit
     from boltseal.client.transport import Transport
     from boltseal.ledger.note import VerifierKey
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
-    from boltseal.transfer.locations import Place
-    from boltseal.transfer.protocols import Source, Target
+    from boltseal.transfer.locations import Location
+    from boltseal.transfer.protocols import ImageSource, ImageTarget
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class NamesNothing(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class RegistryOptions:
     """How registries are reached: the flags that all verbs of this kind have."""
 
     plain_http: bool = False
@@ -67,7 +67,7 @@ class Reach:
         return Transport(CredentialStore(logins), TransportOptions(plain_http=plain, ca_file=self.ca_file))
 
 
-def ask(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
+def ask(reach: RegistryOptions, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
     """Make one call on connections to these registries, and close them."""
     import asyncio
 
@@ -87,7 +87,7 @@ def ask(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awa
         return runner.run(run())
 
 
-def ask_followed(reach: Reach, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
+def ask_followed(reach: RegistryOptions, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
     """As `ask`, once the ledger of each of these registries was found to go on from what was seen of it before."""
     asked = list(dict.fromkeys(registries))
 
@@ -99,7 +99,9 @@ def ask_followed(reach: Reach, registries: Iterable[str], call: Callable[[Transp
     return ask(reach, asked, run)
 
 
-async def followed(reach: Reach, transport: Transport, registry: str, named: VerifierKey | None = None) -> Followed:
+async def followed(
+    reach: RegistryOptions, transport: Transport, registry: str, named: VerifierKey | None = None
+) -> LedgerCheck:
     """Compare a registry's ledger with what was seen of it before, and with the key that a lock names.
 
     LedgerBroken, LedgerUnchecked, NotTrusted, KeyDiffers.
@@ -117,24 +119,24 @@ async def followed(reach: Reach, transport: Transport, registry: str, named: Ver
     return found
 
 
-def aloud(found: Followed) -> list[str]:
+def aloud(found: LedgerCheck) -> list[str]:
     """What a person has to hear of a ledger's state."""
-    from boltseal.client.ledger_trust import Status
+    from boltseal.client.ledger_trust import TrustStatus
 
     lines = []
-    if found.status is Status.FIRST_USE and found.named is not None:
+    if found.status is TrustStatus.FIRST_USE and found.named is not None:
         lines.append(
             f"first use of the ledger of {found.registry}: here it is believed because boltseal.lock names the key that "
             f"signs it, {found.named}. Whoever wrote that file vouches for it. To have it trusted on this machine: "
             f"boltseal trust {found.registry} KEY"
         )
-    elif found.status is Status.FIRST_USE and found.head is not None:
+    elif found.status is TrustStatus.FIRST_USE and found.head is not None:
         lines.append(
             f"first use of the ledger of {found.registry} (key ID {found.head.trusted.key_id.hex()}): from now on it is "
             "held against what it shows today. Nobody has vouched for it: a key that it shows itself would prove "
             f"nothing. Ask its keeper, then: boltseal trust {found.registry} KEY"
         )
-    if found.status is Status.ROTATED and found.head is not None:
+    if found.status is TrustStatus.ROTATED and found.head is not None:
         lines.append(
             f"the ledger of {found.registry} is signed by a new key, as the trusted one says: {found.head.trusted.key}"
         )
@@ -165,12 +167,12 @@ def repository_only(text: str) -> Reference:
     return reference
 
 
-def in_daemon(place: Place) -> str | None:
+def in_daemon(place: Location) -> str | None:
     """The name of a place's image within it; an archive that a daemon gave holds one image, whatever it is called."""
     return None if place.kind == "docker-daemon" else place.name
 
 
-def quota_in_words(registry: str, quota: Quota) -> str:
+def quota_in_words(registry: str, quota: PullLimit) -> str:
     """What is left of a registry's pull limit, as a person reads it."""
     window = f" in {quota.window_s // 3600} hours" if quota.window_s >= 3600 else ""
     return f"{registry} says: {quota.remaining} of {quota.limit} pulls left{window}"
@@ -178,8 +180,8 @@ def quota_in_words(registry: str, quota: Quota) -> str:
 
 @asynccontextmanager
 async def opened(
-    transport: Transport, source: Place, target: Place, *, force: bool, engine: str = ""
-) -> AsyncIterator[tuple[Source, Target, bool]]:
+    transport: Transport, source: Location, target: Location, *, force: bool, engine: str = ""
+) -> AsyncIterator[tuple[ImageSource, ImageTarget, bool]]:
     """Both ends of a transfer, and whether they are one repository. The target keeps what arrived only if all went well.
 
     `engine`: the address of the daemon, where it is not the usual one.
@@ -187,11 +189,11 @@ async def opened(
     from tempfile import TemporaryDirectory
 
     from boltseal.config import client_paths
-    from boltseal.transfer.connect import Means, open_source, open_target
+    from boltseal.transfer.connect import TransferContext, open_source, open_target
 
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         paths = client_paths()
-        means = Means(transport, Path(scratch), engine or paths.docker_host, paths.docker_certificates)
+        means = TransferContext(transport, Path(scratch), engine or paths.docker_host, paths.docker_certificates)
         from_ = await open_source(source, means)
         mount_from = None
         if source.reference and target.reference and source.reference.registry == target.reference.registry:
@@ -207,14 +209,14 @@ async def opened(
 
 
 @asynccontextmanager
-async def opened_sources(transport: Transport, *places: Place) -> AsyncIterator[tuple[Source, ...]]:
+async def opened_sources(transport: Transport, *places: Location) -> AsyncIterator[tuple[ImageSource, ...]]:
     """Places to read from."""
     from tempfile import TemporaryDirectory
 
     from boltseal.config import client_paths
-    from boltseal.transfer.connect import Means, open_source
+    from boltseal.transfer.connect import TransferContext, open_source
 
     with TemporaryDirectory(prefix="boltseal-") as scratch:
         paths = client_paths()
-        means = Means(transport, Path(scratch), paths.docker_host, paths.docker_certificates)
+        means = TransferContext(transport, Path(scratch), paths.docker_host, paths.docker_certificates)
         yield tuple([await open_source(place, means) for place in places])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.moment import parse_moment
 from boltseal.cli.onstore import NotOurs, RefArgument, admin, given_reason, local_reference, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
@@ -42,7 +42,7 @@ def restore(
     Recorded like every move; a sealed tag is refused. What the tag means until now stays pullable by digest. Works beside
     a running server.
     """
-    with Answer("restore", as_json=as_json) as answer:
+    with CommandOutput("restore", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
         why = given_reason(reason)
         reference, _ = local_reference(ref, settings)

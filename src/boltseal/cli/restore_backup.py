@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shlex import quote as quoted
 
-from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, print_line, say
 from boltseal.cli.backup import FolderArgument
 from boltseal.cli.options import DataOption, JsonOption, settings_of
 from boltseal.cli.progress import Progress, in_words
@@ -15,7 +15,7 @@ def restore_backup(folder: FolderArgument, data: DataOption = None, as_json: Jso
 
     The registry it came from must not run any more: two that go on from one backup give one name two meanings.
     """
-    with Answer("restore-backup", as_json=as_json) as answer:
+    with CommandOutput("restore-backup", as_json=as_json) as answer:
         settings = settings_of(None, data=data)
 
         from boltseal.server.storage.backup import restore

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, clean, print_line, say
+from boltseal.cli.answer import CommandOutput, clean, print_line, say
 from boltseal.cli.keeping import kept_fields, on_host, tagged
 from boltseal.cli.onhost import HostOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import Reach
+from boltseal.cli.remote import RegistryOptions
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.engines.inventory import EngineImage
-    from boltseal.host.engine_images import Host
-    from boltseal.host.restore_kept import Restored
+    from boltseal.host.engine_images import EngineHost
+    from boltseal.host.restore_kept import RestoredImage
 
 
 def restore_local(
@@ -43,10 +43,10 @@ def restore_local(
 
     What the name means now is kept, so that the same verb leads forward again. Containers are left alone: recreate them.
     """
-    with Answer("restore-local", as_json=as_json) as answer:
+    with CommandOutput("restore-local", as_json=as_json) as answer:
         wanted = tagged(name)
 
-        async def run(opened: Host, _: Transport) -> Restored:
+        async def run(opened: EngineHost, _: Transport) -> RestoredImage:
             from boltseal.host.pulled_check import scrubbed
             from boltseal.host.restore_kept import restore
 
@@ -55,7 +55,7 @@ def restore_local(
 
             return await restore(opened, wanted, to, look if scrub else None)
 
-        done = on_host(Reach(), (), host, run)
+        done = on_host(RegistryOptions(), (), host, run)
         status = "restored" if done.changed else "unchanged"
         answer.add(
             ref=str(done.name),

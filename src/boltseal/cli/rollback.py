@@ -6,12 +6,20 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer
-from boltseal.cli.ondeploy import NameOption, NoRecordOption, Place, WaitOption, on_engine, project_name, wait_seconds
+from boltseal.cli.answer import CommandOutput
+from boltseal.cli.ondeploy import (
+    DeployOptions,
+    NameOption,
+    NoRecordOption,
+    WaitOption,
+    on_engine,
+    project_name,
+    wait_seconds,
+)
 from boltseal.cli.onhost import HostOption, engine_address
 from boltseal.cli.onrelease import by_whom, release_folder, tell_back, tell_release
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
 
 
 def rollback(
@@ -37,14 +45,14 @@ def rollback(
 
     Exit code 0: it runs; 1: it failed, or there is nothing to go back to; 3: it could not be tried.
     """
-    with Answer("rollback", as_json=as_json) as answer:
+    with CommandOutput("rollback", as_json=as_json) as answer:
         from pathlib import Path
 
-        from boltseal.deploy.releases import Kind
+        from boltseal.deploy.releases import ReleaseKind
 
-        place = Place(host, Reach(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
+        place = DeployOptions(host, RegistryOptions(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
         folder = release_folder(project_name(project), engine_address(host).key)
-        by = by_whom(Path.cwd(), Kind.ROLLBACK)
+        by = by_whom(Path.cwd(), ReleaseKind.ROLLBACK)
         done = on_engine(place, folder, [], lambda deployer: deployer.rollback(number, by))
         tell_release(answer, done, host)
         tell_back(answer, folder, done, restore=files)

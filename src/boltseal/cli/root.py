@@ -23,7 +23,7 @@ _IMAGE = "localhost:5000/shop/app:1.4.2"
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
+class Command:
     """A verb or, where `group`, what several verbs have before their own names. `restore-local` is what its module
     `cli/restore_local.py` calls `restore_local`.
 
@@ -42,101 +42,103 @@ class Verb:
 
 
 _VERBS: Final = (
-    Verb("serve", "boltseal serve --data ./data --listen 127.0.0.1:5000"),
-    Verb("config", "boltseal config --config /etc/boltseal/boltseal.toml"),
-    Verb("seal", 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
-    Verb("unseal", f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
-    Verb(
+    Command("serve", "boltseal serve --data ./data --listen 127.0.0.1:5000"),
+    Command("config", "boltseal config --config /etc/boltseal/boltseal.toml"),
+    Command("seal", 'boltseal seal localhost:5000/shop/app:latest --reason "shown to the auditor"'),
+    Command("unseal", f'boltseal unseal {_IMAGE} --reason "built for another customer"'),
+    Command(
         "restore",
         'boltseal restore localhost:5000/shop/app:latest --to 2026-11-23 --reason "it crashes"',
         "Put a floating tag back to what it meant before.",
     ),
-    Verb(
+    Command(
         "accept",
         'boltseal accept docker.io/library/node:16.13 --reason "read the release notes"',
         "Serve what a held tag of an upstream means now.",
     ),
-    Verb(
+    Command(
         "purge",
         f'boltseal purge {_IMAGE} --reason "a password was in its second layer"',
         "Remove an image and its bytes, sealed or not.",
     ),
-    Verb("expire", "boltseal expire --data ./data --dry-run", "Take away sealed tags that were kept long enough."),
-    Verb("fsck", "boltseal fsck --data ./data", "Check everything in the data folder; changes nothing."),
-    Verb("collect", "boltseal collect --data ./data --dry-run", "Remove bytes that nothing names, older than a day."),
-    Verb("backup", "boltseal backup /mnt/backup/boltseal --data ./data"),
-    Verb(
+    Command("expire", "boltseal expire --data ./data --dry-run", "Take away sealed tags that were kept long enough."),
+    Command("fsck", "boltseal fsck --data ./data", "Check everything in the data folder; changes nothing."),
+    Command(
+        "collect", "boltseal collect --data ./data --dry-run", "Remove bytes that nothing names, older than a day."
+    ),
+    Command("backup", "boltseal backup /mnt/backup/boltseal --data ./data"),
+    Command(
         "restore-backup",
         "boltseal restore-backup /mnt/backup/boltseal --data ./new",
         "Make a new data folder of a backup, and check it.",
     ),
-    Verb("quota", "boltseal quota docker.io", "What is left of a registry's pull limit."),
-    Verb("explain", "boltseal explain ouruser/sinatra:v2"),
-    Verb("check", f"boltseal check {_IMAGE}"),
-    Verb("digest", f"boltseal digest {_IMAGE}"),
-    Verb("tags", "boltseal tags localhost:5000/shop/app", "List the tags of a repository, now or at a time."),
-    Verb("history", "boltseal history localhost:5000/shop/app:latest"),
-    Verb("inspect", f"boltseal inspect {_IMAGE}"),
-    Verb("compare", f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
-    Verb(
+    Command("quota", "boltseal quota docker.io", "What is left of a registry's pull limit."),
+    Command("explain", "boltseal explain ouruser/sinatra:v2"),
+    Command("check", f"boltseal check {_IMAGE}"),
+    Command("digest", f"boltseal digest {_IMAGE}"),
+    Command("tags", "boltseal tags localhost:5000/shop/app", "List the tags of a repository, now or at a time."),
+    Command("history", "boltseal history localhost:5000/shop/app:latest"),
+    Command("inspect", f"boltseal inspect {_IMAGE}"),
+    Command("compare", f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2"),
+    Command(
         "copy",
         "boltseal copy localhost:5000/shop/app:build-123 localhost:5000/shop/app:1.4.2",
         "Copy images between registries, files and daemons.",
     ),
-    Verb(
+    Command(
         "pull",
         "boltseal pull localhost:5000/shop/app:latest --keep 3 --keep-for 30d",
         "Pull images; keep the ones that work before.",
     ),
-    Verb("kept", "boltseal kept localhost:5000/shop/app:latest", "List the images that are kept on an engine."),
-    Verb(
+    Command("kept", "boltseal kept localhost:5000/shop/app:latest", "List the images that are kept on an engine."),
+    Command(
         "restore-local",
         "boltseal restore-local localhost:5000/shop/app:latest --to 1",
         "Bring an image back that `pull` has kept, offline.",
     ),
-    Verb(
+    Command(
         "scrub",
         "boltseal scrub localhost:5000/shop/app:1.4.2",
         "Is what lies on this host's disk still what was pulled?",
     ),
-    Verb("running", "boltseal running --host ssh://deploy@web1"),
-    Verb(
+    Command("running", "boltseal running --host ssh://deploy@web1"),
+    Command(
         "trust",
         "boltseal trust localhost:5000 localhost:5000+0e5e4e2f+AX...",
         "By which key a registry's ledger is believed.",
     ),
-    Verb("lock", "boltseal lock --update node:16.13"),
-    Verb("pin", "boltseal pin deploy/compose.yaml --write"),
-    Verb("verify", "boltseal verify --github"),
-    Verb(
+    Command("lock", "boltseal lock --update node:16.13"),
+    Command("pin", "boltseal pin deploy/compose.yaml --write"),
+    Command("verify", "boltseal verify --github"),
+    Command(
         "watch",
         "boltseal watch node:16.13 --lock boltseal.lock",
         "Remember what others' tags mean; say when one moves.",
     ),
-    Verb("outdated", f"boltseal outdated {_IMAGE}", "Which images stand on a base that has moved?"),
-    Verb("deploy", "boltseal deploy -f compose.yaml", "Deploy a Compose project; go back if it gets not healthy."),
-    Verb("releases", "boltseal releases --project shop", "What was deployed here, when, by whom, how it ended."),
-    Verb("update", "boltseal update --cooldown 3d", "Take what floating tags mean now; propose versions."),
-    Verb("rollback", "boltseal rollback 41 --project shop", "Make a project run again as an older release did."),
-    Verb("diff", "boltseal diff 41 42 --project shop", "What changed between two releases."),
-    Verb(
+    Command("outdated", f"boltseal outdated {_IMAGE}", "Which images stand on a base that has moved?"),
+    Command("deploy", "boltseal deploy -f compose.yaml", "Deploy a Compose project; go back if it gets not healthy."),
+    Command("releases", "boltseal releases --project shop", "What was deployed here, when, by whom, how it ended."),
+    Command("update", "boltseal update --cooldown 3d", "Take what floating tags mean now; propose versions."),
+    Command("rollback", "boltseal rollback 41 --project shop", "Make a project run again as an older release did."),
+    Command("diff", "boltseal diff 41 42 --project shop", "What changed between two releases."),
+    Command(
         "build",
         "boltseal build . --repository localhost:5000/shop/app",
         "Build and push with bases by digest; record of what.",
     ),
-    Verb("new-tag", "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
-    Verb("labels", "boltseal labels | xargs docker build ."),
-    Verb("version", "boltseal version --json"),
-    Verb("user", "boltseal user add ci", group=True),
-    Verb("token", "boltseal token rotate", group=True),
-    Verb("ledger", "boltseal ledger key", "The key that signs the ledger; recover a lost one.", group=True),
-    Verb(
+    Command("new-tag", "boltseal new-tag --scheme describe --check localhost:5000/shop/app"),
+    Command("labels", "boltseal labels | xargs docker build ."),
+    Command("version", "boltseal version --json"),
+    Command("user", "boltseal user add ci", group=True),
+    Command("token", "boltseal token rotate", group=True),
+    Command("ledger", "boltseal ledger key", "The key that signs the ledger; recover a lost one.", group=True),
+    Command(
         "receipt",
         f"boltseal receipt {_IMAGE} -o app.tlog-proof",
         "Prove for ever what a tag means: write, or verify.",
         group=True,
     ),
-    Verb(
+    Command(
         "rules",
         "boltseal rules --config examples/boltseal.toml",
         "Show the rules; `rules test` says which one decides.",
@@ -147,7 +149,7 @@ _VERBS: Final = (
 
 
 @dataclass(slots=True)
-class Shell:
+class CommandContext:
     """What the verbs tell the outermost shell: whether a defect shows its traceback."""
 
     debug: bool = False
@@ -179,7 +181,7 @@ def build(called: str | None = None) -> typer.Typer:
 
 def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) -> NoReturn:
     """Run one verb and end the process. None: the arguments of this process, and the verbs of `build`."""
-    shell = Shell()
+    shell = CommandContext()
     try:
         (cli or build(_called(arguments)))(args=arguments, obj=shell, prog_name="boltseal")
     except BoltsealError as error:

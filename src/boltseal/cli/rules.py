@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.options import ConfigOption, JsonOption, settings_of
 from boltseal.errors import Invalid, quote
 
@@ -30,7 +30,7 @@ def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     """Show the rules in force, in the order in which they are asked: the first that matches a name decides."""
     if context.invoked_subcommand is not None:
         return
-    with Answer("rules", as_json=as_json) as answer:
+    with CommandOutput("rules", as_json=as_json) as answer:
         in_force = settings_of(config).rules.rules
         for rule in in_force:
             answer.add(number=rule.number or None, built_in=not rule.number, **_fields(rule))
@@ -50,7 +50,7 @@ def decided(
     from boltseal.oci.reference import Repository, Tag
     from boltseal.policy.rule_decision import decide
 
-    with Answer("rules-test", as_json=as_json) as answer:
+    with CommandOutput("rules-test", as_json=as_json) as answer:
         host, _, path = repository.partition("/")
         if path and ("." in host or ":" in host):
             raise WithHost(f"{quote(repository)} starts with a host; rules are about the name after it: {quote(path)}")

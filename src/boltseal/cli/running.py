@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, clean, counted, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import AllowOption, ProjectOption
 from boltseal.cli.onrunning import (
@@ -27,12 +27,12 @@ from boltseal.cli.onrunning import (
     with_releases,
 )
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from boltseal.host.containers.rows import Row
+    from boltseal.host.containers.rows import ContainerRow
 
 _Known = dict[tuple[str, str], tuple[object, ...]]
 
@@ -63,12 +63,12 @@ def running(
     `boltseal verify --running`.
     """
     where = Where(tuple(host or ()), compose, kube, namespace)
-    reach = None if offline else Reach(plain_http, ca_file, anonymous)
+    reach = None if offline else RegistryOptions(plain_http, ca_file, anonymous)
     known: _Known = {}
     said: set[str] = set()
     while True:
         try:
-            with Answer("running", as_json=as_json) as answer:
+            with CommandOutput("running", as_json=as_json) as answer:
                 _once(answer, where, reach, allow or [], project, known, said)
         except typer.Exit:
             if watch is None:
@@ -81,7 +81,13 @@ def running(
 
 
 def _once(
-    answer: Answer, where: Where, reach: Reach | None, allow: list[str], project: Path, known: _Known, said: set[str]
+    answer: CommandOutput,
+    where: Where,
+    reach: RegistryOptions | None,
+    allow: list[str],
+    project: Path,
+    known: _Known,
+    said: set[str],
 ) -> None:
     from boltseal.cli.running_text import blocks
     from boltseal.host.containers.rows import rows as rows_of
@@ -107,7 +113,7 @@ def _once(
     _talk(looked, rows, said, has_lock=lock is not None and first)
 
 
-def _changes(rows: Sequence[Row], known: _Known, failed: set[str]) -> tuple[list[Row], list[str]]:
+def _changes(rows: Sequence[ContainerRow], known: _Known, failed: set[str]) -> tuple[list[ContainerRow], list[str]]:
     """What is not as it was the last time, and what is not there any more; `known` is then as it is now.
 
     Of a host that could not be looked at this time nothing is known to have changed.
@@ -126,7 +132,7 @@ def _changes(rows: Sequence[Row], known: _Known, failed: set[str]) -> tuple[list
     return changed, gone
 
 
-def _talk(looked: Looked, rows: Sequence[Row], said: set[str], *, has_lock: bool) -> None:
+def _talk(looked: Looked, rows: Sequence[ContainerRow], said: set[str], *, has_lock: bool) -> None:
     """What the blocks do not say, of each host and for each reason once: `said` are those that were told before."""
     for host in looked.hosts:
         if host.name not in said:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from boltseal.cli.answer import WIDTH, clean, counted
-from boltseal.host.containers.rows import Row
+from boltseal.host.containers.rows import ContainerRow
 from boltseal.ledger.tag_intervals import in_words, moment
 from boltseal.lockfile.container_check import DigestKind
 from boltseal.oci.reference import Reference
@@ -26,9 +26,9 @@ _INDENT = "  "
 _KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSAID, DigestKind.CONFIG, DigestKind.IMAGE_ID)
 
 
-def blocks(rows: Sequence[Row], now_us: int, *, several: bool) -> Iterator[str]:
+def blocks(rows: Sequence[ContainerRow], now_us: int, *, several: bool) -> Iterator[str]:
     """All lines; blocks in the order of their first container, an empty line between them. `several`: hosts are named, too."""
-    found: dict[tuple[str, ...], list[Row]] = {}
+    found: dict[tuple[str, ...], list[ContainerRow]] = {}
     for row in rows:
         found.setdefault(tuple(_head(row, now_us)), []).append(row)
     for number, (head, of_it) in enumerate(found.items()):
@@ -45,7 +45,7 @@ def _wrapped(line: str, indent: str) -> list[str]:
     )
 
 
-def _head(row: Row, now_us: int) -> Iterator[str]:
+def _head(row: ContainerRow, now_us: int) -> Iterator[str]:
     """What holds for every container of the block."""
     yield _called(row, now_us)
     gone_on = [_gone_on(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
@@ -56,7 +56,7 @@ def _head(row: Row, now_us: int) -> Iterator[str]:
         yield f"lock: {'same' if row.verdict.standing == 'holds' else row.verdict.standing}"
 
 
-def _called(row: Row, now_us: int) -> str:
+def _called(row: ContainerRow, now_us: int) -> str:
     """By its registry, by the lock, by its host, else by whoever started it."""
     if row.local:
         return f"{clean(row.seen.started_as)}, local"
@@ -69,7 +69,7 @@ def _called(row: Row, now_us: int) -> str:
     return f"{clean(row.seen.started_as) or 'nothing'}, as it was started"
 
 
-def _gone_on(row: Row) -> str:
+def _gone_on(row: ContainerRow) -> str:
     """How far the tag has gone on since it meant this."""
     tag = None if row.name is None else row.name.tag
     if row.behind is not None and row.behind.since_us is not None:
@@ -77,19 +77,19 @@ def _gone_on(row: Row) -> str:
     return f"`{tag}` now means {row.means.short}" if row.moved and row.means is not None else ""
 
 
-def _pushed(row: Row) -> str:
+def _pushed(row: ContainerRow) -> str:
     by = next((tag.by for tag in row.tags if tag.by), "")
     return f"pushed by {clean(by)}" if by else ""
 
 
-def _digests(row: Row) -> str:
+def _digests(row: ContainerRow) -> str:
     """Each with what it is a digest of, where that is known."""
     words = {kind: "" if kind is DigestKind.UNSAID else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
     found = [f"{words[kind]}{digest.short}" for kind in _KINDS for digest in row.of_kind(kind)]
     return ", ".join(found) or "no digest"
 
 
-def _container(row: Row, now_us: int, *, several: bool) -> str:
+def _container(row: ContainerRow, now_us: int, *, several: bool) -> str:
     seen = row.seen
     where = f" on {seen.node}" if seen.node else f" at {seen.host}" if several else ""
     since = [] if seen.started_us is None else [f"since {moment(seen.started_us, now_us)}"]

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli import evidence
-from boltseal.cli.answer import Answer, Outcome
+from boltseal.cli.answer import CommandOutput, Outcome
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress, in_words
 from boltseal.cli.scrubbed import fields, print_reports
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
-    from boltseal.host.scrub.report import Report
-    from boltseal.host.scrub.scrub import Wanted
+    from boltseal.host.scrub.report import ScrubReport
+    from boltseal.host.scrub.scrub import ScrubRequest
 
 ImagesArgument = Annotated[
     list[str] | None,
@@ -103,21 +103,21 @@ def scrub(
     a ledger's receipt says. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or
     there was no image.
     """  # fmt: skip
-    with Answer("scrub", as_json=as_json) as answer:
-        from boltseal.host.scrub.layer_check import Manner
+    with CommandOutput("scrub", as_json=as_json) as answer:
+        from boltseal.host.scrub.layer_check import CheckMode
         from boltseal.host.scrub.report import outcome
-        from boltseal.host.scrub.scrub import Wanted
-        from boltseal.host.scrub.workers import Pace
+        from boltseal.host.scrub.scrub import ScrubRequest
+        from boltseal.host.scrub.workers import WorkRate
 
         named = tuple(images or ())
-        wanted = Wanted(
+        wanted = ScrubRequest(
             images=named,
             expected=evidence.typed(named, expect),
             receipts=evidence.receipts(receipt or (), key),
             locks=evidence.lock(lock, ignored=no_lock),
             documents=evidence.documents(documents or (), receipt or ()),
-            manner=Manner(quick=quick, from_disk=from_disk),
-            pace=Pace(bytes_per_second=_rate(bytes_per_second)),
+            manner=CheckMode(quick=quick, from_disk=from_disk),
+            pace=WorkRate(bytes_per_second=_rate(bytes_per_second)),
         )
         if nice:
             _give_way()
@@ -132,7 +132,7 @@ def scrub(
             _tell_empty(answer, root or [])
 
 
-def _checked(roots: list[Path], wanted: Wanted) -> list[Report]:
+def _checked(roots: list[Path], wanted: ScrubRequest) -> list[ScrubReport]:
     """The check itself, with its progress. NoStore."""
     from boltseal.config import home_folders
     from boltseal.host.scrub.find_stores import store_at, usual_stores
@@ -149,7 +149,7 @@ def _checked(roots: list[Path], wanted: Wanted) -> list[Report]:
         return scrubbed(stores, wanted, tell)
 
 
-def _tell_empty(answer: Answer, roots: list[Path]) -> None:
+def _tell_empty(answer: CommandOutput, roots: list[Path]) -> None:
     where = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
     answer.nothing_to_check(f"found 0 images in {where}", "check --root" if roots else "name a store with --root")
 

@@ -11,19 +11,19 @@ from boltseal.cli.answer import counted, print_line, say
 from boltseal.errors import quote
 
 if TYPE_CHECKING:
-    from boltseal.host.scrub.report import Report
+    from boltseal.host.scrub.report import ScrubReport
 
 _WORDS: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check"}
 MAX_REASONS: Final = 3
 MAX_CHANGES: Final = 10
 
 
-def fields(report: Report) -> dict[str, Any]:
+def fields(report: ScrubReport) -> dict[str, Any]:
     """A report as a result of `--json`."""
     return asdict(report) | {"reason": _reason(report)}
 
 
-def _reason(report: Report) -> str:
+def _reason(report: ScrubReport) -> str:
     if report.status == "differs":
         return counted(report.count, "difference")
     if report.status == "unknown":
@@ -34,7 +34,7 @@ def _reason(report: Report) -> str:
     return f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry').replace('entrys', 'entries')}"
 
 
-def print_reports(reports: Sequence[Report], *, quick: bool) -> None:
+def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
     """All of them; where a store lies is told only where there are two of a kind."""
     roots = {(report.store, report.root) for report in reports}
     kinds = [store for store, _ in roots]
@@ -44,7 +44,7 @@ def print_reports(reports: Sequence[Report], *, quick: bool) -> None:
         say("L0: compared with the disk's own word only. More: --expect, --lock, --receipt.")
 
 
-def _print(report: Report, line: str) -> None:
+def _print(report: ScrubReport, line: str) -> None:
     """The line of one report, and what belongs to it."""
     print_line(line)
     if report.by and report.status == "holds":
@@ -65,7 +65,7 @@ def _print(report: Report, line: str) -> None:
         print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
 
 
-def _line(report: Report, *, quick: bool, with_root: bool) -> str:
+def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
     word = _WORDS[report.status]
     if report.status == "holds" and report.level is not None:
         word += f" {report.level}"

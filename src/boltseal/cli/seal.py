@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import Answer
+from boltseal.cli.answer import CommandOutput
 from boltseal.cli.onstore import RefArgument, given_reason
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
 from boltseal.cli.sealing import change_seal
@@ -16,7 +16,7 @@ def seal(
     as_json: JsonOption = False,
 ) -> None:
     """Seal a tag that floats, at what it means now. It can never move again. Works beside a running server."""
-    with Answer("seal", as_json=as_json) as answer:
+    with CommandOutput("seal", as_json=as_json) as answer:
         change_seal(
             answer,
             settings_of(config, data=data),

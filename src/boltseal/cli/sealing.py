@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.onstore import NotOurs, admin, local_reference, on_store
 
 if TYPE_CHECKING:
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Standing
+    from boltseal.server.registry.models import EntryResult
     from boltseal.server.registry.seals import Seals
     from boltseal.server.settings import Settings
-    from boltseal.server.store_factory import Store
+    from boltseal.server.store_factory import OpenStore
 
-    Change = Callable[[Seals, Repository, Tag, Actor, str], Awaitable[Standing]]
+    Change = Callable[[Seals, Repository, Tag, Actor, str], Awaitable[EntryResult]]
 
 
 def change_seal(
-    answer: Answer, settings: Settings, ref: str, reason: str, change: Change, *, done: str, new: str, same: str
+    answer: CommandOutput, settings: Settings, ref: str, reason: str, change: Change, *, done: str, new: str, same: str
 ) -> None:
     """Change the seal of the tag that `ref` names, and say how it stands then. NotOurs, and what the change raises.
 
@@ -34,7 +34,7 @@ def change_seal(
     if tag is None:
         raise NotOurs(f"only a tag can be {done}, such as {reference.name}:1.4.2")
 
-    async def call(store: Store) -> tuple[Standing, Digest]:
+    async def call(store: OpenStore) -> tuple[EntryResult, Digest]:
         standing = await change(store.registry.seals, reference.repository, tag, admin(), reason)
         return standing, (await store.registry.pulls.manifest(reference.repository, tag)).digest
 

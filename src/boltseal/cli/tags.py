@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.moment import parse_moment
 from boltseal.cli.onhistory import NoHistory, read, tell_proof, when
 from boltseal.cli.options import JsonOption
@@ -14,7 +14,7 @@ from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
     PlainHttpOption,
-    Reach,
+    RegistryOptions,
     StrictOption,
     ask_followed,
     repository_only,
@@ -47,9 +47,9 @@ def tags(
     as_json: JsonOption = False,
 ) -> None:
     """List the tags of a repository, at any registry; with --at what each meant at a time, as the ledger says."""
-    with Answer("tags", as_json=as_json) as answer:
+    with CommandOutput("tags", as_json=as_json) as answer:
         reference = repository_only(repo)
-        reach = Reach(plain_http, ca_file, anonymous, strict)
+        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
         if at is not None:
             _then(answer, reach, reference, at)
             return
@@ -66,7 +66,7 @@ def tags(
                 print_line(tag)
 
 
-def _then(answer: Answer, reach: Reach, reference: Reference, at: str) -> None:
+def _then(answer: CommandOutput, reach: RegistryOptions, reference: Reference, at: str) -> None:
     time_us = parse_moment(at)
     if time_us is None:
         raise MomentInvalid(f"--at is {quote(at)}; expected a time such as 2026-11-24T08:29")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from boltseal.events import Event
-    from boltseal.notify.dispatch import Dispatcher, Told
+    from boltseal.notify.dispatch import Dispatcher, OutgoingEvent
 
 WITHIN_S: Final = 20.0
 
@@ -42,7 +42,7 @@ class Telling:
         source = f"/boltseal/{clean(platform.node()).replace(' ', '-') or 'host'}"
         return cls(build_dispatcher(terms, folder, source, clock_us, quiet=True), folder)
 
-    def put(self, told: Iterable[Told]) -> None:
+    def put(self, told: Iterable[OutgoingEvent]) -> None:
         """Write down what is to be told; it is on the disk when this returns. OutboxUnusable, Full."""
         if self.dispatcher is not None and self.folder is not None:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,10 +52,10 @@ class Telling:
         """The same of events that happened just now."""
         import uuid
 
-        from boltseal.notify.dispatch import Told
+        from boltseal.notify.dispatch import OutgoingEvent
 
         now_us = clock_us()
-        self.put(Told(uuid.uuid4().hex, now_us, event) for event in events)
+        self.put(OutgoingEvent(uuid.uuid4().hex, now_us, event) for event in events)
 
     def deliver(self, within_s: float = WITHIN_S) -> None:
         """Deliver what waits, also from earlier runs; what can't be delivered in that time waits for the next run."""

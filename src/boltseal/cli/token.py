@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from boltseal.cli.answer import Answer, say
+from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 
@@ -19,7 +19,7 @@ def _group() -> None:
 @token.command(epilog="Example: boltseal token rotate --data ./data")
 def rotate(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Sign with a new key from now on. Tokens given so far hold until they end, five minutes at most."""
-    with Answer("token-rotate", as_json=as_json) as answer:
+    with CommandOutput("token-rotate", as_json=as_json) as answer:
         from boltseal.server.storage.key_file import KeyFile
 
         keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(clock_us())

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, Outcome, print_line, print_table, say
 from boltseal.cli.options import JsonOption
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
-    from boltseal.client.state import ClientState, Known
+    from boltseal.client.state import ClientState, KnownLedger
 
 
 class TrustUnclear(Invalid):
@@ -38,7 +38,7 @@ def trust(
 
     Exit code 1: another key is trusted already, or what was seen is not signed by this one.
     """
-    with Answer("trust", as_json=as_json) as answer:
+    with CommandOutput("trust", as_json=as_json) as answer:
         import time
 
         from boltseal.client.ledger_trust import give_key
@@ -79,7 +79,7 @@ def _registry(text: str) -> str:
     return f"{registry}/{OBSERVATIONS}" if text.rstrip("/").endswith(f"/{OBSERVATIONS}") else registry
 
 
-def _forget(answer: Answer, state: ClientState, registry: str, key: str | None) -> None:
+def _forget(answer: CommandOutput, state: ClientState, registry: str, key: str | None) -> None:
     if key is not None:
         raise TrustUnclear("--forget takes no key")
     there = state.forget(registry)
@@ -89,7 +89,7 @@ def _forget(answer: Answer, state: ClientState, registry: str, key: str | None) 
         print_line(f"{registry}: {'forgotten; its next use is a first use' if there else 'nothing was known of it'}")
 
 
-def _list(answer: Answer, found: list[Known]) -> None:
+def _list(answer: CommandOutput, found: list[KnownLedger]) -> None:
     for known in found:
         answer.add(**_fields(known))
     if found and not answer.as_json:
@@ -97,7 +97,7 @@ def _list(answer: Answer, found: list[Known]) -> None:
         print_table(("REGISTRY", "TRUSTED", "SINCE", "SEEN", "KEY"), rows)
 
 
-def _fields(known: Known) -> dict[str, object]:
+def _fields(known: KnownLedger) -> dict[str, object]:
     head = known.head
     return {
         "ref": known.registry,
@@ -111,15 +111,15 @@ def _fields(known: Known) -> dict[str, object]:
     }
 
 
-def _since(known: Known) -> str:
+def _since(known: KnownLedger) -> str:
     from boltseal.ledger.entry import format_time
 
     return format_time(known.since_s * 1_000_000)[:10]
 
 
-def _seen(known: Known) -> str:
+def _seen(known: KnownLedger) -> str:
     return "nothing yet" if known.head is None else f"{known.head.checkpoint.size} entries"
 
 
-def _key(known: Known) -> str:
+def _key(known: KnownLedger) -> str:
     return f"ID {known.trusted.key_id.hex()}, unproven" if known.trusted.key is None else str(known.trusted.key)

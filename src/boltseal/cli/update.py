@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, print_table
+from boltseal.cli.answer import CommandOutput, Outcome, clean, print_table
 from boltseal.cli.clock import clock_us
 from boltseal.cli.ondeploy import (
+    DeployOptions,
     DirectoryOption,
     EnvFileOption,
     FileOption,
     NameOption,
     NoRecordOption,
-    Place,
     ProfileOption,
     ServicesArgument,
     WaitOption,
@@ -26,11 +26,11 @@ from boltseal.cli.onhost import HostOption
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.onrelease import tell_release
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
-    from boltseal.deploy.update_plan import Step
+    from boltseal.deploy.update_plan import UpdateStep
 
 
 class CooldownInvalid(Invalid):
@@ -69,7 +69,7 @@ def update(
 
     Exit code 0: up to date, or it runs now; 1: it failed, and what ran before runs again; 3: something could not be told.
     """
-    with Answer("update", as_json=as_json) as answer:
+    with CommandOutput("update", as_json=as_json) as answer:
         from boltseal.cli.onupdate import looked, taken
         from boltseal.deploy.update_plan import Act
         from boltseal.policy.durations import DurationInvalid, parse_duration
@@ -78,7 +78,7 @@ def update(
             cooldown_us = parse_duration(cooldown)
         except DurationInvalid as error:
             raise CooldownInvalid(f"--cooldown is {error.message}") from error
-        place = Place(host, Reach(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
+        place = DeployOptions(host, RegistryOptions(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
         opened = open_named(place, named, services or [], allow or [])
         with opened.folder.deploying():
@@ -92,7 +92,7 @@ def update(
             answer.outcome = Outcome.UNKNOWN
 
 
-def _tell(answer: Answer, found: tuple[Step, ...]) -> None:
+def _tell(answer: CommandOutput, found: tuple[UpdateStep, ...]) -> None:
     for step in found:
         answer.add(
             ref=step.image.familiar(),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import Answer, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 from boltseal.errors import Invalid
 
@@ -26,7 +26,7 @@ class PasswordInvalid(Invalid):
 @user.command(epilog="Example: boltseal user add ci < password.txt")
 def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Add a user, or give one another password. It is read from the terminal, or from standard input; never from here."""
-    with Answer("user-add", as_json=as_json) as answer:
+    with CommandOutput("user-add", as_json=as_json) as answer:
         from boltseal.server.auth.logins import hash_password
         from boltseal.server.storage.users import check_user_name
 
@@ -48,7 +48,7 @@ def remove(
     name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
     """Take a user away; their logins and tokens end at once."""
-    with Answer("user-remove", as_json=as_json) as answer:
+    with CommandOutput("user-remove", as_json=as_json) as answer:
         _file(config, data).remove(name)
         answer.add(ref=name, status="removed")
         if not as_json:
@@ -58,7 +58,7 @@ def remove(
 @user.command("list", epilog="Example: boltseal user list --json")
 def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the users."""
-    with Answer("user-list", as_json=as_json) as answer:
+    with CommandOutput("user-list", as_json=as_json) as answer:
         for name in sorted(_file(config, data).current().hashes):
             answer.add(ref=name, status="user")
             if not as_json:

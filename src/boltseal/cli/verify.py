@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import (
     AllowOption,
+    OpenedProject,
     PathsArgument,
-    Project,
     ProjectOption,
     open_project,
     path_of,
@@ -25,16 +25,16 @@ from boltseal.cli.onproject import (
 from boltseal.cli.onrunning import ComposeOption, HostsOption, KubeOption, NamespaceOption, NotTogether, Where
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, Reach, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, ask
 from boltseal.cli.verify_running import verify_running
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.lockfile.compare import Weight
     from boltseal.lockfile.document import Lock
-    from boltseal.project.image_references import Problem
-    from boltseal.project.tag_moves import Move
-    from boltseal.project.verify import Verdict
+    from boltseal.project.image_references import ScanProblem
+    from boltseal.project.tag_moves import TagMove
+    from boltseal.project.verify import VerifyResult
 
 
 def verify(
@@ -79,12 +79,12 @@ def verify(
         if paths or github:
             raise NotTogether("--running looks at hosts; give it without PATH and --github")
         where = Where(tuple(host or ()), compose, kube, namespace)
-        reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)
+        reach = None if offline else RegistryOptions(plain_http, ca_file, anonymous, strict)
         verify_running(where, project, reach, allow or [], strict=strict, allow_empty=allow_empty, as_json=as_json)
         return
     if host or compose or kube or namespace:
         raise NotTogether("--host, --compose and --kube are where containers run; give them with --running")
-    with Answer("verify", as_json=as_json) as answer:
+    with CommandOutput("verify", as_json=as_json) as answer:
         from boltseal.lockfile.compare import Weight
         from boltseal.project.lock_file import read_lock
         from boltseal.project.platforms import check_platform
@@ -92,7 +92,7 @@ def verify(
         opened = open_project(project, [path_of(project, path) for path in paths or []])
         lock = read_lock(project)
         strict = strict or opened.settings.strict
-        reach = None if offline else Reach(plain_http, ca_file, anonymous, strict)
+        reach = None if offline else RegistryOptions(plain_http, ca_file, anonymous, strict)
         platforms = [check_platform(each) for each in platform or opened.settings.platforms]
         verdicts = _verdicts(opened, lock, reach, allow or [], platforms, strict=strict)
         answer.outcome = _outcome(verdicts, opened, strict=strict)
@@ -110,14 +110,14 @@ def verify(
 
 
 def _verdicts(
-    opened: Project,
+    opened: OpenedProject,
     lock: Lock | None,
-    reach: Reach | None,
+    reach: RegistryOptions | None,
     allow: list[str],
     platforms: list[str],
     *,
     strict: bool,
-) -> tuple[Verdict, ...]:
+) -> tuple[VerifyResult, ...]:
     import asyncio
 
     from boltseal.project.resolve import Resolver
@@ -128,7 +128,7 @@ def _verdicts(
         return asyncio.run(verified(opened.sites, lock, None, now_us=now_us, strict=strict, platforms=platforms))
     allowed = whom_to_ask(reach, allow)
 
-    async def run(transport: Transport) -> tuple[Verdict, ...]:
+    async def run(transport: Transport) -> tuple[VerifyResult, ...]:
         resolver = Resolver(transport, allowed, watch=watching(reach, transport, lock), progress=progress)
         return await verified(opened.sites, lock, resolver, now_us=now_us, strict=strict, platforms=platforms)
 
@@ -136,7 +136,7 @@ def _verdicts(
         return ask(reach, opened.registries, run)
 
 
-def _outcome(verdicts: tuple[Verdict, ...], opened: Project, *, strict: bool) -> Outcome:
+def _outcome(verdicts: tuple[VerifyResult, ...], opened: OpenedProject, *, strict: bool) -> Outcome:
     """1 beats 3: what does not hold is certain, whatever could not be checked beside it."""
     from boltseal.lockfile.compare import Weight
 
@@ -146,7 +146,7 @@ def _outcome(verdicts: tuple[Verdict, ...], opened: Project, *, strict: bool) ->
     return Outcome.UNKNOWN if Weight.UNKNOWN in weights or opened.problems else Outcome.HOLDS
 
 
-def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
+def _tell(answer: CommandOutput, verdict: VerifyResult, *, github: bool) -> None:
     from boltseal.lockfile.format import time_text
 
     site = verdict.site
@@ -173,7 +173,7 @@ def _tell(answer: Answer, verdict: Verdict, *, github: bool) -> None:
         print_line(clean(f"{site.path}:{site.line}: {site.written}: {verdict.status}: {verdict.reason}"))
 
 
-def _move(move: Move | None) -> dict[str, Any]:
+def _move(move: TagMove | None) -> dict[str, Any]:
     """What is known of a move, all keys always there."""
     from boltseal.lockfile.format import time_text
 
@@ -192,7 +192,7 @@ def _move(move: Move | None) -> dict[str, Any]:
     }
 
 
-def _tell_problem(answer: Answer, problem: Problem, status: str, weight: Weight, *, github: bool) -> None:
+def _tell_problem(answer: CommandOutput, problem: ScanProblem, status: str, weight: Weight, *, github: bool) -> None:
     answer.add(ref="", status=status, reason=problem.message, weight=weight, file=problem.path, line=problem.line)
     if answer.as_json:
         return
@@ -200,7 +200,7 @@ def _tell_problem(answer: Answer, problem: Problem, status: str, weight: Weight,
     print_line(_command(level, problem.path, problem.line, problem.message) if github else clean(str(problem)))
 
 
-def annotation(verdict: Verdict) -> str:
+def annotation(verdict: VerifyResult) -> str:
     """A verdict as GitHub Actions shows it beside the line: a workflow command."""
     from boltseal.lockfile.compare import Weight
 
@@ -224,7 +224,7 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _summary(verdicts: tuple[Verdict, ...], opened: Project) -> None:
+def _summary(verdicts: tuple[VerifyResult, ...], opened: OpenedProject) -> None:
     counts = Counter(verdict.status for verdict in verdicts)
     told = [f"{number} {status}" for status, number in sorted(counts.items())]
     told += [

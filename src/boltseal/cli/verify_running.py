@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.onrunning import Where, counts, look, read_locked, result, tell_broken, tell_failed, told_of
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from boltseal.cli.remote import Reach
-    from boltseal.host.containers.hosts import Seen
+    from boltseal.cli.remote import RegistryOptions
+    from boltseal.host.containers.hosts import RunningContainer
     from boltseal.host.containers.registries import Answers
-    from boltseal.host.containers.rows import Row
+    from boltseal.host.containers.rows import ContainerRow
     from boltseal.lockfile.container_check import LockedImages
 
 
@@ -26,7 +26,7 @@ class NoLock(Invalid):
 def verify_running(
     where: Where,
     project: Path,
-    reach: Reach | None,
+    reach: RegistryOptions | None,
     allow: list[str],
     *,
     strict: bool,
@@ -34,7 +34,7 @@ def verify_running(
     as_json: bool,
 ) -> None:
     """Compare and tell. NoLock."""
-    with Answer("verify-running", as_json=as_json) as answer:
+    with CommandOutput("verify-running", as_json=as_json) as answer:
         from boltseal.host.containers.rows import needs_registry
         from boltseal.project.settings import project_settings
 
@@ -62,7 +62,9 @@ def verify_running(
             say(counts(rows, _standing))
 
 
-def _rows(seen: Sequence[Seen], lock: LockedImages, reach: Reach | None, allow: list[str]) -> tuple[list[Row], Answers]:
+def _rows(
+    seen: Sequence[RunningContainer], lock: LockedImages, reach: RegistryOptions | None, allow: list[str]
+) -> tuple[list[ContainerRow], Answers]:
     """The rows; a registry is asked only about containers whose reason it can tell apart."""
     from boltseal.host.containers.registries import NOBODY
     from boltseal.host.containers.rows import needs_registry
@@ -75,17 +77,17 @@ def _rows(seen: Sequence[Seen], lock: LockedImages, reach: Reach | None, allow: 
     return [next(better) if needs_registry(each) else each for each in rows], told
 
 
-def _weight(row: Row, *, strict: bool) -> str:
+def _weight(row: ContainerRow, *, strict: bool) -> str:
     if row.verdict is None:
         raise AssertionError("there is a lock")
     return "differs" if strict and row.verdict.weight == "note" else str(row.verdict.weight)
 
 
-def _standing(row: Row) -> str:
+def _standing(row: ContainerRow) -> str:
     return "" if row.verdict is None else str(row.verdict.standing)
 
 
-def _outcome(rows: Sequence[Row], *, strict: bool) -> Outcome:
+def _outcome(rows: Sequence[ContainerRow], *, strict: bool) -> Outcome:
     """1 beats 3: what does not hold is certain, whatever could not be checked beside it."""
     weights = {_weight(row, strict=strict) for row in rows}
     if "differs" in weights:
@@ -93,7 +95,7 @@ def _outcome(rows: Sequence[Row], *, strict: bool) -> Outcome:
     return Outcome.UNKNOWN if "unknown" in weights else Outcome.HOLDS
 
 
-def _tell(answer: Answer, row: Row, *, strict: bool) -> None:
+def _tell(answer: CommandOutput, row: ContainerRow, *, strict: bool) -> None:
     weight = _weight(row, strict=strict)
     answer.add(**result(row) | {"weight": weight})
     if weight == "holds" or answer.as_json or row.verdict is None:

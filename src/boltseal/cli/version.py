@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from boltseal import __version__
-from boltseal.cli.answer import Answer, print_line
+from boltseal.cli.answer import CommandOutput, print_line
 from boltseal.cli.options import JsonOption
 
 
@@ -19,7 +19,7 @@ def version(as_json: JsonOption = False) -> None:
         "granian": metadata.version("granian"),
         "platform": platform.platform(),
     }
-    with Answer("version", as_json=as_json) as answer:
+    with CommandOutput("version", as_json=as_json) as answer:
         answer.add(version=__version__, **runs_on)
         if not as_json:
             print_line(f"boltseal {__version__}")

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import Answer, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import AllowOption, whom_to_ask
-from boltseal.cli.onwatch import Wanted, wanted_tags
+from boltseal.cli.onwatch import TagsToWatch, wanted_tags
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, NamesNothing, PlainHttpOption, Reach, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, NamesNothing, PlainHttpOption, RegistryOptions, ask
 from boltseal.cli.telling import Telling
 from boltseal.errors import quote
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from boltseal.client.tag_observations import Watched
+    from boltseal.client.tag_observations import TagObservations
     from boltseal.client.transport import Transport
-    from boltseal.commands.tag_watch import Look
+    from boltseal.commands.tag_watch import TagLook
 
 SPREAD: Final = 0.05
 """How much earlier or later a look may be: not everybody's in the same second."""
@@ -67,10 +67,10 @@ def watch(
     Exit code 1: an alarm, or no such tag; 3: one could not be checked, or there was none.
     """
     every_us = _every(every, once=once)
-    reach = Reach(plain_http, ca_file, anonymous)
+    reach = RegistryOptions(plain_http, ca_file, anonymous)
     while True:
         try:
-            with Answer("watch", as_json=as_json) as answer:
+            with CommandOutput("watch", as_json=as_json) as answer:
                 wanted = wanted_tags(refs or (), lock, compose, whom_to_ask(reach, allow or []))
                 _look(answer, reach, wanted, extends)
                 if not wanted.references and not wanted.left_out and not allow_empty:
@@ -106,16 +106,16 @@ def _sleep(span_us: int) -> None:
     time.sleep(span_us / 1e6 * random.uniform(1 - SPREAD, 1 + SPREAD))  # noqa: S311 - no secret: to not come all at once
 
 
-def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> None:
+def _look(answer: CommandOutput, reach: RegistryOptions, wanted: TagsToWatch, extends: str | None) -> None:
     from boltseal.cli.progress import Progress
     from boltseal.client.state import ClientState
-    from boltseal.client.tag_observations import Head, Watched
+    from boltseal.client.tag_observations import ChainHead, TagObservations
     from boltseal.commands.tag_watch import look_at
     from boltseal.config import state_folder
 
-    kept = None if extends is None else Head.parse(extends)
+    kept = None if extends is None else ChainHead.parse(extends)
     telling = Telling.of_user()
-    with Watched(ClientState(state_folder())) as watched, Progress() as progress:
+    with TagObservations(ClientState(state_folder())) as watched, Progress() as progress:
         if kept is not None and not watched.goes_on_from(kept):
             answer.outcome = Outcome.DIFFERS
             answer.add(ref=str(watched.path), status="rewritten", reason=f"it does not go on from {kept}")
@@ -143,16 +143,16 @@ def _look(answer: Answer, reach: Reach, wanted: Wanted, extends: str | None) -> 
     telling.deliver()
 
 
-def _tell(answer: Answer, look: Look) -> None:
-    from boltseal.commands.tag_watch import Status
+def _tell(answer: CommandOutput, look: TagLook) -> None:
+    from boltseal.commands.tag_watch import WatchStatus
     from boltseal.ledger.entry import format_time
 
     if look.error is not None:
         _unknown(answer, str(look.reference), look.error.message)
         return
-    if look.alarm or look.status is Status.ABSENT:
+    if look.alarm or look.status is WatchStatus.ABSENT:
         answer.outcome = Outcome.DIFFERS
-    if look.status in (Status.SAME, Status.FIRST) and not answer.as_json:
+    if look.status in (WatchStatus.SAME, WatchStatus.FIRST) and not answer.as_json:
         return  # of ten thousand tags nothing is kept that nobody reads
     saw = look.saw
     reason = _in_words(look)
@@ -171,30 +171,30 @@ def _tell(answer: Answer, look: Look) -> None:
         print_line(clean(reason))
 
 
-def _in_words(look: Look) -> str:
-    from boltseal.commands.tag_watch import Status
+def _in_words(look: TagLook) -> str:
+    from boltseal.commands.tag_watch import WatchStatus
 
     match look.status:
-        case Status.ABSENT:
+        case WatchStatus.ABSENT:
             return f"{look.reference}: there is no such tag, and none was seen before"
-        case Status.BACK:
+        case WatchStatus.BACK:
             return f"{look.reference} is back, and means what it meant"
         case _ if look.changed:
             return look.event().text
-        case Status.GONE:
+        case WatchStatus.GONE:
             return f"{look.reference} is still gone"
         case _:
             return ""
 
 
-def _unknown(answer: Answer, name: str, reason: str) -> None:
+def _unknown(answer: CommandOutput, name: str, reason: str) -> None:
     if answer.outcome is not Outcome.DIFFERS:
         answer.outcome = Outcome.UNKNOWN
     answer.add(ref=name, status="unknown", reason=reason)
     say(clean(f"boltseal: {name}: could not check: {reason}"))
 
 
-def _sum_up(answer: Answer, watched: Watched, found: Counter[str] | None) -> None:
+def _sum_up(answer: CommandOutput, watched: TagObservations, found: Counter[str] | None) -> None:
     head = watched.head()
     answer.add(ref=str(watched.path), status="log", reason="", head=str(head))
     counts = ", ".join(f"{number} {status}" for status, number in sorted((found or {}).items()))

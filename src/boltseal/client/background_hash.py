@@ -11,7 +11,7 @@ import asyncio
 from boltseal.oci.digest import Digest
 
 
-class RunningHash:
+class BackgroundHash:
     """The hash of what has passed, against the digest that it must have."""
 
     def __init__(self, digest: Digest) -> None:

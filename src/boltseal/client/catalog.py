@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from boltseal.client.errors import RemoteLies
-from boltseal.client.transport import Call, Transport
+from boltseal.client.errors import RemoteMismatch
+from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import NameInvalid, Repository
@@ -24,16 +24,16 @@ class _Names(msgspec.Struct):
 
 
 async def repositories(transport: Transport, registry: str) -> AsyncIterator[Repository]:
-    """Every repository that is listed, over all pages. RemoteLies, RemoteDenied, RemoteNotFound where there is no list."""
+    """Every repository that is listed, over all pages. RemoteMismatch, RemoteDenied, RemoteNotFound where there is no list."""
     last = ""
     for _ in range(MAX_PAGES):
         path = f"/v2/_catalog?n=1000{f'&last={quote(last)}' if last else ''}"
-        reply = await transport.request(Call(registry, "GET", path, "the list of repositories", SCOPES))
+        reply = await transport.request(RegistryRequest(registry, "GET", path, "the list of repositories", SCOPES))
         try:
             names = [Repository(one) for one in decode(reply.body, _Names).repositories or ()]
         except (ValueError, NameInvalid) as error:  # msgspec's are ValueErrors
             reason = error.message if isinstance(error, BoltsealError) else error
-            raise RemoteLies(f"{registry}: the list of repositories can't be read: {reason}") from error
+            raise RemoteMismatch(f"{registry}: the list of repositories can't be read: {reason}") from error
         for name in names:
             yield name
         if 'rel="next"' not in reply.headers.get("link", "") or not names or names[-1] <= last:

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from boltseal.client.errors import RemoteLies
-from boltseal.client.transport import Call, Transport
+from boltseal.client.errors import RemoteMismatch
+from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
@@ -35,13 +35,13 @@ class _Page(msgspec.Struct):
 async def list_tags(transport: Transport, repository: Repository, page: int) -> tuple[Mapping[str, Digest], bool]:
     """One page, counted from 1, of those pushed last first: tag -> digest; and whether there is another page.
 
-    A tag whose digest is not told is left out. RemoteNotFound, RemoteLies, and what `Transport.request` raises.
+    A tag whose digest is not told is left out. RemoteNotFound, RemoteMismatch, and what `Transport.request` raises.
     """
     path = f"/v2/repositories/{repository}/tags?page_size={PAGE}&page={page}&ordering=last_updated"
-    reply = await transport.request(Call(LIST_HOST, "GET", path, f"the list of tags of {repository}"))
+    reply = await transport.request(RegistryRequest(LIST_HOST, "GET", path, f"the list of tags of {repository}"))
     try:
         found = decode(reply.body, _Page)
         digests = {one.name: Digest.parse(one.digest) for one in found.results if one.digest}
     except (msgspec.MsgspecError, ValueError, Invalid) as error:
-        raise RemoteLies(f"{LIST_HOST}: the list of tags of {repository} can't be read") from error
+        raise RemoteMismatch(f"{LIST_HOST}: the list of tags of {repository} can't be read") from error
     return digests, found.next is not None

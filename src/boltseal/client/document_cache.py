@@ -38,7 +38,7 @@ _SCHEMA: Final = (
 )
 
 
-class Meaning(NamedTuple):
+class CachedTag(NamedTuple):
     """What a tag meant (None: nothing), and when it was first and last found to, in microseconds since the epoch."""
 
     digest: Digest | None
@@ -46,7 +46,7 @@ class Meaning(NamedTuple):
     last_us: int
 
 
-class Learned:
+class DocumentCache:
     """The file of one state folder. Not for two threads at once; any number of processes. Use it in a `with`."""
 
     def __init__(self, state: ClientState, *, now_us: int, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
@@ -102,13 +102,13 @@ class Learned:
         if len(self._pending) >= PENDING or self._pending_bytes >= PENDING_BYTES:
             self.flush()
 
-    def past(self, reference: Reference) -> tuple[Meaning, ...]:
+    def past(self, reference: Reference) -> tuple[CachedTag, ...]:
         """All that a tag was found to mean here, the oldest first. StateUnusable."""
         with self._told():
             database = self._opened(create=False)
             rows = [] if database is None else database.execute(_PAST, (_key(reference),)).fetchall()
         try:
-            return tuple(Meaning(Digest.parse(row[0]) if row[0] else None, row[1], row[2]) for row in rows)
+            return tuple(CachedTag(Digest.parse(row[0]) if row[0] else None, row[1], row[2]) for row in rows)
         except Invalid as error:
             raise self._unusable(error.message) from error
 

@@ -71,7 +71,7 @@ class RemoteUnavailable(Unavailable):
         self.retry_after_s = retry_after_s
 
 
-class RemoteLies(Unavailable):
+class RemoteMismatch(Unavailable):
     """What came has another digest, size or type than it must have. Nothing of it was used."""
 
 

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.ledger_trust import Followed
+from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import RegistryClient
-from boltseal.client.transport import Call, Transport
+from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.errors import BoltsealError
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.follow import LedgerBroken
-from boltseal.ledger.history import History, Said, check, meaning_now
+from boltseal.ledger.history import EntryAt, RepositoryHistory, check, meaning_now
 from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import OCI_INDEX
@@ -42,15 +42,15 @@ OBSERVATIONS: Final = "observations"
 TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 EVENT: Final = "org.opencontainers.distribution.tag.event"
 
-Follow = Callable[[str], Awaitable[Followed]]
+Follow = Callable[[str], Awaitable[LedgerCheck]]
 
 
 @dataclass(frozen=True, slots=True)
 class Proven:
     """A history, how it stands with its ledger, and which of its entries are proven to be in it, by index."""
 
-    history: History
-    followed: Followed
+    history: RepositoryHistory
+    followed: LedgerCheck
     proven: frozenset[int]
     problems: tuple[str, ...]
 
@@ -58,7 +58,7 @@ class Proven:
 async def read_history(
     transport: Transport, registry: str, repository: Repository, tag: Tag | None, follow: Follow
 ) -> Proven:
-    """The entries about a repository; those of `tag`, or with None all, are proven. RemoteNotFound, RemoteLies, LedgerBroken."""
+    """The entries about a repository; those of `tag`, or with None all, are proven. RemoteNotFound, RemoteMismatch, LedgerBroken."""
     client = LedgerClient(transport, registry)
     for tried in range(TRIES):
         history = check(str(repository), [one async for one in client.history(repository)])
@@ -87,14 +87,14 @@ async def read_names(
     client = LedgerClient(transport, registry)
     at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def read(repository: Repository, tag: Tag, now: str) -> tuple[History, str | None] | BoltsealError:
+    async def read(repository: Repository, tag: Tag, now: str) -> tuple[RepositoryHistory, str | None] | BoltsealError:
         async with at_once:
             try:
                 return await _of_name(client, transport, repository, tag, now)
             except BoltsealError as error:
                 return error
 
-    async def prove(tag: Tag, read: tuple[History, str | None]) -> Proven | BoltsealError:
+    async def prove(tag: Tag, read: tuple[RepositoryHistory, str | None]) -> Proven | BoltsealError:
         async with at_once:
             try:
                 return await _prove(client, followed, read[0], read[0].of(tag), read[1])
@@ -120,7 +120,7 @@ async def read_names(
 
 async def _of_name(
     client: LedgerClient, transport: Transport, repository: Repository, tag: Tag, now: str
-) -> tuple[History, str | None]:
+) -> tuple[RepositoryHistory, str | None]:
     """The entries of one name, and what is wrong with what it means now behind them."""
     for tried in range(TRIES):
         history = check(str(repository), await _lines(client, repository, tag))
@@ -139,7 +139,7 @@ async def _lines(client: LedgerClient, repository: Repository, tag: Tag) -> list
     async for index, line in client.history(repository, tag):
         size += len(line)
         if size > MAX_HISTORY_BYTES:
-            raise RemoteLies(
+            raise RemoteMismatch(
                 f"{client.registry} lists more than {MAX_HISTORY_BYTES} bytes of history of {tag}: not read"
             )
         found.append((index, line))
@@ -147,7 +147,11 @@ async def _lines(client: LedgerClient, repository: Repository, tag: Tag) -> list
 
 
 async def _prove(
-    client: LedgerClient, followed: Followed, history: History, wanted: Iterable[Said], missed: str | None
+    client: LedgerClient,
+    followed: LedgerCheck,
+    history: RepositoryHistory,
+    wanted: Iterable[EntryAt],
+    missed: str | None,
 ) -> Proven:
     """The entries with their proofs. `missed`: what is wrong with what the tag means now."""
     said = tuple(wanted)
@@ -189,7 +193,9 @@ async def _seen_by_mirror(
 
 
 def _last_seen(seen: Proven) -> str:
-    served = [one.entry.digest for one in seen.history.said if one.entry.kind is not Kind.HELD and one.entry.digest]
+    served = [
+        one.entry.digest for one in seen.history.said if one.entry.kind is not EntryKind.HELD and one.entry.digest
+    ]
     return served[-1] if served else ""
 
 
@@ -208,17 +214,17 @@ async def read_unsigned(transport: Transport, registry: str, repository: Reposit
         before = f"&before={quote(found[-1].time, safe='')}" if found else ""
         path = f"/v2/{repository}/_oci/tag-history/{tag}?n={PAGE}{before}"
         scopes = frozenset({f"repository:{repository}:pull"})
-        reply = await transport.request(Call(registry, "GET", path, f"history of {tag}", scopes))
+        reply = await transport.request(RegistryRequest(registry, "GET", path, f"history of {tag}", scopes))
         try:
             events = parse_manifest(reply.body, OCI_INDEX).manifests
         except ManifestInvalid as error:
-            raise RemoteLies(f"{registry}: the history of {tag} can't be read: {error.message}") from error
+            raise RemoteMismatch(f"{registry}: the history of {tag} can't be read: {error.message}") from error
         found += [
             Event(one.annotations.get(TIMESTAMP, ""), str(one.digest), one.annotations.get(EVENT, "")) for one in events
         ]
         if 'rel="next"' not in reply.headers.get("link", "") or not events:
             return found[::-1]
-    raise RemoteLies(f"{registry} lists the history of {tag} over more than {MAX_PAGES} pages")
+    raise RemoteMismatch(f"{registry} lists the history of {tag} over more than {MAX_PAGES} pages")
 
 
 async def _means(transport: Transport, registry: str, repository: Repository, tag: Tag) -> str:
@@ -228,7 +234,7 @@ async def _means(transport: Transport, registry: str, repository: Repository, ta
         return ""
 
 
-async def _not_in(client: LedgerClient, followed: Followed, said: Iterable[Said]) -> dict[int, str]:
+async def _not_in(client: LedgerClient, followed: LedgerCheck, said: Iterable[EntryAt]) -> dict[int, str]:
     """Which of the entries are not in the tree, and why."""
     if followed.head is None:
         raise AssertionError("nothing to prove it by")

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
-from boltseal.client.transport import Call, Reply, Transport
-from boltseal.ledger.entry import MAX_ENTRY_BYTES, Kind
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
+from boltseal.client.transport import RegistryRequest, RegistryResponse, Transport
+from boltseal.ledger.entry import MAX_ENTRY_BYTES, EntryKind
 from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
@@ -65,7 +65,7 @@ class LedgerClient:
         try:
             return [base64.b64decode(one, validate=True) for one in decode(reply.body, _Rotations).receipts]
         except ValueError as error:  # msgspec's are, too
-            raise RemoteLies(f"{self.registry}: the ledger's rotations can't be read") from error
+            raise RemoteMismatch(f"{self.registry}: the ledger's rotations can't be read") from error
 
     async def receipt(self, index: int, repository: Repository | None = None) -> bytes:
         """The proof of one entry, as it is shown. RemoteNotFound."""
@@ -73,7 +73,7 @@ class LedgerClient:
         return (await self._get(f"receipt/{index}", f"receipt {index}", MAX_RECEIPT_BYTES, scopes=scopes)).body
 
     async def tiles(self, wanted: Iterable[TileId], size: int) -> Tiles:
-        """These tiles of the tree over `size` entries, each as long as it must be. RemoteLies, RemoteNotFound."""
+        """These tiles of the tree over `size` entries, each as long as it must be. RemoteMismatch, RemoteNotFound."""
         places = sorted(set(wanted))
         read = await asyncio.gather(*(self._tile(place) for place in places), return_exceptions=True)
         for one in read:
@@ -98,15 +98,15 @@ class LedgerClient:
         return [prove(path, tiles.node) for path in wanted]
 
     async def bundle(self, at: BundleId) -> tuple[bytes, ...]:
-        """Entries, as they stand in one bundle. RemoteLies, RemoteDenied without the right `ledger`."""
+        """Entries, as they stand in one bundle. RemoteMismatch, RemoteDenied without the right `ledger`."""
         reply = await self._get(at.path(), f"entries {at.path()}", at.width * (MAX_ENTRY_BYTES + _HEAD_BYTES))
         try:
             return parse_bundle(reply.body, at.width)
         except TileInvalid as error:
-            raise RemoteLies(f"{self.registry}: {at.path()}: {error.message}") from error
+            raise RemoteMismatch(f"{self.registry}: {at.path()}: {error.message}") from error
 
     async def entries(self, start: int, end: int) -> list[bytes]:
-        """The entries [start, end). RemoteLies, RemoteNotFound, RemoteDenied without the right `ledger`."""
+        """The entries [start, end). RemoteMismatch, RemoteNotFound, RemoteDenied without the right `ledger`."""
         found: list[bytes] = []
         for index in range(start // WIDTH, -(-end // WIDTH)):
             first = index * WIDTH
@@ -115,7 +115,7 @@ class LedgerClient:
         return found
 
     async def history(
-        self, repository: Repository, tag: Tag | None = None, *, kinds: Collection[Kind] = ()
+        self, repository: Repository, tag: Tag | None = None, *, kinds: Collection[EntryKind] = ()
     ) -> AsyncIterator[tuple[int, bytes]]:
         """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound.
 
@@ -150,22 +150,22 @@ class LedgerClient:
             path = f"{base}?n={PAGE}{only}" + ("" if after < 0 else f"&after={after}")
             scopes = frozenset({f"repository:{repository}:pull"})
             reply = await self._transport.request(
-                Call(self.registry, "GET", path, what, scopes), max_bytes=MAX_PAGE_BYTES
+                RegistryRequest(self.registry, "GET", path, what, scopes), max_bytes=MAX_PAGE_BYTES
             )
             for one in self._page(reply, what).entries:
                 if one.index <= after:
-                    raise RemoteLies(f"{self.registry}: {what} lists entry {one.index} behind entry {after}")
+                    raise RemoteMismatch(f"{self.registry}: {what} lists entry {one.index} behind entry {after}")
                 after = one.index
                 yield one.index, one.line.encode("utf-8", errors="surrogatepass")
             if 'rel="next"' not in reply.headers.get("link", ""):
                 return
-        raise RemoteLies(f"{self.registry} lists {what} over more than {MAX_PAGES} pages")
+        raise RemoteMismatch(f"{self.registry} lists {what} over more than {MAX_PAGES} pages")
 
-    def _page(self, reply: Reply, what: str) -> _Page:
+    def _page(self, reply: RegistryResponse, what: str) -> _Page:
         try:
             return decode(reply.body, _Page)
         except ValueError as error:
-            raise RemoteLies(f"{self.registry}: {what} can't be read") from error
+            raise RemoteMismatch(f"{self.registry}: {what} can't be read") from error
 
     async def _tile(self, at: TileId) -> bytes:
         async with self._at_once:
@@ -174,13 +174,15 @@ class LedgerClient:
             except RemoteNotFound as error:  # it signed a head over these hashes
                 raise RemoteUnavailable(f"{self.registry} does not show {at.path()} of its ledger") from error
         if len(data) != at.width * HASH_BYTES:
-            raise RemoteLies(f"{self.registry}: {at.path()} has {len(data)} bytes; expected {at.width * HASH_BYTES}")
+            raise RemoteMismatch(
+                f"{self.registry}: {at.path()} has {len(data)} bytes; expected {at.width * HASH_BYTES}"
+            )
         return data
 
     async def _get(
         self, path: str, what: str, max_bytes: int, *, patient: bool = True, scopes: frozenset[str] = frozenset()
-    ) -> Reply:
-        call = Call(self.registry, "GET", f"{self._prefix}{path}", what, scopes, idempotent=patient)
+    ) -> RegistryResponse:
+        call = RegistryRequest(self.registry, "GET", f"{self._prefix}{path}", what, scopes, idempotent=patient)
         return await self._transport.request(call, max_bytes=max_bytes)
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.transport import Call, Transport
-from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, Kind, parse
+from boltseal.client.transport import RegistryRequest, Transport
+from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, parse
 from boltseal.oci.jsontext import decode
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class _Taken(msgspec.Struct):
 
 async def record(
     transport: Transport,
-    kind: Kind,
+    kind: EntryKind,
     reference: Reference,
     digest: Digest,
     extra: Mapping[str, str],
@@ -50,7 +50,7 @@ async def record(
     if reference.tag is not None:
         said["tag"] = str(reference.tag)
     what = f"record of {reference}"
-    call = Call(
+    call = RegistryRequest(
         reference.registry,
         "POST",
         f"/v2/{reference.repository}/_boltseal/records",
@@ -67,11 +67,11 @@ async def record(
     try:
         return decode(reply.body, _Taken).index
     except msgspec.MsgspecError as error:
-        raise RemoteLies(f"{reference.registry}: its answer to the {what} can't be read") from error
+        raise RemoteMismatch(f"{reference.registry}: its answer to the {what} can't be read") from error
 
 
 async def records(transport: Transport, registry: str, repository: Repository) -> list[tuple[int, Entry]]:
-    """What was said of a repository's images, the oldest first, by index. NoRecords, RemoteLies, RemoteDenied, ...
+    """What was said of a repository's images, the oldest first, by index. NoRecords, RemoteMismatch, RemoteDenied, ...
 
     Nothing of it is proven to be in the signed tree; `client.history` does that.
     """
@@ -80,17 +80,19 @@ async def records(transport: Transport, registry: str, repository: Repository) -
         async for index, line in LedgerClient(transport, registry).records(repository):
             entry = parse(line)
             if entry.kind not in RECORDS or entry.repository != repository:
-                raise RemoteLies(f"{registry}: entry {index} is no record of {repository}")
+                raise RemoteMismatch(f"{registry}: entry {index} is no record of {repository}")
             found.append((index, entry))
     except RemoteNotFound as error:
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
     except EntryInvalid as error:
-        raise RemoteLies(f"{registry}: a record of {repository} can't be read: {error.message}") from error
+        raise RemoteMismatch(f"{registry}: a record of {repository} can't be read: {error.message}") from error
     return found
 
 
-async def listed(transport: Transport, registry: str, repository: Repository, kinds: Collection[Kind]) -> list[Entry]:
-    """The entries of these kinds about a repository, the oldest first. RemoteNotFound, RemoteLies, RemoteDenied, ...
+async def listed(
+    transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
+) -> list[Entry]:
+    """The entries of these kinds about a repository, the oldest first. RemoteNotFound, RemoteMismatch, RemoteDenied, ...
 
     Nothing of it is proven to be in the signed tree; `client.history` does that.
     """
@@ -98,7 +100,9 @@ async def listed(transport: Transport, registry: str, repository: Repository, ki
     return _of(registry, repository, kinds, [one async for one in client.history(repository, kinds=kinds)])
 
 
-async def observed(transport: Transport, registry: str, repository: Repository, kinds: Collection[Kind]) -> list[Entry]:
+async def observed(
+    transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
+) -> list[Entry]:
     """The observations of these kinds of a mirrored repository, likewise; none where nothing is observed."""
     try:
         lines = [one async for one in LedgerClient(transport, registry).observed(repository)]
@@ -108,16 +112,16 @@ async def observed(transport: Transport, registry: str, repository: Repository, 
 
 
 def _of(
-    registry: str, repository: Repository, kinds: Collection[Kind], lines: Iterable[tuple[int, bytes]]
+    registry: str, repository: Repository, kinds: Collection[EntryKind], lines: Iterable[tuple[int, bytes]]
 ) -> list[Entry]:
     found: list[Entry] = []
     for index, line in lines:
         try:
             entry = parse(line)
         except EntryInvalid as error:
-            raise RemoteLies(f"{registry}: entry {index} of {repository} can't be read: {error.message}") from error
+            raise RemoteMismatch(f"{registry}: entry {index} of {repository} can't be read: {error.message}") from error
         if entry.repository != repository:
-            raise RemoteLies(f"{registry}: entry {index} is not about {repository}")
+            raise RemoteMismatch(f"{registry}: entry {index} is not about {repository}")
         if entry.kind in kinds:
             found.append(entry)
     return found

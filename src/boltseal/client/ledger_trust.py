@@ -24,16 +24,16 @@ from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.state import FIRST_USE, GIVEN, ClientState, Known, StateChanged, StateUnusable
+from boltseal.client.state import FIRST_USE, GIVEN, ClientState, KnownLedger, StateChanged, StateUnusable
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable, quote
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.follow import (
     Fault,
-    Head,
     LedgerBroken,
     Rotated,
     Trusted,
+    TrustedCheckpoint,
     check_extension,
     compare_heads,
     first_head,
@@ -64,7 +64,7 @@ class KeyStands(Precondition):
     """Another key is trusted for this registry already."""
 
 
-class Status(StrEnum):
+class TrustStatus(StrEnum):
     """What was found. NOT_SEEN: nothing is known and nothing was shown, for whatever reason; it is asked again next time."""
 
     NO_LEDGER = "no ledger"
@@ -76,15 +76,15 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class LedgerCheck:
     """How it stands with a registry's ledger. `head`: what it shows now; `given`: under a key that somebody gave.
 
     `unkept`: why it could not be remembered, "" when it is. `named`: the key that signs, by what a project's lock says.
     """
 
     registry: str
-    status: Status
-    head: Head | None = None
+    status: TrustStatus
+    head: TrustedCheckpoint | None = None
     unkept: str = ""
     named: VerifierKey | None = None
 
@@ -114,7 +114,7 @@ class LedgerWatch:
         self._clock = clock
         self._strict = strict
 
-    async def follow(self, registry: str, named: VerifierKey | None = None) -> Followed:
+    async def follow(self, registry: str, named: VerifierKey | None = None) -> LedgerCheck:
         """Compare. `named`: the key that a project's lock names. LedgerBroken, LedgerUnchecked, NotTrusted, KeyDiffers, StateUnusable."""
         for tried in range(TRIES):
             known = self._state.known(registry)
@@ -126,12 +126,12 @@ class LedgerWatch:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _first(self, registry: str, named: VerifierKey | None) -> Followed:
+    async def _first(self, registry: str, named: VerifierKey | None) -> LedgerCheck:
         # 1
         now_s = self._clock()
         none_s = self._state.without_ledger_s(registry)
         if named is None and none_s is not None and 0 <= now_s - none_s < REMEMBERED_S:
-            return Followed(registry, Status.NO_LEDGER)
+            return LedgerCheck(registry, TrustStatus.NO_LEDGER)
         # 2
         try:
             head = first_head(await LedgerClient(self._transport, registry).checkpoint(patient=False))
@@ -139,22 +139,22 @@ class LedgerWatch:
             try:
                 self._state.keep_without_ledger(registry, now_s)
             except StateUnusable as error:
-                return Followed(registry, Status.NO_LEDGER, unkept=error.message)
-            return Followed(registry, Status.NO_LEDGER)
+                return LedgerCheck(registry, TrustStatus.NO_LEDGER, unkept=error.message)
+            return LedgerCheck(registry, TrustStatus.NO_LEDGER)
         except BoltsealError:
-            return Followed(registry, Status.NOT_SEEN)
+            return LedgerCheck(registry, TrustStatus.NOT_SEEN)
         # 3
         if self._strict:
             raise _not_trusted(registry, named)
         try:
-            self._state.keep(Known(registry, head.trusted, FIRST_USE, now_s, head), None)
+            self._state.keep(KnownLedger(registry, head.trusted, FIRST_USE, now_s, head), None)
         except StateChanged:
             raise
         except StateUnusable as error:
-            return Followed(registry, Status.FIRST_USE, head, error.message)
-        return Followed(registry, Status.FIRST_USE, head)
+            return LedgerCheck(registry, TrustStatus.FIRST_USE, head, error.message)
+        return LedgerCheck(registry, TrustStatus.FIRST_USE, head)
 
-    async def _again(self, known: Known, named: VerifierKey | None) -> Followed:
+    async def _again(self, known: KnownLedger, named: VerifierKey | None) -> LedgerCheck:
         registry = known.registry
         if self._strict and known.trusted.key is None:
             raise _not_trusted(registry, named)
@@ -180,11 +180,11 @@ class LedgerWatch:
             head = replace(head, trusted=replace(head.trusted, key=None))
         seen = known.head
         if seen is not None and (seen.checkpoint, seen.trusted) == (head.checkpoint, head.trusted):
-            return Followed(registry, Status.UNCHANGED, head)
-        self._state.keep(Known(registry, head.trusted, known.how, known.since_s, head), known)
-        return Followed(registry, Status.ROTATED if rotated else Status.GROWN, head)
+            return LedgerCheck(registry, TrustStatus.UNCHANGED, head)
+        self._state.keep(KnownLedger(registry, head.trusted, known.how, known.since_s, head), known)
+        return LedgerCheck(registry, TrustStatus.ROTATED if rotated else TrustStatus.GROWN, head)
 
-    async def _as_named(self, found: Followed, named: VerifierKey) -> Followed:
+    async def _as_named(self, found: LedgerCheck, named: VerifierKey) -> LedgerCheck:
         """Hold what was found against the key that a lock names."""
         if found.head is None:
             raise LedgerUnchecked(
@@ -197,7 +197,7 @@ class LedgerWatch:
         try:
             head, rotated = await _signed(client, trusted, shown)
             if rotated:
-                await _goes_on(client, Known(found.registry, trusted, GIVEN, 0, None), head, rotated, shown)
+                await _goes_on(client, KnownLedger(found.registry, trusted, GIVEN, 0, None), head, rotated, shown)
         except LedgerBroken as broken:
             raise KeyDiffers(
                 f"the project's lock names the key {named} for the ledger of {found.registry}, which shows the ledger "
@@ -211,7 +211,7 @@ class LedgerWatch:
             ) from error
         return replace(found, named=head.trusted.key)
 
-    def _with_evidence(self, known: Known, shown: _Shown, broken: LedgerBroken) -> LedgerBroken:
+    def _with_evidence(self, known: KnownLedger, shown: _Shown, broken: LedgerBroken) -> LedgerBroken:
         files = {"now.checkpoint": shown.checkpoint, "fault.txt": f"{broken.fault}: {broken.message}\n".encode()}
         if known.head is not None:
             files["before.checkpoint"] = known.head.raw
@@ -227,7 +227,9 @@ class LedgerWatch:
         return LedgerBroken(broken.fault, f"{known.registry} is not to be believed: {broken.message}; {where}")
 
 
-async def _signed(client: LedgerClient, trusted: Trusted, shown: _Shown) -> tuple[Head, tuple[Rotated, ...]]:
+async def _signed(
+    client: LedgerClient, trusted: Trusted, shown: _Shown
+) -> tuple[TrustedCheckpoint, tuple[Rotated, ...]]:
     head = read_head(shown.checkpoint, trusted)
     if head is not None:
         return head, ()
@@ -236,7 +238,9 @@ async def _signed(client: LedgerClient, trusted: Trusted, shown: _Shown) -> tupl
     return follow_rotations(shown.checkpoint, trusted, shown.receipts)
 
 
-async def _goes_on(client: LedgerClient, known: Known, head: Head, rotated: tuple[Rotated, ...], shown: _Shown) -> None:
+async def _goes_on(
+    client: LedgerClient, known: KnownLedger, head: TrustedCheckpoint, rotated: tuple[Rotated, ...], shown: _Shown
+) -> None:
     seen = Checkpoint(head.checkpoint.origin, 0, EMPTY_ROOT) if known.head is None else known.head.checkpoint
     now = head.checkpoint
     compare_heads(seen, now)
@@ -251,7 +255,7 @@ async def _goes_on(client: LedgerClient, known: Known, head: Head, rotated: tupl
     check_extension(seen, now, shown.proof, {one: included[one.index] for one in rotated})
 
 
-def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *, replace: bool = False) -> Known:
+def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *, replace: bool = False) -> KnownLedger:
     """Trust a key that somebody was given. KeyStands, LedgerBroken, StateUnusable.
 
     A checkpoint that was seen before stays if this key has signed it.
@@ -269,7 +273,7 @@ def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *,
     if head is not None:
         try:
             open_checkpoint(head.raw, key)
-            head = Head(trusted, head.checkpoint, head.raw)
+            head = TrustedCheckpoint(trusted, head.checkpoint, head.raw)
         except Invalid as error:
             if not replace:
                 raise LedgerBroken(
@@ -279,7 +283,7 @@ def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *,
                 ) from error
             state.keep_evidence(registry, {"replaced.checkpoint": head.raw, "new.key": f"{key}\n".encode()})
             head = None
-    new = Known(registry, trusted, GIVEN, now_s, head)
+    new = KnownLedger(registry, trusted, GIVEN, now_s, head)
     state.keep(new, known)
     return new
 

@@ -14,7 +14,7 @@ _VALUE = re.compile(r"\s*([0-9]{1,9})\s*(?:;\s*w\s*=\s*([0-9]{1,9})\s*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Quota:
+class PullLimit:
     """Pulls left of those allowed in a window. `source`: the address or account that is counted, "" if not said."""
 
     limit: int
@@ -33,14 +33,14 @@ class PullsLeft:
     remaining: int | None
 
 
-def parse_quota(headers: Mapping[str, str]) -> Quota | None:
+def parse_quota(headers: Mapping[str, str]) -> PullLimit | None:
     """The quota that an answer's headers (names in lower case) speak of, or None."""
     limit = _VALUE.fullmatch(headers.get("ratelimit-limit", ""))
     remaining = _VALUE.fullmatch(headers.get("ratelimit-remaining", ""))
     if limit is None or remaining is None:
         return None
     window_s = int(remaining[2] or limit[2] or 0)
-    return Quota(int(limit[1]), int(remaining[1]), window_s, headers.get("docker-ratelimit-source", "")[:100])
+    return PullLimit(int(limit[1]), int(remaining[1]), window_s, headers.get("docker-ratelimit-source", "")[:100])
 
 
 def parse_retry_after(value: str | None, now_s: float) -> float | None:

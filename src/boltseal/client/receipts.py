@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.history import Follow, read_history
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.ledger_trust import Followed, LedgerUnchecked
+from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked
 from boltseal.client.transport import Transport
 from boltseal.errors import Invalid, Precondition
 from boltseal.ledger.checkpoint import SignedCheckpoint
@@ -22,8 +22,8 @@ class HistoryBroken(Precondition):
 
 async def fetch_receipt(
     transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
-) -> tuple[bytes, VerifiedReceipt, Followed]:
-    """The receipt of the entry by which a tag means what it means. RemoteNotFound, HistoryBroken, RemoteLies, ...
+) -> tuple[bytes, VerifiedReceipt, LedgerCheck]:
+    """The receipt of the entry by which a tag means what it means. RemoteNotFound, HistoryBroken, RemoteMismatch, ...
 
     1. The tag's history holds together, is in the ledger, and ends with what the tag means.
     2. The receipt of the last entry that changed it proves that entry, under the trusted key where one was given.
@@ -47,9 +47,11 @@ async def fetch_receipt(
         key = head.trusted.key
         opened = _open_unsigned(raw) if key is None else open_receipt(raw, key)
     except Invalid as error:
-        raise RemoteLies(f"{registry}: the receipt of entry {wanted.index} does not hold: {error.message}") from error
+        raise RemoteMismatch(
+            f"{registry}: the receipt of entry {wanted.index} does not hold: {error.message}"
+        ) from error
     if (opened.index, opened.entry) != (wanted.index, wanted.entry):
-        raise RemoteLies(f"{registry}: the receipt of entry {wanted.index} is of another entry")
+        raise RemoteMismatch(f"{registry}: the receipt of entry {wanted.index} is of another entry")
     return raw, opened, found.followed
 
 

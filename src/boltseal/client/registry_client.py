@@ -19,10 +19,10 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from boltseal.client.background_hash import RunningHash
-from boltseal.client.errors import RemoteLies, RemoteUnavailable
+from boltseal.client.background_hash import BackgroundHash
+from boltseal.client.errors import RemoteMismatch, RemoteUnavailable
 from boltseal.client.hosts import api_host
-from boltseal.client.transport import Call, Pace, Reply, Transport
+from boltseal.client.transport import MinimumRate, RegistryRequest, RegistryResponse, Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
@@ -93,13 +93,13 @@ class RegistryClient:
             )
         digest = reference if said is None and isinstance(reference, Digest) else self._digest(said or "", what)
         if isinstance(reference, Digest) and digest != reference:
-            raise RemoteLies(f"{self.registry} was asked for {reference} and answers with {digest}")
+            raise RemoteMismatch(f"{self.registry} was asked for {reference} and answers with {digest}")
         media_type = parse_content_type(reply.headers.get("content-type")) or ""
         length = reply.headers.get("content-length", "")
         return Resolved(digest, media_type, int(length) if length.isdecimal() else -1)
 
     async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
-        """A manifest by its digest, verified and parsed. RemoteNotFound, RemoteLies."""
+        """A manifest by its digest, verified and parsed. RemoteNotFound, RemoteMismatch."""
         what = _what(repository, digest)
         reply = await self._transport.request(
             self._call("GET", repository, f"manifests/{digest}", what, headers={"accept": _ACCEPT}),
@@ -107,18 +107,18 @@ class RegistryClient:
         )
         found = Digest.of(reply.body, digest.algorithm)
         if found != digest:
-            raise RemoteLies(f"{self.registry} answered {what} with bytes of digest {found}: not used")
+            raise RemoteMismatch(f"{self.registry} answered {what} with bytes of digest {found}: not used")
         try:
             return parse_manifest(reply.body, reply.headers.get("content-type"))
         except ManifestInvalid as error:
-            raise RemoteLies(f"{self.registry}: {what} can't be read: {error.message}") from error
+            raise RemoteMismatch(f"{self.registry}: {what} can't be read: {error.message}") from error
 
     async def blob(self, repository: Repository, digest: Digest, size: int) -> AsyncIterator[bytes]:
-        """The bytes of a blob, verified as they pass: the last piece comes only if all of it holds. RemoteLies.
+        """The bytes of a blob, verified as they pass: the last piece comes only if all of it holds. RemoteMismatch.
 
         A connection that breaks is taken up where it broke, a few times.
         """
-        running, received, held = RunningHash(digest), 0, b""
+        running, received, held = BackgroundHash(digest), 0, b""
         what = f"blob {digest.short} of {repository}"
         for resumed in range(RESUMES + 1):
             try:
@@ -126,7 +126,9 @@ class RegistryClient:
                     async for piece in pieces:
                         received += len(piece)
                         if received > size:
-                            raise RemoteLies(f"{self.registry} sends more than the {size} bytes of {what}: not used")
+                            raise RemoteMismatch(
+                                f"{self.registry} sends more than the {size} bytes of {what}: not used"
+                            )
                         await running.update(piece)
                         if held:
                             yield held
@@ -139,7 +141,7 @@ class RegistryClient:
                 continue
             break
         if received != size or not await running.holds():
-            raise RemoteLies(
+            raise RemoteMismatch(
                 f"{self.registry}: {what} is not what its digest says ({received} of {size} bytes): not used"
             )
         if held:
@@ -154,7 +156,7 @@ class RegistryClient:
     async def arriving_blob(
         self, repository: Repository, digest: Digest, start: int = 0, what: str = ""
     ) -> AsyncIterator[Arriving]:
-        """A blob from `start` on while it arrives, compared with nothing. RemoteNotFound, RemoteLies, RemoteUnavailable."""
+        """A blob from `start` on while it arrives, compared with nothing. RemoteNotFound, RemoteMismatch, RemoteUnavailable."""
         what = what or f"blob {digest.short} of {repository}"
         headers = {"range": f"bytes={start}-"} if start else {}
         ok = frozenset({200, 206, 416}) if start else frozenset({200})
@@ -162,7 +164,7 @@ class RegistryClient:
             self._call("GET", repository, f"blobs/{digest}", what, headers=headers, ok=ok)
         ) as response:
             if response.status_code == 416:
-                raise RemoteLies(f"{self.registry}: {what} ends after {start} bytes: not used")
+                raise RemoteMismatch(f"{self.registry}: {what} ends after {start} bytes: not used")
             skip = start if response.status_code == 200 else 0  # a registry without ranges begins again
             length = response.headers.get("content-length", "")
             size = int(length) + start - skip if length.isdecimal() else None  # of a part, or of the whole
@@ -179,7 +181,7 @@ class RegistryClient:
         """Every tag of a repository, in the registry's order, over all pages. RemoteNotFound."""
         path = f"/v2/{repository}/tags/list?n=1000"
         for _ in range(MAX_PAGES):
-            call = Call(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
+            call = RegistryRequest(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
             reply = await self._transport.request(call)
             for name in self._decode(reply, _Tags, f"tags of {repository}").tags or ():
                 yield self._tag(name, repository)
@@ -187,7 +189,7 @@ class RegistryClient:
             if following is None or following == path:
                 return
             path = following
-        raise RemoteLies(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
+        raise RemoteMismatch(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
 
     async def last_event(self, repository: Repository, tag: Tag) -> LastEvent | None:
         """What the registry says happened to a tag last; None where it keeps no history, or says nothing readable.
@@ -195,7 +197,7 @@ class RegistryClient:
         The tag-history extension of the distribution spec (PR #606, experimental); the newest event comes first.
         """
         path = f"/v2/{repository}/_oci/tag-history/{tag}?n=1"
-        call = Call(self.registry, "GET", path, f"history of {tag}", _pull(repository))
+        call = RegistryRequest(self.registry, "GET", path, f"history of {tag}", _pull(repository))
         try:
             reply = await self._transport.request(call)
             (event,) = parse_manifest(reply.body, OCI_INDEX).manifests[:1]
@@ -217,8 +219,8 @@ class RegistryClient:
             if path is None:
                 return tuple(found)
             if size > MAX_LIST_BYTES:
-                raise RemoteLies(f"{self.registry} lists the {what} in more than {MAX_LIST_BYTES} bytes")
-            call = Call(self.registry, "GET", path, what, _pull(repository), ok=_NO_REFERRERS | {200})
+                raise RemoteMismatch(f"{self.registry} lists the {what} in more than {MAX_LIST_BYTES} bytes")
+            call = RegistryRequest(self.registry, "GET", path, what, _pull(repository), ok=_NO_REFERRERS | {200})
             reply = await self._transport.request(call)
             if reply.status != 200:
                 return await self._fallback(repository, digest, what)
@@ -226,9 +228,9 @@ class RegistryClient:
             try:
                 found += parse_manifest(reply.body, OCI_INDEX).manifests
             except ManifestInvalid as error:
-                raise RemoteLies(f"{self.registry}: {what} can't be read: {error.message}") from error
+                raise RemoteMismatch(f"{self.registry}: {what} can't be read: {error.message}") from error
             path = _next_page(reply.headers.get("link", ""), path)
-        raise RemoteLies(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
+        raise RemoteMismatch(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
 
     async def _fallback(self, repository: Repository, digest: Digest, what: str) -> tuple[Descriptor, ...]:
         """What the tag lists that stands in for the referrers API (distribution-spec, "Referrers Tag Schema")."""
@@ -265,7 +267,7 @@ class RegistryClient:
         digest = Digest.of(manifest.raw, reference.algorithm if isinstance(reference, Digest) else "sha256")
         said = reply.headers.get("docker-content-digest")
         if said is not None and said != str(digest):
-            raise RemoteLies(f"{self.registry} took {what} but calls it {said[:200]} instead of {digest}")
+            raise RemoteMismatch(f"{self.registry} took {what} but calls it {said[:200]} instead of {digest}")
         if manifest.subject is not None and "oci-subject" not in reply.headers:
             await self._list_referrer(repository, manifest.subject.digest, manifest, digest)
         return digest
@@ -300,7 +302,7 @@ class RegistryClient:
         what = f"blob {digest.short} of {repository}"
         query = f"?mount={digest}&from={quote_path(mount_from, safe='')}" if mount_from else ""
         scopes = _push(repository) | (_pull(mount_from) if mount_from else frozenset())
-        start = Call(
+        start = RegistryRequest(
             self.registry,
             "POST",
             f"/v2/{repository}/blobs/uploads/{query}",
@@ -314,7 +316,7 @@ class RegistryClient:
             return True
         location = self._location(reply, start.path, what)
         joint = "&" if "?" in location else "?"
-        finish = Call(
+        finish = RegistryRequest(
             self.registry,
             "PUT",
             f"{location}{joint}digest={digest}",
@@ -338,29 +340,31 @@ class RegistryClient:
         headers: dict[str, str] | None = None,
         body: bytes | None = None,
         ok: frozenset[int] = frozenset({200}),
-    ) -> Call:
+    ) -> RegistryRequest:
         scopes = _pull(repository) if method in ("GET", "HEAD") else _push(repository)
-        return Call(self.registry, method, f"/v2/{repository}/{rest}", what, scopes, headers or {}, body, ok)
+        return RegistryRequest(self.registry, method, f"/v2/{repository}/{rest}", what, scopes, headers or {}, body, ok)
 
     def _digest(self, text: str, what: str) -> Digest:
         try:
             return Digest.parse(text)
         except DigestInvalid as error:
-            raise RemoteLies(f"{self.registry}: {what} has a digest that can't be read") from error
+            raise RemoteMismatch(f"{self.registry}: {what} has a digest that can't be read") from error
 
     def _tag(self, name: str, repository: Repository) -> Tag:
         try:
             return Tag(name)
         except TagInvalid as error:
-            raise RemoteLies(f"{self.registry} lists a tag of {repository} that is none: {error.message}") from error
+            raise RemoteMismatch(
+                f"{self.registry} lists a tag of {repository} that is none: {error.message}"
+            ) from error
 
-    def _decode(self, reply: Reply, kind: type[_Tags], what: str) -> _Tags:
+    def _decode(self, reply: RegistryResponse, kind: type[_Tags], what: str) -> _Tags:
         try:
             return decode(reply.body, kind)
         except ValueError as error:
-            raise RemoteLies(f"{self.registry}: {what} can't be read") from error
+            raise RemoteMismatch(f"{self.registry}: {what} can't be read") from error
 
-    def _location(self, reply: Reply, asked: str, what: str) -> str:
+    def _location(self, reply: RegistryResponse, asked: str, what: str) -> str:
         """The path of an upload session; a session at another host is refused, our login is not for it."""
         location = reply.headers.get("location", "")
         parts = urlsplit(location)
@@ -370,7 +374,7 @@ class RegistryClient:
         return path + (f"?{parts.query}" if parts.query else "")
 
 
-async def _gathered(arriving: AsyncIterator[bytes], skip: int, pace: Pace, what: str) -> AsyncGenerator[bytes]:
+async def _gathered(arriving: AsyncIterator[bytes], skip: int, pace: MinimumRate, what: str) -> AsyncGenerator[bytes]:
     """What arrives, behind the first `skip` bytes, in pieces worth their price: what arrives may be small.
 
     What comes slowly is not waited for: somebody may be waiting for the first byte. What comes more slowly than `pace` is

@@ -31,7 +31,7 @@ class LoginNotSent(RemoteUnauthenticated):
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class SsrfGuard:
     """`home`: the registry's own host and port. `allowed`: host names, in lower case, that may be anywhere."""
 
     home: tuple[str, int]
@@ -74,7 +74,7 @@ class Reach:
 
 
 class NoNeighbour:
-    """What holds where nobody set a `Reach`: whoever runs a verb may ask any registry, in networks of their own too, and
+    """What holds where nobody set a `SsrfGuard`: whoever runs a verb may ask any registry, in networks of their own too, and
     those may keep their blobs anywhere in there; but no registry has an address that is good on one wire only (link-local).
     The metadata services of clouds do, and hand out the machine's own rights to whoever is sent there.
     """

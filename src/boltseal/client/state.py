@@ -38,7 +38,7 @@ import msgspec
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
-from boltseal.ledger.follow import Head, Trusted
+from boltseal.ledger.follow import Trusted, TrustedCheckpoint
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
 
 FORMAT: Final = 1
@@ -65,14 +65,14 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     since_s: int
 
 
-class Known(msgspec.Struct, frozen=True):
+class KnownLedger(msgspec.Struct, frozen=True):
     """What is known of one registry's ledger. `head`: the newest that was seen, None where none was."""
 
     registry: str
     trusted: Trusted
     how: str
     since_s: int
-    head: Head | None
+    head: TrustedCheckpoint | None
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ class ClientState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def known(self, registry: str) -> Known | None:
+    def known(self, registry: str) -> KnownLedger | None:
         """What is known of a registry's ledger, None where nothing is. StateUnusable."""
         self.check_format()
         raw = self._read(self._trust(registry))
@@ -107,13 +107,13 @@ class ClientState:
             note = self._read(self._note(registry))
             head = None
             if note is not None:
-                head = Head(trusted, parse_checkpoint_unverified(parse_note_unverified(note).text), note)
+                head = TrustedCheckpoint(trusted, parse_checkpoint_unverified(parse_note_unverified(note).text), note)
         except (msgspec.MsgspecError, ValueError, Invalid) as error:
             reason = error.message if isinstance(error, BoltsealError) else error
             raise StateUnusable(f"{self._trust(registry)} or its checkpoint can't be read: {reason}") from error
-        return Known(registry, trusted, record.how, record.since_s, head)
+        return KnownLedger(registry, trusted, record.how, record.since_s, head)
 
-    def all(self) -> list[Known]:
+    def all(self) -> list[KnownLedger]:
         """Every registry of which something is known, by name. StateUnusable."""
         self.check_format()
         try:
@@ -122,7 +122,7 @@ class ClientState:
             raise StateUnusable(f"{self.folder} can't be read: {error.strerror}") from error
         return [found for name in names if (found := self.known(unquote_name(name))) is not None]
 
-    def keep(self, known: Known, instead_of: Known | None) -> None:
+    def keep(self, known: KnownLedger, instead_of: KnownLedger | None) -> None:
         """Write what is known now, if what was read before still stands there. StateChanged, StateUnusable."""
         with self.writing():
             if self.known(known.registry) != instead_of:

@@ -49,11 +49,11 @@ _SCHEMA: Final = {
 }
 
 
-class WatchedBroken(StateUnusable):
+class ObservationsCorrupt(StateUnusable):
     """The log is not what was written. What it says is not used."""
 
 
-class Meant(NamedTuple):
+class ObservedInterval(NamedTuple):
     """What a tag meant for a while; `digest` None: the registry said that there is no such tag.
 
     `first_seen_us`, `last_seen_us`: when it was first and last found to hold, in microseconds since the epoch; it may have
@@ -67,15 +67,15 @@ class Meant(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Saw:
+class Observation:
     """What one look at a tag means beside the looks before. `was`: the meaning before, None at the first look.
 
     `last`: the digest that it had last before, also where it was gone since; None for none.
     """
 
     reference: Reference
-    was: Meant | None
-    now: Meant
+    was: ObservedInterval | None
+    now: ObservedInterval
     last: Digest | None = None
 
     @property
@@ -84,7 +84,7 @@ class Saw:
         return self.was is not None and self.was.line != self.now.line
 
 
-class Head(NamedTuple):
+class ChainHead(NamedTuple):
     """How many lines there are, and the chain's value at the last (b"" of none): whoever keeps it can tell a rewritten log."""
 
     size: int
@@ -94,7 +94,7 @@ class Head(NamedTuple):
         return f"{self.size}:{self.chain.hex()}"
 
     @classmethod
-    def parse(cls, text: str) -> Head:
+    def parse(cls, text: str) -> ChainHead:
         """Read what `str` wrote. Invalid."""
         size, _, chain = text.partition(":")
         try:
@@ -117,13 +117,13 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     until: int
 
 
-class Watched:
+class TagObservations:
     """The log of one state folder. Not for two threads at once; any number of processes. Use it in a `with`."""
 
     def __init__(self, state: ClientState) -> None:
         self._state = state
         self._database: sqlite3.Connection | None = None
-        self._walked = Head(0, b"")
+        self._walked = ChainHead(0, b"")
 
     def __enter__(self) -> Self:
         return self
@@ -138,22 +138,22 @@ class Watched:
         """The file."""
         return self._state.folder / "watch.db"
 
-    def past(self, reference: Reference) -> tuple[Meant, ...]:
-        """All that a tag has meant, the oldest first; nothing where it was never looked at. WatchedBroken, StateUnusable."""
+    def past(self, reference: Reference) -> tuple[ObservedInterval, ...]:
+        """All that a tag has meant, the oldest first; nothing where it was never looked at. ObservationsCorrupt, StateUnusable."""
         with self._told() as database:
             return () if database is None else tuple(_past(database, _key(reference)))
 
-    def head(self) -> Head:
-        """Where the log ends now. WatchedBroken, StateUnusable."""
+    def head(self) -> ChainHead:
+        """Where the log ends now. ObservationsCorrupt, StateUnusable."""
         with self._told():
             return self._walked
 
-    def goes_on_from(self, head: Head) -> bool:
-        """Whether the log still begins with the lines that it had when this was its head. WatchedBroken, StateUnusable."""
+    def goes_on_from(self, head: ChainHead) -> bool:
+        """Whether the log still begins with the lines that it had when this was its head. ObservationsCorrupt, StateUnusable."""
         with self._told() as database:
             return head.size == 0 or (database is not None and _chain_at(database, head.size) == head.chain)
 
-    def saw(self, reference: Reference, digest: Digest | None, now_us: int) -> Saw:
+    def saw(self, reference: Reference, digest: Digest | None, now_us: int) -> Observation:
         """Remember what a tag means now (None: no such tag). When it returns, it is on the disk. StateUnusable."""
         return self.saw_all([(reference, digest)], now_us)[0]
 
@@ -161,8 +161,8 @@ class Watched:
         self,
         looks: Iterable[tuple[Reference, Digest | None]],
         now_us: int,
-        before_commit: Callable[[list[Saw]], None] = lambda _: None,
-    ) -> list[Saw]:
+        before_commit: Callable[[list[Observation]], None] = lambda _: None,
+    ) -> list[Observation]:
         """As `saw`, for many, in one transaction. `before_commit` hears what will be remembered; if it fails, nothing is.
 
         So whoever has to be told of a move is told, or it is found again at the next look.
@@ -177,7 +177,9 @@ class Watched:
                 for reference, digest in looks:
                     key = _key(reference)
                     was, now, head = _look(database, head, key, digest, now_us)
-                    found.append(Saw(reference, was, now, None if was is None else _last_digest(database, key, was)))
+                    found.append(
+                        Observation(reference, was, now, None if was is None else _last_digest(database, key, was))
+                    )
                 before_commit(found)
             self._walked = head
         return found
@@ -208,8 +210,8 @@ class Watched:
         except (sqlite3.Error, OverflowError) as error:
             raise self._broken(str(error)) from error
 
-    def _broken(self, reason: str) -> WatchedBroken:
-        return WatchedBroken(
+    def _broken(self, reason: str) -> ObservationsCorrupt:
+        return ObservationsCorrupt(
             f"{self.path} is not what boltseal wrote: {reason}; nothing of it is used. Find out who changed it; moved "
             "away, a new one is begun at the next `boltseal watch`"
         )
@@ -272,12 +274,12 @@ class Watched:
                 raise self._broken(f"line {size} does not follow from those before it")
             if (parsed := _parse(line)) is None or (parsed.n, parsed.ref) != (n, ref):
                 raise self._broken(f"line {size} can't be read")
-        self._walked = Head(size, chain)
+        self._walked = ChainHead(size, chain)
 
 
 def _look(
-    database: sqlite3.Connection, head: Head, ref: str, digest: Digest | None, now_us: int
-) -> tuple[Meant | None, Meant, Head]:
+    database: sqlite3.Connection, head: ChainHead, ref: str, digest: Digest | None, now_us: int
+) -> tuple[ObservedInterval | None, ObservedInterval, ChainHead]:
     """The meaning before, the meaning now, and where the log ends then."""
     was = _newest(database, ref)
     if was is not None and was.digest == digest:
@@ -286,16 +288,16 @@ def _look(
         return was, was._replace(last_seen_us=last_seen_us), head
     size, until_us = head.size + 1, 0 if was is None else was.last_seen_us
     line = msgspec.json.encode(_Line(VERSION, size, now_us, ref, "" if digest is None else str(digest), until_us))
-    head = Head(size, sha256(head.chain + line).digest())
+    head = ChainHead(size, sha256(head.chain + line).digest())
     database.execute("INSERT INTO log VALUES (?, ?, ?, ?)", (size, ref, line, head.chain))
     if was is not None:
         database.execute("DELETE FROM seen WHERE n = ?", (was.line,))
     database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", (size, now_us))
-    return was, Meant(digest, now_us, now_us, size), head
+    return was, ObservedInterval(digest, now_us, now_us, size), head
 
 
-def _past(database: sqlite3.Connection, ref: str) -> list[Meant]:
-    found: list[Meant] = []
+def _past(database: sqlite3.Connection, ref: str) -> list[ObservedInterval]:
+    found: list[ObservedInterval] = []
     for (line,) in database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n", (ref,)):
         one = _trusted(line)
         if found:
@@ -306,13 +308,13 @@ def _past(database: sqlite3.Connection, ref: str) -> list[Meant]:
     return found
 
 
-def _last_digest(database: sqlite3.Connection, ref: str, was: Meant) -> Digest | None:
+def _last_digest(database: sqlite3.Connection, ref: str, was: ObservedInterval) -> Digest | None:
     if was.digest is not None:
         return was.digest
     return next((one.digest for one in reversed(_past(database, ref)) if one.digest and one.line < was.line), None)
 
 
-def _newest(database: sqlite3.Connection, ref: str) -> Meant | None:
+def _newest(database: sqlite3.Connection, ref: str) -> ObservedInterval | None:
     row = database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n DESC LIMIT 1", (ref,)).fetchone()
     if row is None:
         return None
@@ -320,15 +322,15 @@ def _newest(database: sqlite3.Connection, ref: str) -> Meant | None:
     return meant._replace(last_seen_us=_seen(database, meant))
 
 
-def _seen(database: sqlite3.Connection, meant: Meant) -> int:
+def _seen(database: sqlite3.Connection, meant: ObservedInterval) -> int:
     """When it was last found to hold: not covered by the chain until the tag moves, so never before its own line."""
     row = database.execute("SELECT at FROM seen WHERE n = ?", (meant.line,)).fetchone()
     seen_us = 0 if row is None else row[0]
     return max(meant.first_seen_us, seen_us) if seen_us <= MAX_TIME_US else meant.first_seen_us
 
 
-def _meant(line: _Line, last_seen_us: int) -> Meant:
-    return Meant(Digest.parse(line.digest) if line.digest else None, line.at, last_seen_us, line.n)
+def _meant(line: _Line, last_seen_us: int) -> ObservedInterval:
+    return ObservedInterval(Digest.parse(line.digest) if line.digest else None, line.at, last_seen_us, line.n)
 
 
 def _trusted(line: Any) -> _Line:

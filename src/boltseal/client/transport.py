@@ -38,13 +38,13 @@ import stamina
 from boltseal import __version__
 from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.credentials import Credentials, LoginSource
-from boltseal.client.errors import RemoteBusy, RemoteLies, RemoteUnavailable, from_status
+from boltseal.client.errors import RemoteBusy, RemoteMismatch, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
-from boltseal.client.pull_limit import PullsLeft, Quota, parse_quota, parse_retry_after
-from boltseal.client.ssrf_guard import AddressBlocked, NoNeighbour, Reach
+from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_quota, parse_retry_after
+from boltseal.client.ssrf_guard import AddressBlocked, NoNeighbour, SsrfGuard
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Invalid, Unavailable
-from boltseal.socket_backend import WireClient
+from boltseal.socket_backend import SocketClient
 
 MAX_REDIRECTS: Final = 5
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -63,7 +63,7 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MinimumRate:
     """How slowly a stream may come: what each `over_s` seconds of waiting must bring, on average."""
 
     bytes_per_s: int = SLOWEST_BYTES_PER_S
@@ -85,15 +85,15 @@ class TransportOptions:
     ca_file: Path | None = None
     timeout_s: float = 30.0
     whole_s: float = WHOLE_S
-    pace: Pace = Pace()
+    pace: MinimumRate = MinimumRate()
     attempts: int = 4
     patience_s: float = PATIENCE_S
     reason_s: float = 10.0
-    reach: Reach | None = None
+    reach: SsrfGuard | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RegistryRequest:
     """One request. `path` begins with `/v2/`; `what` is said in errors; `ok` are the statuses that are no error."""
 
     registry: str
@@ -108,7 +108,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RegistryResponse:
     """An answer that was read whole. Header names are in lower case."""
 
     status: int
@@ -130,7 +130,7 @@ class Transport:
         *,
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = WireClient(
+        self._http = SocketClient(
             verify=trusting(options.ca_file) if app is None else False,  # an application is reached by no network
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
@@ -147,14 +147,14 @@ class Transport:
         self._basic: set[str] = set()
         self._bearer: dict[str, Challenge] = {}
         self.tokens = TokenCache(self._http)
-        self.quotas: dict[str, Quota] = {}
+        self.quotas: dict[str, PullLimit] = {}
         self.pulls: dict[str, PullsLeft] = {}
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._http.aclose()
 
-    async def request(self, call: Call, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Reply:
+    async def request(self, call: RegistryRequest, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> RegistryResponse:
         """Ask and read the answer whole. Raises what `errors.from_status` makes of a status that is not in `call.ok`."""
         attempts = self._options.attempts if call.idempotent else 1
         async with self._in_time(call):
@@ -165,11 +165,11 @@ class Transport:
                         if response.status_code not in call.ok:
                             raise await self._failure(call, response)
                         body = await _read(call, response, max_bytes)
-                        return Reply(response.status_code, dict(response.headers), body)
+                        return RegistryResponse(response.status_code, dict(response.headers), body)
         raise AssertionError("stamina returns or raises")
 
     @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator[httpx2.Response]:
+    async def stream(self, call: RegistryRequest) -> AsyncIterator[httpx2.Response]:
         """Ask and hand out the answer while it arrives. Only getting an answer is tried again, not its body."""
         async with AsyncExitStack() as stack:
             async with self._in_time(call):
@@ -186,7 +186,7 @@ class Transport:
                 raise RemoteUnavailable(f"{call.registry} broke off {call.what}: {type(error).__name__}") from error
 
     @asynccontextmanager
-    async def _in_time(self, call: Call) -> AsyncIterator[None]:
+    async def _in_time(self, call: RegistryRequest) -> AsyncIterator[None]:
         """RemoteUnavailable when what is done in it takes too long; what is pushed is given the time that it needs."""
         within_s = self._options.whole_s + int(call.headers.get("content-length", "0")) / SLOWEST_BYTES_PER_S
         limit = asyncio.timeout(within_s)
@@ -200,21 +200,21 @@ class Transport:
 
     def _pause(self, error: Exception) -> bool | float:
         """Whether to try again, and after how many seconds if the registry said so."""
-        if isinstance(error, RemoteLies | AddressBlocked) or not isinstance(error, Unavailable | RemoteBusy):
+        if isinstance(error, RemoteMismatch | AddressBlocked) or not isinstance(error, Unavailable | RemoteBusy):
             return False
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is None:
             return True
         return retry_after_s if retry_after_s <= self._options.patience_s else False
 
-    def _note_limits(self, call: Call, response: httpx2.Response) -> None:
+    def _note_limits(self, call: RegistryRequest, response: httpx2.Response) -> None:
         quota = parse_quota(response.headers)
         if quota is not None:
             self.quotas[call.registry] = quota
         if quota is not None or ("/manifests/" in call.path and response.status_code in call.ok):
             self.pulls[call.registry] = PullsLeft(None if quota is None else quota.remaining)
 
-    async def _failure(self, call: Call, response: httpx2.Response) -> BoltsealError:
+    async def _failure(self, call: RegistryRequest, response: httpx2.Response) -> BoltsealError:
         """The error that an answer is. Its body only says why: what can't be read of it changes nothing."""
         body = b""
         with suppress(BoltsealError, TimeoutError):
@@ -230,7 +230,7 @@ class Transport:
             counted="ratelimit-remaining" in response.headers,
         )
 
-    async def _send(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
+    async def _send(self, call: RegistryRequest, stack: AsyncExitStack) -> httpx2.Response:
         try:
             response = await self._authorized(call, stack)
             self._note_limits(call, response)
@@ -239,7 +239,7 @@ class Transport:
             reason = str(error) or type(error).__name__
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error
 
-    async def _authorized(self, call: Call, stack: AsyncExitStack) -> httpx2.Response:
+    async def _authorized(self, call: RegistryRequest, stack: AsyncExitStack) -> httpx2.Response:
         for _ in range(MAX_SHORTER):
             try:
                 response, authorization = await self._ask(call, stack)
@@ -252,7 +252,7 @@ class Transport:
             await _take_leave(response)
         raise RemoteUnavailable(f"{call.registry} takes no token for {call.what}, however short")
 
-    async def _ask(self, call: Call, stack: AsyncExitStack) -> tuple[httpx2.Response, str | None]:
+    async def _ask(self, call: RegistryRequest, stack: AsyncExitStack) -> tuple[httpx2.Response, str | None]:
         """The answer, and the authorization that it was given to."""
         authorization = await self._known_authorization(call)
         response = await self._follow(call, authorization, stack)
@@ -264,12 +264,12 @@ class Transport:
         await _take_leave(response)
         return await self._follow(call, answer, stack), answer
 
-    def _shorter(self, call: Call, authorization: str | None) -> bool:
+    def _shorter(self, call: RegistryRequest, authorization: str | None) -> bool:
         """Whether it is worth asking again with a token for fewer repositories, because this one may be too long."""
         token = (authorization or "").removeprefix("Bearer ")
         return call.method in ("GET", "HEAD") and self.tokens.shorten(call.registry, token)
 
-    async def _known_authorization(self, call: Call) -> str | None:
+    async def _known_authorization(self, call: RegistryRequest) -> str | None:
         token = self.tokens.held(call.registry, call.scopes)
         if token is not None:
             return f"Bearer {token}"
@@ -284,7 +284,7 @@ class Transport:
                 raise
         return None
 
-    async def _answer_challenge(self, call: Call, response: httpx2.Response, sent: str | None) -> str | None:
+    async def _answer_challenge(self, call: RegistryRequest, response: httpx2.Response, sent: str | None) -> str | None:
         credentials = await self._login(call)
         for challenge in parse_challenges(response.headers.get("www-authenticate", "")):
             if challenge.scheme == "bearer":
@@ -301,11 +301,11 @@ class Transport:
                 return _basic(credentials)
         return None
 
-    async def _login(self, call: Call) -> Credentials | None:
+    async def _login(self, call: RegistryRequest) -> Credentials | None:
         found = _REPOSITORY_IN_PATH.match(call.path)
         return await self._credentials.find(call.registry, found[1] if found else None)
 
-    async def _token(self, call: Call, scopes: frozenset[str], challenge: Challenge) -> str:
+    async def _token(self, call: RegistryRequest, scopes: frozenset[str], challenge: Challenge) -> str:
         # Where parts of a registry have logins of their own, one of them is not asked for what is another's.
         alone = bool(self._credentials.below(call.registry))
         login = await self._login(call)
@@ -313,7 +313,7 @@ class Transport:
             self._options.reach.check_login(host_of(challenge.parameters.get("realm", "")))
         return await self.tokens.ask(call.registry, scopes, challenge, login, alone=alone)
 
-    async def _follow(self, call: Call, authorization: str | None, stack: AsyncExitStack) -> httpx2.Response:
+    async def _follow(self, call: RegistryRequest, authorization: str | None, stack: AsyncExitStack) -> httpx2.Response:
         url = httpx2.URL(f"{await self._scheme(call.registry)}://{api_host(call.registry)}{call.path}")
         home = (url.scheme, url.host, url.port)
         for _ in range(MAX_REDIRECTS + 1):
@@ -330,7 +330,7 @@ class Transport:
             await _take_leave(response)
         raise RemoteUnavailable(f"{call.registry} redirects {call.what} more than {MAX_REDIRECTS} times")
 
-    def _next(self, call: Call, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
+    def _next(self, call: RegistryRequest, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
         try:
             target = url.join(response.headers["location"])
         except httpx2.InvalidURL as error:
@@ -394,14 +394,14 @@ def _basic(credentials: Credentials | None) -> str | None:
     return next(httpx2.BasicAuth(credentials.username, credentials.secret).auth_flow(request)).headers["authorization"]
 
 
-async def _read(call: Call, response: httpx2.Response, max_bytes: int) -> bytes:
+async def _read(call: RegistryRequest, response: httpx2.Response, max_bytes: int) -> bytes:
     """All of an answer. A HEAD's is empty, and read all the same: only then its connection can be used again."""
     pieces, size = [], 0
     try:
         async for piece in response.aiter_raw():
             size += len(piece)
             if size > max_bytes:
-                raise RemoteLies(f"{call.registry} answered {call.what} with more than {max_bytes} bytes: not read")
+                raise RemoteMismatch(f"{call.registry} answered {call.what} with more than {max_bytes} bytes: not read")
             pieces.append(piece)
     except httpx2.HTTPError as error:
         raise RemoteUnavailable(f"{call.registry} broke off {call.what}: {type(error).__name__}") from error

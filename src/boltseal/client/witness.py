@@ -19,7 +19,7 @@ from typing import Final
 
 import httpx2
 
-from boltseal.client.errors import RemoteLies, RemoteUnavailable
+from boltseal.client.errors import RemoteMismatch, RemoteUnavailable
 from boltseal.errors import quote
 from boltseal.ledger.note import MAX_NOTE_BYTES
 
@@ -63,7 +63,7 @@ class WitnessClient:
     async def add_checkpoint(
         self, old_size: int, proof: Sequence[bytes], note: bytes
     ) -> Cosigned | SawOther | ProofRefused:
-        """Submit a head. RemoteUnavailable, RemoteLies."""
+        """Submit a head. RemoteUnavailable, RemoteMismatch."""
         lines = [f"old {old_size}", *(b64encode(one).decode() for one in proof), ""]
         status, kind, body = await self._ask(
             "POST", "/add-checkpoint", MAX_ANSWER_BYTES, "".join(f"{line}\n" for line in lines).encode() + note
@@ -73,7 +73,7 @@ class WitnessClient:
         if status == 409 and kind == SIZE_TYPE:
             text = body.decode("ascii", errors="replace").removesuffix("\n")
             if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
-                raise RemoteLies(
+                raise RemoteMismatch(
                     f"the witness {self._url} says that it saw {quote(text)}; expected a number of entries"
                 )
             return SawOther(int(text))
@@ -104,7 +104,7 @@ class WitnessClient:
                 async for piece in response.aiter_raw():  # as it comes: a short one could be decoded into gigabytes
                     body += piece
                     if len(body) > limit:
-                        raise RemoteLies(f"the witness {self._url} answered with more than {limit} bytes")
+                        raise RemoteMismatch(f"the witness {self._url} answered with more than {limit} bytes")
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             raise RemoteUnavailable(f"the witness {self._url} does not answer: {type(error).__name__}") from error
         return response.status_code, response.headers.get("content-type", "").partition(";")[0].strip().lower(), body

@@ -25,12 +25,12 @@ from typing import Final
 from boltseal.client.docker_hub import list_tags
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
 from boltseal.client.head_requests import poll
-from boltseal.client.pull_limit import Quota
-from boltseal.client.tag_observations import Saw, Watched
+from boltseal.client.pull_limit import PullLimit
+from boltseal.client.tag_observations import Observation, TagObservations
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.events import Event, QuotaLow, TagMoved, UpstreamDown
-from boltseal.notify.dispatch import Told
+from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import HUB, Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
@@ -43,10 +43,10 @@ LISTS_AT_ONCE: Final = 8
 MAX_PAGES: Final = 10
 SEEN_BY: Final = "watch"
 
-Tell = Callable[[Sequence[Told]], None]
+Tell = Callable[[Sequence[OutgoingEvent]], None]
 
 
-class Status(StrEnum):
+class WatchStatus(StrEnum):
     """What one look at a tag found."""
 
     FIRST = "first"
@@ -63,19 +63,19 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TagLook:
     """What one look at one tag found. `saw` is None where `error` says why it could not be checked, or for ABSENT."""
 
     reference: Reference
-    status: Status
+    status: WatchStatus
     release: bool
-    saw: Saw | None = None
+    saw: Observation | None = None
     error: BoltsealError | None = None
 
     @property
     def changed(self) -> bool:
         """Whether it is another one than at the look before."""
-        return self.status in (Status.MOVED, Status.GONE) and self.saw is not None and self.saw.moved
+        return self.status in (WatchStatus.MOVED, WatchStatus.GONE) and self.saw is not None and self.saw.moved
 
     @property
     def alarm(self) -> bool:
@@ -98,14 +98,14 @@ class _Answer:
 
 async def look_at(
     transport: Transport,
-    watched: Watched,
+    watched: TagObservations,
     references: Iterable[Reference],
     clock_us: Callable[[], int],
     tell: Tell = lambda _: None,
-) -> AsyncGenerator[Look]:
+) -> AsyncGenerator[TagLook]:
     """Look at each tag once; in the order in which answers come. `tell` hears of alarms before they are remembered.
 
-    WatchedBroken, StateUnusable, and what `tell` raises: then nothing more is looked at.
+    ObservationsCorrupt, StateUnusable, and what `tell` raises: then nothing more is looked at.
     """
     wanted = list(dict.fromkeys(reference.by_tag for reference in references))
     batch: list[_Answer] = []
@@ -130,10 +130,10 @@ async def look_at(
     more = [*silent, *_low(transport.quotas)]
     if more:
         now_us = clock_us()
-        tell([Told(uuid.uuid4().hex, now_us, event) for event in more])
+        tell([OutgoingEvent(uuid.uuid4().hex, now_us, event) for event in more])
 
 
-def _low(quotas: dict[str, Quota]) -> list[Event]:
+def _low(quotas: dict[str, PullLimit]) -> list[Event]:
     """The registries whose pull limit is nearly used up: a tenth is left."""
     return [
         QuotaLow(name, quota.remaining, quota.limit, quota.window_s)
@@ -142,19 +142,19 @@ def _low(quotas: dict[str, Quota]) -> list[Event]:
     ]
 
 
-def _remember(watched: Watched, batch: list[_Answer], now_us: int, tell: Tell) -> list[Look]:
+def _remember(watched: TagObservations, batch: list[_Answer], now_us: int, tell: Tell) -> list[TagLook]:
     """Steps 2 and 3."""
     looks = [
-        Look(one.reference, Status.UNKNOWN, _release(one.reference), error=one.error)
+        TagLook(one.reference, WatchStatus.UNKNOWN, _release(one.reference), error=one.error)
         for one in batch
         if one.error is not None
     ]
     answered = [one for one in batch if one.error is None]
     never = [one for one in answered if one.digest is None and not watched.past(one.reference)]
-    looks += [Look(one.reference, Status.ABSENT, _release(one.reference)) for one in never]
+    looks += [TagLook(one.reference, WatchStatus.ABSENT, _release(one.reference)) for one in never]
     seen = [(one.reference, one.digest) for one in answered if one not in never]
 
-    def written_down(saws: Sequence[Saw]) -> None:
+    def written_down(saws: Sequence[Observation]) -> None:
         alarms = [_told(look, now_us) for saw in saws if (look := _judged(saw)).alarm]
         if alarms:
             tell(alarms)
@@ -164,31 +164,33 @@ def _remember(watched: Watched, batch: list[_Answer], now_us: int, tell: Tell) -
     return looks
 
 
-def _told(look: Look, now_us: int) -> Told:
+def _told(look: TagLook, now_us: int) -> OutgoingEvent:
     """An alarm, under an id that is the same if it has to be told again because its line could not be written."""
     event = look.event()
     line = 0 if look.saw is None else look.saw.now.line
     named = f"{event.reference} {line} {event.was} {event.now}"
-    return Told(sha256(named.encode()).hexdigest()[:32], now_us, event)
+    return OutgoingEvent(sha256(named.encode()).hexdigest()[:32], now_us, event)
 
 
-def _judged(saw: Saw) -> Look:
+def _judged(saw: Observation) -> TagLook:
     if saw.now.digest is None:
-        status = Status.GONE
+        status = WatchStatus.GONE
     elif saw.was is None:
-        status = Status.FIRST
+        status = WatchStatus.FIRST
     elif not saw.moved:
-        status = Status.SAME
+        status = WatchStatus.SAME
     else:
-        status = Status.BACK if saw.last == saw.now.digest else Status.MOVED
-    return Look(saw.reference, status, _release(saw.reference), saw)
+        status = WatchStatus.BACK if saw.last == saw.now.digest else WatchStatus.MOVED
+    return TagLook(saw.reference, status, _release(saw.reference), saw)
 
 
 def _release(reference: Reference) -> bool:
     return reference.tag is not None and looks_like_release(reference.tag)
 
 
-async def _answers(transport: Transport, watched: Watched, wanted: Sequence[Reference]) -> AsyncGenerator[_Answer]:
+async def _answers(
+    transport: Transport, watched: TagObservations, wanted: Sequence[Reference]
+) -> AsyncGenerator[_Answer]:
     """Step 1."""
     listed: set[Reference] = set()
     async for answer in _as_before(transport, watched, wanted):
@@ -201,7 +203,9 @@ async def _answers(transport: Transport, watched: Watched, wanted: Sequence[Refe
             yield _Answer(polled.reference, digest, None if gone else polled.error)
 
 
-async def _as_before(transport: Transport, watched: Watched, wanted: Sequence[Reference]) -> AsyncGenerator[_Answer]:
+async def _as_before(
+    transport: Transport, watched: TagObservations, wanted: Sequence[Reference]
+) -> AsyncGenerator[_Answer]:
     """The tags of Docker Hub of which its list says what was seen last."""
     by_repository: dict[Repository, dict[Tag, Digest]] = defaultdict(dict)
     for reference in wanted:

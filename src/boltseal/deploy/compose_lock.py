@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from boltseal.deploy.compose_model import Model
-from boltseal.project.image_references import Format, Site
+from boltseal.project.image_references import Format, ImageReference
 
 
-def as_compose_reads(sites: Sequence[Site], model: Model, root: Path, file: Path) -> tuple[Site, ...]:
+def as_compose_reads(
+    sites: Sequence[ImageReference], model: Model, root: Path, file: Path
+) -> tuple[ImageReference, ...]:
     """The sites with each service's image as Compose has it; one more for a service that the scan does not know."""
     wanted = {f"services.{name}.image": service for name, service in model.services.items()}
-    found: list[Site] = []
+    found: list[ImageReference] = []
     known: set[str] = set()
     for site in sites:
         service = wanted.get(site.where) if site.format is Format.COMPOSE else None
@@ -30,5 +32,7 @@ def as_compose_reads(sites: Sequence[Site], model: Model, root: Path, file: Path
     for where, service in wanted.items():
         if where not in known:
             written = service.image.familiar()
-            found.append(Site(path, Format.COMPOSE, where, 1, (0, 0), written, service.image, build=service.build))
+            found.append(
+                ImageReference(path, Format.COMPOSE, where, 1, (0, 0), written, service.image, build=service.build)
+            )
     return tuple(found)

@@ -22,14 +22,14 @@ from boltseal.deploy.compose_model import NotAsLocked, Service, locked_digests, 
 from boltseal.deploy.compose_reading import Read
 from boltseal.deploy.jobs import coming_back
 from boltseal.deploy.project_files import project_folder
-from boltseal.deploy.release_flow import Deployed, Flow
+from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import Images, Ready, labels_of, reason
 from boltseal.deploy.release_store import Contents, ReleaseFolder
 from boltseal.deploy.releases import (
-    End,
-    Kind,
     Release,
     ReleasedService,
+    ReleaseEnd,
+    ReleaseKind,
     ServiceState,
     last_good,
     no_more,
@@ -54,24 +54,24 @@ class NothingUnfinished(NotFound):
     """There is no release to go on with."""
 
 
-class NotBuilt(Invalid):
+class ImageNotBuilt(Invalid):
     """An image that is built here is not there."""
 
 
 @dataclass(frozen=True, slots=True)
-class By:
+class DeployedBy:
     """Who deploys, from which revision of the project, and why."""
 
     who: str
     revision: str = ""
-    kind: Kind = Kind.DEPLOY
+    kind: ReleaseKind = ReleaseKind.DEPLOY
 
 
 @dataclass(frozen=True, slots=True)
 class Deployer:
     """Deploys one project. Whoever calls holds `folder.deploying`, and has asked `standing` whether there is anything to do."""
 
-    flow: Flow
+    flow: ReleaseFlow
     images: Images
 
     @property
@@ -79,8 +79,8 @@ class Deployer:
         """The project's releases."""
         return self.flow.folder
 
-    async def deploy(self, read: Read, lock: Lock | None, chosen: Sequence[str], by: By) -> Deployed:
-        """Make the project run as its files and lock say. NotAsLocked, NotBuilt, Unfinished, what `Puller.bring` raises."""
+    async def deploy(self, read: Read, lock: Lock | None, chosen: Sequence[str], by: DeployedBy) -> DeployResult:
+        """Make the project run as its files and lock say. NotAsLocked, ImageNotBuilt, Unfinished, what `Puller.bring` raises."""
         releases = self.folder.all()
         last = last_good(releases)
         unfinished = next((each for each in reversed(releases) if each.unfinished), None)
@@ -98,7 +98,7 @@ class Deployer:
         release = self._release(read, document, ready, last, chosen, by, number)
         text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, read.variables)
         if unfinished is not None:
-            self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {number} took over"))
+            self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {number} took over"))
         if last is not None and last.directory != release.directory:
             self.flow.tell(
                 f"{release.project} was deployed from {last.directory} until now; what runs of it is replaced by what is in "
@@ -112,9 +112,9 @@ class Deployer:
         outcome = await self.flow.go(release, contents)
         self._prune(outcome.release)
         pulled = tuple(name for name, each in ready.items() if each.pulled)
-        return Deployed(outcome.release, outcome, pulled, None if unfinished is None else unfinished.number)
+        return DeployResult(outcome.release, outcome, pulled, None if unfinished is None else unfinished.number)
 
-    async def rollback(self, number: int | None, by: By) -> Deployed:
+    async def rollback(self, number: int | None, by: DeployedBy) -> DeployResult:
         """Make the project run as an older release did: the one before what runs, or `number`. NothingToGoBackTo,
         NoSuchRelease, ReleaseImageGone."""
         releases = self.folder.all()
@@ -135,7 +135,7 @@ class Deployer:
         release = Release(
             project=self.folder.project,
             number=new,
-            kind=Kind.ROLLBACK,
+            kind=ReleaseKind.ROLLBACK,
             directory=target.directory,
             started_us=self.flow.now_us(),
             who=by.who,
@@ -148,26 +148,26 @@ class Deployer:
         names = tuple(each.name for each in target.services)
         if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names):
             self.images.let_go([release])
-            return Deployed(target if last is None else last)
+            return DeployResult(target if last is None else last)
         if last is not None and last.directory != release.directory:
             self.flow.tell(
                 f"{release.project} was deployed from {last.directory} until now; release {target.number}, which comes back, "
                 f"was deployed from {release.directory}: paths in it are those there"
             )
         if unfinished is not None:
-            self.folder.write(unfinished.ended(End.ABANDONED, self.flow.now_us(), f"release {new} took over"))
+            self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {new} took over"))
         outcome = await self.flow.go(release, Contents(text, was.environment, was.files, was.lock))
         self._prune(outcome.release)
-        return Deployed(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
+        return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
 
-    async def resume(self) -> Deployed:
+    async def resume(self) -> DeployResult:
         """Go on with the release that was left unfinished. NothingUnfinished."""
         unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
         if unfinished is None:
             raise NothingUnfinished(f"no release of {self.folder.project} was left unfinished; see `boltseal releases`")
         outcome = await self.flow.go_on(unfinished)
         self._prune(outcome.release)
-        return Deployed(outcome.release, outcome)
+        return DeployResult(outcome.release, outcome)
 
     async def _only_locked_or_built(self, read: Read, reasons: Mapping[str, str], last: Release | None) -> None:
         """Refuse an image that is neither locked nor built for this deploy. NotAsLocked.
@@ -212,7 +212,7 @@ class Deployer:
         if digest is None:
             built = await self.images.built(service.image, why)
             if built is None:
-                raise NotBuilt(
+                raise ImageNotBuilt(
                     f"service {service.name} was built, and the engine has no image {service.image.familiar()}; "
                     "build it again with `boltseal deploy --build`"
                 )
@@ -227,7 +227,7 @@ class Deployer:
         ready: Mapping[str, Ready],
         last: Release | None,
         chosen: Sequence[str],
-        by: By,
+        by: DeployedBy,
         number: int,
     ) -> Release:
         new = {name: self._service(service, ready[name]) for name, service in read.model.services.items()}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from boltseal.engines.inventory import EngineContainer, Health, State
+from boltseal.engines.inventory import ContainerHealth, EngineContainer, State
 from boltseal.oci.digest import Digest
 
 SETTLE_S: Final = 5.0
@@ -26,7 +26,7 @@ CONFIG_HASH: Final = "com.docker.compose.config-hash"
 _ONE_OFF: Final = "com.docker.compose.oneoff"
 
 
-class Judgement(StrEnum):
+class HealthStatus(StrEnum):
     """What is known of a service."""
 
     HEALTHY = "healthy"
@@ -35,16 +35,16 @@ class Judgement(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ServiceHealth:
     """A service's judgement, and what it is made of. `container`: the ID of the one whose log says more, "" for none."""
 
-    judgement: Judgement
+    judgement: HealthStatus
     reason: str
     container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExpectedService:
     """How many containers of which image, as the engine calls it, a service is to have."""
 
     containers: int
@@ -55,12 +55,12 @@ class Wanted:
 class HealthWatch:
     """Looks at the same services again and again. `settle_s`: see rule 5. `podman`: it is Podman's word that is judged."""
 
-    wanted: Mapping[str, Wanted]
+    wanted: Mapping[str, ExpectedService]
     settle_s: float = SETTLE_S
     podman: bool = False
     _since_s: dict[tuple[str, int | None], float] = field(default_factory=dict)
 
-    def look(self, containers: Sequence[EngineContainer], now_s: float) -> dict[str, Verdict]:
+    def look(self, containers: Sequence[EngineContainer], now_s: float) -> dict[str, ServiceHealth]:
         """A verdict for each service. `now_s`: a clock that only goes forward."""
         for each in containers:
             if each.state is State.RUNNING:
@@ -70,48 +70,49 @@ class HealthWatch:
             for name, wanted in self.wanted.items()
         }
 
-    def _judge(self, wanted: Wanted, containers: Sequence[EngineContainer], now_s: float) -> Verdict:
+    def _judge(self, wanted: ExpectedService, containers: Sequence[EngineContainer], now_s: float) -> ServiceHealth:
         if wanted.containers == 0:  # 1
-            return Verdict(Judgement.HEALTHY, "it is to have no containers")
+            return ServiceHealth(HealthStatus.HEALTHY, "it is to have no containers")
         found = [self._one(wanted, each, now_s) for each in containers]
-        for judgement in (Judgement.FAILED, Judgement.WAITING):  # 2, 3
+        for judgement in (HealthStatus.FAILED, HealthStatus.WAITING):  # 2, 3
             worst = next((each for each in found if each.judgement is judgement), None)
             if worst is not None:
                 return worst
         if len(containers) < wanted.containers:  # 4
-            return Verdict(Judgement.WAITING, f"{len(containers)} of {wanted.containers} containers are there")
+            return ServiceHealth(HealthStatus.WAITING, f"{len(containers)} of {wanted.containers} containers are there")
         return found[0]
 
-    def _one(self, wanted: Wanted, container: EngineContainer, now_s: float) -> Verdict:
-        def said(judgement: Judgement, reason: str) -> Verdict:
-            return Verdict(judgement, reason, container.id)
+    def _one(self, wanted: ExpectedService, container: EngineContainer, now_s: float) -> ServiceHealth:
+        def said(judgement: HealthStatus, reason: str) -> ServiceHealth:
+            return ServiceHealth(judgement, reason, container.id)
 
         if not runs(wanted, container):  # 2
             is_ = "an image without an ID" if container.image is None else container.image.short
-            return said(Judgement.FAILED, f"{container.name} runs {is_}, not what was released")
+            return said(HealthStatus.FAILED, f"{container.name} runs {is_}, not what was released")
         if container.state in (State.EXITED, State.DEAD, State.REMOVING):
             if container.exit_code == 0 and container.state is State.EXITED:  # 5
-                return said(Judgement.HEALTHY, "it has done its work and ended with 0")
-            return said(Judgement.FAILED, f"{container.name} ended with exit code {container.exit_code}")  # 3
-        if container.health is Health.UNHEALTHY:
-            return said(Judgement.FAILED, f"{container.name} is unhealthy by its own check")
+                return said(HealthStatus.HEALTHY, "it has done its work and ended with 0")
+            return said(HealthStatus.FAILED, f"{container.name} ended with exit code {container.exit_code}")  # 3
+        if container.health is ContainerHealth.UNHEALTHY:
+            return said(HealthStatus.FAILED, f"{container.name} is unhealthy by its own check")
         if container.state is not State.RUNNING:  # 4
             again = f", started again {container.restarts} times" if container.restarts else ""
-            return said(Judgement.WAITING, f"{container.name} is {container.state}{again}")
-        if container.health is Health.STARTING:
+            return said(HealthStatus.WAITING, f"{container.name} is {container.state}{again}")
+        if container.health is ContainerHealth.STARTING:
             hint = " (Podman has systemd run checks: where there is none, they never decide)" if self.podman else ""
-            return said(Judgement.WAITING, f"the check of {container.name} has not decided yet{hint}")
-        if container.health is Health.HEALTHY:
-            return said(Judgement.HEALTHY, "its own check says so")
+            return said(HealthStatus.WAITING, f"the check of {container.name} has not decided yet{hint}")
+        if container.health is ContainerHealth.HEALTHY:
+            return said(HealthStatus.HEALTHY, "its own check says so")
         for_s = now_s - self._since_s[container.id, container.started_us]  # 5
         if for_s < self.settle_s:
             return said(
-                Judgement.WAITING, f"{container.name} has no check, and has run for {for_s:.0f} of {self.settle_s:g} s"
+                HealthStatus.WAITING,
+                f"{container.name} has no check, and has run for {for_s:.0f} of {self.settle_s:g} s",
             )
-        return said(Judgement.HEALTHY, f"it runs, for {self.settle_s:g} s without a break; it has no check")
+        return said(HealthStatus.HEALTHY, f"it runs, for {self.settle_s:g} s without a break; it has no check")
 
 
-def runs(wanted: Wanted, container: EngineContainer) -> bool:
+def runs(wanted: ExpectedService, container: EngineContainer) -> bool:
     """Whether a container runs the image that it is to run."""
     return container.image == wanted.image
 

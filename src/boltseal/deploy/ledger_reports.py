@@ -17,7 +17,7 @@ from boltseal.client.ledger_records import record
 from boltseal.client.transport import Transport
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.errors import BoltsealError
-from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Kind
+from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -25,7 +25,7 @@ WITHIN_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ReportResult:
     """What came of one service. `index`: of the entry; None where there is none, and `why`."""
 
     service: str
@@ -36,7 +36,7 @@ class Said:
 
 async def record_release(
     transport: Transport, release: Release, registries: Collection[str], hmac: Callable[[str], str]
-) -> tuple[Said, ...]:
+) -> tuple[ReportResult, ...]:
     """Say of each image that it was released, within WITHIN_S in all. `registries`: those whose ledger is known."""
     wanted = [
         (service, image)
@@ -45,14 +45,16 @@ async def record_release(
         if (image := Reference.parse(service.image)).registry in registries
     ]
 
-    async def one(service: ReleasedService, image: Reference) -> Said:
+    async def one(service: ReleasedService, image: Reference) -> ReportResult:
         digest = Digest.parse(service.digest)
         reason = f"release {release.number} of {release.project} by {release.who}"
         try:
-            index = await record(transport, Kind.RELEASED, image, digest, _extra(release, service, hmac), reason=reason)
+            index = await record(
+                transport, EntryKind.RELEASED, image, digest, _extra(release, service, hmac), reason=reason
+            )
         except BoltsealError as error:
-            return Said(service.name, image.registry, None, error.message)
-        return Said(service.name, image.registry, index)
+            return ReportResult(service.name, image.registry, None, error.message)
+        return ReportResult(service.name, image.registry, index)
 
     tasks = [asyncio.ensure_future(one(service, image)) for service, image in wanted]
     if not tasks:
@@ -62,7 +64,9 @@ async def record_release(
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     return tuple(
-        Said(service.name, image.registry, None, f"no answer within {WITHIN_S:g} s") if task in late else task.result()
+        ReportResult(service.name, image.registry, None, f"no answer within {WITHIN_S:g} s")
+        if task in late
+        else task.result()
         for task, (service, image) in zip(tasks, wanted, strict=True)
     )
 

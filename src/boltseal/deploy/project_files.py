@@ -15,7 +15,7 @@ from boltseal.deploy.compose_program import ProjectFiles
 from boltseal.errors import Invalid, quote
 from boltseal.project.image_references import COMPOSE_NAMES, COMPOSE_OVERRIDES
 from boltseal.project.references.dotenv import parse_dotenv
-from boltseal.project.source_files import MAX_FILE_BYTES, Source, Unreadable
+from boltseal.project.source_files import MAX_FILE_BYTES, SourceFile, Unreadable
 
 
 class NoProject(Invalid):
@@ -70,7 +70,7 @@ def _in_dotenv(directory: Path, name: str) -> str | None:
         return None
     try:
         with path.open("rb") as file:
-            found = parse_dotenv(Source.of(".env", file.read(MAX_FILE_BYTES))).values.get(name)
+            found = parse_dotenv(SourceFile.of(".env", file.read(MAX_FILE_BYTES))).values.get(name)
     except (OSError, Unreadable):
         return None
     return None if found is None else found.text

@@ -19,7 +19,7 @@ _SEPARATE: Final = ("image", "environment", "build")
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ReleaseChange:
     """One change. `service`: "" for the project as a whole; `what`: such as `image` or `label org...`; "" for nothing."""
 
     service: str
@@ -28,17 +28,17 @@ class Change:
     after: str
 
 
-def changes(before: Release, after: Release, was: Contents | None, is_: Contents | None) -> tuple[Change, ...]:
+def changes(before: Release, after: Release, was: Contents | None, is_: Contents | None) -> tuple[ReleaseChange, ...]:
     """All changes, by service. `was`, `is_`: their texts, None where only the record is kept: then fewer are known."""
-    found: list[Change] = []
+    found: list[ReleaseChange] = []
     if before.revision != after.revision:
-        found.append(Change("", "revision", before.revision, after.revision))
+        found.append(ReleaseChange("", "revision", before.revision, after.revision))
     names = sorted({each.name for each in (*before.services, *after.services)})
     documents = (_services(was), _services(is_))
     for name in names:
         old, new = before.service(name), after.service(name)
         if old is None or new is None:
-            found.append(Change(name, "service", "" if old is None else "there", "" if new is None else "there"))
+            found.append(ReleaseChange(name, "service", "" if old is None else "there", "" if new is None else "there"))
             continue
         found += _service(old, new)
         if was is not None and is_ is not None:
@@ -48,26 +48,26 @@ def changes(before: Release, after: Release, was: Contents | None, is_: Contents
     return tuple(found)
 
 
-def _service(old: ReleasedService, new: ReleasedService) -> list[Change]:
+def _service(old: ReleasedService, new: ReleasedService) -> list[ReleaseChange]:
     name, found = new.name, []
     if old.image != new.image:
-        found.append(Change(name, "image", old.image, new.image))
+        found.append(ReleaseChange(name, "image", old.image, new.image))
     if (old.digest, old.image_id) != (new.digest, new.image_id):
-        found.append(Change(name, "digest", old.digest or old.image_id, new.digest or new.image_id))
+        found.append(ReleaseChange(name, "digest", old.digest or old.image_id, new.digest or new.image_id))
     if old.containers != new.containers:
-        found.append(Change(name, "containers", str(old.containers), str(new.containers)))
+        found.append(ReleaseChange(name, "containers", str(old.containers), str(new.containers)))
     for key in sorted({*old.labels, *new.labels}):
         before, after = old.labels.get(key, ""), new.labels.get(key, "")
         if before != after:
             what = {BASE_NAME: "base", BASE_DIGEST: "base digest"}.get(key, f"label {key}")
-            found.append(Change(name, what, before, after))
+            found.append(ReleaseChange(name, what, before, after))
     for key in sorted({*old.environment, *new.environment}):
         was, now = old.environment.get(key), new.environment.get(key)
         if was != now:
             words = ("" if was is None else "set", "" if now is None else "set")
             if was is not None and now is not None:
                 words = ("one value", "another value")
-            found.append(Change(name, f"environment {key}", *words))
+            found.append(ReleaseChange(name, f"environment {key}", *words))
     return found
 
 
@@ -78,7 +78,7 @@ def _services(contents: Contents | None) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _settings(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+def _settings(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ReleaseChange]:
     """Everything else that Compose is told of a service, by its key."""
     old, new = dict(old), dict(new)
     marks = []
@@ -89,19 +89,19 @@ def _settings(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list
     found = []
     if marks[0] != marks[1]:
         words = ("one text" if marks[0] else "", "another text" if marks[1] else "")
-        found.append(Change(name, "secrets and configs", *words))
+        found.append(ReleaseChange(name, "secrets and configs", *words))
     keys = [key for key in sorted({*old, *new} - set(_SEPARATE)) if old.get(key) != new.get(key)]
-    return [*found, *(Change(name, key, _text(old.get(key)), _text(new.get(key))) for key in keys)]
+    return [*found, *(ReleaseChange(name, key, _text(old.get(key)), _text(new.get(key))) for key in keys)]
 
 
-def _files(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[Change]:
+def _files(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[ReleaseChange]:
     found = []
     for path in sorted({*old, *new}):
         if old.get(path) != new.get(path):
             words = ("" if path not in old else "there", "" if path not in new else "there")
             if path in old and path in new:
                 words = ("one text", "another text")
-            found.append(Change("", f"file {path}", *words))
+            found.append(ReleaseChange("", f"file {path}", *words))
     return found
 
 

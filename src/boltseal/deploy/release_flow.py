@@ -30,16 +30,16 @@ from boltseal.deploy.health import (
     CONFIG_HASH,
     PROJECT,
     SETTLE_S,
+    ExpectedService,
+    HealthStatus,
     HealthWatch,
-    Judgement,
-    Verdict,
-    Wanted,
+    ServiceHealth,
     runs,
     service_of,
 )
 from boltseal.deploy.jobs import coming_back, completed_now, left_out
 from boltseal.deploy.release_store import Contents, ReleaseFolder
-from boltseal.deploy.releases import End, Release, ServiceState, Step
+from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep, ServiceState
 from boltseal.engines.api import Engine
 from boltseal.engines.inventory import EngineContainer, State
 from boltseal.errors import BoltsealError
@@ -74,7 +74,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReleaseOutcome:
     """How a release ended, and what kept it from being healthy. `back`: the release that runs instead, if one does."""
 
     release: Release
@@ -83,7 +83,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class DeployResult:
     """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
 
     `pulled`: services whose image was not here before. `given_up`: the number of the unfinished release that this one took
@@ -91,13 +91,13 @@ class Deployed:
     """
 
     release: Release
-    outcome: Outcome | None = None
+    outcome: ReleaseOutcome | None = None
     pulled: tuple[str, ...] = ()
     given_up: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class ReleaseFlow:
     """One project on one engine. `now_us`: the time of day. `tell`: what goes on, for people. `copies`: whether files that
     are mounted into containers are recorded; an engine on another host would not find the copies."""
 
@@ -130,7 +130,7 @@ class Flow:
                 continue  # its work is done, whatever became of its container
             if service is None or len(mine) < service.containers:
                 return False
-            wanted = Wanted(service.containers, Digest.parse(service.image_id))
+            wanted = ExpectedService(service.containers, Digest.parse(service.image_id))
             if not all(
                 runs(wanted, each)
                 and each.labels.get(CONFIG_HASH) == service.config_hash
@@ -140,15 +140,15 @@ class Flow:
                 return False
         return True
 
-    async def go(self, release: Release, contents: Contents) -> Outcome:
+    async def go(self, release: Release, contents: Contents) -> ReleaseOutcome:
         """Steps 1 to 4, of a release that is not written down yet."""
         return await self.go_on(self.folder.begin(release, contents))
 
-    async def go_on(self, release: Release) -> Outcome:
+    async def go_on(self, release: Release) -> ReleaseOutcome:
         """The steps that are left of a release that was written down."""
-        if release.step is Step.RETURNING:
+        if release.step is ReleaseStep.RETURNING:
             return await self._put_back(release, _told(release))
-        release = self.folder.write(release.at(Step.STARTING))
+        release = self.folder.write(release.at(ReleaseStep.STARTING))
         before = await self.containers()
         try:
             await self._remove(release.removed)
@@ -156,14 +156,14 @@ class Flow:
         except BoltsealError as error:
             failures = await self._failures(await self._verdicts(release))
             return await self._put_back(release, failures or (Failure("", error.message),), error.message)
-        release = self.folder.write(release.at(Step.WAITING, ServiceState.STARTED))
+        release = self.folder.write(release.at(ReleaseStep.WAITING, ServiceState.STARTED))
         failed = _failed(await self._healthy(release, before, self.patience.wait_s))
         if failed:
             return await self._put_back(release, await self._failures(failed))
         containers = await self.containers()
-        ended = self._with_hashes(release, containers).at(Step.WAITING, ServiceState.HEALTHY)
+        ended = self._with_hashes(release, containers).at(ReleaseStep.WAITING, ServiceState.HEALTHY)
         ended = completed_now(ended, self._document(release.number), containers)
-        return Outcome(self.folder.write(ended.ended(End.HEALTHY, self.now_us())))
+        return ReleaseOutcome(self.folder.write(ended.ended(ReleaseEnd.HEALTHY, self.now_us())))
 
     async def containers(self) -> tuple[EngineContainer, ...]:
         """The project's containers, also those that do not run."""
@@ -206,7 +206,7 @@ class Flow:
 
     async def _healthy(
         self, release: Release, before: Sequence[EngineContainer], within_s: float
-    ) -> Mapping[str, Verdict]:
+    ) -> Mapping[str, ServiceHealth]:
         """Step 3. The last verdicts: at once when a service has failed, at the latest when the time is over.
 
         `before`: the containers that there were when it began; what runs on has run for a while.
@@ -219,25 +219,25 @@ class Flow:
         while True:
             verdicts = watch.look(await self.containers(), loop.time())
             judged = {each.judgement for each in verdicts.values()}
-            if Judgement.FAILED in judged or Judgement.WAITING not in judged or loop.time() > until:
+            if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or loop.time() > until:
                 return verdicts
-            waiting = [name for name, each in verdicts.items() if each.judgement is Judgement.WAITING]
+            waiting = [name for name, each in verdicts.items() if each.judgement is HealthStatus.WAITING]
             now = f"waiting for {', '.join(waiting)}"
             if now != told:
                 self.tell(now)
                 told = now
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _verdicts(self, release: Release) -> Mapping[str, Verdict]:
+    async def _verdicts(self, release: Release) -> Mapping[str, ServiceHealth]:
         """What has failed at this moment."""
         watch = HealthWatch(_wanted(release), self.patience.settle_s, self.engine.about.podman)
         found = watch.look(await self.containers(), asyncio.get_running_loop().time())
-        return {name: each for name, each in found.items() if each.judgement is Judgement.FAILED}
+        return {name: each for name, each in found.items() if each.judgement is HealthStatus.FAILED}
 
-    async def _failures(self, failed: Mapping[str, Verdict]) -> tuple[Failure, ...]:
+    async def _failures(self, failed: Mapping[str, ServiceHealth]) -> tuple[Failure, ...]:
         found = []
         for name, verdict in failed.items():
-            late = "" if verdict.judgement is Judgement.FAILED else f"; it had {self.patience.wait_s:g} s (--wait)"
+            late = "" if verdict.judgement is HealthStatus.FAILED else f"; it had {self.patience.wait_s:g} s (--wait)"
             log: tuple[str, ...] = ()
             if verdict.container:
                 try:
@@ -247,7 +247,7 @@ class Flow:
             found.append(Failure(name, verdict.reason + late, log))
         return tuple(found)
 
-    async def _put_back(self, release: Release, failures: Sequence[Failure], why: str = "") -> Outcome:
+    async def _put_back(self, release: Release, failures: Sequence[Failure], why: str = "") -> ReleaseOutcome:
         """Step 4 of a release that failed: what ran before runs again, exactly, or it is said that it does not."""
         reason = why or "; ".join(f"{each.service}: {each.reason}" for each in failures)
         release = release.with_services(
@@ -259,8 +259,10 @@ class Flow:
         previous = release.previous
         if previous is None:
             nothing = f"{reason}; nothing ran before it that could be put back"
-            return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), nothing)), tuple(failures))
-        release = self.folder.write(release.at(Step.RETURNING))
+            return ReleaseOutcome(
+                self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), nothing)), tuple(failures)
+            )
+        release = self.folder.write(release.at(ReleaseStep.RETURNING))
         self.tell(f"putting release {previous} back")
         try:
             before = coming_back(self.folder.read(previous), self._document(previous))
@@ -272,17 +274,23 @@ class Flow:
             ill = _failed(await self._healthy(before, there, self.patience.back_s))
         except BoltsealError as error:
             broken = f"{reason}; release {previous} could not be put back: {error.message}"
-            return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), broken)), tuple(failures))
+            return ReleaseOutcome(
+                self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), broken)), tuple(failures)
+            )
         if ill:
             broken = f"{reason}; release {before.number} was put back, and {', '.join(ill)} of it is not healthy"
-            return Outcome(self.folder.write(release.ended(End.FAILED, self.now_us(), broken)), tuple(failures))
+            return ReleaseOutcome(
+                self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), broken)), tuple(failures)
+            )
         self.folder.write(self._with_hashes(before, await self.containers()))
-        done = release.at(Step.RETURNING, ServiceState.PUT_BACK).with_services(
+        done = release.at(ReleaseStep.RETURNING, ServiceState.PUT_BACK).with_services(
             msgspec.structs.replace(each, reason=each.reason or f"not run again: {job.reason}")
             for each in release.services
             if (job := before.service(each.name)) is not None and job.state is ServiceState.COMPLETED
         )
-        return Outcome(self.folder.write(done.ended(End.PUT_BACK, self.now_us())), tuple(failures), before.number)
+        return ReleaseOutcome(
+            self.folder.write(done.ended(ReleaseEnd.PUT_BACK, self.now_us())), tuple(failures), before.number
+        )
 
     def _document(self, number: int) -> Mapping[str, Any]:
         found: Mapping[str, Any] = json.loads(self.folder.contents(number).compose)
@@ -302,18 +310,18 @@ class Flow:
         )
 
 
-def _failed(verdicts: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
+def _failed(verdicts: Mapping[str, ServiceHealth]) -> Mapping[str, ServiceHealth]:
     """What keeps a release from being healthy: what has failed, or if nothing has, what is still waited for."""
-    for judgement in (Judgement.FAILED, Judgement.WAITING):
+    for judgement in (HealthStatus.FAILED, HealthStatus.WAITING):
         found = {name: each for name, each in verdicts.items() if each.judgement is judgement}
         if found:
             return found
     return {}
 
 
-def _wanted(release: Release) -> dict[str, Wanted]:
+def _wanted(release: Release) -> dict[str, ExpectedService]:
     return {
-        each.name: Wanted(each.containers, Digest.parse(each.image_id))
+        each.name: ExpectedService(each.containers, Digest.parse(each.image_id))
         for each in release.services
         if each.name in release.to_start
     }

@@ -14,10 +14,10 @@ from typing import Final
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, NotFound
-from boltseal.host.engine_images import Host
+from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper
-from boltseal.host.kept_images import Kept
-from boltseal.host.pull import Outcome, Puller, Wanted
+from boltseal.host.kept_images import KeptImage
+from boltseal.host.pull import Puller, PullOutcome, PullRequest
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -46,7 +46,7 @@ class Scrubs:
     """Proves what was pulled before it gets a name, and remembers what was said. `required`: what was here is proven too, and
     doubt raises."""
 
-    host: Host
+    host: EngineHost
     required: bool = False
     said: dict[Digest, str] = field(default_factory=dict)
 
@@ -70,21 +70,21 @@ class Scrubs:
 class Images:
     """Gets images ready on one engine. `scrubs`: what the puller scrubs with, None if it does not."""
 
-    host: Host
+    host: EngineHost
     puller: Puller
     scrubs: Scrubs | None = None
 
     async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> Ready:
         """An image of a registry, exactly this one. `known`: IDs that the lock knows for it. As `Puller.bring` raises."""
         tagged = name.by_tag
-        brought = await self.puller.bring(Wanted(tagged, digest, locked=True, images=tuple(known)))
+        brought = await self.puller.bring(PullRequest(tagged, digest, locked=True, images=tuple(known)))
         image = await self.host.engine.image(brought.image)
         if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.said:
             await self.scrubs(image)
         kept = await self._held(image, tagged, digest, reason)
         named = await self._name(image, replace(tagged, digest=digest), kept)
         said = "" if self.scrubs is None else self.scrubs.said.get(image.id, "")
-        return Ready(image, digest, named, brought.outcome is Outcome.PULLED, said)
+        return Ready(image, digest, named, brought.outcome is PullOutcome.PULLED, said)
 
     async def built(self, name: Reference, reason: str) -> Ready | None:
         """An image that was built here, as its name means it now; None where there is none."""
@@ -134,10 +134,10 @@ class Images:
         for release in releases:
             Keeper(self.host).let_go(reason(release.project, release.number))
 
-    async def _held(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> Kept:
+    async def _held(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> KeptImage:
         return await Keeper(self.host).hold(image.id, name, digest, reason)
 
-    async def _name(self, image: EngineImage, whole: Reference, kept: Kept) -> str:
+    async def _name(self, image: EngineImage, whole: Reference, kept: KeptImage) -> str:
         """By what Compose finds exactly this image."""
         found = await self.host.image(whole)
         return whole.familiar() if found is not None and found.id == image.id else kept.keep_name.familiar()

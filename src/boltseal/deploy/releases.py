@@ -45,7 +45,7 @@ class ReleaseUnreadable(Unavailable):
     """A record on this host that can't be read, or is not one of ours."""
 
 
-class Kind(StrEnum):
+class ReleaseKind(StrEnum):
     """Why there is a release."""
 
     DEPLOY = "deploy"
@@ -53,7 +53,7 @@ class Kind(StrEnum):
     ROLLBACK = "rollback"
 
 
-class Step(StrEnum):
+class ReleaseStep(StrEnum):
     """How far it is; see the module's text."""
 
     RECORDED = "recorded"
@@ -63,7 +63,7 @@ class Step(StrEnum):
     ENDED = "ended"
 
 
-class End(StrEnum):
+class ReleaseEnd(StrEnum):
     """How it ended; see the module's text."""
 
     HEALTHY = "healthy"
@@ -122,7 +122,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     format: int = FORMAT
     project: str
     number: int
-    kind: Kind
+    kind: ReleaseKind
     directory: str
     engine: str = ""
     started_us: int
@@ -130,8 +130,8 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     revision: str = ""
     of: int | None = None
     previous: int | None = None
-    step: Step = Step.RECORDED
-    end: End | None = None
+    step: ReleaseStep = ReleaseStep.RECORDED
+    end: ReleaseEnd | None = None
     ended_us: int | None = None
     reason: str = ""
     services: tuple[ReleasedService, ...] = ()
@@ -142,12 +142,12 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def unfinished(self) -> bool:
         """Whether it was left at a step."""
-        return self.step is not Step.ENDED
+        return self.step is not ReleaseStep.ENDED
 
     @property
     def good(self) -> bool:
         """Whether it ran, so that it can be gone back to."""
-        return self.end is End.HEALTHY
+        return self.end is ReleaseEnd.HEALTHY
 
     @property
     def to_start(self) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         new = {each.name: each for each in services}
         return msgspec.structs.replace(self, services=tuple(new.get(each.name, each) for each in self.services))
 
-    def at(self, step: Step, state: ServiceState | None = None) -> Release:
+    def at(self, step: ReleaseStep, state: ServiceState | None = None) -> Release:
         """The release one step on; `state`: of the services that it starts."""
         moved = msgspec.structs.replace(self, step=step)
         if state is None:
@@ -179,9 +179,11 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             if each.state not in (ServiceState.FAILED, ServiceState.UNCHANGED)
         )
 
-    def ended(self, end: End, now_us: int, reason: str = "") -> Release:
+    def ended(self, end: ReleaseEnd, now_us: int, reason: str = "") -> Release:
         """The release at its end."""
-        return msgspec.structs.replace(self, step=Step.ENDED, end=end, ended_us=now_us, reason=reason or self.reason)
+        return msgspec.structs.replace(
+            self, step=ReleaseStep.ENDED, end=end, ended_us=now_us, reason=reason or self.reason
+        )
 
 
 def parse_release(raw: bytes) -> Release:
@@ -219,7 +221,7 @@ def _check(release: Release) -> None:
             raise ReleaseInvalid(
                 f"{quote(name)} is no file of a project, or {quote(kept)} no name that it is kept under"
             )
-    if (release.step is Step.ENDED) != (release.end is not None):
+    if (release.step is ReleaseStep.ENDED) != (release.end is not None):
         raise ReleaseInvalid("it has an end and goes on, or it has ended and does not say how")
 
 
@@ -278,7 +280,9 @@ def last_good(releases: Sequence[Release], before: int | None = None) -> Release
 def left_behind(releases: Sequence[Release]) -> list[Release]:
     """Releases after the last one that ran whose containers may be there still: none was put in their place."""
     last = last_good(releases)
-    return [each for each in releases if (last is None or each.number > last.number) and each.end is not End.PUT_BACK]
+    return [
+        each for each in releases if (last is None or each.number > last.number) and each.end is not ReleaseEnd.PUT_BACK
+    ]
 
 
 def no_more(releases: Sequence[Release], names: Collection[str]) -> tuple[str, ...]:

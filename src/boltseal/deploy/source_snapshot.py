@@ -16,10 +16,10 @@ from boltseal.deploy.project_files import NoProject, project_folder
 from boltseal.errors import BoltsealError, NotFound
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.lockfile.parse import parse_lock
-from boltseal.project.edits import Change
+from boltseal.project.edits import FileEdit
 from boltseal.project.replace_files import replace_all
 from boltseal.project.scan import scan_project
-from boltseal.project.source_files import MAX_FILE_BYTES, Project, Source
+from boltseal.project.source_files import MAX_FILE_BYTES, ProjectTree, SourceFile
 
 MAX_RECORDED_BYTES: Final = 16 * 1024 * 1024
 
@@ -29,20 +29,20 @@ class FilesGone(NotFound):
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class SourceSnapshot:
     """The files as they are, by their path in the project; those outside of it by their whole path."""
 
     root: Path
     files: Mapping[str, bytes]
 
 
-def recorded_files(project: ProjectFiles) -> Recorded:
+def recorded_files(project: ProjectFiles) -> SourceSnapshot:
     """Every file that says something of the project: Compose files, what they include or extend, and `.env`s.
 
     The files of `env_file` are not among them: what they say is in the project as Compose resolved it.
     """
     root = project_folder(project).resolve()
-    scanned = Project(root)
+    scanned = ProjectTree(root)
     inside = [file for file in project.files if file.resolve().is_relative_to(root)]
     scan_project(scanned, inside)
     files = {name: source.raw for name, source in scanned.texts().items()}
@@ -54,7 +54,7 @@ def recorded_files(project: ProjectFiles) -> Recorded:
             files[name] = raw
     if sum(map(len, files.values())) > MAX_RECORDED_BYTES:
         raise NoProject(f"the project's files have more than {MAX_RECORDED_BYTES // 2**20} MiB; that is no project")
-    return Recorded(root, files)
+    return SourceSnapshot(root, files)
 
 
 def _raw(file: Path) -> bytes | None:
@@ -100,5 +100,5 @@ def put_files_back(root: Path, files: Mapping[str, bytes], names: Sequence[str])
         now = None if Path(name).is_absolute() else _raw(root / name)
         if now is None:
             raise FilesGone(f"{name} is not in the project any more; nothing was put back: bring it back by hand")
-        changes.append(Change(Source.of(name, now), Source.of(name, files[name])))
+        changes.append(FileEdit(SourceFile.of(name, now), SourceFile.of(name, files[name])))
     replace_all(root.resolve(), changes)

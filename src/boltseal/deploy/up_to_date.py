@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from boltseal.deploy.compose_model import locked_digests, merged
 from boltseal.deploy.compose_reading import Read
-from boltseal.deploy.release_flow import Flow
+from boltseal.deploy.release_flow import ReleaseFlow
 from boltseal.deploy.releases import Release, last_good, left_behind
 from boltseal.engines.api import NoSuchImage
 from boltseal.lockfile.document import Lock
 from boltseal.oci.reference import Reference
 
 
-async def standing(flow: Flow, read: Read, lock: Lock | None, chosen: Sequence[str]) -> Release | None:
+async def standing(flow: ReleaseFlow, read: Read, lock: Lock | None, chosen: Sequence[str]) -> Release | None:
     """The release that runs, if a new one would be the same: the same services, images, text, and containers of them.
 
     None otherwise, and also where a later release may have left containers. NotAsLocked.
@@ -39,7 +39,7 @@ async def standing(flow: Flow, read: Read, lock: Lock | None, chosen: Sequence[s
     return last if await flow.unchanged(last, text, names) else None
 
 
-async def _built(flow: Flow, image: Reference) -> str | None:
+async def _built(flow: ReleaseFlow, image: Reference) -> str | None:
     """The ID of what a name means that is built here."""
     try:
         return str((await flow.engine.image(image.by_tag)).id)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from boltseal.client.registry_client import Resolved
-from boltseal.client.tag_observations import Meant
+from boltseal.client.tag_observations import ObservedInterval
 from boltseal.deploy.compose_model import Service
-from boltseal.deploy.releases import End, Release, ServiceState
+from boltseal.deploy.releases import Release, ReleaseEnd, ServiceState
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
@@ -40,7 +40,7 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class UpdateStep:
     """A service, and what is to be done with it. `to`: the digest that is taken, `tag`: the version that is proposed."""
 
     service: str
@@ -52,7 +52,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownImages:
     """What is known of the images, by their name in a lock.
 
     `locked`: what the lock says. `meanings`, `tags`: what registries say, or why they do not. `past`: what tags were seen
@@ -62,11 +62,13 @@ class Known:
     locked: Mapping[Reference, Digest]
     meanings: Mapping[Reference, Resolved | BoltsealError]
     tags: Mapping[Reference, Sequence[Tag] | BoltsealError]
-    past: Mapping[Reference, Sequence[Meant]]
+    past: Mapping[Reference, Sequence[ObservedInterval]]
     failed: frozenset[tuple[str, str]] = frozenset()
 
 
-def steps(services: Iterable[Service], known: Known, *, now_us: int, cooldown_us: int, major: bool) -> tuple[Step, ...]:
+def steps(
+    services: Iterable[Service], known: KnownImages, *, now_us: int, cooldown_us: int, major: bool
+) -> tuple[UpdateStep, ...]:
     """One for each service, in their order. `major`: also versions with a higher first number are proposed."""
     return tuple(_step(each, known, now_us, cooldown_us, major=major) for each in services)
 
@@ -92,54 +94,56 @@ def failed_before(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
     ran: set[tuple[str, str]] = set()
     for release in releases:
         deployed = {(each.name, each.digest) for each in release.services}
-        if release.end is End.HEALTHY:
+        if release.end is ReleaseEnd.HEALTHY:
             found -= deployed
             ran |= deployed
-        elif release.end in (End.PUT_BACK, End.FAILED):
+        elif release.end in (ReleaseEnd.PUT_BACK, ReleaseEnd.FAILED):
             named = {(each.name, each.digest) for each in release.services if each.state is ServiceState.FAILED}
             found |= named or deployed - ran
     return frozenset(found)
 
 
-def _step(service: Service, known: Known, now_us: int, cooldown_us: int, *, major: bool) -> Step:
+def _step(service: Service, known: KnownImages, now_us: int, cooldown_us: int, *, major: bool) -> UpdateStep:
     image = lock_key(service.image)
     if service.build:  # 1
-        return Step(service.name, image, Act.NOTHING, "it is built here")
+        return UpdateStep(service.name, image, Act.NOTHING, "it is built here")
     if is_version(service):
         return _version(service, known, major=major)
     if not floats(service):
-        return Step(service.name, image, Act.NOTHING, "its file pins it, and is not edited: see `boltseal pin`")
+        return UpdateStep(service.name, image, Act.NOTHING, "its file pins it, and is not edited: see `boltseal pin`")
     meaning = known.meanings.get(image)
     if not isinstance(meaning, Resolved):  # 2
-        return Step(service.name, image, Act.UNKNOWN, "nobody was asked" if meaning is None else meaning.message)
+        return UpdateStep(service.name, image, Act.UNKNOWN, "nobody was asked" if meaning is None else meaning.message)
     locked = known.locked.get(image)
     if locked == meaning.digest:  # 4
-        return Step(service.name, image, Act.NOTHING, "it means what is locked", meaning.digest)
+        return UpdateStep(service.name, image, Act.NOTHING, "it means what is locked", meaning.digest)
     if (service.name, str(meaning.digest)) in known.failed:  # 5
         why = f"{meaning.digest.short} was deployed here and did not get healthy; `boltseal deploy --update` tries it again"
-        return Step(service.name, image, Act.NOTHING, why, meaning.digest)
+        return UpdateStep(service.name, image, Act.NOTHING, why, meaning.digest)
     past = known.past.get(image, ())
     since_us = past[-1].first_seen_us if past and past[-1].digest == meaning.digest else now_us
     left_us = since_us + cooldown_us - now_us
     moved = f"{'nothing' if locked is None else locked.short} -> {meaning.digest.short}"
     if left_us > 0:  # 6
-        return Step(service.name, image, Act.WAIT, f"{moved}, taken in {format_duration(left_us)}", meaning.digest)
-    return Step(service.name, image, Act.TAKE, moved, meaning.digest)
+        return UpdateStep(
+            service.name, image, Act.WAIT, f"{moved}, taken in {format_duration(left_us)}", meaning.digest
+        )
+    return UpdateStep(service.name, image, Act.TAKE, moved, meaning.digest)
 
 
-def _version(service: Service, known: Known, *, major: bool) -> Step:
+def _version(service: Service, known: KnownImages, *, major: bool) -> UpdateStep:
     """3."""
     image, tag = lock_key(service.image), service.image.tag
     if tag is None:
         raise AssertionError("a version has a tag")
     there = known.tags.get(image)
     if there is None or isinstance(there, BoltsealError):
-        return Step(service.name, image, Act.UNKNOWN, "nobody was asked" if there is None else there.message)
+        return UpdateStep(service.name, image, Act.UNKNOWN, "nobody was asked" if there is None else there.message)
     found = newer(tag, there)
     best = found.any_major if major else found.same_major
     if best is not None:
-        return Step(service.name, image, Act.PROPOSE, f"{tag} -> {best}", tag=best)
+        return UpdateStep(service.name, image, Act.PROPOSE, f"{tag} -> {best}", tag=best)
     if found.any_major is not None:
         why = f"{found.any_major} is there, with another first number: --major proposes it"
-        return Step(service.name, image, Act.NOTHING, why)
-    return Step(service.name, image, Act.NOTHING, "no newer version of the same form is there")
+        return UpdateStep(service.name, image, Act.NOTHING, why)
+    return UpdateStep(service.name, image, Act.NOTHING, "no newer version of the same form is there")

@@ -41,13 +41,13 @@ from boltseal.engines.bounded_answers import (
     whole,
 )
 from boltseal.engines.container_logs import LogTail
-from boltseal.engines.inventory import About, EngineContainer, EngineImage, EngineLies, Store
+from boltseal.engines.inventory import About, EngineContainer, EngineImage, EngineMismatch, ImageStoreKind
 from boltseal.engines.ssh_tunnel import Tunnel, tunnel
 from boltseal.errors import BoltsealError, Denied, Full, NotFound, Unavailable, quote
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
-from boltseal.socket_backend import WireTransport
+from boltseal.socket_backend import SocketTransport
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -101,7 +101,7 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class EngineProgress:
     """A step of a pull or load, in the engine's words. `total`: bytes, 0 where it does not say."""
 
     status: str
@@ -110,10 +110,10 @@ class Progress:
     total: int = 0
 
 
-Tell = Callable[[Progress], None]
+Tell = Callable[[EngineProgress], None]
 
 
-def _silent(_step: Progress) -> None:
+def _silent(_step: EngineProgress) -> None:
     """Nobody wants to know how far it is."""
 
 
@@ -136,7 +136,7 @@ class Engine:
         """What tells Docker's own programs of it, for as long as it is connected: behind ssh by the way that we have to it."""
         return self.address.environment() if self._way is None else {"DOCKER_HOST": f"unix://{self._way.socket}"}
 
-    async def store(self) -> Store:
+    async def store(self) -> ImageStoreKind:
         """Where it keeps images."""
         return inventory.store(await self._ask("GET", "info"), self.about)
 
@@ -147,14 +147,14 @@ class Engine:
     async def container_ids(self, *, all_: bool = False, label: str = "") -> tuple[str, ...]:
         """The containers that run; `all_`: also those that do not; `label`: only those with it (`NAME=VALUE`). One request.
 
-        EngineLies for more than MAX_CONTAINERS: nobody asks about each of them.
+        EngineMismatch for more than MAX_CONTAINERS: nobody asks about each of them.
         """
         parameters = {"all": "1" if all_ else "0"}
         if label:
             parameters["filters"] = json.dumps({"label": [label]})
         found = inventory.container_ids(await self._ask("GET", "containers/json", params=parameters))
         if len(found) > MAX_CONTAINERS:
-            raise EngineLies(
+            raise EngineMismatch(
                 f"the engine says that it has {len(found)} containers; more than {MAX_CONTAINERS} are not looked at"
             )
         return found
@@ -176,7 +176,7 @@ class Engine:
         return inventory.container(await self._ask("GET", f"containers/{inventory.container_id(id_)}/json"))
 
     async def logs(self, id_: str, lines: int) -> tuple[str, ...]:
-        """The last lines that a container wrote, 1 to 1000, as a terminal may have them. NoSuchContainer, EngineLies.
+        """The last lines that a container wrote, 1 to 1000, as a terminal may have them. NoSuchContainer, EngineMismatch.
 
         Two requests: how a log is sent is said by the container.
         """
@@ -275,7 +275,7 @@ class Engine:
     async def _unsuccessful(self, response: httpx2.Response, path: str) -> BoltsealError:
         status = response.status_code
         if status < 400:
-            return EngineLies(f"{self._who} redirects (status {status}); boltseal does not follow it")
+            return EngineMismatch(f"{self._who} redirects (status {status}); boltseal does not follow it")
         said = await complaint(response)
         if said is None:
             return EngineFailed(f"{self._who} failed, and does not say in Docker's way why")
@@ -302,7 +302,7 @@ class Engine:
 
 @asynccontextmanager
 async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
-    """The engine at an address, greeted. EngineUnavailable, EngineForbidden, SshFailed, EngineLies."""
+    """The engine at an address, greeted. EngineUnavailable, EngineForbidden, SshFailed, EngineMismatch."""
     async with AsyncExitStack() as stack:
         way = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None
         url, transport = _transport(address, way)
@@ -344,19 +344,19 @@ _TIMEOUT: Final = httpx2.Timeout(None, connect=CONNECT_S)
 """The rest is bounded where it is read: an upload of gigabytes may take as long as it moves."""
 
 
-def _transport(address: EngineAddress, way: Tunnel | None) -> tuple[str, WireTransport]:
+def _transport(address: EngineAddress, way: Tunnel | None) -> tuple[str, SocketTransport]:
     """The start of each URL, and what connects to it."""
     limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no certificate: a socket and plain tcp need none
     if address.scheme != "tcp":
         socket = address.path if way is None else str(way.socket)
-        return "http://localhost", WireTransport(context, limits, reach=None, uds=socket)
+        return "http://localhost", SocketTransport(context, limits, reach=None, uds=socket)
     scheme, port = "http", PORTS["tcp"]
     if address.certificates is not None:
         scheme, port, context = "https", PORTS["tls"], _trusting(address.certificates)
     host = f"[{address.host}]" if ":" in address.host else address.host
     url = f"{scheme}://{host}:{address.port or port}"
-    return url, WireTransport(context, limits, reach=None)
+    return url, SocketTransport(context, limits, reach=None)
 
 
 def _trusting(folder: Path) -> ssl.SSLContext:
@@ -392,11 +392,11 @@ def _wrong(step: Any) -> str:
     return str(said)[:MAX_LINE_BYTES] if said else ""
 
 
-def _step(step: Any) -> Progress:
+def _step(step: Any) -> EngineProgress:
     detail = step.get("progressDetail")
     detail = detail if isinstance(detail, dict) else {}
     numbers = [number if isinstance(number := detail.get(key), int) else 0 for key in ("current", "total")]
-    return Progress(str(step.get("status") or step.get("stream") or ""), str(step.get("id") or ""), *numbers)
+    return EngineProgress(str(step.get("status") or step.get("stream") or ""), str(step.get("id") or ""), *numbers)
 
 
 def _failed(said: str, status: int = 0) -> BoltsealError:

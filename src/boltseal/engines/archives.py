@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, explained
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, explained
 from boltseal.errors import quote
 
 MAX_MEMBERS: Final = 200_000
@@ -25,7 +25,7 @@ _HOP_KINDS: Final = (b"1", b"2")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FileLocation:
     """Where a named file lies: in which file below the root, from where, how long (-1: all of it)."""
 
     file: bytes
@@ -44,7 +44,7 @@ class NamedFiles(Protocol):
     def read(self, name: str, limit: int) -> bytes:
         """A small file, whole."""
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> FileLocation:
         """Where it lies, for who reads a large one."""
 
 
@@ -53,7 +53,7 @@ class LayoutFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._files = Beneath(root)
+        self._files = SafeFolder(root)
 
     def has(self, name: str) -> bool:
         return self._files.exists(name.encode())
@@ -61,8 +61,8 @@ class LayoutFolder:
     def read(self, name: str, limit: int) -> bytes:
         return self._files.read(name.encode(), limit)
 
-    def place(self, name: str) -> Place:
-        return Place(name.encode())
+    def place(self, name: str) -> FileLocation:
+        return FileLocation(name.encode())
 
 
 class ArchiveFile:
@@ -71,7 +71,7 @@ class ArchiveFile:
     def __init__(self, file: Path) -> None:
         self.root = file.absolute().parent
         self._name = os.fsencode(file.name)
-        self._files = Beneath(self.root)
+        self._files = SafeFolder(self.root)
         with self._files.opened(self._name) as fd:
             try:
                 self._members = _members(fd, str(file))
@@ -88,14 +88,14 @@ class ArchiveFile:
         with self._files.opened(self._name) as fd:
             return os.pread(fd, place.size, place.start)
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> FileLocation:
         at = posixpath.normpath(name)
         for _ in range(MAX_LINKS):
             member = self._members.get(at)
             if member is None:
                 break
             if member.kind not in _HOP_KINDS:
-                return Place(self._name, member.start, member.size)
+                return FileLocation(self._name, member.start, member.size)
             base = posixpath.dirname(at) if member.kind == b"2" else ""
             at = posixpath.normpath(posixpath.join(base, member.link))
         raise StoreMissing(f"{quote(name)} is not in the archive {quote(os.fsdecode(self._name))}")

@@ -40,7 +40,7 @@ _IS_BRANCH: Final = 1
 _IS_LEAF: Final = 2
 
 
-class Bolt:
+class BboltFile:
     """An open file. Buckets read from it are good until the file is closed. StoreMalformed from every method."""
 
     def __init__(self, fd: int, name: str) -> None:
@@ -90,7 +90,7 @@ class Bolt:
 class Bucket:
     """Keys in order, each with a value or with another bucket."""
 
-    def __init__(self, bolt: Bolt, root: int, inline: bytes | None) -> None:
+    def __init__(self, bolt: BboltFile, root: int, inline: bytes | None) -> None:
         self._bolt = bolt
         self._root = root
         self._inline = inline

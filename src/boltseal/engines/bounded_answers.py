@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 import httpx2
 import msgspec
 
-from boltseal.engines.inventory import EngineLies
+from boltseal.engines.inventory import EngineMismatch
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -18,7 +18,7 @@ SILENT_S: Final = 600.0
 """So long a stream may bring nothing."""
 
 
-class TooMuch(EngineLies):
+class TooMuch(EngineMismatch):
     """An answer without an end."""
 
 

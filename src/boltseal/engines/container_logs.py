@@ -15,7 +15,7 @@ import re
 from collections import deque
 from typing import Final
 
-from boltseal.engines.inventory import EngineLies
+from boltseal.engines.inventory import EngineMismatch
 
 MAX_LINES: Final = 1000
 MAX_CHARACTERS: Final = 4096
@@ -41,7 +41,7 @@ class LogTail:
         self._begun = dict.fromkeys(_STREAMS, b"")
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes of the answer. EngineLies."""
+        """The next bytes of the answer. EngineMismatch."""
         if self._terminal:
             self._written(piece)
             return
@@ -83,5 +83,5 @@ def harmless(line: bytes) -> str:
 
 def _frame(head: bytes) -> tuple[int, int]:
     if head[0] not in _STREAMS or head[1:4] != b"\0\0\0":
-        raise EngineLies("the engine sends a log that is in no form of Docker's")
+        raise EngineMismatch("the engine sends a log that is in no form of Docker's")
     return head[0], int.from_bytes(head[4:])

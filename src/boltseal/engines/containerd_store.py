@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from boltseal.engines.bbolt import Bolt, Bucket, uvarint
+from boltseal.engines.bbolt import BboltFile, Bucket, uvarint
 from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, digest
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreUnreadable, explained
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreUnreadable, explained
 from boltseal.oci.digest import Digest
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class ContainerdStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = Beneath(root)
+        self.files = SafeFolder(root)
 
     def metadata(self) -> Metadata:
         """Images, snapshots and containers of all namespaces."""
@@ -100,7 +100,7 @@ class ContainerdStore:
         """A manifest, index or config, as it lies there: not checked."""
         return self.files.read(blob_at(blob), MAX_DOCUMENT_BYTES)
 
-    def _read(self, path: bytes, take: Callable[[Bolt], T]) -> T:
+    def _read(self, path: bytes, take: Callable[[BboltFile], T]) -> T:
         """Read a bolt file until nobody wrote to it meanwhile."""
         for _ in range(ATTEMPTS):
             with self._bolt(path) as bolt:
@@ -117,10 +117,10 @@ class ContainerdStore:
         raise StoreUnreadable(f"{self.files.shown(path)} is written to all the time; try again when less happens")
 
     @contextmanager
-    def _bolt(self, path: bytes) -> Iterator[Bolt]:
+    def _bolt(self, path: bytes) -> Iterator[BboltFile]:
         with self.files.opened(path) as fd:
             try:
-                bolt = Bolt(fd, path.decode())
+                bolt = BboltFile(fd, path.decode())
             except OSError as error:
                 raise explained(error, self.files.shown(path)) from error
             yield bolt
@@ -131,7 +131,7 @@ def blob_at(blob: Digest) -> bytes:
     return CONTENT + f"/{blob.algorithm}/{blob.hex}".encode()
 
 
-def _metadata(bolt: Bolt) -> Metadata:
+def _metadata(bolt: BboltFile) -> Metadata:
     images: list[NamedImage] = []
     snapshots: dict[tuple[str, str], tuple[str, str]] = {}
     containers: list[NamedContainer] = []
@@ -174,7 +174,7 @@ def _metadata(bolt: Bolt) -> Metadata:
     return Metadata(tuple(images), snapshots, tuple(containers), elsewhere, tuple(damaged))
 
 
-def _snapshots(bolt: Bolt) -> dict[str, Snapshot]:
+def _snapshots(bolt: BboltFile) -> dict[str, Snapshot]:
     found: dict[str, Snapshot] = {}
     snapshots = bolt.root.below(b"v1", b"snapshots")
     for name, snapshot in snapshots.buckets() if snapshots is not None else ():
@@ -184,7 +184,7 @@ def _snapshots(bolt: Bolt) -> dict[str, Snapshot]:
     return found
 
 
-def _bounded(bolt: Bolt, count: int, what: str) -> None:
+def _bounded(bolt: BboltFile, count: int, what: str) -> None:
     if count > MAX_NAMES:
         raise StoreMalformed(f"{bolt.name} names more than {MAX_NAMES} {what}")
 

@@ -29,7 +29,7 @@ from boltseal.engines.json_documents import (
     digest,
     word,
 )
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing
 from boltseal.oci.digest import Digest
 
 OVERLAY2: Final = "overlay2"
@@ -85,7 +85,7 @@ class DockerStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = Beneath(root)
+        self.files = SafeFolder(root)
 
     def drivers(self) -> list[str]:
         """The storage drivers that keep images here."""

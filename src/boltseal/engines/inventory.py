@@ -2,7 +2,7 @@
 
 Docker's API, and Podman's compatible one. An engine is believed as far as this goes: what it says is what it says, and
 nothing here has been hashed (`scrub` does that). What can't be right (an ID that is no digest, a document of another
-shape) is EngineLies; what it leaves out is None or empty.
+shape) is EngineMismatch; what it leaves out is None or empty.
 
 The ID of an image is another thing in each store, and nothing here pretends otherwise:
 
@@ -42,11 +42,11 @@ _YEAR_3000_S: Final = 32_503_680_000
 _SNAPSHOTTER: Final = "io.containerd.snapshotter.v1"
 
 
-class EngineLies(Unavailable):
+class EngineMismatch(Unavailable):
     """An engine's answer that can't be one."""
 
 
-class Store(StrEnum):
+class ImageStoreKind(StrEnum):
     """Where an engine keeps its images, which decides what an image ID is."""
 
     CLASSIC = "classic"
@@ -66,7 +66,7 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-class Health(StrEnum):
+class ContainerHealth(StrEnum):
     """What a container's own check says. NONE: it has none, or it is switched off."""
 
     NONE = "none"
@@ -81,7 +81,7 @@ _PODMANS_STATES: Final = {
     "stopping": State.RUNNING,
     "stopped": State.EXITED,
 }
-_PODMANS_HEALTH: Final = {"": Health.NONE, "reset": Health.STARTING, "stopped": Health.NONE}
+_PODMANS_HEALTH: Final = {"": ContainerHealth.NONE, "reset": ContainerHealth.STARTING, "stopped": ContainerHealth.NONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Descriptor:
+class StoreDescriptor:
     """What a store says that something is: the digest of its bytes, and their media type."""
 
     digest: Digest
@@ -122,14 +122,14 @@ class EngineContainer:
     started_as: str
     image: Digest | None
     state: State
-    health: Health = Health.NONE
+    health: ContainerHealth = ContainerHealth.NONE
     exit_code: int | None = None
     restarts: int = 0
     terminal: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     created_us: int | None = None
     started_us: int | None = None
-    manifest: Descriptor | None = None
+    manifest: StoreDescriptor | None = None
 
     @property
     def running(self) -> bool:
@@ -147,7 +147,7 @@ class EngineImage:
     id: Digest
     names: tuple[Reference, ...] = ()
     pulled_as: tuple[Reference, ...] = ()
-    target: Descriptor | None = None
+    target: StoreDescriptor | None = None
     platform: Platform = field(default_factory=Platform)
     labels: Mapping[str, str] = field(default_factory=dict)
     created_us: int | None = None
@@ -241,42 +241,44 @@ class _Image(msgspec.Struct, rename="pascal"):
 
 
 def about(raw: bytes) -> About:
-    """`GET /version`. EngineLies."""
+    """`GET /version`. EngineMismatch."""
     said = _decoded(raw, _Version, "its version")
     podman = any(each.name.startswith("Podman") for each in said.components or [])
     if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,4}", said.api_version) is None:
-        raise EngineLies(f"the engine says that its API has version {quote(said.api_version)}; expected such as 1.45")
+        raise EngineMismatch(
+            f"the engine says that its API has version {quote(said.api_version)}; expected such as 1.45"
+        )
     return About("Podman" if podman else "Docker", said.version, said.api_version, Platform(said.os, said.arch))
 
 
-def store(raw: bytes, who: About) -> Store:
-    """`GET /info`: where images lie. EngineLies."""
+def store(raw: bytes, who: About) -> ImageStoreKind:
+    """`GET /info`: where images lie. EngineMismatch."""
     if who.podman:
-        return Store.PODMAN
+        return ImageStoreKind.PODMAN
     status = _decoded(raw, _Info, "its information").driver_status or []
-    return Store.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else Store.CLASSIC
+    return ImageStoreKind.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else ImageStoreKind.CLASSIC
 
 
 def data_root(raw: bytes) -> Path | None:
-    """`GET /info`: the engine's folder on its host; None for what is no absolute path. EngineLies."""
+    """`GET /info`: the engine's folder on its host; None for what is no absolute path. EngineMismatch."""
     said = _decoded(raw, _Info, "its information").docker_root_dir
     return Path(said) if said.startswith("/") and "\0" not in said else None
 
 
 def container_ids(raw: bytes) -> tuple[str, ...]:
-    """`GET /containers/json`: whom to ask about. EngineLies."""
+    """`GET /containers/json`: whom to ask about. EngineMismatch."""
     return tuple(container_id(each.Id) for each in _decoded(raw, list[_Listed], "its containers"))
 
 
 def container_id(text: str) -> str:
-    """An ID that may stand in a path. EngineLies."""
+    """An ID that may stand in a path. EngineMismatch."""
     if _CONTAINER_ID.fullmatch(text) is None:
-        raise EngineLies(f"the engine names a container {quote(text)}; expected 64 hex digits")
+        raise EngineMismatch(f"the engine names a container {quote(text)}; expected 64 hex digits")
     return text
 
 
 def container(raw: bytes) -> EngineContainer:
-    """`GET /containers/ID/json`. EngineLies."""
+    """`GET /containers/ID/json`. EngineMismatch."""
     said = _decoded(raw, _Container, "a container")
     state, started_us = _state(said.state.status), time_us(said.state.started_at)
     ended = started_us is not None and state not in (State.RUNNING, State.PAUSED)
@@ -300,7 +302,9 @@ def container(raw: bytes) -> EngineContainer:
 def _container_name(text: str) -> str:
     name = text.removeprefix("/")
     if name and _CONTAINER_NAME.fullmatch(name) is None:
-        raise EngineLies(f"the engine says that a container's name is {quote(name)}; expected letters, digits and _.-")
+        raise EngineMismatch(
+            f"the engine says that a container's name is {quote(name)}; expected letters, digits and _.-"
+        )
     return name
 
 
@@ -308,33 +312,33 @@ def _state(word: str) -> State:
     try:
         return _PODMANS_STATES.get(word) or State(word)
     except ValueError as error:
-        raise EngineLies(f"the engine says that a container is {quote(word)}; expected such as running") from error
+        raise EngineMismatch(f"the engine says that a container is {quote(word)}; expected such as running") from error
 
 
-def _health(said: _Health | None) -> Health:
+def _health(said: _Health | None) -> ContainerHealth:
     word = "" if said is None else said.status
     try:
-        return _PODMANS_HEALTH.get(word) or Health(word)
+        return _PODMANS_HEALTH.get(word) or ContainerHealth(word)
     except ValueError as error:
-        raise EngineLies(
+        raise EngineMismatch(
             f"the engine says that a container's health is {quote(word)}; expected such as healthy"
         ) from error
 
 
 def image(raw: bytes) -> EngineImage:
-    """`GET /images/NAME/json`. EngineLies."""
+    """`GET /images/NAME/json`. EngineMismatch."""
     return _as_image(_decoded(raw, _Image, "an image"))
 
 
 def images(raw: bytes) -> tuple[EngineImage, ...]:
-    """`GET /images/json`. EngineLies."""
+    """`GET /images/json`. EngineMismatch."""
     return tuple(_as_image(each) for each in _decoded(raw, list[_Image], "its images"))
 
 
 def _as_image(said: _Image) -> EngineImage:
     found = _image_id(said.id)
     if found is None:
-        raise EngineLies(f"the engine says that an image's ID is {quote(said.id)}; expected a digest")
+        raise EngineMismatch(f"the engine says that an image's ID is {quote(said.id)}; expected a digest")
     labels = said.labels if said.config is None else said.config.labels
     return EngineImage(
         id=found,
@@ -367,19 +371,19 @@ def _image_id(text: str) -> Digest | None:
     try:
         return Digest.parse(text) if text else None
     except DigestInvalid as error:
-        raise EngineLies(f"the engine says that an image's ID is {quote(text)}; expected a digest") from error
+        raise EngineMismatch(f"the engine says that an image's ID is {quote(text)}; expected a digest") from error
 
 
-def _descriptor(said: _Descriptor | None) -> Descriptor | None:
+def _descriptor(said: _Descriptor | None) -> StoreDescriptor | None:
     if said is None or not said.digest:
         return None
     try:
         digest = Digest.parse(said.digest)
     except DigestInvalid as error:
-        raise EngineLies(f"the engine describes an image as {quote(said.digest)}; expected a digest") from error
+        raise EngineMismatch(f"the engine describes an image as {quote(said.digest)}; expected a digest") from error
     at = said.platform
     platform = "" if at is None else str(Platform(at.os, at.architecture, at.variant))
-    return Descriptor(digest, said.mediaType, platform)
+    return StoreDescriptor(digest, said.mediaType, platform)
 
 
 def time_us(text: str) -> int | None:
@@ -401,12 +405,12 @@ def _decoded(raw: bytes, shape: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(raw, type=shape)
     except RecursionError as error:
-        raise EngineLies(f"what the engine says of {what} is nested too deeply") from error
+        raise EngineMismatch(f"what the engine says of {what} is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
         reason = quote(str(error), 200)[1:-1]
-        raise EngineLies(f"what the engine says of {what} can't be read: {reason}") from error
+        raise EngineMismatch(f"what the engine says of {what} can't be read: {reason}") from error
 
 
 def line(raw: bytes) -> Mapping[str, Any]:
-    """One line of a progress stream, as it is. EngineLies."""
+    """One line of a progress stream, as it is. EngineMismatch."""
     return _decoded(raw, dict[str, Any], "its progress")

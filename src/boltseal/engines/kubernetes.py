@@ -33,7 +33,7 @@ _SCHEME: Final = re.compile(r"([a-z][a-z0-9-]{0,31})://")
 _RUNTIMES: Final = {"docker": "Docker", "cri-o": "CRI-O"}
 
 
-class ClusterLies(Unavailable):
+class ClusterMismatch(Unavailable):
     """A cluster's answer that can't be one."""
 
 
@@ -131,12 +131,12 @@ class _Nodes(msgspec.Struct):
 
 
 def pod_containers(raw: bytes) -> tuple[PodContainer, ...]:
-    """`kubectl get pods -o json`: the containers that run, also of init and for debugging. ClusterLies."""
+    """`kubectl get pods -o json`: the containers that run, also of init and for debugging. ClusterMismatch."""
     return tuple(one for pod in _decoded(raw, _Pods, "pods").items for one in _of_pod(pod))
 
 
 def machines(raw: bytes) -> dict[str, Platform]:
-    """`kubectl get nodes -o json`: the machine that each node is. ClusterLies."""
+    """`kubectl get nodes -o json`: the machine that each node is. ClusterMismatch."""
     found = {}
     for node in _decoded(raw, _Nodes, "nodes").items:
         info = node.status.nodeInfo
@@ -178,7 +178,7 @@ def _container(pod: _Pod, status: _Status, started_as: str) -> PodContainer:
 
 
 def node_image(text: str) -> NodeImage | None:
-    """An `imageID`. None where there is none; ClusterLies where it is in no form that a runtime has."""
+    """An `imageID`. None where there is none; ClusterMismatch where it is in no form that a runtime has."""
     rest = _SCHEME.sub("", text, count=1)
     if not rest:
         return None
@@ -190,7 +190,9 @@ def node_image(text: str) -> NodeImage | None:
         name, _, digest = rest.rpartition("@")
         return NodeImage(Digest.parse(digest), _pulled(name, digest))
     except DigestInvalid as error:
-        raise ClusterLies(f"the cluster says that a container's imageID is {quote(text)}; expected a digest") from error
+        raise ClusterMismatch(
+            f"the cluster says that a container's imageID is {quote(text)}; expected a digest"
+        ) from error
 
 
 def _pulled(name: str, digest: str) -> Reference | None:
@@ -203,7 +205,7 @@ def _pulled(name: str, digest: str) -> Reference | None:
 
 def _name(text: str, what: str) -> str:
     if _NAME.fullmatch(text) is None:
-        raise ClusterLies(f"the cluster says that a {what} is called {quote(text)}; expected a-z, 0-9, - and .")
+        raise ClusterMismatch(f"the cluster says that a {what} is called {quote(text)}; expected a-z, 0-9, - and .")
     return text
 
 
@@ -211,8 +213,8 @@ def _decoded(raw: bytes, shape: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(raw, type=shape)
     except RecursionError as error:
-        raise ClusterLies(f"what the cluster says of its {what} is nested too deeply") from error
+        raise ClusterMismatch(f"what the cluster says of its {what} is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ClusterLies(
+        raise ClusterMismatch(
             f"what the cluster says of its {what} can't be read: {quote(str(error), 200)[1:-1]}"
         ) from error

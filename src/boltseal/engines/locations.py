@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from boltseal.engines.json_documents import decoded
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.errors import quote
 
 USUAL: Final = (
@@ -76,7 +76,7 @@ def places(disk: Path) -> tuple[list[str], list[str]]:
         if at is None:
             continue
         try:
-            with Beneath(at.parent) as folder:
+            with SafeFolder(at.parent) as folder:
                 told = root_in(folder.read(os.fsencode(at.name), MAX_CONFIG_BYTES))
         except StoreMissing:
             continue

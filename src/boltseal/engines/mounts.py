@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.safe_open import Beneath, StoreUnreadable, explained
+from boltseal.engines.safe_open import SafeFolder, StoreUnreadable, explained
 
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
 """The kernel's own limit of 100,000 mounts takes less."""
@@ -30,7 +30,7 @@ def mount_points_below(root: Path, folder: bytes) -> list[bytes]:
     StoreUnreadable where the kernel does not say it; StoreMissing, StoreMalformed as `Beneath`.
     """
     for _ in range(TRIES):
-        with Beneath(root) as files:
+        with SafeFolder(root) as files:
             fd = files.folder(folder)
             path, mount, table = _path(fd), _mount_id(fd), _table()
             if b"\n%s " % mount in b"\n" + table or mount == _mount_of_root():

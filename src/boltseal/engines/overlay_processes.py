@@ -21,7 +21,7 @@ _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
-class RunningRoot:
+class ProcessRoot:
     """A process whose root is an overlay. `upper`: its writable layer, as mounted. `mounts`: what else is mounted, relative.
 
     `users`, `groups`: which ids of this host its own are, by its user namespace; none: the same.
@@ -48,7 +48,7 @@ class RunningRoot:
             return False
 
 
-def running_roots(proc: Path = Path("/proc")) -> Iterator[RunningRoot]:
+def running_roots(proc: Path = Path("/proc")) -> Iterator[ProcessRoot]:
     """The first process of each overlay that is some process's root. StoreUnreadable without the right to look."""
     seen: set[bytes] = set()
     for name in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
@@ -65,7 +65,7 @@ def running_roots(proc: Path = Path("/proc")) -> Iterator[RunningRoot]:
         if upper is not None and upper not in seen:
             seen.add(upper)
             users, groups = (_ids(proc / str(name) / which) for which in ("uid_map", "gid_map"))
-            yield RunningRoot(name, upper, mounts, proc, users, groups)
+            yield ProcessRoot(name, upper, mounts, proc, users, groups)
 
 
 def _root_overlay(raw: bytes) -> tuple[bytes | None, frozenset[bytes]]:

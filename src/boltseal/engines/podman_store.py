@@ -29,7 +29,7 @@ from boltseal.engines.json_documents import (
     decoded,
     word,
 )
-from boltseal.engines.safe_open import Beneath, StoreMalformed
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed
 from boltseal.oci.digest import Digest
 
 Row = TypeVar("Row", "StoredImage", "StoredLayer", "StoredContainer")
@@ -88,7 +88,7 @@ class PodmanStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.damaged: list[str] = []
-        self.files = Beneath(root)
+        self.files = SafeFolder(root)
 
     def other_drivers(self) -> list[str]:
         """Storage drivers other than overlay that keep images here."""

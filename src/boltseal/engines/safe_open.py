@@ -23,7 +23,7 @@ MAX_NAMES: Final = 1_000_000
 NAMES_AT_ONCE: Final = 10_000
 MAX_COMPONENTS: Final = 2_000
 OPEN_FOLDERS: Final = 64
-"""How many folders a `Beneath` keeps open, so that the next name in one costs a single look-up."""
+"""How many folders a `SafeFolder` keeps open, so that the next name in one costs a single look-up."""
 
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,7 +46,7 @@ class TooManyNames(StoreMalformed):
     """A folder that holds more names than are read."""
 
 
-class Beneath:
+class SafeFolder:
     """A folder, open. Paths are bytes, relative, without `.` and `..`; the empty path is the folder itself.
 
     Every method may raise StoreMissing, StoreUnreadable or StoreMalformed. Not for several threads at once.
@@ -77,10 +77,10 @@ class Beneath:
             os.close(fd)
         self._open.clear()
 
-    def below(self, path: bytes) -> Beneath:
+    def below(self, path: bytes) -> SafeFolder:
         """A folder in here as a folder of its own, reached without following a link."""
         fd = os.dup(self.folder(path))
-        made = Beneath.__new__(Beneath)
+        made = SafeFolder.__new__(SafeFolder)
         made.root, made._open = self.root / os.fsdecode(path), {b"": fd}
         made.device = os.fstat(fd).st_dev
         return made

@@ -11,23 +11,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from boltseal.engines.api import Engine, Name, NoSuchImage
-from boltseal.engines.inventory import EngineContainer, EngineImage, Store
-from boltseal.host.kept_images import KeptStore
+from boltseal.engines.inventory import EngineContainer, EngineImage, ImageStoreKind
+from boltseal.host.kept_images import KeptImages
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class EngineHost:
     """An engine that answers, and our memory of it. `now_us` is the clock, in microseconds since 1970."""
 
     engine: Engine
-    store: Store
-    kept: KeptStore
+    store: ImageStoreKind
+    kept: KeptImages
     now_us: Callable[[], int]
 
     @classmethod
-    async def of(cls, engine: Engine, kept: KeptStore, now_us: Callable[[], int]) -> Host:
+    async def of(cls, engine: Engine, kept: KeptImages, now_us: Callable[[], int]) -> EngineHost:
         """Ask which store it is, once."""
         return cls(engine, await engine.store(), kept, now_us)
 
@@ -52,7 +52,7 @@ class Host:
     def registry_digests(self, image: EngineImage, name: Reference) -> tuple[Digest, ...]:
         """By which digests the repository of `name` knows an image, the surest first: what we saw come, then what the engine says."""
         listed = [each.digest for each in image.pulled_as if each.name == name.name and each.digest is not None]
-        if self.store is Store.CONTAINERD:
+        if self.store is ImageStoreKind.CONTAINERD:
             listed = [image.id]
         seen = [each.digest for each in self.kept.came(self.key, image.id) if each.repository == name.name]
         return tuple(dict.fromkeys([*seen, *reversed(listed)]))  # Podman lists the index's digest last

@@ -24,8 +24,8 @@ from typing import Final
 from boltseal.engines.api import EngineRefused, NoSuchImage
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, Precondition
-from boltseal.host.engine_images import Host
-from boltseal.host.kept_images import Held, Kept
+from boltseal.host.engine_images import EngineHost
+from boltseal.host.kept_images import KeepReason, KeptImage
 from boltseal.lockfile.container_check import KEEP_PREFIX
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.oci.digest import Digest
@@ -40,13 +40,13 @@ Elsewhere = Callable[[Reference], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class KeepPolicy:
     """How much is kept of each name: the newest `keep`, and what is younger than `for_us` microseconds. Neither: all."""
 
     keep: int | None = None
     for_us: int | None = None
 
-    def lets_go(self, place: int, kept: Kept, now_us: int) -> bool:
+    def lets_go(self, place: int, kept: KeptImage, now_us: int) -> bool:
         """Whether the kept image that is the `place`th newest of its name (from 0) is kept no longer."""
         if self.keep is None and self.for_us is None:
             return False
@@ -61,7 +61,7 @@ class KeepTagsTaken(Precondition):
     """Other images have all tags that could keep one, and none of them is taken from its image."""
 
 
-class Standing(StrEnum):
+class KeptState(StrEnum):
     """How it is with a kept image now."""
 
     KEPT = "kept"
@@ -71,15 +71,15 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedImage:
     """A kept image as it stands. `number`: the how manieth newest of its name, from 1. `ran_us`: last seen running.
 
     `recorded`: False where only its keep tag speaks for it. `current`: its name means it now. `held`: who needs it.
     """
 
-    kept: Kept
+    kept: KeptImage
     number: int
-    standing: Standing
+    standing: KeptState
     current: bool
     ran_us: int | None
     held: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Listed:
 class LetGo:
     """What became of a kept image that nobody wants any more: gone (`why` is empty), or kept, and why."""
 
-    kept: Kept
+    kept: KeptImage
     why: str = ""
 
 
@@ -98,16 +98,16 @@ class LetGo:
 class Keeper:
     """Keeps and lets go on one engine."""
 
-    host: Host
+    host: EngineHost
 
     async def keep(
-        self, name: Reference, image: EngineImage, policy: Policy = Policy(), copy: Reference | None = None
-    ) -> Kept:
+        self, name: Reference, image: EngineImage, policy: KeepPolicy = KeepPolicy(), copy: Reference | None = None
+    ) -> KeptImage:
         """Keep the image that a name means. Whoever calls is alone (`Host.alone`). EngineFull, StateUnusable, ..."""
         now_us = self.host.now_us()
         digests = self.host.registry_digests(image, name)
         came = self.host.kept.came(self.host.key, image.id)
-        kept = Kept(
+        kept = KeptImage(
             name,
             image.id,
             digests[0] if digests else None,
@@ -124,7 +124,7 @@ class Keeper:
 
     async def hold(
         self, image: Digest, name: Reference, digest: Digest | None, reason: str, until_us: int | None = None
-    ) -> Kept:
+    ) -> KeptImage:
         """Keep an image that somebody needs, whatever its name means later. NoSuchImage when it is not here.
 
         `digest`: the registry's, where it is known better than the engine knows it. `reason`: such as
@@ -137,14 +137,14 @@ class Keeper:
             if digest is not None and kept.digest != digest:
                 kept = replace(kept, digest=digest)
                 self.host.kept.keep(self.host.key, kept)
-            self.host.kept.hold(self.host.key, Held(image, reason, until_us))
+            self.host.kept.hold(self.host.key, KeepReason(image, reason, until_us))
         return kept
 
     def let_go(self, reason: str, images: Collection[Digest] | None = None) -> None:
         """These images (None: all) are not needed for this reason any more. Nothing is removed by it."""
         self.host.kept.let_go(self.host.key, reason, None if images is None else list(images))
 
-    async def listed(self, name: Reference | None = None) -> list[Listed]:
+    async def listed(self, name: Reference | None = None) -> list[ListedImage]:
         """What is kept, of one name or of all, also what only a keep tag knows of. The newest first, by name."""
         ran = self.host.kept.ran(self.host.key)
         holds = self._holds()
@@ -159,7 +159,7 @@ class Keeper:
             number = numbers[kept.name] = numbers.get(kept.name, 0) + 1
             recorded = kept.kept_us > 0
             found.append(
-                Listed(
+                ListedImage(
                     kept,
                     number,
                     _standing(kept, by_id, meant),
@@ -171,9 +171,9 @@ class Keeper:
             )
         return sorted(found, key=lambda each: (str(each.kept.name), each.number))
 
-    async def forget_gone(self, listed: Iterable[Listed]) -> list[Kept]:
+    async def forget_gone(self, listed: Iterable[ListedImage]) -> list[KeptImage]:
         """Forget what was kept and is not there any more. Nothing is removed by it."""
-        gone = [each.kept for each in listed if each.recorded and each.standing in (Standing.GONE, Standing.OTHER)]
+        gone = [each.kept for each in listed if each.recorded and each.standing in (KeptState.GONE, KeptState.OTHER)]
         async with self.host.alone():
             for kept in gone:
                 self.host.kept.forget(self.host.key, kept)
@@ -182,7 +182,7 @@ class Keeper:
     async def expire(
         self,
         names: Iterable[Reference],
-        policy: Policy,
+        policy: KeepPolicy,
         locked: Collection[Digest] = (),
         elsewhere: Elsewhere | None = None,
     ) -> list[LetGo]:
@@ -198,16 +198,16 @@ class Keeper:
             done.append(LetGo(kept, why))
         return done
 
-    async def beyond(self, name: Reference, policy: Policy) -> list[Kept]:
+    async def beyond(self, name: Reference, policy: KeepPolicy) -> list[KeptImage]:
         """What is kept of a name beyond a policy. The image that the name means counts for nothing, and is none of it."""
-        if policy == Policy():
+        if policy == KeepPolicy():
             return []
         now = await self.host.image(name)
         others = [kept for kept in self.host.kept.kept(self.host.key, name) if now is None or kept.image != now.id]
         return [kept for place, kept in enumerate(others) if policy.lets_go(place, kept, self.host.now_us())]
 
     async def _why_not(
-        self, kept: Kept, used: frozenset[Digest], needed: frozenset[Digest], elsewhere: Elsewhere | None
+        self, kept: KeptImage, used: frozenset[Digest], needed: frozenset[Digest], elsewhere: Elsewhere | None
     ) -> str:
         """What speaks for an image, "" where nothing does."""
         if kept.image in used:
@@ -225,7 +225,7 @@ class Keeper:
             return f"it ran here in the last {RAN_US // 86_400_000_000} days, and no registry is known to have it"
         return ""
 
-    async def _remove(self, kept: Kept) -> str:
+    async def _remove(self, kept: KeptImage) -> str:
         """Take the keep tag away, and with it the image, if it has no other name. The row goes last."""
         others = [each for each in self.host.kept.kept(self.host.key) if each.keep_name == kept.keep_name]
         tagged = await self.host.image(kept.keep_name)
@@ -238,7 +238,7 @@ class Keeper:
         self.host.kept.forget(self.host.key, kept)
         return ""
 
-    async def _remove_nameless(self, kept: Kept) -> None:
+    async def _remove_nameless(self, kept: KeptImage) -> None:
         """Podman keeps an image that has lost its last tag; it is removed by its digest, unless another repository has one."""
         left = await self.host.image(kept.image)
         if left is None or left.names or any(each.name != kept.name.name for each in left.pulled_as):
@@ -249,7 +249,7 @@ class Keeper:
             except NoSuchImage:
                 return
 
-    async def _again(self, kept: Kept) -> Kept:
+    async def _again(self, kept: KeptImage) -> KeptImage:
         """A keep tag that somebody has taken away is put on again."""
         tag = await self._free_tag(kept.name, kept.digest or kept.image, kept.image)
         kept = replace(kept, tag=tag)
@@ -303,7 +303,7 @@ def _media_type(image: EngineImage) -> str:
     return "" if image.target is None else image.target.media_type
 
 
-async def _has_copy(kept: Kept, elsewhere: Elsewhere | None) -> bool:
+async def _has_copy(kept: KeptImage, elsewhere: Elsewhere | None) -> bool:
     if elsewhere is None:
         return False
     at_home = None if kept.digest is None else Reference(kept.name.registry, kept.name.repository, digest=kept.digest)
@@ -313,15 +313,15 @@ async def _has_copy(kept: Kept, elsewhere: Elsewhere | None) -> bool:
     return False
 
 
-def _standing(kept: Kept, by_id: dict[Digest, EngineImage], meant: dict[Reference, Digest]) -> Standing:
+def _standing(kept: KeptImage, by_id: dict[Digest, EngineImage], meant: dict[Reference, Digest]) -> KeptState:
     if kept.kept_us == 0 and not _fits(kept.tag, (kept.image, *(() if kept.digest is None else (kept.digest,)))):
-        return Standing.OTHER
+        return KeptState.OTHER
     if kept.image in by_id:
-        return Standing.KEPT if meant.get(kept.keep_name) == kept.image else Standing.LOOSE
-    return Standing.GONE if kept.keep_name not in meant else Standing.OTHER
+        return KeptState.KEPT if meant.get(kept.keep_name) == kept.image else KeptState.LOOSE
+    return KeptState.GONE if kept.keep_name not in meant else KeptState.OTHER
 
 
-def _unrecorded(images: Iterable[EngineImage], rows: Iterable[Kept], name: Reference | None) -> list[Kept]:
+def _unrecorded(images: Iterable[EngineImage], rows: Iterable[KeptImage], name: Reference | None) -> list[KeptImage]:
     """Images under a keep tag that no row has: the row was lost, or never written. Which tag they had is not known."""
     recorded = {each.keep_name for each in rows}
     found = []
@@ -333,7 +333,7 @@ def _unrecorded(images: Iterable[EngineImage], rows: Iterable[Kept], name: Refer
                 continue
             digests = [each.digest for each in image.pulled_as if each.digest is not None]
             digest = next((each for each in digests if _fits(tagged.tag, [each])), None)
-            found.append(Kept(name or tagged, image.id, digest, "", tagged.tag, 0))
+            found.append(KeptImage(name or tagged, image.id, digest, "", tagged.tag, 0))
     return found
 
 

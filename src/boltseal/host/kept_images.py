@@ -85,7 +85,7 @@ class Proof(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptImage:
     """An image that `name` (with a tag) meant.
 
     `digest`: the registry's, None where none is known (built here). `tag`: its keep tag, in the repository of `name`.
@@ -121,7 +121,7 @@ class Came:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class KeepReason:
     """Somebody's need of an image. `until_us`: None for as long as the reason stands."""
 
     image: Digest
@@ -129,7 +129,7 @@ class Held:
     until_us: int | None
 
 
-class KeptStore:
+class KeptImages:
     """The file. It is made by the first thing that is written; each write is one transaction, synced."""
 
     def __init__(self, state: ClientState, *, patience_s: float = PATIENCE_S, max_rows: int = MAX_ROWS) -> None:
@@ -138,7 +138,7 @@ class KeptStore:
         self._max_rows = max_rows
         self.path = state.folder / "kept.db"
 
-    def kept(self, engine: str, name: Reference | None = None) -> tuple[Kept, ...]:
+    def kept(self, engine: str, name: Reference | None = None) -> tuple[KeptImage, ...]:
         """What is kept on an engine, of one name or of all, the newest first. StateUnusable."""
         where, values = ("", (engine,)) if name is None else (" AND name = ?", (engine, str(name)))
         rows = self._rows(
@@ -162,7 +162,7 @@ class KeptStore:
         rows = self._rows("SELECT image, seen_us FROM ran WHERE engine = ?", (engine,))
         return dict(self._parsed(_ran, row) for row in rows)
 
-    def held(self, engine: str) -> tuple[Held, ...]:
+    def held(self, engine: str) -> tuple[KeepReason, ...]:
         """Who needs which image. StateUnusable."""
         rows = self._rows("SELECT image, reason, until_us FROM held WHERE engine = ?", (engine,))
         return tuple(self._parsed(_held, row) for row in rows)
@@ -172,7 +172,7 @@ class KeptStore:
         rows = self._rows("SELECT path FROM locks ORDER BY path", ())
         return tuple(self._parsed(_path, row) for row in rows)
 
-    def keep(self, engine: str, kept: Kept) -> None:
+    def keep(self, engine: str, kept: KeptImage) -> None:
         """Remember a kept image; a later promise replaces an earlier one, and never shortens it. StateUnusable."""
         with self._writing() as database:
             database.execute(
@@ -184,7 +184,7 @@ class KeptStore:
                 (engine, *_row(kept)),
             )
 
-    def forget(self, engine: str, kept: Kept) -> None:
+    def forget(self, engine: str, kept: KeptImage) -> None:
         """A kept image is kept no more. StateUnusable."""
         with self._writing() as database:
             database.execute(
@@ -216,7 +216,7 @@ class KeptStore:
             )
             database.execute("DELETE FROM ran WHERE engine = ? AND seen_us < ?", (engine, now_us - _FORGET_RAN_US))
 
-    def hold(self, engine: str, held: Held) -> None:
+    def hold(self, engine: str, held: KeepReason) -> None:
         """Somebody needs an image. StateUnusable."""
         with self._writing() as database:
             database.execute(
@@ -322,9 +322,9 @@ async def _locked(fd: int, path: Path, patience_s: float) -> None:
         ) from None
 
 
-def _kept(row: tuple[Any, ...]) -> Kept:
+def _kept(row: tuple[Any, ...]) -> KeptImage:
     name, image, digest, media_type, tag, kept_us, until_us, keep, copy = row
-    found = Kept(
+    found = KeptImage(
         Reference.parse(name),
         Digest.parse(image),
         Digest.parse(digest) if digest else None,
@@ -340,7 +340,7 @@ def _kept(row: tuple[Any, ...]) -> Kept:
     return found
 
 
-def _row(kept: Kept) -> tuple[Any, ...]:
+def _row(kept: KeptImage) -> tuple[Any, ...]:
     digest, copy = ("" if each is None else str(each) for each in (kept.digest, kept.copy))
     named = (str(kept.name), str(kept.image), digest, kept.media_type, str(kept.tag))
     return (*named, kept.kept_us, kept.until_us, kept.keep, copy)
@@ -355,8 +355,8 @@ def _ran(row: tuple[Any, ...]) -> tuple[Digest, int]:
     return Digest.parse(row[0]), row[1]
 
 
-def _held(row: tuple[Any, ...]) -> Held:
-    return Held(Digest.parse(row[0]), row[1], row[2])
+def _held(row: tuple[Any, ...]) -> KeepReason:
+    return KeepReason(Digest.parse(row[0]), row[1], row[2])
 
 
 def _path(row: tuple[Any, ...]) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from boltseal.host.pull import Wanted
+from boltseal.host.pull import PullRequest
 from boltseal.lockfile.document import Lock, key_in
-from boltseal.project.image_references import Problem, Site
+from boltseal.project.image_references import ImageReference, ScanProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,18 @@ class Unclear:
 class ProjectImages:
     """What is to be brought; what can't be told; and the names of what is built here, which no registry is asked for."""
 
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[PullRequest, ...]
     unclear: tuple[Unclear, ...]
     built: tuple[str, ...]
 
 
-def images_of(sites: Iterable[Site], problems: Iterable[Problem], lock: Lock | None) -> ProjectImages:
+def images_of(sites: Iterable[ImageReference], problems: Iterable[ScanProblem], lock: Lock | None) -> ProjectImages:
     """What the services of a Compose file run. What they are built from is the builder's to pull.
 
     A name with a tag and a digest gets its tag here too, though Compose would start it without: what it means next keeps
     what it means now.
     """
-    wanted: dict[Wanted, None] = {}
+    wanted: dict[PullRequest, None] = {}
     unclear = [Unclear("", each.path, each.message) for each in problems]
     built: dict[str, None] = {}
     known = {} if lock is None else lock.by_reference()
@@ -47,7 +47,7 @@ def images_of(sites: Iterable[Site], problems: Iterable[Problem], lock: Lock | N
             unclear.append(Unclear(site.written, f"{site.path}:{site.line}", site.why or "it can't be told"))
         else:
             locked = known.get(key_in(site.resolved, known))
-            found = Wanted.of(site.resolved)
+            found = PullRequest.of(site.resolved)
             if found.digest is None and locked is not None and locked.digest is not None:
                 found = replace(found, digest=locked.digest, locked=True, images=locked.image_ids)
             elif found.digest is None and locked is not None:

@@ -31,11 +31,11 @@ from boltseal.client.hosts import is_loopback
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.engines.api import Login, NoSuchImage, Tell
-from boltseal.engines.inventory import EngineImage, Store
+from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable
-from boltseal.host.engine_images import Host
-from boltseal.host.keeper import Keeper, LetGo, Policy
-from boltseal.host.kept_images import Came, Kept, Proof
+from boltseal.host.engine_images import EngineHost
+from boltseal.host.keeper import Keeper, KeepPolicy, LetGo
+from boltseal.host.kept_images import Came, KeptImage, Proof
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
@@ -68,7 +68,7 @@ class LoginExposed(Denied):
     """A login that would be sent where others can read it."""
 
 
-class Outcome(StrEnum):
+class PullOutcome(StrEnum):
     """What a pull came to."""
 
     HERE = "here"  # the name meant it already
@@ -77,7 +77,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PullRequest:
     """An image to be brought. `name`: with a tag, or none at all, and then it is to be here by its digest only.
 
     `digest`: what it must be; None for what the tag means now. `locked`: a lock says so; `images`: the IDs that the lock
@@ -91,7 +91,7 @@ class Wanted:
     platform: str = ""
 
     @classmethod
-    def of(cls, reference: Reference) -> Wanted:
+    def of(cls, reference: Reference) -> PullRequest:
         """What a person typed; `latest` where it has neither tag nor digest, as Docker adds it."""
         tag = reference.tag or (None if reference.digest else Tag("latest"))
         return cls(Reference(reference.registry, reference.repository, tag), reference.digest)
@@ -101,10 +101,10 @@ class Wanted:
 class Arrived:
     """An image that the engine has, and that is the one that was wanted; no name was given to it yet."""
 
-    wanted: Wanted
+    wanted: PullRequest
     digest: Digest
     image: EngineImage
-    outcome: Outcome
+    outcome: PullOutcome
     proof: Proof
 
 
@@ -119,10 +119,10 @@ class Brought:
     name: Reference
     digest: Digest
     image: Digest
-    outcome: Outcome
+    outcome: PullOutcome
     proof: Proof | None = None
-    kept: Kept | None = None
-    running: tuple[Kept, ...] = ()
+    kept: KeptImage | None = None
+    running: tuple[KeptImage, ...] = ()
     let_go: tuple[LetGo, ...] = ()
     trouble: str = ""
 
@@ -139,41 +139,41 @@ class Puller:
     `count_pulls`: read manifests also where that counts as pulls.
     """
 
-    host: Host
+    host: EngineHost
     transport: Transport
     logins: LoginSource
     watch: Watch = nobody_watches
     copy: Copy | None = None
     scrub: Scrub | None = None
-    policy: Policy = field(default_factory=Policy)
+    policy: KeepPolicy = field(default_factory=KeepPolicy)
     locked: Collection[Digest] = ()
     count_pulls: bool = False
     tell: Tell = lambda step: None
 
-    def announce(self, wanted: Iterable[Wanted]) -> None:
+    def announce(self, wanted: Iterable[PullRequest]) -> None:
         """Say which tags will be asked about, so that one token of a registry serves for all of them."""
         asked = [one.name for one in wanted if one.digest is None]
         for registry in {name.registry for name in asked}:
             scopes = {f"repository:{name.repository}:pull" for name in asked if name.registry == registry}
             self.transport.tokens.announce(registry, scopes)
 
-    async def bring(self, wanted: Wanted) -> Brought:
+    async def bring(self, wanted: PullRequest) -> Brought:
         """Bring one image, all steps. RemoteNotFound, NoSuchImage, EngineFull, ArrivedOther, StateUnusable, ..."""
         return await self.settle(await self.fetch(wanted))
 
-    async def fetch(self, wanted: Wanted) -> Arrived:
+    async def fetch(self, wanted: PullRequest) -> Arrived:
         """Steps 1 to 5: nothing that anybody sees by a name has changed."""
         resolved = await self._resolve(wanted)  # 1
         there = await self.host.image(_named(wanted.name, resolved.digest))
         if there is not None and self._is(there, wanted, resolved.digest):  # 2
-            return Arrived(wanted, resolved.digest, there, Outcome.HERE, self._known_proof(there, resolved.digest))
+            return Arrived(wanted, resolved.digest, there, PullOutcome.HERE, self._known_proof(there, resolved.digest))
         if wanted.digest is None:
             await self.watch(wanted.name.registry)  # 3
         by_digest = Reference(wanted.name.registry, wanted.name.repository, digest=resolved.digest)
         image = await self.host.image(by_digest)
         if image is not None and not self._is(image, wanted, resolved.digest):
             image = None
-        outcome = Outcome.PULLED if image is None else Outcome.NAMED
+        outcome = PullOutcome.PULLED if image is None else PullOutcome.NAMED
         if image is None:
             login = await self._login(by_digest)
             image = await self.host.engine.pull(by_digest, platform=wanted.platform, login=login, tell=self.tell)  # 4
@@ -210,7 +210,7 @@ class Puller:
         done = Brought(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
         if name.tag is None:
             return done
-        if arrived.outcome is Outcome.HERE:
+        if arrived.outcome is PullOutcome.HERE:
             if not await keeper.beyond(name, self.policy):
                 return done
             async with self.host.alone():
@@ -254,7 +254,7 @@ class Puller:
         except BoltsealError as error:
             return (), error.message
 
-    async def _resolve(self, wanted: Wanted) -> Resolved:
+    async def _resolve(self, wanted: PullRequest) -> Resolved:
         if wanted.digest is not None:
             return Resolved(wanted.digest, "", -1)
         if wanted.name.tag is None:
@@ -262,13 +262,13 @@ class Puller:
         client = RegistryClient(self.transport, wanted.name.registry)
         return await client.resolve(wanted.name.repository, wanted.name.tag)
 
-    def _is(self, image: EngineImage, wanted: Wanted, digest: Digest) -> bool:
+    def _is(self, image: EngineImage, wanted: PullRequest, digest: Digest) -> bool:
         """Whether an image of the engine is the one of a digest, and of the platform, as far as the engine and we know."""
         for_it = not wanted.platform or f"{image.platform}/".startswith(f"{wanted.platform}/")
         return digest in self.host.registry_digests(image, wanted.name) and for_it
 
     def _known_proof(self, image: EngineImage, digest: Digest) -> Proof:
-        if self.host.store is Store.CONTAINERD:
+        if self.host.store is ImageStoreKind.CONTAINERD:
             return Proof.IDENTICAL
         known = [each.proof for each in self.host.kept.came(self.host.key, image.id) if each.digest == digest]
         return known[0] if known else Proof.ENGINE
@@ -285,11 +285,11 @@ class Puller:
             )
         return Login(identity_token=found.secret) if found.identity_token else Login(found.username, found.secret)
 
-    async def _prove(self, image: EngineImage, wanted: Wanted, digest: Digest) -> Proof:
+    async def _prove(self, image: EngineImage, wanted: PullRequest, digest: Digest) -> Proof:
         """Step 5. ArrivedOther."""
         if self._known_proof(image, digest) in (Proof.MANIFEST, Proof.LOCK) and self._is(image, wanted, digest):
             return self._known_proof(image, digest)  # shown before, and an ID is always the same image
-        if self.host.store is Store.CONTAINERD:
+        if self.host.store is ImageStoreKind.CONTAINERD:
             if image.id != digest:
                 raise ArrivedOther(_other(wanted.name, digest, f"the engine has {image.id} under its name"))
             return Proof.IDENTICAL
@@ -346,7 +346,7 @@ class Puller:
 def _started_as(text: str, name: Reference) -> bool:
     """Whether a container was started as this name."""
     try:
-        return Wanted.of(Reference.parse(text)).name == name
+        return PullRequest.of(Reference.parse(text)).name == name
     except Invalid:  # by an ID, say
         return False
 

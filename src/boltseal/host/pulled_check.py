@@ -9,11 +9,11 @@ import asyncio
 
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import BoltsealError, Precondition, Unavailable
-from boltseal.host.engine_images import Host
+from boltseal.host.engine_images import EngineHost
 from boltseal.host.scrub.differences import Difference
 from boltseal.host.scrub.find_stores import FoundStore, store_at, usual_stores
-from boltseal.host.scrub.report import Report, Status, outcome
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.trust import Expectation, Level
 
 
@@ -25,27 +25,27 @@ class NotScrubbed(Unavailable):
     """It could not be read what lies on the disk."""
 
 
-async def scrubbed(host: Host, image: EngineImage) -> None:
+async def scrubbed(host: EngineHost, image: EngineImage) -> None:
     """Read every byte of an image on the engine's disk. ScrubDiffers, NotScrubbed."""
     stores = await _stores(host)
     expected = Expectation(image.id, Level.L1, "the ID that the engine gives it")
-    wanted = Wanted(images=(str(image.id),), expected={str(image.id): expected})
+    wanted = ScrubRequest(images=(str(image.id),), expected={str(image.id): expected})
     reports = await asyncio.to_thread(scrub, stores, wanted, lambda read, done, total: None)
     mine = [each for each in reports if each.what == "image"]
-    match outcome(mine) if mine else Status.UNKNOWN:
-        case Status.DIFFERS:
+    match outcome(mine) if mine else ReportStatus.UNKNOWN:
+        case ReportStatus.DIFFERS:
             first = next(found for each in mine for found in each.differences)
             raise ScrubDiffers(
                 f"image {image.id.short} differs on the disk: {_in_words(first)}; the name means what it meant; "
                 f"all of it: `boltseal scrub {image.id}`"
             )
-        case Status.UNKNOWN:
+        case ReportStatus.UNKNOWN:
             raise _not_scrubbed(_why(reports))
-        case Status.HOLDS:
+        case ReportStatus.HOLDS:
             return
 
 
-async def _stores(host: Host) -> list[FoundStore]:
+async def _stores(host: EngineHost) -> list[FoundStore]:
     """Where the engine keeps images, if that is on this host."""
     if host.engine.address.scheme != "unix":
         raise _not_scrubbed(f"the engine at {host.engine.address} is on another host; run `boltseal scrub` there")
@@ -61,7 +61,7 @@ def _not_scrubbed(why: str) -> NotScrubbed:
     return NotScrubbed(f"not scrubbed: {why}; the name means what it meant, and without --scrub the engine is believed")
 
 
-def _why(reports: list[Report]) -> str:
+def _why(reports: list[ScrubReport]) -> str:
     """The first reason; one that a whole store gives says more than that the image was not found in it."""
     ordered = sorted(reports, key=lambda each: each.what != "store")
     return next((reason for each in ordered for reason in each.unknown), "no store has it")

@@ -14,11 +14,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.engines.inventory import EngineImage, Store
+from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import Invalid, NotFound, Precondition, quote
-from boltseal.host.engine_images import Host
-from boltseal.host.keeper import Keeper, Listed, Standing
-from boltseal.host.kept_images import Kept, Proof
+from boltseal.host.engine_images import EngineHost
+from boltseal.host.keeper import Keeper, KeptState, ListedImage
+from boltseal.host.kept_images import KeptImage, Proof
 from boltseal.host.pull import ArrivedOther, Scrub
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -44,7 +44,7 @@ class Ambiguous(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoredImage:
     """What a name means again. `changed`: False when it meant it already. `kept`: what it meant before.
 
     `proof`: what says that the image is what `digest` means; None where no digest of a registry is known.
@@ -55,10 +55,10 @@ class Restored:
     digest: Digest | None
     proof: Proof | None
     changed: bool
-    kept: Kept | None = None
+    kept: KeptImage | None = None
 
 
-async def restore(host: Host, name: Reference, to: str = "", scrub: Scrub | None = None) -> Restored:
+async def restore(host: EngineHost, name: Reference, to: str = "", scrub: Scrub | None = None) -> RestoredImage:
     """Give a name back to an image that was kept. `to`: number or digest; "" for the newest that it does not mean now.
 
     NothingKept, KeptGone, KeptOther, Ambiguous; what `scrub` raises.
@@ -73,16 +73,16 @@ async def restore(host: Host, name: Reference, to: str = "", scrub: Scrub | None
     async with host.alone():
         before = await host.image(name)
         if before is not None and before.id == image.id:
-            return Restored(name, image.id, chosen.kept.digest, proof, changed=False)
+            return RestoredImage(name, image.id, chosen.kept.digest, proof, changed=False)
         kept = None if before is None else await keeper.keep(name, before)  # 4
         await host.engine.tag(image.id, name)  # 5
         now = await host.engine.image(name)
         if now.id != image.id:
             raise ArrivedOther(f"{name.familiar()} was given to image {image.id.short}, and means {now.id.short} now")
-    return Restored(name, image.id, chosen.kept.digest, proof, changed=True, kept=kept)
+    return RestoredImage(name, image.id, chosen.kept.digest, proof, changed=True, kept=kept)
 
 
-def _chosen(listed: list[Listed], name: Reference, to: str, start: str) -> Listed:
+def _chosen(listed: list[ListedImage], name: Reference, to: str, start: str) -> ListedImage:
     """Step 1. `start`: how a digest begins, "" where `to` is a number or nothing."""
     if not listed:
         raise NothingKept(f"nothing is kept of {name.familiar()} on this engine; what is: `boltseal kept`")
@@ -108,17 +108,17 @@ def _start(text: str) -> str:
     return start
 
 
-def _digests(kept: Kept) -> list[Digest]:
+def _digests(kept: KeptImage) -> list[Digest]:
     return [kept.image] if kept.digest is None else [kept.digest, kept.image]
 
 
-async def _there(host: Host, chosen: Listed) -> EngineImage:
+async def _there(host: EngineHost, chosen: ListedImage) -> EngineImage:
     kept = chosen.kept
     found = await host.image(kept.image)
     if found is not None:
         return found
     what = f"{kept.name.familiar()} of {(kept.digest or kept.image).short}"
-    if chosen.standing is Standing.OTHER:
+    if chosen.standing is KeptState.OTHER:
         raise KeptOther(f"{what}: {kept.keep_name.familiar()} was given to another image, and the kept one is gone")
     copy = "" if kept.copy is None else f"; a copy lies at {kept.copy}"
     digest = (
@@ -129,19 +129,19 @@ async def _there(host: Host, chosen: Listed) -> EngineImage:
     raise KeptGone(f"{what} was taken from this engine, by `docker image prune -a` or by hand{copy or digest}")
 
 
-def _prove(host: Host, chosen: Listed, image: EngineImage) -> Proof | None:
+def _prove(host: EngineHost, chosen: ListedImage, image: EngineImage) -> Proof | None:
     """Step 3. KeptOther."""
     kept = chosen.kept
     if image.id != kept.image:
         raise KeptOther(f"the engine answers {image.id} where {kept.image} was asked for: nothing was changed")
-    if not chosen.recorded and chosen.standing is Standing.OTHER:
+    if not chosen.recorded and chosen.standing is KeptState.OTHER:
         raise KeptOther(
             f"{kept.keep_name.familiar()} stands on image {image.id.short}, and nothing says that it is the one that "
             "the tag speaks of: nothing was changed"
         )
     if kept.digest is None:
         return None
-    if host.store is Store.CONTAINERD:
+    if host.store is ImageStoreKind.CONTAINERD:
         if kept.digest != image.id:
             raise KeptOther(f"image {image.id.short} is not {kept.digest.short}: nothing was changed")
         return Proof.IDENTICAL

@@ -18,15 +18,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.ledger.entry import CHANGES, OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryInvalid, Kind, parse
+from boltseal.ledger.entry import CHANGES, OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryInvalid, EntryKind, parse
 
-GOES: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
+GOES: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
 """Kinds after which the tag means nothing."""
-_NEEDS_IT_THERE: Final = frozenset({Kind.TAG_MOVED, Kind.TAG_SEALED, Kind.TAG_UNSEALED})
+_NEEDS_IT_THERE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_SEALED, EntryKind.TAG_UNSEALED})
 
 
 @dataclass(slots=True)
-class NameSaid:
+class AuditedTag:
     """The ledger's last word on a name. Of a name that is not there `digest` and `media_type` are "".
 
     `bound` and `bound_type`: what it was sealed at, "" when it never was; `bound_by`: by whom. `keep`: how long it is
@@ -58,7 +58,7 @@ class Audit:
     last_time_us: int = 0
     rules_sha256: str = ""
     last: Entry | None = None
-    names: dict[tuple[str, str], NameSaid] = field(default_factory=dict)
+    names: dict[tuple[str, str], AuditedTag] = field(default_factory=dict)
     partial: bool = False
 
     def take(self, index: int, line: bytes) -> list[str]:
@@ -80,21 +80,21 @@ class Audit:
         if entry.time_us <= self.last_time_us:
             problems.append("it is not later than the entry before it")
         self.last_time_us = max(self.last_time_us, entry.time_us)
-        if entry.kind is Kind.RECOVERED or self.partial:
+        if entry.kind is EntryKind.RECOVERED or self.partial:
             self.origin = entry.registry
         self.origin = self.origin or entry.registry
         if entry.registry != self.origin:
             problems.append(f"it is of the ledger {entry.registry}, this is {self.origin}")
-        if entry.kind is Kind.RULES_CHANGED:
+        if entry.kind is EntryKind.RULES_CHANGED:
             self.rules_sha256 = entry.extra.get("rules_sha256", "")
         self._content(index, entry, problems)
         return problems
 
-    def recall(self, entry: Entry) -> NameSaid:
+    def recall(self, entry: Entry) -> AuditedTag:
         """What was said last of the name that an entry is about. Whoever remembers otherwise replaces this and `keep`."""
-        return self.names.setdefault((entry.repository, entry.tag), NameSaid())
+        return self.names.setdefault((entry.repository, entry.tag), AuditedTag())
 
-    def keep(self, entry: Entry, said: NameSaid) -> None:
+    def keep(self, entry: Entry, said: AuditedTag) -> None:
         """Remember what is said of the name now. Here `said` is what `recall` gave, and so it is there already."""
 
     def _content(self, index: int, entry: Entry, problems: list[str]) -> None:
@@ -118,7 +118,7 @@ class Audit:
         self.keep(entry, said)
 
     @staticmethod
-    def _remember(said: NameSaid, index: int, entry: Entry, *, goes: bool) -> None:
+    def _remember(said: AuditedTag, index: int, entry: Entry, *, goes: bool) -> None:
         said.index = index
         said.actor, said.changed_us = entry.actor, entry.time_us
         said.digest, said.media_type = ("", "") if goes else (entry.digest, entry.type)
@@ -142,25 +142,25 @@ class ObservationAudit(Audit):
             return
         said = self.recall(entry)
         problems += _unchained(entry, said, "log")
-        if not entry.digest and entry.kind is not Kind.OBSERVED:
+        if not entry.digest and entry.kind is not EntryKind.OBSERVED:
             problems.append(f"it is a {entry.kind} of nothing")
         said.index, said.actor, said.changed_us = index, entry.actor, entry.time_us
-        if entry.kind is not Kind.HELD:
+        if entry.kind is not EntryKind.HELD:
             said.digest, said.media_type = entry.digest, entry.type
         self.keep(entry, said)
 
 
-def _unchained(entry: Entry, said: NameSaid, log: str) -> Iterator[str]:
+def _unchained(entry: Entry, said: AuditedTag, log: str) -> Iterator[str]:
     if entry.previous != said.index:
         yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
     if entry.was != said.digest:
         yield f"it says the tag meant {entry.was or 'nothing'} before; the {log} says {said.digest or 'nothing'}"
 
 
-def _unfit(entry: Entry, said: NameSaid) -> Iterator[str]:
-    if entry.kind is Kind.TAG_CREATED and said.digest:
+def _unfit(entry: Entry, said: AuditedTag) -> Iterator[str]:
+    if entry.kind is EntryKind.TAG_CREATED and said.digest:
         yield f"it creates a tag that is there and means {said.digest}"
     if entry.kind in _NEEDS_IT_THERE and not said.digest:
         yield f"it is a {entry.kind} of a tag that is not there"
-    if entry.kind is Kind.TAG_UNSEALED and not said.bound:
+    if entry.kind is EntryKind.TAG_UNSEALED and not said.bound:
         yield "it unseals a tag that was never sealed"

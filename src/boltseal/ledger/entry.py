@@ -39,7 +39,7 @@ class EntryInvalid(Invalid):
     """Not an entry: bytes that `encode` would never emit, or values that have no place in one."""
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """What an entry says happened. Kinds of version 1; an unknown one is rejected."""
 
     LOG_STARTED = "log.started"
@@ -62,19 +62,19 @@ class Kind(StrEnum):
     RELEASED = "released"
 
 
-OF_OBSERVATIONS: Final = frozenset({Kind.OBSERVED, Kind.HELD, Kind.ACCEPTED})
+OF_OBSERVATIONS: Final = frozenset({EntryKind.OBSERVED, EntryKind.HELD, EntryKind.ACCEPTED})
 """What is said of other registries' tags, in a log of its own."""
-OF_EVERY_LOG: Final = frozenset({Kind.LOG_STARTED, Kind.KEY_ROTATED, Kind.RECOVERED})
+OF_EVERY_LOG: Final = frozenset({EntryKind.LOG_STARTED, EntryKind.KEY_ROTATED, EntryKind.RECOVERED})
 """What is said of a log itself."""
-CHANGES: Final = frozenset(kind for kind in Kind if kind.startswith("tag."))
+CHANGES: Final = frozenset(kind for kind in EntryKind if kind.startswith("tag."))
 """What happened to a tag."""
-RECORDS: Final = frozenset({Kind.BUILT, Kind.REBUILD_REQUESTED, Kind.RELEASED})
+RECORDS: Final = frozenset({EntryKind.BUILT, EntryKind.REBUILD_REQUESTED, EntryKind.RELEASED})
 """What was said of an image that is there; no tag is changed by it."""
 RELEASE_PROJECT: Final = "project"
 RELEASE_NUMBER: Final = "release"
 RELEASE_HOST: Final = "host"
 """Keys of a `released` entry's extra: what was released, as which release of it, and where."""
-_OF_A_TAG: Final = CHANGES - {Kind.TAG_DELETED, Kind.TAG_PURGED}
+_OF_A_TAG: Final = CHANGES - {EntryKind.TAG_DELETED, EntryKind.TAG_PURGED}
 """Kinds that name a tag. A manifest that is deleted or purged by digest may have had none; then it names the digest."""
 
 
@@ -87,7 +87,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     private name by hashing guesses.
     """
 
-    kind: Kind
+    kind: EntryKind
     time_us: int
     registry: str
     repository: str = ""
@@ -107,7 +107,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The keys as they stand in the line."""
 
     v: int
-    kind: Kind
+    kind: EntryKind
     time: str
     registry: str
     repository: str

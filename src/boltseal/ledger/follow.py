@@ -22,7 +22,7 @@ from typing import Final
 
 from boltseal.errors import Invalid, Precondition, quote
 from boltseal.ledger.checkpoint import Checkpoint, CheckpointInvalid, open_checkpoint, parse_checkpoint_unverified
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import ProofInvalid, leaf_hash, verify_consistency, verify_inclusion
 from boltseal.ledger.note import Note, VerifierKey, parse_note_unverified
 from boltseal.ledger.proof import open_receipt, parse_receipt_unverified
@@ -67,7 +67,7 @@ class Trusted:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TrustedCheckpoint:
     """A checkpoint as it was read, and who is held to vouch for it."""
 
     trusted: Trusted
@@ -83,16 +83,16 @@ class Rotated:
     leaf: bytes
 
 
-def first_head(raw: bytes) -> Head:
+def first_head(raw: bytes) -> TrustedCheckpoint:
     """A checkpoint that is seen for the first time, of whichever ledger: nobody vouches for it. An Invalid error."""
     note, checkpoint = _read(raw)
     signature = next((one for one in note.signatures if one.name == checkpoint.origin), None)
     if signature is None:
         raise CheckpointInvalid(f"the checkpoint of {quote(checkpoint.origin)} is not signed in its own name")
-    return Head(Trusted(checkpoint.origin, signature.key_id), checkpoint, raw)
+    return TrustedCheckpoint(Trusted(checkpoint.origin, signature.key_id), checkpoint, raw)
 
 
-def read_head(raw: bytes, trusted: Trusted) -> Head | None:
+def read_head(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
     """Steps 1 and 2 of what is shown now; None where the expected key did not sign it, so rotations have to be asked for."""
     try:
         note, checkpoint = _read(raw)
@@ -114,10 +114,12 @@ def read_head(raw: bytes, trusted: Trusted) -> Head | None:
             raise LedgerBroken(
                 Fault.UNKNOWN_KEY, f"its checkpoint is not signed by the trusted key: {error.message}; {_KEPT}"
             ) from error
-    return Head(trusted, checkpoint, raw)
+    return TrustedCheckpoint(trusted, checkpoint, raw)
 
 
-def follow_rotations(raw: bytes, trusted: Trusted, receipts: Sequence[bytes]) -> tuple[Head, tuple[Rotated, ...]]:
+def follow_rotations(
+    raw: bytes, trusted: Trusted, receipts: Sequence[bytes]
+) -> tuple[TrustedCheckpoint, tuple[Rotated, ...]]:
     """Step 2 where another key signed: from the trusted key to that one, each key's last word naming the next."""
     if trusted.key is None:
         raise LedgerBroken(
@@ -185,7 +187,7 @@ def _next_key(raw: bytes, key: VerifierKey, before: Sequence[Rotated]) -> tuple[
     except Invalid:
         return None
     later = all(one.index < opened.index for one in before)
-    if opened.entry.kind is not Kind.KEY_ROTATED or named.name != key.name or not later:
+    if opened.entry.kind is not EntryKind.KEY_ROTATED or named.name != key.name or not later:
         return None
     extra = parse_receipt_unverified(raw).extra or b""
     return named, Rotated(opened.index, leaf_hash(extra))

@@ -19,7 +19,7 @@ from boltseal.ledger.merkle import leaf_hash
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class EntryAt:
     """An entry where it stands. `leaf`: the hash of its bytes as a leaf of the tree."""
 
     index: int
@@ -38,22 +38,22 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RepositoryHistory:
     """The entries about a repository, the oldest first, and a sentence for everything that can't be."""
 
     repository: str
-    said: tuple[Said, ...]
+    said: tuple[EntryAt, ...]
     problems: tuple[str, ...]
 
-    def of(self, tag: str) -> tuple[Said, ...]:
+    def of(self, tag: str) -> tuple[EntryAt, ...]:
         """The entries of one tag, also those that only say something of an image that it means or meant."""
         return tuple(one for one in self.said if one.entry.tag == tag)
 
-    def changes_of(self, tag: str) -> tuple[Said, ...]:
+    def changes_of(self, tag: str) -> tuple[EntryAt, ...]:
         """The entries that changed one tag; the last one says what it means."""
         return tuple(one for one in self.of(tag) if one.changes)
 
-    def at(self, time_us: int) -> Mapping[str, Said]:
+    def at(self, time_us: int) -> Mapping[str, EntryAt]:
         """The last entry of each tag that was there then, by tag."""
         last = {
             one.entry.tag: one for one in self.said if one.entry.tag and one.changes and one.entry.time_us <= time_us
@@ -66,10 +66,10 @@ class History:
         return tuple(sorted(found - {tag, ""}))
 
 
-def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool = False) -> History:
+def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool = False) -> RepositoryHistory:
     """Read and compare. What is no entry is left out, and said. `observed`: they are of a log of observations."""
     audit = ObservationAudit(partial=True) if observed else Audit(partial=True)
-    said: list[Said] = []
+    said: list[EntryAt] = []
     problems: list[str] = []
     for index, line in lines:
         problems += [f"entry {index}: {problem}" for problem in audit.take(index, line)]
@@ -78,11 +78,11 @@ def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool
         if audit.last.repository != repository:
             problems.append(f"entry {index}: it is about {audit.last.repository or 'no repository'}, not {repository}")
             continue
-        said.append(Said(index, audit.last, leaf_hash(line)))
-    return History(repository, tuple(said), tuple(problems))
+        said.append(EntryAt(index, audit.last, leaf_hash(line)))
+    return RepositoryHistory(repository, tuple(said), tuple(problems))
 
 
-def meaning_now(history: Sequence[Said], now: str) -> str | None:
+def meaning_now(history: Sequence[EntryAt], now: str) -> str | None:
     """What is wrong with a tag that means `now` ("": nothing) behind these entries of it, None if nothing is."""
     last = next((one for one in reversed(history) if one.changes), None)
     said = "" if last is None or last.gone else last.entry.digest

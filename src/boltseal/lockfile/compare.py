@@ -55,7 +55,7 @@ class PlatformChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LockChange:
     """One image that differs. `before` is None for one that was added, `after` for one that was removed."""
 
     kind: ChangeKind
@@ -71,11 +71,11 @@ class Change:
         )
 
 
-def compare_locks(before: Lock, after: Lock) -> tuple[Change, ...]:
+def compare_locks(before: Lock, after: Lock) -> tuple[LockChange, ...]:
     """Every image that differs, sorted by reference."""
     old, new = before.by_reference(), after.by_reference()
     found = [
-        Change(kind, reference, old.get(reference), new.get(reference))
+        LockChange(kind, reference, old.get(reference), new.get(reference))
         for reference in sorted(old.keys() | new.keys(), key=str)
         if (kind := _kind(old.get(reference), new.get(reference))) is not None
     ]

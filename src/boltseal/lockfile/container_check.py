@@ -63,7 +63,7 @@ class Origin(StrEnum):
     UNSAID = "unsaid"
 
 
-class Standing(StrEnum):
+class ContainerStatus(StrEnum):
     """How a container stands with the lock, as `--json` has it."""
 
     HOLDS = "holds"
@@ -108,7 +108,7 @@ class RunningImage:
 class RunningVerdict:
     """What is to be said of a container. `locked`: the image of the lock that it was held against."""
 
-    standing: Standing
+    standing: ContainerStatus
     weight: Weight
     reason: str = ""
     locked: LockedImage | None = None
@@ -190,78 +190,80 @@ def _not_named(running: RunningImage, lock: LockedImages) -> RunningVerdict:
     same = lock.same(running.digests)
     if same is not None:
         reason = f"it is what {same.reference.familiar()} is locked to"
-        return RunningVerdict(Standing.HOLDS, Weight.HOLDS, reason, same)
+        return RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, reason, same)
     called = [running.started_as] if running.started_as is not None else []
     for name in (*called, *running.names):
         if tags := lock.tags.get(name.name):
             reason = f"{LOCK_NAME} has {name.name} as {', '.join(tags)}, and neither this name nor this image"
-            return RunningVerdict(Standing.UNKNOWN, Weight.DIFFERS, reason)
-    return RunningVerdict(Standing.NOT_LOCKED, Weight.NOTE, f"{LOCK_NAME} does not name it")
+            return RunningVerdict(ContainerStatus.UNKNOWN, Weight.DIFFERS, reason)
+    return RunningVerdict(ContainerStatus.NOT_LOCKED, Weight.NOTE, f"{LOCK_NAME} does not name it")
 
 
 def _locked_as_built(running: RunningImage, locked: LockedImage) -> RunningVerdict:
     if running.origin is Origin.PULLED:
         reason = f"{LOCK_NAME} says that it is built where it runs, and it came from a registry"
-        return RunningVerdict(Standing.UNKNOWN, Weight.DIFFERS, reason, locked)
-    return RunningVerdict(Standing.LOCAL_BUILD, Weight.HOLDS, f"it is built here, as {LOCK_NAME} says", locked)
+        return RunningVerdict(ContainerStatus.UNKNOWN, Weight.DIFFERS, reason, locked)
+    return RunningVerdict(ContainerStatus.LOCAL_BUILD, Weight.HOLDS, f"it is built here, as {LOCK_NAME} says", locked)
 
 
 def _same(running: RunningImage, locked: LockedImage) -> RunningVerdict:
     its = _platform_of(running, locked)
     if _other(its, running.machine, locked):
-        return RunningVerdict(Standing.OTHER_PLATFORM, Weight.DIFFERS, _for_another(its, running, locked), locked)
+        return RunningVerdict(
+            ContainerStatus.OTHER_PLATFORM, Weight.DIFFERS, _for_another(its, running, locked), locked
+        )
     lost = "" if running.recorded else "its host has lost the record of the image; `docker pull` it again to keep it"
-    return RunningVerdict(Standing.HOLDS, Weight.HOLDS, lost, locked)
+    return RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, lost, locked)
 
 
-def _different(running: RunningImage, locked: LockedImage) -> tuple[Standing, Weight, str]:
+def _different(running: RunningImage, locked: LockedImage) -> tuple[ContainerStatus, Weight, str]:
     name, wanted = locked.reference.familiar(), "" if locked.digest is None else locked.digest.short
     # a
     if not _comparable(running, locked):
         reason = f"its host knows only its image ID, and {LOCK_NAME} has none for {name}"
-        standing = Standing.UNKNOWN if running.recorded else Standing.RECORD_GONE
+        standing = ContainerStatus.UNKNOWN if running.recorded else ContainerStatus.RECORD_GONE
         return standing, Weight.UNKNOWN, reason
     # b
     if running.here is not None and running.here & locked.digests:
         reason = f"what is locked is on its host, and the container stands on what {name} meant before; recreate it"
-        return Standing.NOT_RECREATED, Weight.DIFFERS, reason
+        return ContainerStatus.NOT_RECREATED, Weight.DIFFERS, reason
     # c
     if not running.recorded:
         reason = f"its host has lost the record of the image, whose ID is none of those that {name} is locked to"
-        return Standing.RECORD_GONE, Weight.DIFFERS, reason
+        return ContainerStatus.RECORD_GONE, Weight.DIFFERS, reason
     # d
     if _other(running.platform, running.machine, locked):
-        return Standing.OTHER_PLATFORM, Weight.DIFFERS, _for_another(running.platform, running, locked)
+        return ContainerStatus.OTHER_PLATFORM, Weight.DIFFERS, _for_another(running.platform, running, locked)
     # e
     if running.origin is Origin.LOCAL:
         reason = f"no registry is known for it: it was built or loaded on its host; {name} is locked to {wanted}"
-        return Standing.LOCAL_BUILD, Weight.DIFFERS, reason
+        return ContainerStatus.LOCAL_BUILD, Weight.DIFFERS, reason
     return _moved(running, locked, name, wanted)
 
 
-def _moved(running: RunningImage, locked: LockedImage, name: str, wanted: str) -> tuple[Standing, Weight, str]:
+def _moved(running: RunningImage, locked: LockedImage, name: str, wanted: str) -> tuple[ContainerStatus, Weight, str]:
     since = time_text(locked.first_seen_us)
     # f
     if running.means in running.digests:
         reason = f"{name} moved after it was locked to {wanted}, and its host has pulled what it means now"
-        return Standing.MOVED_AFTER_LOCK, Weight.DIFFERS, reason
+        return ContainerStatus.MOVED_AFTER_LOCK, Weight.DIFFERS, reason
     named_us = _named_us(running)
     if named_us is not None and named_us > locked.first_seen_us:
         got = f"its host got it as {name} on {time_text(named_us)}, after that was locked to {wanted}"
         if running.means == locked.digest:
             reason = f"{got}, and {name} still means that in its registry: somebody here gave another image its name"
-            return Standing.UNKNOWN, Weight.DIFFERS, reason
-        return Standing.MOVED_AFTER_LOCK, Weight.DIFFERS, got
+            return ContainerStatus.UNKNOWN, Weight.DIFFERS, reason
+        return ContainerStatus.MOVED_AFTER_LOCK, Weight.DIFFERS, got
     # g
     if running.created_us is not None and running.created_us >= locked.first_seen_us:
         reason = (
             f"it was created on {time_text(running.created_us)} of an image that was on its host already; {name} is "
             f"locked to {wanted} since {since}: pull, and recreate it"
         )
-        return Standing.RECREATED_WITHOUT_PULL, Weight.DIFFERS, reason
+        return ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS, reason
     # h
     reason = f"{name} moved after its host pulled it, and is locked to {wanted} since {since}: pull, and recreate it"
-    return Standing.MOVED_AFTER_PULL, Weight.DIFFERS, reason
+    return ContainerStatus.MOVED_AFTER_PULL, Weight.DIFFERS, reason
 
 
 def _named_us(running: RunningImage) -> int | None:

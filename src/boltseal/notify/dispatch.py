@@ -23,8 +23,8 @@ import stamina
 import structlog
 
 from boltseal.errors import BoltsealError
-from boltseal.events import EventInvalid, Kind, cloud_event, parse_cloud_event
-from boltseal.notify.outbox import MAX_AGE_US, Due, Outbox, Posting
+from boltseal.events import EventInvalid, EventKind, cloud_event, parse_cloud_event
+from boltseal.notify.outbox import MAX_AGE_US, DueEvent, Outbox, Posting
 from boltseal.notify.webhook import NotDelivered
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from boltseal.notify.webhook import Webhook
 
 MAX_IN_MEMORY: Final = 2000
-MINOR: Final = frozenset({Kind.TAG_REFUSED})
+MINOR: Final = frozenset({EventKind.TAG_REFUSED})
 """What anybody who may push can cause as often as they like: it takes no more than half of what may wait."""
 EVERY_S: Final = 1.0
 TRIES_AT_ONCE: Final = 3
@@ -96,11 +96,11 @@ class Receiver:
     """Somebody who is told of some events. `name`: in messages and in the outbox."""
 
     name: str
-    events: frozenset[Kind]
+    events: frozenset[EventKind]
     sender: Sender
 
 
-class Told(NamedTuple):
+class OutgoingEvent(NamedTuple):
     """An event that is to be told. `id`: one for each, the same however often it is told."""
 
     id: str
@@ -118,7 +118,7 @@ class Feed(Protocol):
     def size(self) -> int:
         """How many entries it has."""
 
-    def read(self, start: int) -> tuple[Sequence[Told], int]:
+    def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
         """The events from the entry `start` on, some of them at a time, and where to go on."""
 
 
@@ -142,7 +142,7 @@ class Dispatcher:
         self._clock_us = clock_us
         self._feeds = tuple(feeds)
         self._log = structlog.wrap_logger(None, processors=[_dropped]) if quiet else _log
-        self._told: deque[Told] = deque()
+        self._told: deque[OutgoingEvent] = deque()
         self._lost = 0
         self._work = threading.Event()
         self._ending = threading.Event()
@@ -160,10 +160,10 @@ class Dispatcher:
         if len(self._told) >= MAX_IN_MEMORY // (2 if event.kind in MINOR else 1):
             self._lost += 1
             return
-        self._told.append(Told(uuid.uuid4().hex, self._clock_us(), event))
+        self._told.append(OutgoingEvent(uuid.uuid4().hex, self._clock_us(), event))
         self._work.set()
 
-    def put(self, told: Iterable[Told]) -> None:
+    def put(self, told: Iterable[OutgoingEvent]) -> None:
         """Write events down for who is to be told of them; they are on the disk when it returns. OutboxUnusable, Full."""
         self._put(told, None)
 
@@ -261,14 +261,14 @@ class Dispatcher:
             told, at = feed.read(at)
             self._put((one for one in told if one.at_us >= too_old_us), (feed.name, at))
 
-    def _put(self, told: Iterable[Told], cursor: tuple[str, int] | None) -> None:
+    def _put(self, told: Iterable[OutgoingEvent], cursor: tuple[str, int] | None) -> None:
         postings = [posting for one in told if (posting := self._posting(one)) is not None]
         if postings or cursor is not None:
             dropped = self._outbox.put(postings, cursor)
             if dropped:
                 self._log.error("events are given up: too many wait", number=dropped)
 
-    def _posting(self, told: Told) -> Posting | None:
+    def _posting(self, told: OutgoingEvent) -> Posting | None:
         wanted = tuple(each.name for each in self._receivers.values() if told.event.kind in each.events)
         if not wanted:
             return None
@@ -288,7 +288,7 @@ class Dispatcher:
             if due:
                 self._delivering[receiver.name] = asyncio.create_task(self._deliver(receiver, due))
 
-    async def _deliver(self, receiver: Receiver, due: Sequence[Due]) -> None:
+    async def _deliver(self, receiver: Receiver, due: Sequence[DueEvent]) -> None:
         """One receiver's turn: all that is due, or as much as it takes."""
         untaken = 0
         try:
@@ -301,7 +301,7 @@ class Dispatcher:
         except BoltsealError as error:
             self._troubled(receiver.name, f"{receiver.name} can't be told: {error.message}")
 
-    async def _deliver_one(self, receiver: Receiver, one: Due) -> bool:
+    async def _deliver_one(self, receiver: Receiver, one: DueEvent) -> bool:
         try:
             async for attempt in stamina.retry_context(
                 on=_at_once, attempts=TRIES_AT_ONCE, wait_initial=0.5, wait_max=5.0, timeout=60.0
@@ -322,7 +322,7 @@ class Dispatcher:
         self._mended(receiver.name)
         return True
 
-    def _put_off(self, receiver: Receiver, one: Due) -> None:
+    def _put_off(self, receiver: Receiver, one: DueEvent) -> None:
         pause_us = min(FIRST_PAUSE_US * 2 ** min(one.tries, 20), LONGEST_PAUSE_US)
         self._outbox.put_off(receiver.name, one.id, self._clock_us() + pause_us)
 

@@ -42,7 +42,7 @@ class OutboxUnusable(Unavailable):
     """The file can't be read or written, or is none of ours."""
 
 
-class Due(NamedTuple):
+class DueEvent(NamedTuple):
     """An event that a receiver has not taken yet."""
 
     id: str
@@ -93,7 +93,7 @@ class Outbox:
                 database.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor)
         return dropped
 
-    def due(self, receiver: str, now_us: int, limit: int = 100) -> list[Due]:
+    def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
         """What a receiver is to be told now, the oldest first. OutboxUnusable."""
         query = (
             "SELECT id, body, tries FROM due WHERE receiver = ? AND next_us <= ? ORDER BY at, rowid LIMIT ?",
@@ -101,7 +101,7 @@ class Outbox:
         )
         with self._told():
             database = self._opened(create=False)
-            return [] if database is None else [Due(*row) for row in database.execute(*query)]
+            return [] if database is None else [DueEvent(*row) for row in database.execute(*query)]
 
     def taken(self, receiver: str, id_: str) -> None:
         """The receiver has it. OutboxUnusable, Full."""

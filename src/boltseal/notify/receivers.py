@@ -19,7 +19,7 @@ from boltseal.notify.dispatch import ByApprise, ByWebhook, Dispatcher, Feed, Rec
 from boltseal.notify.webhook import Webhook
 
 if TYPE_CHECKING:
-    from boltseal.policy.notifications import NotifyTerms
+    from boltseal.policy.notifications import NotifySettings
 
 OUTBOX_NAME: Final = "outbox.db"
 MAX_SECRET_BYTES: Final = 16 * 1024
@@ -29,13 +29,13 @@ class SecretInvalid(Invalid):
     """An address or a secret that can't be read, or is none. Nothing is started."""
 
 
-def build_receivers(terms: Sequence[NotifyTerms]) -> list[Receiver]:
+def build_receivers(terms: Sequence[NotifySettings]) -> list[Receiver]:
     """Who is told. SecretInvalid, ConfigInvalid, WebhookInvalid, AuthorityInvalid."""
     return [Receiver(each.name, each.events, _sender(each)) for each in terms]
 
 
 def build_dispatcher(
-    terms: Sequence[NotifyTerms],
+    terms: Sequence[NotifySettings],
     folder: Path,
     source: str,
     clock_us: Callable[[], int],
@@ -70,7 +70,7 @@ class Notifier:
             runner.run(self.dispatcher.run())
 
 
-def _sender(terms: NotifyTerms) -> ByWebhook | ByApprise:
+def _sender(terms: NotifySettings) -> ByWebhook | ByApprise:
     url = terms.url or _read(terms, terms.url_file, terms.url_env, "its address")
     key = _read(terms, terms.secret_file, terms.secret_env, "its secret") or None
     if url.partition("://")[0].lower() not in ("http", "https"):
@@ -93,7 +93,7 @@ def _sender(terms: NotifyTerms) -> ByWebhook | ByApprise:
     return ByWebhook(make)
 
 
-def _read(terms: NotifyTerms, file: str | None, variable: str | None, what: str) -> str:
+def _read(terms: NotifySettings, file: str | None, variable: str | None, what: str) -> str:
     if variable is not None:
         return secret(variable)
     if file is None:

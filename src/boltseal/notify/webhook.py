@@ -30,7 +30,7 @@ from boltseal.client.hosts import is_loopback
 from boltseal.client.ssrf_guard import AddressBlocked, is_public
 from boltseal.client.transport import trusting
 from boltseal.errors import Invalid, Unavailable
-from boltseal.socket_backend import WireTransport
+from boltseal.socket_backend import SocketTransport
 
 WITHIN_S: Final = 10.0
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
@@ -110,7 +110,7 @@ class Webhook:
         verify: ssl.SSLContext = trusting(ca_file)
         limits = httpx2.Limits(max_connections=2, max_keepalive_connections=0)
         self._http = httpx2.AsyncClient(
-            transport=WireTransport(verify, limits, reach=ReceiverReach(self.host, networks)),
+            transport=SocketTransport(verify, limits, reach=ReceiverReach(self.host, networks)),
             timeout=within_s,
             follow_redirects=False,
             trust_env=False,

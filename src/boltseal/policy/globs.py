@@ -32,14 +32,14 @@ class GlobInvalid(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class GlobStep:
     """One position of a glob: the characters it takes, once (`repeat` false) or any number of times."""
 
     characters: frozenset[str]
     repeat: bool = False
 
 
-_EVERYTHING = (Step(REPOSITORY_CHARACTERS, repeat=True), Step(TAG_CHARACTERS, repeat=True))
+_EVERYTHING = (GlobStep(REPOSITORY_CHARACTERS, repeat=True), GlobStep(TAG_CHARACTERS, repeat=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Glob:
     """
 
     text: str
-    steps: tuple[Step, ...]
+    steps: tuple[GlobStep, ...]
     pattern: re.Pattern[str]
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ def _parse(text: str, alphabet: frozenset[str], what: str) -> Glob:
     if len(text) > MAX_GLOB_LENGTH:
         raise GlobInvalid(f"a glob of {len(text)} characters; at most {MAX_GLOB_LENGTH} are allowed")
     segment = alphabet - {"/"}
-    steps: list[Step] = []
+    steps: list[GlobStep] = []
     at = 0
     while at < len(text):
         character = text[at]
@@ -90,19 +90,19 @@ def _parse(text: str, alphabet: frozenset[str], what: str) -> Glob:
             end = at
             while end < len(text) and text[end] == "*":
                 end += 1
-            steps.append(Step(alphabet if end - at > 1 else segment, repeat=True))
+            steps.append(GlobStep(alphabet if end - at > 1 else segment, repeat=True))
             at = end
         elif character == "?":
-            steps.append(Step(segment))
+            steps.append(GlobStep(segment))
             at += 1
         elif character == "[":
             end = text.find("]", at + 1)
             if end < 0:
                 raise GlobInvalid(f'{quote(text)} opens a class with "[" and never closes it with "]"')
-            steps.append(Step(_parse_class(text[at + 1 : end], segment, what)))
+            steps.append(GlobStep(_parse_class(text[at + 1 : end], segment, what)))
             at = end + 1
         else:
-            steps.append(Step(frozenset({_checked(character, alphabet, what)})))
+            steps.append(GlobStep(frozenset({_checked(character, alphabet, what)})))
             at += 1
     return Glob(text, tuple(steps), re.compile(_regex(steps, alphabet)))
 
@@ -143,7 +143,7 @@ def _checked(character: str, alphabet: frozenset[str], what: str) -> str:
     raise GlobInvalid(f"{quote(character)} can't be in a {what}; expected {kind} or * ? [ ]")
 
 
-def _regex(steps: list[Step], alphabet: frozenset[str]) -> str:
+def _regex(steps: list[GlobStep], alphabet: frozenset[str]) -> str:
     """A regular expression of the same language whose run time is bounded by the square of the name.
 
     Backtracking is what makes expressions slow: `.*a.*a.*a.*b` tries every way to share out the a's. Here
@@ -154,7 +154,7 @@ def _regex(steps: list[Step], alphabet: frozenset[str]) -> str:
     after it meets a "/" too early; that whole run, up to the next "**", is one atomic group.
     Names are at most 255 characters, which bounds all of it.
     """
-    units: list[list[Step]] = [[]]
+    units: list[list[GlobStep]] = [[]]
     for step in steps:
         if step.repeat and "/" in step.characters:
             units.append([])
@@ -167,7 +167,7 @@ def _regex(steps: list[Step], alphabet: frozenset[str]) -> str:
     return "(?s:" + _unit(units[0], alphabet) + middle + ".*" + _unit(last, alphabet, to_end=True) + ")"
 
 
-def _unit(steps: list[Step], alphabet: frozenset[str], *, to_end: bool = False) -> str:
+def _unit(steps: list[GlobStep], alphabet: frozenset[str], *, to_end: bool = False) -> str:
     """Steps without "**". `to_end`: the last star must reach the end of the name, so it is left greedy."""
     pieces: list[list[str]] = [[]]
     for step in steps:
@@ -183,7 +183,7 @@ def _unit(steps: list[Step], alphabet: frozenset[str], *, to_end: bool = False) 
     return text
 
 
-def _one(step: Step, alphabet: frozenset[str]) -> str:
+def _one(step: GlobStep, alphabet: frozenset[str]) -> str:
     if len(step.characters) == 1:
         return re.escape(next(iter(step.characters)))
     if step.characters == alphabet - {"/"}:

@@ -46,7 +46,7 @@ class MirrorOnly(Denied):
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class ResolvedName:
     """What a name means. `remote`: the repository as its upstream knows it; both are None for what is local."""
 
     repository: Repository
@@ -55,7 +55,7 @@ class Lead:
 
 
 @dataclass(frozen=True, slots=True)
-class Leads:
+class NameResolver:
     """All that decides where names lead. `own`: what this registry is called, as `host` or `host:port`, lower case."""
 
     upstreams: tuple[UpstreamTerms, ...] = ()
@@ -70,7 +70,7 @@ class Leads:
         pushes: bool,
         writes: bool,
         known_here: Callable[[Repository], bool],
-    ) -> Lead:
+    ) -> ResolvedName:
         """Where a name leads. NamespaceUnknown, NamespaceRefused, MirrorOnly, NameInvalid (the mapped name is too long).
 
         `writes`: it is not merely read; `pushes`: something is brought. `known_here`: whether a repository ever existed
@@ -88,10 +88,10 @@ class Leads:
                 )
             return named
         if named is not None or ours or writes or known_here(repository):
-            return Lead(repository)
+            return ResolvedName(repository)
         return _led(next(terms for terms in self.upstreams if terms.root), repository)
 
-    def by_name(self, repository: Repository) -> Lead | None:
+    def by_name(self, repository: Repository) -> ResolvedName | None:
         """Where a name leads that is asked for without `?ns=`, if its letters alone say so; None: what is here decides.
 
         NameInvalid. The same for ever: it may be kept.
@@ -101,7 +101,7 @@ class Leads:
         if upstream is not None and rest:
             return _led(upstream, Repository(rest))
         if not any(terms.root for terms in self.upstreams) or any(glob.matches(repository) for glob in self.local):
-            return Lead(repository)
+            return ResolvedName(repository)
         return None
 
     def at_root(self, repository: Repository) -> Repository | None:
@@ -132,7 +132,7 @@ class Leads:
                     return name
         return None
 
-    def _by_namespace(self, repository: Repository, namespace: str, *, writes: bool) -> Lead:
+    def _by_namespace(self, repository: Repository, namespace: str, *, writes: bool) -> ResolvedName:
         return _led(self._named(namespace, writes=writes), repository)
 
     def _named(self, namespace: str, *, writes: bool) -> UpstreamTerms:
@@ -145,15 +145,15 @@ class Leads:
         raise NamespaceUnknown(f"this registry serves no images of {quote(namespace)}; it has no such upstream")
 
 
-NO_UPSTREAMS: Final = Leads()
+NO_UPSTREAMS: Final = NameResolver()
 
 
-def parse_leads(upstreams: Sequence[UpstreamTerms], local: Sequence[Glob], own: Iterable[str]) -> Leads:
+def parse_leads(upstreams: Sequence[UpstreamTerms], local: Sequence[Glob], own: Iterable[str]) -> NameResolver:
     """All that decides, from what is configured. `own`: names of this registry, in any case."""
-    return Leads(tuple(upstreams), tuple(local), frozenset(name.lower() for name in own))
+    return NameResolver(tuple(upstreams), tuple(local), frozenset(name.lower() for name in own))
 
 
-def _led(upstream: UpstreamTerms, remote: Repository) -> Lead:
+def _led(upstream: UpstreamTerms, remote: Repository) -> ResolvedName:
     if upstream.name == HUB and "/" not in remote:
         remote = Repository(_LIBRARY + remote)  # as Docker completes it: both names are one repository
-    return Lead(Repository(f"{upstream.name}/{remote}"), upstream, remote)
+    return ResolvedName(Repository(f"{upstream.name}/{remote}"), upstream, remote)

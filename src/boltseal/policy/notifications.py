@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from boltseal.errors import Invalid, quote
-from boltseal.events import Kind
+from boltseal.events import EventKind
 
 MAX_RECEIVERS: Final = 50
 NOTIFY_KEYS: Final = (
@@ -31,7 +31,7 @@ class NotifyInvalid(Invalid):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotifyTerms:
+class NotifySettings:
     """One `[[notify]]`. Exactly one of `url`, `url_file`, `url_env` is there, and at most one of the two secrets.
 
     `name`: under which it is spoken of, and under which what waits for it is kept. `events`: which it is told.
@@ -44,16 +44,16 @@ class NotifyTerms:
     url_env: str | None = None
     secret_file: str | None = None
     secret_env: str | None = None
-    events: frozenset[Kind] = frozenset(Kind)
+    events: frozenset[EventKind] = frozenset(EventKind)
     networks: tuple[Network, ...] = ()
     ca_file: str | None = None
 
 
-def parse_notify(tables: Sequence[Mapping[str, object]]) -> tuple[NotifyTerms, ...]:
+def parse_notify(tables: Sequence[Mapping[str, object]]) -> tuple[NotifySettings, ...]:
     """Read the `[[notify]]` tables of a configuration. NotifyInvalid names the first that is wrong."""
     if len(tables) > MAX_RECEIVERS:
         raise NotifyInvalid(f"{len(tables)} [[notify]]; at most {MAX_RECEIVERS} are allowed")
-    found: list[NotifyTerms] = []
+    found: list[NotifySettings] = []
     for number, table in enumerate(tables, start=1):
         terms = _parse(f"notify {number}", table)
         if any(terms.name == other.name for other in found):
@@ -62,7 +62,7 @@ def parse_notify(tables: Sequence[Mapping[str, object]]) -> tuple[NotifyTerms, .
     return tuple(found)
 
 
-def _parse(where: str, table: Mapping[str, object]) -> NotifyTerms:
+def _parse(where: str, table: Mapping[str, object]) -> NotifySettings:
     for key in table:
         if key not in NOTIFY_KEYS:
             near = difflib.get_close_matches(key, NOTIFY_KEYS, n=1)
@@ -82,7 +82,7 @@ def _parse(where: str, table: Mapping[str, object]) -> NotifyTerms:
     url = texts["url"]
     host = "" if url is None else _check_plain(where, url)
     name = texts["name"] or host or texts["url_env"] or texts["url_file"] or ""
-    return NotifyTerms(
+    return NotifySettings(
         name=name,
         url=url,
         url_file=texts["url_file"],
@@ -121,17 +121,17 @@ def _text(where: str, table: Mapping[str, object], key: str) -> str | None:
     return value
 
 
-def _events(where: str, value: object) -> frozenset[Kind]:
+def _events(where: str, value: object) -> frozenset[EventKind]:
     if value is None:
-        return frozenset(Kind)
+        return frozenset(EventKind)
     listed = value if isinstance(value, list | tuple) else [value]
-    known = [str(kind) for kind in Kind]
+    known = [str(kind) for kind in EventKind]
     for one in listed:
         if one not in known:
             raise NotifyInvalid(f"{where}: events has {quote(str(one))}; expected some of {', '.join(known)}")
     if not listed or not isinstance(value, list | tuple):
         raise NotifyInvalid(f'{where}: events is no list, or an empty one; expected such as ["tag.moved"]')
-    return frozenset(Kind(str(one)) for one in listed)
+    return frozenset(EventKind(str(one)) for one in listed)
 
 
 def _networks(where: str, value: object) -> tuple[Network, ...]:

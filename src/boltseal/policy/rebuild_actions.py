@@ -42,7 +42,7 @@ class OnOutdatedInvalid(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class RebuildAction:
     """One table. Exactly one of `command` and `url` is there. Times in microseconds."""
 
     repository: Glob
@@ -59,14 +59,14 @@ class Action:
         return [_place.sub(lambda found: values[found[1]], word) for word in self.command]
 
 
-def action_for(actions: Sequence[Action], repository: str, tag: str | None) -> Action | None:
+def action_for(actions: Sequence[RebuildAction], repository: str, tag: str | None) -> RebuildAction | None:
     """What is done for an image of this name, None for nothing."""
     return next(
         (one for one in actions if one.repository.matches(repository) and (tag is None or one.tag.matches(tag))), None
     )
 
 
-def parse_on_outdated(tables: Sequence[Mapping[str, object]]) -> tuple[Action, ...]:
+def parse_on_outdated(tables: Sequence[Mapping[str, object]]) -> tuple[RebuildAction, ...]:
     """Read the tables. OnOutdatedInvalid names the first fault."""
     if len(tables) > MAX_ACTIONS:
         raise OnOutdatedInvalid(f"{len(tables)} [[on_outdated]]; at most {MAX_ACTIONS} are allowed")
@@ -83,7 +83,7 @@ def token_of(variable: str, text: str) -> str:
     return token
 
 
-def _parse(where: str, table: Mapping[str, object]) -> Action:
+def _parse(where: str, table: Mapping[str, object]) -> RebuildAction:
     unknown = sorted(set(table) - set(KEYS))
     if unknown:
         raise OnOutdatedInvalid(f"{where}: unknown key {quote(unknown[0])}; expected {', '.join(KEYS)}")
@@ -96,7 +96,7 @@ def _parse(where: str, table: Mapping[str, object]) -> Action:
         tag = parse_tag_glob(_text(where, "tag", table.get("tag", "*")))
     except GlobInvalid as error:
         raise OnOutdatedInvalid(f"{where}: {error.message}") from error
-    return Action(
+    return RebuildAction(
         repository,
         tag,
         _command(where, table["command"]) if "command" in table else (),

@@ -56,7 +56,7 @@ class SomeTags:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class SealedBinding:
     """What a bound name is bound to, since when and by whom, and how long its bytes are kept (`str(Keep)`).
 
     `changed_us`: when its row last changed (of a tombstone: when it was deleted). Times in microseconds.
@@ -69,7 +69,7 @@ class Binding:
     keep: str
 
 
-def put_sealed(tag: Tag, repository: Repository, binding: Binding, pushed: Digest, free: str | None) -> str:
+def put_sealed(tag: Tag, repository: Repository, binding: SealedBinding, pushed: Digest, free: str | None) -> str:
     """A push of other content to a name that is there and bound. `free`: the next tag, when it is free."""
     if binding.keep == "deletable":
         stands = f"is bound to {binding.digest.short} (it may be deleted, never moved)"
@@ -81,7 +81,7 @@ def put_sealed(tag: Tag, repository: Repository, binding: Binding, pushed: Diges
     )
 
 
-def put_tombstone(tag: Tag, repository: Repository, binding: Binding, pushed: Digest, free: str | None) -> str:
+def put_tombstone(tag: Tag, repository: Repository, binding: SealedBinding, pushed: Digest, free: str | None) -> str:
     """A push of other content to a name that was bound and deleted. The digest is whole: somebody has to find it."""
     return (
         f"tag {tag} of {repository} was deleted on {_day(binding.changed_us)}; the name can return only with "
@@ -97,7 +97,7 @@ def not_extended(tag: Tag, repository: Repository, standing: Digest, pushed: Dig
     )
 
 
-def delete_sealed_tag(tag: Tag, repository: Repository, binding: Binding) -> str:
+def delete_sealed_tag(tag: Tag, repository: Repository, binding: SealedBinding) -> str:
     """A delete of a tag that its own seal keeps."""
     return (
         f"tag {tag} of {repository} is sealed at {binding.digest.short} since {_day(binding.since_us)} by "

@@ -32,17 +32,17 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class NameState:
+class TagState:
     """A name as it stands. `means` None: it is not there. `bound` None: it was never sealed."""
 
     means: Identity | None
     bound: Identity | None
 
 
-UNUSED = NameState(None, None)
+UNUSED = TagState(None, None)
 
 
-class Verdict(Enum):
+class PushDecision(Enum):
     """What a push to a name comes to."""
 
     CREATE = auto()
@@ -56,7 +56,7 @@ class Verdict(Enum):
     REFUSED_NOT_EXTENDED = auto()
 
 
-def judge(state: NameState, pushed: Identity, mode: Mode, *, extends: bool) -> Verdict:
+def judge(state: TagState, pushed: Identity, mode: Mode, *, extends: bool) -> PushDecision:
     """What pushing a manifest to a name comes to, under the rule's mode.
 
     `extends`: the pushed manifest contains all of what the name means now (asked for append-only names only).
@@ -64,21 +64,21 @@ def judge(state: NameState, pushed: Identity, mode: Mode, *, extends: bool) -> V
     if state.bound is not None:
         return _judge_bound(state, pushed, state.bound)
     if state.means is None:
-        return Verdict.CREATE
+        return PushDecision.CREATE
     if state.means == pushed:
-        return Verdict.SEAL if mode is Mode.SEALED else Verdict.SAME
+        return PushDecision.SEAL if mode is Mode.SEALED else PushDecision.SAME
     match mode:
         case Mode.SEALED:
-            return Verdict.MOVE_AND_SEAL
+            return PushDecision.MOVE_AND_SEAL
         case Mode.FLOATING:
-            return Verdict.MOVE
+            return PushDecision.MOVE
         case Mode.APPEND_ONLY:
-            return Verdict.MOVE if extends else Verdict.REFUSED_NOT_EXTENDED
+            return PushDecision.MOVE if extends else PushDecision.REFUSED_NOT_EXTENDED
         case _:  # pragma: no cover - mypy proves that there is no other mode
             assert_never(mode)
 
 
-def _judge_bound(state: NameState, pushed: Identity, bound: Identity) -> Verdict:
+def _judge_bound(state: TagState, pushed: Identity, bound: Identity) -> PushDecision:
     if pushed == bound:
-        return Verdict.RETURN if state.means is None else Verdict.SAME
-    return Verdict.REFUSED_TOMBSTONE if state.means is None else Verdict.REFUSED_BOUND
+        return PushDecision.RETURN if state.means is None else PushDecision.SAME
+    return PushDecision.REFUSED_TOMBSTONE if state.means is None else PushDecision.REFUSED_BOUND

@@ -30,7 +30,7 @@ MAX_CHANGES: Final = 144
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class UpstreamAnswer:
     """What upstream said that a tag means. `size` -1: not said."""
 
     digest: Digest
@@ -39,22 +39,22 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownTag:
     """How an upstream's tag stands here. `serves` None: nothing is served of it, as `held` was never accepted.
 
     `held`: what upstream says and nobody has accepted, since `held_us`. `gone_us`: since when upstream says that it is not
     there. `changes`: how often that was written down since `changes_since_us`.
     """
 
-    serves: Seen | None
-    held: Seen | None = None
+    serves: UpstreamAnswer | None
+    held: UpstreamAnswer | None = None
     held_us: int | None = None
     gone_us: int | None = None
     changes: int = 0
     changes_since_us: int = 0
 
 
-class Change(StrEnum):
+class MoveChange(StrEnum):
     """What is written down, by the names that the log's entries have for it."""
 
     OBSERVED = "observed"
@@ -66,7 +66,7 @@ TOLD: Final = "told"
 """Under which key an entry says what people are to be told of it."""
 
 
-class Told(StrEnum):
+class MoveEvent(StrEnum):
     """What people are told of."""
 
     NOTHING = "nothing"
@@ -76,84 +76,90 @@ class Told(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class MoveDecision:
     """`known`: how it stands now. `change`: the entry to write, None for none; `entry`: what that is about, None: gone."""
 
-    known: Known
-    change: Change | None = None
-    entry: Seen | None = None
-    told: Told = Told.NOTHING
+    known: KnownTag
+    change: MoveChange | None = None
+    entry: UpstreamAnswer | None = None
+    told: MoveEvent = MoveEvent.NOTHING
     reason: str = ""
 
 
 def judge(
-    known: Known | None, answer: Seen | None, terms: MoveTerms, now_us: int, on_gone: OnGone = OnGone.ALERT
-) -> Judged:
+    known: KnownTag | None, answer: UpstreamAnswer | None, terms: MoveTerms, now_us: int, on_gone: OnGone = OnGone.ALERT
+) -> MoveDecision:
     """How a tag stands after upstream has answered. `known` None: never seen; `answer` None: upstream has no such tag."""
     if known is None:
-        known = Known(None, changes_since_us=now_us)
+        known = KnownTag(None, changes_since_us=now_us)
         if answer is None:
-            return Judged(known)
+            return MoveDecision(known)
         held = terms.first_seen is FirstSeen.HOLD
-        judged = _hold(known, answer, terms, now_us) if held else _follow(known, answer, Told.NOTHING)
+        judged = _hold(known, answer, terms, now_us) if held else _follow(known, answer, MoveEvent.NOTHING)
     else:
         judged = _again(known, answer, terms, now_us)
-        if judged.told is Told.GONE and on_gone is OnGone.SERVE:
-            judged = replace(judged, told=Told.NOTHING)
+        if judged.told is MoveEvent.GONE and on_gone is OnGone.SERVE:
+            judged = replace(judged, told=MoveEvent.NOTHING)
     return judged if judged.change is None else _counted(known, judged, now_us)
 
 
-def _again(known: Known, answer: Seen | None, terms: MoveTerms, now_us: int) -> Judged:
+def _again(known: KnownTag, answer: UpstreamAnswer | None, terms: MoveTerms, now_us: int) -> MoveDecision:
     # 1
     if answer is None:
         if known.gone_us is not None:
-            return Judged(known)
+            return MoveDecision(known)
         gone = replace(known, held=None, held_us=None, gone_us=now_us)
-        return Judged(gone, Change.OBSERVED, None, Told.NOTHING if known.serves is None else Told.GONE)
+        return MoveDecision(
+            gone, MoveChange.OBSERVED, None, MoveEvent.NOTHING if known.serves is None else MoveEvent.GONE
+        )
     # 2
     if known.serves is None:
         held = terms.first_seen is FirstSeen.HOLD
-        return _hold(known, answer, terms, now_us) if held else _follow(known, answer, Told.NOTHING)
+        return _hold(known, answer, terms, now_us) if held else _follow(known, answer, MoveEvent.NOTHING)
     # 3
     if answer.digest == known.serves.digest:
         if known.held is None and known.gone_us is None:
-            return Judged(known)
-        return _follow(known, answer, Told.NOTHING)
+            return MoveDecision(known)
+        return _follow(known, answer, MoveEvent.NOTHING)
     # 4
     if terms.on_move is OnMove.HOLD:
         return _hold(known, answer, terms, now_us)
-    return _follow(known, answer, Told.MOVED if terms.on_move is OnMove.ALERT else Told.NOTHING)
+    return _follow(known, answer, MoveEvent.MOVED if terms.on_move is OnMove.ALERT else MoveEvent.NOTHING)
 
 
-def _follow(known: Known, answer: Seen, told: Told) -> Judged:
-    return Judged(replace(known, serves=answer, held=None, held_us=None, gone_us=None), Change.OBSERVED, answer, told)
+def _follow(known: KnownTag, answer: UpstreamAnswer, told: MoveEvent) -> MoveDecision:
+    return MoveDecision(
+        replace(known, serves=answer, held=None, held_us=None, gone_us=None), MoveChange.OBSERVED, answer, told
+    )
 
 
-def _hold(known: Known, answer: Seen, terms: MoveTerms, now_us: int) -> Judged:
+def _hold(known: KnownTag, answer: UpstreamAnswer, terms: MoveTerms, now_us: int) -> MoveDecision:
     if known.held is None or known.held_us is None or known.held.digest != answer.digest:
         held = replace(known, held=answer, held_us=now_us, gone_us=None)
-        return Judged(held, Change.HELD, answer, Told.HELD, _until(terms))
+        return MoveDecision(held, MoveChange.HELD, answer, MoveEvent.HELD, _until(terms))
     # 5
     if terms.cooldown_us is None or now_us - known.held_us < terms.cooldown_us:
-        return Judged(known)
+        return MoveDecision(known)
     reason = f"its cooldown of {format_duration(terms.cooldown_us)} is over"
-    return Judged(replace(known, serves=answer, held=None, held_us=None), Change.ACCEPTED, answer, Told.MOVED, reason)
+    return MoveDecision(
+        replace(known, serves=answer, held=None, held_us=None), MoveChange.ACCEPTED, answer, MoveEvent.MOVED, reason
+    )
 
 
-def accept(known: Known, now_us: int) -> Judged | None:
+def accept(known: KnownTag, now_us: int) -> MoveDecision | None:
     """Somebody accepts what is held back; None: nothing is."""
     if known.held is None:
         return None
-    judged = Judged(replace(known, serves=known.held, held=None, held_us=None), Change.ACCEPTED, known.held)
+    judged = MoveDecision(replace(known, serves=known.held, held=None, held_us=None), MoveChange.ACCEPTED, known.held)
     return replace(judged, known=_count(judged.known, now_us))
 
 
-def _counted(before: Known, judged: Judged, now_us: int) -> Judged:
+def _counted(before: KnownTag, judged: MoveDecision, now_us: int) -> MoveDecision:
     after = _count(judged.known, now_us)
-    return Judged(before) if after.changes > MAX_CHANGES else replace(judged, known=after)
+    return MoveDecision(before) if after.changes > MAX_CHANGES else replace(judged, known=after)
 
 
-def _count(known: Known, now_us: int) -> Known:
+def _count(known: KnownTag, now_us: int) -> KnownTag:
     if not 0 <= now_us - known.changes_since_us < DAY_US:
         return replace(known, changes=1, changes_since_us=now_us)
     return replace(known, changes=known.changes + 1)
@@ -165,7 +171,7 @@ def _until(terms: MoveTerms) -> str:
     return f"held until somebody accepts it, or for {format_duration(terms.cooldown_us)}"
 
 
-class Answer(StrEnum):
+class ServedAnswer(StrEnum):
     """What a client gets of a tag."""
 
     SERVED = "served"
@@ -174,16 +180,16 @@ class Answer(StrEnum):
     UNKNOWN = "unknown"
 
 
-def answer_of(known: Known, on_gone: OnGone) -> Answer:
+def answer_of(known: KnownTag, on_gone: OnGone) -> ServedAnswer:
     """Whether what stands here is served."""
     if known.gone_us is not None and (known.serves is None or on_gone is OnGone.STOP):
-        return Answer.UNKNOWN if known.serves is None else Answer.WITHDRAWN
+        return ServedAnswer.UNKNOWN if known.serves is None else ServedAnswer.WITHDRAWN
     if known.serves is None:
-        return Answer.UNKNOWN if known.held is None else Answer.HELD_BACK
-    return Answer.SERVED
+        return ServedAnswer.UNKNOWN if known.held is None else ServedAnswer.HELD_BACK
+    return ServedAnswer.SERVED
 
 
-def warning_of(known: Known, said: Seen | None) -> str | None:
+def warning_of(known: KnownTag, said: UpstreamAnswer | None) -> str | None:
     """Why what is served is not what upstream says now; None where it is. `said`: its answer just now, None: not asked."""
     if known.serves is None:
         return None

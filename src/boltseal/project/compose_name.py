@@ -15,9 +15,9 @@ from typing import Final
 from boltseal.errors import Invalid, quote
 from boltseal.project.image_references import COMPOSE_NAMES
 from boltseal.project.references.dotenv import Variables, parse_dotenv
-from boltseal.project.references.interpolation import Dialect, NotFilled, fill
+from boltseal.project.references.interpolation import Dialect, InterpolationFailed, fill
 from boltseal.project.references.yaml_nodes import Pairs, compose, pairs, text_of
-from boltseal.project.source_files import MAX_FILE_BYTES, Source, Unreadable
+from boltseal.project.source_files import MAX_FILE_BYTES, SourceFile, Unreadable
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _VARIABLE: Final = "COMPOSE_PROJECT_NAME"
@@ -56,13 +56,13 @@ def _in_folder(folder: Path) -> Path:
     return next((folder / name for name in COMPOSE_NAMES if (folder / name).is_file()), folder / COMPOSE_NAMES[0])
 
 
-def _read(path: Path) -> Source | None:
+def _read(path: Path) -> SourceFile | None:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
         if len(raw) > MAX_FILE_BYTES:
             raise ComposeProjectInvalid(f"{path}: it has more than {MAX_FILE_BYTES} bytes; expected a Compose file")
-        return Source.of(path.name, raw)
+        return SourceFile.of(path.name, raw)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -74,7 +74,7 @@ def _read(path: Path) -> Source | None:
 def _name(said: str | None, values: Variables, file: Path) -> str:
     try:
         name = values.get(_VARIABLE) or ("" if said is None else fill(said, values.get, Dialect.COMPOSE).text)
-    except NotFilled as error:
+    except InterpolationFailed as error:
         shown = _VARIABLE if said is None else quote(said)
         raise ComposeProjectInvalid(f"{file}: the project's name {shown} can't be told: {error}") from error
     if not name and said is None:

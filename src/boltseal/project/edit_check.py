@@ -12,14 +12,16 @@ from typing import Any
 
 from yaml.nodes import Node, ScalarNode
 
-from boltseal.project.image_references import Format, Spot
-from boltseal.project.references.dockerfile_lines import Lines, Text, read_lines
+from boltseal.project.image_references import EditRange, Format
+from boltseal.project.references.dockerfile_lines import DockerfileLines, Text, read_lines
 from boltseal.project.references.dotenv import parse_dotenv
 from boltseal.project.references.yaml_nodes import compose, walk
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.source_files import SourceFile, Unreadable
 
 
-def structure_differs(before: Source, after: Source, inside: Mapping[Spot, str], kind: Format | None) -> str | None:
+def structure_differs(
+    before: SourceFile, after: SourceFile, inside: Mapping[EditRange, str], kind: Format | None
+) -> str | None:
     """Why `after` is not `before` with these texts in these spots; None when it is. `kind` None: an .env file."""
     try:
         if kind is None:
@@ -33,7 +35,7 @@ def structure_differs(before: Source, after: Source, inside: Mapping[Spot, str],
     return None if same else "with the digest in it, something else would change too"
 
 
-def _same_nodes(before: Source, after: Source, inside: Mapping[Spot, str]) -> bool:
+def _same_nodes(before: SourceFile, after: SourceFile, inside: Mapping[EditRange, str]) -> bool:
     old, new = _nodes(before), _nodes(after)
     if len(old) != len(new):
         return False
@@ -50,7 +52,7 @@ def _same_nodes(before: Source, after: Source, inside: Mapping[Spot, str]) -> bo
     return _order(old) == _order(new)
 
 
-def _nodes(source: Source) -> list[Node]:
+def _nodes(source: SourceFile) -> list[Node]:
     return list(walk(compose(source)))
 
 
@@ -75,7 +77,9 @@ def _order(nodes: list[Node]) -> list[list[int]]:
     return found
 
 
-def _edited(source: Source, nodes: list[Node], inside: Mapping[Spot, str]) -> dict[int, list[Spot]] | None:
+def _edited(
+    source: SourceFile, nodes: list[Node], inside: Mapping[EditRange, str]
+) -> dict[int, list[EditRange]] | None:
     """The scalars in which the spots lie, by number; None when a spot lies in none."""
     scalars = sorted(
         (node.start_mark.index, node.end_mark.index, index)
@@ -83,7 +87,7 @@ def _edited(source: Source, nodes: list[Node], inside: Mapping[Spot, str]) -> di
         if isinstance(node, ScalarNode)
     )
     starts = [start for start, _, _ in scalars]
-    found: dict[int, list[Spot]] = {}
+    found: dict[int, list[EditRange]] = {}
     for spot in sorted(inside):
         gone = source.text[spot.start : spot.end]
         begin = spot.start + len(gone) - len(gone.lstrip())
@@ -103,7 +107,9 @@ def _edited(source: Source, nodes: list[Node], inside: Mapping[Spot, str]) -> di
     return found
 
 
-def _replaced(source: Source, was: Node, now: Node, spots: list[Spot], inside: Mapping[Spot, str]) -> bool:
+def _replaced(
+    source: SourceFile, was: Node, now: Node, spots: list[EditRange], inside: Mapping[EditRange, str]
+) -> bool:
     """Whether a scalar's value is the old one with each spot's text, in order, in place of what stood there."""
     old, new = str(was.value), str(now.value)
     at = past = 0
@@ -119,7 +125,7 @@ def _replaced(source: Source, was: Node, now: Node, spots: list[Spot], inside: M
     return old[at:] == new[past:]
 
 
-def _meant(lines: Lines, inside: Mapping[Spot, str]) -> list[Any]:
+def _meant(lines: DockerfileLines, inside: Mapping[EditRange, str]) -> list[Any]:
     """What a Dockerfile says, with the texts of the spots put in."""
 
     behind = {spot.start - 1: put for spot, put in inside.items() if spot.start == spot.end}
@@ -141,7 +147,7 @@ def _meant(lines: Lines, inside: Mapping[Spot, str]) -> list[Any]:
     ]
 
 
-def _same_variables(before: Source, after: Source, inside: Mapping[Spot, str]) -> bool:
+def _same_variables(before: SourceFile, after: SourceFile, inside: Mapping[EditRange, str]) -> bool:
     old, new = parse_dotenv(before), parse_dotenv(after)
     expected = {name: value.text for name, value in old.values.items()}
     ends = {value.end: name for name, value in old.values.items()}

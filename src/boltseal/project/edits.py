@@ -22,19 +22,19 @@ from typing import Final
 
 from boltseal.oci.digest import Digest
 from boltseal.project.edit_check import structure_differs
-from boltseal.project.image_references import Found, Site, Spot
+from boltseal.project.image_references import EditRange, ImageReference, ScanResult
 from boltseal.project.scan import scan_project
-from boltseal.project.source_files import Project, Source
+from boltseal.project.source_files import ProjectTree, SourceFile
 
 _ROUNDS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileEdit:
     """One file, before and after."""
 
-    before: Source
-    after: Source
+    before: SourceFile
+    after: SourceFile
 
     @property
     def path(self) -> str:
@@ -43,34 +43,34 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class EditRefusal:
     """A site that could not be edited, and why."""
 
-    site: Site
+    site: ImageReference
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Edited:
+class EditResult:
     """What would be written, and what was refused."""
 
-    changes: tuple[Change, ...]
-    refusals: tuple[Refusal, ...]
+    changes: tuple[FileEdit, ...]
+    refusals: tuple[EditRefusal, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScanRequest:
     """What was scanned, so that the same can be scanned again."""
 
-    project: Project
+    project: ProjectTree
     paths: Sequence[Path] = ()
     crds: Mapping[str, Sequence[str]] | None = None
 
 
-def edit(asked: Asked, found: Found, pins: Mapping[Site, Digest | None]) -> Edited:
+def edit(asked: ScanRequest, found: ScanResult, pins: Mapping[ImageReference, Digest | None]) -> EditResult:
     """The files with these sites pinned (or, with None, unpinned), and what was refused. `found` is of `asked`."""
-    refused: dict[Site, str] = {}
-    wanted: dict[Site, Digest | None] = {}
+    refused: dict[ImageReference, str] = {}
+    wanted: dict[ImageReference, Digest | None] = {}
     for site, digest in pins.items():
         if site.spot is None:
             refused[site] = site.override_only or site.why or "there is no place for a digest"
@@ -83,21 +83,21 @@ def edit(asked: Asked, found: Found, pins: Mapping[Site, Digest | None]) -> Edit
         bad = _unproven(asked, found, spots, changes)
         if not bad:
             kept = tuple(change for change in changes if change.before.text != change.after.text)
-            return Edited(kept, tuple(Refusal(site, reason) for site, reason in refused.items()))
+            return EditResult(kept, tuple(EditRefusal(site, reason) for site, reason in refused.items()))
         for site in wanted:
             if site.spot is not None and site.spot.path in bad:
                 refused.setdefault(site, bad[site.spot.path])
     refused = {**dict.fromkeys(wanted, "the project does not come out the same twice"), **refused}
-    return Edited((), tuple(Refusal(site, reason) for site, reason in refused.items()))
+    return EditResult((), tuple(EditRefusal(site, reason) for site, reason in refused.items()))
 
 
-def _in_conflict(wanted: Mapping[Site, Digest | None]) -> dict[Site, str]:
+def _in_conflict(wanted: Mapping[ImageReference, Digest | None]) -> dict[ImageReference, str]:
     """1. One spot holds one digest."""
-    by_spot: defaultdict[Spot, list[Site]] = defaultdict(list)
+    by_spot: defaultdict[EditRange, list[ImageReference]] = defaultdict(list)
     for site in wanted:
         if site.spot is not None:
             by_spot[site.spot].append(site)
-    refused: dict[Site, str] = {}
+    refused: dict[ImageReference, str] = {}
     for sites in by_spot.values():
         if len({wanted[site] for site in sites}) > 1:
             refused.update(
@@ -112,11 +112,11 @@ def _in_conflict(wanted: Mapping[Site, Digest | None]) -> dict[Site, str]:
     return refused
 
 
-def _apply(project: Project, spots: Mapping[Spot, Digest | None]) -> list[Change]:
-    by_path: defaultdict[str, list[Spot]] = defaultdict(list)
+def _apply(project: ProjectTree, spots: Mapping[EditRange, Digest | None]) -> list[FileEdit]:
+    by_path: defaultdict[str, list[EditRange]] = defaultdict(list)
     for spot in spots:
         by_path[spot.path].append(spot)
-    changes: list[Change] = []
+    changes: list[FileEdit] = []
     for path, inside in sorted(by_path.items()):
         before = project.read(path)
         parts: list[str] = []
@@ -125,22 +125,22 @@ def _apply(project: Project, spots: Mapping[Spot, Digest | None]) -> list[Change
             parts += (before.text[at : spot.start], written(spot, spots[spot]))
             at = spot.end
         parts.append(before.text[at:])
-        changes.append(Change(before, before.with_text("".join(parts))))
+        changes.append(FileEdit(before, before.with_text("".join(parts))))
     return changes
 
 
-def written(spot: Spot, digest: Digest | None) -> str:
+def written(spot: EditRange, digest: Digest | None) -> str:
     """What stands in a spot once it holds this digest."""
     return "" if digest is None else f"{spot.lead}{digest}"
 
 
 def _unproven(
-    asked: Asked, found: Found, spots: Mapping[Spot, Digest | None], changes: Sequence[Change]
+    asked: ScanRequest, found: ScanResult, spots: Mapping[EditRange, Digest | None], changes: Sequence[FileEdit]
 ) -> dict[str, str]:
     """The files whose new text does not hold, and why."""
     bad: dict[str, str] = {}
     kinds = {site.path: site.format for site in found.sites}
-    inside: defaultdict[str, dict[Spot, str]] = defaultdict(dict)
+    inside: defaultdict[str, dict[EditRange, str]] = defaultdict(dict)
     for spot, digest in spots.items():
         inside[spot.path][spot] = written(spot, digest)
     for change in changes:  # 2.

@@ -15,7 +15,7 @@ from typing import Final
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, Site
+from boltseal.project.image_references import Format, ImageReference
 
 _SERVICE: Final = re.compile(r"services\.(.*(?<!\]))\.image", re.DOTALL)  # a hook's image stands behind `pre_start[0]`
 _HEAD: Final = "# Written by boltseal of boltseal.lock; write it anew when the lock changes.\n"
@@ -30,17 +30,17 @@ class Emitted:
     """The file's text, and the sites of its format that it does not hold, each with the reason."""
 
     text: str
-    left_out: tuple[tuple[Site, str], ...] = ()
+    left_out: tuple[tuple[ImageReference, str], ...] = ()
 
 
-def compose_override(digests: Mapping[Site, Digest]) -> Emitted:
+def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """`services.*.image` for `docker compose -f compose.yaml -f FILE`. SeveralFolders."""
     sites = _of(digests, Format.COMPOSE)
     folders = sorted({site.path.rpartition("/")[0] or "." for site in sites})
     if len(folders) > 1:
         raise SeveralFolders(f"Compose files lie in {', '.join(folders)}; name the files of one project")
     services: defaultdict[str, set[str]] = defaultdict(set)
-    left: list[tuple[Site, str]] = []
+    left: list[tuple[ImageReference, str]] = []
     for site in sites:
         service = _SERVICE.fullmatch(site.where)
         if service is None:
@@ -64,7 +64,7 @@ def compose_override(digests: Mapping[Site, Digest]) -> Emitted:
     return Emitted("\n".join(lines) + "\n", tuple(left))
 
 
-def kustomize_component(digests: Mapping[Site, Digest]) -> Emitted:
+def kustomize_component(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """A component whose `images` give each name of the manifests its tag and digest."""
     sites = _of(digests, Format.KUBERNETES)
     by_name: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -72,7 +72,7 @@ def kustomize_component(digests: Mapping[Site, Digest]) -> Emitted:
         if site.resolved is not None:
             by_name[_name(site)].add((site.resolved.tag or "latest", str(digests[site])))
     lines = [f"{_HEAD}apiVersion: kustomize.config.k8s.io/v1alpha1", "kind: Component", "images:"]
-    left: list[tuple[Site, str]] = []
+    left: list[tuple[ImageReference, str]] = []
     for name, meant in sorted(by_name.items()):
         if len(meant) > 1:
             several = "kustomize knows images by their name alone, and the manifests use several tags of it"
@@ -85,7 +85,7 @@ def kustomize_component(digests: Mapping[Site, Digest]) -> Emitted:
     return Emitted("\n".join(lines) + "\n", tuple(left))
 
 
-def source_policy(digests: Mapping[Site, Digest]) -> Emitted:
+def source_policy(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """A BuildKit source policy (`EXPERIMENTAL_BUILDKIT_SOURCE_POLICY`): every FROM, `--from` and syntax by its digest."""
     meant: defaultdict[Reference, set[Digest]] = defaultdict(set)
     sites = [site for site in digests if site.format is Format.DOCKERFILE or ".build." in site.where]
@@ -109,7 +109,7 @@ def source_policy(digests: Mapping[Site, Digest]) -> Emitted:
     return Emitted(json.dumps({"rules": rules}, indent=2) + "\n", left)
 
 
-EMITTERS: Final[Mapping[str, Callable[[Mapping[Site, Digest]], Emitted]]] = {
+EMITTERS: Final[Mapping[str, Callable[[Mapping[ImageReference, Digest]], Emitted]]] = {
     "compose-override": compose_override,
     "kustomize": kustomize_component,
     "buildkit-source-policy": source_policy,
@@ -123,17 +123,17 @@ EMITS: Final[Mapping[Format, str]] = {
 """Which of them holds references of a format."""
 
 
-def _of(digests: Iterable[Site], kind: Format) -> list[Site]:
+def _of(digests: Iterable[ImageReference], kind: Format) -> list[ImageReference]:
     return [site for site in digests if site.format is kind]
 
 
-def _name(site: Site) -> str:
+def _name(site: ImageReference) -> str:
     """The name by which kustomize knows an image: as the manifest writes it, without tag and digest."""
     tag = None if site.resolved is None else site.resolved.tag
     return site.written.partition("@")[0].removesuffix(f":{tag}")
 
 
-def _pinned(site: Site, digest: Digest) -> str:
+def _pinned(site: ImageReference, digest: Digest) -> str:
     if site.resolved is None:
         raise AssertionError("only what was resolved has a digest")
     return replace(site.resolved, digest=digest).familiar()

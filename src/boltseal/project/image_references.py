@@ -1,4 +1,4 @@
-"""What is found in a project's files: `Site`s, where their digests go (`Spot`), and what could not be read. Pure.
+"""What is found in a project's files: `ImageReference`s, where their digests go (`EditRange`), and what could not be read. Pure.
 
 Offsets count characters of the file's text without a byte order mark, line ends as they are. A path is relative to the
 project's root, with `/` between its parts, as messages and the lock show it.
@@ -36,7 +36,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Spot:
+class EditRange:
     """Where a digest is written: `text[start:end]` is `lead` and the digest that stands there now, or nothing yet.
 
     To pin puts `lead` and the digest there, to unpin nothing; so the one undoes the other exactly. `path` may be
@@ -50,7 +50,7 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ImageReference:
     """One image reference in a file.
 
     `written` is the text as it stands there, `resolved` what it names once variables are filled in (None: `why` says
@@ -69,7 +69,7 @@ class Site:
     why: str | None = None
     platforms: tuple[str, ...] = ()
     build: bool = False
-    spot: Spot | None = None
+    spot: EditRange | None = None
     override_only: str | None = None
 
     @property
@@ -84,7 +84,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class ScanProblem:
     """Something that could not be read, and was left out; the rest went on. `line` is 0 where the whole file is meant."""
 
     path: str
@@ -96,9 +96,9 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScanResult:
     """All that was found, by path and position, all that was not readable, and what is known not to be evaluated (`notes`)."""
 
-    sites: tuple[Site, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[Problem, ...] = ()
+    sites: tuple[ImageReference, ...] = ()
+    problems: tuple[ScanProblem, ...] = ()
+    notes: tuple[ScanProblem, ...] = ()

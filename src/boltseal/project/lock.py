@@ -26,14 +26,14 @@ from boltseal.lockfile.compare import PlatformChange, compare_platforms
 from boltseal.lockfile.document import SECOND_US, Lock, LockedImage, LockedPlatform, Use, key_in, sorted_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from boltseal.project.resolve import Resolver
 
 _NOT_SHOWN = (RemoteNotFound, RemoteUnauthenticated, RemoteDenied)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReferenceToLock:
     """One reference of the project and everything that its files say of it."""
 
     reference: Reference
@@ -43,7 +43,7 @@ class Wanted:
     build: bool
 
 
-class Moved(NamedTuple):
+class MovedReference(NamedTuple):
     """A reference that means something else than the lock says. `to` is None where it means nothing any more."""
 
     before: LockedImage
@@ -61,25 +61,27 @@ class Unresolved(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Relocked:
+class LockUpdate:
     """The lock as it should be now, and what there is to tell."""
 
     lock: Lock
-    moved: tuple[Moved, ...] = ()
+    moved: tuple[MovedReference, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def wanted_of(sites: Iterable[Site], known: Mapping[Reference, LockedImage] | None = None) -> dict[Reference, Wanted]:
+def wanted_of(
+    sites: Iterable[ImageReference], known: Mapping[Reference, LockedImage] | None = None
+) -> dict[Reference, ReferenceToLock]:
     """The distinct references of these sites, by their name in the lock that there is."""
-    found: dict[Reference, Wanted] = {}
+    found: dict[Reference, ReferenceToLock] = {}
     for site in sites:
         if site.resolved is None:
             continue
         key = key_in(site.resolved, known or {}, same=True)
-        before = found.get(key, Wanted(key, frozenset(), frozenset(), frozenset(), build=False))
+        before = found.get(key, ReferenceToLock(key, frozenset(), frozenset(), frozenset(), build=False))
         pinned = frozenset() if site.pinned is None or key.digest is not None else frozenset({site.pinned})
-        found[key] = Wanted(
+        found[key] = ReferenceToLock(
             key,
             before.written | {site.written},
             before.used | {Use(site.path, site.where)},
@@ -89,7 +91,7 @@ def wanted_of(sites: Iterable[Site], known: Mapping[Reference, LockedImage] | No
     return found
 
 
-def unreadable(sites: Iterable[Site]) -> tuple[Unresolved, ...]:
+def unreadable(sites: Iterable[ImageReference]) -> tuple[Unresolved, ...]:
     """The sites that name nothing that could be looked up, such as a variable without a value."""
     return tuple(
         Unresolved(site.written, site.why or "it is no reference", (f"{site.path}:{site.line}",))
@@ -101,20 +103,20 @@ def unreadable(sites: Iterable[Site]) -> tuple[Unresolved, ...]:
 @dataclass(slots=True)
 class _Progress:
     images: list[LockedImage] = field(default_factory=list)
-    moved: list[Moved] = field(default_factory=list)
+    moved: list[MovedReference] = field(default_factory=list)
     unresolved: list[Unresolved] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 async def relock(
-    sites: Sequence[Site],
+    sites: Sequence[ImageReference],
     old: Lock,
     resolver: Resolver,
     *,
     update: Callable[[Reference], bool],
     now_us: int,
     outside: Callable[[str], bool] = lambda _: False,
-) -> Relocked:
+) -> LockUpdate:
     """The lock that these sites should have. `update`: which known references are to mean what they mean now.
 
     `outside`: of a file's path, whether it was not looked at this time; what only such files use stays in the lock.
@@ -156,7 +158,7 @@ async def relock(
     fresh = {reference.registry for reference in (*new, *(one for one in wanted if update(one)))}
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in fresh}
     keys = {registry: key for registry, key in {**old.keys, **keys}.items() if registry in named}
-    return Relocked(
+    return LockUpdate(
         sorted_lock(images, keys),
         tuple(done.moved),
         tuple(sorted(done.unresolved)),
@@ -181,7 +183,7 @@ def _unread(meanings: Mapping[Reference, Resolved | BoltsealError], old: Lock) -
 
 
 def _lock_one(
-    each: Wanted,
+    each: ReferenceToLock,
     before: LockedImage | None,
     meanings: Mapping[Reference, Resolved | BoltsealError],
     behind: Mapping[Digest, tuple[LockedPlatform, ...] | BoltsealError],
@@ -215,14 +217,20 @@ def _lock_one(
         )
     elif before is not None:
         change = compare_platforms(before.platforms, platforms)
-        done.moved.append(Moved(before, meaning.digest, change, update))
+        done.moved.append(MovedReference(before, meaning.digest, change, update))
         if not update:
             now = _placed(before, each)
     done.images.append(now)
 
 
 def _local_build(
-    each: Wanted, before: LockedImage | None, error: BoltsealError, done: _Progress, now_us: int, *, update: bool
+    each: ReferenceToLock,
+    before: LockedImage | None,
+    error: BoltsealError,
+    done: _Progress,
+    now_us: int,
+    *,
+    update: bool,
 ) -> LockedImage | None:
     """A service that is built here and that the registry does not show. None: it can't be told.
 
@@ -236,7 +244,7 @@ def _local_build(
     if before is not None:
         if not isinstance(error, RemoteNotFound):
             return None
-        done.moved.append(Moved(before, None, PlatformChange(), update))
+        done.moved.append(MovedReference(before, None, PlatformChange(), update))
         if not update:
             return _placed(before, each)
     if not isinstance(error, RemoteNotFound):
@@ -245,7 +253,7 @@ def _local_build(
 
 
 def _pinned(
-    each: Wanted,
+    each: ReferenceToLock,
     meaning: Resolved,
     meanings: Mapping[Reference, Resolved | BoltsealError],
     behind: Mapping[Digest, tuple[LockedPlatform, ...] | BoltsealError],
@@ -276,7 +284,7 @@ def _pinned(
     return held
 
 
-def _placed(image: LockedImage, each: Wanted) -> LockedImage:
+def _placed(image: LockedImage, each: ReferenceToLock) -> LockedImage:
     return replace(image, written=tuple(each.written), used=tuple(each.used))
 
 
@@ -287,7 +295,7 @@ def _with_uses(image: LockedImage, before: LockedImage | None, outside: Callable
     return replace(image, used=(*image.used, *(use for use in before.used if outside(use.file))))
 
 
-def _unresolved(each: Wanted, error: BoltsealError) -> Unresolved:
+def _unresolved(each: ReferenceToLock, error: BoltsealError) -> Unresolved:
     places = tuple(sorted(f"{use.file}: {use.at}" for use in each.used))
     return Unresolved(each.reference.familiar(), error.message, places)
 

@@ -14,7 +14,7 @@ from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 
 if TYPE_CHECKING:  # with a lock nobody is asked, and a client need not be loaded
     from boltseal.client.registry_client import Resolved
@@ -42,13 +42,13 @@ class PinStatus(StrEnum):
 class Pin(NamedTuple):
     """What becomes of one site, and why. `digest` is what it shall have, None where it shall have none or is left alone."""
 
-    site: Site
+    site: ImageReference
     status: PinStatus
     reason: str
     digest: Digest | None = None
 
 
-def to_be_asked(sites: Iterable[Site]) -> frozenset[Reference]:
+def to_be_asked(sites: Iterable[ImageReference]) -> frozenset[Reference]:
     """The references whose meaning is needed where there is no lock."""
     return frozenset(
         lock_key(site.resolved)
@@ -57,13 +57,15 @@ def to_be_asked(sites: Iterable[Site]) -> frozenset[Reference]:
     )
 
 
-def pins_by_lock(sites: Iterable[Site], lock: Lock) -> list[Pin]:
+def pins_by_lock(sites: Iterable[ImageReference], lock: Lock) -> list[Pin]:
     """What the lock says of each site."""
     known = lock.by_reference()
     return [_by_lock(site, known) for site in sites]
 
 
-def pins_by_meaning(sites: Iterable[Site], meanings: Mapping[Reference, Resolved | BoltsealError]) -> list[Pin]:
+def pins_by_meaning(
+    sites: Iterable[ImageReference], meanings: Mapping[Reference, Resolved | BoltsealError]
+) -> list[Pin]:
     """What each site's tag means now."""
     found: list[Pin] = []
     for site in sites:
@@ -78,7 +80,7 @@ def pins_by_meaning(sites: Iterable[Site], meanings: Mapping[Reference, Resolved
     return found
 
 
-def unpins(sites: Iterable[Site]) -> list[Pin]:
+def unpins(sites: Iterable[ImageReference]) -> list[Pin]:
     """Every digest goes that stands beside a name."""
     found: list[Pin] = []
     for site in sites:
@@ -91,7 +93,7 @@ def unpins(sites: Iterable[Site]) -> list[Pin]:
     return found
 
 
-def _left_alone(site: Site) -> Pin | None:
+def _left_alone(site: ImageReference) -> Pin | None:
     if site.build:
         return Pin(site, PinStatus.LOCAL_BUILD, "is built here: its name is its own")
     if site.resolved is None:
@@ -99,7 +101,7 @@ def _left_alone(site: Site) -> Pin | None:
     return None
 
 
-def _by_lock(site: Site, known: Mapping[Reference, LockedImage]) -> Pin:
+def _by_lock(site: ImageReference, known: Mapping[Reference, LockedImage]) -> Pin:
     left = _left_alone(site)
     if left is not None:
         return left
@@ -109,7 +111,7 @@ def _by_lock(site: Site, known: Mapping[Reference, LockedImage]) -> Pin:
     return _pin(site, image.digest)
 
 
-def _pin(site: Site, digest: Digest | None) -> Pin:
+def _pin(site: ImageReference, digest: Digest | None) -> Pin:
     if site.spot is None:
         return Pin(site, PinStatus.NO_PLACE, site.override_only or "there is no place for a digest")
     if digest is None:
@@ -119,7 +121,7 @@ def _pin(site: Site, digest: Digest | None) -> Pin:
     return Pin(site, PinStatus.PINNED, f"pinned to {digest.short}", digest)
 
 
-def _named(site: Site) -> Reference:
+def _named(site: ImageReference) -> Reference:
     if site.resolved is None:
         raise AssertionError("what names nothing was left alone before")
     return site.resolved

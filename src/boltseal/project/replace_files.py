@@ -26,7 +26,7 @@ from typing import Final
 
 from boltseal.errors import Unavailable
 from boltseal.files.atomic_files import Disk
-from boltseal.project.edits import Change
+from boltseal.project.edits import FileEdit
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,7 +40,7 @@ class FileChanged(Unavailable):
     """A file is not any more what it was when it was read. Nothing was written."""
 
 
-def replace_all(root: Path, changes: Sequence[Change], disk: Disk = Disk()) -> tuple[str, ...]:  # noqa: B008 - it has no state
+def replace_all(root: Path, changes: Sequence[FileEdit], disk: Disk = Disk()) -> tuple[str, ...]:  # noqa: B008 - it has no state
     """Put the new texts into the project at `root`; the files that have other names, which keep the old text.
 
     FileChanged, FilesNotWritten.
@@ -81,7 +81,7 @@ def replace_all(root: Path, changes: Sequence[Change], disk: Disk = Disk()) -> t
     return tuple(shared)
 
 
-def _still(path: Path, change: Change) -> None:
+def _still(path: Path, change: FileEdit) -> None:
     if _read(path) != change.before.raw:
         raise FileChanged(f"{change.path} was changed while it was worked on; run it again")
 

@@ -17,11 +17,11 @@ from typing import Final
 
 import msgspec
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.head_requests import poll
 from boltseal.client.history import Proven, read_names
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.ledger_trust import Followed, Status
+from boltseal.client.ledger_trust import LedgerCheck, TrustStatus
 from boltseal.client.registry_client import LastEvent, RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied
@@ -71,7 +71,7 @@ class Resolver:
         allowed: Callable[[str], bool],
         *,
         count_pulls: bool = False,
-        watch: Callable[[str], Awaitable[Followed]] | None = None,
+        watch: Callable[[str], Awaitable[LedgerCheck]] | None = None,
         progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
     ) -> None:
         self._transport = transport
@@ -79,7 +79,7 @@ class Resolver:
         self._count_pulls = count_pulls
         self._watch = watch
         self._progress = progress
-        self._watched: dict[str, Followed | BoltsealError] = {}
+        self._watched: dict[str, LedgerCheck | BoltsealError] = {}
         self._reads = asyncio.Semaphore(AT_ONCE)
 
     def reads(self, registry: str) -> bool:
@@ -125,7 +125,9 @@ class Resolver:
 
     def ledger_keys(self) -> dict[str, str]:
         """The key by which the ledger of each registry that was asked is believed, where somebody or the lock gave one."""
-        heads = {registry: seen for registry, seen in self._watched.items() if isinstance(seen, Followed) and seen.head}
+        heads = {
+            registry: seen for registry, seen in self._watched.items() if isinstance(seen, LedgerCheck) and seen.head
+        }
         keys = {registry: (seen.head and seen.head.trusted.key) or seen.named for registry, seen in heads.items()}
         return {registry: str(key) for registry, key in keys.items() if key is not None}
 
@@ -134,7 +136,7 @@ class Resolver:
 
         async def ask(reference: Reference, digest: Digest) -> int | None:
             seen = self._watched.get(reference.registry)
-            if reference.tag is None or not isinstance(seen, Followed) or seen.head is None:
+            if reference.tag is None or not isinstance(seen, LedgerCheck) or seen.head is None:
                 return None
             client = LedgerClient(self._transport, reference.registry)
             for _ in range(LEDGER_TRIES):
@@ -175,7 +177,7 @@ class Resolver:
         Of a registry that was never seen to have one, an error is no doubt: many refuse a path that they do not know.
         """
         seen = self._watched.get(registry)
-        if self._watch is None or not isinstance(seen, Followed) or seen.status is Status.NO_LEDGER:
+        if self._watch is None or not isinstance(seen, LedgerCheck) or seen.status is TrustStatus.NO_LEDGER:
             return {}
         names = {
             (one.repository, one.tag): "" if to is None else str(to) for one, to in moved.items() if one.tag is not None
@@ -265,7 +267,7 @@ class Resolver:
         if config is None or image_id(manifest) is None:
             return LockedPlatform("", digest)
         if config.size > MAX_CONFIG_BYTES:
-            raise RemoteLies(f"{client.registry}: a config of {config.size} bytes is more than is read")
+            raise RemoteMismatch(f"{client.registry}: a config of {config.size} bytes is more than is read")
         async with self._reads:
             raw = b"".join([piece async for piece in client.blob(repository, config.digest, config.size)])
         try:

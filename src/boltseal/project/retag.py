@@ -13,15 +13,15 @@ from dataclasses import replace
 
 from boltseal.oci.reference import Tag
 from boltseal.project.edit_check import structure_differs
-from boltseal.project.edits import Asked, Change, Edited, Refusal
-from boltseal.project.image_references import Found, Site, Spot
+from boltseal.project.edits import EditRefusal, EditResult, FileEdit, ScanRequest
+from boltseal.project.image_references import EditRange, ImageReference, ScanResult
 from boltseal.project.scan import scan_project
 
 
-def retag(asked: Asked, found: Found, tags: Mapping[Site, Tag]) -> Edited:
+def retag(asked: ScanRequest, found: ScanResult, tags: Mapping[ImageReference, Tag]) -> EditResult:
     """The files with these tags, and what was refused. `found` is of `asked`. One file that does not prove refuses all."""
-    refused: dict[Site, str] = {}
-    texts: defaultdict[str, dict[Spot, str]] = defaultdict(dict)
+    refused: dict[ImageReference, str] = {}
+    texts: defaultdict[str, dict[EditRange, str]] = defaultdict(dict)
     for site, tag in tags.items():
         spot = _spot(asked, site)
         if isinstance(spot, str):
@@ -33,10 +33,10 @@ def retag(asked: Asked, found: Found, tags: Mapping[Site, Tag]) -> Edited:
     if reason is not None:
         refused.update({site: reason for site in tags if site not in refused})
         changes = []
-    return Edited(tuple(changes), tuple(Refusal(site, why) for site, why in refused.items()))
+    return EditResult(tuple(changes), tuple(EditRefusal(site, why) for site, why in refused.items()))
 
 
-def _spot(asked: Asked, site: Site) -> Spot | str:
+def _spot(asked: ScanRequest, site: ImageReference) -> EditRange | str:
     """Where the tag stands, or why it can't be edited."""
     reference = site.resolved
     if reference is None or reference.tag is None:
@@ -49,25 +49,25 @@ def _spot(asked: Asked, site: Site) -> Spot | str:
     after = at + 1 + len(reference.tag)
     if at < 0 or text.count(f":{reference.tag}") != 1 or text[after:].strip("\"' \t\r\n"):
         return "its tag is not written there as it is: a variable or another file fills it in"
-    return Spot(site.path, start + at + 1, start + after, "")
+    return EditRange(site.path, start + at + 1, start + after, "")
 
 
-def _change(asked: Asked, path: str, inside: Mapping[Spot, str]) -> Change:
+def _change(asked: ScanRequest, path: str, inside: Mapping[EditRange, str]) -> FileEdit:
     before = asked.project.read(path)
     parts, at = [], 0
     for spot in sorted(inside):
         parts += [before.text[at : spot.start], inside[spot]]
         at = spot.end
     parts.append(before.text[at:])
-    return Change(before, before.with_text("".join(parts)))
+    return FileEdit(before, before.with_text("".join(parts)))
 
 
 def _unproven(
-    asked: Asked,
-    found: Found,
-    tags: Mapping[Site, Tag],
-    changes: list[Change],
-    texts: Mapping[str, Mapping[Spot, str]],
+    asked: ScanRequest,
+    found: ScanResult,
+    tags: Mapping[ImageReference, Tag],
+    changes: list[FileEdit],
+    texts: Mapping[str, Mapping[EditRange, str]],
 ) -> str | None:
     kinds = {site.path: site.format for site in found.sites}
     for change in changes:

@@ -18,7 +18,7 @@ from typing import Final
 from yaml.nodes import Node
 
 from boltseal.errors import quote
-from boltseal.project.image_references import Format, Found, Problem, Site
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.actions import read_actions
 from boltseal.project.references.compose import read_compose
 from boltseal.project.references.dockerfile import read_dockerfile
@@ -34,7 +34,7 @@ from boltseal.project.references.templates import (
     template_of,
 )
 from boltseal.project.references.yaml_nodes import compose, line_of, pairs
-from boltseal.project.source_files import Project, Source, Unreadable
+from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_FILES: Final = 100_000
 MAX_PATTERNS: Final = 150  # as many includes as GitLab takes
@@ -63,24 +63,24 @@ _STRUCTURED: Final = re.compile(r".+\.(?:ya?ml|json)", _ANY_NAME)
 _IN_CHART: Final = re.compile(r".+\.(?:ya?ml|tpl)", _ANY_NAME)
 
 
-def scan(root: Path, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None) -> Found:
+def scan(root: Path, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None) -> ScanResult:
     """Every reference in the given files and folders (none: all of `root`), and what could not be read.
 
     Paths are relative to `root` or absolute. `crds`: paths inside resources, by kind, as `project.references.kubernetes` has them.
     Never raises for what a file holds.
     """
-    return scan_project(Project(root), paths, crds=crds)
+    return scan_project(ProjectTree(root), paths, crds=crds)
 
 
 def scan_project(
-    project: Project, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None
-) -> Found:
+    project: ProjectTree, paths: Sequence[Path] = (), *, crds: Mapping[str, Sequence[str]] | None = None
+) -> ScanResult:
     """The same, of files that may have been read already."""
     return _Scan(project, crds).of(paths or (Path(),))
 
 
 class _Scan:
-    def __init__(self, project: Project, crds: Mapping[str, Sequence[str]] | None) -> None:
+    def __init__(self, project: ProjectTree, crds: Mapping[str, Sequence[str]] | None) -> None:
         self.project = project
         self.crds = crds
         self.composed: list[tuple[str, str]] = []
@@ -88,11 +88,11 @@ class _Scan:
         self.files: list[tuple[str, str]] | None = None
         self.patterns: set[str] = set()
         self.laid_out: dict[str, Laid] = {}
-        self.sites: list[Site] = []
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = []
+        self.sites: list[ImageReference] = []
+        self.problems: list[ScanProblem] = []
+        self.notes: list[ScanProblem] = []
 
-    def of(self, paths: Sequence[Path]) -> Found:
+    def of(self, paths: Sequence[Path]) -> ScanResult:
         for path in paths:
             try:
                 name = self.project.name(path)
@@ -108,12 +108,12 @@ class _Scan:
                 self.problems.append(error.problem)
             except OSError as error:  # whether it is a link, say, can't even be asked
                 shown = path if error.filename is None else os.path.relpath(error.filename, self.project.root)
-                self.problems.append(Problem(str(shown), 0, f"can't be read: {error.strerror}"))
+                self.problems.append(ScanProblem(str(shown), 0, f"can't be read: {error.strerror}"))
         self.take(read_compose(self.project, self.composed))
         sites = sorted(dict.fromkeys(self.sites), key=lambda site: (site.path, site.span, site.where))
-        return Found(tuple(sites), *(tuple(sorted(dict.fromkeys(each))) for each in (self.problems, self.notes)))
+        return ScanResult(tuple(sites), *(tuple(sorted(dict.fromkeys(each))) for each in (self.problems, self.notes)))
 
-    def take(self, found: Found) -> None:
+    def take(self, found: ScanResult) -> None:
         self.sites.extend(found.sites)
         self.problems.extend(found.problems)
         self.notes.extend(found.notes)
@@ -134,13 +134,13 @@ class _Scan:
                 try:
                     yield self.project.name(path) if path.is_symlink() else at, at
                 except Unreadable as error:
-                    self.problems.append(Problem(at, 0, str(error)))
+                    self.problems.append(ScanProblem(at, 0, str(error)))
 
     def closed(self, error: OSError) -> None:
         """A folder that can't be listed may hold any reference; one that has gone meanwhile holds none."""
         if not isinstance(error, FileNotFoundError):
             name = Path(error.filename).relative_to(self.project.root).as_posix()
-            self.problems.append(Problem(name, 0, f"can't be read: {error.strerror}; nobody knows what is in it"))
+            self.problems.append(ScanProblem(name, 0, f"can't be read: {error.strerror}; nobody knows what is in it"))
 
     def one(self, name: str, at: str, *, asked: bool) -> None:
         """A file, which is what its own name says, or that of the link that leads to it."""
@@ -167,7 +167,7 @@ class _Scan:
         except Unreadable as error:
             self.problems.append(error.problem)
 
-    def dockerfile(self, source: Source) -> None:
+    def dockerfile(self, source: SourceFile) -> None:
         """A `Dockerfile.j2` may well be one as it is, whatever is filled in behind a RUN."""
         filled_in = template_of(source.path) is not None and steers_a_build(source)
         self.take(read_template(source) if filled_in else read_dockerfile(source))
@@ -210,7 +210,7 @@ class _Scan:
                 return False  # data of any size and kind; nobody named it
             raise
 
-    def structured(self, source: Source, documents: tuple[Node, ...], kind: Format) -> Found:
+    def structured(self, source: SourceFile, documents: tuple[Node, ...], kind: Format) -> ScanResult:
         match kind:
             case Format.KUSTOMIZE:
                 self.patches(source, documents)
@@ -225,7 +225,7 @@ class _Scan:
             case _:
                 return read_kubernetes(source, documents, self.crds)
 
-    def patches(self, source: Source, documents: tuple[Node, ...]) -> None:
+    def patches(self, source: SourceFile, documents: tuple[Node, ...]) -> None:
         """The files of patches that are no resources, and so are not known by what they hold."""
         for node in patch_files(documents):
             try:
@@ -236,10 +236,10 @@ class _Scan:
                     self.take(read_operations(inner, compose(inner)))
             except Unreadable as error:
                 self.problems.append(
-                    error.problem if error.problem.line else Problem(source.path, line_of(node), str(error))
+                    error.problem if error.problem.line else ScanProblem(source.path, line_of(node), str(error))
                 )
 
-    def values(self, source: Source, documents: tuple[Node, ...]) -> Found:
+    def values(self, source: SourceFile, documents: tuple[Node, ...]) -> ScanResult:
         """A file of values, with those that lie under it or over it beside the chart."""
         folder, _, last = source.path.rpartition("/")
         if not self.project.has(f"{folder}/Chart.yaml" if folder else "Chart.yaml"):
@@ -261,7 +261,7 @@ class _Scan:
                 self.laid_out[name] = laid_out(compose(self.project.read(self.project.name(name))))
         return self.laid_out[name]
 
-    def follow(self, source: Source, documents: tuple[Node, ...]) -> None:
+    def follow(self, source: SourceFile, documents: tuple[Node, ...]) -> None:
         for node in included(documents):
             try:
                 for name in self.local(source, node.value):
@@ -272,9 +272,9 @@ class _Scan:
             except Unreadable as error:
                 problem = error.problem
                 at = (source.path, line_of(node)) if not problem.line else (problem.path, problem.line)
-                self.problems.append(Problem(*at, problem.message))
+                self.problems.append(ScanProblem(*at, problem.message))
 
-    def local(self, source: Source, written: str) -> list[str]:
+    def local(self, source: SourceFile, written: str) -> list[str]:
         """The files that an `include: local` means; GitLab reads `/` as the project's root, and `**` as any folders."""
         pattern = written.lstrip("/")
         if "$" in pattern or ".." in Path(pattern).parts:
@@ -290,7 +290,7 @@ class _Scan:
         matches = wildcards(pattern)
         return [name for name, at in self.files if matches(at)]
 
-    def unnamed(self, source: Source, *, asked: bool) -> None:
+    def unnamed(self, source: SourceFile, *, asked: bool) -> None:
         """A file whose name says nothing: what it holds decides."""
         try:
             documents = compose(source)

@@ -27,8 +27,8 @@ from typing import Any, Final
 from boltseal.client.hosts import is_loopback
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import HUB, Repository
-from boltseal.policy.notifications import NotifyInvalid, NotifyTerms, parse_notify
-from boltseal.policy.rebuild_actions import Action, OnOutdatedInvalid, parse_on_outdated
+from boltseal.policy.notifications import NotifyInvalid, NotifySettings, parse_notify
+from boltseal.policy.rebuild_actions import OnOutdatedInvalid, RebuildAction, parse_on_outdated
 
 PROJECT_FILE: Final = ".boltseal.toml"
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -70,8 +70,8 @@ class ClientSettings:
 
     registries: tuple[str, ...] | None = None
     mirrors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    receivers: tuple[NotifyTerms, ...] = ()
-    on_outdated: tuple[Action, ...] = ()
+    receivers: tuple[NotifySettings, ...] = ()
+    on_outdated: tuple[RebuildAction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

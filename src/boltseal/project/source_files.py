@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from boltseal.errors import quote
-from boltseal.project.image_references import Problem
+from boltseal.project.image_references import ScanProblem
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 KEPT_CHARACTERS: Final = 64 * 1024
@@ -29,11 +29,11 @@ class Unreadable(Exception):  # noqa: N818, RUF100 - never leaves the room: it b
 
     def __init__(self, path: str, line: int, message: str) -> None:
         super().__init__(message)
-        self.problem = Problem(path, line, message)
+        self.problem = ScanProblem(path, line, message)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """One file: `text` without byte order mark, its line ends as they are; `raw` is all of it, as it was read."""
 
     path: str
@@ -43,7 +43,7 @@ class Source:
     _parsed: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, path: str, raw: bytes) -> Source:
+    def of(cls, path: str, raw: bytes) -> SourceFile:
         """The text of these bytes. Unreadable."""
         if b"\0" in raw:
             raise Unreadable(path, raw[: raw.index(b"\0")].count(b"\n") + 1, "holds a NUL byte: no text in UTF-8")
@@ -54,12 +54,12 @@ class Source:
             line = body[: error.start].count(b"\n") + 1
             raise Unreadable(path, line, f"is not UTF-8: byte {body[error.start]:#04x} can't stand here") from error
 
-    def with_text(self, text: str) -> Source:
+    def with_text(self, text: str) -> SourceFile:
         """The same file with another text."""
         bom = _BOM if self.raw.startswith(_BOM) else b""
-        return Source(self.path, text, bom + text.encode())
+        return SourceFile(self.path, text, bom + text.encode())
 
-    def parsed(self, parse: Callable[[Source], T]) -> T:
+    def parsed(self, parse: Callable[[SourceFile], T]) -> T:
         """What a parser makes of this file; of a small one kept, since it is read, proven and read again."""
         if parse in self._parsed:
             kept: T = self._parsed[parse]
@@ -77,13 +77,13 @@ class Source:
         return bisect_right(self._starts, offset - 1)
 
 
-class Project:
+class ProjectTree:
     """The files under one folder, each read and looked for once. `overlay` holds texts that stand in for files on the disk."""
 
-    def __init__(self, root: Path, overlay: Mapping[str, Source] | None = None) -> None:
+    def __init__(self, root: Path, overlay: Mapping[str, SourceFile] | None = None) -> None:
         self.root = Path(os.path.realpath(root))
         self._base = os.fspath(self.root)
-        self._read: dict[str, Source] = dict(overlay or {})
+        self._read: dict[str, SourceFile] = dict(overlay or {})
         self._has: dict[str, bool] = {}
         self._names: dict[tuple[str, str], str] = {}
 
@@ -108,20 +108,20 @@ class Project:
         folder = self.name(path.parent)
         return path.name if folder == "." else f"{folder}/{path.name}"
 
-    def read(self, name: str) -> Source:
+    def read(self, name: str) -> SourceFile:
         """A file by the name that `name` gave. Unreadable."""
         known = self._read.get(name)
         if known is None:
-            known = self._read[name] = Source.of(name, self._bytes(name))
+            known = self._read[name] = SourceFile.of(name, self._bytes(name))
         return known
 
-    def texts(self) -> Mapping[str, Source]:
+    def texts(self) -> Mapping[str, SourceFile]:
         """Every file that was read so far, by its name."""
         return dict(self._read)
 
-    def with_texts(self, changed: Mapping[str, Source]) -> Project:
+    def with_texts(self, changed: Mapping[str, SourceFile]) -> ProjectTree:
         """The same project, everything that was read kept as it was read, and other texts in some of its files."""
-        other = Project(self.root, {**self._read, **changed})
+        other = ProjectTree(self.root, {**self._read, **changed})
         other._has, other._names = self._has, self._names
         return other
 

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from boltseal.client.history import Proven
 from boltseal.client.registry_client import LastEvent
-from boltseal.ledger.history import History, Said
+from boltseal.ledger.history import EntryAt, RepositoryHistory
 from boltseal.lockfile.compare import age
 from boltseal.lockfile.document import LockedImage
 from boltseal.lockfile.format import time_text
@@ -28,7 +28,7 @@ from boltseal.oci.reference import Tag
 from boltseal.policy.release_tags import looks_like_release
 
 
-class Told(StrEnum):
+class MoveSource(StrEnum):
     """What says whether a tag may move."""
 
     LEDGER = "ledger"
@@ -40,7 +40,7 @@ class Told(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class TagMove:
     """A move of a tag. `sealed`: it should not have been possible; by what `told` says.
 
     `moved_us`: when it came to mean what it means now; `left_us`: when it left what was locked, if that was earlier.
@@ -49,7 +49,7 @@ class Move:
     """
 
     sealed: bool
-    told: Told = Told.NAME
+    told: MoveSource = MoveSource.NAME
     moved_us: int | None = None
     left_us: int | None = None
     by: str = ""
@@ -66,27 +66,27 @@ class Move:
         """What kind of tag moved, as a sentence begins."""
         if not self.sealed:
             return "its floating tag"
-        return "a tag that should never move" if self.told is Told.NAME else "its sealed tag"
+        return "a tag that should never move" if self.told is MoveSource.NAME else "its sealed tag"
 
     def since(self, now_us: int) -> str:
         """When and by whom, behind a comma; "" where neither is known."""
         if self.moved_us is None:
             return ""
         text = f", on {time_text(self.moved_us)} ({age(self.moved_us, now_us)} ago)"
-        if self.told is Told.NAME:
+        if self.told is MoveSource.NAME:
             return f"{text}, as its registry says"
-        witness = f"entry {self.entry} of its ledger" if self.told is Told.LEDGER else "its registry"
+        witness = f"entry {self.entry} of its ledger" if self.told is MoveSource.LEDGER else "its registry"
         text += (f", by {self.by}" if self.by else "") + f", as {witness} says"
         return text if self.left_us is None else f"{text}; it left what was locked on {time_text(self.left_us)}"
 
 
-def by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> Move:
+def by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> TagMove:
     """Where there is no ledger. `event`: the registry's last word on the tag, which may be older than the move."""
     known = event is not None and event.digest == to
-    return Move(looks_like_release(tag), moved_us=event.time_us if known and event is not None else None)
+    return TagMove(looks_like_release(tag), moved_us=event.time_us if known and event is not None else None)
 
 
-def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> Move:
+def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> TagMove:
     """By the entries that changed the tag, the oldest first. `was`: what it should mean; `image`: how it is locked."""
     said = found.history.changes_of(tag)
     bound = next((one.entry.digest for one in said if one.entry.extra.get("mode") == "sealed" and not one.gone), "")
@@ -95,9 +95,9 @@ def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: Lo
     last = changes[-1][0] if changes else None
     shown = found.followed.head is not None
     faults = found.problems if shown else found.problems[:-1]  # the last one says just this
-    return Move(
+    return TagMove(
         sealed=bool(bound) and bound != str(to),
-        told=Told.LEDGER if shown else Told.REGISTRY,
+        told=MoveSource.LEDGER if shown else MoveSource.REGISTRY,
         moved_us=None if last is None else last.entry.time_us,
         left_us=None if left is None or left is last else left.entry.time_us,
         by="" if last is None else last.entry.actor,
@@ -106,7 +106,7 @@ def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: Lo
     )
 
 
-def _changes(said: Sequence[Said]) -> Iterator[tuple[Said, str]]:
+def _changes(said: Sequence[EntryAt]) -> Iterator[tuple[EntryAt, str]]:
     """The entries after which the tag means something else than before, with what it means then, "" for nothing."""
     meant = ""
     for one in said:
@@ -116,14 +116,16 @@ def _changes(said: Sequence[Said]) -> Iterator[tuple[Said, str]]:
         meant = means
 
 
-def _behind(changes: Sequence[tuple[Said, str]], was: str) -> Iterator[Said]:
+def _behind(changes: Sequence[tuple[EntryAt, str]], was: str) -> Iterator[EntryAt]:
     """Where the tag left what it should mean, the last time first."""
     for (_, meant), (one, _) in reversed(list(pairwise(changes))):
         if meant == was:
             yield one
 
 
-def _not_as_locked(history: History, tag: Tag, was: Digest, image: LockedImage | None, *, bound: bool) -> Iterator[str]:
+def _not_as_locked(
+    history: RepositoryHistory, tag: Tag, was: Digest, image: LockedImage | None, *, bound: bool
+) -> Iterator[str]:
     if image is not None and image.entry is not None and image.digest == was:
         locked = next((one for one in history.of(tag) if one.index == image.entry), None)
         if locked is None:

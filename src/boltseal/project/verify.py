@@ -37,13 +37,13 @@ from boltseal.lockfile.format import time_text
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
-from boltseal.project.image_references import Site
+from boltseal.project.image_references import ImageReference
 from boltseal.project.platforms import lacking, runs, same_on
 from boltseal.project.resolve import COUNTS_PULLS, Resolver
-from boltseal.project.tag_moves import Move, by_ledger, by_name
+from boltseal.project.tag_moves import TagMove, by_ledger, by_name
 
 
-class Status(StrEnum):
+class VerifyStatus(StrEnum):
     """What a verdict says, as `--json` has it."""
 
     HOLDS = "holds"
@@ -59,20 +59,20 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyResult:
     """What is to be said of one site. `from_`: what it should mean; `to`: what it means.
 
     `image`: how it is locked. `move`: what is known of a tag that moved, or is gone; `change`: on which platforms.
     """
 
-    site: Site
-    status: Status
+    site: ImageReference
+    status: VerifyStatus
     weight: Weight
     reason: str
     from_: Digest | None = None
     to: Digest | None = None
     image: LockedImage | None = None
-    move: Move | None = None
+    move: TagMove | None = None
     change: PlatformChange | None = None
 
 
@@ -81,14 +81,14 @@ Moves = Mapping[Reference, Proven | LastEvent | BoltsealError | None]
 
 
 async def verify(
-    sites: Sequence[Site],
+    sites: Sequence[ImageReference],
     lock: Lock | None,
     resolver: Resolver | None,
     *,
     now_us: int,
     strict: bool = False,
     platforms: Sequence[str] = (),
-) -> tuple[Verdict, ...]:
+) -> tuple[VerifyResult, ...]:
     """A verdict for each site, in their order. Without a resolver only the files and the lock are compared.
 
     `platforms`: which machines the images are used on, besides what the files say.
@@ -108,18 +108,18 @@ async def verify(
 
 
 async def _told(
-    found: Sequence[Verdict],
+    found: Sequence[VerifyResult],
     known: Mapping[Reference, LockedImage],
     meanings: Meanings,
     resolver: Resolver,
     now_us: int,
     platforms: Sequence[str],
-) -> list[Verdict]:
+) -> list[VerifyResult]:
     """The verdicts, with what registries tell of tags that moved or are gone."""
     moved = {
         key_in(each.site.resolved, known): each
         for each in found
-        if each.status in (Status.MOVED, Status.GONE) and each.site.resolved is not None
+        if each.status in (VerifyStatus.MOVED, VerifyStatus.GONE) and each.site.resolved is not None
     }
     moves = await resolver.moves({key: each.to for key, each in moved.items() if key.tag})
     indexes = await resolver.indexes(
@@ -136,19 +136,21 @@ async def _told(
     return [_moved(each, known, moves, now_us, platforms) for each in changed]
 
 
-def _changed(verdict: Verdict, indexes: Mapping[Digest, Sequence[LockedPlatform]]) -> Verdict:
+def _changed(verdict: VerifyResult, indexes: Mapping[Digest, Sequence[LockedPlatform]]) -> VerifyResult:
     """A move with the platforms that it is one of: who runs on none of them runs the same image as before."""
     image, to = verdict.image, verdict.to
-    if verdict.status is not Status.MOVED or image is None or to is None or to not in indexes:
+    if verdict.status is not VerifyStatus.MOVED or image is None or to is None or to not in indexes:
         return verdict
     return replace(verdict, change=compare_platforms(image.platforms, indexes[to]))
 
 
-def _on_platforms(verdict: Verdict, known: Mapping[Reference, LockedImage], platforms: Sequence[str]) -> Verdict:
+def _on_platforms(
+    verdict: VerifyResult, known: Mapping[Reference, LockedImage], platforms: Sequence[str]
+) -> VerifyResult:
     """8: what holds so far does not, if it is for other machines than it is used on."""
     site = verdict.site
     asked = (*site.platforms, *platforms)
-    if verdict.status not in (Status.HOLDS, Status.NOT_PINNED) or site.resolved is None or not asked:
+    if verdict.status not in (VerifyStatus.HOLDS, VerifyStatus.NOT_PINNED) or site.resolved is None or not asked:
         return verdict
     image = known.get(key_in(site.resolved, known))
     if image is None or verdict.weight not in (Weight.HOLDS, Weight.NOTE):
@@ -157,16 +159,16 @@ def _on_platforms(verdict: Verdict, known: Mapping[Reference, LockedImage], plat
     if missing:
         has = ", ".join(sorted({each.platform for each in image.platforms}))
         reason = f"it is used on {', '.join(missing)}, and there is no image of it for that; it has {has}"
-        return replace(verdict, status=Status.WRONG_PLATFORM, weight=Weight.DIFFERS, reason=reason)
+        return replace(verdict, status=VerifyStatus.WRONG_PLATFORM, weight=Weight.DIFFERS, reason=reason)
     if missing is None and platforms:
         reason = f"whether it has an image for {', '.join(platforms)} is not known: {LOCK_NAME} has no platforms of it"
         hub = "; on Docker Hub it counts as pulls to read them (`boltseal lock --count-pulls`)"
         hub = hub if image.reference.registry in COUNTS_PULLS else ""
-        return replace(verdict, status=Status.UNKNOWN, weight=Weight.UNKNOWN, reason=f"{reason}{hub}")
+        return replace(verdict, status=VerifyStatus.UNKNOWN, weight=Weight.UNKNOWN, reason=f"{reason}{hub}")
     return verdict
 
 
-def _by_digest(site: Site, key: Reference, meanings: Meanings) -> Reference | None:
+def _by_digest(site: ImageReference, key: Reference, meanings: Meanings) -> Reference | None:
     """A pin whose tag does not mean it any more has to be asked for by itself."""
     meaning = meanings[key]
     if site.pinned is None or key.digest is not None:
@@ -176,27 +178,29 @@ def _by_digest(site: Site, key: Reference, meanings: Meanings) -> Reference | No
     return replace(key, tag=None, digest=site.pinned)
 
 
-def _is_local(site: Site, image: LockedImage | None) -> bool:
+def _is_local(site: ImageReference, image: LockedImage | None) -> bool:
     return site.build and (image is None or image.local_build)
 
 
-def _judge(site: Site, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None) -> Verdict:
+def _judge(
+    site: ImageReference, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None
+) -> VerifyResult:
     # 1
     if site.resolved is None:
-        return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, site.why or "it is no reference")
+        return VerifyResult(site, VerifyStatus.UNKNOWN, Weight.UNKNOWN, site.why or "it is no reference")
     key = key_in(site.resolved, known)
     image = known.get(key)
     # 2
     if has_lock and image is None:
-        return Verdict(
-            site, Status.NOT_LOCKED, Weight.DIFFERS, f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
+        return VerifyResult(
+            site, VerifyStatus.NOT_LOCKED, Weight.DIFFERS, f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
         )
     if _is_local(site, image):
-        return Verdict(site, Status.LOCAL_BUILD, Weight.HOLDS, "it is built here, and no registry holds it")
+        return VerifyResult(site, VerifyStatus.LOCAL_BUILD, Weight.HOLDS, "it is built here, and no registry holds it")
     if image is not None and image.local_build:
-        return Verdict(
+        return VerifyResult(
             site,
-            Status.DISAGREES,
+            VerifyStatus.DISAGREES,
             Weight.DIFFERS,
             f"{LOCK_NAME} says that it is built here, and no service here builds it; run `boltseal lock --update`",
         )
@@ -207,21 +211,25 @@ def _judge(site: Site, has_lock: bool, known: Mapping[Reference, LockedImage], m
     # 4
     wanted = pinned or (None if image is None else image.digest)
     if wanted is None:
-        return Verdict(
+        return VerifyResult(
             site,
-            Status.NOT_PINNED,
+            VerifyStatus.NOT_PINNED,
             Weight.DIFFERS,
             "neither a digest nor a lock says what it should mean; run `boltseal pin`",
         )
     # 5
     if meanings is None:
         if pinned is None:
-            return Verdict(site, Status.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} says what it should mean", wanted)
-        return Verdict(site, Status.HOLDS, Weight.HOLDS, "", wanted)
+            return VerifyResult(
+                site, VerifyStatus.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} says what it should mean", wanted
+            )
+        return VerifyResult(site, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted)
     return _compared(site, key, image, wanted, meanings)
 
 
-def _other_pin(site: Site, image: LockedImage, pinned: Digest, meanings: Meanings | None, key: Reference) -> Verdict:
+def _other_pin(
+    site: ImageReference, image: LockedImage, pinned: Digest, meanings: Meanings | None, key: Reference
+) -> VerifyResult:
     """A pin that is not what the lock says."""
     one_of = [each.platform for each in image.platforms if each.manifest == pinned]
     held = None if meanings is None else meanings.get(replace(key, tag=None, digest=pinned))
@@ -230,14 +238,14 @@ def _other_pin(site: Site, image: LockedImage, pinned: Digest, meanings: Meaning
         if isinstance(held, BoltsealError):
             return _not_told(site, held, pinned)
         reason = f"it is pinned to the image for {one_of[0]} alone, which is what it asks for"
-        return Verdict(site, Status.HOLDS, Weight.NOTE, reason, image.digest, pinned)
+        return VerifyResult(site, VerifyStatus.HOLDS, Weight.NOTE, reason, image.digest, pinned)
     if one_of or (plain and not image.platforms):
         which = f"only the image for {one_of[0] or 'one platform'}" if one_of else "an image for one platform"
         which += f" (it asks for {', '.join(site.platforms)})" if site.platforms and one_of else ""
         return _wrong_platform(site, which, image.digest, pinned)
-    return Verdict(
+    return VerifyResult(
         site,
-        Status.DISAGREES,
+        VerifyStatus.DISAGREES,
         Weight.DIFFERS,
         f"the file pins {pinned.short}, {LOCK_NAME} says {image.digest.short if image.digest else 'nothing'}; "
         "take the lock's with `boltseal pin --write`",
@@ -246,19 +254,21 @@ def _other_pin(site: Site, image: LockedImage, pinned: Digest, meanings: Meaning
     )
 
 
-def _wrong_platform(site: Site, which: str, index: Digest | None, pinned: Digest) -> Verdict:
+def _wrong_platform(site: ImageReference, which: str, index: Digest | None, pinned: Digest) -> VerifyResult:
     reason = f"it is pinned to {which}, where the tag is for several; mend it with `boltseal pin --write`"
-    return Verdict(site, Status.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
+    return VerifyResult(site, VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
 
 
-def _compared(site: Site, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings) -> Verdict:
+def _compared(
+    site: ImageReference, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings
+) -> VerifyResult:
     """6 and 7: what should be, and what the registry says."""
     meaning = meanings[key]
     if isinstance(meaning, Resolved) and meaning.digest == wanted:
         if site.pinned is not None:
-            return Verdict(site, Status.HOLDS, Weight.HOLDS, "", wanted, wanted)
+            return VerifyResult(site, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted, wanted)
         reason = "it means what was locked, but nothing in the file holds it there"
-        return Verdict(site, Status.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
+        return VerifyResult(site, VerifyStatus.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
     # 6
     if isinstance(meaning, KeyDiffers):
         return _not_told(site, meaning, wanted)
@@ -273,29 +283,31 @@ def _compared(site: Site, key: Reference, image: LockedImage | None, wanted: Dig
         return _not_told(site, meaning, wanted)
     # 7
     to = meaning.digest if isinstance(meaning, Resolved) else None
-    return Verdict(site, Status.MOVED, Weight.DIFFERS, "", wanted, to, image)
+    return VerifyResult(site, VerifyStatus.MOVED, Weight.DIFFERS, "", wanted, to, image)
 
 
-def _not_told(site: Site, error: BoltsealError, wanted: Digest) -> Verdict:
+def _not_told(site: ImageReference, error: BoltsealError, wanted: Digest) -> VerifyResult:
     """Why a registry's answer is none: it is not to be believed, it has not got it, or it could not be asked."""
     if isinstance(error, KeyDiffers):
-        return Verdict(site, Status.OTHER_KEY, Weight.DIFFERS, error.message, wanted)
+        return VerifyResult(site, VerifyStatus.OTHER_KEY, Weight.DIFFERS, error.message, wanted)
     if isinstance(error, RemoteNotFound):
-        return Verdict(site, Status.GONE, Weight.DIFFERS, f"it can't be had any more: {error.message}", wanted)
-    return Verdict(site, Status.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
+        return VerifyResult(
+            site, VerifyStatus.GONE, Weight.DIFFERS, f"it can't be had any more: {error.message}", wanted
+        )
+    return VerifyResult(site, VerifyStatus.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
 
 
 def _moved(
-    verdict: Verdict, known: Mapping[Reference, LockedImage], told: Moves, now_us: int, platforms: Sequence[str]
-) -> Verdict:
+    verdict: VerifyResult, known: Mapping[Reference, LockedImage], told: Moves, now_us: int, platforms: Sequence[str]
+) -> VerifyResult:
     """A verdict of step 7 with what is known of the move, and so its weight; one of a tag that is gone with who did it."""
-    if verdict.site.resolved is None or verdict.status not in (Status.MOVED, Status.GONE):
+    if verdict.site.resolved is None or verdict.status not in (VerifyStatus.MOVED, VerifyStatus.GONE):
         return verdict
     key = key_in(verdict.site.resolved, known)
     if key.tag is None or verdict.from_ is None or key not in told:
         return verdict
     answer = told[key]
-    if verdict.status is Status.GONE:
+    if verdict.status is VerifyStatus.GONE:
         return _gone(verdict, answer, key.tag, now_us)
     pinned = verdict.site.pinned is not None
     kept = "; the pin still holds" if pinned else "; what would be deployed is not what was locked"
@@ -303,7 +315,7 @@ def _moved(
     deed = f"was deleted; it meant {was}" if verdict.to is None else f"moved from {was} to {verdict.to.short}"
     if isinstance(answer, BoltsealError):
         reason = f"it {deed}; whether it may, its registry's ledger does not say now: {answer.message}"
-        weight = (Status.UNKNOWN, Weight.UNKNOWN) if pinned else (Status.MOVED, Weight.DIFFERS)
+        weight = (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)
         return replace(verdict, status=weight[0], weight=weight[1], reason=reason)
     if isinstance(answer, Proven):
         move = by_ledger(answer, key.tag, verdict.from_, verdict.to, verdict.image)
@@ -320,12 +332,14 @@ def _moved(
     return replace(verdict, weight=weight_now, move=move, reason=f"{move.kind} {deed}{since}{kept}{fault}")
 
 
-def _gone(verdict: Verdict, answer: Proven | LastEvent | BoltsealError | None, tag: Tag, now_us: int) -> Verdict:
+def _gone(
+    verdict: VerifyResult, answer: Proven | LastEvent | BoltsealError | None, tag: Tag, now_us: int
+) -> VerifyResult:
     if verdict.from_ is None or not isinstance(answer, Proven):
         return verdict
     move = by_ledger(answer, tag, verdict.from_, None, verdict.image)
     return replace(verdict, move=move, reason=f"{verdict.reason}{move.since(now_us)}")
 
 
-def _weighed(verdict: Verdict, *, strict: bool) -> Verdict:
+def _weighed(verdict: VerifyResult, *, strict: bool) -> VerifyResult:
     return replace(verdict, weight=Weight.DIFFERS) if strict and verdict.weight is Weight.NOTE else verdict

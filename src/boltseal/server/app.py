@@ -24,12 +24,12 @@ from boltseal.events import TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
 from boltseal.notify.receivers import Notifier, build_dispatcher
 from boltseal.oci.reference import Reference
-from boltseal.server.api.access_log import Observer, Write
+from boltseal.server.api.access_log import RequestLog, Write
 from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
 from boltseal.server.api.admin import AdminApi
-from boltseal.server.api.auth import Gate
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.distribution import DistributionApi
-from boltseal.server.api.health import HEALTH_PATH, READY_PATH, Health
+from boltseal.server.api.health import HEALTH_PATH, READY_PATH, HealthEndpoints
 from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
 from boltseal.server.api.metrics import Metrics
@@ -40,27 +40,27 @@ from boltseal.server.auth.access import Access
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.mirror.cache import Mirror
-from boltseal.server.mirror.push_proxy import PushGate
+from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.retention import retain
 from boltseal.server.mirror.upstream_limits import upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import build_mirror, build_upstreams
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
-from boltseal.server.rebuilds import Rebuilding
+from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.readiness import Readiness, readiness
 from boltseal.server.registry.signer import Signer
-from boltseal.server.registry.witnesses import Witness, Witnesses
+from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import registry_name
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.storage.coordination.interprocess_lock import Turns
-from boltseal.server.storage.disk_reserve import Room
+from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.schema import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.storage.users import UserFile
-from boltseal.server.store_factory import Clock, Store, begin, begin_ledger, bounds, check_ledger, now_us
+from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
 
 if TYPE_CHECKING:
     import httpx2
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from boltseal.events import Event
     from boltseal.server.mirror.upstream_limits import Tell
-    from boltseal.server.registry.refusals import Refused
+    from boltseal.server.registry.refusals import RefusedWrite
     from boltseal.server.settings import Settings
 
 METRICS_PATH: Final = "/metrics"
@@ -87,7 +87,7 @@ class Application(Starlette):
         settings: Settings,
         clock: Clock,
         reload: Callable[[], Settings] | None,
-        observer: Observer,
+        observer: RequestLog,
         witness_app: httpx2.AsyncBaseTransport | None,
         tell: Tell,
     ) -> None:
@@ -96,7 +96,7 @@ class Application(Starlette):
         self._clock = clock
         self._reload = reload
         self._notes: tuple[str, ...] = ()
-        self._store: Store | None = None
+        self._store: OpenStore | None = None
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
@@ -106,9 +106,9 @@ class Application(Starlette):
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
         self._mirror: Mirror | None = None
-        self._push_gate: PushGate | None = None
+        self._push_gate: PushProxy | None = None
         self._observer = observer
-        health = Health(observer, self._readiness)
+        health = HealthEndpoints(observer, self._readiness)
         self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +128,7 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
-        self._turns = Turns(self._settings.server.data)
+        self._turns = InterprocessLock(self._settings.server.data)
         self._mirror, self._push_gate = build_mirror(
             self._upstreams,
             store.registry,
@@ -152,7 +152,9 @@ class Application(Starlette):
         janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
-            looking = Rebuilding(self._settings, store, self._clock, self._happened, self._mirror, self._push_gate)
+            looking = RebuildScheduler(
+                self._settings, store, self._clock, self._happened, self._mirror, self._push_gate
+            )
             rebuilding = asyncio.create_task(looking.run())
         noting = asyncio.create_task(self._mirror.run())
         gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
@@ -182,7 +184,7 @@ class Application(Starlette):
                 await asyncio.to_thread(self._notifier.close)
             store.close()
 
-    def _notify(self, store: Store) -> None:
+    def _notify(self, store: OpenStore) -> None:
         """From now on whoever is configured is told. A read-only server tells nobody: it writes nothing down."""
         settings = self._settings
         name = registry_name(settings)
@@ -206,7 +208,7 @@ class Application(Starlette):
         if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
             self._notifier.dispatcher.tell(event)
 
-    def _refused(self, refused: Refused) -> None:
+    def _refused(self, refused: RefusedWrite) -> None:
         """A refusal, which stands in the log already."""
         if self._notifier is None:
             return
@@ -216,10 +218,10 @@ class Application(Starlette):
                 TagRefused(named, refused.asked, refused.digest, refused.actor, refused.reason)
             )
 
-    async def _ask_witnesses(self, store: Store) -> None:
+    async def _ask_witnesses(self, store: OpenStore) -> None:
         """Before anything is taken in: has somebody else seen more of our ledger than is here?"""
         found = [
-            Witness(WitnessClient(one.url, app=self._witness_app), VerifierKey.parse(one.key))
+            WitnessState(WitnessClient(one.url, app=self._witness_app), VerifierKey.parse(one.key))
             for one in self._settings.witness
         ]
         if found:
@@ -232,7 +234,7 @@ class Application(Starlette):
         logins = logins or Logins(UserFile(settings.htpasswd))
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
-        gate = Gate(access, _realm(settings), _open_to(settings))
+        gate = RequestAuth(access, _realm(settings), _open_to(settings))
         server = settings.server
         api_settings = ApiSettings(
             public_url=server.public_url,
@@ -258,7 +260,7 @@ class Application(Starlette):
 
     def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
         data = self._settings.server.data
-        free = Room(data, 0).free_bytes()
+        free = DiskReserve(data, 0).free_bytes()
         uploads = sum(1 for _ in (data / "uploads").iterdir())
         gauges: dict[str, tuple[str, float | dict[str, float]]] = {
             "boltseal_disk_free_bytes": ("Free space under the data folder", free),
@@ -301,9 +303,9 @@ class Application(Starlette):
         if left_out:
             _log.warning("changed settings that only a restart brings", settings=list(left_out))
 
-    def _room(self) -> Room:
+    def _room(self) -> DiskReserve:
         server = self._settings.server
-        return Room(server.data, int(server.disk_reserve_bytes))
+        return DiskReserve(server.data, int(server.disk_reserve_bytes))
 
     async def _readiness(self) -> Readiness:
         if self._store is None:
@@ -342,11 +344,11 @@ def create_app(
     answers for every witness; None: they are asked over the network. `tell` is handed what happens to upstreams and their
     tags; None: it is a line of the log.
     """
-    observer = Observer(access_log, None if run is None else RunFolder(run))
+    observer = RequestLog(access_log, None if run is None else RunFolder(run))
     return Application(settings, clock, reload, observer, witness_app, tell or _tell)
 
 
-async def _janitor(store: Store, clock: Clock, settings: Callable[[], Settings]) -> None:
+async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settings]) -> None:
     """Once an hour, in every process: they may meet at something, and then one of them finds nothing to do."""
     while True:
         if not settings().server.read_only:
@@ -360,7 +362,7 @@ async def _janitor(store: Store, clock: Clock, settings: Callable[[], Settings])
         await asyncio.sleep(JANITOR_EVERY_S)
 
 
-def _tidy_up(store: Store, settings: Settings, now_us: int) -> dict[str, int]:
+def _tidy_up(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
     """How many abandoned uploads, mirrored manifests and blobs, and bytes of blobs that nothing names went."""
     uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
     if store.database.frozen is not None or not settings.upstreams:
@@ -374,7 +376,7 @@ def _tell(event: Event) -> None:
     _log.warning(event.text, kind=str(event.kind))
 
 
-def _read_only(settings: Settings, store: Store | None) -> str | None:
+def _read_only(settings: Settings, store: OpenStore | None) -> str | None:
     """The sentence that refuses every change, None where changes are taken."""
     if settings.server.read_only:
         return READ_ONLY

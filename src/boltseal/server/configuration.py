@@ -68,7 +68,7 @@ class _Layer(NamedTuple):
     values: Mapping[str, Any]
 
 
-class Value(NamedTuple):
+class SettingValue(NamedTuple):
     """One setting in force. `source`: default, file, environment or flag; `where`: the file's or variable's name."""
 
     name: str
@@ -77,11 +77,11 @@ class Value(NamedTuple):
     where: str
 
 
-class Loaded(NamedTuple):
+class LoadedSettings(NamedTuple):
     """Settings, and where each came from, in the order of the tables."""
 
     settings: Settings
-    values: tuple[Value, ...]
+    values: tuple[SettingValue, ...]
 
 
 def load(
@@ -97,7 +97,7 @@ def load(
 
 def load_and_tell(
     path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, default_file: Path = DEFAULT_FILE
-) -> Loaded:
+) -> LoadedSettings:
     """As `load`, and tells of every setting where its value came from."""
     file = _file_layer(path, default_file)
     variables = _environment_layer()
@@ -123,10 +123,12 @@ def load_and_tell(
         except (RuleInvalid, GrantInvalid, QuotaInvalid, UpstreamInvalid, NotifyInvalid, OnOutdatedInvalid) as error:
             origin = variables.origin if key in variables.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
-    return Loaded(settings, tuple(_told(settings, key, file, variables, flags) for key in _known_keys(Settings)))
+    return LoadedSettings(
+        settings, tuple(_told(settings, key, file, variables, flags) for key in _known_keys(Settings))
+    )
 
 
-def _told(settings: Settings, key: tuple[str, ...], file: _Layer, variables: _Layer, flags: _Layer) -> Value:
+def _told(settings: Settings, key: tuple[str, ...], file: _Layer, variables: _Layer, flags: _Layer) -> SettingValue:
     def found(layer: Any) -> Any:
         for part in key:
             layer = layer.get(part) if isinstance(layer, Mapping) else None
@@ -138,12 +140,12 @@ def _told(settings: Settings, key: tuple[str, ...], file: _Layer, variables: _La
     for part in key:
         value = getattr(value, part)
     if found(flags.values) is not None:
-        return Value(name, value, "flag", f"--{key[-1].replace('_', '-')}")
+        return SettingValue(name, value, "flag", f"--{key[-1].replace('_', '-')}")
     if found(variables.values) is not None:
-        return Value(name, value, "environment", _variable(key))
+        return SettingValue(name, value, "environment", _variable(key))
     if found(file.values) is not None:
-        return Value(name, value, "file", file.origin)
-    return Value(name, value, "default", "")
+        return SettingValue(name, value, "file", file.origin)
+    return SettingValue(name, value, "default", "")
 
 
 def _file_layer(path: Path | None, default_file: Path) -> _Layer:

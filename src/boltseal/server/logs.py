@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 if TYPE_CHECKING:
-    from boltseal.server.api.access_log import Line
+    from boltseal.server.api.access_log import AccessLogLine
 
 Event: TypeAlias = MutableMapping[str, Any]
 Processor: TypeAlias = Callable[[Any, str, Event], Event | str | bytes]
@@ -48,7 +48,7 @@ def configure(level: str, *, as_json: bool) -> None:
     logging.config.dictConfig(dict_config(level, as_json=as_json))
 
 
-def access_writer(level: str, *, as_json: bool) -> Callable[[Sequence[Line]], None] | None:
+def access_writer(level: str, *, as_json: bool) -> Callable[[Sequence[AccessLogLine]], None] | None:
     """What writes lines of the access log where the other events go, many at once; None where the level leaves them out.
 
     Not through structlog's processors, which take longer for a line than the registry takes for a pull.
@@ -57,7 +57,7 @@ def access_writer(level: str, *, as_json: bool) -> Callable[[Sequence[Line]], No
         return None
     render = _access_json if as_json else _access_text
 
-    def write(lines: Sequence[Line]) -> None:
+    def write(lines: Sequence[AccessLogLine]) -> None:
         text = b"".join(map(render, lines))
         while text:
             text = text[os.write(sys.stderr.fileno(), text) :]
@@ -65,19 +65,19 @@ def access_writer(level: str, *, as_json: bool) -> Callable[[Sequence[Line]], No
     return write
 
 
-def _access_json(line: Line) -> bytes:
+def _access_json(line: AccessLogLine) -> bytes:
     fields = (msgspec.json.encode if line.path.isascii() and line.path.isprintable() else _escaped)(line)
     _, comma, rest = fields.partition(b",")
     head = f'{{"time":"{_iso(line.time_ns)}","level":"info","event":"request"'.encode("ascii")
     return b"".join((head, comma, rest, b"\n"))
 
 
-def _escaped(line: Line) -> bytes:
+def _escaped(line: AccessLogLine) -> bytes:
     """The fields in ASCII alone: also what a terminal takes for an order, or a reader for the end of a line."""
     return json.dumps(msgspec.to_builtins(line), separators=(",", ":")).encode("ascii")
 
 
-def _access_text(line: Line) -> bytes:
+def _access_text(line: AccessLogLine) -> bytes:
     shown = " ".join(_word(text) for text in (line.address, line.actor, line.method, line.path))
     sizes = f"in={line.bytes_in} out={line.bytes_out} ms={line.ms} id={line.request_id}"
     asked = f" asked={_word(line.asked)}" if line.asked else ""

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.client.credentials import Credentials, OneLogin
 from boltseal.client.hosts import api_host, host_name
-from boltseal.client.ssrf_guard import Reach
+from boltseal.client.ssrf_guard import SsrfGuard
 from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
 from boltseal.config import secret
 from boltseal.errors import Invalid
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.mirror.cache import Mirror
-from boltseal.server.mirror.last_pull import Uses
-from boltseal.server.mirror.push_proxy import PushGate
-from boltseal.server.mirror.upstream_limits import Limits
-from boltseal.server.mirror.upstream_lists import Relay
+from boltseal.server.mirror.last_pull import LastPulls
+from boltseal.server.mirror.push_proxy import PushProxy
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstream_lists import UpstreamLists
 from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell
     from boltseal.server.registry import Registry
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import Turns
+    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
     from boltseal.server.storage.metadata.database import Database
 
 
@@ -43,12 +43,12 @@ PUSH_TIMEOUT_S: Final = 300.0
 """How long upstream may take to store a blob that it was sent."""
 
 
-class PasswordInvalid(Invalid):
+class UpstreamPasswordInvalid(Invalid):
     """A password's file that can't be read, or holds none. The server does not start."""
 
 
 def build_upstreams(terms: Sequence[UpstreamTerms]) -> Upstreams:
-    """A client for each upstream. PasswordInvalid, ConfigInvalid, AuthorityInvalid."""
+    """A client for each upstream. UpstreamPasswordInvalid, ConfigInvalid, AuthorityInvalid."""
     return Upstreams(_upstream(each) for each in terms)
 
 
@@ -57,19 +57,19 @@ def build_mirror(
     registry: Registry,
     store: BlobStore,
     database: Database,
-    turns: Turns,
+    turns: InterprocessLock,
     *,
     clock: Callable[[], int],
     tell: Tell,
     check_room: Callable[[int], None],
     read_only: Callable[[], str | None],
     count: Callable[[str], None],
-) -> tuple[Mirror, PushGate]:
+) -> tuple[Mirror, PushProxy]:
     """What serves their images from the store, and what passes pushes on to them.
 
     `tell` is handed what happens to upstreams and their tags.
     """
-    limits = Limits(registry.upstreams, clock=clock, tell=tell)
+    limits = UpstreamLimits(registry.upstreams, clock=clock, tell=tell)
     tags = UpstreamTags(registry.observations, limits, turns, clock=clock, tell=tell, read_only=read_only, count=count)
     mirror = Mirror(
         upstreams,
@@ -77,15 +77,15 @@ def build_mirror(
         limits,
         registry,
         store,
-        Relay(database, registry.pulls, limits, clock),
+        UpstreamLists(database, registry.pulls, limits, clock),
         turns,
-        Uses(database, clock, read_only),
+        LastPulls(database, clock, read_only),
         clock=clock,
         check_room=check_room,
         read_only=read_only,
         count=count,
     )
-    return mirror, PushGate(registry, store, upstreams, limits, turns, count=count)
+    return mirror, PushProxy(registry, store, upstreams, limits, turns, count=count)
 
 
 def _upstream(terms: UpstreamTerms) -> Upstream:
@@ -96,7 +96,7 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
         whole_s=WHOLE_S,
         attempts=ATTEMPTS,
         patience_s=PATIENCE_S,
-        reach=Reach(_home(terms), terms.allow_redirects_to),
+        reach=SsrfGuard(_home(terms), terms.allow_redirects_to),
     )
     login = OneLogin(terms.authority, _login(terms))
     if not terms.push:
@@ -122,7 +122,11 @@ def _login(terms: UpstreamTerms) -> Credentials | None:
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise PasswordInvalid(f"the password of upstream {terms.name} can't be read from {file}: {reason}") from error
+        raise UpstreamPasswordInvalid(
+            f"the password of upstream {terms.name} can't be read from {file}: {reason}"
+        ) from error
     if not password or "\n" in password:
-        raise PasswordInvalid(f"{file} holds no password for upstream {terms.name}; expected one line and nothing else")
+        raise UpstreamPasswordInvalid(
+            f"{file} holds no password for upstream {terms.name}; expected one line and nothing else"
+        )
     return Credentials(terms.username, password)

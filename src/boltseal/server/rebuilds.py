@@ -22,27 +22,27 @@ import structlog
 
 from boltseal.client.catalog import repositories
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.document_cache import Learned
-from boltseal.client.ledger_trust import Followed, LedgerWatch, Status
+from boltseal.client.document_cache import DocumentCache
+from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.state import ClientState
-from boltseal.client.transport import MAX_DOCUMENT_BYTES, Call, Reply, Transport, TransportOptions
+from boltseal.client.transport import MAX_DOCUMENT_BYTES, RegistryRequest, RegistryResponse, Transport, TransportOptions
 from boltseal.config import secret
 from boltseal.errors import BoltsealError, Denied, NotFound
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Reference
 from boltseal.policy.grants import Grants
 from boltseal.policy.rebuild_actions import token_of
 from boltseal.policy.rule_decision import signature_subject
-from boltseal.project.bases.base_scan import Looker, Wanted
-from boltseal.project.bases.image_documents import Documents
+from boltseal.project.bases.base_scan import BaseScanner, ImageToCheck
+from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import requested_extra
-from boltseal.project.bases.rebuild_journal import Journal, Outcome
-from boltseal.project.bases.rebuild_requests import Asked, Due, Rebuilder
-from boltseal.project.bases.tag_history import Pasts, by_learned
+from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
+from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildResult
+from boltseal.project.bases.tag_history import TagHistories, by_learned
 from boltseal.project.settings import PUBLIC_REGISTRIES
-from boltseal.server.api.access_log import Observer
-from boltseal.server.api.auth import Gate
+from boltseal.server.api.access_log import RequestLog
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.distribution import DistributionApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
 from boltseal.server.api.ledger import LedgerApi
@@ -51,7 +51,7 @@ from boltseal.server.auth.access import Access
 from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
-from boltseal.server.registry.records import Record
+from boltseal.server.registry.records import LedgerRecord
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.users import UserFile
 
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
 
     from boltseal.events import BaseOutdated
     from boltseal.server.mirror.cache import Mirror
-    from boltseal.server.mirror.push_proxy import PushGate
+    from boltseal.server.mirror.push_proxy import PushProxy
     from boltseal.server.settings import Settings
-    from boltseal.server.store_factory import Store
+    from boltseal.server.store_factory import OpenStore
 
 FOLDER: Final = "outdated"
 FIRST_S: Final = 60.0
@@ -78,11 +78,11 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _log = structlog.get_logger(__name__)
 
 
-class OnlyReads(Denied):
+class ReadOnlyTransport(Denied):
     """Somebody wanted to change something past the logins."""
 
 
-class OwnTransport(Transport):
+class InProcessTransport(Transport):
     """Requests to ourselves go to `inside`; to an upstream, to our own mirror of it; the rest over the network, as nobody."""
 
     def __init__(
@@ -109,41 +109,41 @@ class OwnTransport(Transport):
         await self._inner.aclose()
         await super().aclose()
 
-    async def request(self, call: Call, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> Reply:
+    async def request(self, call: RegistryRequest, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> RegistryResponse:
         own = self._own(call)
         if own is None:
             return await super().request(call, max_bytes=max_bytes)
         return await self._inner.request(own, max_bytes=max_bytes)
 
     @asynccontextmanager
-    async def stream(self, call: Call) -> AsyncIterator[httpx2.Response]:
+    async def stream(self, call: RegistryRequest) -> AsyncIterator[httpx2.Response]:
         own = self._own(call)
         ways = Transport.stream(self, call) if own is None else self._inner.stream(own)
         async with ways as response:
             yield response
 
-    def _own(self, call: Call) -> Call | None:
-        """The same call as we are asked it, None where it is for somebody else. OnlyReads."""
+    def _own(self, call: RegistryRequest) -> RegistryRequest | None:
+        """The same call as we are asked it, None where it is for somebody else. ReadOnlyTransport."""
         if call.registry in self._upstreams and call.path.startswith("/v2/"):
             call = replace(call, path=f"/v2/{call.registry}/{call.path.removeprefix('/v2/')}")
         elif call.registry != self._name and call.registry not in self._also:
             return None
         if call.method not in _READS:
-            raise OnlyReads(f"{call.method} of {call.what} is not done past the logins")
+            raise ReadOnlyTransport(f"{call.method} of {call.what} is not done past the logins")
         return replace(call, registry=self._name)
 
 
-class Rebuilding:
+class RebuildScheduler:
     """Looks at all images of this registry as often as it is said, and asks for rebuilds. One process of a server does."""
 
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        store: OpenStore,
         clock: Callable[[], int],
         tell: Callable[[BaseOutdated], None],
         mirror: Mirror | None = None,
-        push_gate: PushGate | None = None,
+        push_gate: PushProxy | None = None,
         *,
         outside: ASGIApp | None = None,
     ) -> None:
@@ -178,28 +178,28 @@ class Rebuilding:
                 _log.info("rebuilds asked for", rebuilds=len(asked))
             await asyncio.sleep(every_s)
 
-    async def once(self) -> list[Asked]:
+    async def once(self) -> list[RebuildResult]:
         """One look, and what was asked for by it; nothing where another process is at it. StateUnusable, LedgerBroken, ..."""
         with self._state.alone("looking") as alone:
             return await self._once() if alone else []
 
-    async def _once(self) -> list[Asked]:
-        transport = OwnTransport(self._inside, self._name, self._also, self._upstreams, outside=self._outside)
+    async def _once(self) -> list[RebuildResult]:
+        transport = InProcessTransport(self._inside, self._name, self._also, self._upstreams, outside=self._outside)
         rebuilder = Rebuilder(
             self._settings.actions,
-            Journal(self._state),
+            RebuildJournal(self._state),
             self._clock,
             record=self._record,
             tokens=self._tokens,
             tell=self._tell,
         )
-        found: list[Asked] = []
+        found: list[RebuildResult] = []
         try:
-            with Learned(self._state, now_us=self._clock()) as learned:
-                pasts = Pasts(transport, [by_learned(learned)])
-                looker = Looker(
+            with DocumentCache(self._state, now_us=self._clock()) as learned:
+                pasts = TagHistories(transport, [by_learned(learned)])
+                looker = BaseScanner(
                     transport,
-                    Documents(transport, learned, max_kept_bytes=MAX_KEPT_BYTES),
+                    ImageDocuments(transport, learned, max_kept_bytes=MAX_KEPT_BYTES),
                     learned,
                     pasts,
                     allowed=self._allowed,
@@ -209,7 +209,7 @@ class Rebuilding:
                 )
                 pasts.followed = looker.followed
                 for _ in range(MAX_ROUNDS):
-                    wanted = [Wanted(str(one), one) async for one in self._images(transport)]
+                    wanted = [ImageToCheck(str(one), one) async for one in self._images(transport)]
                     answers = await looker.look(wanted, afresh=bool(found))
                     if not found:
                         stand = Counter(str(one.verdict.status) for one in answers)
@@ -218,18 +218,18 @@ class Rebuilding:
                             _log.warning("a rebuild is not asked for", reason=words)
                     asked = await rebuilder.rebuild(answers)
                     found += asked
-                    if not any(one.outcome is Outcome.DONE and one.due.action.command for one in asked):
+                    if not any(one.outcome is RebuildOutcome.DONE and one.due.action.command for one in asked):
                         break
         finally:
             await transport.aclose()
         return found
 
-    def _watch(self, transport: Transport) -> Callable[[str], Awaitable[Followed]]:
+    def _watch(self, transport: Transport) -> Callable[[str], Awaitable[LedgerCheck]]:
         watch = LedgerWatch(self._state, transport, lambda: self._clock() // 1_000_000)
 
-        async def follow(registry: str) -> Followed:
+        async def follow(registry: str) -> LedgerCheck:
             if registry in self._upstreams:  # what its tags mean is our mirror's word, and in our own log
-                return Followed(registry, Status.NO_LEDGER)
+                return LedgerCheck(registry, TrustStatus.NO_LEDGER)
             return await watch.follow(registry)
 
         return follow
@@ -248,18 +248,18 @@ class Rebuilding:
                     if signature_subject(tag) is None:
                         yield Reference(self._name, repository, tag)
 
-    async def _record(self, due: Due, outcome: Outcome, told: str) -> None:
+    async def _record(self, due: RebuildDue, outcome: RebuildOutcome, told: str) -> None:
         extra = requested_extra(due.base, due.built_on, due.now, str(outcome), told)
-        said = Record(Kind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
+        said = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
         await self._registry.records.record(due.image.repository, said, ACTOR)
 
 
-def _inside(settings: Settings, store: Store, mirror: Mirror | None, push_gate: PushGate | None) -> ASGIApp:
+def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_gate: PushProxy | None) -> ASGIApp:
     """What we answer, to ourselves: without logins, and without a line in the access log."""
-    observer = Observer()
+    observer = RequestLog()
     logins = Logins(UserFile(settings.keys / "nobody"))  # a file that is not there: nobody is told apart
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
-    gate = Gate(Access(Grants(), logins, tokens, configured=False), None)
+    gate = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
     asked = ApiSettings(read_only=lambda: "nothing is changed past the logins", leads=settings.leads)
     api = DistributionApi(store.registry, asked, gate, observer, mirror, push_gate)
     ledger = LedgerApi(observer, store.registry.ledger, gate, public=True)

@@ -20,10 +20,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
 from boltseal.policy.globs import GlobInvalid, parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
-from boltseal.policy.name_resolution import Leads, parse_leads
-from boltseal.policy.notifications import NotifyTerms, parse_notify
+from boltseal.policy.name_resolution import NameResolver, parse_leads
+from boltseal.policy.notifications import NotifySettings, parse_notify
 from boltseal.policy.quotas import Quotas, parse_quotas
-from boltseal.policy.rebuild_actions import Action, parse_on_outdated
+from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
 from boltseal.policy.rules import RuleSet, parse_rules
 from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
 
@@ -256,12 +256,12 @@ class Settings(BaseSettings):
         return parse_upstreams(self.upstream)
 
     @cached_property
-    def receivers(self) -> tuple[NotifyTerms, ...]:
+    def receivers(self) -> tuple[NotifySettings, ...]:
         """The `[[notify]]` tables. NotifyInvalid names the first that is wrong."""
         return parse_notify(self.notify)
 
     @cached_property
-    def actions(self) -> tuple[Action, ...]:
+    def actions(self) -> tuple[RebuildAction, ...]:
         """The `[[on_outdated]]` tables. OnOutdatedInvalid names the first that is wrong."""
         return parse_on_outdated(self.on_outdated)
 
@@ -276,7 +276,7 @@ class Settings(BaseSettings):
         return frozenset(own)
 
     @cached_property
-    def leads(self) -> Leads:
+    def leads(self) -> NameResolver:
         """Where names lead: to us, or to an upstream."""
         namespaces = [parse_repository_glob(text) for text in self.local.namespaces]
         return parse_leads(self.upstreams, namespaces, self.own_names)

@@ -24,13 +24,13 @@ import structlog
 from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
 from boltseal.server.mirror.retention import retain
 from boltseal.server.registry import Registry, build_registry
-from boltseal.server.registry.integrator import Integrator, LedgerDoubt
-from boltseal.server.registry.quota_checks import Bounds
+from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.registry.quota_checks import QuotaChecks
 from boltseal.server.registry.sequencer import LedgerFrozen, start_ledger, start_observations
 from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.disk_reserve import Room
+from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
-from boltseal.server.storage.garbage_collection import Item, collect
+from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, queries
 from boltseal.server.storage.metadata.database import Database, Transaction, open_database
@@ -52,12 +52,12 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-class NameReserved(Invalid):
+class UpstreamNameTaken(Invalid):
     """A local repository has a name that belongs to an upstream. The server does not start."""
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class OpenStore:
     """An open data folder."""
 
     data: Path
@@ -80,7 +80,7 @@ class Store:
 
 
 @contextmanager
-def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[Store]:
+def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[OpenStore]:
     """Open a data folder that exists, beside a running server or without one. Changes nothing by itself."""
     check_data(settings.server.data)
     store = _open(settings, clock)
@@ -109,7 +109,7 @@ def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_
         blobs.close()
 
 
-def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[Item]:
+def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[GarbageItem]:
     """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable.
 
     Mirrored images that their upstream's terms keep no longer go first.
@@ -129,10 +129,10 @@ def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
     store.close()
 
 
-def begin(settings: Settings, clock: Clock) -> Store:
+def begin(settings: Settings, clock: Clock) -> OpenStore:
     """The store of a server that starts: made or brought up to date, its logs begun and signed. Closed by the caller.
 
-    FormatInvalid, NameReserved, Unavailable.
+    FormatInvalid, UpstreamNameTaken, Unavailable.
     """
     prepare_data(settings.server.data)
     store = _open(settings, clock)
@@ -149,12 +149,12 @@ def begin(settings: Settings, clock: Clock) -> Store:
     return store
 
 
-def _check_reserved(store: Store, settings: Settings) -> None:
-    """NameReserved where a local repository lies under an upstream's name: nobody could say what its names mean."""
+def _check_reserved(store: OpenStore, settings: Settings) -> None:
+    """UpstreamNameTaken where a local repository lies under an upstream's name: nobody could say what its names mean."""
     for terms in settings.upstreams:
         found = settings.leads.reserved(store.database.read_and_wait(partial(_below, f"{terms.name}/")))
         if found is not None:
-            raise NameReserved(
+            raise UpstreamNameTaken(
                 f"{quote(found)} was pushed here, and [[upstream]] {terms.name} takes all names that begin with "
                 f"{terms.name}/: nobody could say what they mean; give this upstream another name, or leave it out"
             )
@@ -164,22 +164,22 @@ def _below(prefix: str, connection: Connection) -> list[tuple[str, str | None]]:
     return queries.repositories_below(connection, prefix)
 
 
-def _sign(store: Store, integrator: Integrator) -> None:
+def _sign(store: OpenStore, integrator: Integrator) -> None:
     """Sign what is not signed yet; what can't be signed now is signed by the next process that can."""
     try:
         integrator.integrate()
-    except LedgerDoubt as doubt:
+    except LedgerInDoubt as doubt:
         _doubt(store, integrator, doubt)
     except BoltsealError as error:
         _log.warning("the ledger could not be signed", log=integrator.log.name, reason=error.message)
 
 
-def _doubt(store: Store, integrator: Integrator, doubt: BoltsealError) -> None:
+def _doubt(store: OpenStore, integrator: Integrator, doubt: BoltsealError) -> None:
     store.database.doubts[integrator.log.name] = doubt.message
     _log.error("the ledger is doubted: nothing is taken in", log=integrator.log.name, reason=doubt.message)
 
 
-def _begin_observations(store: Store, settings: Settings) -> None:
+def _begin_observations(store: OpenStore, settings: Settings) -> None:
     """Begin the log of observations where anything can be observed; a read-only server writes none down."""
     doubted = store.database.frozen is not None or store.observing.log.name in store.database.doubts
     if not settings.upstreams or settings.server.read_only or doubted:
@@ -189,7 +189,7 @@ def _begin_observations(store: Store, settings: Settings) -> None:
     _sign(store, store.observing)
 
 
-def begin_ledger(store: Store, settings: Settings) -> None:
+def begin_ledger(store: OpenStore, settings: Settings) -> None:
     """Begin the ledger if it is new, and record the rules if they are. A read-only server decides nothing by them."""
     if store.database.frozen is not None or (settings.server.read_only and store.database.read_and_wait(_has_ledger)):
         return
@@ -201,26 +201,26 @@ def _has_ledger(connection: Connection) -> bool:
     return ledger_store.head(Transaction(connection, 0)) is not None
 
 
-def bounds(settings: Settings) -> Bounds:
+def bounds(settings: Settings) -> QuotaChecks:
     """What users may add."""
-    return Bounds(settings.quotas, settings.auth.max_uploads_per_user, settings.server.max_referrers_per_image)
+    return QuotaChecks(settings.quotas, settings.auth.max_uploads_per_user, settings.server.max_referrers_per_image)
 
 
-def _open(settings: Settings, clock: Clock) -> Store:
+def _open(settings: Settings, clock: Clock) -> OpenStore:
     data = settings.server.data
     database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
     blobs = LocalBlobs(data, memory_bytes=settings.server.upload_buffer_bytes)
-    room = Room(data, int(settings.server.disk_reserve_bytes))
+    room = DiskReserve(data, int(settings.server.disk_reserve_bytes))
     keys = LedgerKeys(settings.keys)
     integrator = Integrator(database, keys)
     observing = Integrator(database, keys.of(OBSERVATIONS.name), OBSERVATIONS)
     registry = build_registry(database, blobs, settings.rules, room, bounds(settings))
-    store = Store(data, database, blobs, registry, keys, integrator, observing)
+    store = OpenStore(data, database, blobs, registry, keys, integrator, observing)
     check_ledger(store)
     return store
 
 
-def check_ledger(store: Store) -> None:
+def check_ledger(store: OpenStore) -> None:
     """Freeze a store, or its log of observations, that is not or may not be what was signed."""
     for each in store.integrators:
         try:

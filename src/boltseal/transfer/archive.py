@@ -35,14 +35,14 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from boltseal.oci.reference import Reference
-from boltseal.transfer.layout import LayoutPlace
+from boltseal.transfer.layout import LayoutLocation
 from boltseal.transfer.protocols import (
+    BlobTransfer,
     Body,
     ContentDamaged,
-    Moved,
-    PlaceInvalid,
-    PlaceNotFound,
-    PlaceUnavailable,
+    LocationInvalid,
+    LocationNotFound,
+    LocationUnavailable,
     TagTaken,
     check_replaceable,
 )
@@ -55,7 +55,7 @@ _BLOB: Final = re.compile(r"blobs/(sha256|sha512)/[0-9a-f]{64,128}")
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-class ArchiveSource(LayoutPlace):
+class ArchiveSource(LayoutLocation):
     """An archive, unpacked."""
 
     def __init__(self, folder: Path, title: str) -> None:
@@ -64,7 +64,7 @@ class ArchiveSource(LayoutPlace):
 
     @classmethod
     async def open(cls, archive: Path, scratch: Path, title: str | None = None) -> ArchiveSource:
-        """Unpack an archive. PlaceNotFound, PlaceInvalid, ContentDamaged."""
+        """Unpack an archive. LocationNotFound, LocationInvalid, ContentDamaged."""
         folder = Path(tempfile.mkdtemp(prefix="archive-", dir=scratch))
         named = title or f"docker-archive:{archive}"
         await asyncio.to_thread(_unpack, archive, folder, named)
@@ -81,13 +81,13 @@ def _unpack(archive: Path, folder: Path, title: str) -> None:
             elif "manifest.json" in members:
                 _make_layout(contents, folder)
             else:
-                raise PlaceInvalid(f"{title} holds no image: neither index.json nor manifest.json is in it")
+                raise LocationInvalid(f"{title} holds no image: neither index.json nor manifest.json is in it")
     except FileNotFoundError as error:
-        raise PlaceNotFound(f"{title}: there is no such file") from error
+        raise LocationNotFound(f"{title}: there is no such file") from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise PlaceInvalid(f"{title} is no tar archive, or it is cut off: {error}") from error
+        raise LocationInvalid(f"{title} is no tar archive, or it is cut off: {error}") from error
     except OSError as error:
-        raise PlaceUnavailable(f"{title} can't be read: {error.strerror or error}") from error
+        raise LocationUnavailable(f"{title} can't be read: {error.strerror or error}") from error
 
 
 def _plain(name: str) -> str:
@@ -108,7 +108,7 @@ def _take_layout(contents: _Contents, folder: Path) -> None:
             if CONTAINERD_NAME in annotations:  # the whole name; Docker's ref.name is the tag alone
                 annotations[REF_NAME] = annotations[CONTAINERD_NAME]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise PlaceInvalid(f"{contents.title}: its index.json is not an index of images") from error
+        raise LocationInvalid(f"{contents.title}: its index.json is not an index of images") from error
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
@@ -132,14 +132,14 @@ class _Contents:
             member = self._members.get(os.path.normpath(f"{base}/{member.linkname}").lstrip("/"))
         file = None if member is None or not member.isreg() else self._tar.extractfile(member)
         if file is None:
-            raise PlaceInvalid(f"{self.title} names {quote(name)} and does not hold it")
+            raise LocationInvalid(f"{self.title} names {quote(name)} and does not hold it")
         return file
 
     def read(self, name: str) -> bytes:
         with self.open(name) as file:
             raw = file.read(MAX_LIST_BYTES + 1)
         if len(raw) > MAX_LIST_BYTES:
-            raise PlaceInvalid(f"{self.title}: {quote(name)} is too large for what it is")
+            raise LocationInvalid(f"{self.title}: {quote(name)} is too large for what it is")
         return raw
 
 
@@ -156,7 +156,7 @@ def _make_layout(contents: _Contents, folder: Path) -> None:
             names = [str(Reference.parse(name)) for name in image.get("RepoTags") or ()]
             entries += [{**entry, "annotations": {REF_NAME: name}} for name in names] or [entry]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PlaceInvalid(f"{contents.title}: its manifest.json is not what docker save writes") from error
+        raise LocationInvalid(f"{contents.title}: its manifest.json is not what docker save writes") from error
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
     (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}', encoding="utf-8")
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
@@ -221,7 +221,7 @@ class ArchiveTarget:
         try:
             handle, name = tempfile.mkstemp(prefix=f".{archive.name}-", dir=archive.parent)
         except OSError as error:
-            raise PlaceUnavailable(f"{self.title} can't be written: {error.strerror}") from error
+            raise LocationUnavailable(f"{self.title} can't be written: {error.strerror}") from error
         self._arriving = Path(name)
         self._file = open(handle, "wb")  # noqa: PTH123, SIM115 - mkstemp gives a descriptor; `close` closes it
         self._writing = asyncio.Lock()
@@ -233,17 +233,17 @@ class ArchiveTarget:
         """Nothing: it is new."""
         return None
 
-    async def put_blob(self, descriptor: Descriptor, body: Body) -> Moved:
+    async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
         """One blob after the other, since they lie one behind the other."""
         async with self._writing:
             if descriptor.digest in self._held:
-                return Moved.PRESENT
+                return BlobTransfer.PRESENT
             await asyncio.to_thread(self._write, _header(_path(descriptor.digest), descriptor.size))
             async for piece in body():
                 await asyncio.to_thread(self._write, piece)
             self._write(_padding(descriptor.size))
             self._held.add(descriptor.digest)
-        return Moved.SENT
+        return BlobTransfer.SENT
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
         """A blob; a name is written into the lists when the archive is closed."""
@@ -259,7 +259,7 @@ class ArchiveTarget:
         try:
             self._file.write(piece)
         except OSError as error:
-            raise PlaceUnavailable(f"{self.title} can't be written: {error.strerror}") from error
+            raise LocationUnavailable(f"{self.title} can't be written: {error.strerror}") from error
 
     async def close(self, *, complete: bool) -> None:
         """Write the lists and put the archive in its place; what is not complete is taken away."""
@@ -272,7 +272,7 @@ class ArchiveTarget:
                 self._arriving.chmod(0o644)
                 self._arriving.replace(self._archive)
         except OSError as error:
-            raise PlaceUnavailable(f"{self.title} can't be written: {error.strerror}") from error
+            raise LocationUnavailable(f"{self.title} can't be written: {error.strerror}") from error
         finally:
             with contextlib.suppress(OSError):  # what could not be written is not wanted any more
                 self._file.close()

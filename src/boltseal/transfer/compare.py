@@ -24,7 +24,7 @@ from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.transfer.image_config import ImageConfig, image_config
-from boltseal.transfer.protocols import Source
+from boltseal.transfer.protocols import ImageSource
 
 _UNKNOWN: Final = "unknown/unknown"
 
@@ -56,7 +56,7 @@ class Compared:
     reasons: tuple[str, ...]
 
 
-async def read_side(source: Source, digest: Digest) -> Side:
+async def read_side(source: ImageSource, digest: Digest) -> Side:
     """Read what has to be known of one of the two."""
     manifest = await source.manifest(digest)
     children = {}

@@ -25,7 +25,7 @@ from boltseal.errors import NotFound
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import LinkKind, Manifest
-from boltseal.transfer.protocols import ContentDamaged, Moved, Source, TagTaken, Target
+from boltseal.transfer.protocols import BlobTransfer, ContentDamaged, ImageSource, ImageTarget, TagTaken
 
 AT_ONCE: Final = 6
 MAX_MANIFESTS: Final = 10_000
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
-class Counts:
+class CopyCounts:
     """What a copy did. Bytes are those of blobs that were sent."""
 
     sent: int = 0
@@ -46,7 +46,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class CopiedImage:
     """One image that is where it was to go. `changed`: False when its name meant it there already."""
 
     name: str | None
@@ -62,19 +62,19 @@ class Copier:
     `within`: source and target are one repository. `force`: a name may be made to mean another image.
     """
 
-    source: Source
-    target: Target
+    source: ImageSource
+    target: ImageTarget
     within: bool = False
     force: bool = False
     referrers: bool = False
     at_once: int = AT_ONCE
     progress: Progress = lambda step, done, total: None
-    counts: Counts = field(default_factory=Counts)
+    counts: CopyCounts = field(default_factory=CopyCounts)
     _held: set[Digest] = field(default_factory=set)
     _to_move: int = 0
     _moved: int = 0
 
-    async def image(self, name: str | None, target_name: str | None) -> Copied:
+    async def image(self, name: str | None, target_name: str | None) -> CopiedImage:
         """Copy one image, under a name or (None) under its digest alone. TagTaken, NotFound, ContentDamaged, ..."""
         digest = await self.source.resolve(name)
         stands = None if target_name is None else await self.target.meaning(target_name)
@@ -87,7 +87,7 @@ class Copier:
         if changed:
             await self._tree(digest, target_name, only_new=stands is None and not self.force)
         attached = await self._attached(digest) if self.referrers else 0
-        return Copied(target_name, digest, changed, attached)
+        return CopiedImage(target_name, digest, changed, attached)
 
     async def _tree(self, digest: Digest, name: str | None, *, only_new: bool) -> None:
         manifests = await self._manifests(digest)
@@ -151,13 +151,13 @@ class Copier:
 
         moved = await self.target.put_blob(descriptor, body)
         match moved:
-            case Moved.SENT:
+            case BlobTransfer.SENT:
                 self.counts.sent += 1
-            case Moved.MOUNTED:
+            case BlobTransfer.MOUNTED:
                 self.counts.mounted += 1
-            case Moved.PRESENT:
+            case BlobTransfer.PRESENT:
                 self.counts.present += 1
-        if moved is not Moved.SENT and self._moved == before:
+        if moved is not BlobTransfer.SENT and self._moved == before:
             self._moved += descriptor.size
         self._held.add(descriptor.digest)
 

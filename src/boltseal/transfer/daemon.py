@@ -14,21 +14,21 @@ from boltseal.engines.api import connected
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.reference import Reference
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
-from boltseal.transfer.protocols import PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.protocols import LocationNotFound, LocationUnavailable
 
 
 async def daemon_source(reference: Reference, daemon: EngineAddress, scratch: Path) -> ArchiveSource:
-    """Fetch an image from the daemon. PlaceNotFound, PlaceUnavailable."""
+    """Fetch an image from the daemon. LocationNotFound, LocationUnavailable."""
     title, archive = f"docker-daemon:{reference.familiar()}", scratch / "from-daemon.tar"
     try:
         async with connected(daemon) as engine:
             await engine.save(reference, archive)
     except NotFound as error:
-        raise PlaceNotFound(f"{title}: {error.message}") from error
+        raise LocationNotFound(f"{title}: {error.message}") from error
     except Unavailable as error:
-        raise PlaceUnavailable(f"{title}: {error.message}") from error
+        raise LocationUnavailable(f"{title}: {error.message}") from error
     except OSError as error:
-        raise PlaceUnavailable(f"{title}: {archive} can't be written: {error.strerror or error}") from error
+        raise LocationUnavailable(f"{title}: {archive} can't be written: {error.strerror or error}") from error
     source = await ArchiveSource.open(archive, scratch, title)
     archive.unlink()
     return source
@@ -53,6 +53,8 @@ class _DaemonTarget(ArchiveTarget):
             async with connected(self._daemon) as engine:
                 await engine.load(self._loaded)
         except Unavailable as error:
-            raise PlaceUnavailable(f"{self.title}: {error.message}") from error
+            raise LocationUnavailable(f"{self.title}: {error.message}") from error
         except OSError as error:
-            raise PlaceUnavailable(f"{self.title}: {self._loaded} can't be read: {error.strerror or error}") from error
+            raise LocationUnavailable(
+                f"{self.title}: {self._loaded} can't be read: {error.strerror or error}"
+            ) from error

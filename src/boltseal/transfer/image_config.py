@@ -12,7 +12,7 @@ from boltseal.oci.jsontext import decode
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, OCI_CONFIG
 from boltseal.oci.platform import Platform
-from boltseal.transfer.protocols import ContentDamaged, Source
+from boltseal.transfer.protocols import ContentDamaged, ImageSource
 
 _CONFIG_TYPES: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
@@ -51,7 +51,7 @@ class ImageConfig:
     diff_ids: tuple[str, ...]
 
 
-async def image_config(source: Source, manifest: Manifest) -> ImageConfig | None:
+async def image_config(source: ImageSource, manifest: Manifest) -> ImageConfig | None:
     """The config of an image, verified; None for an index, and for what is no image (an SBOM, a signature)."""
     descriptor = manifest.config
     if descriptor is None or descriptor.media_type not in _CONFIG_TYPES:

@@ -15,7 +15,7 @@ from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.transfer.copy import SIGNATURE_SUFFIXES
 from boltseal.transfer.image_config import ImageConfig, image_config
-from boltseal.transfer.protocols import PlaceNotFound, Source
+from boltseal.transfer.protocols import ImageSource, LocationNotFound
 
 _UNKNOWN: Final = "unknown/unknown"
 
@@ -38,8 +38,8 @@ class Inspected:
     signatures: Mapping[str, Digest]
 
 
-async def inspect(source: Source, name: str | None, platform: str | None) -> Inspected:
-    """Look at an image; of an index at the one for `platform`, else linux/amd64, else the first. PlaceNotFound."""
+async def inspect(source: ImageSource, name: str | None, platform: str | None) -> Inspected:
+    """Look at an image; of an index at the one for `platform`, else linux/amd64, else the first. LocationNotFound."""
     digest = await source.resolve(name)
     manifest = await source.manifest(digest)
     platforms = {
@@ -51,7 +51,7 @@ async def inspect(source: Source, name: str | None, platform: str | None) -> Ins
     if platforms:
         chosen = platform or ("linux/amd64" if "linux/amd64" in platforms else next(iter(platforms)))
         if chosen not in platforms:
-            raise PlaceNotFound(
+            raise LocationNotFound(
                 f"{source.title}: {digest.short} has no image for {chosen}; it has {', '.join(platforms)}"
             )
         image = await source.manifest(platforms[chosen])
@@ -71,7 +71,7 @@ async def inspect(source: Source, name: str | None, platform: str | None) -> Ins
     )
 
 
-async def _signatures(source: Source, digest: Digest) -> dict[str, Digest]:
+async def _signatures(source: ImageSource, digest: Digest) -> dict[str, Digest]:
     """What stands under the tags of the signature tools."""
     found = {}
     for suffix in SIGNATURE_SUFFIXES:

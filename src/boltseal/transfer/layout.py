@@ -22,21 +22,28 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
-from boltseal.client.background_hash import RunningHash
+from boltseal.client.background_hash import BackgroundHash
 from boltseal.errors import quote
 from boltseal.oci.annotations import REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST
-from boltseal.transfer.protocols import Body, ContentDamaged, Moved, PlaceInvalid, PlaceNotFound, PlaceUnavailable
+from boltseal.transfer.protocols import (
+    BlobTransfer,
+    Body,
+    ContentDamaged,
+    LocationInvalid,
+    LocationNotFound,
+    LocationUnavailable,
+)
 
 PIECE_BYTES: Final = 1024 * 1024
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 _EMPTY: Final = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
 
-class LayoutPlace:
+class LayoutLocation:
     """A layout, to read and to write. It is made by the first thing that is put into it."""
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +51,7 @@ class LayoutPlace:
         self.title = f"oci:{folder}"
 
     async def resolve(self, name: str | None) -> Digest:
-        """From index.json. PlaceNotFound, also where there are several images and none was named."""
+        """From index.json. LocationNotFound, also where there are several images and none was named."""
         entries = self._entries()
         if name is not None:
             found = [e for e in entries if e.annotations.get(REF_NAME) == name or str(e.digest) == name]
@@ -54,17 +61,17 @@ class LayoutPlace:
         if len(digests) == 1:
             return digests.pop()
         there = ", ".join(sorted({e.annotations.get(REF_NAME, e.digest.short) for e in entries})) or "nothing"
-        raise PlaceNotFound(f"{self.title} has no single image {quote(name or 'without a name')}; there is: {there}")
+        raise LocationNotFound(f"{self.title} has no single image {quote(name or 'without a name')}; there is: {there}")
 
     async def manifest(self, digest: Digest) -> Manifest:
-        """From its blob. PlaceNotFound, ContentDamaged."""
+        """From its blob. LocationNotFound, ContentDamaged."""
         raw = self._document(self._path(digest), f"manifest {digest.short}")
         if Digest.of(raw, digest.algorithm) != digest:
             raise ContentDamaged(f"{self.title}: the bytes of manifest {digest.short} have another digest")
         return read_manifest(raw, self._type_of(digest), f"{self.title}: {digest.short}")
 
     async def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
-        """From its file. PlaceNotFound, ContentDamaged."""
+        """From its file. LocationNotFound, ContentDamaged."""
         with self._opened(self._path(descriptor.digest), f"blob {descriptor.digest.short}") as file:
             async for piece in verified(file, descriptor, self.title):
                 yield piece
@@ -89,11 +96,11 @@ class LayoutPlace:
             return None
         return next((e.digest for e in self._entries() if e.annotations.get(REF_NAME) == name), None)
 
-    async def put_blob(self, descriptor: Descriptor, body: Body) -> Moved:
+    async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
         """Written beside its place and renamed into it. What is there already with its size is kept."""
         path = self._path(descriptor.digest)
         if path.exists() and path.stat().st_size == descriptor.size:
-            return Moved.PRESENT
+            return BlobTransfer.PRESENT
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             with _arriving(path, self._folder / "blobs") as file:
@@ -101,7 +108,7 @@ class LayoutPlace:
                     await asyncio.to_thread(file.write, piece)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
-        return Moved.SENT
+        return BlobTransfer.SENT
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
         """A blob and, under a name or as a referrer, an entry of index.json."""
@@ -143,7 +150,7 @@ class LayoutPlace:
 
     def _entries(self) -> tuple[Descriptor, ...]:
         if not (self._folder / "oci-layout").exists():
-            raise PlaceNotFound(f"{self.title}: there is no OCI image layout in this folder")
+            raise LocationNotFound(f"{self.title}: there is no OCI image layout in this folder")
         raw = self._document(self._folder / "index.json", "index.json")
         return read_manifest(raw, OCI_INDEX, f"{self.title}: index.json").manifests
 
@@ -166,7 +173,7 @@ class LayoutPlace:
             file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise PlaceInvalid(f"{self.title}: {what} is no plain file")
+            raise LocationInvalid(f"{self.title}: {what} is no plain file")
         return file
 
     @contextlib.contextmanager
@@ -174,16 +181,16 @@ class LayoutPlace:
         try:
             yield
         except FileNotFoundError as error:
-            raise PlaceNotFound(f"{self.title} has no {what}") from error
+            raise LocationNotFound(f"{self.title} has no {what}") from error
         except OSError as error:
-            raise PlaceUnavailable(f"{self.title}: {what} can't be read: {error.strerror}") from error
+            raise LocationUnavailable(f"{self.title}: {what} can't be read: {error.strerror}") from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise PlaceUnavailable(f"{self.title} can't be written: {error.strerror}") from error
+            raise LocationUnavailable(f"{self.title} can't be written: {error.strerror}") from error
 
 
 def _replaced(held: dict[str, Any], entry: dict[str, Any], name: str | None) -> bool:
@@ -194,20 +201,20 @@ def _replaced(held: dict[str, Any], entry: dict[str, Any], name: str | None) -> 
 
 
 def read_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest:
-    """A document whose type may be said nowhere but by its index. PlaceInvalid."""
+    """A document whose type may be said nowhere but by its index. LocationInvalid."""
     try:
         document = json.loads(raw)
         guess = OCI_INDEX if "manifests" in document else OCI_MANIFEST
         return parse_manifest(raw, document.get("mediaType") or media_type or guess)
     except (ValueError, AttributeError, RecursionError) as error:
-        raise PlaceInvalid(f"{what} is not JSON") from error
+        raise LocationInvalid(f"{what} is not JSON") from error
     except ManifestInvalid as error:
-        raise PlaceInvalid(f"{what}: {error.message}") from error
+        raise LocationInvalid(f"{what}: {error.message}") from error
 
 
 async def verified(file: IO[bytes], descriptor: Descriptor, title: str) -> AsyncIterator[bytes]:
     """The next `descriptor.size` bytes of an open file, the last piece only if all of them have the digest."""
-    running, left, held = RunningHash(descriptor.digest), descriptor.size, b""
+    running, left, held = BackgroundHash(descriptor.digest), descriptor.size, b""
     while left > 0:
         piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, left))
         if not piece:

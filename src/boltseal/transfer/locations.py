@@ -13,10 +13,10 @@ from pathlib import Path
 
 from boltseal.errors import quote
 from boltseal.oci.reference import Reference, Tag, TagInvalid
-from boltseal.transfer.protocols import PlaceInvalid
+from boltseal.transfer.protocols import LocationInvalid
 
 
-class PlaceKind(StrEnum):
+class LocationKind(StrEnum):
     """Which sort of place."""
 
     REGISTRY = "registry"
@@ -26,54 +26,56 @@ class PlaceKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """One place, and the name of one image in it (None: not said). `reference` of a registry or daemon, else `path`."""
 
     text: str
-    kind: PlaceKind
+    kind: LocationKind
     reference: Reference | None
     path: Path | None
     name: str | None
 
     @classmethod
-    def parse(cls, text: str) -> Place:
-        """What a person typed. PlaceInvalid, NameInvalid, TagInvalid, DigestInvalid."""
+    def parse(cls, text: str) -> Location:
+        """What a person typed. LocationInvalid, NameInvalid, TagInvalid, DigestInvalid."""
         word, colon, rest = text.partition(":")
-        if not colon or word not in (PlaceKind.LAYOUT, PlaceKind.ARCHIVE, PlaceKind.DAEMON):
-            return cls._at(text, PlaceKind.REGISTRY, text)
+        if not colon or word not in (LocationKind.LAYOUT, LocationKind.ARCHIVE, LocationKind.DAEMON):
+            return cls._at(text, LocationKind.REGISTRY, text)
         if not rest:
-            raise PlaceInvalid(f"{quote(text)} names no place; expected {_example(PlaceKind(word))}")
-        match PlaceKind(word):
-            case PlaceKind.LAYOUT:
+            raise LocationInvalid(f"{quote(text)} names no place; expected {_example(LocationKind(word))}")
+        match LocationKind(word):
+            case LocationKind.LAYOUT:
                 return cls._layout(text, rest)
-            case PlaceKind.ARCHIVE:
+            case LocationKind.ARCHIVE:
                 file, _, name = rest.partition(":")
                 named = str(Reference.parse(name).complete) if name else None
-                return cls(text, PlaceKind.ARCHIVE, None, Path(file), named)
+                return cls(text, LocationKind.ARCHIVE, None, Path(file), named)
             case kind:
                 return cls._at(text, kind, rest)
 
     @classmethod
-    def _at(cls, text: str, kind: PlaceKind, reference: str) -> Place:
+    def _at(cls, text: str, kind: LocationKind, reference: str) -> Location:
         parsed = Reference.parse(reference)
         name = parsed.digest or parsed.tag
         return cls(text, kind, parsed, None, None if name is None else str(name))
 
     @classmethod
-    def _layout(cls, text: str, rest: str) -> Place:
+    def _layout(cls, text: str, rest: str) -> Location:
         folder, colon, name = rest.rpartition(":")
         if not colon or "/" in name:
-            return cls(text, PlaceKind.LAYOUT, None, Path(rest), None)
+            return cls(text, LocationKind.LAYOUT, None, Path(rest), None)
         try:
-            return cls(text, PlaceKind.LAYOUT, None, Path(folder), Tag(name))
+            return cls(text, LocationKind.LAYOUT, None, Path(folder), Tag(name))
         except TagInvalid as error:
-            raise PlaceInvalid(f"{quote(text)}: {error.message}; expected {_example(PlaceKind.LAYOUT)}") from error
+            raise LocationInvalid(
+                f"{quote(text)}: {error.message}; expected {_example(LocationKind.LAYOUT)}"
+            ) from error
 
 
-def _example(kind: PlaceKind) -> str:
+def _example(kind: LocationKind) -> str:
     return {
-        PlaceKind.LAYOUT: "oci:DIR:TAG",
-        PlaceKind.ARCHIVE: "docker-archive:FILE",
-        PlaceKind.DAEMON: "docker-daemon:shop/app:1.4.2",
-        PlaceKind.REGISTRY: "localhost:5000/shop/app:1.4.2",
+        LocationKind.LAYOUT: "oci:DIR:TAG",
+        LocationKind.ARCHIVE: "docker-archive:FILE",
+        LocationKind.DAEMON: "docker-daemon:shop/app:1.4.2",
+        LocationKind.REGISTRY: "localhost:5000/shop/app:1.4.2",
     }[kind]

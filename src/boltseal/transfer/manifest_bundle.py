@@ -26,7 +26,13 @@ from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest, ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import DOCKER_CONFIG, MANIFEST_TYPES, OCI_CONFIG, OCI_INDEX
-from boltseal.transfer.protocols import ContentDamaged, PlaceNotFound, PlaceUnavailable, Source, check_replaceable
+from boltseal.transfer.protocols import (
+    ContentDamaged,
+    ImageSource,
+    LocationNotFound,
+    LocationUnavailable,
+    check_replaceable,
+)
 
 MAX_PAPER_BYTES: Final = 8 * 1024 * 1024
 MAX_PAPERS: Final = 2_000
@@ -34,11 +40,11 @@ MAX_DEPTH: Final = 8
 _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
 
-class PapersInvalid(Invalid):
+class BundleInvalid(Invalid):
     """An archive that holds no papers."""
 
 
-class PapersMissing(NotFound):
+class BundleMissing(NotFound):
     """The archive is about another image."""
 
 
@@ -52,7 +58,7 @@ class Checked:
     missing: tuple[Digest, ...]
 
 
-async def collect(source: Source, digest: Digest) -> dict[Digest, bytes]:
+async def collect(source: ImageSource, digest: Digest) -> dict[Digest, bytes]:
     """Everything below a manifest but layers, verified; what the source lacks of an index's children is left out."""
     found: dict[Digest, bytes] = {}
     waiting = [(digest, 0)]
@@ -62,7 +68,7 @@ async def collect(source: Source, digest: Digest) -> dict[Digest, bytes]:
             continue
         try:
             manifest = await source.manifest(wanted)
-        except (RemoteNotFound, PlaceNotFound):
+        except (RemoteNotFound, LocationNotFound):
             if depth == 0:
                 raise
             continue
@@ -72,12 +78,12 @@ async def collect(source: Source, digest: Digest) -> dict[Digest, bytes]:
         if config is not None and config.digest not in found and config.size <= MAX_PAPER_BYTES:
             found[config.digest] = b"".join([piece async for piece in source.blob(config)])
         if len(found) > MAX_PAPERS:
-            raise PapersInvalid(f"{digest.short} has more than {MAX_PAPERS} documents below it")
+            raise BundleInvalid(f"{digest.short} has more than {MAX_PAPERS} documents below it")
     return found
 
 
 def write(path: Path, papers: Mapping[Digest, bytes], digest: Digest, media_type: str, name: str) -> None:
-    """The archive, whole or not at all. PlaceUnavailable."""
+    """The archive, whole or not at all. LocationUnavailable."""
     entry = {
         "mediaType": media_type,
         "digest": str(digest),
@@ -97,7 +103,7 @@ def write(path: Path, papers: Mapping[Digest, bytes], digest: Digest, media_type
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Put a file into its place, in place of what was there. PlaceInvalid, PlaceUnavailable."""
+    """Put a file into its place, in place of what was there. LocationInvalid, LocationUnavailable."""
     check_replaceable(path)
     beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
     try:
@@ -107,23 +113,23 @@ def replace_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise PlaceUnavailable(f"{path} can't be written: {error.strerror}") from error
+        raise LocationUnavailable(f"{path} can't be written: {error.strerror}") from error
     finally:
         with suppress(OSError):
             beside.unlink()
 
 
 def check(path: Path, digest: Digest) -> Checked:
-    """Follow the hashes from a digest through an archive. ContentDamaged, PapersInvalid, PlaceUnavailable, NotFound."""
+    """Follow the hashes from a digest through an archive. ContentDamaged, BundleInvalid, LocationUnavailable, NotFound."""
     try:
         with closing(tarfile.open(path)) as tar:
             return _follow(tar, path, digest)
     except FileNotFoundError as error:
-        raise PlaceNotFound(f"{path}: there is no such file") from error
+        raise LocationNotFound(f"{path}: there is no such file") from error
     except (tarfile.TarError, EOFError) as error:
-        raise PapersInvalid(f"{path} is no tar archive, or it is cut off: {error}") from error
+        raise BundleInvalid(f"{path} is no tar archive, or it is cut off: {error}") from error
     except OSError as error:
-        raise PlaceUnavailable(f"{path} can't be read: {error.strerror or error}") from error
+        raise LocationUnavailable(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def _follow(tar: tarfile.TarFile, path: Path, digest: Digest) -> Checked:
@@ -140,7 +146,7 @@ def _follow(tar: tarfile.TarFile, path: Path, digest: Digest) -> Checked:
         raw = _read(tar, members, path, wanted)
         if raw is None:
             if wanted == digest:
-                raise PapersMissing(f"{path} does not hold {digest}, which the receipt is about")
+                raise BundleMissing(f"{path} does not hold {digest}, which the receipt is about")
             missing.append(wanted)
             continue
         seen.add(wanted)
@@ -154,7 +160,7 @@ def _follow(tar: tarfile.TarFile, path: Path, digest: Digest) -> Checked:
             else:
                 configs.add(config.digest)
         if len(seen) > MAX_PAPERS:
-            raise PapersInvalid(f"{path} has more than {MAX_PAPERS} documents below {digest.short}")
+            raise BundleInvalid(f"{path} has more than {MAX_PAPERS} documents below {digest.short}")
     return Checked(len(seen), len(configs), len(layers), tuple(missing))
 
 
@@ -164,7 +170,7 @@ def _read(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], path: Pa
     if member is None or file is None:
         return None
     if member.size > MAX_PAPER_BYTES:
-        raise PapersInvalid(f"{path}: {digest.short} is too large for what it is")
+        raise BundleInvalid(f"{path}: {digest.short} is too large for what it is")
     raw = file.read()
     if Digest.of(raw, digest.algorithm) != digest:
         raise ContentDamaged(f"{path}: the bytes of {digest.short} have another digest")
@@ -177,7 +183,7 @@ def _parse(raw: bytes, media_type: str | None, path: Path, digest: Digest) -> Ma
         said = document.get("mediaType") if isinstance(document, dict) else None
         return parse_manifest(raw, media_type or said or OCI_INDEX)
     except (ValueError, RecursionError, ManifestInvalid) as error:
-        raise PapersInvalid(f"{path}: {quote(str(digest))} is no manifest") from error
+        raise BundleInvalid(f"{path}: {quote(str(digest))} is no manifest") from error
 
 
 def _children(manifest: Manifest) -> tuple[Descriptor, ...]:

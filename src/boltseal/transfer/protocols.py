@@ -22,11 +22,11 @@ Body = Callable[[], AsyncIterator[bytes]]
 """The bytes of a blob, from the start, each time it is called; the last piece comes only if the whole is right."""
 
 
-class PlaceInvalid(Invalid):
+class LocationInvalid(Invalid):
     """A place that can't be meant, or holds something else than images."""
 
 
-class PlaceNotFound(NotFound):
+class LocationNotFound(NotFound):
     """The place has no such image, or is not there."""
 
 
@@ -34,7 +34,7 @@ class ContentDamaged(Unavailable):
     """Bytes that are not what their digest or size says. Nothing of them was used."""
 
 
-class PlaceUnavailable(Unavailable):
+class LocationUnavailable(Unavailable):
     """A place that can't be read or written now."""
 
 
@@ -43,16 +43,16 @@ class TagTaken(SealedPut):
 
 
 def check_replaceable(path: Path) -> None:
-    """Whether a new file may take this place: a plain file's, or nothing's. A device or a link would be lost. PlaceInvalid."""
+    """Whether a new file may take this place: a plain file's, or nothing's. A device or a link would be lost. LocationInvalid."""
     try:
         found = path.lstat()
     except OSError:  # what writes there will say why it can't
         return
     if not S_ISREG(found.st_mode):
-        raise PlaceInvalid(f"{path} is no plain file, and a new one would take its place; name another file")
+        raise LocationInvalid(f"{path} is no plain file, and a new one would take its place; name another file")
 
 
-class Moved(StrEnum):
+class BlobTransfer(StrEnum):
     """How a blob came to be where it was to go."""
 
     PRESENT = "present"
@@ -60,7 +60,7 @@ class Moved(StrEnum):
     SENT = "sent"
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """A place that gives images."""
 
     @property
@@ -83,7 +83,7 @@ class Source(Protocol):
         """What names this manifest as its subject."""
 
 
-class Target(Protocol):
+class ImageTarget(Protocol):
     """A place that takes images. Blobs first, then children, then what names them; `close` ends it, whole or not."""
 
     @property
@@ -93,7 +93,7 @@ class Target(Protocol):
     async def meaning(self, name: str) -> Digest | None:
         """The digest that a name means now, None where it is free."""
 
-    async def put_blob(self, descriptor: Descriptor, body: Body) -> Moved:
+    async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
         """Take a blob, unless it is there."""
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:

@@ -13,12 +13,12 @@ from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.transfer.protocols import Body, Moved
+from boltseal.transfer.protocols import BlobTransfer, Body
 
 ATTEMPTS = 4
 
 
-class RepositoryPlace:
+class RepositoryLocation:
     """One repository, to read and to write. `mount_from`: a repository of the same registry whose blobs may be mounted."""
 
     def __init__(
@@ -34,11 +34,11 @@ class RepositoryPlace:
         return (await self._client.resolve(self._repository, _named(name or "latest"))).digest
 
     async def manifest(self, digest: Digest) -> Manifest:
-        """By digest. RemoteNotFound, RemoteLies."""
+        """By digest. RemoteNotFound, RemoteMismatch."""
         return await self._client.manifest(self._repository, digest)
 
     def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
-        """Taken up where a connection breaks. RemoteNotFound, RemoteLies."""
+        """Taken up where a connection breaks. RemoteNotFound, RemoteMismatch."""
         return self._client.blob(self._repository, descriptor.digest, descriptor.size)
 
     async def names(self) -> list[str]:
@@ -56,18 +56,18 @@ class RepositoryPlace:
         except RemoteNotFound:
             return None
 
-    async def put_blob(self, descriptor: Descriptor, body: Body) -> Moved:
+    async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
         """Mounted where that can be, otherwise sent; a push that breaks is begun again, unless it arrived after all."""
         mountable = self._mount_from is not None
         async for attempt in stamina.retry_context(on=RemoteUnavailable, attempts=ATTEMPTS, timeout=None):
             with attempt:
                 again = attempt.num > 1
                 if (again or not mountable) and await self._holds(descriptor):
-                    return Moved.SENT if again else Moved.PRESENT
+                    return BlobTransfer.SENT if again else BlobTransfer.PRESENT
                 mounted = await self._client.put_blob(
                     self._repository, descriptor.digest, descriptor.size, body, self._mount_from
                 )
-                return Moved.MOUNTED if mounted else Moved.SENT
+                return BlobTransfer.MOUNTED if mounted else BlobTransfer.SENT
         raise AssertionError("stamina returns or raises")
 
     async def _holds(self, descriptor: Descriptor) -> bool:

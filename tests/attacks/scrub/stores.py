@@ -16,8 +16,8 @@ from typing import Any
 
 from boltseal.engines.containerd_store import SNAPSHOTS
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.report import Report
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
 from tests.real.tools import run
@@ -44,11 +44,11 @@ class Store:
         subprocess.run(["cp", "-a", f"{self.root}/.", str(to)], check=True)
         return Store(self.name, to, self.image, self.layers)
 
-    def scrub(self, wanted: Wanted | None = None) -> list[Report]:
+    def scrub(self, wanted: ScrubRequest | None = None) -> list[ScrubReport]:
         """What the check says of it."""
-        return scrub(store_at(self.root), wanted or Wanted(), lambda *_: None)
+        return scrub(store_at(self.root), wanted or ScrubRequest(), lambda *_: None)
 
-    def image_report(self, wanted: Wanted | None = None) -> Report:
+    def image_report(self, wanted: ScrubRequest | None = None) -> ScrubReport:
         """What it says of the image."""
         (report,) = [each for each in self.scrub(wanted) if each.what == "image"]
         return report

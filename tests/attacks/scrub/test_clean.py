@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.report import Report, Status
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.boxes import changed, that_changes
 from tests.attacks.scrub.image import ACL, CAPABILITY, LATIN, LONG, Layer, archive, base, middle, top
@@ -29,17 +29,17 @@ from tests.real.tools import Said, run
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
-def reports(*roots: Path) -> list[Report]:
+def reports(*roots: Path) -> list[ScrubReport]:
     """What the check says of all images and containers there."""
-    return scrub([store for root in roots for store in store_at(root)], Wanted(), lambda *_: None)
+    return scrub([store for root in roots for store in store_at(root)], ScrubRequest(), lambda *_: None)
 
 
-def not_clean(*roots: Path, at_least: int = 1) -> list[Report]:
+def not_clean(*roots: Path, at_least: int = 1) -> list[ScrubReport]:
     """Everything that is not clean; that there is something to check is seen to."""
     found = reports(*roots)
 
     assert len(found) >= at_least
-    return [each for each in found if each.status is not Status.HOLDS]
+    return [each for each in found if each.status is not ReportStatus.HOLDS]
 
 
 # ---- what a tar may hold
@@ -300,7 +300,7 @@ def test_a_container_that_runs_and_has_changed_things_is_clean(daemon: Daemon, c
     found = [each for each in reports(daemon.root) if each.what == "container" and each.id in (box, stopped)]
     daemon.run("rm", "-f", box, stopped).checked()
 
-    assert {(each.status, each.differences, each.unknown) for each in found} == {(Status.HOLDS, (), ())}
+    assert {(each.status, each.differences, each.unknown) for each in found} == {(ReportStatus.HOLDS, (), ())}
     assert sorted(bool(each.running) for each in found) == [False, True]
     assert {"etc/mine", "bin/tool"} <= {change.path for each in found for change in each.changed}
 

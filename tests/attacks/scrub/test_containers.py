@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.report import Report, Status
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.boxes import changed, that_changes
 from tests.attacks.scrub.image import Layer, archive, base
@@ -50,9 +50,9 @@ class Host:
         (line,) = [each for each in mounted.splitlines() if f"/{box} " in each]
         return Path(line.partition("upperdir=")[2].partition(",")[0])
 
-    def report(self, box: str) -> Report:
+    def report(self, box: str) -> ScrubReport:
         """What the check says of a container."""
-        found = scrub(store_at(self.root), Wanted(), lambda *_: None)
+        found = scrub(store_at(self.root), ScrubRequest(), lambda *_: None)
         (report,) = [each for each in found if each.what == "container" and each.id == box]
         return report
 
@@ -89,7 +89,7 @@ def test_a_container_that_runs_is_looked_at_through_its_process(host: Host, runn
     """It is found by what the kernel has mounted, and not by what Docker says."""
     report = host.report(running)
 
-    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+    assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
     assert report.running == int(host.docker("inspect", "--format", "{{.State.Pid}}", running))
 
 
@@ -113,7 +113,7 @@ def test_a_link_turned_for_the_start_and_turned_back(host: Host) -> None:
     report = host.report(box)
     host.docker("rm", "--force", box)
 
-    assert {(each.kind, each.path) for each in report.differences} == {(Kind.RUNNING, "etc/passwd")}
+    assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.RUNNING, "etc/passwd")}
 
 
 def test_a_layer_swapped_for_the_start_and_swapped_back(host: Host) -> None:
@@ -137,7 +137,7 @@ def test_a_layer_swapped_for_the_start_and_swapped_back(host: Host) -> None:
     shutil.rmtree(evil)
 
     found = {(each.kind, each.path) for each in report.differences}
-    assert {(Kind.RUNNING, "etc/passwd"), (Kind.RUNNING, "bin/evil")} <= found
+    assert {(DifferenceKind.RUNNING, "etc/passwd"), (DifferenceKind.RUNNING, "bin/evil")} <= found
 
 
 def test_a_file_bound_over_one_of_the_image_is_not_the_images(host: Host, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_file_bound_over_one_of_the_image_is_not_the_images(host: Host, tmp_pa
     report = host.report(box)
     host.docker("rm", "--force", box)
 
-    assert (report.status, report.differences) == (Status.HOLDS, ())
+    assert (report.status, report.differences) == (ReportStatus.HOLDS, ())
     assert ("etc/passwd", "mounted over") in {(each.path, each.how) for each in report.changed}
 
 
@@ -162,7 +162,7 @@ def test_a_container_that_never_rests_is_clean(host: Host) -> None:
     found = [host.report(box) for _ in range(8)]
     host.docker("rm", "--force", box)
 
-    assert {(each.status, each.differences, each.unknown) for each in found} == {(Status.HOLDS, (), ())}
+    assert {(each.status, each.differences, each.unknown) for each in found} == {(ReportStatus.HOLDS, (), ())}
 
 
 def test_a_container_that_is_removed_while_it_is_looked_at_is_no_alarm(host: Host) -> None:
@@ -173,9 +173,9 @@ def test_a_container_that_is_removed_while_it_is_looked_at_is_no_alarm(host: Hos
     def remove(*_: int) -> None:
         removed.append(host.docker("rm", "--force", box) if not removed else "")
 
-    found = scrub(store_at(host.root), Wanted(), remove)
+    found = scrub(store_at(host.root), ScrubRequest(), remove)
 
-    assert {each.status for each in found if each.id == box} == {Status.UNKNOWN}
+    assert {each.status for each in found if each.id == box} == {ReportStatus.UNKNOWN}
 
 
 @pytest.mark.parametrize("host", ["docker"], indirect=True)
@@ -192,7 +192,7 @@ def test_a_container_that_is_said_to_have_the_layer_of_another_one(host: Host) -
         (mounts / box / name).write_text(id_)
     host.docker("rm", "--force", box, other)
 
-    assert report.status is Status.UNKNOWN
+    assert report.status is ReportStatus.UNKNOWN
     assert "but that runs on" in report.unknown[0]
 
 
@@ -213,7 +213,7 @@ def test_a_capability_that_only_the_process_sees(host: Host) -> None:
     host.docker("rm", "--force", box)
     shutil.rmtree(evil)
 
-    assert {(each.kind, each.path) for each in report.differences} == {(Kind.RUNNING, "bin/tool")}
+    assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.RUNNING, "bin/tool")}
 
 
 def test_a_file_planted_in_the_init_layer(host: Host) -> None:
@@ -226,7 +226,10 @@ def test_a_file_planted_in_the_init_layer(host: Host) -> None:
     report = host.report(box)
     host.docker("rm", "--force", box)
 
-    assert {(each.kind, each.path) for each in report.differences} == {(Kind.EXTRA, "evil"), (Kind.EXTRA, "etc/hosts")}
+    assert {(each.kind, each.path) for each in report.differences} == {
+        (DifferenceKind.EXTRA, "evil"),
+        (DifferenceKind.EXTRA, "etc/hosts"),
+    }
 
 
 def opaque(folder: Path) -> None:
@@ -247,11 +250,16 @@ def given_away(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("attack", "kind"),
-    [(opaque, Kind.OPAQUE), (redirected, Kind.XATTR), (open_to_all, Kind.MODE), (given_away, Kind.OWNER)],
+    [
+        (opaque, DifferenceKind.OPAQUE),
+        (redirected, DifferenceKind.XATTR),
+        (open_to_all, DifferenceKind.MODE),
+        (given_away, DifferenceKind.OWNER),
+    ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
 def test_a_folder_of_the_init_layer_that_hides_or_opens_the_images(
-    host: Host, attack: Callable[[Path], None], kind: Kind
+    host: Host, attack: Callable[[Path], None], kind: DifferenceKind
 ) -> None:
     """It shows in place of the image's, and nothing need lie in it for that."""
     before = set(inits(host))
@@ -282,7 +290,7 @@ def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host) -> 
     report = host.report(box)
     host.docker("rm", "--force", box)
 
-    assert report.status is Status.HOLDS
+    assert report.status is ReportStatus.HOLDS
     assert {"etc/mine", "etc/passwd"} <= {change.path for change in report.changed}
 
 
@@ -292,13 +300,15 @@ def test_a_container_of_podman_that_lies_on_other_layers(tmp_path: Path) -> None
     archive(tmp_path / "image.tar", [base(), Layer().add("a", b"a").done()], BOX)
     run(*podman, "load", "-i", tmp_path / "image.tar").checked()
     run(*podman, "create", "--network", "none", BOX).checked()
-    clean = [each.status for each in scrub(store_at(tmp_path / "root"), Wanted(), lambda *_: None)]
+    clean = [each.status for each in scrub(store_at(tmp_path / "root"), ScrubRequest(), lambda *_: None)]
     (lower,) = [
         each for each in (tmp_path / "root/overlay").glob("*/lower") if each.read_text().count("l/") == 2
     ]  # fmt: skip
     lower.write_text(lower.read_text().split(":")[1])
 
-    found = scrub(store_at(tmp_path / "root"), Wanted(), lambda *_: None)
+    found = scrub(store_at(tmp_path / "root"), ScrubRequest(), lambda *_: None)
 
-    assert set(clean) == {Status.HOLDS}
-    assert {each.kind for report in found if report.what == "container" for each in report.differences} == {Kind.STACK}
+    assert set(clean) == {ReportStatus.HOLDS}
+    assert {each.kind for report in found if report.what == "container" for each in report.differences} == {
+        DifferenceKind.STACK
+    }

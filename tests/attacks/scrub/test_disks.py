@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.host.scrub.differences import Kind
-from boltseal.host.scrub.layer_check import Manner
-from boltseal.host.scrub.report import Status
-from boltseal.host.scrub.scrub import Wanted
+from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.report import ReportStatus
+from boltseal.host.scrub.scrub import ScrubRequest
 from tests.attacks.scrub.stores import Store
 from tests.cli import program as program_of_boltseal
 from tests.cli.program import clean_environment
@@ -38,7 +38,7 @@ def test_a_file_that_is_mounted_over_one_of_a_layer(store: Store, tmp_path: Path
 
     report = store.image_report()
 
-    assert (Kind.MOUNT, "etc/passwd") in {(each.kind, each.path) for each in report.differences}
+    assert (DifferenceKind.MOUNT, "etc/passwd") in {(each.kind, each.path) for each in report.differences}
 
 
 def test_a_file_whose_bytes_the_disk_does_not_give_leaves_the_others(store: Store) -> None:
@@ -56,7 +56,7 @@ def test_a_file_whose_bytes_the_disk_does_not_give_leaves_the_others(store: Stor
 
     found = store.scrub()
 
-    assert {each.status for each in found} == {Status.UNKNOWN}
+    assert {each.status for each in found} == {ReportStatus.UNKNOWN}
     assert "Input/output error" in " ".join(reason for each in found for reason in each.unknown)
 
 
@@ -87,9 +87,9 @@ def test_what_is_read_from_the_disk_is_let_go_of(originals: Callable[[str], Stor
 
     store.image_report()
     warm = kept()
-    report = store.image_report(Wanted(manner=Manner(from_disk=True)))
+    report = store.image_report(ScrubRequest(manner=CheckMode(from_disk=True)))
 
-    assert (report.status, report.differences) == (Status.HOLDS, ())
+    assert (report.status, report.differences) == (ReportStatus.HOLDS, ())
     assert warm > 0
     assert kept() == 0
 
@@ -154,8 +154,8 @@ def test_a_disk_that_changed_under_a_warm_cache_is_seen_from_the_disk(
         file.seek(at)
         file.write(b"#!EVIL")
 
-    read = store.image_report(Wanted(manner=Manner(from_disk=True)))
+    read = store.image_report(ScrubRequest(manner=CheckMode(from_disk=True)))
 
     assert at > 0
-    assert warm.status is Status.HOLDS
-    assert (Kind.CONTENT, "bin/tool") in {(each.kind, each.path) for each in read.differences}
+    assert warm.status is ReportStatus.HOLDS
+    assert (DifferenceKind.CONTENT, "bin/tool") in {(each.kind, each.path) for each in read.differences}

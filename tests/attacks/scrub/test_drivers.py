@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at, usual_stores
-from boltseal.host.scrub.report import Report, Status
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.image import Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import podman_on
@@ -26,11 +26,11 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 PODMAN = ("podman", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--log-level", "error")
 
 
-def reports(root: Path) -> list[Report]:
-    return scrub(store_at(root), Wanted(), lambda *_: None)
+def reports(root: Path) -> list[ScrubReport]:
+    return scrub(store_at(root), ScrubRequest(), lambda *_: None)
 
 
-def told(root: Path) -> set[tuple[Kind, str]]:
+def told(root: Path) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for report in reports(root) for each in report.differences}
 
 
@@ -68,7 +68,7 @@ def test_a_store_of_a_user_without_root_is_clean(rootless: Disk) -> None:
     """Its files belong to ids of /etc/subuid, and there are no device nodes: the user may not make any."""
     (found,) = reports(storage(rootless))
 
-    assert (found.status, found.differences, found.unknown) == (Status.HOLDS, (), ())
+    assert (found.status, found.differences, found.unknown) == (ReportStatus.HOLDS, (), ())
     assert (found.layers, found.entries) == (3, 27)
 
 
@@ -86,7 +86,7 @@ def test_a_file_of_a_user_without_root_that_was_given_to_another(rootless: Disk,
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     os.chown(layer / path, owner, -1)
 
-    assert (Kind.OWNER, path) in told(storage(rootless))
+    assert (DifferenceKind.OWNER, path) in told(storage(rootless))
 
 
 def test_a_setuid_bit_in_a_store_without_root(rootless: Disk) -> None:
@@ -94,7 +94,7 @@ def test_a_setuid_bit_in_a_store_without_root(rootless: Disk) -> None:
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     (layer / "bin/tool").chmod(0o4755)
 
-    assert told(storage(rootless)) == {(Kind.MODE, "bin/tool")}
+    assert told(storage(rootless)) == {(DifferenceKind.MODE, "bin/tool")}
 
 
 def test_ids_that_no_file_explains_could_not_be_checked(rootless: Disk) -> None:
@@ -103,14 +103,14 @@ def test_ids_that_no_file_explains_could_not_be_checked(rootless: Disk) -> None:
 
     (found,) = reports(storage(rootless))
 
-    assert (found.status, found.differences) == (Status.UNKNOWN, ())
+    assert (found.status, found.differences) == (ReportStatus.UNKNOWN, ())
     assert "etc/subuid" in found.unknown[0]
 
 
 @pytest.mark.usefixtures("_nobodys_home")
-@pytest.mark.parametrize(("count", "status"), [(500, Status.HOLDS), (0, Status.UNKNOWN)])
+@pytest.mark.parametrize(("count", "status"), [(500, ReportStatus.HOLDS), (0, ReportStatus.UNKNOWN)])
 def test_files_whose_owner_could_not_be_given_are_no_alarm(
-    image: Path, tmp_path: Path, count: int, status: Status
+    image: Path, tmp_path: Path, count: int, status: ReportStatus
 ) -> None:
     """`ignore_chown_errors` leaves files of ids that the user has not to the user; who has none at all can't be told apart."""
     made = disk(tmp_path / "disk")
@@ -130,7 +130,7 @@ def test_files_whose_owner_could_not_be_given_are_no_alarm(
     servers.unmounted(tmp_path)
 
     assert (clean.status, clean.differences) == (status, ())
-    assert ((Kind.OWNER, "usr/lib/deep/file") in found) is (status is Status.HOLDS)
+    assert ((DifferenceKind.OWNER, "usr/lib/deep/file") in found) is (status is ReportStatus.HOLDS)
 
 
 # ---- Docker in a user namespace
@@ -157,8 +157,8 @@ def test_a_docker_in_a_user_namespace_is_clean_and_a_foreign_owner_is_found(rema
     os.chown(layer / "bin/tool", 0, 0)
 
     assert store.name == f"{FIRST}.{FIRST}"
-    assert clean == [("image", Status.HOLDS, ()), ("container", Status.HOLDS, ())]
-    assert (Kind.OWNER, "bin/tool") in told(remapped)
+    assert clean == [("image", ReportStatus.HOLDS, ()), ("container", ReportStatus.HOLDS, ())]
+    assert (DifferenceKind.OWNER, "bin/tool") in told(remapped)
 
 
 # ---- other drivers
@@ -247,9 +247,9 @@ def test_a_container_of_ctr_is_looked_at_through_its_process(tmp_path_factory: p
         finally:
             stopped(ctr, "box2")
 
-    assert (clean.status, clean.differences, clean.unknown) == (Status.HOLDS, (), ())
+    assert (clean.status, clean.differences, clean.unknown) == (ReportStatus.HOLDS, (), ())
     assert clean.running
-    assert {(each.kind, each.path) for each in swapped.differences} == {(Kind.RUNNING, "etc/gone")}
+    assert {(each.kind, each.path) for each in swapped.differences} == {(DifferenceKind.RUNNING, "etc/gone")}
 
 
 def test_a_copy_that_containerd_has_given_to_other_owners(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -277,10 +277,14 @@ def test_a_copy_that_containerd_has_given_to_other_owners(tmp_path_factory: pyte
     found = {(each.kind, each.path.rpartition("/fs/")[2]) for report in reports(root) for each in report.differences}
 
     assert [(each.what, each.status, each.differences) for each in clean] == [
-        ("image", Status.HOLDS, ()),
-        ("container", Status.HOLDS, ()),
+        ("image", ReportStatus.HOLDS, ()),
+        ("container", ReportStatus.HOLDS, ()),
     ]
-    assert found == {(Kind.MODE, "bin/tool"), (Kind.CONTENT, "bin/ping"), (Kind.EXTRA, "etc/gone")}
+    assert found == {
+        (DifferenceKind.MODE, "bin/tool"),
+        (DifferenceKind.CONTENT, "bin/ping"),
+        (DifferenceKind.EXTRA, "etc/gone"),
+    }
 
 
 def stopped(ctr: tuple[str, ...], box: str) -> None:
@@ -339,8 +343,8 @@ def test_a_container_of_podman_is_looked_at_through_its_process(tmp_path_factory
         run(*podman, "rm", "--force", "--all", "--time", "0").checked()
         servers.unmounted(root.parent)
 
-    assert (found[clean_box].status, bool(found[clean_box].running)) == (Status.HOLDS, True)
-    assert {(each.kind, each.path) for each in found[box].differences} == {(Kind.RUNNING, "etc/passwd")}
+    assert (found[clean_box].status, bool(found[clean_box].running)) == (ReportStatus.HOLDS, True)
+    assert {(each.kind, each.path) for each in found[box].differences} == {(DifferenceKind.RUNNING, "etc/passwd")}
 
 
 MAPPED = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
@@ -368,7 +372,9 @@ def test_layers_that_podman_has_mapped_to_other_ids_are_clean(tmp_path_factory: 
         servers.unmounted(root.parent)
 
     assert {each.what for each in found} == {"image", "container"}
-    assert [(each.status, each.differences, each.unknown) for each in found] == [(Status.HOLDS, (), ())] * len(found)
+    assert [(each.status, each.differences, each.unknown) for each in found] == [(ReportStatus.HOLDS, (), ())] * len(
+        found
+    )
 
 
 @pytest.mark.usefixtures("how", "_user_namespaces")
@@ -383,7 +389,9 @@ def test_a_process_with_mapped_ids_sees_its_layers(tmp_path_factory: pytest.Temp
         servers.unmounted(root.parent)
 
     assert [bool(each.running) for each in found] == [False, True]
-    assert [(each.status, each.differences, each.unknown) for each in found] == [(Status.HOLDS, (), ())] * len(found)
+    assert [(each.status, each.differences, each.unknown) for each in found] == [(ReportStatus.HOLDS, (), ())] * len(
+        found
+    )
 
 
 @pytest.fixture(scope="module")
@@ -444,21 +452,21 @@ def beside_another(path: Path) -> None:
 @pytest.mark.parametrize(
     ("attack", "kind", "name"),
     [
-        (without_its_bits, Kind.MODE, "su"),
-        (given_away, Kind.OWNER, "su"),
-        (of_other_content, Kind.CONTENT, "su"),
-        (of_other_time, Kind.MTIME, "su"),
-        (longer, Kind.SIZE, "su"),
-        (gone, Kind.MISSING, "su"),
-        (a_link, Kind.TYPE, "su"),
-        (with_an_attribute, Kind.XATTR, "su"),
-        (that_can_do_all, Kind.CAPABILITY, "su"),
-        (beside_another, Kind.EXTRA, "evil"),
+        (without_its_bits, DifferenceKind.MODE, "su"),
+        (given_away, DifferenceKind.OWNER, "su"),
+        (of_other_content, DifferenceKind.CONTENT, "su"),
+        (of_other_time, DifferenceKind.MTIME, "su"),
+        (longer, DifferenceKind.SIZE, "su"),
+        (gone, DifferenceKind.MISSING, "su"),
+        (a_link, DifferenceKind.TYPE, "su"),
+        (with_an_attribute, DifferenceKind.XATTR, "su"),
+        (that_can_do_all, DifferenceKind.CAPABILITY, "su"),
+        (beside_another, DifferenceKind.EXTRA, "evil"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
 def test_a_change_of_a_copy_with_other_owners(
-    copied: Path, tmp_path: Path, attack: Callable[[Path], None], kind: Kind, name: str
+    copied: Path, tmp_path: Path, attack: Callable[[Path], None], kind: DifferenceKind, name: str
 ) -> None:
     """No digest is of it, but of what it is a copy of."""
     subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
@@ -476,7 +484,7 @@ def test_a_second_layer_laid_on_a_copy(copied: Path, tmp_path: Path) -> None:
     (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
     (copy.with_name("diff") / "evil").write_bytes(b"x")
 
-    assert (Kind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in told(tmp_path / "root")
+    assert (DifferenceKind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in told(tmp_path / "root")
 
 
 def test_what_lies_on_layers_of_another_store_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -494,7 +502,10 @@ def test_what_lies_on_layers_of_another_store_could_not_be_checked(tmp_path_fact
         run(*here, "rm", "--force", "--all", "--time", "0").checked()
         servers.unmounted(folder)
 
-    assert [(each.what, each.status) for each in found] == [("image", Status.UNKNOWN), ("container", Status.UNKNOWN)]
+    assert [(each.what, each.status) for each in found] == [
+        ("image", ReportStatus.UNKNOWN),
+        ("container", ReportStatus.UNKNOWN),
+    ]
     assert all("another store" in each.unknown[0] for each in found)
 
 
@@ -512,7 +523,10 @@ def test_a_container_whose_images_are_kept_apart_could_not_be_checked(tmp_path_f
         run(*apart, "rm", "--force", "--all", "--time", "0").checked()
         servers.unmounted(folder)
 
-    assert [(each.what, each.status) for each in found] == [("container", Status.UNKNOWN), ("image", Status.UNKNOWN)]
+    assert [(each.what, each.status) for each in found] == [
+        ("container", ReportStatus.UNKNOWN),
+        ("image", ReportStatus.UNKNOWN),
+    ]
     assert all("another store" in each.unknown[0] for each in found)
 
 
@@ -528,4 +542,7 @@ def test_a_container_on_layers_that_are_not_understood_is_no_alarm(tmp_path_fact
         run(*podman, "rm", "--force", "--all", "--time", "0").checked()
         servers.unmounted(root.parent)
 
-    assert [(each.what, each.status) for each in found] == [("image", Status.UNKNOWN), ("container", Status.UNKNOWN)]
+    assert [(each.what, each.status) for each in found] == [
+        ("image", ReportStatus.UNKNOWN),
+        ("container", ReportStatus.UNKNOWN),
+    ]

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from boltseal.host.scrub.differences import Kind
-from boltseal.host.scrub.report import Status
+from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.report import ReportStatus
 from tests.attacks.scrub.image import ACL, CAPABILITY, Layer
 from tests.attacks.scrub.stores import MAKERS, Store
 from tests.servers import unmounted
@@ -72,11 +72,11 @@ def store(original: Store, tmp_path: Path) -> Store:
     return original.copy(tmp_path / "store")
 
 
-def found(store: Store) -> set[tuple[Kind, str]]:
+def found(store: Store) -> set[tuple[DifferenceKind, str]]:
     report = store.image_report()
 
     assert report.unknown == ()
-    assert (report.status is Status.DIFFERS) == bool(report.differences)
+    assert (report.status is ReportStatus.DIFFERS) == bool(report.differences)
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -91,7 +91,7 @@ def test_an_attribute_added_to_a_hard_linked_file_is_found(store: Store, path: s
     """By the name of the file and by that of the link, with attributes in the headers and without."""
     os.setxattr(store.at(path), name, ADDED[name])
 
-    kind = Kind.CAPABILITY if name == "security.capability" else Kind.XATTR
+    kind = DifferenceKind.CAPABILITY if name == "security.capability" else DifferenceKind.XATTR
 
     assert found(store) == {(kind, path.removesuffix("2"))}
 
@@ -102,7 +102,7 @@ def test_an_attribute_added_beside_a_capability_is_found(store: Store, path: str
     """The link's header has attributes of its own."""
     os.setxattr(store.at(path), name, ADDED[name])
 
-    assert found(store) == {(Kind.XATTR, path.removesuffix("2"))}
+    assert found(store) == {(DifferenceKind.XATTR, path.removesuffix("2"))}
 
 
 def removed(path: Path, name: str) -> None:
@@ -121,7 +121,7 @@ def test_a_capability_of_a_hard_linked_file_that_is_changed_is_found(
     """Whether both headers have it or only the link's."""
     change(store.at(path), "security.capability")
 
-    assert found(store) == {(Kind.CAPABILITY, path.removesuffix("2"))}
+    assert found(store) == {(DifferenceKind.CAPABILITY, path.removesuffix("2"))}
 
 
 @pytest.mark.parametrize("change", [removed, changed])
@@ -132,21 +132,21 @@ def test_an_attribute_of_a_hard_linked_file_that_is_changed_is_found(
     """Whichever header has it."""
     change(store.at(path), "user.mine")
 
-    assert found(store) == {(Kind.XATTR, path.removesuffix("2"))}
+    assert found(store) == {(DifferenceKind.XATTR, path.removesuffix("2"))}
 
 
 def test_a_changed_access_control_list_is_found(store: Store) -> None:
     """The user that it names may write, and the mode is the same."""
     os.setxattr(store.at("bin/list2"), "system.posix_acl_access", ACL.replace(b"\x02\0\x05", b"\x02\0\x07"))
 
-    assert found(store) == {(Kind.XATTR, "bin/list")}
+    assert found(store) == {(DifferenceKind.XATTR, "bin/list")}
 
 
 def test_another_mode_of_a_file_with_an_access_control_list_is_found_once(store: Store) -> None:
     """The kernel writes the mode into the list: that is one difference, not two."""
     store.at("bin/list").chmod(0o4777)
 
-    assert found(store) == {(Kind.MODE, "bin/list")}
+    assert found(store) == {(DifferenceKind.MODE, "bin/list")}
 
 
 def test_an_attribute_added_to_a_hard_linked_symbolic_link_is_found(store: Store) -> None:
@@ -154,7 +154,7 @@ def test_an_attribute_added_to_a_hard_linked_symbolic_link_is_found(store: Store
     os.setxattr(store.at("lib2"), "trusted.overlay.redirect", b"/etc", follow_symlinks=False)
     os.chown(store.at("lib2"), 1000, 1000, follow_symlinks=False)
 
-    assert found(store) == {(Kind.XATTR, "lib"), (Kind.OWNER, "lib")}
+    assert found(store) == {(DifferenceKind.XATTR, "lib"), (DifferenceKind.OWNER, "lib")}
 
 
 @pytest.mark.parametrize("name", ["perl", "perl5.40.1"])
@@ -162,4 +162,4 @@ def test_a_capability_given_to_debians_perl_is_found(store: Store, name: str) ->
     """What `setcap cap_setuid+ep` writes: whoever starts it becomes root."""
     os.setxattr(store.at(f"usr/bin/{name}", 1), "security.capability", struct.pack("<5I", 0x02000001, 1 << 7, 0, 0, 0))
 
-    assert found(store) == {(Kind.CAPABILITY, "usr/bin/perl")}
+    assert found(store) == {(DifferenceKind.CAPABILITY, "usr/bin/perl")}

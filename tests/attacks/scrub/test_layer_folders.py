@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.layer_folder import DOCKER, PODMAN
-from boltseal.host.scrub.report import Report, Status
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.image import NAME, Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import Store, podman_on
@@ -40,7 +40,7 @@ def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> S
     return copy_of(request.param)
 
 
-def told(report: Report) -> set[tuple[Kind, str]]:
+def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -59,7 +59,7 @@ def test_a_second_folder_that_podman_mounts_below_a_layer(podman: Store, tmp_pat
     seen = (Path(mounted) / "evil").read_bytes()
 
     assert seen == b"evil"
-    assert (report.status, told(report)) == (Status.DIFFERS, {(Kind.STACK, below(podman, planted))})
+    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.STACK, below(podman, planted))})
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -69,7 +69,7 @@ def test_an_image_for_composefs_that_replaces_a_layer(podman: Store, layer: int)
     planted.mkdir()
     (planted / "composefs.blob").write_bytes(b"evil")
 
-    assert (Kind.STACK, below(podman, planted)) in told(podman.image_report())
+    assert (DifferenceKind.STACK, below(podman, planted)) in told(podman.image_report())
 
 
 def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) -> None:
@@ -81,7 +81,7 @@ def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) 
 
     report = podman.image_report()
 
-    assert (report.status, report.differences) == (Status.UNKNOWN, ())
+    assert (report.status, report.differences) == (ReportStatus.UNKNOWN, ())
     assert "composefs" in report.unknown[0]
 
 
@@ -93,8 +93,8 @@ def test_a_name_that_no_engine_gives(linked: Store, name: str) -> None:
     report = linked.image_report()
 
     assert (report.status, told(report)) == (
-        Status.DIFFERS,
-        {(Kind.STACK, below(linked, linked.at("", 0).parent / name))},
+        ReportStatus.DIFFERS,
+        {(DifferenceKind.STACK, below(linked, linked.at("", 0).parent / name))},
     )
 
 
@@ -104,7 +104,7 @@ def test_a_name_of_podmans_in_a_store_of_docker(copy_of: Callable[[str], Store],
     docker = copy_of("docker")
     (docker.at("", 2).parent / name).mkdir()
 
-    assert (Kind.STACK, below(docker, docker.at("", 2).parent / name)) in told(docker.image_report())
+    assert (DifferenceKind.STACK, below(docker, docker.at("", 2).parent / name)) in told(docker.image_report())
 
 
 def a_link(path: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_known_name_of_another_type(linked: Store, attack: Callable[[Path], No
 
     report = linked.image_report()
 
-    assert report.status is Status.DIFFERS
-    assert Kind.STACK in {each.kind for each in report.differences}
+    assert report.status is ReportStatus.DIFFERS
+    assert DifferenceKind.STACK in {each.kind for each in report.differences}
 
 
 def test_files_in_the_folder_that_podman_mounts_a_lowest_layer_on(podman: Store) -> None:
@@ -141,7 +141,7 @@ def test_files_in_the_folder_that_podman_mounts_a_lowest_layer_on(podman: Store)
     planted = podman.at("", 0).parent / "empty" / "evil"
     planted.touch()
 
-    assert told(podman.image_report()) == {(Kind.STACK, below(podman, planted))}
+    assert told(podman.image_report()) == {(DifferenceKind.STACK, below(podman, planted))}
 
 
 @pytest.mark.parametrize("name", ["committed", ".tmp-committed123", ".tmp-lower4"])
@@ -150,7 +150,7 @@ def test_files_that_docker_was_writing(copy_of: Callable[[str], Store], name: st
     docker = copy_of("docker")
     (docker.at("", 1).parent / name).touch()
 
-    assert docker.image_report().status is Status.HOLDS
+    assert docker.image_report().status is ReportStatus.HOLDS
 
 
 # ---- real engines in all their states
@@ -174,8 +174,8 @@ def _inside(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def statuses(root: Path) -> set[tuple[str, Status]]:
-    found = scrub(store_at(root), Wanted(), lambda *_: None)
+def statuses(root: Path) -> set[tuple[str, ReportStatus]]:
+    found = scrub(store_at(root), ScrubRequest(), lambda *_: None)
 
     assert [(each.ref, each.differences) for each in found if each.differences] == []
     return {(each.what, each.status) for each in found}
@@ -205,7 +205,7 @@ def test_the_folders_of_podman_are_clean_in_every_state(tmp_path: Path) -> None:
                 run(*podman, *step).checked()
             met |= names_in(root / "overlay")
 
-            assert {status for _, status in statuses(root)} == {Status.HOLDS}
+            assert {status for _, status in statuses(root)} == {ReportStatus.HOLDS}
     finally:
         run(*podman, "rm", "--force", "--all", "--time", "0")
         servers.unmounted(tmp_path)
@@ -231,7 +231,7 @@ def test_the_folders_of_docker_are_clean_in_every_state(tmp_path_factory: pytest
             nonlocal met
             met |= names_in(root / "overlay2")
 
-            assert {status for _, status in statuses(root)} == {Status.HOLDS}
+            assert {status for _, status in statuses(root)} == {ReportStatus.HOLDS}
 
         done("load", "-i", folder / "box.tar")
         done("load", "-i", folder / "image.tar")
@@ -257,7 +257,7 @@ def test_the_folders_of_podman_are_clean_while_an_image_is_removed(podman: Store
     removing = subprocess.Popen([*podman_on(podman.root, tmp_path), "rmi", "--force", NAME], stdout=subprocess.DEVNULL)
     try:
         while removing.poll() is None:
-            found = scrub(store_at(podman.root), Wanted(), lambda *_: None)
+            found = scrub(store_at(podman.root), ScrubRequest(), lambda *_: None)
 
             assert [each.differences for each in found if each.differences] == []
     finally:

@@ -11,8 +11,8 @@ from stat import S_ISREG
 
 import pytest
 
-from boltseal.host.scrub.differences import Kind
-from boltseal.host.scrub.report import Status
+from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.report import ReportStatus
 from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG
 from tests.attacks.scrub.stores import Store
 
@@ -296,60 +296,60 @@ def root_writable_for_everybody(store: Store) -> None:
     store.at("").chmod(0o777)
 
 
-ATTACKS: dict[Attack, tuple[Kind, str]] = {
-    content_of_the_same_size: (Kind.CONTENT, "bin/tool"),
-    content_in_a_folder_without_entries: (Kind.CONTENT, "usr/lib/deep/file"),
-    content_of_a_long_name: (Kind.CONTENT, LONG),
-    content_of_a_name_that_is_no_utf8: (Kind.CONTENT, "etc/caf\\xe9"),
-    content_in_an_upper_layer: (Kind.CONTENT, "app"),
-    grown: (Kind.SIZE, "bin/tool"),
-    shortened: (Kind.SIZE, "bin/tool"),
-    deleted: (Kind.MISSING, "bin/tool"),
-    empty_one_deleted: (Kind.MISSING, "etc/empty"),
-    empty_one_filled: (Kind.SIZE, "etc/empty"),
-    permissions_changed: (Kind.MODE, "bin/tool"),
-    setuid_added: (Kind.MODE, "bin/tool"),
-    setgid_added: (Kind.MODE, "bin/tool"),
-    setuid_dropped: (Kind.MODE, "bin/su"),
-    sticky_dropped_from_a_folder: (Kind.MODE, "opaque"),
-    owner_changed: (Kind.OWNER, "etc/passwd"),
-    group_changed: (Kind.OWNER, "etc/passwd"),
-    owner_of_a_link_changed: (Kind.OWNER, "lib"),
-    mtime_changed: (Kind.MTIME, "bin/tool"),
-    nanoseconds_changed: (Kind.MTIME, LONG),
-    capability_removed: (Kind.CAPABILITY, "bin/ping"),
-    capability_widened: (Kind.CAPABILITY, "bin/ping"),
-    capability_added: (Kind.CAPABILITY, "bin/tool"),
-    attribute_added: (Kind.XATTR, "bin/tool"),
-    attribute_of_a_folder_without_an_entry: (Kind.XATTR, "usr/lib"),
-    setuid_file_planted: (Kind.EXTRA, "bin/evil"),
-    file_planted_in_the_root: (Kind.EXTRA, "evil"),
-    file_planted_in_a_folder_without_an_entry: (Kind.EXTRA, "usr/lib/evil"),
-    file_planted_under_an_opaque_folder: (Kind.EXTRA, "opaque/evil"),
-    folder_planted: (Kind.EXTRA, "etc/evil"),
-    socket_planted: (Kind.EXTRA, "etc/evil"),
-    link_retargeted: (Kind.LINK, "lib"),
-    link_deleted: (Kind.MISSING, "lib"),
-    hard_link_replaced_by_another_file: (Kind.HARDLINK, "bin/su2"),
-    hard_link_replaced_by_a_file_of_the_same_size: (Kind.HARDLINK, "bin/su2"),
-    hard_link_replaced_by_a_copy: (Kind.HARDLINK, "bin/su2"),
-    two_files_made_one: (Kind.HARDLINK, "etc/gone"),
-    device_swapped: (Kind.DEVICE, "dev/null"),
-    device_replaced_by_a_file: (Kind.TYPE, "dev/null"),
-    file_replaced_by_a_device: (Kind.TYPE, "etc/passwd"),
-    file_replaced_by_a_pipe: (Kind.TYPE, "bin/tool"),
-    file_replaced_by_a_link_to_the_host: (Kind.TYPE, "etc/passwd"),
-    folder_replaced_by_a_link: (Kind.TYPE, "bin"),
-    whiteout_removed: (Kind.WHITEOUT, "etc/gone"),
-    whiteout_replaced_by_a_file: (Kind.WHITEOUT, "etc/gone"),
-    whiteout_added: (Kind.WHITEOUT, "etc/empty"),
-    opaque_mark_removed: (Kind.OPAQUE, "opaque"),
-    opaque_mark_added: (Kind.OPAQUE, "etc"),
-    redirect_planted: (Kind.XATTR, "etc"),
-    metacopy_planted: (Kind.XATTR, "etc/passwd"),
-    whiteout_mark_planted: (Kind.XATTR, "etc/empty"),
-    layer_replaced_by_a_link: (Kind.METADATA, ""),
-    root_writable_for_everybody: (Kind.MODE, ""),
+ATTACKS: dict[Attack, tuple[DifferenceKind, str]] = {
+    content_of_the_same_size: (DifferenceKind.CONTENT, "bin/tool"),
+    content_in_a_folder_without_entries: (DifferenceKind.CONTENT, "usr/lib/deep/file"),
+    content_of_a_long_name: (DifferenceKind.CONTENT, LONG),
+    content_of_a_name_that_is_no_utf8: (DifferenceKind.CONTENT, "etc/caf\\xe9"),
+    content_in_an_upper_layer: (DifferenceKind.CONTENT, "app"),
+    grown: (DifferenceKind.SIZE, "bin/tool"),
+    shortened: (DifferenceKind.SIZE, "bin/tool"),
+    deleted: (DifferenceKind.MISSING, "bin/tool"),
+    empty_one_deleted: (DifferenceKind.MISSING, "etc/empty"),
+    empty_one_filled: (DifferenceKind.SIZE, "etc/empty"),
+    permissions_changed: (DifferenceKind.MODE, "bin/tool"),
+    setuid_added: (DifferenceKind.MODE, "bin/tool"),
+    setgid_added: (DifferenceKind.MODE, "bin/tool"),
+    setuid_dropped: (DifferenceKind.MODE, "bin/su"),
+    sticky_dropped_from_a_folder: (DifferenceKind.MODE, "opaque"),
+    owner_changed: (DifferenceKind.OWNER, "etc/passwd"),
+    group_changed: (DifferenceKind.OWNER, "etc/passwd"),
+    owner_of_a_link_changed: (DifferenceKind.OWNER, "lib"),
+    mtime_changed: (DifferenceKind.MTIME, "bin/tool"),
+    nanoseconds_changed: (DifferenceKind.MTIME, LONG),
+    capability_removed: (DifferenceKind.CAPABILITY, "bin/ping"),
+    capability_widened: (DifferenceKind.CAPABILITY, "bin/ping"),
+    capability_added: (DifferenceKind.CAPABILITY, "bin/tool"),
+    attribute_added: (DifferenceKind.XATTR, "bin/tool"),
+    attribute_of_a_folder_without_an_entry: (DifferenceKind.XATTR, "usr/lib"),
+    setuid_file_planted: (DifferenceKind.EXTRA, "bin/evil"),
+    file_planted_in_the_root: (DifferenceKind.EXTRA, "evil"),
+    file_planted_in_a_folder_without_an_entry: (DifferenceKind.EXTRA, "usr/lib/evil"),
+    file_planted_under_an_opaque_folder: (DifferenceKind.EXTRA, "opaque/evil"),
+    folder_planted: (DifferenceKind.EXTRA, "etc/evil"),
+    socket_planted: (DifferenceKind.EXTRA, "etc/evil"),
+    link_retargeted: (DifferenceKind.LINK, "lib"),
+    link_deleted: (DifferenceKind.MISSING, "lib"),
+    hard_link_replaced_by_another_file: (DifferenceKind.HARDLINK, "bin/su2"),
+    hard_link_replaced_by_a_file_of_the_same_size: (DifferenceKind.HARDLINK, "bin/su2"),
+    hard_link_replaced_by_a_copy: (DifferenceKind.HARDLINK, "bin/su2"),
+    two_files_made_one: (DifferenceKind.HARDLINK, "etc/gone"),
+    device_swapped: (DifferenceKind.DEVICE, "dev/null"),
+    device_replaced_by_a_file: (DifferenceKind.TYPE, "dev/null"),
+    file_replaced_by_a_device: (DifferenceKind.TYPE, "etc/passwd"),
+    file_replaced_by_a_pipe: (DifferenceKind.TYPE, "bin/tool"),
+    file_replaced_by_a_link_to_the_host: (DifferenceKind.TYPE, "etc/passwd"),
+    folder_replaced_by_a_link: (DifferenceKind.TYPE, "bin"),
+    whiteout_removed: (DifferenceKind.WHITEOUT, "etc/gone"),
+    whiteout_replaced_by_a_file: (DifferenceKind.WHITEOUT, "etc/gone"),
+    whiteout_added: (DifferenceKind.WHITEOUT, "etc/empty"),
+    opaque_mark_removed: (DifferenceKind.OPAQUE, "opaque"),
+    opaque_mark_added: (DifferenceKind.OPAQUE, "etc"),
+    redirect_planted: (DifferenceKind.XATTR, "etc"),
+    metacopy_planted: (DifferenceKind.XATTR, "etc/passwd"),
+    whiteout_mark_planted: (DifferenceKind.XATTR, "etc/empty"),
+    layer_replaced_by_a_link: (DifferenceKind.METADATA, ""),
+    root_writable_for_everybody: (DifferenceKind.MODE, ""),
 }
 
 
@@ -359,7 +359,7 @@ def test_a_store_as_its_engine_made_it_is_clean(store: Store) -> None:
 
     assert report.differences == ()
     assert report.unknown == ()
-    assert report.status is Status.HOLDS
+    assert report.status is ReportStatus.HOLDS
     assert (report.layers, report.entries) == (3, 27)
 
 
@@ -395,5 +395,5 @@ def test_a_change_of_a_layer_is_found_and_named(store: Store, attack: Attack) ->
 
     report = store.image_report()
 
-    assert report.status is Status.DIFFERS
+    assert report.status is ReportStatus.DIFFERS
     assert ATTACKS[attack] in {(each.kind, each.path) for each in report.differences}

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from boltseal.engines.mounts import mount_points_below
-from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.layer_check import LayerFiles, Manner, check
-from boltseal.host.scrub.report import Report, Status
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests.attacks.scrub.stores import Store
 from tests.attacks.scrub.test_layers import rewritten
 from tests.host.scrub.making import DockerStore
@@ -47,7 +47,7 @@ def clean_copy(path: Path, to: Path) -> Path:
     return to
 
 
-def told(report: Report) -> set[tuple[Kind, str]]:
+def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -64,7 +64,7 @@ def test_a_clean_copy_mounted_over_a_tampered_path(store: Store, tmp_path: Path,
     with bound(copy, store.at(path)):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (Status.DIFFERS, {(Kind.MOUNT, path)})
+    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, path)})
 
 
 @pytest.mark.parametrize("up", [0, 1])
@@ -76,7 +76,10 @@ def test_a_clean_copy_mounted_over_a_layers_folder(store: Store, tmp_path: Path,
     with bound(copy, folder):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (Status.DIFFERS, {(Kind.MOUNT, str(folder.relative_to(store.root)))})
+    assert (report.status, told(report)) == (
+        ReportStatus.DIFFERS,
+        {(DifferenceKind.MOUNT, str(folder.relative_to(store.root)))},
+    )
 
 
 @pytest.mark.parametrize("name", ["link", "lower", "work"])
@@ -89,7 +92,7 @@ def test_a_mount_beside_a_layers_files(copy_of: Callable[[str], Store], tmp_path
     with bound(copy, path):
         report = store.image_report()
 
-    assert told(report) == {(Kind.MOUNT, str(path.relative_to(store.root)))}
+    assert told(report) == {(DifferenceKind.MOUNT, str(path.relative_to(store.root)))}
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
@@ -101,7 +104,7 @@ def test_a_mount_over_the_links_to_the_layers(copy_of: Callable[[str], Store], t
     with bound(copy, links):
         report = store.image_report()
 
-    assert told(report) == {(Kind.MOUNT, str(links.relative_to(store.root)))}
+    assert told(report) == {(DifferenceKind.MOUNT, str(links.relative_to(store.root)))}
 
 
 def test_mounts_on_mounts(store: Store, tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ def test_mounts_on_mounts(store: Store, tmp_path: Path) -> None:
     with bound(copy, store.at("bin")), bound(second, store.at("bin")):
         report = store.image_report()
 
-    assert told(report) == {(Kind.MOUNT, "bin")}
+    assert told(report) == {(DifferenceKind.MOUNT, "bin")}
 
 
 @pytest.mark.parametrize("up", [2, 3])
@@ -121,7 +124,7 @@ def test_a_store_that_is_a_mount_is_clean(store: Store, up: int) -> None:
     with bound(folder, folder):
         report = store.image_report()
 
-    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+    assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
@@ -134,7 +137,7 @@ def test_what_an_engine_mounts_is_clean(copy_of: Callable[[str], Store], tmp_pat
     with bound(tmp_path / "volume", merged), bound(tmp_path / "volume", merged / "within"):
         report = store.image_report()
 
-    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+    assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
 
 
 def test_a_mount_that_others_hide_is_no_difference(store: Store, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_a_mount_that_others_hide_is_no_difference(store: Store, tmp_path: Path)
     with bound(copy, store.at("bin")), bound(other, store.root):
         report = store.image_report()
 
-    assert (report.status, report.differences, report.unknown) == (Status.HOLDS, (), ())
+    assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
 
 
 @pytest.mark.parametrize("name", ["with space", "tab\tline\n", "back\\slash", "back\\040slash", "größe", "#"])
@@ -153,14 +156,14 @@ def test_a_mount_below_a_path_that_the_table_spells_otherwise(tmp_path: Path, na
     store = DockerStore.at(tmp_path / name)
     store.image("good:1", {f"etc/{name}/good": b"good"})
     path = store.layer() / "etc" / name
-    (clean,) = scrub(store_at(store.root), Wanted(), lambda *_: None)
+    (clean,) = scrub(store_at(store.root), ScrubRequest(), lambda *_: None)
     with bound(clean_copy(path, tmp_path / "copy"), path):
         points = mount_points_below(store.root, b"overlay2")
-        (report,) = scrub(store_at(store.root), Wanted(), lambda *_: None)
+        (report,) = scrub(store_at(store.root), ScrubRequest(), lambda *_: None)
 
-    assert clean.status is Status.HOLDS
+    assert clean.status is ReportStatus.HOLDS
     assert points == [os.fsencode(path.relative_to(store.root / "overlay2"))]
-    assert [each.kind for each in report.differences] == [Kind.MOUNT]
+    assert [each.kind for each in report.differences] == [DifferenceKind.MOUNT]
 
 
 def test_a_mount_made_while_a_layer_is_read(tmp_path: Path) -> None:
@@ -177,12 +180,12 @@ def test_a_mount_made_while_a_layer_is_read(tmp_path: Path) -> None:
             made[0].__enter__()
 
     try:
-        result = check(layer, Manner(), mount)
+        result = check(layer, CheckMode(), mount)
     finally:
         for each in made:
             each.__exit__(None, None, None)
 
-    assert [(each.kind, each.path) for each in result.differences] == [(Kind.MOUNT, "etc")]
+    assert [(each.kind, each.path) for each in result.differences] == [(DifferenceKind.MOUNT, "etc")]
     assert result.count == 1
 
 
@@ -200,11 +203,11 @@ def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> Non
     try:
         assert other.stdout is not None
         other.stdout.readline()
-        (report,) = scrub(store_at(Path(f"/proc/{other.pid}/root{store.root}")), Wanted(), lambda *_: None)
+        (report,) = scrub(store_at(Path(f"/proc/{other.pid}/root{store.root}")), ScrubRequest(), lambda *_: None)
     finally:
         other.communicate(b"\n")
 
-    assert (report.status, report.differences) == (Status.UNKNOWN, ())
+    assert (report.status, report.differences) == (ReportStatus.UNKNOWN, ())
     assert "another mount namespace" in report.unknown[0]
 
 

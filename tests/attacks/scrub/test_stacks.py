@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from fastcrc import crc64
 
-from boltseal.host.scrub.differences import Kind
-from boltseal.host.scrub.report import Report, Status
-from boltseal.host.scrub.scrub import Wanted
+from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest
 from boltseal.host.scrub.trust import Expectation, Level
 from boltseal.oci.digest import Digest
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
@@ -30,11 +30,11 @@ pytestmark = pytest.mark.real
 LAYERDB = "image/overlay2/layerdb/sha256"
 
 
-def kinds(report: Report) -> set[Kind]:
+def kinds(report: ScrubReport) -> set[DifferenceKind]:
     return {each.kind for each in report.differences}
 
 
-def told(report: Report) -> set[tuple[Kind, str]]:
+def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -77,7 +77,7 @@ def test_a_link_of_the_stack_that_leads_to_a_copied_tree(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert (Kind.STACK, str(link.relative_to(linked.root))) in told(report)
+    assert (DifferenceKind.STACK, str(link.relative_to(linked.root))) in told(report)
 
 
 def test_a_link_of_the_stack_that_leads_to_another_layer(linked: Store) -> None:
@@ -87,7 +87,7 @@ def test_a_link_of_the_stack_that_leads_to_another_layer(linked: Store) -> None:
     link.unlink()
     link.symlink_to(target)
 
-    assert Kind.STACK in kinds(linked.image_report())
+    assert DifferenceKind.STACK in kinds(linked.image_report())
 
 
 def test_a_layer_left_out_of_the_list_of_what_is_below(linked: Store) -> None:
@@ -97,7 +97,7 @@ def test_a_layer_left_out_of_the_list_of_what_is_below(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert (Kind.STACK, str(lower.relative_to(linked.root))) in told(report)
+    assert (DifferenceKind.STACK, str(lower.relative_to(linked.root))) in told(report)
 
 
 def test_a_foreign_layer_in_the_list_of_what_is_below(linked: Store) -> None:
@@ -105,7 +105,7 @@ def test_a_foreign_layer_in_the_list_of_what_is_below(linked: Store) -> None:
     lower = linked.at("", 2).parent / "lower"
     lower.write_text("../../../../tmp/evil:" + lower.read_text())
 
-    assert Kind.STACK in kinds(linked.image_report())
+    assert DifferenceKind.STACK in kinds(linked.image_report())
 
 
 @pytest.mark.parametrize("evil", [False, True])
@@ -124,15 +124,15 @@ def test_another_folder_in_the_list_of_what_is_below(docker: Store, evil: bool) 
 
     report = docker.image_report()
 
-    assert (Kind.STACK in kinds(report)) is evil
-    assert (report.status is Status.HOLDS) is not evil
+    assert (DifferenceKind.STACK in kinds(report)) is evil
+    assert (report.status is ReportStatus.HOLDS) is not evil
 
 
 def test_a_layer_that_has_another_short_name(linked: Store) -> None:
     """The file `link` is where its children look for it."""
     (linked.at("", 0).parent / "link").write_text((linked.at("", 1).parent / "link").read_text())
 
-    assert Kind.STACK in kinds(linked.image_report())
+    assert DifferenceKind.STACK in kinds(linked.image_report())
 
 
 def test_a_cache_id_that_names_another_folder(docker: Store) -> None:
@@ -146,8 +146,8 @@ def test_a_cache_id_that_names_another_folder(docker: Store) -> None:
 
     report = docker.image_report()
 
-    assert (Kind.CONTENT, "app") in told(report)
-    assert Kind.STACK in kinds(report)
+    assert (DifferenceKind.CONTENT, "app") in told(report)
+    assert DifferenceKind.STACK in kinds(report)
 
 
 def test_a_cache_id_that_leads_out_of_the_store(docker: Store, tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_a_cache_id_that_leads_out_of_the_store(docker: Store, tmp_path: Path) -
 
     report = docker.image_report()
 
-    assert report.status is Status.DIFFERS
-    assert kinds(report) == {Kind.METADATA}
+    assert report.status is ReportStatus.DIFFERS
+    assert kinds(report) == {DifferenceKind.METADATA}
 
 
 def test_two_snapshots_that_changed_their_places(contained: Store) -> None:
@@ -170,7 +170,7 @@ def test_two_snapshots_that_changed_their_places(contained: Store) -> None:
 
     report = contained.image_report()
 
-    assert (Kind.MISSING, "bin/tool") in told(report)
+    assert (DifferenceKind.MISSING, "bin/tool") in told(report)
 
 
 # ---- manifests, configs, blobs, sums
@@ -192,7 +192,7 @@ def test_a_config_that_was_edited(store: Store) -> None:
     config.chmod(0o644)
     config.write_bytes(config.read_bytes().replace(b'"/app"', b'"/evl"'))
 
-    assert Kind.CONFIG in kinds(store.image_report())
+    assert DifferenceKind.CONFIG in kinds(store.image_report())
 
 
 def test_a_manifest_that_was_edited(podman: Store) -> None:
@@ -200,7 +200,7 @@ def test_a_manifest_that_was_edited(podman: Store) -> None:
     manifest = podman.root / "overlay-images" / podman.image / "manifest"
     manifest.write_bytes(manifest.read_bytes() + b"\n")
 
-    assert Kind.MANIFEST in kinds(podman.image_report())
+    assert DifferenceKind.MANIFEST in kinds(podman.image_report())
 
 
 def blobs(store: Store) -> Path:
@@ -220,7 +220,7 @@ def test_a_blob_with_one_byte_flipped(contained: Store) -> None:
     blob.chmod(0o644)
     blob.write_bytes(content)
 
-    assert Kind.DIGEST in kinds(contained.image_report())
+    assert DifferenceKind.DIGEST in kinds(contained.image_report())
 
 
 def test_a_blob_that_is_cut_off(contained: Store) -> None:
@@ -229,7 +229,7 @@ def test_a_blob_that_is_cut_off(contained: Store) -> None:
     blob.chmod(0o644)
     os.truncate(blob, blob.stat().st_size // 2)
 
-    assert Kind.DIGEST in kinds(contained.image_report())
+    assert DifferenceKind.DIGEST in kinds(contained.image_report())
 
 
 def test_a_blob_that_was_given_a_hole_without_end(contained: Store) -> None:
@@ -240,7 +240,7 @@ def test_a_blob_that_was_given_a_hole_without_end(contained: Store) -> None:
 
     report = contained.image_report()
 
-    assert kinds(report) == {Kind.SIZE}
+    assert kinds(report) == {DifferenceKind.SIZE}
 
 
 def test_a_blob_that_is_gone_leaves_its_snapshot_unproven(contained: Store) -> None:
@@ -249,7 +249,7 @@ def test_a_blob_that_is_gone_leaves_its_snapshot_unproven(contained: Store) -> N
 
     report = contained.image_report()
 
-    assert report.status is Status.UNKNOWN
+    assert report.status is ReportStatus.UNKNOWN
     assert "is not in this store" in report.unknown[0]
 
 
@@ -288,7 +288,7 @@ def test_a_file_with_its_sum_in_tar_split_forged(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert (Kind.DIGEST, "") in told(report)
+    assert (DifferenceKind.DIGEST, "") in told(report)
     assert "forged" in report.differences[0].got
 
 
@@ -304,7 +304,7 @@ def test_a_file_its_sum_and_the_digest_beside_it_forged(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert {Kind.DIGEST, Kind.METADATA} <= kinds(report)
+    assert {DifferenceKind.DIGEST, DifferenceKind.METADATA} <= kinds(report)
 
 
 def test_a_tar_split_that_carries_a_files_content_itself(linked: Store) -> None:
@@ -320,8 +320,8 @@ def test_a_tar_split_that_carries_a_files_content_itself(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert report.status is Status.DIFFERS
-    assert Kind.METADATA in kinds(report)
+    assert report.status is ReportStatus.DIFFERS
+    assert DifferenceKind.METADATA in kinds(report)
 
 
 def test_a_tar_split_that_says_a_file_is_empty_and_carries_its_content(linked: Store) -> None:
@@ -337,7 +337,7 @@ def test_a_tar_split_that_says_a_file_is_empty_and_carries_its_content(linked: S
 
     edited_split(split_of(linked, 0), edit)
 
-    assert Kind.METADATA in kinds(linked.image_report())
+    assert DifferenceKind.METADATA in kinds(linked.image_report())
 
 
 def test_the_last_entry_of_a_tar_hidden_in_its_padding(linked: Store) -> None:
@@ -352,21 +352,21 @@ def test_the_last_entry_of_a_tar_hidden_in_its_padding(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert report.status is Status.DIFFERS
+    assert report.status is ReportStatus.DIFFERS
 
 
 def test_a_tar_split_that_is_no_gzip(linked: Store) -> None:
     """Damage is a difference, of this image alone."""
     split_of(linked, 0).write_bytes(b"\x1f\x8bdamaged")
 
-    assert Kind.METADATA in kinds(linked.image_report())
+    assert DifferenceKind.METADATA in kinds(linked.image_report())
 
 
 def test_a_tar_split_that_is_gone(linked: Store) -> None:
     """Without it the layer's digest can't be computed: never clean."""
     split_of(linked, 0).unlink()
 
-    assert linked.image_report().status in (Status.DIFFERS, Status.UNKNOWN)
+    assert linked.image_report().status in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN)
 
 
 # ---- names, and everything at once
@@ -387,9 +387,9 @@ def _only_new(store: Store) -> str:
     return str(other)
 
 
-def expecting(store: Store) -> Wanted:
+def expecting(store: Store) -> ScrubRequest:
     digest = Digest("sha256", store.image)
-    return Wanted((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")})
+    return ScrubRequest((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")})
 
 
 def test_a_name_that_was_given_to_another_image(podman: Store, tmp_path: Path) -> None:
@@ -404,8 +404,8 @@ def test_a_name_that_was_given_to_another_image(podman: Store, tmp_path: Path) -
     alone = [each.status for each in podman.scrub()]
     report = podman.image_report(expecting(podman))
 
-    assert alone == [Status.HOLDS, Status.HOLDS]
-    assert report.status is Status.DIFFERS
+    assert alone == [ReportStatus.HOLDS, ReportStatus.HOLDS]
+    assert report.status is ReportStatus.DIFFERS
     assert podman.image in report.differences[0].expected
     assert other in report.differences[0].got
 
@@ -417,7 +417,7 @@ def test_a_name_of_docker_that_was_given_to_another_image(docker: Store) -> None
 
     reports = docker.scrub()
 
-    assert [each.kind for report in reports for each in report.differences] == [Kind.MISSING]
+    assert [each.kind for report in reports for each in report.differences] == [DifferenceKind.MISSING]
 
 
 def test_a_name_of_containerd_that_was_given_to_other_content(contained: Store) -> None:
@@ -429,8 +429,8 @@ def test_a_name_of_containerd_that_was_given_to_other_content(contained: Store) 
 
     report = contained.image_report()
 
-    assert report.status is Status.DIFFERS
-    assert Kind.MANIFEST in kinds(report)
+    assert report.status is ReportStatus.DIFFERS
+    assert DifferenceKind.MANIFEST in kinds(report)
 
 
 def test_a_store_forged_as_a_whole_holds_together_and_is_still_not_what_was_expected(
@@ -445,8 +445,8 @@ def test_a_store_forged_as_a_whole_holds_together_and_is_still_not_what_was_expe
 
     unaware, aware = podman.image_report(), podman.image_report(expecting(podman))
 
-    assert (unaware.status, unaware.level) == (Status.HOLDS, Level.L0)
-    assert aware.status is Status.DIFFERS
+    assert (unaware.status, unaware.level) == (ReportStatus.HOLDS, Level.L0)
+    assert aware.status is ReportStatus.DIFFERS
 
 
 def test_a_genuine_manifest_laid_beside_an_evil_image_proves_nothing(podman: Store, tmp_path: Path) -> None:
@@ -456,13 +456,13 @@ def test_a_genuine_manifest_laid_beside_an_evil_image_proves_nothing(podman: Sto
     digest = Digest.of(genuine)
     key = base64.b64encode(f"manifest-{digest}".encode()).decode()
     (podman.root / "overlay-images" / other / f"={key}").write_bytes(genuine)
-    wanted = Wanted(
+    wanted = ScrubRequest(
         ("localhost/evil/app:1",), {"localhost/evil/app:1": Expectation(digest, Level.L1, "a pin", of_manifest=True)}
     )
 
     report = podman.image_report(wanted)
 
-    assert report.status is Status.DIFFERS
+    assert report.status is ReportStatus.DIFFERS
 
 
 @pytest.mark.parametrize("expected", ["id", "manifest"])
@@ -474,24 +474,24 @@ def test_what_was_expected_is_proven(store: Store, expected: str) -> None:
         digest = Digest.parse(unaware.id) if "containerd" in store.name else digest
         if store.name == "podman":
             digest = Digest.of((store.root / "overlay-images" / store.image / "manifest").read_bytes())
-    report = store.image_report(Wanted((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")}))
+    report = store.image_report(ScrubRequest((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")}))
 
-    assert (report.status, report.level) == (Status.HOLDS, Level.L1)
+    assert (report.status, report.level) == (ReportStatus.HOLDS, Level.L1)
 
 
 def test_a_manifests_digest_proves_nothing_where_no_manifest_is_kept_and_none_was_given(docker: Store) -> None:
     """Docker's own list of digests is the word of the disk."""
-    wanted = Wanted((NAME,), {NAME: Expectation(Digest("sha256", "a" * 64), Level.L1, "a pin", of_manifest=True)})
+    wanted = ScrubRequest((NAME,), {NAME: Expectation(Digest("sha256", "a" * 64), Level.L1, "a pin", of_manifest=True)})
 
     report = docker.image_report(wanted)
 
-    assert report.status is Status.UNKNOWN
+    assert report.status is ReportStatus.UNKNOWN
     assert "--documents" in report.unknown[0]
 
 
-@pytest.mark.parametrize(("says", "status"), [("true", Status.UNKNOWN), ("false", Status.HOLDS)])
+@pytest.mark.parametrize(("says", "status"), [("true", ReportStatus.UNKNOWN), ("false", ReportStatus.HOLDS)])
 def test_layers_with_the_marks_of_fuse_overlayfs_are_neither_clean_nor_an_alarm(
-    podman: Store, says: str, status: Status
+    podman: Store, says: str, status: ReportStatus
 ) -> None:
     """They hide things in its own way; Podman writes down whether it is used."""
     (podman.root / "overlay/.has-mount-program").write_text(says)
@@ -507,5 +507,5 @@ def test_a_vfs_store_is_not_taken_for_clean(docker: Store) -> None:
 
     (report,) = docker.scrub()
 
-    assert report.status is Status.UNKNOWN
+    assert report.status is ReportStatus.UNKNOWN
     assert "vfs" in report.unknown[0]

@@ -9,11 +9,11 @@ import pytest
 import stamina
 
 from boltseal.client.errors import RemoteDenied
-from boltseal.client.ledger_monitor.monitor import Monitor, Report
+from boltseal.client.ledger_monitor.monitor import Monitor, MonitorReport
 from boltseal.client.ledger_monitor.progress_file import MemoryUnusable, MonitorMemory
 from boltseal.client.ledger_trust import LedgerUnchecked, LedgerWatch, give_key
 from boltseal.client.state import ClientState
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.follow import LedgerBroken
 from tests.fakes.ledger import A, B, FakeLedger, signing_key
 
@@ -37,7 +37,7 @@ def ledger() -> FakeLedger:
     return ledger
 
 
-async def look(ledger: FakeLedger, folder: Path, *, every_tag: bool = False) -> Report:
+async def look(ledger: FakeLedger, folder: Path, *, every_tag: bool = False) -> MonitorReport:
     transport = ledger.transport()
     state = ClientState(folder)
     give_key(state, HOST, signing_key().verifier, 1)
@@ -55,7 +55,7 @@ async def test_a_ledger_is_followed_from_where_it_was_left(ledger: FakeLedger, t
     first = await look(ledger, tmp_path, every_tag=every_tag)
     again = await look(ledger, tmp_path, every_tag=every_tag)
     ledger.push(*(f"2.0.{number}" for number in range(600)))
-    ledger.add(Kind.TAG_DELETED, B, tag="latest")
+    ledger.add(EntryKind.TAG_DELETED, B, tag="latest")
     ledger.counted.clear()
     more = await look(ledger, tmp_path, every_tag=every_tag)
 
@@ -68,7 +68,7 @@ async def test_a_ledger_is_followed_from_where_it_was_left(ledger: FakeLedger, t
 async def test_a_lie_is_found_again_until_it_is_gone(ledger: FakeLedger, tmp_path: Path) -> None:
     """A cron job that failed once must not be well the next time."""
     await look(ledger, tmp_path)
-    ledger.add(Kind.TAG_MOVED, B, tag="1.0.0")
+    ledger.add(EntryKind.TAG_MOVED, B, tag="1.0.0")
     found = [(await look(ledger, tmp_path)).problems for _ in range(2)]
 
     assert found[0] == found[1] == [f"entry 5: the name is bound to {A}, and this lets it mean {B}"]
@@ -76,9 +76,9 @@ async def test_a_lie_is_found_again_until_it_is_gone(ledger: FakeLedger, tmp_pat
 
 async def test_a_bound_name_stays_bound_over_runs_and_tombstones(ledger: FakeLedger, tmp_path: Path) -> None:
     """What was read long ago decides; of it there is only a hash."""
-    ledger.add(Kind.TAG_DELETED, A, tag="1.0.0")
+    ledger.add(EntryKind.TAG_DELETED, A, tag="1.0.0")
     await look(ledger, tmp_path)
-    ledger.add(Kind.TAG_CREATED, B, tag="1.0.0")
+    ledger.add(EntryKind.TAG_CREATED, B, tag="1.0.0")
     report = await look(ledger, tmp_path)
 
     assert report.problems == [f"entry 6: the name is bound to another digest, and this lets it mean {B}"]
@@ -87,7 +87,7 @@ async def test_a_bound_name_stays_bound_over_runs_and_tombstones(ledger: FakeLed
 async def test_a_chain_with_a_link_missing_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
     """Entries that were never shown can't be hidden by leaving them out of a chain."""
     await look(ledger, tmp_path)
-    ledger.add(Kind.TAG_MOVED, A, tag="latest", previous=3)
+    ledger.add(EntryKind.TAG_MOVED, A, tag="latest", previous=3)
     report = await look(ledger, tmp_path)
 
     assert report.problems == ["entry 5: its previous is 3, the last entry of shop/app:latest is 4"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boltseal.client.ledger_monitor.tag_states import NOTHING, Held, Names
+from boltseal.client.ledger_monitor.tag_states import NOTHING, MonitoredTag, MonitoredTags
 
 MAX_BYTES_PER_NAME = 150
 
@@ -14,10 +14,10 @@ MAX_BYTES_PER_NAME = 150
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 2**62)), max_size=600))
 def test_what_was_put_last_is_found(puts: list[tuple[int, int]]) -> None:
     """And nothing else."""
-    names, expected = Names(b"s" * 16), dict[bytes, Held]()
+    names, expected = MonitoredTags(b"s" * 16), dict[bytes, MonitoredTag]()
     for number, last in puts:
         name = names.hash(f"shop/app:{number}")
-        expected[name] = Held(last, names.hash(str(last)), NOTHING)
+        expected[name] = MonitoredTag(last, names.hash(str(last)), NOTHING)
         names.put(name, *expected[name])
 
     assert len(names) == len(expected)
@@ -28,18 +28,18 @@ def test_what_was_put_last_is_found(puts: list[tuple[int, int]]) -> None:
 @pytest.mark.slow
 def test_names_that_begin_alike_do_not_hide_each_other() -> None:
     """They lie side by side, and around the end of their table."""
-    names = Names(b"s" * 16)
+    names = MonitoredTags(b"s" * 16)
     alike = [bytes([7]) + bytes(8) + number.to_bytes(7) for number in range(1, 2000)]
     for number, name in enumerate(alike):
         names.put(name, number, NOTHING, NOTHING)
 
-    assert [names.find(name) for name in alike] == [Held(number, NOTHING, NOTHING) for number in range(1999)]
+    assert [names.find(name) for name in alike] == [MonitoredTag(number, NOTHING, NOTHING) for number in range(1999)]
 
 
 @pytest.mark.lengthy
 def test_a_name_takes_at_most_150_bytes() -> None:
     """However many there are; every size on the way is looked at."""
-    names, most = Names(b"s" * 16), 0.0
+    names, most = MonitoredTags(b"s" * 16), 0.0
     for number in range(60_000):
         names.put(names.hash(f"shop/app:{number}"), number, NOTHING, NOTHING)
         if number >= 20_000 and number % 500 == 0:
@@ -50,5 +50,5 @@ def test_a_name_takes_at_most_150_bytes() -> None:
 
 def test_another_secret_gives_other_hashes() -> None:
     """Nobody outside can look for two names that are one here."""
-    assert Names(b"s" * 16).hash("shop/app:1") != Names(b"t" * 16).hash("shop/app:1")
-    assert Names(b"s" * 16).hash("") == NOTHING
+    assert MonitoredTags(b"s" * 16).hash("shop/app:1") != MonitoredTags(b"t" * 16).hash("shop/app:1")
+    assert MonitoredTags(b"s" * 16).hash("") == NOTHING

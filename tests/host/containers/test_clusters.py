@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from boltseal.engines import kubectl
-from boltseal.engines.kubernetes import ClusterLies
+from boltseal.engines.kubernetes import ClusterMismatch
 from boltseal.errors import ExitCode, exit_code
 from boltseal.host.containers.clusters import look
-from boltseal.host.containers.hosts import Host
+from boltseal.host.containers.hosts import ContainerHost
 from boltseal.lockfile.compare import Weight
-from boltseal.lockfile.container_check import DigestKind, LockedImages, Origin, Standing, judge
+from boltseal.lockfile.container_check import ContainerStatus, DigestKind, LockedImages, Origin, judge
 from boltseal.lockfile.document import LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -44,7 +44,9 @@ async def listening(cluster: FakeCluster, folder: Path, patch: pytest.MonkeyPatc
         yield
 
 
-async def looked(cluster: FakeCluster, folder: Path, patch: pytest.MonkeyPatch, namespace: str | None = None) -> Host:
+async def looked(
+    cluster: FakeCluster, folder: Path, patch: pytest.MonkeyPatch, namespace: str | None = None
+) -> ContainerHost:
     async with listening(cluster, folder, patch):
         return await look(CONTEXT, namespace)
 
@@ -55,7 +57,7 @@ async def test_one_lock_holds_for_every_runtime(name: str, tmp_path: Path, monke
     (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
     verdict = judge(seen.image, LockedImages.of(lock_of(LOCKED)))
 
-    assert (verdict.standing, verdict.weight) == (Standing.HOLDS, Weight.HOLDS)
+    assert (verdict.standing, verdict.weight) == (ContainerStatus.HOLDS, Weight.HOLDS)
     assert seen.image.started_as == NAME
     assert (seen.image.machine, seen.node) == ("linux/amd64", "node-a")
 
@@ -68,7 +70,7 @@ async def test_another_image_holds_for_none(name: str, tmp_path: Path, monkeypat
     verdict = judge(seen.image, LockedImages.of(lock_of(other)))
 
     assert verdict.weight is Weight.DIFFERS
-    assert verdict.standing is Standing.RECREATED_WITHOUT_PULL
+    assert verdict.standing is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 async def test_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,5 +164,5 @@ async def test_a_cluster_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Is could not check."""
     cluster = FakeCluster.of("containerd-index")
     cluster.pods[0]["status"]["containerStatuses"][0]["imageID"] = "sha256:\x1b[2J"
-    with pytest.raises(ClusterLies, match=r"\\x1b\[2J|expected a digest"):
+    with pytest.raises(ClusterMismatch, match=r"\\x1b\[2J|expected a digest"):
         await looked(cluster, tmp_path, monkeypatch)

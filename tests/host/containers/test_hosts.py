@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from boltseal.engines.api import MAX_CONTAINERS, EngineUnavailable, connected
-from boltseal.engines.inventory import EngineLies, Health, State
-from boltseal.host.containers.hosts import Host, Seen, look
+from boltseal.engines.inventory import ContainerHealth, EngineMismatch, State
+from boltseal.host.containers.hosts import ContainerHost, RunningContainer, look
 from boltseal.lockfile.container_check import DigestKind, Origin
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -21,12 +21,12 @@ PULLED = Digest.of(b"index")
 AT = f"localhost:5000/shop/app@{PULLED}"
 
 
-async def looked(fake: FakeEngine, folder: Path, **more: float) -> Host:
+async def looked(fake: FakeEngine, folder: Path, **more: float) -> ContainerHost:
     async with fake.listening(folder) as address, connected(address) as engine:
         return await look(engine, **more)
 
 
-async def one(fake: FakeEngine, folder: Path) -> Seen:
+async def one(fake: FakeEngine, folder: Path) -> RunningContainer:
     (found,) = (await looked(fake, folder)).seen
     return found
 
@@ -45,7 +45,7 @@ async def test_a_container_is_told_by_its_own_image(tmp_path: Path) -> None:
     assert found.image.started_as == Reference.parse(NAME)
     assert (found.image.origin, found.image.recorded, found.image.platform) == (Origin.PULLED, True, "linux/amd64")
     assert (found.project, found.service, found.restarts) == ("shop", "web", 2)
-    assert (found.state, found.health, found.runtime) == (State.RUNNING, Health.NONE, "Docker")
+    assert (found.state, found.health, found.runtime) == (State.RUNNING, ContainerHealth.NONE, "Docker")
 
 
 async def test_one_list_and_one_question_about_each_container_and_each_image(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_what_an_engine_makes_endless(tmp_path: Path) -> None:
     fake.container("web", "a" * 5000, fake.image("app"))
 
     assert (len(found.image.names), len(found.project)) == (100, 255)
-    with pytest.raises(EngineLies, match="a container can't be read"):
+    with pytest.raises(EngineMismatch, match="a container can't be read"):
         await looked(fake, tmp_path)
 
 
@@ -176,7 +176,7 @@ async def test_a_time_that_is_none(tmp_path: Path, time: str) -> None:
 async def test_an_engine_that_lists_without_an_end(tmp_path: Path) -> None:
     """Is not asked about each."""
     fake = FakeEngine(containers={f"{number:064x}": {} for number in range(MAX_CONTAINERS + 1)})
-    with pytest.raises(EngineLies, match="that it has 10001 containers"):
+    with pytest.raises(EngineMismatch, match="that it has 10001 containers"):
         await looked(fake, tmp_path)
 
     assert len(fake.asked) == 3

@@ -11,12 +11,12 @@ import stamina
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteUnavailable
-from boltseal.client.ledger_trust import Followed, Status
+from boltseal.client.ledger_trust import LedgerCheck, TrustStatus
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport, TransportOptions
-from boltseal.host.containers.registries import Answers, Past, Registries, Witness, ask, digest_name
+from boltseal.host.containers.registries import Answers, Past, Registries, TagEvidence, ask, digest_name
 from boltseal.ledger.follow import Fault, LedgerBroken
-from boltseal.ledger.tag_intervals import Step
+from boltseal.ledger.tag_intervals import TagStep
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.fakes.hub import FakeHub
@@ -33,8 +33,8 @@ def _no_pauses() -> Iterator[None]:
         yield
 
 
-async def no_ledger(registry: str) -> Followed:
-    return Followed(registry, Status.NO_LEDGER)
+async def no_ledger(registry: str) -> LedgerCheck:
+    return LedgerCheck(registry, TrustStatus.NO_LEDGER)
 
 
 @asynccontextmanager
@@ -42,7 +42,7 @@ async def asking(
     hub: FakeHub,
     *,
     allowed: Callable[[str], bool] = lambda _: True,
-    watch: Callable[[str], Awaitable[Followed]] = no_ledger,
+    watch: Callable[[str], Awaitable[LedgerCheck]] = no_ledger,
 ) -> AsyncIterator[Registries]:
     transport = Transport(CredentialStore([Path("/nowhere")]), TransportOptions(), app=hub.transport())
     try:
@@ -85,8 +85,8 @@ async def test_a_registry_that_keeps_a_history_without_signing_it() -> None:
     )
     found = await told(hub, NAME)
 
-    steps = (Step(1_795_600_800_000_000, digest), Step(1_795_687_200_000_000, ""))
-    assert found.pasts == {PLACE: Past({"latest": steps}, by=Witness.REGISTRY)}
+    steps = (TagStep(1_795_600_800_000_000, digest), TagStep(1_795_687_200_000_000, ""))
+    assert found.pasts == {PLACE: Past({"latest": steps}, by=TagEvidence.REGISTRY)}
 
 
 def _event(digest: str, time: str, event: str) -> dict[str, object]:
@@ -118,7 +118,7 @@ async def test_a_ledger_that_can_not_be_looked_at() -> None:
     """Is looked at once, and costs its registry's word; the reason is told."""
     looks = []
 
-    async def watch(registry: str) -> Followed:
+    async def watch(registry: str) -> LedgerCheck:
         looks.append(registry)
         raise RemoteUnavailable("its ledger is down")
 
@@ -133,7 +133,7 @@ async def test_a_ledger_that_can_not_be_looked_at() -> None:
 async def test_a_ledger_that_is_broken_ends_everything() -> None:
     """Nothing that such a registry says is shown as if it were true."""
 
-    async def watch(_: str) -> Followed:
+    async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.OTHER_LEDGER, "it was rewritten")
 
     async with asking(FakeHub(), watch=watch) as registries:

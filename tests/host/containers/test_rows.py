@@ -9,11 +9,11 @@ import pytest
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
 from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
-from boltseal.host.containers.hosts import Seen
-from boltseal.host.containers.registries import NOBODY, Answers, Past, Witness, digest_name, place_of, remembering
-from boltseal.host.containers.rows import Row, needs_registry, rows, to_ask, to_ask_by_digest
-from boltseal.ledger.tag_intervals import Behind, Meant, Step
-from boltseal.lockfile.container_check import DigestKind, LockedImages, Origin, RunningImage, Standing
+from boltseal.host.containers.hosts import RunningContainer
+from boltseal.host.containers.registries import NOBODY, Answers, Past, TagEvidence, digest_name, place_of, remembering
+from boltseal.host.containers.rows import ContainerRow, needs_registry, rows, to_ask, to_ask_by_digest
+from boltseal.ledger.tag_intervals import Behind, TagInterval, TagStep
+from boltseal.lockfile.container_check import ContainerStatus, DigestKind, LockedImages, Origin, RunningImage
 from boltseal.lockfile.document import LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -26,12 +26,14 @@ LOCKED = LockedImage(NAME, INDEX, NOW_US, OCI_INDEX, (LockedPlatform("linux/amd6
 LOCK = LockedImages.of(lock_of(LOCKED))
 
 
-def seen(*digests: Digest, kind: DigestKind = DigestKind.UNSAID, name: Reference | None = NAME, **more: object) -> Seen:
+def seen(
+    *digests: Digest, kind: DigestKind = DigestKind.UNSAID, name: Reference | None = NAME, **more: object
+) -> RunningContainer:
     image = RunningImage(name, dict.fromkeys(digests, kind))
-    return Seen("host", "web", "id", str(name), replace(image, **more), "Docker")  # type: ignore[arg-type]
+    return RunningContainer("host", "web", "id", str(name), replace(image, **more), "Docker")  # type: ignore[arg-type]
 
 
-def row(it: Seen, lock: LockedImages | None, told: Answers = NOBODY) -> Row:
+def row(it: RunningContainer, lock: LockedImages | None, told: Answers = NOBODY) -> ContainerRow:
     (found,) = rows([it], lock, told)
     return found
 
@@ -42,7 +44,7 @@ def meaning(
     return {name: Resolved(digest, media_type, 1)}
 
 
-def past(*steps: Step, by: Witness = Witness.REGISTRY) -> dict[tuple[str, object], Past]:
+def past(*steps: TagStep, by: TagEvidence = TagEvidence.REGISTRY) -> dict[tuple[str, object], Past]:
     return {place_of(NAME): Past({"latest": steps}, by=by)}
 
 
@@ -60,11 +62,11 @@ def test_what_the_tag_means_now() -> None:
 
 def test_how_far_behind_and_what_it_was() -> None:
     """By the history of its tag."""
-    told = Answers(meaning(OTHER), past(Step(1, str(INDEX), "ci"), Step(2, str(CONFIG)), Step(3, str(OTHER))))  # type: ignore[arg-type]
+    told = Answers(meaning(OTHER), past(TagStep(1, str(INDEX), "ci"), TagStep(2, str(CONFIG)), TagStep(3, str(OTHER))))  # type: ignore[arg-type]
     found = row(seen(INDEX), None, told)
 
     assert (found.behind, found.moved, found.tags_by) == (Behind(2, 2), True, "registry")
-    assert found.tags == (Meant("latest", 1, 2, "ci"),)
+    assert found.tags == (TagInterval("latest", 1, 2, "ci"),)
 
 
 def test_a_manifest_by_the_word_of_its_registry() -> None:
@@ -149,18 +151,18 @@ def test_a_name_that_was_given_on_the_host_is_no_registrys_business() -> None:
         (seen(OTHER, origin=Origin.LOCAL), Answers(), ""),
     ],
 )
-def test_why_nobody_was_asked(it: Seen, told: Answers, why: str) -> None:
+def test_why_nobody_was_asked(it: RunningContainer, told: Answers, why: str) -> None:
     """Each reason is said; what was asked, and what need not be, has none."""
     assert row(it, None, told).unasked == why
 
 
 def test_what_was_seen_from_here() -> None:
     """Counts where the registry keeps no history; where it does, that is what counts."""
-    steps = {NAME: (Step(1, str(INDEX)), Step(2, str(OTHER)))}
+    steps = {NAME: (TagStep(1, str(INDEX)), TagStep(2, str(OTHER)))}
     offline = row(seen(INDEX), None, remembering(NOBODY, steps))
-    signed = Answers(pasts={place_of(NAME): Past({}, by=Witness.LEDGER)})
+    signed = Answers(pasts={place_of(NAME): Past({}, by=TagEvidence.LEDGER)})
 
-    assert (offline.tags, offline.tags_by) == ((Meant("latest", 1, 2),), "watch")
+    assert (offline.tags, offline.tags_by) == ((TagInterval("latest", 1, 2),), "watch")
     assert (offline.behind, offline.unasked) == (Behind(1, 2), "no registry was asked")
     assert remembering(signed, steps) == signed
     assert remembering(NOBODY, {NAME: ()}) == NOBODY
@@ -170,5 +172,5 @@ def test_whose_reason_a_registry_can_tell_apart() -> None:
     """Not of what holds, nor of what no tag explains."""
     held, moved = row(seen(INDEX), LOCK), row(seen(OTHER), LOCK)
 
-    assert (moved.verdict is not None and moved.verdict.standing) == Standing.MOVED_AFTER_PULL
+    assert (moved.verdict is not None and moved.verdict.standing) == ContainerStatus.MOVED_AFTER_PULL
     assert [needs_registry(each) for each in (held, moved, row(seen(OTHER), None))] == [False, True, False]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.engines.safe_open import Beneath
-from boltseal.host.scrub.differences import Kind
+from boltseal.engines.safe_open import SafeFolder
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.file_contents import FileReader
 from boltseal.host.scrub.inodes import MAX_SHARED_ATTRIBUTES_BYTES
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.ownership import Ownership
-from boltseal.host.scrub.tar_header import HARDLINK, REGULAR, Header, TarMalformed, Traits
+from boltseal.host.scrub.tar_header import HARDLINK, REGULAR, Header, TarMalformed, UnusualTraits
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def layer(tmp_path: Path) -> Path:
 
 def header(name: bytes, link: bytes = b"", mode: int = 0o644, **attributes: str) -> Header:
     """Of the file, or of a link to it."""
-    traits = Traits(HARDLINK if link else REGULAR, mode, (os.geteuid(), os.getegid()), link)
+    traits = UnusualTraits(HARDLINK if link else REGULAR, mode, (os.geteuid(), os.getegid()), link)
     xattrs = {f"user.{key}".encode(): value.encode() for key, value in attributes.items()}
     return Header(name, traits, 0, 0, False, xattrs, 0, None)
 
 
-def differences(layer: Path, *headers: Header) -> list[tuple[Kind, str, str, str]]:
+def differences(layer: Path, *headers: Header) -> list[tuple[DifferenceKind, str, str, str]]:
     """What differs, with what is expected and what is there."""
-    with Beneath(layer) as tree:
+    with SafeFolder(layer) as tree:
         comparison = LayerComparison(tree, "", Ownership(), FileReader(tree, lambda _: None))
         for each in headers:
             comparison.entry(each)
@@ -53,7 +53,7 @@ def test_an_attribute_that_no_header_has_is_found_by_any_name(layer: Path, name:
     """It is reported once, at the first name."""
     os.setxattr(layer / name, "user.evil", b"1")
 
-    assert differences(layer, *PLAIN) == [(Kind.XATTR, "a", "user.evil=none", "user.evil=1")]
+    assert differences(layer, *PLAIN) == [(DifferenceKind.XATTR, "a", "user.evil=none", "user.evil=1")]
 
 
 def test_the_attributes_of_all_headers_add_up_and_the_last_value_holds(layer: Path) -> None:
@@ -68,8 +68,8 @@ def test_the_attributes_of_all_headers_add_up_and_the_last_value_holds(layer: Pa
 
     assert clean == []
     assert differences(layer, *headers) == [
-        (Kind.XATTR, "a", "user.x=2", "user.x=1"),
-        (Kind.XATTR, "a", "user.y=1", "user.y=none"),
+        (DifferenceKind.XATTR, "a", "user.x=2", "user.x=1"),
+        (DifferenceKind.XATTR, "a", "user.y=1", "user.y=none"),
     ]
 
 
@@ -78,7 +78,7 @@ def test_the_header_of_a_link_to_a_link_is_that_of_the_file(layer: Path) -> None
     (layer / "a").chmod(0o600)
 
     assert differences(layer, header(b"a"), header(b"b", b"a"), header(b"c", b"b", 0o600)) == []
-    assert [each[0] for each in differences(layer, header(b"a", mode=0o600), *PLAIN[1:])] == [Kind.MODE]
+    assert [each[0] for each in differences(layer, header(b"a", mode=0o600), *PLAIN[1:])] == [DifferenceKind.MODE]
 
 
 def test_a_file_that_is_named_again_has_the_attributes_of_its_new_header(layer: Path) -> None:
@@ -95,6 +95,6 @@ def test_attributes_without_end_are_refused(layer: Path) -> None:
     repeated = [one._replace(xattrs={b"user.x": large})] * (count + 1)
     others = [one._replace(xattrs={b"user.%d" % number: large}) for number in range(count + 1)]
 
-    assert (Kind.XATTR, "a") in {each[:2] for each in differences(layer, header(b"a"), *repeated)}
+    assert (DifferenceKind.XATTR, "a") in {each[:2] for each in differences(layer, header(b"a"), *repeated)}
     with pytest.raises(TarMalformed, match="bytes of attributes"):
         differences(layer, header(b"a"), *others)

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.engines.safe_open import Beneath
-from boltseal.host.scrub.differences import Kind
+from boltseal.engines.safe_open import SafeFolder
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.file_contents import FileReader
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.layer_check import Manner, check
+from boltseal.host.scrub.layer_check import CheckMode, check
 from boltseal.host.scrub.layer_comparison import LayerComparison
-from boltseal.host.scrub.report import Report, Status, outcome
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.tar_split import entries
-from boltseal.host.scrub.workers import ALONE_BYTES, Meter, Pace
+from boltseal.host.scrub.workers import ALONE_BYTES, Meter, WorkRate
 from tests.host.scrub.making import DockerStore
 
 LOWER = {"etc/passwd": b"root", "bin/tool": b"tool" * 1000}
@@ -35,8 +35,8 @@ def store(tmp_path: Path) -> DockerStore:
     return DockerStore.at(tmp_path)
 
 
-def checked(store: DockerStore, wanted: Wanted | None = None) -> dict[str, Report]:
-    found = scrub(store_at(store.root), wanted or Wanted(), lambda *_: None)
+def checked(store: DockerStore, wanted: ScrubRequest | None = None) -> dict[str, ScrubReport]:
+    found = scrub(store_at(store.root), wanted or ScrubRequest(), lambda *_: None)
     return {each.ref: each for each in found}
 
 
@@ -49,9 +49,9 @@ def test_an_image_that_goes_away_meanwhile_is_no_difference(store: DockerStore) 
         for folder in store.root.glob("overlay2/*/diff"):
             shutil.rmtree(folder)
 
-    (report,) = scrub(store_at(store.root), Wanted(), remove)
+    (report,) = scrub(store_at(store.root), ScrubRequest(), remove)
 
-    assert report.status is Status.UNKNOWN
+    assert report.status is ReportStatus.UNKNOWN
     assert "while it was checked" in report.unknown[0]
 
 
@@ -65,9 +65,9 @@ def test_a_link_of_the_stack_that_is_turned_meanwhile_is_never_clean(store: Dock
         link.unlink()
         link.symlink_to("../evil/diff")
 
-    (report,) = scrub(store_at(store.root), Wanted(), turn)
+    (report,) = scrub(store_at(store.root), ScrubRequest(), turn)
 
-    assert report.status is Status.UNKNOWN
+    assert report.status is ReportStatus.UNKNOWN
     assert "changed while it was checked" in report.unknown[0]
 
 
@@ -93,18 +93,22 @@ def test_a_container_that_goes_away_meanwhile_is_no_difference(store: DockerStor
     store.image("boxed:1", LOWER)
     going = container(store)
 
-    found = scrub(store_at(store.root), Wanted(), lambda *_: shutil.rmtree(going, ignore_errors=True))
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *_: shutil.rmtree(going, ignore_errors=True))
 
-    assert {each.ref: each.status for each in found} == {"boxed:1": Status.HOLDS, "box": Status.UNKNOWN}
+    assert {each.ref: each.status for each in found} == {"boxed:1": ReportStatus.HOLDS, "box": ReportStatus.UNKNOWN}
     assert "removed while it was checked" in found[1].unknown[0]
 
 
 @pytest.mark.parametrize(
     ("state", "status"),
-    [({}, Status.DIFFERS), ({"Dead": True}, Status.UNKNOWN), ({"RemovalInProgress": True}, Status.UNKNOWN)],
+    [
+        ({}, ReportStatus.DIFFERS),
+        ({"Dead": True}, ReportStatus.UNKNOWN),
+        ({"RemovalInProgress": True}, ReportStatus.UNKNOWN),
+    ],
 )
 def test_a_container_without_its_layer_is_told_unless_docker_is_removing_it(
-    store: DockerStore, state: dict[str, bool], status: Status
+    store: DockerStore, state: dict[str, bool], status: ReportStatus
 ) -> None:
     """Docker writes down that it is at it, and that it could not."""
     store.image("boxed:1", LOWER)
@@ -121,9 +125,9 @@ def test_an_image_that_gets_another_name_meanwhile_holds(store: DockerStore) -> 
         names = store.root / "image/overlay2/repositories.json"
         names.write_text(names.read_text().replace("named:1", "named:2"))
 
-    (report,) = scrub(store_at(store.root), Wanted(), name)
+    (report,) = scrub(store_at(store.root), ScrubRequest(), name)
 
-    assert report.status is Status.HOLDS
+    assert report.status is ReportStatus.HOLDS
 
 
 def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
@@ -135,11 +139,11 @@ def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
     (store.layer() / "etc/passwd").write_bytes(b"evil")
     told: list[tuple[int, ...]] = []
 
-    found = scrub(store_at(store.root), Wanted(), lambda *numbers: told.append(numbers))
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *numbers: told.append(numbers))
 
     assert len(list(chain.iterdir())) == 1
     assert told[-1][1:] == (1, 1)
-    assert [each.status for each in found] == [Status.DIFFERS, Status.DIFFERS]
+    assert [each.status for each in found] == [ReportStatus.DIFFERS, ReportStatus.DIFFERS]
 
 
 @pytest.mark.lengthy
@@ -153,11 +157,14 @@ def test_layers_are_checked_side_by_side_with_the_same_result(store: DockerStore
     (store.layer(3) / "f3").chmod(0o777)
     (store.layer(4) / "f4").write_bytes(large + b"\0")
 
-    alone = checked(store, Wanted(pace=Pace(workers=1)))["large:1"]
-    together = checked(store, Wanted(pace=Pace(workers=3)))["large:1"]
+    alone = checked(store, ScrubRequest(pace=WorkRate(workers=1)))["large:1"]
+    together = checked(store, ScrubRequest(pace=WorkRate(workers=3)))["large:1"]
 
     assert alone == together
-    assert {(each.kind, each.path) for each in alone.differences} >= {(Kind.MODE, "f3"), (Kind.CONTENT, "f4")}
+    assert {(each.kind, each.path) for each in alone.differences} >= {
+        (DifferenceKind.MODE, "f3"),
+        (DifferenceKind.CONTENT, "f4"),
+    }
 
 
 def large_image(store: DockerStore) -> None:
@@ -178,10 +185,10 @@ def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore
             killed.append(child.pid or 0)
             child.kill()
 
-    (report,) = scrub(store_at(store.root), Wanted(pace=Pace(workers=2, bytes_per_second=20_000_000)), kill)
+    (report,) = scrub(store_at(store.root), ScrubRequest(pace=WorkRate(workers=2, bytes_per_second=20_000_000)), kill)
 
     assert killed
-    assert (report.status, report.differences) == (Status.UNKNOWN, ())
+    assert (report.status, report.differences) == (ReportStatus.UNKNOWN, ())
     assert "was ended" in report.unknown[0]
 
 
@@ -228,7 +235,7 @@ def test_a_rate_is_kept_over_all_that_is_read(store: DockerStore) -> None:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    result = check(layer, Manner(), Meter(count, free_at, 1_000_000, lambda: now[0], sleep))
+    result = check(layer, CheckMode(), Meter(count, free_at, 1_000_000, lambda: now[0], sleep))
 
     assert (result.count, result.unknown) == (0, ())
     assert count.value > 3_000_000
@@ -240,7 +247,7 @@ def test_progress_is_told_while_a_single_layer_is_read(store: DockerStore) -> No
     """A person would see nothing for as long as it takes."""
     store.image("large:1", {f"f{number}": bytes(1 << 18) for number in range(8)})
     told: list[tuple[int, int]] = []
-    wanted = Wanted(pace=Pace(bytes_per_second=2 << 20))
+    wanted = ScrubRequest(pace=WorkRate(bytes_per_second=2 << 20))
 
     scrub(store_at(store.root), wanted, lambda read, done, _: told.append((read, done)))
 
@@ -250,11 +257,14 @@ def test_progress_is_told_while_a_single_layer_is_read(store: DockerStore) -> No
 
 def test_a_difference_counts_more_than_what_could_not_be_checked() -> None:
     """Exit code 1 beats 3."""
-    reports = [Report("image", "a", status, "", "") for status in (Status.UNKNOWN, Status.DIFFERS, Status.HOLDS)]
+    reports = [
+        ScrubReport("image", "a", status, "", "")
+        for status in (ReportStatus.UNKNOWN, ReportStatus.DIFFERS, ReportStatus.HOLDS)
+    ]
 
-    assert outcome(reports) is Status.DIFFERS
-    assert outcome([reports[0], reports[2]]) is Status.UNKNOWN
-    assert outcome([]) is Status.HOLDS
+    assert outcome(reports) is ReportStatus.DIFFERS
+    assert outcome([reports[0], reports[2]]) is ReportStatus.UNKNOWN
+    assert outcome([]) is ReportStatus.HOLDS
 
 
 def test_quick_finds_what_stands_in_attributes(store: DockerStore) -> None:
@@ -263,10 +273,10 @@ def test_quick_finds_what_stands_in_attributes(store: DockerStore) -> None:
     (store.layer() / "bin/tool").chmod(0o4755)
     (store.layer() / "bin/evil").touch()
 
-    report = checked(store, Wanted(manner=Manner(quick=True)))["app:1"]
+    report = checked(store, ScrubRequest(manner=CheckMode(quick=True)))["app:1"]
 
-    assert {(each.kind, each.path) for each in report.differences} == {(Kind.MODE, "bin/tool"), (Kind.EXTRA, "bin/evil")} | {
-        (Kind.MTIME, "bin")
+    assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.MODE, "bin/tool"), (DifferenceKind.EXTRA, "bin/evil")} | {
+        (DifferenceKind.MTIME, "bin")
     }  # fmt: skip
 
 
@@ -285,9 +295,9 @@ def test_a_file_written_to_while_it_is_read_is_told_as_that(store: DockerStore) 
             os.utime(at, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
-    result = check(layer, Manner(), spend)
+    result = check(layer, CheckMode(), spend)
 
-    assert [(each.kind, each.path) for each in result.differences] == [(Kind.CONTENT, "b")]
+    assert [(each.kind, each.path) for each in result.differences] == [(DifferenceKind.CONTENT, "b")]
     assert result.differences[0].got == "a file that was written to while it was checked"
 
 
@@ -297,7 +307,7 @@ def test_a_folder_of_more_names_than_are_read_is_never_clean(store: DockerStore)
     (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
     for number in range(20):
         (store.layer() / "bin" / f"{number}").touch()
-    with Beneath(store.root) as files, files.below(layer.folder or b"") as tree:
+    with SafeFolder(store.root) as files, files.below(layer.folder or b"") as tree:
         tree.max_names = 10
         comparison = LayerComparison(tree, "", layer.ownership, FileReader(tree, lambda _: None))
         with (store.root / os.fsdecode(layer.tar_split or b"")).open("rb") as split:
@@ -313,14 +323,14 @@ def test_a_folder_of_more_names_than_are_read_is_never_clean(store: DockerStore)
 def test_owners_of_a_plain_users_store_are_compared_by_what_etc_says_of_the_user(tmp_path: Path) -> None:
     """Where it says nothing of others than the user, they could not be checked; the user's own files could."""
     root = rootless(tmp_path)
-    known = [scrub(store_at(root), Wanted(), lambda *_: None)]
+    known = [scrub(store_at(root), ScrubRequest(), lambda *_: None)]
     (tmp_path / "disk/etc/subuid").unlink()
-    known.append(scrub(store_at(root), Wanted(), lambda *_: None))
+    known.append(scrub(store_at(root), ScrubRequest(), lambda *_: None))
     for path in root.glob("overlay2/*/diff/f"):
         os.chown(path, 0, 0)
-    known.append(scrub(store_at(root), Wanted(), lambda *_: None))
+    known.append(scrub(store_at(root), ScrubRequest(), lambda *_: None))
 
-    assert [each[0].status for each in known] == [Status.HOLDS, Status.HOLDS, Status.DIFFERS]
+    assert [each[0].status for each in known] == [ReportStatus.HOLDS, ReportStatus.HOLDS, ReportStatus.DIFFERS]
 
 
 def rootless(folder: Path) -> Path:

@@ -19,8 +19,8 @@ import pytest
 
 from boltseal.host.scrub.find_stores import NoStore, store_at
 from boltseal.host.scrub.layer_comparison import MAX_ABSENT
-from boltseal.host.scrub.report import Report, Status
-from boltseal.host.scrub.scrub import Wanted, scrub
+from boltseal.host.scrub.report import ReportStatus, ScrubReport
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests.host.scrub.making import DockerStore, split_of
 
 ID = "a" * 64
@@ -36,8 +36,8 @@ def store(tmp_path: Path) -> DockerStore:
     return made
 
 
-def checked(store: DockerStore) -> dict[str, Report]:
-    found = scrub(store_at(store.root), Wanted(), lambda *_: None)
+def checked(store: DockerStore) -> dict[str, ScrubReport]:
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *_: None)
     return {each.ref: each for each in found}
 
 
@@ -66,8 +66,8 @@ def test_a_hostile_config_is_reported_and_the_other_image_is_checked(store: Dock
 
     found = checked(store)
 
-    assert found["bad:1"].status is Status.DIFFERS
-    assert found["good:1"].status is Status.HOLDS
+    assert found["bad:1"].status is ReportStatus.DIFFERS
+    assert found["good:1"].status is ReportStatus.HOLDS
 
 
 def test_a_config_of_gigabytes_is_not_read(store: DockerStore) -> None:
@@ -77,7 +77,7 @@ def test_a_config_of_gigabytes_is_not_read(store: DockerStore) -> None:
 
     found = checked(store)
 
-    assert found["bad:1"].status is Status.DIFFERS
+    assert found["bad:1"].status is ReportStatus.DIFFERS
     assert "more than" in found["bad:1"].differences[0].got
 
 
@@ -85,9 +85,12 @@ def test_a_list_of_names_that_is_a_bomb_leaves_the_images(store: DockerStore) ->
     """Then nobody knows their names, and they are checked by their IDs."""
     (store.root / "image/overlay2/repositories.json").write_bytes(b'{"Repositories":' + b"{" * 1_000_000)
 
-    found = scrub(store_at(store.root), Wanted(), lambda *_: None)
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *_: None)
 
-    assert {(each.what, each.status) for each in found} == {("store", Status.UNKNOWN), ("image", Status.HOLDS)}
+    assert {(each.what, each.status) for each in found} == {
+        ("store", ReportStatus.UNKNOWN),
+        ("image", ReportStatus.HOLDS),
+    }
 
 
 MAX_MB = 200
@@ -189,7 +192,7 @@ def test_one_container_that_is_damaged_leaves_the_others(store: DockerStore) -> 
 
     found = checked(store)
 
-    assert found["good:1"].status is Status.HOLDS
+    assert found["good:1"].status is ReportStatus.HOLDS
     assert "not what an engine writes" in found["b" * 12].unknown[0]
     assert "mount-id is gone" in found["whole"].unknown[0]
 
@@ -209,7 +212,7 @@ def test_an_image_that_is_said_to_be_a_step_to_another_one_is_still_checked(stor
 
     found = checked(store)
 
-    assert found[evil.short].status is Status.DIFFERS
+    assert found[evil.short].status is ReportStatus.DIFFERS
 
 
 def bomb(store: DockerStore, layer: int = 0) -> Path:
@@ -271,7 +274,7 @@ def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[L
 
     report = checked(store)["good:1"]
 
-    assert report.status is Status.DIFFERS
+    assert report.status is ReportStatus.DIFFERS
 
 
 @pytest.mark.lengthy
@@ -279,7 +282,7 @@ def test_a_tar_split_of_zeros_without_end_is_reported(store: DockerStore) -> Non
     """A thousand times as long when it is unpacked, and a single line."""
     bomb(store).write_bytes(gzip.compress(b"0" * 100_000_000))
 
-    assert checked(store)["good:1"].status is Status.DIFFERS
+    assert checked(store)["good:1"].status is ReportStatus.DIFFERS
 
 
 @pytest.mark.parametrize("what", ["diff", "cache-id", "tar-split.json.gz"])
@@ -290,7 +293,7 @@ def test_a_link_in_place_of_a_file_is_not_followed(store: DockerStore, tmp_path:
     path.unlink()
     path.symlink_to(tmp_path / "outside")
 
-    assert checked(store)["good:1"].status is Status.DIFFERS
+    assert checked(store)["good:1"].status is ReportStatus.DIFFERS
 
 
 @pytest.mark.parametrize("up", ["overlay2", "image/overlay2/layerdb", "image/overlay2/imagedb/content"])
@@ -299,7 +302,7 @@ def test_a_link_in_place_of_a_folder_on_the_way_is_not_followed(store: DockerSto
     shutil.move(store.root / up, tmp_path / "outside")
     (store.root / up).symlink_to(tmp_path / "outside")
 
-    assert all(each.status is not Status.HOLDS for each in checked(store).values())
+    assert all(each.status is not ReportStatus.HOLDS for each in checked(store).values())
 
 
 def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_own(store: DockerStore, tmp_path: Path) -> None:
@@ -320,9 +323,9 @@ def test_a_store_of_a_mounted_disk_lies_where_its_host_says(store: DockerStore, 
     (disk / "etc/docker/daemon.json").write_text(json.dumps({"data-root": f"/data/{store.root.name}"}))
     (disk / "data").symlink_to("/srv")
 
-    (found,) = scrub(store_at(disk), Wanted(), lambda *_: None)
+    (found,) = scrub(store_at(disk), ScrubRequest(), lambda *_: None)
 
-    assert (found.status, found.root) == (Status.HOLDS, str(disk / "srv" / store.root.name))
+    assert (found.status, found.root) == (ReportStatus.HOLDS, str(disk / "srv" / store.root.name))
 
 
 @pytest.mark.parametrize("inner", ["containerd", "1.1"])
@@ -343,7 +346,7 @@ def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(store: DockerStore) -> N
         path.unlink()
         os.mkfifo(path)
 
-    assert checked(store)["good:1"].status is Status.DIFFERS
+    assert checked(store)["good:1"].status is ReportStatus.DIFFERS
 
 
 def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerStore) -> None:
@@ -379,7 +382,7 @@ def test_a_list_of_entries_that_are_nowhere_has_an_end(store: DockerStore) -> No
 
     report = checked(store)["good:1"]
 
-    assert report.status is Status.DIFFERS
+    assert report.status is ReportStatus.DIFFERS
     assert "folders that it names are not there" in " ".join(each.got for each in report.differences)
 
 
@@ -420,10 +423,10 @@ def test_hostile_lists_of_podman_are_reported(tmp_path: Path, name: str) -> None
     """The check ends, with an answer that is not "holds"."""
     root = podman_store(tmp_path / "root", **HOSTILE_LISTS[name])
 
-    found = scrub(store_at(root), Wanted(), lambda *_: None)
+    found = scrub(store_at(root), ScrubRequest(), lambda *_: None)
 
     assert found
-    assert all(each.status is not Status.HOLDS for each in found)
+    assert all(each.status is not ReportStatus.HOLDS for each in found)
 
 
 def layout(folder: Path, index: bytes, **blobs: bytes) -> Path:
@@ -457,10 +460,10 @@ def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
     """The same for what somebody sent."""
     folder = layout(tmp_path / "layout", INDEXES[name], **{f"b_{ID}": INDEXES["an-index-in-itself"]})
 
-    found = scrub(store_at(folder), Wanted(), lambda *_: None)
+    found = scrub(store_at(folder), ScrubRequest(), lambda *_: None)
 
     assert found
-    assert all(each.status is not Status.HOLDS for each in found)
+    assert all(each.status is not ReportStatus.HOLDS for each in found)
 
 
 def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
@@ -468,9 +471,9 @@ def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "saved.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(tarfile.TarInfo("n" * 100_000))
 
-    (found,) = scrub(store_at(tmp_path / "saved.tar"), Wanted(), lambda *_: None)
+    (found,) = scrub(store_at(tmp_path / "saved.tar"), ScrubRequest(), lambda *_: None)
 
-    assert found.status is Status.UNKNOWN
+    assert found.status is ReportStatus.UNKNOWN
     assert "a name of 100000 bytes" in found.unknown[0]
 
 
@@ -487,9 +490,9 @@ def test_an_archive_that_is_no_file_keeps_nobody_waiting(tmp_path: Path, what: s
         path.mkdir()
 
     if what in modes:
-        (found,) = scrub(store_at(path), Wanted(), lambda *_: None)
+        (found,) = scrub(store_at(path), ScrubRequest(), lambda *_: None)
 
-        assert found.status is Status.UNKNOWN
+        assert found.status is ReportStatus.UNKNOWN
     else:
         with pytest.raises(NoStore):
             store_at(path)

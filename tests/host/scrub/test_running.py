@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.engines.overlay_processes import RunningRoot
-from boltseal.host.scrub.layer_check import Manner
+from boltseal.engines.overlay_processes import ProcessRoot
+from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.plans import ContainerPlan
 from boltseal.host.scrub.process_view import running_differences
 
@@ -32,8 +32,8 @@ def plan(tmp_path: Path) -> ContainerPlan:
 
 
 def seen(plan: ContainerPlan, *mounts: bytes) -> tuple[set[str], list[str]]:
-    running = RunningRoot(PID, b"own", frozenset(mounts), plan.root.parent / "proc")
-    found, unknown, _ = running_differences(plan, running, Manner(), lambda _: None)
+    running = ProcessRoot(PID, b"own", frozenset(mounts), plan.root.parent / "proc")
+    found, unknown, _ = running_differences(plan, running, CheckMode(), lambda _: None)
     return {each.path for each in found}, unknown
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boltseal.engines.safe_open import Beneath
+from boltseal.engines.safe_open import SafeFolder
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.tar_header import (
     FOLDER,
@@ -284,7 +284,7 @@ def test_a_tar_split_gives_all_headers_and_all_bytes_but_the_files(tmp_path: Pat
     tar = layer_tar(CONTENT)
     (tmp_path / "split").write_bytes(split(tar))
 
-    with Beneath(tmp_path) as files, files.opened(b"split") as fd, open(fd, "rb", closefd=False) as file:
+    with SafeFolder(tmp_path) as files, files.opened(b"split") as fd, open(fd, "rb", closefd=False) as file:
         found = list(entries(file))
 
     names = [header.name.rstrip(b"/").decode() for _, header in found if header is not None]

@@ -12,7 +12,7 @@ from boltseal.host.scrub.evidence import NothingExpected, expectation_of_receipt
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.host.scrub.trust import Expectation, Level, judge, names_image
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import Entry, Kind, encode
+from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import SigningKey
 from boltseal.ledger.proof import Receipt, format_receipt
@@ -58,7 +58,7 @@ def by_digest(digest: Digest) -> Expectation:
     return Expectation(digest, Level.L1, "a pin", of_manifest=True)
 
 
-def receipt(digest: Digest, kind: Kind = Kind.TAG_CREATED) -> bytes:
+def receipt(digest: Digest, kind: EntryKind = EntryKind.TAG_CREATED) -> bytes:
     entry = encode(
         Entry(
             kind=kind, time_us=1_795_508_941_000_042, registry=KEY.name, repository="shop/app", tag="1.4.2",
@@ -145,7 +145,7 @@ def test_a_receipt_by_another_key_proves_nothing() -> None:
 def test_a_receipt_of_a_deletion_says_nothing_of_what_a_tag_means() -> None:
     """It is refused, and not passed over."""
     with pytest.raises(NothingExpected):
-        expectation_of_receipt(receipt(CONFIG, Kind.TAG_DELETED), KEY.verifier)
+        expectation_of_receipt(receipt(CONFIG, EntryKind.TAG_DELETED), KEY.verifier)
 
 
 @pytest.mark.parametrize(

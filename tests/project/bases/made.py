@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
-from boltseal.project.bases.image_facts import Facts, Settings, Step
+from boltseal.project.bases.image_facts import HistoryStep, ImageFacts, ImageSettings
 
 
 def digest(words: str) -> Digest:
@@ -22,12 +22,12 @@ def facts(
     history: Sequence[str] | None = None,
     user: str = "",
     sizes: bool = True,
-) -> Facts:
+) -> ImageFacts:
     """An image with a layer for each letter. `name`: tells manifest and config apart from another with the same layers."""
-    settings = Settings(env or {}, (), ("node",), user, ("8080/tcp",), "", ())
+    settings = ImageSettings(env or {}, (), ("node",), user, ("8080/tcp",), "", ())
     lines = list(layers) if history is None else history
     mark = f"{layers} {name} {sorted((env or {}).items())} {user} {lines}"
-    return Facts(
+    return ImageFacts(
         digest(f"manifest {mark}"),
         digest(f"config {mark}"),
         Platform("linux", "amd64"),
@@ -37,5 +37,5 @@ def facts(
         labels or {},
         {},
         "",
-        tuple(Step("2026-11-26T00:00:00Z", line, False) for line in lines),
+        tuple(HistoryStep("2026-11-26T00:00:00Z", line, False) for line in lines),
     )

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.document_cache import Learned
+from boltseal.client.document_cache import DocumentCache
 from boltseal.client.ledger_trust import LedgerWatch
 from boltseal.client.state import ClientState
-from boltseal.client.tag_observations import Watched
+from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import By, written
-from boltseal.project.bases.base_scan import Answered, Looker, Wanted
-from boltseal.project.bases.image_documents import Documents
-from boltseal.project.bases.tag_history import Pasts, by_learned, by_watched
+from boltseal.project.bases.base_claims import ClaimSource, written
+from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
+from boltseal.project.bases.image_documents import ImageDocuments
+from boltseal.project.bases.tag_history import TagHistories, by_learned, by_watched
 from tests.fakes.hub import FakeHub
 from tests.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 
@@ -134,16 +134,16 @@ class Published:
         }
 
     @asynccontextmanager
-    async def looker(self, **more: Any) -> AsyncIterator[Looker]:
+    async def looker(self, **more: Any) -> AsyncIterator[BaseScanner]:
         transport = Transport(CredentialStore(()), TransportOptions(attempts=1), app=self.hub.transport())
         state = ClientState(self.state)
         watch = LedgerWatch(state, transport, lambda: self.now_us // 1_000_000)
-        with Learned(state, now_us=self.now_us) as learned, Watched(state) as watched:
+        with DocumentCache(state, now_us=self.now_us) as learned, TagObservations(state) as watched:
             mirrors = more.pop("mirrors", None)
-            pasts = Pasts(transport, [by_learned(learned), by_watched(watched)])
-            looker = Looker(
+            pasts = TagHistories(transport, [by_learned(learned), by_watched(watched)])
+            looker = BaseScanner(
                 transport,
-                Documents(transport, learned, mirrors),
+                ImageDocuments(transport, learned, mirrors),
                 learned,
                 pasts,
                 allowed=lambda name: self.allowed and name not in self.inner,
@@ -157,10 +157,12 @@ class Published:
             finally:
                 await transport.aclose()
 
-    async def look(self, *wanted: str | Wanted, base: str = "", **more: Any) -> list[Answered]:
+    async def look(self, *wanted: str | ImageToCheck, base: str = "", **more: Any) -> list[BaseReport]:
         """Look at images, an hour later each time."""
-        claim = written(Reference.parse(base), By.DOCKERFILE) if base else None
-        listed = [Wanted(one, Reference.parse(one), base=claim) if isinstance(one, str) else one for one in wanted]
+        claim = written(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
+        listed = [
+            ImageToCheck(one, Reference.parse(one), base=claim) if isinstance(one, str) else one for one in wanted
+        ]
         self.hub.counted_at.clear()
         async with self.looker(**more) as looker:
             answers = await looker.look(listed)

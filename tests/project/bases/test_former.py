@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.ledger.entry import Entry, Kind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
 from boltseal.project.bases.former_images import MOVED_OR_GONE, resolved_before
-from boltseal.project.bases.freshness import Status, Verdict
-from boltseal.project.bases.image_documents import Place
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+from boltseal.project.bases.image_documents import RemoteRepository
 from tests.project.bases.published import Published, base_labels
 
 OS, RUNTIME, APP = "reg.test/base/os:1", "reg.test/base/rt:1", "reg.test/team/app:1"
@@ -32,12 +32,12 @@ async def registry(tmp_path: Path) -> Published:
     return made
 
 
-async def of_app(registry: Published, *names: str, base: str = "") -> Verdict:
+async def of_app(registry: Published, *names: str, base: str = "") -> BaseVerdict:
     answers = await registry.look(*(names or EVERY), base=base)
     return next(one.verdict for one in answers if one.wanted.name == APP)
 
 
-def told(verdict: Verdict) -> tuple[str, str]:
+def told(verdict: BaseVerdict) -> tuple[str, str]:
     """The status, and the base."""
     return str(verdict.status), "" if verdict.claim is None else str(verdict.claim.base)
 
@@ -203,7 +203,7 @@ async def test_more_moves_than_are_held_are_not_known(registry: Published) -> No
     registry.image("base/rt", "1", "os")
     answers = await registry.look(*EVERY, max_units=11)
 
-    assert answers[-1].verdict.status is Status.UNKNOWN
+    assert answers[-1].verdict.status is BaseStatus.UNKNOWN
     assert "more images than are looked at together" in answers[-1].verdict.reason
 
 
@@ -220,20 +220,20 @@ def test_what_entries_say_that_tags_resolved_to() -> None:
     one, two, other = (str(Digest.of(text.encode())) for text in ("one", "two", "other"))
     signature = f"sha256-{'a' * 64}.sig"
 
-    def entry(kind: Kind, tag: str, digest: str, was: str) -> Entry:
+    def entry(kind: EntryKind, tag: str, digest: str, was: str) -> Entry:
         return Entry(kind=kind, time_us=1, registry="r", repository="a/b", tag=tag, digest=digest, was=was, salt="")
 
     entries = [
-        entry(Kind.TAG_CREATED, "sealed", other, ""),
-        entry(Kind.TAG_MOVED, "1", two, one),
-        entry(Kind.TAG_DELETED, "2", one, one),
-        entry(Kind.TAG_MOVED, signature, two, one),
-        entry(Kind.BUILT, "1", other, ""),
+        entry(EntryKind.TAG_CREATED, "sealed", other, ""),
+        entry(EntryKind.TAG_MOVED, "1", two, one),
+        entry(EntryKind.TAG_DELETED, "2", one, one),
+        entry(EntryKind.TAG_MOVED, signature, two, one),
+        entry(EntryKind.BUILT, "1", other, ""),
     ]
-    place = Place("reg.test", Repository("a/b"))
+    place = RemoteRepository("reg.test", Repository("a/b"))
 
     assert resolved_before(place, entries) == {
         Reference.parse("reg.test/a/b:1"): [Digest.parse(one), Digest.parse(two)],
         Reference.parse("reg.test/a/b:2"): [Digest.parse(one)],
     }
-    assert Kind.TAG_CREATED not in MOVED_OR_GONE
+    assert EntryKind.TAG_CREATED not in MOVED_OR_GONE

@@ -9,13 +9,13 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import By, Claim
+from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
 from boltseal.project.bases.changes import changes
 from boltseal.project.bases.freshness import (
-    Means,
+    BaseStatus,
+    BaseVerdict,
+    CurrentBase,
     Moment,
-    Status,
-    Verdict,
     behind,
     judge,
     judge_proven,
@@ -23,7 +23,7 @@ from boltseal.project.bases.freshness import (
     overall,
     same_digest,
 )
-from boltseal.project.bases.image_facts import Facts
+from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate
 from tests.project.bases.made import digest, facts
 
@@ -42,31 +42,33 @@ INHERITED: dict[str, Any] = {
 }
 
 
-def inheriting(**settings: Any) -> Facts:
+def inheriting(**settings: Any) -> ImageFacts:
     """A base with these settings."""
     base = facts("ab", name=str(settings))
     return replace(base, settings=replace(base.settings, **settings))
 
 
-def claim(built_on: Digest | None = OLD) -> Claim:
-    return Claim(NODE, built_on, By.BUILT)
+def claim(built_on: Digest | None = OLD) -> BaseClaim:
+    return BaseClaim(NODE, built_on, ClaimSource.BUILT)
 
 
-def judged(was: Facts | None, now: Facts | None, image: Facts = IMAGE, built_on: Digest | None = OLD) -> Verdict:
-    return judge(image, claim(built_on), was, Means(NEW, now))
+def judged(
+    was: ImageFacts | None, now: ImageFacts | None, image: ImageFacts = IMAGE, built_on: Digest | None = OLD
+) -> BaseVerdict:
+    return judge(image, claim(built_on), was, CurrentBase(NEW, now))
 
 
 def test_the_same_digest_is_the_same_image() -> None:
     """Nothing has to be read for that."""
     assert same_digest(claim(NEW), NEW)
-    assert judged(None, None, built_on=NEW).status is Status.CURRENT
+    assert judged(None, None, built_on=NEW).status is BaseStatus.CURRENT
 
 
 def test_another_index_with_the_same_image_for_the_platform_is_current() -> None:
     """Another platform moved, or an attestation was made anew."""
     verdict = judged(facts("ab"), facts("ab"))
 
-    assert verdict.status is Status.CURRENT
+    assert verdict.status is BaseStatus.CURRENT
     assert "only other platforms" in verdict.reason
 
 
@@ -74,22 +76,22 @@ def test_a_recorded_platform_digest_is_found_in_the_new_index() -> None:
     """Some tools record the manifest and not the index."""
     base = facts("ab")
 
-    assert judged(None, base, built_on=base.manifest).status is Status.CURRENT
+    assert judged(None, base, built_on=base.manifest).status is BaseStatus.CURRENT
 
 
 def test_layers_that_were_compressed_anew_are_the_same_layers() -> None:
     """The config says what they hold, and it is the same one."""
     was = facts("ab")
-    now = Facts(digest("zstd"), *(getattr(was, name) for name in list(Facts.__dataclass_fields__)[1:]))
+    now = ImageFacts(digest("zstd"), *(getattr(was, name) for name in list(ImageFacts.__dataclass_fields__)[1:]))
     verdict = judged(was, now)
 
-    assert verdict.status is Status.CURRENT
+    assert verdict.status is BaseStatus.CURRENT
     assert "compressed" in verdict.reason
 
 
 def test_the_same_layers_and_settings_built_anew_are_current() -> None:
     """Whoever builds again gets the same; only times differ."""
-    assert judged(facts("ab"), facts("ab", name="again")).status is Status.CURRENT
+    assert judged(facts("ab"), facts("ab", name="again")).status is BaseStatus.CURRENT
 
 
 @pytest.mark.parametrize(
@@ -102,25 +104,25 @@ def test_the_same_layers_and_settings_built_anew_are_current() -> None:
         *((inheriting(**{name: value}), "other settings") for name, value in INHERITED.items()),
     ],
 )
-def test_a_base_that_is_another_image_is_outdated(now: Facts, reason: str) -> None:
+def test_a_base_that_is_another_image_is_outdated(now: ImageFacts, reason: str) -> None:
     """Also one that only lost layers, or only changed ENV, CMD, USER or EXPOSE, or what else a build inherits."""
     verdict = judged(facts("ab"), now)
 
-    assert verdict.status is Status.OUTDATED
+    assert verdict.status is BaseStatus.OUTDATED
     assert reason in verdict.reason
     assert verdict.changes is not None
 
 
 def test_where_the_old_base_is_gone_layers_tell_that_it_is_outdated() -> None:
     """An image that does not begin with what the tag means now was built on something else."""
-    assert judged(None, facts("aY")).status is Status.OUTDATED
+    assert judged(None, facts("aY")).status is BaseStatus.OUTDATED
 
 
 def test_where_the_old_base_is_gone_a_beginning_tells_nothing() -> None:
     """It may have had one layer more."""
-    verdict = judge(IMAGE, claim(), None, Means(NEW, facts("ab")), unread="the registry has no such manifest")
+    verdict = judge(IMAGE, claim(), None, CurrentBase(NEW, facts("ab")), unread="the registry has no such manifest")
 
-    assert verdict.status is Status.UNKNOWN
+    assert verdict.status is BaseStatus.UNKNOWN
     assert "no such manifest" in verdict.reason
 
 
@@ -128,15 +130,15 @@ def test_a_platform_that_the_tag_has_no_more_can_t_be_told() -> None:
     """There is nothing to build it on again."""
     verdict = judged(facts("ab"), None)
 
-    assert verdict.status is Status.UNKNOWN
+    assert verdict.status is BaseStatus.UNKNOWN
     assert "linux/amd64" in verdict.reason
 
 
 def test_without_a_past_a_strict_beginning_is_no_proof() -> None:
     """The answer is that nobody can tell, with what to do; not that it is current."""
-    verdict = judge_without_past(IMAGE, claim(None), Means(NEW, facts("ab")))
+    verdict = judge_without_past(IMAGE, claim(None), CurrentBase(NEW, facts("ab")))
 
-    assert verdict.status is Status.UNKNOWN
+    assert verdict.status is BaseStatus.UNKNOWN
     assert "boltseal build" in verdict.reason
 
 
@@ -144,35 +146,35 @@ def test_without_a_past_other_layers_are_proof() -> None:
     """And so are all of them, where the image adds none and its history goes on from the base's."""
     only_set = facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"])
 
-    assert judge_without_past(IMAGE, claim(None), Means(NEW, facts("aY"))).status is Status.OUTDATED
-    assert judge_without_past(only_set, claim(None), Means(NEW, facts("ab"))).status is Status.CURRENT
-    assert judge_without_past(IMAGE, claim(None), Means(NEW, None, "denied")).reason == "denied"
+    assert judge_without_past(IMAGE, claim(None), CurrentBase(NEW, facts("aY"))).status is BaseStatus.OUTDATED
+    assert judge_without_past(only_set, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.CURRENT
+    assert judge_without_past(IMAGE, claim(None), CurrentBase(NEW, None, "denied")).reason == "denied"
 
 
 def test_a_claim_without_a_digest_is_judged_by_layers() -> None:
     """As a Dockerfile's FROM is."""
-    assert judged(None, facts("aY"), built_on=None).status is Status.OUTDATED
-    assert judged(None, facts("ab"), built_on=None).status is Status.UNKNOWN
+    assert judged(None, facts("aY"), built_on=None).status is BaseStatus.OUTDATED
+    assert judged(None, facts("ab"), built_on=None).status is BaseStatus.UNKNOWN
 
 
-def proven(*layers: str, now: str) -> Verdict:
+def proven(*layers: str, now: str) -> BaseVerdict:
     found = [Candidate(NODE, digest(f"index {name}"), facts("ab", env={"V": name})) for name in layers]
-    return judge_proven(IMAGE, found, claim(None), Means(digest(f"index {now}"), facts("ab", env={"V": now})))
+    return judge_proven(IMAGE, found, claim(None), CurrentBase(digest(f"index {now}"), facts("ab", env={"V": now})))
 
 
 def test_layers_that_prove_one_base_tell_whether_it_moved() -> None:
     """By its own digest, and by what it was."""
-    assert proven("1", now="1").status is Status.CURRENT
-    assert proven("1", now="2").status is Status.OUTDATED
+    assert proven("1", now="1").status is BaseStatus.CURRENT
+    assert proven("1", now="2").status is BaseStatus.OUTDATED
     assert proven("1", now="2").built_on == digest("index 1")
-    assert proven("1", "2", now="3").status is Status.OUTDATED
+    assert proven("1", "2", now="3").status is BaseStatus.OUTDATED
 
 
 def test_bases_that_cant_be_told_apart_leave_it_open() -> None:
     """One of them is what the tag means now, another one is not."""
     verdict = proven("1", "2", now="2")
 
-    assert verdict.status is Status.UNKNOWN
+    assert verdict.status is BaseStatus.UNKNOWN
     assert "meant 2 images with these layers" in verdict.reason
 
 
@@ -202,12 +204,12 @@ def test_how_far_behind_it_is(past: tuple[str, ...], expected: tuple[int, bool, 
 def test_outdated_on_one_platform_is_outdated() -> None:
     """And what can't be told on one is not current."""
 
-    def of(*statuses: Status) -> Status:
-        return overall([Verdict(status, "") for status in statuses]).status
+    def of(*statuses: BaseStatus) -> BaseStatus:
+        return overall([BaseVerdict(status, "") for status in statuses]).status
 
-    assert of(Status.CURRENT, Status.OUTDATED, Status.UNKNOWN) is Status.OUTDATED
-    assert of(Status.CURRENT, Status.UNKNOWN) is Status.UNKNOWN
-    assert of(Status.NO_BASE, Status.CURRENT) is Status.CURRENT
+    assert of(BaseStatus.CURRENT, BaseStatus.OUTDATED, BaseStatus.UNKNOWN) is BaseStatus.OUTDATED
+    assert of(BaseStatus.CURRENT, BaseStatus.UNKNOWN) is BaseStatus.UNKNOWN
+    assert of(BaseStatus.NO_BASE, BaseStatus.CURRENT) is BaseStatus.CURRENT
 
 
 def test_what_changed_is_told_in_layers_sizes_and_settings() -> None:

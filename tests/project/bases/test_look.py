@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.document_cache import Learned
+from boltseal.client.document_cache import DocumentCache
 from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.project.bases.base_claims import By, How
-from boltseal.project.bases.freshness import Status
-from boltseal.project.bases.image_documents import Documents, Place
+from boltseal.project.bases.base_claims import ClaimKind, ClaimSource
+from boltseal.project.bases.freshness import BaseStatus
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import IMAGE, NotAnImage, NotRead
 from tests.client.listening import listening
 from tests.images import artifact
@@ -98,7 +98,7 @@ async def test_what_is_new_is_read_through_the_mirror(registry: Published) -> No
     registry.hub.manifests["hub/library/node"] = registry.hub.manifests["library/node"]
     [answer] = await registry.look(f"{APP}:1", mirrors={"docker.io": ("mirror.test", "hub")})
 
-    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.status is BaseStatus.OUTDATED
     assert (registry.asked("HEAD"), registry.asked("GET")) == (1, 0)
     assert registry.asked("GET", "mirror.test") == 2
 
@@ -110,7 +110,7 @@ async def test_a_mirror_that_has_it_not_is_no_miss(registry: Published) -> None:
     registry.image("library/node", "16.13", "ac")
     [answer] = await registry.look(f"{APP}:1", mirrors={"docker.io": ("mirror.test", "empty")})
 
-    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.status is BaseStatus.OUTDATED
 
 
 async def test_only_another_platform_of_the_index_moved(registry: Published) -> None:
@@ -122,7 +122,7 @@ async def test_only_another_platform_of_the_index_moved(registry: Published) -> 
     registry.index("library/node", "16.13", {"amd64": amd, "arm64": moved})
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.CURRENT
+    assert answer.verdict.status is BaseStatus.CURRENT
     assert "other platforms" in answer.verdict.reason
 
 
@@ -153,7 +153,7 @@ async def test_an_image_of_several_platforms_is_as_old_as_its_oldest(registry: P
         "linux/amd64": "current",
         "linux/arm64": "outdated",
     }
-    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.status is BaseStatus.OUTDATED
 
 
 async def test_a_base_that_was_compressed_anew_is_the_same(registry: Published) -> None:
@@ -163,7 +163,7 @@ async def test_a_base_that_was_compressed_anew_is_the_same(registry: Published) 
     registry.image("library/node", "16.13", "ab", packed="zstd")
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.CURRENT
+    assert answer.verdict.status is BaseStatus.CURRENT
     assert "compressed" in answer.verdict.reason
 
 
@@ -176,10 +176,10 @@ async def test_a_base_that_lost_its_top_layer_is_found_without_a_label(registry:
     [answer] = await registry.look(f"{APP}:1", base=NODE)
 
     assert before == ["cannot tell"]
-    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.status is BaseStatus.OUTDATED
     assert "lost its uppermost layer" in answer.verdict.reason
     assert answer.verdict.claim is not None
-    assert (answer.verdict.claim.how, answer.verdict.claim.by) == (How.PROVEN, By.LAYERS)
+    assert (answer.verdict.claim.how, answer.verdict.claim.by) == (ClaimKind.PROVEN, ClaimSource.LAYERS)
 
 
 async def test_a_beginning_that_nobody_watched_is_no_proof(registry: Published) -> None:
@@ -190,7 +190,7 @@ async def test_a_beginning_that_nobody_watched_is_no_proof(registry: Published) 
     registry.image("library/node", "16.13", "ab")
     [answer] = await registry.look(f"{APP}:1", base=NODE)
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
     assert "boltseal build" in answer.verdict.reason
 
 
@@ -230,10 +230,10 @@ async def test_provenance_names_all_and_layers_tell_which(registry: Published) -
     registry.image("library/alpine", "3.20", "a2")
     moved = await registry.look(f"{APP}:1")
 
-    assert unmoved[0].verdict.status is Status.CURRENT
+    assert unmoved[0].verdict.status is BaseStatus.CURRENT
     assert gets == 0
-    assert builder_moved[0].verdict.status is Status.CURRENT
-    assert moved[0].verdict.status is Status.OUTDATED
+    assert builder_moved[0].verdict.status is BaseStatus.CURRENT
+    assert moved[0].verdict.status is BaseStatus.OUTDATED
     assert moved[0].verdict.claim is not None
     assert str(moved[0].verdict.claim.base) == "docker.io/library/alpine:3.20"
 
@@ -268,7 +268,7 @@ async def test_a_base_of_a_registry_that_nobody_allowed_is_not_asked_for(registr
     registry.allowed = False
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
     assert "--allow internal.test" in answer.verdict.reason
     assert registry.asked("HEAD", "internal.test") == 0
 
@@ -280,7 +280,7 @@ async def test_a_private_base_is_could_not_check(registry: Published) -> None:
     registry.hub.private = "secret/base"
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
     assert "docker login" in answer.verdict.reason
 
 
@@ -289,7 +289,7 @@ async def test_an_image_of_which_nobody_says_anything(registry: Published) -> No
     registry.image("shop/app", "1", "abX")
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
     assert "--dockerfile" in answer.verdict.reason
 
 
@@ -315,7 +315,7 @@ async def test_a_pull_limit_that_is_used_up_is_said(registry: Published) -> None
     registry.hub.quota, registry.hub.counting = 0, HUB
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
     assert "limits how often" in answer.verdict.reason
     assert registry.asked("HEAD", HUB) == 1
 
@@ -348,7 +348,7 @@ async def test_what_a_label_holds_is_shown_as_one_line_of_plain_text(registry: P
     registry.image("shop/app", "1", "abX", labels={"org.opencontainers.image.base.name": "x\x1b[2J\ny"})
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
     assert answer.verdict.reason.isprintable()
 
 
@@ -376,7 +376,7 @@ async def test_a_provenance_makes_us_read_at_no_host_that_nobody_allowed(registr
     [answer] = await registry.look(f"{APP}:1")
 
     assert registry.asked("HEAD", "169.254.169.254") + registry.asked("GET", "169.254.169.254") == 0
-    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.status is BaseStatus.OUTDATED
 
 
 async def test_a_base_that_can_not_be_asked_for_may_be_the_nearer_one(registry: Published) -> None:
@@ -389,7 +389,7 @@ async def test_a_base_that_can_not_be_asked_for_may_be_the_nearer_one(registry: 
     registry.inner = frozenset({"inner.test"})
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
     assert "--allow inner.test" in answer.verdict.reason
 
 
@@ -402,7 +402,7 @@ async def test_a_provenance_of_more_images_than_are_believed_says_nothing(regist
     registry.image("library/node", "16.13", "ac")
     [answer] = await registry.look(f"{APP}:1")
 
-    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.status is BaseStatus.OUTDATED
     assert registry.asked("HEAD") == 1
 
 
@@ -420,7 +420,7 @@ async def test_what_is_too_large_to_look_at_is_not_taken_for_no_image(registry: 
 
     assert isinstance(many.error, NotRead)
     assert "an index of 101 images" in many.verdict.reason
-    assert beside.verdict.status is Status.OUTDATED
+    assert beside.verdict.status is BaseStatus.OUTDATED
     assert isinstance(charts.error, NotAnImage)
 
 
@@ -470,8 +470,8 @@ async def test_what_a_tag_meant_and_can_not_be_read_any_more_may_be_the_base(reg
     registry.hub.manifests["library/node"][str(longer)] = there
     [read] = await registry.look(f"{APP}:1", base=NODE)
 
-    assert unread.verdict.status is Status.UNKNOWN
-    assert read.verdict.status is Status.OUTDATED
+    assert unread.verdict.status is BaseStatus.UNKNOWN
+    assert read.verdict.status is BaseStatus.OUTDATED
 
 
 async def test_images_of_one_dockerfile_are_no_bases_of_one_another(registry: Published) -> None:
@@ -497,7 +497,7 @@ async def test_a_label_that_came_with_a_base_that_has_moved_since_hides_no_move(
     [answer] = await registry.look(f"{APP}:1")
 
     assert before == ["cannot tell"]  # nobody has seen what the base meant when the app was built
-    assert answer.verdict.status is Status.OUTDATED
+    assert answer.verdict.status is BaseStatus.OUTDATED
     assert answer.verdict.claim is not None
     assert str(answer.verdict.claim.base) == "docker.io/shop/base:1"
 
@@ -529,7 +529,7 @@ async def test_what_a_tag_meant_longer_ago_than_is_looked_may_be_the_base(regist
         last = registry.image("library/node", "16.13", "ab", history=["a", str(number)])
     [answer] = await registry.look(f"{APP}:1", base=NODE)
 
-    assert answer.verdict.status is Status.UNKNOWN
+    assert answer.verdict.status is BaseStatus.UNKNOWN
 
 
 async def test_a_config_that_is_a_bomb_is_a_line_and_the_others_go_on(registry: Published) -> None:
@@ -546,7 +546,7 @@ async def test_a_config_that_is_a_bomb_is_a_line_and_the_others_go_on(registry: 
 
     assert isinstance(answers[0].error, NotRead)
     assert "nested too deeply" in answers[0].verdict.reason
-    assert answers[1].verdict.status is Status.CURRENT
+    assert answers[1].verdict.status is BaseStatus.CURRENT
 
 
 async def test_a_config_that_comes_byte_by_byte_is_not_waited_for_for_ever(tmp_path: Path) -> None:
@@ -561,9 +561,9 @@ async def test_a_config_that_comes_byte_by_byte_is_not_waited_for_for_ever(tmp_p
             await asyncio.sleep(0.02)
 
     async with listening(drip) as port:
-        place = Place(f"127.0.0.1:{port}", Repository("x/y"))
+        place = RemoteRepository(f"127.0.0.1:{port}", Repository("x/y"))
         transport = Transport(CredentialStore(()), TransportOptions(plain_http=frozenset({place.registry})))
-        learned = Learned(ClientState(tmp_path), now_us=1)
+        learned = DocumentCache(ClientState(tmp_path), now_us=1)
         with pytest.raises(RemoteUnavailable, match=r"within 0\.5 s"):
-            await Documents(transport, learned, read_s=0.5).blob(place, Digest.of(b""), 9999)
+            await ImageDocuments(transport, learned, read_s=0.5).blob(place, Digest.of(b""), 9999)
         await transport.aclose()

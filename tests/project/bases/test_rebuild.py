@@ -16,11 +16,11 @@ from boltseal.client.state import ClientState, StateUnusable
 from boltseal.events import parse_cloud_event
 from boltseal.oci.reference import Reference
 from boltseal.policy.rebuild_actions import parse_on_outdated
-from boltseal.project.bases.base_claims import By, Claim
-from boltseal.project.bases.base_scan import Answered, Wanted
-from boltseal.project.bases.freshness import Status, Verdict
-from boltseal.project.bases.rebuild_journal import Journal, Line, Outcome
-from boltseal.project.bases.rebuild_requests import AskedElsewhere, Due, Rebuilder
+from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
+from boltseal.project.bases.base_scan import BaseReport, ImageToCheck
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
+from boltseal.project.bases.rebuild_requests import AskedElsewhere, RebuildDue, Rebuilder
 from boltseal.project.bases.rebuild_runner import post_webhook, run_command
 from tests.client.listening import listening
 from tests.project.bases.made import digest
@@ -28,15 +28,15 @@ from tests.project.bases.made import digest
 APP, OURS, NODE = "reg.test/shop/app:1", "reg.test/shop/ours:1", "docker.io/library/node:16.13"
 
 
-def answered(image: str, base: str, now: str = "new", status: Status = Status.OUTDATED) -> Answered:
-    claim = Claim(Reference.parse(base), digest("old"), By.BUILT)
-    verdict = Verdict(status, "why", claim, digest("old"), digest(now))
-    return Answered(Wanted(image, Reference.parse(image)), digest(image), (verdict,))
+def answered(image: str, base: str, now: str = "new", status: BaseStatus = BaseStatus.OUTDATED) -> BaseReport:
+    claim = BaseClaim(Reference.parse(base), digest("old"), ClaimSource.BUILT)
+    verdict = BaseVerdict(status, "why", claim, digest("old"), digest(now))
+    return BaseReport(ImageToCheck(image, Reference.parse(image)), digest(image), (verdict,))
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(ClientState(tmp_path / "state"))
+def journal(tmp_path: Path) -> RebuildJournal:
+    return RebuildJournal(ClientState(tmp_path / "state"))
 
 
 def script(tmp_path: Path, body: str) -> list[str]:
@@ -46,7 +46,7 @@ def script(tmp_path: Path, body: str) -> list[str]:
     return [str(file), "{image}", "{base}", "{base_digest}"]
 
 
-def rebuilder(journal: Journal, command: Sequence[str], **more: Any) -> Rebuilder:
+def rebuilder(journal: RebuildJournal, command: Sequence[str], **more: Any) -> Rebuilder:
     table: Mapping[str, object] = {"command": list(command), "attempts": more.pop("attempts", 2)}
     return Rebuilder(parse_on_outdated([table]), journal, lambda: 1, pause_s=0, **more)
 
@@ -57,7 +57,9 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(journal: Journal, tmp_path: Path) -> None:
+async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
     """However often somebody looks; the next move of the base asks again."""
     told = tmp_path / "told"
     builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
@@ -65,26 +67,26 @@ async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(journ
     again = await builder.rebuild([answered(APP, NODE)])
     moved = await builder.rebuild([answered(APP, NODE, "newer")])
 
-    assert [(one.outcome, one.tries, one.told) for one in first + moved] == [(Outcome.DONE, 1, "built")] * 2
+    assert [(one.outcome, one.tries, one.told) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
     assert again == []
     assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
     assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
 
 
-async def test_bases_of_bases_come_first(journal: Journal, tmp_path: Path) -> None:
+async def test_bases_of_bases_come_first(journal: RebuildJournal, tmp_path: Path) -> None:
     """In whatever order they were found; what is current is left alone. What stands on one that was just asked for is not
     asked for with a digest that its base is about to lose: the look after it says with which."""
     told = tmp_path / "told"
     builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
-    other = answered("reg.test/x/y:1", NODE, status=Status.CURRENT)
+    other = answered("reg.test/x/y:1", NODE, status=BaseStatus.CURRENT)
     first = await builder.rebuild([answered(APP, OURS, "stale"), answered(OURS, NODE), other])
-    then = await builder.rebuild([answered(APP, OURS, "built"), answered(OURS, NODE, status=Status.CURRENT), other])
+    then = await builder.rebuild([answered(APP, OURS, "built"), answered(OURS, NODE, status=BaseStatus.CURRENT), other])
 
     assert [str(one.due.image) for one in first + then] == [OURS, APP]
     assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
 
 
-async def test_what_stands_on_one_that_waits_waits_too(journal: Journal, tmp_path: Path) -> None:
+async def test_what_stands_on_one_that_waits_waits_too(journal: RebuildJournal, tmp_path: Path) -> None:
     """However many lie between."""
     top = "reg.test/shop/top:1"
     builder = rebuilder(journal, script(tmp_path, "true"))
@@ -93,7 +95,7 @@ async def test_what_stands_on_one_that_waits_waits_too(journal: Journal, tmp_pat
     assert [str(one.due.image) for one in asked] == [OURS]
 
 
-async def test_a_base_that_goes_back_and_forth_asks_each_time(journal: Journal, tmp_path: Path) -> None:
+async def test_a_base_that_goes_back_and_forth_asks_each_time(journal: RebuildJournal, tmp_path: Path) -> None:
     """It moved each time, and what was built on the one before stands on an old base again."""
     builder = rebuilder(journal, script(tmp_path, "true"))
     asked = [len(await builder.rebuild([answered(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
@@ -102,7 +104,7 @@ async def test_a_base_that_goes_back_and_forth_asks_each_time(journal: Journal, 
 
 
 async def test_an_image_whose_platforms_stand_on_two_bases_is_rebuilt_for_either(
-    journal: Journal, tmp_path: Path
+    journal: RebuildJournal, tmp_path: Path
 ) -> None:
     """Once for both where both have moved; that one was asked for hides no move of the other."""
     on_node, on_other = answered(APP, NODE), answered(APP, "docker.io/library/other:1")
@@ -118,11 +120,11 @@ async def test_an_image_whose_platforms_stand_on_two_bases_is_rebuilt_for_either
     [
         [answered(APP, APP)],
         [answered(APP, OURS), answered(OURS, APP)],
-        [answered(APP, OURS), answered(OURS, APP, status=Status.CURRENT)],
+        [answered(APP, OURS), answered(OURS, APP, status=BaseStatus.CURRENT)],
     ],
 )
 async def test_what_stands_on_itself_is_not_rebuilt_for_ever(
-    journal: Journal, tmp_path: Path, answers: list[Answered]
+    journal: RebuildJournal, tmp_path: Path, answers: list[BaseReport]
 ) -> None:
     """A rebuild would move its base, and so ask for the next one. Who only stands on such a circle is asked for."""
     builder = rebuilder(journal, script(tmp_path, "true"))
@@ -135,7 +137,7 @@ async def test_what_stands_on_itself_is_not_rebuilt_for_ever(
     assert len(words) <= 2
 
 
-async def test_two_runs_at_once_ask_for_nothing_twice(journal: Journal, tmp_path: Path) -> None:
+async def test_two_runs_at_once_ask_for_nothing_twice(journal: RebuildJournal, tmp_path: Path) -> None:
     """The second one leaves it to the first, also what that has not come to yet."""
     told, begun = tmp_path / "told", tmp_path / "begun"
     waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
@@ -152,7 +154,7 @@ async def test_two_runs_at_once_ask_for_nothing_twice(journal: Journal, tmp_path
     assert told.read_text().splitlines() == [APP, "reg.test/x/y:1"]
 
 
-async def test_who_is_told_to_end_goes_on_with_the_tries_that_are_left(journal: Journal, tmp_path: Path) -> None:
+async def test_who_is_told_to_end_goes_on_with_the_tries_that_are_left(journal: RebuildJournal, tmp_path: Path) -> None:
     """What it ran is ended; the next look tries again, and in all no more often than was said."""
     told = tmp_path / "told"
     command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
@@ -176,7 +178,7 @@ async def test_who_is_told_to_end_goes_on_with_the_tries_that_are_left(journal: 
     ]
 
 
-async def test_what_stands_on_a_base_that_failed_waits(journal: Journal, tmp_path: Path) -> None:
+async def test_what_stands_on_a_base_that_failed_waits(journal: RebuildJournal, tmp_path: Path) -> None:
     """Others go on; that which waits was not asked for, so the next look asks."""
     builder = rebuilder(journal, script(tmp_path, 'case "$1" in *ours*) echo broken; exit 9;; esac'))
     answers = [answered(APP, OURS), answered(OURS, NODE), answered("reg.test/x/y:1", NODE)]
@@ -192,18 +194,18 @@ async def test_what_stands_on_a_base_that_failed_waits(journal: Journal, tmp_pat
     assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
 
 
-async def test_a_try_that_goes_well_is_the_last(journal: Journal, tmp_path: Path) -> None:
+async def test_a_try_that_goes_well_is_the_last(journal: RebuildJournal, tmp_path: Path) -> None:
     """The second of three, here."""
     mark = tmp_path / "mark"
     builder = rebuilder(journal, script(tmp_path, f"test -e {mark} || {{ touch {mark}; exit 1; }}"), attempts=3)
     [asked] = await builder.rebuild([answered(APP, NODE)])
 
-    assert (asked.outcome, asked.tries) == (Outcome.DONE, 2)
+    assert (asked.outcome, asked.tries) == (RebuildOutcome.DONE, 2)
 
 
-async def test_who_is_killed_after_asking_has_asked(journal: Journal, tmp_path: Path) -> None:
+async def test_who_is_killed_after_asking_has_asked(journal: RebuildJournal, tmp_path: Path) -> None:
     """A rebuild is never begun twice for one move, whatever became of the first."""
-    line = Line(1, APP, NODE, str(digest("new")), Outcome.ASKED)
+    line = JournalLine(1, APP, NODE, str(digest("new")), RebuildOutcome.ASKED)
     journal.note(line)
     builder = rebuilder(journal, script(tmp_path, "true"))
 
@@ -215,7 +217,7 @@ async def test_who_is_killed_after_asking_has_asked(journal: Journal, tmp_path: 
     )
 
 
-async def test_a_defect_of_ours_loses_no_rebuild(journal: Journal, tmp_path: Path) -> None:
+async def test_a_defect_of_ours_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path) -> None:
     """It was asked for, and the tries that are left follow."""
     table = {"url": "http://127.0.0.1:9/", "token_env": "T", "attempts": 2}
     builder = Rebuilder(parse_on_outdated([table]), journal, lambda: 1, tokens={}, pause_s=0)
@@ -226,11 +228,11 @@ async def test_a_defect_of_ours_loses_no_rebuild(journal: Journal, tmp_path: Pat
     assert [due.tries for due in builder.due([answered(APP, NODE)])] == [1]
 
 
-async def test_what_a_command_printed_is_not_told_to_others(journal: Journal, tmp_path: Path) -> None:
+async def test_what_a_command_printed_is_not_told_to_others(journal: RebuildJournal, tmp_path: Path) -> None:
     """A build's last line may hold a secret: it stays in the state folder, which is its owner's alone."""
     recorded: list[str] = []
 
-    async def record(_due: Due, _outcome: Outcome, told: str) -> None:
+    async def record(_due: RebuildDue, _outcome: RebuildOutcome, told: str) -> None:
         recorded.append(told)
 
     builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
@@ -242,7 +244,7 @@ async def test_what_a_command_printed_is_not_told_to_others(journal: Journal, tm
 
 
 @pytest.mark.slow
-async def test_only_so_many_are_asked_for_at_a_time(journal: Journal, tmp_path: Path) -> None:
+async def test_only_so_many_are_asked_for_at_a_time(journal: RebuildJournal, tmp_path: Path) -> None:
     """The rest at the next look."""
     builder = rebuilder(journal, ["true"])
     answers = [answered(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
@@ -250,15 +252,15 @@ async def test_only_so_many_are_asked_for_at_a_time(journal: Journal, tmp_path: 
     assert [len(await builder.rebuild(answers)) for _ in range(3)] == [100, 20, 0]
 
 
-async def test_a_ledger_that_takes_no_record_stops_nothing(journal: Journal, tmp_path: Path) -> None:
+async def test_a_ledger_that_takes_no_record_stops_nothing(journal: RebuildJournal, tmp_path: Path) -> None:
     """It is said."""
 
-    async def record(_due: Due, _outcome: Outcome, _told: str) -> None:
+    async def record(_due: RebuildDue, _outcome: RebuildOutcome, _told: str) -> None:
         raise RemoteDenied("may not push")
 
     [asked] = await rebuilder(journal, script(tmp_path, "true"), record=record).rebuild([answered(APP, NODE)])
 
-    assert (asked.outcome, asked.recorded) == (Outcome.DONE, "may not push")
+    assert (asked.outcome, asked.recorded) == (RebuildOutcome.DONE, "may not push")
 
 
 async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) -> None:
@@ -328,7 +330,7 @@ async def test_what_goes_wrong_is_one_line(words: list[str], told: str) -> None:
     assert told in ran.told
 
 
-async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(journal: Journal) -> None:
+async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(journal: RebuildJournal) -> None:
     """2xx is well; a redirect or an error is not."""
     heads: list[bytes] = []
     answers = [
@@ -352,8 +354,8 @@ async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(jo
     nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
     event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
 
-    assert (well.outcome, well.told) == (Outcome.DONE, "HTTP 202")
-    assert (bad.outcome, bad.told, len(heads)) == (Outcome.FAILED, "HTTP 302", 2)
+    assert (well.outcome, well.told) == (RebuildOutcome.DONE, "HTTP 202")
+    assert (bad.outcome, bad.told, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
     assert b"authorization: bearer word" in heads[0].lower()
     assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
     assert not nobody.well
@@ -378,29 +380,29 @@ async def test_a_webhook_of_this_machine_goes_through_no_proxy(monkeypatch: pyte
     assert (ran.well, ran.how) == (True, "HTTP 202")
 
 
-def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journal: Journal) -> None:
+def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journal: RebuildJournal) -> None:
     """As a full disk or a kill leaves it."""
-    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
         file.write(b'{"time_us":2,"ima')
-    journal.note(Line(3, APP, NODE, "e", Outcome.DONE, 1, "line\nbreak"))
+    journal.note(JournalLine(3, APP, NODE, "e", RebuildOutcome.DONE, 1, "line\nbreak"))
 
     assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "e"}
     assert [(one.digest, one.told) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
 
 
-def test_a_journal_that_somebody_wrote_into_is_named(journal: Journal) -> None:
+def test_a_journal_that_somebody_wrote_into_is_named(journal: RebuildJournal) -> None:
     """It decides what is run, so nothing in it is guessed."""
-    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
     with pytest.raises(StateUnusable, match="can't be read"):
         journal.lines()
 
 
-def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: Journal) -> None:
+def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: RebuildJournal) -> None:
     """What is whole counts."""
     assert journal.lines() == []
-    journal.note(Line(1, APP, NODE, "d", Outcome.ASKED))
+    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
         file.write(b'{"time_us":2,"ima')
 
@@ -409,10 +411,10 @@ def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: Journal) -> No
 
 def test_a_journal_that_has_grown_large_is_begun_anew_with_what_decides(tmp_path: Path) -> None:
     """However often is asked, it stays small; what was asked for last is not forgotten, and what was told is beside it."""
-    journal = Journal(ClientState(tmp_path / "state"), large_bytes=4000)
+    journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
-        journal.note(Line(at, APP, NODE, f"{at}", Outcome.DONE, 1, "x" * 100))
-        journal.note(Line(at, OURS, NODE, "same", Outcome.DONE, 1))
+        journal.note(JournalLine(at, APP, NODE, f"{at}", RebuildOutcome.DONE, 1, "x" * 100))
+        journal.note(JournalLine(at, OURS, NODE, "same", RebuildOutcome.DONE, 1))
     old = journal.path.with_name("rebuilds.old.jsonl")
 
     assert journal.path.stat().st_size < 4000 + 1000
@@ -423,9 +425,9 @@ def test_a_journal_that_has_grown_large_is_begun_anew_with_what_decides(tmp_path
 
 def test_of_more_rebuilds_than_there_is_room_for_the_oldest_are_forgotten(tmp_path: Path) -> None:
     """So that nobody who pushes very many images ends all rebuilds."""
-    journal = Journal(ClientState(tmp_path / "state"), large_bytes=4000)
+    journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
-        journal.note(Line(at, f"reg.test/shop/app{at}:1", NODE, "d", Outcome.DONE))
+        journal.note(JournalLine(at, f"reg.test/shop/app{at}:1", NODE, "d", RebuildOutcome.DONE))
     found = [line.time_us for line in journal.lines()]
 
     assert found[-1] == 199

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from boltseal.ledger.entry import Entry, Kind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import By, How, annotated, built, labelled, provenance, written
+from boltseal.project.bases.base_claims import ClaimKind, ClaimSource, annotated, built, labelled, provenance, written
 from boltseal.project.bases.image_facts import NotAnImage, NotRead, read_facts
 from boltseal.project.bases.rebuild_order import bases_first
 from tests import images
@@ -28,7 +28,7 @@ def test_labels_and_annotations_name_a_base() -> None:
     by_label, by_annotation = labelled(facts("a", labels=said)), annotated(said)
 
     assert by_label is not None
-    assert (by_label.base, by_label.digest, by_label.by, by_label.sure) == (NODE, WAS, By.LABEL, False)
+    assert (by_label.base, by_label.digest, by_label.by, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
     assert by_annotation is not None
     assert by_annotation.sure
 
@@ -55,7 +55,7 @@ def test_scratch_is_a_claim_of_no_base() -> None:
     assert claim.base is None
 
 
-def entry(extra: dict[str, str], kind: Kind = Kind.BUILT, of: Digest = WAS) -> Entry:
+def entry(extra: dict[str, str], kind: EntryKind = EntryKind.BUILT, of: Digest = WAS) -> Entry:
     return Entry(kind=kind, time_us=1, registry="r", repository="shop/app", digest=str(of), salt="0" * 32, extra=extra)
 
 
@@ -66,12 +66,12 @@ def test_the_newest_built_entry_of_the_image_counts() -> None:
         entry(said),
         entry({**said, "base.digest": str(digest("second"))}),
         entry(said, of=digest("another")),
-        entry(said, Kind.RELEASED),
+        entry(said, EntryKind.RELEASED),
     ]
     claim = built(entries, WAS)
 
     assert claim is not None
-    assert (claim.base, claim.digest, claim.by) == (NODE, digest("second"), By.BUILT)
+    assert (claim.base, claim.digest, claim.by) == (NODE, digest("second"), ClaimSource.BUILT)
     assert built(entries, digest("third")) is None
 
 
@@ -125,11 +125,11 @@ def test_another_statement_names_nothing(raw: bytes) -> None:
 
 def test_a_dockerfile_infers() -> None:
     """Only a pin in it says what the name meant."""
-    claim = written(Reference.parse(f"node:16.13@{WAS}"), By.DOCKERFILE)
+    claim = written(Reference.parse(f"node:16.13@{WAS}"), ClaimSource.DOCKERFILE)
 
-    assert (claim.how, claim.base, claim.digest) == (How.INFERRED, NODE, WAS)
-    assert written(None, By.DOCKERFILE).base is None
-    assert written(Reference.parse("node"), By.GIVEN).base == Reference.parse("node:latest")
+    assert (claim.how, claim.base, claim.digest) == (ClaimKind.INFERRED, NODE, WAS)
+    assert written(None, ClaimSource.DOCKERFILE).base is None
+    assert written(Reference.parse("node"), ClaimSource.GIVEN).base == Reference.parse("node:latest")
 
 
 def read(config: bytes, manifest: images.Document | None = None) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive
 
 from boltseal.server.api.errors import BodyStalled, ClientGone
-from boltseal.server.api.request import DEFAULT_LIMITS, Body, BodyLimits, Call, DocumentTooLarge, LengthInvalid
+from boltseal.server.api.request import DEFAULT_LIMITS, Body, BodyLimits, DocumentTooLarge, LengthInvalid, Request
 from tests.hasty import in_no_time
 
 GONE: Message = {"type": "http.disconnect"}
@@ -49,10 +49,10 @@ def trickling(pause_s: float, piece: bytes = b"x", first: bytes | None = None) -
     return receive
 
 
-def call(receive: Receive, *headers: tuple[bytes, bytes], limits: BodyLimits = DEFAULT_LIMITS) -> Call:
+def call(receive: Receive, *headers: tuple[bytes, bytes], limits: BodyLimits = DEFAULT_LIMITS) -> Request:
     """A PUT with these headers."""
     scope = {"type": "http", "method": "PUT", "headers": list(headers), "query_string": b""}
-    return Call(scope, receive, limits=limits)
+    return Request(scope, receive, limits=limits)
 
 
 async def test_a_body_comes_in_its_chunks() -> None:

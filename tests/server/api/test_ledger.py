@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from boltseal.ledger.checkpoint import open_checkpoint
-from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import open_receipt
@@ -93,7 +93,7 @@ async def test_a_push_answers_with_the_index_of_its_receipt(registry: Serving) -
     receipt = await registry.client.get(f"/ledger/receipt/{answer.headers['boltseal-ledger-index']}")
     opened = open_receipt(receipt.content, key_of(registry.data))
 
-    assert opened.entry.kind is Kind.TAG_CREATED
+    assert opened.entry.kind is EntryKind.TAG_CREATED
     assert (opened.entry.repository, opened.entry.tag, opened.entry.digest) == ("shop/app", "1.0.0", one.digest)
 
 
@@ -222,8 +222,8 @@ async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> 
     (line,) = parse_bundle(bundle.content, 1)
 
     assert open_checkpoint(note, key.verifier).checkpoint.origin == "localhost:5000/observations"
-    assert parse(line).kind is Kind.LOG_STARTED
-    assert open_receipt(receipt.content, key.verifier).entry.kind is Kind.LOG_STARTED
+    assert parse(line).kind is EntryKind.LOG_STARTED
+    assert open_receipt(receipt.content, key.verifier).entry.kind is EntryKind.LOG_STARTED
     assert ledgers.content != receipt.content
     assert nothing.status_code == 404
 

@@ -11,11 +11,11 @@ import httpx2
 import pytest
 
 from boltseal.server import logs
-from boltseal.server.api.access_log import Line
+from boltseal.server.api.access_log import AccessLogLine
 from boltseal.server.app import create_app
 from boltseal.server.auth.logins import hash_password
 from boltseal.server.settings import Settings
-from boltseal.server.storage.metrics import RunFolder, Totals
+from boltseal.server.storage.metrics import RequestMetrics, RunFolder
 from boltseal.server.storage.users import UserFile
 from tests import images
 from tests.asgi import running
@@ -93,9 +93,9 @@ async def test_a_page_in_a_browser_cannot_read_the_numbers(registry: Serving) ->
 
 async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
     """Who, what, how much; never the query, which may hold anything."""
-    lines: list[Line] = []
+    lines: list[AccessLogLine] = []
 
-    def write(more: Sequence[Line]) -> None:
+    def write(more: Sequence[AccessLogLine]) -> None:
         lines.extend(more)
 
     app = create_app(settings_of(tmp_path / "data"), access_log=write)
@@ -111,7 +111,7 @@ async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> Non
 
 async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
     """Tokens, health and the numbers themselves have lines, numbers and sums as pulls have."""
-    lines: list[Line] = []
+    lines: list[AccessLogLine] = []
     app = create_app(settings_of(tmp_path / "data"), access_log=lines.extend)
     transport = httpx2.ASGITransport(app=app)
     paths = ("/healthz", "/readyz", "/token", "/metrics")
@@ -130,7 +130,7 @@ async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path: Path) -> None:
     """Asked for by GET or by a form: who, and which repositories; a wrong login is noted as nobody's."""
-    lines: list[Line] = []
+    lines: list[AccessLogLine] = []
     settings = settings_of(tmp_path / "data")
     UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
     app = create_app(settings, access_log=lines.extend)
@@ -181,7 +181,7 @@ def test_a_path_cannot_forge_a_line(as_json: bool, capfdbinary: pytest.CaptureFi
     write = logs.access_writer("info", as_json=as_json)
     path = "/v2/x\n2026-01-01 [info] request forged \x1b[31m\u0085\u2028"
     assert write is not None
-    write([Line(1_795_500_000_000_000_000, "a-1", "127.0.0.1", "eve", "GET", path, 200, 0, 7, 1.2)])
+    write([AccessLogLine(1_795_500_000_000_000_000, "a-1", "127.0.0.1", "eve", "GET", path, 200, 0, 7, 1.2)])
     written = capfdbinary.readouterr().err
 
     assert written.count(b"\n") == 1
@@ -200,7 +200,7 @@ def test_the_log_level_also_silences_the_access_log() -> None:
 async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) -> None:
     """A replaced worker takes nothing away from a counter."""
     folder = RunFolder.make(tmp_path)
-    gone = Totals()
+    gone = RequestMetrics()
     gone.request(("GET", "Base", 200), 0.01, 0, 2)
     gone.refusal("TagSealed")
     gone.count("password_checks")

@@ -10,14 +10,14 @@ from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.reference import NameInvalid, Repository, Tag, TagInvalid
 from boltseal.server.api.paths import (
-    Base,
-    BlobAt,
-    Catalog,
-    ManifestAt,
-    Referrers,
-    Tags,
-    UploadAt,
-    Uploads,
+    BaseTarget,
+    BlobTarget,
+    CatalogTarget,
+    ManifestTarget,
+    ReferrersTarget,
+    TagListTarget,
+    UploadsTarget,
+    UploadTarget,
     parse_path,
 )
 from boltseal.server.storage.blobs.protocol import UploadId, UploadUnknown
@@ -33,7 +33,7 @@ AWKWARD_NAMES = ["a/manifests/b", "x/tags/list", "a/blobs/uploads", "a/referrers
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
 def test_the_api_itself(path: str) -> None:
     """GET /v2/ asks whether this is a registry, and clients write it with and without the slash."""
-    assert parse_path(path.encode()) == Base()
+    assert parse_path(path.encode()) == BaseTarget()
 
 
 @pytest.mark.parametrize("name", [APP, *AWKWARD_NAMES])
@@ -41,32 +41,32 @@ def test_every_route_of_every_name(name: str) -> None:
     """Names may hold the words of routes, because a path is read from its end."""
     repository = Repository(name)
 
-    assert parse_path(f"/v2/{name}/tags/list".encode()) == Tags(repository)
-    assert parse_path(f"/v2/{name}/manifests/1.4.2".encode()) == ManifestAt(repository, Tag("1.4.2"))
-    assert parse_path(f"/v2/{name}/manifests/{DIGEST}".encode()) == ManifestAt(repository, DIGEST)
-    assert parse_path(f"/v2/{name}/blobs/{DIGEST}".encode()) == BlobAt(repository, DIGEST)
-    assert parse_path(f"/v2/{name}/referrers/{DIGEST}".encode()) == Referrers(repository, DIGEST)
-    assert parse_path(f"/v2/{name}/blobs/uploads/".encode()) == Uploads(repository)
-    assert parse_path(f"/v2/{name}/blobs/uploads".encode()) == Uploads(repository)
-    assert parse_path(f"/v2/{name}/blobs/uploads/{SESSION}".encode()) == UploadAt(repository, SESSION)
+    assert parse_path(f"/v2/{name}/tags/list".encode()) == TagListTarget(repository)
+    assert parse_path(f"/v2/{name}/manifests/1.4.2".encode()) == ManifestTarget(repository, Tag("1.4.2"))
+    assert parse_path(f"/v2/{name}/manifests/{DIGEST}".encode()) == ManifestTarget(repository, DIGEST)
+    assert parse_path(f"/v2/{name}/blobs/{DIGEST}".encode()) == BlobTarget(repository, DIGEST)
+    assert parse_path(f"/v2/{name}/referrers/{DIGEST}".encode()) == ReferrersTarget(repository, DIGEST)
+    assert parse_path(f"/v2/{name}/blobs/uploads/".encode()) == UploadsTarget(repository)
+    assert parse_path(f"/v2/{name}/blobs/uploads".encode()) == UploadsTarget(repository)
+    assert parse_path(f"/v2/{name}/blobs/uploads/{SESSION}".encode()) == UploadTarget(repository, SESSION)
 
 
 @pytest.mark.parametrize("tag", ["list", "uploads", "manifests", "blobs", "tags"])
 def test_tags_called_like_a_route(tag: str) -> None:
     """A tag may be any word, also one that ends another route."""
-    assert parse_path(f"/v2/shop/app/manifests/{tag}".encode()) == ManifestAt(APP, Tag(tag))
+    assert parse_path(f"/v2/shop/app/manifests/{tag}".encode()) == ManifestTarget(APP, Tag(tag))
 
 
 def test_catalog() -> None:
     """The list of repositories has a path that can't be a repository's."""
-    assert parse_path(b"/v2/_catalog") == Catalog()
+    assert parse_path(b"/v2/_catalog") == CatalogTarget()
 
 
 @pytest.mark.parametrize("colon", ["%3A", "%3a"])
 def test_an_escaped_colon_in_a_digest(colon: str) -> None:
     """Some clients escape the colon of a digest, and mean the same."""
-    assert parse_path(f"/v2/shop/app/manifests/sha256{colon}{HEX}".encode()) == ManifestAt(APP, DIGEST)
-    assert parse_path(f"/v2/shop/app/blobs/sha256{colon}{HEX}".encode()) == BlobAt(APP, DIGEST)
+    assert parse_path(f"/v2/shop/app/manifests/sha256{colon}{HEX}".encode()) == ManifestTarget(APP, DIGEST)
+    assert parse_path(f"/v2/shop/app/blobs/sha256{colon}{HEX}".encode()) == BlobTarget(APP, DIGEST)
 
 
 @pytest.mark.parametrize(
@@ -191,4 +191,4 @@ def test_what_a_manifest_path_names_is_what_it_was_made_of(parts: list[str], tag
     """Whatever words a name is made of, its manifests are found under it and under no other."""
     name = "/".join(parts)
 
-    assert parse_path(f"/v2/{name}/manifests/{tag}".encode()) == ManifestAt(Repository(name), Tag(tag))
+    assert parse_path(f"/v2/{name}/manifests/{tag}".encode()) == ManifestTarget(Repository(name), Tag(tag))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from starlette.types import Message
 
-from boltseal.server.api.responses import Answer, FileAnswer, StreamAnswer, stream
+from boltseal.server.api.responses import FileResponse, Response, StreamResponse, stream
 
 HEADERS = ((b"content-length", b"6"),)
 
@@ -32,7 +32,7 @@ class Client:
         if len(self.sent) == self._leaves_after:
             self._left.set()
 
-    async def get(self, answer: Answer) -> list[Message]:
+    async def get(self, answer: Response) -> list[Message]:
         await answer.send(self.scope, self.receive, self.send)
         return self.sent
 
@@ -66,7 +66,7 @@ class Pieces:
 async def test_head_is_get_without_the_bytes(method: str) -> None:
     """Same status, same headers, Content-Length included."""
     client = Client(method)
-    start, body = await client.get(Answer(200, HEADERS, b"abcdef"))
+    start, body = await client.get(Response(200, HEADERS, b"abcdef"))
 
     assert start == {"type": "http.response.start", "status": 200, "headers": HEADERS}
     assert body["body"] == (b"abcdef" if method == "GET" else b"")
@@ -74,7 +74,7 @@ async def test_head_is_get_without_the_bytes(method: str) -> None:
 
 async def test_a_file_is_left_to_the_server() -> None:
     """By its path, after headers that say how long it is."""
-    sent = await Client().get(FileAnswer(200, HEADERS, Path("/data/blob")))
+    sent = await Client().get(FileResponse(200, HEADERS, Path("/data/blob")))
 
     assert sent[0] == {"type": "http.response.start", "status": 200, "headers": HEADERS}
     assert sent[1] == {"type": "http.response.pathsend", "path": "/data/blob"}
@@ -96,7 +96,7 @@ async def test_one_piece_needs_no_stream() -> None:
     pieces = Pieces(b"abcdef", b"more than was asked for")
     answer = await stream(206, HEADERS, pieces(), 6)
 
-    assert not isinstance(answer, StreamAnswer)
+    assert not isinstance(answer, StreamResponse)
     assert answer.body == b"abcdef"
     assert pieces.closed
 

@@ -12,15 +12,15 @@ import pytest
 
 from boltseal.events import Event
 from boltseal.server.mirror.cache import Mirror
-from boltseal.server.mirror.last_pull import Uses
-from boltseal.server.mirror.upstream_limits import Limits
-from boltseal.server.mirror.upstream_lists import ListBounds, Relay
+from boltseal.server.mirror.last_pull import LastPulls
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstream_lists import ListBounds, UpstreamLists
 from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.settings import Settings
-from boltseal.server.storage.coordination.interprocess_lock import Turns
-from boltseal.server.store_factory import Store, open_store
+from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.store_factory import OpenStore, open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
 
@@ -78,8 +78,8 @@ class BareMirror(Generic[Tags]):
     mirror: Mirror
     upstream: Upstream
     tags: Tags
-    uses: Uses
-    store: Store
+    uses: LastPulls
+    store: OpenStore
 
 
 @asynccontextmanager
@@ -98,12 +98,12 @@ async def bare_mirror(
         pass
     upstreams = build_upstreams(settings.upstreams)
     with open_store(settings, clock=clock) as store:
-        registry, turns = store.registry, Turns(settings.server.data)
-        limits = Limits(registry.upstreams, clock=clock, tell=_nobody)
+        registry, turns = store.registry, InterprocessLock(settings.server.data)
+        limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_nobody)
         told: dict[str, Any] = {"clock": clock, "read_only": _everything_may_be_written, "count": _nobody}
         asks = tags(registry.observations, limits, turns, tell=_nobody, patience_s=patience_s, **told)
-        relay = Relay(store.database, registry.pulls, limits, clock, lists)
-        uses = Uses(store.database, clock, _everything_may_be_written, waiting_most)
+        relay = UpstreamLists(store.database, registry.pulls, limits, clock, lists)
+        uses = LastPulls(store.database, clock, _everything_may_be_written, waiting_most)
         parts = (upstreams, asks, limits, registry, store.blobs, relay, turns, uses)
         mirror = Mirror(*parts, check_room=_nobody, warm_most=warm_most, **told)
         try:

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from boltseal.server.mirror.single_flight import Flights
+from boltseal.server.mirror.single_flight import SingleFlight
 
 
 async def test_who_asks_at_once_shares_the_work() -> None:
     """And its result."""
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     begun = 0
 
     async def work() -> int:
@@ -26,7 +26,7 @@ async def test_who_asks_at_once_shares_the_work() -> None:
 
 async def test_work_that_has_just_ended_is_not_taken_for_new_work() -> None:
     """Whoever asks in the moment between its end and its being forgotten gets work of their own, which others then share."""
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     results = iter(range(10))
 
     async def work() -> int:
@@ -46,7 +46,7 @@ async def test_work_that_has_just_ended_is_not_taken_for_new_work() -> None:
 
 async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
     """The next may succeed."""
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
 
     async def fails() -> int:
         raise ValueError("no")
@@ -62,7 +62,7 @@ async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
 
 async def test_who_leaves_does_not_end_the_work() -> None:
     """Others wait for it."""
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
     go_on = asyncio.Event()
 
     async def work() -> int:
@@ -81,7 +81,7 @@ async def test_who_leaves_does_not_end_the_work() -> None:
 
 async def test_the_end_ends_all_of_it() -> None:
     """Nobody is left waiting."""
-    flights: Flights[str, int] = Flights()
+    flights: SingleFlight[str, int] = SingleFlight()
 
     async def work() -> int:
         await asyncio.Event().wait()

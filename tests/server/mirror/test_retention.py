@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from boltseal.server import app as app_module
-from boltseal.server.mirror.retention import DAY_US, Unit, plan, retain
+from boltseal.server.mirror.retention import DAY_US, RetentionUnit, plan, retain
 from boltseal.server.settings import Settings
 from boltseal.server.storage.garbage_collection import collect_released
 from boltseal.server.storage.metadata import mirrored
@@ -24,11 +24,11 @@ from tests.serving import Clock, serving_as
 NOW_US = 1_795_500_000_000_000
 
 
-def unit(root: str, used_days_ago: float, *parts: str, kept: bool = False) -> Unit:
-    return Unit("up/app", root, frozenset({root, *parts}), NOW_US - int(used_days_ago * DAY_US), kept)
+def unit(root: str, used_days_ago: float, *parts: str, kept: bool = False) -> RetentionUnit:
+    return RetentionUnit("up/app", root, frozenset({root, *parts}), NOW_US - int(used_days_ago * DAY_US), kept)
 
 
-def roots(units: list[Unit], sizes: dict[str, int], **limits: int | None) -> list[str]:
+def roots(units: list[RetentionUnit], sizes: dict[str, int], **limits: int | None) -> list[str]:
     told = {"keep_for_us": None, "keep_bytes": None} | limits
     goes = plan(units, sizes, NOW_US, **told)
     return [each.unit.root for each in goes]

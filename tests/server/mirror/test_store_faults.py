@@ -14,12 +14,12 @@ from boltseal.oci.reference import Repository
 from boltseal.policy.rules import parse_rules
 from boltseal.policy.upstreams import parse_upstreams
 from boltseal.server.mirror.blobs import MirroredBlobs
-from boltseal.server.mirror.upstream_limits import Limits
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.registry import build_registry
 from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken
-from boltseal.server.storage.coordination.interprocess_lock import Turns
+from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
 from boltseal.server.storage.metadata.database import Database, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
 from boltseal.server.store_factory import now_us
@@ -40,12 +40,12 @@ class Bench:
         registry = build_registry(self.database, self.store, parse_rules(()))
         self.pulls = registry.pulls
         self.upstream = upstreams.by_name[NAME]
-        self.turns = Turns(data)
+        self.turns = InterprocessLock(data)
         self.blobs = MirroredBlobs(
             registry.pulls,
             registry.uploads,
             self.store,
-            Limits(registry.upstreams, clock=now_us, tell=lambda _: None),
+            UpstreamLimits(registry.upstreams, clock=now_us, tell=lambda _: None),
             self.turns,
             check_room=lambda _: None,
             count=lambda _: None,

@@ -9,10 +9,10 @@ import pytest
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.upstream_moves import Seen
+from boltseal.policy.upstream_moves import UpstreamAnswer
 from boltseal.policy.upstreams import MoveTerms, OnMove
 from boltseal.server.auth.actor import Actor
-from boltseal.server.mirror.upstream_tags import Meaning, UpstreamTags
+from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.settings import Settings
 from boltseal.server.store_factory import open_store
@@ -67,7 +67,7 @@ async def test_what_another_process_changes_is_seen_at_once(
     await warm.client.get(f"/v2/{NAME}/team/app/manifests/{second.digest}")
     assert (await warm.client.get(TARGET)).content == first.raw
 
-    said = Seen(Digest.parse(second.digest), second.media_type, len(second.raw))
+    said = UpstreamAnswer(Digest.parse(second.digest), second.media_type, len(second.raw))
     with open_store(settings, clock=clock) as other:
         await other.registry.observations.note(
             Repository(f"{NAME}/team/app"), Tag("latest"), said, MoveTerms(OnMove.FOLLOW), Actor("another worker")
@@ -127,7 +127,7 @@ class Asked(UpstreamTags):
 
     times = 0
 
-    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning:
+    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         self.times += 1
         return await super().meaning(upstream, repository, tag)
 

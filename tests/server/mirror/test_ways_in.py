@@ -8,7 +8,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
-from boltseal.server.store_factory import NameReserved, open_store, prepare
+from boltseal.server.store_factory import UpstreamNameTaken, open_store, prepare
 from tests.fakes.upstream import FakeUpstream
 from tests.images import image, push
 from tests.server.mirror.mirrors import mirror_settings, table_of
@@ -118,7 +118,7 @@ async def test_a_local_repository_under_an_upstreams_name_keeps_the_server_from_
     async with serving_as(mirror_settings(data)) as serving:
         await push(serving.client, "up.example/other", "latest", image("ours"))
 
-    with pytest.raises(NameReserved):
+    with pytest.raises(UpstreamNameTaken):
         prepare(settings)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from boltseal.errors import NotFound, Precondition, SealedDelete, SealedPut
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid
 from boltseal.oci.reference import Tag
@@ -35,7 +35,7 @@ async def test_the_first_push_seals_and_is_recorded(shop: Shop) -> None:
     assert published == Published(Digest.of(body), (Tag("1.4.2"),), None, 2, created=True)
     assert (answer.raw, answer.media_type, answer.sealed) == (body, OCI, True)
     assert (entry.kind, entry.tag, entry.digest, entry.size) == (
-        Kind.TAG_CREATED,
+        EntryKind.TAG_CREATED,
         "1.4.2",
         str(Digest.of(body)),
         len(body),
@@ -95,7 +95,7 @@ async def test_a_floating_tag_moves_and_the_old_digest_stays(shop: Shop) -> None
 
     assert old.raw == one
     assert (entry.kind, entry.was, entry.previous) == (
-        Kind.TAG_MOVED,
+        EntryKind.TAG_MOVED,
         str(Digest.of(one)),
         moved.ledger_index - 1 if moved.ledger_index else -1,
     )
@@ -111,7 +111,7 @@ async def test_changing_the_rules_never_unseals(open_shop: Opener) -> None:
     with pytest.raises(SealedPut):
         await later.push(two, "1.4.2")
 
-    assert [entry.kind for entry in await later.entries()][-1] == Kind.RULES_CHANGED
+    assert [entry.kind for entry in await later.entries()][-1] == EntryKind.RULES_CHANGED
 
 
 async def test_a_floating_tag_is_sealed_when_a_rule_now_seals_it(open_shop: Opener) -> None:
@@ -125,7 +125,7 @@ async def test_a_floating_tag_is_sealed_when_a_rule_now_seals_it(open_shop: Open
     await later.push(one, "rc2")
     kinds = [(entry.kind, entry.tag) for entry in (await later.entries())[-2:]]
 
-    assert kinds == [(Kind.TAG_MOVED, "rc1"), (Kind.TAG_SEALED, "rc2")]
+    assert kinds == [(EntryKind.TAG_MOVED, "rc1"), (EntryKind.TAG_SEALED, "rc2")]
     for tag in ("rc1", "rc2"):
         with pytest.raises(SealedPut):
             await later.push(three, tag)
@@ -148,7 +148,7 @@ async def test_unseal_lifts_only_the_protection_against_deletion(shop: Shop) -> 
     await shop.push(one, "1.4.2")
     kinds = [entry.kind for entry in await shop.entries()][2:]
 
-    assert kinds == [Kind.TAG_CREATED, Kind.TAG_UNSEALED, Kind.TAG_DELETED, Kind.TAG_CREATED]
+    assert kinds == [EntryKind.TAG_CREATED, EntryKind.TAG_UNSEALED, EntryKind.TAG_DELETED, EntryKind.TAG_CREATED]
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))).raw == one
 
 
@@ -243,7 +243,7 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(open_shop: 
 
     assert early == []
     assert planned == expired == [(SHOP, Tag("nightly-1"))]
-    assert (await shop.entries())[-1].kind == Kind.TAG_EXPIRED
+    assert (await shop.entries())[-1].kind == EntryKind.TAG_EXPIRED
 
 
 async def test_a_purge_removes_what_nothing_else_needs(shop: Shop) -> None:
@@ -273,7 +273,12 @@ async def test_a_purge_by_digest_is_recorded_when_no_tag_tells_of_it(shop: Shop)
     await shop.registry.seals.purge(SHOP, Digest.of(body), ADMIN, "leaked")
     entry = (await shop.entries())[-1]
 
-    assert (entry.kind, entry.tag, entry.digest, entry.reason) == (Kind.TAG_PURGED, "", str(Digest.of(body)), "leaked")
+    assert (entry.kind, entry.tag, entry.digest, entry.reason) == (
+        EntryKind.TAG_PURGED,
+        "",
+        str(Digest.of(body)),
+        "leaked",
+    )
 
 
 async def test_a_referrer_of_a_sealed_image_may_be_taken_back_for_a_day(shop: Shop) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.proof import open_receipt
 from boltseal.ledger.tiles import TileId
 from boltseal.server.registry import integrator, sequencer
-from boltseal.server.registry.integrator import Integrator, LedgerDoubt, LedgerKeyMissing, receipt_of
+from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
 from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.database import Database, open_database
@@ -39,7 +39,7 @@ class Log:
 
     def add(self, count: int = 1) -> None:
         for _ in range(count):
-            self.database.write_and_wait(lambda tx: sequencer.append(tx, Kind.RULES_CHANGED, actor="x"))
+            self.database.write_and_wait(lambda tx: sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x"))
 
     def lines(self) -> list[bytes]:
         return self.database.read_and_wait(lambda held: [line for _, line in ledger_store.lines(held)])
@@ -156,13 +156,15 @@ def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: Log) -
     assert seen == [log.expected()]
 
 
-def _restore(log: Log, head: ledger_tree.Head | None) -> None:
+def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
     """The tree as it was under an earlier head."""
     assert head is not None
     lines = log.lines()[: head.size]
     hashes = b"".join(leaf_hash(line) for line in lines)
     log.database.write_and_wait(
-        lambda tx: ledger_tree.grow(tx, 0, {TileId(0, 0, len(lines)): hashes}, ledger_tree.Head(head.size, head.note))
+        lambda tx: ledger_tree.grow(
+            tx, 0, {TileId(0, 0, len(lines)): hashes}, ledger_tree.SignedHead(head.size, head.note)
+        )
     )
 
 
@@ -189,9 +191,9 @@ def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
         ]
     )
 
-    with pytest.raises(LedgerDoubt, match="11 entries of the ledger were signed, but the data holds 8"):
+    with pytest.raises(LedgerInDoubt, match="11 entries of the ledger were signed, but the data holds 8"):
         Integrator(log.database, log.keys).check()
-    with pytest.raises(LedgerDoubt):
+    with pytest.raises(LedgerInDoubt):
         log.integrator.integrate()
 
 
@@ -204,7 +206,7 @@ def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(
         lambda tx: tx.connection.exec_driver_sql("UPDATE entry SET line = CAST(line || ' ' AS BLOB) WHERE idx = 1")
     )
 
-    with pytest.raises(LedgerDoubt, match="not the ones that were signed"):
+    with pytest.raises(LedgerInDoubt, match="not the ones that were signed"):
         Integrator(log.database, log.keys).integrate()
 
 
@@ -216,7 +218,7 @@ def test_a_tree_that_was_changed_is_doubted(log: Log) -> None:
         lambda tx: tx.connection.exec_driver_sql("UPDATE ledger_tile SET hashes = zeroblob(length(hashes))")
     )
 
-    with pytest.raises(LedgerDoubt, match="not over its stored tree"):
+    with pytest.raises(LedgerInDoubt, match="not over its stored tree"):
         Integrator(log.database, log.keys).check()
 
 
@@ -228,11 +230,11 @@ def test_another_key_is_doubted(log: Log) -> None:
     assert key is not None
     log.keys.put_key(type(key)(key.name, bytes(32)))
 
-    with pytest.raises(LedgerDoubt, match="mark does not hold"):
+    with pytest.raises(LedgerInDoubt, match="mark does not hold"):
         log.integrator.integrate()
 
 
-@pytest.mark.parametrize(("missing", "kind"), [("ledger.key", LedgerKeyMissing), ("ledger.mark", LedgerDoubt)])
+@pytest.mark.parametrize(("missing", "kind"), [("ledger.key", LedgerKeyMissing), ("ledger.mark", LedgerInDoubt)])
 def test_a_key_or_mark_that_is_gone_is_doubted(log: Log, missing: str, kind: type[Exception]) -> None:
     """Neither is made again by itself."""
     log.add()
@@ -271,7 +273,7 @@ def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> Non
     assert old is not None
     assert log.head() == log.expected()
     opened = open_receipt(receipts[0], old.verifier)
-    assert opened.entry.kind is Kind.KEY_ROTATED
+    assert opened.entry.kind is EntryKind.KEY_ROTATED
     assert opened.entry.extra["key"] == str(new.verifier)
 
 
@@ -311,7 +313,7 @@ def test_every_entry_has_a_receipt_under_the_newest_head(log: Log, size: int) ->
 def test_a_great_many_entries_are_brought_in_by_several_heads(log: Log) -> None:
     """Memory stays flat when a ledger is signed for the first time."""
     log.database.write_and_wait(
-        lambda tx: [sequencer.append(tx, Kind.RULES_CHANGED, actor="x") for _ in range(integrator.BATCH + 10)]
+        lambda tx: [sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x") for _ in range(integrator.BATCH + 10)]
     )
     log.integrator.integrate()
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.policy.upstream_moves import Seen
+from boltseal.policy.upstream_moves import UpstreamAnswer
 from boltseal.policy.upstreams import MoveTerms, OnMove
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
@@ -35,7 +35,7 @@ DIGEST = "sha256:" + "a" * 64
 
 def observe(tx: Transaction, tag: str = TAG) -> int:
     return sequencer.append(
-        tx, Kind.OBSERVED, repository=NODE, tag=Tag(tag), digest=DIGEST, actor="mirror:docker.io", log=OBSERVATIONS
+        tx, EntryKind.OBSERVED, repository=NODE, tag=Tag(tag), digest=DIGEST, actor="mirror:docker.io", log=OBSERVATIONS
     )
 
 
@@ -59,7 +59,7 @@ def both(tmp_path: Path) -> Iterator[Both]:
 
 
 TERMS = MoveTerms(OnMove.ALERT)
-SEEN = Seen(Digest.parse(DIGEST), "application/vnd.oci.image.manifest.v1+json", 100)
+SEEN = UpstreamAnswer(Digest.parse(DIGEST), "application/vnd.oci.image.manifest.v1+json", 100)
 
 
 def settings_of(data: Path, *upstreams: str, **server: object) -> Settings:
@@ -84,8 +84,8 @@ def test_an_observation_has_a_place_a_tree_and_a_head_of_its_own(both: Both) -> 
     assert both.lines() == before
 
 
-@pytest.mark.parametrize("kind", [Kind.OBSERVED, Kind.HELD, Kind.ACCEPTED])
-def test_no_observation_comes_into_the_ledger(both: Both, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [EntryKind.OBSERVED, EntryKind.HELD, EntryKind.ACCEPTED])
+def test_no_observation_comes_into_the_ledger(both: Both, kind: EntryKind) -> None:
     """Strangers decide what is observed: they must not make the ledger grow."""
     with pytest.raises(AssertionError, match="has no place in ledger"):
         both.database.write_and_wait(lambda tx: sequencer.append(tx, kind, repository=NODE, tag=TAG, digest=DIGEST))
@@ -95,7 +95,9 @@ def test_nothing_but_observations_comes_into_theirs(both: Both) -> None:
     """What the door decides belongs into the ledger."""
     with pytest.raises(AssertionError, match="has no place in observations"):
         both.database.write_and_wait(
-            lambda tx: sequencer.append(tx, Kind.TAG_CREATED, repository=NODE, tag=TAG, digest=DIGEST, log=OBSERVATIONS)
+            lambda tx: sequencer.append(
+                tx, EntryKind.TAG_CREATED, repository=NODE, tag=TAG, digest=DIGEST, log=OBSERVATIONS
+            )
         )
 
 
@@ -214,7 +216,7 @@ def test_fsck_holds_what_is_served_against_what_was_written_down(tmp_path: Path,
     assert any(sentence in one.problem for one in found)
 
 
-def _note(tx: Transaction, tag: Tag, seen: Seen) -> None:
+def _note(tx: Transaction, tag: Tag, seen: UpstreamAnswer) -> None:
     note(tx, NODE, tag, seen, TERMS, Actor("mirror:docker.io"))
 
 
@@ -226,7 +228,7 @@ def test_a_lost_observation_is_accepted_and_the_mirror_goes_on(tmp_path: Path) -
     """An old copy of the data: what is lost is recorded, tags stand as the log says, and new ones are taken in again."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
-    other = Seen(Digest.parse("sha256:" + "b" * 64), SEEN.media_type, 100)
+    other = UpstreamAnswer(Digest.parse("sha256:" + "b" * 64), SEEN.media_type, 100)
     with open_store(settings) as store:
         for tag, seen in (("16.13", SEEN), ("16.13", other), ("18.0", SEEN)):
             store.database.write_and_wait(partial(_note, tag=Tag(tag), seen=seen))

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from boltseal.ledger.audit import Audit
-from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.tiles import BundleId, encode_bundle
 from boltseal.server.registry.integrator import Integrator
 from boltseal.server.registry.recovery import RecoveryRefused, accept_loss, bring_back, next_origin
-from boltseal.server.registry.tag_writer import TagDoor
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.settings import Settings
-from boltseal.server.storage.findings import Status
+from boltseal.server.storage.findings import FindingStatus
 from boltseal.server.storage.ledger_copy import CopyInvalid, FolderCopy
 from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_store
@@ -54,7 +54,7 @@ async def behind(tmp_path: Path) -> Settings:
 def recover(settings: Settings, source: Path) -> int:
     copy = FolderCopy(source)
     with open_store(settings) as store:
-        done = bring_back(store.database, store.keys, TagDoor(settings.rules), copy.lines, copy.head())
+        done = bring_back(store.database, store.keys, TagWriter(settings.rules), copy.lines, copy.head())
     return done.brought
 
 
@@ -90,7 +90,7 @@ async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp
     assert any("which the repository does not hold" in one for one in missing)
     assert refused.status_code == 409
     assert latest == PUSHED.digest
-    assert examined.outcome is Status.HOLDS
+    assert examined.outcome is FindingStatus.HOLDS
 
 
 @pytest.mark.lengthy
@@ -120,7 +120,7 @@ async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_pa
             return [line.replace(b'"anonymous"', b'"somebody_"') for line in lost.lines(start, end)]
 
         with pytest.raises(RecoveryRefused, match="not the ones that were signed"):
-            bring_back(store.database, store.keys, TagDoor(behind.rules), lying, None)
+            bring_back(store.database, store.keys, TagWriter(behind.rules), lying, None)
         after = store.database.read_and_wait(lambda held: list(ledger_store.lines(held)))
 
         assert store.database.frozen is not None
@@ -150,13 +150,13 @@ async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
         await images.push(registry.client, "shop/app", "2.0.0", OTHER)  # free again: that is the loss
 
     assert done.origin == recovered.registry == "localhost:5000/2"
-    assert recovered.kind is Kind.RECOVERED
+    assert recovered.kind is EntryKind.RECOVERED
     assert recovered.reason == "the disk is gone"
     assert recovered.extra["previous_origin"] == "localhost:5000"
     assert recovered.extra["last_size"] == before.split(b"\n")[1].decode()
     assert recovered.extra["lost_entries"] == "3"
     assert not any(problems)
-    assert examine_store(behind, lambda *_: None).outcome is Status.HOLDS
+    assert examine_store(behind, lambda *_: None).outcome is FindingStatus.HOLDS
 
 
 @pytest.mark.parametrize("call", ["create", "sync", "rename", "sync_folder"])
@@ -178,7 +178,7 @@ def test_a_loss_whose_acceptance_fails_anywhere_is_accepted_by_the_next(
     head = Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
     audit = Audit()
     problems = [audit.take(index, line) for index, line in enumerate(log.lines())]
-    recovered = next(one for one in map(parse, log.lines()) if one.kind is Kind.RECOVERED)
+    recovered = next(one for one in map(parse, log.lines()) if one.kind is EntryKind.RECOVERED)
     log.database.close()
 
     assert last is not None

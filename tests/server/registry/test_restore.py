@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.entry import EntryKind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import UNCONDITIONAL
-from boltseal.server.registry.restores import ByIndex, ByTime, EntryOfAnother, NeverMeant, NoLongerHeld, Restored
+from boltseal.server.registry.restores import (
+    ByIndex,
+    ByTime,
+    EntryOfOtherTag,
+    NeverResolved,
+    NoLongerStored,
+    RestoredTag,
+)
 from boltseal.server.registry.tag_writer import TagSealed
 from boltseal.server.storage.metadata import ledger_store
 from tests.shop import SHOP, Shop
@@ -29,7 +36,9 @@ async def moved(shop: Shop) -> list[Digest]:
     return digests
 
 
-async def restore(shop: Shop, to: Digest | ByIndex | ByTime, tag: Tag = LATEST, where: Repository = SHOP) -> Restored:
+async def restore(
+    shop: Shop, to: Digest | ByIndex | ByTime, tag: Tag = LATEST, where: Repository = SHOP
+) -> RestoredTag:
     return await shop.registry.restores.restore(where, tag, to, ADMIN, "it crashes")
 
 
@@ -44,8 +53,8 @@ async def test_a_tag_goes_back_to_a_digest_and_says_why(shop: Shop, moved: list[
     entry = parse(line)
 
     assert await meaning(shop) == moved[0]
-    assert done == Restored(moved[0], moved[1], done.entry_index, changed=True)
-    assert (entry.kind, entry.actor, entry.reason) == (Kind.TAG_RESTORED, ADMIN.name, "it crashes")
+    assert done == RestoredTag(moved[0], moved[1], done.entry_index, changed=True)
+    assert (entry.kind, entry.actor, entry.reason) == (EntryKind.TAG_RESTORED, ADMIN.name, "it crashes")
     assert entry.was == str(moved[1])
     assert (await shop.registry.pulls.manifest(SHOP, moved[1])).digest == moved[1]
 
@@ -97,7 +106,7 @@ async def test_only_what_the_tag_meant_itself(shop: Shop, moved: list[Digest]) -
     """Another tag's image is a push, not a restore."""
     other = (await shop.push(await shop.image("other"), "1.0.0")).digest
 
-    with pytest.raises(NeverMeant, match="never meant"):
+    with pytest.raises(NeverResolved, match="never meant"):
         await restore(shop, other)
 
 
@@ -105,20 +114,20 @@ async def test_what_was_deleted_can_not_come_back(shop: Shop, moved: list[Digest
     """Bytes that are gone are gone; the message says to push them again."""
     await shop.registry.deletes.manifest(SHOP, moved[0], UNCONDITIONAL, ADMIN)
 
-    with pytest.raises(NoLongerHeld, match="push that image again"):
+    with pytest.raises(NoLongerStored, match="push that image again"):
         await restore(shop, moved[0])
 
 
 @pytest.mark.parametrize(("index", "what"), [(0, "is a log.started"), (10_000, "is not there")])
 async def test_an_entry_of_something_else_is_refused(shop: Shop, moved: list[Digest], index: int, what: str) -> None:
     """An index that is no meaning of this tag."""
-    with pytest.raises(EntryOfAnother, match=f"entry {index} {what}; expected one"):
+    with pytest.raises(EntryOfOtherTag, match=f"entry {index} {what}; expected one"):
         await restore(shop, ByIndex(index))
 
 
 async def test_a_time_before_the_tag_is_refused(shop: Shop, moved: list[Digest]) -> None:
     """It says when."""
-    with pytest.raises(NeverMeant, match="was not there yet at 2"):
+    with pytest.raises(NeverResolved, match="was not there yet at 2"):
         await restore(shop, ByTime(shop.clock.now_us - 60_000_000))
 
 
@@ -127,11 +136,11 @@ async def test_a_time_at_which_it_was_deleted_is_refused(shop: Shop, moved: list
     await shop.registry.deletes.tag(SHOP, LATEST, UNCONDITIONAL, ADMIN)
     shop.clock.now_us += 1_000_000
 
-    with pytest.raises(NeverMeant, match="had been deleted"):
+    with pytest.raises(NeverResolved, match="had been deleted"):
         await restore(shop, ByTime(shop.clock.now_us))
 
 
 async def test_a_repository_that_never_was(shop: Shop) -> None:
     """The same answer as for a tag that never was."""
-    with pytest.raises(NeverMeant):
+    with pytest.raises(NeverResolved):
         await restore(shop, ByTime(shop.clock.now_us), where=Repository("no/such"))

@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from boltseal.client.witness import WitnessClient
 from boltseal.ledger.checkpoint import open_checkpoint
 from boltseal.ledger.proof import open_receipt
-from boltseal.server.registry.integrator import LedgerDoubt
+from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.ledger import Ledger
-from boltseal.server.registry.witnesses import Witness, Witnesses
+from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.storage.ledger_key import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.database import Transaction
@@ -46,7 +46,7 @@ def of(log: Log, *fakes: FakeWitness) -> Witnesses:
     return Witnesses(
         log.database,
         log.keys,
-        [Witness(WitnessClient(URL, app=fake.transport()), fake.key.verifier) for fake in fakes],
+        [WitnessState(WitnessClient(URL, app=fake.transport()), fake.key.verifier) for fake in fakes],
     )
 
 
@@ -151,7 +151,7 @@ async def test_a_store_that_is_behind_a_witness_takes_nothing_in(
     log.integrator.check()  # nothing here tells
     await of(log, witness).submit()
 
-    with pytest.raises(LedgerDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
         log.integrator.check()
 
 
@@ -169,7 +169,7 @@ async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness)
     await of(log, witness).submit()
 
     assert log.keys.mark() == newest
-    with pytest.raises(LedgerDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
         log.integrator.check()
 
 
@@ -198,7 +198,7 @@ async def test_another_history_than_a_witness_saw_is_doubted(log: Log, witness: 
     log.integrator.integrate()
     await of(log, witness).submit()
 
-    with pytest.raises(LedgerDoubt, match="is not the one that was signed"):
+    with pytest.raises(LedgerInDoubt, match="is not the one that was signed"):
         log.integrator.check()
 
 

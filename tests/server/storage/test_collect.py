@@ -15,10 +15,10 @@ import pytest
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.server.auth.actor import ANONYMOUS
-from boltseal.server.registry.uploads import Uploads
+from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
-from boltseal.server.storage.garbage_collection import Item, collect
+from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.fakes.disk import FailingDisk
 from tests.shop import DAY_US, SHOP, once
@@ -41,11 +41,11 @@ def age(shop: Shop, data: bytes, hours: int) -> None:
     os.utime(path, (then, then))
 
 
-def run(shop: Shop, *, dry_run: bool = False) -> list[Item]:
+def run(shop: Shop, *, dry_run: bool = False) -> list[GarbageItem]:
     return list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=dry_run))
 
 
-async def in_thread(shop: Shop, *, dry_run: bool = False) -> list[Item]:
+async def in_thread(shop: Shop, *, dry_run: bool = False) -> list[GarbageItem]:
     return await asyncio.to_thread(lambda: run(shop, dry_run=dry_run))
 
 
@@ -70,7 +70,7 @@ async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
     gone = await in_thread(shop)
 
     assert soon == []
-    assert planned == gone == [Item("blob", str(Digest.of(b"goes")), 4, "no repository names it since 2 h")]
+    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository names it since 2 h")]
     assert there
     assert not shop.blobs.present(Digest.of(b"goes"))
     assert await in_thread(shop) == []
@@ -101,7 +101,7 @@ async def test_a_push_between_its_bytes_and_its_row_is_told_to_try_again(shop: S
             shop.blobs.remove(wanted)
             return shop.blobs.present(wanted)
 
-    uploads = Uploads(shop.database, Vanishing())  # type: ignore[arg-type]  # the rest by __getattr__
+    uploads = UploadManager(shop.database, Vanishing())  # type: ignore[arg-type]  # the rest by __getattr__
     with pytest.raises(Unavailable, match="push again"):
         await uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
 
@@ -189,7 +189,7 @@ async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) 
     planned = await in_thread(shop, dry_run=True)
     gone = await in_thread(shop)
 
-    assert planned == gone == [Item("manifest", str(Digest.of(lost)), len(lost), "no repository names it")]
+    assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository names it")]
     assert await in_thread(shop) == []
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(kept, "sha512"))).raw == kept
 
@@ -219,7 +219,7 @@ async def test_a_store_that_fails_stops_it_and_what_went_is_told(open_shop: Open
     disk = FailingDisk()
     disk.fail("unlink", errno.EIO, skip=2)
     blobs = LocalBlobs(tmp_path / "data", disk=disk)
-    told: list[Item] = []
+    told: list[GarbageItem] = []
 
     def run_until_it_fails() -> None:
         for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):

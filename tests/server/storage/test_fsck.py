@@ -18,7 +18,7 @@ from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
-from boltseal.server.storage.fsck import Examined, Status, examine
+from boltseal.server.storage.fsck import Examined, FindingStatus, examine
 from boltseal.server.storage.garbage_collection import collect
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.fakes.disk import FailingDisk
@@ -82,7 +82,7 @@ async def test_a_store_with_a_history_is_as_it_must_be(shop: Shop, look: Callabl
     counts = examined.counts
 
     assert problems(examined) == []
-    assert examined.outcome is Status.HOLDS
+    assert examined.outcome is FindingStatus.HOLDS
     assert (counts.tags, counts.manifests, counts.blobs, counts.entries) == (3, 2, 2, 13)
 
 
@@ -376,10 +376,10 @@ async def test_a_blob_that_can_not_be_read_is_unknown_and_the_rest_is_looked_at(
     examined = examine(tmp_path / "data" / DATABASE_NAME, blobs, shop.clock.now_us)
     blobs.close()
 
-    assert [finding.status for finding in examined.findings] == [Status.UNKNOWN]
+    assert [finding.status for finding in examined.findings] == [FindingStatus.UNKNOWN]
     assert "could not read the blob" in examined.findings[0].problem
     assert "Input/output error" in examined.findings[0].problem
-    assert examined.outcome is Status.UNKNOWN
+    assert examined.outcome is FindingStatus.UNKNOWN
     assert examined.counts.blobs == 2
 
 
@@ -398,7 +398,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
 
     examined = examine(tmp_path / "data" / DATABASE_NAME, Closed(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
 
-    assert examined.outcome is Status.UNKNOWN
+    assert examined.outcome is FindingStatus.UNKNOWN
     assert [finding.what for finding in examined.findings] == ["store"]
 
 
@@ -420,7 +420,7 @@ async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener
     examined = examine(database, shop.blobs, shop.clock.now_us)
     found = problems(examined)
 
-    assert examined.outcome is Status.DIFFERS
+    assert examined.outcome is FindingStatus.DIFFERS
     assert any(problem.startswith("database: the registry's database is damaged") for problem in found), found
     assert examined.counts.entries == 42
     assert examined.counts.blobs == 80
@@ -470,7 +470,7 @@ def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], 
     """A first start, and nothing since."""
     examined = look()
 
-    assert examined.outcome is Status.HOLDS
+    assert examined.outcome is FindingStatus.HOLDS
     assert examined.counts.entries == 2
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.server.registry import sequencer
 from boltseal.server.settings import Settings
-from boltseal.server.storage.findings import Status
+from boltseal.server.storage.findings import FindingStatus
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import examine_store, open_store, prepare
@@ -24,7 +24,7 @@ def settings(tmp_path: Path) -> Settings:
     made = settings_of(tmp_path / "data")
     prepare(made)
     with open_store(made) as store:
-        store.database.write_and_wait(lambda tx: [sequencer.append(tx, Kind.BUILT, actor="x") for _ in range(600)])
+        store.database.write_and_wait(lambda tx: [sequencer.append(tx, EntryKind.BUILT, actor="x") for _ in range(600)])
     return made
 
 
@@ -40,7 +40,7 @@ def by_hand(settings: Settings) -> Callable[..., None]:
     return execute
 
 
-def problems(settings: Settings, status: Status = Status.DIFFERS) -> list[str]:
+def problems(settings: Settings, status: FindingStatus = FindingStatus.DIFFERS) -> list[str]:
     examined = examine_store(settings, lambda *_: None)
     return [f"{one.what}: {one.problem}" for one in examined.findings if one.status is status]
 
@@ -104,7 +104,7 @@ def test_a_key_that_is_gone_can_not_be_looked_at(settings: Settings) -> None:
     (settings.keys / "ledger.key").unlink()
 
     assert problems(settings) == []
-    assert any("its key is not there" in one for one in problems(settings, Status.UNKNOWN))
+    assert any("its key is not there" in one for one in problems(settings, FindingStatus.UNKNOWN))
 
 
 def test_an_old_copy_is_behind_the_mark(settings: Settings, by_hand: Callable[..., None]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.server.storage.coordination.interprocess_lock import TurnNotHad, Turns, TurnsUnusable
+from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock, LockNotAcquired, LockUnusable
 
 HOLDS = """
 import asyncio, sys
@@ -27,10 +27,10 @@ asyncio.run(main())
 
 async def test_one_at_a_time_in_a_process_and_among_them(tmp_path: Path) -> None:
     """Two openings of the file are two processes to the kernel."""
-    here, there = Turns(tmp_path), Turns(tmp_path)
+    here, there = InterprocessLock(tmp_path), InterprocessLock(tmp_path)
     inside, most = 0, 0
 
-    async def work(turns: Turns) -> None:
+    async def work(turns: InterprocessLock) -> None:
         nonlocal inside, most
         async with turns.taken("tag", 10):
             inside += 1
@@ -47,9 +47,9 @@ async def test_one_at_a_time_in_a_process_and_among_them(tmp_path: Path) -> None
 
 async def test_another_key_is_another_turn(tmp_path: Path) -> None:
     """Nobody waits for what is none of their business."""
-    turns = Turns(tmp_path)
+    turns = InterprocessLock(tmp_path)
     async with turns.taken("one", 0), turns.taken("two", 0):
-        with pytest.raises(TurnNotHad, match="somebody else is at the same"):
+        with pytest.raises(LockNotAcquired, match="somebody else is at the same"):
             async with turns.taken("one", 0.05):
                 pass
     turns.close()
@@ -65,8 +65,8 @@ async def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     other = _holder(tmp_path)
     assert other.stdout is not None
     assert await asyncio.to_thread(other.stdout.readline) == b"taken\n"
-    turns = Turns(tmp_path)
-    with pytest.raises(TurnNotHad):
+    turns = InterprocessLock(tmp_path)
+    with pytest.raises(LockNotAcquired):
         async with turns.taken("tag", 0.05):
             pass
     other.kill()
@@ -79,6 +79,6 @@ async def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
 
 async def test_a_file_that_can_not_be_made_is_doubt(tmp_path: Path) -> None:
     """No turn, no work."""
-    with pytest.raises(TurnsUnusable, match=r"turns\.lock can't be used"):
-        async with Turns(tmp_path / "missing").taken("tag", 0):
+    with pytest.raises(LockUnusable, match=r"turns\.lock can't be used"):
+        async with InterprocessLock(tmp_path / "missing").taken("tag", 0):
             pass

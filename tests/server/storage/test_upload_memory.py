@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from boltseal.server.storage.upload_admission import FAST_CHUNK_BYTES, FREE_BYTES, Crowd, MemoryBudget
+from boltseal.server.storage.upload_admission import FAST_CHUNK_BYTES, FREE_BYTES, MemoryBudget, UploadAdmission
 
 MEBIBYTE = 1024 * 1024
 
@@ -25,7 +25,7 @@ def test_the_budget_shrinks_batches_as_writers_come() -> None:
     assert budget.is_due(1, 1)
 
 
-async def enter(crowd: Crowd, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) -> None:
+async def enter(crowd: UploadAdmission, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) -> None:
     """A client brings a chunk and asks to go on."""
     crowd.arrived(who, chunk_bytes)
     await crowd.go_on(who, FREE_BYTES + 1)
@@ -33,7 +33,7 @@ async def enter(crowd: Crowd, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) 
 
 async def test_a_small_upload_never_waits() -> None:
     """What is there with the first read needs nobody's leave, however full it is."""
-    crowd = Crowd(0)
+    crowd = UploadAdmission(0)
     async with asyncio.timeout(1):
         crowd.arrived("small", FREE_BYTES)
         await crowd.go_on("small", FREE_BYTES)
@@ -50,7 +50,7 @@ async def test_one_may_always_enter() -> None:
 
 async def test_there_are_as_many_fast_uploads_as_fit() -> None:
     """Two at a time where two chunks fit, the others in the order in which they came, each to its end."""
-    crowd = Crowd(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
+    crowd = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
     inside = most = 0
     order: list[int] = []
 
@@ -75,7 +75,7 @@ async def test_there_are_as_many_fast_uploads_as_fit() -> None:
 
 async def test_clients_that_stall_make_room() -> None:
     """Who brings nothing for a while counts for nothing, though it never leaves."""
-    crowd = Crowd(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    crowd = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     async with asyncio.timeout(3):
         for number in range(12):
             await enter(crowd, number)
@@ -83,7 +83,7 @@ async def test_clients_that_stall_make_room() -> None:
 
 async def test_slow_clients_make_room() -> None:
     """Who brings small chunks counts for small chunks, so a crowd of them flows side by side."""
-    crowd = Crowd(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    crowd = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     slow = 0
 
     async def upload(number: int) -> None:
@@ -101,7 +101,7 @@ async def test_slow_clients_make_room() -> None:
 @pytest.mark.slow
 async def test_fast_clients_keep_their_place() -> None:
     """Who goes on bringing large chunks counts for them, whatever the time."""
-    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
+    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
     await enter(crowd, "fast")
     other = asyncio.create_task(enter(crowd, "other"))
     for _ in range(30):
@@ -117,7 +117,7 @@ async def test_fast_clients_keep_their_place() -> None:
 
 async def test_who_waits_for_the_disk_does_not_stall() -> None:
     """A slow disk is not a slow client: while a chunk is being written its upload keeps its place."""
-    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     await enter(crowd, "fast")
     crowd.arrived("fast", FAST_CHUNK_BYTES)
     other = asyncio.create_task(enter(crowd, "other"))
@@ -132,7 +132,7 @@ async def test_who_waits_for_the_disk_does_not_stall() -> None:
 
 async def test_nobody_waits_for_ever() -> None:
     """Where nobody leaves, one more is let in now and then."""
-    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
+    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
     await enter(crowd, "fast")
     waiting = [asyncio.create_task(enter(crowd, number)) for number in range(3)]
     async with asyncio.timeout(3):
@@ -143,7 +143,7 @@ async def test_nobody_waits_for_ever() -> None:
 
 async def test_a_cancelled_wait_takes_no_place_with_it() -> None:
     """Whether it had been let in already or not."""
-    crowd = Crowd(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)
+    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)
     await enter(crowd, "first")
     cancelled = asyncio.create_task(enter(crowd, "cancelled"))
     await asyncio.sleep(0)

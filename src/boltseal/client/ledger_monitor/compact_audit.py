@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.client.ledger_monitor.tag_states import NOTHING, Held, Names
-from boltseal.ledger.audit import Audit, NameSaid
+from boltseal.client.ledger_monitor.tag_states import NOTHING, MonitoredTag, MonitoredTags
+from boltseal.ledger.audit import Audit, AuditedTag
 from boltseal.ledger.entry import Entry
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
 from boltseal.ledger.tiles import TileId, grow
@@ -24,25 +24,27 @@ _AT_ONCE: Final = 4096
 class CompactAudit(Audit):
     """An audit that remembers hashes. `live`: how many names mean something now."""
 
-    def __init__(self, names: Names, origin: str = "", size: int = 0, last_time_us: int = 0, live: int = 0) -> None:
+    def __init__(
+        self, names: MonitoredTags, origin: str = "", size: int = 0, last_time_us: int = 0, live: int = 0
+    ) -> None:
         super().__init__(origin, size, last_time_us)
         self.hashed = names
         self.live = live
         self._key = self._was = self._is = NOTHING
-        self._held: Held | None = None
+        self._held: MonitoredTag | None = None
 
-    def recall(self, entry: Entry) -> NameSaid:
+    def recall(self, entry: Entry) -> AuditedTag:
         """What was said last of the name, as far as this entry can tell it apart."""
         names = self.hashed
         self._key = names.hash(f"{entry.repository}:{entry.tag}")
         self._is = names.hash(entry.digest)
         held = self._held = names.find(self._key)
         if held is None:
-            return NameSaid()
+            return AuditedTag()
         self._was = self._is if entry.was == entry.digest else names.hash(entry.was)
-        return NameSaid(held.last, self._text(held.digest, entry), "", self._text(held.bound, entry))
+        return AuditedTag(held.last, self._text(held.digest, entry), "", self._text(held.bound, entry))
 
-    def keep(self, entry: Entry, said: NameSaid) -> None:
+    def keep(self, entry: Entry, said: AuditedTag) -> None:
         """Remember hashes of what is said now."""
         held = self._held
         digest = self._is if said.digest else NOTHING
@@ -63,7 +65,7 @@ class CompactAudit(Audit):
 
 
 @dataclass(slots=True)
-class Progress:
+class MonitorProgress:
     """How far a monitor has read: the audit, and the tree over everything that it took."""
 
     audit: CompactAudit

@@ -24,10 +24,10 @@ from boltseal.client.catalog import repositories
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.head_requests import poll
 from boltseal.client.ledger_client import LedgerClient
-from boltseal.client.ledger_monitor.compact_audit import Progress
+from boltseal.client.ledger_monitor.compact_audit import MonitorProgress
 from boltseal.client.ledger_monitor.progress_file import MonitorMemory
 from boltseal.client.ledger_monitor.tag_states import NOTHING
-from boltseal.client.ledger_trust import Followed, LedgerUnchecked, LedgerWatch
+from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked, LedgerWatch
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.ledger.entry import Entry
@@ -43,10 +43,10 @@ MAX_PROBLEMS: Final = 1000
 
 
 @dataclass(slots=True)
-class Report:
+class MonitorReport:
     """What one look found. `read`: entries read this time; `names`: known by now; `compared`: tags held against the log."""
 
-    followed: Followed
+    followed: LedgerCheck
     read: int = 0
     size: int = 0
     names: int = 0
@@ -84,7 +84,7 @@ class Monitor:
         self._client = LedgerClient(transport, registry)
         self._recent: dict[Reference, None] = {}
 
-    async def look(self) -> Report:
+    async def look(self) -> MonitorReport:
         """Once. LedgerBroken, LedgerUnchecked, MemoryUnusable, and whatever kept entries from being read."""
         progress = self._memory.load()
         report = await self._advance(progress, None)
@@ -95,13 +95,13 @@ class Monitor:
             self._memory.save(progress)
         return report
 
-    async def _advance(self, progress: Progress, report: Report | None) -> Report:
+    async def _advance(self, progress: MonitorProgress, report: MonitorReport | None) -> MonitorReport:
         """Steps 1 to 3."""
         followed = await self._watch.follow(self._registry)
         head = followed.head
         if head is None:
             raise LedgerUnchecked(f"{self._registry} shows no ledger")
-        report = report or Report(followed)
+        report = report or MonitorReport(followed)
         report.followed, size = followed, head.checkpoint.size
         if progress.size > size:
             raise LedgerUnchecked(f"{self._registry} shows {size} entries, and {progress.size} were read already")
@@ -149,7 +149,7 @@ class Monitor:
         if len(self._recent) > SAMPLE:
             del self._recent[next(iter(self._recent))]
 
-    async def _compare(self, progress: Progress, report: Report) -> None:
+    async def _compare(self, progress: MonitorProgress, report: MonitorReport) -> None:
         """Step 4."""
         names = [one async for one in self._listed()] if self._every_tag else list(self._recent)
         report.compared = len(names)
@@ -169,7 +169,9 @@ class Monitor:
                 "hidden from this login, or gone without an entry"
             )
 
-    async def _differing(self, progress: Progress, report: Report, names: Iterable[Reference]) -> dict[Reference, str]:
+    async def _differing(
+        self, progress: MonitorProgress, report: MonitorReport, names: Iterable[Reference]
+    ) -> dict[Reference, str]:
         """The names that mean something else than the ledger says, and what."""
         wrong: dict[Reference, str] = {}
         hashed = progress.audit.hashed

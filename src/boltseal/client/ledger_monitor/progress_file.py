@@ -17,8 +17,8 @@ from urllib.parse import quote as quote_name
 
 import msgspec
 
-from boltseal.client.ledger_monitor.compact_audit import CompactAudit, Progress
-from boltseal.client.ledger_monitor.tag_states import HASH_BYTES, SLOT_BYTES, TABLES, Names
+from boltseal.client.ledger_monitor.compact_audit import CompactAudit, MonitorProgress
+from boltseal.client.ledger_monitor.tag_states import HASH_BYTES, SLOT_BYTES, TABLES, MonitoredTags
 from boltseal.errors import Unavailable
 from boltseal.ledger.tiles import TileId
 
@@ -49,7 +49,7 @@ class MonitorMemory:
         self.path = folder / "monitor" / quote_name(registry, safe="")
         self._secret = b""
 
-    def load(self) -> Progress:
+    def load(self) -> MonitorProgress:
         """How far it was read, from its beginning where it never was. MemoryUnusable."""
         try:
             with self.path.open("rb") as file:
@@ -63,15 +63,15 @@ class MonitorMemory:
                     raise MemoryUnusable(f"{self.path} is not as long as it says; remove it to begin anew")
         except FileNotFoundError:
             self._secret = secrets.token_bytes(HASH_BYTES)
-            return Progress(CompactAudit(Names(self._secret)))
+            return MonitorProgress(CompactAudit(MonitoredTags(self._secret)))
         except (OSError, ValueError) as error:
             raise MemoryUnusable(f"{self.path} can't be read: {error}; remove it to begin anew") from error
         self._secret = bytes.fromhex(head.secret)
-        names = Names(self._secret, tables, head.counts)
+        names = MonitoredTags(self._secret, tables, head.counts)
         audit = CompactAudit(names, head.origin, head.size, head.last_time_us, head.live)
-        return Progress(audit, bytes.fromhex(head.root), edge, head.size)
+        return MonitorProgress(audit, bytes.fromhex(head.root), edge, head.size)
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: MonitorProgress) -> None:
         """Remember how far it was read. MemoryUnusable."""
         audit = progress.audit
         head = _Head(

@@ -26,7 +26,7 @@ TABLES: Final = 256
 _SMALLEST: Final = 8
 
 
-class Held(NamedTuple):
+class MonitoredTag(NamedTuple):
     """What is remembered of a name. `last`: the index of its last entry. `digest` and `bound` are hashes, NOTHING where there is none."""
 
     last: int
@@ -34,7 +34,7 @@ class Held(NamedTuple):
     bound: bytes
 
 
-class Names:
+class MonitoredTags:
     """The tables. `secret`: the key of all hashes."""
 
     def __init__(self, secret: bytes, tables: Sequence[bytearray] = (), counts: Sequence[int] = ()) -> None:
@@ -51,12 +51,12 @@ class Names:
         running.update(text.encode())
         return running.digest()
 
-    def find(self, name: bytes) -> Held | None:
+    def find(self, name: bytes) -> MonitoredTag | None:
         """What is remembered of the name with this hash."""
         table = self._tables[name[0]]
         at = self._at = _place(table, name)
         self._found = name
-        return Held(*_SLOT.unpack_from(table, at)[1:]) if table[at : at + HASH_BYTES] == name else None
+        return MonitoredTag(*_SLOT.unpack_from(table, at)[1:]) if table[at : at + HASH_BYTES] == name else None
 
     def put(self, name: bytes, last: int, digest: bytes, bound: bytes) -> None:
         """Remember this of it, in place of what was there."""

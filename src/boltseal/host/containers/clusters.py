@@ -9,19 +9,19 @@ import asyncio
 
 from boltseal.engines import kubectl
 from boltseal.engines.kubernetes import NodeImage, PodContainer, machines, pod_containers
-from boltseal.host.containers.hosts import Host, Seen, name_of
+from boltseal.host.containers.hosts import ContainerHost, RunningContainer, name_of
 from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 
 
-async def look(context: str, namespace: str | None = None) -> Host:
-    """What runs on a cluster now, in all namespaces or in one. KubectlFailed, ClusterLies, ContextInvalid."""
+async def look(context: str, namespace: str | None = None) -> ContainerHost:
+    """What runs on a cluster now, in all namespaces or in one. KubectlFailed, ClusterMismatch, ContextInvalid."""
     pods, nodes = await asyncio.gather(
         kubectl.get(context, "pods", namespace=namespace, everywhere=namespace is None), _machines(context)
     )
     seen = (_seen(one, context, nodes.get(one.node)) for one in pod_containers(pods))
-    return Host(context, "Kubernetes", tuple(sorted(seen, key=lambda each: each.name)))
+    return ContainerHost(context, "Kubernetes", tuple(sorted(seen, key=lambda each: each.name)))
 
 
 async def _machines(context: str) -> dict[str, Platform]:
@@ -31,9 +31,9 @@ async def _machines(context: str) -> dict[str, Platform]:
         return {}
 
 
-def _seen(one: PodContainer, context: str, machine: Platform | None) -> Seen:
+def _seen(one: PodContainer, context: str, machine: Platform | None) -> RunningContainer:
     digests, origin = _digests(one.image)
-    return Seen(
+    return RunningContainer(
         host=context,
         name=f"{one.namespace}/{one.pod}/{one.name}",
         id=one.id or f"{one.namespace}/{one.pod}/{one.name}",

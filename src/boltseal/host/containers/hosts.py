@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from boltseal.engines.api import LOOK_S, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage, each_once
-from boltseal.engines.inventory import EngineContainer, EngineImage, Health, State, Store
+from boltseal.engines.inventory import ContainerHealth, EngineContainer, EngineImage, ImageStoreKind, State
 from boltseal.errors import Invalid
 from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage
 from boltseal.lockfile.document import lock_key
@@ -30,7 +30,7 @@ _LOCALHOST: Final = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RunningContainer:
     """A container that runs. `name`: as its host calls it; of a cluster `NAMESPACE/POD/CONTAINER`, and `node` is there.
 
     `started_as`: the image as its creator wrote it, any text. `runtime`: Docker, Podman, containerd, CRI-O, ...
@@ -47,22 +47,22 @@ class Seen:
     project: str = ""
     service: str = ""
     state: State = State.RUNNING
-    health: Health = Health.NONE
+    health: ContainerHealth = ContainerHealth.NONE
     restarts: int = 0
     started_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class ContainerHost:
     """All that runs on one engine or cluster. `name`: as it was asked for; `kind`: what it is, with its version and store."""
 
     name: str
     kind: str
-    seen: tuple[Seen, ...]
+    seen: tuple[RunningContainer, ...]
 
 
-async def look(engine: Engine, within_s: float = LOOK_S) -> Host:
-    """What runs on an engine now, told within `within_s`. EngineUnavailable, EngineForbidden, EngineLies, SshFailed."""
+async def look(engine: Engine, within_s: float = LOOK_S) -> ContainerHost:
+    """What runs on an engine now, told within `within_s`. EngineUnavailable, EngineForbidden, EngineMismatch, SshFailed."""
     store = await engine.store()
     ids = await engine.container_ids()
     try:
@@ -78,13 +78,13 @@ async def look(engine: Engine, within_s: float = LOOK_S) -> Host:
     host = str(engine.address)
     seen = tuple(_seen(each, images, names, store, host, engine.about.product, machine) for each in running)
     kind = f"{engine.about.product} {engine.about.version}, {_STORES[store]}, {machine}"
-    return Host(host, kind, tuple(sorted(seen, key=lambda each: each.name)))
+    return ContainerHost(host, kind, tuple(sorted(seen, key=lambda each: each.name)))
 
 
 _STORES: Final = {
-    Store.CLASSIC: "its own image store",
-    Store.CONTAINERD: "containerd's image store",
-    Store.PODMAN: "Podman's image store",
+    ImageStoreKind.CLASSIC: "its own image store",
+    ImageStoreKind.CONTAINERD: "containerd's image store",
+    ImageStoreKind.PODMAN: "Podman's image store",
 }
 
 
@@ -123,11 +123,11 @@ def _seen(
     it: EngineContainer,
     images: Mapping[Digest, EngineImage | None],
     names: Mapping[Reference, EngineImage | None],
-    store: Store,
+    store: ImageStoreKind,
     host: str,
     product: str,
     machine: str,
-) -> Seen:
+) -> RunningContainer:
     image = None if it.image is None else images.get(it.image)
     name = _named(it.started_as, it.image)
     here = None if name is None else names.get(name)
@@ -150,7 +150,7 @@ def _seen(
             origin=_origin(image, store),
             tagged_us=image.tagged_us,
         )
-    return Seen(
+    return RunningContainer(
         host=host,
         name=it.name or it.id[:12],
         id=it.id,
@@ -173,12 +173,12 @@ def _named(started_as: str, image: Digest | None) -> Reference | None:
     return name_of(started_as)
 
 
-def _digests(id_: Digest, image: EngineImage | None, store: Store) -> dict[Digest, DigestKind]:
+def _digests(id_: Digest, image: EngineImage | None, store: ImageStoreKind) -> dict[Digest, DigestKind]:
     """All digests that the host knows the image by, and of what each is."""
     found = (
         {} if image is None else {one.digest: DigestKind.UNSAID for one in image.pulled_as if one.digest is not None}
     )
-    if store is not Store.CONTAINERD:
+    if store is not ImageStoreKind.CONTAINERD:
         return found | {id_: DigestKind.CONFIG}
     kind = DigestKind.UNSAID
     if image is not None and image.target is not None:
@@ -189,11 +189,11 @@ def _digests(id_: Digest, image: EngineImage | None, store: Store) -> dict[Diges
     return found | {id_: kind}
 
 
-def _origin(image: EngineImage, store: Store) -> Origin:
-    if store is Store.CLASSIC:
+def _origin(image: EngineImage, store: ImageStoreKind) -> Origin:
+    if store is ImageStoreKind.CLASSIC:
         return Origin.PULLED if image.pulled_as else Origin.LOCAL
     called = {each.registry for each in (*image.names, *image.pulled_as)}
-    return Origin.LOCAL if store is Store.PODMAN and called == {_LOCALHOST} else Origin.UNSAID
+    return Origin.LOCAL if store is ImageStoreKind.PODMAN and called == {_LOCALHOST} else Origin.UNSAID
 
 
 def _label(labels: Mapping[str, str], names: Iterable[str]) -> str:

@@ -15,14 +15,14 @@ from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.history import Event, read_history, read_unsigned
-from boltseal.client.ledger_trust import Followed
+from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport
 from boltseal.engines.inventory import time_us
 from boltseal.errors import BoltsealError
 from boltseal.ledger.follow import LedgerBroken
-from boltseal.ledger.history import Said
-from boltseal.ledger.tag_intervals import Step, steps_of
+from boltseal.ledger.history import EntryAt
+from boltseal.ledger.tag_intervals import TagStep, steps_of
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
 from boltseal.project.resolve import Resolver
@@ -33,7 +33,7 @@ Place = tuple[str, Repository]
 """A repository: registry and name."""
 
 
-class Witness(StrEnum):
+class TagEvidence(StrEnum):
     """Who says what a tag meant. WATCH: `boltseal watch`, which saw it from here."""
 
     LEDGER = "ledger"
@@ -50,9 +50,9 @@ class Past:
     ledger's history.
     """
 
-    steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
-    said: tuple[Said, ...] = ()
-    by: Witness = Witness.NOBODY
+    steps: Mapping[str, tuple[TagStep, ...]] = field(default_factory=dict)
+    said: tuple[EntryAt, ...] = ()
+    by: TagEvidence = TagEvidence.NOBODY
     why: str = ""
     problems: tuple[str, ...] = ()
 
@@ -73,12 +73,12 @@ class Registries:
     """Asks registries about what runs. `allowed` says whether one may be talked to; `watch` looks at its ledger first."""
 
     def __init__(
-        self, transport: Transport, allowed: Callable[[str], bool], watch: Callable[[str], Awaitable[Followed]]
+        self, transport: Transport, allowed: Callable[[str], bool], watch: Callable[[str], Awaitable[LedgerCheck]]
     ) -> None:
         self._transport = transport
         self._allowed = allowed
         self._watch = watch
-        self._followed: dict[str, asyncio.Future[Followed]] = {}
+        self._followed: dict[str, asyncio.Future[LedgerCheck]] = {}
         self._resolver = Resolver(transport, allowed, watch=self._follow)
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
@@ -95,7 +95,7 @@ class Registries:
         found = await asyncio.gather(*(self._past(place, of_it) for place, of_it in places.items()))
         return dict(zip(places, found, strict=True))
 
-    async def _follow(self, registry: str) -> Followed:
+    async def _follow(self, registry: str) -> LedgerCheck:
         """Look at each registry's ledger once, however many ask for it."""
         if registry not in self._followed:
             self._followed[registry] = asyncio.ensure_future(self._watch(registry))
@@ -112,11 +112,11 @@ class Registries:
         except BoltsealError as error:
             return Past(why=error.message)
         said = tuple(one for one in found.history.said if one.index in found.proven)
-        return Past(steps_of(said), said, Witness.LEDGER, problems=found.problems)
+        return Past(steps_of(said), said, TagEvidence.LEDGER, problems=found.problems)
 
     async def _unsigned(self, place: Place, names: Iterable[Reference]) -> Past:
         """The histories of the tags that are asked about, where the registry keeps any: most do not."""
-        steps: dict[str, tuple[Step, ...]] = {}
+        steps: dict[str, tuple[TagStep, ...]] = {}
         for name in names:
             if name.tag is None:
                 continue
@@ -124,12 +124,12 @@ class Registries:
                 steps[name.tag] = _steps(await read_unsigned(self._transport, *place, name.tag))
             except RemoteNotFound:
                 break
-        return Past(steps, by=Witness.REGISTRY) if steps else Past()
+        return Past(steps, by=TagEvidence.REGISTRY) if steps else Past()
 
 
-def _steps(events: Iterable[Event]) -> tuple[Step, ...]:
+def _steps(events: Iterable[Event]) -> tuple[TagStep, ...]:
     read = [(time_us(one.time), "" if one.event == "deleted" else one.digest) for one in events]
-    return tuple(Step(moment, digest) for moment, digest in read if moment is not None)
+    return tuple(TagStep(moment, digest) for moment, digest in read if moment is not None)
 
 
 async def ask(
@@ -143,13 +143,13 @@ async def ask(
     return replace(told, meanings={**meanings, **more})
 
 
-def remembering(told: Answers, memory: Mapping[Reference, Sequence[Step]]) -> Answers:
+def remembering(told: Answers, memory: Mapping[Reference, Sequence[TagStep]]) -> Answers:
     """The same with what was seen from here of tags whose registry keeps no history, or was not asked."""
     pasts = dict(told.pasts)
     for name, steps in memory.items():
         past = pasts.get(place_of(name), Past())
-        if steps and name.tag is not None and past.by in (Witness.NOBODY, Witness.WATCH):
-            pasts[place_of(name)] = replace(past, steps={**past.steps, name.tag: tuple(steps)}, by=Witness.WATCH)
+        if steps and name.tag is not None and past.by in (TagEvidence.NOBODY, TagEvidence.WATCH):
+            pasts[place_of(name)] = replace(past, steps={**past.steps, name.tag: tuple(steps)}, by=TagEvidence.WATCH)
     return replace(told, pasts=pasts)
 
 

@@ -13,16 +13,16 @@ from typing import Any, Final, NamedTuple
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
-from boltseal.host.containers.hosts import Seen
-from boltseal.host.containers.registries import NOBODY, Answers, Past, Witness, digest_name, place_of
-from boltseal.ledger.tag_intervals import Behind, Meant, Release, behind, meant, released
+from boltseal.host.containers.hosts import RunningContainer
+from boltseal.host.containers.registries import NOBODY, Answers, Past, TagEvidence, digest_name, place_of
+from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagInterval, behind, meant, released
 from boltseal.lockfile.container_check import (
     STORES_KINDS,
+    ContainerStatus,
     DigestKind,
     LockedImages,
     Origin,
     RunningVerdict,
-    Standing,
     has_registry_digest,
     judge,
     kinds,
@@ -33,7 +33,7 @@ from boltseal.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class DeployedRelease:
     """The release of `boltseal deploy` that started a container: its number in its project, by whom, when."""
 
     number: int
@@ -42,7 +42,7 @@ class Deployed:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ContainerRow:
     """A container, and all that is known of it.
 
     `name`: by which its registry was, or would be, asked. `digests`: of what it runs, each with its kind. `verdict`: None
@@ -52,17 +52,17 @@ class Row:
     `deployed`, else `released`, else `tags`.
     """
 
-    seen: Seen
+    seen: RunningContainer
     name: Reference | None
     digests: Mapping[Digest, DigestKind]
     verdict: RunningVerdict | None
-    tags: tuple[Meant, ...] = ()
-    tags_by: Witness = Witness.NOBODY
+    tags: tuple[TagInterval, ...] = ()
+    tags_by: TagEvidence = TagEvidence.NOBODY
     means: Digest | None = None
     moved: bool | None = None
     behind: Behind | None = None
-    released: Release | None = None
-    deployed: Deployed | None = None
+    released: ReleaseRecord | None = None
+    deployed: DeployedRelease | None = None
     unasked: str = ""
 
     @property
@@ -75,7 +75,7 @@ class Row:
         return tuple(sorted(digest for digest, is_ in self.digests.items() if is_ is kind))
 
 
-def name_to_ask(seen: Seen, lock: LockedImages | None) -> Reference | None:
+def name_to_ask(seen: RunningContainer, lock: LockedImages | None) -> Reference | None:
     """The name under which a registry may know it: by the lock, by what it was started as, else by what its host calls it.
 
     A name of a repository that the image did not come from was given to it on its host, and is no registry's business.
@@ -91,7 +91,7 @@ def name_to_ask(seen: Seen, lock: LockedImages | None) -> Reference | None:
     return next((name for name in names if name.name in whence), image.pulled_as[0])
 
 
-def to_ask(containers: Iterable[Seen], lock: LockedImages | None) -> tuple[Reference, ...]:
+def to_ask(containers: Iterable[RunningContainer], lock: LockedImages | None) -> tuple[Reference, ...]:
     """The distinct names to ask registries about; those of local builds are nobody else's business."""
     ours = (
         seen for seen in containers if seen.image.origin is not Origin.LOCAL or (lock and lock.same(seen.image.digests))
@@ -99,7 +99,9 @@ def to_ask(containers: Iterable[Seen], lock: LockedImages | None) -> tuple[Refer
     return tuple(dict.fromkeys(name for seen in ours if (name := name_to_ask(seen, lock)) is not None))
 
 
-def to_ask_by_digest(containers: Iterable[Seen], lock: LockedImages | None, told: Answers) -> set[Reference]:
+def to_ask_by_digest(
+    containers: Iterable[RunningContainer], lock: LockedImages | None, told: Answers
+) -> set[Reference]:
     """Of what neither lock nor tags explain, whether its registry has it at all: a store that names everything does not say."""
     unsaid = [
         seen
@@ -116,22 +118,24 @@ def to_ask_by_digest(containers: Iterable[Seen], lock: LockedImages | None, told
 class _Meanings(NamedTuple):
     """What a registry has said of one image."""
 
-    tags: tuple[Meant, ...]
+    tags: tuple[TagInterval, ...]
     behind: Behind | None
-    released: Release | None
+    released: ReleaseRecord | None
 
 
 _Memo = dict[object, Any]
 """What was worked out already: many containers have one image, and a history may be long."""
 
 
-def rows(containers: Iterable[Seen], lock: LockedImages | None, told: Answers = NOBODY) -> list[Row]:
+def rows(
+    containers: Iterable[RunningContainer], lock: LockedImages | None, told: Answers = NOBODY
+) -> list[ContainerRow]:
     """Each container, as far as it is known."""
     memo: _Memo = {}
     return [_row(seen, lock, told, memo) for seen in containers]
 
 
-def _row(seen: Seen, lock: LockedImages | None, told: Answers, memo: _Memo) -> Row:
+def _row(seen: RunningContainer, lock: LockedImages | None, told: Answers, memo: _Memo) -> ContainerRow:
     name = name_to_ask(seen, lock)
     past = Past() if name is None else told.pasts.get(place_of(name), Past())
     same = None if lock is None else lock.same(seen.image.digests)
@@ -148,7 +152,7 @@ def _row(seen: Seen, lock: LockedImages | None, told: Answers, memo: _Memo) -> R
         gone_on, moved = Behind(0), False
     elif means is not None and (same is not None or has_registry_digest(digests)):
         moved = True
-    return Row(
+    return ContainerRow(
         seen,
         name,
         digests,
@@ -188,7 +192,7 @@ def _kind(
     return found
 
 
-def _origin(seen: Seen, name: Reference | None, told: Answers) -> Origin:
+def _origin(seen: RunningContainer, name: Reference | None, told: Answers) -> Origin:
     """What the host says, else whether its registry has it: an image that was pulled may be deleted there, but rarely is."""
     if seen.image.origin is not Origin.UNSAID or name is None:
         return seen.image.origin
@@ -199,7 +203,7 @@ def _origin(seen: Seen, name: Reference | None, told: Answers) -> Origin:
 
 
 def _unasked(
-    seen: Seen, name: Reference | None, meaning: Resolved | BoltsealError | None, past: Past, told: Answers
+    seen: RunningContainer, name: Reference | None, meaning: Resolved | BoltsealError | None, past: Past, told: Answers
 ) -> str:
     if not told.asked:
         return "no registry was asked"
@@ -213,10 +217,15 @@ def _unasked(
 
 
 _TOLD_BY_TAGS: Final = frozenset(
-    {Standing.RECREATED_WITHOUT_PULL, Standing.MOVED_AFTER_PULL, Standing.MOVED_AFTER_LOCK, Standing.NOT_RECREATED}
+    {
+        ContainerStatus.RECREATED_WITHOUT_PULL,
+        ContainerStatus.MOVED_AFTER_PULL,
+        ContainerStatus.MOVED_AFTER_LOCK,
+        ContainerStatus.NOT_RECREATED,
+    }
 )
 
 
-def needs_registry(it: Row) -> bool:
+def needs_registry(it: ContainerRow) -> bool:
     """Whether its registry's word can change the reason why it is not what is locked."""
     return it.verdict is not None and it.verdict.standing in _TOLD_BY_TAGS

@@ -14,7 +14,7 @@ import msgspec
 from boltseal.engines.archives import NamedFiles, opened
 from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, decoded
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable, readable
-from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.manifests import held_images
@@ -107,17 +107,21 @@ def _saved_image(files: NamedFiles, image: _Saved, allowance: Allowance) -> Imag
         id_ = Digest.of(raw)
         stem = image.config.rpartition("/")[2].removesuffix(".json")
         if stem != id_.hex:
-            found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {stem}", id_))
+            found.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {stem}", id_))
         diffs = diff_ids(raw, "the config", allowance)
         paths = image.layers or []
         if len(diffs) != len(paths):
-            found.append(difference(Kind.CONFIG, b"", f"{len(paths)} layers, as manifest.json says", f"{len(diffs)}"))
+            found.append(
+                difference(DifferenceKind.CONFIG, b"", f"{len(paths)} layers, as manifest.json says", f"{len(diffs)}")
+            )
         for diff, path in zip(diffs, paths, strict=False):
             place = files.place(path)
             layer = LayerFiles(files.root, diff, None, None, place.file, None, place.start, place.size)
             layers.append(allowance.once(layer))
     except (StoreMissing, StoreMalformed) as error:
-        found.append(difference(Kind.MISSING, readable(image.config.encode()).encode(), "there", error.message))
+        found.append(
+            difference(DifferenceKind.MISSING, readable(image.config.encode()).encode(), "there", error.message)
+        )
     except StoreUnreadable as error:
         unknown.append(error.message)
     names = tuple(sorted(image.repo_tags or ()))

@@ -14,8 +14,8 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from boltseal.engines.safe_open import Beneath, StoreUnreadable, explained
-from boltseal.host.scrub.differences import Kind
+from boltseal.engines.safe_open import SafeFolder, StoreUnreadable, explained
+from boltseal.host.scrub.differences import DifferenceKind
 
 OPAQUE_MARKS: Final = frozenset({"trusted.overlay.opaque", "user.overlay.opaque"})
 OF_OVERLAYFS: Final = ("trusted.overlay.", "user.overlay.")
@@ -30,14 +30,14 @@ _ACL_ENTRY: Final = struct.Struct("<HHI")
 """Tag, permissions and id, as linux/posix_acl_xattr.h has them, after four bytes of the version."""
 _USER_OBJ, _GROUP_OBJ, _MASK, _OTHER = 0x01, 0x04, 0x10, 0x20
 
-Found = tuple[Kind, str, str]
+Found = tuple[DifferenceKind, str, str]
 """Kind, expected, got."""
 
 
 class Attributes:
     """Those of the files of one folder. `opaque`: folders with an opaque mark, as they are met."""
 
-    def __init__(self, tree: Beneath) -> None:
+    def __init__(self, tree: SafeFolder) -> None:
         self.opaque: set[bytes] = set()
         self._tree = tree
 
@@ -62,7 +62,7 @@ class Attributes:
             if name in OPAQUE_MARKS and stat.S_ISDIR(found.st_mode) and got == b"y":
                 self.opaque.add(path)
             elif not _same(name, wanted.get(name), got, found):
-                kind = Kind.CAPABILITY if name == CAPABILITY else Kind.XATTR
+                kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
                 differing.append((kind, f"{name}={in_words(wanted.get(name))}", f"{name}={in_words(got)}"))
         return differing
 

@@ -23,7 +23,7 @@ from boltseal.engines.containerd_store import (
     blob_at,
 )
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
-from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.manifests import held_images
 from boltseal.host.scrub.ownership import IdMap, ownership_in
@@ -140,7 +140,7 @@ class _Held:
             name, parent = self._metadata.snapshots.get((namespace, key), ("", ""))
             snapshot = self._snapshots.get(name)
             if snapshot is None:
-                found.append(difference(Kind.STACK, b"", f"snapshot {key}", "none of this name"))
+                found.append(difference(DifferenceKind.STACK, b"", f"snapshot {key}", "none of this name"))
                 folders.append(None)
             else:
                 init = self._init(namespace, parent, snapshot.parent, below)
@@ -148,10 +148,12 @@ class _Held:
                     inits.append((init, len(folders)))
                 elif (parent, snapshot.parent) != (below_key, below):
                     got = f"on {snapshot.parent or parent or 'nothing'}"
-                    found.append(difference(Kind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
+                    found.append(difference(DifferenceKind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
                 folder = folder_of(snapshot)
                 if folder in folders:
-                    found.append(difference(Kind.STACK, folder, "a folder of its own", "the folder of another layer"))
+                    found.append(
+                        difference(DifferenceKind.STACK, folder, "a folder of its own", "the folder of another layer")
+                    )
                 folders.append(folder)
             below, below_key = name, key
         return folders
@@ -208,7 +210,7 @@ class _Held:
         if image is None:
             unknown.append("no image of this store has the layers that it lies on; its image may have been removed")
         elif of_image[image] != below:
-            found.append(difference(Kind.STACK, b"", "on the layers of its image", f"on {len(below)} others"))
+            found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"on {len(below)} others"))
         return ContainerPlan(
             NAME, self.root, container.id, container.id[:12], image,
             stack[0] if stack else None, tuple(stack[1:]), init, tuple(found), tuple(unknown),

@@ -13,7 +13,7 @@ MAX_PER_LAYER: Final = 1000
 """So many are kept for one layer; the rest is only counted."""
 
 
-class Kind(StrEnum):
+class DifferenceKind(StrEnum):
     """In what something differs. The words stand in `--json` and in docs/scrub.md."""
 
     MISSING = "missing"
@@ -45,14 +45,14 @@ class Kind(StrEnum):
 class Difference:
     """`path`: in the layer, "" for the layer or image itself. `layer`: its diff ID, "" for the image."""
 
-    kind: Kind
+    kind: DifferenceKind
     path: str
     layer: str
     expected: str
     got: str
 
 
-def difference(kind: Kind, path: bytes, expected: object, got: object, layer: str = "") -> Difference:
+def difference(kind: DifferenceKind, path: bytes, expected: object, got: object, layer: str = "") -> Difference:
     """A difference whose texts may come from anywhere: they are made fit to be shown."""
     return Difference(kind, shown(readable(path)), layer, shown(str(expected)), shown(str(got)))
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from boltseal.engines.docker_store import OVERLAY2, DockerContainer, DockerStore, layer_at
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
-from boltseal.host.scrub.differences import Difference, Kind, difference
-from boltseal.host.scrub.layer_check import LayerFiles, Manner, check
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
+from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
 from boltseal.host.scrub.layer_folder import DOCKER
 from boltseal.host.scrub.overlay_stack import Proven, check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
@@ -64,7 +64,7 @@ def _images(store: DockerStore, allowance: Allowance, unknown: list[str]) -> lis
 
 
 def _lost(store: DockerStore, image: Digest, names: list[str]) -> ImagePlan:
-    gone = difference(Kind.MISSING, b"", f"image {image}", "no such image in imagedb")
+    gone = difference(DifferenceKind.MISSING, b"", f"image {image}", "no such image in imagedb")
     return ImagePlan(NAME, store.root, image, image, tuple(sorted(names)), differences=(gone,))
 
 
@@ -91,11 +91,11 @@ def _image(store: DockerStore, image: Digest, names: tuple[str, ...], allowance:
         config = store.config(image)
         actual = Digest.of(config)
         if actual != image:
-            found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {image}", actual))
+            found.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {image}", actual))
         diffs = diff_ids(config, f"the config of {image.short}", allowance)
         layers = _layers(store, diffs, allowance, found, unknown)
     except (StoreMissing, StoreMalformed) as error:
-        found.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
+        found.append(difference(DifferenceKind.CONFIG, b"", "an image's config", error.message))
     except StoreUnreadable as error:
         unknown.append(error.message)
     return ImagePlan(NAME, store.root, image, image, names, layers, tuple(found), tuple(unknown))
@@ -112,15 +112,19 @@ def _layers(
         try:
             said = store.layer(chain_id)
         except (StoreMissing, StoreMalformed) as error:
-            found.append(difference(Kind.METADATA, at, "what layerdb keeps of a layer", error.message, str(diff)))
+            found.append(
+                difference(DifferenceKind.METADATA, at, "what layerdb keeps of a layer", error.message, str(diff))
+            )
             return tuple(layers)
         except StoreUnreadable as error:
             unknown.append(error.message)
             return tuple(layers)
         if said.diff != diff:
-            found.append(difference(Kind.METADATA, at + b"/diff", diff, said.diff, str(diff)))
+            found.append(difference(DifferenceKind.METADATA, at + b"/diff", diff, said.diff, str(diff)))
         if said.parent != above:
-            found.append(difference(Kind.METADATA, at + b"/parent", above or "none", said.parent or "none", str(diff)))
+            found.append(
+                difference(DifferenceKind.METADATA, at + b"/parent", above or "none", said.parent or "none", str(diff))
+            )
         folders.append(said.cache_id)
         folder = BASE + b"/" + said.cache_id.encode() + b"/diff"
         layers.append(
@@ -141,7 +145,7 @@ def _proven(layers: Sequence[LayerFiles]) -> Proven:
         if number >= len(layers):
             return False
         other = replace(layers[number], folder=BASE + b"/" + folder.encode() + b"/diff")
-        result = check(other, Manner(), lambda _: None)
+        result = check(other, CheckMode(), lambda _: None)
         return not result.differences and not result.unknown
 
     return proven
@@ -196,13 +200,15 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
             top = chain[-1] if chain else None
             if container.parent != top:
                 found.append(
-                    difference(Kind.STACK, b"", f"on the layers of its image, {top}", f"on {container.parent}")
+                    difference(
+                        DifferenceKind.STACK, b"", f"on the layers of its image, {top}", f"on {container.parent}"
+                    )
                 )
             folders = [store.layer(each).cache_id for each in chain]
     except StoreMissing as error:
         unknown.append(f"the image of this container, or a layer of it, was removed: {error.message}")
     except StoreMalformed as error:
-        found.append(difference(Kind.STACK, b"", "on the layers of its image", error.message))
+        found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", error.message))
     except StoreUnreadable as error:
         unknown.append(error.message)
     own = [each for each in (container.init_id, container.mount_id) if each is not None]

@@ -6,7 +6,7 @@ from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.host.scrub.trust import Expectation, Level
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import open_receipt
 from boltseal.lockfile.document import Lock
@@ -14,7 +14,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 
 _SAYS_WHAT_IT_MEANS: Final = frozenset(
-    {Kind.TAG_CREATED, Kind.TAG_MOVED, Kind.TAG_SEALED, Kind.TAG_UNSEALED, Kind.TAG_RESTORED}
+    {EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_SEALED, EntryKind.TAG_UNSEALED, EntryKind.TAG_RESTORED}
 )
 
 

@@ -13,11 +13,11 @@ from typing import Final
 
 from boltseal.engines.safe_open import explained
 from boltseal.host.scrub.attributes import PASSED_OVER
-from boltseal.host.scrub.file_contents import Tape
+from boltseal.host.scrub.file_contents import LayerDigester
 from boltseal.host.scrub.inodes import Inodes, PlainInode
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.tar_header import FIELDS, REGULAR, traits_of
-from boltseal.host.scrub.tar_split import Line, Taken
+from boltseal.host.scrub.tar_split import Taken, TarSplitLine
 
 MAX_RIGHTS: Final = 64
 """So many modes and owners are remembered. Most layers have three."""
@@ -46,13 +46,13 @@ class _Remembered:
         return found
 
 
-def straight(comparison: LayerComparison, tape: Tape) -> Taken:
+def straight(comparison: LayerComparison, tape: LayerDigester) -> Taken:
     """The short way for one layer; raises TarMalformed, and StoreUnreadable where a file can't be read to its end."""
     unpack, open_in, fstat, listxattr = FIELDS.unpack_from, tape.files.open_in, os.fstat, os.listxattr
     close, small, passed_over = tape.files.close, tape.small, PASSED_OVER.issuperset
     remembered = _Remembered(comparison.inodes)
 
-    def take(raw: bytes, pad: int, line: Line) -> bool:
+    def take(raw: bytes, pad: int, line: TarSplitLine) -> bool:
         field, rights, size_field, mtime_field, rest = unpack(raw, pad)
         inode = remembered.inode(rights, rest)
         if inode is None:

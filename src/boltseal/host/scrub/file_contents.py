@@ -1,6 +1,6 @@
 """A layer's digest, computed from the files themselves.
 
-With a tar-split the tar is put together again on a `Tape`: its headers from there, the content of each file from the disk.
+With a tar-split the tar is put together again on a `LayerDigester`: its headers from there, the content of each file from the disk.
 If the SHA-256 of it all is the diff ID, every header and every byte of every file is proven at once. If it is not, a second
 reading says which files: those whose CRC64 is not the one that tar-split has. That is no proof, since a forger can write
 another CRC; then the layer as a whole stands as changed, and no file is named.
@@ -16,7 +16,14 @@ from typing import IO, Final, Protocol
 
 from fastcrc import crc64
 
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, open_quietly
+from boltseal.engines.safe_open import (
+    SafeFolder,
+    StoreMalformed,
+    StoreMissing,
+    StoreUnreadable,
+    explained,
+    open_quietly,
+)
 from boltseal.host.scrub.tar_header import BLOCK, Header, TarMalformed, clean
 from boltseal.host.scrub.tar_split import SLOT, read
 
@@ -42,7 +49,7 @@ class Sink(Protocol):
 class FileReader:
     """Plain files of one folder. `from_disk`: what was read is taken out of the page cache, before and after."""
 
-    def __init__(self, tree: Beneath, spend: Spend, *, from_disk: bool = False) -> None:
+    def __init__(self, tree: SafeFolder, spend: Spend, *, from_disk: bool = False) -> None:
         self.tree = tree
         self.spend = spend
         self.from_disk = from_disk
@@ -109,7 +116,7 @@ def written_since(before: os.stat_result, after: os.stat_result) -> bool:
     return (before.st_ctime_ns, before.st_size) != (after.st_ctime_ns, after.st_size)
 
 
-class Tape:
+class LayerDigester:
     """A layer's tar as it is put together: hashed, and not kept. `write` and `file`, in the tar's order; then `digest`.
 
     `broken`: files that were not what was looked at, so that there is no digest. `mapless`: sparse files whose map

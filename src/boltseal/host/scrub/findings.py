@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
+from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class Findings:
     count: int = 0
     unreadable: list[str] = field(default_factory=list)
 
-    def add(self, kind: Kind, path: bytes, expected: object, got: object) -> None:
+    def add(self, kind: DifferenceKind, path: bytes, expected: object, got: object) -> None:
         """Something differs at a path."""
         self.count += 1
         if self.count <= MAX_PER_LAYER:
@@ -27,7 +27,7 @@ class Findings:
         if len(self.unreadable) < MAX_PER_LAYER and why not in self.unreadable[-1:]:
             self.unreadable.append(why)
 
-    def drop(self, path: bytes, kinds: frozenset[Kind] | None = None) -> None:
+    def drop(self, path: bytes, kinds: frozenset[DifferenceKind] | None = None) -> None:
         """Forget what an entry that is replaced, or whose attributes are, has shown."""
         before = self.kept.pop(path, [])
         after = [each for each in before if kinds is not None and each.kind not in kinds]
@@ -40,7 +40,7 @@ class Findings:
         for path in [each for each in self.kept if each.startswith(folder + b"/")]:
             self.drop(path)
 
-    def has(self, path: bytes, *kinds: Kind) -> bool:
+    def has(self, path: bytes, *kinds: DifferenceKind) -> bool:
         """Whether such a difference stands at a path."""
         return any(each.kind in kinds for each in self.kept.get(path, ()))
 

@@ -11,9 +11,9 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, explained, readable
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, explained, readable
 from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes
-from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import (
@@ -26,7 +26,7 @@ from boltseal.host.scrub.tar_header import (
     SYMLINK,
     Header,
     TarMalformed,
-    Traits,
+    UnusualTraits,
     clean,
 )
 
@@ -52,7 +52,9 @@ _FORMATS: Final = {
 _CAPABILITY: Final = os.fsencode(CAPABILITY)
 MAX_SHARED_ATTRIBUTES_BYTES: Final = 64 * 1024 * 1024
 """What entries may give files of several names in extended attributes, since those are kept until the last entry."""
-_OF_A_HEADER: Final = frozenset({Kind.MODE, Kind.OWNER, Kind.MTIME, Kind.XATTR, Kind.CAPABILITY})
+_OF_A_HEADER: Final = frozenset(
+    {DifferenceKind.MODE, DifferenceKind.OWNER, DifferenceKind.MTIME, DifferenceKind.XATTR, DifferenceKind.CAPABILITY}
+)
 
 PlainInode = tuple[int, int, int, int | None, int | None]
 """Mode with type, device, links, user and group as the disk has them."""
@@ -75,7 +77,7 @@ class Opener(Protocol):
 class Inodes:
     """The inodes of one folder. `attributes` gathers the opaque marks that are met."""
 
-    def __init__(self, tree: Beneath, ownership: Ownership, findings: Findings, files: Opener) -> None:
+    def __init__(self, tree: SafeFolder, ownership: Ownership, findings: Findings, files: Opener) -> None:
         self.attributes = Attributes(tree)
         self._tree = tree
         self._ownership = ownership
@@ -139,7 +141,7 @@ class Inodes:
             and (found.st_mtime_ns if header.exact else found.st_mtime_ns // _NS * _NS) == header.mtime_ns
         )
 
-    def plain_inode(self, traits: Traits) -> PlainInode:
+    def plain_inode(self, traits: UnusualTraits) -> PlainInode:
         """What a plain file with these traits has, apart from what each has for itself: size and time."""
         return traits.mode & 0o7777 | stat.S_IFREG, self._tree.device, 1, *self._owner(traits.owner)
 
@@ -163,7 +165,9 @@ class Inodes:
             self._give(found.st_ino, header.xattrs)
             other = self._shared.setdefault(found.st_ino, path)
             if other != path:
-                self._findings.add(Kind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}")
+                self._findings.add(
+                    DifferenceKind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}"
+                )
 
     def of_a_folder_without_an_entry(self, path: bytes, header: Header, found: os.stat_result) -> None:
         """Which attributes it has, since it must have none. StoreUnreadable."""
@@ -191,13 +195,15 @@ class Inodes:
         except StoreMissing:
             meant = None
         if meant is None or (found.st_ino, found.st_dev) != (meant.st_ino, meant.st_dev):
-            self._findings.add(Kind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own")
+            self._findings.add(
+                DifferenceKind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own"
+            )
             return
         first, at = self._shared.get(found.st_ino, target), self.attributes.at(target)
         attributes = self._with_those_of_a_link(header, found, self.attributes.names(target, at))
         if stat.S_ISLNK(found.st_mode):  # containerd gives it the time of the link, Docker and Podman leave it
             of_the_link = _same_time(*_times(header, found))
-            self._findings.drop(first, _OF_A_HEADER if of_the_link else _OF_A_HEADER - {Kind.MTIME})
+            self._findings.drop(first, _OF_A_HEADER if of_the_link else _OF_A_HEADER - {DifferenceKind.MTIME})
             self._owner_and_mode(first, header, found)
         else:
             self._findings.drop(first, _OF_A_HEADER)
@@ -234,22 +240,22 @@ class Inodes:
         add = self._findings.add
         wanted, got = _FORMATS[header.kind], stat.S_IFMT(found.st_mode)
         if wanted != got:
-            add(Kind.TYPE, path, _KINDS[wanted], described(found))
+            add(DifferenceKind.TYPE, path, _KINDS[wanted], described(found))
             return None
         if found.st_dev != self._tree.device:
-            add(Kind.MOUNT, path, "the layer's file system", "something mounted over it")
+            add(DifferenceKind.MOUNT, path, "the layer's file system", "something mounted over it")
         if wanted == stat.S_IFREG:
             if found.st_size == header.size:
                 return True
-            add(Kind.SIZE, path, header.size, found.st_size)
+            add(DifferenceKind.SIZE, path, header.size, found.st_size)
         elif wanted == stat.S_IFLNK:
             target = self._tree.link(path)
             if target != header.link:
-                add(Kind.LINK, path, readable(header.link), readable(target))
+                add(DifferenceKind.LINK, path, readable(header.link), readable(target))
         elif wanted in (stat.S_IFCHR, stat.S_IFBLK):
             device = os.major(found.st_rdev), os.minor(found.st_rdev)
             if device != header.traits.device:
-                add(Kind.DEVICE, path, _numbers(header.traits.device), _numbers(device))
+                add(DifferenceKind.DEVICE, path, _numbers(header.traits.device), _numbers(device))
         return False
 
     def _owner(self, inside: tuple[int, int]) -> tuple[int | None, int | None]:
@@ -265,18 +271,18 @@ class Inodes:
         self._owner_and_mode(path, header, found)
         wanted, got = _times(header, found)
         if not _same_time(wanted, got):
-            self._findings.add(Kind.MTIME, path, _seconds(wanted), _seconds(got))
+            self._findings.add(DifferenceKind.MTIME, path, _seconds(wanted), _seconds(got))
 
     def _owner_and_mode(self, path: bytes, header: Header, found: os.stat_result) -> None:
         add = self._findings.add
         mode = stat.S_IMODE(found.st_mode)
         if mode != header.mode & 0o7777 and not stat.S_ISLNK(found.st_mode):
-            add(Kind.MODE, path, f"{header.mode & 0o7777:04o}", f"{mode:04o}")
+            add(DifferenceKind.MODE, path, f"{header.mode & 0o7777:04o}", f"{mode:04o}")
         owner = self._owner(header.traits.owner)
         if None in owner:
             self._of_nobody(path, header, found)
         elif (found.st_uid, found.st_gid) != owner:
-            add(Kind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
+            add(DifferenceKind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
 
     def _of_nobody(self, path: bytes, header: Header, found: os.stat_result) -> None:
         """An owner that has no id on this disk. With `ignore_chown_errors` engines leave such a file to who unpacks it."""
@@ -284,7 +290,7 @@ class Inodes:
             self._findings.not_read(OWNERS_UNKNOWN)
         elif self._ownership.devices or (found.st_uid, found.st_gid) != self._owner((0, 0)):
             wanted = f"its user, as no id of theirs stands for {header.uid}:{header.gid}"
-            self._findings.add(Kind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
+            self._findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
 
     def _xattrs(self, path: bytes, wanted: Mapping[bytes, bytes], found: os.stat_result, at: bytes | int) -> None:
         """`wanted`: what it must have. `at`: the open file, or where to find it."""

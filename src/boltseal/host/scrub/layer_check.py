@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.errors import Invalid
-from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.fast_path import straight
-from boltseal.host.scrub.file_contents import FileReader, Tape, suspects, written_since
+from boltseal.host.scrub.file_contents import FileReader, LayerDigester, suspects, written_since
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.mount_points import mounts_in_layer
@@ -57,7 +57,7 @@ class LayerFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class CheckMode:
     """How it is read. `quick`: no content, so that nothing is proven by a digest."""
 
     quick: bool = False
@@ -77,7 +77,7 @@ class LayerResult:
     """Folders with an opaque mark that the tar does not have; harmless where no lower layer has the folder."""
 
 
-def check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
+def check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
     """Do one job. Whatever the disk holds, the answer is a result."""
     if layer.folder is None:
         return _check(layer, manner, spend)
@@ -104,10 +104,10 @@ def _mounted(root: Path, folder: bytes, name: str) -> tuple[list[Difference], li
         return [], [error.message]
 
 
-def _check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
+def _check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
     name = str(layer.diff_id)
     try:
-        with Beneath(layer.root) as store:
+        with SafeFolder(layer.root) as store:
             if layer.folder is None:
                 return _blob(layer, store, None, manner, spend)
             with store.below(layer.folder) as tree:
@@ -115,18 +115,18 @@ def _check(layer: LayerFiles, manner: Manner, spend: Spend) -> LayerResult:
                     return _split(layer, store, tree, manner, spend)
                 return _blob(layer, store, tree, manner, spend)
     except StoreMissing as error:
-        found = difference(Kind.MISSING, b"", "there", error.message, name)
+        found = difference(DifferenceKind.MISSING, b"", "there", error.message, name)
         return LayerResult(layer.diff_id, (found,), 1)
     except StoreUnreadable as error:
         return LayerResult(layer.diff_id, unknown=(error.message,))
     except Invalid as error:
-        found = difference(Kind.METADATA, b"", "what an engine writes", error.message, name)
+        found = difference(DifferenceKind.METADATA, b"", "what an engine writes", error.message, name)
         return LayerResult(layer.diff_id, (found,), 1)
     except OSError as error:  # of a disk that does not give its bytes
         return LayerResult(layer.diff_id, unknown=(explained(error, f"layer {layer.diff_id.short}").message,))
 
 
-def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spend: Spend) -> LayerResult:
+def _split(layer: LayerFiles, store: SafeFolder, tree: SafeFolder, manner: CheckMode, spend: Spend) -> LayerResult:
     """A layer with a tar-split. TarMalformed, StoreMissing and its like."""
     assert layer.tar_split is not None  # noqa: S101 - asked before
     files, began_ns = FileReader(tree, spend, from_disk=manner.from_disk), time.time_ns()
@@ -138,7 +138,7 @@ def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spe
                     comparison.entry(header)
             comparison.finish()
             return _result(layer, comparison)
-        tape, missed = Tape(files), False
+        tape, missed = LayerDigester(files), False
         for raw, header in entries(split, straight(comparison, tape)):
             tape.write(raw)
             if header is not None:
@@ -152,14 +152,14 @@ def _split(layer: LayerFiles, store: Beneath, tree: Beneath, manner: Manner, spe
         os.lseek(fd, 0, os.SEEK_SET)
         found = dict(suspects(split, tape.files, began_ns)) | tape.broken
     more = [
-        difference(Kind.CONTENT, path, "the content of the layer", got, str(layer.diff_id))
+        difference(DifferenceKind.CONTENT, path, "the content of the layer", got, str(layer.diff_id))
         for path, got in found.items()
     ]
     return _unproven(layer, comparison, tape, None if missed or tape.broken else digest, more)
 
 
 def _unproven(
-    layer: LayerFiles, comparison: LayerComparison, tape: Tape, digest: str | None, more: list[Difference]
+    layer: LayerFiles, comparison: LayerComparison, tape: LayerDigester, digest: str | None, more: list[Difference]
 ) -> LayerResult:
     """A layer that does not have its digest. `digest`: None where a file was missing in it. `more`: whose fault that is."""
     if digest is None or more or comparison.findings.unreadable:
@@ -171,7 +171,9 @@ def _unproven(
         )
         return _result(layer, comparison, unknown=(why,))
     got = f"sha256:{digest}, though each file has the checksum in tar-split: that is forged"
-    return _result(layer, comparison, (difference(Kind.DIGEST, b"", str(layer.diff_id), got, str(layer.diff_id)),))
+    return _result(
+        layer, comparison, (difference(DifferenceKind.DIGEST, b"", str(layer.diff_id), got, str(layer.diff_id)),)
+    )
 
 
 def _result(
@@ -191,7 +193,9 @@ def _result(
     )
 
 
-def _blob(layer: LayerFiles, store: Beneath, tree: Beneath | None, manner: Manner, spend: Spend) -> LayerResult:
+def _blob(
+    layer: LayerFiles, store: SafeFolder, tree: SafeFolder | None, manner: CheckMode, spend: Spend
+) -> LayerResult:
     """A layer whose blob lies there, unpacked (`tree`) or not."""
     assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has one
     name, digest = str(layer.diff_id), layer.blob_digest
@@ -203,7 +207,7 @@ def _blob(layer: LayerFiles, store: Beneath, tree: Beneath | None, manner: Manne
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         size = layer.blob_size if layer.blob_size >= 0 else os.fstat(fd).st_size
         if 0 <= layer.said_size < size:  # a file with a hole costs nothing to make, and hours to read
-            wrong.append(difference(Kind.SIZE, b"", f"a blob of {layer.said_size} bytes", size, name))
+            wrong.append(difference(DifferenceKind.SIZE, b"", f"a blob of {layer.said_size} bytes", size, name))
             size = layer.said_size
         file = _Window(raw, layer.blob_start, size)
         tar = BlobTar(file, digest.algorithm if digest else SHA256, spend)
@@ -211,22 +215,24 @@ def _blob(layer: LayerFiles, store: Beneath, tree: Beneath | None, manner: Manne
             if not layer.artifact:
                 _unpack(tar, comparison, manner)
         except TarMalformed as error:
-            wrong.append(difference(Kind.CONTENT, b"", "a whole layer", error.message, name))
+            wrong.append(difference(DifferenceKind.CONTENT, b"", "a whole layer", error.message, name))
         for piece in iter(lambda: file.read(1 << 20), b""):  # what is left: artifacts, and what follows damage
             spend(len(piece))
             tar.skip(piece)
         if manner.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     if digest is not None and tar.digest != digest:
-        wrong.insert(0, difference(Kind.DIGEST, b"", digest, tar.digest, name))
+        wrong.insert(0, difference(DifferenceKind.DIGEST, b"", digest, tar.digest, name))
     elif not layer.artifact and tar.diff_id != layer.diff_id.hex and not wrong:
-        wrong.append(difference(Kind.DIGEST, b"", f"uncompressed {layer.diff_id}", f"sha256:{tar.diff_id}", name))
+        wrong.append(
+            difference(DifferenceKind.DIGEST, b"", f"uncompressed {layer.diff_id}", f"sha256:{tar.diff_id}", name)
+        )
     if comparison is None:
         return LayerResult(layer.diff_id, tuple(wrong), len(wrong))
     return _result(layer, comparison, tuple(wrong))
 
 
-def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: Manner) -> None:
+def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: CheckMode) -> None:
     """Goes through the tar; where the layer was unpacked, each entry is compared as it passes. TarMalformed."""
     if comparison is None:
         tar.drain()

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
-from boltseal.host.scrub.differences import Kind
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.inodes import Content, Inodes, Opener, kind_in_words
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import FOLDER, GLOBAL, Header, TarMalformed, clean
-from boltseal.host.scrub.unexpected_files import Leftovers
+from boltseal.host.scrub.unexpected_files import UnexpectedFiles
 
 _WHITEOUT: Final = b".wh."
 _META: Final = b".wh..wh."
@@ -45,7 +45,7 @@ _NOTHING: Final[dict[bytes, bool]] = {}
 class LayerComparison:
     """The folder of one layer, compared. Call `entry` for each header in the tar's order, then `finish`."""
 
-    def __init__(self, tree: Beneath, layer: str, ownership: Ownership, files: Opener) -> None:
+    def __init__(self, tree: SafeFolder, layer: str, ownership: Ownership, files: Opener) -> None:
         self.findings = Findings(layer)
         self.entries = 0
         self._tree = tree
@@ -84,9 +84,9 @@ class LayerComparison:
                 return
             self.inodes.compare(path, header, content)
         except StoreMissing:
-            self.findings.add(Kind.MISSING, path, kind_in_words(header), "nothing")
+            self.findings.add(DifferenceKind.MISSING, path, kind_in_words(header), "nothing")
         except StoreMalformed as error:
-            self.findings.add(Kind.TYPE, path, "a path of folders", error.message)
+            self.findings.add(DifferenceKind.TYPE, path, "a path of folders", error.message)
         except StoreUnreadable as error:
             self.findings.not_read(error.message)
 
@@ -192,13 +192,13 @@ class LayerComparison:
 
     def differs(self, path: bytes) -> None:
         """A file of the right size has another content: who compares contents says so."""
-        self.findings.add(Kind.CONTENT, path, "the content of the layer", "other content")
+        self.findings.add(DifferenceKind.CONTENT, path, "the content of the layer", "other content")
 
     # ---- what no entry names
 
     def finish(self) -> None:
         """Marks, whiteouts, and everything on the disk that the tar does not say."""
-        rest = Leftovers(self._tree, self.inodes, self._ownership, self.findings)
+        rest = UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings)
         marks_seen = rest.root()
         for folder, hidden in self._whiteouts.items():
             rest.whiteouts(folder, hidden, self._listed(folder))

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
-from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.inodes import described
 
 MAX_NAMES: Final = 1000
@@ -53,7 +53,7 @@ PODMAN: Final = Names(_BOTH | _OF_PODMAN, composefs=True)
 PODMAN_COPY: Final = Names(_BOTH | _OF_PODMAN | {COPY: _FOLDER})
 
 
-def unexpected_names(files: Beneath, at: bytes, layer: str, names: Names) -> list[Difference]:
+def unexpected_names(files: SafeFolder, at: bytes, layer: str, names: Names) -> list[Difference]:
     """What an engine did not create in a layer's folder. StoreMissing, StoreMalformed, StoreUnreadable."""
     found = []
     for name in files.names(at, MAX_NAMES):
@@ -66,14 +66,16 @@ def unexpected_names(files: Beneath, at: bytes, layer: str, names: Names) -> lis
         wanted = _FILE if unfinished else names.known.get(name)
         if wanted != stat.S_IFMT(there.st_mode):
             expected = "nothing of this name in a layer's folder" if wanted is None else _IN_WORDS[wanted]
-            found.append(difference(Kind.STACK, path, expected, described(there), layer))
+            found.append(difference(DifferenceKind.STACK, path, expected, described(there), layer))
         elif name == _EMPTY:
             inside = files.names(path, MAX_NAMES)
-            found += [difference(Kind.STACK, path + b"/" + each, "nothing", "something", layer) for each in inside]
+            found += [
+                difference(DifferenceKind.STACK, path + b"/" + each, "nothing", "something", layer) for each in inside
+            ]
     return found
 
 
-def composefs_reason(files: Beneath, at: bytes) -> str:
+def composefs_reason(files: SafeFolder, at: bytes) -> str:
     """Why a layer that Podman keeps for composefs can't be checked; "" for any other.
 
     Then its files are under their digests. An image for composefs beside files under their names is planted.

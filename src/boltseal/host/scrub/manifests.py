@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
-from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ImagePlan, Init, chain_ids, diff_ids
@@ -25,7 +25,7 @@ _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 _IN_TOTO: Final = "application/vnd.in-toto+json"
 
 
-class Holder(Protocol):
+class ManifestHolder(Protocol):
     """What keeps blobs under their digests. StoreMissing, StoreUnreadable, StoreMalformed."""
 
     root: Path
@@ -59,14 +59,14 @@ class _Found:
 
 
 def held_images(
-    holder: Holder, store: str, target: Digest, media_type: str | None, names: tuple[str, ...], folders: Folders
+    holder: ManifestHolder, store: str, target: Digest, media_type: str | None, names: tuple[str, ...], folders: Folders
 ) -> list[ImagePlan]:
     """A plan for each platform of an image that is here, at least one."""
     found = _Found()
     try:
         _walk(holder, target, media_type, found)
     except (StoreMissing, StoreMalformed, ManifestInvalid) as error:
-        found.differences.append(difference(Kind.MANIFEST, b"", f"the manifest {target}", error.message))
+        found.differences.append(difference(DifferenceKind.MANIFEST, b"", f"the manifest {target}", error.message))
     except StoreUnreadable as error:
         found.unknown.append(error.message)
     images = [manifest for manifest in found.manifests if _is_image(manifest)]
@@ -95,7 +95,7 @@ def _is_image(manifest: Manifest) -> bool:
     return manifest.config is not None and manifest.config.media_type in _CONFIGS and not attests
 
 
-def _walk(holder: Holder, target: Digest, media_type: str | None, found: _Found) -> None:
+def _walk(holder: ManifestHolder, target: Digest, media_type: str | None, found: _Found) -> None:
     """The manifests that are here, through any number of indexes."""
     todo: list[tuple[Digest, str | None]] = [(target, media_type)]
     while todo:
@@ -105,7 +105,9 @@ def _walk(holder: Holder, target: Digest, media_type: str | None, found: _Found)
         raw = holder.allowance.keep(holder.document(digest))
         actual = Digest.of(raw, digest.algorithm)
         if actual != digest:
-            found.differences.append(difference(Kind.MANIFEST, b"", f"a manifest whose digest is {digest}", actual))
+            found.differences.append(
+                difference(DifferenceKind.MANIFEST, b"", f"a manifest whose digest is {digest}", actual)
+            )
         found.documents[digest] = raw
         if len(found.documents) > MAX_LAYERS:
             raise StoreMalformed(f"an index of more than {MAX_LAYERS} manifests")
@@ -117,7 +119,7 @@ def _walk(holder: Holder, target: Digest, media_type: str | None, found: _Found)
 
 
 def _plan(
-    holder: Holder,
+    holder: ManifestHolder,
     store: str,
     target: Digest,
     names: tuple[str, ...],
@@ -135,7 +137,7 @@ def _plan(
         raw = holder.document(config)
         actual = Digest.of(raw, config.algorithm)
         if actual != config:
-            differences.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", actual))
+            differences.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {config}", actual))
         diffs = diff_ids(raw, f"the config {config.short}", holder.allowance)
         if len(diffs) == len(manifest.layers):
             layers = _layers(
@@ -143,9 +145,9 @@ def _plan(
             )
         else:
             wanted = f"{len(manifest.layers)} layers, as the manifest says"
-            differences.append(difference(Kind.CONFIG, b"", wanted, f"{len(diffs)} diff IDs"))
+            differences.append(difference(DifferenceKind.CONFIG, b"", wanted, f"{len(diffs)} diff IDs"))
     except (StoreMissing, StoreMalformed) as error:
-        differences.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
+        differences.append(difference(DifferenceKind.CONFIG, b"", "an image's config", error.message))
     except StoreUnreadable as error:
         unknown.append(error.message)
     return ImagePlan(
@@ -155,7 +157,7 @@ def _plan(
 
 
 def _layers(
-    holder: Holder,
+    holder: ManifestHolder,
     described: Sequence[Descriptor],
     diffs: Sequence[Digest],
     folders: Sequence[bytes | None],

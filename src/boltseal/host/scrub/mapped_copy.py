@@ -14,31 +14,33 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.safe_open import Beneath
+from boltseal.engines.safe_open import SafeFolder
 from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes, in_words, same_right
-from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
+from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 from boltseal.host.scrub.inodes import described
-from boltseal.host.scrub.layer_check import Manner, Spend
-from boltseal.host.scrub.merged_layers import Merged, Seen, same_content
+from boltseal.host.scrub.layer_check import CheckMode, Spend
+from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, same_content
 from boltseal.host.scrub.plans import MappedCopy
 
 METACOPY: Final = "trusted.overlay.metacopy"
 """On a file whose content is still that of the layer below."""
 
 
-def copy_differences(root: Path, copy: MappedCopy, manner: Manner, spend: Spend) -> list[Difference]:
+def copy_differences(root: Path, copy: MappedCopy, manner: CheckMode, spend: Spend) -> list[Difference]:
     """What in a copy is not as in the layers. StoreMissing, StoreUnreadable, StoreMalformed."""
     with ExitStack() as opened:
-        store = opened.enter_context(Beneath(root))
+        store = opened.enter_context(SafeFolder(root))
         tree = opened.enter_context(store.below(copy.folder))
-        merged = Merged([opened.enter_context(store.below(folder)) for folder in copy.layers])
+        merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in copy.layers])
         return _Comparison(copy, tree, merged, manner, spend).differences()
 
 
 class _Comparison:
     """One copy."""
 
-    def __init__(self, copy: MappedCopy, tree: Beneath, merged: Merged, manner: Manner, spend: Spend) -> None:
+    def __init__(
+        self, copy: MappedCopy, tree: SafeFolder, merged: MergedLayers, manner: CheckMode, spend: Spend
+    ) -> None:
         self._copy = copy
         self._tree = tree
         self._merged = merged
@@ -56,32 +58,34 @@ class _Comparison:
                 full = path + b"/" + name if path else name
                 seen = merged.get(name)
                 if seen is None:
-                    self._add(Kind.EXTRA, full, "nothing", described(self._tree.stat(full)))
+                    self._add(DifferenceKind.EXTRA, full, "nothing", described(self._tree.stat(full)))
                 elif name not in there:
-                    self._add(Kind.MISSING, full, described(seen.at), "nothing")
+                    self._add(DifferenceKind.MISSING, full, described(seen.at), "nothing")
                 elif self._same_kind(full, seen) and seen.layers:
                     todo.append((full, seen.layers))
         return self._found
 
-    def _same_kind(self, path: bytes, seen: Seen) -> bool:
+    def _same_kind(self, path: bytes, seen: MergedEntry) -> bool:
         """Compares what lies at a path with what the layers show there. Whether it is the same kind of thing."""
         want, got = seen.at, self._tree.stat(path)
         if stat.S_IFMT(want.st_mode) != stat.S_IFMT(got.st_mode):
-            self._add(Kind.TYPE, path, described(want), described(got))
+            self._add(DifferenceKind.TYPE, path, described(want), described(got))
             return False
         if not self._same_mode(want, got):
-            self._add(Kind.MODE, path, f"{stat.S_IMODE(want.st_mode):04o}", f"{stat.S_IMODE(got.st_mode):04o}")
+            self._add(
+                DifferenceKind.MODE, path, f"{stat.S_IMODE(want.st_mode):04o}", f"{stat.S_IMODE(got.st_mode):04o}"
+            )
         owner = self._copy.users.outside(want.st_uid), self._copy.groups.outside(want.st_gid)
         if (got.st_uid, got.st_gid) != owner:
-            self._add(Kind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{got.st_uid}:{got.st_gid}")
+            self._add(DifferenceKind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{got.st_uid}:{got.st_gid}")
         borrowed = self._attributes(path, seen)
         tree = self._merged.trees[seen.layer]
         if stat.S_ISREG(want.st_mode):
             self._file(path, tree, (want, got), borrowed=borrowed)
         elif stat.S_ISLNK(want.st_mode) and tree.link(path) != self._tree.link(path):
-            self._add(Kind.LINK, path, "the link of its layer", "another target")
+            self._add(DifferenceKind.LINK, path, "the link of its layer", "another target")
         elif want.st_rdev != got.st_rdev:
-            self._add(Kind.DEVICE, path, "the device of its layer", "another one")
+            self._add(DifferenceKind.DEVICE, path, "the device of its layer", "another one")
         return True
 
     def _same_mode(self, want: os.stat_result, got: os.stat_result) -> bool:
@@ -89,7 +93,7 @@ class _Comparison:
         lost = meant & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
         return meant == mode | lost & (stat.S_ISUID | stat.S_ISGID)
 
-    def _attributes(self, path: bytes, seen: Seen) -> bool:
+    def _attributes(self, path: bytes, seen: MergedEntry) -> bool:
         """Compares the attributes. Whether the content is still that of the layer."""
         ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
         names = set(theirs.names(path, theirs.at(path)))
@@ -99,7 +103,7 @@ class _Comparison:
             got = theirs.value_if_there(path, name)
             if want == got or (name == CAPABILITY and self._same_right(want, got)):
                 continue
-            kind = Kind.CAPABILITY if name == CAPABILITY else Kind.XATTR
+            kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
             self._add(kind, path, f"{name}={in_words(want)}", f"{name}={in_words(got)}")
         return METACOPY in names
 
@@ -109,18 +113,18 @@ class _Comparison:
         return want is not None and same_right(want, got)
 
     def _file(
-        self, path: bytes, tree: Beneath, found: tuple[os.stat_result, os.stat_result], *, borrowed: bool
+        self, path: bytes, tree: SafeFolder, found: tuple[os.stat_result, os.stat_result], *, borrowed: bool
     ) -> None:
         want, got = found
         if want.st_size != got.st_size:
-            self._add(Kind.SIZE, path, want.st_size, got.st_size)
+            self._add(DifferenceKind.SIZE, path, want.st_size, got.st_size)
         elif want.st_mtime_ns != got.st_mtime_ns:
-            self._add(Kind.MTIME, path, want.st_mtime_ns, got.st_mtime_ns)
+            self._add(DifferenceKind.MTIME, path, want.st_mtime_ns, got.st_mtime_ns)
         elif not borrowed and not self._manner.quick and not self._same_content(path, tree):
-            self._add(Kind.CONTENT, path, "the content of its layer", "other content")
+            self._add(DifferenceKind.CONTENT, path, "the content of its layer", "other content")
 
-    def _same_content(self, path: bytes, tree: Beneath) -> bool:
+    def _same_content(self, path: bytes, tree: SafeFolder) -> bool:
         return same_content(path, tree, self._tree, self._spend, from_disk=self._manner.from_disk)
 
-    def _add(self, kind: Kind, path: bytes, expected: object, got: object) -> None:
+    def _add(self, kind: DifferenceKind, path: bytes, expected: object, got: object) -> None:
         self._found.append(difference(kind, self._copy.folder + b"/" + path, expected, got))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.engines.safe_open import Beneath, StoreMissing, StoreUnreadable, explained
+from boltseal.engines.safe_open import SafeFolder, StoreMissing, StoreUnreadable, explained
 from boltseal.host.scrub.attributes import OPAQUE_MARKS
 from boltseal.host.scrub.file_contents import FileReader
 from boltseal.host.scrub.inodes import is_whiteout
@@ -21,7 +21,7 @@ OPEN_IN_ALL: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class MergedEntry:
     """What shows at a path: of which layer it is, and for a folder which layers are merged in it, the topmost first."""
 
     layer: int
@@ -29,18 +29,18 @@ class Seen:
     layers: tuple[int, ...] = ()
 
 
-class Merged:
+class MergedLayers:
     """These layers, 0 the topmost. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
 
-    def __init__(self, trees: Sequence[Beneath]) -> None:
+    def __init__(self, trees: Sequence[SafeFolder]) -> None:
         self.trees = trees
         self.all = tuple(range(len(trees)))
         for tree in trees:
             tree.open_folders = max(OPEN_IN_ALL // len(trees), 2)
 
-    def folder(self, path: bytes, layers: Sequence[int]) -> dict[bytes, Seen]:
+    def folder(self, path: bytes, layers: Sequence[int]) -> dict[bytes, MergedEntry]:
         """Everything in a folder, which these layers have."""
-        merged: dict[bytes, Seen | None] = {}
+        merged: dict[bytes, MergedEntry | None] = {}
         open_: dict[bytes, list[int]] = {}
         """The folders that layers further down still add to, and which have so far."""
         for layer in layers:
@@ -56,9 +56,9 @@ class Merged:
                     if name in open_:
                         self._close(merged, open_, name)
                     else:
-                        merged[name] = None if is_whiteout(at) else Seen(layer, at)
+                        merged[name] = None if is_whiteout(at) else MergedEntry(layer, at)
                     continue
-                merged.setdefault(name, Seen(layer, at))
+                merged.setdefault(name, MergedEntry(layer, at))
                 open_.setdefault(name, []).append(layer)
                 if ends:
                     self._close(merged, open_, name)
@@ -67,12 +67,12 @@ class Merged:
         return {name: seen for name, seen in merged.items() if seen is not None}
 
     @staticmethod
-    def _close(merged: dict[bytes, Seen | None], open_: dict[bytes, list[int]], name: bytes) -> None:
+    def _close(merged: dict[bytes, MergedEntry | None], open_: dict[bytes, list[int]], name: bytes) -> None:
         top = merged[name]
         assert top is not None  # noqa: S101 - a folder is in `open_` from when it is in `merged`
-        merged[name] = Seen(top.layer, top.at, tuple(open_.pop(name)))
+        merged[name] = MergedEntry(top.layer, top.at, tuple(open_.pop(name)))
 
-    def _one(self, tree: Beneath, path: bytes) -> tuple[os.stat_result, bool] | None:
+    def _one(self, tree: SafeFolder, path: bytes) -> tuple[os.stat_result, bool] | None:
         """What one layer has at a path, and whether it is a folder that hides all below; None if it has gone meanwhile."""
         try:
             at = tree.stat(path)
@@ -80,10 +80,10 @@ class Merged:
         except StoreMissing:
             return None
 
-    def at(self, path: bytes) -> Seen | None:
+    def at(self, path: bytes) -> MergedEntry | None:
         """What shows at a path, looked up anew from the top folder down."""
         layers: Sequence[int] = self.all
-        seen: Seen | None = None
+        seen: MergedEntry | None = None
         above = b""
         for name in path.split(b"/"):
             full = above + b"/" + name if above else name
@@ -93,7 +93,7 @@ class Merged:
             above, layers = full, seen.layers
         return seen
 
-    def _looked_up(self, path: bytes, layers: Sequence[int]) -> Seen | None:
+    def _looked_up(self, path: bytes, layers: Sequence[int]) -> MergedEntry | None:
         top: tuple[int, os.stat_result] | None = None
         merged: list[int] = []
         for layer in layers:
@@ -103,16 +103,16 @@ class Merged:
             at, ends = found
             if not stat.S_ISDIR(at.st_mode):
                 if top is None:
-                    return None if is_whiteout(at) else Seen(layer, at)
+                    return None if is_whiteout(at) else MergedEntry(layer, at)
                 break
             top = top or (layer, at)
             merged.append(layer)
             if ends:
                 break
-        return Seen(*top, tuple(merged)) if top is not None else None
+        return MergedEntry(*top, tuple(merged)) if top is not None else None
 
 
-def marks(tree: Beneath, path: bytes) -> list[str]:
+def marks(tree: SafeFolder, path: bytes) -> list[str]:
     """The names of a folder's attributes."""
     fd = tree.folder(path)
     try:
@@ -121,12 +121,14 @@ def marks(tree: Beneath, path: bytes) -> list[str]:
         raise StoreUnreadable(f"the attributes of {tree.shown(path)} can't be read: {error.strerror}") from error
 
 
-def is_opaque(tree: Beneath, path: bytes) -> bool:
+def is_opaque(tree: SafeFolder, path: bytes) -> bool:
     """Whether a folder hides all that lower layers have in it."""
     return not OPAQUE_MARKS.isdisjoint(marks(tree, path))
 
 
-def same_content(path: bytes, tree: Beneath, other: Beneath, spend: Callable[[int], None], *, from_disk: bool) -> bool:
+def same_content(
+    path: bytes, tree: SafeFolder, other: SafeFolder, spend: Callable[[int], None], *, from_disk: bool
+) -> bool:
     """Whether two folders have a plain file of the same content at a path. StoreMissing and its like."""
     ours, theirs = FileReader(tree, spend, from_disk=from_disk), FileReader(other, spend, from_disk=from_disk)
     first, _ = ours.open(path)

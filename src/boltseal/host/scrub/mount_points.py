@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.mounts import mount_points_below
-from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
+from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 
 _OF_THE_ENGINE: Final = frozenset({b"merged", b"mapped", b"composefs-layers"})
 """Folders beside a layer's files that Docker and Podman mount on."""
@@ -53,4 +53,4 @@ def _points(root: Path, base: bytes, ids: set[bytes]) -> list[bytes]:
 
 
 def _mounted(path: bytes, layer: str = "") -> Difference:
-    return difference(Kind.MOUNT, path, "the layer's file system", "something mounted over it", layer)
+    return difference(DifferenceKind.MOUNT, path, "the layer's file system", "something mounted over it", layer)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from boltseal.engines.json_documents import MAX_WORD_BYTES
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
-from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_folder import Names, composefs_reason, unexpected_names
 from boltseal.host.scrub.mount_points import mounts_on_links
 
@@ -35,7 +35,7 @@ Proven = Callable[[int, str], bool]
 
 
 def check_stack(
-    files: Beneath,
+    files: SafeFolder,
     base: bytes,
     folders: Sequence[str],
     layers: Sequence[str],
@@ -69,20 +69,24 @@ def check_stack(
             lower = files.read(at + b"/lower", MAX_LOWER_BYTES).strip() if files.exists(at + b"/lower") else b""
             if lower != expected and not _stands_in(files, base, lower, folders[:number], proven):
                 shown = readable(expected) or "no layer below"
-                found.append(difference(Kind.STACK, at + b"/lower", shown, readable(lower) or "no layer below", layer))
+                found.append(
+                    difference(DifferenceKind.STACK, at + b"/lower", shown, readable(lower) or "no layer below", layer)
+                )
         except (StoreMissing, StoreMalformed) as error:
-            found.append(difference(Kind.STACK, at, "a layer's folder with its link", error.message, layer))
+            found.append(difference(DifferenceKind.STACK, at, "a layer's folder with its link", error.message, layer))
         except StoreUnreadable as error:
             unknown.append(error.message)
         links.append(link)
     for folder, layer in zip(folders, layers, strict=True):
         if folders.count(folder) > 1:
             at = base + b"/" + folder.encode()
-            found.append(difference(Kind.STACK, at, "a folder of its own", "the folder of another layer", layer))
+            found.append(
+                difference(DifferenceKind.STACK, at, "a folder of its own", "the folder of another layer", layer)
+            )
     return found
 
 
-def _stands_in(files: Beneath, base: bytes, lower: bytes, folders: Sequence[str], proven: Proven) -> bool:
+def _stands_in(files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[str], proven: Proven) -> bool:
     """Whether a list of other links leads to the folders themselves, or to others that hold the same layers."""
     links = lower.split(b":")[::-1]
     if len(links) != len(folders):
@@ -97,13 +101,15 @@ def _stands_in(files: Beneath, base: bytes, lower: bytes, folders: Sequence[str]
     return True
 
 
-def _link(files: Beneath, base: bytes, at: bytes, folder: str, layer: str, found: list[Difference]) -> bytes:
+def _link(files: SafeFolder, base: bytes, at: bytes, folder: str, layer: str, found: list[Difference]) -> bytes:
     link = files.read(at + b"/link", MAX_WORD_BYTES).strip()
     if not _LINK.fullmatch(link):
-        found.append(difference(Kind.STACK, at + b"/link", "26 letters and digits", readable(link), layer))
+        found.append(difference(DifferenceKind.STACK, at + b"/link", "26 letters and digits", readable(link), layer))
         return link
     short = base + b"/l/" + link
     target, expected = files.link(short), b"../" + folder.encode() + b"/diff"
     if target != expected:
-        found.append(difference(Kind.STACK, short, f"-> {readable(expected)}", f"-> {readable(target)}", layer))
+        found.append(
+            difference(DifferenceKind.STACK, short, f"-> {readable(expected)}", f"-> {readable(target)}", layer)
+        )
     return link

@@ -9,7 +9,7 @@ from typing import Final
 
 from boltseal.engines.podman_store import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
-from boltseal.host.scrub.differences import Difference, Kind, difference, shown
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.layer_folder import COPY, PODMAN, PODMAN_COPY, composefs_reason, unexpected_names
@@ -60,11 +60,11 @@ def _image(
         config = _documents(store, image, documents, found, allowance) or id_
         raw = store.config(image, config)
         if Digest.of(raw) != config:
-            found.append(difference(Kind.CONFIG, b"", f"a config whose digest is {config}", Digest.of(raw)))
+            found.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {config}", Digest.of(raw)))
         diffs = diff_ids(raw, f"the config of {id_.short}", allowance)
         files = _layers(store, image.layer, diffs, layers, allowance, found, unknown)
     except (StoreMissing, StoreMalformed, ManifestInvalid) as error:
-        found.append(difference(Kind.CONFIG, b"", "an image's config", error.message))
+        found.append(difference(DifferenceKind.CONFIG, b"", "an image's config", error.message))
     except StoreUnreadable as error:
         unknown.append(error.message)
     names = tuple(sorted(image.names or ()))
@@ -94,13 +94,15 @@ def _documents(
         actual = Digest.of(raw)
         if key == "manifest":
             if image.digest and str(actual) != image.digest:
-                found.append(difference(Kind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", actual))
+                found.append(
+                    difference(DifferenceKind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", actual)
+                )
             documents[actual] = allowance.keep(raw)
             manifest = read_manifest(raw)
             config = manifest.config.digest if manifest.config is not None else None
         elif key.startswith("manifest-"):
             if key != f"manifest-{actual}":
-                found.append(difference(Kind.MANIFEST, b"", key.removeprefix("manifest-"), actual))
+                found.append(difference(DifferenceKind.MANIFEST, b"", key.removeprefix("manifest-"), actual))
             documents[actual] = allowance.keep(raw)
     return config
 
@@ -119,7 +121,9 @@ def _layers(
         return ()
     if len(chain) != len(diffs):
         found.append(
-            difference(Kind.STACK, b"", f"{len(diffs)} layers, as the config says", f"{len(chain)} in layers.json")
+            difference(
+                DifferenceKind.STACK, b"", f"{len(diffs)} layers, as the config says", f"{len(chain)} in layers.json"
+            )
         )
         return ()
     if store.has_mount_program():
@@ -132,7 +136,9 @@ def _layers(
     for layer, diff in zip(chain, diffs, strict=True):
         if layer.diff_digest and layer.diff_digest != str(diff):
             found.append(
-                difference(Kind.METADATA, f"overlay-layers {layer.id}".encode(), diff, layer.diff_digest, str(diff))
+                difference(
+                    DifferenceKind.METADATA, f"overlay-layers {layer.id}".encode(), diff, layer.diff_digest, str(diff)
+                )
             )
         folder = _folder(layer.id)
         if reason := _not_understood(store, layer, diff):
@@ -189,9 +195,11 @@ def _copies(
                 continue
             found += unexpected_names(store.files, folder, "", PODMAN_COPY)
             if store.files.names(folder + b"/diff"):
-                found.append(difference(Kind.STACK, folder, "one copy of the image, in diff1", "more beside it"))
+                found.append(
+                    difference(DifferenceKind.STACK, folder, "one copy of the image, in diff1", "more beside it")
+                )
         except (StoreMissing, StoreMalformed) as error:
-            found.append(difference(Kind.STACK, folder, "a copy of the image", error.message))
+            found.append(difference(DifferenceKind.STACK, folder, "a copy of the image", error.message))
             continue
         except StoreUnreadable as error:
             unknown.append(error.message)
@@ -215,7 +223,7 @@ def _chain(
         chain.append(layer)
         at = layer.parent
     if len(chain) > MAX_LAYERS:
-        found.append(difference(Kind.METADATA, b"", "layers that end", "a circle, or more than are read"))
+        found.append(difference(DifferenceKind.METADATA, b"", "layers that end", "a circle, or more than are read"))
         return []
     return chain[::-1]
 
@@ -251,7 +259,7 @@ def _container(
         expected = [layer.folder for layer in image.layers] + ([_folder(chain[-2])] if copy is not None else [])
         got = [_folder(id_) for id_ in chain[: len(expected)]]
         if got != expected or len(chain) != len(expected) + 1:
-            found.append(difference(Kind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
+            found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
     if complete:
         copied = {} if copy is None else {chain[-2]: PODMAN_COPY}
         found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN, other_names=copied)

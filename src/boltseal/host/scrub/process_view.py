@@ -15,12 +15,12 @@ import time
 from contextlib import ExitStack
 from typing import Final
 
-from boltseal.engines.overlay_processes import RunningRoot
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
+from boltseal.engines.overlay_processes import ProcessRoot
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.host.scrub.attributes import CAPABILITY, Attributes, same_right
-from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, Kind, difference
-from boltseal.host.scrub.layer_check import Manner, Spend
-from boltseal.host.scrub.merged_layers import Merged, Seen, marks, same_content
+from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
+from boltseal.host.scrub.layer_check import CheckMode, Spend
+from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, marks, same_content
 from boltseal.host.scrub.ownership import IdMap
 from boltseal.host.scrub.plans import ContainerPlan
 
@@ -46,15 +46,15 @@ _LOST: Final = (StoreMissing, StoreUnreadable, StoreMalformed)
 
 
 def running_differences(
-    container: ContainerPlan, running: RunningRoot, manner: Manner, spend: Spend
+    container: ContainerPlan, running: ProcessRoot, manner: CheckMode, spend: Spend
 ) -> tuple[list[Difference], list[str], list[str]]:
     """What the process sees and the layers do not have; what could not be looked at; what mounts hide from it."""
     with ExitStack() as opened:
         try:
-            store = opened.enter_context(Beneath(container.root))
+            store = opened.enter_context(SafeFolder(container.root))
             folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
-            merged = Merged([opened.enter_context(store.below(folder)) for folder in folders])
-            view = opened.enter_context(Beneath(running.root))
+            merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in folders])
+            view = opened.enter_context(SafeFolder(running.root))
             compared = _View(merged, view, running, manner, spend)
             found = compared.differences()
         except _LOST as error:
@@ -67,7 +67,9 @@ def running_differences(
 class _View:
     """The layers of one container, and what its process sees."""
 
-    def __init__(self, merged: Merged, view: Beneath, running: RunningRoot, manner: Manner, spend: Spend) -> None:
+    def __init__(
+        self, merged: MergedLayers, view: SafeFolder, running: ProcessRoot, manner: CheckMode, spend: Spend
+    ) -> None:
         self.unknown: list[str] = []
         self.mounted_over: list[str] = []
         self._merged = merged
@@ -88,7 +90,7 @@ class _View:
                 break
             time.sleep(PAUSE_S)
             suspects = {path: wrong for path in suspects if (wrong := self._again(path)) is not None}
-        return [difference(Kind.RUNNING, path, expected, got) for path, (expected, got) in suspects.items()]
+        return [difference(DifferenceKind.RUNNING, path, expected, got) for path, (expected, got) in suspects.items()]
 
     def _folder(
         self, path: bytes, layers: tuple[int, ...], suspects: dict[bytes, _Wrong]
@@ -124,12 +126,12 @@ class _View:
             self.unknown.append(error.message)
             return None
 
-    def _mounted(self, path: bytes, seen: Seen | None) -> None:
+    def _mounted(self, path: bytes, seen: MergedEntry | None) -> None:
         shown = readable(path)
         if seen is not None and not any(shown == each or shown.startswith(f"{each}/") for each in _OF_THE_ENGINE):
             self.mounted_over.append(shown)
 
-    def _wrong(self, path: bytes, seen: Seen | None, *, there: bool) -> _Wrong | None:
+    def _wrong(self, path: bytes, seen: MergedEntry | None, *, there: bool) -> _Wrong | None:
         if seen is None:
             return ("nothing", "something that is in no layer") if there else None
         if not there:
@@ -146,7 +148,7 @@ class _View:
             self.unknown.append(explained(error, self._view.shown(path)).message)
         return None
 
-    def _other(self, path: bytes, seen: Seen) -> _Wrong | None:
+    def _other(self, path: bytes, seen: MergedEntry) -> _Wrong | None:
         """How what the process sees is another thing than what a layer has. StoreMissing and its like."""
         got, want = self._view.stat(path), seen.at
         pairs: list[tuple[str, object, object]] = [("type and mode", f"{want.st_mode:06o}", f"{got.st_mode:06o}")]
@@ -177,14 +179,14 @@ class _View:
         owner, meant = (got.st_uid, got.st_gid), (want.st_uid, want.st_gid)
         return owner in (meant, (self._users.outside(meant[0]), self._groups.outside(meant[1])))
 
-    def _same_right(self, path: bytes, tree: Beneath) -> bool:
+    def _same_right(self, path: bytes, tree: SafeFolder) -> bool:
         ours, theirs = (Attributes(each).value_if_there(path, CAPABILITY) for each in (tree, self._view))
         return ours == theirs or (ours is not None and theirs is not None and same_right(ours, theirs))
 
-    def _same_content(self, path: bytes, tree: Beneath) -> bool:
+    def _same_content(self, path: bytes, tree: SafeFolder) -> bool:
         return same_content(path, tree, self._view, self._spend, from_disk=self._manner.from_disk)
 
-    def _may_enter(self, path: bytes, seen: Seen) -> bool:
+    def _may_enter(self, path: bytes, seen: MergedEntry) -> bool:
         """A folder that the container has renamed leads elsewhere in the layers below; it is its own affair."""
         try:
             renamed = seen.layer == 0 and _REDIRECT & set(marks(self._merged.trees[0], path))

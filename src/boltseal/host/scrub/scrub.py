@@ -17,26 +17,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.overlay_processes import RunningRoot, running_roots
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, readable
-from boltseal.host.scrub.container_changes import MOUNTED_OVER, Change, changes, init_differences
-from boltseal.host.scrub.differences import Difference, Kind, difference, shown
+from boltseal.engines.overlay_processes import ProcessRoot, running_roots
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, changes, init_differences
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.find_stores import FoundStore
-from boltseal.host.scrub.layer_check import LayerFiles, LayerResult, Manner
+from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.mapped_copy import copy_differences
 from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
 from boltseal.host.scrub.process_view import running_differences
-from boltseal.host.scrub.report import Report, Status, status_of
+from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
 from boltseal.host.scrub.trust import Expectation, is_id, judge, local_reference, names_image
-from boltseal.host.scrub.workers import Pace, Progress, check_layers, meter_of
+from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
 Spend = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ScrubRequest:
     """What is asked. `images`: names or IDs, none for all. `expected`: by what was typed; `receipts` and `locks` by name and
     tag.
 
@@ -48,12 +48,12 @@ class Wanted:
     receipts: tuple[Expectation, ...] = ()
     locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
-    manner: Manner = field(default_factory=Manner)
-    pace: Pace = field(default_factory=Pace)
+    manner: CheckMode = field(default_factory=CheckMode)
+    pace: WorkRate = field(default_factory=WorkRate)
     proc: Path = Path("/proc")
 
 
-def scrub(stores: Sequence[FoundStore], wanted: Wanted, progress: Progress) -> list[Report]:
+def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress) -> list[ScrubReport]:
     """Check what is wanted in these stores."""
     if wanted.manner.from_disk:
         os.sync()  # what was not written yet can't be let go of
@@ -75,7 +75,7 @@ def scrub(stores: Sequence[FoundStore], wanted: Wanted, progress: Progress) -> l
     return reports
 
 
-def _chosen(plan: StorePlan, wanted: Wanted) -> list[tuple[ImagePlan, str]]:
+def _chosen(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:
     """The images of a store that are meant, each with what was typed for it."""
     if not wanted.images:
         return [(image, "") for image in plan.images]
@@ -88,12 +88,12 @@ def _typed(image: ImagePlan, typed: tuple[str, ...]) -> str | None:
     return next((each for each in typed if names_image(each, image)), None)
 
 
-def _not_found(wanted: Wanted, met: list[ImagePlan]) -> list[Report]:
+def _not_found(wanted: ScrubRequest, met: list[ImagePlan]) -> list[ScrubReport]:
     missing = [typed for typed in wanted.images if not any(names_image(typed, image) for image in met)]
     lost = [f"{each.repository}:{each.tag}" for each in wanted.receipts if not any(map(each.about, _names(met)))]
     reason = "no store that was looked at has it; --root names another store, a layout or an archive"
     return [
-        Report("image", name, Status.UNKNOWN, "", "", unknown=(reason + _without_a_tag(name),))
+        ScrubReport("image", name, ReportStatus.UNKNOWN, "", "", unknown=(reason + _without_a_tag(name),))
         for name in (*missing, *lost)
     ]
 
@@ -109,18 +109,18 @@ def _names(images: list[ImagePlan]) -> list[str]:
     return [name for image in images for name in image.names]
 
 
-def _of_store(plan: StorePlan) -> Report:
-    return Report("store", str(plan.root), Status.UNKNOWN, plan.store, str(plan.root), unknown=plan.unknown)
+def _of_store(plan: StorePlan) -> ScrubReport:
+    return ScrubReport("store", str(plan.root), ReportStatus.UNKNOWN, plan.store, str(plan.root), unknown=plan.unknown)
 
 
 def _of_image(
     image: ImagePlan,
     results: Mapping[LayerFiles, LayerResult],
     typed: str,
-    wanted: Wanted,
+    wanted: ScrubRequest,
     spend: Spend,
     moved: str,
-) -> Report:
+) -> ScrubReport:
     differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
     for index, layer in enumerate(image.layers):
         result = results[layer]
@@ -148,7 +148,7 @@ def _of_image(
     unknown += judged.unknown
     count = max(count + len(judged.differences), len(differences)) if differences else 0
     level = None if wanted.manner.quick else judged.level  # of files that were not read nothing is proven
-    return Report(
+    return ScrubReport(
         "image", _ref(image, typed), status_of(count, tuple(unknown)), image.store, str(image.root), level,
         judged.by, str(image.id), image.names, len(image.layers), entries, tuple(differences), count, tuple(dict.fromkeys(unknown)),
     )  # fmt: skip
@@ -218,7 +218,7 @@ def _ref(image: ImagePlan, typed: str) -> str:
     return typed or next((name for name in image.names if "@" not in name), "") or image.id.short
 
 
-def _expected(image: ImagePlan, typed: str, wanted: Wanted) -> Expectation | None:
+def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation | None:
     """A ledger's word counts more than a person's, and that more than a lock's, where they speak of this image's name."""
     ledger, lock = (
         [each for each in stated if any(map(each.about, image.names))] for stated in (wanted.receipts, wanted.locks)
@@ -241,24 +241,28 @@ def _marks_that_hide(
             if lower.folder is None:
                 continue
             try:
-                with Beneath(lower.root) as store, store.below(lower.folder) as tree:
+                with SafeFolder(lower.root) as store, store.below(lower.folder) as tree:
                     hides = tree.exists(path)
             except (StoreUnreadable, StoreMalformed, StoreMissing) as error:
                 unknown.append(error.message)
                 continue
             if hides:
                 found.append(
-                    difference(Kind.OPAQUE, path, "no opaque mark", "one that hides lower layers", str(layer.diff_id))
+                    difference(
+                        DifferenceKind.OPAQUE, path, "no opaque mark", "one that hides lower layers", str(layer.diff_id)
+                    )
                 )
                 break
     return found
 
 
-def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted, spend: Spend, after: _Again) -> list[Report]:
+def _of_containers(
+    plan: StorePlan, met: set[Digest], wanted: ScrubRequest, spend: Spend, after: _Again
+) -> list[ScrubReport]:
     mine = [each for each in plan.containers if each.image in met or not wanted.images]
     if not mine:
         return []
-    roots: dict[bytes, RunningRoot] = {}
+    roots: dict[bytes, ProcessRoot] = {}
     unseen: list[str] = []
     try:
         roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
@@ -268,7 +272,7 @@ def _of_containers(plan: StorePlan, met: set[Digest], wanted: Wanted, spend: Spe
 
 
 def _on_another_layer(
-    container: ContainerPlan, running: RunningRoot | None, roots: Mapping[bytes, RunningRoot]
+    container: ContainerPlan, running: ProcessRoot | None, roots: Mapping[bytes, ProcessRoot]
 ) -> list[str]:
     """Whether the store's own word for the first process, where one of its containers has that number, is of other layers.
 
@@ -293,11 +297,11 @@ def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
 
 
 def _of_container(
-    container: ContainerPlan, roots: Mapping[bytes, RunningRoot], unseen: list[str], wanted: Wanted, spend: Spend
-) -> Report:
+    container: ContainerPlan, roots: Mapping[bytes, ProcessRoot], unseen: list[str], wanted: ScrubRequest, spend: Spend
+) -> ScrubReport:
     found, unknown = list(container.differences), [*container.unknown, *unseen]
-    changed: list[Change] = []
-    running: RunningRoot | None = None
+    changed: list[ContainerChange] = []
+    running: ProcessRoot | None = None
     if container.upper is not None:
         running = roots.get(os.fsencode((container.root / os.fsdecode(container.upper)).resolve()))
     mounted = _mounted(container, unknown)
@@ -311,9 +315,9 @@ def _of_container(
         seen, not_seen, mounted_over = running_differences(container, running, wanted.manner, spend)
         found += seen
         unknown += not_seen
-        changed += [Change(path, MOUNTED_OVER) for path in mounted_over]
+        changed += [ContainerChange(path, MOUNTED_OVER) for path in mounted_over]
     found += dict.fromkeys((*mounted, *_mounted(container, unknown)))
-    return Report(
+    return ScrubReport(
         "container", container.name or readable(container.id.encode())[:12], status_of(len(found), tuple(unknown)),
         container.store, str(container.root), None, "", container.id, (container.name,),
         len(container.lowers), 0, tuple(found), len(found), tuple(dict.fromkeys(unknown)), tuple(changed),

@@ -45,7 +45,7 @@ class TarMalformed(Invalid):
     """Bytes that no engine would take for a layer."""
 
 
-class Traits(NamedTuple):
+class UnusualTraits(NamedTuple):
     """What most entries of a layer have alike, so that it is read once and compared as one. `owner`: user and group."""
 
     kind: bytes
@@ -61,7 +61,7 @@ class Header(NamedTuple):
     """One entry. `mtime_ns` is exact only if `exact`; `size` is that of the file, `stored` what the tar holds of it."""
 
     name: bytes
-    traits: Traits
+    traits: UnusualTraits
     size: int
     mtime_ns: int
     exact: bool
@@ -92,7 +92,7 @@ class Header(NamedTuple):
 
 
 _NONE: Final[dict[bytes, bytes]] = {}
-FOLDER_WITHOUT_AN_ENTRY: Final = Header(b"", Traits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
+FOLDER_WITHOUT_AN_ENTRY: Final = Header(b"", UnusualTraits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
 
 
 def parse_group(raw: bytes, at: int = 0) -> Header:
@@ -241,7 +241,7 @@ def _number(field: bytes, what: str) -> int:
 
 
 @lru_cache(maxsize=1024)
-def traits_of(rights: bytes, rest: bytes) -> Traits:
+def traits_of(rights: bytes, rest: bytes) -> UnusualTraits:
     """Mode, user and group; and the end of a header, from the type on, which all plain files have alike."""
     mode, owner = _number(rights[:8], "mode"), (_number(rights[8:16], "uid"), _number(rights[16:], "gid"))
     kind = rest[:1]
@@ -258,7 +258,7 @@ def traits_of(rights: bytes, rest: bytes) -> Traits:
         device = _number(rest[173:181], "device"), _number(rest[181:189], "device")
     elif kind in (SYMLINK, HARDLINK):
         link = rest[1:101].split(b"\0", 1)[0]
-    return Traits(kind, mode, owner, link, device, prefix)
+    return UnusualTraits(kind, mode, owner, link, device, prefix)
 
 
 def _decimal(text: bytes, what: str) -> int:

@@ -27,7 +27,7 @@ END_BYTES: Final = 1024
 _READ: Final = 256 * 1024
 
 
-class Line(msgspec.Struct, gc=False):
+class TarSplitLine(msgspec.Struct, gc=False):
     """One line. `payload`: bytes of the tar (type SEGMENT), or the CRC64 (ISO) of the file's content (type SLOT)."""
 
     type: int
@@ -44,16 +44,16 @@ class Line(msgspec.Struct, gc=False):
 
 SEGMENT: Final = 2
 SLOT: Final = 1
-_decoder = msgspec.json.Decoder(Line)
+_decoder = msgspec.json.Decoder(TarSplitLine)
 
 
-def read(file: IO[bytes]) -> Iterator[Line]:
+def read(file: IO[bytes]) -> Iterator[TarSplitLine]:
     """The lines of a tar-split file. TarMalformed; OSError when it can't be read."""
     for lines in _batches(file):
         yield from lines
 
 
-def _batches(file: IO[bytes]) -> Iterator[list[Line]]:
+def _batches(file: IO[bytes]) -> Iterator[list[TarSplitLine]]:
     for text in _whole_lines(file):
         try:
             yield _decoder.decode_lines(text)
@@ -61,7 +61,7 @@ def _batches(file: IO[bytes]) -> Iterator[list[Line]]:
             raise TarMalformed(f"a line of the tar-split is not what an engine writes: {quote(str(error))}") from error
 
 
-Taken = Callable[[bytes, int, Line], bool]
+Taken = Callable[[bytes, int, TarSplitLine], bool]
 """Takes the bytes before an entry's content, how many of them are padding, and its line. Whether the entry is done."""
 
 

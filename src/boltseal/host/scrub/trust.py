@@ -17,7 +17,7 @@ from typing import Final
 
 from boltseal.engines.safe_open import StoreMalformed
 from boltseal.errors import Invalid, quote
-from boltseal.host.scrub.differences import Difference, Kind, difference
+from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.oci.digest import Digest
@@ -62,7 +62,7 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class TrustJudgement:
     """How far an image is proven against an expectation, as long as nothing in it differs."""
 
     level: Level
@@ -71,27 +71,27 @@ class Judgement:
     unknown: tuple[str, ...] = field(default=())
 
 
-def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes]) -> Judgement:
+def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes]) -> TrustJudgement:
     """Hold an image against what it must be. `documents`: manifests and indexes from elsewhere, under their digests."""
     if expected is None:
-        return Judgement(Level.L0)
+        return TrustJudgement(Level.L0)
     if image.config in expected.ids:
-        return Judgement(expected.level, expected.by)
+        return TrustJudgement(expected.level, expected.by)
     known = {**documents, **image.documents}
     for digest in (expected.digest, *expected.also):
         if image.config in (digest, *configs_of(digest, image.documents), *configs_of(digest, documents)):
-            return Judgement(expected.level, expected.by)
+            return TrustJudgement(expected.level, expected.by)
         if image.config in configs_of(digest, known):
-            return Judgement(expected.level, expected.by)
+            return TrustJudgement(expected.level, expected.by)
     reached = configs_of(expected.digest, known) or list(expected.ids)
     if reached:
         found = difference(_kind(expected), b"", f"image {_listed(reached)}, by {expected.by}", f"image {image.config}")
-        return Judgement(Level.L0, expected.by, (found,))
+        return TrustJudgement(Level.L0, expected.by, (found,))
     if image.documents or (not expected.of_manifest and not _recorded(image, expected.digest)):
         got = image.id if image.id == image.config else f"{image.id} with config {image.config}"
         found = difference(_kind(expected), b"", f"{expected.digest}, by {expected.by}", got)
-        return Judgement(Level.L0, expected.by, (found,))
-    return Judgement(
+        return TrustJudgement(Level.L0, expected.by, (found,))
+    return TrustJudgement(
         Level.L0,
         expected.by,
         unknown=(
@@ -101,8 +101,8 @@ def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Dig
     )
 
 
-def _kind(expected: Expectation) -> Kind:
-    return Kind.TAG if expected.tag is not None else Kind.MANIFEST
+def _kind(expected: Expectation) -> DifferenceKind:
+    return DifferenceKind.TAG if expected.tag is not None else DifferenceKind.MANIFEST
 
 
 def _listed(digests: list[Digest]) -> str:

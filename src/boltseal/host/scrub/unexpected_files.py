@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from boltseal.engines.privileges import sees_marks
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames
 from boltseal.host.scrub.attributes import OF_OVERLAYFS, OPAQUE_MARKS, PASSED_OVER, in_words
-from boltseal.host.scrub.differences import Kind
+from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.inodes import Inodes, described, is_whiteout
 from boltseal.host.scrub.ownership import Ownership
@@ -18,10 +18,10 @@ from boltseal.host.scrub.tar_header import FOLDER_WITHOUT_AN_ENTRY
 _HIDES: Final = "a whiteout, which hides the file of a lower layer"
 
 
-class Leftovers:
+class UnexpectedFiles:
     """Looks at one layer's folder after its last entry; what it finds goes to `findings`."""
 
-    def __init__(self, tree: Beneath, inodes: Inodes, ownership: Ownership, findings: Findings) -> None:
+    def __init__(self, tree: SafeFolder, inodes: Inodes, ownership: Ownership, findings: Findings) -> None:
         self._tree = tree
         self._inodes = inodes
         self._ownership = ownership
@@ -47,16 +47,16 @@ class Leftovers:
             )
         owner = self._ownership.users.outside(0)
         if found.st_uid != owner:
-            self._findings.add(Kind.OWNER, b"", f"{owner}", f"{found.st_uid}")
+            self._findings.add(DifferenceKind.OWNER, b"", f"{owner}", f"{found.st_uid}")
         if stat.S_IMODE(found.st_mode) & 0o002 and not found.st_mode & stat.S_ISVTX:
             expected, got = "a root folder that not everybody may write to", f"{stat.S_IMODE(found.st_mode):04o}"
-            self._findings.add(Kind.MODE, b"", expected, got)
+            self._findings.add(DifferenceKind.MODE, b"", expected, got)
         for name in names:
             if name in OPAQUE_MARKS:
                 attributes.opaque.add(b"")
             elif name.startswith(OF_OVERLAYFS) and name not in PASSED_OVER:
                 got = in_words(attributes.value(b"", at, name))
-                self._findings.add(Kind.XATTR, b"", f"{name}=none", f"{name}={got}")
+                self._findings.add(DifferenceKind.XATTR, b"", f"{name}=none", f"{name}={got}")
         return seen
 
     def whiteouts(self, folder: bytes, hidden: Iterable[bytes], left: dict[bytes, bool]) -> None:
@@ -67,20 +67,22 @@ class Leftovers:
             try:
                 found = self._tree.stat(path)
             except StoreMissing:
-                if not self._findings.has(path, Kind.MISSING):
-                    self._findings.add(Kind.WHITEOUT, path, _HIDES, "nothing")
+                if not self._findings.has(path, DifferenceKind.MISSING):
+                    self._findings.add(DifferenceKind.WHITEOUT, path, _HIDES, "nothing")
                 continue
             except (StoreMalformed, StoreUnreadable) as error:
                 self._findings.not_read(error.message)
                 continue
             if on_list and not is_whiteout(found):  # what is off the list is an entry's, and means lower layers
-                self._findings.add(Kind.WHITEOUT, path, _HIDES, described(found))
+                self._findings.add(DifferenceKind.WHITEOUT, path, _HIDES, described(found))
 
     def missing_marks(self, folders: Iterable[bytes]) -> None:
         """Folders that should have an opaque mark and have none."""
         for path in sorted(folders):
-            if not self._findings.has(path, Kind.MISSING, Kind.TYPE):
-                self._findings.add(Kind.OPAQUE, path, "an opaque mark, which hides all of lower layers", "none")
+            if not self._findings.has(path, DifferenceKind.MISSING, DifferenceKind.TYPE):
+                self._findings.add(
+                    DifferenceKind.OPAQUE, path, "an opaque mark, which hides all of lower layers", "none"
+                )
 
     def too_much(self, folder: bytes, left: Mapping[bytes, bool] | None, *, implied: bool) -> None:
         """What no entry has named in a folder. `left`: what was listed before, None if nothing was."""
@@ -88,13 +90,13 @@ class Leftovers:
             if implied:
                 found = self._tree.stat(folder)
                 if not stat.S_ISDIR(found.st_mode):
-                    self._findings.add(Kind.TYPE, folder, "folder", described(found))
+                    self._findings.add(DifferenceKind.TYPE, folder, "folder", described(found))
                     return
                 self._inodes.of_a_folder_without_an_entry(folder, FOLDER_WITHOUT_AN_ENTRY, found)
             left = self._tree.listed(folder) if left is None else left
         except StoreMissing:
             if implied:
-                self._findings.add(Kind.MISSING, folder, "folder", "nothing")
+                self._findings.add(DifferenceKind.MISSING, folder, "folder", "nothing")
             return
         except TooManyNames as error:
             self._findings.not_read(f"what is too much in a folder: {error.message}")
@@ -113,4 +115,6 @@ class Leftovers:
         except (StoreMissing, StoreMalformed, StoreUnreadable) as error:
             self._findings.not_read(error.message)
             return
-        self._findings.add(Kind.WHITEOUT if is_whiteout(found) else Kind.EXTRA, path, "nothing", described(found))
+        self._findings.add(
+            DifferenceKind.WHITEOUT if is_whiteout(found) else DifferenceKind.EXTRA, path, "nothing", described(found)
+        )

@@ -20,8 +20,8 @@ from multiprocessing.sharedctypes import Synchronized
 from threading import active_count
 from typing import Any, Final
 
-from boltseal.engines.safe_open import Beneath, StoreMalformed, StoreMissing, StoreUnreadable
-from boltseal.host.scrub.layer_check import LayerFiles, LayerResult, Manner, check
+from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable
+from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult, check
 
 ALONE_BYTES: Final = 32 * 1024 * 1024
 """Up to so much is read by this process: starting others takes longer."""
@@ -32,7 +32,7 @@ Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class WorkRate:
     """How hard the machine may be worked. `bytes_per_second`: of all processes together; 0: as fast as it goes."""
 
     workers: int = 0
@@ -82,12 +82,12 @@ def _begin(count: Synchronized[int], free_at: Synchronized[float], rate: int) ->
     _meter.append(Meter(count, free_at, rate))
 
 
-def _job(layer: LayerFiles, manner: Manner) -> LayerResult:
+def _job(layer: LayerFiles, manner: CheckMode) -> LayerResult:
     return check(layer, manner, _meter[0])
 
 
 def check_layers(
-    layers: Iterable[LayerFiles], manner: Manner, pace: Pace, progress: Progress
+    layers: Iterable[LayerFiles], manner: CheckMode, pace: WorkRate, progress: Progress
 ) -> dict[LayerFiles, LayerResult]:
     """The results of all these layers."""
     sizes = {layer: _size(layer) for layer in layers}
@@ -102,7 +102,7 @@ def check_layers(
 
 
 def _alone(
-    jobs: Sequence[LayerFiles], manner: Manner, meter: Meter, progress: Progress, count: Synchronized[int]
+    jobs: Sequence[LayerFiles], manner: CheckMode, meter: Meter, progress: Progress, count: Synchronized[int]
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     for done, layer in enumerate(jobs, 1):
         yield layer, check(layer, manner, meter)
@@ -111,7 +111,7 @@ def _alone(
 
 def _together(
     jobs: Sequence[LayerFiles],
-    manner: Manner,
+    manner: CheckMode,
     workers: int,
     shared: tuple[Synchronized[int], Synchronized[float], int],
     progress: Progress,
@@ -135,7 +135,7 @@ def _together(
 
 
 def _started(
-    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], manner: Manner
+    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], manner: CheckMode
 ) -> dict[Future[LayerResult], LayerFiles]:
     """All jobs, given to workers that no terminal interrupts: that reaches us too, and we end them.
 
@@ -156,7 +156,7 @@ def _result(job: Future[LayerResult], layer: LayerFiles) -> LayerResult:
         return LayerResult(layer.diff_id, unknown=(why,))
 
 
-def meter_of(pace: Pace) -> Meter:
+def meter_of(pace: WorkRate) -> Meter:
     """A meter for what this process reads by itself."""
     context = get_context("fork")
     return Meter(context.Value("q", 0), context.Value("d", 0.0), pace.bytes_per_second)
@@ -166,7 +166,7 @@ def _size(layer: LayerFiles) -> int:
     """About how much there is to do for a layer: bytes, and for each entry as much as reading some bytes takes."""
     path = layer.tar_split or layer.blob
     try:
-        with Beneath(layer.root) as store:
+        with SafeFolder(layer.root) as store:
             size = store.stat(path or b"").st_size
     except (StoreMissing, StoreMalformed, StoreUnreadable):
         return 0

@@ -21,12 +21,12 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from boltseal.errors import Invalid
-from boltseal.ledger.entry import Entry, Kind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.image_facts import IMAGE, Facts
+from boltseal.project.bases.image_facts import IMAGE, ImageFacts
 
 BUILT_NAME: Final = "base.name"
 BUILT_DIGEST: Final = "base.digest"
@@ -41,7 +41,7 @@ _FRONTENDS: Final = frozenset({"docker.io/docker/dockerfile", "docker.io/docker/
 _is_sha256 = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
-class How(StrEnum):
+class ClaimKind(StrEnum):
     """How sure it is which image the base is."""
 
     RECORDED = "recorded"
@@ -49,7 +49,7 @@ class How(StrEnum):
     INFERRED = "inferred"
 
 
-class By(StrEnum):
+class ClaimSource(StrEnum):
     """Who says so; the earlier is believed more."""
 
     BUILT = "a built entry of the ledger"
@@ -63,7 +63,7 @@ class By(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class BaseClaim:
     """Somebody's word on a base. `base`: a name with a tag and no digest; None: it was built on nothing (scratch).
 
     `digest`: what the name meant then, of an index or of one platform's manifest; None where that is not said.
@@ -71,26 +71,26 @@ class Claim:
 
     base: Reference | None
     digest: Digest | None
-    by: By
-    how: How = How.RECORDED
+    by: ClaimSource
+    how: ClaimKind = ClaimKind.RECORDED
 
     @property
     def sure(self) -> bool:
         """Whether nothing in it needs to be held against the layers: it was said of this image and no other."""
-        return self.by in (By.BUILT, By.ANNOTATION)
+        return self.by in (ClaimSource.BUILT, ClaimSource.ANNOTATION)
 
 
-def annotated(annotations: Mapping[str, str]) -> Claim | None:
+def annotated(annotations: Mapping[str, str]) -> BaseClaim | None:
     """What annotations of the image's index or manifest say."""
-    return _spoken(annotations.get(BASE_NAME, ""), annotations.get(BASE_DIGEST, ""), By.ANNOTATION)
+    return _spoken(annotations.get(BASE_NAME, ""), annotations.get(BASE_DIGEST, ""), ClaimSource.ANNOTATION)
 
 
-def labelled(facts: Facts) -> Claim | None:
+def labelled(facts: ImageFacts) -> BaseClaim | None:
     """What labels of the image say."""
-    return _spoken(facts.labels.get(BASE_NAME, ""), facts.labels.get(BASE_DIGEST, ""), By.LABEL)
+    return _spoken(facts.labels.get(BASE_NAME, ""), facts.labels.get(BASE_DIGEST, ""), ClaimSource.LABEL)
 
 
-def inherited(facts: Facts, own: Reference) -> Claim | None:
+def inherited(facts: ImageFacts, own: Reference) -> BaseClaim | None:
     """The image that the labels speak of, where they say that it is another one than `own`: they came with it.
 
     That is the image on which this one was built, or this very image before somebody copied it elsewhere.
@@ -102,22 +102,22 @@ def inherited(facts: Facts, own: Reference) -> Claim | None:
         return None
     if image is None or image.repository == own.repository:
         return None
-    return Claim(image, None, By.CAME_WITH)
+    return BaseClaim(image, None, ClaimSource.CAME_WITH)
 
 
-def built(entries: Iterable[Entry], digest: Digest) -> Claim | None:
+def built(entries: Iterable[Entry], digest: Digest) -> BaseClaim | None:
     """What the newest `built` entry of an image says, the oldest entry first."""
-    said = [entry for entry in entries if entry.kind is Kind.BUILT and entry.digest == str(digest)]
+    said = [entry for entry in entries if entry.kind is EntryKind.BUILT and entry.digest == str(digest)]
     if not said:
         return None
-    return _spoken(said[-1].extra.get(BUILT_NAME, ""), said[-1].extra.get(BUILT_DIGEST, ""), By.BUILT)
+    return _spoken(said[-1].extra.get(BUILT_NAME, ""), said[-1].extra.get(BUILT_DIGEST, ""), ClaimSource.BUILT)
 
 
-def written(reference: Reference | None, by: By) -> Claim:
+def written(reference: Reference | None, by: ClaimSource) -> BaseClaim:
     """What a Dockerfile builds on, or the user names: nobody says what it meant then, unless it is pinned there."""
     if reference is None:
-        return Claim(None, None, by, How.INFERRED)
-    return Claim(reference.by_tag, reference.digest, by, How.INFERRED)
+        return BaseClaim(None, None, by, ClaimKind.INFERRED)
+    return BaseClaim(reference.by_tag, reference.digest, by, ClaimKind.INFERRED)
 
 
 class _Predicate(msgspec.Struct, rename="camel"):
@@ -130,7 +130,7 @@ class _Statement(msgspec.Struct, rename="camel"):
     predicate: _Predicate = msgspec.field(default_factory=_Predicate)
 
 
-def provenance(raw: bytes) -> tuple[Claim, ...]:
+def provenance(raw: bytes) -> tuple[BaseClaim, ...]:
     """The images that a build took in, by its SLSA provenance (v0.2 or v1), without frontends; () where it says none.
 
     Which of them the last stage stands on is not said: `match` decides by the layers.
@@ -147,7 +147,7 @@ def provenance(raw: bytes) -> tuple[Claim, ...]:
     return tuple(images) if len(images) <= MAX_IMAGES else ()  # the base may be any of them: some prove nothing
 
 
-def _material(one: Mapping[str, Any]) -> Iterator[Claim]:
+def _material(one: Mapping[str, Any]) -> Iterator[BaseClaim]:
     uri, digests = one.get("uri"), one.get("digest")
     if not isinstance(uri, str) or not isinstance(digests, dict):
         return
@@ -155,7 +155,7 @@ def _material(one: Mapping[str, Any]) -> Iterator[Claim]:
     reference = _package(uri)
     if reference is None or not isinstance(sha256, str) or _is_sha256(sha256) is None or reference.name in _FRONTENDS:
         return
-    yield Claim(reference.by_tag, Digest("sha256", sha256), By.PROVENANCE)
+    yield BaseClaim(reference.by_tag, Digest("sha256", sha256), ClaimSource.PROVENANCE)
 
 
 def _package(uri: str) -> Reference | None:
@@ -174,13 +174,13 @@ def _package(uri: str) -> Reference | None:
         return None
 
 
-def _spoken(name: str, digest: str, by: By) -> Claim | None:
+def _spoken(name: str, digest: str, by: ClaimSource) -> BaseClaim | None:
     if not name:
         return None
     if name == SCRATCH:
-        return Claim(None, None, by)
+        return BaseClaim(None, None, by)
     try:
         reference = Reference.parse(name)
-        return Claim(reference.by_tag, Digest.parse(digest) if digest else reference.digest, by)
+        return BaseClaim(reference.by_tag, Digest.parse(digest) if digest else reference.digest, by)
     except Invalid:  # somebody's free text: it names no image, so it says nothing
         return None

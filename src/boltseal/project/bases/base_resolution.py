@@ -11,12 +11,12 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import By, Claim, How
+from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource
 from boltseal.project.bases.freshness import (
-    Means,
+    BaseStatus,
+    BaseVerdict,
+    CurrentBase,
     Moment,
-    Status,
-    Verdict,
     behind,
     judge,
     judge_doubted,
@@ -24,10 +24,10 @@ from boltseal.project.bases.freshness import (
     judge_without_past,
     same_digest,
 )
-from boltseal.project.bases.image_documents import Documents, Place, fits
-from boltseal.project.bases.image_facts import Facts
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, fits
+from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate, holds, longest
-from boltseal.project.bases.tag_history import Pasts
+from boltseal.project.bases.tag_history import TagHistories
 
 MAX_PAST: Final = 50
 DAY_US: Final = 86_400_000_000
@@ -38,7 +38,7 @@ _UNSAID: Final = (
 )
 
 
-class Judging:
+class BaseResolver:
     """Judges. `now`: what each base's tag means, or why that can't be told; only of what it means anything is read.
 
     `former`: images that tags resolved to before, as far as they were read already.
@@ -46,8 +46,8 @@ class Judging:
 
     def __init__(
         self,
-        documents: Documents,
-        pasts: Pasts,
+        documents: ImageDocuments,
+        pasts: TagHistories,
         now: Mapping[Reference, Digest | BoltsealError],
         former: Sequence[Candidate] = (),
         *,
@@ -61,42 +61,42 @@ class Judging:
             self._former.setdefault(one.base, []).append(one)
         self._now_us = now_us
 
-    async def verdict(self, image: Facts, claims: Sequence[Claim], doubt: str = "") -> Verdict:
+    async def verdict(self, image: ImageFacts, claims: Sequence[BaseClaim], doubt: str = "") -> BaseVerdict:
         """The verdict for one platform of an image. `claims`: what is said of its base, the best first.
 
         `doubt`: why layers alone don't prove that it is current, "" for nothing.
         """
         if not claims:
-            return Verdict(Status.UNKNOWN, _UNSAID)
+            return BaseVerdict(BaseStatus.UNKNOWN, _UNSAID)
         first = claims[0]
-        if first.by is By.PROVENANCE:
-            return await self._of_several(image, [claim for claim in claims if claim.by is By.PROVENANCE])
-        if first.by in (By.LAYERS, By.CAME_WITH):
+        if first.by is ClaimSource.PROVENANCE:
+            return await self._of_several(image, [claim for claim in claims if claim.by is ClaimSource.PROVENANCE])
+        if first.by in (ClaimSource.LAYERS, ClaimSource.CAME_WITH):
             verdict = await self._of_unsaid(image, first)
             if verdict is None:
                 return await self.verdict(image, claims[1:], doubt)
             verdict = self._with_aliases(image, verdict, claims[1:])
         else:
             verdict = await self._of(image, first)
-        by_layers = first.how is not How.RECORDED and first.digest is None
+        by_layers = first.how is not ClaimKind.RECORDED and first.digest is None
         return judge_doubted(verdict, doubt) if by_layers and doubt else verdict
 
-    def _with_aliases(self, image: Facts, verdict: Verdict, claims: Sequence[Claim]) -> Verdict:
+    def _with_aliases(self, image: ImageFacts, verdict: BaseVerdict, claims: Sequence[BaseClaim]) -> BaseVerdict:
         """Names the tags that resolved to the very image that it is current on, and have moved."""
         moved = [
             str(claim.base)
             for claim in claims
-            if claim.by is By.LAYERS
+            if claim.by is ClaimSource.LAYERS
             and any(one.digest == verdict.built_on for one in self._former_of(claim.base, image))
         ]
-        if verdict.status is not Status.CURRENT or not moved:
+        if verdict.status is not BaseStatus.CURRENT or not moved:
             return verdict
         reason = (
             f"{verdict.reason}; {', '.join(moved)} resolved to it too and has moved: built on that tag, it is outdated"
         )
         return replace(verdict, reason=reason)
 
-    async def _of_unsaid(self, image: Facts, claim: Claim) -> Verdict | None:
+    async def _of_unsaid(self, image: ImageFacts, claim: BaseClaim) -> BaseVerdict | None:
         """The verdict where nobody says that this is the base, and its layers and history have to; None where it is not.
 
         Two images of one Dockerfile may begin with the same layers, and a copy has all labels of what it is a copy of.
@@ -109,7 +109,7 @@ class Judging:
         past, unread = await self._past(claim.base, image, means)
         if any(one.facts.config == image.config for one in past):
             return None
-        if claim.by is By.CAME_WITH:
+        if claim.by is ClaimSource.CAME_WITH:
             if any(holds(image, one.facts) for one in past):
                 return await self._of(image, claim)
             why = f" ({unread})" if unread else ""
@@ -117,53 +117,53 @@ class Judging:
                 f"its labels are those of {claim.base}, on which it was built, or of which it is a copy: nothing that this "
                 f"is known to have meant tells which{why}; build it again, or with `boltseal build`, which writes it down"
             )
-            return Verdict(Status.UNKNOWN, reason, claim)
+            return BaseVerdict(BaseStatus.UNKNOWN, reason, claim)
         told = [one for one in longest(image, past) if image.tells_of(one.facts)]
         return await self._of(image, claim) if told else None
 
-    async def _of(self, image: Facts, claim: Claim) -> Verdict:
+    async def _of(self, image: ImageFacts, claim: BaseClaim) -> BaseVerdict:
         if claim.base is None:
-            return Verdict(Status.NO_BASE, f"built on nothing (scratch), says {claim.by}", claim)
+            return BaseVerdict(BaseStatus.NO_BASE, f"built on nothing (scratch), says {claim.by}", claim)
         means = self._now.get(claim.base)
         if means is None:
             raise AssertionError(f"{claim.base} was not asked for")
         if isinstance(means, BoltsealError):
             return _untold(claim, means)
         if same_digest(claim, means):
-            return judge(image, claim, None, Means(means))
+            return judge(image, claim, None, CurrentBase(means))
         now = await self._means(claim.base, means, image)
         if claim.digest is None:
             return await self._by_layers(image, claim, now)
         was, unread = await self._facts(claim.base, claim.digest, image)
         verdict = await self._with_past(claim.base, judge(image, claim, was, now, unread=unread))
-        if was is None and verdict.status is Status.UNKNOWN:
+        if was is None and verdict.status is BaseStatus.UNKNOWN:
             # Of a base that was never pulled, buildah records a digest that only its own store knows.
             by_layers = await self._by_layers(image, replace(claim, digest=None), now)
-            return verdict if by_layers.status is Status.UNKNOWN else by_layers
+            return verdict if by_layers.status is BaseStatus.UNKNOWN else by_layers
         return verdict
 
-    async def _of_several(self, image: Facts, claims: Sequence[Claim]) -> Verdict:
+    async def _of_several(self, image: ImageFacts, claims: Sequence[BaseClaim]) -> BaseVerdict:
         """Provenance names all images that went in: which of them is the base is proven by its layers, if it matters."""
         moved = [claim for claim in claims if claim.base is not None and self._now.get(claim.base) != claim.digest]
         if len(claims) == 1 and not moved:
             return await self._of(image, claims[0])
         if not moved:
             names = ", ".join(str(claim.base) for claim in claims)
-            return Verdict(Status.CURRENT, f"nothing that went into it has moved: {names}", claims[0])
+            return BaseVerdict(BaseStatus.CURRENT, f"nothing that went into it has moved: {names}", claims[0])
         candidates, unread = await self._taken_in(image, claims)
         found = longest(image, candidates)
         if found:
-            verdict = await self._of(image, Claim(found[0].base, found[0].digest, By.PROVENANCE))
-            if not unread or verdict.status is not Status.CURRENT:
+            verdict = await self._of(image, BaseClaim(found[0].base, found[0].digest, ClaimSource.PROVENANCE))
+            if not unread or verdict.status is not BaseStatus.CURRENT:
                 return verdict
         elif not unread:
-            return Verdict(Status.NO_BASE, "its layers begin with none of the images that went into its build")
+            return BaseVerdict(BaseStatus.NO_BASE, "its layers begin with none of the images that went into its build")
         elif len(claims) == 1:
             return await self._of(image, claims[0])
         reason = f"which of the images that went into its build it stands on can't be told: {unread}"
-        return Verdict(Status.UNKNOWN, reason, claims[0])
+        return BaseVerdict(BaseStatus.UNKNOWN, reason, claims[0])
 
-    async def _taken_in(self, image: Facts, claims: Sequence[Claim]) -> tuple[list[Candidate], str]:
+    async def _taken_in(self, image: ImageFacts, claims: Sequence[BaseClaim]) -> tuple[list[Candidate], str]:
         """What went into a build, as it was then; and why some of it can't be read."""
         candidates, unread = [], ""
         for claim in claims:
@@ -179,24 +179,24 @@ class Judging:
             unread = unread or (f"{claim.base}: {why or 'it has nothing for the platform'}" if facts is None else "")
         return candidates, unread
 
-    async def _by_layers(self, image: Facts, claim: Claim, now: Means) -> Verdict:
+    async def _by_layers(self, image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
         """Where nobody says what the tag meant then: of all that it ever meant, the longest chain of layers."""
         if claim.base is None:
             raise AssertionError("asked of a base")
         candidates, unread = await self._past(claim.base, image, now.digest)
         found = longest(image, candidates)
-        proven = replace(claim, by=By.LAYERS, how=How.PROVEN)
+        proven = replace(claim, by=ClaimSource.LAYERS, how=ClaimKind.PROVEN)
         if not found:
             return judge_without_past(image, claim, now)
         verdict = judge_proven(image, found, proven, now)
-        if verdict.status is Status.CURRENT and unread:
+        if verdict.status is BaseStatus.CURRENT and unread:
             reason = f"{claim.base} meant something once that can't be read any more, and may be its base: {unread}"
-            return Verdict(Status.UNKNOWN, reason, claim, None, now.digest)
-        if verdict.status is Status.CURRENT and not await self._covered(claim.base, image, candidates):
+            return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, None, now.digest)
+        if verdict.status is BaseStatus.CURRENT and not await self._covered(claim.base, image, candidates):
             return judge_without_past(image, claim, now)
         return await self._with_past(claim.base, verdict)
 
-    async def _past(self, base: Reference, image: Facts, now: Digest) -> tuple[list[Candidate], str]:
+    async def _past(self, base: Reference, image: ImageFacts, now: Digest) -> tuple[list[Candidate], str]:
         """What a tag ever meant for an image's platform, as far back as is looked; and why one of these can't be read."""
         candidates, unread = [], ""
         for digest in dict.fromkeys([now, *(one.digest for one in reversed(await self._considered(base)))]):
@@ -210,7 +210,7 @@ class Judging:
         candidates += [one for one in self._former_of(base, image) if one.facts.manifest not in there]
         return candidates, unread
 
-    def _former_of(self, base: Reference | None, image: Facts) -> list[Candidate]:
+    def _former_of(self, base: Reference | None, image: ImageFacts) -> list[Candidate]:
         """What a tag resolved to before, for an image's platform, as far as it was read already."""
         former = () if base is None else self._former.get(base, ())
         return [one for one in former if fits(one.facts.platform, image.platform)]
@@ -219,7 +219,7 @@ class Judging:
         """The newest of what a tag meant, the oldest of them first."""
         return (await self._pasts.of(base))[-MAX_PAST:]
 
-    async def _covered(self, base: Reference, image: Facts, candidates: Sequence[Candidate]) -> bool:
+    async def _covered(self, base: Reference, image: ImageFacts, candidates: Sequence[Candidate]) -> bool:
         """Whether somebody watched the tag already when the image was made: otherwise it may have meant more before.
 
         A clock that was wrong watched nothing: one that saw a thing before it was made, or that made an image tomorrow.
@@ -232,34 +232,34 @@ class Judging:
         before_it_was = seen is not None and (_created_us(seen) or 0) > first_us + DAY_US
         return first_us <= made_us <= self._now_us + DAY_US and not before_it_was
 
-    async def _with_past(self, base: Reference, verdict: Verdict) -> Verdict:
+    async def _with_past(self, base: Reference, verdict: BaseVerdict) -> BaseVerdict:
         """How far behind it is, and since when."""
-        if verdict.status is not Status.OUTDATED or verdict.now is None:
+        if verdict.status is not BaseStatus.OUTDATED or verdict.now is None:
             return verdict
         number, exact, since_us = behind(await self._pasts.of(base), verdict.built_on, verdict.now)
         return replace(verdict, behind=number, exact=exact, since_us=since_us)
 
-    async def _means(self, base: Reference, digest: Digest, image: Facts) -> Means:
+    async def _means(self, base: Reference, digest: Digest, image: ImageFacts) -> CurrentBase:
         facts, why = await self._facts(base, digest, image)
-        return Means(digest, facts, why)
+        return CurrentBase(digest, facts, why)
 
-    async def _facts(self, base: Reference, digest: Digest, image: Facts) -> tuple[Facts | None, str]:
+    async def _facts(self, base: Reference, digest: Digest, image: ImageFacts) -> tuple[ImageFacts | None, str]:
         """What a base is for the platform of an image, or why that can't be read ("": it has nothing for it)."""
-        place = Place(base.registry, base.repository)
+        place = RemoteRepository(base.registry, base.repository)
         try:
             return await self._documents.facts_for(place, digest, image.platform), ""
         except BoltsealError as error:
             return None, error.message
 
 
-def _untold(claim: Claim, error: BoltsealError) -> Verdict:
+def _untold(claim: BaseClaim, error: BoltsealError) -> BaseVerdict:
     if isinstance(error, RemoteNotFound):
         reason = f"the tag {claim.base} is gone, so there is nothing newer to build on: choose another base ({error.message})"
-        return Verdict(Status.UNKNOWN, reason, claim, claim.digest)
-    return Verdict(Status.UNKNOWN, error.message, claim, claim.digest)
+        return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, claim.digest)
+    return BaseVerdict(BaseStatus.UNKNOWN, error.message, claim, claim.digest)
 
 
-def _created_us(image: Facts) -> int | None:
+def _created_us(image: ImageFacts) -> int | None:
     """When an image says that it was made."""
     try:
         return (datetime.fromisoformat(image.created.upper()) - _EPOCH) // timedelta(microseconds=1)

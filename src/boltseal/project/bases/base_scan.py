@@ -19,10 +19,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from boltseal.client.document_cache import Learned
+from boltseal.client.document_cache import DocumentCache
 from boltseal.client.head_requests import poll
 from boltseal.client.ledger_records import listed, observed
-from boltseal.client.ledger_trust import Followed
+from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied, NotFound, TooLarge
 from boltseal.ledger.entry import RECORDS, Entry
@@ -31,8 +31,8 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import Claim, annotated, built, inherited, labelled, provenance
-from boltseal.project.bases.base_resolution import Judging
+from boltseal.project.bases.base_claims import BaseClaim, annotated, built, inherited, labelled, provenance
+from boltseal.project.bases.base_resolution import BaseResolver
 from boltseal.project.bases.candidates import Pool, by_layers
 from boltseal.project.bases.former_images import (
     MOVED_OR_GONE,
@@ -42,11 +42,11 @@ from boltseal.project.bases.former_images import (
     read_former,
     resolved_before,
 )
-from boltseal.project.bases.freshness import Status, Verdict, overall
-from boltseal.project.bases.image_documents import Documents, Place, children, fits
-from boltseal.project.bases.image_facts import Facts, NotAnImage
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, overall
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, children, fits
+from boltseal.project.bases.image_facts import ImageFacts, NotAnImage
 from boltseal.project.bases.layer_match import Candidate
-from boltseal.project.bases.tag_history import Pasts
+from boltseal.project.bases.tag_history import TagHistories
 
 WINDOW_S: Final = 900
 AT_ONCE: Final = 16
@@ -58,12 +58,12 @@ class TooManyParts(TooLarge):
     """More images, or larger ones, than are held at a time."""
 
 
-class RegistryNotAllowed(Denied):
+class BaseRegistryNotAllowed(Denied):
     """A registry that an image's base is said to come from, and that the user has not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ImageToCheck:
     """An image to look at. `name`: as it was asked for. `reference`: with a tag or a digest; the digest counts.
 
     `platforms`: those in use, () for all that it has. `base`: what the caller infers of its base.
@@ -72,45 +72,45 @@ class Wanted:
     name: str
     reference: Reference
     platforms: tuple[Platform, ...] = ()
-    base: Claim | None = None
+    base: BaseClaim | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class BaseReport:
     """The answer for an image: a verdict for each platform, or the error that kept us from any."""
 
-    wanted: Wanted
+    wanted: ImageToCheck
     digest: Digest | None = None
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[BaseVerdict, ...] = ()
     error: BoltsealError | None = None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> BaseVerdict:
         """The one that counts."""
         if self.error is not None or not self.verdicts:
             reason = "it has no image for the platforms in use" if self.error is None else self.error.message
-            return Verdict(Status.UNKNOWN, reason)
+            return BaseVerdict(BaseStatus.UNKNOWN, reason)
         return overall(self.verdicts)
 
 
 class _Part(NamedTuple):
     """One platform of an image, and what is said of its base, the best first."""
 
-    facts: Facts
-    claims: tuple[Claim, ...]
+    facts: ImageFacts
+    claims: tuple[BaseClaim, ...]
 
 
 @dataclass(slots=True)
 class _Image:
     """What is known of a wanted image so far."""
 
-    wanted: Wanted
+    wanted: ImageToCheck
     digest: Digest
     parts: list[_Part] = field(default_factory=list)
     error: BoltsealError | None = None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> RemoteRepository:
         return _place(self.wanted)
 
     @property
@@ -120,7 +120,7 @@ class _Image:
         return tuple(Candidate(base.by_tag, self.digest, part.facts) for part in self.parts) if base.tag else ()
 
 
-class Looker:
+class BaseScanner:
     """One look at many images. `allowed` says of a registry's name whether it may be asked for a base.
 
     `watch` looks at a registry's ledger before what its tags mean is believed; one that is broken ends everything.
@@ -129,12 +129,12 @@ class Looker:
     def __init__(
         self,
         transport: Transport,
-        documents: Documents,
-        learned: Learned,
-        pasts: Pasts,
+        documents: ImageDocuments,
+        learned: DocumentCache,
+        pasts: TagHistories,
         *,
         allowed: Callable[[str], bool],
-        watch: Callable[[str], Awaitable[Followed]],
+        watch: Callable[[str], Awaitable[LedgerCheck]],
         now_us: int,
         window_s: int = WINDOW_S,
         max_units: int = MAX_UNITS,
@@ -147,9 +147,9 @@ class Looker:
         self._pasts = pasts
         self._allowed = allowed
         self._watch = watch
-        self._followed: dict[str, Followed | BoltsealError] = {}
-        self._records: dict[Place, asyncio.Task[list[Entry]]] = {}
-        self._unlisted: dict[Place, str] = {}
+        self._followed: dict[str, LedgerCheck | BoltsealError] = {}
+        self._records: dict[RemoteRepository, asyncio.Task[list[Entry]]] = {}
+        self._unlisted: dict[RemoteRepository, str] = {}
         self._now_us = now_us
         self._after_us = now_us - window_s * 1_000_000
         self._max_units = max_units
@@ -157,7 +157,7 @@ class Looker:
         self._tell = tell
         self._units = 0
 
-    async def look(self, wanted: Sequence[Wanted], *, afresh: bool = False) -> list[Answered]:
+    async def look(self, wanted: Sequence[ImageToCheck], *, afresh: bool = False) -> list[BaseReport]:
         """The answers, in the order of what was wanted. LedgerBroken, StateUnusable.
 
         `afresh`: every base is asked for, whatever the window; something was built meanwhile.
@@ -171,10 +171,10 @@ class Looker:
         # 1
         fresh = {one.reference for one in wanted if one.reference.digest is None}
         digests = await self._means(fresh, fresh)
-        images: list[_Image | Answered] = []
+        images: list[_Image | BaseReport] = []
         for one in wanted:
             means = one.reference.digest or digests[one.reference]
-            images.append(Answered(one, error=means) if isinstance(means, BoltsealError) else _Image(one, means))
+            images.append(BaseReport(one, error=means) if isinstance(means, BoltsealError) else _Image(one, means))
         there = [one for one in images if isinstance(one, _Image)]
         # 2
         for registry in {one.place.registry for one in there}:
@@ -205,21 +205,21 @@ class Looker:
         now = {one: digests[one] for one in bases & digests.keys()}
         now |= await self._means(bases - now.keys(), frozenset())
         # 4
-        judging = Judging(self._documents, self._pasts, now, former.candidates, now_us=self._now_us)
+        judging = BaseResolver(self._documents, self._pasts, now, former.candidates, now_us=self._now_us)
         return [
-            one if isinstance(one, Answered) else await self._answer(one, judging, nearer, former) for one in images
+            one if isinstance(one, BaseReport) else await self._answer(one, judging, nearer, former) for one in images
         ]
 
     async def _answer(
-        self, one: _Image, judging: Judging, nearer: dict[int, tuple[Claim, ...]], former: Former
-    ) -> Answered:
+        self, one: _Image, judging: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]], former: Former
+    ) -> BaseReport:
         if one.error is not None:
-            return Answered(one.wanted, one.digest, error=one.error)
+            return BaseReport(one.wanted, one.digest, error=one.error)
         verdicts, doubt = [], former.doubt(one.wanted.reference)
         for part in one.parts:
             verdict = await judging.verdict(part.facts, (*nearer[id(part)], *part.claims), doubt)
             verdicts.append(replace(verdict, platform=str(part.facts.platform)))
-        return Answered(one.wanted, one.digest, tuple(verdicts))
+        return BaseReport(one.wanted, one.digest, tuple(verdicts))
 
     async def _means(
         self, references: Iterable[Reference], fresh: Iterable[Reference]
@@ -230,7 +230,7 @@ class Looker:
         for reference in dict.fromkeys(references):
             registry = reference.registry
             if reference not in new and not self._allowed(registry):
-                found[reference] = RegistryNotAllowed(
+                found[reference] = BaseRegistryNotAllowed(
                     f"{registry} is not asked for {reference.familiar()}: an image names it, and you have not; allow it "
                     f"with --allow {registry}, or in `[client] registries` of your own configuration"
                 )
@@ -259,7 +259,7 @@ class Looker:
             self._learned.saw(looks)
         return found
 
-    async def followed(self, registry: str) -> Followed | BoltsealError:
+    async def followed(self, registry: str) -> LedgerCheck | BoltsealError:
         """How it stands with a registry's ledger, or why that is not known. LedgerBroken."""
         if registry not in self._followed:
             try:
@@ -301,7 +301,7 @@ class Looker:
     async def _part(
         self,
         one: _Image,
-        facts: Facts,
+        facts: ImageFacts,
         manifest: Manifest,
         said: Mapping[str, str],
         entries: Sequence[Entry],
@@ -319,7 +319,7 @@ class Looker:
         found += [claim for claim in (*said_by_labels, one.wanted.base) if claim is not None]
         return _Part(facts, tuple(found))
 
-    async def _entries(self, place: Place) -> list[Entry]:
+    async def _entries(self, place: RemoteRepository) -> list[Entry]:
         """Entries about a repository, where its registry keeps a ledger; none where they can't be had."""
         if not self._has_ledger(place.registry):
             return []
@@ -327,7 +327,7 @@ class Looker:
             self._records[place] = asyncio.create_task(self._listed(place))
         return await asyncio.shield(self._records[place])
 
-    async def _listed(self, place: Place) -> list[Entry]:
+    async def _listed(self, place: RemoteRepository) -> list[Entry]:
         """What was said of a repository's images, and where a tag stopped resolving to one."""
         try:
             return await listed(self.transport, place.registry, place.repository, RECORDS | MOVED_OR_GONE)
@@ -337,7 +337,7 @@ class Looker:
             self._unlisted[place] = f"the history of {place.registry}/{place.repository} can't be read: {error.message}"
             return []
 
-    async def _former(self, images: Sequence[_Image | Answered]) -> Former:
+    async def _former(self, images: Sequence[_Image | BaseReport]) -> Former:
         """What the tags of this look resolved to before, where layers have to tell the base of one of its images."""
         platforms = [
             part.facts.platform
@@ -378,7 +378,7 @@ class Looker:
             max_units=self._max_units - self._units,
         )
 
-    async def _served(self, place: Place) -> dict[Reference, list[Digest]]:
+    async def _served(self, place: RemoteRepository) -> dict[Reference, list[Digest]]:
         """What the tags of a mirrored repository were served as, where its registry keeps a log of observations."""
         if not self._has_ledger(place.registry) or "." not in place.repository.partition("/")[0]:
             return {}
@@ -393,11 +393,11 @@ class Looker:
     def _has_ledger(self, registry: str) -> bool:
         """Whether a registry keeps a ledger, as far as it was looked at."""
         seen = self._followed.get(registry)
-        return isinstance(seen, Followed) and seen.head is not None
+        return isinstance(seen, LedgerCheck) and seen.head is not None
 
 
-def _place(wanted: Wanted) -> Place:
-    return Place(wanted.reference.registry, wanted.reference.repository)
+def _place(wanted: ImageToCheck) -> RemoteRepository:
+    return RemoteRepository(wanted.reference.registry, wanted.reference.repository)
 
 
 def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:

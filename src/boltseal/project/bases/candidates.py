@@ -12,8 +12,8 @@ from typing import Final
 
 from boltseal.oci.annotations import BASE_NAME
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import By, Claim, How
-from boltseal.project.bases.image_facts import Facts
+from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource
+from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate, holds, inherits, nearness
 
 MAX_NEARER: Final = 4
@@ -40,14 +40,14 @@ class Pool:
             same = self._former.setdefault(chain, {}).setdefault(history, {})
             same.setdefault((candidate.base, facts.labels.get(BASE_NAME, "")), candidate)
 
-    def nearer(self, own: str, facts: Facts, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    def nearer(self, own: str, facts: ImageFacts, claims: Sequence[BaseClaim]) -> tuple[BaseClaim, ...]:
         """Bases among the others that may be nearer than what the image is said to stand on, the nearest first.
 
         Where only a label speaks, and the label came with the base; or where nobody speaks.
         """
         if not by_layers(claims):
             return ()
-        said = any(claim.by is By.LABEL for claim in claims)
+        said = any(claim.by is ClaimSource.LABEL for claim in claims)
         chains = [*_chains(facts.diff_ids)][::-1]
         now = (
             candidate
@@ -64,9 +64,11 @@ class Pool:
         ]
         # of those that are equally near, the ones that a tag still resolves to come first
         found.sort(key=lambda candidate: nearness(facts, candidate.facts), reverse=True)
-        return tuple(dict.fromkeys(Claim(one.base, None, By.LAYERS, How.PROVEN) for one in found))[:MAX_NEARER]
+        return tuple(dict.fromkeys(BaseClaim(one.base, None, ClaimSource.LAYERS, ClaimKind.PROVEN) for one in found))[
+            :MAX_NEARER
+        ]
 
-    def _formerly(self, facts: Facts, chains: Iterable[int]) -> Iterator[Candidate]:
+    def _formerly(self, facts: ImageFacts, chains: Iterable[int]) -> Iterator[Candidate]:
         """What tags resolved to before and the image's layers and history may begin with, the nearest first."""
         histories = [*_chains(facts.history)][::-1] if self._former else []
         for chain in chains:
@@ -75,9 +77,9 @@ class Pool:
                 yield from of_chain.get(history, {}).values()
 
 
-def by_layers(claims: Iterable[Claim]) -> bool:
+def by_layers(claims: Iterable[BaseClaim]) -> bool:
     """Whether the layers of other images may tell the base: where only a label speaks, which may be the base's, or nobody."""
-    return not any(claim.sure or claim.by is By.PROVENANCE for claim in claims)
+    return not any(claim.sure or claim.by is ClaimSource.PROVENANCE for claim in claims)
 
 
 def _chains(parts: Iterable[Hashable]) -> Iterator[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from boltseal.oci.annotations import REVISION, VERSION
-from boltseal.project.bases.image_facts import Facts
+from boltseal.project.bases.image_facts import ImageFacts
 
 
 class Layers(NamedTuple):
@@ -26,7 +26,7 @@ class Different(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class BaseChanges:
     """From one image to another of the same platform."""
 
     removed: Layers
@@ -41,14 +41,14 @@ class Changes:
         return bool(self.removed.number) and not self.added.number
 
 
-def changes(was: Facts, now: Facts) -> Changes:
+def changes(was: ImageFacts, now: ImageFacts) -> BaseChanges:
     """What is different. Layers that both begin with are the same ones."""
     common = 0
     for one, other in zip(was.diff_ids, now.diff_ids, strict=False):
         if one != other:
             break
         common += 1
-    return Changes(
+    return BaseChanges(
         _layers(was, common),
         _layers(now, common),
         tuple(_settings(was, now)),
@@ -57,12 +57,12 @@ def changes(was: Facts, now: Facts) -> Changes:
     )
 
 
-def _layers(facts: Facts, start: int) -> Layers:
+def _layers(facts: ImageFacts, start: int) -> Layers:
     number = len(facts.diff_ids) - start
     return Layers(number, sum(facts.sizes[start:]) if facts.sizes or not number else None)
 
 
-def _settings(was: Facts, now: Facts) -> Iterator[Different]:
+def _settings(was: ImageFacts, now: ImageFacts) -> Iterator[Different]:
     one, other = was.settings, now.settings
     for name in sorted({*one.env, *other.env}):
         yield from _differs(f"ENV {name}", one.env.get(name, ""), other.env.get(name, ""))
@@ -83,5 +83,5 @@ def _differs(what: str, was: str, now: str) -> Iterator[Different]:
         yield Different(what, was, now)
 
 
-def _label(name: str, what: str, was: Facts, now: Facts) -> Different | None:
+def _label(name: str, what: str, was: ImageFacts, now: ImageFacts) -> Different | None:
     return next(_differs(what, was.said(name), now.said(name)), None)

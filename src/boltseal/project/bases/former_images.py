@@ -19,20 +19,20 @@ from typing import Final, NamedTuple
 
 from boltseal.errors import BoltsealError, TooLarge
 from boltseal.ledger.audit import GOES
-from boltseal.ledger.entry import Entry, Kind
+from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.rule_decision import signature_subject
-from boltseal.project.bases.image_documents import AT_ONCE, Documents, Place
+from boltseal.project.bases.image_documents import AT_ONCE, ImageDocuments, RemoteRepository
 from boltseal.project.bases.image_facts import NotAnImage
 from boltseal.project.bases.layer_match import Candidate
 
 MAX_FORMER: Final = 5_000
 """How many images that tags resolved to before are read at a look."""
-MOVED_OR_GONE: Final = frozenset({Kind.TAG_MOVED, Kind.TAG_RESTORED}) | GOES
+MOVED_OR_GONE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED}) | GOES
 """Kinds of entries after which a tag no longer resolves to what it did; one that never moved has none of them."""
-SERVED_KINDS: Final = frozenset({Kind.OBSERVED, Kind.ACCEPTED})
+SERVED_KINDS: Final = frozenset({EntryKind.OBSERVED, EntryKind.ACCEPTED})
 """Kinds of observations that say what an upstream's tag was served as."""
 
 
@@ -63,7 +63,7 @@ class Former:
 
 
 def resolved_before(
-    place: Place, entries: Iterable[Entry], kinds: frozenset[Kind] = MOVED_OR_GONE
+    place: RemoteRepository, entries: Iterable[Entry], kinds: frozenset[EntryKind] = MOVED_OR_GONE
 ) -> dict[Reference, list[Digest]]:
     """What each tag of a repository resolved to around the entries of these kinds, the oldest first.
 
@@ -78,7 +78,7 @@ def resolved_before(
 
 
 async def read_former(
-    documents: Documents,
+    documents: ImageDocuments,
     digests: Mapping[Reference, Sequence[Digest]],
     platforms: Iterable[Platform],
     has_ledger: Callable[[str], bool],
@@ -98,7 +98,10 @@ async def read_former(
 
     async def read(base: Reference, digest: Digest) -> list[Candidate] | Unread:
         nonlocal units
-        asked, place = documents if has_ledger(base.registry) else held, Place(base.registry, base.repository)
+        asked, place = (
+            documents if has_ledger(base.registry) else held,
+            RemoteRepository(base.registry, base.repository),
+        )
         found: dict[Digest, Candidate] = {}
         try:
             async with gate:

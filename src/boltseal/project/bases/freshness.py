@@ -20,13 +20,13 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from boltseal.oci.digest import Digest
-from boltseal.project.bases.base_claims import Claim
-from boltseal.project.bases.changes import Changes, changes
-from boltseal.project.bases.image_facts import Facts
+from boltseal.project.bases.base_claims import BaseClaim
+from boltseal.project.bases.changes import BaseChanges, changes
+from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate
 
 
-class Status(StrEnum):
+class BaseStatus(StrEnum):
     """The answer for an image."""
 
     CURRENT = "current"
@@ -44,77 +44,79 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class CurrentBase:
     """What a tag means now. `facts`: for the platform in question, None where it has none for it, or where that was not
     read, since the digest alone decided. `why`: why it was not read."""
 
     digest: Digest
-    facts: Facts | None = None
+    facts: ImageFacts | None = None
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BaseVerdict:
     """The answer for one platform of an image.
 
     `claim`: the base, as far as known. `built_on` and `now`: digests. `behind`: how often the tag moved since, at least;
     `exact`: exactly that often. `since_us`: when it was first seen to mean something else; None where nobody has seen it.
     """
 
-    status: Status
+    status: BaseStatus
     reason: str
-    claim: Claim | None = None
+    claim: BaseClaim | None = None
     built_on: Digest | None = None
     now: Digest | None = None
-    changes: Changes | None = None
+    changes: BaseChanges | None = None
     behind: int = 0
     exact: bool = False
     since_us: int | None = None
     platform: str = ""
 
 
-def same_digest(claim: Claim, now: Digest) -> bool:
+def same_digest(claim: BaseClaim, now: Digest) -> bool:
     """Step 1 as far as no document is needed: nothing has to be read, whatever the platform."""
     return claim.digest is not None and claim.digest == now
 
 
-def judge(image: Facts, claim: Claim, was: Facts | None, now: Means, *, unread: str = "") -> Verdict:
+def judge(
+    image: ImageFacts, claim: BaseClaim, was: ImageFacts | None, now: CurrentBase, *, unread: str = ""
+) -> BaseVerdict:
     """The answer for an image whose base is known by name. `was`: what it was built on, None where it can't be read (`unread`)."""
     known = replace_digest(claim, was)
     # 1
     if claim.digest == now.digest:
-        return Verdict(Status.CURRENT, "the tag means what it was built on", claim, known, now.digest)
+        return BaseVerdict(BaseStatus.CURRENT, "the tag means what it was built on", claim, known, now.digest)
     facts = now.facts
     if facts is None:
         reason = now.why or f"{claim.base} has no image for {image.platform} any more"
-        return Verdict(Status.UNKNOWN, reason, claim, known, now.digest)
+        return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, known, now.digest)
     if claim.digest is not None and claim.digest == facts.manifest:
-        return Verdict(
-            Status.CURRENT, "only other platforms of the tag's index are different", claim, known, now.digest
+        return BaseVerdict(
+            BaseStatus.CURRENT, "only other platforms of the tag's index are different", claim, known, now.digest
         )
     if was is None:
         return _without_was(image, claim, facts, now, unread)
     # 2
     same = _same(was, facts)
     if same is not None:
-        return Verdict(Status.CURRENT, same, claim, known, now.digest)
+        return BaseVerdict(BaseStatus.CURRENT, same, claim, known, now.digest)
     # 3
-    return Verdict(Status.OUTDATED, _what(was, facts), claim, known, now.digest, changes(was, facts))
+    return BaseVerdict(BaseStatus.OUTDATED, _what(was, facts), claim, known, now.digest, changes(was, facts))
 
 
-def replace_digest(claim: Claim, was: Facts | None) -> Digest | None:
+def replace_digest(claim: BaseClaim, was: ImageFacts | None) -> Digest | None:
     """What it was built on, by the claim or by what was found."""
     return claim.digest if claim.digest is not None or was is None else was.manifest
 
 
-def judge_proven(image: Facts, found: Sequence[Candidate], claim: Claim, now: Means) -> Verdict:
+def judge_proven(image: ImageFacts, found: Sequence[Candidate], claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
     """The answer where layers told the base: by every image that they can't tell apart. `found`: not empty."""
     answers = [judge(image, replace(claim, digest=one.digest), one.facts, now) for one in found]
     first = answers[0]
     if len({answer.status for answer in answers}) == 1:
         return first
-    return Verdict(
-        Status.UNKNOWN,
+    return BaseVerdict(
+        BaseStatus.UNKNOWN,
         f"{claim.base} meant {len(found)} images with these layers, one of which it means now, and nothing in the image "
         "says which it was built on: build it again, or with `boltseal build`, which writes it down",
         claim,
@@ -123,35 +125,35 @@ def judge_proven(image: Facts, found: Sequence[Candidate], claim: Claim, now: Me
     )
 
 
-def judge_doubted(verdict: Verdict, doubt: str) -> Verdict:
+def judge_doubted(verdict: BaseVerdict, doubt: str) -> BaseVerdict:
     """The answer where layers told the base, and what may be a nearer base is not known. `doubt`: what that is.
 
     An image that is outdated on what its layers begin with is outdated on whatever else stands on that.
     """
-    if verdict.status is not Status.CURRENT or verdict.claim is None:
+    if verdict.status is not BaseStatus.CURRENT or verdict.claim is None:
         return verdict
     reason = (
         f"its layers begin with those of {verdict.claim.base}, which has not moved; but its base may be another image: "
         f"{doubt}; build it again, or with `boltseal build`, which writes the base down"
     )
-    return Verdict(Status.UNKNOWN, reason, replace(verdict.claim, digest=None), None, verdict.now)
+    return BaseVerdict(BaseStatus.UNKNOWN, reason, replace(verdict.claim, digest=None), None, verdict.now)
 
 
-def judge_without_past(image: Facts, claim: Claim, now: Means) -> Verdict:
+def judge_without_past(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
     """The answer where nobody knows what the base's tag meant then, and all there is, is what it means now."""
     facts = now.facts
     if facts is None:
         reason = now.why or f"{claim.base} has no image for {image.platform}"
-        return Verdict(Status.UNKNOWN, reason, claim, None, now.digest)
+        return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, None, now.digest)
     if not image.begins_with(facts):
         if len(image.diff_ids) == 1:
-            return Verdict(Status.UNKNOWN, f"{_SQUASHED}; {_TODO}", claim, None, now.digest)
+            return BaseVerdict(BaseStatus.UNKNOWN, f"{_SQUASHED}; {_TODO}", claim, None, now.digest)
         reason = f"it does not begin with the layers of what {claim.base} means now"
-        return Verdict(Status.OUTDATED, reason, claim, None, now.digest)
+        return BaseVerdict(BaseStatus.OUTDATED, reason, claim, None, now.digest)
     if image.diff_ids == facts.diff_ids and image.tells_of(facts):
         reason = "its layers are those of its base, none more, and its history begins with the base's"
-        return Verdict(Status.CURRENT, reason, claim, now.digest, now.digest)
-    return Verdict(Status.UNKNOWN, f"{_PREFIX_ONLY}: {_TODO}", claim, None, now.digest)
+        return BaseVerdict(BaseStatus.CURRENT, reason, claim, now.digest, now.digest)
+    return BaseVerdict(BaseStatus.UNKNOWN, f"{_PREFIX_ONLY}: {_TODO}", claim, None, now.digest)
 
 
 _PREFIX_ONLY = (
@@ -164,18 +166,18 @@ _TODO = (
 )
 
 
-def _without_was(image: Facts, claim: Claim, facts: Facts, now: Means, unread: str) -> Verdict:
+def _without_was(image: ImageFacts, claim: BaseClaim, facts: ImageFacts, now: CurrentBase, unread: str) -> BaseVerdict:
     """Step 4."""
     digest = claim.digest
     if digest is None:
         return judge_without_past(image, claim, now)
     if not image.begins_with(facts) and len(image.diff_ids) > 1:
         reason = f"the tag meant {digest.short}, and the image does not begin with the layers of what it means now"
-        return Verdict(Status.OUTDATED, reason, claim, digest, now.digest)
+        return BaseVerdict(BaseStatus.OUTDATED, reason, claim, digest, now.digest)
     why = f" ({unread})" if unread else ""
     told = _PREFIX_ONLY if image.begins_with(facts) else _SQUASHED
-    return Verdict(
-        Status.UNKNOWN,
+    return BaseVerdict(
+        BaseStatus.UNKNOWN,
         f"the tag means another digest, and what it was built on can't be read any more{why}: {told}; build it again",
         claim,
         digest,
@@ -183,7 +185,7 @@ def _without_was(image: Facts, claim: Claim, facts: Facts, now: Means, unread: s
     )
 
 
-def _same(was: Facts, now: Facts) -> str | None:
+def _same(was: ImageFacts, now: ImageFacts) -> str | None:
     """Step 2: why another digest is the same image, None where it is not."""
     if was.manifest == now.manifest:
         return "only other platforms, or attestations, of the tag's index are different"
@@ -194,7 +196,7 @@ def _same(was: Facts, now: Facts) -> str | None:
     return None
 
 
-def _what(was: Facts, now: Facts) -> str:
+def _what(was: ImageFacts, now: ImageFacts) -> str:
     """Step 3 in a few words."""
     different = changes(was, now)
     if different.lost_top:
@@ -223,9 +225,9 @@ def behind(past: Iterable[Moment], built_on: Digest | None, now: Digest) -> tupl
     return len(moves) + missing, not missing, moves[0].first_us
 
 
-_WORST = (Status.OUTDATED, Status.UNKNOWN, Status.CURRENT, Status.NO_BASE)
+_WORST = (BaseStatus.OUTDATED, BaseStatus.UNKNOWN, BaseStatus.CURRENT, BaseStatus.NO_BASE)
 
 
-def overall(verdicts: Sequence[Verdict]) -> Verdict:
+def overall(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:
     """The one that counts of an image's platforms: outdated on one is outdated. Not empty."""
     return min(verdicts, key=lambda one: _WORST.index(one.status))

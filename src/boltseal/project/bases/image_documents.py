@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Final, NamedTuple
 
-from boltseal.client.document_cache import MAX_BODY_BYTES, Learned
+from boltseal.client.document_cache import MAX_BODY_BYTES, DocumentCache
 from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
@@ -23,7 +23,7 @@ from boltseal.oci.mediatype import MANIFEST_TYPES
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Repository
 from boltseal.project.bases.base_claims import MAX_STATEMENT_BYTES
-from boltseal.project.bases.image_facts import Facts, NotRead, config_of, read_facts
+from boltseal.project.bases.image_facts import ImageFacts, NotRead, config_of, read_facts
 
 AT_ONCE: Final = 8
 READ_S: Final = 300.0
@@ -42,7 +42,7 @@ class NotHeld(NotFound):
     """A document that was not read before, where nobody is asked for it."""
 
 
-class Place(NamedTuple):
+class RemoteRepository(NamedTuple):
     """A repository at a registry."""
 
     registry: str
@@ -57,7 +57,7 @@ class Child(NamedTuple):
     annotations: Mapping[str, str]
 
 
-class Documents:
+class ImageDocuments:
     """Reads. `mirrors`: for a registry, where its images can be had too, and are asked for first: a host, and what its names
     begin with.
 
@@ -68,7 +68,7 @@ class Documents:
     def __init__(
         self,
         transport: Transport,
-        learned: Learned,
+        learned: DocumentCache,
         mirrors: Mapping[str, tuple[str, str]] | None = None,
         *,
         max_kept_bytes: int = MAX_BODY_BYTES,
@@ -81,20 +81,20 @@ class Documents:
         self._read_s = read_s
         self._asks = True
         self._at_once = asyncio.Semaphore(AT_ONCE)
-        self._asked: dict[tuple[Place, Digest], asyncio.Task[Manifest]] = {}
-        self._blobs: dict[tuple[Place, Digest], asyncio.Task[bytes]] = {}
+        self._asked: dict[tuple[RemoteRepository, Digest], asyncio.Task[Manifest]] = {}
+        self._blobs: dict[tuple[RemoteRepository, Digest], asyncio.Task[bytes]] = {}
         self._small: OrderedDict[Digest, Manifest] = OrderedDict()
-        self._facts: dict[Digest, Facts] = {}
+        self._facts: dict[Digest, ImageFacts] = {}
 
-    def held(self) -> Documents:
+    def held(self) -> ImageDocuments:
         """These documents as far as they were read before: no registry is asked, and what is not there is NotHeld."""
         held = copy(self)
         held._asks = False
         held._asked, held._blobs = {}, {}
         return held
 
-    async def manifest(self, place: Place, digest: Digest) -> Manifest:
-        """A manifest or index. RemoteNotFound, RemoteLies, ..."""
+    async def manifest(self, place: RemoteRepository, digest: Digest) -> Manifest:
+        """A manifest or index. RemoteNotFound, RemoteMismatch, ..."""
         if digest in self._small:
             return self._small[digest]
         task = self._asked.get((place, digest))
@@ -108,15 +108,15 @@ class Documents:
                 self._small.popitem(last=False)
         return found
 
-    async def blob(self, place: Place, digest: Digest, size: int) -> bytes:
-        """A small blob, such as a config, of so many bytes. RemoteNotFound, RemoteLies, ..."""
+    async def blob(self, place: RemoteRepository, digest: Digest, size: int) -> bytes:
+        """A small blob, such as a config, of so many bytes. RemoteNotFound, RemoteMismatch, ..."""
         task = self._blobs.get((place, digest))
         if task is None:
             task = self._blobs[place, digest] = asyncio.create_task(self._blob(place, digest, size))
             task.add_done_callback(lambda _: self._blobs.pop((place, digest), None))
         return await asyncio.shield(task)
 
-    async def facts(self, place: Place, digest: Digest) -> Facts:
+    async def facts(self, place: RemoteRepository, digest: Digest) -> ImageFacts:
         """What an image is made of. NotAnImage, NotRead, RemoteNotFound, ..."""
         if digest not in self._facts:
             manifest = await self.manifest(place, digest)
@@ -128,7 +128,7 @@ class Documents:
                 self._facts[digest] = await asyncio.to_thread(read_facts, manifest, digest, raw)
         return self._facts[digest]
 
-    async def facts_for(self, place: Place, digest: Digest, platform: Platform) -> Facts | None:
+    async def facts_for(self, place: RemoteRepository, digest: Digest, platform: Platform) -> ImageFacts | None:
         """The same, of an index or an image, for one platform; None where there is nothing for it."""
         manifest = await self.manifest(place, digest)
         if not manifest.is_index:
@@ -139,7 +139,7 @@ class Documents:
                 return await self.facts(place, child.digest)
         return None
 
-    async def statements(self, place: Place, index: Manifest, of: Digest) -> list[bytes]:
+    async def statements(self, place: RemoteRepository, index: Manifest, of: Digest) -> list[bytes]:
         """The provenance that an index carries for one of its images, as it stands; nothing where it can't be read."""
         found: list[bytes] = []
         about = [one for one in index.manifests if one.annotations.get(ATTESTED) == str(of)]
@@ -155,7 +155,7 @@ class Documents:
                 continue
         return found
 
-    async def _manifest(self, place: Place, digest: Digest) -> Manifest:
+    async def _manifest(self, place: RemoteRepository, digest: Digest) -> Manifest:
         held = self._learned.document(digest)
         if held is not None and held[0] != _BLOB:
             return parse_manifest(held[1], held[0])
@@ -172,7 +172,7 @@ class Documents:
         self._keep(digest, found.media_type, found.raw)
         return found
 
-    async def _blob(self, place: Place, digest: Digest, size: int) -> bytes:
+    async def _blob(self, place: RemoteRepository, digest: Digest, size: int) -> bytes:
         held = self._learned.document(digest)
         if held is not None:
             return held[1]
@@ -189,7 +189,7 @@ class Documents:
         self._keep(digest, _BLOB, raw)
         return raw
 
-    async def _read_blob(self, where: Place, digest: Digest, size: int) -> bytes:
+    async def _read_blob(self, where: RemoteRepository, digest: Digest, size: int) -> bytes:
         client = RegistryClient(self._transport, where.registry)
         try:
             async with asyncio.timeout(self._read_s):
@@ -203,13 +203,16 @@ class Documents:
         if len(raw) <= self._max_kept_bytes:
             self._learned.keep(digest, media_type, raw)
 
-    def _places(self, place: Place) -> list[Place]:
+    def _places(self, place: RemoteRepository) -> list[RemoteRepository]:
         """The mirror, if there is one, then the registry itself, which has the last word on what is not there."""
         mirror = self._mirrors.get(place.registry)
         if mirror is None:
             return [place]
         host, prefix = mirror
-        return [Place(host, Repository(f"{prefix}/{place.repository}" if prefix else place.repository)), place]
+        return [
+            RemoteRepository(host, Repository(f"{prefix}/{place.repository}" if prefix else place.repository)),
+            place,
+        ]
 
 
 def children(index: Manifest) -> list[Child]:

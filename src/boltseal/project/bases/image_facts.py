@@ -46,7 +46,7 @@ class NotRead(Invalid):
     """An image that says more of itself than is read, or what can't be read: whether it is outdated can't be told."""
 
 
-class Step(NamedTuple):
+class HistoryStep(NamedTuple):
     """One line of an image's history. `empty`: it made no layer."""
 
     created: str
@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ImageSettings:
     """What a container gets from its image, and what an image gets from its base."""
 
     env: Mapping[str, str]
@@ -72,7 +72,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ImageFacts:
     """One image. `sizes`: of its layers as they are stored, in bytes, () where that is not known."""
 
     manifest: Digest
@@ -80,25 +80,25 @@ class Facts:
     platform: Platform
     diff_ids: tuple[str, ...]
     sizes: tuple[int, ...]
-    settings: Settings
+    settings: ImageSettings
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     created: str
-    history: tuple[Step, ...]
+    history: tuple[HistoryStep, ...]
 
     def said(self, name: str) -> str:
         """An annotation, else a label of the image; "" where neither is there."""
         return self.annotations.get(name) or self.labels.get(name, "")
 
-    def begins_with(self, other: Facts) -> bool:
+    def begins_with(self, other: ImageFacts) -> bool:
         """Whether its layers begin with all layers of another image; one without layers begins nothing."""
         return bool(other.diff_ids) and self.diff_ids[: len(other.diff_ids)] == other.diff_ids
 
-    def tells_of(self, other: Facts) -> bool:
+    def tells_of(self, other: ImageFacts) -> bool:
         """Whether its history begins with all of another image's history, to the second and the letter."""
         return bool(other.history) and self.history[: len(other.history)] == other.history
 
-    def same_as(self, other: Facts) -> bool:
+    def same_as(self, other: ImageFacts) -> bool:
         """Whether whoever builds on the one gets what they get from the other: layers and settings."""
         return self.config == other.config or (self.diff_ids == other.diff_ids and self.settings == other.settings)
 
@@ -151,7 +151,7 @@ def config_of(manifest: Manifest, digest: Digest) -> tuple[Digest, int]:
     return descriptor.digest, descriptor.size
 
 
-def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
+def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
     """The facts of an image, of its manifest, the manifest's digest, and the bytes of its config. NotAnImage, NotRead."""
     named, _ = config_of(manifest, digest)
     try:
@@ -170,7 +170,7 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
         if number > most:
             raise NotRead(f"{digest.short} has {number} {what}; at most {most} are looked at")
     sizes = tuple(layer.size for layer in manifest.layers)
-    return Facts(
+    return ImageFacts(
         digest,
         named,
         Platform(read.os, read.architecture, read.variant),
@@ -180,12 +180,14 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> Facts:
         _asked_for(run.labels or {}),
         _asked_for(manifest.annotations),
         (read.created or "")[:MAX_TEXT],
-        tuple(Step(_short(step.created or ""), _short(step.created_by or ""), step.empty_layer) for step in history),
+        tuple(
+            HistoryStep(_short(step.created or ""), _short(step.created_by or ""), step.empty_layer) for step in history
+        ),
     )
 
 
-def _settings(run: _Run) -> Settings:
-    return Settings(
+def _settings(run: _Run) -> ImageSettings:
+    return ImageSettings(
         {_short(name): _short(value) for name, _, value in (text.partition("=") for text in run.env or ())},
         _words(run.entrypoint),
         _words(run.cmd),

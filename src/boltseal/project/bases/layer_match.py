@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.image_facts import Facts
+from boltseal.project.bases.image_facts import ImageFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class Candidate:
 
     base: Reference
     digest: Digest
-    facts: Facts
+    facts: ImageFacts
 
 
-def longest(image: Facts, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def longest(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """The candidates that the image was built on by its layers; several where these can't tell them apart. () for none."""
     fitting = [one for one in candidates if holds(image, one.facts)]
     if not fitting:
@@ -41,16 +41,16 @@ def longest(image: Facts, candidates: Iterable[Candidate]) -> tuple[Candidate, .
     return tuple(told or best)
 
 
-def holds(image: Facts, base: Facts) -> bool:
+def holds(image: ImageFacts, base: ImageFacts) -> bool:
     """Whether an image can have been built on another: it begins with its layers, and is not that image itself."""
     return image.config != base.config and image.begins_with(base)
 
 
-def nearness(image: Facts, base: Facts) -> tuple[int, int]:
+def nearness(image: ImageFacts, base: ImageFacts) -> tuple[int, int]:
     """How near a base is to an image that it `holds` for: by its layers, then by how much of the image's history is its own."""
     return len(base.diff_ids), len(base.history) if image.tells_of(base) else 0
 
 
-def inherits(image: Facts, name: str, base: Facts) -> bool:
+def inherits(image: ImageFacts, name: str, base: ImageFacts) -> bool:
     """Whether a label of the image is its base's, word for word: then it speaks of the base's base."""
     return name in image.labels and image.labels[name] == base.labels.get(name)

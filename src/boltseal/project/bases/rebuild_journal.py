@@ -34,7 +34,7 @@ MAX_TOLD: Final = 500
 MAX_LINE_BYTES: Final = 64 * 1024
 
 
-class Outcome(StrEnum):
+class RebuildOutcome(StrEnum):
     """What became of a rebuild."""
 
     ASKED = "asked"
@@ -43,20 +43,20 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
 
 
-class Line(msgspec.Struct, frozen=True):
+class JournalLine(msgspec.Struct, frozen=True):
     """One line. `time_us`: microseconds since the epoch. `told`: what the command or webhook said last, on one line."""
 
     time_us: int
     image: str
     base: str
     digest: str
-    outcome: Outcome
+    outcome: RebuildOutcome
     tries: int = 0
     told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class RebuildJournal:
     """The file in a state folder. One writer at a time. `large_bytes`: how long it gets before it is begun anew."""
 
     state: ClientState
@@ -67,15 +67,15 @@ class Journal:
         """The file."""
         return self.state.folder / "rebuilds.jsonl"
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[JournalLine]:
         """All of it, the oldest first; a last line that was broken off is left out. StateUnusable."""
         return list(self._read())
 
-    def last(self) -> Mapping[tuple[str, str], Line]:
+    def last(self) -> Mapping[tuple[str, str], JournalLine]:
         """What was written of each image and base last. StateUnusable."""
         return {(one.image, one.base): one for one in self._read()}
 
-    def note(self, line: Line) -> None:
+    def note(self, line: JournalLine) -> None:
         """Write a line; when it returns, it is on the disk. StateUnusable."""
         raw = _raw(msgspec.structs.replace(line, told=quote(line.told, MAX_TOLD)[1:-1]))
         with self.state.writing():
@@ -107,7 +107,7 @@ class Journal:
         old.hardlink_to(self.path)
         new.replace(self.path)
 
-    def _read(self) -> Iterator[Line]:
+    def _read(self) -> Iterator[JournalLine]:
         try:
             with self.path.open("rb") as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -121,14 +121,14 @@ class Journal:
             if not line:
                 continue
             try:
-                yield msgspec.json.decode(line, type=Line)
+                yield msgspec.json.decode(line, type=JournalLine)
             except ValueError as error:
                 if raw.endswith(line):
                     return  # broken off in the middle of the last one
                 raise StateUnusable(f"{self.path}:{number} can't be read; move the file away, or mend it") from error
 
 
-def _raw(line: Line) -> bytes:
+def _raw(line: JournalLine) -> bytes:
     return msgspec.json.encode(line) + b"\n"
 
 

@@ -25,12 +25,12 @@ from boltseal.events import BaseOutdated, cloud_event
 from boltseal.ledger.entry import format_time
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.policy.rebuild_actions import Action, action_for
-from boltseal.project.bases.base_scan import Answered
-from boltseal.project.bases.freshness import Status
-from boltseal.project.bases.rebuild_journal import Journal, Line, Outcome
+from boltseal.policy.rebuild_actions import RebuildAction, action_for
+from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.freshness import BaseStatus
+from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_order import bases_first, circles
-from boltseal.project.bases.rebuild_runner import Ran, post_webhook, run_command, values
+from boltseal.project.bases.rebuild_runner import RunResult, post_webhook, run_command, values
 
 PAUSE_S: Final = 2.0
 MAX_AT_A_LOOK: Final = 100
@@ -44,7 +44,7 @@ class AskedElsewhere(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class RebuildDue:
     """A rebuild that is asked for. `digest`: of the image; `built_on` and `now`: what its base meant, and means.
 
     `tries`: how many of the action's attempts were made before, by somebody who was told to end.
@@ -55,7 +55,7 @@ class Due:
     base: Reference
     built_on: Digest
     now: Digest
-    action: Action
+    action: RebuildAction
     tries: int = 0
 
     @property
@@ -65,11 +65,11 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RebuildResult:
     """What came of one. `recorded`: why the ledger does not say so, "" where it does or where nobody wants it to."""
 
-    due: Due
-    outcome: Outcome
+    due: RebuildDue
+    outcome: RebuildOutcome
     tries: int
     told: str
     recorded: str = ""
@@ -78,9 +78,9 @@ class Asked:
 class Sorted(NamedTuple):
     """What is outdated. `before`: what was asked for already, and what is known of that; `endless`: what stands on itself."""
 
-    due: list[Due]
-    before: list[tuple[Due, Line]]
-    endless: list[Due]
+    due: list[RebuildDue]
+    before: list[tuple[RebuildDue, JournalLine]]
+    endless: list[RebuildDue]
 
     def words(self, most: int) -> list[str]:
         """A line for each for which no rebuild is asked, as far as something went wrong with it; at most so many."""
@@ -88,22 +88,22 @@ class Sorted(NamedTuple):
             f"{due.image} stands on itself ({due.base}): a rebuild would only ask for the next" for due in self.endless
         ]
         for due, line in self.before:
-            if line.outcome is not Outcome.DONE:
-                how = "nobody has seen the end of it" if line.outcome is Outcome.ASKED else f"it {line.outcome}"
+            if line.outcome is not RebuildOutcome.DONE:
+                how = "nobody has seen the end of it" if line.outcome is RebuildOutcome.ASKED else f"it {line.outcome}"
                 at = f"{format_time(line.time_us)[:16].replace('T', ' ')} UTC"
                 lines.append(f"{due.image}: a rebuild was asked for at {at}, {how}, and it is not asked for again")
         more = len(lines) - most
         return lines if more <= 0 else [*lines[:most], f"{more} more"]
 
 
-Record = Callable[[Due, Outcome, str], Awaitable[None]]
+Record = Callable[[RebuildDue, RebuildOutcome, str], Awaitable[None]]
 """Writes a request's outcome, and how it ended in our words, into the ledger of the image's registry, where others read it.
 
 Whatever it raises is said, and stops nothing.
 """
 
 
-async def nobody_records(_due: Due, _outcome: Outcome, _told: str) -> None:
+async def nobody_records(_due: RebuildDue, _outcome: RebuildOutcome, _told: str) -> None:
     """There is no ledger to write to."""
 
 
@@ -112,8 +112,8 @@ class Rebuilder:
 
     def __init__(
         self,
-        actions: Sequence[Action],
-        journal: Journal,
+        actions: Sequence[RebuildAction],
+        journal: RebuildJournal,
         now_us: Callable[[], int],
         *,
         record: Record = nobody_records,
@@ -130,11 +130,11 @@ class Rebuilder:
         self._tell = tell
         self._failed: set[str] = set()
 
-    def due(self, answers: Sequence[Answered]) -> list[Due]:
+    def due(self, answers: Sequence[BaseReport]) -> list[RebuildDue]:
         """What is to be asked for, bases of bases first, and was not asked for before. StateUnusable."""
         return self.sort(answers).due
 
-    def sort(self, answers: Sequence[Answered]) -> Sorted:
+    def sort(self, answers: Sequence[BaseReport]) -> Sorted:
         """All that is outdated, by whether a rebuild is asked for. StateUnusable."""
         last, sorted_ = self._journal.last(), Sorted([], [], [])
         endless = circles(
@@ -151,7 +151,7 @@ class Rebuilder:
                     sorted_.endless.append(due)
                 elif line is None or line.digest != str(due.now):
                     open_.append(due)
-                elif line.outcome is Outcome.STOPPED and line.tries < due.action.attempts:
+                elif line.outcome is RebuildOutcome.STOPPED and line.tries < due.action.attempts:
                     open_.append(replace(due, tries=line.tries))
                 else:
                     sorted_.before.append((due, line))
@@ -159,15 +159,15 @@ class Rebuilder:
         found = bases_first(sorted_.due, lambda one: _name(one.image), lambda one: _name(one.base))
         return sorted_._replace(due=found)
 
-    async def rebuild(self, answers: Sequence[Answered]) -> list[Asked]:
+    async def rebuild(self, answers: Sequence[BaseReport]) -> list[RebuildResult]:
         """Ask for all that is due, one after the other. AskedElsewhere, StateUnusable."""
         with self._journal.state.alone("rebuilding") as alone:
             if not alone:
                 raise AskedElsewhere("another run is asking for rebuilds; this one leaves it to that")
             return await self._rebuild(answers)
 
-    async def _rebuild(self, answers: Sequence[Answered]) -> list[Asked]:
-        found: list[Asked] = []
+    async def _rebuild(self, answers: Sequence[BaseReport]) -> list[RebuildResult]:
+        found: list[RebuildResult] = []
         waits = set(self._failed)
         for due in self.due(answers):
             if _name(due.base) in waits:
@@ -178,29 +178,29 @@ class Rebuilder:
             self._tell(due.event)
             asked = await self._ask(due)
             waits.add(_name(due.image))
-            if asked.outcome is Outcome.FAILED:
+            if asked.outcome is RebuildOutcome.FAILED:
                 self._failed.add(_name(due.image))
             found.append(asked)
         return found
 
-    def _outdated(self, one: Answered) -> list[Due]:
+    def _outdated(self, one: BaseReport) -> list[RebuildDue]:
         """The rebuilds that an answer asks for, each base once; several where its platforms stand on several."""
         image = one.wanted.reference
-        found: dict[Reference, Due] = {}
+        found: dict[Reference, RebuildDue] = {}
         action = action_for(self._actions, image.repository, image.tag)
         if action is None or one.digest is None or one.error is not None:
             return []
         named = replace(image, digest=None) if image.tag else image
         for verdict in one.verdicts:
             claim = verdict.claim
-            if verdict.status is Status.OUTDATED and claim is not None and claim.base is not None and verdict.now:
+            if verdict.status is BaseStatus.OUTDATED and claim is not None and claim.base is not None and verdict.now:
                 built_on = verdict.built_on or one.digest
-                found.setdefault(claim.base, Due(named, one.digest, claim.base, built_on, verdict.now, action))
+                found.setdefault(claim.base, RebuildDue(named, one.digest, claim.base, built_on, verdict.now, action))
         return list(found.values())
 
-    async def _ask(self, due: Due) -> Asked:
-        ran, tries = Ran(False, ""), due.tries
-        self._note(due, Outcome.ASKED, tries, "")
+    async def _ask(self, due: RebuildDue) -> RebuildResult:
+        ran, tries = RunResult(False, ""), due.tries
+        self._note(due, RebuildOutcome.ASKED, tries, "")
         try:
             while tries < due.action.attempts and not ran.well:
                 if tries > due.tries:
@@ -208,17 +208,17 @@ class Rebuilder:
                 tries += 1
                 ran = await self._try(due)
         except BaseException:  # whoever asks is ended, or has a defect: the rebuild is not lost by it
-            self._note(due, Outcome.STOPPED, tries, _STOPPED)
+            self._note(due, RebuildOutcome.STOPPED, tries, _STOPPED)
             raise
-        outcome = Outcome.DONE if ran.well else Outcome.FAILED
+        outcome = RebuildOutcome.DONE if ran.well else RebuildOutcome.FAILED
         self._note(due, outcome, tries, ran.told)
         try:
             await self._record(due, outcome, ran.how)  # what it said itself is nobody else's to read
         except BoltsealError as error:
-            return Asked(due, outcome, tries, ran.told, error.message)
-        return Asked(due, outcome, tries, ran.told)
+            return RebuildResult(due, outcome, tries, ran.told, error.message)
+        return RebuildResult(due, outcome, tries, ran.told)
 
-    async def _try(self, due: Due) -> Ran:
+    async def _try(self, due: RebuildDue) -> RunResult:
         action, timeout_s = due.action, due.action.timeout_us / 1e6
         event = cloud_event(
             due.event, id_=f"{due.digest.hex[:32]}-{due.now.hex[:32]}", source=SOURCE, time_us=self._now_us()
@@ -229,8 +229,10 @@ class Rebuilder:
         token = None if action.token_env is None else self._tokens[action.token_env]
         return await post_webhook(action.url, event, timeout_s, token)
 
-    def _note(self, due: Due, outcome: Outcome, tries: int, told: str) -> None:
-        self._journal.note(Line(self._now_us(), str(due.image), str(due.base), str(due.now), outcome, tries, told))
+    def _note(self, due: RebuildDue, outcome: RebuildOutcome, tries: int, told: str) -> None:
+        self._journal.note(
+            JournalLine(self._now_us(), str(due.image), str(due.base), str(due.now), outcome, tries, told)
+        )
 
 
 def _name(reference: Reference) -> str:

@@ -28,7 +28,7 @@ LOOK_S: Final = 0.05
 CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
 
 
-class Ran(NamedTuple):
+class RunResult(NamedTuple):
     """How a try ended, in our words (`exit code 4`), and the last line that it said itself, which may hold anything."""
 
     well: bool
@@ -41,7 +41,7 @@ class Ran(NamedTuple):
         return "; ".join(part for part in (self.how, self.said) if part)
 
 
-async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> Ran:
+async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> RunResult:
     """Run a command with the event on its standard input. What it started and left behind is ended with it."""
     said = bytearray()
     with (
@@ -56,7 +56,7 @@ async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> R
             )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            return Ran(False, f"{quote(words[0])} can't be run: {reason}")
+            return RunResult(False, f"{quote(words[0])} can't be run: {reason}")
         code = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -66,13 +66,13 @@ async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> R
         finally:
             await _end(process)
     if code is None:
-        return Ran(False, f"it took longer than {timeout_s:g} s and was ended", _last(said))
+        return RunResult(False, f"it took longer than {timeout_s:g} s and was ended", _last(said))
     if code == 0:
-        return Ran(True, "", _last(said))
-    return Ran(False, f"exit code {code}" if code > 0 else f"signal {-code}", _last(said))
+        return RunResult(True, "", _last(said))
+    return RunResult(False, f"exit code {code}" if code > 0 else f"signal {-code}", _last(said))
 
 
-async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | None) -> Ran:
+async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | None) -> RunResult:
     """Send the event. Only a 2xx is well; a redirect is not followed: it would take the token along."""
     headers = {"content-type": CLOUD_EVENT, "user-agent": f"boltseal/{__version__}"}
     by_tls = url.lower().startswith("https:")  # the others are on this machine: no proxy gets to see them
@@ -84,9 +84,9 @@ async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | No
             httpx2.AsyncClient(timeout=min(timeout_s, 30.0), follow_redirects=False, trust_env=by_tls) as client,
             client.stream("POST", url, content=event, headers=headers) as answer,
         ):
-            return Ran(answer.is_success, f"HTTP {answer.status_code}")
+            return RunResult(answer.is_success, f"HTTP {answer.status_code}")
     except (httpx2.HTTPError, TimeoutError) as error:
-        return Ran(False, f"it did not answer: {type(error).__name__}")
+        return RunResult(False, f"it did not answer: {type(error).__name__}")
 
 
 @contextmanager

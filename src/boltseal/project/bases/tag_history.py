@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from boltseal.client.document_cache import Learned
+from boltseal.client.document_cache import DocumentCache
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.history import read_unsigned
-from boltseal.client.ledger_trust import Followed
-from boltseal.client.tag_observations import Watched
+from boltseal.client.ledger_trust import LedgerCheck
+from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
@@ -24,26 +24,26 @@ Memory = Callable[[Reference], Iterable[Moment]]
 """What somebody remembers of a tag, the oldest first; nothing of one that was never looked at."""
 
 
-def by_learned(learned: Learned) -> Memory:
+def by_learned(learned: DocumentCache) -> Memory:
     """What our own looks saw."""
     return lambda reference: (Moment(one.digest, one.first_us, one.last_us) for one in learned.past(reference))
 
 
-def by_watched(watched: Watched) -> Memory:
+def by_watched(watched: TagObservations) -> Memory:
     """What `boltseal watch` saw."""
     return lambda reference: (
         Moment(one.digest, one.first_seen_us, one.last_seen_us) for one in watched.past(reference)
     )
 
 
-class Pasts:
+class TagHistories:
     """All memories together. `followed`: how it stands with a registry's ledger; one that has one remembers its tags."""
 
     def __init__(
         self,
         transport: Transport,
         memories: Iterable[Memory],
-        followed: Callable[[str], Awaitable[Followed | BoltsealError]] | None = None,
+        followed: Callable[[str], Awaitable[LedgerCheck | BoltsealError]] | None = None,
     ) -> None:
         self._transport = transport
         self._memories = tuple(memories)
@@ -94,7 +94,7 @@ class Pasts:
         if self.followed is None or reference.tag is None:
             return ()
         seen = await self.followed(reference.registry)
-        if not isinstance(seen, Followed) or seen.head is None:
+        if not isinstance(seen, LedgerCheck) or seen.head is None:
             return ()
         try:
             events = await read_unsigned(self._transport, reference.registry, reference.repository, reference.tag)

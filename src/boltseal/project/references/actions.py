@@ -11,10 +11,10 @@ from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from boltseal.project.image_references import Format, Found, Site
+from boltseal.project.image_references import Format, ImageReference, ScanResult
 from boltseal.project.references.scalars import scalar_site
 from boltseal.project.references.yaml_nodes import items, pairs, text_of
-from boltseal.project.source_files import Source
+from boltseal.project.source_files import SourceFile
 
 _DOCKER: Final = "docker://"
 _EXPRESSION: Final = (
@@ -22,13 +22,13 @@ _EXPRESSION: Final = (
 )
 
 
-def read_actions(source: Source, documents: Sequence[Node]) -> Found:
+def read_actions(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """The sites of a workflow or an action."""
     places = (place for document in documents for place in (*_in_jobs(document), *_in_action(document)))
-    return Found(tuple(_site(source, node, where) for node, where in places if node is not None and node.value))
+    return ScanResult(tuple(_site(source, node, where) for node, where in places if node is not None and node.value))
 
 
-def _site(source: Source, node: ScalarNode, where: str) -> Site:
+def _site(source: SourceFile, node: ScalarNode, where: str) -> ImageReference:
     prefix = _DOCKER if node.value.startswith(_DOCKER) else ""
     site = scalar_site(source, node, Format.GITHUB_ACTIONS, where, prefix=prefix)
     if "${{" in node.value:

@@ -11,11 +11,11 @@ from typing import Final
 
 from yaml.nodes import Node
 
-from boltseal.project.image_references import Format, Found, Problem, Site
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.dockerfile import read_dockerfile
-from boltseal.project.references.interpolation import Dialect, NotFilled, Values, fill
+from boltseal.project.references.interpolation import Dialect, InterpolationFailed, Values, fill
 from boltseal.project.references.yaml_nodes import Pairs, items, line_of, pairs, text_of
-from boltseal.project.source_files import Project, Source, Unreadable
+from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_READ_AGAIN: Final = 16 * 1024 * 1024
 ITS_ARGUMENT: Final = "a build argument gives it, which other instructions may use too"
@@ -24,25 +24,25 @@ ITS_ARGUMENT: Final = "a build argument gives it, which other instructions may u
 class BuildArguments:
     """Reads what the builds of a project's services set; Dockerfiles again and again only within a bound of characters."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: ProjectTree) -> None:
         self._project = project
         self._read = 0
 
-    def read(self, source: Source, folder: str, where: str, build: Pairs, values: Values) -> Found:
+    def read(self, source: SourceFile, folder: str, where: str, build: Pairs, values: Values) -> ScanResult:
         """The sites that the arguments of a `build` (of `source`, at `where`) make. `folder`: what its paths begin in."""
         args = build.get("args")
         dockerfile = None if args is None else self._dockerfile(folder, build, values)
         if args is None or dockerfile is None:
-            return Found()
+            return ScanResult()
         self._read += len(dockerfile.text)
         if self._read > MAX_READ_AGAIN:
             said = "too many build arguments: what they make of Dockerfiles is not read"
-            return Found((), (Problem(source.path, line_of(args), said),))
+            return ScanResult((), (ScanProblem(source.path, line_of(args), said),))
         plain = {(site.where, site.span): site.resolved for site in read_dockerfile(dockerfile).sites}
         given = read_dockerfile(dockerfile, _arguments(args, values)).sites
-        return Found(
+        return ScanResult(
             tuple(
-                Site(
+                ImageReference(
                     path=source.path,
                     format=Format.COMPOSE,
                     where=f"{where}.args {site.where}",
@@ -59,7 +59,7 @@ class BuildArguments:
             )
         )
 
-    def _dockerfile(self, folder: str, build: Pairs, values: Values) -> Source | None:
+    def _dockerfile(self, folder: str, build: Pairs, values: Values) -> SourceFile | None:
         """The Dockerfile of a build, if it lies in the project; what is wrong with it is told when its turn comes."""
         try:
             context, inside = (
@@ -70,7 +70,7 @@ class BuildArguments:
                 return None
             name = self._project.name(Path(context, inside), folder)
             return self._project.read(name) if self._project.has(name) else None
-        except (NotFilled, Unreadable):
+        except (InterpolationFailed, Unreadable):
             return None
 
 
@@ -85,6 +85,6 @@ def _arguments(node: Node, values: Values) -> dict[str, str | None]:
     for name, text in written.items():
         try:
             found[name] = fill(text, values, Dialect.COMPOSE, strict=False).text
-        except NotFilled:
+        except InterpolationFailed:
             found[name] = None
     return found

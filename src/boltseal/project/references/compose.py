@@ -22,11 +22,27 @@ from typing import Final, TypeAlias
 from yaml.nodes import Node, ScalarNode
 
 from boltseal.errors import quote
-from boltseal.project.image_references import COMPOSE_NAMES, COMPOSE_OVERRIDES, Format, Found, Problem, Site, Spot
+from boltseal.project.image_references import (
+    COMPOSE_NAMES,
+    COMPOSE_OVERRIDES,
+    EditRange,
+    Format,
+    ImageReference,
+    ScanProblem,
+    ScanResult,
+)
 from boltseal.project.references.build_arguments import BuildArguments
 from boltseal.project.references.dockerfile import read_inline
 from boltseal.project.references.dotenv import Dotenv, Variables, parse_dotenv
-from boltseal.project.references.interpolation import Dialect, Filled, NotFilled, Piece, behind, fill, variables_in
+from boltseal.project.references.interpolation import (
+    Dialect,
+    Interpolated,
+    InterpolationFailed,
+    TextPiece,
+    behind,
+    fill,
+    variables_in,
+)
 from boltseal.project.references.scalars import parsed
 from boltseal.project.references.yaml_nodes import (
     Pairs,
@@ -40,7 +56,7 @@ from boltseal.project.references.yaml_nodes import (
     span_of,
     text_of,
 )
-from boltseal.project.source_files import Project, Source, Unreadable
+from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 MAX_EXTENDS: Final = 100
 MAX_WAYS: Final = 100
@@ -59,7 +75,7 @@ class _File:
     `services`: by name, once for each document of the file that speaks of it; Compose merges them.
     """
 
-    source: Source
+    source: SourceFile
     documents: tuple[Node, ...]
     envs: tuple[str, ...]
     at: str
@@ -84,13 +100,13 @@ class _Place:
     prefix: str = ""
 
 
-def read_compose(project: Project, names: Sequence[tuple[str, str]]) -> Found:
+def read_compose(project: ProjectTree, names: Sequence[tuple[str, str]]) -> ScanResult:
     """The sites of these files, each with the path that led to it, and of all that they include and extend."""
     return _Reader(project).read(names)
 
 
 class _Reader:
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: ProjectTree) -> None:
         self.project = project
         self.files: dict[str, _File | None] = {}
         self.near: dict[str, _File | None] = {}
@@ -99,10 +115,10 @@ class _Reader:
         self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
         self.shown_env: set[str] = set()
         self.arguments = BuildArguments(project)
-        self.problems: list[Problem] = []
-        self.sites: list[Site] = []
+        self.problems: list[ScanProblem] = []
+        self.sites: list[ImageReference] = []
 
-    def read(self, names: Sequence[tuple[str, str]]) -> Found:
+    def read(self, names: Sequence[tuple[str, str]]) -> ScanResult:
         waiting = deque[_Way]((name, (_env_of(_folder(at)),), at) for name, at in names)
         while waiting:
             file = self.load(*waiting.popleft())
@@ -115,7 +131,7 @@ class _Reader:
         for file in files:
             for name, service in file.each_service():
                 self.sites.extend(self.site(place) for place in self.in_service(file, name, service))
-        return Found(tuple(self.sites), tuple(self.problems))
+        return ScanResult(tuple(self.sites), tuple(self.problems))
 
     def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
         if name not in self.files:
@@ -126,7 +142,7 @@ class _Reader:
             known.also.add(envs)
             if len(known.also) > MAX_WAYS:
                 said = f"more than {MAX_WAYS} ways lead to it, each with other variables: not followed further"
-                self.problems.append(Problem(name, 0, said))
+                self.problems.append(ScanProblem(name, 0, said))
         return None
 
     def led_to(self, file: _File) -> list[_Way]:
@@ -146,7 +162,7 @@ class _Reader:
         """The project's own variables win; then those of `env_file`, or of the `.env` of the included project's folder."""
         if len(file.envs) > MAX_WAYS:
             said = f"files that include each other use more than {MAX_WAYS} files of variables: not followed further"
-            self.problems.append(Problem(file.source.path, line_of(entry), said))
+            self.problems.append(ScanProblem(file.source.path, line_of(entry), said))
             return file.envs
         keys = pairs(entry)
         listed = keys.get("env_file")
@@ -173,8 +189,8 @@ class _Reader:
             name = self.project.name(Path(text), _folder(file.at))
             if not self.project.has(name):
                 raise Unreadable("", 0, f"{quote(text)} is not there")
-        except (NotFilled, Unreadable) as error:
-            self.problems.append(Problem(file.source.path, line_of(node), str(error)))
+        except (InterpolationFailed, Unreadable) as error:
+            self.problems.append(ScanProblem(file.source.path, line_of(node), str(error)))
             return []
         return [name]
 
@@ -234,7 +250,7 @@ class _Reader:
         def add(node: Node | None, where: str, prefix: str = "") -> None:
             build = where == "image" and self.is_built(file, name)
             if node is not None and is_template(file.source, node):
-                self.problems.append(Problem(file.source.path, line_of(node), "is a template: not evaluated"))
+                self.problems.append(ScanProblem(file.source.path, line_of(node), "is a template: not evaluated"))
             elif isinstance(node, ScalarNode) and text_of(node):
                 found.append(_Place(file, node, f"services.{name}.{where}", platforms, build, prefix))
 
@@ -255,7 +271,7 @@ class _Reader:
             self.take(read_inline(file.source, inline, f"services.{name}.build.dockerfile_inline"))
         return found
 
-    def take(self, found: Found) -> None:
+    def take(self, found: ScanResult) -> None:
         self.sites.extend(found.sites)
         self.problems.extend(found.problems)
 
@@ -319,7 +335,7 @@ class _Reader:
                 real = self.project.name(name)
                 self.near[name] = self.files.get(real) or self.parsed(real, envs, name)
             except Unreadable as error:
-                self.problems.append(Problem(name, 0, str(error)))
+                self.problems.append(ScanProblem(name, 0, str(error)))
         return self.near[name]
 
     def parsed(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
@@ -335,11 +351,11 @@ class _Reader:
                 file.services.setdefault(service, []).append(node)
         return file
 
-    def site(self, place: _Place) -> Site:
+    def site(self, place: _Place) -> ImageReference:
         source, node = place.file.source, place.node
         written = node.value.strip()
         env = self.variables(place.file.envs)
-        filled: Filled | None = None
+        filled: Interpolated | None = None
         resolved, why = None, None
         try:
             filled = fill(node.value.rstrip("\n"), env.get, Dialect.COMPOSE, strict=False)
@@ -353,14 +369,14 @@ class _Reader:
                     None,
                     "two ways lead to this file, and its variables differ on them: name the one you mean",
                 )
-        except NotFilled as error:
+        except InterpolationFailed as error:
             why = str(error)
         spot, reason = None, why
         if place.build:
             reason = BUILT_HERE
         elif resolved is not None and filled is not None:
             spot, reason = self.spot(place, filled, env)
-        return Site(
+        return ImageReference(
             path=source.path,
             format=Format.COMPOSE,
             where=place.where,
@@ -381,7 +397,7 @@ class _Reader:
         others = (self.variables(envs) for envs in place.file.also)
         return any(fill(value, env.get, Dialect.COMPOSE, strict=False).text != text for env in others)
 
-    def spot(self, place: _Place, filled: Filled, env: Variables) -> tuple[Spot | None, str | None]:
+    def spot(self, place: _Place, filled: Interpolated, env: Variables) -> tuple[EditRange | None, str | None]:
         """Where the digest goes, or why it can't go anywhere."""
         source, node = place.file.source, place.node
         last = filled.last
@@ -400,10 +416,10 @@ class _Reader:
                 if start is None:
                     return None, "its text is escaped or folded, so that a place inside it can't be named"
                 end = start + last.at + len(last.text)
-            return Spot(source.path, end - pinned, end), None
+            return EditRange(source.path, end - pinned, end), None
         return self.env_spot(last, pinned, env)
 
-    def env_spot(self, last: Piece, pinned: int, variables: Variables) -> tuple[Spot | None, str | None]:
+    def env_spot(self, last: TextPiece, pinned: int, variables: Variables) -> tuple[EditRange | None, str | None]:
         name = last.variable or ""
         found = variables.find(name)
         if found is None or not found[1].literal:
@@ -413,7 +429,7 @@ class _Reader:
             return None, f"{name} of {env.path} is used in more than one place"
         if env.path in self.shown_env:
             return None, f"{env.path} is an env_file too: a container would see the digest in {name}"
-        return Spot(env.path, value.end - pinned, value.end), None
+        return EditRange(env.path, value.end - pinned, value.end), None
 
 
 def _env_of(folder: str) -> str:

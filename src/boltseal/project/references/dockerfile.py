@@ -19,12 +19,19 @@ from typing import Final
 
 from yaml.nodes import ScalarNode
 
-from boltseal.project.image_references import Format, Found, Problem, Site, Spot
-from boltseal.project.references.dockerfile_lines import Instruction, Lines, Text, read_lines
-from boltseal.project.references.interpolation import Dialect, Filled, NotFilled, behind, fill, variables_in
+from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.references.dockerfile_lines import DockerfileLines, Instruction, Text, read_lines
+from boltseal.project.references.interpolation import (
+    Dialect,
+    Interpolated,
+    InterpolationFailed,
+    behind,
+    fill,
+    variables_in,
+)
 from boltseal.project.references.scalars import parsed
 from boltseal.project.references.yaml_nodes import line_of, literal_offsets, span_of
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_DOCKERFILE_BYTES: Final = 1024 * 1024
 _PREDEFINED: Final = frozenset(
@@ -59,21 +66,21 @@ class _Use:
     base: bool = True  # of a FROM, where variables are filled in, and where no later stage counts
 
 
-def read_dockerfile(source: Source, given: Mapping[str, str | None] | None = None) -> Found:
+def read_dockerfile(source: SourceFile, given: Mapping[str, str | None] | None = None) -> ScanResult:
     """The sites of a Dockerfile. `given`: what a build sets ARGs to; None where that is not known."""
     if len(source.raw) > MAX_DOCKERFILE_BYTES:
         problem = Unreadable(source.path, 0, f"is no Dockerfile: {len(source.raw)} bytes, at most 1 MiB").problem
-        return Found((), (problem,))
+        return ScanResult((), (problem,))
     try:
-        return Found(_Reader(source, read_lines(source), given or {}).sites())
+        return ScanResult(_Reader(source, read_lines(source), given or {}).sites())
     except Unreadable as error:
-        return Found((), (error.problem,))
+        return ScanResult((), (error.problem,))
 
 
 SEVERAL: Final = -1
 
 
-def based_on(source: Source) -> tuple[int | None, ...]:
+def based_on(source: SourceFile) -> tuple[int | None, ...]:
     """For each FROM the number of the stage it stands on, None for an image or `scratch`. Unreadable.
 
     SEVERAL where it is another stage on every platform (`build-${TARGETARCH}`).
@@ -84,7 +91,7 @@ def based_on(source: Source) -> tuple[int | None, ...]:
 
 
 class _Reader:
-    def __init__(self, source: Source, lines: Lines, given: Mapping[str, str | None]) -> None:
+    def __init__(self, source: SourceFile, lines: DockerfileLines, given: Mapping[str, str | None]) -> None:
         self.source = source
         self.lines = lines
         self.given = given
@@ -96,7 +103,7 @@ class _Reader:
         self.used = Counter(_variables_of(lines))
         self.same: Counter[str] = Counter()
 
-    def sites(self) -> tuple[Site, ...]:
+    def sites(self) -> tuple[ImageReference, ...]:
         syntax = self.lines.directives.get("syntax")
         if syntax is not None:
             word = syntax.words()[0]
@@ -139,14 +146,14 @@ class _Reader:
         )
         try:
             value = fill(written.text, self.value, Dialect.DOCKERFILE, strict=False).text if plain else None
-        except NotFilled:
+        except InterpolationFailed:
             value = None
         self.args[name] = _Arg(value, written if plain else None, value is not None)
 
     def value(self, name: str) -> str | None:
         found = self.args.get(name)
         if found is not None and not found.told:
-            raise NotFilled(
+            raise InterpolationFailed(
                 f"what {name} is set to is not evaluated here: it has quotes or escapes inside, or too many variables"
             )
         return None if found is None else found.value
@@ -173,7 +180,7 @@ class _Reader:
 
         try:
             return fill(text, value, Dialect.DOCKERFILE).text
-        except NotFilled:
+        except InterpolationFailed:
             return text
 
     def stage_named(self, name: str) -> int | None:
@@ -184,24 +191,26 @@ class _Reader:
             return SEVERAL if any(like.fullmatch(stage) for stage in self.stages) else None
         return self.stages.get(name.lower())
 
-    def site(self, use: _Use) -> Site:
+    def site(self, use: _Use) -> ImageReference:
         text = use.text.text
-        filled: Filled | None = None
+        filled: Interpolated | None = None
         resolved, why = None, None
         try:
             if {"'", '"'} & set(text):
-                raise NotFilled("it is quoted inside the word, which is not evaluated here")
+                raise InterpolationFailed("it is quoted inside the word, which is not evaluated here")
             if not use.base and "$" in text:
-                raise NotFilled("variables are not filled in here by BuildKit; name a stage of a FROM instead")
+                raise InterpolationFailed(
+                    "variables are not filled in here by BuildKit; name a stage of a FROM instead"
+                )
             filled = fill(text, self.value, Dialect.DOCKERFILE)
             resolved, why = parsed(filled.text)
-        except NotFilled as error:
+        except InterpolationFailed as error:
             why = str(error)
             named = [name for name in variables_in(text, Dialect.DOCKERFILE) if name in _PREDEFINED]
             if named:
                 why = f"{named[0]} is another image on every platform"
         spot, reason = (None, why) if resolved is None or filled is None else self.spot(use, filled)
-        return Site(
+        return ImageReference(
             path=self.source.path,
             format=Format.DOCKERFILE,
             where=use.where,
@@ -215,7 +224,7 @@ class _Reader:
             override_only=reason,
         )
 
-    def spot(self, use: _Use, filled: Filled) -> tuple[Spot | None, str | None]:
+    def spot(self, use: _Use, filled: Interpolated) -> tuple[EditRange | None, str | None]:
         pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
         part, text = filled, use.text
         for _ in range(len(self.args) + 1):
@@ -229,14 +238,14 @@ class _Reader:
                 start = text.at[last.at + len(last.text) - 1] + 1 if not pinned else at.start
                 if pinned and at.end - at.start != pinned:
                     return None, "its digest is broken over two lines"
-                return Spot(self.source.path, start, start + pinned), None
+                return EditRange(self.source.path, start, start + pinned), None
             arg = self.args.get(last.variable)
             if arg is None or arg.written is None or not self.used_once(last.variable, use):
                 return None, _BEHIND
             text = arg.written
             try:
                 part = fill(text.text, self.value, Dialect.DOCKERFILE, strict=False)
-            except NotFilled:
+            except InterpolationFailed:
                 return None, _BEHIND
         return None, _BEHIND
 
@@ -249,7 +258,7 @@ class _Reader:
         return self.used[name] == here
 
 
-def _variables_of(lines: Lines) -> Iterator[str]:
+def _variables_of(lines: DockerfileLines) -> Iterator[str]:
     for instruction in lines.instructions:
         for part in (*(flag.text for flag in instruction.flags), instruction.rest.text, *instruction.bodies):
             yield from variables_in(part, Dialect.DOCKERFILE)
@@ -300,16 +309,18 @@ def _from_fields(value: Text) -> Iterator[Text]:
         at += len(text) + 1
 
 
-def read_inline(source: Source, node: ScalarNode, where: str) -> Found:
+def read_inline(source: SourceFile, node: ScalarNode, where: str) -> ScanResult:
     """The sites of a Dockerfile that stands inside a YAML file. Only in a literal block (`|`) has each a place."""
     offsets = literal_offsets(source, node)
-    inner = read_dockerfile(Source.of(source.path, node.value.encode()))
+    inner = read_dockerfile(SourceFile.of(source.path, node.value.encode()))
     begin = line_of(node)
-    problems = tuple(Problem(found.path, begin + found.line, found.message) for found in inner.problems)
-    return Found(tuple(_placed(source, node, site, offsets, where) for site in inner.sites), problems)
+    problems = tuple(ScanProblem(found.path, begin + found.line, found.message) for found in inner.problems)
+    return ScanResult(tuple(_placed(source, node, site, offsets, where) for site in inner.sites), problems)
 
 
-def _placed(source: Source, node: ScalarNode, site: Site, offsets: list[int] | None, where: str) -> Site:
+def _placed(
+    source: SourceFile, node: ScalarNode, site: ImageReference, offsets: list[int] | None, where: str
+) -> ImageReference:
     found = replace(
         site, format=Format.COMPOSE, where=f"{where} {site.where}", line=line_of(node), span=span_of(source, node)
     )

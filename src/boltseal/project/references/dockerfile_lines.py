@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.source_files import SourceFile, Unreadable
 
 _DIRECTIVE: Final = re.compile(r"#[ \t\n\f\r]*([a-zA-Z][a-zA-Z0-9]*)[ \t\n\f\r]*=[ \t\n\f\r]*(.+?)[ \t\n\f\r]*")
 _KNOWN: Final = frozenset({"syntax", "escape", "check"})
@@ -63,7 +63,7 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
+class DockerfileLines:
     """A whole file. `directives` are values by lower-case name; `escape` is the escape character."""
 
     directives: dict[str, Text]
@@ -71,24 +71,24 @@ class Lines:
     instructions: tuple[Instruction, ...]
 
 
-def read_lines(source: Source) -> Lines:
+def read_lines(source: SourceFile) -> DockerfileLines:
     """Cut a file into instructions. Unreadable where BuildKit would not read it either."""
     return source.parsed(_cut)
 
 
-def _cut(source: Source) -> Lines:
+def _cut(source: SourceFile) -> DockerfileLines:
     return _Reader(source).read()
 
 
 class _Reader:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceFile) -> None:
         self.source = source
         self.lines = _physical(source.text)
         self.next = 0
         self.escape = "\\"
         self.directives: dict[str, Text] = {}
 
-    def read(self) -> Lines:
+    def read(self) -> DockerfileLines:
         self.read_directives()
         continued = re.compile(rf"(?:(?<=[^{re.escape(self.escape)}])|^){re.escape(self.escape)}[ \t]*$")
         found: list[Instruction] = []
@@ -101,7 +101,7 @@ class _Reader:
                 found.append(self.instruction(logical, begins + 1))
             if len(found) > MAX_INSTRUCTIONS:
                 raise Unreadable(self.source.path, begins + 1, f"has more than {MAX_INSTRUCTIONS} instructions")
-        return Lines(self.directives, self.escape, tuple(found))
+        return DockerfileLines(self.directives, self.escape, tuple(found))
 
     def read_directives(self) -> None:
         for number, line in enumerate(self.lines):

@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.project.references.interpolation import Dialect, NotFilled, fill, variables_in
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.references.interpolation import Dialect, InterpolationFailed, fill, variables_in
+from boltseal.project.source_files import SourceFile, Unreadable
 
 _BEGIN: Final = re.compile(r"[ \t]*(?:export[ \t]+)?(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)[ \t]*[=:][ \t]*")
 _QUOTED: Final = {
@@ -24,7 +24,7 @@ _BEHIND: Final = re.compile(r"[ \t\r]*(?:#[^\n]*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class DotenvValue:
     """A variable's value, and the end of its text; `literal`: it stands there as it is, without escapes or variables."""
 
     text: str
@@ -38,7 +38,7 @@ class Dotenv:
     """The values of one file by name, and every use of a variable inside them. `untold`: variables without a known value."""
 
     path: str
-    values: dict[str, Value]
+    values: dict[str, DotenvValue]
     uses: Counter[str] = field(default_factory=Counter)
     untold: frozenset[str] = frozenset()
 
@@ -49,24 +49,24 @@ class Variables:
 
     files: tuple[Dotenv, ...]
 
-    def find(self, name: str) -> tuple[Dotenv, Value] | None:
-        """A variable's value, and the file that it comes from. NotFilled."""
+    def find(self, name: str) -> tuple[Dotenv, DotenvValue] | None:
+        """A variable's value, and the file that it comes from. InterpolationFailed."""
         for file in self.files:
             if name in file.untold:
-                raise NotFilled(f"what {file.path} sets {name} to is not evaluated here")
+                raise InterpolationFailed(f"what {file.path} sets {name} to is not evaluated here")
             if name in file.values:
                 return file, file.values[name]
         return None
 
     def get(self, name: str) -> str | None:
-        """The value of a variable. NotFilled."""
+        """The value of a variable. InterpolationFailed."""
         found = self.find(name)
         return None if found is None else found[1].text
 
 
-def parse_dotenv(source: Source) -> Dotenv:
+def parse_dotenv(source: SourceFile) -> Dotenv:
     """The variables of a file; the last one of a name counts. Unreadable where a quote is not closed."""
-    values: dict[str, Value] = {}
+    values: dict[str, DotenvValue] = {}
     untold: set[str] = set()
     uses: Counter[str] = Counter()
     text, at = source.text, 0
@@ -94,7 +94,7 @@ def parse_dotenv(source: Source) -> Dotenv:
             meant = _meant(written, values, untold) if not literal else written
         untold.discard(match["name"])
         if meant is not None and whole:
-            values[match["name"]] = Value(meant, source.line(at), stop, literal)
+            values[match["name"]] = DotenvValue(meant, source.line(at), stop, literal)
         else:
             values.pop(match["name"], None)
             untold.add(match["name"])
@@ -107,13 +107,13 @@ def _line_end(text: str, at: int) -> int:
     return len(text) if end < 0 else end
 
 
-def _meant(written: str, values: dict[str, Value], untold: set[str]) -> str | None:
+def _meant(written: str, values: dict[str, DotenvValue], untold: set[str]) -> str | None:
     def get(name: str) -> str | None:
         if name in untold:
-            raise NotFilled(name)
+            raise InterpolationFailed(name)
         return values[name].text if name in values else None
 
     try:
         return fill(written, get, Dialect.COMPOSE, strict=False).text.replace('\\"', '"')
-    except NotFilled:
+    except InterpolationFailed:
         return None

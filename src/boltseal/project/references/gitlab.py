@@ -16,11 +16,11 @@ from typing import Final
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from boltseal.project.image_references import Format, Found, Site, Spot
-from boltseal.project.references.interpolation import Dialect, Filled, NotFilled, behind, fill
+from boltseal.project.image_references import EditRange, Format, ImageReference, ScanResult
+from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, behind, fill
 from boltseal.project.references.scalars import digest_length, parsed
 from boltseal.project.references.yaml_nodes import Pairs, content_end, items, line_of, pairs, span_of, text_of
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_EXTENDS: Final = 100
 MAX_INHERITED: Final = 10_000
@@ -32,19 +32,19 @@ _NO_JOBS: Final = frozenset({"image", "services", "variables", "include", "stage
 _PROXY: Final = "\0"  # stands for the proxy's prefix while a text is filled in; no file holds it
 
 
-def read_gitlab(source: Source, documents: Sequence[Node]) -> Found:
+def read_gitlab(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """The sites of one file."""
-    sites: list[Site] = []
+    sites: list[ImageReference] = []
     for document in documents:
         keys = pairs(document)
         sites.extend(_Jobs(source, keys).sites())
-    return Found(tuple(sites))
+    return ScanResult(tuple(sites))
 
 
 class _Jobs:
     """The jobs of a document: what each says, and what it has of those that it extends."""
 
-    def __init__(self, source: Source, keys: Pairs) -> None:
+    def __init__(self, source: SourceFile, keys: Pairs) -> None:
         self.source = source
         self.keys = keys
         self.jobs = {
@@ -53,7 +53,7 @@ class _Jobs:
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
 
-    def sites(self) -> list[Site]:
+    def sites(self) -> list[ImageReference]:
         everywhere = _variables(self.keys)
         found = {id(node): _site(self.source, node, where, everywhere) for node, where in _images(self.keys, "")}
         for name, job in self.jobs.items():
@@ -68,7 +68,9 @@ class _Jobs:
         )
         return [*own, *more]
 
-    def by_way_of(self, name: str, everywhere: dict[str, ScalarNode], found: dict[int, Site]) -> Iterator[Site]:
+    def by_way_of(
+        self, name: str, everywhere: dict[str, ScalarNode], found: dict[int, ImageReference]
+    ) -> Iterator[ImageReference]:
         """What a job has of others, where it is another image there."""
         if name.startswith(".") or name == "default":
             return
@@ -182,7 +184,7 @@ def _image(node: Node | None, where: str) -> Iterator[tuple[ScalarNode, str]]:
         yield node, where
 
 
-def _site(source: Source, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> Site:
+def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
     def value(name: str) -> str | None:
         if name in _PROXIES:
             return _PROXY
@@ -190,17 +192,17 @@ def _site(source: Source, node: ScalarNode, where: str, variables: dict[str, Sca
         return None if found is None or "$" in found.value else str(found.value)
 
     span = span_of(source, node)
-    filled: Filled | None = None
+    filled: Interpolated | None = None
     resolved, why = None, None
     try:
         filled = fill(node.value.rstrip("\n"), value, Dialect.GITLAB)
         resolved, why = parsed(filled.text.removeprefix(f"{_PROXY}/").strip())
-    except NotFilled as error:
+    except InterpolationFailed as error:
         why = str(error)
     if "$[[" in node.value:
         resolved, why = None, _INPUT
     spot, reason = (None, why) if resolved is None or filled is None else _spot(source, node, filled)
-    return Site(
+    return ImageReference(
         path=source.path,
         format=Format.GITLAB_CI,
         where=where,
@@ -214,7 +216,7 @@ def _site(source: Source, node: ScalarNode, where: str, variables: dict[str, Sca
     )
 
 
-def _spot(source: Source, node: ScalarNode, filled: Filled) -> tuple[Spot | None, str | None]:
+def _spot(source: SourceFile, node: ScalarNode, filled: Interpolated) -> tuple[EditRange | None, str | None]:
     pinned, last = digest_length(filled.text), filled.last
     if last is None or pinned > len(last.text):
         return None, "what the reference ends with depends on a variable"
@@ -223,5 +225,5 @@ def _spot(source: Source, node: ScalarNode, filled: Filled) -> tuple[Spot | None
         return None, behind(steered_by)
     if last.variable is None:
         end = content_end(source, node)
-        return Spot(source.path, end - pinned, end), None
+        return EditRange(source.path, end - pinned, end), None
     return None, f"its end comes from {last.variable}, and scripts of the job would see the digest in it"

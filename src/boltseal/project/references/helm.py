@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 from yaml.nodes import Node, ScalarNode
 
 from boltseal.errors import quote
-from boltseal.project.image_references import Format, Found, Problem, Site, Spot
+from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.scalars import digest_length, parsed, scalar_site
 from boltseal.project.references.yaml_nodes import (
     Pairs,
@@ -34,7 +34,7 @@ from boltseal.project.references.yaml_nodes import (
     span_of,
     text_of,
 )
-from boltseal.project.source_files import Project, Source, Unreadable
+from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 NO_DIGEST: Final = 'these values have no `digest`; if the chart knows one, add `digest: ""` beside the tag'
 OVERRIDDEN: Final = 'a file of values beside it has another tag here: add `digest: ""` there too, or this digest would stand behind that tag'
@@ -45,7 +45,7 @@ _COUNT: Final = re.compile(r"0|[1-9][0-9]{0,5}")
 _TAGS: Final = ("tag", "imageTag", "version")
 
 
-def app_version(project: Project, values: str) -> str | None:
+def app_version(project: ProjectTree, values: str) -> str | None:
     """The `appVersion` of the chart that a file of values lies beside."""
     folder = values.rpartition("/")[0]
     chart = f"{folder}/Chart.yaml" if folder else "Chart.yaml"
@@ -72,7 +72,7 @@ def laid_out(documents: Sequence[Node]) -> Laid:
 
 
 def read_values(
-    source: Source,
+    source: SourceFile,
     documents: Sequence[Node],
     begin: str = "",
     version: str | None = None,
@@ -80,7 +80,7 @@ def read_values(
     under: Laid | None = None,
     over: Sequence[Laid] = (),
     chart: bool = True,
-) -> Found:
+) -> ScanResult:
     """The sites of a file of values, or of a part of one, whose place `begin` says. `version`: what an empty tag means.
 
     `under`: the values that these are laid over; `over`: those that are laid over these. Without a `chart` beside it an
@@ -89,15 +89,15 @@ def read_values(
     reader = _Reader(source, version, under or {}, over, chart=chart)
     for document in documents:
         reader.read(document, begin)
-    return Found(tuple(reader.sites), (), tuple(reader.notes))
+    return ScanResult(tuple(reader.sites), (), tuple(reader.notes))
 
 
-def digest_spot(source: Source, node: ScalarNode) -> Spot:
+def digest_spot(source: SourceFile, node: ScalarNode) -> EditRange:
     """The whole value of a `digest`. A bare one takes the space before it along, so that to unpin leaves no trace."""
     end = content_end(source, node)
     start = end - len(node.value)
     bare = not node.style and source.text[start - 2 : start] == ": "
-    return Spot(source.path, start - 1, end, " ") if bare else Spot(source.path, start, end, "")
+    return EditRange(source.path, start - 1, end, " ") if bare else EditRange(source.path, start, end, "")
 
 
 def misread(node: Node | None) -> str | None:
@@ -110,14 +110,16 @@ def misread(node: Node | None) -> str | None:
 
 
 class _Reader:
-    def __init__(self, source: Source, version: str | None, under: Laid, over: Sequence[Laid], *, chart: bool) -> None:
+    def __init__(
+        self, source: SourceFile, version: str | None, under: Laid, over: Sequence[Laid], *, chart: bool
+    ) -> None:
         self.source = source
         self.version = version
         self.under = under
         self.over = over
         self.chart = chart
-        self.sites: list[Site] = []
-        self.notes: list[Problem] = []
+        self.sites: list[ImageReference] = []
+        self.notes: list[ScanProblem] = []
         self.seen: set[int] = set()
 
     def read(self, root: Node, begin: str) -> None:
@@ -180,7 +182,7 @@ class _Reader:
         if resolved is not None and resolved.tag is None and resolved.digest is None:
             if not self.chart:
                 self.notes.append(
-                    Problem(
+                    ScanProblem(
                         self.source.path, line_of(shown), f"{quote(written)} has the tag of a chart that is not here"
                     )
                 )
@@ -192,7 +194,7 @@ class _Reader:
         if resolved is not None and resolved.digest is None and self.tag_is_overridden(where):
             spot, reason = None, OVERRIDDEN
         self.sites.append(
-            Site(
+            ImageReference(
                 path=self.source.path,
                 format=Format.HELM,
                 where=where or "values",
@@ -211,11 +213,11 @@ class _Reader:
         laid = (each.get(where, {}) for each in self.over)
         return any({"repository", *_TAGS} & keys.keys() and "digest" not in keys for keys in laid)
 
-    def spot(self, digest: Node | None, tag: Node | None) -> tuple[Spot | None, str | None]:
+    def spot(self, digest: Node | None, tag: Node | None) -> tuple[EditRange | None, str | None]:
         written = text_of(tag) or ""
         if "@" in written and isinstance(tag, ScalarNode):  # somebody knows that this chart can bear it
             end = content_end(self.source, tag)
-            return Spot(self.source.path, end - digest_length(written), end), None
+            return EditRange(self.source.path, end - digest_length(written), end), None
         if not isinstance(digest, ScalarNode):
             return None, NO_DIGEST
         end = content_end(self.source, digest)
@@ -223,5 +225,5 @@ class _Reader:
             if digest.value:
                 return None, f'its digest is {digest.value}: write `digest: ""` for it to be filled in'
             colon = self.source.text.rfind(":", 0, end)
-            return Spot(self.source.path, colon + 1, colon + 1, " "), None
+            return EditRange(self.source.path, colon + 1, colon + 1, " "), None
         return digest_spot(self.source, digest), None

@@ -32,12 +32,12 @@ class Dialect(Enum):
     GITLAB = "gitlab"
 
 
-class NotFilled(Exception):  # noqa: N818, RUF100 - never leaves the room: it becomes the `why` of a site
+class InterpolationFailed(Exception):  # noqa: N818, RUF100 - never leaves the room: it becomes the `why` of a site
     """A variable that has no value here, or a form that can't be filled in."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """A part of the result: of the text itself, from `at` on, or the whole value of `variable`.
 
     `within`: the uses of variables that this piece is the value or the default of, each by name and position: whoever sets
@@ -51,10 +51,10 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class Interpolated:
     """A text with its variables filled in; `pieces` joined are `text`."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TextPiece, ...]
 
     @property
     def text(self) -> str:
@@ -62,7 +62,7 @@ class Filled:
         return "".join(piece.text for piece in self.pieces)
 
     @property
-    def last(self) -> Piece | None:
+    def last(self) -> TextPiece | None:
         """The piece that the result ends with, whatever the variables are; None where that is not certain."""
         return self.pieces[-1] if self.pieces and self.pieces[-1].text else None
 
@@ -99,14 +99,16 @@ def variables_in(text: str, dialect: Dialect) -> list[str]:
     return re.findall(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", escaped.sub("  ", text))
 
 
-def fill(text: str, values: Values, dialect: Dialect, *, strict: bool = True) -> Filled:
-    """Fill in a text. `strict`: a variable without a value is NotFilled, else it is empty, as Compose has it."""
+def fill(text: str, values: Values, dialect: Dialect, *, strict: bool = True) -> Interpolated:
+    """Fill in a text. `strict`: a variable without a value is InterpolationFailed, else it is empty, as Compose has it."""
     pieces, end = _Filler(text, values, dialect, strict=strict).until(0, closing=False, depth=0)
     if end != len(text):
         raise AssertionError("a text is filled in to its end")
     if sum(len(piece.text) for piece in pieces) > MAX_FILLED:  # values that double each other are no text yet
-        raise NotFilled(f"{quote(text)} comes to more than {MAX_FILLED} characters once its variables are filled in")
-    return Filled(tuple(pieces))
+        raise InterpolationFailed(
+            f"{quote(text)} comes to more than {MAX_FILLED} characters once its variables are filled in"
+        )
+    return Interpolated(tuple(pieces))
 
 
 class _Filler:
@@ -116,11 +118,11 @@ class _Filler:
         self.dialect = dialect
         self.strict = strict
 
-    def until(self, start: int, *, closing: bool, depth: int) -> tuple[list[Piece], int]:
+    def until(self, start: int, *, closing: bool, depth: int) -> tuple[list[TextPiece], int]:
         """Pieces from `start` to the end, or to the brace that closes this level; and the position of that."""
         if depth > MAX_NESTING:
-            raise NotFilled(f"{quote(self.text)} nests its variables more than {MAX_NESTING} deep")
-        pieces: list[Piece] = []
+            raise InterpolationFailed(f"{quote(self.text)} nests its variables more than {MAX_NESTING} deep")
+        pieces: list[TextPiece] = []
         text, at = self.text, start
         while at < len(text):
             char = text[at]
@@ -130,40 +132,40 @@ class _Filler:
                 found, at = self.dollar(at, depth)
                 pieces.extend(found)
             elif char == "\\" and self.dialect is Dialect.DOCKERFILE and at + 1 < len(text):
-                pieces.append(Piece(text[at + 1], at + 1))
+                pieces.append(TextPiece(text[at + 1], at + 1))
                 at += 2
             else:
                 stop = at + 1
                 while stop < len(text) and text[stop] not in "$}\\":
                     stop += 1
-                pieces.append(Piece(text[at:stop], at))
+                pieces.append(TextPiece(text[at:stop], at))
                 at = stop
         if closing:
-            raise NotFilled(f"{quote(text)} lacks a closing brace")
+            raise InterpolationFailed(f"{quote(text)} lacks a closing brace")
         return pieces, at
 
-    def dollar(self, at: int, depth: int) -> tuple[list[Piece], int]:
+    def dollar(self, at: int, depth: int) -> tuple[list[TextPiece], int]:
         text = self.text
         following = text[at + 1 : at + 2]
         if following == "$" and self.dialect is not Dialect.DOCKERFILE:
-            return [Piece("$", at + 1)], at + 2
+            return [TextPiece("$", at + 1)], at + 2
         braced = following == "{"
         name = _NAME.match(text, at + 1 + braced)
         if name is None:
             if self.dialect is Dialect.COMPOSE or braced:
-                raise NotFilled(f"{quote(text)} has a $ that no variable follows")
-            return [Piece("$", at)], at + 1
+                raise InterpolationFailed(f"{quote(text)} has a $ that no variable follows")
+            return [TextPiece("$", at)], at + 1
         if not braced:
             return [self.value(name[0], at)], name.end()
         if text[name.end() : name.end() + 1] == "}":
             return [self.value(name[0], at)], name.end() + 1
         operator = None if self.dialect is Dialect.GITLAB else _OPERATOR.match(text, name.end())
         if operator is None:
-            raise NotFilled(f"{quote(text[at:])} is a form of ${{{name[0]}}} that is not evaluated here")
+            raise InterpolationFailed(f"{quote(text[at:])} is a form of ${{{name[0]}}} that is not evaluated here")
         pieces, end = self.operated(name[0], operator[0], operator.end(), depth)
         return [replace(piece, within=piece.within | {(name[0], at)}) for piece in pieces], end
 
-    def operated(self, name: str, operator: str, start: int, depth: int) -> tuple[list[Piece], int]:
+    def operated(self, name: str, operator: str, start: int, depth: int) -> tuple[list[TextPiece], int]:
         value = self.values(name)
         there = value is not None and (value != "" or ":" not in operator)
         wanted = there if operator.endswith("+") else not there
@@ -171,24 +173,24 @@ class _Filler:
             end = self.skip(start, depth)
             if operator.endswith("?") and not there:
                 said = self.text[start:end]
-                raise NotFilled(f"{name} is not set" + (f": {said}" if said else ""))
-            replaced = Piece("", variable=name) if operator.endswith("+") else Piece(value or "", variable=name)
+                raise InterpolationFailed(f"{name} is not set" + (f": {said}" if said else ""))
+            replaced = TextPiece("", variable=name) if operator.endswith("+") else TextPiece(value or "", variable=name)
             return [replaced], end + 1
         pieces, end = self.until(start, closing=True, depth=depth + 1)
-        return pieces or [Piece("", start)], end + 1
+        return pieces or [TextPiece("", start)], end + 1
 
     def skip(self, start: int, depth: int) -> int:
         """The position of the brace that closes a part which is not used."""
         ignorant = _Filler(self.text, lambda _: "x", self.dialect, strict=False)
         try:
             return ignorant.until(start, closing=True, depth=depth + 1)[1]
-        except NotFilled as error:
+        except InterpolationFailed as error:
             if (end := self.text.find("}", start)) < 0:
-                raise NotFilled(f"{quote(self.text)} lacks a closing brace") from error
+                raise InterpolationFailed(f"{quote(self.text)} lacks a closing brace") from error
             return end
 
-    def value(self, name: str, at: int) -> Piece:
+    def value(self, name: str, at: int) -> TextPiece:
         value = self.values(name)
         if value is None and self.strict:
-            raise NotFilled(f"{name} is not set")
-        return Piece(value or "", variable=name, within=frozenset({(name, at)}))
+            raise InterpolationFailed(f"{name} is not set")
+        return TextPiece(value or "", variable=name, within=frozenset({(name, at)}))

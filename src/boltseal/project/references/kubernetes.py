@@ -13,10 +13,10 @@ from typing import Final
 
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
-from boltseal.project.image_references import Format, Found, Problem, Site
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.scalars import scalar_site
 from boltseal.project.references.yaml_nodes import Path, is_template, items, line_of, pairs, places, text_of
-from boltseal.project.source_files import Source
+from boltseal.project.source_files import SourceFile
 
 PATHS: Final[Mapping[str, Sequence[str]]] = {
     "Alertmanager": ("spec.image",),
@@ -48,20 +48,20 @@ def is_kubernetes(document: Node) -> bool:
 
 
 def read_kubernetes(
-    source: Source, documents: Sequence[Node], paths: Mapping[str, Sequence[str]] | None = None
-) -> Found:
+    source: SourceFile, documents: Sequence[Node], paths: Mapping[str, Sequence[str]] | None = None
+) -> ScanResult:
     """The sites of every resource. `paths` are read besides the ones that are known."""
     reader = _Reader(source, {**PATHS, **(paths or {})})
     reader.read(documents)
-    return Found(tuple(reader.sites), tuple(reader.problems))
+    return ScanResult(tuple(reader.sites), tuple(reader.problems))
 
 
 class _Reader:
-    def __init__(self, source: Source, paths: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, source: SourceFile, paths: Mapping[str, Sequence[str]]) -> None:
         self.source = source
         self.paths = paths
-        self.sites: list[Site] = []
-        self.problems: list[Problem] = []
+        self.sites: list[ImageReference] = []
+        self.problems: list[ScanProblem] = []
         self.seen: set[int] = set()
 
     def read(self, documents: Sequence[Node]) -> None:
@@ -110,7 +110,7 @@ class _Reader:
 
     def add(self, node: Node | None, begin: str, at: Path | str) -> None:
         if node is not None and is_template(self.source, node):
-            self.problems.append(Problem(self.source.path, line_of(node), "is a template: not evaluated"))
+            self.problems.append(ScanProblem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
             self.sites.append(scalar_site(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
 

@@ -16,12 +16,12 @@ from typing import Final
 
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
-from boltseal.project.image_references import Format, Found, Problem, Site, Spot
+from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.helm import digest_spot, misread, read_values
 from boltseal.project.references.kubernetes import read_kubernetes
 from boltseal.project.references.scalars import digest_length, parsed, scalar_site
 from boltseal.project.references.yaml_nodes import compose, content_end, items, line_of, pairs, span_of, text_of
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.source_files import SourceFile, Unreadable
 
 IN_A_TEXT: Final = (
     "it stands in a patch inside of the kustomization, which is not edited: give the patch a file of its own"
@@ -29,16 +29,16 @@ IN_A_TEXT: Final = (
 _PATCHES: Final = ("patches", "patchesJson6902", "patchesStrategicMerge")
 
 
-def read_kustomize(source: Source, documents: Sequence[Node]) -> Found:
+def read_kustomize(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """The sites of a kustomization or component."""
-    sites: list[Site] = []
-    problems: list[Problem] = []
+    sites: list[ImageReference] = []
+    problems: list[ScanProblem] = []
     for node, where in _patches(documents, "patch"):
         if _is_text(node):
             try:
                 sites.extend(_inside(source, node, where))
             except Unreadable as error:
-                problems.append(Problem(source.path, line_of(node) + error.problem.line, error.problem.message))
+                problems.append(ScanProblem(source.path, line_of(node) + error.problem.line, error.problem.message))
     for document in documents:
         for index, entry in enumerate(items(pairs(document).get("images"))):
             site = _site(source, pairs(entry), f"images[{index}]")
@@ -48,7 +48,7 @@ def read_kustomize(source: Source, documents: Sequence[Node]) -> Found:
             values = pairs(chart).get("valuesInline")
             if values is not None:
                 sites.extend(read_values(source, [values], f"helmCharts[{index}].valuesInline").sites)
-    return Found(tuple(sites), tuple(problems))
+    return ScanResult(tuple(sites), tuple(problems))
 
 
 def patch_files(documents: Sequence[Node]) -> list[ScalarNode]:
@@ -56,9 +56,9 @@ def patch_files(documents: Sequence[Node]) -> list[ScalarNode]:
     return [node for node, _ in _patches(documents, "path") if not _is_text(node)]
 
 
-def read_operations(source: Source, documents: Sequence[Node]) -> Found:
+def read_operations(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """The sites of a patch that is a list of operations; none of any other document."""
-    found: list[Site] = []
+    found: list[ImageReference] = []
     for document in documents:
         for index, operation in enumerate(items(document)):
             keys = pairs(operation)
@@ -66,7 +66,7 @@ def read_operations(source: Source, documents: Sequence[Node]) -> Found:
             node = value if path.endswith("/image") else pairs(value).get("image")
             if text_of(keys.get("op")) in ("add", "replace") and isinstance(node, ScalarNode) and text_of(node):
                 found.append(scalar_site(source, node, Format.KUSTOMIZE, f"[{index}] {path}"))
-    return Found(tuple(found))
+    return ScanResult(tuple(found))
 
 
 def _patches(documents: Sequence[Node], key: str) -> Iterator[tuple[ScalarNode, str]]:
@@ -84,9 +84,9 @@ def _is_text(node: ScalarNode) -> bool:
     return "\n" in node.value or node.value.lstrip().startswith(("[", "{"))
 
 
-def _inside(source: Source, node: ScalarNode, where: str) -> Iterator[Site]:
+def _inside(source: SourceFile, node: ScalarNode, where: str) -> Iterator[ImageReference]:
     """The sites of a patch that is a text of the kustomization."""
-    inner = Source.of(source.path, node.value.encode())
+    inner = SourceFile.of(source.path, node.value.encode())
     documents = compose(inner)
     lists = [document for document in documents if isinstance(document, SequenceNode)]
     for site in (*read_operations(inner, lists).sites, *read_kubernetes(inner, documents).sites):
@@ -101,7 +101,7 @@ def _inside(source: Source, node: ScalarNode, where: str) -> Iterator[Site]:
         )
 
 
-def _site(source: Source, keys: dict[str, Node], where: str) -> Site | None:
+def _site(source: SourceFile, keys: dict[str, Node], where: str) -> ImageReference | None:
     name = text_of(keys.get("newName")) or text_of(keys.get("name"))
     tag, digest = text_of(keys.get("newTag")), text_of(keys.get("digest"))
     shown = keys.get("newTag") or keys.get("digest") or keys.get("newName")
@@ -113,7 +113,7 @@ def _site(source: Source, keys: dict[str, Node], where: str) -> Site | None:
     resolved, why = parsed(written)
     if (wrong := misread(keys.get("newTag"))) is not None:
         resolved, why = None, wrong
-    site = Site(
+    site = ImageReference(
         path=source.path,
         format=Format.KUSTOMIZE,
         where=where,
@@ -131,7 +131,7 @@ def _site(source: Source, keys: dict[str, Node], where: str) -> Site | None:
     return site
 
 
-def _spot(source: Source, keys: dict[str, Node], digest: str | None) -> Spot | None:
+def _spot(source: SourceFile, keys: dict[str, Node], digest: str | None) -> EditRange | None:
     if digest is not None and isinstance(keys["digest"], ScalarNode):
         return digest_spot(source, keys["digest"])
     for key in ("newTag", "newName"):
@@ -139,5 +139,5 @@ def _spot(source: Source, keys: dict[str, Node], digest: str | None) -> Spot | N
         written = text_of(node)
         if written and isinstance(node, ScalarNode):
             end = content_end(source, node)
-            return Spot(source.path, end - digest_length(written), end)
+            return EditRange(source.path, end - digest_length(written), end)
     return None

@@ -6,9 +6,9 @@ from yaml.nodes import ScalarNode
 
 from boltseal.errors import Invalid
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, Site, Spot
+from boltseal.project.image_references import EditRange, Format, ImageReference
 from boltseal.project.references.yaml_nodes import content_end, span_of
-from boltseal.project.source_files import Source
+from boltseal.project.source_files import SourceFile
 
 
 def parsed(text: str) -> tuple[Reference | None, str | None]:
@@ -24,13 +24,13 @@ def digest_length(text: str) -> int:
     return len(text) - text.find("@") if "@" in text else 0
 
 
-def scalar_site(source: Source, node: ScalarNode, kind: Format, where: str, *, prefix: str = "") -> Site:
+def scalar_site(source: SourceFile, node: ScalarNode, kind: Format, where: str, *, prefix: str = "") -> ImageReference:
     """A scalar that holds a whole reference, as it stands, behind `prefix`."""
     written = node.value.strip().removeprefix(prefix)
     resolved, why = parsed(written)
     span = span_of(source, node)
     end = content_end(source, node)
-    return Site(
+    return ImageReference(
         path=source.path,
         format=kind,
         where=where,
@@ -39,6 +39,6 @@ def scalar_site(source: Source, node: ScalarNode, kind: Format, where: str, *, p
         written=written,
         resolved=resolved,
         why=why,
-        spot=None if resolved is None else Spot(source.path, end - digest_length(written), end),
+        spot=None if resolved is None else EditRange(source.path, end - digest_length(written), end),
         override_only=why,
     )

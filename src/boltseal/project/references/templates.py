@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from boltseal.errors import quote
-from boltseal.project.image_references import Format, Found, Problem, Site
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.scalars import parsed
-from boltseal.project.source_files import Source
+from boltseal.project.source_files import SourceFile
 
 NOT_EDITED: Final = "it stands in a chart's template, which is not edited: name it in the values"
 _SUFFIXES: Final = ("ctmpl", "erb", "gotmpl", "hbs", "j2", "jinja", "jinja2", "mustache", "template", "tmpl", "tpl")
@@ -47,46 +47,48 @@ def template_of(name: str) -> str | None:
     return None if match is None else match[1]
 
 
-def names_an_image(source: Source) -> bool:
+def names_an_image(source: SourceFile) -> bool:
     """Whether a text that no parser reads has a line with an image."""
     return next(_lines(source), None) is not None
 
 
-def steers_a_build(source: Source) -> bool:
+def steers_a_build(source: SourceFile) -> bool:
     """Whether expressions of a template decide which instructions a Dockerfile has, or what it is built from."""
     return _STEERS.search(source.text) is not None
 
 
-def read_template(source: Source) -> Found:
+def read_template(source: SourceFile) -> ScanResult:
     """The lines that name images in a template outside of a chart; none of them is known."""
     lines = [*_lines(source), *(_matches(source, _FROM) if "dockerfile" in source.path.lower() else ())]
     message = "stands in a template, which is not evaluated; lock what it becomes, and leave it out by [lock] exclude"
-    return Found((), tuple(Problem(source.path, line.number, f"{_shown(line.value)} {message}") for line in lines))
+    return ScanResult(
+        (), tuple(ScanProblem(source.path, line.number, f"{_shown(line.value)} {message}") for line in lines)
+    )
 
 
-def read_chart_template(source: Source) -> Found:
+def read_chart_template(source: SourceFile) -> ScanResult:
     """The sites and the notes of a file below a chart's `templates/`."""
-    sites: list[Site] = []
-    notes: list[Problem] = []
+    sites: list[ImageReference] = []
+    notes: list[ScanProblem] = []
     for line in _lines(source):
         literal = _LITERAL.fullmatch(line.value)
         if literal is not None:
             sites.append(_site(source, line, literal, len(sites)))
         elif _EXPRESSION.search(line.value):
             notes.append(
-                Problem(
+                ScanProblem(
                     source.path,
                     line.number,
                     f"{_shown(line.value)} is filled in by the chart: its values are read, and what it makes of them is not",
                 )
             )
-    return Found(tuple(sites), (), tuple(notes))
+    return ScanResult(tuple(sites), (), tuple(notes))
 
 
-def _site(source: Source, line: _Line, literal: re.Match[str], number: int) -> Site:
+def _site(source: SourceFile, line: _Line, literal: re.Match[str], number: int) -> ImageReference:
     resolved, why = parsed(literal["name"])
     start = line.start + literal.start("name")
-    return Site(
+    return ImageReference(
         path=source.path,
         format=Format.HELM,
         where=f"image[{number}]",
@@ -99,11 +101,11 @@ def _site(source: Source, line: _Line, literal: re.Match[str], number: int) -> S
     )
 
 
-def _lines(source: Source) -> Iterator[_Line]:
+def _lines(source: SourceFile) -> Iterator[_Line]:
     yield from _matches(source, _IMAGE)
 
 
-def _matches(source: Source, pattern: re.Pattern[str]) -> Iterator[_Line]:
+def _matches(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[_Line]:
     """The lines that a pattern matches, those of comments left out."""
     text = _without_comments(source.text)
     at = 0

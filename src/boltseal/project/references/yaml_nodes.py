@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from boltseal.project.source_files import Source, Unreadable
+from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_FRAGMENTS: Final = 200
 MAX_VALUES: Final = 1_000_000
@@ -31,12 +31,12 @@ _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # halves of 
 Pairs: TypeAlias = "dict[str, Node]"
 
 
-def compose(source: Source) -> tuple[Node, ...]:
+def compose(source: SourceFile) -> tuple[Node, ...]:
     """The root of each document. Unreadable, with the line."""
     return source.parsed(_composed)
 
 
-def _composed(source: Source) -> tuple[Node, ...]:
+def _composed(source: SourceFile) -> tuple[Node, ...]:
     values = source.text.count("\n") + source.text.count(",")
     if values > MAX_VALUES:
         raise Unreadable(source.path, 0, f"has up to {values} values; a file with references has at most {MAX_VALUES}")
@@ -54,7 +54,7 @@ def _composed(source: Source) -> tuple[Node, ...]:
     return documents
 
 
-def _check_aliases(source: Source, documents: tuple[Node, ...]) -> None:
+def _check_aliases(source: SourceFile, documents: tuple[Node, ...]) -> None:
     """Refuse a document that holds itself, or whose values are too many once every alias stands for its anchor's."""
     sizes: dict[int, int] = {}
     above: set[int] = set()
@@ -191,7 +191,7 @@ def line_of(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def content_end(source: Source, node: ScalarNode) -> int:
+def content_end(source: SourceFile, node: ScalarNode) -> int:
     """Where the content of a scalar ends in the text: before the closing quote, or the line end of a block."""
     end = int(node.end_mark.index)
     if node.style in ("'", '"'):
@@ -201,7 +201,7 @@ def content_end(source: Source, node: ScalarNode) -> int:
     return end
 
 
-def plain_start(source: Source, node: ScalarNode) -> int | None:
+def plain_start(source: SourceFile, node: ScalarNode) -> int | None:
     """Where the content begins, if it stands in the text as it is meant: without escapes, folds or line breaks."""
     end = content_end(source, node)
     value = node.value.rstrip("\n")
@@ -209,13 +209,13 @@ def plain_start(source: Source, node: ScalarNode) -> int | None:
     return start if start >= int(node.start_mark.index) and source.text[start:end] == value else None
 
 
-def span_of(source: Source, node: ScalarNode) -> tuple[int, int]:
+def span_of(source: SourceFile, node: ScalarNode) -> tuple[int, int]:
     """Where a scalar's content stands; with its quotes and properties where it can't be told apart from them."""
     start = plain_start(source, node)
     return (int(node.start_mark.index) if start is None else start, content_end(source, node))
 
 
-def literal_offsets(source: Source, node: ScalarNode) -> list[int] | None:
+def literal_offsets(source: SourceFile, node: ScalarNode) -> list[int] | None:
     """Where each character of a literal block (`|`) stands in the text; None of any other scalar."""
     if node.style != "|":
         return None
@@ -237,12 +237,12 @@ def literal_offsets(source: Source, node: ScalarNode) -> list[int] | None:
     return offsets if meant.startswith(node.value) else None
 
 
-def is_template(source: Source, node: Node) -> bool:
+def is_template(source: SourceFile, node: Node) -> bool:
     """Whether a value is what YAML makes of an unquoted `{{ .Values.image }}`."""
     return isinstance(node, MappingNode) and source.text.startswith("{{", int(node.start_mark.index))
 
 
-def _unreadable(source: Source, error: yaml.YAMLError) -> Unreadable:
+def _unreadable(source: SourceFile, error: yaml.YAMLError) -> Unreadable:
     template = source.text.find("{{")
     if template >= 0:
         line = source.line(template)

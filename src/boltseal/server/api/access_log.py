@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
-from boltseal.server.storage.metrics import RunFolder, Totals
+from boltseal.server.storage.metrics import RequestMetrics, RunFolder
 
 if TYPE_CHECKING:
-    from boltseal.server.api.request import Call
-    from boltseal.server.api.responses import Answer
+    from boltseal.server.api.request import Request
+    from boltseal.server.api.responses import Response
 
 LINES_EVERY_S: Final = 0.2
 SAVED_EVERY_S: Final = 1.0
@@ -37,7 +37,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _log = structlog.get_logger(__name__)
 
 
-class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class AccessLogLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One request in the access log, its fields in the order in which they are written.
 
     `time_ns`: since the epoch. `path`: as sent, so anything may stand in it. `ms`: milliseconds to the answer.
@@ -57,18 +57,18 @@ class Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     asked: str = ""
 
 
-Write = Callable[[Sequence[Line]], None]
+Write = Callable[[Sequence[AccessLogLine]], None]
 
 
-class Observer:
+class RequestLog:
     """Notes requests. `write`: where lines go, None without an access log. `run`: where other workers' sums are."""
 
     def __init__(self, write: Write | None = None, run: RunFolder | None = None) -> None:
-        self.totals = Totals()
+        self.totals = RequestMetrics()
         self.lines_wanted = True
         self._write = write
         self._run = run
-        self._waiting: list[Line] = []
+        self._waiting: list[AccessLogLine] = []
         self._lost = 0
         self._prefix = os.urandom(5).hex()
         self._count = 0
@@ -78,7 +78,7 @@ class Observer:
         self._count += 1
         return f"{self._prefix}-{self._count:x}"
 
-    def note(self, call: Call, answer: Answer | None, started: float) -> None:
+    def note(self, call: Request, answer: Response | None, started: float) -> None:
         """One request has been answered, or its client left (None). `started`: by `time.perf_counter`."""
         seconds = time.perf_counter() - started
         scope = call.scope
@@ -102,11 +102,13 @@ class Observer:
         address, path = client[0] if client else "", raw[:1024].decode("latin-1")
         now, actor, ms = time.time_ns(), call.actor.name, round(seconds * 1000, 2)
         asked = call.asked[:MOST_ASKED]
-        self._waiting.append(Line(now, call.id, address, actor, method, path, status, bytes_in, bytes_out, ms, asked))
+        self._waiting.append(
+            AccessLogLine(now, call.id, address, actor, method, path, status, bytes_in, bytes_out, ms, asked)
+        )
 
-    def all_totals(self) -> Totals:
+    def all_totals(self) -> RequestMetrics:
         """The sums of this process and of every other of this server."""
-        found = Totals()
+        found = RequestMetrics()
         found.add(self.totals)
         if self._run is not None:
             found.add(self._run.others())
@@ -135,11 +137,11 @@ class Observer:
                 saved = time.monotonic()
                 await asyncio.to_thread(self._save)
 
-    def _take(self) -> list[Line]:
+    def _take(self) -> list[AccessLogLine]:
         lines, self._waiting = self._waiting, []
         return lines
 
-    def _flush(self, lines: Sequence[Line]) -> None:
+    def _flush(self, lines: Sequence[AccessLogLine]) -> None:
         if self._write is not None and lines:
             with contextlib.suppress(OSError):  # a log that went away must not end the server
                 self._write(lines)
@@ -153,7 +155,7 @@ class Observer:
                 self._run.save(self.totals)
 
 
-def _length(answer: Answer) -> int:
+def _length(answer: Response) -> int:
     for name, value in answer.headers:
         if name == b"content-length":
             return int(value)

@@ -22,16 +22,16 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
 from boltseal.server.api import responses
 from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
-from boltseal.server.api.http_application import Shell, shown
+from boltseal.server.api.http_application import HttpApplication, shown
 from boltseal.server.api.records import json_body
-from boltseal.server.api.responses import Answer, Headers
+from boltseal.server.api.responses import Headers, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from boltseal.server.api.access_log import Observer
-    from boltseal.server.api.auth import Gate
-    from boltseal.server.api.request import Call
+    from boltseal.server.api.access_log import RequestLog
+    from boltseal.server.api.auth import RequestAuth
+    from boltseal.server.api.request import Request
     from boltseal.server.registry.observations import Observations
 
 PREFIX: Final = "/api/v1/"
@@ -50,22 +50,22 @@ class _Accept(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class AdminApi(Shell):
+class AdminApi(HttpApplication):
     """The endpoints. `read_only`: why nothing may be changed now, or None."""
 
     def __init__(
-        self, observer: Observer, observations: Observations, gate: Gate, read_only: Callable[[], str | None]
+        self, observer: RequestLog, observations: Observations, gate: RequestAuth, read_only: Callable[[], str | None]
     ) -> None:
         super().__init__(observer)
         self._observations = observations
         self._gate = gate
         self._read_only = read_only
 
-    def _extra(self, _: Call, error: BoltsealError) -> Headers:
+    def _extra(self, _: Request, error: BoltsealError) -> Headers:
         basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Request) -> Response:
         call.route = "Admin"
         if call.scope["path"] != f"{PREFIX}accept" or b"%" in call.scope["raw_path"]:
             raise RouteUnknown(f"{quote(shown(call.scope))} is nothing this registry has")

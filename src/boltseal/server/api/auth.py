@@ -27,26 +27,26 @@ from boltseal.errors import Denied, Unauthenticated, quote
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Action
 from boltseal.server.api.paths import (
-    BlobAt,
-    Catalog,
-    Discover,
-    History,
-    ManifestAt,
-    Observed,
-    RecordsAt,
-    Referrers,
-    TagHistory,
-    Tags,
+    BlobTarget,
+    CatalogTarget,
+    DiscoverTarget,
+    HistoryTarget,
+    ManifestTarget,
+    ObservationsTarget,
+    RecordsTarget,
+    ReferrersTarget,
+    TagHistoryTarget,
+    TagListTarget,
     Target,
-    UploadAt,
-    Uploads,
+    UploadsTarget,
+    UploadTarget,
 )
 from boltseal.server.auth.access import NOBODY, Access, Caller, LoginNeeded
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.tokens import CATALOG_SCOPE
 
 if TYPE_CHECKING:
-    from boltseal.server.api.request import Call
+    from boltseal.server.api.request import Request
     from boltseal.server.api.responses import Headers
     from boltseal.server.storage.users import Users
 
@@ -55,16 +55,16 @@ REMEMBERED_MOST: Final = 4096
 MAX_HEADER_BYTES: Final = 20 * 1024
 
 _IN_REPOSITORY: Final = (
-    Tags,
-    ManifestAt,
-    Referrers,
-    BlobAt,
-    Uploads,
-    UploadAt,
-    TagHistory,
-    History,
-    RecordsAt,
-    Observed,
+    TagListTarget,
+    ManifestTarget,
+    ReferrersTarget,
+    BlobTarget,
+    UploadsTarget,
+    UploadTarget,
+    TagHistoryTarget,
+    HistoryTarget,
+    RecordsTarget,
+    ObservationsTarget,
 )
 _READS: Final = frozenset({"GET", "HEAD"})
 
@@ -86,7 +86,7 @@ class HostRefused(Denied):
     """A registry that everybody on this machine may write to was asked by a name that is not this machine's."""
 
 
-class Gate:
+class RequestAuth:
     """Stands before every route. `realm`: the absolute address of our token service, None where it can't be told.
 
     `open_to`: the host names by which a registry without users may be asked, None for any. On loopback it may be asked
@@ -101,7 +101,7 @@ class Gate:
         self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
         self._admitted: OrderedDict[tuple[bytes, str, Action], _Admitted] = OrderedDict()
 
-    async def admit(self, call: Call, target: Target) -> Actor:
+    async def admit(self, call: Request, target: Target) -> Actor:
         """Who acts, if they may. LoginNeeded, RightMissing, LoginWrong, TokenInvalid, ..."""
         if isinstance(target, _IN_REPOSITORY):
             return await self._admit_to(call, target.repository, _action(call.method, target))
@@ -109,19 +109,19 @@ class Gate:
             return ANONYMOUS
         caller = call.caller
         match target:
-            case Discover(repository=None):
+            case DiscoverTarget(repository=None):
                 return self.access.check_any(caller)
-            case Discover(repository=Repository() as repository):
+            case DiscoverTarget(repository=Repository() as repository):
                 return self.access.check(caller, repository, Action.PULL)
             case _:
-                catalog = isinstance(target, Catalog)
+                catalog = isinstance(target, CatalogTarget)
                 if call.header(b"authorization") is None and self._realm is not None:
                     # What a client asks first, to learn how to log in; nobody may be told that there is no need to.
                     scope = CATALOG_SCOPE if catalog else ""
                     raise LoginNeeded("this registry tells callers apart: ask its token service first", scope)
                 return self.access.check_catalog(caller) if catalog else self.access.check_any(caller)
 
-    async def _admit_to(self, call: Call, repository: Repository, action: Action) -> Actor:
+    async def _admit_to(self, call: Request, repository: Repository, action: Action) -> Actor:
         """Who acts in a repository: as before, while all that it rests on is as before."""
         authorization = call.header(b"authorization")
         users = self.access.users()
@@ -140,22 +140,22 @@ class Gate:
             self._admitted.popitem(last=False)
         return actor
 
-    async def admit_any(self, call: Call) -> None:
+    async def admit_any(self, call: Request) -> None:
         """Lets anybody known pass, for what names no repository. LoginNeeded, ..."""
         if await self._known_caller(call):
             call.actor = self.access.check_any(call.caller)
 
-    async def admit_to_entries(self, call: Call) -> None:
+    async def admit_to_entries(self, call: Request) -> None:
         """Lets those pass who may read the ledger's entries, of whatever repository. LoginNeeded, RightMissing, ..."""
         if await self._known_caller(call):
             call.actor = self.access.check_entries(call.caller)
 
-    async def admit_to_entry(self, call: Call, index: int, repository: Repository) -> None:
+    async def admit_to_entry(self, call: Request, index: int, repository: Repository) -> None:
         """Lets those pass who may pull from the repository that an entry is about. LoginNeeded, RightMissing, ..."""
         if await self._known_caller(call):
             call.actor = self.access.check_entry(call.caller, index, repository)
 
-    async def _known_caller(self, call: Call) -> bool:
+    async def _known_caller(self, call: Request) -> bool:
         """Whether callers are told apart; then who this one is. HostRefused, AuthorizationInvalid, ..."""
         authorization = call.header(b"authorization")
         if authorization is None and not self.access.required():
@@ -164,7 +164,7 @@ class Gate:
         call.caller = await self.recognise(call, authorization)
         return True
 
-    def refuse_other_hosts(self, call: Call) -> None:
+    def refuse_other_hosts(self, call: Request) -> None:
         """On loopback without users, only who asks this machine by a name of its own. HostRefused."""
         if self._open_to is None:
             return
@@ -176,11 +176,11 @@ class Gate:
                 "localhost, or set public_url"
             )
 
-    async def recognise(self, call: Call, authorization: str | None) -> Caller:
+    async def recognise(self, call: Request, authorization: str | None) -> Caller:
         """Who the request says it is from, proven. AuthorizationInvalid, LoginWrong, TokenInvalid, ..."""
         return (await self._recognised(call, authorization))[0]
 
-    async def _recognised(self, call: Call, authorization: str | None) -> tuple[Caller, float]:
+    async def _recognised(self, call: Request, authorization: str | None) -> tuple[Caller, float]:
         """The same, and until when it may be believed without proof while the users are the same (monotonic seconds)."""
         now_s = time.monotonic()
         if authorization is None or not self.access.required():
@@ -202,11 +202,11 @@ class Gate:
     def _mark(self, authorization: str) -> bytes:
         return hashlib.blake2b(authorization.encode("latin-1"), key=self._secret, digest_size=16).digest()
 
-    def may_pull(self, call: Call, repository: Repository) -> bool:
+    def may_pull(self, call: Request, repository: Repository) -> bool:
         """Whether the request's sender may pull there, for what concerns other repositories than the asked one."""
         return Action.PULL in self.access.allowed(call.caller, repository)
 
-    def may_list(self, call: Call, repository: Repository) -> bool:
+    def may_list(self, call: Request, repository: Repository) -> bool:
         """Whether the catalog names a repository to the request's sender."""
         return self.access.may_list(call.caller, repository)
 
@@ -221,7 +221,7 @@ class Gate:
                 text += ',error="insufficient_scope"'
         return ((b"www-authenticate", text.encode("latin-1")),)
 
-    async def _prove(self, call: Call, authorization: str) -> tuple[Caller, float | None]:
+    async def _prove(self, call: Request, authorization: str) -> tuple[Caller, float | None]:
         """The caller, and how long what proves it lives by itself (seconds)."""
         scheme, _, rest = authorization.partition(" ")
         match scheme.lower():
@@ -237,7 +237,7 @@ class Gate:
 
 
 def _action(method: str, target: Target) -> Action:
-    if isinstance(target, Uploads | UploadAt):
+    if isinstance(target, UploadsTarget | UploadTarget):
         return Action.PUSH
     if method in _READS:
         return Action.PULL

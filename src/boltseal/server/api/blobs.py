@@ -20,10 +20,10 @@ import structlog
 from boltseal.errors import ErrorCode, NotFound
 from boltseal.server.api import caching, responses
 from boltseal.server.api.conditional_requests import not_modified, range_applies
-from boltseal.server.api.paths import BlobAt
+from boltseal.server.api.paths import BlobTarget
 from boltseal.server.api.ranges import ByteRange, parse_range
-from boltseal.server.api.request import Call
-from boltseal.server.api.responses import Answer, FileAnswer, Headers, stream
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import FileResponse, Headers, Response, stream
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.registry.deletes import Deletes
 from boltseal.server.registry.models import BlobAnswer
@@ -49,7 +49,7 @@ class BytesLost(NotFound):
 
 
 class BlobRoutes:
-    """The handlers of `BlobAt`."""
+    """The handlers of `BlobTarget`."""
 
     def __init__(self, pulls: Pulls, deletes: Deletes, settings: ApiSettings) -> None:
         self._pulls = pulls
@@ -58,43 +58,43 @@ class BlobRoutes:
         self._headers = lru_cache(_HEADER_LISTS)(self._build_headers)
         self._small = _Recent(SMALL_CACHE_BYTES)
 
-    async def get(self, call: Call, at: BlobAt) -> Answer:
+    async def get(self, call: Request, at: BlobTarget) -> Response:
         """The blob or a range of it; 304 to a reader whose `If-None-Match` says that it has it."""
         found = await self._pulls.blob(at.repository, at.digest)
         digest = str(found.digest)
         whole, about = self._headers(digest, found.size)
         known = call.header(b"if-none-match")
         if known is not None and not_modified(known, digest):
-            return Answer(304, about)
+            return Response(304, about)
         small = self._small.get(digest)
         if small is None:
             _check_bytes(found)
         if call.method == "HEAD":
-            return Answer(200, whole)
+            return Response(200, whole)
         asked = call.header(b"range")
         if asked is not None and range_applies(call.header(b"if-range"), digest):
             part = parse_range(asked, found.size)
             if part is not None:
                 return await self._part(found, part, about)
         if small is not None:
-            return Answer(200, whole, small)
+            return Response(200, whole, small)
         if found.size <= SMALL_BYTES:
-            return Answer(200, whole, await self._remember(found, digest))
+            return Response(200, whole, await self._remember(found, digest))
         if found.path is not None and "http.response.pathsend" in call.scope.get("extensions", ()):
-            return FileAnswer(200, whole, found.path)
+            return FileResponse(200, whole, found.path)
         return await stream(200, whole, self._pulls.read_blob(found.digest, 0, found.size), found.size)
 
-    async def arriving(self, size: int, digest: str, pieces: AsyncIterator[bytes]) -> Answer:
+    async def arriving(self, size: int, digest: str, pieces: AsyncIterator[bytes]) -> Response:
         """The answer that a blob is whose bytes are still on their way, and not proven before the last of them."""
         whole, _ = self._headers(digest, size)
         return await stream(200, whole, pieces, size)
 
-    async def delete(self, call: Call, at: BlobAt) -> Answer:
+    async def delete(self, call: Request, at: BlobTarget) -> Response:
         """Takes the blob from this repository, unless a seal protects it (405)."""
         await self._deletes.blob(at.repository, at.digest, call.actor)
-        return Answer(202, responses.EMPTY)
+        return Response(202, responses.EMPTY)
 
-    async def _part(self, found: BlobAnswer, part: ByteRange, about: Headers) -> Answer:
+    async def _part(self, found: BlobAnswer, part: ByteRange, about: Headers) -> Response:
         place = responses.headers(
             [("content-length", str(part.length)), ("content-range", part.content_range(found.size))]
         )

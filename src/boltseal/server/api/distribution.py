@@ -14,44 +14,44 @@ from typing import Any, Final, TypeAlias
 from boltseal.errors import BoltsealError, SealedDelete, Unauthenticated, quote
 from boltseal.oci.reference import NameInvalid, Repository, TagInvalid
 from boltseal.policy.upstreams import UpstreamTerms
-from boltseal.server.api.access_log import Observer
-from boltseal.server.api.auth import Gate
+from boltseal.server.api.access_log import RequestLog
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.blobs import BlobRoutes
 from boltseal.server.api.errors import MethodNotAllowed, NoSuchTag, RouteUnknown
 from boltseal.server.api.history import HistoryRoutes
-from boltseal.server.api.http_application import READS, Shell, raw_path, shown
+from boltseal.server.api.http_application import READS, HttpApplication, raw_path, shown
 from boltseal.server.api.listings import ListingRoutes
 from boltseal.server.api.locations import Locations
 from boltseal.server.api.manifests import ManifestRoutes
 from boltseal.server.api.mirror import MirroredRoutes
 from boltseal.server.api.paths import (
-    Base,
-    BlobAt,
-    Catalog,
-    Discover,
-    History,
-    ManifestAt,
-    Observed,
-    RecordsAt,
-    Referrers,
-    TagHistory,
-    Tags,
+    BaseTarget,
+    BlobTarget,
+    CatalogTarget,
+    DiscoverTarget,
+    HistoryTarget,
+    ManifestTarget,
+    ObservationsTarget,
+    RecordsTarget,
+    ReferrersTarget,
+    TagHistoryTarget,
+    TagListTarget,
     Target,
-    UploadAt,
-    Uploads,
+    UploadsTarget,
+    UploadTarget,
     parse_path,
 )
-from boltseal.server.api.push_proxy import GatedRoutes
+from boltseal.server.api.push_proxy import PushProxyRoutes
 from boltseal.server.api.records import RecordRoutes
-from boltseal.server.api.request import Call
-from boltseal.server.api.responses import Answer, Headers
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.uploads import UploadRoutes
 from boltseal.server.mirror.cache import Mirror
-from boltseal.server.mirror.push_proxy import PushGate
+from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry import Registry
 
-Handler: TypeAlias = Callable[[Call, Any], Awaitable[Answer]]
+Handler: TypeAlias = Callable[[Request, Any], Awaitable[Response]]
 Table: TypeAlias = Mapping[type[Target], Mapping[str, Handler]]
 
 _PATHS_KEPT: Final = 8192
@@ -69,19 +69,19 @@ class _Place:
     upstream: UpstreamTerms | None = None
 
 
-class DistributionApi(Shell):
+class DistributionApi(HttpApplication):
     """The registry over HTTP, OCI distribution-spec 1.1.1 and what its main branch adds. Not for lifespan events."""
 
     def __init__(
         self,
         registry: Registry,
         settings: ApiSettings,
-        gate: Gate,
-        observer: Observer | None = None,
+        gate: RequestAuth,
+        observer: RequestLog | None = None,
         mirror: Mirror | None = None,
-        push_gate: PushGate | None = None,
+        push_gate: PushProxy | None = None,
     ) -> None:
-        super().__init__(observer or Observer(), settings.body)
+        super().__init__(observer or RequestLog(), settings.body)
         self._leads = settings.leads
         self._pulls = registry.pulls
         locations = Locations(settings.public_url)
@@ -90,7 +90,7 @@ class DistributionApi(Shell):
         self._read_only = settings.read_only
         self._place = lru_cache(_PATHS_KEPT)(self._look_at)
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Request) -> Response:
         scope = call.scope
         place = self._place(raw_path(scope))
         if place is None:
@@ -123,7 +123,7 @@ class DistributionApi(Shell):
         target = parse_path(path)
         if target is None:
             return None
-        if isinstance(target, Base | Catalog) or target.repository is None:
+        if isinstance(target, BaseTarget | CatalogTarget) or target.repository is None:
             return _Place(target, target)
         try:
             lead = self._leads.by_name(target.repository)
@@ -131,11 +131,11 @@ class DistributionApi(Shell):
             lead = None  # said by `_led`, unless the query leads it elsewhere
         return _Place(target) if lead is None else _Place(target, _about(target, lead.repository), lead.upstream)
 
-    def _led(self, call: Call, target: Target) -> Target:
+    def _led(self, call: Request, target: Target) -> Target:
         """What a request is about once its name has led where it leads. NamespaceUnknown, NamespaceRefused, MirrorOnly."""
         writes = call.method not in READS
         namespace = call.query.one("ns")
-        if isinstance(target, Base | Catalog) or target.repository is None:
+        if isinstance(target, BaseTarget | CatalogTarget) or target.repository is None:
             self._leads.check_namespace(namespace, writes=writes)
             return target
         lead = self._leads.lead(
@@ -148,18 +148,18 @@ class DistributionApi(Shell):
         call.upstream = lead.upstream
         return _about(target, lead.repository)
 
-    def _refusal(self, call: Call, error: BoltsealError) -> Answer:
+    def _refusal(self, call: Request, error: BoltsealError) -> Response:
         if isinstance(error, TagInvalid) and call.method in READS:
             # The spec has 404 for a manifest that can't be found, also under a name that no push could have given.
             error = NoSuchTag(f"there is no such manifest: {error.message}")
         return super()._refusal(call, error)
 
-    def _extra(self, call: Call, error: BoltsealError) -> Headers:
+    def _extra(self, call: Request, error: BoltsealError) -> Headers:
         if isinstance(error, SealedDelete):
             return self._allow(call)
         return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
 
-    def _allow(self, call: Call) -> Headers:
+    def _allow(self, call: Request) -> Headers:
         """What is possible where a delete is not."""
         place = self._place(raw_path(call.scope))
         methods: Mapping[str, Handler] = {} if place is None else self._table[type(place.target)]
@@ -170,9 +170,9 @@ def _tables(
     registry: Registry,
     settings: ApiSettings,
     locations: Locations,
-    gate: Gate,
+    gate: RequestAuth,
     mirror: Mirror | None,
-    push_gate: PushGate | None,
+    push_gate: PushProxy | None,
 ) -> tuple[Table, Mapping[type[Target], Handler], Mapping[tuple[type[Target], str], Handler]]:
     """Every route of the API, and what reads of, and pushes to, upstreams' repositories go to instead.
 
@@ -185,19 +185,19 @@ def _tables(
     history = HistoryRoutes(registry.ledger, registry.observed)
     records = RecordRoutes(registry.records, registry.ledger)
     table: Table = {
-        Base: {"GET": listings.base},
-        Catalog: {"GET": listings.catalog},
-        Tags: {"GET": listings.tags},
-        Referrers: {"GET": listings.referrers},
-        ManifestAt: {"GET": manifests.get, "PUT": manifests.put, "DELETE": manifests.delete},
-        BlobAt: {"GET": blobs.get, "DELETE": blobs.delete},
-        Uploads: {"POST": uploads.start},
-        Discover: {"GET": history.discover},
-        TagHistory: {"GET": history.tag_history},
-        History: {"GET": history.history},
-        Observed: {"GET": history.observed},
-        RecordsAt: {"GET": records.listed, "POST": records.add},
-        UploadAt: {
+        BaseTarget: {"GET": listings.base},
+        CatalogTarget: {"GET": listings.catalog},
+        TagListTarget: {"GET": listings.tags},
+        ReferrersTarget: {"GET": listings.referrers},
+        ManifestTarget: {"GET": manifests.get, "PUT": manifests.put, "DELETE": manifests.delete},
+        BlobTarget: {"GET": blobs.get, "DELETE": blobs.delete},
+        UploadsTarget: {"POST": uploads.start},
+        DiscoverTarget: {"GET": history.discover},
+        TagHistoryTarget: {"GET": history.tag_history},
+        HistoryTarget: {"GET": history.history},
+        ObservationsTarget: {"GET": history.observed},
+        RecordsTarget: {"GET": records.listed, "POST": records.add},
+        UploadTarget: {
             "GET": uploads.status,
             "PATCH": uploads.append,
             "PUT": uploads.finish,
@@ -207,29 +207,29 @@ def _tables(
     if mirror is None or push_gate is None:
         return table, {}, {}
     mirrored = MirroredRoutes(mirror, manifests, blobs)
-    gated = GatedRoutes(mirror, push_gate, manifests, uploads)
+    gated = PushProxyRoutes(mirror, push_gate, manifests, uploads)
     reads: dict[type[Target], Handler] = {
-        ManifestAt: mirrored.manifest,
-        BlobAt: mirrored.blob,
-        Tags: mirrored.tags,
-        Referrers: mirrored.referrers,
+        ManifestTarget: mirrored.manifest,
+        BlobTarget: mirrored.blob,
+        TagListTarget: mirrored.tags,
+        ReferrersTarget: mirrored.referrers,
     }
     pushes: dict[tuple[type[Target], str], Handler] = {
-        (ManifestAt, "PUT"): gated.put,
-        (Uploads, "POST"): gated.start,
-        (UploadAt, "PUT"): gated.finish,
+        (ManifestTarget, "PUT"): gated.put,
+        (UploadsTarget, "POST"): gated.start,
+        (UploadTarget, "PUT"): gated.finish,
     }
     return table, reads, pushes
 
 
 def _about(target: Target, repository: Repository) -> Target:
     """The same place in another repository."""
-    if isinstance(target, Base | Catalog) or repository == target.repository:
+    if isinstance(target, BaseTarget | CatalogTarget) or repository == target.repository:
         return target
     return replace(target, repository=repository)
 
 
-def _namespaced(call: Call, answer: Answer) -> Answer:
+def _namespaced(call: Request, answer: Response) -> Response:
     """Says whose names the answer is about, where the request said so ("Registry Proxying" in the spec)."""
     namespace = call.query.one("ns") if call.scope["query_string"] else None
     if namespace is not None and call.upstream is not None:

@@ -20,18 +20,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import quote
-from boltseal.ledger.entry import MAX_TIME_US, Kind, format_time
+from boltseal.ledger.entry import MAX_TIME_US, EntryKind, format_time
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.server.api import responses
 from boltseal.server.api.query import QueryInvalid, link_next
-from boltseal.server.api.responses import Answer
+from boltseal.server.api.responses import Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from boltseal.server.api.paths import Discover, History, Observed, TagHistory
-    from boltseal.server.api.request import Call
+    from boltseal.server.api.paths import DiscoverTarget, HistoryTarget, ObservationsTarget, TagHistoryTarget
+    from boltseal.server.api.request import Request
     from boltseal.server.registry.ledger import EntryPage, EventPage, Ledger, TagEvent
 
 MAX_PAGE: Final = 1000
@@ -49,13 +49,13 @@ _is_moment = re.compile(
 
 
 class HistoryRoutes:
-    """The handlers of `Discover`, `TagHistory`, `History` and `Observed`."""
+    """The handlers of `Discover`, `TagHistoryTarget`, `History` and `Observed`."""
 
     def __init__(self, ledger: Ledger, observed: Ledger) -> None:
         self._ledger = ledger
         self._observed = observed
 
-    async def discover(self, _: Call, at: Discover) -> Answer:
+    async def discover(self, _: Request, at: DiscoverTarget) -> Response:
         """Which extensions this registry, or one of its repositories, has."""
         name = "<name>" if at.repository is None else str(at.repository)
         oci = {
@@ -82,7 +82,7 @@ class HistoryRoutes:
         }
         return responses.whole(_json({"extensions": [oci, own]}))
 
-    async def tag_history(self, call: Call, at: TagHistory) -> Answer:
+    async def tag_history(self, call: Request, at: TagHistoryTarget) -> Response:
         """What a tag meant, the newest first; of a mirrored one that was never pushed here, what it was served as."""
         n = min(call.query.page_size(), MAX_PAGE)
         before, since, digest = (call.query.one(name) for name in ("before", "since", "digest"))
@@ -106,7 +106,7 @@ class HistoryRoutes:
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(one) for one in page.events]}
         return responses.whole(_json(index), OCI_INDEX, extra=extra)
 
-    async def history(self, call: Call, at: History) -> Answer:
+    async def history(self, call: Request, at: HistoryTarget) -> Response:
         """The entries about a repository or one of its tags, the oldest first; of all kinds, or of those asked for."""
         n, after = asked_page(call)
         kinds = call.query.one("kinds")
@@ -114,7 +114,7 @@ class HistoryRoutes:
         path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
         return entries_answer(page, path, n, {} if kinds is None else {"kinds": kinds})
 
-    async def observed(self, call: Call, at: Observed) -> Answer:
+    async def observed(self, call: Request, at: ObservationsTarget) -> Response:
         """The same of what a mirrored repository's tags were seen to mean."""
         n, after = asked_page(call)
         page = await self._observed.history(at.repository, at.tag, after=after, n=n)
@@ -122,13 +122,13 @@ class HistoryRoutes:
         return entries_answer(page, path, n)
 
 
-def asked_page(call: Call) -> tuple[int, int]:
+def asked_page(call: Request) -> tuple[int, int]:
     """How many entries are asked for, and behind which index. QueryInvalid."""
     after = call.query.one("after")
     return min(call.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
 
 
-def entries_answer(page: EntryPage, path: str, n: int, kept: Mapping[str, str] | None = None) -> Answer:
+def entries_answer(page: EntryPage, path: str, n: int, kept: Mapping[str, str] | None = None) -> Response:
     """Entries as they stand, and where more of them are. `kept`: further parameters of the next page."""
     entries = [{"index": index, "line": line.decode()} for index, line in page.entries]
     extra = []
@@ -177,12 +177,12 @@ def _digest(text: str | None) -> Digest | None:
         raise QueryInvalid(f"digest: {error.message}") from error
 
 
-def _kinds(text: str | None) -> frozenset[Kind] | None:
+def _kinds(text: str | None) -> frozenset[EntryKind] | None:
     """The kinds of entries that are asked for, None for all of them. QueryInvalid."""
     if text is None:
         return None
     try:
-        return frozenset(Kind(one) for one in text.split(","))
+        return frozenset(EntryKind(one) for one in text.split(","))
     except ValueError as error:
         raise QueryInvalid(
             f"kinds is {quote(text)}; expected kinds of entries such as tag.moved, with commas between"

@@ -15,30 +15,30 @@ import structlog
 
 from boltseal.errors import BoltsealError, ErrorCode
 from boltseal.server.api.errors import ClientGone
-from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits, Call
-from boltseal.server.api.responses import Answer, Headers, failure, refusal
+from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits, Request
+from boltseal.server.api.responses import Headers, Response, failure, refusal
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from boltseal.server.api.access_log import Observer
+    from boltseal.server.api.access_log import RequestLog
 
 READS: Final = frozenset({"GET", "HEAD"})
 
 _log = structlog.get_logger(__name__)
 
 
-class Shell(ABC):
+class HttpApplication(ABC):
     """An ASGI application for requests alone, not for lifespan events. `limits`: how slowly bodies may come."""
 
-    def __init__(self, observer: Observer, limits: BodyLimits = DEFAULT_LIMITS) -> None:
+    def __init__(self, observer: RequestLog, limits: BodyLimits = DEFAULT_LIMITS) -> None:
         self._observer = observer
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         started = perf_counter()
-        call = Call(scope, receive, self._observer.next_id(), self._limits)
+        call = Request(scope, receive, self._observer.next_id(), self._limits)
         try:
             answer = await self._answer(call)
         except BoltsealError as error:
@@ -60,14 +60,14 @@ class Shell(ABC):
         self._observer.note(call, answer, started)
 
     @abstractmethod
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Request) -> Response:
         """The answer to a request. BoltsealError, ClientGone."""
 
     @abstractmethod
-    def _extra(self, call: Call, error: BoltsealError) -> Headers:
+    def _extra(self, call: Request, error: BoltsealError) -> Headers:
         """What a refusal has in its headers besides what its error brings along: a challenge, say."""
 
-    def _refusal(self, call: Call, error: BoltsealError) -> Answer:
+    def _refusal(self, call: Request, error: BoltsealError) -> Response:
         """The answer that an error is."""
         self._observer.totals.refusal(type(error).__name__)
         answer = refusal(error, self._extra(call, error))
@@ -89,7 +89,7 @@ def shown(scope: Scope) -> str:
     return raw_path(scope).decode("ascii", "backslashreplace")
 
 
-def _defect(call: Call) -> Answer:
+def _defect(call: Request) -> Response:
     """The answer to a request that found a defect of ours. Called where the exception is being handled."""
     _log.exception("defect", request_id=call.id, method=call.method, path=shown(call.scope))
     message = f"this registry failed on the request; its log has the reason under {call.id}"

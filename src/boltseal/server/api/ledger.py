@@ -24,13 +24,13 @@ from boltseal.ledger.tiles import WIDTH, BundleId, TileInvalid, parse_path
 from boltseal.oci.reference import Repository
 from boltseal.server.api import caching, responses
 from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
-from boltseal.server.api.http_application import READS, Shell
-from boltseal.server.api.responses import Answer, Headers
+from boltseal.server.api.http_application import READS, HttpApplication
+from boltseal.server.api.responses import Headers, Response
 
 if TYPE_CHECKING:
-    from boltseal.server.api.access_log import Observer
-    from boltseal.server.api.auth import Gate
-    from boltseal.server.api.request import Call
+    from boltseal.server.api.access_log import RequestLog
+    from boltseal.server.api.auth import RequestAuth
+    from boltseal.server.api.request import Request
     from boltseal.server.registry.ledger import Ledger
 
 PREFIX: Final = "/ledger/"
@@ -39,22 +39,24 @@ _IMMUTABLE: Final = "max-age=31536000, immutable"
 _MAX_DIGITS: Final = 18
 
 
-class LedgerApi(Shell):
+class LedgerApi(HttpApplication):
     """The endpoints of one log, below `prefix`. `public`: head, hashes and rotations are for everybody."""
 
-    def __init__(self, observer: Observer, ledger: Ledger, gate: Gate, *, public: bool, prefix: str = PREFIX) -> None:
+    def __init__(
+        self, observer: RequestLog, ledger: Ledger, gate: RequestAuth, *, public: bool, prefix: str = PREFIX
+    ) -> None:
         super().__init__(observer)
         self._prefix = prefix
         self._ledger = ledger
         self._gate = gate
         self._public = public
 
-    def _extra(self, _: Call, error: BoltsealError) -> Headers:
+    def _extra(self, _: Request, error: BoltsealError) -> Headers:
         # Basic, since the right to the ledger is of no repository and so in no token.
         basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Request) -> Response:
         call.route = "Ledger"
         path: str = call.scope["path"].removeprefix(self._prefix)
         if b"%" in call.scope["raw_path"]:
@@ -73,11 +75,11 @@ class LedgerApi(Shell):
             return await self._receipt(call, int(rest))
         return await self._tile(call, path)
 
-    async def _admit(self, call: Call) -> None:
+    async def _admit(self, call: Request) -> None:
         if not self._public:
             await self._gate.admit_any(call)
 
-    async def _tile(self, call: Call, path: str) -> Answer:
+    async def _tile(self, call: Request, path: str) -> Response:
         try:
             at = parse_path(path)
         except TileInvalid as error:
@@ -94,7 +96,7 @@ class LedgerApi(Shell):
             cache_control=lasting if at.width == WIDTH else caching.NO_STORE,
         )
 
-    async def _receipt(self, call: Call, index: int) -> Answer:
+    async def _receipt(self, call: Request, index: int) -> Response:
         await self._gate.admit_any(call)
         entry = await self._ledger.entry(index)
         if entry.repository:

@@ -16,11 +16,11 @@ from boltseal.oci.manifest import format_index
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.api import responses
-from boltseal.server.api.auth import Gate
-from boltseal.server.api.paths import Base, Catalog, Referrers, Tags
+from boltseal.server.api.auth import RequestAuth
+from boltseal.server.api.paths import BaseTarget, CatalogTarget, ReferrersTarget, TagListTarget
 from boltseal.server.api.query import link_next
-from boltseal.server.api.request import Call
-from boltseal.server.api.responses import Answer
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Response
 from boltseal.server.registry.models import Page, ReferrerRow, ReferrersPage
 from boltseal.server.registry.pulls import Pulls
 
@@ -34,26 +34,26 @@ _ROW_BYTES: Final = 300
 class ListingRoutes:
     """The handlers of `Base`, `Catalog`, `Tags` and `Referrers`."""
 
-    def __init__(self, pulls: Pulls, gate: Gate) -> None:
+    def __init__(self, pulls: Pulls, gate: RequestAuth) -> None:
         self._pulls = pulls
         self._gate = gate
 
-    async def base(self, call: Call, at: Base) -> Answer:
+    async def base(self, call: Request, at: BaseTarget) -> Response:
         """Yes, this is the API (end-1)."""
         return responses.whole(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
 
-    async def catalog(self, call: Call, at: Catalog) -> Answer:
+    async def catalog(self, call: Request, at: CatalogTarget) -> Response:
         """The repositories that hold something and that the caller may pull."""
         n, last = call.query.page_size(), call.query.one("last")
         page = await self._pulls.catalog(n, last, may_read=lambda name: self._gate.may_list(call, name))
         return _page({"repositories": page.items}, "/v2/_catalog", n, page.items[-1:] if page.more else ())
 
-    async def tags(self, call: Call, at: Tags) -> Answer:
+    async def tags(self, call: Request, at: TagListTarget) -> Response:
         """The tags of a repository."""
         n, last = call.query.page_size(), call.query.one("last")
         return tags_answer(at.repository, await self._pulls.tags(at.repository, n, last), n)
 
-    async def referrers(self, call: Call, at: Referrers) -> Answer:
+    async def referrers(self, call: Request, at: ReferrersTarget) -> Response:
         """What names this digest as its subject, of one artifact type if asked for; an index, empty if need be."""
         n, last = call.query.page_size(), call.query.one("last")
         artifact_type = call.query.one("artifactType") or None
@@ -61,13 +61,13 @@ class ListingRoutes:
         return referrers_answer(at, found, artifact_type, n)
 
 
-def tags_answer(repository: Repository, page: Page[Tag], n: int) -> Answer:
+def tags_answer(repository: Repository, page: Page[Tag], n: int) -> Response:
     """The answer that a page of tags is."""
     path = f"/v2/{repository}/tags/list"
     return _page({"name": repository, "tags": page.items}, path, n, page.items[-1:] if page.more else ())
 
 
-def referrers_answer(at: Referrers, found: ReferrersPage, artifact_type: str | None, n: int) -> Answer:
+def referrers_answer(at: ReferrersTarget, found: ReferrersPage, artifact_type: str | None, n: int) -> Response:
     """The answer that a page of referrers is, or as much of it as fits."""
     page = _fitting(found.rows)
     extra = [] if artifact_type is None else [(b"oci-filters-applied", b"artifactType")]
@@ -94,7 +94,7 @@ def _fitting(rows: Sequence[ReferrerRow]) -> list[ReferrerRow]:
     return page
 
 
-def _page(document: object, path: str, n: int, behind: Iterable[str]) -> Answer:
+def _page(document: object, path: str, n: int, behind: Iterable[str]) -> Response:
     """A page of names; `behind`: the last of them if more follow, else nothing."""
     extra = [(b"link", link_next(path, {"n": str(n), "last": name})) for name in behind if n]
     return responses.whole(json.dumps(document, separators=(",", ":")).encode(), extra=extra)

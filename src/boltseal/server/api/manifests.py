@@ -17,9 +17,9 @@ from boltseal.server.api import caching, responses
 from boltseal.server.api.conditional_requests import not_modified, write_conditions
 from boltseal.server.api.errors import UriTooLong
 from boltseal.server.api.locations import Locations
-from boltseal.server.api.paths import ManifestAt
-from boltseal.server.api.request import Call
-from boltseal.server.api.responses import Answer, Headers
+from boltseal.server.api.paths import ManifestTarget
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.deletes import Deletes
@@ -38,7 +38,7 @@ Publish: TypeAlias = Callable[
 
 
 class ManifestRoutes:
-    """The handlers of `ManifestAt`."""
+    """The handlers of `ManifestTarget`."""
 
     def __init__(
         self, pulls: Pulls, manifests: Manifests, deletes: Deletes, locations: Locations, settings: ApiSettings
@@ -51,20 +51,20 @@ class ManifestRoutes:
         self._anonymous_pull = settings.anonymous_pull
         self._headers = lru_cache(_HEADER_LISTS)(self._build_headers)
 
-    async def get(self, call: Call, at: ManifestAt) -> Answer:
+    async def get(self, call: Request, at: ManifestTarget) -> Response:
         """The manifest; 304 to a reader whose `If-None-Match` says that it has it."""
         return self.answer(call, await self._pulls.manifest(at.repository, at.reference))
 
-    def answer(self, call: Call, found: ManifestAnswer) -> Answer:
+    def answer(self, call: Request, found: ManifestAnswer) -> Response:
         """The answer that a manifest is."""
         digest = str(found.digest)
         whole, unchanged = self._headers(found.media_type, digest, found.size, found.sealed, found.by_digest)
         known = call.header(b"if-none-match")
         if known is not None and not_modified(known, digest):
-            return Answer(304, unchanged)
-        return Answer(200, whole, found.raw)
+            return Response(304, unchanged)
+        return Response(200, whole, found.raw)
 
-    async def put(self, call: Call, at: ManifestAt, publish: Publish | None = None) -> Answer:
+    async def put(self, call: Request, at: ManifestTarget, publish: Publish | None = None) -> Response:
         """Publishes the body under a tag, a digest, or a digest and the tags of the query; all of them or none.
 
         `publish`: who does that; None: this registry by itself.
@@ -75,16 +75,16 @@ class ManifestRoutes:
         published = await (publish or self._manifests.put)(
             at.repository, at.reference, tags, raw, call.header(b"content-type"), conditions, call.actor
         )
-        return Answer(201, self._published(at, published, tags))
+        return Response(201, self._published(at, published, tags))
 
-    async def delete(self, call: Call, at: ManifestAt) -> Answer:
+    async def delete(self, call: Request, at: ManifestTarget) -> Response:
         """Deletes a tag, or a manifest with all its tags, unless a seal protects it (405)."""
         conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
         if isinstance(at.reference, Digest):
             await self._deletes.manifest(at.repository, at.reference, conditions, call.actor)
         else:
             await self._deletes.tag(at.repository, at.reference, conditions, call.actor)
-        return Answer(202, responses.EMPTY)
+        return Response(202, responses.EMPTY)
 
     def _build_headers(
         self, media_type: str, digest: str, size: int, sealed: bool, by_digest: bool
@@ -104,7 +104,7 @@ class ManifestRoutes:
             responses.NOSNIFF,
         ), unchanged
 
-    def _published(self, at: ManifestAt, published: Published, asked: tuple[Tag, ...]) -> Headers:
+    def _published(self, at: ManifestTarget, published: Published, asked: tuple[Tag, ...]) -> Headers:
         digest = str(published.digest)
         pairs = [
             ("location", self._locations.manifest(at.repository, published.digest)),
@@ -121,7 +121,7 @@ class ManifestRoutes:
         return responses.headers(pairs)
 
 
-def _tags(call: Call) -> tuple[Tag, ...]:
+def _tags(call: Request) -> tuple[Tag, ...]:
     """The tags of `?tag=`, each once. TagInvalid, UriTooLong."""
     asked = call.query.all("tag")
     if len(asked) > MAX_TAGS:

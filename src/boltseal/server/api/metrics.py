@@ -19,21 +19,21 @@ from boltseal import __version__
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
 from boltseal.policy.grants import Action
 from boltseal.server.api import responses
-from boltseal.server.api.http_application import Shell
-from boltseal.server.api.responses import Answer, Headers
+from boltseal.server.api.http_application import HttpApplication
+from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.logins import PASSWORD_CHECKS
 from boltseal.server.mirror.blobs import BLOBS_FETCHED
 from boltseal.server.mirror.cache import MANIFESTS_FETCHED, SERVED_WITH_WARNING
 from boltseal.server.mirror.push_proxy import MOUNTED, PASSED_ON
 from boltseal.server.mirror.upstream_tags import HEADS
-from boltseal.server.storage.metrics import LATENCY_BOUNDS_S, Totals
+from boltseal.server.storage.metrics import LATENCY_BOUNDS_S, RequestMetrics
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-    from boltseal.server.api.access_log import Observer
-    from boltseal.server.api.auth import Gate
-    from boltseal.server.api.request import Call
+    from boltseal.server.api.access_log import RequestLog
+    from boltseal.server.api.auth import RequestAuth
+    from boltseal.server.api.request import Request
 
 Gauges = Callable[[], dict[str, tuple[str, float | dict[str, float]]]]
 """Name -> what it means, and its value now, or one for each upstream."""
@@ -56,24 +56,24 @@ class MetricsDenied(Denied):
     """Somebody from elsewhere, who is no admin."""
 
 
-class Metrics(Shell):
+class Metrics(HttpApplication):
     """The endpoint. `gauges`: asked in a thread. `open_to`: "local", "everybody", or "admins" alone."""
 
-    def __init__(self, observer: Observer, gate: Gate, gauges: Gauges, open_to: str) -> None:
+    def __init__(self, observer: RequestLog, gate: RequestAuth, gauges: Gauges, open_to: str) -> None:
         super().__init__(observer)
         self._gate = gate
         self._gauges = gauges
         self._open_to = open_to
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Request) -> Response:
         call.route = "Metrics"
         await self._admit(call)
         return responses.whole(await asyncio.to_thread(self._exposition), CONTENT_TYPE_LATEST)
 
-    def _extra(self, _: Call, error: BoltsealError) -> Headers:
+    def _extra(self, _: Request, error: BoltsealError) -> Headers:
         return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
 
-    async def _admit(self, call: Call) -> None:
+    async def _admit(self, call: Request) -> None:
         if self._open_to == "everybody":
             return
         authorization = call.header(b"authorization")
@@ -96,7 +96,7 @@ class Metrics(Shell):
 class _Exposed(Collector):
     """The numbers as families of the library."""
 
-    def __init__(self, totals: Totals, gauges: dict[str, tuple[str, float | dict[str, float]]]) -> None:
+    def __init__(self, totals: RequestMetrics, gauges: dict[str, tuple[str, float | dict[str, float]]]) -> None:
         self._totals = totals
         self._gauges = gauges
 
@@ -125,18 +125,18 @@ def _gauge(name: str, means: str, value: float | dict[str, float]) -> Metric:
     return family
 
 
-def _requests(totals: Totals) -> Iterator[Metric]:
+def _requests(totals: RequestMetrics) -> Iterator[Metric]:
     labels = ["method", "route"]
     count = CounterMetricFamily("boltseal_requests", "Requests answered", labels=[*labels, "status"])
     received = CounterMetricFamily("boltseal_received_bytes", "Bytes of bodies taken in", labels=labels)
     sent = CounterMetricFamily("boltseal_sent_bytes", "Bytes of bodies answered", labels=labels)
     latency = HistogramMetricFamily("boltseal_request_seconds", "From request to answer", labels=labels)
-    together: dict[tuple[str, str], Totals] = {}
+    together: dict[tuple[str, str], RequestMetrics] = {}
     for (method, route, status), sums in sorted(totals.requests.items(), key=lambda row: row[0]):
         count.add_metric([method, route, str(status)], sums.count)
-        one = Totals()
+        one = RequestMetrics()
         one.requests[method, route, 0] = sums
-        together.setdefault((method, route), Totals()).add(one)
+        together.setdefault((method, route), RequestMetrics()).add(one)
     for (method, route), of_route in together.items():
         (sums,) = of_route.requests.values()
         received.add_metric([method, route], sums.bytes_in)
@@ -149,7 +149,7 @@ def _requests(totals: Totals) -> Iterator[Metric]:
     yield from (count, received, sent, latency)
 
 
-def _is_loopback(call: Call) -> bool:
+def _is_loopback(call: Request) -> bool:
     host, _ = call.scope.get("client") or ("", 0)
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -14,9 +14,9 @@ from boltseal.server.api import responses
 from boltseal.server.api.blobs import BlobRoutes, BytesLost
 from boltseal.server.api.listings import referrers_answer, tags_answer
 from boltseal.server.api.manifests import ManifestRoutes
-from boltseal.server.api.paths import BlobAt, ManifestAt, Referrers, Tags
-from boltseal.server.api.request import Call
-from boltseal.server.api.responses import Answer
+from boltseal.server.api.paths import BlobTarget, ManifestTarget, ReferrersTarget, TagListTarget
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Response
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.registry.models import ManifestAnswer, Page, ReferrersPage
@@ -33,7 +33,7 @@ class MirroredRoutes:
         self._manifests = manifests
         self._blobs = blobs
 
-    async def manifest(self, call: Call, at: ManifestAt) -> Answer:
+    async def manifest(self, call: Request, at: ManifestTarget) -> Response:
         """A manifest, by digest or by what its tag means upstream."""
         upstream = self._upstream(call)
         if isinstance(at.reference, Digest):
@@ -49,7 +49,7 @@ class MirroredRoutes:
         served = await self._mirror.by_tag(upstream, at.repository, at.reference)
         return self._warned(self._manifests.answer(call, served.answer), served.warning)
 
-    async def blob(self, call: Call, at: BlobAt) -> Answer:
+    async def blob(self, call: Request, at: BlobTarget) -> Response:
         """A blob or a range of it."""
         try:
             return await self._blobs.get(call, at)
@@ -62,7 +62,7 @@ class MirroredRoutes:
             await fetch.whole()
         return await self._blobs.get(call, at)
 
-    async def tags(self, call: Call, at: Tags) -> Answer:
+    async def tags(self, call: Request, at: TagListTarget) -> Response:
         """A page of the tags that upstream lists."""
         n, last = call.query.page_size(), call.query.one("last") or ""
         listed = await self._mirror.relay.tags(self._upstream(call), at.repository)
@@ -70,7 +70,7 @@ class MirroredRoutes:
         page = Page(tuple(following[:n]), more=0 < n < len(following))
         return self._warned(tags_answer(at.repository, page, n), listed.warning)
 
-    async def referrers(self, call: Call, at: Referrers) -> Answer:
+    async def referrers(self, call: Request, at: ReferrersTarget) -> Response:
         """A page of what upstream says refers to a manifest."""
         n, last = call.query.page_size(), call.query.one("last") or ""
         artifact_type = call.query.one("artifactType") or None
@@ -79,18 +79,18 @@ class MirroredRoutes:
         page = ReferrersPage(tuple(wanted[:n]), more=0 < n < len(wanted))
         return self._warned(referrers_answer(at, page, artifact_type, n), listed.warning)
 
-    def _warned(self, answer: Answer, warning: str | None) -> Answer:
+    def _warned(self, answer: Response, warning: str | None) -> Response:
         if warning is not None:
             self._mirror.warned()
         return _warned(answer, warning)
 
-    def _upstream(self, call: Call) -> Upstream:
+    def _upstream(self, call: Request) -> Upstream:
         if call.upstream is None:  # the table of routes asks only for what led to one
             raise AssertionError("no upstream")
         return self._mirror.upstream(call.upstream)
 
 
-def _warned(answer: Answer, warning: str | None) -> Answer:
+def _warned(answer: Response, warning: str | None) -> Response:
     if warning is not None:
         text = "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in warning[:MAX_WARNING])
         answer.headers = (*answer.headers, *responses.headers([("warning", f'299 - "{text}"')]))

@@ -3,15 +3,15 @@
     /v2/                                    Base
     /v2/_catalog                            Catalog
     /v2/<name>/tags/list                    Tags
-    /v2/<name>/manifests/<tag or digest>    ManifestAt
+    /v2/<name>/manifests/<tag or digest>    ManifestTarget
     /v2/<name>/referrers/<digest>           Referrers
-    /v2/<name>/blobs/<digest>               BlobAt
+    /v2/<name>/blobs/<digest>               BlobTarget
     /v2/<name>/blobs/uploads[/]             Uploads
-    /v2/<name>/blobs/uploads/<id>           UploadAt
+    /v2/<name>/blobs/uploads/<id>           UploadTarget
     /v2/[<name>/]_oci/ext/discover          Discover
-    /v2/<name>/_oci/tag-history/<tag>       TagHistory
+    /v2/<name>/_oci/tag-history/<tag>       TagHistoryTarget
     /v2/<name>/_boltseal/history[/<tag>]    History
-    /v2/<name>/_boltseal/records            RecordsAt
+    /v2/<name>/_boltseal/records            RecordsTarget
     /v2/<name>/_boltseal/observations[/<tag>]  Observed
 
 From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
@@ -37,24 +37,24 @@ _PREFIX: Final = b"/v2/"
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseTarget:
     """The API itself: does it exist, may I talk to it (end-1)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Catalog:
+class CatalogTarget:
     """The names of all repositories."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tags:
+class TagListTarget:
     """The tags of a repository (end-8)."""
 
     repository: Repository
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestAt:
+class ManifestTarget:
     """A manifest by tag or digest (end-3, 7, 9)."""
 
     repository: Repository
@@ -62,7 +62,7 @@ class ManifestAt:
 
 
 @dataclass(frozen=True, slots=True)
-class Referrers:
+class ReferrersTarget:
     """What names this digest as its subject (end-12)."""
 
     repository: Repository
@@ -70,7 +70,7 @@ class Referrers:
 
 
 @dataclass(frozen=True, slots=True)
-class BlobAt:
+class BlobTarget:
     """A blob (end-2, 10)."""
 
     repository: Repository
@@ -78,14 +78,14 @@ class BlobAt:
 
 
 @dataclass(frozen=True, slots=True)
-class Uploads:
+class UploadsTarget:
     """Where uploads begin (end-4, 11)."""
 
     repository: Repository
 
 
 @dataclass(frozen=True, slots=True)
-class UploadAt:
+class UploadTarget:
     """An upload session (end-5, 6, 13, 14)."""
 
     repository: Repository
@@ -93,14 +93,14 @@ class UploadAt:
 
 
 @dataclass(frozen=True, slots=True)
-class Discover:
+class DiscoverTarget:
     """Which extensions there are, of the registry (None) or of a repository."""
 
     repository: Repository | None
 
 
 @dataclass(frozen=True, slots=True)
-class TagHistory:
+class TagHistoryTarget:
     """What a tag meant, as distribution-spec PR #606 wants it told."""
 
     repository: Repository
@@ -108,7 +108,7 @@ class TagHistory:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class HistoryTarget:
     """The ledger's entries about a repository, or about one of its tags."""
 
     repository: Repository
@@ -116,7 +116,7 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservationsTarget:
     """The entries of the log of observations about a mirrored repository, or about one of its tags."""
 
     repository: Repository
@@ -124,26 +124,26 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordsAt:
+class RecordsTarget:
     """What was said of a repository's images: built, rebuild.requested, released."""
 
     repository: Repository
 
 
 Target: TypeAlias = (
-    Base
-    | Catalog
-    | Tags
-    | ManifestAt
-    | Referrers
-    | BlobAt
-    | Uploads
-    | UploadAt
-    | Discover
-    | TagHistory
-    | History
-    | RecordsAt
-    | Observed
+    BaseTarget
+    | CatalogTarget
+    | TagListTarget
+    | ManifestTarget
+    | ReferrersTarget
+    | BlobTarget
+    | UploadsTarget
+    | UploadTarget
+    | DiscoverTarget
+    | TagHistoryTarget
+    | HistoryTarget
+    | RecordsTarget
+    | ObservationsTarget
 )
 
 
@@ -156,31 +156,31 @@ def parse_path(raw_path: bytes) -> Target | None:
         msg = f"the path is {len(raw_path)} bytes long; no valid one has more than {MAX_PATH_BYTES}"
         raise NameInvalid(msg)
     if raw_path == b"/v2":
-        return Base()
+        return BaseTarget()
     if not raw_path.startswith(_PREFIX):
         return None
     path = _as_text(raw_path[len(_PREFIX) :])
     if not path:
-        return Base()
+        return BaseTarget()
     if path == "_catalog":
-        return Catalog()
+        return CatalogTarget()
     return _parse_parts(_split(path))
 
 
 def _parse_parts(parts: list[str]) -> Target | None:
     match parts:
         case [*name, "manifests", reference]:
-            return ManifestAt(_repository(name), Digest.parse(reference) if ":" in reference else Tag(reference))
+            return ManifestTarget(_repository(name), Digest.parse(reference) if ":" in reference else Tag(reference))
         case [*name, "blobs", "uploads"]:
-            return Uploads(_repository(name))
+            return UploadsTarget(_repository(name))
         case [*name, "blobs", digest]:
-            return BlobAt(_repository(name), Digest.parse(digest))
+            return BlobTarget(_repository(name), Digest.parse(digest))
         case [*name, "blobs", "uploads", session]:
-            return UploadAt(_repository(name), UploadId(session))
+            return UploadTarget(_repository(name), UploadId(session))
         case [*name, "tags", "list"]:
-            return Tags(_repository(name))
+            return TagListTarget(_repository(name))
         case [*name, "referrers", digest]:
-            return Referrers(_repository(name), Digest.parse(digest))
+            return ReferrersTarget(_repository(name), Digest.parse(digest))
         case _:
             return _parse_extension(parts)
 
@@ -188,19 +188,19 @@ def _parse_parts(parts: list[str]) -> Target | None:
 def _parse_extension(parts: list[str]) -> Target | None:
     match parts:
         case [*name, "_oci", "ext", "discover"]:
-            return Discover(_repository(name) if name else None)
+            return DiscoverTarget(_repository(name) if name else None)
         case [*name, "_oci", "tag-history", tag]:
-            return TagHistory(_repository(name), _tag_of_history(tag))
+            return TagHistoryTarget(_repository(name), _tag_of_history(tag))
         case [*name, "_boltseal", "history"]:
-            return History(_repository(name), None)
+            return HistoryTarget(_repository(name), None)
         case [*name, "_boltseal", "history", tag]:
-            return History(_repository(name), _tag_of_history(tag))
+            return HistoryTarget(_repository(name), _tag_of_history(tag))
         case [*name, "_boltseal", "records"]:
-            return RecordsAt(_repository(name))
+            return RecordsTarget(_repository(name))
         case [*name, "_boltseal", "observations"]:
-            return Observed(_repository(name), None)
+            return ObservationsTarget(_repository(name), None)
         case [*name, "_boltseal", "observations", tag]:
-            return Observed(_repository(name), _tag_of_history(tag))
+            return ObservationsTarget(_repository(name), _tag_of_history(tag))
         case _:
             return None
 

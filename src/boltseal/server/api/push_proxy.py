@@ -9,29 +9,29 @@ from boltseal.oci.digest import Digest
 
 if TYPE_CHECKING:
     from boltseal.server.api.manifests import ManifestRoutes
-    from boltseal.server.api.paths import ManifestAt, UploadAt, Uploads
-    from boltseal.server.api.request import Call
-    from boltseal.server.api.responses import Answer
+    from boltseal.server.api.paths import ManifestTarget, UploadsTarget, UploadTarget
+    from boltseal.server.api.request import Request
+    from boltseal.server.api.responses import Response
     from boltseal.server.api.uploads import UploadRoutes
     from boltseal.server.mirror.cache import Mirror
-    from boltseal.server.mirror.push_proxy import PushGate
+    from boltseal.server.mirror.push_proxy import PushProxy
     from boltseal.server.mirror.upstreams import Upstream
 
 
-class GatedRoutes:
+class PushProxyRoutes:
     """The handlers of what is pushed to an upstream's name."""
 
-    def __init__(self, mirror: Mirror, push_gate: PushGate, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
+    def __init__(self, mirror: Mirror, push_gate: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
         self._mirror = mirror
         self._push_gate = push_gate
         self._manifests = manifests
         self._uploads = uploads
 
-    async def put(self, call: Call, at: ManifestAt) -> Answer:
+    async def put(self, call: Request, at: ManifestTarget) -> Response:
         """A manifest: 201 when upstream has it."""
         return await self._manifests.put(call, at, partial(self._push_gate.put, self._upstream(call)))
 
-    async def start(self, call: Call, at: Uploads) -> Answer:
+    async def start(self, call: Request, at: UploadsTarget) -> Response:
         """Begins an upload, or makes it unnecessary; a blob that is whole is passed on."""
         upstream = self._upstream(call)
         await self._push_gate.begin(upstream, at.repository)
@@ -41,7 +41,7 @@ class GatedRoutes:
             self._push_gate.arrived(upstream, at.repository, Digest.parse(named or ""))
         return answer
 
-    async def finish(self, call: Call, at: UploadAt) -> Answer:
+    async def finish(self, call: Request, at: UploadTarget) -> Response:
         """Ends an upload; the blob is passed on."""
         answer = await self._uploads.finish(call, at)
         if answer.status == 201:
@@ -49,7 +49,7 @@ class GatedRoutes:
             self._push_gate.arrived(self._upstream(call), at.repository, digest)
         return answer
 
-    def _upstream(self, call: Call) -> Upstream:
+    def _upstream(self, call: Request) -> Upstream:
         if call.upstream is None:  # the table of routes asks only for what led to one
             raise AssertionError("no upstream")
         return self._mirror.upstream(call.upstream)

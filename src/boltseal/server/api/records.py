@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import msgspec
 
 from boltseal.errors import ErrorCode, Invalid, quote
-from boltseal.ledger.entry import RECORDS, Kind
+from boltseal.ledger.entry import RECORDS, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Tag
 from boltseal.server.api import responses
 from boltseal.server.api.history import asked_page, entries_answer
-from boltseal.server.api.responses import Answer
-from boltseal.server.registry.records import Record, RecordInvalid
+from boltseal.server.api.responses import Response
+from boltseal.server.registry.records import LedgerRecord, RecordInvalid
 
 if TYPE_CHECKING:
-    from boltseal.server.api.paths import RecordsAt
-    from boltseal.server.api.request import Call
+    from boltseal.server.api.paths import RecordsTarget
+    from boltseal.server.api.request import Request
     from boltseal.server.registry.ledger import Ledger
     from boltseal.server.registry.records import Records
 
@@ -55,7 +55,7 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     extra: dict[str, str] = {}
 
 
-async def json_body(call: Call, what: str) -> bytes:
+async def json_body(call: Request, what: str) -> bytes:
     """The body of a request that has to be called JSON. NotJson, TooLarge."""
     if (call.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
         raise NotJson(f"{what} is sent as {JSON_TYPE}")
@@ -63,34 +63,34 @@ async def json_body(call: Call, what: str) -> bytes:
 
 
 class RecordRoutes:
-    """The handlers of `RecordsAt`."""
+    """The handlers of `RecordsTarget`."""
 
     def __init__(self, records: Records, ledger: Ledger) -> None:
         self._records = records
         self._ledger = ledger
 
-    async def add(self, call: Call, at: RecordsAt) -> Answer:
+    async def add(self, call: Request, at: RecordsTarget) -> Response:
         """Take one record in."""
         said = _parse(await json_body(call, "a record"))
         index = await self._records.record(at.repository, said, call.actor)
         body = json.dumps({"index": index}).encode()
-        return Answer(201, responses.headers([("content-type", JSON_TYPE), ("content-length", str(len(body)))]), body)
+        return Response(201, responses.headers([("content-type", JSON_TYPE), ("content-length", str(len(body)))]), body)
 
-    async def listed(self, call: Call, at: RecordsAt) -> Answer:
+    async def listed(self, call: Request, at: RecordsTarget) -> Response:
         """What was said of the repository's images, the oldest first."""
         n, after = asked_page(call)
         page = await self._ledger.history(at.repository, None, after=after, n=n, kinds=RECORDS)
         return entries_answer(page, f"/v2/{at.repository}/_boltseal/records", n)
 
 
-def _parse(raw: bytes) -> Record:
+def _parse(raw: bytes) -> LedgerRecord:
     try:
         said = decode(raw, _Said)
     except ValueError as error:
         raise RecordInvalid(f"not a record: {error}") from error
     try:
-        kind = Kind(said.kind)
+        kind = EntryKind(said.kind)
     except ValueError:
         raise RecordInvalid(f"kind is {quote(said.kind)}; expected {', '.join(sorted(RECORDS))}") from None
     tag = None if said.tag is None else Tag(said.tag)
-    return Record(kind, Digest.parse(said.digest), tag, said.reason, said.extra)
+    return LedgerRecord(kind, Digest.parse(said.digest), tag, said.reason, said.extra)

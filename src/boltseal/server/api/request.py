@@ -210,7 +210,7 @@ class Body:
             self.finished = True
 
 
-class Call:
+class Request:
     """One request. Header names are lower-case bytes, as ASGI gives them; values are text.
 
     `caller` and `actor`: who sends it, once the gate has said so. `id`: its number, for the log and for the client.

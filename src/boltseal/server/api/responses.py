@@ -32,7 +32,7 @@ NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _log = structlog.get_logger(__name__)
 
 
-class Answer:
+class Response:
     """Status, headers (Content-Length included where there is one), and a body held in memory."""
 
     __slots__ = ("body", "headers", "status")
@@ -48,7 +48,7 @@ class Answer:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
 
 
-class FileAnswer(Answer):
+class FileResponse(Response):
     """A whole file of a known size, which a server that offers `http.response.pathsend` sends by itself."""
 
     __slots__ = ("path",)
@@ -62,7 +62,7 @@ class FileAnswer(Answer):
         await send({"type": "http.response.pathsend", "path": self.path})
 
 
-class StreamAnswer(Answer):
+class StreamResponse(Response):
     """Bytes that come piece by piece. The first is taken before anything is sent, so that a miss is still an answer."""
 
     __slots__ = ("first", "rest")
@@ -90,7 +90,7 @@ class StreamAnswer(Answer):
             await close(self.rest)
 
 
-async def stream(status: int, headers: Headers, pieces: AsyncIterator[bytes], length: int) -> Answer:
+async def stream(status: int, headers: Headers, pieces: AsyncIterator[bytes], length: int) -> Response:
     """An answer of `length` bytes, in one piece where they come in one."""
     try:
         first = await anext(pieces, b"")
@@ -99,8 +99,8 @@ async def stream(status: int, headers: Headers, pieces: AsyncIterator[bytes], le
         raise
     if len(first) == length:
         await close(pieces)
-        return Answer(status, headers, first)
-    return StreamAnswer(status, headers, first, pieces)
+        return Response(status, headers, first)
+    return StreamResponse(status, headers, first, pieces)
 
 
 async def close(pieces: AsyncIterator[bytes]) -> None:
@@ -121,13 +121,13 @@ def headers(pairs: Iterable[tuple[str, str]]) -> Headers:
     return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in pairs)
 
 
-def refusal(error: BoltsealError, extra: Headers = ()) -> Answer:
+def refusal(error: BoltsealError, extra: Headers = ()) -> Response:
     """The answer that an error is: the spec's JSON, never kept by anybody, with the headers it brings along."""
     status, code = answer_of(error)
     return failure(status, code, error.message, (*headers_of(error), *extra))
 
 
-def failure(status: int, code: ErrorCode, message: str, extra: Headers = ()) -> Answer:
+def failure(status: int, code: ErrorCode, message: str, extra: Headers = ()) -> Response:
     """An answer that says why not."""
     return whole(error_body(code, message), status=status, extra=extra)
 
@@ -139,7 +139,7 @@ def whole(
     status: int = 200,
     cache_control: str = caching.NO_STORE,
     extra: Iterable[tuple[bytes, bytes]] = (),
-) -> Answer:
+) -> Response:
     """An answer of bytes that we made ourselves, kept by nobody unless it is said."""
     pairs = [("content-type", content_type), ("content-length", str(len(body))), ("cache-control", cache_control)]
-    return Answer(status, (*headers(pairs), NOSNIFF, *extra), body)
+    return Response(status, (*headers(pairs), NOSNIFF, *extra), body)

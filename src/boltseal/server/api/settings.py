@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.policy.name_resolution import NO_UPSTREAMS, Leads
+from boltseal.policy.name_resolution import NO_UPSTREAMS, NameResolver
 from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits
 
 MIB: Final = 1024 * 1024
@@ -26,4 +26,4 @@ class ApiSettings:
     anonymous_pull: bool = True
     read_only: Callable[[], str | None] = lambda: None
     body: BodyLimits = DEFAULT_LIMITS
-    leads: Leads = NO_UPSTREAMS
+    leads: NameResolver = NO_UPSTREAMS

@@ -19,19 +19,19 @@ from urllib.parse import parse_qs
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
-from boltseal.policy.name_resolution import NO_UPSTREAMS, Leads
+from boltseal.policy.name_resolution import NO_UPSTREAMS, NameResolver
 from boltseal.server.api import responses
-from boltseal.server.api.http_application import Shell
-from boltseal.server.api.responses import Answer, Headers
+from boltseal.server.api.http_application import HttpApplication
+from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.access import MAX_SCOPES
 from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from boltseal.server.api.access_log import Observer
-    from boltseal.server.api.auth import Gate
-    from boltseal.server.api.request import Call
+    from boltseal.server.api.access_log import RequestLog
+    from boltseal.server.api.auth import RequestAuth
+    from boltseal.server.api.request import Request
 
 MAX_FORM_BYTES: Final = 64 * 1024
 _CHALLENGE: Final[Headers] = ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
@@ -44,15 +44,15 @@ class ScopeInvalid(Invalid):
     code = ErrorCode.UNSUPPORTED
 
 
-class TokenService(Shell):
+class TokenService(HttpApplication):
     """The endpoint, as an ASGI application of its own."""
 
-    def __init__(self, observer: Observer, gate: Gate, leads: Leads = NO_UPSTREAMS) -> None:
+    def __init__(self, observer: RequestLog, gate: RequestAuth, leads: NameResolver = NO_UPSTREAMS) -> None:
         super().__init__(observer)
         self._gate = gate
         self._leads = leads
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Request) -> Response:
         call.route = "Token"
         if call.method == "GET":
             authorization, scopes = call.header(b"authorization"), call.query.all("scope")
@@ -66,10 +66,10 @@ class TokenService(Shell):
         basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
         return await self._give(call, basic, form.get("scope", []))
 
-    def _extra(self, _: Call, error: BoltsealError) -> Headers:
+    def _extra(self, _: Request, error: BoltsealError) -> Headers:
         return _CHALLENGE if isinstance(error, Unauthenticated) else ()
 
-    async def _give(self, call: Call, authorization: str | None, scopes: Iterable[str]) -> Answer:
+    async def _give(self, call: Request, authorization: str | None, scopes: Iterable[str]) -> Response:
         texts = _texts(scopes)
         asked, catalog = list(_asked(texts)), CATALOG_SCOPE in texts
         named = [f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked]

@@ -22,14 +22,14 @@ from boltseal.errors import BoltsealError, ErrorCode, Invalid, NotFound, RangeIn
 from boltseal.oci.digest import Digest, hasher
 from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.server.api import responses
-from boltseal.server.api.auth import Gate
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.errors import ClientGone
 from boltseal.server.api.locations import Locations
-from boltseal.server.api.paths import UploadAt, Uploads
+from boltseal.server.api.paths import UploadsTarget, UploadTarget
 from boltseal.server.api.ranges import held, parse_content_range
-from boltseal.server.api.request import Call
-from boltseal.server.api.responses import Answer, Headers, refusal
-from boltseal.server.registry.uploads import Uploads as RegistryUploads
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Headers, Response, refusal
+from boltseal.server.registry.uploads import UploadManager as RegistryUploads
 from boltseal.server.storage.blobs.protocol import UploadId
 
 
@@ -40,14 +40,14 @@ class DigestMissing(Invalid):
 
 
 class UploadRoutes:
-    """The handlers of `Uploads` and `UploadAt`."""
+    """The handlers of `Uploads` and `UploadTarget`."""
 
-    def __init__(self, uploads: RegistryUploads, locations: Locations, gate: Gate) -> None:
+    def __init__(self, uploads: RegistryUploads, locations: Locations, gate: RequestAuth) -> None:
         self._uploads = uploads
         self._locations = locations
         self._gate = gate
 
-    async def start(self, call: Call, at: Uploads) -> Answer:
+    async def start(self, call: Request, at: UploadsTarget) -> Response:
         """Begins an upload, or makes it unnecessary (mount), or does all of it at once."""
         mount, digest = call.query.one("mount"), call.query.one("digest")
         algorithm = call.query.one("digest-algorithm")
@@ -60,18 +60,18 @@ class UploadRoutes:
         elif digest is not None:
             return await self._all_at_once(call, at.repository, Digest.parse(digest))
         upload = await self._uploads.start(at.repository, call.actor, call.network)
-        return Answer(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
+        return Response(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
 
-    async def append(self, call: Call, at: UploadAt) -> Answer:
+    async def append(self, call: Request, at: UploadTarget) -> Response:
         """Adds a chunk."""
         try:
             start, length = _place(call)
             size = await self._uploads.append(at.repository, at.id, start, length, call.body, call.actor)
         except RangeInvalid as error:
             return await self._misplaced(at, error)
-        return Answer(202, (*self._session(at.repository, at.id, size), *responses.EMPTY))
+        return Response(202, (*self._session(at.repository, at.id, size), *responses.EMPTY))
 
-    async def finish(self, call: Call, at: UploadAt) -> Answer:
+    async def finish(self, call: Request, at: UploadTarget) -> Response:
         """Ends the upload with the digest its bytes must have, and the last of them if they come along."""
         text = call.query.one("digest")
         if text is None:
@@ -84,22 +84,22 @@ class UploadRoutes:
             return await self._misplaced(at, error)
         return self._created(at.repository, digest)
 
-    async def status(self, call: Call, at: UploadAt) -> Answer:
+    async def status(self, call: Request, at: UploadTarget) -> Response:
         """How many bytes the session holds."""
         size = await self._uploads.status(at.repository, at.id)
-        return Answer(204, self._session(at.repository, at.id, size))
+        return Response(204, self._session(at.repository, at.id, size))
 
-    async def cancel(self, call: Call, at: UploadAt) -> Answer:
+    async def cancel(self, call: Request, at: UploadTarget) -> Response:
         """Forgets the session and its bytes."""
         await self._uploads.cancel(at.repository, at.id)
-        return Answer(204, ())
+        return Response(204, ())
 
-    async def _misplaced(self, at: UploadAt, error: RangeInvalid) -> Answer:
+    async def _misplaced(self, at: UploadTarget, error: RangeInvalid) -> Response:
         """The refusal of a chunk that does not fit, with what the session holds, so that the client can go on."""
         size = await self._uploads.status(at.repository, at.id)
         return refusal(error, self._session(at.repository, at.id, size))
 
-    async def _mount(self, call: Call, repository: Repository, wanted: Digest, source: str | None) -> bool:
+    async def _mount(self, call: Request, repository: Repository, wanted: Digest, source: str | None) -> bool:
         """Whether the blob could be had from `source`, or from anywhere that the caller may pull.
 
         A name that can't be one has no blobs, and one that the caller may not read has none for them.
@@ -112,7 +112,7 @@ class UploadRoutes:
             repository, wanted, named, may_read=lambda name: self._gate.may_pull(call, name), actor=call.actor
         )
 
-    async def _all_at_once(self, call: Call, repository: Repository, digest: Digest) -> Answer:
+    async def _all_at_once(self, call: Request, repository: Repository, digest: Digest) -> Response:
         length = call.content_length()
         upload = await self._uploads.start(repository, call.actor, call.network)
         try:
@@ -138,16 +138,16 @@ class UploadRoutes:
             ]
         )
 
-    def _created(self, repository: Repository, digest: Digest) -> Answer:
+    def _created(self, repository: Repository, digest: Digest) -> Response:
         pairs = [
             ("location", self._locations.blob(repository, digest)),
             ("docker-content-digest", str(digest)),
             ("content-length", "0"),
         ]
-        return Answer(201, responses.headers(pairs))
+        return Response(201, responses.headers(pairs))
 
 
-def _place(call: Call) -> tuple[int | None, int | None]:
+def _place(call: Request) -> tuple[int | None, int | None]:
     """Where the body says it begins, and how long it says it is. RangeInvalid, LengthInvalid."""
     length = call.content_length()
     chunk = parse_content_range(call.header(b"content-range"), length)

@@ -22,7 +22,7 @@ from boltseal.errors import Unauthenticated
 from boltseal.policy.grants import Action
 
 if TYPE_CHECKING:
-    from boltseal.server.storage.key_file import KeyFile, SigningKey
+    from boltseal.server.storage.key_file import KeyFile, StoredSigningKey
 
 LIFE_S: Final = 300
 LEEWAY_S: Final = 5
@@ -120,5 +120,5 @@ def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
         raise TokenInvalid("the token can't be read; log in again") from error
 
 
-def _jwk(key: SigningKey) -> OKPKey:
+def _jwk(key: StoredSigningKey) -> OKPKey:
     return OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(key.seed))

@@ -23,26 +23,26 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from boltseal.client.errors import RemoteLies, RemoteNotFound, RemoteUnavailable
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.registry_client import PIECE_BYTES, RESUMES
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.server.mirror.blob_fetch import Fetch, FetchLost
 from boltseal.server.mirror.errors import told
-from boltseal.server.mirror.single_flight import Flights
+from boltseal.server.mirror.single_flight import SingleFlight
 from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.storage.blobs.protocol import FetchKey, UploadId, UploadUnknown
-from boltseal.server.storage.coordination.interprocess_lock import TurnNotHad
+from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
 
 if TYPE_CHECKING:
     from boltseal.client.registry_client import Arriving
     from boltseal.oci.reference import Repository
-    from boltseal.server.mirror.upstream_limits import Limits
+    from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.registry.uploads import Uploads
+    from boltseal.server.registry.uploads import UploadManager
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
-    from boltseal.server.storage.coordination.interprocess_lock import Turns
+    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
 
 BLOBS_FETCHED: Final = "mirror_blobs_fetched"
 WATCH_EVERY_S: Final = 0.02
@@ -58,10 +58,10 @@ class MirroredBlobs:
     def __init__(
         self,
         pulls: Pulls,
-        uploads: Uploads,
+        uploads: UploadManager,
         blobs: BlobStore,
-        limits: Limits,
-        turns: Turns,
+        limits: UpstreamLimits,
+        turns: InterprocessLock,
         *,
         check_room: Callable[[int], None],
         count: Callable[[str], None],
@@ -74,7 +74,7 @@ class MirroredBlobs:
         self._check_room = check_room
         self._count = count
         self._under_way: dict[tuple[Repository, Digest], Fetch] = {}
-        self._flights: Flights[tuple[Repository, Digest], None] = Flights()
+        self._flights: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
 
     async def held(self, repository: Repository, digest: Digest) -> bool:
         """Whether the blob is here, row and bytes."""
@@ -126,7 +126,7 @@ class MirroredBlobs:
                         async with self._blobs.open_upload(key, fetch.digest.algorithm) as writer:
                             await self._receive(upstream, repository, fetch, key, writer)
                     return
-            except TurnNotHad:
+            except LockNotAcquired:
                 await self._watch(fetch, key)
 
     async def _here(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> bool:
@@ -168,10 +168,10 @@ class MirroredBlobs:
             size = await writer.commit(fetch.digest)
         except DigestInvalid as error:
             await self._drop(key)
-            raise RemoteLies(
+            raise RemoteMismatch(
                 f"{upstream.terms.name}: blob {fetch.digest.short} is not what its digest says: not used"
             ) from error
-        except (RemoteLies, RemoteNotFound):
+        except (RemoteMismatch, RemoteNotFound):
             await self._drop(key)
             raise
         await self._uploads.hold(repository, fetch.digest, size, upstream.actor)
@@ -197,17 +197,17 @@ class MirroredBlobs:
     async def _take(self, name: str, fetch: Fetch, arriving: Arriving, writer: UploadWriter) -> None:
         """What comes over one connection."""
         if fetch.size is None and arriving.size is None:
-            raise RemoteLies(f"{name} does not say how large blob {fetch.digest.short} is: not fetched")
+            raise RemoteMismatch(f"{name} does not say how large blob {fetch.digest.short} is: not fetched")
         if fetch.size is None:
             fetch.size = arriving.size
         size = fetch.size or 0
         if arriving.size is not None and arriving.size != size:
-            raise RemoteLies(f"{name}: blob {fetch.digest.short} has {size} bytes, not {arriving.size}: not used")
+            raise RemoteMismatch(f"{name}: blob {fetch.digest.short} has {size} bytes, not {arriving.size}: not used")
         checked = -1
         async with aclosing(arriving.pieces) as pieces:
             async for piece in pieces:
                 if writer.offset + len(piece) > size:
-                    raise RemoteLies(f"{name} sends more than the {size} bytes of {fetch.digest.short}: not used")
+                    raise RemoteMismatch(f"{name} sends more than the {size} bytes of {fetch.digest.short}: not used")
                 if writer.offset > checked:
                     self._check_room(size - writer.offset)
                     checked = writer.offset + CHECKED_EACH_BYTES

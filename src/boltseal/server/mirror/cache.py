@@ -19,7 +19,7 @@ from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.server.mirror.blobs import MirroredBlobs
 from boltseal.server.mirror.errors import told
-from boltseal.server.mirror.single_flight import Flights
+from boltseal.server.mirror.single_flight import SingleFlight
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestAnswer
 from boltseal.server.registry.pulls import ManifestUnknown, TagDeleted
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from boltseal.oci.reference import Repository, Tag
     from boltseal.policy.upstreams import UpstreamTerms
     from boltseal.server.mirror.blob_fetch import Fetch
-    from boltseal.server.mirror.last_pull import Uses
-    from boltseal.server.mirror.upstream_limits import Limits
-    from boltseal.server.mirror.upstream_lists import Relay
-    from boltseal.server.mirror.upstream_tags import Meaning, UpstreamTags
+    from boltseal.server.mirror.last_pull import LastPulls
+    from boltseal.server.mirror.upstream_limits import UpstreamLimits
+    from boltseal.server.mirror.upstream_lists import UpstreamLists
+    from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
     from boltseal.server.mirror.upstreams import Upstream, Upstreams
     from boltseal.server.registry import Registry
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import Turns
+    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
 
 MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
 SERVED_WITH_WARNING: Final = "mirror_served_with_warning"
@@ -47,7 +47,7 @@ OTHERS_WAIT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class MirroredManifest:
     """A manifest to answer with. `warning`: why upstream might say otherwise by now, None where it can't."""
 
     answer: ManifestAnswer
@@ -58,7 +58,7 @@ class Served:
 class _Warm:
     """What a tag was answered with at `at_us`, in this generation of the store; and how long that counts."""
 
-    served: Served
+    served: MirroredManifest
     generation: int
     at_us: int
     for_us: int
@@ -75,12 +75,12 @@ class Mirror:
         self,
         upstreams: Upstreams,
         tags: UpstreamTags,
-        limits: Limits,
+        limits: UpstreamLimits,
         registry: Registry,
         store: BlobStore,
-        relay: Relay,
-        turns: Turns,
-        uses: Uses,
+        relay: UpstreamLists,
+        turns: InterprocessLock,
+        uses: LastPulls,
         *,
         clock: Callable[[], int],
         check_room: Callable[[int], None],
@@ -101,7 +101,7 @@ class Mirror:
         self._blobs = MirroredBlobs(
             registry.pulls, registry.uploads, store, limits, turns, check_room=check_room, count=count
         )
-        self._flights: Flights[tuple[Repository, Digest], ManifestAnswer] = Flights()
+        self._flights: SingleFlight[tuple[Repository, Digest], ManifestAnswer] = SingleFlight()
         self._clock = clock
         self._warm: OrderedDict[tuple[Repository, Tag], _Warm] = OrderedDict()
         self._warm_most = warm_most
@@ -126,7 +126,7 @@ class Mirror:
         """An answer left with a warning."""
         self._count(SERVED_WITH_WARNING)
 
-    async def by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Served:
+    async def by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> MirroredManifest:
         """What a tag means, whole. ManifestUnknown, TagDeleted, and what upstream failed with where nothing is here."""
         generation, now_us = self._pulls.generation(), self._clock()
         warm = self._warm.get((repository, tag))
@@ -141,10 +141,10 @@ class Mirror:
                 self._warm.popitem(last=False)
         return served
 
-    async def _by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> Served:
+    async def _by_tag(self, upstream: Upstream, repository: Repository, tag: Tag) -> MirroredManifest:
         ours = await self._ours(repository, tag)
         if isinstance(ours, ManifestAnswer):
-            return Served(ours)
+            return MirroredManifest(ours)
         meaning = await self._ask(upstream, repository, tag, ours)
         warning = meaning.warning
         try:
@@ -152,9 +152,9 @@ class Mirror:
         except BoltsealError as error:
             found = await self._before(repository, tag, meaning.digest, error)
             warning = error.message
-        return Served(replace(found, sealed=False, by_digest=False), warning)
+        return MirroredManifest(replace(found, sealed=False, by_digest=False), warning)
 
-    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning | None:
+    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag | None:
         """What a tag means, without its bytes; None: our own seal says, and `by_tag` knows. Raises as `by_tag`."""
         ours = await self._ours(repository, tag)
         if isinstance(ours, ManifestAnswer):
@@ -164,7 +164,7 @@ class Mirror:
         return meaning
 
     async def by_digest(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
-        """A manifest by its digest, from here or from upstream. ManifestUnknown, RemoteLies, ..."""
+        """A manifest by its digest, from here or from upstream. ManifestUnknown, RemoteMismatch, ..."""
         try:
             found = await self._pulls.manifest(repository, digest)
         except ManifestUnknown:
@@ -191,7 +191,7 @@ class Mirror:
             return None
         return found if found.sealed else None
 
-    async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag, bound: TagDeleted | None) -> Meaning:
+    async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag, bound: TagDeleted | None) -> UpstreamTag:
         try:
             meaning = await self._tags.meaning(upstream, repository, tag)
         except BoltsealError as error:

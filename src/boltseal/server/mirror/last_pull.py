@@ -28,7 +28,7 @@ WAITING_MOST: Final = 50_000
 _log = structlog.get_logger(__name__)
 
 
-class Uses:
+class LastPulls:
     """The notes of one process. `clock`: microseconds since the epoch. `waiting_most`: how many wait to be written."""
 
     def __init__(

@@ -38,26 +38,26 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import LinkKind, Manifest, parse_manifest
 from boltseal.oci.reference import Tag
 from boltseal.policy.rules import Mode
-from boltseal.server.mirror.single_flight import Flights
+from boltseal.server.mirror.single_flight import SingleFlight
 from boltseal.server.registry.manifests import prepare
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.preconditions import check_conditions
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.server.registry.reserved_push import NameReserved
+from boltseal.server.registry.reserved_push import PushInProgress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from boltseal.oci.reference import Repository
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.mirror.upstream_limits import Limits
+    from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream, Upstreams
     from boltseal.server.registry import Registry
-    from boltseal.server.registry.models import Conditions, Published, Pushed
+    from boltseal.server.registry.models import Conditions, Published, PushedManifest
     from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.registry.reserved_push import Allowed, GatedPushes, Reservation
+    from boltseal.server.registry.reserved_push import ApprovedPush, Reservation, ReservedPushes
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import Turns
+    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
 
 TURN_S: Final = 60.0
 BLOB_TURN_S: Final = 600.0
@@ -75,7 +75,7 @@ class TakenUpstream(SealedPut):
     """The name is sealed by our rules, and upstream it means something else already."""
 
 
-class OneTagAtATime(Invalid):
+class SeveralTags(Invalid):
     """A push with more than one tag: upstream could take the one and refuse the other."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
@@ -95,7 +95,7 @@ class PartMissing(Invalid):
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
 
 
-class PushGate:
+class PushProxy:
     """Every push to upstreams' names. One per process; ended with `aclose`. `registry`: whose rules hold; may be replaced."""
 
     def __init__(
@@ -103,8 +103,8 @@ class PushGate:
         registry: Registry,
         store: BlobStore,
         upstreams: Upstreams,
-        limits: Limits,
-        turns: Turns,
+        limits: UpstreamLimits,
+        turns: InterprocessLock,
         *,
         count: Callable[[str], None],
     ) -> None:
@@ -115,12 +115,12 @@ class PushGate:
         self._turns = turns
         self._count = count
         self._there: OrderedDict[tuple[str, Digest], None] = OrderedDict()
-        self._passing: Flights[tuple[Repository, Digest], None] = Flights()
+        self._passing: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
         self._pushing: set[asyncio.Task[Published]] = set()
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     @property
-    def _gated(self) -> GatedPushes:
+    def _gated(self) -> ReservedPushes:
         return self.registry.gated
 
     @property
@@ -157,7 +157,7 @@ class PushGate:
         """Pass a manifest on, and hold it when upstream has it. A client that leaves in the middle ends nothing."""
         pushed, tags = prepare(reference, extra_tags, body, content_type)
         if len(tags) > 1:
-            raise OneTagAtATime(
+            raise SeveralTags(
                 f"a push to {upstream.terms.name} may name one tag; push {tags[0]} first, then the others"
             )
         await self.begin(upstream, repository)
@@ -204,7 +204,7 @@ class PushGate:
         upstream: Upstream,
         repository: Repository,
         tag: Tag,
-        pushed: Pushed,
+        pushed: PushedManifest,
         conditions: Conditions,
         actor: Actor,
     ) -> Published:
@@ -223,9 +223,9 @@ class PushGate:
         upstream: Upstream,
         repository: Repository,
         tag: Tag,
-        pushed: Pushed,
+        pushed: PushedManifest,
         conditions: Conditions,
-        allowed: Allowed,
+        allowed: ApprovedPush,
     ) -> None:
         try:
             # 3
@@ -242,7 +242,7 @@ class PushGate:
             await self._put_upstream(upstream, repository, tag, pushed, only_new=allowed.mode is Mode.SEALED)
 
     async def _put_digest(
-        self, upstream: Upstream, repository: Repository, pushed: Pushed, conditions: Conditions, actor: Actor
+        self, upstream: Upstream, repository: Repository, pushed: PushedManifest, conditions: Conditions, actor: Actor
     ) -> Published:
         if conditions != UNCONDITIONAL:
             held = await self._held_manifest(repository, pushed.digest)
@@ -280,7 +280,7 @@ class PushGate:
         upstream: Upstream,
         repository: Repository,
         tag: Tag,
-        pushed: Pushed,
+        pushed: PushedManifest,
         mode: Mode,
         ours: Digest | None,
         there: Digest | None,
@@ -301,7 +301,7 @@ class PushGate:
             )
 
     async def _put_upstream(
-        self, upstream: Upstream, repository: Repository, tag: Tag, pushed: Pushed, *, only_new: bool
+        self, upstream: Upstream, repository: Repository, tag: Tag, pushed: PushedManifest, *, only_new: bool
     ) -> None:
         """Step 5. What was decided by upstream drops the reservation; what is not known keeps it."""
         remote = upstream.remote(repository)
@@ -326,7 +326,7 @@ class PushGate:
             raise
 
     async def _settle(self, upstream: Upstream, repository: Repository, tag: Tag) -> None:
-        """Step 1. NameReserved where it can't be told yet."""
+        """Step 1. PushInProgress where it can't be told yet."""
         left = await self._gated.reserved(repository, tag)
         if left is None:
             return
@@ -335,7 +335,7 @@ class PushGate:
         except BoltsealError as error:
             if await self._gated.drop_if_over(repository, tag):
                 return
-            raise NameReserved(
+            raise PushInProgress(
                 f"a push of {left.pushed.digest.short} to {repository}:{tag} was on its way when its process died, and "
                 f"{upstream.terms.name} can't be asked what became of it: {error.message}"
             ) from error

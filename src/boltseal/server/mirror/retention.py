@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from boltseal.policy.name_resolution import MIRROR_ACTOR
-from boltseal.server.storage.garbage_collection import Item
+from boltseal.server.storage.garbage_collection import GarbageItem
 from boltseal.server.storage.metadata import mirrored
 from boltseal.server.storage.metadata.database import Transaction
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from boltseal.policy.upstreams import UpstreamTerms
     from boltseal.server.storage.metadata.database import Database
-    from boltseal.server.storage.metadata.mirrored import Holdings, Row
+    from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 YOUNG_US: Final = 3600 * 1_000_000
@@ -38,7 +38,7 @@ YOUNG_US: Final = 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class RetentionUnit:
     """An image of a repository, as a whole. `root`: the manifest, or the blob that no manifest names."""
 
     repository: str
@@ -49,14 +49,14 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Goes:
+class ExpiredImage:
     """An image that is let go, and why."""
 
-    unit: Unit
+    unit: RetentionUnit
     reason: str
 
 
-def units_of(holdings: Holdings, actor: str) -> list[Unit]:
+def units_of(holdings: MirroredContent, actor: str) -> list[RetentionUnit]:
     """All images of a repository. `actor`: who brought what may be let go."""
     rows = {row.digest: row for row in (*holdings.manifests, *holdings.blobs)}
     contained = {
@@ -76,12 +76,12 @@ def units_of(holdings: Holdings, actor: str) -> list[Unit]:
 
 
 def plan(
-    units: Sequence[Unit],
+    units: Sequence[RetentionUnit],
     sizes: Mapping[str, int],
     now_us: int,
     keep_for_us: int | None,
     keep_bytes: int | None,
-) -> list[Goes]:
+) -> list[ExpiredImage]:
     """What is let go, longest unused first. `sizes`: bytes by digest; what several images share counts once."""
     waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
     holders = Counter(part for unit in units for part in unit.parts)
@@ -94,7 +94,7 @@ def plan(
         if not too_old and not too_much:
             continue
         days = f"nobody pulled it for {age_us / DAY_US:.0f} days"
-        goes.append(Goes(unit, days if too_old else f"{days}, and the mirror holds more than keep_bytes"))
+        goes.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror holds more than keep_bytes"))
         for part in unit.parts:
             holders[part] -= 1
             if not holders[part]:
@@ -102,7 +102,9 @@ def plan(
     return goes
 
 
-def retain(database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool) -> Iterator[Item]:
+def retain(
+    database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool
+) -> Iterator[GarbageItem]:
     """Let go, or with `dry_run` only name, what upstreams' terms no longer keep. Blocks: not for the loop. Unavailable."""
     for terms in upstreams:
         if terms.keep_for_us is None and terms.keep_bytes is None:
@@ -111,7 +113,7 @@ def retain(database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, 
         all_holdings = database.read_and_wait(partial(_all, f"{terms.name}/"))
         units = [unit for holdings in all_holdings for unit in units_of(holdings, actor)]
         sizes = {row.digest: row.size for holdings in all_holdings for row in (*holdings.manifests, *holdings.blobs)}
-        planned: dict[str, list[Goes]] = {}
+        planned: dict[str, list[ExpiredImage]] = {}
         for goes in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
             planned.setdefault(goes.unit.repository, []).append(goes)
         for name, going in planned.items():
@@ -123,11 +125,11 @@ def retain(database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, 
 
 
 def _letting_go(
-    name: str, going: Mapping[str, Goes], actor: str, *, dry_run: bool
-) -> Callable[[Transaction], list[Item]]:
+    name: str, going: Mapping[str, ExpiredImage], actor: str, *, dry_run: bool
+) -> Callable[[Transaction], list[GarbageItem]]:
     """The job that lets go of images of a repository that are still as they were when that was decided."""
 
-    def job(tx: Transaction) -> list[Item]:
+    def job(tx: Transaction) -> list[GarbageItem]:
         holdings = mirrored.holdings(tx.connection, name)
         if holdings is None:
             return []
@@ -147,7 +149,7 @@ def _letting_go(
                 tx, holdings.repository_id, [row.digest for row in manifests], [row.digest for row in blobs]
             )
         return [
-            Item(what, f"{name}@{row.digest}", row.size, goes[row.digest])
+            GarbageItem(what, f"{name}@{row.digest}", row.size, goes[row.digest])
             for what, rows in (("manifest", manifests), ("blob", blobs))
             for row in rows
         ]
@@ -155,22 +157,29 @@ def _letting_go(
     return job
 
 
-def _ours(rows: Iterable[Row], goes: Mapping[str, str], stays: set[str], actor: str) -> list[Row]:
+def _ours(rows: Iterable[MirroredRow], goes: Mapping[str, str], stays: set[str], actor: str) -> list[MirroredRow]:
     return [row for row in rows if row.digest in goes and row.digest not in stays and row.by == actor]
 
 
-def _all(prefix: str, connection: Connection) -> list[Holdings]:
+def _all(prefix: str, connection: Connection) -> list[MirroredContent]:
     found = (mirrored.holdings(connection, name) for name in mirrored.repositories_of(connection, prefix))
     return [holdings for holdings in found if holdings is not None]
 
 
-def _only_read(job: Callable[[Transaction], list[Item]], now_us: int, connection: Connection) -> list[Item]:
+def _only_read(
+    job: Callable[[Transaction], list[GarbageItem]], now_us: int, connection: Connection
+) -> list[GarbageItem]:
     return job(Transaction(connection, now_us))
 
 
 def _unit(
-    holdings: Holdings, rows: Mapping[str, Row], manifests: frozenset[str], root: str, actor: str, seen: set[str]
-) -> Unit:
+    holdings: MirroredContent,
+    rows: Mapping[str, MirroredRow],
+    manifests: frozenset[str],
+    root: str,
+    actor: str,
+    seen: set[str],
+) -> RetentionUnit:
     parts: set[str] = set()
     waiting = [root]
     while waiting:
@@ -183,4 +192,4 @@ def _unit(
     kept = bool(parts & holdings.needed) or any(rows[part].by != actor for part in parts & manifests)
     # A blob's time is that of its bringing, which says less than its manifest's: it counts where there is none.
     times = [rows[part].used_us for part in parts & manifests] or [rows[root].used_us]
-    return Unit(holdings.name, root, frozenset(parts), max(times), kept)
+    return RetentionUnit(holdings.name, root, frozenset(parts), max(times), kept)

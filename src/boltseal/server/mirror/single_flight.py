@@ -14,7 +14,7 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
-class Flights(Generic[Key, Result]):
+class SingleFlight(Generic[Key, Result]):
     """What is under way, by what it is for. Ended with `aclose`."""
 
     def __init__(self) -> None:

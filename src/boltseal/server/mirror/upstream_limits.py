@@ -25,7 +25,7 @@ from boltseal.events import QuotaLow, UpstreamDown
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
-    from boltseal.client.pull_limit import PullsLeft, Quota
+    from boltseal.client.pull_limit import PullLimit, PullsLeft
     from boltseal.events import Event
     from boltseal.policy.upstreams import UpstreamTerms
     from boltseal.server.mirror.upstreams import Upstream
@@ -45,7 +45,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class Limits:
+class UpstreamLimits:
     """Of all upstreams. One per process. `clock`: microseconds."""
 
     def __init__(self, states: UpstreamStates, *, clock: Callable[[], int], tell: Tell) -> None:
@@ -56,7 +56,7 @@ class Limits:
         self._spent_until_us: dict[str, int] = {}
         self._pulls: dict[str, PullsLeft] = {}
         self._failures: dict[str, int] = {}
-        self._quotas: dict[str, Quota] = {}
+        self._quotas: dict[str, PullLimit] = {}
 
     def resting(self, upstream: Upstream) -> str | None:
         """Why an upstream is not asked anything now, None where it may be."""

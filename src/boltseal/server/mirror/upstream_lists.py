@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Tag
 from boltseal.server.mirror.errors import UpstreamFailed, told
-from boltseal.server.mirror.single_flight import Flights
+from boltseal.server.mirror.single_flight import SingleFlight
 from boltseal.server.registry.models import ReferrerRow
 from boltseal.server.registry.pulls import RepositoryUnknown
 from boltseal.server.storage.metadata import mirrored
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository
-    from boltseal.server.mirror.upstream_limits import Limits
+    from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.pulls import Pulls
     from boltseal.server.storage.metadata.database import Database
@@ -52,7 +52,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed(Generic[Item]):
+class UpstreamList(Generic[Item]):
     """A whole list. `asked_us`: from when on it is fresh, which is when upstream gave it. `warning`: why something may be
     missing, None where nothing is."""
 
@@ -67,14 +67,14 @@ class _Kept(Generic[Item]):
     def __init__(self, weigh: Callable[[Item], int], kept_bytes: int) -> None:
         self._weigh = weigh
         self._kept_bytes = kept_bytes
-        self._lists: OrderedDict[Hashable, tuple[Listed[Item], int]] = OrderedDict()
+        self._lists: OrderedDict[Hashable, tuple[UpstreamList[Item], int]] = OrderedDict()
         self._held_bytes = 0
 
-    def get(self, key: Hashable) -> Listed[Item] | None:
+    def get(self, key: Hashable) -> UpstreamList[Item] | None:
         found = self._lists.get(key)
         return None if found is None else found[0]
 
-    def put(self, key: Hashable, listed: Listed[Item]) -> None:
+    def put(self, key: Hashable, listed: UpstreamList[Item]) -> None:
         weight = ITEM_BYTES + sum(map(self._weigh, listed.items))
         self._held_bytes += weight - self._lists.pop(key, (listed, 0))[1]
         self._lists[key] = listed, weight
@@ -91,14 +91,14 @@ def _of_referrer(row: ReferrerRow) -> int:
     return ITEM_BYTES * (len(texts) + 2) + 4 * sum(map(len, texts))  # a character may take four
 
 
-class Relay:
+class UpstreamLists:
     """Lists of all upstreams. One per process. `clock`: microseconds since the epoch."""
 
     def __init__(
         self,
         database: Database,
         pulls: Pulls,
-        limits: Limits,
+        limits: UpstreamLimits,
         clock: Callable[[], int],
         bounds: ListBounds = ListBounds(),
     ) -> None:
@@ -109,15 +109,15 @@ class Relay:
         self._bounds = bounds
         self._tags: _Kept[Tag] = _Kept(_of_tag, bounds.kept_bytes)
         self._referrers: _Kept[ReferrerRow] = _Kept(_of_referrer, bounds.kept_bytes)
-        self._tag_flights: Flights[Hashable, Listed[Tag]] = Flights()
-        self._referrer_flights: Flights[Hashable, Listed[ReferrerRow]] = Flights()
+        self._tag_flights: SingleFlight[Hashable, UpstreamList[Tag]] = SingleFlight()
+        self._referrer_flights: SingleFlight[Hashable, UpstreamList[ReferrerRow]] = SingleFlight()
 
     async def aclose(self) -> None:
         """End what is under way."""
         await self._tag_flights.aclose()
         await self._referrer_flights.aclose()
 
-    async def tags(self, upstream: Upstream, repository: Repository) -> Listed[Tag]:
+    async def tags(self, upstream: Upstream, repository: Repository) -> UpstreamList[Tag]:
         """Every tag, sorted by bytes. RepositoryUnknown, and what upstream failed with where nothing stands in."""
 
         async def ask() -> tuple[Tag, ...]:
@@ -136,7 +136,7 @@ class Relay:
 
         return await self._list(self._tags, self._tag_flights, repository, upstream, ask, here)
 
-    async def referrers(self, upstream: Upstream, repository: Repository, digest: Digest) -> Listed[ReferrerRow]:
+    async def referrers(self, upstream: Upstream, repository: Repository, digest: Digest) -> UpstreamList[ReferrerRow]:
         """All that refers to a manifest, by digest. What upstream failed with where nothing stands in."""
 
         async def ask() -> tuple[ReferrerRow, ...]:
@@ -162,20 +162,20 @@ class Relay:
     async def _list(
         self,
         kept: _Kept[Item],
-        flights: Flights[Hashable, Listed[Item]],
+        flights: SingleFlight[Hashable, UpstreamList[Item]],
         key: Hashable,
         upstream: Upstream,
         ask: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
         here: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
-    ) -> Listed[Item]:
+    ) -> UpstreamList[Item]:
         before = kept.get(key)
         if before is not None and self._clock() - before.asked_us < upstream.terms.fresh_us:
             return before
 
-        async def work() -> Listed[Item]:
+        async def work() -> UpstreamList[Item]:
             try:
                 async with asyncio.timeout(self._bounds.within_s), self._limits.asking(upstream):
-                    listed = Listed(await ask(), self._clock())
+                    listed = UpstreamList(await ask(), self._clock())
             except TimeoutError:
                 failed: BoltsealError = UpstreamFailed(f"{upstream.terms.name} did not end its list in time")
             except BoltsealError as error:
@@ -185,7 +185,7 @@ class Relay:
                 return listed
             if isinstance(failed, RepositoryUnknown):
                 raise failed
-            listed = before or Listed(await here())
+            listed = before or UpstreamList(await here())
             if not listed.items:
                 raise failed
             age_us = max(0, upstream.terms.fresh_us - FAILED_US)  # as old as a list that is fresh for FAILED_US more

@@ -27,9 +27,9 @@ from boltseal.errors import BoltsealError, Denied, ErrorCode, Unavailable
 from boltseal.events import TagHeld, TagMoved
 from boltseal.oci.reference import Reference
 from boltseal.policy.release_tags import looks_like_release
-from boltseal.policy.upstream_moves import Answer, Seen, Told, answer_of, warning_of
-from boltseal.server.mirror.single_flight import Flights
-from boltseal.server.storage.coordination.interprocess_lock import TurnNotHad
+from boltseal.policy.upstream_moves import MoveEvent, ServedAnswer, UpstreamAnswer, answer_of, warning_of
+from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from boltseal.client.registry_client import Resolved
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.mirror.upstream_limits import Limits, Tell
+    from boltseal.server.mirror.upstream_limits import Tell, UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.observations import Noted, Observations, Stands
-    from boltseal.server.storage.coordination.interprocess_lock import Turns
+    from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
+    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
 
 REMEMBERED: Final = 10_000
 MISSED_US: Final = 10_000_000
@@ -64,7 +64,7 @@ class TagHeldBack(Denied):
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class UpstreamTag:
     """What a tag means. `size` -1: not said. `warning`: why this may not be what upstream would say now, for a person."""
 
     digest: Digest
@@ -96,8 +96,8 @@ class UpstreamTags:
     def __init__(
         self,
         observations: Observations,
-        limits: Limits,
-        turns: Turns,
+        limits: UpstreamLimits,
+        turns: InterprocessLock,
         *,
         clock: Callable[[], int],
         tell: Tell,
@@ -114,13 +114,13 @@ class UpstreamTags:
         self._count = count
         self._patience_s = patience_s
         self._tried: OrderedDict[Key, _Tried] = OrderedDict()
-        self._flights: Flights[Key, Meaning] = Flights()
+        self._flights: SingleFlight[Key, UpstreamTag] = SingleFlight()
 
     async def aclose(self) -> None:
         """End what is under way."""
         await self._flights.aclose()
 
-    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning:
+    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         """What a tag means (`repository`: ours, `docker.io/library/node`). RemoteNotFound, TagWithdrawn, TagHeldBack, and
         what `client` raises where nothing stands here."""
         stands = self._observations.look(repository, tag)
@@ -135,13 +135,13 @@ class UpstreamTags:
         """What a tag was served as before it meant `now`, the newest first."""
         return await self._observations.meant_before(repository, tag, now)
 
-    def told(self, upstream: Upstream, repository: Repository, tag: Tag, noted: Noted) -> None:
+    def told(self, upstream: Upstream, repository: Repository, tag: Tag, noted: ObservationResult) -> None:
         """Hand over what an answer of upstream's, or somebody's word, has changed."""
         event = _event(upstream, repository, tag, noted)
         if event is not None:
             self._tell(event)
 
-    async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> Meaning:
+    async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         stands = self._observations.look(repository, tag)
         try:
             reason = self._read_only() or self._limits.resting(upstream)
@@ -152,7 +152,7 @@ class UpstreamTags:
                 if stands is not None and self._fresh(upstream, stands):  # another worker was quicker
                     return _served(upstream, repository, tag, stands, stands.known.serves)
                 return await self._ask_alone(upstream, repository, tag, stands)
-        except TurnNotHad as error:
+        except LockNotAcquired as error:
             return _without(upstream, repository, tag, stands, error)
         except (TagWithdrawn, TagHeldBack):
             raise
@@ -162,7 +162,9 @@ class UpstreamTags:
                 raise
             return _without(upstream, repository, tag, stands, error)
 
-    async def _ask_alone(self, upstream: Upstream, repository: Repository, tag: Tag, stands: Stands | None) -> Meaning:
+    async def _ask_alone(
+        self, upstream: Upstream, repository: Repository, tag: Tag, stands: ObservedTag | None
+    ) -> UpstreamTag:
         said = await self._head(upstream, repository, tag, patient=stands is None)
         terms = upstream.terms.decide(upstream.remote(repository), tag)
         noted = await self._observations.note(
@@ -174,7 +176,9 @@ class UpstreamTags:
             raise RemoteNotFound(f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag}")
         return _served(upstream, repository, tag, noted.now, said)
 
-    async def _head(self, upstream: Upstream, repository: Repository, tag: Tag, *, patient: bool) -> Seen | None:
+    async def _head(
+        self, upstream: Upstream, repository: Repository, tag: Tag, *, patient: bool
+    ) -> UpstreamAnswer | None:
         """What upstream says; None: it has no such tag."""
         self._count(HEADS)
         try:
@@ -182,7 +186,7 @@ class UpstreamTags:
                 resolved = await self._resolved(upstream, repository, tag, None if patient else self._patience_s)
         except RemoteNotFound:
             return None
-        return Seen(resolved.digest, resolved.media_type, resolved.size)
+        return UpstreamAnswer(resolved.digest, resolved.media_type, resolved.size)
 
     async def _resolved(self, upstream: Upstream, repository: Repository, tag: Tag, within_s: float | None) -> Resolved:
         try:
@@ -191,7 +195,7 @@ class UpstreamTags:
         except TimeoutError as error:
             raise RemoteUnavailable(f"{upstream.terms.name} did not answer within {within_s:g} seconds") from error
 
-    def _fresh(self, upstream: Upstream, stands: Stands) -> bool:
+    def _fresh(self, upstream: Upstream, stands: ObservedTag) -> bool:
         # A clock that was set back must not keep an answer for ever.
         return 0 <= self._clock() - stands.asked_us < upstream.terms.fresh_us
 
@@ -207,33 +211,35 @@ class UpstreamTags:
             self._tried.popitem(last=False)
 
 
-def _served(upstream: Upstream, repository: Repository, tag: Tag, stands: Stands, said: Seen | None) -> Meaning:
+def _served(
+    upstream: Upstream, repository: Repository, tag: Tag, stands: ObservedTag, said: UpstreamAnswer | None
+) -> UpstreamTag:
     """What stands here, for a client. RemoteNotFound, TagWithdrawn, TagHeldBack."""
     known, name = stands.known, f"{repository}:{tag}"
     match answer_of(known, upstream.terms.on_gone):
-        case Answer.UNKNOWN:
+        case ServedAnswer.UNKNOWN:
             raise RemoteNotFound(f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag}")
-        case Answer.WITHDRAWN:
+        case ServedAnswer.WITHDRAWN:
             raise TagWithdrawn(
                 f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag} any more, and what was withdrawn is not "
                 'served here (on_gone = "stop")'
             )
-        case Answer.HELD_BACK:
+        case ServedAnswer.HELD_BACK:
             held = "" if known.held is None else f" at {known.held.digest}"
             raise TagHeldBack(
                 f"{name} was never served here before and is held{held}: whoever runs this registry may say "
                 f"`boltseal accept {name}`"
             )
-        case Answer.SERVED:
+        case ServedAnswer.SERVED:
             serves = known.serves
     if serves is None:
         raise AssertionError("what is served is there")
-    return Meaning(serves.digest, serves.media_type, serves.size, warning_of(known, said))
+    return UpstreamTag(serves.digest, serves.media_type, serves.size, warning_of(known, said))
 
 
 def _without(
-    upstream: Upstream, repository: Repository, tag: Tag, stands: Stands | None, error: BoltsealError
-) -> Meaning:
+    upstream: Upstream, repository: Repository, tag: Tag, stands: ObservedTag | None, error: BoltsealError
+) -> UpstreamTag:
     """What stands here, where upstream's word on it could not be had; `error` where that is nothing."""
     if stands is None:
         raise error
@@ -241,19 +247,19 @@ def _without(
     return meaning if meaning.warning is not None else replace(meaning, warning=error.message)
 
 
-def _event(upstream: Upstream, repository: Repository, tag: Tag, noted: Noted) -> TagMoved | TagHeld | None:
+def _event(upstream: Upstream, repository: Repository, tag: Tag, noted: ObservationResult) -> TagMoved | TagHeld | None:
     if noted.now is None:
         return None
     reference = Reference(upstream.terms.name, upstream.remote(repository), tag)
     served_before = None if noted.before is None or noted.before.serves is None else noted.before.serves.digest
     serves, held = noted.now.known.serves, noted.now.known.held
     match noted.told:
-        case Told.MOVED:
+        case MoveEvent.MOVED:
             now = None if serves is None else serves.digest
             return TagMoved(reference, served_before, now, looks_like_release(tag), "mirror")
-        case Told.GONE:
+        case MoveEvent.GONE:
             return TagMoved(reference, served_before, None, looks_like_release(tag), "mirror")
-        case Told.HELD:
+        case MoveEvent.HELD:
             return TagHeld(reference, served_before, None if held is None else held.digest, noted.reason)
-        case Told.NOTHING:
+        case MoveEvent.NOTHING:
             return None

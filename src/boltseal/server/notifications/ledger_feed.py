@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid
 from boltseal.events import ReleaseDone, TagHeld, TagMoved
-from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, Kind, parse
-from boltseal.notify.dispatch import Told
+from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, EntryKind, parse
+from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import TOLD
-from boltseal.policy.upstream_moves import Told as Telling
+from boltseal.policy.upstream_moves import MoveEvent as Telling
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.database import Transaction
 from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 BATCH: Final = 500
 SEEN_BY: Final = "registry"
 MIRROR: Final = "mirror"
-_GONE: Final = frozenset({Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED})
+_GONE: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
 
 
 class _LogFeed(ABC):
@@ -66,7 +66,7 @@ class _LogFeed(ABC):
 
         return self._database.read_and_wait(look)
 
-    def read(self, start: int) -> tuple[Sequence[Told], int]:
+    def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
         """The events from the entry `start` on, of some entries, and where to go on. Unavailable."""
 
         def look(connection: Connection) -> list[tuple[int, bytes]]:
@@ -81,7 +81,7 @@ class _LogFeed(ABC):
             except Invalid:
                 continue  # `fsck` and the monitor say so; nobody is told of what can't be read
             if event is not None:
-                told.append(Told(f"{entry.registry}/{index}", entry.time_us, event))
+                told.append(OutgoingEvent(f"{entry.registry}/{index}", entry.time_us, event))
         return told, found[-1][0] + 1 if found else start + BATCH
 
 
@@ -123,14 +123,14 @@ def event_of_observation(entry: Entry) -> Event | None:
 
 def event_of(entry: Entry, registry: str) -> Event | None:
     """The event that an entry is, or None. Invalid for one whose names are none."""
-    if entry.kind is Kind.RELEASED:
+    if entry.kind is EntryKind.RELEASED:
         number = entry.extra.get(RELEASE_NUMBER, "")
         project, host = entry.extra.get(RELEASE_PROJECT, ""), entry.extra.get(RELEASE_HOST, "")
         if not (project and host and number.isascii() and number.isdecimal() and len(number) < 10):
             return None
         image = f"{registry}/{entry.repository}{f':{entry.tag}' if entry.tag else ''}@{entry.digest}"
         return ReleaseDone(project, int(number), host, (image,))
-    if not entry.tag or entry.kind not in _GONE | {Kind.TAG_MOVED, Kind.TAG_RESTORED}:
+    if not entry.tag or entry.kind not in _GONE | {EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED}:
         return None
     gone = entry.kind in _GONE
     was = Digest.parse(entry.was or entry.digest) if entry.was or gone else None
@@ -138,6 +138,6 @@ def event_of(entry: Entry, registry: str) -> Event | None:
     if was == now:
         return None
     tag = Tag(entry.tag)
-    alarm = gone and entry.kind is not Kind.TAG_EXPIRED and looks_like_release(tag)
+    alarm = gone and entry.kind is not EntryKind.TAG_EXPIRED and looks_like_release(tag)
     reference = Reference(registry, Repository(entry.repository), tag)
     return TagMoved(reference, was, now, alarm, SEEN_BY)

@@ -13,21 +13,21 @@ from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.manifests import Manifests
 from boltseal.server.registry.observations import Observations
 from boltseal.server.registry.pulls import Pulls
-from boltseal.server.registry.quota_checks import UNBOUNDED, Bounds
+from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.registry.records import Records
-from boltseal.server.registry.refusals import Refusals
-from boltseal.server.registry.reserved_push import GatedPushes
+from boltseal.server.registry.refusals import RefusalLog
+from boltseal.server.registry.reserved_push import ReservedPushes
 from boltseal.server.registry.restores import Restores
 from boltseal.server.registry.seals import Seals
-from boltseal.server.registry.tag_writer import TagDoor
-from boltseal.server.registry.uploads import Uploads
+from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
 from boltseal.server.storage.metadata.schema import OBSERVATIONS
 
 if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.disk_reserve import Room
+    from boltseal.server.storage.disk_reserve import DiskReserve
     from boltseal.server.storage.metadata.database import Database
 
 
@@ -37,7 +37,7 @@ class Registry:
 
     pulls: Pulls
     manifests: Manifests
-    uploads: Uploads
+    uploads: UploadManager
     deletes: Deletes
     seals: Seals
     restores: Restores
@@ -46,20 +46,24 @@ class Registry:
     observed: Ledger
     observations: Observations
     upstreams: UpstreamStates
-    refusals: Refusals
-    gated: GatedPushes
+    refusals: RefusalLog
+    gated: ReservedPushes
 
 
 def build_registry(
-    database: Database, blobs: BlobStore, rules: RuleSet, room: Room | None = None, bounds: Bounds = UNBOUNDED
+    database: Database,
+    blobs: BlobStore,
+    rules: RuleSet,
+    room: DiskReserve | None = None,
+    bounds: QuotaChecks = UNCHECKED,
 ) -> Registry:
     """The registry over one store, all its parts behind the same door. `room`: what uploads must leave free."""
-    door, refusals = TagDoor(rules), Refusals(rules)
+    door, refusals = TagWriter(rules), RefusalLog(rules)
     manifests = Manifests(database, door, refusals, bounds)
     return Registry(
         pulls=Pulls(database, blobs),
         manifests=manifests,
-        uploads=Uploads(database, blobs, room, bounds),
+        uploads=UploadManager(database, blobs, room, bounds),
         deletes=Deletes(database, door, refusals),
         seals=Seals(database, blobs, door),
         restores=Restores(database, door),
@@ -69,5 +73,5 @@ def build_registry(
         observations=Observations(database),
         upstreams=UpstreamStates(database),
         refusals=refusals,
-        gated=GatedPushes(database, manifests, door, refusals),
+        gated=ReservedPushes(database, manifests, door, refusals),
     )

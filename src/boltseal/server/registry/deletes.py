@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, SealedDelete
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.policy import refusal_message
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.models import Place
+from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.registry.preconditions import check_conditions
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.storage.metadata import queries
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.models import Conditions
-    from boltseal.server.registry.refusals import Refusals
-    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.registry.refusals import RefusalLog
+    from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.metadata.database import Database, Transaction
     from boltseal.server.storage.metadata.queries import ManifestRow
 
@@ -40,7 +40,7 @@ class ContentProtected(SealedDelete):
 class Deletes:
     """Every delete that comes over the wire."""
 
-    def __init__(self, database: Database, door: TagDoor, refusals: Refusals) -> None:
+    def __init__(self, database: Database, door: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
         self._door = door
         self._refusals = refusals
@@ -92,7 +92,7 @@ class Deletes:
             await self._database.write(job)
 
     def _check_manifest(
-        self, tx: Transaction, place: Place, digest: Digest, row: ManifestRow, actor: Actor
+        self, tx: Transaction, place: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
     ) -> str | None:
         """Refuse what a seal covers. Returns the sealed subject when this is a referrer that may be taken back."""
         keeping = self._door.protectors(tx, place, digest, through_subjects=False)
@@ -112,10 +112,12 @@ class Deletes:
             raise ContentProtected(refusal_message.delete_referrer(digest, place.repository, keeping))
         return row.subject
 
-    def _record_taken_back(self, tx: Transaction, place: Place, row: ManifestRow, subject: str, actor: Actor) -> None:
+    def _record_taken_back(
+        self, tx: Transaction, place: RepositoryRow, row: ManifestRow, subject: str, actor: Actor
+    ) -> None:
         sequencer.append(
             tx,
-            Kind.TAG_DELETED,
+            EntryKind.TAG_DELETED,
             repository=place.repository,
             digest=row.digest,
             media_type=row.media_type,
@@ -125,6 +127,6 @@ class Deletes:
             extra={"subject": subject},
         )
 
-    def _place(self, tx: Transaction, repository: Repository) -> Place | None:
+    def _place(self, tx: Transaction, repository: Repository) -> RepositoryRow | None:
         found = queries.repository_id(tx, repository)
-        return None if found is None else Place(repository, found)
+        return None if found is None else RepositoryRow(repository, found)

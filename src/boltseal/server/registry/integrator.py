@@ -3,7 +3,7 @@
 Entries are true when their transaction is; signing comes after, and may be late, but never wrong. Steps of `integrate`:
 
 1. Take the lock of whoever signs; read key, mark, and what the database says, in one snapshot.
-2. Compare: the database must hold everything that was ever signed, unchanged (`LedgerDoubt` says what is not so).
+2. Compare: the database must hold everything that was ever signed, unchanged (`LedgerInDoubt` says what is not so).
 3. Add the leaves of what is new, up to the mark if it is ahead: then the root must be the mark's, and its note is the
    head, signed already by somebody who died before step 5.
 4. Sign, and raise the mark: durable from here on, so that no other tree of this size is ever signed.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import EMPTY_ROOT, inclusion_path, leaf_hash, prove
 from boltseal.ledger.note import SigningKey, format_note, parse_note_unverified
 from boltseal.ledger.proof import Receipt, format_receipt
@@ -44,11 +44,11 @@ BATCH: Final = 16_384
 SEED_BYTES: Final = 32
 
 
-class LedgerDoubt(Unavailable):
+class LedgerInDoubt(Unavailable):
     """The database is not, or may not be, what this ledger signed; nothing may be added to it."""
 
 
-class LedgerKeyMissing(LedgerDoubt):
+class LedgerKeyMissing(LedgerInDoubt):
     """There is no key, and there was one."""
 
 
@@ -58,7 +58,7 @@ class _Seen:
 
     origin: str
     size: int
-    head: ledger_tree.Head | None
+    head: ledger_tree.SignedHead | None
 
     @property
     def signed(self) -> int:
@@ -72,7 +72,7 @@ class Integrator:
         self.log = log
         self._database = database
         self._keys = keys
-        self._held: tuple[bytes | None, ledger_tree.Head | None] = (None, None)
+        self._held: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
         """Mark and head that were compared last: the same ones need no second look."""
 
     def begin(self) -> None:
@@ -91,7 +91,7 @@ class Integrator:
             self._keys.put_key(key)
 
     def check(self) -> None:
-        """Hold the database against key and mark, and change nothing. LedgerDoubt, LedgerKeyUnreadable."""
+        """Hold the database against key and mark, and change nothing. LedgerInDoubt, LedgerKeyUnreadable."""
         seen = self._look()
         if seen is None:
             return  # a ledger that was not started has signed nothing
@@ -101,12 +101,12 @@ class Integrator:
         self._compare(seen, key, mark)
 
     def integrate(self) -> Checkpoint | None:
-        """Bring in everything that is committed; the head over it, None where there is no key yet. LedgerDoubt, ..."""
+        """Bring in everything that is committed; the head over it, None where there is no key yet. LedgerInDoubt, ..."""
         with self._keys.locked():
             return self._integrate()
 
     def rotate(self, actor: str, reason: str) -> SigningKey:
-        """Let a new key sign from now on. The entry that names it is the last thing the old key signs. LedgerDoubt, ...
+        """Let a new key sign from now on. The entry that names it is the last thing the old key signs. LedgerInDoubt, ...
 
         A rotation that dies leaves an entry about a key that will never sign, and the old key in force.
         """
@@ -118,7 +118,9 @@ class Integrator:
             new = SigningKey(old.name, secrets.token_bytes(SEED_BYTES))
             extra = {"key": str(new.verifier)}
             index = self._database.write_and_wait(
-                lambda tx: sequencer.append(tx, Kind.KEY_ROTATED, actor=actor, reason=reason, extra=extra, log=self.log)
+                lambda tx: sequencer.append(
+                    tx, EntryKind.KEY_ROTATED, actor=actor, reason=reason, extra=extra, log=self.log
+                )
             )
             head = self._integrate()
             signed = self._keys.mark()
@@ -130,7 +132,9 @@ class Integrator:
             self._keys.put_mark(both)
             self._keys.put_key(new)
             self._database.write_and_wait(
-                lambda tx: ledger_tree.put_head(tx, ledger_tree.LATEST, ledger_tree.Head(head.size, both), self.log)
+                lambda tx: ledger_tree.put_head(
+                    tx, ledger_tree.LATEST, ledger_tree.SignedHead(head.size, both), self.log
+                )
             )
             return new
 
@@ -156,34 +160,34 @@ class Integrator:
         head = Checkpoint(seen.origin, grown.size, grown.root)
         if to == marked.size:
             if marked.root != head.root:
-                raise LedgerDoubt(f"the first {to} entries of the ledger are not the ones that were signed")
+                raise LedgerInDoubt(f"the first {to} entries of the ledger are not the ones that were signed")
             note = mark
         else:
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note)
-        stored = ledger_tree.Head(head.size, note)
+        stored = ledger_tree.SignedHead(head.size, note)
         self._database.write_and_wait(lambda tx: ledger_tree.grow(tx, seen.signed, grown.tiles, stored, self.log))
         self._held = (note, stored)
         return head
 
     def _compare(self, seen: _Seen, key: SigningKey | None, mark: bytes | None) -> Checkpoint:
-        """Step 2; the mark as it holds. LedgerDoubt."""
+        """Step 2; the mark as it holds. LedgerInDoubt."""
         if key is None:
             raise LedgerKeyMissing(
                 "the ledger's key is missing: put the folder of keys back beside the data, or let "
                 "`boltseal ledger recover --accept-loss` begin a new one"
             )
         if mark is None:
-            raise LedgerDoubt("the folder of keys has the ledger's key, but not its high-water mark: put it back")
+            raise LedgerInDoubt("the folder of keys has the ledger's key, but not its high-water mark: put it back")
         if key.name != seen.origin:
-            raise LedgerDoubt(f"the key is of the ledger {key.name}, the data is of {seen.origin}")
+            raise LedgerInDoubt(f"the key is of the ledger {key.name}, the data is of {seen.origin}")
         try:
             marked = open_checkpoint(mark, key.verifier).checkpoint
         except Invalid as error:
-            raise LedgerDoubt(f"the ledger's high-water mark does not hold: {error.message}") from error
+            raise LedgerInDoubt(f"the ledger's high-water mark does not hold: {error.message}") from error
         ahead = max(marked.size, seen.signed)
         if ahead > seen.size:
-            raise LedgerDoubt(
+            raise LedgerInDoubt(
                 f"{ahead} entries of the ledger were signed, but the data holds {seen.size}: it is an old copy, or "
                 "entries were taken away; `boltseal ledger recover` brings them back"
             )
@@ -213,17 +217,17 @@ def receipt_of(connection: Connection, index: int, size: int, note: bytes, log: 
 def _grown(connection: Connection, size: int, to: int, log: Log) -> Grown:
     lines = [line for _, line in ledger_store.lines(connection, size, until=to, log=log)]
     if len(lines) != to - size or not all(isinstance(line, bytes) for line in lines):
-        raise LedgerDoubt(f"the ledger's entries {size} to {to - 1} are not all there as they were written")
+        raise LedgerInDoubt(f"the ledger's entries {size} to {to - 1} are not all there as they were written")
     try:
         return grow(size, ledger_tree.tiles(connection, edge(size), log), [leaf_hash(line) for line in lines])
     except TileInvalid as error:
-        raise LedgerDoubt(f"the ledger's stored tree does not hold: {error.message}") from error
+        raise LedgerInDoubt(f"the ledger's stored tree does not hold: {error.message}") from error
 
 
 def _compare_tree(
-    connection: Connection, head: ledger_tree.Head | None, marked: Checkpoint, key: SigningKey, log: Log
+    connection: Connection, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
 ) -> None:
-    """The stored tree and head against the mark. LedgerDoubt."""
+    """The stored tree and head against the mark. LedgerInDoubt."""
     if head is None:
         return
     try:
@@ -233,11 +237,11 @@ def _compare_tree(
         common = min(head.size, marked.size)
         roots = {at: ledger_tree.root(connection, at, head.size, log) for at in {common, head.size}}
     except (Invalid, TileInvalid) as error:
-        raise LedgerDoubt(f"the ledger's stored head does not hold: {error.message}") from error
+        raise LedgerInDoubt(f"the ledger's stored head does not hold: {error.message}") from error
     if stored.size != head.size or stored.root != roots[head.size]:
-        raise LedgerDoubt("the ledger's stored head is not over its stored tree")
+        raise LedgerInDoubt("the ledger's stored head is not over its stored tree")
     if common == marked.size and roots[common] != marked.root:
-        raise LedgerDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
+        raise LedgerInDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
 
 
 def _unverified(mark: bytes) -> Checkpoint:

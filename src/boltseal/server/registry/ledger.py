@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import msgspec
 
 from boltseal.errors import ErrorCode, NotFound
-from boltseal.ledger.entry import Kind, parse
+from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
 from boltseal.server.registry.integrator import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 CREATED: Final = "created"
 DELETED: Final = "deleted"
 _EVENTS: Final[Mapping[str, str]] = {
-    Kind.TAG_CREATED: CREATED,
-    Kind.TAG_MOVED: CREATED,
-    Kind.TAG_RESTORED: CREATED,
-    Kind.TAG_DELETED: DELETED,
-    Kind.TAG_PURGED: DELETED,
-    Kind.TAG_EXPIRED: DELETED,
+    EntryKind.TAG_CREATED: CREATED,
+    EntryKind.TAG_MOVED: CREATED,
+    EntryKind.TAG_RESTORED: CREATED,
+    EntryKind.TAG_DELETED: DELETED,
+    EntryKind.TAG_PURGED: DELETED,
+    EntryKind.TAG_EXPIRED: DELETED,
 }
 """Which entries let a tag mean another manifest, or none; the rest speaks of its protection."""
-_SEEN: Final[Mapping[str, str]] = {Kind.OBSERVED: CREATED, Kind.ACCEPTED: CREATED}
+_SEEN: Final[Mapping[str, str]] = {EntryKind.OBSERVED: CREATED, EntryKind.ACCEPTED: CREATED}
 """The same of what upstreams' tags were served as; an observation of nothing is a deletion."""
 
 
@@ -136,7 +136,7 @@ class Ledger:
         return EventPage((), more=False) if n == 0 else await self._database.read(query)
 
     async def history(
-        self, repository: Repository, tag: Tag | None, *, after: int, n: int, kinds: Collection[Kind] | None = None
+        self, repository: Repository, tag: Tag | None, *, after: int, n: int, kinds: Collection[EntryKind] | None = None
     ) -> EntryPage:
         """The entries of a repository, or of one of its names, behind an index. Empty of what was never there.
 
@@ -162,7 +162,7 @@ class Ledger:
             at = before.previous
         return gone
 
-    def _head(self, held: Connection) -> ledger_tree.Head:
+    def _head(self, held: Connection) -> ledger_tree.SignedHead:
         head = ledger_tree.head(held, log=self._log)
         if head is None:
             raise NotInLedger("this ledger is not signed yet")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from boltseal.oci.digest import SHA256, Digest, DigestInvalid
 from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.seal import Identity
-from boltseal.server.registry.models import Place, Published, Pushed
+from boltseal.server.registry.models import Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.preconditions import check_conditions
-from boltseal.server.registry.quota_checks import UNBOUNDED, Bounds
+from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.queries import ManifestRow
 
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.models import Conditions
-    from boltseal.server.registry.refusals import Refusals
-    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.registry.refusals import RefusalLog
+    from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.metadata.database import Database, Transaction
 
 
 class Manifests:
     """Every manifest push of the registry."""
 
-    def __init__(self, database: Database, door: TagDoor, refusals: Refusals, bounds: Bounds = UNBOUNDED) -> None:
+    def __init__(
+        self, database: Database, door: TagWriter, refusals: RefusalLog, bounds: QuotaChecks = UNCHECKED
+    ) -> None:
         self._database = database
         self._door = door
         self._refusals = refusals
@@ -67,7 +69,7 @@ class Manifests:
         self,
         tx: Transaction,
         repository: Repository,
-        pushed: Pushed,
+        pushed: PushedManifest,
         tags: tuple[Tag, ...],
         conditions: Conditions,
         actor: Actor,
@@ -80,12 +82,12 @@ class Manifests:
         self,
         tx: Transaction,
         repository: Repository,
-        pushed: Pushed,
+        pushed: PushedManifest,
         tags: tuple[Tag, ...],
         conditions: Conditions,
         actor: Actor,
     ) -> Published:
-        place = Place(repository, queries.ensure_repository(tx, repository, actor.name))
+        place = RepositoryRow(repository, queries.ensure_repository(tx, repository, actor.name))
         there = queries.find_manifest(tx, place.id, str(pushed.digest))
         if not tags:
             check_conditions(conditions, f"manifest {pushed.digest.short}", there.digest if there else None)
@@ -103,8 +105,8 @@ class Manifests:
     def _write(
         self,
         tx: Transaction,
-        place: Place,
-        pushed: Pushed,
+        place: RepositoryRow,
+        pushed: PushedManifest,
         tags: tuple[Tag, ...],
         there: ManifestRow | None,
         actor: Actor,
@@ -129,7 +131,7 @@ class Manifests:
             for subject in spoken_of:
                 queries.add_link(tx, place.id, str(pushed.digest), str(subject), str(LinkKind.SIGNATURE_TAG))
 
-    def _check_sizes(self, tx: Transaction, place: Place, manifest: Manifest) -> None:
+    def _check_sizes(self, tx: Transaction, place: RepositoryRow, manifest: Manifest) -> None:
         """A manifest that says another size than what is held has could be published, and pulled by nobody."""
         named = {
             str(link.descriptor.digest): link.descriptor
@@ -146,7 +148,7 @@ class Manifests:
 
 def prepare(
     reference: Tag | Digest, extra_tags: tuple[Tag, ...], body: bytes, content_type: str | None
-) -> tuple[Pushed, tuple[Tag, ...]]:
+) -> tuple[PushedManifest, tuple[Tag, ...]]:
     """What is pushed, and which tags shall mean it, each once. ManifestInvalid, DigestInvalid."""
     manifest = parse_manifest(body, content_type)
     canonical = Digest.of(body)
@@ -158,10 +160,10 @@ def prepare(
             raise DigestInvalid(f"the manifest has digest {digest}, but was sent to {reference}")
     else:
         tags = (reference, *extra_tags)
-    return Pushed(digest, Identity(canonical, manifest.media_type), manifest), tuple(dict.fromkeys(tags))
+    return PushedManifest(digest, Identity(canonical, manifest.media_type), manifest), tuple(dict.fromkeys(tags))
 
 
-def _row(pushed: Pushed, manifest: Manifest, now_us: int, actor: Actor) -> ManifestRow:
+def _row(pushed: PushedManifest, manifest: Manifest, now_us: int, actor: Actor) -> ManifestRow:
     return ManifestRow(
         digest=str(pushed.digest),
         canonical=str(pushed.identity.canonical),

@@ -99,7 +99,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RepositoryRow:
     """A repository inside a transaction: its name and its number in the database."""
 
     repository: Repository
@@ -107,7 +107,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class PushedManifest:
     """A manifest as it was pushed: its digest as addressed, what makes it itself, and its parts."""
 
     digest: Digest
@@ -116,7 +116,7 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class EntryResult:
     """How a name stands now: the index of the entry that says so, and whether that entry is new."""
 
     entry_index: int

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, NotFound, Precondition, Unavailable
-from boltseal.ledger.entry import MAX_TIME_US, Entry, Kind, parse
+from boltseal.ledger.entry import MAX_TIME_US, Entry, EntryKind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import upstream_moves
-from boltseal.policy.upstream_moves import Judged, Known, Seen, Told
+from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, UpstreamAnswer
 from boltseal.policy.upstreams import OnGone
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import foreign_tags, ledger_store
@@ -36,7 +36,7 @@ LOOKED_BACK: Final = 20
 """How many entries of a tag are looked at for what it meant before."""
 
 
-class NothingHeld(NotFound):
+class NoHeldChange(NotFound):
     """There is nothing to accept: the tag was never seen here, or means what upstream says."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
@@ -51,31 +51,31 @@ class ObservationMissing(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Stands:
+class ObservedTag:
     """How an upstream's tag stands here. `asked_us`: when upstream answered last. `entry`: its last entry's index."""
 
-    known: Known
+    known: KnownTag
     asked_us: int
     entry: int
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class ObservationResult:
     """What came of an answer: how the tag stands now (None: it was never there), what it was, and who is told of what."""
 
-    now: Stands | None
-    before: Known | None = None
-    told: Told = Told.NOTHING
+    now: ObservedTag | None
+    before: KnownTag | None = None
+    told: MoveEvent = MoveEvent.NOTHING
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldTag:
     """A tag of which something is held back."""
 
     repository: str
     tag: str
-    known: Known
+    known: KnownTag
 
 
 class Observations:
@@ -84,7 +84,7 @@ class Observations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def look(self, repository: Repository, tag: Tag) -> Stands | None:
+    def look(self, repository: Repository, tag: Tag) -> ObservedTag | None:
         """How a tag stands, by the last commit; on the event loop's thread. None: it was never there."""
         row = self._database.lookups.foreign_tag(repository, tag)
         return None if row is None else _stands(row)
@@ -93,30 +93,32 @@ class Observations:
         self,
         repository: Repository,
         tag: Tag,
-        answer: Seen | None,
+        answer: UpstreamAnswer | None,
         terms: MoveTerms,
         actor: Actor,
         on_gone: OnGone = OnGone.ALERT,
-    ) -> Noted:
+    ) -> ObservationResult:
         """Upstream has answered: judge, and write down what is new. LedgerFrozen, LedgerMissing, ClockBehind, Full."""
 
-        def job(tx: Transaction) -> Noted:
+        def job(tx: Transaction) -> ObservationResult:
             return note(tx, repository, tag, answer, terms, actor, on_gone=on_gone)
 
         return await self._database.write(job)
 
-    async def accept(self, repository: Repository, tag: Tag, digest: Digest | None, actor: Actor, reason: str) -> Noted:
-        """Let through what is held back of a tag. NothingHeld; HeldOther where that is not `digest`."""
+    async def accept(
+        self, repository: Repository, tag: Tag, digest: Digest | None, actor: Actor, reason: str
+    ) -> ObservationResult:
+        """Let through what is held back of a tag. NoHeldChange; HeldOther where that is not `digest`."""
 
-        def job(tx: Transaction) -> Noted:
+        def job(tx: Transaction) -> ObservationResult:
             row = foreign_tags.find(tx.connection, repository, tag)
             stands = None if row is None else _stands(row)
             if stands is None:
-                raise NothingHeld(f"{repository}:{tag} was never seen here; nothing of it is held")
+                raise NoHeldChange(f"{repository}:{tag} was never seen here; nothing of it is held")
             judged = upstream_moves.accept(stands.known, tx.now_us)
             if judged is None or judged.entry is None:
                 means = "nothing" if stands.known.serves is None else str(stands.known.serves.digest)
-                raise NothingHeld(f"nothing is held of {repository}:{tag}; it means {means}")
+                raise NoHeldChange(f"nothing is held of {repository}:{tag}; it means {means}")
             if digest is not None and judged.entry.digest != digest:
                 raise HeldOther(f"what is held of {repository}:{tag} is {judged.entry.digest}, not {digest}")
             return _write(tx, repository, tag, stands, judged, stands.asked_us, actor, reason)
@@ -127,7 +129,7 @@ class Observations:
         """What a tag was served as before it meant `now`, by its last entries, the newest first and each once."""
 
         def query(connection: Connection) -> list[Digest]:
-            kinds = [str(Kind.OBSERVED), str(Kind.ACCEPTED)]
+            kinds = [str(EntryKind.OBSERVED), str(EntryKind.ACCEPTED)]
             lines = ledger_store.newest_of_name(
                 connection, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
             )
@@ -136,11 +138,11 @@ class Observations:
 
         return await self._database.read(query)
 
-    async def held(self) -> list[Held]:
+    async def held(self) -> list[HeldTag]:
         """All tags of which something is held back."""
 
-        def query(connection: Connection) -> list[Held]:
-            return [Held(name, tag, _stands(row).known) for name, tag, row in foreign_tags.held(connection)]
+        def query(connection: Connection) -> list[HeldTag]:
+            return [HeldTag(name, tag, _stands(row).known) for name, tag, row in foreign_tags.held(connection)]
 
         return await self._database.read(query)
 
@@ -149,12 +151,12 @@ def note(
     tx: Transaction,
     repository: Repository,
     tag: Tag,
-    answer: Seen | None,
+    answer: UpstreamAnswer | None,
     terms: MoveTerms,
     actor: Actor,
     reason: str = "",
     on_gone: OnGone = OnGone.ALERT,
-) -> Noted:
+) -> ObservationResult:
     """The same in a transaction that is under way."""
     row = foreign_tags.find(tx.connection, repository, tag)
     stands = None if row is None else _stands(row)
@@ -162,9 +164,9 @@ def note(
     if judged.change is not None:
         return _write(tx, repository, tag, stands, judged, tx.now_us, actor, reason or judged.reason)
     if stands is None:
-        return Noted(None)
+        return ObservationResult(None)
     foreign_tags.asked(tx, repository, tag, tx.now_us)
-    return Noted(replace(stands, asked_us=tx.now_us), stands.known)
+    return ObservationResult(replace(stands, asked_us=tx.now_us), stands.known)
 
 
 def recall(tx: Transaction, size: int) -> None:
@@ -184,34 +186,34 @@ def recall(tx: Transaction, size: int) -> None:
 
 def stand(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
     """Set a tag to what its last entry says; upstream is asked again before anything else is believed."""
-    about = Seen(Digest.parse(entry.digest), entry.type, entry.size) if entry.digest else None
-    before = Seen(Digest.parse(entry.was), "", -1) if entry.was else None
-    if entry.kind is Kind.HELD:
-        known = Known(before, held=about, held_us=entry.time_us)
+    about = UpstreamAnswer(Digest.parse(entry.digest), entry.type, entry.size) if entry.digest else None
+    before = UpstreamAnswer(Digest.parse(entry.was), "", -1) if entry.was else None
+    if entry.kind is EntryKind.HELD:
+        known = KnownTag(before, held=about, held_us=entry.time_us)
     elif about is None:
-        known = Known(before, gone_us=entry.time_us)
+        known = KnownTag(before, gone_us=entry.time_us)
     else:
-        known = Known(about)
-    foreign_tags.put(tx, repository, tag, _row(Stands(known, 0, index)))
+        known = KnownTag(about)
+    foreign_tags.put(tx, repository, tag, _row(ObservedTag(known, 0, index)))
 
 
 def _write(
     tx: Transaction,
     repository: Repository,
     tag: Tag,
-    stands: Stands | None,
-    judged: Judged,
+    stands: ObservedTag | None,
+    judged: MoveDecision,
     asked_us: int,
     actor: Actor,
     reason: str,
-) -> Noted:
+) -> ObservationResult:
     if judged.change is None:
         raise AssertionError("there is nothing to write")
     sequencer.check_recordable(tx, OBSERVATIONS)  # before the log is read: what is doubted may lack what is looked for
     about = judged.entry
     index = sequencer.append(
         tx,
-        Kind(judged.change.value),
+        EntryKind(judged.change.value),
         repository=repository,
         tag=tag,
         digest="" if about is None else str(about.digest),
@@ -221,25 +223,25 @@ def _write(
         previous=-1 if stands is None else stands.entry,
         actor=actor.name,
         reason=reason,
-        extra={} if judged.told is Told.NOTHING else {upstream_moves.TOLD: str(judged.told)},
+        extra={} if judged.told is MoveEvent.NOTHING else {upstream_moves.TOLD: str(judged.told)},
         log=OBSERVATIONS,
     )
-    now = Stands(judged.known, asked_us, index)
+    now = ObservedTag(judged.known, asked_us, index)
     foreign_tags.put(tx, repository, tag, _row(now))
-    return Noted(now, None if stands is None else stands.known, judged.told, reason)
+    return ObservationResult(now, None if stands is None else stands.known, judged.told, reason)
 
 
 def _recorded(tx: Transaction, index: int) -> str:
     """What a tag was last recorded to mean, "" for nothing: an entry of kind `held` changes nothing of it."""
     for _, line in ledger_store.lines(tx.connection, index, until=index + 1, log=OBSERVATIONS):
         entry = parse(line)
-        return entry.was if entry.kind is Kind.HELD else entry.digest
+        return entry.was if entry.kind is EntryKind.HELD else entry.digest
     raise ObservationMissing(f"the log of observations lacks entry {index}: run `boltseal fsck`")
 
 
-def _stands(row: ForeignTagRow) -> Stands:
-    return Stands(
-        Known(
+def _stands(row: ForeignTagRow) -> ObservedTag:
+    return ObservedTag(
+        KnownTag(
             serves=_seen(row.digest, row.media_type, row.size),
             held=_seen(row.held_digest, row.held_media_type, row.held_size),
             held_us=row.held_us,
@@ -252,11 +254,13 @@ def _stands(row: ForeignTagRow) -> Stands:
     )
 
 
-def _seen(digest: str | None, media_type: str | None, size: int | None) -> Seen | None:
-    return None if digest is None else Seen(Digest.parse(digest), media_type or "", -1 if size is None else size)
+def _seen(digest: str | None, media_type: str | None, size: int | None) -> UpstreamAnswer | None:
+    return (
+        None if digest is None else UpstreamAnswer(Digest.parse(digest), media_type or "", -1 if size is None else size)
+    )
 
 
-def _row(stands: Stands) -> ForeignTagRow:
+def _row(stands: ObservedTag) -> ForeignTagRow:
     serves, held = stands.known.serves, stands.known.held
     return ForeignTagRow(
         digest=None if serves is None else str(serves.digest),

@@ -28,7 +28,7 @@ class ReferrersTooMany(Denied):
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class QuotaChecks:
     """Every bound in force; 0: none."""
 
     quotas: Quotas = NO_QUOTAS
@@ -57,7 +57,7 @@ class Bounds:
         if quota is UNLIMITED:
             return None
 
-        def look(connection: Connection) -> tuple[usage.Held, bool]:
+        def look(connection: Connection) -> tuple[usage.UserUsage, bool]:
             return usage.held(connection, user), queries.repository_exists(connection, repository)
 
         held, exists = await database.read(look)
@@ -80,4 +80,4 @@ class Bounds:
             )
 
 
-UNBOUNDED = Bounds()
+UNCHECKED = QuotaChecks()

@@ -19,7 +19,7 @@ from boltseal.server.storage.metadata.database import Transaction
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from boltseal.server.storage.disk_reserve import Room
+    from boltseal.server.storage.disk_reserve import DiskReserve
     from boltseal.server.storage.metadata.database import Database
 
 ANSWERS_WITHIN_S: Final = 5.0
@@ -34,7 +34,7 @@ class Readiness:
 
 
 async def readiness(
-    database: Database, room: Room, read_only: str | None, notes: tuple[str, ...], clock: Callable[[], int]
+    database: Database, room: DiskReserve, read_only: str | None, notes: tuple[str, ...], clock: Callable[[], int]
 ) -> Readiness:
     """What is so now. `read_only`: why nothing is taken in, None where things are."""
     blockers: list[str] = []

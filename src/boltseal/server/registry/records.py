@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, Invalid, quote
-from boltseal.ledger.entry import RECORDS, Kind
+from boltseal.ledger.entry import RECORDS, EntryKind
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.models import Place
+from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.registry.pulls import ManifestUnknown
-from boltseal.server.registry.restores import NeverMeant, changes_of
+from boltseal.server.registry.restores import NeverResolved, changes_of
 from boltseal.server.storage.metadata import queries
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class RecordInvalid(Invalid):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LedgerRecord:
     """What is said of a manifest. RecordInvalid when it is another kind than a record has, or too long.
 
     `tag`: the name that it is about, None for the manifest under any. `extra`: more, by key, as entries have it.
     """
 
-    kind: Kind
+    kind: EntryKind
     digest: Digest
     tag: Tag | None = None
     reason: str = ""
@@ -70,17 +70,17 @@ class Records:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record(self, repository: Repository, said: Record, actor: Actor) -> int:
-        """Write it down; the index of its entry. ManifestUnknown, NeverMeant, EntryInvalid, LedgerFrozen, ClockBehind."""
+    async def record(self, repository: Repository, said: LedgerRecord, actor: Actor) -> int:
+        """Write it down; the index of its entry. ManifestUnknown, NeverResolved, EntryInvalid, LedgerFrozen, ClockBehind."""
         return await self._database.write(lambda tx: _record(tx, repository, said, actor))
 
 
-def _record(tx: Transaction, repository: Repository, said: Record, actor: Actor) -> int:
+def _record(tx: Transaction, repository: Repository, said: LedgerRecord, actor: Actor) -> int:
     found = queries.repository_id(tx, repository)
     row = None if found is None else queries.find_manifest(tx, found, str(said.digest))
     if found is None or row is None:
         raise ManifestUnknown(f"{repository} holds no {said.digest}: push it first")
-    previous = -1 if said.tag is None else _last_change(tx, Place(repository, found), said.tag, said.digest)
+    previous = -1 if said.tag is None else _last_change(tx, RepositoryRow(repository, found), said.tag, said.digest)
     return sequencer.append(
         tx,
         said.kind,
@@ -96,11 +96,11 @@ def _record(tx: Transaction, repository: Repository, said: Record, actor: Actor)
     )
 
 
-def _last_change(tx: Transaction, place: Place, tag: Tag, digest: Digest) -> int:
-    """The index of the last entry that changed a tag, which must have meant the digest at some time. NeverMeant."""
+def _last_change(tx: Transaction, place: RepositoryRow, tag: Tag, digest: Digest) -> int:
+    """The index of the last entry that changed a tag, which must have meant the digest at some time. NeverResolved."""
     meant, last = False, -1
     for index, entry in changes_of(tx, place, tag):
         meant, last = meant or entry.digest == str(digest), index
     if not meant:
-        raise NeverMeant(f"tag {tag} of {place.repository} never meant {digest}; see `boltseal history`")
+        raise NeverResolved(f"tag {tag} of {place.repository} never meant {digest}; see `boltseal history`")
     return last

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import Audit, ObservationAudit
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import EMPTY_ROOT, leaf_hash
 from boltseal.ledger.note import SigningKey, parse_note_unverified
 from boltseal.ledger.tiles import edge, grow
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import observations, sequencer
-from boltseal.server.registry.integrator import SEED_BYTES, LedgerDoubt, LedgerKeyMissing
-from boltseal.server.registry.models import Place
+from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
+from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
 from boltseal.server.storage.metadata.database import Transaction
 from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
@@ -38,7 +38,7 @@ from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.ledger_key import LedgerKeys
     from boltseal.server.storage.metadata.database import Database
 
@@ -75,9 +75,9 @@ def entries_here(database: Database, log: Log = LEDGER) -> int:
 
 
 def bring_back(
-    database: Database, keys: LedgerKeys, door: TagDoor, lines: Lines, head: bytes | None, log: Log = LEDGER
+    database: Database, keys: LedgerKeys, door: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
-    """Write the entries that are missing. `head`: the source's signed head, if it has one. RecoveryRefused, LedgerDoubt."""
+    """Write the entries that are missing. `head`: the source's signed head, if it has one. RecoveryRefused, LedgerInDoubt."""
     with keys.locked():
         key, mark = keys.key(), keys.mark()
         if key is None or mark is None:
@@ -118,7 +118,7 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
             ledger_tree.clear(tx, log)
             if log is OBSERVATIONS:
                 observations.recall(tx, size)
-            sequencer.append(tx, Kind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
+            sequencer.append(tx, EntryKind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
 
         with _undoubted(database, log):
             database.write_and_wait(job)
@@ -148,12 +148,12 @@ def _last_head(*notes: bytes | None) -> Checkpoint | None:
     return None
 
 
-def _seen(held: Connection, log: Log = LEDGER) -> tuple[str, int, ledger_tree.Head | None] | None:
+def _seen(held: Connection, log: Log = LEDGER) -> tuple[str, int, ledger_tree.SignedHead | None] | None:
     entries = ledger_store.head(Transaction(held, 0), log)
     return None if entries is None else (entries.origin, entries.size, ledger_tree.head(held, log=log))
 
 
-def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint, log: Log) -> int:
+def _bring_back(tx: Transaction, door: TagWriter, lines: Lines, signed: Checkpoint, log: Log) -> int:
     head = ledger_store.head(tx, log)
     stored = ledger_tree.head(tx.connection, log=log)
     if head is None or head.origin != signed.origin:
@@ -181,7 +181,7 @@ def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint
         problems = audit.take(index, line)
         entry = audit.last
         if problems or entry is None:
-            raise LedgerDoubt(f"entry {index} breaks the ledger's rules: {problems[0]}")
+            raise LedgerInDoubt(f"entry {index} breaks the ledger's rules: {problems[0]}")
         # 3
         ledger_store.append(
             tx,
@@ -198,7 +198,7 @@ def _bring_back(tx: Transaction, door: TagDoor, lines: Lines, signed: Checkpoint
         elif entry.tag:
             touched[entry.repository, entry.tag] = entry.extra.get("canonical", "")
     for (repository, tag), canonical in touched.items():
-        place = Place(Repository(repository), queries.ensure_repository(tx, repository, None))
+        place = RepositoryRow(Repository(repository), queries.ensure_repository(tx, repository, None))
         door.recall(tx, place, Tag(tag), audit.names[repository, tag], canonical)
     tx.takes_away = True
     return missing

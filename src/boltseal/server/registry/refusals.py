@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
-class Refused(NamedTuple):
+class RefusedWrite(NamedTuple):
     """One refusal. `asked`: push or delete. `digest`: of what was pushed, or was to be deleted. `reason`: for the person."""
 
     asked: str
@@ -37,12 +37,12 @@ class Refused(NamedTuple):
     reason: str
 
 
-class Refusals:
+class RefusalLog:
     """Where they pass. `tell` is handed each; it neither waits nor raises."""
 
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
-        self.tell: Callable[[Refused], None] = lambda _: None
+        self.tell: Callable[[RefusedWrite], None] = lambda _: None
 
     @contextmanager
     def told(
@@ -62,5 +62,5 @@ class Refusals:
                 rule="; ".join(dict.fromkeys(decide(self._rules, repository, tag).why for tag in tags)) or None,
                 reason=error.message,
             )
-            self.tell(Refused(asked, repository, tuple(tags), digest, actor.name, error.message))
+            self.tell(RefusedWrite(asked, repository, tuple(tags), digest, actor.name, error.message))
             raise

@@ -20,12 +20,12 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode
-from boltseal.policy.upstream_moves import Seen
+from boltseal.policy.upstream_moves import UpstreamAnswer
 from boltseal.policy.upstreams import MoveTerms, OnMove
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import observations
 from boltseal.server.registry.manifests import prepare
-from boltseal.server.registry.models import UNCONDITIONAL, Place
+from boltseal.server.registry.models import UNCONDITIONAL, RepositoryRow
 from boltseal.server.registry.observations import ObservationMissing
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
 from boltseal.server.storage.metadata import queries, reservations
@@ -33,9 +33,9 @@ from boltseal.server.storage.metadata.reservations import ReservationRow
 
 if TYPE_CHECKING:
     from boltseal.server.registry.manifests import Manifests
-    from boltseal.server.registry.models import Published, Pushed
-    from boltseal.server.registry.refusals import Refusals
-    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.registry.models import Published, PushedManifest
+    from boltseal.server.registry.refusals import RefusalLog
+    from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.metadata.database import Database, Transaction
 
 RESERVED_US: Final = 3_600_000_000
@@ -43,12 +43,12 @@ _OURS: Final = MoveTerms(OnMove.FOLLOW)
 """What was pushed through our own gate is not held back by a rule about other people's moves."""
 
 
-class NameReserved(Unavailable):
+class PushInProgress(Unavailable):
     """Another push to this name is on its way, or was when its process died, and upstream can't be asked what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class ApprovedPush:
     """A push that our rules let through. `mode`: what the name is, or becomes; `ours`: what it means here now, or None."""
 
     mode: Mode
@@ -61,15 +61,15 @@ class Reservation:
 
     repository: Repository
     tag: Tag
-    pushed: Pushed
+    pushed: PushedManifest
     actor: Actor
     expires_us: int
 
 
-class GatedPushes:
+class ReservedPushes:
     """The store's side of the gate. `door`: whose rules hold."""
 
-    def __init__(self, database: Database, manifests: Manifests, door: TagDoor, refusals: Refusals) -> None:
+    def __init__(self, database: Database, manifests: Manifests, door: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
         self._refusals = refusals
         self._manifests = manifests
@@ -80,27 +80,27 @@ class GatedPushes:
         if not self._database.lookups.repository(repository):
             await self._database.write(lambda tx: queries.ensure_repository(tx, repository, mirror.name))
 
-    async def reserve(self, repository: Repository, tag: Tag, pushed: Pushed, actor: Actor) -> Allowed:
-        """Judge a push and reserve its name. What the door raises; NameReserved."""
+    async def reserve(self, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> ApprovedPush:
+        """Judge a push and reserve its name. What the door raises; PushInProgress."""
 
-        def job(tx: Transaction) -> Allowed:
-            place = Place(repository, queries.ensure_repository(tx, repository, actor.name))
+        def job(tx: Transaction) -> ApprovedPush:
+            place = RepositoryRow(repository, queries.ensure_repository(tx, repository, actor.name))
             ours = self._door.meaning(tx, place, tag)
             with tx.undone():
                 self._manifests.publish(tx, repository, pushed, (tag,), UNCONDITIONAL, actor)
                 sealed = self._door.seals(tx, place, tag)
             held = reservations.find(tx.connection, repository, tag)
             if held is not None and held.expires_us > tx.now_us:
-                raise NameReserved(f"another push to {repository}:{tag} is on its way; try again in a moment")
+                raise PushInProgress(f"another push to {repository}:{tag} is on its way; try again in a moment")
             reservations.drop(tx, repository, tag)
             reservations.add(tx, _row(repository, tag, pushed, actor, tx.now_us))
             mode = decide(self._door.rules, repository, tag).mode
-            return Allowed(Mode.SEALED if sealed else mode, ours)
+            return ApprovedPush(Mode.SEALED if sealed else mode, ours)
 
         with self._refusals.told("push", repository, (tag,), pushed.digest, actor):
             return await self._database.write(job)
 
-    async def publish(self, repository: Repository, tag: Tag, pushed: Pushed, actor: Actor) -> Published:
+    async def publish(self, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> Published:
         """Upstream has it. What the door raises: our rules may have changed meanwhile."""
 
         def job(tx: Transaction) -> Published:
@@ -112,13 +112,13 @@ class GatedPushes:
         with self._refusals.told("push", repository, (tag,), pushed.digest, actor):
             return await self._database.write(job)
 
-    async def put(self, repository: Repository, pushed: Pushed, actor: Actor) -> Published:
+    async def put(self, repository: Repository, pushed: PushedManifest, actor: Actor) -> Published:
         """Hold a manifest that upstream has, by its digest alone."""
         return await self._database.write(
             lambda tx: self._manifests.publish(tx, repository, pushed, (), UNCONDITIONAL, actor)
         )
 
-    async def check(self, repository: Repository, pushed: Pushed, actor: Actor) -> None:
+    async def check(self, repository: Repository, pushed: PushedManifest, actor: Actor) -> None:
         """Raise what would be raised if a manifest were held by its digest alone; nothing of it stays."""
 
         def job(tx: Transaction) -> None:
@@ -161,8 +161,8 @@ class GatedPushes:
 
         return await self._database.write(names)
 
-    def _observe(self, tx: Transaction, repository: Repository, tag: Tag, pushed: Pushed, actor: Actor) -> None:
-        seen = Seen(pushed.identity.canonical, pushed.manifest.media_type, len(pushed.manifest.raw))
+    def _observe(self, tx: Transaction, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> None:
+        seen = UpstreamAnswer(pushed.identity.canonical, pushed.manifest.media_type, len(pushed.manifest.raw))
         try:
             observations.note(tx, repository, tag, seen, _OURS, actor, "pushed through the gate")
         except (LedgerFrozen, LedgerMissing, ObservationMissing):
@@ -170,7 +170,7 @@ class GatedPushes:
             return  # upstream has it, and the ledger says so: a doubted log of observations undoes neither
 
 
-def _row(repository: Repository, tag: Tag, pushed: Pushed, actor: Actor, now_us: int) -> ReservationRow:
+def _row(repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor, now_us: int) -> ReservationRow:
     return ReservationRow(
         repository=repository,
         tag=tag,

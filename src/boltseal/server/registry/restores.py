@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from boltseal.errors import ErrorCode, Invalid, NotFound
-from boltseal.ledger.entry import CHANGES, Kind, format_time, parse
+from boltseal.ledger.entry import CHANGES, EntryKind, format_time, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.policy.seal import Identity
-from boltseal.server.registry.models import Place, Pushed
+from boltseal.server.registry.models import PushedManifest, RepositoryRow
 from boltseal.server.storage.metadata import ledger_store, queries
 
 if TYPE_CHECKING:
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from boltseal.ledger.entry import Entry
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.metadata.database import Database, Transaction
 
-_GIVES: Final = frozenset({Kind.TAG_CREATED, Kind.TAG_MOVED, Kind.TAG_RESTORED})
+_GIVES: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
 _PAGE: Final = 500
 
 
-class NeverMeant(NotFound):
+class NeverResolved(NotFound):
     """The tag never meant that, or nothing at that time."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
-class NoLongerHeld(NotFound):
+class NoLongerStored(NotFound):
     """The tag meant it, and it was deleted since."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
-class EntryOfAnother(Invalid):
+class EntryOfOtherTag(Invalid):
     """The entry is about something else than this tag's meaning."""
 
 
@@ -65,7 +65,7 @@ Aim = Digest | ByIndex | ByTime
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoredTag:
     """`was`: what the tag meant until now, None when it was not there. `changed`: whether it means another thing now."""
 
     digest: Digest
@@ -77,47 +77,47 @@ class Restored:
 class Restores:
     """The way back. `door`: whose rules hold."""
 
-    def __init__(self, database: Database, door: TagDoor) -> None:
+    def __init__(self, database: Database, door: TagWriter) -> None:
         self._database = database
         self._door = door
 
-    async def restore(self, repository: Repository, tag: Tag, aim: Aim, actor: Actor, reason: str) -> Restored:
-        """Let the tag mean again what it meant. NeverMeant, NoLongerHeld, EntryOfAnother, TagSealed, ReferencesMissing."""
+    async def restore(self, repository: Repository, tag: Tag, aim: Aim, actor: Actor, reason: str) -> RestoredTag:
+        """Let the tag mean again what it meant. NeverResolved, NoLongerStored, EntryOfOtherTag, TagSealed, ReferencesMissing."""
 
-        def job(tx: Transaction) -> Restored:
+        def job(tx: Transaction) -> RestoredTag:
             found = queries.repository_id(tx, repository)
             if found is None:
-                raise NeverMeant(f"nothing was ever pushed to {repository}")
-            place = Place(repository, found)
+                raise NeverResolved(f"nothing was ever pushed to {repository}")
+            place = RepositoryRow(repository, found)
             digest = _aimed(tx, place, tag, aim)
             held = queries.manifest_bytes(tx, place.id, str(digest))
             if held is None:
-                raise NoLongerHeld(
+                raise NoLongerStored(
                     f"tag {tag} of {repository} meant {digest}, which is not held any more: push that image again"
                 )
             was = self._door.meaning(tx, place, tag)
             manifest = parse_manifest(held[1], held[0])
-            pushed = Pushed(digest, Identity(Digest.of(held[1]), held[0]), manifest)
+            pushed = PushedManifest(digest, Identity(Digest.of(held[1]), held[0]), manifest)
             standing = self._door.restore(tx, place, tag, pushed, actor, reason)
-            return Restored(digest, was, standing.entry_index, standing.changed)
+            return RestoredTag(digest, was, standing.entry_index, standing.changed)
 
         return await self._database.write(job)
 
 
-def _aimed(tx: Transaction, place: Place, tag: Tag, aim: Aim) -> Digest:
+def _aimed(tx: Transaction, place: RepositoryRow, tag: Tag, aim: Aim) -> Digest:
     match aim:
         case Digest():
             for _, entry in changes_of(tx, place, tag):
                 if entry.kind in _GIVES and entry.digest == str(aim):
                     return aim
-            raise NeverMeant(f"tag {tag} of {place.repository} never meant {aim}; see `boltseal history`")
+            raise NeverResolved(f"tag {tag} of {place.repository} never meant {aim}; see `boltseal history`")
         case ByIndex(index):
             lines = list(ledger_store.lines(tx.connection, index, until=index + 1))
             said = parse(lines[0][1]) if lines else None
             if said is None or (said.repository, said.tag) != (place.repository, tag) or said.kind not in _GIVES:
                 about = f" of {said.repository}:{said.tag}" if said is not None and said.tag else ""
                 what = "is not there" if said is None else f"is a {said.kind}{about}"
-                raise EntryOfAnother(
+                raise EntryOfOtherTag(
                     f"entry {index} {what}; expected one that gave {place.repository}:{tag} a meaning, as `boltseal "
                     "history` lists them"
                 )
@@ -126,7 +126,7 @@ def _aimed(tx: Transaction, place: Place, tag: Tag, aim: Aim) -> Digest:
             return _at(tx, place, tag, time_us)
 
 
-def _at(tx: Transaction, place: Place, tag: Tag, time_us: int) -> Digest:
+def _at(tx: Transaction, place: RepositoryRow, tag: Tag, time_us: int) -> Digest:
     last: Entry | None = None
     for _, entry in changes_of(tx, place, tag):
         if entry.time_us > time_us:
@@ -134,13 +134,13 @@ def _at(tx: Transaction, place: Place, tag: Tag, time_us: int) -> Digest:
         last = entry
     when = format_time(time_us)
     if last is None:
-        raise NeverMeant(f"tag {tag} of {place.repository} was not there yet at {when}")
-    if last.kind in (Kind.TAG_DELETED, Kind.TAG_PURGED, Kind.TAG_EXPIRED):
-        raise NeverMeant(f"tag {tag} of {place.repository} was not there at {when}: it had been deleted")
+        raise NeverResolved(f"tag {tag} of {place.repository} was not there yet at {when}")
+    if last.kind in (EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED):
+        raise NeverResolved(f"tag {tag} of {place.repository} was not there at {when}: it had been deleted")
     return Digest.parse(last.digest)
 
 
-def changes_of(tx: Transaction, place: Place, tag: Tag) -> Iterator[tuple[int, Entry]]:
+def changes_of(tx: Transaction, place: RepositoryRow, tag: Tag) -> Iterator[tuple[int, Entry]]:
     """Every entry that changed a tag, with its index, the oldest first; what was merely said of it is left out."""
     after = -1
     while True:

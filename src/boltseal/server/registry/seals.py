@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.policy import refusal_message
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.models import Place
+from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.storage.metadata import queries
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from boltseal.oci.reference import Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Standing
-    from boltseal.server.registry.tag_writer import TagDoor
+    from boltseal.server.registry.models import EntryResult
+    from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.blobs.protocol import BlobStore
     from boltseal.server.storage.metadata.database import Database, Transaction
 
@@ -59,19 +59,19 @@ class Purged:
 class Seals:
     """The admin's side of the door."""
 
-    def __init__(self, database: Database, blobs: BlobStore, door: TagDoor) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, door: TagWriter) -> None:
         self._database = database
         self._blobs = blobs
         self._door = door
 
-    async def seal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> Standing:
+    async def seal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
         """Bind a tag to what it means and protect it for ever. ManifestUnknown, ReferencesMissing."""
         return await self._change(repository, tag, lambda tx, place: self._door.seal(tx, place, tag, actor, reason))
 
-    async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> Standing:
+    async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
         """Allow a sealed tag to be deleted; it still can't move. ManifestUnknown, NeverSealed."""
 
-        def job(tx: Transaction, place: Place) -> Standing | None:
+        def job(tx: Transaction, place: RepositoryRow) -> EntryResult | None:
             standing = self._door.unseal(tx, place, tag, actor, reason)
             if standing is None and self._door.meaning(tx, place, tag) is not None:
                 raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
@@ -110,9 +110,9 @@ class Seals:
         return await self._database.write(job)
 
     async def _change(
-        self, repository: Repository, tag: Tag, change: Callable[[Transaction, Place], Standing | None]
-    ) -> Standing:
-        def job(tx: Transaction) -> Standing:
+        self, repository: Repository, tag: Tag, change: Callable[[Transaction, RepositoryRow], EntryResult | None]
+    ) -> EntryResult:
+        def job(tx: Transaction) -> EntryResult:
             standing = change(tx, self._place(tx, repository))
             if standing is None:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
@@ -120,13 +120,13 @@ class Seals:
 
         return await self._database.write(job)
 
-    def _place(self, tx: Transaction, repository: Repository) -> Place:
+    def _place(self, tx: Transaction, repository: Repository) -> RepositoryRow:
         found = queries.repository_id(tx, repository)
         if found is None:
             raise ManifestUnknown(f"nothing was ever pushed to {repository}")
-        return Place(repository, found)
+        return RepositoryRow(repository, found)
 
-    def _purge(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> Purged:
+    def _purge(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
         twins = self._twins(tx, place, digest)
         tags = tuple(tag for twin in twins for tag in self._door.purge_meaning(tx, place, twin, actor, reason))
         self._refuse_part_of_sealed(tx, place, twins)
@@ -158,7 +158,7 @@ class Seals:
         elsewhere = self._elsewhere(tx, (*manifests, *blobs))
         return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), tuple(elsewhere))
 
-    def _parent(self, tx: Transaction, place: Place, part: Digest) -> str | None:
+    def _parent(self, tx: Transaction, place: RepositoryRow, part: Digest) -> str | None:
         """One manifest that contains it, with a tag that means that; None when nothing does."""
         parents = queries.parents(tx, place.id, str(part))
         if not parents:
@@ -169,18 +169,18 @@ class Seals:
 
     def _elsewhere(self, tx: Transaction, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
         for number, name, text in queries.holders(tx, [str(digest) for digest in gone]):
-            place, digest = Place(Repository(name), number), Digest.parse(text)
+            place, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
             parent = self._parent(tx, place, digest)
             yield place.repository, digest, f"{name} holds it too" + (f", as part of {parent}" if parent else "")
 
-    def _refuse_part_of_sealed(self, tx: Transaction, place: Place, twins: list[Digest]) -> None:
+    def _refuse_part_of_sealed(self, tx: Transaction, place: RepositoryRow, twins: list[Digest]) -> None:
         """Its own tags are gone by now, so what seals it still is something that contains it."""
         for twin in twins:
             keeping = self._door.protectors(tx, place, twin, through_subjects=False)
             if keeping:
                 raise PartOfSealed(refusal_message.delete_protected("manifest", twin, place.repository, keeping))
 
-    def _needed_beyond(self, tx: Transaction, place: Place, part: Digest) -> str | None:
+    def _needed_beyond(self, tx: Transaction, place: RepositoryRow, part: Digest) -> str | None:
         """What else than its parents wants a manifest to stay, in words; None: nothing does."""
         name = self._door.first_name(tx, place, part)
         if name is not None:
@@ -188,17 +188,17 @@ class Seals:
         signed = self._door.protectors(tx, place, part, through_subjects=True)
         return f"it speaks of what tag {signed.first[0]} seals" if signed else None
 
-    def _twins(self, tx: Transaction, place: Place, digest: Digest) -> list[Digest]:
+    def _twins(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> list[Digest]:
         """The digest itself, then every other digest under which the same bytes are held."""
         row = queries.find_manifest(tx, place.id, str(digest))
         called = [] if row is None else queries.called(tx, place.id, row.canonical)
         return [digest, *(other for other in map(Digest.parse, called) if other != digest)]
 
-    def _record(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> None:
+    def _record(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:
         held = queries.find_manifest(tx, place.id, str(digest))
         sequencer.append(
             tx,
-            Kind.TAG_PURGED,
+            EntryKind.TAG_PURGED,
             repository=place.repository,
             digest=str(digest),
             media_type=held.media_type if held is not None else "",

@@ -18,7 +18,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Unavailable
-from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, Kind, encode
+from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
 
@@ -65,7 +65,7 @@ def check_recordable(tx: Transaction, log: Log) -> None:
 
 def append(
     tx: Transaction,
-    kind: Kind,
+    kind: EntryKind,
     *,
     repository: Repository | None = None,
     tag: Tag | None = None,
@@ -128,12 +128,12 @@ def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str
     head = ledger_store.head(tx)
     if head is None:
         head = ledger_store.start(tx, origin)
-        append(tx, Kind.LOG_STARTED, actor=actor)
+        append(tx, EntryKind.LOG_STARTED, actor=actor)
     if head.rules != rules:
         extra = {"rules_sha256": hashlib.sha256(rules.encode()).hexdigest()}
         if len(json.dumps(rules)) <= RULES_SHOWN_BYTES:
             extra["rules"] = rules
-        append(tx, Kind.RULES_CHANGED, actor=actor, extra=extra)
+        append(tx, EntryKind.RULES_CHANGED, actor=actor, extra=extra)
         ledger_store.set_rules(tx, rules)
     return head.origin
 
@@ -146,4 +146,4 @@ def start_observations(tx: Transaction, *, actor: str) -> None:
     if head is None:
         raise LedgerMissing("the registry's ledger was not started: nothing was changed; start `boltseal serve` once")
     ledger_store.start(tx, f"{head.origin}{OBSERVATIONS_ORIGIN}", OBSERVATIONS)
-    append(tx, Kind.LOG_STARTED, actor=actor, log=OBSERVATIONS)
+    append(tx, EntryKind.LOG_STARTED, actor=actor, log=OBSERVATIONS)

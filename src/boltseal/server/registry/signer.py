@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from boltseal.errors import BoltsealError
-from boltseal.server.registry.integrator import LedgerDoubt
+from boltseal.server.registry.integrator import LedgerInDoubt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ class Signer:
     def _sign(self) -> None:
         try:
             head = self._integrator.integrate()
-        except LedgerDoubt as doubt:
+        except LedgerInDoubt as doubt:
             if self._database.doubts.get(self._log) != doubt.message:
                 _log.error("the ledger is doubted: nothing is taken in", log=self._log, reason=doubt.message)
             self._database.doubts[self._log] = doubt.message

@@ -9,21 +9,21 @@ from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.policy import refusal_message
 from boltseal.policy.rules import Keep
-from boltseal.policy.seal import UNUSED, Identity, NameState
+from boltseal.policy.seal import UNUSED, Identity, TagState
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 if TYPE_CHECKING:
-    from boltseal.ledger.audit import NameSaid
+    from boltseal.ledger.audit import AuditedTag
     from boltseal.oci.reference import Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Pushed
+    from boltseal.server.registry.models import PushedManifest
 
 
-class NameUnknowable(Unavailable):
+class TagStateUnreadable(Unavailable):
     """An old entry names a manifest by another digest than its sha256, and nothing says which that is."""
 
 
-def state(row: TagRow | None) -> NameState:
+def state(row: TagRow | None) -> TagState:
     """What the seal's rule has to know of a name."""
     if row is None:
         return UNUSED
@@ -32,10 +32,10 @@ def state(row: TagRow | None) -> NameState:
         means = Identity(Digest.parse(row.canonical), row.media_type)
     if row.sealed_canonical is not None and row.sealed_media_type is not None:
         bound = Identity(Digest.parse(row.sealed_canonical), row.sealed_media_type)
-    return NameState(means, bound)
+    return TagState(means, bound)
 
 
-def meaning(bound: TagRow | None, pushed: Pushed) -> TagRow:
+def meaning(bound: TagRow | None, pushed: PushedManifest) -> TagRow:
     """A row that means what was pushed; index, time and actor are filled in when it is recorded."""
     new = TagRow(
         digest=str(pushed.digest),
@@ -69,9 +69,9 @@ def sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
     )
 
 
-def binding(row: TagRow) -> refusal_message.Binding:
+def binding(row: TagRow) -> refusal_message.SealedBinding:
     """What the sentence of a refusal says of a name that is bound."""
-    return refusal_message.Binding(
+    return refusal_message.SealedBinding(
         digest=Digest.parse(str(row.sealed_digest)),
         since_us=row.sealed_us or 0,
         by=row.sealed_by or "",
@@ -80,15 +80,15 @@ def binding(row: TagRow) -> refusal_message.Binding:
     )
 
 
-def recalled(tag: Tag, before: TagRow | None, said: NameSaid, canonical: str) -> TagRow:
-    """The row of a name as the ledger's last word on it has it; `canonical` as of `TagDoor.recall`. NameUnknowable."""
+def recalled(tag: Tag, before: TagRow | None, said: AuditedTag, canonical: str) -> TagRow:
+    """The row of a name as the ledger's last word on it has it; `canonical` as of `TagDoor.recall`. TagStateUnreadable."""
 
     def sha256_of(digest: str) -> str | None:
         if not digest or digest.startswith("sha256:"):
             return digest or None
         known = canonical or (before.canonical if before is not None and before.digest == digest else None)
         if known is None:
-            raise NameUnknowable(f"the ledger does not say the sha256 of {digest}, which {tag} is bound to")
+            raise TagStateUnreadable(f"the ledger does not say the sha256 of {digest}, which {tag} is bound to")
         return known
 
     row = TagRow(

@@ -20,7 +20,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, ClassVar
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
-from boltseal.ledger.entry import Kind
+from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Repository, Tag
@@ -29,21 +29,21 @@ from boltseal.policy.free_tag import next_free
 from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
-from boltseal.policy.seal import Verdict, judge
+from boltseal.policy.seal import PushDecision, judge
 from boltseal.server.registry import sequencer, tag_rows
-from boltseal.server.registry.models import UNCONDITIONAL, Place, Standing
+from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow
 from boltseal.server.registry.preconditions import check_conditions
 from boltseal.server.storage.metadata import queries, tag_table
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
 
-    from boltseal.ledger.audit import NameSaid
+    from boltseal.ledger.audit import AuditedTag
     from boltseal.oci.manifest import Manifest
     from boltseal.policy.rule_decision import Decision
     from boltseal.policy.rules import RuleSet
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Conditions, Pushed
+    from boltseal.server.registry.models import Conditions, PushedManifest
     from boltseal.server.storage.metadata.database import Transaction
     from boltseal.server.storage.metadata.tag_row import TagRow
 
@@ -66,15 +66,21 @@ class ReferencesMissing(Invalid):
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
 
 
-class TagDoor:
+class TagWriter:
     """Moves, seals and drops tags under one set of rules."""
 
     def __init__(self, rules: RuleSet) -> None:
         self.rules = rules
 
     def publish(
-        self, tx: Transaction, place: Place, tag: Tag, pushed: Pushed, conditions: Conditions, actor: Actor
-    ) -> Standing:
+        self,
+        tx: Transaction,
+        place: RepositoryRow,
+        tag: Tag,
+        pushed: PushedManifest,
+        conditions: Conditions,
+        actor: Actor,
+    ) -> EntryResult:
         """Let a tag mean a manifest whose row is written. ConditionFailed, TagSealed, NotExtended, ReferencesMissing."""
         row = tag_table.find(tx, place.id, tag)
         check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest if row else None)
@@ -83,7 +89,7 @@ class TagDoor:
     def delete(
         self,
         tx: Transaction,
-        place: Place,
+        place: RepositoryRow,
         tag: Tag,
         actor: Actor,
         conditions: Conditions = UNCONDITIONAL,
@@ -94,89 +100,95 @@ class TagDoor:
             return False
         check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest)
         self._check_deletable(tx, place, tag, row)
-        self._drop(tx, place, tag, row, Kind.TAG_DELETED, actor, "")
+        self._drop(tx, place, tag, row, EntryKind.TAG_DELETED, actor, "")
         return True
 
-    def delete_meaning(self, tx: Transaction, place: Place, digest: Digest, actor: Actor) -> None:
+    def delete_meaning(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor) -> None:
         """Take away every tag that means this manifest, which is about to go. TagProtected when one may not."""
         for name, row in tag_table.meaning(tx, place.id, str(digest)):
             self._check_deletable(tx, place, Tag(name), row)
-            self._drop(tx, place, Tag(name), row, Kind.TAG_DELETED, actor, "")
+            self._drop(tx, place, Tag(name), row, EntryKind.TAG_DELETED, actor, "")
 
-    def restore(self, tx: Transaction, place: Place, tag: Tag, pushed: Pushed, actor: Actor, reason: str) -> Standing:
+    def restore(
+        self, tx: Transaction, place: RepositoryRow, tag: Tag, pushed: PushedManifest, actor: Actor, reason: str
+    ) -> EntryResult:
         """Let a floating tag mean again what it meant before. TagSealed, NotExtended, ReferencesMissing."""
         row = tag_table.find(tx, place.id, tag)
-        return self._judge(tx, place, tag, row, pushed, actor, reason, Kind.TAG_RESTORED)
+        return self._judge(tx, place, tag, row, pushed, actor, reason, EntryKind.TAG_RESTORED)
 
-    def seal(self, tx: Transaction, place: Place, tag: Tag, actor: Actor, reason: str) -> Standing | None:
+    def seal(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
         """Bind a tag to what it means now and protect it for ever; None when there is no such tag. ReferencesMissing."""
         row = tag_table.find(tx, place.id, tag)
         if row is None or row.digest is None:
             return None
         if row.sealed_digest is not None and row.keep == str(FOREVER):
-            return Standing(row.entry_index, changed=False)
+            return EntryResult(row.entry_index, changed=False)
         self._check_complete(tx, place, row.digest)
         tx.takes_away = True  # under an upstream's name: what that one said
         sealed = tag_rows.sealed(row, FOREVER, tx.now_us, actor)
-        return self._record(tx, place, tag, row, sealed, Kind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER))
+        return self._record(
+            tx, place, tag, row, sealed, EntryKind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER)
+        )
 
-    def unseal(self, tx: Transaction, place: Place, tag: Tag, actor: Actor, reason: str) -> Standing | None:
+    def unseal(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
         """Lift the protection against deletion, and nothing else; None when the tag was never sealed or is gone."""
         row = tag_table.find(tx, place.id, tag)
         if row is None or row.digest is None or row.sealed_digest is None:
             return None
         if row.keep == str(DELETABLE):
-            return Standing(row.entry_index, changed=False)
+            return EntryResult(row.entry_index, changed=False)
         tx.takes_away = True
         open_ = dataclasses.replace(row, keep=str(DELETABLE), keep_until_us=None)
         extra = _extra(Mode.SEALED, DELETABLE)
-        return self._record(tx, place, tag, row, open_, Kind.TAG_UNSEALED, actor, reason, extra)
+        return self._record(tx, place, tag, row, open_, EntryKind.TAG_UNSEALED, actor, reason, extra)
 
-    def purge_meaning(self, tx: Transaction, place: Place, digest: Digest, actor: Actor, reason: str) -> list[Tag]:
+    def purge_meaning(
+        self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str
+    ) -> list[Tag]:
         """Take away every tag that means this manifest, whatever protects it (its bytes must go); their names."""
         names = []
         for name, row in tag_table.meaning(tx, place.id, str(digest)):
-            self._drop(tx, place, Tag(name), row, Kind.TAG_PURGED, actor, reason)
+            self._drop(tx, place, Tag(name), row, EntryKind.TAG_PURGED, actor, reason)
             names.append(Tag(name))
         return names
 
-    def expire(self, tx: Transaction, place: Place, tag: Tag, actor: Actor) -> bool:
+    def expire(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor) -> bool:
         """Take away a tag whose stated time to be kept is over; False when it is not so (any more)."""
         row = tag_table.find(tx, place.id, tag)
         if row is None or row.digest is None or row.keep_until_us is None or row.keep_until_us > tx.now_us:
             return False
-        self._drop(tx, place, tag, row, Kind.TAG_EXPIRED, actor, f"its keep of {row.keep} is over")
+        self._drop(tx, place, tag, row, EntryKind.TAG_EXPIRED, actor, f"its keep of {row.keep} is over")
         return True
 
-    def recall(self, tx: Transaction, place: Place, tag: Tag, said: NameSaid, canonical: str) -> None:
+    def recall(self, tx: Transaction, place: RepositoryRow, tag: Tag, said: AuditedTag, canonical: str) -> None:
         """Set a name to the ledger's last word on it, whose entries were just brought back. It may mean what is not here.
 
-        `canonical`: the sha256 of what it means, where that is not its digest. NameUnknowable.
+        `canonical`: the sha256 of what it means, where that is not its digest. TagStateUnreadable.
         """
         row = tag_table.find(tx, place.id, tag)
         recalled = tag_rows.recalled(tag, row, said, canonical)
         (tag_table.add if row is None else tag_table.change)(tx, place.id, tag, recalled)
 
-    def meaning(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
+    def meaning(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> Digest | None:
         """The digest that a tag means now, or None."""
         row = tag_table.find(tx, place.id, tag)
         return None if row is None or row.digest is None else Digest.parse(row.digest)
 
-    def seals(self, tx: Transaction, place: Place, tag: Tag) -> bool:
+    def seals(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> bool:
         """Whether a name is bound."""
         row = tag_table.find(tx, place.id, tag)
         return row is not None and row.sealed_digest is not None
 
-    def first_name(self, tx: Transaction, place: Place, digest: Digest) -> Tag | None:
+    def first_name(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> Tag | None:
         """The first tag, by name, that resolves to a manifest now; None when none does."""
         name = tag_table.first_at(tx, place.id, str(digest))
         return None if name is None else Tag(name)
 
-    def overdue(self, tx: Transaction) -> list[tuple[Place, Tag]]:
+    def overdue(self, tx: Transaction) -> list[tuple[RepositoryRow, Tag]]:
         """Every tag whose stated time to be kept is over."""
-        return [(Place(Repository(name), number), Tag(tag)) for number, name, tag in tag_table.overdue(tx)]
+        return [(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in tag_table.overdue(tx)]
 
-    def protectors(self, tx: Transaction, place: Place, digest: Digest, *, through_subjects: bool) -> SomeTags:
+    def protectors(self, tx: Transaction, place: RepositoryRow, digest: Digest, *, through_subjects: bool) -> SomeTags:
         """The sealed and kept tags whose seal covers a digest (promise 6).
 
         `through_subjects`: also the seal on what a manifest merely speaks of (a signature of a sealed image).
@@ -187,15 +199,15 @@ class TagDoor:
             return self._kept_by_another_digest(tx, place, str(digest), reaching)
         return keeping
 
-    def own_protectors(self, tx: Transaction, place: Place, digest: Digest) -> SomeTags:
+    def own_protectors(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> SomeTags:
         """Those of them that resolve to this very digest."""
         return tag_table.kept_at(tx, place.id, str(digest))
 
-    def deletable(self, tx: Transaction, place: Place, digest: Digest) -> SomeTags:
+    def deletable(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> SomeTags:
         """The tags that resolve to a manifest and can be deleted by themselves, whatever else keeps the manifest."""
         return tag_table.deletable_at(tx, place.id, str(digest))
 
-    def spoken_of(self, tx: Transaction, place: Place, tag: Tag) -> Digest | None:
+    def spoken_of(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> Digest | None:
         """The digest that a signature tool's tag speaks of; of a sha512 one the repository has to hold the manifest."""
         beginning = sha512_beginning(tag)
         if beginning is None:
@@ -203,7 +215,9 @@ class TagDoor:
         whole = queries.digest_that_begins(tx, place.id, beginning)
         return None if whole is None else Digest.parse(whole)
 
-    def _kept_by_another_digest(self, tx: Transaction, place: Place, digest: str, reaching: Select[str]) -> SomeTags:
+    def _kept_by_another_digest(
+        self, tx: Transaction, place: RepositoryRow, digest: str, reaching: Select[str]
+    ) -> SomeTags:
         """The same, where a signature names the signed image by its sha256 and the tag by its sha512, or so."""
         also_called = queries.also_called(tx, place.id)
         if not also_called:
@@ -228,14 +242,14 @@ class TagDoor:
     def _judge(
         self,
         tx: Transaction,
-        place: Place,
+        place: RepositoryRow,
         tag: Tag,
         row: TagRow | None,
-        pushed: Pushed,
+        pushed: PushedManifest,
         actor: Actor,
         reason: str = "",
-        kind: Kind | None = None,
-    ) -> Standing:
+        kind: EntryKind | None = None,
+    ) -> EntryResult:
         """Steps 2 to 5. `kind`: what the entry says that it was, None: what the verdict says."""
         decision = decide(self.rules, place.repository, tag)
         state = tag_rows.state(row)
@@ -243,14 +257,16 @@ class TagDoor:
         extends = not asked or row is None or self._extends(tx, place, row, pushed.manifest)
         verdict = judge(state, pushed.identity, decision.mode, extends=extends)
         match verdict:
-            case Verdict.SAME if row is not None:
-                return Standing(row.entry_index, changed=False)
-            case Verdict.REFUSED_BOUND | Verdict.REFUSED_TOMBSTONE | Verdict.REFUSED_NOT_EXTENDED if row is not None:
+            case PushDecision.SAME if row is not None:
+                return EntryResult(row.entry_index, changed=False)
+            case PushDecision.REFUSED_BOUND | PushDecision.REFUSED_TOMBSTONE | PushDecision.REFUSED_NOT_EXTENDED if (
+                row is not None
+            ):
                 raise self._refusal(tx, place, tag, row, pushed, verdict)
             case _:
                 return self._write(tx, place, tag, row, pushed, verdict, decision, actor, reason, kind)
 
-    def _check_deletable(self, tx: Transaction, place: Place, tag: Tag, row: TagRow) -> None:
+    def _check_deletable(self, tx: Transaction, place: RepositoryRow, tag: Tag, row: TagRow) -> None:
         if row.kept_at(tx.now_us):
             raise TagProtected(refusal_message.delete_sealed_tag(tag, place.repository, tag_rows.binding(row)))
         subject = self.spoken_of(tx, place, tag)
@@ -259,7 +275,7 @@ class TagDoor:
             if keeping:
                 raise TagProtected(refusal_message.delete_signature_tag(tag, place.repository, keeping))
 
-    def _check_complete(self, tx: Transaction, place: Place, digest: str) -> None:
+    def _check_complete(self, tx: Transaction, place: RepositoryRow, digest: str) -> None:
         if (place.id, digest) in tx.whole:  # a push of 64 tags looks once, and nobody takes away beside it
             return
         absent = queries.missing(tx, place.id, digest)
@@ -271,16 +287,22 @@ class TagDoor:
             )
         tx.whole.add((place.id, digest))
 
-    def _extends(self, tx: Transaction, place: Place, row: TagRow, new: Manifest) -> bool:
+    def _extends(self, tx: Transaction, place: RepositoryRow, row: TagRow, new: Manifest) -> bool:
         if row.digest is None:
             return True
         old = queries.manifest_bytes(tx, place.id, row.digest)
         return old is not None and append_only.extends(parse_manifest(old[1], old[0]), new)
 
     def _refusal(
-        self, tx: Transaction, place: Place, tag: Tag, row: TagRow, pushed: Pushed, verdict: Verdict
+        self,
+        tx: Transaction,
+        place: RepositoryRow,
+        tag: Tag,
+        row: TagRow,
+        pushed: PushedManifest,
+        verdict: PushDecision,
     ) -> SealedPut:
-        if verdict is Verdict.REFUSED_NOT_EXTENDED:
+        if verdict is PushDecision.REFUSED_NOT_EXTENDED:
             return NotExtended(
                 refusal_message.not_extended(tag, place.repository, Digest.parse(str(row.digest)), pushed.digest)
             )
@@ -290,7 +312,7 @@ class TagDoor:
             return other is not None and (other.digest is not None or other.sealed_digest is not None)
 
         free = next_free(tag, taken)
-        if verdict is Verdict.REFUSED_TOMBSTONE:
+        if verdict is PushDecision.REFUSED_TOMBSTONE:
             return TagSealed(
                 refusal_message.put_tombstone(tag, place.repository, tag_rows.binding(row), pushed.digest, free)
             )
@@ -299,20 +321,20 @@ class TagDoor:
     def _write(
         self,
         tx: Transaction,
-        place: Place,
+        place: RepositoryRow,
         tag: Tag,
         row: TagRow | None,
-        pushed: Pushed,
-        verdict: Verdict,
+        pushed: PushedManifest,
+        verdict: PushDecision,
         decision: Decision,
         actor: Actor,
         reason: str,
-        kind: Kind | None,
-    ) -> Standing:
-        sealing = decision.mode is Mode.SEALED or verdict is Verdict.RETURN
+        kind: EntryKind | None,
+    ) -> EntryResult:
+        sealing = decision.mode is Mode.SEALED or verdict is PushDecision.RETURN
         if sealing:
             self._check_complete(tx, place, str(pushed.digest))
-        bound = row if verdict is Verdict.RETURN else None
+        bound = row if verdict is PushDecision.RETURN else None
         if bound is not None and bound.sealed_digest is not None:
             # The name returns as what it is bound to, however the bytes were addressed this time.
             queries.also_hold(tx, place.id, str(pushed.digest), bound.sealed_digest)
@@ -323,18 +345,18 @@ class TagDoor:
         kind = (
             kind
             or {
-                Verdict.CREATE: Kind.TAG_CREATED,
-                Verdict.RETURN: Kind.TAG_CREATED,
-                Verdict.SEAL: Kind.TAG_SEALED,
-                Verdict.MOVE: Kind.TAG_MOVED,
-                Verdict.MOVE_AND_SEAL: Kind.TAG_MOVED,
+                PushDecision.CREATE: EntryKind.TAG_CREATED,
+                PushDecision.RETURN: EntryKind.TAG_CREATED,
+                PushDecision.SEAL: EntryKind.TAG_SEALED,
+                PushDecision.MOVE: EntryKind.TAG_MOVED,
+                PushDecision.MOVE_AND_SEAL: EntryKind.TAG_MOVED,
             }[verdict]
         )
         mode = Mode.SEALED if sealing else decision.mode
         return self._record(tx, place, tag, row, new, kind, actor, reason, _extra(mode, keep if sealing else None))
 
     def _drop(
-        self, tx: Transaction, place: Place, tag: Tag, row: TagRow, kind: Kind, actor: Actor, reason: str
+        self, tx: Transaction, place: RepositoryRow, tag: Tag, row: TagRow, kind: EntryKind, actor: Actor, reason: str
     ) -> None:
         tx.takes_away = True
         gone = dataclasses.replace(row, digest=None, canonical=None, media_type=None)
@@ -343,15 +365,15 @@ class TagDoor:
     def _record(
         self,
         tx: Transaction,
-        place: Place,
+        place: RepositoryRow,
         tag: Tag,
         old: TagRow | None,
         new: TagRow,
-        kind: Kind,
+        kind: EntryKind,
         actor: Actor,
         reason: str,
         extra: dict[str, str],
-    ) -> Standing:
+    ) -> EntryResult:
         """Row and entry, together. An entry of something that went names what it was; `was` is what it meant before."""
         shown = new if new.digest is not None else old
         if shown is None or shown.digest is None:
@@ -374,7 +396,7 @@ class TagDoor:
         )
         written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=actor.name)
         (tag_table.add if old is None else tag_table.change)(tx, place.id, tag, written)
-        return Standing(index, changed=True)
+        return EntryResult(index, changed=True)
 
 
 def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from boltseal.errors import Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
 from boltseal.oci.reference import Repository
 from boltseal.server.auth.actor import ANONYMOUS
-from boltseal.server.registry.quota_checks import UNBOUNDED, Bounds
+from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 from boltseal.server.storage.metadata import queries
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.server.auth.actor import Actor
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
-    from boltseal.server.storage.disk_reserve import Room
+    from boltseal.server.storage.disk_reserve import DiskReserve
     from boltseal.server.storage.metadata.database import Database, Transaction
 
 
@@ -48,11 +48,11 @@ class BytesVanished(Unavailable):
     """The bytes went between their arrival and their row; the client has to send them again."""
 
 
-class Uploads:
+class UploadManager:
     """Upload sessions of all repositories. A session belongs to the repository it was started in."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, room: Room | None = None, bounds: Bounds = UNBOUNDED
+        self, database: Database, blobs: BlobStore, room: DiskReserve | None = None, bounds: QuotaChecks = UNCHECKED
     ) -> None:
         self._database = database
         self._blobs = blobs

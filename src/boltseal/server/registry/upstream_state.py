@@ -12,7 +12,7 @@ from boltseal.server.storage.metadata import upstream_table
 from boltseal.server.storage.metadata.upstream_table import UpstreamRow
 
 if TYPE_CHECKING:
-    from boltseal.client.pull_limit import Quota
+    from boltseal.client.pull_limit import PullLimit
     from boltseal.server.storage.metadata.database import Database, Transaction
 
 __all__ = ["QuotaNoted", "UpstreamRow", "UpstreamStates"]
@@ -62,7 +62,7 @@ class UpstreamStates:
 
         await self._database.write(job)
 
-    async def quota(self, name: str, quota: Quota) -> QuotaNoted:
+    async def quota(self, name: str, quota: PullLimit) -> QuotaNoted:
         """It says what is left."""
 
         def job(tx: Transaction) -> QuotaNoted:

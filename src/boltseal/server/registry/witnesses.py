@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Witness:
+class WitnessState:
     """One of them. `size`: of the head that it saw last, as far as we know. `trouble`: why it is not asked now."""
 
     client: WitnessClient
@@ -57,7 +57,7 @@ class Witness:
 class Witnesses:
     """All of them, of one process."""
 
-    def __init__(self, database: Database, keys: LedgerKeys, witnesses: Sequence[Witness]) -> None:
+    def __init__(self, database: Database, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
         self._database = database
         self._keys = keys
         self._witnesses = witnesses
@@ -93,7 +93,7 @@ class Witnesses:
         """Show the newest head to every witness that has not seen it."""
         await asyncio.gather(*(self._submit(one) for one in self._witnesses))
 
-    async def _go_on(self, witness: Witness) -> None:
+    async def _go_on(self, witness: WitnessState) -> None:
         while True:
             try:
                 await self._submit(witness)
@@ -102,7 +102,7 @@ class Witnesses:
                 witness.again_s = asyncio.get_running_loop().time() + AFTER_TROUBLE_S
             await asyncio.sleep(EVERY_S)
 
-    async def _submit(self, witness: Witness) -> None:
+    async def _submit(self, witness: WitnessState) -> None:
         if witness.again_s > asyncio.get_running_loop().time():
             return
         try:
@@ -118,7 +118,7 @@ class Witnesses:
         else:
             witness.trouble = None
 
-    async def _show(self, witness: Witness, head: ledger_tree.Head, key: SigningKey) -> None:
+    async def _show(self, witness: WitnessState, head: ledger_tree.SignedHead, key: SigningKey) -> None:
         checkpoint = open_checkpoint(head.note, key.verifier).checkpoint
         for _ in range(2):  # the first answer may be the size that it saw last
             if witness.size > head.size:
@@ -133,7 +133,9 @@ class Witnesses:
             witness.size = answer.size
         await self._heed(witness, key, head)
 
-    async def _keep(self, witness: Witness, head: ledger_tree.Head, checkpoint: Checkpoint, lines: bytes) -> None:
+    async def _keep(
+        self, witness: WitnessState, head: ledger_tree.SignedHead, checkpoint: Checkpoint, lines: bytes
+    ) -> None:
         """Store a cosignature that holds, beside those that the head has. NoteInvalid."""
         text = checkpoint.text()
         offered = parse_note_unverified(text.encode() + b"\n" + lines).signatures
@@ -145,7 +147,7 @@ class Witnesses:
         await self._database.write(lambda tx: _add_cosignature(tx, head, mine[0]))
         witness.size = head.size
 
-    async def _heed(self, witness: Witness, key: SigningKey, head: ledger_tree.Head) -> None:
+    async def _heed(self, witness: WitnessState, key: SigningKey, head: ledger_tree.SignedHead) -> None:
         """It saw something that is not here. If we signed that, it is our mark from now on."""
         seen = await witness.client.latest(key.name)
         try:
@@ -185,7 +187,7 @@ def _proof(held: Connection, old_size: int, size: int) -> tuple[bytes, ...]:
     return prove(path, Tiles(size, ledger_tree.tiles(held, needed(path, size))).node)
 
 
-def _add_cosignature(tx: Transaction, shown: ledger_tree.Head, signature: Signature) -> None:
+def _add_cosignature(tx: Transaction, shown: ledger_tree.SignedHead, signature: Signature) -> None:
     """Beside the cosignatures that this head has already, of the newest head too if it is still this one."""
     for name in (ledger_tree.WITNESSED, ledger_tree.LATEST):
         stored = ledger_tree.head(tx.connection, name)
@@ -196,4 +198,4 @@ def _add_cosignature(tx: Transaction, shown: ledger_tree.Head, signature: Signat
         same = stored if stored is not None and stored.size == shown.size else shown
         note = parse_note_unverified(same.note)
         others = [one for one in note.signatures if (one.name, one.key_id) != (signature.name, signature.key_id)]
-        ledger_tree.put_head(tx, name, ledger_tree.Head(shown.size, format_note(note.text, [*others, signature])))
+        ledger_tree.put_head(tx, name, ledger_tree.SignedHead(shown.size, format_note(note.text, [*others, signature])))

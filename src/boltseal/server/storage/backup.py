@@ -52,7 +52,7 @@ class BackupFull(Full):
 
 
 @dataclass(slots=True)
-class Copied:
+class BackupResult:
     """What a backup or a restore did."""
 
     blobs: int = 0
@@ -61,7 +61,7 @@ class Copied:
     removed: int = 0
 
 
-def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> Copied:
+def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:
     """Bring a backup up to date with a data folder. BackupRefused, BackupFailed, BackupFull, FormatInvalid."""
     check_data(data)
     _refuse_other_folder(data, target)
@@ -76,7 +76,7 @@ def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int,
     return copied
 
 
-def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None]) -> Copied:
+def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None]) -> BackupResult:
     """Make a new data folder of a backup; every byte of a blob is hashed on its way. BackupRefused, BackupFailed, ..."""
     if not (backup / COMPLETE).is_file():
         raise BackupRefused(f"{backup} is no complete backup (it has no file `{COMPLETE}`); make it again")
@@ -145,8 +145,8 @@ def _place(folder: Path, digest: Digest) -> Path:
 
 def _take_blobs(
     database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None], *, links: bool = True
-) -> Copied:
-    copied = Copied()
+) -> BackupResult:
+    copied = BackupResult()
     named = list(_named(database))
     touched: set[Path] = set()
     for number, (digest, size) in enumerate(named, start=1):

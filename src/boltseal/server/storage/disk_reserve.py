@@ -23,7 +23,7 @@ class ReserveReached(Full):
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
 
 
-class Room:
+class DiskReserve:
     """The file system under a data folder. `reserve_bytes`: what must stay free; 0: nothing."""
 
     def __init__(self, data: Path, reserve_bytes: int) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 
-class Status(StrEnum):
+class FindingStatus(StrEnum):
     """What is said of one thing, or of the whole store."""
 
     HOLDS = "holds"
@@ -27,11 +27,11 @@ class Finding:
 
     what: str
     problem: str
-    status: Status = Status.DIFFERS
+    status: FindingStatus = FindingStatus.DIFFERS
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class StoreCounts:
     """What was looked at, sizes in bytes. `unnamed_*`: stored, but named by no repository; no fault, collect's work."""
 
     entries: int = 0
@@ -48,14 +48,20 @@ class Counts:
 class Examined:
     """The result of an examination."""
 
-    counts: Counts
+    counts: StoreCounts
     findings: tuple[Finding, ...]
 
     @property
-    def outcome(self) -> Status:
+    def outcome(self) -> FindingStatus:
         """Differs when anything does, else unknown when anything could not be looked at, else holds."""
         found = {finding.status for finding in self.findings}
-        return Status.DIFFERS if Status.DIFFERS in found else Status.UNKNOWN if found else Status.HOLDS
+        return (
+            FindingStatus.DIFFERS
+            if FindingStatus.DIFFERS in found
+            else FindingStatus.UNKNOWN
+            if found
+            else FindingStatus.HOLDS
+        )
 
 
 Progress = Callable[[str, int, int], None]
@@ -65,7 +71,7 @@ STEP: Final = 1000
 """How many rows pass between two calls of a Progress."""
 
 
-class Notebook:
+class FindingCollector:
     """What the steps of an examination count and find, on the way to an `Examined`."""
 
     def __init__(self, progress: Progress) -> None:
@@ -74,7 +80,7 @@ class Notebook:
         self._findings: list[Finding] = []
 
     def count(self, name: str, number: int = 1) -> None:
-        """Add to one of the `Counts`."""
+        """Add to one of the `StoreCounts`."""
         self._counted[name] += number
 
     def differs(self, what: str, problem: str) -> None:
@@ -83,7 +89,7 @@ class Notebook:
 
     def unknown(self, what: str, problem: str) -> None:
         """Report what could not be looked at."""
-        self._findings.append(Finding(what, problem, Status.UNKNOWN))
+        self._findings.append(Finding(what, problem, FindingStatus.UNKNOWN))
 
     def passed(self, step: str, done: int, total: int, *, every: int = STEP) -> None:
         """Tell whoever watches, now and then, and at the end."""
@@ -92,4 +98,4 @@ class Notebook:
 
     def close(self) -> Examined:
         """The result."""
-        return Examined(Counts(**self._counted), tuple(self._findings))
+        return Examined(StoreCounts(**self._counted), tuple(self._findings))

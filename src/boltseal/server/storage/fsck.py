@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
 
-from boltseal.ledger.audit import Audit, NameSaid, ObservationAudit
+from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
 from boltseal.oci.digest import Digest
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import Keep, RuleInvalid
 from boltseal.server.storage import fsck_content
-from boltseal.server.storage.findings import Examined, Finding, Notebook, Progress, Status
+from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
 from boltseal.server.storage.metadata import foreign_tags, queries, sqlite, usage
 from boltseal.server.storage.metadata.database import Transaction
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from boltseal.server.storage.blobs.protocol import BlobReader
     from boltseal.server.storage.ledger_key import LedgerKeys
 
-__all__ = ["Examined", "Finding", "Progress", "Status", "examine"]
+__all__ = ["Examined", "Finding", "FindingStatus", "Progress", "examine"]
 
 KEEP_SLACK_US: Final = 5 * 60 * 1_000_000
 """An entry's time may be ahead of the clock that a keep was counted from, by the sequencer's limit."""
@@ -66,7 +66,7 @@ def examine(
 
     `keys`: the ledger's key and mark; without them what was signed is compared, but not who signed it.
     """
-    notes = Notebook(progress)
+    notes = FindingCollector(progress)
     engine = sqlite.make_engine(database, read_only=True)
     try:
         with sqlite.errors_named(), engine.connect() as connection:
@@ -80,7 +80,7 @@ def examine(
     return notes.close()
 
 
-def _rows(connection: Connection, notes: Notebook, now_us: int, keys: LedgerKeys | None) -> dict[str, int]:
+def _rows(connection: Connection, notes: FindingCollector, now_us: int, keys: LedgerKeys | None) -> dict[str, int]:
     """Steps 1 to 6; the blobs that must be there. A step that a damaged database ends does not end the others."""
     held: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
@@ -100,19 +100,19 @@ def _rows(connection: Connection, notes: Notebook, now_us: int, keys: LedgerKeys
     return held
 
 
-def _database(connection: Connection, notes: Notebook) -> None:
+def _database(connection: Connection, notes: FindingCollector) -> None:
     for problem in sqlite.damage(connection):
         notes.differs("database", problem)
 
 
-def _names(connection: Connection, notes: Notebook, keys: LedgerKeys | None) -> None:
+def _names(connection: Connection, notes: FindingCollector, keys: LedgerKeys | None) -> None:
     audit = _log(connection, notes, keys, LEDGER, Audit())
     _tags(connection, audit, notes)
     observing = None if keys is None else keys.of(OBSERVATIONS.name)
     _foreign_tags(connection, _log(connection, notes, observing, OBSERVATIONS, ObservationAudit()), notes)
 
 
-def _log(connection: Connection, notes: Notebook, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
+def _log(connection: Connection, notes: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
     head = connection.execute(select(log.head)).mappings().one_or_none()
     size = head["size"] if head else 0
     tree = TreeCheck(connection, keys, notes, log)
@@ -138,7 +138,7 @@ def _log(connection: Connection, notes: Notebook, keys: LedgerKeys | None, log: 
     return audit
 
 
-def _foreign_tags(connection: Connection, audit: Audit, notes: Notebook) -> None:
+def _foreign_tags(connection: Connection, audit: Audit, notes: FindingCollector) -> None:
     """What is served of upstreams' tags must be what was written down of them last."""
     seen = set()
     for name, tag_name, row in foreign_tags.every(connection):
@@ -165,7 +165,7 @@ def _beside(row: RowMapping, said: Entry | None) -> Iterator[str]:
             yield f"the {column} beside the line is {row[column]!r}, the line says {value!r}"
 
 
-def _tags(connection: Connection, audit: Audit, notes: Notebook) -> None:
+def _tags(connection: Connection, audit: Audit, notes: FindingCollector) -> None:
     total = connection.execute(select(func.count()).select_from(tag)).scalar_one()
     rows = connection.execute(
         select(repository.c.name.label("repository"), tag, manifest.c.canonical.label("held_canonical"))
@@ -190,7 +190,7 @@ def _tags(connection: Connection, audit: Audit, notes: Notebook) -> None:
         notes.differs(":".join(unseen), "the ledger speaks of this tag, but it has no row")
 
 
-def _tag_problems(row: RowMapping, said: NameSaid | None) -> Iterator[str]:
+def _tag_problems(row: RowMapping, said: AuditedTag | None) -> Iterator[str]:
     if said is None:
         yield "the tag is there, but the ledger never spoke of it"
         return
@@ -217,7 +217,7 @@ def _tag_problems(row: RowMapping, said: NameSaid | None) -> Iterator[str]:
         yield f"the tag is not kept as long as {said.keep} says"
 
 
-def _keeps_until(until_us: int | None, said: NameSaid) -> bool:
+def _keeps_until(until_us: int | None, said: AuditedTag) -> bool:
     try:
         due_us = Keep.parse(said.keep).until(said.kept_us) if said.keep else None
     except RuleInvalid:
@@ -227,7 +227,7 @@ def _keeps_until(until_us: int | None, said: NameSaid) -> bool:
     return until_us is not None and abs(until_us - due_us) <= KEEP_SLACK_US
 
 
-def _sealed(tx: Transaction, notes: Notebook) -> None:
+def _sealed(tx: Transaction, notes: FindingCollector) -> None:
     """Step 5."""
     live = (
         select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
@@ -249,7 +249,7 @@ def _sealed(tx: Transaction, notes: Notebook) -> None:
             notes.differs(f"{name}:{tag_name}", f"the tag speaks of {subject}, but its manifest is not linked to it")
 
 
-def _usage(connection: Connection, notes: Notebook) -> None:
+def _usage(connection: Connection, notes: FindingCollector) -> None:
     """Step 6."""
     for user, (total, rows) in usage.wrong(connection).items():
         notes.differs(

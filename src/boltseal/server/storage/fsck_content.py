@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from boltseal.oci.manifest import Manifest
     from boltseal.server.storage.blobs.protocol import BlobReader
-    from boltseal.server.storage.findings import Notebook
+    from boltseal.server.storage.findings import FindingCollector
 
 _LINKS: Final = select(link.c.child, link.c.kind).where(
     link.c.repository_id == bindparam("at_repository"),
@@ -38,7 +38,7 @@ AT_ONCE: Final = 8
 """How many manifests are held in memory; one may have 4 MiB."""
 
 
-def manifests(connection: Connection, notes: Notebook) -> None:
+def manifests(connection: Connection, notes: FindingCollector) -> None:
     """Every manifest row against its bytes, and nothing left over of what is gone."""
     total = connection.execute(select(func.count()).select_from(manifest)).scalar_one()
     query = (
@@ -105,7 +105,7 @@ def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
         yield "the row's annotations are not those of the bytes"
 
 
-def _left_over(connection: Connection, notes: Notebook) -> None:
+def _left_over(connection: Connection, notes: FindingCollector) -> None:
     unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
     for canonical in connection.execute(unnamed).scalars():
         notes.differs(canonical, "manifest bytes that no repository names")
@@ -119,7 +119,7 @@ def _left_over(connection: Connection, notes: Notebook) -> None:
         notes.differs(f"{name}@{gone}", f"a link to {child} is left over from this manifest, which is gone")
 
 
-def blob_rows(connection: Connection, notes: Notebook) -> dict[str, int]:
+def blob_rows(connection: Connection, notes: FindingCollector) -> dict[str, int]:
     """Which blobs must be there, with their sizes; repositories that disagree on a size are noted."""
     held: dict[str, int] = {}
     for digest, size in connection.execute(select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)).all():
@@ -128,7 +128,7 @@ def blob_rows(connection: Connection, notes: Notebook) -> dict[str, int]:
     return held
 
 
-def blobs(connection: Connection, store: BlobReader, held: Mapping[str, int], notes: Notebook) -> None:
+def blobs(connection: Connection, store: BlobReader, held: Mapping[str, int], notes: FindingCollector) -> None:
     """Every blob that must be there, all of its bytes; twice before anything is said of it."""
     total, done = sum(held.values()), 0
     for text, size in held.items():
@@ -142,7 +142,7 @@ def blobs(connection: Connection, store: BlobReader, held: Mapping[str, int], no
 class _Shown:
     """Progress inside a big blob."""
 
-    def __init__(self, notes: Notebook, done: int, total: int) -> None:
+    def __init__(self, notes: FindingCollector, done: int, total: int) -> None:
         self._notes, self._done, self._total = notes, done, total
 
     def read(self, count: int) -> None:
@@ -150,7 +150,9 @@ class _Shown:
             self._notes.passed("blobs", self._done + count, self._total, every=1)
 
 
-def _blob(connection: Connection, store: BlobReader, text: str, size: int, notes: Notebook, shown: _Shown) -> None:
+def _blob(
+    connection: Connection, store: BlobReader, text: str, size: int, notes: FindingCollector, shown: _Shown
+) -> None:
     try:
         digest = Digest.parse(text)
     except Invalid as error:
@@ -191,7 +193,7 @@ def still_named(connection: Connection, digest: str) -> bool:
     return connection.execute(_NAMED, {"at_digest": digest}).first() is not None
 
 
-def unnamed(connection: Connection, store: BlobReader, notes: Notebook) -> None:
+def unnamed(connection: Connection, store: BlobReader, notes: FindingCollector) -> None:
     """Counts what no row names, and notes what has no place in a store."""
     try:
         for stored in store.walk():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from boltseal.server.storage.findings import Notebook
+    from boltseal.server.storage.findings import FindingCollector
     from boltseal.server.storage.ledger_key import LedgerKeys
 
 BATCH: Final = 16 * WIDTH
@@ -31,7 +31,9 @@ BATCH: Final = 16 * WIDTH
 class TreeCheck:
     """Takes the entries in order, then says what is wrong with the tree over them."""
 
-    def __init__(self, connection: Connection, keys: LedgerKeys | None, notes: Notebook, log: Log = LEDGER) -> None:
+    def __init__(
+        self, connection: Connection, keys: LedgerKeys | None, notes: FindingCollector, log: Log = LEDGER
+    ) -> None:
         self._connection = connection
         self._log = log
         self._name = log.name

@@ -43,7 +43,7 @@ BATCH: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class GarbageItem:
     """One thing that goes, or would go. `what`: "blob", "manifest" or "upload"."""
 
     what: str
@@ -56,20 +56,20 @@ class Item:
 class _Done:
     """What one transaction took away, and what kept it from going on."""
 
-    items: list[Item]
+    items: list[GarbageItem]
     stopped_by: BoltsealError | None = None
 
 
 Job = Callable[[Transaction], _Done]
 
 
-def collect(database: Database, blobs: BlobStore, now_us: int, *, dry_run: bool) -> Iterator[Item]:
+def collect(database: Database, blobs: BlobStore, now_us: int, *, dry_run: bool) -> Iterator[GarbageItem]:
     """Take away, one by one, what nothing needs; with `dry_run` only say what would go.
 
     What went was given out before an error (StoreBroken, Unavailable) is raised; the rest stays for the next time.
     """
 
-    def run(job: Job) -> Iterator[Item]:
+    def run(job: Job) -> Iterator[GarbageItem]:
         if dry_run:
             done = database.read_and_wait(lambda connection: job(Transaction(connection, now_us)))
         else:
@@ -89,12 +89,14 @@ def collect(database: Database, blobs: BlobStore, now_us: int, *, dry_run: bool)
             database.write_and_wait(usage.mend)
 
 
-def collect_uploads(blobs: BlobStore, now_us: int, *, dry_run: bool = False) -> Iterator[Item]:
+def collect_uploads(blobs: BlobStore, now_us: int, *, dry_run: bool = False) -> Iterator[GarbageItem]:
     """Only the abandoned uploads; what a running server does by itself."""
     older_than_us = now_us - ABANDONED_FOR_US
     for upload in blobs.abandoned(older_than_us):
         if dry_run or blobs.discard(upload, older_than_us):
-            yield Item("upload", upload.name, upload.size, f"nobody wrote to it for {_hours(now_us - upload.mtime_us)}")
+            yield GarbageItem(
+                "upload", upload.name, upload.size, f"nobody wrote to it for {_hours(now_us - upload.mtime_us)}"
+            )
 
 
 def collect_released(database: Database, blobs: BlobStore, now_us: int) -> int:
@@ -125,7 +127,7 @@ def collect_released(database: Database, blobs: BlobStore, now_us: int) -> int:
 
 def _blobs(blobs: BlobStore, batch: list[StoredBlob], now_us: int, *, dry_run: bool) -> Job:
     def job(tx: Transaction) -> _Done:
-        items: list[Item] = []
+        items: list[GarbageItem] = []
         for stored in batch:
             reason = _reason(tx, stored, now_us)
             if reason is None:
@@ -138,7 +140,7 @@ def _blobs(blobs: BlobStore, batch: list[StoredBlob], now_us: int, *, dry_run: b
                 except BoltsealError as error:
                     return _Done(items, error)
                 tx.connection.execute(delete(released).where(released.c.digest == str(stored.digest)))
-            items.append(Item("blob", str(stored.digest), stored.size, reason))
+            items.append(GarbageItem("blob", str(stored.digest), stored.size, reason))
         return _Done(items)
 
     return job
@@ -165,7 +167,7 @@ def _manifests(*, dry_run: bool) -> Job:
         ).all()
         if found and not dry_run:
             tx.connection.execute(delete(content).where(unnamed))
-        return _Done([Item("manifest", canonical, size, "no repository names it") for canonical, size in found])
+        return _Done([GarbageItem("manifest", canonical, size, "no repository names it") for canonical, size in found])
 
     return job
 

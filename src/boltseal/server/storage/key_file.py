@@ -29,7 +29,7 @@ class KeysUnreadable(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class SigningKey:
+class StoredSigningKey:
     """An Ed25519 seed. `id` names it in tokens; `since_us`: from when on it signs, microseconds since the epoch."""
 
     id: str
@@ -51,10 +51,10 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._held: tuple[SigningKey, ...] = ()
+        self._held: tuple[StoredSigningKey, ...] = ()
         self._version = (0, 0)
 
-    def current(self, now_us: int) -> tuple[SigningKey, ...]:
+    def current(self, now_us: int) -> tuple[StoredSigningKey, ...]:
         """The keys, the signing one first; made when there is no file. KeysUnreadable."""
         try:
             status = self.path.stat()
@@ -67,7 +67,7 @@ class KeyFile:
             self._held, self._version = self._read(), version
         return self._held
 
-    def rotate(self, now_us: int, *, only_if_missing: bool = False) -> tuple[SigningKey, ...]:
+    def rotate(self, now_us: int, *, only_if_missing: bool = False) -> tuple[StoredSigningKey, ...]:
         """Let a new key sign from now on; the last ones still check what they signed. KeysUnreadable."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class KeyFile:
                 held = self._read() if self.path.exists() else ()
                 if held and only_if_missing:
                     return held
-                keys = (SigningKey(secrets.token_hex(8), secrets.token_bytes(SEED_BYTES), now_us), *held)[:KEPT]
+                keys = (StoredSigningKey(secrets.token_hex(8), secrets.token_bytes(SEED_BYTES), now_us), *held)[:KEPT]
                 stored = [_Stored(key.id, b64encode(key.seed).decode("ascii"), key.since_us) for key in keys]
                 write_file(Disk(), self.path, msgspec.json.encode(stored))
                 self.path.chmod(0o600)
@@ -83,10 +83,10 @@ class KeyFile:
         except OSError as error:
             raise KeysUnreadable(f"the token keys {self.path} can't be written: {error.strerror}") from error
 
-    def _read(self) -> tuple[SigningKey, ...]:
+    def _read(self) -> tuple[StoredSigningKey, ...]:
         try:
             stored = msgspec.json.decode(self.path.read_bytes(), type=list[_Stored])
-            keys = tuple(SigningKey(key.id, b64decode(key.seed, validate=True), key.since_us) for key in stored)
+            keys = tuple(StoredSigningKey(key.id, b64decode(key.seed, validate=True), key.since_us) for key in stored)
         except (OSError, ValueError) as error:
             raise KeysUnreadable("the token keys can't be read; move the file away and start again") from error
         if not keys or any(len(key.seed) != SEED_BYTES for key in keys):

@@ -26,7 +26,7 @@ Key: TypeAlias = tuple[str, str, int]
 """What requests are told apart by: method, route, status. All three come from small fixed sets."""
 
 
-class Sums(msgspec.Struct):
+class MetricSums(msgspec.Struct):
     """Requests of one key."""
 
     count: int = 0
@@ -40,7 +40,7 @@ class _Row(msgspec.Struct):
     method: str
     route: str
     status: int
-    sums: Sums
+    sums: MetricSums
 
 
 class _Snapshot(msgspec.Struct):
@@ -49,11 +49,11 @@ class _Snapshot(msgspec.Struct):
     counts: dict[str, int] = {}
 
 
-class Totals:
+class RequestMetrics:
     """Sums by key, refusals by the name of their error, and what else is counted, by its name."""
 
     def __init__(self) -> None:
-        self.requests: dict[Key, Sums] = {}
+        self.requests: dict[Key, MetricSums] = {}
         self.refusals: dict[str, int] = {}
         self.counts: dict[str, int] = {}
 
@@ -61,7 +61,7 @@ class Totals:
         """Add one request."""
         sums = self.requests.get(key)
         if sums is None:
-            sums = self.requests[key] = Sums()
+            sums = self.requests[key] = MetricSums()
         sums.count += 1
         sums.seconds += seconds
         sums.bytes_in += bytes_in
@@ -76,10 +76,10 @@ class Totals:
         """Add one of what has that name."""
         self.counts[name] = self.counts.get(name, 0) + 1
 
-    def add(self, other: Totals) -> None:
+    def add(self, other: RequestMetrics) -> None:
         """Add everything of another."""
         for key, theirs in list(other.requests.items()):  # in one step: others may be adding
-            ours = self.requests.setdefault(key, Sums())
+            ours = self.requests.setdefault(key, MetricSums())
             ours.count += theirs.count
             ours.seconds += theirs.seconds
             ours.bytes_in += theirs.bytes_in
@@ -109,16 +109,16 @@ class RunFolder:
         folder.mkdir(mode=0o750, exist_ok=True)
         return folder
 
-    def save(self, totals: Totals) -> None:
+    def save(self, totals: RequestMetrics) -> None:
         """Replace this process's sums. OSError."""
         rows = [_Row(*key, sums) for key, sums in list(totals.requests.items())]
         beside = self._own.with_suffix(".new")
         beside.write_bytes(msgspec.json.encode(_Snapshot(rows, dict(totals.refusals), dict(totals.counts))))
         beside.replace(self._own)
 
-    def others(self) -> Totals:
+    def others(self) -> RequestMetrics:
         """The sums of every other process of this server, ended ones included; what can't be read is left out."""
-        found = Totals()
+        found = RequestMetrics()
         for path in sorted(self._folder.glob("*.json")):
             if path == self._own:
                 continue
@@ -126,7 +126,7 @@ class RunFolder:
                 snapshot = msgspec.json.decode(path.read_bytes(), type=_Snapshot)
             except (OSError, msgspec.DecodeError):
                 continue
-            theirs = Totals()
+            theirs = RequestMetrics()
             theirs.requests = {(row.method, row.route, row.status): row.sums for row in snapshot.rows}
             theirs.refusals = snapshot.refusals
             theirs.counts = snapshot.counts

@@ -40,7 +40,7 @@ class MemoryBudget:
         self.total_bytes = total_bytes
         self.held_bytes = 0
         self.writers = 0
-        self.crowd = Crowd(max(total_bytes // 16, FAST_CHUNK_BYTES))  # one may always enter
+        self.crowd = UploadAdmission(max(total_bytes // 16, FAST_CHUNK_BYTES))  # one may always enter
 
     @property
     def share_bytes(self) -> int:
@@ -71,7 +71,7 @@ class _Guest:
     receiving_since: float | None
 
 
-class Crowd:
+class UploadAdmission:
     """Lets uploads in while the chunks they may bring, one each, come to no more than `limit_bytes`; first come first."""
 
     def __init__(self, limit_bytes: int, *, stall_s: float = STALL_S, patience_s: float = PATIENCE_S) -> None:

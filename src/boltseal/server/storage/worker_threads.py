@@ -41,7 +41,7 @@ class _Job:
     future: asyncio.Future[Any]
 
 
-class Lane:
+class WorkerThread:
     """A number of threads, made when they are first needed."""
 
     def __init__(self, threads: int, name: str) -> None:

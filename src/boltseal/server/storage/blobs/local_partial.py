@@ -15,13 +15,13 @@ from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken
 
 if TYPE_CHECKING:
     from boltseal.files.atomic_files import Disk
-    from boltseal.server.storage.worker_threads import Lane
+    from boltseal.server.storage.worker_threads import WorkerThread
 
 
 class LocalPartial:
     """`PartialReader` on an open file."""
 
-    def __init__(self, disk: Disk, lane: Lane, fd: int) -> None:
+    def __init__(self, disk: Disk, lane: WorkerThread, fd: int) -> None:
         self._disk = disk
         self._lane = lane
         self._fd = fd

@@ -32,7 +32,13 @@ from typing import Final
 from boltseal.files.atomic_files import Disk, make_folders
 from boltseal.oci.digest import Digest, hasher
 from boltseal.server.storage.blobs.local_partial import LocalPartial, told
-from boltseal.server.storage.blobs.local_upload import LocalUploadWriter, RunningHash, SessionFile, Workshop, finished
+from boltseal.server.storage.blobs.local_upload import (
+    LocalUploadWriter,
+    SessionFile,
+    SessionHash,
+    UploadFolder,
+    finished,
+)
 from boltseal.server.storage.blobs.protocol import (
     OWNER_DIGITS,
     PIECE_BYTES,
@@ -46,7 +52,7 @@ from boltseal.server.storage.blobs.protocol import (
     UploadUnknown,
 )
 from boltseal.server.storage.upload_admission import MemoryBudget
-from boltseal.server.storage.worker_threads import Lane
+from boltseal.server.storage.worker_threads import WorkerThread
 
 ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
 _SESSION_NAME: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}")
@@ -89,14 +95,14 @@ class LocalBlobs:
         self._blobs = f"{self._data}/blobs"
         self._uploads = f"{self._data}/uploads"
         self._lock_wait_s = lock_wait_s
-        self._workshop = Workshop(
+        self._workshop = UploadFolder(
             disk=self._disk,
             budget=MemoryBudget(memory_bytes),
-            quick=Lane(quick_threads, "boltseal-quick"),
-            bulk=Lane(bulk_threads, "boltseal-bulk"),
+            quick=WorkerThread(quick_threads, "boltseal-quick"),
+            bulk=WorkerThread(bulk_threads, "boltseal-bulk"),
             syncs=ThreadPoolExecutor(bulk_threads, "boltseal-syncs"),
         )
-        self._hashes: OrderedDict[str, tuple[Stamp, RunningHash]] = OrderedDict()
+        self._hashes: OrderedDict[str, tuple[Stamp, SessionHash]] = OrderedDict()
         self._shards_on_disk: set[str] = set()
         self._long_readers = 0
         if create:
@@ -246,13 +252,13 @@ class LocalBlobs:
         found = self._look(path)
         return found is not None and found.st_nlink == 1 and os.path.samestat(found, expected)
 
-    def _known_hash(self, name: str, found: os.stat_result, algorithm: str) -> RunningHash | None:
+    def _known_hash(self, name: str, found: os.stat_result, algorithm: str) -> SessionHash | None:
         kept = self._hashes.pop(name, None)
         if found.st_size == 0:
-            return RunningHash(algorithm, hasher(algorithm))
+            return SessionHash(algorithm, hasher(algorithm))
         return kept[1] if kept is not None and kept[0] == _stamp(found) else None
 
-    def _keep_hash(self, name: str, fd: int, running: RunningHash | None) -> None:
+    def _keep_hash(self, name: str, fd: int, running: SessionHash | None) -> None:
         if running is None:
             return
         self._hashes[name] = (_stamp(os.fstat(fd)), running)

@@ -25,7 +25,7 @@ from boltseal.files.atomic_files import Disk, is_no_space
 from boltseal.oci.digest import Digest, DigestInvalid, Hasher
 from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken, UploadUnknown
 from boltseal.server.storage.upload_admission import BATCH_BYTES, MemoryBudget
-from boltseal.server.storage.worker_threads import Lane
+from boltseal.server.storage.worker_threads import WorkerThread
 
 SYNC_EVERY_BYTES: Final = 8 * 1024 * 1024
 QUICK_BYTES: Final = 64 * 1024
@@ -36,15 +36,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class RunningHash:
+class SessionHash:
     """The hash of a session's bytes so far. The hasher inside goes on; `copy` keeps a point to come back to."""
 
     algorithm: str
     hasher: Hasher
 
-    def copy(self) -> RunningHash:
+    def copy(self) -> SessionHash:
         """One that goes on for itself."""
-        return RunningHash(self.algorithm, self.hasher.copy())
+        return SessionHash(self.algorithm, self.hasher.copy())
 
 
 async def ended(future: asyncio.Future[T]) -> None:
@@ -77,7 +77,7 @@ async def finished(future: asyncio.Future[T]) -> T:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class UploadFolder:
     """What all writers of a store share: the disk, the memory, and three lanes of threads.
 
     `quick` is for work of a few milliseconds, many at a time, so that the kernel's journal takes their fsyncs in one
@@ -87,8 +87,8 @@ class Workshop:
 
     disk: Disk
     budget: MemoryBudget
-    quick: Lane
-    bulk: Lane
+    quick: WorkerThread
+    bulk: WorkerThread
     syncs: Executor
 
 
@@ -117,7 +117,7 @@ class SessionFile:
 class LocalUploadWriter:
     """`UploadWriter` on a file. `running` is the hash of the `size` bytes in the file, None if it is not known."""
 
-    def __init__(self, workshop: Workshop, file: SessionFile, size: int, running: RunningHash | None) -> None:
+    def __init__(self, workshop: UploadFolder, file: SessionFile, size: int, running: SessionHash | None) -> None:
         self._workshop = workshop
         self._file = file
         self._acknowledged = size
@@ -195,7 +195,7 @@ class LocalUploadWriter:
         await self._settle()
         return size
 
-    async def close(self) -> RunningHash | None:
+    async def close(self) -> SessionHash | None:
         """Waits for the thread, drops what is only gathered. Returns the hash of what the file holds, if known.
 
         The descriptor, and with it the lock, is the caller's to close, after this.
@@ -248,7 +248,7 @@ class LocalUploadWriter:
         lane = self._workshop.quick if self._buffered <= QUICK_BYTES else self._workshop.bulk
         self._launch(lane, self._append, self._take_parts())
 
-    def _launch(self, lane: Lane, work: Callable[..., object], *arguments: object) -> None:
+    def _launch(self, lane: WorkerThread, work: Callable[..., object], *arguments: object) -> None:
         self._flight = lane.launch(self._guarded, work, *arguments)
 
     async def _settle(self) -> None:
@@ -334,7 +334,7 @@ class LocalUploadWriter:
         A hash that is known without the file is compared before anything is written; otherwise the file is read.
         """
         disk = self._workshop.disk
-        running = RunningHash(digest.algorithm, digest.hasher()) if self._in_file == 0 else self._hash
+        running = SessionHash(digest.algorithm, digest.hasher()) if self._in_file == 0 else self._hash
         if running is not None and running.algorithm == digest.algorithm:
             for part in parts:
                 running.hasher.update(part)

@@ -28,15 +28,15 @@ LOOK_EVERY_S: Final = 0.02
 _FLOCK: Final = "hhqqi0q"  # struct flock of 64-bit Linux: type, whence, start, length, pid (0 for these locks)
 
 
-class TurnNotHad(Unavailable):
+class LockNotAcquired(Unavailable):
     """Others have been doing the same for longer than one waits; nothing was done."""
 
 
-class TurnsUnusable(Unavailable):
+class LockUnusable(Unavailable):
     """The file can't be opened or locked."""
 
 
-class Turns:
+class InterprocessLock:
     """Everybody's turns in one store. Closed once."""
 
     def __init__(self, data: Path) -> None:
@@ -52,12 +52,12 @@ class Turns:
 
     @asynccontextmanager
     async def taken(self, key: str, wait_s: float) -> AsyncIterator[None]:
-        """The turn of this key, as soon as nobody else has it. TurnNotHad after `wait_s`, TurnsUnusable."""
+        """The turn of this key, as soon as nobody else has it. LockNotAcquired after `wait_s`, LockUnusable."""
         at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
         until_s = asyncio.get_running_loop().time() + wait_s
         while not self._take(at):
             if asyncio.get_running_loop().time() >= until_s:
-                raise TurnNotHad("somebody else is at the same, and takes long; try again in a moment")
+                raise LockNotAcquired("somebody else is at the same, and takes long; try again in a moment")
             await asyncio.sleep(LOOK_EVERY_S)
         try:
             yield
@@ -81,5 +81,5 @@ class Turns:
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
-            raise TurnsUnusable(f"{self._path.name} can't be used: {error.strerror}") from error
+            raise LockUnusable(f"{self._path.name} can't be used: {error.strerror}") from error
         return True

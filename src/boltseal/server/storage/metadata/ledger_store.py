@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LedgerHead:
     """Where the ledger stands: the next index, the time of the last entry, its name, the rules last recorded."""
 
     size: int
@@ -52,16 +52,16 @@ def _statements(log: Log) -> _Statements:
     )
 
 
-def head(tx: Transaction, log: Log = LEDGER) -> Head | None:
+def head(tx: Transaction, log: Log = LEDGER) -> LedgerHead | None:
     """The head row, which nobody else changes until the end of the transaction. None: this log was not started yet."""
     row = sqlite.driver(tx.connection).execute(_statements(log).head).fetchone()
-    return None if row is None else Head(*row)
+    return None if row is None else LedgerHead(*row)
 
 
-def start(tx: Transaction, origin: str, log: Log = LEDGER) -> Head:
+def start(tx: Transaction, origin: str, log: Log = LEDGER) -> LedgerHead:
     """Make the head row of a log that was not started yet."""
     tx.connection.execute(insert(log.head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
-    return Head(0, 0, origin, "")
+    return LedgerHead(0, 0, origin, "")
 
 
 def append(

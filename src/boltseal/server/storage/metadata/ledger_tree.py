@@ -55,20 +55,20 @@ class Overtaken(Unavailable):
     """Another process has brought the tree further meanwhile; nothing was written."""
 
 
-class Head(NamedTuple):
+class SignedHead(NamedTuple):
     """A signed head as it is stored: how many entries, and the note. Nothing in it is known to be true."""
 
     size: int
     note: bytes
 
 
-def head(connection: Connection, name: str = LATEST, log: Log = LEDGER) -> Head | None:
+def head(connection: Connection, name: str = LATEST, log: Log = LEDGER) -> SignedHead | None:
     """The head that was signed last, or the one that a witness cosigned last; None where there is none."""
     row = sqlite.driver(connection).execute(_statements(log).head, (name,)).fetchone()
-    return None if row is None else Head(*row)
+    return None if row is None else SignedHead(*row)
 
 
-def put_head(tx: Transaction, name: str, new: Head, log: Log = LEDGER) -> None:
+def put_head(tx: Transaction, name: str, new: SignedHead, log: Log = LEDGER) -> None:
     """Store a head in place of the one of that name."""
     tx.connection.execute(delete(log.checkpoint).where(log.checkpoint.c.name == name))
     tx.connection.execute(insert(log.checkpoint).values(name=name, size=new.size, note=new.note))
@@ -91,7 +91,7 @@ def root(connection: Connection, size: int, of: int, log: Log = LEDGER) -> bytes
     return fold([held.node(one) for one in nodes])
 
 
-def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: Head, log: Log = LEDGER) -> None:
+def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: SignedHead, log: Log = LEDGER) -> None:
     """Write new and wider tiles and the head over them. Overtaken when the tree has not `from_size` entries any more."""
     if from_size == 0 and head(tx.connection, log=log) is None:
         tx.connection.execute(insert(log.checkpoint).values(name=LATEST, size=0, note=b""))

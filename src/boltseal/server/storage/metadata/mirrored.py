@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MirroredRow:
     """A manifest or blob that a repository holds. `used_us`: when it was pulled last, or else brought."""
 
     digest: str
@@ -30,14 +30,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
+class MirroredContent:
     """All that a repository holds. `contains`: of each manifest its parts and what speaks of it. `needed`: what a tag of
     ours means, or a hold on upstream's tag keeps serving."""
 
     repository_id: int
     name: str
-    manifests: tuple[Row, ...]
-    blobs: tuple[Row, ...]
+    manifests: tuple[MirroredRow, ...]
+    blobs: tuple[MirroredRow, ...]
     contains: Mapping[str, frozenset[str]] = field(default_factory=dict)
     needed: frozenset[str] = frozenset()
 
@@ -65,7 +65,7 @@ def note_pulled(tx: Transaction, pulls: Iterable[tuple[str, str, int]]) -> None:
         tx.connection.execute(insert(pulled).values(repository_id=found, digest=digest, pulled_us=at_us))
 
 
-def holdings(connection: Connection, name: str) -> Holdings | None:
+def holdings(connection: Connection, name: str) -> MirroredContent | None:
     """All that a repository holds; None where there is no such repository."""
     number = connection.execute(select(repository.c.id).where(repository.c.name == name)).scalar_one_or_none()
     if number is None:
@@ -93,11 +93,11 @@ def holdings(connection: Connection, name: str) -> Holdings | None:
     of_holds = select(foreign_tag.c.digest).where(
         foreign_tag.c.repository == name, foreign_tag.c.held_digest.is_not(None), foreign_tag.c.digest.is_not(None)
     )
-    return Holdings(
+    return MirroredContent(
         number,
         name,
-        tuple(Row(*row) for row in connection.execute(manifests)),
-        tuple(Row(*row) for row in connection.execute(blobs)),
+        tuple(MirroredRow(*row) for row in connection.execute(manifests)),
+        tuple(MirroredRow(*row) for row in connection.execute(blobs)),
         {parent: frozenset(children) for parent, children in contains.items()},
         frozenset(connection.execute(union(of_tags, of_holds)).scalars()),
     )

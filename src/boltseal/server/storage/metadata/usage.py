@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from boltseal.server.storage.metadata.database import Transaction
 
 
-class Held(NamedTuple):
+class UserUsage(NamedTuple):
     """What a user holds: bytes, and repositories made."""
 
     size_bytes: int = 0
@@ -38,10 +38,10 @@ _ADD = (
 )
 
 
-def held(connection: Connection, user: str) -> Held:
+def held(connection: Connection, user: str) -> UserUsage:
     """The running total of a user."""
     row = connection.execute(_HELD, {"by": user}).one_or_none()
-    return Held() if row is None else Held(*row)
+    return UserUsage() if row is None else UserUsage(*row)
 
 
 def add(tx: Transaction, user: str | None, size_bytes: int, repositories: int = 0) -> None:
@@ -53,7 +53,7 @@ def add(tx: Transaction, user: str | None, size_bytes: int, repositories: int = 
         tx.connection.execute(insert(usage).values(holder=user, size=size_bytes, repositories=repositories))
 
 
-def derived(connection: Connection) -> dict[str, Held]:
+def derived(connection: Connection) -> dict[str, UserUsage]:
     """What the totals must be, from the rows: reads all of them."""
     blobs = select(blob.c.added_by.label("by"), func.sum(blob.c.size).label("size"), value(0).label("made"))
     manifests = select(manifest.c.pushed_by, func.sum(manifest.c.size), value(0))
@@ -64,14 +64,16 @@ def derived(connection: Connection) -> dict[str, Held]:
         made.group_by(repository.c.created_by),
     ).subquery()
     sums = select(every.c.by, func.sum(every.c.size), func.sum(every.c.made)).where(every.c.by.is_not(None))
-    return {by: Held(int(size), int(count)) for by, size, count in connection.execute(sums.group_by(every.c.by)).all()}
+    return {
+        by: UserUsage(int(size), int(count)) for by, size, count in connection.execute(sums.group_by(every.c.by)).all()
+    }
 
 
-def wrong(connection: Connection) -> dict[str, tuple[Held, Held]]:
+def wrong(connection: Connection) -> dict[str, tuple[UserUsage, UserUsage]]:
     """The users whose total is not what the rows say, as (total, sum of the rows)."""
-    said = {row.holder: Held(row.size, row.repositories) for row in connection.execute(select(usage)).all()}
+    said = {row.holder: UserUsage(row.size, row.repositories) for row in connection.execute(select(usage)).all()}
     must = derived(connection)
-    pairs = {user: (said.get(user, Held()), must.get(user, Held())) for user in said.keys() | must.keys()}
+    pairs = {user: (said.get(user, UserUsage()), must.get(user, UserUsage())) for user in said.keys() | must.keys()}
     return {user: (total, rows) for user, (total, rows) in sorted(pairs.items()) if total != rows}
 
 
