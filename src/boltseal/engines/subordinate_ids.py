@@ -42,6 +42,29 @@ def id_maps(store: Path) -> tuple[tuple[Range, ...], tuple[Range, ...], bool] | 
     return tuple(users[:MAX_RANGES]), tuple(groups[:MAX_RANGES]), len(users) > 1 and len(groups) > 1
 
 
+def user_ranges(store: Path) -> list[tuple[tuple[Range, ...], tuple[Range, ...]]]:
+    """The ranges of users and groups that the store's disk gives to each of its users, counted from 0 inside.
+
+    A container of root's has this map where it has a user's ids: Podman's `--subuidname`, or `--uidmap` with these numbers.
+    """
+    etc = _etc_of(store)
+    if etc is None:
+        return []
+    of_users, of_groups = (_ranges(etc, file) for file in ("subuid", "subgid"))
+    return [(tuple(ranges), tuple(of_groups[name])) for name, ranges in of_users.items() if name in of_groups]
+
+
+def _ranges(etc: Path, file: str) -> dict[bytes, list[Range]]:
+    found: dict[bytes, list[Range]] = {}
+    for fields in _fields(etc, file):
+        if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+            ranges = found.setdefault(fields[0], [])
+            inside = ranges[-1][0] + ranges[-1][2] if ranges else 0
+            if len(ranges) < MAX_RANGES:
+                ranges.append((inside, int(fields[1]), int(fields[2])))
+    return found
+
+
 def _etc_of(store: Path) -> Path | None:
     """The nearest `etc` above a store that has a passwd of root's: a user could lay one into the own home."""
     for above in store.resolve().parents:

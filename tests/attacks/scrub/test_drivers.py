@@ -16,7 +16,7 @@ from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
 from tests.attacks.scrub.image import Layer, archive, base, middle, top
 from tests.attacks.scrub.stores import podman_on
-from tests.attacks.scrub.users import FIRST, NAME, UID, Disk, disk, user_namespaces_or_skip
+from tests.attacks.scrub.users import FIRST, NAME, UID, Disk, disk, given_to_others, ids_given, user_namespaces_or_skip
 from tests.cli import program as verb
 from tests.programs import program
 from tests.real.tools import run
@@ -105,6 +105,31 @@ def test_ids_that_no_file_explains_could_not_be_checked(rootless: Disk) -> None:
 
     assert (found.status, found.differences) == (ReportStatus.UNKNOWN, ())
     assert "etc/subuid" in found.unknown[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ("keep-id", ReportStatus.HOLDS),
+        ("keep-id:uid=1000,gid=1000", ReportStatus.UNKNOWN),
+        ("nomap", ReportStatus.UNKNOWN),
+    ],
+)
+def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status: ReportStatus) -> None:
+    """Its map is within the user's namespace; the usual one follows from who the user is, any other only the store says."""
+    create = ("create", "--userns", how, "--network", "none", "shop/app:1.4.2")
+    subprocess.run([*rootless.as_user(), *PODMAN, *create], check=True, stdout=subprocess.DEVNULL)
+    found = reports(storage(rootless))
+    (copy,) = (storage(rootless) / "overlay").glob("*/diff1")
+    os.chown(copy / "bin/tool", UID, -1)
+
+    changed = told(storage(rootless))
+
+    assert [(each.what, each.status, each.differences) for each in found] == [
+        ("image", status, ()),
+        ("container", ReportStatus.HOLDS, ()),
+    ]
+    assert changed == {(DifferenceKind.OWNER, str((copy / "bin/tool").relative_to(storage(rootless))))}
 
 
 @pytest.mark.usefixtures("_nobodys_home")
@@ -258,6 +283,7 @@ def test_a_copy_that_containerd_has_given_to_other_owners(tmp_path_factory: pyte
     Whether the container runs does not matter here: where no user namespace can be made it lies on the copy all the same.
     """
     folder = tmp_path_factory.mktemp("c")
+    ids_given(folder, 100_000)
     archive(folder / "image.tar", [base(), middle(), top()])
     layout = f"oci-archive:{folder}/oci.tar:a/b:1"
     run("skopeo", "--insecure-policy", "copy", f"docker-archive:{folder}/image.tar", layout).checked()
@@ -269,6 +295,8 @@ def test_a_copy_that_containerd_has_given_to_other_owners(tmp_path_factory: pyte
         run(*ctr, "task", "delete", "--force", "box1")
     root = folder / "engine/root"
     clean = reports(root)
+    (folder / "etc/subuid").write_text("containers:200000:65536\n")
+    (unconfirmed,) = [each for each in reports(root) if each.what == "image"]
     (copy,) = [each.parent for each in root.glob("*/snapshots/*/fs/bin") if each.stat().st_uid == 100_000]
     (copy / "bin/tool").chmod(0o4755)
     of_other_content(copy / "bin/ping")
@@ -280,6 +308,8 @@ def test_a_copy_that_containerd_has_given_to_other_owners(tmp_path_factory: pyte
         ("image", ReportStatus.HOLDS, ()),
         ("container", ReportStatus.HOLDS, ()),
     ]
+    assert (unconfirmed.status, unconfirmed.differences) == (ReportStatus.UNKNOWN, ())
+    assert "nothing outside the store confirms" in unconfirmed.unknown[0]
     assert found == {
         (DifferenceKind.MODE, "bin/tool"),
         (DifferenceKind.CONTENT, "bin/ping"),
@@ -314,7 +344,8 @@ RUNNING = ("-d", "--network", "none", "--pids-limit", "0")
 
 
 def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
-    """A Podman of root's with an image that runs, and its root."""
+    """A Podman of root's with an image that runs, and its root; on a disk that gives the ids of MAPPED to a user."""
+    ids_given(folder, 100_000)
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
     archive(folder / "box.tar", [base(), box.done()], "shop/box:1", ["/bin/sleep", "1000"])
@@ -476,6 +507,22 @@ def test_a_change_of_a_copy_with_other_owners(
     found = told(tmp_path / "root")
 
     assert (kind, str((copy / "bin" / name).relative_to(tmp_path / "root"))) in found
+
+
+@pytest.mark.parametrize("base", [100_000, 100_001, 300_000])
+def test_the_owners_of_a_copy_whose_map_only_the_store_says(copied: Path, tmp_path: Path, base: int) -> None:
+    """Owners and map can be changed together: without a user of the disk who has these ids, nothing proves either."""
+    subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
+    ids_given(tmp_path, 100_000 if base != 100_000 else 200_000)
+    records = tmp_path / "root/overlay-layers/layers.json"
+    records.write_text(records.read_text().replace('"host_id":100000', f'"host_id":{base}'))
+    (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
+    given_to_others(copy, base - 100_000)
+
+    (image,) = [each for each in reports(tmp_path / "root") if each.what == "image"]
+
+    assert (image.status, image.differences) == (ReportStatus.UNKNOWN, ())
+    assert "nothing outside the store confirms" in image.unknown[0]
 
 
 def test_a_second_layer_laid_on_a_copy(copied: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from boltseal.oci.digest import Digest
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
 from tests.attacks.scrub.stores import Store
 from tests.attacks.scrub.test_layers import rewritten
+from tests.attacks.scrub.users import given_to_others
 from tests.real.tools import run
 
 pytestmark = pytest.mark.real
@@ -390,6 +391,22 @@ def _only_new(store: Store) -> str:
 def expecting(store: Store) -> ScrubRequest:
     digest = Digest("sha256", store.image)
     return ScrubRequest((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")})
+
+
+def test_owners_changed_together_with_the_map_that_explains_them(podman: Store) -> None:
+    """Podman's list says what became of which owner; who changes both has changed the image, expected or not."""
+    records = podman.root / "overlay-layers/layers.json"
+    listed = json.loads(records.read_bytes())
+    (record,) = [each for each in listed if not each.get("parent")]
+    record |= {each: [{"container_id": 0, "host_id": 5000, "size": 60_000}] for each in ("uidmap", "gidmap")}
+    records.write_text(json.dumps(listed))
+    layer = podman.at("")
+    given_to_others(layer, 5000)
+
+    report = podman.image_report(expecting(podman))
+
+    assert (report.status, report.differences) == (ReportStatus.UNKNOWN, ())
+    assert "nothing outside the store confirms" in report.unknown[0]
 
 
 def test_a_name_that_was_given_to_another_image(podman: Store, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +49,31 @@ class Disk:
             with suppress(OSError):
                 if home in environment.read_bytes().split(b"\0"):
                     os.kill(int(environment.parent.name), signal.SIGKILL)
+
+
+def ids_given(root: Path, first: int) -> None:
+    """Makes `root` a disk whose /etc gives ids for containers to a user, from `first` on."""
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text("containers:x:900:900::/:/bin/sh\n")
+    for name in ("subuid", "subgid"):
+        (root / "etc" / name).write_text(f"containers:{first}:65536\n")
+
+
+def given_to_others(folder: Path, by: int) -> None:
+    """Moves all owners in a folder; a new owner takes rights from a file, and these are put back."""
+    inodes: set[int] = set()
+    for path in (folder, *folder.rglob("*")):
+        at = path.lstat()
+        if at.st_ino in inodes:
+            continue
+        inodes.add(at.st_ino)
+        names = os.listxattr(path, follow_symlinks=False)
+        rights = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+        os.chown(path, at.st_uid + by, at.st_gid + by, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(stat.S_IMODE(at.st_mode))
+        for name, value in rights.items():
+            os.setxattr(path, name, value, follow_symlinks=False)
 
 
 def user_namespaces_or_skip() -> None:

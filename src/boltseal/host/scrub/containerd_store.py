@@ -26,7 +26,7 @@ from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnread
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.manifests import held_images
-from boltseal.host.scrub.ownership import IdMap, ownership_in
+from boltseal.host.scrub.ownership import IdMap, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import (
     MAX_LAYERS,
     Allowance,
@@ -46,6 +46,7 @@ OVERLAYFS: Final = "overlayfs"
 MAX_DAMAGED: Final = 100
 _MAPPED: Final = re.compile(r"-([0-9]{1,10})-([0-9]{1,10})")
 _ALL_IDS: Final = 1 << 32
+_UNPROVEN: Final = "the copy of this image for {}: its owners are compared by the key of its snapshot, which nothing outside the store confirms"
 
 
 def plan(root: Path) -> StorePlan:
@@ -119,8 +120,15 @@ class _Held:
             snapshot = self._snapshots.get(self._metadata.snapshots[namespace, key][0])
             if ids is not None and snapshot is not None and snapshot.parent == name:
                 users, groups = (IdMap(((0, int(first), _ALL_IDS),)) for first in ids.groups())
-                copies.append(MappedCopy(folder_of(snapshot), below, users, groups, loses_rights=True))
+                unproven = "" if self._are_of_a_user(*ids.groups()) else _UNPROVEN.format(":".join(ids.groups()))
+                copies.append(
+                    MappedCopy(folder_of(snapshot), below, users, groups, unproven=unproven, loses_rights=True)
+                )
         return tuple(copies)
+
+    def _are_of_a_user(self, first_user: str, first_group: str) -> bool:
+        """Whether these ids, which are root's in the copy, are the first of a user of the store's disk."""
+        return is_confirmed(self.root, *(IdMap(((0, int(first), 1),)) for first in (first_user, first_group)))
 
     def _folders(
         self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[Init], unknown: list[str]

@@ -90,7 +90,7 @@ def check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
         result,
         differences=(*more, *result.differences),
         count=result.count + len(more),
-        unknown=(*result.unknown, *dict.fromkeys((*unknown, *unknown_since))),
+        unknown=(*result.unknown, *dict.fromkeys((*unknown, *unknown_since, *_unproven_owners(layer)))),
     )
 
 
@@ -102,6 +102,10 @@ def _mounted(root: Path, folder: bytes, name: str) -> tuple[list[Difference], li
         return [], []  # the check of the files reports it
     except StoreUnreadable as error:
         return [], [error.message]
+
+
+def _unproven_owners(layer: LayerFiles) -> tuple[str, ...]:
+    return (layer.ownership.unproven,) if layer.ownership.unproven else ()
 
 
 def _check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:

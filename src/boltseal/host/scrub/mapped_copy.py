@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder
-from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes, in_words, same_right
+from boltseal.host.scrub.attributes import CAPABILITY, OF_OVERLAYFS, PASSED_OVER, Attributes, in_words, same_right
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 from boltseal.host.scrub.inodes import described
 from boltseal.host.scrub.layer_check import CheckMode, Spend
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, same_content
+from boltseal.host.scrub.ownership import IdMap
 from boltseal.host.scrub.plans import MappedCopy
 
 METACOPY: Final = "trusted.overlay.metacopy"
@@ -75,8 +76,8 @@ class _Comparison:
             self._add(
                 DifferenceKind.MODE, path, f"{stat.S_IMODE(want.st_mode):04o}", f"{stat.S_IMODE(got.st_mode):04o}"
             )
-        owner = self._copy.users.outside(want.st_uid), self._copy.groups.outside(want.st_gid)
-        if (got.st_uid, got.st_gid) != owner:
+        owner = self._owner(want)
+        if owner is not None and (got.st_uid, got.st_gid) != owner:
             self._add(DifferenceKind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{got.st_uid}:{got.st_gid}")
         borrowed = self._attributes(path, seen)
         tree = self._merged.trees[seen.layer]
@@ -88,6 +89,13 @@ class _Comparison:
             self._add(DifferenceKind.DEVICE, path, "the device of its layer", "another one")
         return True
 
+    def _owner(self, want: os.stat_result) -> tuple[int | None, int | None] | None:
+        """Whose a file must be in the copy; None where the ids of the store's user are not known."""
+        copy, ids = self._copy, self._copy.store_ids
+        if not ids.whole:
+            return None
+        return _mapped(ids.users, copy.users, want.st_uid), _mapped(ids.groups, copy.groups, want.st_gid)
+
     def _same_mode(self, want: os.stat_result, got: os.stat_result) -> bool:
         meant, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
         lost = meant & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
@@ -97,7 +105,8 @@ class _Comparison:
         """Compares the attributes. Whether the content is still that of the layer."""
         ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
         names = set(theirs.names(path, theirs.at(path)))
-        wanted = {each for each in ours.names(path, ours.at(path)) if not each.startswith("trusted.overlay.")}
+        own = OF_OVERLAYFS if self._copy.store_ids.users.ranges else OF_OVERLAYFS[:1]  # without root: user.overlay. too
+        wanted = {each for each in ours.names(path, ours.at(path)) if not each.startswith(own)}
         for name in sorted((names | wanted) - PASSED_OVER - {METACOPY}):
             want = ours.value_if_there(path, name) if name in wanted else None
             got = theirs.value_if_there(path, name)
@@ -128,3 +137,10 @@ class _Comparison:
 
     def _add(self, kind: DifferenceKind, path: bytes, expected: object, got: object) -> None:
         self._found.append(difference(kind, self._copy.folder + b"/" + path, expected, got))
+
+
+def _mapped(of_store: IdMap, of_copy: IdMap, number: int) -> int | None:
+    """An id of the layers on the disk, as the copy has it there."""
+    inside = of_store.inside(number)
+    mapped = of_copy.outside(inside) if inside is not None else None
+    return of_store.outside(mapped) if mapped is not None else None

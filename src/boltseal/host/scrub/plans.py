@@ -13,7 +13,7 @@ from boltseal.engines.json_documents import decoded, digest
 from boltseal.engines.safe_open import StoreMalformed, StoreUnreadable
 from boltseal.host.scrub.differences import Difference
 from boltseal.host.scrub.layer_check import LayerFiles
-from boltseal.host.scrub.ownership import IdMap
+from boltseal.host.scrub.ownership import IdMap, Ownership
 from boltseal.oci.digest import Digest
 
 MAX_LAYERS: Final = 1000
@@ -38,13 +38,17 @@ how many layers lie below it."""
 class MappedCopy:
     """A copy of all that an image's layers show together, with other owners. `layers`: the topmost first.
 
-    `loses_rights`: whether setuid, setgid and capabilities may be gone, as who made it did not put them back.
+    `users`, `groups`: from the ids of the layers to those of the copy, both as the store's user has them: `store_ids` are
+    what these ids are on the disk. `unproven`: why these maps can't be relied on. `loses_rights`: whether setuid, setgid
+    and capabilities may be gone, as who made it did not put them back.
     """
 
     folder: bytes
     layers: tuple[bytes, ...]
     users: IdMap
     groups: IdMap
+    store_ids: Ownership = field(default_factory=Ownership)
+    unproven: str = ""
     loses_rights: bool = False
 
 

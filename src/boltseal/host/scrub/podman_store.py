@@ -14,7 +14,7 @@ from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.layer_folder import COPY, PODMAN, PODMAN_COPY, composefs_reason, unexpected_names
 from boltseal.host.scrub.overlay_stack import check_stack
-from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
+from boltseal.host.scrub.ownership import IdMap, Ownership, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import ManifestInvalid
@@ -151,7 +151,7 @@ def _layers(
                     f"layer {diff.short} has owners that were mapped twice, by Podman and by its user's namespace"
                 )
                 continue
-            owners = Ownership(_map(layer.uidmap), _map(layer.gidmap))
+            owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_by_store(f"layer {diff.short}"))
         hint = max(layer.diff_size, 0)
         files.append(
             allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
@@ -187,6 +187,7 @@ def _copies(
     layer, and no container lies rightly on it.
     """
     copies = []
+    owned = ownership_in(store.root)
     for id_ in image.mapped_layers or ():
         layer = layers.get(id_)
         folder = BASE + b"/" + id_.encode()
@@ -205,7 +206,10 @@ def _copies(
             unknown.append(error.message)
             continue
         below = tuple(each.folder for each in reversed(files) if each.folder is not None)
-        copies.append(MappedCopy(folder + b"/" + COPY, below, _map(layer.uidmap), _map(layer.gidmap)))
+        users, groups = _map(layer.uidmap), _map(layer.gidmap)
+        confirmed = owned.whole and is_confirmed(store.root, users, groups)
+        unproven = "" if confirmed else _by_store(f"the copy {shown(id_)[:12]} of this image")
+        copies.append(MappedCopy(folder + b"/" + COPY, below, users, groups, owned, unproven))
     return tuple(copies)
 
 
@@ -226,6 +230,11 @@ def _chain(
         found.append(difference(DifferenceKind.METADATA, b"", "layers that end", "a circle, or more than are read"))
         return []
     return chain[::-1]
+
+
+def _by_store(what: str) -> str:
+    """Why a map of owners in layers.json proves nothing."""
+    return f"{what}: its owners are compared by layers.json (uidmap, gidmap), which nothing outside the store confirms"
 
 
 def _map(ranges: list[IdRange] | None) -> IdMap:

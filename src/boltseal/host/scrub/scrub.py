@@ -131,6 +131,7 @@ def _of_image(
         marks = _marks_that_hide(image.layers[:index], layer, result, unknown)
         differences += marks
         count += len(marks)
+    unknown += [copy.unproven for copy in image.copies if copy.unproven]
     try:
         between = [
             each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
