@@ -176,8 +176,8 @@ _CHECKED = """
 import re, resource, sys
 from pathlib import Path
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.scrub import Wanted, scrub
-for each in scrub(store_at(Path(sys.argv[1])), Wanted(), lambda *_: None):
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
+for each in scrub(store_at(Path(sys.argv[1])), ScrubRequest(), lambda *_: None):
     print(each.status)
 mine = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))

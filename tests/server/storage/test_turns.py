@@ -14,10 +14,10 @@ from boltseal.server.storage.coordination.interprocess_lock import InterprocessL
 HOLDS = """
 import asyncio, sys
 from pathlib import Path
-from boltseal.server.storage.coordination.interprocess_lock import Turns
+from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
 
 async def main():
-    async with Turns(Path(sys.argv[1])).taken("tag", 0):
+    async with InterprocessLock(Path(sys.argv[1])).taken("tag", 0):
         print("taken", flush=True)
         await asyncio.sleep(60)
 
