@@ -41,7 +41,7 @@ def test_a_new_database_equals_one_that_went_through_every_migration(tmp_path: P
     METADATA.create_all(made)
     with migrated.connect() as connection:
         config = Config()
-        config.set_main_option("script_location", "boltseal.server.storage:migrations")
+        config.set_main_option("script_location", "boltseal.server.storage.metadata:migrations")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()

@@ -25,6 +25,7 @@ from boltseal.server.api.locations import Locations
 from boltseal.server.api.manifests import ManifestRoutes
 from boltseal.server.api.mirror import MirroredRoutes
 from boltseal.server.api.paths import (
+    ROUTE_NAMES,
     BaseTarget,
     BlobTarget,
     CatalogTarget,
@@ -97,7 +98,7 @@ class DistributionApi(HttpApplication):
             raise RouteUnknown(f"{quote(shown(scope))} is nothing this registry has; the API is under /v2/")
         target = place.target
         kind = type(target)
-        call.route = kind.__name__
+        call.route = ROUTE_NAMES[kind]
         methods = self._table[kind]
         handler = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         if handler is None:

@@ -34,7 +34,7 @@ class HealthEndpoints(HttpApplication):
 
     async def _answer(self, call: Request) -> Response:
         at_ready = call.scope["path"] == READY_PATH
-        call.route = "Ready" if at_ready else "HealthEndpoints"
+        call.route = "Ready" if at_ready else "Health"
         if call.method not in READS:
             raise MethodNotAllowed(f"{quote(call.method, 20)} is not possible here; possible: GET, HEAD", "GET, HEAD")
         if not at_ready:

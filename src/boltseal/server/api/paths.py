@@ -22,6 +22,7 @@ methods a path takes is in `asgi`; whether what it names exists is the registry'
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -145,6 +146,23 @@ Target: TypeAlias = (
     | RecordsTarget
     | ObservationsTarget
 )
+
+ROUTE_NAMES: Final[Mapping[type, str]] = {
+    BaseTarget: "Base",
+    CatalogTarget: "Catalog",
+    TagListTarget: "Tags",
+    ManifestTarget: "ManifestAt",
+    ReferrersTarget: "Referrers",
+    BlobTarget: "BlobAt",
+    UploadsTarget: "Uploads",
+    UploadTarget: "UploadAt",
+    DiscoverTarget: "Discover",
+    TagHistoryTarget: "TagHistory",
+    HistoryTarget: "History",
+    ObservationsTarget: "Observed",
+    RecordsTarget: "RecordsAt",
+}
+"""The route of each target in the access log and in metrics."""
 
 
 def parse_path(raw_path: bytes) -> Target | None:
