@@ -1,9 +1,11 @@
-"""The pages say nothing that is not so: links lead somewhere, files and names exist, decisions are whole."""
+"""Check the pages against the repository: links, file names, code names, make targets and decision records exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.docs.pages import PAGES, ROOT, anchors, code, section, table, text
 
 SOURCE = ROOT / "src/boltseal"
+ARCHITECTURE = text("ARCHITECTURE.md")
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 
 
@@ -19,7 +22,7 @@ def make_targets() -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+def test_every_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
     """A relative link names a file of this repository, and an anchor one of its headings."""
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     broken = []
@@ -43,58 +46,105 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 
 
 def test_every_make_target_is_named_in_the_readme_or_in_contributing() -> None:
-    """A target that nobody can find is not there."""
+    """Each target is documented."""
     named = set(re.findall(r"make ([a-z]+)", text("README.md") + text("CONTRIBUTING.md")))
 
     assert make_targets() - {"help"} <= named
 
 
-def test_every_module_that_the_architecture_names_exists() -> None:
-    """`room/module.py` is a file of the package."""
-    named = {name for name in code(text("ARCHITECTURE.md")) if re.fullmatch(r"(\w+/)*\w+\.py", name)}
-    missing = {name for name in named if not (SOURCE / name).exists() and not (ROOT / name).exists()}
-
-    assert named
-    assert missing == set()
+def exists(name: str) -> bool:
+    return (SOURCE / name).exists() or (ROOT / name).exists()
 
 
-def test_every_name_of_where_to_look_stands_in_the_file_it_is_said_to_stand_in() -> None:
-    """The table that a newcomer follows first leads nowhere else."""
+def defined_names(name: str) -> set[str]:
+    """Return every class, function, method and module-level variable that a module of the package defines."""
+    tree = ast.parse((SOURCE / name).read_text(encoding="utf-8"))
+    assigned = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    definitions = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return assigned | {node.name for node in ast.walk(tree) if isinstance(node, definitions)}
+
+
+def drawn_layers() -> dict[str, list[str]]:
+    """Return the layers in ARCHITECTURE.md's drawing, from top to bottom: of the package, and of its server."""
+    top, server = section(ARCHITECTURE, "Layers").split("```")[1].split("server:\n")
+    return {
+        container: [re.split(r"\s{2,}", line)[0] for line in part.strip().splitlines()]
+        for container, part in (("boltseal", top), ("boltseal.server", server))
+    }
+
+
+def test_every_file_and_folder_that_the_architecture_names_exists() -> None:
+    """`package/module.py` and `package/` are in the package or in the repository."""
+    named = {name for name in code(ARCHITECTURE) if re.fullmatch(r"([\w-]+/)+|([\w-]+/)*\w+\.(py|md|toml)", name)}
+    under_tests = {"spec/", "attacks/", "contracts/", "real/"}
+
+    assert len(named) > 30
+    assert {name for name in named - under_tests if not exists(name)} == set()
+    assert all((ROOT / "tests/server" / name).exists() or (ROOT / "tests" / name).exists() for name in under_tests)
+
+
+def test_every_name_of_where_to_change_what_is_defined_in_the_file_beside_it() -> None:
+    """A clause `Name in file` of the table names a file, and the file defines the name."""
+    rows = table(section(ARCHITECTURE, "Where to change what"))
     wrong = []
-    for what, where in table(section(text("ARCHITECTURE.md"), "Where is ...")):
+    for what, where in rows:
         for clause in where.split(";"):
-            names = re.findall(r"`([^`]+)`", clause)
-            files = [name for name in names if name.endswith(".py")]
-            for name in set(names) - set(files):
-                *_, last = name.split(".")
-                if files and not any(last in (SOURCE / file).read_text(encoding="utf-8") for file in files):
-                    wrong.append((what, name, files))
+            spans = re.findall(r"`([^`]+)`", clause)
+            files = [span for span in spans if re.search(r"/$|\.(py|md)$", span)]
+            names = set(spans) - set(files)
+            defined = set().union(*(defined_names(file) for file in files if file.endswith(".py") and names))
+            if not all(exists(file) for file in files) or (names and not files) or not names <= defined:
+                wrong.append((what, clause))
 
+    assert len(rows) == 12
+    assert all("`" in where for _, where in rows)
     assert wrong == []
 
 
-def test_every_room_of_the_package_is_drawn() -> None:
-    """A new room is drawn in the page that draws the house."""
-    rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
-    drawn = section(text("ARCHITECTURE.md"), "Floors and rooms")
+@pytest.mark.parametrize("container", ["boltseal", "boltseal.server"])
+def test_the_drawing_has_the_layers_that_import_linter_enforces(container: str) -> None:
+    """The drawing and the contract name the same layers in the same order."""
+    contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = [each["layers"] for each in contracts if each.get("containers") == [container]]
 
-    assert {room for room in rooms if f"{room}/" not in drawn} == set()
+    assert drawn_layers()[container] == layers
+
+
+@pytest.mark.parametrize("container", ["boltseal", "boltseal.server"])
+def test_every_package_is_drawn(container: str) -> None:
+    """A new package or module of these two levels is added to the drawing."""
+    folder = SOURCE / "/".join(container.split(".")[1:])
+    packages = {path.stem for path in folder.iterdir() if (path / "__init__.py").exists() or path.suffix == ".py"}
+    drawn = {name.strip(" ()") for layer in drawn_layers()[container] for name in layer.split("|")}
+
+    assert packages - {"__init__"} - drawn == set()
+
+
+def test_the_architecture_fits_into_150_lines() -> None:
+    """A newcomer reads the page in one sitting."""
+    assert len(ARCHITECTURE.splitlines()) <= 150
 
 
 def test_the_list_of_decisions_is_complete() -> None:
-    """Every record stands in the list, with its own title's number and its status."""
+    """The list has every record with its number and its status."""
     listed = {(number, status) for number, _, status in table(text("docs/adr/README.md"))}
-    there = set()
+    records = set()
     for path in DECISIONS:
         status = re.search(r"^Status: (.+?) · date: \d{4}-\d\d-\d\d$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        there.add((f"[{path.name[:4]}]({path.name})", status[1] if status else None))
+        records.add((f"[{path.name[:4]}]({path.name})", status[1] if status else None))
 
-    assert listed == there
+    assert listed == records
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.name[:4])
-def test_a_decision_says_what_it_costs_and_what_keeps_it(path: Path) -> None:
-    """A record without a price was not weighed; one that nothing keeps will be undone by accident."""
+def test_a_decision_names_its_cost_and_the_check_that_keeps_it(path: Path) -> None:
+    """Each record lists good and bad consequences, a check, and rejected options."""
     follows = section(path.read_text(encoding="utf-8"), "What follows")
 
     assert "\n- good: " in follows
@@ -104,14 +154,14 @@ def test_a_decision_says_what_it_costs_and_what_keeps_it(path: Path) -> None:
 
 
 def test_the_numbers_of_decisions_are_unique() -> None:
-    """Two branches may have taken the same number."""
+    """Two branches may add records with the same number."""
     numbers = [path.name[:4] for path in DECISIONS]
 
     assert len(numbers) == len(set(numbers))
 
 
-def test_the_changelog_has_a_place_for_what_is_not_released() -> None:
-    """Whoever changes something finds where to say so."""
+def test_the_changelog_begins_with_unreleased_changes() -> None:
+    """Unreleased changes are listed first."""
     first = re.search(r"^## (.+)$", text("CHANGELOG.md"), re.MULTILINE)
 
     assert first is not None
@@ -119,22 +169,22 @@ def test_the_changelog_has_a_place_for_what_is_not_released() -> None:
 
 
 def test_make_help_lists_every_target() -> None:
-    """`make` alone tells what there is."""
-    told = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True, check=True)
+    """`make` without a target prints every target."""
+    printed = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True, check=True)
 
-    assert set(re.findall(r"^  make ([a-z]+) ", told.stdout, re.MULTILINE)) == make_targets()
+    assert set(re.findall(r"^  make ([a-z]+) ", printed.stdout, re.MULTILINE)) == make_targets()
 
 
 @pytest.mark.lengthy
-def test_every_promise_and_record_that_the_code_names_is_there() -> None:
-    """A number or a file in a docstring leads a newcomer to a sentence of this repository."""
-    promises = set(re.findall(r"^(\d+)\. \*\*", section(text("ARCHITECTURE.md"), "What it promises"), re.MULTILINE))
+def test_every_guarantee_and_record_that_the_code_names_exists() -> None:
+    """A guarantee's number and a decision record's file in the code lead to a text of this repository."""
+    guarantees = re.findall(r"^(\d+)\. \*\*", section(ARCHITECTURE, "Guarantees"), re.MULTILINE)
     wrong = []
     for path in (*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
-        said = path.read_text(encoding="utf-8")
-        named = set(re.findall(r"\bpromise (\d+)", said)) - promises
-        records = {name for name in re.findall(r"docs/adr/[\w-]+\.md", said) if not (ROOT / name).exists()}
-        wrong += [(path.relative_to(ROOT).as_posix(), each) for each in sorted(named | records)]
+        content = path.read_text(encoding="utf-8")
+        numbers = set(re.findall(r"\b(?:promise|guarantee) (\d+)", content)) - set(guarantees)
+        records = {name for name in re.findall(r"docs/adr/[\w-]+\.md", content) if not (ROOT / name).exists()}
+        wrong += [(path.relative_to(ROOT).as_posix(), each) for each in sorted(numbers | records)]
 
-    assert len(promises) == 13
+    assert guarantees == [str(number) for number in range(1, 15)]
     assert wrong == []

@@ -1,0 +1,95 @@
+"""Names, docstrings, comments, help texts, messages and pages use the project's terms (retired_words.toml)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.language import (
+    allowed_pattern,
+    excerpt_of_page,
+    excerpts,
+    excerpts_of_module,
+    findings,
+    findings_in,
+    word_list,
+)
+from tests.docs.pages import ROOT
+
+SAMPLE = ROOT / "src/boltseal/sample.py"
+
+
+def found_in_source(source: str) -> list[tuple[str, int, str]]:
+    """Return context, line and word of each finding in the source of a module."""
+    excerpts = excerpts_of_module("boltseal.sample", SAMPLE, source)
+    return [(each.excerpt.context, each.line, each.word) for excerpt in excerpts for each in findings_in(excerpt)]
+
+
+def found_in_page(content: str) -> list[tuple[int, str]]:
+    return [(each.line, each.word) for each in findings_in(excerpt_of_page(Path("page.md"), content))]
+
+
+def test_no_retired_word_is_used_outside_pending_packages() -> None:
+    """A new retired word fails here, with its place and what to write instead."""
+    pending = word_list().pending
+
+    assert [str(finding) for finding in findings() if finding.excerpt.unit not in pending] == []
+
+
+def test_every_pending_package_still_has_a_retired_word() -> None:
+    """A package without a finding is removed from the list, so that the list can only shrink."""
+    pending = word_list().pending
+
+    assert set(pending) - {finding.excerpt.unit for finding in findings()} == set()
+    assert len(set(pending)) == len(pending)
+
+
+def test_every_allowed_phrase_is_used() -> None:
+    """An allowed phrase that no page and no module has is removed."""
+    used = {match[0] for each in excerpts() for match in allowed_pattern().finditer(each.text)}
+    unused = [each for each in word_list().allowed if not any(allowed_pattern(each).fullmatch(text) for text in used)]
+
+    assert unused == []
+
+
+@pytest.mark.parametrize(
+    ("source", "finding"),
+    [
+        ("def parse(told: str) -> None: ...", ("names", 1, "told")),
+        ("def find_leads() -> None: ...", ("names", 1, "find_leads")),
+        ("class LaneWorker: ...", ("names", 1, "LaneWorker")),
+        ("def parse(it: str) -> None: ...", ("identifiers", 1, "it")),
+        ("class Row:\n    whom: str", ("names", 2, "whom")),
+        ("PAPERS = 1", ("names", 1, "PAPERS")),
+        ('"""Read.\n\nStands\non a base."""', ("docstrings", 3, "Stands\non")),
+        ('def read():\n    """The same, for a file."""', ("docstrings", 2, "The same")),
+        ("x = 1  # the outermost shell", ("comments", 1, "outermost shell")),
+        ('Option("--to", help=f"what the tag means {now}")', ("help", 1, "tag means")),
+        ('raise Invalid(f"nobody may {verb}")', ("messages", 1, "nobody")),
+    ],
+)
+def test_a_retired_word_is_found_in_each_context(source: str, finding: tuple[str, int, str]) -> None:
+    """The search reads every kind of text and name."""
+    assert finding in found_in_source(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def houseboat() -> None: ...",
+        '"""Read `told` from the firewall."""',
+        'execute("SELECT meant FROM meant")',
+        'KEY = "meant"',
+        '"""Return whether a check holds, differs or is unknown."""',
+        '"""Write the head of the file by means of a HEAD request."""',
+    ],
+)
+def test_code_and_ordinary_words_are_not_reported(source: str) -> None:
+    """Parts of words, code in backquotes, SQL, keys and allowed phrases are not text."""
+    assert found_in_source(source) == []
+
+
+def test_a_page_is_searched_except_for_its_inline_code() -> None:
+    """A finding in a page has the line of the word."""
+    assert found_in_page("`told`\n\nA tag\nmeans [x](told.md) it.\nwhoever") == [(3, "tag\nmeans"), (5, "whoever")]
