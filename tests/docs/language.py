@@ -171,7 +171,16 @@ def comments_of(source: str) -> Iterator[tuple[int, str]]:
 
 
 def excerpt_of_page(path: Path, content: str) -> Excerpt:
-    """Return the text of a page, without inline code and link targets."""
+    """Return the text of a page, without inline code, link targets, and code blocks except for their comments.
+
+    Output of boltseal in a code block is searched where the program has it.
+    """
+
+    def comments_only(block: re.Match[str]) -> str:
+        lines = block[0].splitlines()
+        return "\n".join("".join(re.findall(r"(?:^|\s)# .*", line)) for line in lines)
+
+    content = re.sub(r"^```.*?^```$", comments_only, content, flags=re.MULTILINE | re.DOTALL)
     content = re.sub(r"(?<!`)`[^`\n]+`(?!`)|\]\([^)\s]+\)", "`", content)
     return Excerpt(PAGES_UNIT, path, 1, "pages", content)
 

@@ -90,6 +90,11 @@ def test_code_and_ordinary_words_are_not_reported(source: str) -> None:
     assert found_in_source(source) == []
 
 
+def test_of_a_code_block_in_a_page_only_comments_are_searched() -> None:
+    """Printed output is the business of the module that prints it."""
+    assert found_in_page("```\nwhoever\nkeep = 1  # whom\n```\ntold") == [(3, "whom"), (5, "told")]
+
+
 def test_a_page_is_searched_except_for_its_inline_code() -> None:
     """A finding in a page has the line of the word."""
     assert found_in_page("`told`\n\nA tag\nmeans [x](told.md) it.\nwhoever") == [(3, "tag\nmeans"), (5, "whoever")]
