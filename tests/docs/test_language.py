@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.language import (
+    PAGES_UNIT,
     allowed_pattern,
     excerpt_of_page,
     excerpts,
@@ -42,6 +43,7 @@ def test_every_pending_package_still_has_a_retired_word() -> None:
     pending = word_list().pending
 
     assert set(pending) - {finding.excerpt.unit for finding in findings()} == set()
+    assert PAGES_UNIT not in pending
     assert len(set(pending)) == len(pending)
 
 
