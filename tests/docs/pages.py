@@ -1,4 +1,4 @@
-"""The pages of this repository as tests read them: sections, tables, links, code."""
+"""Read the pages of this repository: sections, tables, code, anchors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def text(name: str) -> str:
 
 
 def section(page: str, heading: str) -> str:
-    """What stands under a heading, up to the next one of its level or above."""
+    """Return the text under a heading, up to the next heading of the same or a higher level."""
     found = re.search(rf"^(#+) {re.escape(heading)}$", page, re.MULTILINE)
 
     assert found is not None, f"no heading {heading!r}"
@@ -24,18 +24,18 @@ def section(page: str, heading: str) -> str:
 
 
 def table(part: str) -> list[list[str]]:
-    """The cells of the first table in a piece of text, without its head."""
+    """Return the cells of the first table in a text, without its header."""
     rows = [line for line in part.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
 def code(part: str) -> set[str]:
-    """Everything that stands between single backquotes."""
+    """Return every text between single backquotes."""
     return set(re.findall(r"(?<!`)`([^`\n]+)`(?!`)", part))
 
 
 def typed_lines(part: str) -> list[str]:
-    """Every line of the blocks that show what to type: those without a language."""
+    """Return every line of the code blocks without a language, which have commands."""
     lines = []
     language: str | None = None
     for line in part.splitlines():
@@ -47,7 +47,7 @@ def typed_lines(part: str) -> list[str]:
 
 
 def anchors(page: str) -> set[str]:
-    """The anchors that its headings get."""
+    """Return the anchors of the headings."""
     return {
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
         for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)

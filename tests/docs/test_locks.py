@@ -1,4 +1,4 @@
-"""What pip installs: exactly what the locks name, by hash, from wherever the person's pip looks."""
+"""The locks name every package with its hashes, and no package index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 
 def pinned(lock: str) -> dict[str, str]:
-    """Name -> the pin, without its hashes."""
+    """Return each package's version."""
     pins = re.findall(r"^([a-z0-9-]+)==(\S+)", text(lock), re.MULTILINE)
     return dict(pins)
 
@@ -27,8 +27,8 @@ def normal(requirement: str) -> str:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_holds_a_hash_for_every_file_and_names_no_host(lock: str) -> None:
-    """Nothing unhashed is installed, and where files come from is the person's choice."""
+def test_a_lock_has_a_hash_for_every_file_and_names_no_host(lock: str) -> None:
+    """Every installed file has a hash, and the user chooses the index."""
     entries = re.split(r"\n(?=\S)", text(lock).strip())
 
     assert len(entries) > 10
@@ -37,8 +37,8 @@ def test_a_lock_holds_a_hash_for_every_file_and_names_no_host(lock: str) -> None
     assert "index" not in text(lock)
 
 
-def test_the_development_lock_contains_the_lock_that_people_run() -> None:
-    """What is tested is what is run."""
+def test_the_development_lock_contains_the_runtime_lock() -> None:
+    """The tests use the versions that users run."""
     run, work = pinned("requirements.lock"), pinned("requirements-dev.lock")
 
     assert run.items() <= work.items()
@@ -55,8 +55,8 @@ def test_every_dependency_is_locked() -> None:
     assert wanted | groups["build"] | groups["dev"] <= set(pinned("requirements-dev.lock"))
 
 
-def test_the_programs_that_tests_start_are_installed_by_the_script_that_installs_them() -> None:
-    """A program that a test asks for is there after scripts/test-packages, so no test has to be skipped."""
+def test_the_install_script_covers_every_program_that_tests_start() -> None:
+    """scripts/test-packages installs every program that a test starts, so no test is skipped."""
     listed = re.search(r"^packages=\((.*?)^\)", text("scripts/test-packages"), re.MULTILINE | re.DOTALL)
 
     assert listed is not None

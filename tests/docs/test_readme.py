@@ -1,4 +1,4 @@
-"""What the README says about settings, verbs, exit codes, rules and refusals is what the program does."""
+"""The README's settings, commands, exit codes, rules and refusals match the program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ README = text("README.md")
 
 
 def settings_of(model: type[BaseModel], at: str = "") -> dict[str, object]:
-    """`[table] name` of every setting -> its default."""
+    """Return `[table] name` of every setting with its default."""
     found: dict[str, object] = {}
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -47,7 +47,7 @@ def documented_settings() -> dict[str, str]:
 
 
 def commands() -> dict[str, set[str]]:
-    """Every verb of the program, those below another included -> its options."""
+    """Return every command of the program, subcommands included, with its options."""
 
     def below(command: Any, at: str) -> Iterator[tuple[str, set[str]]]:
         if at:
@@ -59,14 +59,14 @@ def commands() -> dict[str, set[str]]:
 
 
 def test_every_setting_is_documented_with_its_default_and_no_other() -> None:
-    """The table of settings is the whole truth."""
+    """The table of settings is complete, and has the defaults of the code."""
     actual = {
         name: default for name, default in settings_of(Settings).items() if name not in ("[auth] grant", "[auth] quota")
     }
-    told = {name: default for name, default in documented_settings().items() if not name.startswith("[[")}
+    documented = {name: default for name, default in documented_settings().items() if not name.startswith("[[")}
 
-    assert set(told) == set(actual)
-    assert {name: shown(actual[name]) for name in actual} == told
+    assert set(documented) == set(actual)
+    assert {name: shown(actual[name]) for name in actual} == documented
 
 
 def shown(default: object) -> str:
@@ -81,59 +81,63 @@ def shown(default: object) -> str:
 
 def test_every_key_of_an_upstream_is_documented() -> None:
     """An upstream and its rules have exactly the keys that the table of settings names."""
-    told = {name for name in documented_settings() if name.startswith("[[upstream")}
+    documented = {name for name in documented_settings() if name.startswith("[[upstream")}
 
-    assert told == {f"[[upstream]] {key}" for key in UPSTREAM_KEYS if key != "rule"} | {
+    assert documented == {f"[[upstream]] {key}" for key in UPSTREAM_KEYS if key != "rule"} | {
         f"[[upstream.rule]] {key}" for key in UPSTREAM_RULE_KEYS
     }
 
 
 def test_every_key_of_a_receiver_is_documented() -> None:
     """A receiver has exactly the keys that the table of settings names."""
-    told = {name.removeprefix("[[notify]] ") for name in documented_settings() if name.startswith("[[notify]]")}
+    documented = {name.removeprefix("[[notify]] ") for name in documented_settings() if name.startswith("[[notify]]")}
 
-    assert told == set(NOTIFY_KEYS)
+    assert documented == set(NOTIFY_KEYS)
 
 
-def test_every_key_of_what_is_done_when_a_base_moves_is_documented() -> None:
+def test_every_key_of_an_outdated_action_is_documented() -> None:
     """An `[[on_outdated]]` has exactly the keys that the table of settings names."""
     named = "[[on_outdated]] "
-    told = {name.removeprefix(named) for name in documented_settings() if name.startswith(named)}
+    documented = {name.removeprefix(named) for name in documented_settings() if name.startswith(named)}
 
-    assert told == set(ON_OUTDATED_KEYS)
+    assert documented == set(ON_OUTDATED_KEYS)
 
 
 def test_every_key_of_a_rule_is_documented() -> None:
     """A rule has exactly the keys that the table of settings names."""
-    told = {name.removeprefix("[[rule]] ") for name in documented_settings() if name.startswith("[[rule]]")}
+    documented = {name.removeprefix("[[rule]] ") for name in documented_settings() if name.startswith("[[rule]]")}
 
-    assert told == {"repository", "tag", "mode", "keep"}
+    assert documented == {"repository", "tag", "mode", "keep"}
 
 
 def test_every_key_of_a_grant_is_documented() -> None:
     """A grant has exactly the keys that the table of settings names."""
-    told = {name.removeprefix("[[auth.grant]] ") for name in documented_settings() if name.startswith("[[auth.grant")}
+    documented = {
+        name.removeprefix("[[auth.grant]] ") for name in documented_settings() if name.startswith("[[auth.grant")
+    }
 
-    assert told == {"users", "repository", "actions"}
+    assert documented == {"users", "repository", "actions"}
 
 
 def test_every_key_of_a_quota_is_documented() -> None:
     """A quota has exactly the keys that the table of settings names."""
-    told = {name.removeprefix("[[auth.quota]] ") for name in documented_settings() if name.startswith("[[auth.quota")}
+    documented = {
+        name.removeprefix("[[auth.quota]] ") for name in documented_settings() if name.startswith("[[auth.quota")
+    }
 
-    assert told == {"users", "max_bytes", "max_repositories"}
+    assert documented == {"users", "max_bytes", "max_repositories"}
 
 
-def test_every_verb_is_listed_and_every_listed_verb_exists() -> None:
-    """The table of verbs is the whole truth."""
-    told = {cells[0].strip("`").removeprefix("boltseal ") for cells in table(section(README, "Verbs"))}
+def test_every_command_is_listed_and_every_listed_command_exists() -> None:
+    """The table of commands is complete."""
+    documented = {cells[0].strip("`").removeprefix("boltseal ") for cells in table(section(README, "Verbs"))}
 
-    assert {re.sub(r" [A-Z].*", "", verb) for verb in told} == set(commands())
+    assert {re.sub(r" [A-Z].*", "", verb) for verb in documented} == set(commands())
 
 
 @pytest.mark.slow
-def test_every_command_in_the_pages_can_be_typed() -> None:
-    """`boltseal VERB --option`, in a line or in a block of any page, has that verb and that option."""
+def test_every_command_in_the_pages_exists() -> None:
+    """Each `boltseal COMMAND --option` in a line or block of a page is a command with that option."""
     wrong = []
     for page in PAGES:
         content = page.read_text(encoding="utf-8")
@@ -150,18 +154,18 @@ def test_every_command_in_the_pages_can_be_typed() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    """The table of exit codes is the whole truth."""
-    told = {int(cells[0]) for cells in table(section(README, "Exit codes"))}
+    """The table of exit codes is complete."""
+    documented = {int(cells[0]) for cells in table(section(README, "Exit codes"))}
 
-    assert told == set(ExitCode)
+    assert documented == set(ExitCode)
 
 
 def toml_blocks() -> list[str]:
     return re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_rules_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
-    """Its example is a configuration that loads, and decides as its comments say."""
+def test_the_rules_in_the_readme_decide_as_described(tmp_path: Path) -> None:
+    """The example loads, and decides as its comments state."""
     (example,) = [block for block in toml_blocks() if "[[rule]]" in block]
     file = tmp_path / "boltseal.toml"
     file.write_text(example)
@@ -174,8 +178,8 @@ def test_the_rules_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     assert decide(rules, Repository("shop/app"), Tag("1.4.2")).mode is Mode.SEALED
 
 
-def test_the_grants_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
-    """Its example lets ci push to the shop and nowhere else, and everybody pull what is public."""
+def test_the_grants_in_the_readme_allow_as_described(tmp_path: Path) -> None:
+    """The example lets ci push to the shop only, and all clients pull public repositories."""
     (example,) = [block for block in toml_blocks() if "[[auth.grant]]" in block]
     file = tmp_path / "boltseal.toml"
     file.write_text(example)
@@ -187,9 +191,9 @@ def test_the_grants_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     assert grants.allowed(None, Repository("shop/app")) == set()
 
 
-async def test_the_refusal_that_the_readme_shows_is_the_one_that_is_sent(client: httpx2.AsyncClient) -> None:
-    """Word for word, but for digests and the day."""
-    (told,) = re.findall(r"^denied: (.+)$", README, re.MULTILINE)
+async def test_the_refusal_in_the_readme_is_the_one_that_is_sent(client: httpx2.AsyncClient) -> None:
+    """The texts are equal except for digests and the day."""
+    (documented,) = re.findall(r"^denied: (.+)$", README, re.MULTILINE)
 
     await push(client, "shop/app", "1.4.2", image("first"))
     code, message = error_of(await push(client, "shop/app", "1.4.2", image("second")))
@@ -198,11 +202,11 @@ async def test_the_refusal_that_the_readme_shows_is_the_one_that_is_sent(client:
         return re.sub(r"\d{4}-\d\d-\d\d", "DAY", re.sub(r"sha256:[0-9a-f]{12}\b", "DIGEST", text))
 
     assert code == "DENIED"
-    assert blurred(message) == blurred(told)
+    assert blurred(message) == blurred(documented)
 
 
-def test_the_tags_that_float_are_the_ones_the_readme_names() -> None:
-    """The built-in rules in words."""
-    told = code(section(README, "Which tags are sealed").split("```")[0])
+def test_the_readme_names_every_floating_tag() -> None:
+    """The text lists the tags of the built-in rules."""
+    documented = code(section(README, "Which tags are sealed").split("```")[0])
 
-    assert set(FLOATING_TAGS) <= told
+    assert set(FLOATING_TAGS) <= documented
