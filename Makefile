@@ -1,5 +1,5 @@
-# Everything a person does here has a target; `make help` lists them.
-# PYTHON chooses the interpreter, e.g. `make test PYTHON=python3.13`; each has a virtual environment of its own.
+# `make help` lists the targets. PYTHON selects the interpreter, e.g. `make test PYTHON=python3.13`; each interpreter has
+# its own virtual environment.
 
 PYTHON ?= python3
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
@@ -8,7 +8,7 @@ LISTEN ?= 127.0.0.1:5000
 DATA ?= ./data
 PURE := tests/ledger tests/lockfile tests/oci tests/policy tests/test_events.py
 SERVED := tests/attacks tests/server/mirror tests/server/seal tests/server/spec tests/server/isolation
-# A check that is in no hurry (`make check HURRY=`) takes what is lengthy, all rows of tables, and all examples of properties.
+# `make check HURRY=` also runs lengthy tests, all rows of tables, and all examples of properties.
 HURRY ?= yes
 QUICK := -m "not slow and not real$(if $(HURRY), and not lengthy)" $(if $(HURRY),--hypothesis-profile=quick)
 ROWS := $(if $(HURRY),--one-row)
@@ -18,25 +18,25 @@ PATHS := src tests scripts $(wildcard bench)
 .DELETE_ON_ERROR:
 .PHONY: help venv serve demo check check-style check-pure check-served check-others test soak bench lock clean
 
-help:  ## this list
+help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-# Two stamps, one per lock: to run the server and to work on it. The second lock contains the first.
+# Two stamps, one per lock: .runs to run the server, .works to develop it. The second lock contains the first.
 $(VENV)/.runs: requirements.lock pyproject.toml scripts/install
 	@scripts/install $(PYTHON) $(VENV) requirements.lock
 
 $(VENV)/.works: requirements-dev.lock requirements.lock pyproject.toml scripts/install
 	@scripts/install $(PYTHON) $(VENV) requirements-dev.lock
 
-venv: $(VENV)/.works  ## the virtual environment with everything needed to work on boltseal
+venv: $(VENV)/.works  ## creates the virtual environment for development
 
-serve: $(VENV)/.runs  ## the registry on LISTEN (127.0.0.1:5000), its data in DATA (./data)
+serve: $(VENV)/.runs  ## runs the registry on LISTEN (127.0.0.1:5000), its data in DATA (./data)
 	@exec $(BIN)/boltseal serve --listen $(LISTEN) --data $(DATA)
 
-demo: $(VENV)/.runs  ## a published tag holds: the story in a minute, without Docker
+demo: $(VENV)/.runs  ## shows in a minute, without Docker, that a published tag cannot change
 	@$(BIN)/python scripts/demo.py
 
-check: $(VENV)/.works  ## format, lint, types, layers and the quick tests; under a minute
+check: $(VENV)/.works  ## checks format, lint, types, layers, and runs the quick tests; under a minute
 	@$(MAKE) --no-print-directory --output-sync=target -j4 check-style check-pure check-served check-others
 
 check-style: $(VENV)/.works
@@ -50,28 +50,28 @@ check-pure: $(VENV)/.works
 	@$(BIN)/python -m coverage run -m pytest -q $(QUICK) $(PURE)
 	@$(BIN)/python -m coverage report
 
-# Two processes, each with about half of what the other packages take: workers that share would each collect all of it.
+# Two processes, each with about half of the remaining tests: parallel workers would each collect all of them.
 check-served: $(VENV)/.works
 	@$(BIN)/python -m pytest -q $(QUICK) $(ROWS) $(SERVED)
 
 check-others: $(VENV)/.works
 	@$(BIN)/python -m pytest -q $(QUICK) $(ROWS) $(patsubst %,--ignore=%,$(PURE) $(SERVED) tests/real tests/soak)
 
-test: $(VENV)/.works  ## every test, real clients included; installs what they need when root; under twenty minutes
+test: $(VENV)/.works  ## runs every test, real clients included; as root installs missing packages; under twenty minutes
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
-soak: $(VENV)/.works  ## the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB
+soak: $(VENV)/.works  ## runs the slow tests at full size: 50 kills, 4 GiB blobs, 200 pushes of 64 MiB
 	@scripts/test-packages
 	@BOLTSEAL_TEST_SCALE=full $(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/.works  ## ratios against docker-registry and nginx, on this machine, in one run
+bench: $(VENV)/.works  ## measures boltseal beside docker-registry and nginx on this machine
 	@scripts/test-packages
 	@$(BIN)/python -m bench
 
-lock: scripts/lock pyproject.toml  ## newer versions into requirements*.lock, hashes included
+lock: scripts/lock pyproject.toml  ## updates requirements*.lock to the newest versions, with hashes
 	@scripts/lock $(PYTHON)
 
-clean:  ## what was made here, but never ./data
+clean:  ## deletes everything that make created, but never ./data
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
 	@find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
