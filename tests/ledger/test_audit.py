@@ -93,7 +93,7 @@ def test_an_origin_known_beforehand_is_held_against_the_first_entry() -> None:
     [
         (
             [CREATED, {"kind": EntryKind.TAG_MOVED, "was": A, "digest": B, "extra": SEALED}],
-            f"the name is bound to {A}, and this lets it mean {B}",
+            f"the tag is sealed at {A}, and this entry lets it resolve to {B}",
         ),
         (
             [CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "time_us": 1_000}],
@@ -109,23 +109,26 @@ def test_an_origin_known_beforehand_is_held_against_the_first_entry() -> None:
         ),
         (
             [FLOATS, {"kind": EntryKind.TAG_MOVED, "was": B, "digest": B}],
-            f"it says the tag meant {B} before; the ledger says {A}",
+            f"it says the tag resolved to {B} before; the ledger says {A}",
         ),
         (
             [FLOATS, {"kind": EntryKind.TAG_MOVED, "digest": B}],
-            f"it says the tag meant nothing before; the ledger says {A}",
+            f"it says the tag resolved to nothing before; the ledger says {A}",
         ),
-        ([FLOATS, {"kind": EntryKind.TAG_DELETED, "was": A, "digest": B}], f"it takes {B} away, but the tag meant {A}"),
+        (
+            [FLOATS, {"kind": EntryKind.TAG_DELETED, "was": A, "digest": B}],
+            f"it removes {B}, but the tag resolved to {A}",
+        ),
         (
             [FLOATS, {"kind": EntryKind.TAG_DELETED, "was": A}, {"kind": EntryKind.TAG_EXPIRED}],
-            f"it takes {A} away, but the tag meant nothing",
+            f"it removes {A}, but the tag resolved to nothing",
         ),
         (
             [{"kind": EntryKind.TAG_MOVED, "was": A, "digest": B}],
-            f"it says the tag meant {A} before; the ledger says nothing",
+            f"it says the tag resolved to {A} before; the ledger says nothing",
         ),
-        ([CREATED, {"kind": EntryKind.TAG_CREATED, "was": A}], f"it creates a tag that is there and means {A}"),
-        ([{"kind": EntryKind.TAG_MOVED}], "it is a tag.moved of a tag that is not there"),
+        ([CREATED, {"kind": EntryKind.TAG_CREATED, "was": A}], f"it creates a tag that exists and resolves to {A}"),
+        ([{"kind": EntryKind.TAG_MOVED}], "it is a tag.moved of a tag that does not exist"),
         ([FLOATS, {"kind": EntryKind.TAG_UNSEALED, "was": A}], "it unseals a tag that was never sealed"),
     ],
 )
@@ -196,7 +199,7 @@ def test_a_story_of_observations_breaks_no_rule() -> None:
     [
         ({"previous": 7, "was": A}, "its previous is 7"),
         ({"was": B, "digest": A}, "the log says"),
-        ({"was": "", "digest": A}, "it says the tag meant nothing before"),
+        ({"was": "", "digest": A}, "it says the tag resolved to nothing before"),
         ({"kind": EntryKind.HELD, "was": A, "digest": ""}, "it is a held of nothing"),
         ({"kind": EntryKind.TAG_CREATED, "was": A}, "which has no place in a log of observations"),
         ({"kind": EntryKind.BUILT, "was": A}, "which has no place in a log of observations"),

@@ -15,10 +15,10 @@ from boltseal.ledger.follow import (
     Rotated,
     Trusted,
     check_extension,
-    compare_heads,
-    first_head,
+    compare_checkpoints,
+    first_checkpoint,
     follow_rotations,
-    read_head,
+    read_checkpoint,
 )
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import SigningKey, format_note
@@ -42,7 +42,7 @@ def note(size: int, key: SigningKey = KEY) -> bytes:
 
 def test_what_is_seen_first_is_remembered_without_being_believed() -> None:
     """Origin, key ID and tree; no key."""
-    seen = first_head(note(3))
+    seen = first_checkpoint(note(3))
 
     assert (seen.trusted, seen.checkpoint) == (SEEN_ONLY, head(3))
 
@@ -51,20 +51,20 @@ def test_what_is_seen_first_is_remembered_without_being_believed() -> None:
 def test_what_is_no_checkpoint_is_none(raw: bytes) -> None:
     """A page for people is not a ledger."""
     with pytest.raises(Invalid):
-        first_head(raw)
+        first_checkpoint(raw)
 
 
 def test_a_checkpoint_that_is_not_signed_in_its_own_name_is_none() -> None:
     """A log is named after its key."""
     text = head(3).text()
     with pytest.raises(Invalid, match="not signed in its own name"):
-        first_head(format_note(text, [signing_key("k", "other.example").sign(text)]))
+        first_checkpoint(format_note(text, [signing_key("k", "other.example").sign(text)]))
 
 
 @pytest.mark.parametrize("trusted", [TRUSTED, SEEN_ONLY])
 def test_a_checkpoint_of_the_expected_key_is_taken(trusted: Trusted) -> None:
     """By the key, and at first use by its ID."""
-    found = read_head(note(3), trusted)
+    found = read_checkpoint(note(3), trusted)
 
     assert found is not None
     assert (found.checkpoint, found.trusted, found.raw) == (head(3), trusted, note(3))
@@ -73,7 +73,7 @@ def test_a_checkpoint_of_the_expected_key_is_taken(trusted: Trusted) -> None:
 def test_where_a_checkpoint_was_there_is_one() -> None:
     """A registry can't get rid of its ledger by showing something else."""
     with pytest.raises(LedgerBroken) as broken:
-        read_head(b"gone", TRUSTED)
+        read_checkpoint(b"gone", TRUSTED)
 
     assert broken.value.fault is Fault.NO_CHECKPOINT
 
@@ -81,7 +81,7 @@ def test_where_a_checkpoint_was_there_is_one() -> None:
 def test_another_ledger_is_not_this_one() -> None:
     """However well it is signed."""
     with pytest.raises(LedgerBroken, match="--replace") as broken:
-        read_head(note(3, signing_key("k", "other.example")), TRUSTED)
+        read_checkpoint(note(3, signing_key("k", "other.example")), TRUSTED)
 
     assert broken.value.fault is Fault.OTHER_LEDGER
 
@@ -90,14 +90,14 @@ def test_a_signature_that_only_looks_like_the_keys_is_none() -> None:
     """Four bytes of key ID are no proof where the key is known."""
     forged = note(3).replace(b"\n3\n", b"\n4\n")
     with pytest.raises(LedgerBroken) as broken:
-        read_head(forged, TRUSTED)
+        read_checkpoint(forged, TRUSTED)
 
     assert broken.value.fault is Fault.UNKNOWN_KEY
 
 
 def test_another_keys_checkpoint_needs_a_rotation() -> None:
     """It is not yet a lie: the key may have been rotated."""
-    assert read_head(note(3, signing_key("z")), TRUSTED) is None
+    assert read_checkpoint(note(3, signing_key("z")), TRUSTED) is None
 
 
 def rotated_twice() -> FakeLedger:
@@ -167,8 +167,8 @@ def test_without_a_key_no_rotation_is_followed() -> None:
 
 def test_a_ledger_that_grew_or_stands_still_is_compared_by_its_tree() -> None:
     """Nothing is wrong so far."""
-    compare_heads(head(4), head(4))
-    compare_heads(head(4), head(5))
+    compare_checkpoints(head(4), head(4))
+    compare_checkpoints(head(4), head(5))
     check_extension(head(4), head(9), tree_oracle.proof(4, LINES), {})
 
 
@@ -178,7 +178,7 @@ def test_a_ledger_that_grew_or_stands_still_is_compared_by_its_tree() -> None:
 def test_a_ledger_that_was_cut_back_or_forked_is_named(now: Checkpoint, fault: Fault) -> None:
     """Fewer entries, or as many and others."""
     with pytest.raises(LedgerBroken) as broken:
-        compare_heads(head(4), now)
+        compare_checkpoints(head(4), now)
 
     assert broken.value.fault is fault
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from boltseal.ledger.entry import EntryKind, parse
-from boltseal.ledger.history import check, meaning_now
+from boltseal.ledger.history import check, contradiction
 from tests.fakes.ledger import START_US, A, B, C, FakeLedger
 
 SHOP = "shop/app"
@@ -63,7 +63,7 @@ def test_what_is_said_of_an_image_is_no_meaning_of_its_tag() -> None:
     assert not history.of("latest")[-1].changes
     assert [one.index for one in history.changes_of("latest")] == [1, 4, 5]
     assert "latest" not in history.at(START_US + 9_000_000)
-    assert meaning_now(history.of("latest"), "") is None
+    assert contradiction(history.of("latest"), "") is None
 
 
 def test_an_entry_that_is_kept_back_breaks_the_chain() -> None:
@@ -77,11 +77,11 @@ def test_the_newest_entry_that_is_kept_back_is_found_by_what_the_tag_means() -> 
     """A registry can't answer with one and show the other."""
     said = check(SHOP, lines(story())).of("latest")
 
-    assert meaning_now(said, "") is None
-    assert meaning_now(said[:2], B) is None
-    assert meaning_now(said[:2], "") == f"the tag means nothing, and its last entry 4 says {B}"
-    assert meaning_now(said, A) == f"the tag means {A}, and its last entry 5 says nothing"
-    assert meaning_now((), A) == f"the tag means {A}, and the ledger says nothing of it"
+    assert contradiction(said, "") is None
+    assert contradiction(said[:2], B) is None
+    assert contradiction(said[:2], "") == f"the tag resolves to nothing, and its last entry 4 says {B}"
+    assert contradiction(said, A) == f"the tag resolves to {A}, and its last entry 5 says nothing"
+    assert contradiction((), A) == f"the tag resolves to {A}, and the ledger says nothing of it"
 
 
 def test_what_is_no_entry_of_the_repository_is_said() -> None:

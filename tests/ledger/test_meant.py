@@ -13,7 +13,7 @@ from boltseal.ledger.tag_intervals import (
     TagStep,
     behind,
     in_words,
-    meant,
+    intervals_of,
     moment,
     released,
     steps_of,
@@ -76,17 +76,17 @@ def test_which_tags_mean_an_image_and_which_meant_it() -> None:
         "2.0": [TagStep(6, C)],
     }
 
-    assert meant(steps, {A}) == (
+    assert intervals_of(steps, {A}) == (
         TagInterval("1.4.2", 1, None, "ci", 9),
         TagInterval("edge", 3, 7, "eve"),
         TagInterval("latest", 1, 5, "ci"),
     )
-    assert meant(steps, set()) == ()
+    assert intervals_of(steps, set()) == ()
 
 
 def test_an_image_goes_by_several_digests() -> None:
     """A tag that first meant the index and then the manifest of the same image meant it all the time."""
-    assert meant({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagInterval("1", 1),)
+    assert intervals_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagInterval("1", 1),)
 
 
 @pytest.mark.parametrize(

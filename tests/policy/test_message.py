@@ -51,7 +51,7 @@ def test_a_push_to_a_name_that_is_bound_and_may_be_deleted() -> None:
     """After unseal, or under a rule that keeps nothing: the name still holds."""
 
     assert refusal_message.put_sealed(Tag("1.4.2"), APP, bound("deletable"), NEW, "1.4.3") == (
-        "tag 1.4.2 of shop/app is bound to sha256:ab12cd34ef56 (it may be deleted, never moved) since 2026-11-24 by ci; "
+        "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 (it may be deleted, never moved) since 2026-11-24 by ci; "
         "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
     )
 
@@ -61,8 +61,8 @@ def test_a_push_to_a_sealed_tag_that_looks_as_if_it_should_move() -> None:
 
     assert refusal_message.put_sealed(Tag("1.4-alpine"), APP, bound(), NEW, "1.5-alpine") == (
         "tag 1.4-alpine of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
-        "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.5-alpine); 1.4-alpine stays bound, "
-        "but tags like it that are not yet published float under this rule (a line each): "
+        "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.5-alpine); 1.4-alpine stays sealed; "
+        "this rule makes tags like it, not yet published, mutable (a line each): "
         '[[rule]], repository = "shop/app", tag = "[0-9].[0-9]-alpine", mode = "floating"'
     )
 
@@ -72,8 +72,8 @@ def test_a_push_to_a_sealed_name() -> None:
 
     assert refusal_message.put_sealed(Tag("staging"), APP, bound(), NEW, None) == (
         "tag staging of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci; "
-        "this push is sha256:cd34ef56ab12; publish under a new tag; staging stays bound, "
-        "but tags like it that are not yet published float under this rule (a line each): "
+        "this push is sha256:cd34ef56ab12; publish under a new tag; staging stays sealed; "
+        "this rule makes tags like it, not yet published, mutable (a line each): "
         '[[rule]], tag = "staging", mode = "floating"'
     )
 
@@ -82,7 +82,7 @@ def test_a_push_to_a_tombstone() -> None:
     """The whole digest, because it has to be found somewhere to bring the name back."""
 
     assert refusal_message.put_tombstone(Tag("1.4.2"), APP, bound(), NEW, "1.4.3") == (
-        f"tag 1.4.2 of shop/app was deleted on 2026-11-26; the name can return only with {OLD}; "
+        f"tag 1.4.2 of shop/app was deleted on 2026-11-26; the tag can return only with {OLD}; "
         "this push is sha256:cd34ef56ab12; publish under a new tag (free: 1.4.3)"
     )
 
@@ -92,7 +92,7 @@ def test_a_push_that_would_lose_a_signature() -> None:
 
     assert refusal_message.not_extended(Tag(f"sha256-{OLD.hex}.sig"), APP, OLD, NEW) == (
         "tag sha256-ab12cd34ef56(...).sig of shop/app is append-only, and this push (sha256:cd34ef56ab12) lacks layers "
-        "or entries of what the tag means now (sha256:ab12cd34ef56); fetch that, add to it, push again"
+        "or entries of the manifest that the tag resolves to (sha256:ab12cd34ef56); fetch that, add to it, push again"
     )
     assert refusal_message.not_extended(Tag("sigs"), APP, OLD, NEW).startswith(
         "tag sigs of shop/app is append-only, and"
@@ -113,7 +113,7 @@ def test_a_delete_of_a_signature_tag() -> None:
     """It stays as long as what it vouches for."""
 
     assert refusal_message.delete_signature_tag(Tag(f"sha256-{OLD.hex}.sig"), APP, some("1.4.2", "1.4.3")) == (
-        "tag sha256-ab12cd34ef56(...).sig of shop/app speaks of what tags 1.4.2 and 1.4.3 seal, "
+        "tag sha256-ab12cd34ef56(...).sig of shop/app refers to what tags 1.4.2 and 1.4.3 seal, "
         "and can't be deleted before that can"
     )
 
@@ -171,8 +171,8 @@ def test_a_delete_of_anothers_referrer() -> None:
     """A signature on a sealed image can be taken back for a day."""
 
     assert refusal_message.delete_referrer(OLD, APP, some("1.4.2")) == (
-        "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals; "
-        "who pushed it may take it back for 24 hours, an admin at any time"
+        "manifest sha256:ab12cd34ef56 of shop/app refers to what tag 1.4.2 seals; "
+        "its pusher may delete it for 24 hours, an admin at any time"
     )
 
 
@@ -180,7 +180,7 @@ def test_a_delete_of_a_signature_that_names_no_subject() -> None:
     """What only its tag ties to a sealed image is not promised to be taken back."""
 
     assert refusal_message.delete_signature(OLD, APP, some("1.4.2")) == (
-        "manifest sha256:ab12cd34ef56 of shop/app speaks of what tag 1.4.2 seals, and can't be deleted before that can"
+        "manifest sha256:ab12cd34ef56 of shop/app refers to what tag 1.4.2 seals, and can't be deleted before that can"
     )
 
 

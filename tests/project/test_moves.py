@@ -154,7 +154,7 @@ async def test_a_sealed_tag_that_moved_by_the_ledgers_own_words_does_not_hold(
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert "the name is bound to sha256:aaaa" in found.reason
+    assert "the name is sealed at sha256:aaaa" in found.reason
 
 
 async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: FakeLedger, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.errors import BoltsealError
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.follow import LedgerBroken
-from boltseal.ledger.history import EntryAt, RepositoryHistory, check, meaning_now
+from boltseal.ledger.history import EntryAt, RepositoryHistory, check, contradiction
 from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.mediatype import OCI_INDEX
@@ -63,7 +63,7 @@ async def read_history(
     for tried in range(TRIES):
         history = check(str(repository), [one async for one in client.history(repository)])
         now = None if tag is None else await _means(transport, registry, repository, tag)
-        missed = None if tag is None or now is None else meaning_now(history.of(tag), now)
+        missed = None if tag is None or now is None else contradiction(history.of(tag), now)
         if tag is not None and (missed is not None or not history.of(tag)):
             seen = await _seen_by_mirror(transport, registry, repository, tag, follow)
             if seen is not None and not history.of(tag):
@@ -124,7 +124,7 @@ async def _of_name(
     """The entries of one name, and what is wrong with what it means now behind them."""
     for tried in range(TRIES):
         history = check(str(repository), await _lines(client, repository, tag))
-        missed = meaning_now(history.of(tag), now)
+        missed = contradiction(history.of(tag), now)
         if missed is None or tried == TRIES - 1:
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet

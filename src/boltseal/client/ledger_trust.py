@@ -35,10 +35,10 @@ from boltseal.ledger.follow import (
     Trusted,
     TrustedCheckpoint,
     check_extension,
-    compare_heads,
-    first_head,
+    compare_checkpoints,
+    first_checkpoint,
     follow_rotations,
-    read_head,
+    read_checkpoint,
 )
 from boltseal.ledger.merkle import EMPTY_ROOT
 from boltseal.ledger.note import VerifierKey
@@ -134,7 +134,7 @@ class LedgerWatch:
             return LedgerCheck(registry, TrustStatus.NO_LEDGER)
         # 2
         try:
-            head = first_head(await LedgerClient(self._transport, registry).checkpoint(patient=False))
+            head = first_checkpoint(await LedgerClient(self._transport, registry).checkpoint(patient=False))
         except (RemoteNotFound, Invalid):  # a page for people is as good as nothing
             try:
                 self._state.keep_without_ledger(registry, now_s)
@@ -230,7 +230,7 @@ class LedgerWatch:
 async def _signed(
     client: LedgerClient, trusted: Trusted, shown: _Shown
 ) -> tuple[TrustedCheckpoint, tuple[Rotated, ...]]:
-    head = read_head(shown.checkpoint, trusted)
+    head = read_checkpoint(shown.checkpoint, trusted)
     if head is not None:
         return head, ()
     if trusted.key is not None:
@@ -243,7 +243,7 @@ async def _goes_on(
 ) -> None:
     seen = Checkpoint(head.checkpoint.origin, 0, EMPTY_ROOT) if known.head is None else known.head.checkpoint
     now = head.checkpoint
-    compare_heads(seen, now)
+    compare_checkpoints(seen, now)
     if now.size == seen.size and not rotated:
         return
     if any(one.index >= now.size for one in rotated):

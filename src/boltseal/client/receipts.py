@@ -10,7 +10,7 @@ from boltseal.client.transport import Transport
 from boltseal.errors import Invalid, Precondition
 from boltseal.ledger.checkpoint import SignedCheckpoint
 from boltseal.ledger.entry import parse
-from boltseal.ledger.follow import first_head
+from boltseal.ledger.follow import first_checkpoint
 from boltseal.ledger.merkle import leaf_hash, verify_inclusion
 from boltseal.ledger.proof import VerifiedReceipt, open_receipt, parse_receipt_unverified
 from boltseal.oci.reference import Repository, Tag
@@ -59,7 +59,7 @@ def _open_unsigned(raw: bytes) -> VerifiedReceipt:
     """As `open_receipt`, but for the signature: no key was given that it could be checked by."""
     receipt = parse_receipt_unverified(raw)
     extra = receipt.extra or b""
-    checkpoint = first_head(receipt.checkpoint).checkpoint
+    checkpoint = first_checkpoint(receipt.checkpoint).checkpoint
     entry = parse(extra)
     verify_inclusion(leaf_hash(extra), receipt.index, checkpoint.size, receipt.proof, checkpoint.root)
     return VerifiedReceipt(entry, receipt.index, SignedCheckpoint(checkpoint, receipt.checkpoint))

@@ -1,15 +1,15 @@
-"""The rules that a ledger of tags keeps, checked entry by entry: by fsck at home, by a monitor from outside.
+"""Check a ledger's entries one by one: for fsck inside the server, and for a monitor outside. Pure.
 
-An `Audit` takes the entries in order and remembers, of each name, what a following entry has to agree with. Pure.
+An `Audit` takes the entries in order and keeps, for each tag, what the next entry has to agree with.
 
-1. Every entry is canonical (`entry.parse` reads nothing else) and stands at the index that it is taken at.
+1. Every entry is canonical (`entry.parse` reads nothing else) and has the index at which it is taken.
 2. Times only rise, and every entry names this ledger's origin, which only an entry of kind `recovered` changes.
-3. `previous` is the index of the last entry of the same name, and `was` the digest that the name meant after it.
-4. A name that was ever sealed is bound: no later entry lets it mean another digest.
-5. An entry's kind fits: only what is not there is created, only what is there moves, is sealed, unsealed or goes.
+3. `previous` is the index of the last entry of the same tag, and `was` the digest that the tag resolved to after it.
+4. A tag that was ever sealed never resolves to another digest in a later entry.
+5. The kind fits: only a missing tag is created; only an existing tag moves, is sealed, unsealed or removed.
 
-A log of observations (`ObservationAudit`) keeps the first three: nobody here decides what an upstream's tags mean, so no
-name is bound. There `was` is what the tag was last recorded to mean here, and an entry of kind `held` changes nothing.
+A log of observations (`ObservationAudit`) keeps the first three only, since upstream tags are not sealed here. Its `was` is
+the digest last recorded for the tag, and an entry of kind `held` changes nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Final
 from boltseal.ledger.entry import CHANGES, OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryInvalid, EntryKind, parse
 
 GOES: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
-"""Kinds after which the tag means nothing."""
+"""Kinds after which the tag resolves to nothing."""
 _NEEDS_IT_THERE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_SEALED, EntryKind.TAG_UNSEALED})
 
 
 @dataclass(slots=True)
 class AuditedTag:
-    """The ledger's last word on a name. Of a name that is not there `digest` and `media_type` are "".
+    """What the ledger last recorded of a tag. For a tag that does not exist `digest` and `media_type` are "".
 
     `bound` and `bound_type`: what it was sealed at, "" when it never was; `bound_by`: by whom. `keep`: how long it is
     protected, "" when it never was sealed; `kept_us`: when that was last said. `actor`, `changed_us`: of the last entry.
@@ -91,14 +91,14 @@ class Audit:
         return problems
 
     def recall(self, entry: Entry) -> AuditedTag:
-        """What was said last of the name that an entry is about. Whoever remembers otherwise replaces this and `keep`."""
+        """Return the state of the tag that an entry is about. Subclasses with another memory replace this and `keep`."""
         return self.names.setdefault((entry.repository, entry.tag), AuditedTag())
 
     def keep(self, entry: Entry, said: AuditedTag) -> None:
-        """Remember what is said of the name now. Here `said` is what `recall` gave, and so it is there already."""
+        """Store the tag's new state. Here `said` is the object that `recall` returned, so nothing is left to do."""
 
     def _content(self, index: int, entry: Entry, problems: list[str]) -> None:
-        """What the entry says, beyond where it stands."""
+        """Check the entry's content, beyond its position."""
         if entry.kind in CHANGES and entry.tag:
             self._name(index, entry, problems)
 
@@ -107,10 +107,10 @@ class Audit:
         problems += _unchained(entry, said, "ledger")  # 3
         goes = entry.kind in GOES
         if goes and entry.digest != said.digest:
-            problems.append(f"it takes {entry.digest} away, but the tag meant {said.digest or 'nothing'}")
+            problems.append(f"it removes {entry.digest}, but the tag resolved to {said.digest or 'nothing'}")
         # 4
         if not goes and said.bound and entry.digest != said.bound:
-            problems.append(f"the name is bound to {said.bound}, and this lets it mean {entry.digest}")
+            problems.append(f"the tag is sealed at {said.bound}, and this entry lets it resolve to {entry.digest}")
         # 5, as far as the sentences above have not said it
         if entry.was == said.digest and not goes:
             problems += _unfit(entry, said)
@@ -130,7 +130,7 @@ class Audit:
 
 
 class ObservationAudit(Audit):
-    """The same of a log of observations."""
+    """The audit of a log of observations."""
 
     __slots__ = ()
 
@@ -154,13 +154,13 @@ def _unchained(entry: Entry, said: AuditedTag, log: str) -> Iterator[str]:
     if entry.previous != said.index:
         yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
     if entry.was != said.digest:
-        yield f"it says the tag meant {entry.was or 'nothing'} before; the {log} says {said.digest or 'nothing'}"
+        yield f"it says the tag resolved to {entry.was or 'nothing'} before; the {log} says {said.digest or 'nothing'}"
 
 
 def _unfit(entry: Entry, said: AuditedTag) -> Iterator[str]:
     if entry.kind is EntryKind.TAG_CREATED and said.digest:
-        yield f"it creates a tag that is there and means {said.digest}"
+        yield f"it creates a tag that exists and resolves to {said.digest}"
     if entry.kind in _NEEDS_IT_THERE and not said.digest:
-        yield f"it is a {entry.kind} of a tag that is not there"
+        yield f"it is a {entry.kind} of a tag that does not exist"
     if entry.kind is EntryKind.TAG_UNSEALED and not said.bound:
         yield "it unseals a tag that was never sealed"

@@ -83,8 +83,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     `time_us`: microseconds since the epoch. `registry`: the log's origin. `digest`, `type` (media type) and
     `size` (bytes): of the manifest that the tag means now. `was`: its digest before. `previous`: the index of
-    the last entry of the same repository and tag. `salt`: 16 random bytes in hex, so that nobody finds out a
-    private name by hashing guesses.
+    the last entry of the same repository and tag. `salt`: 16 random bytes in hex, so that a private
+    name can't be found by hashing guesses.
     """
 
     kind: EntryKind

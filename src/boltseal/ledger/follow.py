@@ -1,16 +1,16 @@
-"""What a client that has seen a ledger before holds against what it sees now. Pure; `client.ledger_trust` reads and keeps.
+"""Compare a ledger's present checkpoint with what a client has seen before. Pure; `client.ledger_trust` does the I/O.
 
-In this order; LedgerBroken, loudly and with what to do, at the first step that fails:
+The steps, in this order; the first that fails raises LedgerBroken with what to do:
 
-1. What is shown now is a signed checkpoint of the same ledger (`read_head`).
-2. It is signed by the key that is trusted, or by one that the trusted key leads to: each key that was rotated out has
-   signed the entry that names the next (`follow_rotations`). Where no key was ever given, the key's ID stays the same;
-   that is all that can be held then, and whoever says so is told "first use".
-3. It has not fewer entries than what was seen, and for as many the same root (`compare_heads`).
-4. With more entries it begins with those that were seen, as a consistency proof shows, and the entries by which keys
-   were rotated are in it (`check_extension`).
+1. What is shown now is a signed checkpoint of the same ledger (`read_checkpoint`).
+2. It is signed by the trusted key, or by one that follows from it: each replaced key has signed the entry that names its
+   successor (`follow_rotations`). Where the user never gave a key, only the key's ID can be required to stay the same;
+   that is reported as "first use".
+3. It has at least as many entries as the one seen before, and the same root for the same number (`compare_checkpoints`).
+4. With more entries it extends the one seen before, by a consistency proof, and contains the entries that rotated keys
+   (`check_extension`).
 
-A checkpoint that was seen is kept as it was read, so that two of them show by themselves what somebody did.
+Checkpoints are stored as they were read, so that two contradicting ones are evidence by themselves.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class Trusted:
 
     @classmethod
     def by(cls, key: VerifierKey) -> Trusted:
-        """Of a key that somebody gave: it is named after its ledger."""
+        """Return the trust in a key that the user gave: the key is named after its ledger."""
         return cls(key.name, key.key_id, key)
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedCheckpoint:
-    """A checkpoint as it was read, and who is held to vouch for it."""
+    """A checkpoint as it was read, and the key that it is trusted by."""
 
     trusted: Trusted
     checkpoint: Checkpoint
@@ -77,14 +77,14 @@ class TrustedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """An entry by which a key was followed by another: its index, and its bytes' hash as a leaf."""
+    """An entry that replaced a key: its index, and its leaf hash."""
 
     index: int
     leaf: bytes
 
 
-def first_head(raw: bytes) -> TrustedCheckpoint:
-    """A checkpoint that is seen for the first time, of whichever ledger: nobody vouches for it. An Invalid error."""
+def first_checkpoint(raw: bytes) -> TrustedCheckpoint:
+    """Read the first checkpoint of a ledger, on first use: no key is trusted yet. Raises an Invalid error."""
     note, checkpoint = _read(raw)
     signature = next((one for one in note.signatures if one.name == checkpoint.origin), None)
     if signature is None:
@@ -92,8 +92,8 @@ def first_head(raw: bytes) -> TrustedCheckpoint:
     return TrustedCheckpoint(Trusted(checkpoint.origin, signature.key_id), checkpoint, raw)
 
 
-def read_head(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
-    """Steps 1 and 2 of what is shown now; None where the expected key did not sign it, so rotations have to be asked for."""
+def read_checkpoint(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
+    """Do steps 1 and 2; None where the expected key did not sign, so that the rotations have to be read."""
     try:
         note, checkpoint = _read(raw)
     except Invalid as error:
@@ -131,7 +131,7 @@ def follow_rotations(
     tried: set[VerifierKey] = set()  # a rotation that died leaves a key that never signs, so there may be several ways
     while waiting and len(tried) <= MAX_ROTATIONS:
         key, rotated = waiting.pop()
-        head = read_head(raw, Trusted.by(key))
+        head = read_checkpoint(raw, Trusted.by(key))
         if head is not None:
             return head, rotated
         tried.add(key)
@@ -143,7 +143,7 @@ def follow_rotations(
     )
 
 
-def compare_heads(seen: Checkpoint, now: Checkpoint) -> None:
+def compare_checkpoints(seen: Checkpoint, now: Checkpoint) -> None:
     """Step 3."""
     if now.size < seen.size:
         raise LedgerBroken(

@@ -1,11 +1,11 @@
-"""What the entries about one repository say together. Pure.
+"""The history of one repository, checked. Pure.
 
-`check` takes them as a registry gave them, index and bytes, the oldest first, and finds what can't be: a line that is no
-entry or of another repository, an order that is none, a chain of `previous` with a link missing, a bound name that
-means something else. Whether they are in the ledger's tree is for whoever has the tree.
+`check` takes entries as a registry returned them (index and bytes, the oldest first) and reports contradictions: a line
+that is no entry or of another repository, a wrong order, a missing link in a chain of `previous`, a sealed tag that
+resolves to another digest. Inclusion in the ledger's tree is checked by the caller.
 
-An entry that the registry keeps back from the middle of a name's chain breaks the chain. One kept back from its end does
-not; that is found by what the tag means now (`meaning_now`).
+An entry that the registry omits from the middle of a tag's chain breaks the chain. One omitted at the end does not; that
+is found by what the tag resolves to now (`contradiction`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from boltseal.ledger.merkle import leaf_hash
 
 @dataclass(frozen=True, slots=True)
 class EntryAt:
-    """An entry where it stands. `leaf`: the hash of its bytes as a leaf of the tree."""
+    """An entry and its index. `leaf`: its leaf hash in the tree."""
 
     index: int
     entry: Entry
@@ -28,46 +28,46 @@ class EntryAt:
 
     @property
     def gone(self) -> bool:
-        """Whether the tag means nothing after it."""
+        """Whether the tag no longer exists after it."""
         return self.entry.kind in GOES
 
     @property
     def changes(self) -> bool:
-        """Whether it changed its tag; otherwise it only says something of an image, such as how that was built."""
+        """Whether it changed its tag; otherwise it is a record about an image, such as how that was built."""
         return self.entry.kind in CHANGES
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryHistory:
-    """The entries about a repository, the oldest first, and a sentence for everything that can't be."""
+    """The entries about a repository, the oldest first, and a sentence for each contradiction."""
 
     repository: str
     said: tuple[EntryAt, ...]
     problems: tuple[str, ...]
 
     def of(self, tag: str) -> tuple[EntryAt, ...]:
-        """The entries of one tag, also those that only say something of an image that it means or meant."""
+        """Return the entries of one tag, records about its images included."""
         return tuple(one for one in self.said if one.entry.tag == tag)
 
     def changes_of(self, tag: str) -> tuple[EntryAt, ...]:
-        """The entries that changed one tag; the last one says what it means."""
+        """Return the entries that changed one tag; the last one says what it resolves to."""
         return tuple(one for one in self.of(tag) if one.changes)
 
     def at(self, time_us: int) -> Mapping[str, EntryAt]:
-        """The last entry of each tag that was there then, by tag."""
+        """Return the last entry of each tag that existed at a time (microseconds since the epoch), by tag."""
         last = {
             one.entry.tag: one for one in self.said if one.entry.tag and one.changes and one.entry.time_us <= time_us
         }
         return {tag: one for tag, one in sorted(last.items()) if not one.gone}
 
     def also(self, digest: str, tag: str) -> tuple[str, ...]:
-        """The other tags that ever meant this digest."""
+        """Return the other tags that ever resolved to a digest."""
         found = {one.entry.tag for one in self.said if one.entry.digest == digest and one.changes and not one.gone}
         return tuple(sorted(found - {tag, ""}))
 
 
 def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool = False) -> RepositoryHistory:
-    """Read and compare. What is no entry is left out, and said. `observed`: they are of a log of observations."""
+    """Check entries of a repository. Lines that are no entry are reported and left out. `observed`: of a log of observations."""
     audit = ObservationAudit(partial=True) if observed else Audit(partial=True)
     said: list[EntryAt] = []
     problems: list[str] = []
@@ -82,11 +82,11 @@ def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool
     return RepositoryHistory(repository, tuple(said), tuple(problems))
 
 
-def meaning_now(history: Sequence[EntryAt], now: str) -> str | None:
-    """What is wrong with a tag that means `now` ("": nothing) behind these entries of it, None if nothing is."""
+def contradiction(history: Sequence[EntryAt], now: str) -> str | None:
+    """Return the contradiction between a tag's entries and what it resolves to `now` ("": nothing); None without one."""
     last = next((one for one in reversed(history) if one.changes), None)
     said = "" if last is None or last.gone else last.entry.digest
     if said == now:
         return None
     where = "the ledger says nothing of it" if last is None else f"its last entry {last.index} says {said or 'nothing'}"
-    return f"the tag means {now or 'nothing'}, and {where}"
+    return f"the tag resolves to {now or 'nothing'}, and {where}"

@@ -6,8 +6,8 @@
 
 A subtree over 2^level entries that starts at a multiple of 2^level never changes once it is full. `Node` names such a
 subtree, and everything here is said in nodes: which ones make up a range of entries (`cover`), which ranges make up a
-proof (`inclusion_path`, `consistency_path`), and what a range hashes to (`fold`). Whoever stores the nodes can so ask
-first what is needed, read it however they like, and then compute.
+proof (`inclusion_path`, `consistency_path`), and what a range hashes to (`fold`). Callers that store nodes
+first ask which are needed, read them, and then compute.
 
 Verifying needs nothing but the proof: `verify_inclusion`, `verify_consistency`. Where nodes are stored: `tiles`.
 """

@@ -117,7 +117,7 @@ class VerifierKey:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The private half of a key. `seed`: 32 bytes from a good source of chance, which this room has not."""
+    """The private half of a key. `seed`: 32 random bytes, from a cryptographic source (this package is pure and has none)."""
 
     name: str
     seed: bytes = field(repr=False)
@@ -145,7 +145,7 @@ class SigningKey:
         return VerifierKey(self.name, self.type, self._private().public_key().public_bytes_raw())
 
     def private_text(self) -> str:
-        """The key as a file holds it. Whoever reads it can sign."""
+        """Return the key as its file contains it: a secret."""
         seed = b64encode(bytes([self.type]) + self.seed).decode()
         return f"PRIVATE+KEY+{self.name}+{self.verifier.key_id.hex()}+{seed}"
 

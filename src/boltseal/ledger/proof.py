@@ -1,14 +1,14 @@
-"""Receipts: that an entry is in the ledger, provable offline and for ever (C2SP tlog-proof, files `.tlog-proof`).
+"""Receipts: offline proofs that an entry is in the ledger (C2SP tlog-proof, files `.tlog-proof`).
 
     c2sp.org/tlog-proof@v1
     extra <base64>           the entry's bytes
     index <n>                which entry it is
     <base64>                 the inclusion proof, one hash a line, from the leaf's sibling up
                              an empty line
-    <checkpoint>             the signed head that the proof leads to, with the cosignatures of witnesses
+    <checkpoint>             the signed checkpoint that the proof ends at, with the cosignatures of witnesses
 
-The format does not vouch for `extra`; here the leaf hash does, because the leaf is the hash of exactly these bytes.
-The key must have come from elsewhere: one that lies beside the receipt proves nothing.
+The format does not protect `extra`; here the leaf hash does, because the leaf is the hash of exactly these bytes.
+The key must come from elsewhere: a key from beside the receipt proves nothing.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ def open_receipt(raw: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey] 
     1. It is a receipt, and carries an entry.
     2. Its checkpoint is signed by `key`, and by whichever of `witnesses` are in it.
     3. The entry is canonical, and of the ledger that the checkpoint is of.
-    4. The proof leads from the entry's bytes, at its index, to the checkpoint's root.
+    4. The inclusion proof connects the entry's bytes, at its index, with the checkpoint's root.
     """
     receipt = parse_receipt_unverified(raw)
     if receipt.extra is None:
-        raise ReceiptInvalid("the receipt carries no entry, so it can't be said what it proves")
+        raise ReceiptInvalid("the receipt carries no entry, so it proves nothing about a tag")
     signed = open_checkpoint(receipt.checkpoint, key, witnesses)
     checkpoint = signed.checkpoint
     entry = parse(receipt.extra)

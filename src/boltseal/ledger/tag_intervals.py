@@ -1,7 +1,7 @@
-"""Which tags mean or meant an image, from when until when, and how far a tag has gone on since. Pure.
+"""When tags resolved to an image, and how many times a tag has moved since. Pure.
 
-From the steps of each tag, the oldest first: what it means after each of them. They come from a ledger's entries, or from
-a history that nobody has signed.
+Input are the steps of each tag, the oldest first, each with the digest that the tag resolved to from then on. They come
+from a ledger's entries or from an unsigned history.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TagStep(NamedTuple):
-    """What a tag means from then on: a digest, or "" for nothing. `entry`: its index in the ledger, -1 without one."""
+    """The digest that a tag resolved to from a time on, "" for none. `entry`: its index in the ledger, -1 without one."""
 
     time_us: int
     digest: str
@@ -26,7 +26,7 @@ class TagStep(NamedTuple):
 
 
 class TagInterval(NamedTuple):
-    """A tag that means an image, or meant it until `until_us`. `by`: who published it there, "" where nobody says."""
+    """The time during which a tag resolved to an image; `until_us` None: it still does. `by`: the publisher, "" if unknown."""
 
     tag: str
     since_us: int
@@ -36,14 +36,14 @@ class TagInterval(NamedTuple):
 
 
 class Behind(NamedTuple):
-    """How far a tag has gone on since it last meant an image: `moves` 0 when it still does, and `since_us` is None."""
+    """How many times a tag moved since it last resolved to an image; 0, with `since_us` None, when it still does."""
 
     moves: int
     since_us: int | None = None
 
 
 class ReleaseRecord(NamedTuple):
-    """Who released an image, and when, as the ledger says."""
+    """A release of an image in the ledger: by whom and when."""
 
     by: str
     time_us: int
@@ -51,7 +51,7 @@ class ReleaseRecord(NamedTuple):
 
 
 def steps_of(said: Iterable[EntryAt]) -> dict[str, tuple[TagStep, ...]]:
-    """The steps of each tag, out of the entries of a repository."""
+    """Return the steps of each tag from the entries of a repository."""
     found: dict[str, list[TagStep]] = {}
     for one in said:
         if one.entry.tag and one.entry.kind.startswith("tag."):
@@ -61,19 +61,19 @@ def steps_of(said: Iterable[EntryAt]) -> dict[str, tuple[TagStep, ...]]:
 
 
 def released(said: Iterable[EntryAt], digests: Collection[str]) -> ReleaseRecord | None:
-    """The newest release of one of these digests."""
+    """Return the newest release of one of these digests; None without one."""
     found = [one for one in said if one.entry.kind is EntryKind.RELEASED and one.entry.digest in digests]
     return ReleaseRecord(found[-1].entry.actor, found[-1].entry.time_us, found[-1].index) if found else None
 
 
-def meant(steps: Mapping[str, Sequence[TagStep]], digests: Collection[str]) -> tuple[TagInterval, ...]:
-    """For each tag that ever meant one of these digests, the last time that it did: those that still do, then the latest."""
+def intervals_of(steps: Mapping[str, Sequence[TagStep]], digests: Collection[str]) -> tuple[TagInterval, ...]:
+    """Return, per tag, the last interval in which it resolved to one of these digests: current ones first, then the latest."""
     found = [one for tag, of_tag in steps.items() if (one := _last(tag, of_tag, digests)) is not None]
     return tuple(sorted(found, key=lambda one: (one.until_us is not None, -(one.until_us or 0), one.tag)))
 
 
 def _last(tag: str, steps: Sequence[TagStep], digests: Collection[str]) -> TagInterval | None:
-    """A time may have several steps: a tag that is sealed means the same before and after."""
+    """An interval may span several steps: sealing a tag does not change its digest."""
     begun: TagStep | None = None
     found: TagInterval | None = None
     for step in steps:
@@ -86,7 +86,7 @@ def _last(tag: str, steps: Sequence[TagStep], digests: Collection[str]) -> TagIn
 
 
 def behind(steps: Sequence[TagStep], digests: Collection[str]) -> Behind | None:
-    """How far a tag has gone on since it meant one of these digests; None when it never did."""
+    """Return how many times a tag moved since it resolved to one of these digests; None when it never did."""
     at = max((place for place, step in enumerate(steps) if step.digest in digests), default=None)
     if at is None:
         return None
@@ -96,14 +96,14 @@ def behind(steps: Sequence[TagStep], digests: Collection[str]) -> Behind | None:
 
 
 def in_words(tags: Sequence[TagInterval], now_us: int) -> str:
-    """What a person reads: ``1.4.2; was `latest` until yesterday 14:02``. Times are UTC; "" for no tags."""
+    """Format intervals for people: ``1.4.2; was `latest` until yesterday 14:02``. Times are UTC; "" for no tags."""
     now = [one.tag for one in tags if one.until_us is None]
     then = [f"was `{one.tag}` until {moment(one.until_us, now_us)}" for one in tags if one.until_us is not None]
     return "; ".join(([", ".join(now)] if now else []) + then)
 
 
 def moment(time_us: int, now_us: int) -> str:
-    """A time of UTC as a person says it: `today 09:30`, `yesterday 14:02`, `2026-11-20 14:02`."""
+    """Format a time for people, in UTC: `today 09:30`, `yesterday 14:02`, `2026-11-20 14:02`."""
     then, now = (_EPOCH + timedelta(microseconds=each) for each in (time_us, now_us))
     days = (now.date() - then.date()).days
     day = {0: "today", 1: "yesterday"}.get(days) or f"{then:%Y-%m-%d}"

@@ -1,7 +1,7 @@
-"""Which addresses are one sender's, where somebody without a login is counted or slowed by where they are. Pure.
+"""Group client addresses: requests without a login are counted and slowed per sender, not per address. Pure.
 
-An IPv4 address is one sender, as it is and as IPv6 writes it (::ffff:192.0.2.1). Of IPv6 a whole /64 is: it is the
-least that anybody is given, and whoever counted its addresses one by one would give each of them 2^64 tries.
+An IPv4 address is one sender, also in its IPv6 form (::ffff:192.0.2.1). A whole IPv6 /64 is one sender: it is the smallest
+block that a site gets, and counting single addresses would give each sender 2^64 tries.
 """
 
 from __future__ import annotations

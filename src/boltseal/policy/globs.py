@@ -9,7 +9,7 @@
 Globs are anchored at both ends and case-sensitive. There is no escape character: what a repository or tag
 can't contain is refused in a glob too, because it could never match.
 
-What the globs of several rules have in common is decided in `reach`; what they are for, in `rules`.
+Whether globs of several rules overlap is decided in `unreachable_rules`; their use is in `rules`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPOSITORY_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + "._-/
 TAG_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 
 MAX_GLOB_LENGTH = 512
-"""Characters of a glob's text. Longer than any name (255), with room for classes."""
+"""Characters of a glob's text: more than any name has (255), since classes need several for one."""
 
 
 class GlobInvalid(Invalid):

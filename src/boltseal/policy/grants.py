@@ -1,9 +1,9 @@
-"""Who may do what, where: grants over repository globs. Pure; who somebody is has been proven elsewhere.
+"""Authorization: which user may do what in which repository, by grants over repository globs. Pure.
 
-A grant gives some users some actions on the repositories that its glob matches. Grants add up, nothing takes away, and
-what no grant gives is not allowed. Without any grant in the configuration every user may pull and push everywhere, and
-nobody may delete, read the ledger's entries or administrate. Somebody without a login may at most pull, where
-`anonymous_pull` says so. A right on one repository gives nothing on another (promise 13).
+A grant gives some users some actions on the repositories that its glob matches. Grants add up, none takes a right away,
+and the default is deny. Without any grant in the configuration every user may pull and push everywhere, and no user may
+delete, read the ledger's entries or administrate. Anonymous clients may at most pull, where `anonymous_pull` allows it.
+Authentication happens elsewhere (`server.auth`). A right on one repository gives nothing on another (promise 13).
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Where a name leads: to a repository of ours, or to one of another registry that is mirrored here. Pure.
+"""Resolve a requested repository name: to a local repository, or to one of an upstream that is mirrored here. Pure.
 
-The steps, in this order (the first that applies decides):
+The first step that applies decides:
 
-1. `?ns=`: a configured upstream's name or host leads there; our own name means this registry, whose root is then no
-   mirror; any other is not known. On a write it is refused, unless it is our own.
-2. An upstream's name as the first part of the repository's leads there. It is reserved: see `reserved`.
-3. What is, or ever was, here; and what `[local] namespaces` matches: local.
+1. `?ns=`: a configured upstream's name or host selects that upstream. This registry's own name selects local repositories,
+   without the root mirror. Any other value is unknown. On a write, any value but the own name is refused.
+2. An upstream's name as the first part of the repository selects that upstream. The prefix is reserved: see `reserved`.
+3. A repository that exists or ever existed locally, or that `[local] namespaces` matches, is local.
 4. The upstream with `root = true`, for reads.
 5. Local.
 
-What comes out names the repository whose rows, rules and grants count: of upstream's `library/node` that is
-`docker.io/library/node`, however it was asked for. Rights are asked about that name, after this.
+The result names the repository whose rows, rules and grants apply: for the upstream's `library/node` that is
+`docker.io/library/node`, whichever way the client asked. Grants are checked on that name, afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from boltseal.policy.upstreams import UpstreamTerms
 
 _LIBRARY: Final = "library/"
 MIRROR_ACTOR: Final = "mirror:"
-"""How whoever fetches from upstream is called in rows, before the upstream's name. No user's name has a colon."""
+"""Prefix of the actor in rows that a mirror wrote, before the upstream's name. User names have no colon."""
 
 
 class NamespaceUnknown(NotFound):
@@ -71,10 +71,12 @@ class NameResolver:
         writes: bool,
         known_here: Callable[[Repository], bool],
     ) -> ResolvedName:
-        """Where a name leads. NamespaceUnknown, NamespaceRefused, MirrorOnly, NameInvalid (the mapped name is too long).
+        """Resolve the name of one request.
 
-        `writes`: it is not merely read; `pushes`: something is brought. `known_here`: whether a repository ever existed
-        here; asked only where it decides.
+        `writes`: the request changes something. `pushes`: it uploads content. `known_here`: whether a repository ever
+        existed locally; called only where the answer decides.
+
+        Raises: NamespaceUnknown, NamespaceRefused, MirrorOnly; NameInvalid when the mapped name is too long.
         """
         ours = namespace is not None and namespace.lower() in self.own
         if namespace is not None and not ours:
@@ -89,34 +91,34 @@ class NameResolver:
             return named
         if named is not None or ours or writes or known_here(repository):
             return ResolvedName(repository)
-        return _led(next(terms for terms in self.upstreams if terms.root), repository)
+        return _mapped(next(terms for terms in self.upstreams if terms.root), repository)
 
     def by_name(self, repository: Repository) -> ResolvedName | None:
-        """Where a name leads that is asked for without `?ns=`, if its letters alone say so; None: what is here decides.
+        """Resolve a name without `?ns=` by its text alone; None where it depends on which repositories exist.
 
-        NameInvalid. The same for ever: it may be kept.
+        The result never changes, so callers may cache it. Raises: NameInvalid.
         """
         first, _, rest = repository.partition("/")
         upstream = next((terms for terms in self.upstreams if terms.name == first), None)
         if upstream is not None and rest:
-            return _led(upstream, Repository(rest))
+            return _mapped(upstream, Repository(rest))
         if not any(terms.root for terms in self.upstreams) or any(glob.matches(repository) for glob in self.local):
             return ResolvedName(repository)
         return None
 
     def at_root(self, repository: Repository) -> Repository | None:
-        """What a name would mean if the root mirror answered for it; None without one, or where it can't mean anything.
+        """Return the name as the root mirror would map it; None without a root mirror or for an invalid name.
 
-        Of no use for deciding who answers: it does not ask what is here, so that it tells nobody.
+        It does not depend on which repositories exist, so it reveals nothing and can't decide which side answers.
         """
         root = next((terms for terms in self.upstreams if terms.root), None)
         try:
-            return None if root is None else _led(root, repository).repository
+            return None if root is None else _mapped(root, repository).repository
         except NameInvalid:
             return None
 
     def check_namespace(self, namespace: str | None, *, writes: bool) -> None:
-        """The same of a request that names no repository: NamespaceUnknown, NamespaceRefused."""
+        """Check `?ns=` of a request that names no repository. Raises: NamespaceUnknown, NamespaceRefused."""
         if namespace is not None and namespace.lower() not in self.own:
             self._named(namespace, writes=writes)
 
@@ -133,7 +135,7 @@ class NameResolver:
         return None
 
     def _by_namespace(self, repository: Repository, namespace: str, *, writes: bool) -> ResolvedName:
-        return _led(self._named(namespace, writes=writes), repository)
+        return _mapped(self._named(namespace, writes=writes), repository)
 
     def _named(self, namespace: str, *, writes: bool) -> UpstreamTerms:
         if writes:
@@ -153,7 +155,7 @@ def parse_leads(upstreams: Sequence[UpstreamTerms], local: Sequence[Glob], own: 
     return NameResolver(tuple(upstreams), tuple(local), frozenset(name.lower() for name in own))
 
 
-def _led(upstream: UpstreamTerms, remote: Repository) -> ResolvedName:
+def _mapped(upstream: UpstreamTerms, remote: Repository) -> ResolvedName:
     if upstream.name == HUB and "/" not in remote:
         remote = Repository(_LIBRARY + remote)  # as Docker completes it: both names are one repository
     return ResolvedName(Repository(f"{upstream.name}/{remote}"), upstream, remote)

@@ -1,7 +1,7 @@
-"""The `[[notify]]` tables: who is told of which events. Pure; secrets are not among the values, only where they are read.
+"""The `[[notify]]` tables: which receiver gets which events. Pure.
 
-A receiver is a webhook (an `http` or `https` address) or whatever Apprise knows (`mailto://`, `slack://`, ...). Addresses
-of the second kind hold passwords and keys, so they stand in a file or a variable, never in the configuration itself.
+A receiver is a webhook (an `http` or `https` address) or whatever Apprise knows (`mailto://`, `slack://`, ...). Apprise
+addresses contain passwords and keys, so they are read from a file or a variable. The values here name only that place.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII).fullmatch
 
 
 class NotifyInvalid(Invalid):
-    """A receiver that can't be. Nothing is started, or told."""
+    """A `[[notify]]` table that is invalid. The server does not start; the command sends nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotifySettings:
-    """One `[[notify]]`. Exactly one of `url`, `url_file`, `url_env` is there, and at most one of the two secrets.
+    """One `[[notify]]` table. Exactly one of `url`, `url_file`, `url_env` is set, and at most one of the two secrets.
 
-    `name`: under which it is spoken of, and under which what waits for it is kept. `events`: which it is told.
-    `networks`: inside of which its address may lie, when that is none of the world's.
+    `name`: used in messages and as the key of pending events in the outbox. `events`: those that it receives.
+    `networks`: private networks in which its address may lie.
     """
 
     name: str

@@ -1,13 +1,12 @@
-"""How much a user may hold: bytes that their pushes added, and repositories that they made. Pure.
+"""Quotas per user: bytes that their pushes added, and repositories that they created. Pure.
 
     [[auth.quota]]
-    users = ["ci"]            names; `*`: every user with a login; `anonymous`: who has none
+    users = ["ci"]            names; `*`: every authenticated user; `anonymous`: clients without a login
     max_bytes = "50 GiB"      of blobs and manifests, in each repository of its own
     max_repositories = 20
 
-The first quota that names a user is theirs; without one they may hold as much as there is room for. What is held is
-counted elsewhere (`server.storage.metadata.usage`); a quota is about what is added: who is over it may push again what is there, pull,
-and delete.
+The first quota that names a user applies; without one there is no limit. Usage is counted in
+`server.storage.metadata.usage`. A quota limits additions: a user over quota may still pull, delete, and push existing content.
 """
 
 from __future__ import annotations
@@ -41,23 +40,23 @@ class QuotaExceeded(Denied):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What some users may hold, None: as much as they like."""
+    """The limits of some users; None: unlimited."""
 
     users: frozenset[str]
     max_bytes: int | None = None
     max_repositories: int | None = None
 
     def check(self, user: str, size_bytes: int, repositories: int) -> None:
-        """QuotaExceeded when a user who would hold this much may not."""
+        """Check the usage that a push would lead to. Raises: QuotaExceeded."""
         if self.max_bytes is not None and size_bytes > self.max_bytes:
             raise QuotaExceeded(
                 f"{user} would hold {size_bytes} bytes and may hold {self.max_bytes}: delete what is not needed any "
-                "more, or ask whoever runs this registry for a larger quota"
+                "more, or ask the operator of this registry for a larger quota"
             )
         if self.max_repositories is not None and repositories > self.max_repositories:
             raise QuotaExceeded(
                 f"{user} would have made {repositories} repositories and may make {self.max_repositories}: push to one "
-                "that is there, or ask whoever runs this registry for a larger quota"
+                "that exists, or ask the operator of this registry for a larger quota"
             )
 
 

@@ -1,8 +1,8 @@
-"""What a person reads when the registry refuses: values in, one line out.
+"""The messages of refused pushes and deletes: values in, one line out. Pure.
 
-The line is read inside `docker push` or `skopeo copy` by somebody who wants to go home: what stands, since when and by
-whom, what this request is, what to do instead. Digests are shortened to twelve digits unless the person needs all of
-it. Every value comes from a parsed type, or is cleaned here (actors), so no line can hold a control character.
+People read the line inside `docker push` or `skopeo copy`: the present state, since when and by whom, what the request
+was, and what to do. Digests are shortened to twelve digits unless the reader needs all of them. Every value is of a
+parsed type or cleaned here (actors), so that no line can contain a control character.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z_-]{0,31}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class SomeTags:
-    """Tags as a line names them: a few of them by name, how many there are, and whether there are more than that.
+    """Tags as a line names them: the first few, their number, and whether there are more. True when there is one.
 
-    A hundred thousand tags may be sealed at one digest, and a refusal is decided where every write waits: so no refusal
-    reads more than `MAX_COUNTED` of them. True when there is one.
+    A hundred thousand tags may be sealed at one digest, and refusals are decided on the writer that all writes wait for.
+    So no refusal reads more than `MAX_COUNTED` of them.
     """
 
     first: tuple[Tag, ...] = ()
@@ -47,7 +47,7 @@ class SomeTags:
 
     @classmethod
     def of(cls, names: Iterable[Tag], *, more: bool = False) -> Self:
-        """Of all of them, or of as many as were read: one more than `MAX_COUNTED`, or fewer where `more` says so."""
+        """Build from all tags, or from those that were read: up to one more than `MAX_COUNTED`. `more`: others were not read."""
         found = sorted(names)
         return cls(tuple(found[:MAX_NAMED]), min(len(found), MAX_COUNTED), more or len(found) > MAX_COUNTED)
 
@@ -57,9 +57,9 @@ class SomeTags:
 
 @dataclass(frozen=True, slots=True)
 class SealedBinding:
-    """What a bound name is bound to, since when and by whom, and how long its bytes are kept (`str(Keep)`).
+    """The seal of a tag: its digest, since when and by whom, and how long the bytes are kept (`str(Keep)`).
 
-    `changed_us`: when its row last changed (of a tombstone: when it was deleted). Times in microseconds.
+    `changed_us`: when the tag's row last changed (of a tombstone: when it was deleted). Times: microseconds since the epoch.
     """
 
     digest: Digest
@@ -70,9 +70,9 @@ class SealedBinding:
 
 
 def put_sealed(tag: Tag, repository: Repository, binding: SealedBinding, pushed: Digest, free: str | None) -> str:
-    """A push of other content to a name that is there and bound. `free`: the next tag, when it is free."""
+    """Refuse a push of other content to a sealed tag. `free`: the next tag, when that is free."""
     if binding.keep == "deletable":
-        stands = f"is bound to {binding.digest.short} (it may be deleted, never moved)"
+        stands = f"is sealed at {binding.digest.short} (it may be deleted, never moved)"
     else:
         stands = f"is sealed at {binding.digest.short}"
     return (
@@ -82,23 +82,23 @@ def put_sealed(tag: Tag, repository: Repository, binding: SealedBinding, pushed:
 
 
 def put_tombstone(tag: Tag, repository: Repository, binding: SealedBinding, pushed: Digest, free: str | None) -> str:
-    """A push of other content to a name that was bound and deleted. The digest is whole: somebody has to find it."""
+    """Refuse a push of other content to a tombstone. The digest is whole, since the reader has to find it."""
     return (
-        f"tag {tag} of {repository} was deleted on {_day(binding.changed_us)}; the name can return only with "
+        f"tag {tag} of {repository} was deleted on {_day(binding.changed_us)}; the tag can return only with "
         f"{binding.digest}; this push is {pushed.short}; {_instead(tag, repository, free)}"
     )
 
 
 def not_extended(tag: Tag, repository: Repository, standing: Digest, pushed: Digest) -> str:
-    """A push to an append-only name that would lose something."""
+    """Refuse a push to an append-only tag that lacks something of the present manifest."""
     return (
         f"tag {_shortened(tag)} of {repository} is append-only, and this push ({pushed.short}) lacks layers or entries "
-        f"of what the tag means now ({standing.short}); fetch that, add to it, push again"
+        f"of the manifest that the tag resolves to ({standing.short}); fetch that, add to it, push again"
     )
 
 
 def delete_sealed_tag(tag: Tag, repository: Repository, binding: SealedBinding) -> str:
-    """A delete of a tag that its own seal keeps."""
+    """Refuse to delete a sealed tag whose bytes are kept."""
     return (
         f"tag {tag} of {repository} is sealed at {binding.digest.short} since {_day(binding.since_us)} by "
         f"{_person(binding.by)} and kept {_keep(binding.keep)}; {_LIFT}"
@@ -106,9 +106,9 @@ def delete_sealed_tag(tag: Tag, repository: Repository, binding: SealedBinding) 
 
 
 def delete_signature_tag(tag: Tag, repository: Repository, keeping: SomeTags) -> str:
-    """A delete of a signature tool's tag while the image it speaks of is sealed. `keeping`: the tags that seal it."""
+    """Refuse to delete a signature tag while its image is sealed. `keeping`: the tags that seal the image."""
     return (
-        f"tag {_shortened(tag)} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
+        f"tag {_shortened(tag)} of {repository} refers to what {_seals(keeping)}, and can't be deleted before that can"
     )
 
 
@@ -120,7 +120,7 @@ def delete_protected(
     own: SomeTags = SomeTags(),
     deletable: SomeTags = SomeTags(),
 ) -> str:
-    """A delete by digest of something that a seal covers. `what`: manifest or blob.
+    """Refuse to delete by digest what a seal covers. `what`: manifest or blob.
 
     `keeping`: the sealed tags whose seal covers it; `own`: those of them that resolve to this very digest. The others
     cover it because it is part of what they resolve to. `deletable`: tags that resolve to it and can be deleted by
@@ -131,16 +131,16 @@ def delete_protected(
 
 
 def delete_referrer(digest: Digest, repository: Repository, keeping: SomeTags) -> str:
-    """A delete of a manifest that speaks of something sealed, by somebody who may not take it back (any more)."""
+    """Refuse to delete a referrer of a sealed image, by a client that may not do so (any more)."""
     return (
-        f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}; "
-        "who pushed it may take it back for 24 hours, an admin at any time"
+        f"manifest {digest.short} of {repository} refers to what {_seals(keeping)}; "
+        "its pusher may delete it for 24 hours, an admin at any time"
     )
 
 
 def delete_signature(digest: Digest, repository: Repository, keeping: SomeTags) -> str:
-    """A delete of a manifest that belongs to something sealed by a signature tool's tag, and names no subject itself."""
-    return f"manifest {digest.short} of {repository} speaks of what {_seals(keeping)}, and can't be deleted before that can"
+    """Refuse to delete a manifest that a signature tag connects with a sealed image, and that names no subject itself."""
+    return f"manifest {digest.short} of {repository} refers to what {_seals(keeping)}, and can't be deleted before that can"
 
 
 _LIFT: Final = "an admin can lift that protection with `boltseal unseal`"
@@ -152,14 +152,16 @@ def _instead(tag: Tag, repository: Repository, free: str | None) -> str:
     if rule is None:
         return advice
     lines = ", ".join(rule.as_toml().splitlines())
-    return f"{advice}; {tag} stays bound, but tags like it that are not yet published float under this rule (a line each): {lines}"
+    return (
+        f"{advice}; {tag} stays sealed; this rule makes tags like it, not yet published, mutable (a line each): {lines}"
+    )
 
 
 def floating_rule(tag: Tag, repository: Repository) -> Rule | None:
-    """The rule that would let tags of this shape float; None for a tag that looks like a release.
+    """Return the rule that would make tags of this shape mutable; None for a tag that looks like a release.
 
-    Of `1.4-alpine` the shape is `[0-9].[0-9]-alpine` in its own repository: such tags move by custom. Of a name
-    without digits, such as `staging`, it is the name itself, in every repository, because in this one it is bound.
+    The shape of `1.4-alpine` is `[0-9].[0-9]-alpine` in its own repository: such tags move by custom. The shape of a tag
+    without digits, such as `staging`, is the tag itself, in every repository, since in this one it is sealed.
     """
     if _NAME.fullmatch(tag):
         return Rule(parse_repository_glob("**"), parse_tag_glob(tag), Mode.FLOATING)

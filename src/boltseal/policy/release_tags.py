@@ -1,6 +1,6 @@
-"""Which tags of other people's registries look like a release: moving one is an alarm, of others it is the custom. Pure.
+"""Tell which upstream tags look like a release: when one of those moves it is an alarm. Pure.
 
-A registry that is not ours does not say which tags are meant to stay. By the custom of those who publish:
+An upstream does not say which of its tags are immutable. By the custom of publishers:
 
 - a release has three or more numeric parts (`1.4.2`, `v2.0.0-alpine`), or a date, a hash or a build number in it;
 - `3`, `1.25`, `1.25-alpine` and words move on to the next release.
@@ -23,5 +23,5 @@ _is_build = re.compile(r"(?:^|[^0-9a-z])(?:b|r|build|run|ci)[-.]?[0-9]+(?![0-9a-
 
 
 def looks_like_release(tag: Tag) -> bool:
-    """Whether whoever published this meant it to stay."""
+    """Return whether a tag names a release by custom, so that its publisher should never move it."""
     return any(looks(tag) for looks in (_is_three_parts, _is_date, _is_hash, _is_build))

@@ -59,7 +59,7 @@ def signature_subject(tag: str) -> Digest | None:
 
 
 def sha512_beginning(tag: str) -> str | None:
-    """How the sha512 digest begins that such a tag speaks of: a tag has room for 64 of its 128 digits (docs/adr/0008)."""
+    """Return the first 64 of 128 digits of the sha512 digest that a signature tag names (docs/adr/0008); else None."""
     algorithm, hex_ = _spoken_of(tag)
     return f"{algorithm}:{hex_}" if algorithm == SHA512 else None
 

@@ -1,12 +1,12 @@
-"""The rules: which names are sealed, which float, which only grow, and how long their bytes are kept.
+"""The `[[rule]]` tables: which tags are sealed, mutable or append-only, and how long their bytes are kept. Pure.
 
-A rule set is the user's rules in their order, then the built-in ones, and what none of them matches is sealed
-and kept for ever. The first rule that matches decides. `parse_rules` is the only way from a configuration to
-a rule set; it refuses what it does not understand, naming the rule's number (the first is 1), what it found
-and what it expected, and it refuses a rule that no name can ever reach.
+A rule set holds the user's rules in order, then the built-in ones. The first rule that matches decides; a tag that
+no rule matches is sealed and kept for ever. `parse_rules` is the only way from a configuration to a rule set. An
+error names the rule's number (the first is 1), what was found and what was expected. A rule that can never apply
+is an error too.
 
-Which rule decides about a name: `decide`. Whether a rule can be reached: `reach`. What the rules mean for a
-push or a delete is decided in the registry, not here.
+Which rule decides about a tag: `rule_decision`. Whether a rule can apply: `unreachable_rules`. What follows for a
+push or a delete is decided in `server.registry`.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class RuleInvalid(Invalid):
 
 
 class Mode(StrEnum):
-    """What may happen to a published name."""
+    """What may happen to a published tag."""
 
     SEALED = "sealed"
-    """It means one digest for ever."""
+    """It resolves to one digest for ever."""
     FLOATING = "floating"
-    """It may move; every move is recorded."""
+    """Mutable: it may move, and every move is recorded."""
     APPEND_ONLY = "append-only"
-    """It may move to a manifest that contains all layers, or entries, of the one it names now."""
+    """It may move to a manifest that contains all layers, or entries, of the present one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How long the bytes under a sealed name are protected from deletion, counted from its sealing.
+    """How long the bytes under a sealed tag are protected from deletion, counted from the sealing.
 
-    `days` None is for ever, 0 not at all ("deletable"). The name stays bound whatever happens to the bytes.
+    `days` None is for ever, 0 not at all ("deletable"). The tag stays sealed whatever happens to the bytes.
     """
 
     days: int | None = None
@@ -96,11 +96,11 @@ class Rule:
     number: int = 0
 
     def matches(self, repository: str, tag: str) -> bool:
-        """True when both globs match the whole of their names."""
+        """Return whether both globs match."""
         return self.repository.matches(repository) and self.tag.matches(tag)
 
     def as_toml(self) -> str:
-        """The rule as a table for the configuration file, defaults left out, ending without a newline.
+        """Return the rule as a table for the configuration file, without defaults and without a final newline.
 
         None of the texts can hold a quote or a backslash (`globs`), so they need no escapes.
         """
@@ -138,22 +138,22 @@ BUILT_IN_FLOATING: Final[Mapping[str, Rule]] = {
 BUILT_IN_SIGNATURES: Final = Rule(_EVERY_REPOSITORY, _SIGNATURE_TAG, Mode.APPEND_ONLY, DELETABLE)
 BUILT_IN_DEFAULT: Final = Rule(_EVERY_REPOSITORY, parse_tag_glob("*"), Mode.SEALED, FOREVER)
 BUILT_IN: Final = (*BUILT_IN_FLOATING.values(), BUILT_IN_SIGNATURES, BUILT_IN_DEFAULT)
-"""The rules after the user's own. The last one matches every name."""
+"""The rules after the user's own. The last one matches every tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The user's rules in their order. Made by `parse_rules`; `RuleSet()` is the built-in rules alone."""
+    """The user's rules in order. Made by `parse_rules`; `RuleSet()` has the built-in rules only."""
 
     user: tuple[Rule, ...] = ()
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Every rule in force, in the order in which they are asked."""
+        """All rules in order of precedence."""
         return (*self.user, *BUILT_IN)
 
     def canonical(self) -> str:
-        """Every rule in force as one line of JSON: equal texts decide equally, in any process and version.
+        """Return all rules as one line of JSON: equal lines decide equally, in any process and version.
 
         Written into the ledger when the rules change, so the built-in rules, which may change with a
         release, are in it too.
@@ -165,7 +165,7 @@ class RuleSet:
 def parse_rules(tables: Sequence[Mapping[str, object]], max_steps: int = MAX_STEPS) -> RuleSet:
     """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong.
 
-    `max_steps`: how long to look for a rule that can never apply; see `reach`.
+    `max_steps`: the limit for the search for a rule that can never apply; see `unreachable_rules`.
     """
     if len(tables) > MAX_RULES:
         raise RuleInvalid(f"{len(tables)} rules; at most {MAX_RULES} are allowed")
@@ -230,7 +230,7 @@ def _unknown_key(key: str) -> str:
 
 
 def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule], budget: Budget) -> None:
-    """Doubt refuses: a rule that decides about no name is a mistake, and so is one we can't be sure of."""
+    """Fail closed: a rule that can never apply is an error, and so is one for which the search ended without an answer."""
     covers = covering((rule.repository, rule.tag), [(other.repository, other.tag) for other in earlier], budget)
     if covers is None:
         return

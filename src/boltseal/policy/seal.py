@@ -1,16 +1,15 @@
-"""What may happen to a name: the seal's rule, as a function of the name's state and what is asked.
+"""Decide what a push to a tag does: the rule of sealing, as a function of the tag's state and the push. Pure.
 
-The rule (promise 1), in the order in which it is judged:
+The rule (guarantee 1); the first step that applies decides:
 
-1. A name that was ever sealed is bound: it means that manifest or nothing. The same manifest changes nothing while the
-   name is there, and brings the name back when it was deleted. Any other is refused.
-2. A name that is not bound and is not there (never used, or a floating tag that was deleted) may mean anything.
-3. A name that is not bound takes the same manifest again without a trace, unless a rule now seals it: then it is sealed
-   where it stands.
-4. A floating name moves. An append-only name moves to what contains all of what it means now. A name that a rule now
-   seals moves once more and is sealed at the new manifest.
+1. A tag that was ever sealed resolves to that manifest or to nothing. Pushing the same manifest changes nothing, and
+   restores a deleted tag. Any other manifest is refused.
+2. A tag that does not exist and was never sealed takes any manifest.
+3. Pushing the present manifest again changes nothing, unless a rule now seals the tag: then it is sealed.
+4. A mutable tag moves. An append-only tag moves to a manifest that contains everything of the present one. A tag that a
+   rule now seals moves once more and is sealed at the new manifest.
 
-The same manifest means: the same bytes and the same media type, by whatever algorithm the bytes are addressed.
+Same manifest: the same bytes and the same media type, whatever digest algorithm the request used.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from boltseal.policy.rules import Mode
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes a manifest itself: the sha256 of its bytes, and its media type."""
+    """The identity of a manifest: the sha256 of its bytes, and its media type."""
 
     canonical: Digest
     media_type: str
@@ -33,7 +32,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TagState:
-    """A name as it stands. `means` None: it is not there. `bound` None: it was never sealed."""
+    """The state of a tag. `means` None: it does not exist. `bound` None: it was never sealed."""
 
     means: Identity | None
     bound: Identity | None
@@ -43,7 +42,7 @@ UNUSED = TagState(None, None)
 
 
 class PushDecision(Enum):
-    """What a push to a name comes to."""
+    """The result of a push to a tag."""
 
     CREATE = auto()
     SAME = auto()
@@ -57,9 +56,9 @@ class PushDecision(Enum):
 
 
 def judge(state: TagState, pushed: Identity, mode: Mode, *, extends: bool) -> PushDecision:
-    """What pushing a manifest to a name comes to, under the rule's mode.
+    """Decide about a push of a manifest to a tag, under the rule's mode.
 
-    `extends`: the pushed manifest contains all of what the name means now (asked for append-only names only).
+    `extends`: the pushed manifest contains everything of the present one (used for append-only tags only).
     """
     if state.bound is not None:
         return _judge_bound(state, pushed, state.bound)

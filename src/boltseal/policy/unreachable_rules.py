@@ -1,4 +1,4 @@
-"""Can a rule ever decide? Exact inclusion of its names in those of the rules before it.
+"""Find rules that can never apply, since earlier rules match every tag that they match. Exact.
 
 A rule's names are pairs: repository, tag. The rule can be reached when there is a valid pair that its globs
 match and that no earlier rule's globs both match. That is decided in two passes over automata:
@@ -175,7 +175,7 @@ def _walk(glob: Glob, others: Sequence[Glob], grammar: Grammar, budget: Budget) 
 
 
 _Move = tuple[int, tuple[int, ...], int, int]
-"""Next state of the grammar, places in the glob it leads to, `advance` and `stay` masks of the others."""
+"""Next state of the grammar, the next positions in the glob, and the `advance` and `stay` masks of the other globs."""
 
 
 def _moves(glob: Glob, positions: _Positions, grammar: Grammar) -> list[dict[int, list[_Move]]]:

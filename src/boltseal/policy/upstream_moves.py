@@ -1,17 +1,17 @@
-"""What becomes of an upstream's tag when upstream was asked once more: followed, held, let through, or gone. Pure.
+"""Decide what happens to a mirrored tag after an upstream answered: follow, hold, release, or mark as gone. Pure.
 
-`judge` takes how the tag stands here, what upstream says now and the terms for it, and says how it stands from now on, what
-is written down of that (an entry of the log of observations, or nothing) and what people are told. In this order:
+`judge` takes the tag's state, the upstream's answer and the terms. It returns the new state, the entry for the log of
+observations (or none), and the event to report. In this order:
 
-1. Upstream says that there is no such tag: that is remembered, and what is held back is dropped, for it was withdrawn.
-2. A tag that was never seen is served, or held back (`first_seen`) until somebody accepts it.
-3. It means what is served: whatever is held back was withdrawn, and dropped.
-4. It moved. `follow` and `alert` serve the new one; `hold` goes on with the old one and holds the new one back.
-5. What is held back and still means the same is let through when its cooldown is over. A cooldown counts from when it was
-   first held; a tag that went back meanwhile begins again, and so does one that moved on.
+1. The upstream has no such tag: remember that, and drop a held digest, since it was withdrawn.
+2. A tag that was never seen is served, or held (`first_seen`) until an administrator accepts it.
+3. The tag resolves to the served digest: drop a held digest, since it was withdrawn.
+4. The tag moved. `follow` and `alert` serve the new digest; `hold` keeps serving the old one and holds the new one.
+5. A held digest that the tag still resolves to is served when its cooldown is over. The cooldown counts from when the
+   digest was first held. It starts again when the tag moved back or on in between.
 
-Nothing is served that is not on record. So a tag that changes oftener than `MAX_CHANGES` a day stays, for the rest of that
-day, as it was written down last: an upstream that sends its tag to and fro can't make the log grow without end.
+Only recorded digests are served. A tag that changes more than `MAX_CHANGES` times a day therefore keeps its last recorded
+state for the rest of that day: an upstream that flips a tag can't grow the log without limit.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from boltseal.policy.upstreams import FirstSeen, MoveTerms, OnGone, OnMove
 
 DAY_US: Final = 86_400_000_000
 MAX_CHANGES: Final = 144
-"""How often a day a tag may change and be followed: once in ten minutes."""
+"""Recorded changes of a tag per day: one in ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAnswer:
-    """What upstream said that a tag means. `size` -1: not said."""
+    """The manifest that a tag resolves to at the upstream. `size` in bytes, -1 when not reported."""
 
     digest: Digest
     media_type: str
@@ -40,10 +40,10 @@ class UpstreamAnswer:
 
 @dataclass(frozen=True, slots=True)
 class KnownTag:
-    """How an upstream's tag stands here. `serves` None: nothing is served of it, as `held` was never accepted.
+    """The state of a mirrored tag. `serves` None: nothing is served, since `held` was never accepted.
 
-    `held`: what upstream says and nobody has accepted, since `held_us`. `gone_us`: since when upstream says that it is not
-    there. `changes`: how often that was written down since `changes_since_us`.
+    `held`: the upstream's present manifest, not accepted, since `held_us`. `gone_us`: since when the upstream reports that
+    the tag does not exist. `changes`: recorded changes since `changes_since_us`.
     """
 
     serves: UpstreamAnswer | None
@@ -55,7 +55,7 @@ class KnownTag:
 
 
 class MoveChange(StrEnum):
-    """What is written down, by the names that the log's entries have for it."""
+    """The kinds of entries in the log of observations."""
 
     OBSERVED = "observed"
     HELD = "held"
@@ -63,11 +63,11 @@ class MoveChange(StrEnum):
 
 
 TOLD: Final = "told"
-"""Under which key an entry says what people are to be told of it."""
+"""The key of an entry's extra that holds the event to report."""
 
 
 class MoveEvent(StrEnum):
-    """What people are told of."""
+    """The event to report for a change."""
 
     NOTHING = "nothing"
     MOVED = "moved"
@@ -77,7 +77,7 @@ class MoveEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MoveDecision:
-    """`known`: how it stands now. `change`: the entry to write, None for none; `entry`: what that is about, None: gone."""
+    """`known`: the new state. `change`: the entry to write, None for none. `entry`: its manifest, None: the tag is gone."""
 
     known: KnownTag
     change: MoveChange | None = None
@@ -89,7 +89,7 @@ class MoveDecision:
 def judge(
     known: KnownTag | None, answer: UpstreamAnswer | None, terms: MoveTerms, now_us: int, on_gone: OnGone = OnGone.ALERT
 ) -> MoveDecision:
-    """How a tag stands after upstream has answered. `known` None: never seen; `answer` None: upstream has no such tag."""
+    """Decide about one answer. `known` None: never seen. `answer` None: the upstream has no such tag."""
     if known is None:
         known = KnownTag(None, changes_since_us=now_us)
         if answer is None:

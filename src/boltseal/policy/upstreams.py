@@ -1,10 +1,10 @@
-"""The `[[upstream]]` tables: whose images are mirrored, and what holds for them. Pure; who asks upstream is `mirror`.
+"""The `[[upstream]]` tables: which registries are mirrored, and on which terms. Pure; requests are made by `server.mirror`.
 
-`parse_upstreams` is the only way from a configuration to `UpstreamTerms`. It refuses what it does not understand, naming
-the table's number (the first is 1), what it found and what it expected. Secrets are not among the values: only the name
-of the file, or of the variable, that a password is read from.
+`parse_upstreams` is the only way from a configuration to `UpstreamTerms`. An error names the
+table's number (the first is 1), what was found and what was expected. The values hold no secret, only the name of the
+file or variable from which a password is read.
 
-What a name leads to: `leads`. Which tags look like a release, and so are not expected to move: `release`.
+Name resolution: `name_resolution`. Tags that look like a release and should not move: `release_tags`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UPSTREAM_KEYS: Final = (
 UPSTREAM_RULE_KEYS: Final = ("repository", "tag", "on_move", "cooldown", "first_seen")
 _SIZE_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
-# A part of a repository's name, since that is what it stands for: no port, no slash.
+# The name is the first part of repository names, so it has no port and no slash.
 _is_name = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", re.ASCII).fullmatch
 _is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII).fullmatch
 _is_host = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]+", re.ASCII).fullmatch
@@ -43,33 +43,33 @@ _is_size = re.compile(r"([1-9][0-9]{0,14})\s?(|KiB|MiB|GiB|TiB)", re.ASCII).full
 
 
 class UpstreamInvalid(Invalid):
-    """An upstream that can't be read, or contradicts itself or another. The server does not start."""
+    """An `[[upstream]]` table that is invalid or contradicts another. The server does not start."""
 
 
 class OnGone(StrEnum):
-    """What is done when an upstream says that a tag, which it had, is there no more."""
+    """What to do when an upstream reports that a tag no longer exists."""
 
     SERVE = "serve"
-    """What was seen last, as if upstream were down."""
+    """Serve the digest that was seen last, as if the upstream were down."""
     ALERT = "alert"
-    """The same, and somebody is told."""
+    """Serve the digest that was seen last, and report it."""
     STOP = "stop"
-    """Nothing: it may have been withdrawn because it does harm."""
+    """Serve nothing: the image may have been withdrawn because it does harm."""
 
 
 class OnMove(StrEnum):
-    """What is done when an upstream's tag means another image than before."""
+    """What to do when an upstream's tag moved."""
 
     FOLLOW = "follow"
-    """The new one is served; the move is a line of history."""
+    """Serve the new digest; record the move."""
     ALERT = "alert"
-    """The new one is served, and somebody is told."""
+    """Serve the new digest, and report the move."""
     HOLD = "hold"
-    """The old one is served until somebody accepts the new one, or the cooldown is over."""
+    """Serve the old digest until an administrator accepts the new one, or the cooldown is over."""
 
 
 class FirstSeen(StrEnum):
-    """What is done with a tag that was never seen here before."""
+    """What to do with a tag that was never seen before."""
 
     SERVE = "serve"
     HOLD = "hold"

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from boltseal.ledger.entry import Entry, parse
-from boltseal.ledger.history import check, meaning_now
+from boltseal.ledger.history import check, contradiction
 from boltseal.server.settings import Settings
 from tests.images import digest_of, image, push
 from tests.server.spec.test_tag_history import signed
@@ -66,7 +66,7 @@ async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncC
     history = check("shop/app", ((one["index"], one["line"].encode()) for one in lines))
 
     assert history.problems == ()
-    assert meaning_now(history.of("latest"), ONE.digest) is None
+    assert contradiction(history.of("latest"), ONE.digest) is None
     assert history.at(2**60)["latest"].entry.digest == ONE.digest
     assert history.also(TWO.digest, "1.0.0") == ("latest",)
     assert (await pushed.head("/v2/shop/app/manifests/latest")).headers["docker-content-digest"] == ONE.digest

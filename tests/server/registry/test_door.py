@@ -138,7 +138,7 @@ async def test_unseal_lifts_only_the_protection_against_deletion(shop: Shop) -> 
     with pytest.raises(SealedDelete):
         await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, CI)
     await shop.registry.seals.unseal(SHOP, Tag("1.4.2"), ADMIN, "a mistake")
-    with pytest.raises(SealedPut, match="bound"):
+    with pytest.raises(SealedPut, match="sealed at"):
         await shop.push(two, "1.4.2")
     await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, CI)
     with pytest.raises(NotFound):
@@ -317,7 +317,7 @@ async def test_a_signature_tag_grows_and_never_forgets(shop: Shop) -> None:
     await shop.push(two, name)
     with pytest.raises(SealedPut, match="append-only"):
         await shop.push(await shop.image("other"), name)
-    with pytest.raises(SealedDelete, match=r"speaks of what tag 1\.0\.0 seals"):
+    with pytest.raises(SealedDelete, match=r"refers to what tag 1\.0\.0 seals"):
         await shop.registry.deletes.tag(SHOP, Tag(name), UNCONDITIONAL, CI)
     with pytest.raises(SealedDelete):
         await shop.registry.deletes.manifest(SHOP, Digest.of(two), UNCONDITIONAL, CI)

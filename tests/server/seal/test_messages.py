@@ -122,7 +122,7 @@ async def test_the_sentence_of_a_tombstone(data: Path) -> None:
         message = error_of(await push(registry.client, "shop/app", "1.4.2", SECOND))[1]
 
     assert message == (
-        f"tag 1.4.2 of shop/app was deleted on 2024-11-27; the name can return only with {FIRST.digest}; "
+        f"tag 1.4.2 of shop/app was deleted on 2024-11-27; the tag can return only with {FIRST.digest}; "
         f"this push is {short(SECOND.digest)}; publish under a new tag (free: 1.4.3)"
     )
 
@@ -181,5 +181,5 @@ async def test_the_sentence_of_a_signature_that_lost_something(data: Path) -> No
     assert error_of(refused)[0] == "DENIED"
     assert error_of(refused)[1] == (
         f"tag sha256-{FIRST.digest[7:19]}(...).sig of shop/app is append-only, and this push ({short(other.digest)}) "
-        f"lacks layers or entries of what the tag means now ({short(one.digest)}); fetch that, add to it, push again"
+        f"lacks layers or entries of the manifest that the tag resolves to ({short(one.digest)}); fetch that, add to it, push again"
     )

@@ -297,4 +297,4 @@ async def test_a_signature_by_its_tag_alone_is_not_said_to_be_removable(client: 
     answer = await client.delete(f"/v2/shop/app/manifests/{signature(IMAGE, 'alice').digest}")
 
     assert answer.status_code == 405
-    assert error_of(answer)[1].endswith("speaks of what tag 1.4.2 seals, and can't be deleted before that can")
+    assert error_of(answer)[1].endswith("refers to what tag 1.4.2 seals, and can't be deleted before that can")

@@ -28,7 +28,7 @@ async def test_an_unsealed_tag_still_can_not_move(registry: Serving) -> None:
     again = await put(registry.client, "shop/app", "1.4.2", FIRST)
 
     assert refused.status_code == 409
-    assert "bound" in error_of(refused)[1]
+    assert "sealed at" in error_of(refused)[1]
     assert again.status_code == 201
     assert int(again.headers["Boltseal-Ledger-Index"]) == int(first.headers["Boltseal-Ledger-Index"]) + 1
 

@@ -266,7 +266,7 @@ async def test_a_bound_name_with_two_digests_is_found(
     await shop.push(two, "1.4.2")
     found = problems(look())
 
-    assert any("the name is bound to" in problem for problem in found)
+    assert any("the tag is sealed at" in problem for problem in found)
 
 
 async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.host.containers.hosts import RunningContainer
 from boltseal.host.containers.registries import NOBODY, Answers, Past, TagEvidence, digest_name, place_of
-from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagInterval, behind, meant, released
+from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagInterval, behind, intervals_of, released
 from boltseal.lockfile.container_check import (
     STORES_KINDS,
     ContainerStatus,
@@ -171,7 +171,7 @@ def _row(seen: RunningContainer, lock: LockedImages | None, told: Answers, memo:
 def _meanings(name: Reference | None, texts: frozenset[str], past: Past, memo: _Memo) -> _Meanings:
     if (name, texts) not in memo:
         steps = () if name is None or name.tag is None else past.steps.get(name.tag, ())
-        memo[name, texts] = _Meanings(meant(past.steps, texts), behind(steps, texts), released(past.said, texts))
+        memo[name, texts] = _Meanings(intervals_of(past.steps, texts), behind(steps, texts), released(past.said, texts))
     found: _Meanings = memo[name, texts]
     return found
 
