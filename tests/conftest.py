@@ -6,7 +6,7 @@ import gc
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
-pytest_plugins = ["tests.servers", "tests.shop"]
+pytest_plugins = ["tests.selection", "tests.servers", "tests.shop"]
 
 MEMORY = Path("/dev/shm")
 FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test
@@ -41,39 +41,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # None is how Python itself says "absent"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--one-row", action="store_true", help="of each table of cases only the first: for a quick check")
-
-
-@pytest.hookimpl(trylast=True)  # of the rows that are left: the first one may be slow
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--one-row` one case stands for its table; whatever fixtures vary, such as kinds of stores, all stays."""
-    if not config.getoption("--one-row"):
-        return
-    first = {_table_of(item): item for item in reversed(items)}
-    left_out = [item for item in items if first[_table_of(item)] is not item]
-    items[:] = [item for item in items if first[_table_of(item)] is item]
-    config.hook.pytest_deselected(items=left_out)
-
-
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: the collector of garbage need not walk it again and again."""
     gc.collect()
     gc.freeze()
-
-
-def _table_of(item: pytest.Item) -> tuple[str, ...]:
-    """The same for all rows of one table of one test, under the same variants of its fixtures."""
-    test = item.nodeid.partition("[")[0]
-    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-        return (test,)
-    columns = {name for mark in item.iter_markers("parametrize") for name in _names(mark.args[0])}
-    variants = [f"{name}={index}" for name, index in sorted(item.callspec.indices.items()) if name not in columns]
-    return (test, *variants)
-
-
-def _names(columns: str | Sequence[str]) -> list[str]:
-    return [name.strip() for name in columns.split(",")] if isinstance(columns, str) else list(columns)
 
 
 @pytest.fixture(autouse=True)
