@@ -28,10 +28,10 @@ from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
-from boltseal.server.auth.actor import ANONYMOUS, Actor
+from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.integrator import Integrator, receipt_of
 from boltseal.server.registry.manifests import Manifests
-from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow
+from boltseal.server.registry.models import EntryResult, ManifestUpload, TagChange
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.tag_writer import TagWriter
@@ -52,23 +52,20 @@ WHERE: Final = Repository("shop/app")
 FLOATING: Final = ({"repository": "**", "tag": "*", "mode": "floating"},)
 
 
-class SilentDoor(TagWriter):
-    """The door without its ledger: what a move costs by itself."""
+class SilentTagWriter(TagWriter):
+    """A tag writer without the ledger: what a move costs by itself."""
 
     def _record(
         self,
         tx: Transaction,
-        place: RepositoryRow,
-        tag: Tag,
-        old: TagRow | None,
+        change: TagChange,
         new: TagRow,
         kind: EntryKind,
-        actor: Actor,
-        reason: str,
         extra: dict[str, str],
     ) -> EntryResult:
-        row = dataclasses.replace(new, entry_index=0, changed_us=tx.now_us, changed_by=actor.name)
-        (tag_table.add if old is None else tag_table.change)(tx, place.id, tag, row)
+        row = dataclasses.replace(new, entry_index=0, changed_us=tx.now_us, changed_by=change.actor.name)
+        write = tag_table.add if change.row is None else tag_table.change
+        write(tx, change.repository.id, change.tag, row)
         return EntryResult(0, changed=True)
 
 
@@ -97,7 +94,7 @@ def main() -> int:
 def moves(folder: Path, rounds: int, seconds: float) -> None:
     """Tag moves a second."""
     variants: dict[str, tuple[type[TagWriter], bool]] = {
-        "without entries": (SilentDoor, False),
+        "without entries": (SilentTagWriter, False),
         "with entries": (TagWriter, False),
         "with entries, signed": (TagWriter, True),
     }
@@ -154,7 +151,7 @@ async def _moves(
 
 
 async def _put(manifests: Manifests, reference: Tag | Digest, one: images.Document) -> None:
-    await manifests.put(WHERE, reference, (), one.raw, one.media_type, UNCONDITIONAL, ANONYMOUS)
+    await manifests.put(ManifestUpload(WHERE, reference, one.raw, one.media_type, ANONYMOUS))
 
 
 async def push_to_receipt(folder: Path, pushes: int = 300) -> None:

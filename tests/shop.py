@@ -16,7 +16,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry import Registry, build_registry
-from boltseal.server.registry.models import UNCONDITIONAL, Conditions, Published
+from boltseal.server.registry.models import UNCONDITIONAL, Conditions, ManifestUpload, Published
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.metadata import ledger_store
@@ -79,7 +79,15 @@ class Shop:
     ) -> Published:
         where = reference if isinstance(reference, Digest) else Tag(reference)
         return await self.registry.manifests.put(
-            repository, where, tuple(map(Tag, more_tags)), body, media_type, conditions, actor
+            ManifestUpload(
+                repository,
+                where,
+                body,
+                media_type,
+                actor,
+                extra_tags=tuple(map(Tag, more_tags)),
+                conditions=conditions,
+            )
         )
 
     async def entries(self) -> list[Entry]:

@@ -105,7 +105,7 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
 async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None:
     """It is another answer than that of a registry which takes no records."""
     gone = Digest.of(b"gone")
-    with pytest.raises(RemoteNotFound, match=f"holds no {gone}: push it first") as raised:
+    with pytest.raises(RemoteNotFound, match=f"has no {gone}: push it first") as raised:
         await record(transport, EntryKind.BUILT, REFERENCE, gone, {})
 
     assert not isinstance(raised.value, NoRecords)

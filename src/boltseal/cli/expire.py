@@ -11,7 +11,7 @@ from boltseal.cli.onstore import admin, on_store
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
 
 if TYPE_CHECKING:
-    from boltseal.oci.reference import Repository, Tag
+    from boltseal.server.registry.seals import ExpiredTag
     from boltseal.server.store_factory import OpenStore
 
 
@@ -28,7 +28,7 @@ def expire(
     with CommandOutput("expire", as_json=as_json) as answer:
         settings = settings_of(config, data=data)
 
-        async def call(store: OpenStore) -> list[tuple[Repository, Tag]]:
+        async def call(store: OpenStore) -> list[ExpiredTag]:
             return await store.registry.seals.expire(admin(), dry_run=dry_run)
 
         status = "would expire" if dry_run else "expired"

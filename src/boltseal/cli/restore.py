@@ -14,7 +14,7 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOpt
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
-    from boltseal.server.registry.restores import Aim
+    from boltseal.server.registry.restores import RestoreTarget
 
 
 class AimInvalid(Invalid):
@@ -69,7 +69,7 @@ def restore(
             say(f"{reference} {said} (ledger entry {done.entry_index})")
 
 
-def _aim(text: str) -> Aim:
+def _aim(text: str) -> RestoreTarget:
     from boltseal.oci.digest import Digest
     from boltseal.server.registry.restores import ByIndex, ByTime
 

@@ -215,7 +215,7 @@ class Application(Starlette):
         for tag in refused.tags or (None,):
             named = Reference(registry_name(self._settings), refused.repository, tag, None if tag else refused.digest)
             self._notifier.dispatcher.tell(
-                TagRefused(named, refused.asked, refused.digest, refused.actor, refused.reason)
+                TagRefused(named, refused.request, refused.digest, refused.actor, refused.reason)
             )
 
     async def _ask_witnesses(self, store: OpenStore) -> None:
@@ -230,7 +230,7 @@ class Application(Starlette):
             check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
-        registry.refusals.tell = self._refused
+        registry.refusals.on_refusal = self._refused
         logins = logins or Logins(UserFile(settings.htpasswd))
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)

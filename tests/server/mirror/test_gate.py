@@ -57,7 +57,7 @@ async def test_a_push_is_passed_on_and_recorded(gate: Serving, data: Path, upstr
     assert {blob.digest for blob in app.blobs} <= upstream.blobs.keys()
     assert pulled.content == app.raw
     assert entries(data) == [("tag.created", "1.4.2", app.digest, "anonymous")]
-    assert [(entry.digest, entry.reason) for entry in observed(data)] == [(app.digest, "pushed through the gate")]
+    assert [(entry.digest, entry.reason) for entry in observed(data)] == [(app.digest, "pushed through the push proxy")]
     assert reserved(data) == []
 
 

@@ -125,7 +125,7 @@ async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
 
     assert (answer.status_code, served.status_code, waits.status_code) == (503, 503, 503)
     assert left == [(APP, "1.4.2", app.digest)]
-    assert "was on its way when its process died" in error_of(waits)[1]
+    assert "the process of an earlier push of" in error_of(waits)[1]
     assert (refused.status_code, app.digest[:19] in error_of(refused)[1]) == (409, True)
     assert [(kind, digest) for kind, _, digest, _ in entries(data)] == [("tag.created", app.digest)]
     assert reserved(data) == []

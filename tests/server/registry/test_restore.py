@@ -106,7 +106,7 @@ async def test_only_what_the_tag_meant_itself(shop: Shop, moved: list[Digest]) -
     """Another tag's image is a push, not a restore."""
     other = (await shop.push(await shop.image("other"), "1.0.0")).digest
 
-    with pytest.raises(NeverResolved, match="never meant"):
+    with pytest.raises(NeverResolved, match="never resolved to"):
         await restore(shop, other)
 
 
@@ -118,7 +118,7 @@ async def test_what_was_deleted_can_not_come_back(shop: Shop, moved: list[Digest
         await restore(shop, moved[0])
 
 
-@pytest.mark.parametrize(("index", "what"), [(0, "is a log.started"), (10_000, "is not there")])
+@pytest.mark.parametrize(("index", "what"), [(0, "is a log.started"), (10_000, "does not exist")])
 async def test_an_entry_of_something_else_is_refused(shop: Shop, moved: list[Digest], index: int, what: str) -> None:
     """An index that is no meaning of this tag."""
     with pytest.raises(EntryOfOtherTag, match=f"entry {index} {what}; expected one"):
@@ -127,7 +127,7 @@ async def test_an_entry_of_something_else_is_refused(shop: Shop, moved: list[Dig
 
 async def test_a_time_before_the_tag_is_refused(shop: Shop, moved: list[Digest]) -> None:
     """It says when."""
-    with pytest.raises(NeverResolved, match="was not there yet at 2"):
+    with pytest.raises(NeverResolved, match="did not exist yet at 2"):
         await restore(shop, ByTime(shop.clock.now_us - 60_000_000))
 
 

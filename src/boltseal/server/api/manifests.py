@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Repository, Tag
+from boltseal.oci.reference import Tag
 from boltseal.server.api import caching, responses
 from boltseal.server.api.conditional_requests import not_modified, write_conditions
 from boltseal.server.api.errors import UriTooLong
@@ -21,10 +21,9 @@ from boltseal.server.api.paths import ManifestTarget
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
-from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.deletes import Deletes
 from boltseal.server.registry.manifests import Manifests
-from boltseal.server.registry.models import Conditions, ManifestAnswer, Published
+from boltseal.server.registry.models import ManifestAnswer, ManifestUpload, Published
 from boltseal.server.registry.pulls import Pulls
 
 MAX_TAGS: Final = 64
@@ -32,9 +31,7 @@ MAX_TAGS: Final = 64
 
 _HEADER_LISTS: Final = 4096
 
-Publish: TypeAlias = Callable[
-    [Repository, Tag | Digest, tuple[Tag, ...], bytes, str | None, Conditions, Actor], Awaitable[Published]
-]
+Publish: TypeAlias = Callable[[ManifestUpload], Awaitable[Published]]
 
 
 class ManifestRoutes:
@@ -72,9 +69,16 @@ class ManifestRoutes:
         tags = _tags(call)
         conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
         raw = await call.document(self._max_bytes)
-        published = await (publish or self._manifests.put)(
-            at.repository, at.reference, tags, raw, call.header(b"content-type"), conditions, call.actor
+        upload = ManifestUpload(
+            at.repository,
+            at.reference,
+            raw,
+            call.header(b"content-type"),
+            call.actor,
+            extra_tags=tags,
+            conditions=conditions,
         )
+        published = await (publish or self._manifests.put)(upload)
         return Response(201, self._published(at, published, tags))
 
     async def delete(self, call: Request, at: ManifestTarget) -> Response:

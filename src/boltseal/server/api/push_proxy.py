@@ -38,7 +38,7 @@ class PushProxyRoutes:
         answer = await self._uploads.start(call, at)
         if answer.status == 201:
             named = call.query.one("mount") or call.query.one("digest")
-            self._push_gate.arrived(upstream, at.repository, Digest.parse(named or ""))
+            self._push_gate.forward_blob(upstream, at.repository, Digest.parse(named or ""))
         return answer
 
     async def finish(self, call: Request, at: UploadTarget) -> Response:
@@ -46,7 +46,7 @@ class PushProxyRoutes:
         answer = await self._uploads.finish(call, at)
         if answer.status == 201:
             digest = Digest.parse(call.query.one("digest") or "")
-            self._push_gate.arrived(self._upstream(call), at.repository, digest)
+            self._push_gate.forward_blob(self._upstream(call), at.repository, digest)
         return answer
 
     def _upstream(self, call: Request) -> Upstream:

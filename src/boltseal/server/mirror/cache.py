@@ -20,7 +20,7 @@ from boltseal.oci.digest import Digest
 from boltseal.server.mirror.blobs import MirroredBlobs
 from boltseal.server.mirror.errors import told
 from boltseal.server.mirror.single_flight import SingleFlight
-from boltseal.server.registry.models import UNCONDITIONAL, ManifestAnswer
+from boltseal.server.registry.models import ManifestAnswer, ManifestUpload
 from boltseal.server.registry.pulls import ManifestUnknown, TagDeleted
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Mirror:
                     manifest = await upstream.client.manifest(upstream.remote(repository), digest)
                 self._count(MANIFESTS_FETCHED)
                 await self._manifests.put(
-                    repository, digest, (), manifest.raw, manifest.media_type, UNCONDITIONAL, upstream.actor
+                    ManifestUpload(repository, digest, manifest.raw, manifest.media_type, upstream.actor)
                 )
                 return await self._pulls.manifest(repository, digest)
         except BoltsealError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
+_DIGESTS = ("digest", "canonical", "sealed_digest", "sealed_canonical")
 _AT = (tag.c.repository_id == bindparam("at_repository"), tag.c.name == bindparam("at_name"))
 _FIND = select(*_COLUMNS).where(*_AT)
 _ADD = insert(tag)
@@ -109,9 +111,16 @@ def _some(tx: Transaction, repository_id: int, *conditions: ColumnElement[bool])
 
 
 def _values(row: TagRow) -> dict[str, Any]:
-    """The row by its columns. Not `asdict`, which copies each text deeply, and every push waits for it."""
-    return {column.name: getattr(row, column.name) for column in _COLUMNS}
+    """Return the row by column. Not `asdict`: its deep copies would delay every push."""
+    return {
+        name: str(value) if name in _DIGESTS and value is not None else value
+        for name, value in ((column.name, getattr(row, column.name)) for column in _COLUMNS)
+    }
 
 
 def _parse(row: Any) -> TagRow:
-    return TagRow(**dict(zip((c.name for c in _COLUMNS), row, strict=True)))
+    values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
+    for name in _DIGESTS:
+        if values[name] is not None:
+            values[name] = Digest.parse(values[name])
+    return TagRow(**values)

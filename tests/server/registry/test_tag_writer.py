@@ -191,7 +191,7 @@ async def test_a_manifest_that_says_another_size_than_what_is_held_is_refused(sh
     body = await shop.image("one")
     wrong = body.replace(b'"size": 9', b'"size": 8')
     for reference in ("1.0.0", "latest", Digest.of(wrong)):
-        with pytest.raises(ManifestInvalid, match="has 8 bytes, but what shop/app holds has 9"):
+        with pytest.raises(ManifestInvalid, match="has 8 bytes, but the content in shop/app has 9"):
             await shop.push(wrong, reference)
     await shop.push(body, "1.0.0")
 
