@@ -130,5 +130,5 @@ async def test_a_purge_does_not_take_the_signature_of_a_sealed_image(shop: Shop)
     purged = await shop.registry.seals.purge(SHOP, Tag("bait"), ROOT, "it holds a password")
 
     assert await holds(shop, Digest.of(signature))
-    assert purged.kept[0] == (Digest.of(signature), "it speaks of what tag 1.0.0 seals")
+    assert purged.kept[0] == (Digest.of(signature), "it signs or describes the image sealed by tag 1.0.0")
     assert purged.blobs == ()

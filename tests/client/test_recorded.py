@@ -113,7 +113,7 @@ async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None
 
 async def test_what_the_registry_refuses_is_its_sentence(transport: Transport) -> None:
     """Whoever sends too much is told so."""
-    with pytest.raises(Invalid, match="8192 are kept"):
+    with pytest.raises(Invalid, match="at most 8192"):
         await record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
 
 

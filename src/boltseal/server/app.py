@@ -295,7 +295,16 @@ class Application(Starlette):
         self._settings = settings
         # Requests under way end under the rules they began with.
         store = self._store
-        registry = build_registry(store.database, store.blobs, settings.rules, self._room(), bounds(settings))
+        registry = build_registry(
+            store.database,
+            store.blobs,
+            settings.rules,
+            self._room(),
+            bounds(settings),
+            pulls=store.registry.pulls,
+        )
+        if self._mirror is not None:
+            self._mirror.use_registry(registry)
         if self._push_gate is not None:
             self._push_gate.registry = registry
         self._serve(registry, settings, self._logins)

@@ -14,7 +14,8 @@ import httpx2
 import pytest
 
 from tests.cli import program
-from tests.images import Blob
+from tests.fakes.upstream import FakeUpstream
+from tests.images import Blob, Document, artifact, image
 from tests.server.serve.process import (
     alive,
     client_of,
@@ -61,6 +62,32 @@ def test_sighup_takes_over_bounds(tmp_path: Path) -> None:
         after = client.post("/v2/shop/app/blobs/uploads/", params={"digest": other.digest}, content=other.data)
 
     assert (before.status_code, after.status_code) == (201, 403)
+
+
+def test_sighup_takes_over_bounds_in_the_mirror(tmp_path: Path) -> None:
+    """A smaller `max_referrers_per_image` applies to the next referrer that the mirror fetches."""
+    subject = image("subject")
+    referrers = [artifact(f"note {number}", subject=subject) for number in range(4)]
+    with FakeUpstream().listening_in_thread() as upstream:
+        for document in (subject, *referrers):
+            upstream.publish("team/app", None, document)
+        config = (
+            "[server]\nmax_referrers_per_image = 3\n"
+            f'[[upstream]]\nname = "up.example"\nurl = "http://{upstream.authority}"\n'
+        )
+        with boltseal(tmp_path / "data", config=config) as server, client_of(server) as client:
+
+            def pulled(document: Document) -> int:
+                return client.get(f"/v2/up.example/team/app/manifests/{document.digest}").status_code
+
+            before = [pulled(document) for document in (subject, *referrers[:2])]
+            server.folder.with_name("data.toml").write_text(config.replace("image = 3", "image = 2"), encoding="utf-8")
+            os.kill(server.pid, signal.SIGHUP)
+            wait_for(lambda: "rules read again" in server.log_tail())
+            after = [pulled(document) for document in (subject, *referrers)]
+
+    assert before == [200, 200, 200]
+    assert after == [200, 200, 200, 403, 403]  # what is stored stays
 
 
 def test_a_bad_configuration_keeps_the_rules_and_is_told(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ class MirroredBlobs:
         count: Callable[[str], None],
     ) -> None:
         self._pulls = pulls
-        self._uploads = uploads
+        self.uploads = uploads
+        """Stores the fetched blobs; replaced at a reload."""
         self._blobs = blobs
         self._limits = limits
         self._turns = turns
@@ -144,7 +145,7 @@ class MirroredBlobs:
             there = await upstream.client.has_blob(upstream.remote(repository), fetch.digest)
         if there != size:
             return False
-        await self._uploads.hold(repository, fetch.digest, size, upstream.actor)
+        await self.uploads.hold(repository, fetch.digest, size, upstream.actor)
         return True
 
     async def _watch(self, fetch: Fetch, key: FetchKey) -> None:
@@ -174,7 +175,7 @@ class MirroredBlobs:
         except (RemoteMismatch, RemoteNotFound):
             await self._drop(key)
             raise
-        await self._uploads.hold(repository, fetch.digest, size, upstream.actor)
+        await self.uploads.hold(repository, fetch.digest, size, upstream.actor)
         self._count(BLOBS_FETCHED)
 
     async def _arrive(self, upstream: Upstream, repository: Repository, fetch: Fetch, writer: UploadWriter) -> None:

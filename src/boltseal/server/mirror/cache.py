@@ -106,6 +106,11 @@ class Mirror:
         self._warm: OrderedDict[tuple[Repository, Tag], _Warm] = OrderedDict()
         self._warm_most = warm_most
 
+    def use_registry(self, registry: Registry) -> None:
+        """Store what is fetched from now on through the registry that a reload has built. Its `pulls` must be the same."""
+        self._manifests = registry.manifests
+        self._blobs.uploads = registry.uploads
+
     def upstream(self, terms: UpstreamTerms) -> Upstream:
         """The upstream that a name led to."""
         return self._upstreams.by_name[terms.name]
