@@ -164,7 +164,7 @@ async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., N
     status, text = await writes(published)
 
     assert status == 405
-    assert f"{size} entries of the ledger were signed, but the data holds {size - 1}" in text
+    assert f"{size} entries of the ledger were signed, but the data has {size - 1}" in text
     assert any(f"is over {size} entries; {size - 1} are here" in one for one in problems())
 
 

@@ -128,16 +128,16 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
-        self._turns = InterprocessLock(self._settings.server.data)
+        self._locks = InterprocessLock(self._settings.server.data)
         self._mirror, self._push_gate = build_mirror(
             self._upstreams,
             store.registry,
             store.blobs,
             store.database,
-            self._turns,
+            self._locks,
             clock=self._clock,
             tell=self._happened,
-            check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
+            check_disk=lambda wanted_bytes: self._room().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
         )
@@ -177,7 +177,7 @@ class Application(Starlette):
             await self._push_gate.aclose()
             await self._mirror.aclose()
             await self._upstreams.aclose()
-            self._turns.close()
+            self._locks.close()
             for signer in self._signers:
                 signer.close()
             if self._notifier is not None:

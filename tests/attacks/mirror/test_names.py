@@ -154,7 +154,7 @@ async def test_made_up_digests_take_no_real_pulls_place(data: Path, upstream: Fa
     shown = upstream.publish("team/app", "latest", image("pulled"))
     repository = Repository(f"{NAME}/team/app")
     async with bare_mirror(
-        mirror_settings(data, table_of(upstream)), now_us, tags=UpstreamTags, waiting_most=1
+        mirror_settings(data, table_of(upstream)), now_us, tags=UpstreamTags, pending_limit=1
     ) as bare:
         for number in range(3):
             with pytest.raises(ManifestUnknown):

@@ -88,30 +88,30 @@ async def bare_mirror(
     clock: Callable[[], int],
     *,
     tags: type[Tags],
-    waiting_most: int = 1000,
-    warm_most: int = 1000,
+    pending_limit: int = 1000,
+    cache_limit: int = 1000,
     lists: ListBounds = LISTS,
-    patience_s: float = 8.0,
+    timeout_s: float = 8.0,
 ) -> AsyncIterator[BareMirror[Tags]]:
     """Of the first upstream of the settings. `tags`: what asks it; the bounds are those of the parts."""
     async with serving_as(settings, clock=clock):  # for a store with a log
         pass
     upstreams = build_upstreams(settings.upstreams)
     with open_store(settings, clock=clock) as store:
-        registry, turns = store.registry, InterprocessLock(settings.server.data)
+        registry, locks = store.registry, InterprocessLock(settings.server.data)
         limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_nobody)
         told: dict[str, Any] = {"clock": clock, "read_only": _everything_may_be_written, "count": _nobody}
-        asks = tags(registry.observations, limits, turns, tell=_nobody, patience_s=patience_s, **told)
+        asks = tags(registry.observations, limits, locks, tell=_nobody, timeout_s=timeout_s, **told)
         relay = UpstreamLists(store.database, registry.pulls, limits, clock, lists)
-        uses = LastPulls(store.database, clock, _everything_may_be_written, waiting_most)
-        parts = (upstreams, asks, limits, registry, store.blobs, relay, turns, uses)
-        mirror = Mirror(*parts, check_room=_nobody, warm_most=warm_most, **told)
+        uses = LastPulls(store.database, clock, _everything_may_be_written, pending_limit)
+        parts = (upstreams, asks, limits, registry, store.blobs, relay, locks, uses)
+        mirror = Mirror(*parts, check_disk=_nobody, cache_limit=cache_limit, **told)
         try:
             yield BareMirror(mirror, next(iter(upstreams.by_name.values())), asks, uses, store)
         finally:
             await mirror.aclose()
             await upstreams.aclose()
-            turns.close()
+            locks.close()
 
 
 def _everything_may_be_written() -> None:

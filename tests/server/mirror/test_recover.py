@@ -142,5 +142,5 @@ async def test_what_was_not_signed_is_refused(behind: Behind) -> None:
     empty = program.run("ledger", "recover", "--observations", "--from", data, "--data", data)
 
     assert (other.code, empty.code) == (2, 2)
-    assert "nothing can be brought back" in other.err
+    assert "nothing to restore" in other.err
     assert "are not the ones that were signed" in empty.err

@@ -123,19 +123,19 @@ async def test_an_answer_with_a_warning_is_not_kept(warm: Serving, upstream: Fak
 
 
 class Asked(UpstreamTags):
-    """Counts how often somebody had to make out what a tag means."""
+    """Counts how often a tag was resolved instead of answered from the cache."""
 
     times = 0
 
-    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
+    async def resolve(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         self.times += 1
-        return await super().meaning(upstream, repository, tag)
+        return await super().resolve(upstream, repository, tag)
 
 
 async def test_what_is_kept_is_bounded(settings: Settings, upstream: FakeUpstream, clock: Clock) -> None:
     """The oldest goes, and is made out anew."""
     shown = {tag: upstream.publish("team/app", tag, image(tag)) for tag in ("a", "b", "c")}
-    async with bare_mirror(settings, clock, tags=Asked, warm_most=2) as bare:
+    async with bare_mirror(settings, clock, tags=Asked, cache_limit=2) as bare:
 
         async def ask(tag: str) -> int:
             before = bare.tags.times

@@ -70,7 +70,7 @@ async def test_it_takes_nothing_in_and_says_why(behind: Settings) -> None:
 
     assert pulled.status_code == 200
     assert {pushed.status_code, upload.status_code, deleted.status_code} == {405}
-    assert "were signed, but the data holds" in pushed.json()["errors"][0]["message"]
+    assert "were signed, but the data has" in pushed.json()["errors"][0]["message"]
     assert any("were signed" in warning for warning in ready.json()["warnings"])
 
 
@@ -132,7 +132,7 @@ async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings
     """The second time there is nothing to do."""
     recover(behind, tmp_path / "lost")
 
-    with pytest.raises(RecoveryRefused, match="nothing can be brought back"):
+    with pytest.raises(RecoveryRefused, match="nothing to restore"):
         recover(behind, tmp_path / "lost")
 
 

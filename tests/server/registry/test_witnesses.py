@@ -151,7 +151,7 @@ async def test_a_store_that_is_behind_a_witness_takes_nothing_in(
     log.integrator.check()  # nothing here tells
     await of(log, witness).submit()
 
-    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data has 4"):
         log.integrator.check()
 
 
@@ -169,7 +169,7 @@ async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness)
     await of(log, witness).submit()
 
     assert log.keys.mark() == newest
-    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data has 4"):
         log.integrator.check()
 
 

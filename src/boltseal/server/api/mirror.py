@@ -40,7 +40,7 @@ class MirroredRoutes:
             found = await self._mirror.by_digest(upstream, at.repository, at.reference)
             return self._manifests.answer(call, found)
         if call.method == "HEAD":
-            meaning = await self._mirror.meaning(upstream, at.repository, at.reference)
+            meaning = await self._mirror.resolve(upstream, at.repository, at.reference)
             if meaning is not None and meaning.size >= 0 and meaning.media_type:
                 told = ManifestAnswer(
                     b"", meaning.media_type, meaning.digest, meaning.size, sealed=False, by_digest=False
@@ -57,15 +57,15 @@ class MirroredRoutes:
             fetch = await self._mirror.blob(self._upstream(call), at.repository, at.digest)
         if fetch is not None:
             if call.method == "GET" and call.header(b"range") is None and call.header(b"if-none-match") is None:
-                size = await fetch.begun()
-                return await self._blobs.arriving(size, str(at.digest), fetch.pieces())
-            await fetch.whole()
+                size = await fetch.wait_started()
+                return await self._blobs.arriving(size, str(at.digest), fetch.chunks())
+            await fetch.wait_stored()
         return await self._blobs.get(call, at)
 
     async def tags(self, call: Request, at: TagListTarget) -> Response:
         """A page of the tags that upstream lists."""
         n, last = call.query.page_size(), call.query.one("last") or ""
-        listed = await self._mirror.relay.tags(self._upstream(call), at.repository)
+        listed = await self._mirror.lists.tags(self._upstream(call), at.repository)
         following = [name for name in listed.items if name > last]
         page = Page(tuple(following[:n]), more=0 < n < len(following))
         return self._warned(tags_answer(at.repository, page, n), listed.warning)
@@ -74,14 +74,14 @@ class MirroredRoutes:
         """A page of what upstream says refers to a manifest."""
         n, last = call.query.page_size(), call.query.one("last") or ""
         artifact_type = call.query.one("artifactType") or None
-        listed = await self._mirror.relay.referrers(self._upstream(call), at.repository, at.digest)
+        listed = await self._mirror.lists.referrers(self._upstream(call), at.repository, at.digest)
         wanted = [row for row in listed.items if artifact_type in (None, row.artifact_type) and str(row.digest) > last]
         page = ReferrersPage(tuple(wanted[:n]), more=0 < n < len(wanted))
         return self._warned(referrers_answer(at, page, artifact_type, n), listed.warning)
 
     def _warned(self, answer: Response, warning: str | None) -> Response:
         if warning is not None:
-            self._mirror.warned()
+            self._mirror.count_warning()
         return _warned(answer, warning)
 
     def _upstream(self, call: Request) -> Upstream:
