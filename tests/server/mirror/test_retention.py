@@ -273,7 +273,7 @@ async def test_collect_lets_go_first_and_removes_the_bytes_an_hour_later(world: 
     there = [path for path in (world.data / "blobs").rglob("*") if path.is_file()]
 
     assert {item.name.partition("@")[2] for item in told if "@" in item.name} == digests(shown)
-    assert told[0].reason == "nobody pulled it for 91 days"
+    assert told[0].reason == "not pulled for 91 days"
     assert {item.what for item in first} >= {"manifest", "blob"}
     assert len(there) == len(shown.blobs)
 

@@ -41,7 +41,7 @@ from boltseal.server.api.paths import (
     UploadsTarget,
     UploadTarget,
 )
-from boltseal.server.auth.access import NOBODY, Access, Caller, LoginNeeded
+from boltseal.server.auth.access import ANONYMOUS_CALLER, Access, Caller, LoginNeeded
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.tokens import CATALOG_SCOPE
 
@@ -184,7 +184,7 @@ class RequestAuth:
         """The same, and until when it may be believed without proof while the users are the same (monotonic seconds)."""
         now_s = time.monotonic()
         if authorization is None or not self.access.required():
-            return NOBODY, now_s + REMEMBERED_S
+            return ANONYMOUS_CALLER, now_s + REMEMBERED_S
         if len(authorization) > MAX_HEADER_BYTES:
             raise AuthorizationInvalid("the Authorization header is too long")
         mark = self._mark(authorization)

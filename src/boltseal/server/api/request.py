@@ -18,7 +18,7 @@ from boltseal.policy.client_address import whose
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.errors import BodyStalled, ClientGone
 from boltseal.server.api.query import Query
-from boltseal.server.auth.access import NOBODY, Caller
+from boltseal.server.auth.access import ANONYMOUS_CALLER, Caller
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 
 _MAX_DIGITS: Final = 18
@@ -242,7 +242,7 @@ class Request:
         self.upstream: UpstreamTerms | None = None
         self.scope = scope
         self.receive = receive
-        self.caller: Caller = NOBODY
+        self.caller: Caller = ANONYMOUS_CALLER
         self.actor: Actor = ANONYMOUS
         self._body: Body | None = None
         self._query: Query | None = None

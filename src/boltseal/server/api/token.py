@@ -76,7 +76,7 @@ class TokenService(HttpApplication):
         call.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
         caller = await self._gate.recognise(call, authorization)
         call.actor = caller.actor
-        token = self._gate.access.give_token(caller, [*asked, *self._also(asked)], catalog=catalog)
+        token = self._gate.access.issue_token(caller, [*asked, *self._also(asked)], catalog=catalog)
         body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
         return responses.whole(body)
 

@@ -1,15 +1,16 @@
-"""Which mirrored images are let go: those that nobody pulled for `keep_for`, and then the longest unused ones until the
-rest fits into `keep_bytes`. `plan` is pure; `retain` does it.
+"""Retention of mirrored images: deletes those not pulled for `keep_for`, then the least recently pulled ones until the
+rest fits into `keep_bytes`. `plan` is a pure function that selects them; `retain` deletes them.
 
-An image goes as a whole or stays as a whole: a manifest that no other contains, with all that is below it and all that
-speaks of it (signatures, SBOMs), was used when any of that was pulled last. What two images share stays with the one that
-stays. Never let go is
+An image is deleted as a whole: a manifest that no other one contains, with everything under it and its referrers
+(signatures, SBOMs). It was last used when any part of it was last pulled. A part of two images stays as long as one of
+them does. Retention never deletes
 
-- what a tag of our own means, sealed or not, with all below it;
-- what a hold on an upstream's tag keeps serving;
-- what somebody pushed, and not the mirror brought.
+- an image that a local tag resolves to, sealed or not;
+- an image that is served while a change of an upstream's tag is held back;
+- content that a client pushed.
 
-Rows go in a transaction that looks at all of that once more; bytes go later, by the rules of `server.storage.garbage_collection`.
+The transaction that deletes rows checks all of this again. Bytes are deleted later by
+`server.storage.garbage_collection`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 YOUNG_US: Final = 3600 * 1_000_000
-"""What was used in the last hour is not let go for its size: somebody may be in the middle of pulling it."""
+"""Images used in the last hour are not deleted for `keep_bytes`: a pull may be in progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionUnit:
-    """An image of a repository, as a whole. `root`: the manifest, or the blob that no manifest names."""
+    """An image of a repository with all its parts. `root`: its manifest, or a blob that no manifest references."""
 
     repository: str
     root: str
@@ -50,14 +51,14 @@ class RetentionUnit:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredImage:
-    """An image that is let go, and why."""
+    """An image to delete, and why."""
 
     unit: RetentionUnit
     reason: str
 
 
 def units_of(holdings: MirroredContent, actor: str) -> list[RetentionUnit]:
-    """All images of a repository. `actor`: who brought what may be let go."""
+    """Return all images of a repository. `actor`: the mirror; content of other actors is kept."""
     rows = {row.digest: row for row in (*holdings.manifests, *holdings.blobs)}
     contained = {
         child
@@ -70,7 +71,7 @@ def units_of(holdings: MirroredContent, actor: str) -> list[RetentionUnit]:
     manifests = frozenset(row.digest for row in holdings.manifests)
     seen: set[str] = set()
     found = [_unit(holdings, rows, manifests, root, actor, seen) for root in roots]
-    # What contains itself in a circle has no root: each of it is one.
+    # Manifests that contain each other have no root, so each of them is one.
     found += [_unit(holdings, rows, manifests, digest, actor, seen) for digest in rows if digest not in seen]
     return found
 
@@ -82,7 +83,10 @@ def plan(
     keep_for_us: int | None,
     keep_bytes: int | None,
 ) -> list[ExpiredImage]:
-    """What is let go, longest unused first. `sizes`: bytes by digest; what several images share counts once."""
+    """Return the images to delete, the least recently used first.
+
+    `sizes`: bytes by digest. A part of several images counts once.
+    """
     waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
     holders = Counter(part for unit in units for part in unit.parts)
     held = sum(sizes.get(part, 0) for part in holders)
@@ -93,8 +97,8 @@ def plan(
         too_much = keep_bytes is not None and held > keep_bytes and age_us > YOUNG_US
         if not too_old and not too_much:
             continue
-        days = f"nobody pulled it for {age_us / DAY_US:.0f} days"
-        goes.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror holds more than keep_bytes"))
+        days = f"not pulled for {age_us / DAY_US:.0f} days"
+        goes.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror has more than keep_bytes"))
         for part in unit.parts:
             holders[part] -= 1
             if not holders[part]:
@@ -105,7 +109,10 @@ def plan(
 def retain(
     database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool
 ) -> Iterator[GarbageItem]:
-    """Let go, or with `dry_run` only name, what upstreams' terms no longer keep. Blocks: not for the loop. Unavailable."""
+    """Delete the images that the upstreams' terms no longer keep, and yield what is deleted.
+
+    `dry_run`: delete nothing. This blocks, so do not call it on the event loop.
+    """
     for terms in upstreams:
         if terms.keep_for_us is None and terms.keep_bytes is None:
             continue
@@ -117,17 +124,17 @@ def retain(
         for goes in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
             planned.setdefault(goes.unit.repository, []).append(goes)
         for name, going in planned.items():
-            job = _letting_go(name, {goes.unit.root: goes for goes in going}, actor, dry_run=dry_run)
+            job = _delete_job(name, {goes.unit.root: goes for goes in going}, actor, dry_run=dry_run)
             if dry_run:
                 yield from database.read_and_wait(partial(_only_read, job, now_us))
             else:
                 yield from database.write_and_wait(job)
 
 
-def _letting_go(
+def _delete_job(
     name: str, going: Mapping[str, ExpiredImage], actor: str, *, dry_run: bool
 ) -> Callable[[Transaction], list[GarbageItem]]:
-    """The job that lets go of images of a repository that are still as they were when that was decided."""
+    """Return the transaction that deletes images of a repository, unless they were used or protected since the plan."""
 
     def job(tx: Transaction) -> list[GarbageItem]:
         holdings = mirrored.holdings(tx.connection, name)
@@ -190,6 +197,6 @@ def _unit(
         waiting += holdings.contains.get(digest, ())
     seen |= parts
     kept = bool(parts & holdings.needed) or any(rows[part].by != actor for part in parts & manifests)
-    # A blob's time is that of its bringing, which says less than its manifest's: it counts where there is none.
+    # A blob has only the time when it was fetched. That counts where the image has no manifest.
     times = [rows[part].used_us for part in parts & manifests] or [rows[root].used_us]
     return RetentionUnit(holdings.name, root, frozenset(parts), max(times), kept)
