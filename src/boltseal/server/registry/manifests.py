@@ -22,7 +22,9 @@ from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.queries import ManifestRow
 
 if TYPE_CHECKING:
-    from boltseal.oci.manifest import Manifest
+    from collections.abc import Sequence
+
+    from boltseal.oci.manifest import Link
     from boltseal.server.registry.models import ManifestUpload
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
@@ -93,10 +95,11 @@ class Manifests:
             for image in signed:
                 queries.add_link(tx, repository.id, str(pushed.digest), str(image), str(LinkKind.SIGNATURE_TAG))
             return
-        _check_sizes(tx, repository, manifest)
+        references = list(manifest.references())
+        _check_sizes(tx, repository, references)
         if manifest.subject is not None:
             self._quotas.check_referrers(tx, repository.id, manifest.subject.digest)
-        links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
+        links = [(str(link.descriptor.digest), str(link.kind)) for link in references]
         links += [(str(image), str(LinkKind.SIGNATURE_TAG)) for image in signed]
         queries.add_manifest(tx, repository.id, _row(push, tx.now_us), manifest.raw, links)
 
@@ -127,13 +130,9 @@ def parse_upload(upload: ManifestUpload) -> ManifestPush:
     )
 
 
-def _check_sizes(tx: Transaction, repository: RepositoryRow, manifest: Manifest) -> None:
+def _check_sizes(tx: Transaction, repository: RepositoryRow, references: Sequence[Link]) -> None:
     """Refuse a manifest that states another size than the stored content has: no client could pull it."""
-    named = {
-        str(link.descriptor.digest): link.descriptor
-        for link in manifest.references()
-        if link.kind is not LinkKind.SUBJECT
-    }
+    named = {str(link.descriptor.digest): link.descriptor for link in references if link.kind is not LinkKind.SUBJECT}
     for digest, size in queries.held_sizes(tx, repository.id, list(named)).items():
         if named[digest].size != size:
             raise ManifestInvalid(

@@ -112,10 +112,11 @@ def _some(tx: Transaction, repository_id: int, *conditions: ColumnElement[bool])
 
 def _values(row: TagRow) -> dict[str, Any]:
     """Return the row by column. Not `asdict`: its deep copies would delay every push."""
-    return {
-        name: str(value) if name in _DIGESTS and value is not None else value
-        for name, value in ((column.name, getattr(row, column.name)) for column in _COLUMNS)
-    }
+    values = {column.name: getattr(row, column.name) for column in _COLUMNS}
+    for name in _DIGESTS:
+        if values[name] is not None:
+            values[name] = str(values[name])
+    return values
 
 
 def _parse(row: Any) -> TagRow:
