@@ -1,6 +1,6 @@
-"""Who can write the data folder rewrites history: each lie is named at home, by fsck or by the server itself.
+"""An attacker who can write the data folder rewrites history: fsck or the server reports each forgery.
 
-What a client with a receipt and a monitor from outside see of them is in `test_ledger_client`.
+`test_ledger_client` tests what a client with a receipt, and a monitor, detect.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], p
 async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     published: Path, by_hand: Callable[..., None], problems: Problems
 ) -> None:
-    """By whoever has the database and the key: tree and head hold, the rules of a ledger do not."""
+    """The attacker has the database and the key: tree and head verify, the rules of a ledger do not."""
     last, size = entries(published)[-1], len(entries(published))
     forged = Entry(
         kind=EntryKind.TAG_MOVED,
@@ -136,7 +136,7 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
 
 @pytest.mark.lengthy
 def test_an_entry_that_was_rewritten(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
-    """Who did it, changed without a trace in its form: the tree tells."""
+    """The actor was changed, in valid form: the tree reveals it."""
     index = next(n for n, one in enumerate(entries(published)) if one.tag == "1.0.0")
     other = encode(replace_actor(entries(published)[index]))
     by_hand("UPDATE entry SET line = ? WHERE idx = ?", other, index)
@@ -196,7 +196,7 @@ async def test_a_signing_key_that_was_swapped(published: Path, problems: Problem
     status, text = await writes(published)
 
     assert status == 405
-    assert "mark does not hold" in text
+    assert "mark is invalid" in text
     assert any("what was signed of it does not hold" in one for one in problems())
 
 
@@ -275,7 +275,7 @@ async def test_a_clock_that_was_set_forward_and_right_again(published: Path) -> 
 
 @pytest.mark.lengthy
 async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
-    """Whoever goes on under another origin says so in the first entry, with the head that was left."""
+    """The first entry under a new origin names the last head of the old one."""
     with open_store(settings_of(published)) as store:
         accept_loss(store.database, store.keys, "operator", "nobody will notice")
     newest = entries(published)[-1]
@@ -286,8 +286,8 @@ async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize("mark", [b"", b"garbage\n", b"\x00" * 2_000_000, None])
-async def test_a_mark_in_place_of_which_something_else_lies(published: Path, mark: bytes | None) -> None:
-    """Garbage, a lot of it, or (None) a pipe that nobody writes to: doubted at once, and a loss can be accepted."""
+async def test_a_mark_replaced_by_something_else(published: Path, mark: bytes | None) -> None:
+    """Garbage, a lot of it, or (None) a pipe without a writer: the ledger is frozen at once, and a loss can be accepted."""
     folder = published.with_name("data.keys")
     (folder / "ledger.mark").unlink()
     if mark is None:
@@ -335,8 +335,8 @@ async def test_another_spelling_of_a_path_is_nothing(registry: Serving, target: 
     assert answer.status == 404
 
 
-async def test_a_folder_of_keys_that_can_not_be_written_keeps_nobody_from_pulling(published: Path) -> None:
-    """Also after a restart: what is pushed is durable, waits for its signature, and that is told."""
+async def test_an_unwritable_folder_of_keys_stops_no_pull(published: Path) -> None:
+    """Also after a restart: pushes are durable, wait for their signature, and readiness reports it."""
     lock = published.with_name("data.keys") / "ledger.lock"
     lock.unlink()
     lock.mkdir()  # as on a disk that is mounted read-only: the lock can't be taken

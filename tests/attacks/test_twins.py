@@ -1,4 +1,4 @@
-"""Lies with two digests of the same bytes, and with what merely speaks of a sealed image."""
+"""Attacks with two digests of the same bytes, and with referrers of a sealed image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def holds(shop: Shop, digest: Digest) -> bool:
 
 @pytest.mark.parametrize(("sealed", "signed"), [("sha512", "sha256"), ("sha256", "sha512")])
 async def test_a_signature_by_the_other_digest_is_covered(shop: Shop, sealed: str, signed: str) -> None:
-    """The tag was given by one digest, the signature names the other: a stranger can't take the signature away."""
+    """The tag was set by one digest, the signature names the other: another user cannot delete the signature."""
     app = await shop.image("app")
     for algorithm in ("sha256", "sha512"):
         await shop.push(app, Digest.of(app, algorithm))

@@ -1,4 +1,4 @@
-"""A fetch that is disturbed: a full disk, a killed process, a client that leaves, a store that fails."""
+"""A disturbed fetch: a full disk, a killed process, a client that disconnects, a store that fails."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream
 
 
 @pytest.mark.slow
-async def test_a_client_that_leaves_in_a_fetch_disturbs_nobody(data: Path, upstream: FakeUpstream) -> None:
-    """Who came first leaves first: the others get all of it, and upstream is asked once."""
+async def test_a_client_that_disconnects_in_a_fetch_affects_no_other(data: Path, upstream: FakeUpstream) -> None:
+    """The first client disconnects: the others get the whole blob, and upstream gets one request."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling
     with boltseal(data, config=config_of(upstream)) as server:
@@ -193,8 +193,8 @@ async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpst
 
 
 @pytest.mark.slow
-async def test_workers_fetch_once_what_nobody_says_the_size_of(data: Path, upstream: FakeUpstream) -> None:
-    """Without a manifest only the one that asks upstream knows how large it is: the others wait until it is here."""
+async def test_workers_fetch_a_blob_of_unknown_size_once(data: Path, upstream: FakeUpstream) -> None:
+    """Without a manifest only the fetching worker learns the size: the others wait until the blob is stored."""
     upstream.blobs[DIGEST] = BLOB
     upstream.slow_s = 0.5
     with boltseal(data, config=config_of(upstream), workers=3) as server:

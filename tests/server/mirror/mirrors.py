@@ -93,19 +93,19 @@ async def bare_mirror(
     lists: ListBounds = LISTS,
     timeout_s: float = 8.0,
 ) -> AsyncIterator[BareMirror[Tags]]:
-    """Of the first upstream of the settings. `tags`: what asks it; the bounds are those of the parts."""
+    """A mirror of the first upstream of the settings. `tags`: the class that resolves tags; the limits are those of the parts."""
     async with serving_as(settings, clock=clock):  # for a store with a log
         pass
     upstreams = build_upstreams(settings.upstreams)
     with open_store(settings, clock=clock) as store:
         registry, locks = store.registry, InterprocessLock(settings.server.data)
-        limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_nobody)
-        told: dict[str, Any] = {"clock": clock, "read_only": _everything_may_be_written, "count": _nobody}
-        asks = tags(registry.observations, limits, locks, tell=_nobody, timeout_s=timeout_s, **told)
+        limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_ignore)
+        told: dict[str, Any] = {"clock": clock, "read_only": _writable, "count": _ignore}
+        asks = tags(registry.observations, limits, locks, tell=_ignore, timeout_s=timeout_s, **told)
         relay = UpstreamLists(store.database, registry.pulls, limits, clock, lists)
-        uses = LastPulls(store.database, clock, _everything_may_be_written, pending_limit)
+        uses = LastPulls(store.database, clock, _writable, pending_limit)
         parts = (upstreams, asks, limits, registry, store.blobs, relay, locks, uses)
-        mirror = Mirror(*parts, check_disk=_nobody, cache_limit=cache_limit, **told)
+        mirror = Mirror(*parts, check_disk=_ignore, cache_limit=cache_limit, **told)
         try:
             yield BareMirror(mirror, next(iter(upstreams.by_name.values())), asks, uses, store)
         finally:
@@ -114,9 +114,9 @@ async def bare_mirror(
             locks.close()
 
 
-def _everything_may_be_written() -> None:
-    """Nothing stands against it."""
+def _writable() -> None:
+    """Nothing prevents writes."""
 
 
-def _nobody(_: object) -> None:
-    """Is told nothing."""
+def _ignore(_: object) -> None:
+    """Ignores the event."""

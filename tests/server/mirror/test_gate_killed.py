@@ -1,4 +1,4 @@
-"""The gate, killed (SIGKILL) between its steps: what upstream has is published, what it has not leaves nothing."""
+"""The push proxy, killed (SIGKILL) between its steps: what upstream has is published, what it lacks leaves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mirror that was put back from an old copy: what it had seen since comes back from wherever it is."""
+"""A mirror restored from an old copy: newer observations come back from another copy."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_without_upstream_what_comes_back_is_served_as_it_was(behind: Behi
 
 
 async def gone_away(*_: object) -> None:
-    """Nobody answers."""
+    """An upstream that refuses connections."""
 
 
 @pytest.mark.slow

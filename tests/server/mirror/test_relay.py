@@ -1,4 +1,4 @@
-"""Lists of an upstream: its tags, and what refers to its manifests; once in a window, and from what is here without it."""
+"""Lists of an upstream, its tags and referrers: fetched once per window, and served from the store without it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_the_last_list_stands_in_for_an_upstream_that_is_down(
 
 @pytest.mark.slow
 async def test_no_list_is_no_empty_list(timed: Serving, upstream: FakeUpstream) -> None:
-    """Unknown there is unknown here; and not to be had is neither."""
+    """An unknown repository is unknown here; a failed list is an error and not an empty list."""
     unknown = await tags(timed.client)
     upstream.answers["*"] = status(500)
     failed = await tags(timed.client)
@@ -194,8 +194,8 @@ async def test_what_is_kept_of_lists_is_bounded(settings: Settings, upstream: Fa
     assert upstream.counted["GET /v2/team/b/tags/list"] == 1
 
 
-async def test_what_referrers_say_of_themselves_counts(settings: Settings, upstream: FakeUpstream) -> None:
-    """A list of one entry may be as large as a manifest; it is then not kept at all."""
+async def test_the_annotations_of_referrers_count(settings: Settings, upstream: FakeUpstream) -> None:
+    """A list of one entry may be as large as a manifest; such a list is not cached."""
     subject = image("subject")
     entry = artifact("sbom", subject=subject).descriptor(annotations={"note": "x" * 10_000})
     listed = to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})

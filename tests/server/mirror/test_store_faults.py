@@ -1,4 +1,4 @@
-"""A store that fails while the mirror brings something: each write not done, and done with the answer lost."""
+"""A store that fails while the mirror fetches a blob: each write not done, and done with the answer lost."""
 
 from __future__ import annotations
 

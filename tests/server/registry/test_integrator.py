@@ -170,7 +170,7 @@ def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
 
 @pytest.mark.lengthy
 def test_a_full_tile_is_never_written_again(log: Log) -> None:
-    """Whatever a defect would write: the database refuses."""
+    """The database refuses it, whatever a defect would write."""
     log.add(600)
     log.integrator.integrate()
     head = log.database.read_and_wait(ledger_tree.head)
@@ -181,7 +181,7 @@ def test_a_full_tile_is_never_written_again(log: Log) -> None:
 
 
 def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
-    """Promise 1: a restored backup can't free names again."""
+    """Guarantee 1: a restored backup cannot free sealed tags again."""
     log.add(10)
     log.integrator.integrate()
     log.database.write_and_wait(
@@ -248,7 +248,7 @@ def test_a_key_or_mark_that_is_gone_is_doubted(log: Log, missing: str, kind: typ
 
 @pytest.mark.lengthy
 def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
-    """An old copy of the keys beside newer data: the head speaks for itself."""
+    """An old copy of the keys beside newer data: the head's own signature counts."""
     log.add()
     log.integrator.integrate()
     old = log.keys.mark()
@@ -262,7 +262,7 @@ def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
 
 
 def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> None:
-    """Whoever trusts the old key can follow to the new one."""
+    """A client that trusts the old key can follow to the new one."""
     log.add(3)
     old = log.keys.key()
     new = log.integrator.rotate("operator", "once a year")
@@ -283,7 +283,7 @@ def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> Non
 def test_a_rotation_that_fails_anywhere_leaves_a_log_that_goes_on(
     log: Log, disk: FailingDisk, call: str, skip: int, done: bool
 ) -> None:
-    """Under the old key or the new one, never under none."""
+    """The old key or the new one signs; there is always one."""
     log.add(3)
     log.integrator.integrate()
     disk.fail(call, errno.EIO, done=done, skip=skip)

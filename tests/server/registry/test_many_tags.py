@@ -64,7 +64,7 @@ async def in_a_sealed_index(shop: Shop) -> Digest:
 
 
 async def referrer(shop: Shop) -> Digest:
-    """Somebody's statement on an image that sealed tags resolve to; a day old, so that it is not taken back any more."""
+    """A referrer of an image that sealed tags resolve to; a day old, so its pusher can no longer delete it."""
     body = await shop.image("one")
     await shop.push(body, "1.0.0")
     subject = {"mediaType": OCI, "digest": str(Digest.of(body)), "size": len(body)}

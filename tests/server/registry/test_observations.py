@@ -86,13 +86,13 @@ def test_an_observation_has_a_place_a_tree_and_a_head_of_its_own(both: Both) -> 
 
 @pytest.mark.parametrize("kind", [EntryKind.OBSERVED, EntryKind.HELD, EntryKind.ACCEPTED])
 def test_no_observation_comes_into_the_ledger(both: Both, kind: EntryKind) -> None:
-    """Strangers decide what is observed: they must not make the ledger grow."""
+    """Upstreams decide what is observed, so observations must not make the ledger grow."""
     with pytest.raises(AssertionError, match="ledger takes no entries of kind"):
         both.database.write_and_wait(lambda tx: sequencer.append(tx, kind, repository=NODE, tag=TAG, digest=DIGEST))
 
 
-def test_nothing_but_observations_comes_into_theirs(both: Both) -> None:
-    """What the door decides belongs into the ledger."""
+def test_the_log_of_observations_has_no_other_entries(both: Both) -> None:
+    """Changes of local tags belong into the ledger."""
     with pytest.raises(AssertionError, match="observations takes no entries of kind"):
         both.database.write_and_wait(
             lambda tx: sequencer.append(
@@ -102,7 +102,7 @@ def test_nothing_but_observations_comes_into_theirs(both: Both) -> None:
 
 
 def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
-    """And a doubted ledger stops no observation: each log answers for itself."""
+    """A frozen log of observations stops no push, and a frozen ledger stops no observation."""
     both.database.doubts[OBSERVATIONS.name] = "it is an old copy"
     both.add()
     with pytest.raises(LedgerFrozen, match="it is an old copy"):
@@ -116,7 +116,7 @@ def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
 
 
 def test_nothing_is_observed_before_the_log_was_started(tmp_path: Path) -> None:
-    """And it is not started before the ledger, whose name it has."""
+    """The log cannot be started before the ledger, whose origin it extends."""
     log = Log(tmp_path / "data", FailingDisk())
     with pytest.raises(LedgerMissing, match="observations was never started"):
         log.database.write_and_wait(observe)
@@ -204,8 +204,8 @@ def test_fsck_reads_both_logs(tmp_path: Path) -> None:
         ("DELETE FROM foreign_tag", "speaks of this tag, but it has no row"),
     ],
 )
-def test_fsck_holds_what_is_served_against_what_was_written_down(tmp_path: Path, sql: str, sentence: str) -> None:
-    """Whoever changes a row by hand is found by the log."""
+def test_fsck_compares_the_served_tags_with_the_log(tmp_path: Path, sql: str, sentence: str) -> None:
+    """The log reveals a row that was changed by hand."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:

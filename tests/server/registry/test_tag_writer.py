@@ -1,4 +1,4 @@
-"""The door: what a name may mean, and what is written about it."""
+"""The tag writer: which changes of a tag it accepts, and what it records."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_the_first_push_seals_and_is_recorded(shop: Shop) -> None:
 
 
 async def test_the_same_push_again_is_accepted_and_writes_nothing(shop: Shop) -> None:
-    """An idempotent push answers with the index of the entry that stands."""
+    """An idempotent push returns the index of the existing entry."""
     body = await shop.image("one")
     first = await shop.push(body, "1.4.2")
     before = await shop.entries()
@@ -74,7 +74,7 @@ async def test_another_digest_is_refused_and_leaves_no_row(shop: Shop) -> None:
 
 
 async def test_of_many_first_pushes_exactly_one_wins(shop: Shop) -> None:
-    """Racing pushes of different manifests to one new tag: one is true, all others are refused."""
+    """Racing pushes of different manifests to one new tag: one succeeds, the others are refused."""
     bodies = [await shop.image(str(n)) for n in range(12)]
     results = await asyncio.gather(*(shop.push(body, "2.0.0") for body in bodies), return_exceptions=True)
     winners = [result for result in results if isinstance(result, Published)]
@@ -86,7 +86,7 @@ async def test_of_many_first_pushes_exactly_one_wins(shop: Shop) -> None:
 
 
 async def test_a_floating_tag_moves_and_the_old_digest_stays(shop: Shop) -> None:
-    """Displaced is not lost, and each move names what was before."""
+    """The previous digest stays pullable, and each entry names it."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "latest")
     moved = await shop.push(two, "latest")
@@ -103,7 +103,7 @@ async def test_a_floating_tag_moves_and_the_old_digest_stays(shop: Shop) -> None
 
 
 async def test_changing_the_rules_never_unseals(open_shop: Opener) -> None:
-    """A tag that was sealed stays bound under rules that would let it float."""
+    """A sealed tag stays sealed under rules that make it mutable."""
     shop = open_shop()
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2")
@@ -115,7 +115,7 @@ async def test_changing_the_rules_never_unseals(open_shop: Opener) -> None:
 
 
 async def test_a_floating_tag_is_sealed_when_a_rule_now_seals_it(open_shop: Opener) -> None:
-    """The other way is allowed: at the next push, at the new digest or where it stands."""
+    """The next push seals it, at the pushed digest or at the current one."""
     shop = open_shop({"tag": "rc*", "mode": "floating"})
     one, two, three = [await shop.image(salt) for salt in ("one", "two", "three")]
     await shop.push(one, "rc1")
@@ -173,7 +173,7 @@ async def test_a_seal_covers_everything_under_it(shop: Shop) -> None:
 
 
 async def test_sealing_needs_everything_and_floating_does_not(shop: Shop) -> None:
-    """A sealed tag is never published over a hole; floating tags and digests may be sparse."""
+    """A sealed tag is never published with missing content; mutable tags and digests may be sparse."""
     body = await shop.image("one")
     holed = body.replace(str(Digest.of(b"layer one")).encode(), b"sha256:" + b"0" * 64)
     with pytest.raises(ReferencesMissing, match="lacks sha256:0000"):
@@ -187,7 +187,7 @@ async def test_sealing_needs_everything_and_floating_does_not(shop: Shop) -> Non
 
 
 async def test_a_manifest_that_says_another_size_than_what_is_held_is_refused(shop: Shop) -> None:
-    """Clients check sizes: sealed with a wrong one, an image could be pulled by nobody, ever."""
+    """Clients check sizes: no client could ever pull an image that was sealed with a wrong one."""
     body = await shop.image("one")
     wrong = body.replace(b'"size": 9', b'"size": 8')
     for reference in ("1.0.0", "latest", Digest.of(wrong)):
@@ -199,7 +199,7 @@ async def test_a_manifest_that_says_another_size_than_what_is_held_is_refused(sh
 
 
 async def test_conditions_win_over_the_seal(shop: Shop) -> None:
-    """A failed precondition is a 412 even for the same digest; all tags or none."""
+    """A failed precondition is a 412 even for the same digest; all tags are published or none."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.0.0")
     absent, same = Conditions(if_none_match_any=True), Conditions(if_match=frozenset({str(Digest.of(one))}))
@@ -247,7 +247,7 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(open_shop: 
 
 
 async def test_a_purge_removes_what_nothing_else_needs(shop: Shop) -> None:
-    """A leaked secret goes with its bytes; shared parts stay and are named; the names stay bound."""
+    """The bytes of a leaked secret are deleted; shared parts stay and are listed; tags stay sealed."""
     secret = await shop.image("secret")
     await shop.push(secret, "1.0.0", "1.0")
     shared = await shop.image("secret", annotations={"another": "image"})
@@ -266,8 +266,8 @@ async def test_a_purge_removes_what_nothing_else_needs(shop: Shop) -> None:
     assert not shop.blobs.present(layer)
 
 
-async def test_a_purge_by_digest_is_recorded_when_no_tag_tells_of_it(shop: Shop) -> None:
-    """Bytes never go without an entry that says so."""
+async def test_a_purge_of_an_untagged_manifest_is_recorded(shop: Shop) -> None:
+    """Content is never purged without an entry."""
     body = await shop.image("untagged")
     await shop.push(body, Digest.of(body))
     await shop.registry.seals.purge(SHOP, Digest.of(body), ADMIN, "leaked")
@@ -282,7 +282,7 @@ async def test_a_purge_by_digest_is_recorded_when_no_tag_tells_of_it(shop: Shop)
 
 
 async def test_a_referrer_of_a_sealed_image_may_be_taken_back_for_a_day(shop: Shop) -> None:
-    """By whoever pushed it, for 24 hours, recorded; by nobody else and not later."""
+    """Only its pusher may, for 24 hours, and the ledger records it."""
     image = await shop.image("one")
     await shop.push(image, "1.0.0")
     subject = {"mediaType": OCI, "digest": str(Digest.of(image)), "size": len(image)}
@@ -328,7 +328,7 @@ async def test_a_signature_tag_grows_and_never_forgets(shop: Shop) -> None:
 
 
 async def test_times_only_rise_and_a_clock_far_behind_stops_writing(shop: Shop) -> None:
-    """A clock set back a little costs nothing; set back by more than five minutes it is doubt."""
+    """A clock that is a little behind has no effect; more than five minutes behind stops writes."""
     one, two, three = [await shop.image(salt) for salt in ("one", "two", "three")]
     await shop.push(one, "1.0.0")
     shop.clock.now_us = START_US - 60_000_000
@@ -365,8 +365,8 @@ async def test_the_same_bytes_by_sha512_are_the_same_manifest(shop: Shop) -> Non
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.0.0"))).digest == Digest.of(body)
 
 
-async def test_a_sha512_signature_tag_has_room_for_half_the_digest_and_is_one_all_the_same(shop: Shop) -> None:
-    """It grows, never forgets, and can't be deleted while the image whose digest begins so is sealed."""
+async def test_a_sha512_signature_tag_is_matched_by_the_first_half_of_the_digest(shop: Shop) -> None:
+    """It is append-only, and cannot be deleted while the image whose digest begins so is sealed."""
     image = await shop.image("one")
     whole = Digest.of(image, "sha512")
     await shop.push(image, whole, "1.0.0")

@@ -1,4 +1,4 @@
-"""Doubt refuses: what may pass is 503 with Retry-After, nothing has changed, and the same request works later."""
+"""Fail closed: a temporary failure is 503 with Retry-After, changes nothing, and the same request succeeds later."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ async def test_a_clock_far_behind_the_ledger_stops_publishing(data: Path) -> Non
     assert int(accepted.headers["Boltseal-Ledger-Index"]) == int(first.headers["Boltseal-Ledger-Index"]) + 1
 
 
-async def test_a_clock_a_little_behind_is_no_doubt(data: Path) -> None:
-    """Clocks are set back a little now and then: entries still follow each other."""
+async def test_a_clock_a_little_behind_is_accepted(data: Path) -> None:
+    """A clock that is set back a little stops nothing: entries still have increasing times."""
     clock = Clock(NOON)
     async with serving(data, clock=clock) as registry:
         first = await push(registry.client, "shop/app", "1.4.2", FIRST)
@@ -58,7 +58,7 @@ async def test_a_clock_a_little_behind_is_no_doubt(data: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_database_that_stays_locked_is_503_and_nothing_has_changed(registry: Serving) -> None:
-    """While another process holds the write lock for long a push is told to try again, and pulls go on."""
+    """While another process holds the write lock for long, a push is answered with 503, and pulls work."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", FIRST)
     await push_parts(client, "shop/app", SECOND)
@@ -82,8 +82,8 @@ async def test_a_database_that_stays_locked_is_503_and_nothing_has_changed(regis
 
 
 @pytest.mark.slow
-async def test_a_session_that_somebody_writes_to_is_503_for_others(registry: Serving) -> None:
-    """A PATCH holds its session's lock: another request for the session waits a little and is told to try again."""
+async def test_a_session_in_use_is_503_for_other_requests(registry: Serving) -> None:
+    """A PATCH locks its session: another request for the session waits a little and gets a 503."""
     location = await start_upload(registry.client, "shop/app")
     stalled = _StalledBody()
     holding = asyncio.ensure_future(registry.app(_patch(location), stalled.receive, stalled.send))
@@ -117,7 +117,7 @@ def _patch(location: str) -> dict[str, object]:
 
 
 class _StalledBody:
-    """A client that sends a little, and the rest when it is told to."""
+    """A body that sends a little, and the rest when the test allows it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

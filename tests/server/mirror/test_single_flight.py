@@ -1,4 +1,4 @@
-"""One piece of work for many who ask: begun once, ended for all, and never taken for another."""
+"""Single-flight: concurrent requests share one task, a failure is not kept, and no result is given to another request."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from boltseal.server.mirror.single_flight import SingleFlight
 
 
-async def test_who_asks_at_once_shares_the_work() -> None:
-    """And its result."""
+async def test_concurrent_requests_share_the_work() -> None:
+    """Concurrent requests get the same result."""
     flights: SingleFlight[str, int] = SingleFlight()
     begun = 0
 
@@ -25,7 +25,7 @@ async def test_who_asks_at_once_shares_the_work() -> None:
 
 
 async def test_work_that_has_just_ended_is_not_taken_for_new_work() -> None:
-    """Whoever asks in the moment between its end and its being forgotten gets work of their own, which others then share."""
+    """A request between the end of a task and its removal starts a new task, which others then share."""
     flights: SingleFlight[str, int] = SingleFlight()
     results = iter(range(10))
 
@@ -44,8 +44,8 @@ async def test_work_that_has_just_ended_is_not_taken_for_new_work() -> None:
     assert await third == await second == 1
 
 
-async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
-    """The next may succeed."""
+async def test_all_waiting_requests_get_a_failure_and_it_is_not_kept() -> None:
+    """All waiting requests get the error; the next one may succeed."""
     flights: SingleFlight[str, int] = SingleFlight()
 
     async def fails() -> int:
@@ -60,8 +60,8 @@ async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
     assert await flights.once("key", works) == 1
 
 
-async def test_who_leaves_does_not_end_the_work() -> None:
-    """Others wait for it."""
+async def test_a_cancelled_request_does_not_cancel_the_work() -> None:
+    """Other requests wait for it."""
     flights: SingleFlight[str, int] = SingleFlight()
     go_on = asyncio.Event()
 
@@ -79,8 +79,8 @@ async def test_who_leaves_does_not_end_the_work() -> None:
     assert await staying == 1
 
 
-async def test_the_end_ends_all_of_it() -> None:
-    """Nobody is left waiting."""
+async def test_aclose_cancels_all_work() -> None:
+    """No request is left waiting."""
     flights: SingleFlight[str, int] = SingleFlight()
 
     async def work() -> int:

@@ -1,4 +1,4 @@
-"""Repositories are walls: what one holds can't be seen, used or removed from another, whatever lies on the disk."""
+"""Repository isolation: content of one repository cannot be seen, used or deleted from another, whatever the disk has."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_range_or_a_condition_does_not_see_through(client: httpx2.AsyncC
 
 @pytest.mark.parametrize("kind", ["manifest", "blob"])
 async def test_absent_here_and_absent_everywhere_read_the_same(client: httpx2.AsyncClient, kind: str) -> None:
-    """The 404 for what only A holds does not differ in anything from the 404 for what nobody holds."""
+    """The 404 for content of A equals the 404 for content that no repository has."""
     await push(client, "a", "1.0.0", DOCUMENT)
     await push(client, "b", "2.0.0", image("other"))
     held, never = (
@@ -133,7 +133,7 @@ async def test_children_of_another_repository_do_not_complete_an_index(client: h
     assert error_of(refused)[0] == "MANIFEST_BLOB_UNKNOWN"
 
 
-async def test_a_sparse_push_does_not_open_the_wall(client: httpx2.AsyncClient) -> None:
+async def test_a_sparse_push_does_not_bypass_isolation(client: httpx2.AsyncClient) -> None:
     """A manifest pushed by digest in B, naming blobs of A, does not make those blobs B's."""
     await push_parts(client, "a", DOCUMENT)
     sparse = await put(client, "b", DOCUMENT.digest, DOCUMENT)
@@ -154,8 +154,8 @@ async def test_tags_do_not_cross(client: httpx2.AsyncClient) -> None:
     assert parent.status_code == 404
 
 
-async def test_a_refusal_tells_nothing_of_other_repositories(client: httpx2.AsyncClient) -> None:
-    """The free tag that a refusal names is free here; what is taken elsewhere does not count."""
+async def test_a_refusal_reveals_nothing_about_other_repositories(client: httpx2.AsyncClient) -> None:
+    """The free tag in a refusal is free in this repository; tags of others do not count."""
     await push(client, "a", "1.4.2", DOCUMENT)
     await push(client, "b", "1.4.3", DOCUMENT)
 
