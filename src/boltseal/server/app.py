@@ -130,11 +130,11 @@ class Application(Starlette):
         self._upstreams = build_upstreams(self._settings.upstreams)
         self._locks = InterprocessLock(self._settings.server.data)
         self._mirror, self._push_gate = build_mirror(
-            self._upstreams,
-            store.registry,
-            store.blobs,
-            store.database,
-            self._locks,
+            upstreams=self._upstreams,
+            registry=store.registry,
+            store=store.blobs,
+            database=store.database,
+            locks=self._locks,
             clock=self._clock,
             tell=self._happened,
             check_disk=lambda wanted_bytes: self._room().check(wanted_bytes),

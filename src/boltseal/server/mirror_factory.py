@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from boltseal.client.credentials import Credentials, OneLogin
 from boltseal.client.hosts import api_host, host_name
@@ -43,6 +43,13 @@ PUSH_TIMEOUT_S: Final = 300.0
 """How long upstream may take to store a blob."""
 
 
+class MirrorServices(NamedTuple):
+    """What serves the images of upstreams, and what forwards pushes to them."""
+
+    mirror: Mirror
+    push_proxy: PushProxy
+
+
 def build_upstreams(terms: Sequence[UpstreamTerms]) -> Upstreams:
     """Return the configured upstreams, each with a client of its own.
 
@@ -66,7 +73,7 @@ def build_mirror(
     check_disk: Callable[[int], None],
     read_only: Callable[[], str | None],
     count: Callable[[str], None],
-) -> tuple[Mirror, PushProxy]:
+) -> MirrorServices:
     """Return the mirror and the push proxy over one registry and its upstreams.
 
     `locks`: shared by all processes of the store. `tell`: takes the events of upstreams and their tags. `check_disk`:
@@ -76,20 +83,20 @@ def build_mirror(
     limits = UpstreamLimits(registry.upstreams, clock=clock, tell=tell)
     tags = UpstreamTags(registry.observations, limits, locks, clock=clock, tell=tell, read_only=read_only, count=count)
     mirror = Mirror(
-        upstreams,
-        tags,
-        limits,
-        registry,
-        store,
-        UpstreamLists(database, registry.pulls, limits, clock),
-        locks,
-        LastPulls(database, clock, read_only),
+        upstreams=upstreams,
+        tags=tags,
+        limits=limits,
+        registry=registry,
+        store=store,
+        lists=UpstreamLists(database, registry.pulls, limits, clock),
+        locks=locks,
+        last_pulls=LastPulls(database, clock, read_only),
         clock=clock,
         check_disk=check_disk,
         read_only=read_only,
         count=count,
     )
-    return mirror, PushProxy(registry, store, upstreams, limits, locks, count=count)
+    return MirrorServices(mirror, PushProxy(registry, store, upstreams, limits, locks, count=count))
 
 
 def _upstream(terms: UpstreamTerms) -> Upstream:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from boltseal.errors import Denied, Unauthenticated
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
@@ -44,6 +44,13 @@ class Caller:
 
 
 ANONYMOUS_CALLER: Final = Caller()
+
+
+class TokenCaller(NamedTuple):
+    """The caller that a token names, and the token's end in seconds since the epoch."""
+
+    caller: Caller
+    ends_s: int
 
 
 class LoginNeeded(Unauthenticated):
@@ -91,14 +98,14 @@ class Access:
         await self._logins.verify(user, password, address)
         return Caller(user)
 
-    def by_token(self, text: str) -> tuple[Caller, int]:
+    def by_token(self, text: str) -> TokenCaller:
         """Return the caller that a token names, and the token's end in seconds since the epoch.
 
         Raises:
             TokenInvalid: this registry did not issue it, or it is no longer valid.
         """
         claims = self._tokens.check(text)
-        return Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s
+        return TokenCaller(Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s)
 
     def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
         """Return what the caller may do in a repository now."""

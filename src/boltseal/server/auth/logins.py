@@ -149,5 +149,5 @@ class Logins:
 def _matches(password: bytes, held: bytes) -> bool:
     try:
         return bcrypt.checkpw(password, held)
-    except ValueError:  # the password contains NUL, which `hash_password` refuses
+    except ValueError:  # some bcrypt releases raise this for a password with NUL
         return False

@@ -142,10 +142,8 @@ class MirroredBlobs:
         if await self.stored(repository, fetch.digest):
             return True
         prefix = f"{upstream.terms.name}/"
-        size = next(
-            (size for name, size in await self._pulls.repositories_with_blob(fetch.digest) if name.startswith(prefix)),
-            None,
-        )
+        copies = await self._pulls.repositories_with_blob(fetch.digest)
+        size = next((copy.size for copy in copies if copy.repository.startswith(prefix)), None)
         if size is None or await self._blobs.stat(fetch.digest) != size or fetch.size not in (None, size):
             return False
         async with self._limits.asking(upstream):

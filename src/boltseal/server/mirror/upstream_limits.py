@@ -109,9 +109,8 @@ class UpstreamLimits:
         failures = self._failures.get(name)
         self._failures[name] = 0
         await self._record_quota(upstream)
-        if (
-            failures is None or failures >= DOWN_AFTER
-        ):  # at the first answer also reset what another process has recorded
+        # At the first answer this also resets what another process has recorded.
+        if failures is None or failures >= DOWN_AFTER:
             await self._written(self._states.up(name))
 
     async def failed(self, upstream: Upstream, error: BoltsealError) -> None:

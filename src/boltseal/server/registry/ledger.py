@@ -7,7 +7,7 @@ exception: it includes them, because the registry already resolves the tag by th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -65,12 +65,19 @@ class EventPage:
     more: bool
 
 
+class IndexedLine(NamedTuple):
+    """An encoded entry and its index."""
+
+    entry_index: int
+    line: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class EntryPage:
-    """One page of (index, encoded entry), the oldest first. `more`: newer ones follow. `size`: of the signed ledger."""
+    """One page of entries, the oldest first. `more`: newer ones follow. `size`: of the signed ledger."""
 
     size: int
-    entries: tuple[tuple[int, bytes], ...]
+    entries: tuple[IndexedLine, ...]
     more: bool
 
 
@@ -166,7 +173,7 @@ class Ledger:
             rows = ledger_store.of_repository(
                 connection, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
             )
-            return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
+            return EntryPage(size, tuple(IndexedLine(*row) for row in rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from boltseal.errors import ErrorCode, NotFound
 from boltseal.oci.digest import Digest
@@ -61,6 +61,13 @@ class RepositoryUnknown(NotFound):
     """Nothing was ever pushed to this name."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.NAME_UNKNOWN
+
+
+class BlobCopy(NamedTuple):
+    """A repository that has a blob, and the blob's size."""
+
+    repository: Repository
+    size: int
 
 
 class _Cache(Generic[Key, Value]):
@@ -159,9 +166,8 @@ class Pulls:
             named_by = queries.bytes_of_a_parent(connection, repository, str(digest))
             if named_by is None:
                 return None
-            links = parse_manifest(
-                named_by[1], named_by[0]
-            ).references()  # parsed in the reader thread, because it may be large
+            # Parsed in the reader thread, because it may be large.
+            links = parse_manifest(named_by[1], named_by[0]).references()
             return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
 
         return await self._database.read(query)
@@ -171,9 +177,10 @@ class Pulls:
         now = self._generation.read()
         return now if now % 2 == 0 else None
 
-    async def repositories_with_blob(self, digest: Digest) -> list[tuple[str, int]]:
+    async def repositories_with_blob(self, digest: Digest) -> list[BlobCopy]:
         """Return the repositories that have a blob, and its size in each. Never show this to a client: repositories are isolated."""
-        return await self._database.read(lambda connection: queries.blob_holders(connection, str(digest), None))
+        rows = await self._database.read(lambda connection: queries.blob_holders(connection, str(digest), None))
+        return [BlobCopy(Repository(name), size) for name, size in rows]
 
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Return the bytes [start, start + length) of a blob that `blob` has returned."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
 from boltseal.ledger.entry import EntryKind
@@ -76,6 +76,13 @@ class ReferencesMissing(Invalid):
     """A manifest cannot be sealed before the repository has everything that it refers to."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
+
+
+class OverdueTag(NamedTuple):
+    """A tag whose keep time is over."""
+
+    repository: RepositoryRow
+    tag: Tag
 
 
 class TagWriter:
@@ -240,9 +247,10 @@ class TagWriter:
         name = tag_table.first_at(tx, repository.id, str(digest))
         return None if name is None else Tag(name)
 
-    def overdue(self, tx: Transaction) -> list[tuple[RepositoryRow, Tag]]:
+    def overdue(self, tx: Transaction) -> list[OverdueTag]:
         """Return every tag whose keep time is over."""
-        return [(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in tag_table.overdue(tx)]
+        rows = tag_table.overdue(tx)
+        return [OverdueTag(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in rows]
 
     def protecting_tags(
         self, tx: Transaction, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
