@@ -66,14 +66,14 @@ async def test_accept_serves_the_new_one_in_a_running_server(
 
     assert listed.code == 1
     assert TAG in listed.out
-    assert (other.code, "is " + second.digest in other.err) == (1, True)
+    assert (other.code, "is to " + second.digest in other.err) == (1, True)
     assert done.code == 0
     assert done.json["schema"] == "boltseal.accept/1"
     assert done.json["results"][0]["digest"] == second.digest
     assert done.json["results"][0]["was"] == first.digest
     assert after.content == second.raw
     assert "warning" not in after.headers
-    assert (again.code, "nothing is held" in again.err) == (1, True)
+    assert (again.code, "is held back" in again.err) == (1, True)
     assert (strange.code, "of no registry that is mirrored here" in strange.err) == (2, True)
     assert story(data)[-1] == ("accepted", second.digest, first.digest)
     assert observed(data)[-1].reason == "read the notes"
