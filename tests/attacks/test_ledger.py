@@ -14,7 +14,6 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from sqlalchemy import Connection
 
 from boltseal.ledger.entry import Entry, EntryKind, encode, parse
 from boltseal.ledger.note import SigningKey
@@ -24,6 +23,7 @@ from boltseal.server.settings import Settings, WitnessSettings
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.store_factory import collect_store, examine_store, now_us, open_store
 from tests import images
 from tests.asgi import send
@@ -71,7 +71,7 @@ def problems(published: Path) -> Problems:
 def entries(data: Path) -> list[Entry]:
     with open_store(settings_of(data)) as store:
 
-        def lines(held: Connection) -> list[bytes]:
+        def lines(held: Snapshot) -> list[bytes]:
             return [line for _, line in ledger_store.lines(held)]
 
         return [parse(line) for line in store.database.read_and_wait(lines)]

@@ -133,6 +133,16 @@ class Disk:
             if not os.path.isdir(path):
                 raise
 
+    def lock_folder(self, path: str, *, exclusive: bool) -> int:
+        """Open a folder and lock it, waiting for the lock. Return the descriptor; closing it releases the lock."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     def sync_folder(self, path: str) -> None:
         """Brings the names in a folder to the disk."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

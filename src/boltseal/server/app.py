@@ -53,7 +53,7 @@ from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import registry_name
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
@@ -128,7 +128,7 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
-        self._turns = InterprocessLock(self._settings.server.data)
+        self._turns = FileInterprocessLock(self._settings.server.data)
         self._mirror, self._push_gate = build_mirror(
             self._upstreams,
             store.registry,

@@ -19,7 +19,7 @@ from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.settings import Settings
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.store_factory import OpenStore, open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
@@ -98,7 +98,7 @@ async def bare_mirror(
         pass
     upstreams = build_upstreams(settings.upstreams)
     with open_store(settings, clock=clock) as store:
-        registry, turns = store.registry, InterprocessLock(settings.server.data)
+        registry, turns = store.registry, FileInterprocessLock(settings.server.data)
         limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_nobody)
         told: dict[str, Any] = {"clock": clock, "read_only": _everything_may_be_written, "count": _nobody}
         asks = tags(registry.observations, limits, turns, tell=_nobody, patience_s=patience_s, **told)

@@ -183,16 +183,16 @@ async def test_what_a_tag_of_ours_means_is_never_let_go(world: World) -> None:
     await world.pull(sealed, plain)
 
     def seal(tx: Any) -> None:
-        holdings = mirrored.holdings(tx.connection, f"{NAME}/team/app")
+        holdings = mirrored.holdings(tx, f"{NAME}/team/app")
         assert holdings is not None
         row = {"digest": sealed.digest, "canonical": sealed.digest, "media_type": sealed.media_type}
         by = {"entry_index": 0, "changed_us": NOW_US, "changed_by": "ann"}
-        tx.connection.execute(tag.insert().values(repository_id=holdings.repository_id, name="1.4.2", **row, **by))
+        tx.sql.connection.execute(tag.insert().values(repository_id=holdings.repository_id, name="1.4.2", **row, **by))
 
     world.change(seal)
     world.clock.advance(days=1000)
     gone = world.retain(keep_for="90d", keep_bytes="1")
-    world.change(lambda tx: tx.connection.execute(tag.delete()))  # so that fsck finds the ledger as it was
+    world.change(lambda tx: tx.sql.connection.execute(tag.delete()))  # so that fsck finds the ledger as it was
 
     assert set(gone) == without_shared(plain, [sealed])
 
@@ -203,10 +203,10 @@ async def test_what_a_hold_keeps_serving_is_never_let_go(world: World) -> None:
     await world.pull(held)
     row = {"asked_us": 0, "entry_index": 0, "changes": 1, "changes_since_us": 0, "held_digest": image("new").digest}
     values = {"repository": f"{NAME}/team/app", "name": "1.4.2", "digest": held.digest, **row}
-    world.change(lambda tx: tx.connection.execute(foreign_tag.insert().values(**values)))
+    world.change(lambda tx: tx.sql.connection.execute(foreign_tag.insert().values(**values)))
     world.clock.advance(days=1000)
     gone = world.retain(keep_for="90d")
-    world.change(lambda tx: tx.connection.execute(foreign_tag.delete()))
+    world.change(lambda tx: tx.sql.connection.execute(foreign_tag.delete()))
 
     assert gone == []
 

@@ -30,6 +30,7 @@ from boltseal.server.storage.blobs.protocol import (
 )
 from tests.fakes.disk import FailingDisk
 from tests.server.storage.sessions import begin, blob_file, broken_patch, finish, patch, push
+from tests.server.storage.stored import remove
 
 REPOSITORY = Repository("shop/app")
 MEBIBYTE = 1024 * 1024
@@ -75,7 +76,7 @@ async def test_who_reads_while_a_blob_is_replaced_reads_on(data: Path, store: Lo
     pieces = store.read(digest, 0, MEBIBYTE)
     read = await anext(pieces)
     await push(store, content)
-    store.remove(digest)
+    remove(store, digest)
     async for piece in pieces:
         read += piece
 
@@ -126,7 +127,7 @@ async def test_a_known_hash_counts_only_for_the_file_it_was_made_of(data: Path, 
     other.close()
     await finish(store, key, b"three", Digest.of(b"one two three"))
 
-    assert store.present(Digest.of(b"one two three"))
+    assert store.look(Digest.of(b"one two three")) is not None
 
 
 async def test_another_process_holds_the_session(data: Path, store: LocalBlobs) -> None:
@@ -157,11 +158,11 @@ async def test_a_session_with_a_second_name_is_not_written_to(data: Path, store:
 async def test_a_removed_shard_is_made_again(data: Path, store: LocalBlobs) -> None:
     """Somebody who tidies empty folders away disturbs no push."""
     digest = await push(store, b"shard")
-    store.remove(digest)
+    remove(store, digest)
     blob_file(data, digest).parent.rmdir()
     await push(store, b"shard")
 
-    assert store.present(digest)
+    assert store.look(digest) is not None
 
 
 async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: LocalBlobs) -> None:
@@ -286,12 +287,12 @@ async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalB
     place = blob_file(data, digest)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(secret)
-    size, there, walked = await store.stat(digest), store.present(digest), list(store.walk())
+    size, there, walked = await store.stat(digest), store.look(digest), list(store.walk())
     with pytest.raises(StoreBroken):
         await anext(store.read(digest, 0, 6))
     await push(store, b"content")
 
-    assert (size, there, walked) == (None, False, [])
+    assert (size, there, walked) == (None, None, [])
     assert place.read_bytes() == b"content"
     assert secret.read_bytes() == b"secret"
 
@@ -343,7 +344,7 @@ async def test_what_cannot_be_told_is_not_a_miss(data: Path, store: LocalBlobs) 
     blob_file(data, digest).parent.write_bytes(b"a file where the folder should be")
 
     with pytest.raises(StoreBroken):
-        store.present(digest)
+        store.look(digest)
     with pytest.raises(StoreBroken):
         await store.stat(digest)
 
@@ -418,6 +419,6 @@ async def test_a_disk_that_cannot_read_is_not_a_miss(store: LocalBlobs, disk: Fa
     disk.fail("read_cached_at", errno.EIO)
     with pytest.raises(StoreBroken):
         await anext(store.read(digest, 0, 10))
-    store.remove(digest)
+    remove(store, digest)
     with pytest.raises(BlobAbsent):
         await anext(store.read(digest, 0, 10))

@@ -18,6 +18,7 @@ from boltseal.oci.reference import Repository
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import NoSpace, UploadBusy, UploadId, UploadKey
 from tests.server.storage import pusher
+from tests.server.storage.stored import remove
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.slow
@@ -154,7 +155,7 @@ async def test_a_full_disk_takes_nothing_that_was_acknowledged(sixteen_mebibytes
     held = await store.upload_size(key)
     with pytest.raises(NoSpace):
         await push(store, b"n" * (8 * MEBIBYTE))
-    store.remove(in_the_way)
+    remove(store, in_the_way)
     await send_in(store, key, b"b" * MEBIBYTE, 6)
     digest = Digest.of(b"s" * MEBIBYTE + b"b" * (6 * MEBIBYTE))
     async with store.open_upload(key) as writer:

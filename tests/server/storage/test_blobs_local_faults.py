@@ -77,7 +77,7 @@ async def test_a_commit_that_fails_leaves_whole_or_absent(
     except BoltsealError as caught:
         error = caught
     held = await size_or_none(store, key)
-    there = blob_file(data, digest).read_bytes() if store.present(digest) else None
+    there = blob_file(data, digest).read_bytes() if store.look(digest) else None
 
     assert there in (None, content)
     assert held in (None, 13)

@@ -21,6 +21,7 @@ from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.fakes.disk import FailingDisk
+from tests.server.storage.stored import remove
 from tests.shop import DAY_US, SHOP, once
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from boltseal.server.storage.blobs.protocol import StoredBlob
+    from boltseal.server.storage.metadata.protocol import Job
     from tests.shop import Opener, Shop
 
 HOUR_US = DAY_US // 24
@@ -55,7 +57,7 @@ async def test_named_bytes_stay_whatever_their_age(shop: Shop) -> None:
     age(shop, b"kept", 1000)
 
     assert await in_thread(shop) == []
-    assert shop.blobs.present(Digest.of(b"kept"))
+    assert shop.blobs.look(Digest.of(b"kept")) is not None
 
 
 async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
@@ -66,13 +68,13 @@ async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
     soon = await in_thread(shop)
     shop.clock.now_us += 2 * HOUR_US
     planned = await in_thread(shop, dry_run=True)
-    there = shop.blobs.present(Digest.of(b"goes"))
+    there = shop.blobs.look(Digest.of(b"goes"))
     gone = await in_thread(shop)
 
     assert soon == []
     assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository names it since 2 h")]
     assert there
-    assert not shop.blobs.present(Digest.of(b"goes"))
+    assert shop.blobs.look(Digest.of(b"goes")) is None
     assert await in_thread(shop) == []
 
 
@@ -86,25 +88,29 @@ async def test_young_unnamed_bytes_stay(shop: Shop) -> None:
     assert await in_thread(shop) == []
 
 
-async def test_a_push_between_its_bytes_and_its_row_is_told_to_try_again(shop: Shop) -> None:
-    """Bytes that went in that moment are never acknowledged as held."""
+async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(shop: Shop) -> None:
+    """Bytes that a purge deleted in that moment are never acknowledged as held."""
     digest = Digest.of(b"raced")
     await shop.blob(b"raced")
     await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
     upload = await shop.registry.uploads.start(SHOP)
 
-    class Vanishing:
+    class Purging:
+        """The metadata; before the push's row is written, the bytes are deleted as a purge deletes them."""
+
         def __getattr__(self, name: str) -> object:
-            return getattr(shop.blobs, name)
+            return getattr(shop.database, name)
 
-        def present(self, wanted: Digest) -> bool:
-            shop.blobs.remove(wanted)
-            return shop.blobs.present(wanted)
+        async def write(self, job: Job[None]) -> None:
+            shop.clock.now_us += 1
+            await shop.registry.seals._delete_bytes([digest])
+            await shop.database.write(job)
 
-    uploads = UploadManager(shop.database, Vanishing())  # type: ignore[arg-type]  # the rest by __getattr__
+    uploads = UploadManager(Purging(), shop.blobs)  # type: ignore[arg-type]  # the rest by __getattr__
     with pytest.raises(Unavailable, match="push again"):
         await uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
 
+    assert shop.blobs.look(digest) is None
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
@@ -126,7 +132,7 @@ async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
     assert all(isinstance(result, dict | Unavailable) for result in pushed)
     assert acknowledged
     for body in acknowledged:
-        assert shop.blobs.present(Digest.of(body))
+        assert shop.blobs.look(Digest.of(body)) is not None
 
 
 async def test_an_abandoned_upload_goes_after_a_day(shop: Shop) -> None:
@@ -166,7 +172,7 @@ async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
     )
 
     assert items == []
-    assert shop.blobs.present(digest)
+    assert shop.blobs.look(digest) is not None
 
 
 async def test_what_no_repository_ever_named_goes_after_a_day(shop: Shop, tmp_path: Path) -> None:
@@ -205,7 +211,7 @@ async def test_a_dry_run_waits_for_nobody_and_writes_nothing(shop: Shop, tmp_pat
         planned = await in_thread(shop, dry_run=True)
 
     assert len(planned) == 1
-    assert shop.blobs.present(Digest.of(b"goes"))
+    assert shop.blobs.look(Digest.of(b"goes")) is not None
 
 
 async def test_a_store_that_fails_stops_it_and_what_went_is_told(open_shop: Opener, tmp_path: Path) -> None:
@@ -225,7 +231,7 @@ async def test_a_store_that_fails_stops_it_and_what_went_is_told(open_shop: Open
         for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):
             told.append(item)  # noqa: PERF402  # what was told before the error is the point
 
-    with pytest.raises(StoreBroken, match="can't be removed"):
+    with pytest.raises(StoreBroken, match="can't be deleted"):
         await asyncio.to_thread(run_until_it_fails)
     blobs.close()
     rest = await in_thread(shop)
@@ -239,7 +245,7 @@ async def test_notes_on_what_is_gone_or_named_again_are_forgotten(shop: Shop, tm
     for data in (b"purged", b"returned", b"waiting"):
         await shop.blob(data)
         await shop.registry.deletes.blob(SHOP, Digest.of(data), ANONYMOUS)
-    shop.blobs.remove(Digest.of(b"purged"))
+    remove(shop.blobs, Digest.of(b"purged"))
     await shop.blob(b"returned")
     shop.clock.now_us += 2 * HOUR_US
     await in_thread(shop)

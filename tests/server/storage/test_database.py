@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import insert, select
 
 from boltseal.errors import Full, NotFound, Unavailable
-from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.database import Database, Transaction, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.schema import repository
+from boltseal.server.storage.metadata.sqlite import open_database
+from tests.server.storage.sqlite_session import driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,19 +28,19 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(data: Path) -> Iterator[Database]:
+def database(data: Path) -> Iterator[Metadata]:
     opened = open_store(data)
     yield opened
     opened.close()
 
 
-def open_store(data: Path, lock_wait_s: float = 10.0) -> Database:
+def open_store(data: Path, lock_wait_s: float = 10.0) -> Metadata:
     return open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: 1_000_000, lock_wait_s)
 
 
-def adding(name: str, *, fail: bool = False) -> Callable[[Transaction], str]:
-    def job(tx: Transaction) -> str:
-        tx.connection.execute(insert(repository).values(name=name, created_us=tx.now_us))
+def adding(name: str, *, fail: bool = False) -> Callable[[UnitOfWork], str]:
+    def job(tx: UnitOfWork) -> str:
+        tx.sql.connection.execute(insert(repository).values(name=name, created_us=tx.now_us))
         if fail:
             raise NotFound(f"{name} was refused")
         return name
@@ -47,13 +48,15 @@ def adding(name: str, *, fail: bool = False) -> Callable[[Transaction], str]:
     return job
 
 
-def names(database: Database) -> list[str]:
+def names(database: Metadata) -> list[str]:
     return database.read_and_wait(
-        lambda connection: list(connection.execute(select(repository.c.name).order_by(repository.c.name)).scalars())
+        lambda snapshot: list(
+            snapshot.sql.connection.execute(select(repository.c.name).order_by(repository.c.name)).scalars()
+        )
     )
 
 
-async def test_a_job_that_returns_is_committed(database: Database) -> None:
+async def test_a_job_that_returns_is_committed(database: Metadata) -> None:
     """What a job returned is there for every reader."""
     returned = await database.write(adding("a"))
 
@@ -61,7 +64,7 @@ async def test_a_job_that_returns_is_committed(database: Database) -> None:
     assert names(database) == ["a"]
 
 
-async def test_a_job_that_raises_changes_nothing_and_takes_nobody_along(database: Database) -> None:
+async def test_a_job_that_raises_changes_nothing_and_takes_nobody_along(database: Metadata) -> None:
     """In one group the failed job alone is rolled back."""
     results = await asyncio.gather(
         *(database.write(adding(f"r{n:02}", fail=n % 3 == 0)) for n in range(30)), return_exceptions=True
@@ -71,12 +74,12 @@ async def test_a_job_that_raises_changes_nothing_and_takes_nobody_along(database
     assert names(database) == [f"r{n:02}" for n in range(30) if n % 3]
 
 
-async def test_a_job_nobody_waits_for_before_it_began_is_not_done(database: Database) -> None:
+async def test_a_job_nobody_waits_for_before_it_began_is_not_done(database: Metadata) -> None:
     """A client that went away before its turn has changed nothing."""
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def slow(_: Transaction) -> None:
+    def slow(_: UnitOfWork) -> None:
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
 
     first = asyncio.create_task(database.write(slow))
@@ -92,10 +95,10 @@ async def test_a_job_nobody_waits_for_before_it_began_is_not_done(database: Data
     assert names(database) == ["next"]
 
 
-async def test_a_defect_in_a_job_reaches_whoever_asked_and_the_writer_goes_on(database: Database) -> None:
+async def test_a_defect_in_a_job_reaches_whoever_asked_and_the_writer_goes_on(database: Metadata) -> None:
     """An error that is not ours is rolled back and handed over as it is."""
 
-    def broken(_: Transaction) -> None:
+    def broken(_: UnitOfWork) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -120,15 +123,15 @@ async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
     database.close()
 
 
-async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database: Database) -> None:
+async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database: Metadata) -> None:
     """No space: the job is not done, the error is Full, and later writes succeed."""
 
-    def limit(pages: int) -> Callable[[Transaction], None]:
-        return lambda tx: sqlite.driver(tx.connection).execute(f"PRAGMA max_page_count={pages}").close()
+    def limit(pages: int) -> Callable[[UnitOfWork], None]:
+        return lambda tx: driver(tx).execute(f"PRAGMA max_page_count={pages}").close()
 
-    def much(tx: Transaction) -> None:
+    def much(tx: UnitOfWork) -> None:
         rows = [{"name": f"{n:06}" + "x" * 200, "created_us": 0} for n in range(5000)]
-        tx.connection.execute(insert(repository), rows)
+        tx.sql.connection.execute(insert(repository), rows)
 
     await database.write(limit(1))
     with pytest.raises(Full):
@@ -158,7 +161,7 @@ async def test_taking_away_changes_the_generation_for_every_process(data: Path) 
     await one.write(adding("a"))
     unchanged = two.generation.read()
 
-    def take(tx: Transaction) -> None:
+    def take(tx: UnitOfWork) -> None:
         tx.takes_away = True
 
     await one.write(take)
@@ -169,10 +172,10 @@ async def test_taking_away_changes_the_generation_for_every_process(data: Path) 
     two.close()
 
 
-async def test_a_refused_job_that_would_take_away_leaves_caches_alone(database: Database) -> None:
+async def test_a_refused_job_that_would_take_away_leaves_caches_alone(database: Metadata) -> None:
     """A delete that was rolled back took nothing away."""
 
-    def refused(tx: Transaction) -> None:
+    def refused(tx: UnitOfWork) -> None:
         tx.takes_away = True
         raise NotFound("no")
 
@@ -209,11 +212,11 @@ async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone
     """Making the number even is for who made it odd: another process may be in its COMMIT."""
     one, other = open_store(data), open_store(data)
 
-    def fails_the_group(tx: Transaction) -> None:
+    def fails_the_group(tx: UnitOfWork) -> None:
         tx.takes_away = True
-        sqlite.driver(tx.connection).execute("ROLLBACK")
+        driver(tx).execute("ROLLBACK")
 
-    def takes_away(tx: Transaction) -> None:
+    def takes_away(tx: UnitOfWork) -> None:
         tx.takes_away = True
 
     before = one.generation.read()

@@ -21,8 +21,10 @@ from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.fsck import Examined, FindingStatus, examine
 from boltseal.server.storage.garbage_collection import collect
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.sqlite import open_snapshot
 from tests.fakes.disk import FailingDisk
 from tests.server.storage import sessions
+from tests.server.storage.stored import remove
 from tests.shop import DAY_US, INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ LAYER = Digest.of(b"layer one")
 @pytest.fixture
 def look(shop: Shop, tmp_path: Path) -> Callable[[], Examined]:
     """Examines this test's store, while it is open."""
-    return lambda: examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+    return lambda: examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("UPDATE link SET kind = 'foreign-layer' WHERE kind = 'layer'", "the links differ from the bytes in sha256:"),
         ("UPDATE link SET parent = 'sha256:0' WHERE kind = 'layer'", "is left over from this manifest, which is gone"),
         ("UPDATE repository SET name = 'Shop'", "repository 'Shop': repository name \"Shop\" must be lower-case"),
-        ("UPDATE blob SET repository_id = 7 WHERE size = 9", "database: a row of blob names a row of repository"),
+        ("UPDATE blob SET repository_id = 7 WHERE size = 9", "database: a row of blob refers to a row of repository"),
         (
             "UPDATE entry SET line = replace(line, '\"previous\":-1', '\"previous\":0') WHERE idx = 2",
             "its previous is 0",
@@ -191,9 +193,9 @@ async def test_a_keep_of_days_is_held_against_its_entry(
     """Nobody shortens how long a sealed tag is protected by changing its row."""
     shop = open_shop({"tag": "*", "mode": "sealed", "keep": "30d"})
     await publish(shop)
-    before = examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+    before = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
     by_hand("UPDATE tag SET keep_until_us = keep_until_us - ?", DAY_US)
-    after = examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+    after = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
 
     assert problems(before) == []
     assert problems(after) == ["shop/app:1.4.2: the tag is not kept as long as 30d says"]
@@ -280,17 +282,17 @@ async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_pat
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
 
-        def present(self, wanted: Digest) -> bool:
+        def look(self, wanted: Digest) -> StoredBlob | None:
             with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
                 connection.execute("DELETE FROM blob")
             connection.close()
-            shop.blobs.remove(wanted)
-            return shop.blobs.present(wanted)
+            remove(shop.blobs, wanted)
+            return shop.blobs.look(wanted)
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Going(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Going())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert problems(examined) == []
-    assert not shop.blobs.present(digest)
+    assert shop.blobs.look(digest) is None
 
 
 async def test_a_read_only_look_can_not_write(shop: Shop, look: Callable[[], Examined], tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, 
                 looks += 1
                 path.write_bytes(b"layer one")
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Mended(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Mended())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert problems(examined) == []
     assert looks == 2
@@ -373,7 +375,7 @@ async def test_a_blob_that_can_not_be_read_is_unknown_and_the_rest_is_looked_at(
     disk = FailingDisk()
     disk.fail("read_at", errno.EIO)
     blobs = LocalBlobs(tmp_path / "data", create=False, disk=disk)
-    examined = examine(tmp_path / "data" / DATABASE_NAME, blobs, shop.clock.now_us)
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), blobs)
     blobs.close()
 
     assert [finding.status for finding in examined.findings] == [FindingStatus.UNKNOWN]
@@ -396,7 +398,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
         def walk(self) -> Iterator[StoredBlob]:
             raise StoreBroken("a folder of the store can't be read (Permission denied)")
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Closed(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Closed())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert examined.outcome is FindingStatus.UNKNOWN
     assert [finding.what for finding in examined.findings] == ["store"]
@@ -417,7 +419,7 @@ async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener
     with database.open("r+b") as file:
         file.seek((root - 1) * 4096)
         file.write(b"\xff" * 4096)
-    examined = examine(database, shop.blobs, shop.clock.now_us)
+    examined = examine(open_snapshot(database), shop.blobs)
     found = problems(examined)
 
     assert examined.outcome is FindingStatus.DIFFERS
@@ -430,7 +432,7 @@ async def test_progress_is_told_with_totals(shop: Shop, tmp_path: Path) -> None:
     """Whoever watches sees every step come to its end."""
     await publish(shop)
     told: list[tuple[str, int, int]] = []
-    examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us, lambda *step: told.append(step))
+    examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
     ends = {step: (done, total) for step, done, total in told}
 
     assert ends == {"ledger": (3, 3), "tags": (1, 1), "manifests": (1, 1), "blobs": (23, 23)}
@@ -489,9 +491,7 @@ async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_h
     os.truncate(path, size)
     by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us, NULL FROM blob", str(digest), size)
     told: list[tuple[str, int, int]] = []
-    examined = examine(
-        tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us, lambda *step: told.append(step)
-    )
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
 
     assert problems(examined) == []
     assert len([step for step in told if step[0] == "blobs"]) == 4
@@ -508,9 +508,9 @@ async def test_a_blob_that_goes_between_its_name_and_its_bytes_is_missing(shop: 
             return getattr(shop.blobs, name)
 
         def scan(self, wanted: Digest) -> Iterator[bytes]:
-            shop.blobs.remove(wanted)
+            remove(shop.blobs, wanted)
             return shop.blobs.scan(wanted)
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Going(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Going())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert problems(examined) == [f"{Digest.of(b'goes')}: the blob's bytes are missing"]

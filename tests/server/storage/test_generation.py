@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.server.storage.coordination.generation import Generation
+from boltseal.server.storage.coordination.generation import FileGeneration
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def telling(work: Callable[[], None], done: threading.Event) -> Callable[[], Non
 
 def test_the_end_of_one_writer_is_not_the_end_of_the_next(place: Path) -> None:
     """COMMIT opens the database's lock before `end`: the next writer must wait, or its COMMIT comes under an even number."""
-    one, other = Generation.open(place), Generation.open(place)
+    one, other = FileGeneration.open(place), FileGeneration.open(place)
     one.begin()
     begun = threading.Event()
     next_writer = threading.Thread(target=telling(other.begin, begun))
@@ -47,7 +47,7 @@ def test_the_end_of_one_writer_is_not_the_end_of_the_next(place: Path) -> None:
 
 def test_the_number_is_another_after_each_writer(place: Path) -> None:
     """Two writers, each in its own process, never leave a number that stood before."""
-    one, other = Generation.open(place), Generation.open(place)
+    one, other = FileGeneration.open(place), FileGeneration.open(place)
     seen = [one.read()]
     for writer in (one, other, one):
         writer.begin()
@@ -60,10 +60,10 @@ def test_the_number_is_another_after_each_writer(place: Path) -> None:
 
 def test_a_writer_that_died_stops_nobody(place: Path) -> None:
     """A process killed between begin and end leaves the number odd, and its lock open."""
-    here = Generation.open(place)
+    here = FileGeneration.open(place)
     child = os.fork()
     if child == 0:
-        Generation.open(place).begin()
+        FileGeneration.open(place).begin()
         os._exit(0)
     os.waitpid(child, 0)
     left = here.read()
@@ -79,7 +79,7 @@ def test_a_writer_that_died_stops_nobody(place: Path) -> None:
 
 def test_a_start_does_not_end_what_a_living_writer_began(place: Path) -> None:
     """`repair` beside a writer between COMMIT and `end` waits, and then finds nothing to repair."""
-    one, starting = Generation.open(place), Generation.open(place)
+    one, starting = FileGeneration.open(place), FileGeneration.open(place)
     one.begin()
     repaired = threading.Event()
     start = threading.Thread(target=telling(starting.repair, repaired))

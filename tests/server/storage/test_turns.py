@@ -1,4 +1,4 @@
-"""Turns: one at a time of all processes, and a dead one holds nobody up."""
+"""FileInterprocessLock: one at a time of all processes, and a dead one holds nobody up."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock, LockNotAcquired, LockUnusable
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock, LockNotAcquired, LockUnusable
 
 HOLDS = """
 import asyncio, sys
 from pathlib import Path
-from boltseal.server.storage.coordination.interprocess_lock import Turns
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 
 async def main():
-    async with Turns(Path(sys.argv[1])).taken("tag", 0):
+    async with FileInterprocessLock(Path(sys.argv[1])).taken("tag", 0):
         print("taken", flush=True)
         await asyncio.sleep(60)
 
@@ -27,10 +27,10 @@ asyncio.run(main())
 
 async def test_one_at_a_time_in_a_process_and_among_them(tmp_path: Path) -> None:
     """Two openings of the file are two processes to the kernel."""
-    here, there = InterprocessLock(tmp_path), InterprocessLock(tmp_path)
+    here, there = FileInterprocessLock(tmp_path), FileInterprocessLock(tmp_path)
     inside, most = 0, 0
 
-    async def work(turns: InterprocessLock) -> None:
+    async def work(turns: FileInterprocessLock) -> None:
         nonlocal inside, most
         async with turns.taken("tag", 10):
             inside += 1
@@ -47,7 +47,7 @@ async def test_one_at_a_time_in_a_process_and_among_them(tmp_path: Path) -> None
 
 async def test_another_key_is_another_turn(tmp_path: Path) -> None:
     """Nobody waits for what is none of their business."""
-    turns = InterprocessLock(tmp_path)
+    turns = FileInterprocessLock(tmp_path)
     async with turns.taken("one", 0), turns.taken("two", 0):
         with pytest.raises(LockNotAcquired, match="somebody else is at the same"):
             async with turns.taken("one", 0.05):
@@ -65,7 +65,7 @@ async def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     other = _holder(tmp_path)
     assert other.stdout is not None
     assert await asyncio.to_thread(other.stdout.readline) == b"taken\n"
-    turns = InterprocessLock(tmp_path)
+    turns = FileInterprocessLock(tmp_path)
     with pytest.raises(LockNotAcquired):
         async with turns.taken("tag", 0.05):
             pass
@@ -80,5 +80,5 @@ async def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
 async def test_a_file_that_can_not_be_made_is_doubt(tmp_path: Path) -> None:
     """No turn, no work."""
     with pytest.raises(LockUnusable, match=r"turns\.lock can't be used"):
-        async with InterprocessLock(tmp_path / "missing").taken("tag", 0):
+        async with FileInterprocessLock(tmp_path / "missing").taken("tag", 0):
             pass

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.pulls import Pulls
     from boltseal.server.registry.uploads import UploadManager
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 BLOBS_FETCHED: Final = "mirror_blobs_fetched"
 WATCH_EVERY_S: Final = 0.02
@@ -82,7 +82,8 @@ class MirroredBlobs:
             found = await self._pulls.blob(repository, digest)
         except BlobUnknown:
             return False
-        return await self._blobs.stat(digest) == found.size
+        stored = await self._blobs.stat(digest)
+        return stored is not None and stored.size == found.size
 
     async def fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> Fetch:
         """A blob that is not here, on its way: begun now, or by somebody before."""
@@ -138,7 +139,10 @@ class MirroredBlobs:
             return True
         prefix = f"{upstream.terms.name}/"
         size = next((size for name, size in await self._pulls.holders(fetch.digest) if name.startswith(prefix)), None)
-        if size is None or await self._blobs.stat(fetch.digest) != size or fetch.size not in (None, size):
+        if size is None or fetch.size not in (None, size):
+            return False
+        stored = await self._blobs.stat(fetch.digest)
+        if stored is None or stored.size != size:
             return False
         async with self._limits.asking(upstream):
             there = await upstream.client.has_blob(upstream.remote(repository), fetch.digest)

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.pulls import Pulls
     from boltseal.server.registry.reserved_push import ApprovedPush, Reservation, ReservedPushes
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 TURN_S: Final = 60.0
 BLOB_TURN_S: Final = 600.0

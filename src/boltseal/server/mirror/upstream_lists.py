@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 ITEM_BYTES: Final = 100
 FAILED_US: Final = 30_000_000
@@ -96,7 +96,7 @@ class UpstreamLists:
 
     def __init__(
         self,
-        database: Database,
+        database: Metadata,
         pulls: Pulls,
         limits: UpstreamLimits,
         clock: Callable[[], int],

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell, UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 REMEMBERED: Final = 10_000
 MISSED_US: Final = 10_000_000
@@ -123,7 +123,7 @@ class UpstreamTags:
     async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         """What a tag means (`repository`: ours, `docker.io/library/node`). RemoteNotFound, TagWithdrawn, TagHeldBack, and
         what `client` raises where nothing stands here."""
-        stands = self._observations.look(repository, tag)
+        stands = await self._observations.look(repository, tag)
         if stands is not None and self._fresh(upstream, stands):
             return _served(upstream, repository, tag, stands, stands.known.serves)
         tried = self._tried.get((repository, tag))
@@ -142,13 +142,13 @@ class UpstreamTags:
             self._tell(event)
 
     async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
-        stands = self._observations.look(repository, tag)
+        stands = await self._observations.look(repository, tag)
         try:
             reason = self._read_only() or self._limits.resting(upstream)
             if reason is not None:
                 raise Unavailable(f"{upstream.terms.name} was not asked: {reason}")
             async with self._turns.taken(f"tag {repository}:{tag}", 0.0 if stands is not None else TURN_S):
-                stands = self._observations.look(repository, tag)
+                stands = await self._observations.look(repository, tag)
                 if stands is not None and self._fresh(upstream, stands):  # another worker was quicker
                     return _served(upstream, repository, tag, stands, stands.known.serves)
                 return await self._ask_alone(upstream, repository, tag, stands)

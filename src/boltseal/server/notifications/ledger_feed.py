@@ -26,14 +26,12 @@ from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import TOLD
 from boltseal.policy.upstream_moves import MoveEvent as Telling
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.events import Event
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 
 BATCH: Final = 500
 SEEN_BY: Final = "registry"
@@ -44,7 +42,7 @@ _GONE: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind
 class _LogFeed(ABC):
     """One of a store's logs."""
 
-    def __init__(self, database: Database, log: Log) -> None:
+    def __init__(self, database: Metadata, log: Log) -> None:
         self._database = database
         self._log = log
 
@@ -60,8 +58,8 @@ class _LogFeed(ABC):
     def size(self) -> int:
         """How many entries there are. Unavailable."""
 
-        def look(connection: Connection) -> int:
-            head = ledger_store.head(Transaction(connection, 0), self._log)
+        def look(snapshot: Snapshot) -> int:
+            head = ledger_store.head(snapshot, self._log)
             return 0 if head is None else head.size
 
         return self._database.read_and_wait(look)
@@ -69,8 +67,8 @@ class _LogFeed(ABC):
     def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
         """The events from the entry `start` on, of some entries, and where to go on. Unavailable."""
 
-        def look(connection: Connection) -> list[tuple[int, bytes]]:
-            return list(ledger_store.lines(connection, start, until=start + BATCH, log=self._log))
+        def look(snapshot: Snapshot) -> list[tuple[int, bytes]]:
+            return list(ledger_store.lines(snapshot, start, until=start + BATCH, log=self._log))
 
         found = self._database.read_and_wait(look)
         told = []
@@ -88,7 +86,7 @@ class _LogFeed(ABC):
 class LedgerFeed(_LogFeed):
     """The ledger of one store. `registry`: the name that clients know us by."""
 
-    def __init__(self, database: Database, registry: str) -> None:
+    def __init__(self, database: Metadata, registry: str) -> None:
         super().__init__(database, LEDGER)
         self._registry = registry
 
@@ -99,7 +97,7 @@ class LedgerFeed(_LogFeed):
 class ObservationFeed(_LogFeed):
     """The log of observations of one store."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         super().__init__(database, OBSERVATIONS)
 
     def _event(self, entry: Entry) -> Event | None:

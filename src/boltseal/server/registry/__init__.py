@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet
     from boltseal.server.storage.blobs.protocol import BlobStore
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Registry:
 
 
 def build_registry(
-    database: Database,
+    database: Metadata,
     blobs: BlobStore,
     rules: RuleSet,
     room: DiskReserve | None = None,

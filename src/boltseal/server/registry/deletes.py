@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import Conditions
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
     from boltseal.server.storage.metadata.queries import ManifestRow
 
 TAKE_BACK_US: Final = 24 * 3600 * 1_000_000
@@ -40,7 +40,7 @@ class ContentProtected(SealedDelete):
 class Deletes:
     """Every delete that comes over the wire."""
 
-    def __init__(self, database: Database, door: TagWriter, refusals: RefusalLog) -> None:
+    def __init__(self, database: Metadata, door: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
         self._door = door
         self._refusals = refusals
@@ -48,7 +48,7 @@ class Deletes:
     async def tag(self, repository: Repository, tag: Tag, conditions: Conditions, actor: Actor) -> None:
         """Take a tag away (end-9); what it meant stays pullable by digest. ManifestUnknown, TagProtected, ..."""
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             place = self._place(tx, repository)
             if place is None or not self._door.delete(tx, place, tag, actor, conditions):
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
@@ -59,7 +59,7 @@ class Deletes:
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
         """Take a manifest away, and every tag that means it (end-9). ManifestUnknown, ContentProtected, TagProtected."""
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             place = self._place(tx, repository)
             row = None if place is None else queries.find_manifest(tx, place.id, str(digest))
             if place is None or row is None:
@@ -78,7 +78,7 @@ class Deletes:
     async def blob(self, repository: Repository, digest: Digest, actor: Actor) -> None:
         """Let the repository hold a blob no more (end-10). BlobUnknown, ContentProtected."""
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             place = self._place(tx, repository)
             if place is None or queries.blob_size(tx, place.id, str(digest)) is None:
                 raise BlobUnknown(f"{repository} holds no blob {digest}")
@@ -92,7 +92,7 @@ class Deletes:
             await self._database.write(job)
 
     def _check_manifest(
-        self, tx: Transaction, place: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
+        self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
     ) -> str | None:
         """Refuse what a seal covers. Returns the sealed subject when this is a referrer that may be taken back."""
         keeping = self._door.protectors(tx, place, digest, through_subjects=False)
@@ -113,7 +113,7 @@ class Deletes:
         return row.subject
 
     def _record_taken_back(
-        self, tx: Transaction, place: RepositoryRow, row: ManifestRow, subject: str, actor: Actor
+        self, tx: UnitOfWork, place: RepositoryRow, row: ManifestRow, subject: str, actor: Actor
     ) -> None:
         sequencer.append(
             tx,
@@ -127,6 +127,6 @@ class Deletes:
             extra={"subject": subject},
         )
 
-    def _place(self, tx: Transaction, repository: Repository) -> RepositoryRow | None:
-        found = queries.repository_id(tx, repository)
+    def _place(self, tx: UnitOfWork, repository: Repository) -> RepositoryRow | None:
+        found = queries.lock_repository(tx, repository)
         return None if found is None else RepositoryRow(repository, found)

@@ -29,14 +29,12 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import LEDGER, Log
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 
 BATCH: Final = 16_384
 """How many entries at most one head brings in; a million at once would be held in memory."""
@@ -68,7 +66,7 @@ class _Seen:
 class Integrator:
     """Signs one store's ledger, or another of its logs. Any process, any thread, several at once."""
 
-    def __init__(self, database: Database, keys: LedgerKeys, log: Log = LEDGER) -> None:
+    def __init__(self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER) -> None:
         self.log = log
         self._database = database
         self._keys = keys
@@ -197,8 +195,8 @@ class Integrator:
         return marked
 
     def _look(self) -> _Seen | None:
-        def look(held: Connection) -> _Seen | None:
-            entries = ledger_store.head(Transaction(held, 0), self.log)
+        def look(held: Snapshot) -> _Seen | None:
+            entries = ledger_store.head(held, self.log)
             return (
                 None if entries is None else _Seen(entries.origin, entries.size, ledger_tree.head(held, log=self.log))
             )
@@ -206,26 +204,26 @@ class Integrator:
         return self._database.read_and_wait(look)
 
 
-def receipt_of(connection: Connection, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
+def receipt_of(snapshot: Snapshot, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
     """The receipt of an entry under a head of `size` entries, whose note is given. TileInvalid when tiles are missing."""
     path = inclusion_path(index, size)
-    node = Tiles(size, ledger_tree.tiles(connection, needed(path, size), log)).node
-    line = next(iter(ledger_store.lines(connection, index, batch=1, log=log)))[1]
+    node = Tiles(size, ledger_tree.tiles(snapshot, needed(path, size), log)).node
+    line = next(iter(ledger_store.lines(snapshot, index, batch=1, log=log)))[1]
     return format_receipt(Receipt(index, prove(path, node), note, line))
 
 
-def _grown(connection: Connection, size: int, to: int, log: Log) -> Grown:
-    lines = [line for _, line in ledger_store.lines(connection, size, until=to, log=log)]
+def _grown(snapshot: Snapshot, size: int, to: int, log: Log) -> Grown:
+    lines = [line for _, line in ledger_store.lines(snapshot, size, until=to, log=log)]
     if len(lines) != to - size or not all(isinstance(line, bytes) for line in lines):
         raise LedgerInDoubt(f"the ledger's entries {size} to {to - 1} are not all there as they were written")
     try:
-        return grow(size, ledger_tree.tiles(connection, edge(size), log), [leaf_hash(line) for line in lines])
+        return grow(size, ledger_tree.tiles(snapshot, edge(size), log), [leaf_hash(line) for line in lines])
     except TileInvalid as error:
         raise LedgerInDoubt(f"the ledger's stored tree does not hold: {error.message}") from error
 
 
 def _compare_tree(
-    connection: Connection, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
+    snapshot: Snapshot, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
 ) -> None:
     """The stored tree and head against the mark. LedgerInDoubt."""
     if head is None:
@@ -235,7 +233,7 @@ def _compare_tree(
         if head.size > marked.size:  # the mark is older, so the head must speak for itself
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
-        roots = {at: ledger_tree.root(connection, at, head.size, log) for at in {common, head.size}}
+        roots = {at: ledger_tree.root(snapshot, at, head.size, log) for at in {common, head.size}}
     except (Invalid, TileInvalid) as error:
         raise LedgerInDoubt(f"the ledger's stored head does not hold: {error.message}") from error
     if stored.size != head.size or stored.root != roots[head.size]:

@@ -21,12 +21,10 @@ from boltseal.server.storage.metadata.schema import LEDGER, Log
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from sqlalchemy import Connection
-
     from boltseal.ledger.entry import Entry
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 
 CREATED: Final = "created"
 DELETED: Final = "deleted"
@@ -77,7 +75,7 @@ class EntryPage:
 class Ledger:
     """One of a store's logs, as others may see it."""
 
-    def __init__(self, database: Database, log: Log = LEDGER) -> None:
+    def __init__(self, database: Metadata, log: Log = LEDGER) -> None:
         self._database = database
         self._log = log
 
@@ -100,7 +98,7 @@ class Ledger:
     async def receipt(self, index: int) -> bytes:
         """The proof that an entry is in the ledger, with the entry itself; under a head that a witness saw, if one did."""
 
-        def query(held: Connection) -> bytes:
+        def query(held: Snapshot) -> bytes:
             head = self._head(held)
             witnessed = ledger_tree.head(held, ledger_tree.WITNESSED, self._log)
             if witnessed is not None and index < witnessed.size:
@@ -117,7 +115,7 @@ class Ledger:
 
         events = _EVENTS if self._log is LEDGER else _SEEN
 
-        def query(held: Connection) -> EventPage:
+        def query(held: Snapshot) -> EventPage:
             found: list[TagEvent] = []
             lines = ledger_store.newest_of_name(
                 held, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
@@ -143,7 +141,7 @@ class Ledger:
         `kinds`: of these kinds only.
         """
 
-        def query(held: Connection) -> EntryPage:
+        def query(held: Snapshot) -> EntryPage:
             size = self._head(held).size
             rows = ledger_store.of_repository(
                 held, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
@@ -152,7 +150,7 @@ class Ledger:
 
         return await self._database.read(query)
 
-    def _before(self, held: Connection, gone: Entry) -> Entry:
+    def _before(self, held: Snapshot, gone: Entry) -> Entry:
         """An entry that a tag means nothing any more, with what it meant in it."""
         at = gone.previous
         while at >= 0:
@@ -162,19 +160,19 @@ class Ledger:
             at = before.previous
         return gone
 
-    def _head(self, held: Connection) -> ledger_tree.SignedHead:
+    def _head(self, held: Snapshot) -> ledger_tree.SignedHead:
         head = ledger_tree.head(held, log=self._log)
         if head is None:
             raise NotInLedger("this ledger is not signed yet")
         return head
 
-    def _line(self, held: Connection, index: int) -> bytes:
+    def _line(self, held: Snapshot, index: int) -> bytes:
         size = self._head(held).size
         if not 0 <= index < size:
             raise NotInLedger(f"the signed ledger has entries 0 to {size - 1}, and not {index}; ask again in a moment")
         return next(iter(ledger_store.lines(held, index, batch=1, log=self._log)))[1]
 
-    def _tile(self, held: Connection, at: TileId | BundleId) -> bytes:
+    def _tile(self, held: Snapshot, at: TileId | BundleId) -> bytes:
         size = self._head(held).size
         held_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
         if at.index * WIDTH + at.width > held_at_level:

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import Conditions
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class Manifests:
     """Every manifest push of the registry."""
 
     def __init__(
-        self, database: Database, door: TagWriter, refusals: RefusalLog, bounds: QuotaChecks = UNCHECKED
+        self, database: Metadata, door: TagWriter, refusals: RefusalLog, bounds: QuotaChecks = UNCHECKED
     ) -> None:
         self._database = database
         self._door = door
@@ -59,7 +59,7 @@ class Manifests:
         """
         pushed, tags = prepare(reference, extra_tags, body, content_type)
 
-        def job(tx: Transaction) -> Published:
+        def job(tx: UnitOfWork) -> Published:
             return self.publish(tx, repository, pushed, tags, conditions, actor)
 
         with self._refusals.told("push", repository, tags, pushed.digest, actor):
@@ -67,7 +67,7 @@ class Manifests:
 
     def publish(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         repository: Repository,
         pushed: PushedManifest,
         tags: tuple[Tag, ...],
@@ -80,7 +80,7 @@ class Manifests:
 
     def _publish(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         repository: Repository,
         pushed: PushedManifest,
         tags: tuple[Tag, ...],
@@ -104,7 +104,7 @@ class Manifests:
 
     def _write(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         place: RepositoryRow,
         pushed: PushedManifest,
         tags: tuple[Tag, ...],
@@ -131,7 +131,7 @@ class Manifests:
             for subject in spoken_of:
                 queries.add_link(tx, place.id, str(pushed.digest), str(subject), str(LinkKind.SIGNATURE_TAG))
 
-    def _check_sizes(self, tx: Transaction, place: RepositoryRow, manifest: Manifest) -> None:
+    def _check_sizes(self, tx: UnitOfWork, place: RepositoryRow, manifest: Manifest) -> None:
         """A manifest that says another size than what is held has could be published, and pulled by nobody."""
         named = {
             str(link.descriptor.digest): link.descriptor

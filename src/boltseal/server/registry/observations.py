@@ -21,15 +21,13 @@ from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, Up
 from boltseal.policy.upstreams import OnGone
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import foreign_tags, ledger_store
+from boltseal.server.storage.metadata.protocol import ForeignTagRow, Snapshot
 from boltseal.server.storage.metadata.schema import OBSERVATIONS
-from boltseal.server.storage.metadata.sqlite import ForeignTagRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.policy.upstreams import MoveTerms
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 
 LOOKED_BACK: Final = 20
@@ -81,12 +79,12 @@ class HeldTag:
 class Observations:
     """What this store has seen of upstreams' tags."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
-    def look(self, repository: Repository, tag: Tag) -> ObservedTag | None:
+    async def look(self, repository: Repository, tag: Tag) -> ObservedTag | None:
         """How a tag stands, by the last commit; on the event loop's thread. None: it was never there."""
-        row = self._database.lookups.foreign_tag(repository, tag)
+        row = await self._database.lookups.foreign_tag(repository, tag)
         return None if row is None else _stands(row)
 
     async def note(
@@ -100,7 +98,7 @@ class Observations:
     ) -> ObservationResult:
         """Upstream has answered: judge, and write down what is new. LedgerFrozen, LedgerMissing, ClockBehind, Full."""
 
-        def job(tx: Transaction) -> ObservationResult:
+        def job(tx: UnitOfWork) -> ObservationResult:
             return note(tx, repository, tag, answer, terms, actor, on_gone=on_gone)
 
         return await self._database.write(job)
@@ -110,8 +108,8 @@ class Observations:
     ) -> ObservationResult:
         """Let through what is held back of a tag. NoHeldChange; HeldOther where that is not `digest`."""
 
-        def job(tx: Transaction) -> ObservationResult:
-            row = foreign_tags.find(tx.connection, repository, tag)
+        def job(tx: UnitOfWork) -> ObservationResult:
+            row = foreign_tags.find(tx, repository, tag)
             stands = None if row is None else _stands(row)
             if stands is None:
                 raise NoHeldChange(f"{repository}:{tag} was never seen here; nothing of it is held")
@@ -128,10 +126,10 @@ class Observations:
     async def meant_before(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
         """What a tag was served as before it meant `now`, by its last entries, the newest first and each once."""
 
-        def query(connection: Connection) -> list[Digest]:
+        def query(snapshot: Snapshot) -> list[Digest]:
             kinds = [str(EntryKind.OBSERVED), str(EntryKind.ACCEPTED)]
             lines = ledger_store.newest_of_name(
-                connection, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
+                snapshot, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
             )
             found = (parse(line).digest for line in itertools.islice(lines, LOOKED_BACK))
             return [Digest.parse(digest) for digest in dict.fromkeys(found) if digest not in ("", str(now))]
@@ -141,14 +139,14 @@ class Observations:
     async def held(self) -> list[HeldTag]:
         """All tags of which something is held back."""
 
-        def query(connection: Connection) -> list[HeldTag]:
-            return [HeldTag(name, tag, _stands(row).known) for name, tag, row in foreign_tags.held(connection)]
+        def query(snapshot: Snapshot) -> list[HeldTag]:
+            return [HeldTag(name, tag, _stands(row).known) for name, tag, row in foreign_tags.held(snapshot)]
 
         return await self._database.read(query)
 
 
 def note(
-    tx: Transaction,
+    tx: UnitOfWork,
     repository: Repository,
     tag: Tag,
     answer: UpstreamAnswer | None,
@@ -158,7 +156,7 @@ def note(
     on_gone: OnGone = OnGone.ALERT,
 ) -> ObservationResult:
     """The same in a transaction that is under way."""
-    row = foreign_tags.find(tx.connection, repository, tag)
+    row = foreign_tags.find(tx, repository, tag)
     stands = None if row is None else _stands(row)
     judged = upstream_moves.judge(None if stands is None else stands.known, answer, terms, tx.now_us, on_gone)
     if judged.change is not None:
@@ -169,14 +167,12 @@ def note(
     return ObservationResult(replace(stands, asked_us=tx.now_us), stands.known)
 
 
-def recall(tx: Transaction, size: int) -> None:
+def recall(tx: UnitOfWork, size: int) -> None:
     """Set tags whose last entry is lost, of a log of `size` entries, back to what the one before says."""
-    for repository, tag, row in list(foreign_tags.every(tx.connection)):
+    for repository, tag, row in list(foreign_tags.every(tx)):
         if row.entry_index < size:
             continue
-        left = ledger_store.of_repository(
-            tx.connection, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS
-        )
+        left = ledger_store.of_repository(tx, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS)
         if not left:
             foreign_tags.drop(tx, repository, tag)
             continue
@@ -184,7 +180,7 @@ def recall(tx: Transaction, size: int) -> None:
         stand(tx, Repository(repository), Tag(tag), index, parse(line))
 
 
-def stand(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
+def stand(tx: UnitOfWork, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
     """Set a tag to what its last entry says; upstream is asked again before anything else is believed."""
     about = UpstreamAnswer(Digest.parse(entry.digest), entry.type, entry.size) if entry.digest else None
     before = UpstreamAnswer(Digest.parse(entry.was), "", -1) if entry.was else None
@@ -198,7 +194,7 @@ def stand(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: 
 
 
 def _write(
-    tx: Transaction,
+    tx: UnitOfWork,
     repository: Repository,
     tag: Tag,
     stands: ObservedTag | None,
@@ -231,9 +227,9 @@ def _write(
     return ObservationResult(now, None if stands is None else stands.known, judged.told, reason)
 
 
-def _recorded(tx: Transaction, index: int) -> str:
+def _recorded(tx: UnitOfWork, index: int) -> str:
     """What a tag was last recorded to mean, "" for nothing: an entry of kind `held` changes nothing of it."""
-    for _, line in ledger_store.lines(tx.connection, index, until=index + 1, log=OBSERVATIONS):
+    for _, line in ledger_store.lines(tx, index, until=index + 1, log=OBSERVATIONS):
         entry = parse(line)
         return entry.was if entry.kind is EntryKind.HELD else entry.digest
     raise ObservationMissing(f"the log of observations lacks entry {index}: run `boltseal fsck`")

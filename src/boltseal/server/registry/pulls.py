@@ -21,10 +21,8 @@ from boltseal.server.storage.metadata import queries
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from sqlalchemy import Connection
-
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
     from boltseal.server.storage.metadata.queries import ManifestRow
 
 Key = TypeVar("Key")
@@ -94,7 +92,7 @@ class _Bounded(Generic[Key, Value]):
 class Pulls:
     """Every read of the registry. One per process, used from the event loop's thread."""
 
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Metadata, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
         self._generation = database.generation
@@ -103,25 +101,25 @@ class Pulls:
         self._manifests: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(MANIFEST_CACHE_BYTES)
         self._sizes: _Bounded[tuple[str, str], BlobAnswer] = _Bounded(BLOB_CACHE_ITEMS)
 
-    def known(self, repository: Repository) -> bool:
+    async def known(self, repository: Repository) -> bool:
         """Whether there is, or ever was, a repository of this name."""
-        return self._database.lookups.repository(repository)
+        return await self._database.lookups.repository(repository)
 
     async def manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
         """The manifest that a tag means now, or that has this digest (end-3). ManifestUnknown, TagDeleted."""
         may_cache = self._may_cache()
         if isinstance(reference, Digest):
-            return self._by_digest(repository, reference, may_cache=may_cache)
+            return await self._by_digest(repository, reference, may_cache=may_cache)
         key = (repository, reference)
         known = self._tagged.get(key) if may_cache else None
         if known is not None and known.sealed:
             return known
-        found = self._database.lookups.tag(repository, reference)
+        found = await self._database.lookups.tag(repository, reference)
         if found is None:
-            raise self._no_tag(repository, reference)
+            raise await self._no_tag(repository, reference)
         if known is not None and str(known.digest) == found.digest and not found.sealed:
             return known
-        held = self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
+        held = await self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
         answer = ManifestAnswer(held.raw, held.media_type, held.digest, held.size, sealed=found.sealed, by_digest=False)
         if may_cache:
             self._tagged.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
@@ -135,7 +133,7 @@ class Pulls:
             known = self._sizes.get(key)
             if known is not None:
                 return known
-        size = self._database.lookups.blob_size(*key)
+        size = await self._database.lookups.blob_size(*key)
         if size is None:
             raise BlobUnknown(f"{repository} holds no blob {digest}")
         answer = BlobAnswer(digest, size, self._blobs.path(digest))
@@ -146,8 +144,8 @@ class Pulls:
     async def named_size(self, repository: Repository, digest: Digest) -> int | None:
         """How large a blob is by a manifest of the repository that names it, None where none does."""
 
-        def query(connection: Connection) -> int | None:
-            named_by = queries.bytes_of_a_parent(connection, repository, str(digest))
+        def query(snapshot: Snapshot) -> int | None:
+            named_by = queries.bytes_of_a_parent(snapshot, repository, str(digest))
             if named_by is None:
                 return None
             links = parse_manifest(named_by[1], named_by[0]).references()  # here, as it may be large
@@ -162,7 +160,7 @@ class Pulls:
 
     async def holders(self, digest: Digest) -> list[tuple[str, int]]:
         """The repositories that hold a blob, and its size in each. For us alone: between callers there are walls."""
-        return await self._database.read(lambda connection: queries.blob_holders(connection, str(digest), None))
+        return await self._database.read(lambda snapshot: queries.blob_holders(snapshot, str(digest), None))
 
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """The bytes [start, start + length) of a blob that `blob` found."""
@@ -171,7 +169,7 @@ class Pulls:
     async def tags(self, repository: Repository, n: int | None, last: str | None) -> Page[Tag]:
         """A page of the repository's tags, sorted by bytes, behind `last` (end-8). RepositoryUnknown."""
         names = await self._database.read(
-            lambda connection: queries.tag_names(connection, repository, last or "", _one_more(n))
+            lambda snapshot: queries.tag_names(snapshot, repository, last or "", _one_more(n))
         )
         if names is None:
             raise RepositoryUnknown(f"nothing was ever pushed to {repository}")
@@ -182,12 +180,12 @@ class Pulls:
     ) -> Page[Repository]:
         """A page of the repositories that hold something and may be read, sorted by bytes, behind `last`."""
 
-        def query(connection: Connection) -> list[str]:
+        def query(snapshot: Snapshot) -> list[str]:
             wanted = _one_more(n)
             found: list[str] = []
             after = last or ""
             while wanted is None or len(found) < wanted:
-                names = queries.repository_names(connection, after, CATALOG_BATCH)
+                names = queries.repository_names(snapshot, after, CATALOG_BATCH)
                 found += [name for name in names if may_read(Repository(name))]
                 if len(names) < CATALOG_BATCH:
                     break
@@ -213,38 +211,38 @@ class Pulls:
         may have pushed thousands of annotations of megabytes.
         """
 
-        def query(connection: Connection) -> ReferrersPage:
-            sizes = dict(queries.referrers(connection, repository, str(digest), artifact_type))
-            listed = _fallback_tag_lists(connection, repository, digest)
+        def query(snapshot: Snapshot) -> ReferrersPage:
+            sizes = dict(queries.referrers(snapshot, repository, str(digest), artifact_type))
+            listed = _fallback_tag_lists(snapshot, repository, digest)
             for each in listed:
                 if each not in sizes and each > after:
-                    held = queries.held_manifests(connection, repository, [each]).get(each)
+                    held = queries.held_manifests(snapshot, repository, [each]).get(each)
                     if held is not None and artifact_type in (None, held.artifact_type):
                         sizes[each] = held.size
             following = sorted(each for each in sizes if each > after)
             page = _up_to(following[:n], sizes, enough_bytes)
-            rows = queries.held_manifests(connection, repository, page)
+            rows = queries.held_manifests(snapshot, repository, page)
             return ReferrersPage(
                 tuple(_referrer(rows[each]) for each in page if each in rows), len(page) < len(following)
             )
 
         return await self._database.read(query)
 
-    def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
-        bound = self._database.lookups.bound(repository, tag)
+    async def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
+        bound = await self._database.lookups.bound(repository, tag)
         if bound is None:
             return ManifestUnknown(f"there is no tag {tag} in {repository}")
         return TagDeleted(
             f"there is no tag {tag} in {repository} any more; its name can come back only as {bound}", bound
         )
 
-    def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
+    async def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
         key = (repository, str(digest))
         if may_cache:
             known = self._manifests.get(key)
             if known is not None:
                 return known
-        found = self._database.lookups.manifest(*key)
+        found = await self._database.lookups.manifest(*key)
         if found is None:
             raise ManifestUnknown(f"{repository} holds no manifest {digest}")
         answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)
@@ -290,9 +288,9 @@ def _referrer(row: ManifestRow) -> ReferrerRow:
     )
 
 
-def _fallback_tag_lists(connection: Connection, repository: Repository, digest: Digest) -> list[str]:
+def _fallback_tag_lists(snapshot: Snapshot, repository: Repository, digest: Digest) -> list[str]:
     """What a client listed at the tag that the spec has for a registry without referrers API ("Referrers Tag Schema")."""
-    found = queries.tagged_bytes(connection, repository, f"{digest.algorithm}-{digest.hex[:64]}")
+    found = queries.tagged_bytes(snapshot, repository, f"{digest.algorithm}-{digest.hex[:64]}")
     if found is None:
         return []
     try:

@@ -17,10 +17,8 @@ from boltseal.policy.quotas import NO_QUOTAS, UNLIMITED, Quotas
 from boltseal.server.storage.metadata import queries, usage
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.oci.digest import Digest
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 
 class ReferrersTooMany(Denied):
@@ -36,29 +34,29 @@ class QuotaChecks:
     referrers_per_image: int = 0
 
     @contextmanager
-    def counting(self, tx: Transaction, user: str) -> Iterator[None]:
+    def counting(self, tx: UnitOfWork, user: str) -> Iterator[None]:
         """Around whatever adds rows for a user: QuotaExceeded when they hold more than before, and too much."""
         quota = self.quotas.of(user)
         if quota is UNLIMITED:
             yield
             return
-        before = usage.held(tx.connection, user)
+        before = usage.held(tx, user)
         yield
-        after = usage.held(tx.connection, user)
+        after = usage.held(tx, user)
         quota.check(
             user,
             after.size_bytes if after.size_bytes > before.size_bytes else 0,
             after.repositories if after.repositories > before.repositories else 0,
         )
 
-    async def left_bytes(self, database: Database, user: str, repository: str) -> int | None:
+    async def left_bytes(self, database: Metadata, user: str, repository: str) -> int | None:
         """How much a user may add to a repository now, None: any amount. QuotaExceeded when it is nothing."""
         quota = self.quotas.of(user)
         if quota is UNLIMITED:
             return None
 
-        def look(connection: Connection) -> tuple[usage.UserUsage, bool]:
-            return usage.held(connection, user), queries.repository_exists(connection, repository)
+        def look(snapshot: Snapshot) -> tuple[usage.UserUsage, bool]:
+            return usage.held(snapshot, user), queries.repository_exists(snapshot, repository)
 
         held, exists = await database.read(look)
         quota.check(user, held.size_bytes + 1, 0 if exists else held.repositories + 1)
@@ -70,7 +68,7 @@ class QuotaChecks:
         if size_bytes > left_bytes and quota.max_bytes is not None:
             quota.check(user, quota.max_bytes - left_bytes + size_bytes, 0)
 
-    def check_referrers(self, tx: Transaction, repository_id: int, subject: Digest) -> None:
+    def check_referrers(self, tx: UnitOfWork, repository_id: int, subject: Digest) -> None:
         """ReferrersTooMany when another one is too many."""
         most = self.referrers_per_image
         if most and queries.count_referrers(tx, repository_id, str(subject), most) >= most:

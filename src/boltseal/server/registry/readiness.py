@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.sequencer import check_clock
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 ANSWERS_WITHIN_S: Final = 5.0
 
@@ -34,7 +33,7 @@ class Readiness:
 
 
 async def readiness(
-    database: Database, room: DiskReserve, read_only: str | None, notes: tuple[str, ...], clock: Callable[[], int]
+    database: Metadata, room: DiskReserve, read_only: str | None, notes: tuple[str, ...], clock: Callable[[], int]
 ) -> Readiness:
     """What is so now. `read_only`: why nothing is taken in, None where things are."""
     blockers: list[str] = []
@@ -42,7 +41,7 @@ async def readiness(
     try:
         now = clock()
         async with asyncio.timeout(ANSWERS_WITHIN_S):
-            head = await database.read(lambda held: ledger_store.head(Transaction(held, now)))
+            head = await database.read(lambda held: ledger_store.head(held))
         if head is not None:
             check_clock(head.last_time_us, now)
     except TimeoutError:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 MAX_KEYS: Final = 40
 MAX_EXTRA_BYTES: Final = 8 * 1024
@@ -67,7 +67,7 @@ class LedgerRecord:
 class Records:
     """Takes records in."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
     async def record(self, repository: Repository, said: LedgerRecord, actor: Actor) -> int:
@@ -75,8 +75,8 @@ class Records:
         return await self._database.write(lambda tx: _record(tx, repository, said, actor))
 
 
-def _record(tx: Transaction, repository: Repository, said: LedgerRecord, actor: Actor) -> int:
-    found = queries.repository_id(tx, repository)
+def _record(tx: UnitOfWork, repository: Repository, said: LedgerRecord, actor: Actor) -> int:
+    found = queries.lock_repository(tx, repository)
     row = None if found is None else queries.find_manifest(tx, found, str(said.digest))
     if found is None or row is None:
         raise ManifestUnknown(f"{repository} holds no {said.digest}: push it first")
@@ -96,7 +96,7 @@ def _record(tx: Transaction, repository: Repository, said: LedgerRecord, actor: 
     )
 
 
-def _last_change(tx: Transaction, place: RepositoryRow, tag: Tag, digest: Digest) -> int:
+def _last_change(tx: UnitOfWork, place: RepositoryRow, tag: Tag, digest: Digest) -> int:
     """The index of the last entry that changed a tag, which must have meant the digest at some time. NeverResolved."""
     meant, last = False, -1
     for index, entry in changes_of(tx, place, tag):

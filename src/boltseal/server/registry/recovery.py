@@ -32,15 +32,13 @@ from boltseal.server.registry import observations, sequencer
 from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 
 Lines = Callable[[int, int], Iterable[bytes]]
 """The entries [start, end) of some copy of a ledger, each as it stands there. Nothing in them is known to be true."""
@@ -68,14 +66,14 @@ def next_origin(origin: str) -> str:
     return f"{origin}/2" if match is None else f"{match['origin']}/{int(match['number']) + 1}"
 
 
-def entries_here(database: Database, log: Log = LEDGER) -> int:
+def entries_here(database: Metadata, log: Log = LEDGER) -> int:
     """How many entries this store has."""
     seen = database.read_and_wait(lambda held: _seen(held, log))
     return 0 if seen is None else seen[1]
 
 
 def bring_back(
-    database: Database, keys: LedgerKeys, door: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
+    database: Metadata, keys: LedgerKeys, door: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
     """Write the entries that are missing. `head`: the source's signed head, if it has one. RecoveryRefused, LedgerInDoubt."""
     with keys.locked():
@@ -88,7 +86,7 @@ def bring_back(
             if offered.size > signed.size:
                 signed, note = offered, head
 
-        def job(tx: Transaction) -> int:
+        def job(tx: UnitOfWork) -> int:
             return _bring_back(tx, door, lines, signed, log)
 
         with _undoubted(database, log):
@@ -98,7 +96,7 @@ def bring_back(
         return Recovered(key.name, str(key.verifier), brought)
 
 
-def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, log: Log = LEDGER) -> Recovered:
+def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, log: Log = LEDGER) -> Recovered:
     """Go on with what is here, under a new origin and key, and record what was lost. RecoveryRefused."""
     with keys.locked():
         mark = keys.mark()
@@ -113,7 +111,7 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
             extra["last_size"], extra["last_root"] = str(last.size), last.root.hex()
             extra["lost_entries"] = str(max(0, last.size - size))
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             ledger_store.set_origin(tx, key.name, log)
             ledger_tree.clear(tx, log)
             if log is OBSERVATIONS:
@@ -128,7 +126,7 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
 
 
 @contextmanager
-def _undoubted(database: Database, log: Log) -> Iterator[None]:
+def _undoubted(database: Metadata, log: Log) -> Iterator[None]:
     """Lets one transaction record in a log that is doubted; it is doubted again if that fails."""
     doubt = database.doubts.pop(log.name, None)
     try:
@@ -148,14 +146,14 @@ def _last_head(*notes: bytes | None) -> Checkpoint | None:
     return None
 
 
-def _seen(held: Connection, log: Log = LEDGER) -> tuple[str, int, ledger_tree.SignedHead | None] | None:
-    entries = ledger_store.head(Transaction(held, 0), log)
+def _seen(held: Snapshot, log: Log = LEDGER) -> tuple[str, int, ledger_tree.SignedHead | None] | None:
+    entries = ledger_store.head(held, log)
     return None if entries is None else (entries.origin, entries.size, ledger_tree.head(held, log=log))
 
 
-def _bring_back(tx: Transaction, door: TagWriter, lines: Lines, signed: Checkpoint, log: Log) -> int:
-    head = ledger_store.head(tx, log)
-    stored = ledger_tree.head(tx.connection, log=log)
+def _bring_back(tx: UnitOfWork, door: TagWriter, lines: Lines, signed: Checkpoint, log: Log) -> int:
+    head = ledger_store.lock_head(tx, log)
+    stored = ledger_tree.head(tx, log=log)
     if head is None or head.origin != signed.origin:
         raise RecoveryRefused(f"this data is not of the ledger {signed.origin}")
     missing = signed.size - head.size
@@ -166,15 +164,13 @@ def _bring_back(tx: Transaction, door: TagWriter, lines: Lines, signed: Checkpoi
     # 1
     new = list(lines(head.size, signed.size))
     size = 0 if stored is None else stored.size
-    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx.connection, size, log=log)] + [
-        leaf_hash(one) for one in new
-    ]
-    grown = grow(size, ledger_tree.tiles(tx.connection, edge(size), log), leaves)
+    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx, size, log=log)] + [leaf_hash(one) for one in new]
+    grown = grow(size, ledger_tree.tiles(tx, edge(size), log), leaves)
     if (grown.size, grown.root) != (signed.size, signed.root):
         raise RecoveryRefused("the entries that were offered are not the ones that were signed")
     # 2
     audit = ObservationAudit(origin="") if log is OBSERVATIONS else Audit(origin="")
-    for index, line in ledger_store.lines(tx.connection, log=log):
+    for index, line in ledger_store.lines(tx, log=log):
         audit.take(index, line)
     touched = dict[tuple[str, str], str]()
     for index, line in enumerate(new, start=head.size):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import Published, PushedManifest
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 RESERVED_US: Final = 3_600_000_000
 _OURS: Final = MoveTerms(OnMove.FOLLOW)
@@ -69,7 +69,7 @@ class Reservation:
 class ReservedPushes:
     """The store's side of the gate. `door`: whose rules hold."""
 
-    def __init__(self, database: Database, manifests: Manifests, door: TagWriter, refusals: RefusalLog) -> None:
+    def __init__(self, database: Metadata, manifests: Manifests, door: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
         self._refusals = refusals
         self._manifests = manifests
@@ -77,19 +77,19 @@ class ReservedPushes:
 
     async def begin(self, repository: Repository, mirror: Actor) -> None:
         """Let a repository be there, made by the mirror: else its name would be taken for one of ours at the next start."""
-        if not self._database.lookups.repository(repository):
+        if not await self._database.lookups.repository(repository):
             await self._database.write(lambda tx: queries.ensure_repository(tx, repository, mirror.name))
 
     async def reserve(self, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> ApprovedPush:
         """Judge a push and reserve its name. What the door raises; PushInProgress."""
 
-        def job(tx: Transaction) -> ApprovedPush:
+        def job(tx: UnitOfWork) -> ApprovedPush:
             place = RepositoryRow(repository, queries.ensure_repository(tx, repository, actor.name))
             ours = self._door.meaning(tx, place, tag)
             with tx.undone():
                 self._manifests.publish(tx, repository, pushed, (tag,), UNCONDITIONAL, actor)
                 sealed = self._door.seals(tx, place, tag)
-            held = reservations.find(tx.connection, repository, tag)
+            held = reservations.find(tx, repository, tag)
             if held is not None and held.expires_us > tx.now_us:
                 raise PushInProgress(f"another push to {repository}:{tag} is on its way; try again in a moment")
             reservations.drop(tx, repository, tag)
@@ -103,7 +103,7 @@ class ReservedPushes:
     async def publish(self, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> Published:
         """Upstream has it. What the door raises: our rules may have changed meanwhile."""
 
-        def job(tx: Transaction) -> Published:
+        def job(tx: UnitOfWork) -> Published:
             published = self._manifests.publish(tx, repository, pushed, (tag,), UNCONDITIONAL, actor)
             self._observe(tx, repository, tag, pushed, actor)
             reservations.drop(tx, repository, tag)
@@ -121,7 +121,7 @@ class ReservedPushes:
     async def check(self, repository: Repository, pushed: PushedManifest, actor: Actor) -> None:
         """Raise what would be raised if a manifest were held by its digest alone; nothing of it stays."""
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             with tx.undone():
                 self._manifests.publish(tx, repository, pushed, (), UNCONDITIONAL, actor)
 
@@ -134,8 +134,8 @@ class ReservedPushes:
     async def drop_if_over(self, repository: Repository, tag: Tag) -> bool:
         """Let a name go whose hour is over; whether it was so."""
 
-        def job(tx: Transaction) -> bool:
-            row = reservations.find(tx.connection, repository, tag)
+        def job(tx: UnitOfWork) -> bool:
+            row = reservations.find(tx, repository, tag)
             if row is not None and row.expires_us > tx.now_us:
                 return False
             reservations.drop(tx, repository, tag)
@@ -155,13 +155,13 @@ class ReservedPushes:
     async def holders(self, digest: Digest, prefix: str) -> list[Repository]:
         """The repositories below a prefix that hold a blob."""
 
-        def names(tx: Transaction) -> list[Repository]:
-            found = queries.blob_holders(tx.connection, str(digest), None)
+        def names(tx: UnitOfWork) -> list[Repository]:
+            found = queries.blob_holders(tx, str(digest), None)
             return [Repository(name) for name, _ in found if name.startswith(prefix)]
 
         return await self._database.write(names)
 
-    def _observe(self, tx: Transaction, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> None:
+    def _observe(self, tx: UnitOfWork, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> None:
         seen = UpstreamAnswer(pushed.identity.canonical, pushed.manifest.media_type, len(pushed.manifest.raw))
         try:
             observations.note(tx, repository, tag, seen, _OURS, actor, "pushed through the gate")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 _GIVES: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
 _PAGE: Final = 500
@@ -77,15 +77,15 @@ class RestoredTag:
 class Restores:
     """The way back. `door`: whose rules hold."""
 
-    def __init__(self, database: Database, door: TagWriter) -> None:
+    def __init__(self, database: Metadata, door: TagWriter) -> None:
         self._database = database
         self._door = door
 
     async def restore(self, repository: Repository, tag: Tag, aim: Aim, actor: Actor, reason: str) -> RestoredTag:
         """Let the tag mean again what it meant. NeverResolved, NoLongerStored, EntryOfOtherTag, TagSealed, ReferencesMissing."""
 
-        def job(tx: Transaction) -> RestoredTag:
-            found = queries.repository_id(tx, repository)
+        def job(tx: UnitOfWork) -> RestoredTag:
+            found = queries.lock_repository(tx, repository)
             if found is None:
                 raise NeverResolved(f"nothing was ever pushed to {repository}")
             place = RepositoryRow(repository, found)
@@ -104,7 +104,7 @@ class Restores:
         return await self._database.write(job)
 
 
-def _aimed(tx: Transaction, place: RepositoryRow, tag: Tag, aim: Aim) -> Digest:
+def _aimed(tx: UnitOfWork, place: RepositoryRow, tag: Tag, aim: Aim) -> Digest:
     match aim:
         case Digest():
             for _, entry in changes_of(tx, place, tag):
@@ -112,7 +112,7 @@ def _aimed(tx: Transaction, place: RepositoryRow, tag: Tag, aim: Aim) -> Digest:
                     return aim
             raise NeverResolved(f"tag {tag} of {place.repository} never meant {aim}; see `boltseal history`")
         case ByIndex(index):
-            lines = list(ledger_store.lines(tx.connection, index, until=index + 1))
+            lines = list(ledger_store.lines(tx, index, until=index + 1))
             said = parse(lines[0][1]) if lines else None
             if said is None or (said.repository, said.tag) != (place.repository, tag) or said.kind not in _GIVES:
                 about = f" of {said.repository}:{said.tag}" if said is not None and said.tag else ""
@@ -126,7 +126,7 @@ def _aimed(tx: Transaction, place: RepositoryRow, tag: Tag, aim: Aim) -> Digest:
             return _at(tx, place, tag, time_us)
 
 
-def _at(tx: Transaction, place: RepositoryRow, tag: Tag, time_us: int) -> Digest:
+def _at(tx: UnitOfWork, place: RepositoryRow, tag: Tag, time_us: int) -> Digest:
     last: Entry | None = None
     for _, entry in changes_of(tx, place, tag):
         if entry.time_us > time_us:
@@ -140,12 +140,12 @@ def _at(tx: Transaction, place: RepositoryRow, tag: Tag, time_us: int) -> Digest
     return Digest.parse(last.digest)
 
 
-def changes_of(tx: Transaction, place: RepositoryRow, tag: Tag) -> Iterator[tuple[int, Entry]]:
+def changes_of(tx: UnitOfWork, place: RepositoryRow, tag: Tag) -> Iterator[tuple[int, Entry]]:
     """Every entry that changed a tag, with its index, the oldest first; what was merely said of it is left out."""
     after = -1
     while True:
         rows = ledger_store.of_repository(
-            tx.connection, place.repository, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
+            tx, place.repository, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
         )
         yield from ((index, parse(line)) for index, line in rows)
         if len(rows) < _PAGE:

@@ -20,14 +20,14 @@ from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.storage.metadata import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from boltseal.oci.reference import Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.models import EntryResult
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class NeverSealed(Invalid):
@@ -59,7 +59,7 @@ class Purged:
 class Seals:
     """The admin's side of the door."""
 
-    def __init__(self, database: Database, blobs: BlobStore, door: TagWriter) -> None:
+    def __init__(self, database: Metadata, blobs: BlobStore, door: TagWriter) -> None:
         self._database = database
         self._blobs = blobs
         self._door = door
@@ -71,7 +71,7 @@ class Seals:
     async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
         """Allow a sealed tag to be deleted; it still can't move. ManifestUnknown, NeverSealed."""
 
-        def job(tx: Transaction, place: RepositoryRow) -> EntryResult | None:
+        def job(tx: UnitOfWork, place: RepositoryRow) -> EntryResult | None:
             standing = self._door.unseal(tx, place, tag, actor, reason)
             if standing is None and self._door.meaning(tx, place, tag) is not None:
                 raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
@@ -86,7 +86,7 @@ class Seals:
         ManifestUnknown; PartOfSealed when another sealed image contains it: that one has to be purged first.
         """
 
-        def job(tx: Transaction) -> Purged:
+        def job(tx: UnitOfWork) -> Purged:
             place = self._place(tx, repository)
             digest = reference if isinstance(reference, Digest) else self._door.meaning(tx, place, reference)
             if digest is None or queries.find_manifest(tx, place.id, str(digest)) is None:
@@ -94,13 +94,13 @@ class Seals:
             return self._purge(tx, place, digest, actor, reason)
 
         purged = await self._database.write(job)
-        await self._database.write(lambda tx: self._unlink(tx, purged))
+        await self._delete_bytes(purged.blobs)
         return purged
 
     async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[tuple[Repository, Tag]]:
         """Take away the tags whose stated time to be kept is over; names stay bound. Returns those, also in a dry run."""
 
-        def job(tx: Transaction) -> list[tuple[Repository, Tag]]:
+        def job(tx: UnitOfWork) -> list[tuple[Repository, Tag]]:
             return [
                 (place.repository, tag)
                 for place, tag in self._door.overdue(tx)
@@ -110,9 +110,9 @@ class Seals:
         return await self._database.write(job)
 
     async def _change(
-        self, repository: Repository, tag: Tag, change: Callable[[Transaction, RepositoryRow], EntryResult | None]
+        self, repository: Repository, tag: Tag, change: Callable[[UnitOfWork, RepositoryRow], EntryResult | None]
     ) -> EntryResult:
-        def job(tx: Transaction) -> EntryResult:
+        def job(tx: UnitOfWork) -> EntryResult:
             standing = change(tx, self._place(tx, repository))
             if standing is None:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
@@ -120,13 +120,13 @@ class Seals:
 
         return await self._database.write(job)
 
-    def _place(self, tx: Transaction, repository: Repository) -> RepositoryRow:
-        found = queries.repository_id(tx, repository)
+    def _place(self, tx: UnitOfWork, repository: Repository) -> RepositoryRow:
+        found = queries.lock_repository(tx, repository)
         if found is None:
             raise ManifestUnknown(f"nothing was ever pushed to {repository}")
         return RepositoryRow(repository, found)
 
-    def _purge(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
+    def _purge(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
         twins = self._twins(tx, place, digest)
         tags = tuple(tag for twin in twins for tag in self._door.purge_meaning(tx, place, twin, actor, reason))
         self._refuse_part_of_sealed(tx, place, twins)
@@ -158,7 +158,7 @@ class Seals:
         elsewhere = self._elsewhere(tx, (*manifests, *blobs))
         return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), tuple(elsewhere))
 
-    def _parent(self, tx: Transaction, place: RepositoryRow, part: Digest) -> str | None:
+    def _parent(self, tx: UnitOfWork, place: RepositoryRow, part: Digest) -> str | None:
         """One manifest that contains it, with a tag that means that; None when nothing does."""
         parents = queries.parents(tx, place.id, str(part))
         if not parents:
@@ -167,20 +167,20 @@ class Seals:
         name = self._door.first_name(tx, place, Digest.parse(parent))
         return parent if name is None else f"{parent} (tag {name})"
 
-    def _elsewhere(self, tx: Transaction, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
+    def _elsewhere(self, tx: UnitOfWork, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
         for number, name, text in queries.holders(tx, [str(digest) for digest in gone]):
             place, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
             parent = self._parent(tx, place, digest)
             yield place.repository, digest, f"{name} holds it too" + (f", as part of {parent}" if parent else "")
 
-    def _refuse_part_of_sealed(self, tx: Transaction, place: RepositoryRow, twins: list[Digest]) -> None:
+    def _refuse_part_of_sealed(self, tx: UnitOfWork, place: RepositoryRow, twins: list[Digest]) -> None:
         """Its own tags are gone by now, so what seals it still is something that contains it."""
         for twin in twins:
             keeping = self._door.protectors(tx, place, twin, through_subjects=False)
             if keeping:
                 raise PartOfSealed(refusal_message.delete_protected("manifest", twin, place.repository, keeping))
 
-    def _needed_beyond(self, tx: Transaction, place: RepositoryRow, part: Digest) -> str | None:
+    def _needed_beyond(self, tx: UnitOfWork, place: RepositoryRow, part: Digest) -> str | None:
         """What else than its parents wants a manifest to stay, in words; None: nothing does."""
         name = self._door.first_name(tx, place, part)
         if name is not None:
@@ -188,13 +188,13 @@ class Seals:
         signed = self._door.protectors(tx, place, part, through_subjects=True)
         return f"it speaks of what tag {signed.first[0]} seals" if signed else None
 
-    def _twins(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> list[Digest]:
+    def _twins(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> list[Digest]:
         """The digest itself, then every other digest under which the same bytes are held."""
         row = queries.find_manifest(tx, place.id, str(digest))
         called = [] if row is None else queries.called(tx, place.id, row.canonical)
         return [digest, *(other for other in map(Digest.parse, called) if other != digest)]
 
-    def _record(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:
+    def _record(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:
         held = queries.find_manifest(tx, place.id, str(digest))
         sequencer.append(
             tx,
@@ -207,8 +207,16 @@ class Seals:
             reason=reason,
         )
 
-    def _unlink(self, tx: Transaction, purged: Purged) -> None:
-        """In a transaction of its own: an unlink can't be rolled back, so the rows have to be gone for good first."""
-        for digest in purged.blobs:
-            if not queries.blob_named(tx, str(digest)):
-                self._blobs.remove(digest)
+    async def _delete_bytes(self, digests: Iterable[Digest]) -> None:
+        """Delete the bytes of blobs that no row of any repository refers to.
+
+        After the transaction that removed the rows, because a deletion can't be rolled back. An upload that stored the same
+        bytes before `release_again` gets no row (`uploads`); one that stores them after it has another version.
+        """
+        stored = [found for digest in digests if (found := await self._blobs.stat(digest)) is not None]
+
+        def job(tx: UnitOfWork) -> list[StoredBlob]:
+            return [found for found in stored if queries.release_again(tx, str(found.digest))]
+
+        for found in await self._database.write(job):
+            await self._blobs.delete(found)

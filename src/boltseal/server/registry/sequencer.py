@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000
@@ -56,7 +56,7 @@ def check_clock(last_time_us: int, now_us: int) -> None:
         )
 
 
-def check_recordable(tx: Transaction, log: Log) -> None:
+def check_recordable(tx: UnitOfWork, log: Log) -> None:
     """Refuse where a log may not be what was signed of it. LedgerFrozen."""
     doubt = tx.doubts.get(log.name)
     if doubt is not None:
@@ -64,7 +64,7 @@ def check_recordable(tx: Transaction, log: Log) -> None:
 
 
 def append(
-    tx: Transaction,
+    tx: UnitOfWork,
     kind: EntryKind,
     *,
     repository: Repository | None = None,
@@ -83,7 +83,7 @@ def append(
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
         raise AssertionError(f"{kind} has no place in {log.name}")
     check_recordable(tx, log)
-    head = ledger_store.head(tx, log)
+    head = ledger_store.lock_head(tx, log)
     if head is None:
         raise LedgerMissing(
             f"the registry's {log.name} was not started: nothing was changed; start `boltseal serve` once"
@@ -120,12 +120,12 @@ def append(
     return head.size
 
 
-def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str:
+def start_ledger(tx: UnitOfWork, *, origin: str, rules: str, actor: str) -> str:
     """At each start: begin the ledger if this store has none, and record the rules if they are not the last recorded.
 
     Returns the ledger's origin, which is fixed at the first start whatever the configuration says later.
     """
-    head = ledger_store.head(tx)
+    head = ledger_store.lock_head(tx)
     if head is None:
         head = ledger_store.start(tx, origin)
         append(tx, EntryKind.LOG_STARTED, actor=actor)
@@ -138,11 +138,11 @@ def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str
     return head.origin
 
 
-def start_observations(tx: Transaction, *, actor: str) -> None:
+def start_observations(tx: UnitOfWork, *, actor: str) -> None:
     """Begin the log of observations if this store has none, under a name below the ledger's. LedgerMissing."""
-    if ledger_store.head(tx, OBSERVATIONS) is not None:
+    if ledger_store.lock_head(tx, OBSERVATIONS) is not None:
         return
-    head = ledger_store.head(tx)
+    head = ledger_store.lock_head(tx)
     if head is None:
         raise LedgerMissing("the registry's ledger was not started: nothing was changed; start `boltseal serve` once")
     ledger_store.start(tx, f"{head.origin}{OBSERVATIONS_ORIGIN}", OBSERVATIONS)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boltseal.server.registry.integrator import Integrator
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 PAUSE_S: Final = 0.075
 LOOK_S: Final = 1.0
@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 class Signer:
     """Made, started and closed once. `signed`: called in this thread after each head that is new."""
 
-    def __init__(self, integrator: Integrator, database: Database, signed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, integrator: Integrator, database: Metadata, signed: Callable[[], None] = lambda: None) -> None:
         self._integrator = integrator
         self._database = database
         self._signed = signed

@@ -36,15 +36,14 @@ from boltseal.server.registry.preconditions import check_conditions
 from boltseal.server.storage.metadata import queries, tag_table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Select
-
     from boltseal.ledger.audit import AuditedTag
     from boltseal.oci.manifest import Manifest
     from boltseal.policy.rule_decision import Decision
     from boltseal.policy.rules import RuleSet
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.models import Conditions, PushedManifest
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
+    from boltseal.server.storage.metadata.queries import DigestSet
     from boltseal.server.storage.metadata.tag_row import TagRow
 
 
@@ -74,7 +73,7 @@ class TagWriter:
 
     def publish(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         place: RepositoryRow,
         tag: Tag,
         pushed: PushedManifest,
@@ -82,20 +81,20 @@ class TagWriter:
         actor: Actor,
     ) -> EntryResult:
         """Let a tag mean a manifest whose row is written. ConditionFailed, TagSealed, NotExtended, ReferencesMissing."""
-        row = tag_table.find(tx, place.id, tag)
+        row = tag_table.lock_tag(tx, place.id, tag)
         check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest if row else None)
         return self._judge(tx, place, tag, row, pushed, actor)
 
     def delete(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         place: RepositoryRow,
         tag: Tag,
         actor: Actor,
         conditions: Conditions = UNCONDITIONAL,
     ) -> bool:
         """Take a tag away; False when there is none. A bound name leaves a tombstone. ConditionFailed, TagProtected."""
-        row = tag_table.find(tx, place.id, tag)
+        row = tag_table.lock_tag(tx, place.id, tag)
         if row is None or row.digest is None:
             return False
         check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest)
@@ -103,22 +102,22 @@ class TagWriter:
         self._drop(tx, place, tag, row, EntryKind.TAG_DELETED, actor, "")
         return True
 
-    def delete_meaning(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor) -> None:
+    def delete_meaning(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, actor: Actor) -> None:
         """Take away every tag that means this manifest, which is about to go. TagProtected when one may not."""
         for name, row in tag_table.meaning(tx, place.id, str(digest)):
             self._check_deletable(tx, place, Tag(name), row)
             self._drop(tx, place, Tag(name), row, EntryKind.TAG_DELETED, actor, "")
 
     def restore(
-        self, tx: Transaction, place: RepositoryRow, tag: Tag, pushed: PushedManifest, actor: Actor, reason: str
+        self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, pushed: PushedManifest, actor: Actor, reason: str
     ) -> EntryResult:
         """Let a floating tag mean again what it meant before. TagSealed, NotExtended, ReferencesMissing."""
-        row = tag_table.find(tx, place.id, tag)
+        row = tag_table.lock_tag(tx, place.id, tag)
         return self._judge(tx, place, tag, row, pushed, actor, reason, EntryKind.TAG_RESTORED)
 
-    def seal(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
+    def seal(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
         """Bind a tag to what it means now and protect it for ever; None when there is no such tag. ReferencesMissing."""
-        row = tag_table.find(tx, place.id, tag)
+        row = tag_table.lock_tag(tx, place.id, tag)
         if row is None or row.digest is None:
             return None
         if row.sealed_digest is not None and row.keep == str(FOREVER):
@@ -130,9 +129,9 @@ class TagWriter:
             tx, place, tag, row, sealed, EntryKind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER)
         )
 
-    def unseal(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
+    def unseal(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
         """Lift the protection against deletion, and nothing else; None when the tag was never sealed or is gone."""
-        row = tag_table.find(tx, place.id, tag)
+        row = tag_table.lock_tag(tx, place.id, tag)
         if row is None or row.digest is None or row.sealed_digest is None:
             return None
         if row.keep == str(DELETABLE):
@@ -143,7 +142,7 @@ class TagWriter:
         return self._record(tx, place, tag, row, open_, EntryKind.TAG_UNSEALED, actor, reason, extra)
 
     def purge_meaning(
-        self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str
+        self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, actor: Actor, reason: str
     ) -> list[Tag]:
         """Take away every tag that means this manifest, whatever protects it (its bytes must go); their names."""
         names = []
@@ -152,43 +151,43 @@ class TagWriter:
             names.append(Tag(name))
         return names
 
-    def expire(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor) -> bool:
+    def expire(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, actor: Actor) -> bool:
         """Take away a tag whose stated time to be kept is over; False when it is not so (any more)."""
-        row = tag_table.find(tx, place.id, tag)
+        row = tag_table.lock_tag(tx, place.id, tag)
         if row is None or row.digest is None or row.keep_until_us is None or row.keep_until_us > tx.now_us:
             return False
         self._drop(tx, place, tag, row, EntryKind.TAG_EXPIRED, actor, f"its keep of {row.keep} is over")
         return True
 
-    def recall(self, tx: Transaction, place: RepositoryRow, tag: Tag, said: AuditedTag, canonical: str) -> None:
+    def recall(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, said: AuditedTag, canonical: str) -> None:
         """Set a name to the ledger's last word on it, whose entries were just brought back. It may mean what is not here.
 
         `canonical`: the sha256 of what it means, where that is not its digest. TagStateUnreadable.
         """
-        row = tag_table.find(tx, place.id, tag)
+        row = tag_table.lock_tag(tx, place.id, tag)
         recalled = tag_rows.recalled(tag, row, said, canonical)
         (tag_table.add if row is None else tag_table.change)(tx, place.id, tag, recalled)
 
-    def meaning(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> Digest | None:
+    def meaning(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag) -> Digest | None:
         """The digest that a tag means now, or None."""
         row = tag_table.find(tx, place.id, tag)
         return None if row is None or row.digest is None else Digest.parse(row.digest)
 
-    def seals(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> bool:
+    def seals(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag) -> bool:
         """Whether a name is bound."""
         row = tag_table.find(tx, place.id, tag)
         return row is not None and row.sealed_digest is not None
 
-    def first_name(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> Tag | None:
+    def first_name(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> Tag | None:
         """The first tag, by name, that resolves to a manifest now; None when none does."""
         name = tag_table.first_at(tx, place.id, str(digest))
         return None if name is None else Tag(name)
 
-    def overdue(self, tx: Transaction) -> list[tuple[RepositoryRow, Tag]]:
+    def overdue(self, tx: UnitOfWork) -> list[tuple[RepositoryRow, Tag]]:
         """Every tag whose stated time to be kept is over."""
         return [(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in tag_table.overdue(tx)]
 
-    def protectors(self, tx: Transaction, place: RepositoryRow, digest: Digest, *, through_subjects: bool) -> SomeTags:
+    def protectors(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, *, through_subjects: bool) -> SomeTags:
         """The sealed and kept tags whose seal covers a digest (promise 6).
 
         `through_subjects`: also the seal on what a manifest merely speaks of (a signature of a sealed image).
@@ -199,15 +198,15 @@ class TagWriter:
             return self._kept_by_another_digest(tx, place, str(digest), reaching)
         return keeping
 
-    def own_protectors(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> SomeTags:
+    def own_protectors(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> SomeTags:
         """Those of them that resolve to this very digest."""
         return tag_table.kept_at(tx, place.id, str(digest))
 
-    def deletable(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> SomeTags:
+    def deletable(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> SomeTags:
         """The tags that resolve to a manifest and can be deleted by themselves, whatever else keeps the manifest."""
         return tag_table.deletable_at(tx, place.id, str(digest))
 
-    def spoken_of(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> Digest | None:
+    def spoken_of(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag) -> Digest | None:
         """The digest that a signature tool's tag speaks of; of a sha512 one the repository has to hold the manifest."""
         beginning = sha512_beginning(tag)
         if beginning is None:
@@ -216,7 +215,7 @@ class TagWriter:
         return None if whole is None else Digest.parse(whole)
 
     def _kept_by_another_digest(
-        self, tx: Transaction, place: RepositoryRow, digest: str, reaching: Select[str]
+        self, tx: UnitOfWork, place: RepositoryRow, digest: str, reaching: DigestSet
     ) -> SomeTags:
         """The same, where a signature names the signed image by its sha256 and the tag by its sha512, or so."""
         also_called = queries.also_called(tx, place.id)
@@ -241,7 +240,7 @@ class TagWriter:
 
     def _judge(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         place: RepositoryRow,
         tag: Tag,
         row: TagRow | None,
@@ -266,7 +265,7 @@ class TagWriter:
             case _:
                 return self._write(tx, place, tag, row, pushed, verdict, decision, actor, reason, kind)
 
-    def _check_deletable(self, tx: Transaction, place: RepositoryRow, tag: Tag, row: TagRow) -> None:
+    def _check_deletable(self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, row: TagRow) -> None:
         if row.kept_at(tx.now_us):
             raise TagProtected(refusal_message.delete_sealed_tag(tag, place.repository, tag_rows.binding(row)))
         subject = self.spoken_of(tx, place, tag)
@@ -275,7 +274,7 @@ class TagWriter:
             if keeping:
                 raise TagProtected(refusal_message.delete_signature_tag(tag, place.repository, keeping))
 
-    def _check_complete(self, tx: Transaction, place: RepositoryRow, digest: str) -> None:
+    def _check_complete(self, tx: UnitOfWork, place: RepositoryRow, digest: str) -> None:
         if (place.id, digest) in tx.whole:  # a push of 64 tags looks once, and nobody takes away beside it
             return
         absent = queries.missing(tx, place.id, digest)
@@ -287,7 +286,7 @@ class TagWriter:
             )
         tx.whole.add((place.id, digest))
 
-    def _extends(self, tx: Transaction, place: RepositoryRow, row: TagRow, new: Manifest) -> bool:
+    def _extends(self, tx: UnitOfWork, place: RepositoryRow, row: TagRow, new: Manifest) -> bool:
         if row.digest is None:
             return True
         old = queries.manifest_bytes(tx, place.id, row.digest)
@@ -295,7 +294,7 @@ class TagWriter:
 
     def _refusal(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         place: RepositoryRow,
         tag: Tag,
         row: TagRow,
@@ -320,7 +319,7 @@ class TagWriter:
 
     def _write(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         place: RepositoryRow,
         tag: Tag,
         row: TagRow | None,
@@ -356,7 +355,7 @@ class TagWriter:
         return self._record(tx, place, tag, row, new, kind, actor, reason, _extra(mode, keep if sealing else None))
 
     def _drop(
-        self, tx: Transaction, place: RepositoryRow, tag: Tag, row: TagRow, kind: EntryKind, actor: Actor, reason: str
+        self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, row: TagRow, kind: EntryKind, actor: Actor, reason: str
     ) -> None:
         tx.takes_away = True
         gone = dataclasses.replace(row, digest=None, canonical=None, media_type=None)
@@ -364,7 +363,7 @@ class TagWriter:
 
     def _record(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         place: RepositoryRow,
         tag: Tag,
         old: TagRow | None,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from boltseal.server.auth.actor import Actor
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 ASKED_EACH_BYTES: Final = 8 * 1024 * 1024
@@ -52,7 +52,7 @@ class UploadManager:
     """Upload sessions of all repositories. A session belongs to the repository it was started in."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, room: DiskReserve | None = None, bounds: QuotaChecks = UNCHECKED
+        self, database: Metadata, blobs: BlobStore, room: DiskReserve | None = None, bounds: QuotaChecks = UNCHECKED
     ) -> None:
         self._database = database
         self._blobs = blobs
@@ -83,14 +83,16 @@ class UploadManager:
         False: it can't be had that way, whether it is not there or not for this caller.
         """
 
-        def job(tx: Transaction) -> bool:
-            found = queries.blob_holders(tx.connection, str(digest), source)
+        def job(tx: UnitOfWork) -> bool:
+            found = queries.blob_holders(tx, str(digest), source)
             size = next((size for name, size in found if may_read(Repository(name))), None)
-            if size is None or not self._blobs.present(digest):
+            if size is None:
                 return False
-            self._hold(tx, repository, digest, size, actor)
+            self._add_row(tx, repository, digest, size, actor)
             return True
 
+        if await self._blobs.stat(digest) is None:  # lost: to be uploaded again
+            return False
         return await self._database.write(job)
 
     async def status(self, repository: Repository, upload: UploadId) -> int:
@@ -128,31 +130,39 @@ class UploadManager:
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
             await _receive(writer, start, length, body, check)
             await self._check_whole(writer, repository, actor)
+            released_us = await self._database.lookups.released(str(digest))
             size = await writer.commit(digest)
-
-        def job(tx: Transaction) -> None:
-            self._hold(tx, repository, digest, size, actor)
-
-        await self._database.write(job)
+        await self._hold(repository, digest, size, actor, released_us)
         return size
 
     async def hold(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
         """Let the repository hold a blob whose verified bytes are in the store already. BytesVanished."""
-
-        def job(tx: Transaction) -> None:
-            self._hold(tx, repository, digest, size, actor)
-
-        await self._database.write(job)
+        released_us = await self._database.lookups.released(str(digest))
+        if await self._blobs.stat(digest) is None:
+            raise _vanished(digest)
+        await self._hold(repository, digest, size, actor, released_us)
 
     async def cancel(self, repository: Repository, upload: UploadId) -> None:
         """End a session and drop its bytes (end-14)."""
         await self._blobs.cancel_upload(UploadKey(repository, upload))
 
-    def _hold(self, tx: Transaction, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
-        # Asked while holding the database's write lock, as collect does when it unlinks: so bytes that are here now
-        # are here when the row is.
-        if not self._blobs.present(digest):
-            raise BytesVanished(f"the bytes of {digest.short} went before they were recorded; push again")
+    async def _hold(
+        self, repository: Repository, digest: Digest, size: int, actor: Actor, released_us: int | None
+    ) -> None:
+        """Add the row of a blob whose bytes are stored. BytesVanished.
+
+        `released_us`: when the last row of the blob was removed, as of before its bytes were stored or looked at. Another
+        time now means that the last row was removed since, and that the bytes may have been deleted with it.
+        """
+
+        def job(tx: UnitOfWork) -> None:
+            if queries.released_since(tx, str(digest)) != released_us:
+                raise _vanished(digest)
+            self._add_row(tx, repository, digest, size, actor)
+
+        await self._database.write(job)
+
+    def _add_row(self, tx: UnitOfWork, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
         with self._bounds.counting(tx, actor.name):
             place = queries.ensure_repository(tx, repository, actor.name)
             queries.add_blob(tx, place, str(digest), size, actor.name)
@@ -178,6 +188,10 @@ class UploadManager:
                 self._room.check(expected)
 
         return check
+
+
+def _vanished(digest: Digest) -> BytesVanished:
+    return BytesVanished(f"the bytes of {digest.short} went before they were recorded; push again")
 
 
 async def _receive(

@@ -13,7 +13,7 @@ from boltseal.server.storage.metadata.upstream_table import UpstreamRow
 
 if TYPE_CHECKING:
     from boltseal.client.pull_limit import PullLimit
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 __all__ = ["QuotaNoted", "UpstreamRow", "UpstreamStates"]
 
@@ -29,7 +29,7 @@ class QuotaNoted:
 class UpstreamStates:
     """The rows of all upstreams."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
     async def every(self) -> dict[str, UpstreamRow]:
@@ -43,8 +43,8 @@ class UpstreamStates:
     async def down(self, name: str, reason: str) -> bool:
         """It does not answer; whether that is new."""
 
-        def job(tx: Transaction) -> bool:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> bool:
+            row = upstream_table.find(tx, name)
             if row.down_us is not None:
                 return False
             upstream_table.put(tx, name, replace(row, down_us=tx.now_us, down_reason=reason))
@@ -55,8 +55,8 @@ class UpstreamStates:
     async def up(self, name: str) -> None:
         """It answers."""
 
-        def job(tx: Transaction) -> None:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> None:
+            row = upstream_table.find(tx, name)
             if row.down_us is not None:
                 upstream_table.put(tx, name, replace(row, down_us=None, down_reason=None))
 
@@ -65,8 +65,8 @@ class UpstreamStates:
     async def quota(self, name: str, quota: PullLimit) -> QuotaNoted:
         """It says what is left."""
 
-        def job(tx: Transaction) -> QuotaNoted:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> QuotaNoted:
+            row = upstream_table.find(tx, name)
             upstream_table.put(
                 tx,
                 name,

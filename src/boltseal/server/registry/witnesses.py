@@ -28,12 +28,10 @@ from boltseal.server.storage.metadata import ledger_tree
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
-
     from boltseal.client.witness import WitnessClient
     from boltseal.ledger.note import Signature, SigningKey, VerifierKey
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 EVERY_S: Final = 1.0
 AFTER_TROUBLE_S: Final = 30.0
@@ -57,7 +55,7 @@ class WitnessState:
 class Witnesses:
     """All of them, of one process."""
 
-    def __init__(self, database: Database, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
+    def __init__(self, database: Metadata, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
         self._database = database
         self._keys = keys
         self._witnesses = witnesses
@@ -180,17 +178,17 @@ class Witnesses:
             return True
 
 
-def _proof(held: Connection, old_size: int, size: int) -> tuple[bytes, ...]:
+def _proof(held: Snapshot, old_size: int, size: int) -> tuple[bytes, ...]:
     if old_size in (0, size):
         return ()
     path = consistency_path(old_size, size)
     return prove(path, Tiles(size, ledger_tree.tiles(held, needed(path, size))).node)
 
 
-def _add_cosignature(tx: Transaction, shown: ledger_tree.SignedHead, signature: Signature) -> None:
+def _add_cosignature(tx: UnitOfWork, shown: ledger_tree.SignedHead, signature: Signature) -> None:
     """Beside the cosignatures that this head has already, of the newest head too if it is still this one."""
     for name in (ledger_tree.WITNESSED, ledger_tree.LATEST):
-        stored = ledger_tree.head(tx.connection, name)
+        stored = ledger_tree.head(tx, name)
         if name == ledger_tree.LATEST and (stored is None or stored.size != shown.size):
             continue
         if stored is not None and stored.size > shown.size:

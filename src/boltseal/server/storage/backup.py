@@ -18,8 +18,6 @@ registry, but not against a disk that rots; another file system is.
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,8 +25,8 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import Full, Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, is_no_space, make_folders, write_file
 from boltseal.oci.digest import Digest
+from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, FORMAT, check_data
-from boltseal.server.storage.metadata.sqlite import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +66,7 @@ def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int,
     with _errors_named(target):
         make_folders(Disk(), target)
         (target / COMPLETE).unlink(missing_ok=True)
-        _copy_database(data / DATABASE_NAME, target / DATABASE_NAME)
+        sqlite.copy_file(data / DATABASE_NAME, target / DATABASE_NAME)
         copied = _take_blobs(target / DATABASE_NAME, data, target, progress)
         copied.removed = _drop_unnamed(target)
         write_file(Disk(), target / "format", f"{FORMAT}\n".encode())
@@ -86,7 +84,7 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     with _errors_named(data):
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME
-        _copy_database(backup / DATABASE_NAME, database)
+        sqlite.copy_file(backup / DATABASE_NAME, database)
         copied = _take_blobs(database, backup, data, progress, links=False)
         for name in ("uploads", "ledger"):
             make_folders(Disk(), data / name)
@@ -103,8 +101,8 @@ class _errors_named:  # noqa: N801 - reads as a word in `with`
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise BackupFailed(f"the database can't be copied to {self._target}: {error}") from error
+        if isinstance(error, sqlite.CopyFailed):
+            raise BackupFailed(f"the database can't be copied to {self._target}: {error.message}") from error
         if isinstance(error, OSError):
             if is_no_space(error):
                 raise BackupFull(f"no space left under {self._target}; free some and make it again") from error
@@ -124,19 +122,9 @@ def _refuse_other_folder(data: Path, target: Path) -> None:
         raise BackupRefused(f"{target} is not empty and no backup (it holds {strange[0]!r}); name another folder")
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    with closing(sqlite3.connect(f"file:{_quoted(source)}?mode=ro", uri=True, timeout=10.0)) as reads:
-        snapshot(reads, target)
-
-
-def _quoted(path: Path) -> str:
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
 def _named(database: Path) -> Iterator[tuple[Digest, int]]:
-    with closing(sqlite3.connect(f"file:{_quoted(database)}?mode=ro", uri=True)) as connection:
-        for digest, size in connection.execute("SELECT digest, max(size) FROM blob GROUP BY digest ORDER BY digest"):
-            yield Digest.parse(digest), size
+    for digest, size in sqlite.blob_sizes(database):
+        yield Digest.parse(digest), size
 
 
 def _place(folder: Path, digest: Digest) -> Path:

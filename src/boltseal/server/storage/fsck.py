@@ -35,19 +35,20 @@ from boltseal.policy.rules import Keep, RuleInvalid
 from boltseal.server.storage import fsck_content
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
-from boltseal.server.storage.metadata import foreign_tags, queries, sqlite, usage
-from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata import foreign_tags, queries, usage
 from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log, link, manifest, repository, tag
+from boltseal.server.storage.metadata.sql import DatabaseDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import RowMapping
 
     from boltseal.ledger.entry import Entry
     from boltseal.server.storage.blobs.protocol import BlobReader
     from boltseal.server.storage.ledger_key import LedgerKeys
+    from boltseal.server.storage.metadata.protocol import Snapshot
 
 __all__ = ["Examined", "Finding", "FindingStatus", "Progress", "examine"]
 
@@ -56,9 +57,8 @@ KEEP_SLACK_US: Final = 5 * 60 * 1_000_000
 
 
 def examine(
-    database: Path,
+    database: AbstractContextManager[Snapshot],
     blobs: BlobReader,
-    now_us: int,
     progress: Progress = lambda *_: None,
     keys: LedgerKeys | None = None,
 ) -> Examined:
@@ -67,56 +67,54 @@ def examine(
     `keys`: the ledger's key and mark; without them what was signed is compared, but not who signed it.
     """
     notes = FindingCollector(progress)
-    engine = sqlite.make_engine(database, read_only=True)
-    try:
-        with sqlite.errors_named(), engine.connect() as connection:
-            sqlite.driver(connection).execute("BEGIN")
-            held = _rows(connection, notes, now_us, keys)
-            sqlite.driver(connection).execute("ROLLBACK")  # of a damaged file a COMMIT fails, of nothing too
-            fsck_content.blobs(connection, blobs, held, notes)
-            fsck_content.unnamed(connection, blobs, notes)
-    finally:
-        engine.dispose()
+    with database as snapshot:
+        snapshot.sql.begin(write=False)
+        held = _rows(snapshot, notes, keys)
+        snapshot.sql.rollback()  # of a damaged file a COMMIT fails, even of nothing
+        fsck_content.blobs(snapshot, blobs, held, notes)
+        fsck_content.unnamed(snapshot, blobs, notes)
     return notes.close()
 
 
-def _rows(connection: Connection, notes: FindingCollector, now_us: int, keys: LedgerKeys | None) -> dict[str, int]:
+def _rows(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
     """Steps 1 to 6; the blobs that must be there. A step that a damaged database ends does not end the others."""
     held: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
-        lambda: _database(connection, notes),
-        lambda: _names(connection, notes, keys),
-        lambda: fsck_content.manifests(connection, notes),
-        lambda: _sealed(Transaction(connection, now_us), notes),
-        lambda: _usage(connection, notes),
-        lambda: held.update(fsck_content.blob_rows(connection, notes)),
+        lambda: _database(snapshot, notes),
+        lambda: _names(snapshot, notes, keys),
+        lambda: fsck_content.manifests(snapshot, notes),
+        lambda: _sealed(snapshot, notes),
+        lambda: _usage(snapshot, notes),
+        lambda: held.update(fsck_content.blob_rows(snapshot, notes)),
     ]
     for step in steps:
         try:
-            with sqlite.errors_named():
+            with snapshot.sql.errors_named():
                 step()
-        except sqlite.DatabaseDamaged as error:
+        except DatabaseDamaged as error:
             notes.differs("database", error.message)
     return held
 
 
-def _database(connection: Connection, notes: FindingCollector) -> None:
-    for problem in sqlite.damage(connection):
+def _database(snapshot: Snapshot, notes: FindingCollector) -> None:
+    for problem in snapshot.sql.damage():
         notes.differs("database", problem)
 
 
-def _names(connection: Connection, notes: FindingCollector, keys: LedgerKeys | None) -> None:
-    audit = _log(connection, notes, keys, LEDGER, Audit())
-    _tags(connection, audit, notes)
+def _names(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None) -> None:
+    audit = _log(snapshot, notes, keys, LEDGER, Audit())
+    _tags(snapshot, audit, notes)
     observing = None if keys is None else keys.of(OBSERVATIONS.name)
-    _foreign_tags(connection, _log(connection, notes, observing, OBSERVATIONS, ObservationAudit()), notes)
+    _foreign_tags(snapshot, _log(snapshot, notes, observing, OBSERVATIONS, ObservationAudit()), notes)
 
 
-def _log(connection: Connection, notes: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
-    head = connection.execute(select(log.head)).mappings().one_or_none()
+def _log(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
+    head = snapshot.sql.connection.execute(select(log.head)).mappings().one_or_none()
     size = head["size"] if head else 0
-    tree = TreeCheck(connection, keys, notes, log)
-    rows = connection.execute(select(log.entry).order_by(log.entry.c.idx).execution_options(yield_per=1000))
+    tree = TreeCheck(snapshot, keys, notes, log)
+    rows = snapshot.sql.connection.execute(
+        select(log.entry).order_by(log.entry.c.idx).execution_options(yield_per=1000)
+    )
     for number, row in enumerate(rows.mappings(), start=1):
         notes.count("entries" if log is LEDGER else log.name)
         tree.take(row["line"])
@@ -138,10 +136,10 @@ def _log(connection: Connection, notes: FindingCollector, keys: LedgerKeys | Non
     return audit
 
 
-def _foreign_tags(connection: Connection, audit: Audit, notes: FindingCollector) -> None:
+def _foreign_tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
     """What is served of upstreams' tags must be what was written down of them last."""
     seen = set()
-    for name, tag_name, row in foreign_tags.every(connection):
+    for name, tag_name, row in foreign_tags.every(snapshot):
         seen.add((name, tag_name))
         said = audit.names.get((name, tag_name))
         if said is None or said.index != row.entry_index:
@@ -165,9 +163,9 @@ def _beside(row: RowMapping, said: Entry | None) -> Iterator[str]:
             yield f"the {column} beside the line is {row[column]!r}, the line says {value!r}"
 
 
-def _tags(connection: Connection, audit: Audit, notes: FindingCollector) -> None:
-    total = connection.execute(select(func.count()).select_from(tag)).scalar_one()
-    rows = connection.execute(
+def _tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
+    total = snapshot.sql.connection.execute(select(func.count()).select_from(tag)).scalar_one()
+    rows = snapshot.sql.connection.execute(
         select(repository.c.name.label("repository"), tag, manifest.c.canonical.label("held_canonical"))
         .join(repository, repository.c.id == tag.c.repository_id)
         .join(
@@ -227,7 +225,7 @@ def _keeps_until(until_us: int | None, said: AuditedTag) -> bool:
     return until_us is not None and abs(until_us - due_us) <= KEEP_SLACK_US
 
 
-def _sealed(tx: Transaction, notes: FindingCollector) -> None:
+def _sealed(snapshot: Snapshot, notes: FindingCollector) -> None:
     """Step 5."""
     live = (
         select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
@@ -236,22 +234,22 @@ def _sealed(tx: Transaction, notes: FindingCollector) -> None:
         .order_by(tag.c.repository_id, tag.c.digest, tag.c.name)
     )
     looked_at, missing = None, list[str]()
-    for name, repository_id, tag_name, digest, sealed in tx.connection.execute(live).all():
+    for name, repository_id, tag_name, digest, sealed in snapshot.sql.connection.execute(live).all():
         if sealed is not None:
             if looked_at != (repository_id, digest):  # a big index may have thousands of tags
-                looked_at, missing = (repository_id, digest), queries.missing(tx, repository_id, digest)
+                looked_at, missing = (repository_id, digest), queries.missing(snapshot, repository_id, digest)
             for absent in missing:
                 notes.differs(
                     f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not hold"
                 )
         subject = signature_subject(tag_name)
-        if subject is not None and not _speaks_of(tx.connection, repository_id, digest, str(subject)):
+        if subject is not None and not _speaks_of(snapshot, repository_id, digest, str(subject)):
             notes.differs(f"{name}:{tag_name}", f"the tag speaks of {subject}, but its manifest is not linked to it")
 
 
-def _usage(connection: Connection, notes: FindingCollector) -> None:
+def _usage(snapshot: Snapshot, notes: FindingCollector) -> None:
     """Step 6."""
-    for user, (total, rows) in usage.wrong(connection).items():
+    for user, (total, rows) in usage.wrong(snapshot).items():
         notes.differs(
             f"user {user}",
             f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "
@@ -259,6 +257,9 @@ def _usage(connection: Connection, notes: FindingCollector) -> None:
         )
 
 
-def _speaks_of(connection: Connection, repository_id: int, parent: str, child: str) -> bool:
+def _speaks_of(snapshot: Snapshot, repository_id: int, parent: str, child: str) -> bool:
     here = (link.c.repository_id == repository_id, link.c.parent == parent, link.c.child == child)
-    return connection.execute(select(link.c.kind).where(*here, link.c.kind == "signature-tag")).first() is not None
+    return (
+        snapshot.sql.connection.execute(select(link.c.kind).where(*here, link.c.kind == "signature-tag")).first()
+        is not None
+    )

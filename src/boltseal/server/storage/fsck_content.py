@@ -20,11 +20,12 @@ from boltseal.server.storage.metadata.schema import blob, content, link, manifes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import RowMapping
 
     from boltseal.oci.manifest import Manifest
     from boltseal.server.storage.blobs.protocol import BlobReader
     from boltseal.server.storage.findings import FindingCollector
+    from boltseal.server.storage.metadata.protocol import Snapshot
 
 _LINKS: Final = select(link.c.child, link.c.kind).where(
     link.c.repository_id == bindparam("at_repository"),
@@ -38,29 +39,29 @@ AT_ONCE: Final = 8
 """How many manifests are held in memory; one may have 4 MiB."""
 
 
-def manifests(connection: Connection, notes: FindingCollector) -> None:
+def manifests(snapshot: Snapshot, notes: FindingCollector) -> None:
     """Every manifest row against its bytes, and nothing left over of what is gone."""
-    total = connection.execute(select(func.count()).select_from(manifest)).scalar_one()
+    total = snapshot.sql.connection.execute(select(func.count()).select_from(manifest)).scalar_one()
     query = (
         select(repository.c.name.label("repository"), manifest, content.c.raw)
         .join(repository, repository.c.id == manifest.c.repository_id)
         .join(content, content.c.canonical == manifest.c.canonical, isouter=True)
         .execution_options(yield_per=AT_ONCE)
     )
-    for number, row in enumerate(connection.execute(query).mappings(), start=1):
+    for number, row in enumerate(snapshot.sql.connection.execute(query).mappings(), start=1):
         notes.count("manifests")
-        for problem in _manifest_problems(connection, row):
+        for problem in _manifest_problems(snapshot, row):
             notes.differs(f"{row['repository']}@{row['digest']}", problem)
         notes.passed("manifests", number, total)
-    _left_over(connection, notes)
-    for name in connection.execute(select(repository.c.name)).scalars():
+    _left_over(snapshot, notes)
+    for name in snapshot.sql.connection.execute(select(repository.c.name)).scalars():
         try:
             Repository(name)
         except Invalid as error:
             notes.differs(f"repository {name!r}", error.message)
 
 
-def _manifest_problems(connection: Connection, row: RowMapping) -> Iterator[str]:
+def _manifest_problems(snapshot: Snapshot, row: RowMapping) -> Iterator[str]:
     raw = row["raw"]
     if not isinstance(raw, bytes):  # None, or a text that somebody wrote by hand
         yield "the manifest's bytes are missing"
@@ -83,7 +84,7 @@ def _manifest_problems(connection: Connection, row: RowMapping) -> Iterator[str]
         yield f"the bytes can't be read as {row['media_type']}: {error}"
         return
     yield from _shown_problems(row, parsed)
-    links = connection.execute(_LINKS, {"at_repository": row["repository_id"], "at_parent": row["digest"]})
+    links = snapshot.sql.connection.execute(_LINKS, {"at_repository": row["repository_id"], "at_parent": row["digest"]})
     written = {(child, kind) for child, kind in links.all()}
     said = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
     if written != said:
@@ -105,9 +106,9 @@ def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
         yield "the row's annotations are not those of the bytes"
 
 
-def _left_over(connection: Connection, notes: FindingCollector) -> None:
+def _left_over(snapshot: Snapshot, notes: FindingCollector) -> None:
     unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
-    for canonical in connection.execute(unnamed).scalars():
+    for canonical in snapshot.sql.connection.execute(unnamed).scalars():
         notes.differs(canonical, "manifest bytes that no repository names")
     parent = and_(manifest.c.repository_id == link.c.repository_id, manifest.c.digest == link.c.parent)
     dangling = (
@@ -115,26 +116,28 @@ def _left_over(connection: Connection, notes: FindingCollector) -> None:
         .join(repository, repository.c.id == link.c.repository_id)
         .where(~select(1).where(parent).exists())
     )
-    for name, gone, child in connection.execute(dangling).all():
+    for name, gone, child in snapshot.sql.connection.execute(dangling).all():
         notes.differs(f"{name}@{gone}", f"a link to {child} is left over from this manifest, which is gone")
 
 
-def blob_rows(connection: Connection, notes: FindingCollector) -> dict[str, int]:
+def blob_rows(snapshot: Snapshot, notes: FindingCollector) -> dict[str, int]:
     """Which blobs must be there, with their sizes; repositories that disagree on a size are noted."""
     held: dict[str, int] = {}
-    for digest, size in connection.execute(select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)).all():
+    for digest, size in snapshot.sql.connection.execute(
+        select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)
+    ).all():
         if held.setdefault(digest, size) != size:
             notes.differs(digest, f"one repository says the blob has {held[digest]} bytes, another says {size}")
     return held
 
 
-def blobs(connection: Connection, store: BlobReader, held: Mapping[str, int], notes: FindingCollector) -> None:
+def blobs(snapshot: Snapshot, store: BlobReader, held: Mapping[str, int], notes: FindingCollector) -> None:
     """Every blob that must be there, all of its bytes; twice before anything is said of it."""
     total, done = sum(held.values()), 0
     for text, size in held.items():
         notes.count("blobs")
         notes.count("blob_bytes", size)
-        _blob(connection, store, text, size, notes, _Shown(notes, done, total))
+        _blob(snapshot, store, text, size, notes, _Shown(notes, done, total))
         done += size
         notes.passed("blobs", done, total, every=1)
 
@@ -150,9 +153,7 @@ class _Shown:
             self._notes.passed("blobs", self._done + count, self._total, every=1)
 
 
-def _blob(
-    connection: Connection, store: BlobReader, text: str, size: int, notes: FindingCollector, shown: _Shown
-) -> None:
+def _blob(snapshot: Snapshot, store: BlobReader, text: str, size: int, notes: FindingCollector, shown: _Shown) -> None:
     try:
         digest = Digest.parse(text)
     except Invalid as error:
@@ -164,13 +165,13 @@ def _blob(
         except BoltsealError as error:
             notes.unknown(text, f"could not read the blob: {error.message}")
             return
-        if problem is None or not still_named(connection, text):
+        if problem is None or not still_named(snapshot, text):
             return
     notes.differs(text, str(problem))
 
 
 def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -> str | None:
-    if not store.present(digest):
+    if store.look(digest) is None:
         return "the blob's bytes are missing"
     hasher = digest.hasher()
     read = 0
@@ -188,16 +189,16 @@ def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -
     return None
 
 
-def still_named(connection: Connection, digest: str) -> bool:
+def still_named(snapshot: Snapshot, digest: str) -> bool:
     """Whether a row names the blob at this moment."""
-    return connection.execute(_NAMED, {"at_digest": digest}).first() is not None
+    return snapshot.sql.connection.execute(_NAMED, {"at_digest": digest}).first() is not None
 
 
-def unnamed(connection: Connection, store: BlobReader, notes: FindingCollector) -> None:
+def unnamed(snapshot: Snapshot, store: BlobReader, notes: FindingCollector) -> None:
     """Counts what no row names, and notes what has no place in a store."""
     try:
         for stored in store.walk():
-            if not still_named(connection, str(stored.digest)):
+            if not still_named(snapshot, str(stored.digest)):
                 notes.count("unnamed_blobs")
                 notes.count("unnamed_bytes", stored.size)
         for stray in store.strays():

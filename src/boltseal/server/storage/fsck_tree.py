@@ -20,10 +20,9 @@ from boltseal.server.storage.metadata.schema import LEDGER, Log
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Connection
-
     from boltseal.server.storage.findings import FindingCollector
     from boltseal.server.storage.ledger_key import LedgerKeys
+    from boltseal.server.storage.metadata.protocol import Snapshot
 
 BATCH: Final = 16 * WIDTH
 
@@ -31,17 +30,15 @@ BATCH: Final = 16 * WIDTH
 class TreeCheck:
     """Takes the entries in order, then says what is wrong with the tree over them."""
 
-    def __init__(
-        self, connection: Connection, keys: LedgerKeys | None, notes: FindingCollector, log: Log = LEDGER
-    ) -> None:
-        self._connection = connection
+    def __init__(self, snapshot: Snapshot, keys: LedgerKeys | None, notes: FindingCollector, log: Log = LEDGER) -> None:
+        self._snapshot = snapshot
         self._log = log
         self._name = log.name
         self._notes = notes
         self._leaves: list[bytes] = []
         self._size = 0
         self._edge: Mapping[TileId, bytes] = {}
-        self._stored = ledger_tree.head(connection, log=log)
+        self._stored = ledger_tree.head(snapshot, log=log)
         self._roots: dict[int, bytes | None] = {}
         self._promised = self._read_promises(keys)
         for checkpoint in self._promised.values():
@@ -74,7 +71,7 @@ class TreeCheck:
         grown = grow(self._size, self._edge, self._leaves)
         signed = 0 if self._stored is None else self._stored.size
         full = [tile for tile in grown.tiles if tile.width == WIDTH and _end(tile) <= signed]
-        stored = ledger_tree.tiles(self._connection, full, self._log)
+        stored = ledger_tree.tiles(self._snapshot, full, self._log)
         for tile in full:
             self._compare(tile, grown.tiles[tile], stored.get(tile))
         self._size, self._edge, self._leaves = grown.size, grown.edge, []
@@ -85,7 +82,7 @@ class TreeCheck:
         """The partial tiles of the stored tree, when the entries are at its size."""
         if self._stored is None or at != self._stored.size:
             return
-        stored = ledger_tree.tiles(self._connection, self._edge, self._log)
+        stored = ledger_tree.tiles(self._snapshot, self._edge, self._log)
         for tile, hashes in self._edge.items():
             self._compare(tile, hashes, stored.get(tile))
 

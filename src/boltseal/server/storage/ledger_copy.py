@@ -6,21 +6,19 @@ a tree of tiles         checkpoint, tile/entries/...: what was kept of /ledger/ 
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.tiles import MAX_ENTRY_BYTES, WIDTH, BundleId, parse_bundle
-from boltseal.server.storage.metadata import ledger_store, ledger_tree, sqlite
+from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.schema import LEDGER
+from boltseal.server.storage.metadata.sqlite import open_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from sqlalchemy import Connection
 
     from boltseal.server.storage.metadata.schema import Log
 
@@ -47,14 +45,14 @@ class FolderCopy:
         """Its signed head, None where it has none. CopyInvalid, Unavailable."""
         if not self._database.is_file():
             return self._read(self._folder / "checkpoint", MAX_NOTE_BYTES)
-        with _open(self._database) as held:
+        with open_snapshot(self._database) as held:
             head = ledger_tree.head(held, log=self._log)
         return None if head is None else head.note
 
     def lines(self, start: int, end: int) -> Iterator[bytes]:
         """The entries [start, end), as far as they are there. CopyInvalid, Unavailable."""
         if self._database.is_file():
-            with _open(self._database) as held:
+            with open_snapshot(self._database) as held:
                 yield from [line for _, line in ledger_store.lines(held, start, until=end, log=self._log)]
             return
         for index in range(start // WIDTH, -(-end // WIDTH)):
@@ -79,14 +77,3 @@ class FolderCopy:
         if len(raw) > limit:
             raise CopyInvalid(f"{path} is longer than {limit} bytes")
         return raw
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Connection]:
-    """The database of a copy, read-only, for one look. Unavailable."""
-    engine = sqlite.make_engine(path, read_only=True)
-    try:
-        with sqlite.errors_named(), engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()

@@ -272,13 +272,21 @@ class LocalBlobs:
             self._make_shard(shard)
         target = f"{shard}/{digest.hex}"
         try:
-            self._disk.rename(source, target)
+            self._rename(source, shard, target)
         except FileNotFoundError as error:
             if self._look(source) is None:
                 raise UploadUnknown("the upload session was cancelled meanwhile; start one with POST") from error
             self._make_shard(shard)
-            self._disk.rename(source, target)
+            self._rename(source, shard, target)
         self._disk.sync_folder(shard)
+
+    def _rename(self, source: str, shard: str, target: str) -> None:
+        """Rename while no `delete` is between its comparison and its unlink."""
+        folder = self._disk.lock_folder(shard, exclusive=False)
+        try:
+            self._disk.rename(source, target)
+        finally:
+            self._disk.close(folder)
 
     def _make_shard(self, shard: str) -> None:
         self._disk.make_folder(shard)
@@ -287,15 +295,14 @@ class LocalBlobs:
 
     # Blobs
 
-    async def stat(self, digest: Digest) -> int | None:
-        """One stat, which costs less than a visit to a thread."""
-        found = self._look(self._blob(digest))
-        return found.st_size if found is not None and stat_bits.S_ISREG(found.st_mode) else None
+    async def stat(self, digest: Digest) -> StoredBlob | None:
+        """Look at the file: one system call, which costs less than a hand-over to a thread."""
+        return self.look(digest)
 
-    def present(self, digest: Digest) -> bool:
-        """Whether a file lies under the digest."""
+    def look(self, digest: Digest) -> StoredBlob | None:
+        """Return what is stored under a digest, None if nothing is."""
         found = self._look(self._blob(digest))
-        return found is not None and stat_bits.S_ISREG(found.st_mode)
+        return _stored(digest, found) if found is not None and stat_bits.S_ISREG(found.st_mode) else None
 
     def path(self, digest: Digest) -> Path | None:
         """Where the blob lies, if it is there."""
@@ -361,7 +368,7 @@ class LocalBlobs:
                 for name in _names(f"{folder}/{shard}"):
                     found = self._look(f"{folder}/{shard}/{name}")
                     if found is not None and _is_blob(algorithm, shard, name, found):
-                        yield StoredBlob(Digest(algorithm, name), found.st_size, _mtime_us(found))
+                        yield _stored(Digest(algorithm, name), found)
 
     def strays(self) -> Iterator[str]:
         """Whatever is neither a blob in its place nor a session, relative to the data folder."""
@@ -389,19 +396,33 @@ class LocalBlobs:
         found = self._look(f"{self._blobs}/{algorithm}/{name}")
         return found is not None and _SHARD.fullmatch(name) is not None and stat_bits.S_ISDIR(found.st_mode)
 
-    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
-        """Takes the name away; who is reading the file reads on. A power cut may bring it back, still unnamed."""
-        path = self._blob(digest)
-        if older_than_us is not None:
-            found = self._look(path)
-            if found is not None and _mtime_us(found) >= older_than_us:
-                return False
+    async def delete(self, stored: StoredBlob) -> bool:
+        """Delete as `delete_and_wait` does, in a thread."""
+        deleted: bool = await finished(self._workshop.quick.launch(self.delete_and_wait, stored))
+        return deleted
+
+    def delete_and_wait(self, stored: StoredBlob) -> bool:
+        """Unlink the file if it is still the one that was looked at. A power cut may bring it back, still unreferenced.
+
+        The lock of the folder keeps a commit from replacing the file between the comparison and the unlink.
+        """
+        path = self._blob(stored.digest)
         try:
+            folder = self._disk.lock_folder(self._shard(stored.digest), exclusive=True)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise told(error, f"blob {stored.digest} can't be deleted") from error
+        try:
+            if self.look(stored.digest) != stored:
+                return False
             self._disk.unlink(path)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise told(error, f"blob {digest} can't be removed") from error
+            raise told(error, f"blob {stored.digest} can't be deleted") from error
+        finally:
+            self._disk.close(folder)
         return True
 
     def _shard(self, digest: Digest) -> str:
@@ -438,6 +459,10 @@ def _is_blob(algorithm: str, shard: str, name: str, found: os.stat_result) -> bo
 
 def _is_session(name: str, found: os.stat_result) -> bool:
     return _SESSION_NAME.fullmatch(name) is not None and stat_bits.S_ISREG(found.st_mode)
+
+
+def _stored(digest: Digest, found: os.stat_result) -> StoredBlob:
+    return StoredBlob(digest, found.st_size, _mtime_us(found), f"{found.st_ino}-{found.st_mtime_ns}")
 
 
 def _mtime_us(found: os.stat_result) -> int:

@@ -129,11 +129,15 @@ class FetchKey(UploadKey):
 
 
 class StoredBlob(NamedTuple):
-    """A blob as `walk` meets it. `mtime_us`: when it was committed last, microseconds since the epoch."""
+    """The bytes that are stored under a digest at one moment.
+
+    `mtime_us`: when they were committed, microseconds since the epoch. `version`: differs after every commit; opaque.
+    """
 
     digest: Digest
     size: int
     mtime_us: int
+    version: str
 
 
 class UploadFile(NamedTuple):
@@ -244,12 +248,15 @@ class UploadSessions(Protocol):
 class BlobReader(Protocol):
     """The half of a blob store that gives bytes out, and lets go of them."""
 
-    async def stat(self, digest: Digest) -> int | None:
-        """Size in bytes of the whole blob, None when absent. StoreBroken when that can't be told."""
+    async def stat(self, digest: Digest) -> StoredBlob | None:
+        """Return what is stored under a digest, None if nothing is. StoreBroken if that can't be determined.
+
+        Not inside a database transaction: on an object store it is a request over the network.
+        """
         ...
 
-    def present(self, digest: Digest) -> bool:
-        """Whether the blob is there. Cheap, and asked inside the transaction that adds a row. StoreBroken as in `stat`."""
+    def look(self, digest: Digest) -> StoredBlob | None:
+        """Return what `stat` does. Blocks: not for the event loop."""
         ...
 
     def path(self, digest: Digest) -> Path | None:
@@ -278,10 +285,26 @@ class BlobReader(Protocol):
         """What lies in the store and is neither blob nor session, as names relative to it. Blocks."""
         ...
 
-    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
-        """Drops the blob's bytes; False, and nothing done, if they are not there or were committed since that moment.
+    async def delete(self, stored: StoredBlob) -> bool:
+        """Delete the bytes that `stat` or `walk` returned; False, and nothing done, if others are stored now, or none.
 
-        Only inside the transaction that sees no row naming them. Blocks. StoreBroken.
+        Outside the transaction that decided that no row refers to them. A reader that has begun reads to the end.
+        StoreBroken: the bytes may or may not be deleted.
+        """
+        ...
+
+    def delete_and_wait(self, stored: StoredBlob) -> bool:
+        """Delete as `delete` does. Blocks: not for the event loop."""
+        ...
+
+
+class RedirectUrl(Protocol):
+    """An optional capability of a blob store: clients may fetch the bytes of a blob from elsewhere."""
+
+    async def redirect_url(self, digest: Digest, expires_s: int) -> str | None:
+        """Return a URL whose GET returns the blob, valid for `expires_s` seconds; None to send the bytes instead.
+
+        The URL is a secret: who has it can read the blob without a login. Never log it. It does not answer HEAD.
         """
         ...
 

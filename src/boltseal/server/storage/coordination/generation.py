@@ -27,7 +27,7 @@ from typing import Self
 _NUMBER = struct.Struct("<Q")
 
 
-class Generation:
+class FileGeneration:
     """The mapped number of one store. Only the holder of the database's write lock may call begin, end and repair."""
 
     def __init__(self, fd: int, memory: mmap.mmap) -> None:

@@ -36,7 +36,7 @@ class LockUnusable(Unavailable):
     """The file can't be opened or locked."""
 
 
-class InterprocessLock:
+class FileInterprocessLock:
     """Everybody's turns in one store. Closed once."""
 
     def __init__(self, data: Path) -> None:

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import insert, select, update
 
-from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import LEDGER, Log
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class LedgerHead:
 
 
 class _Statements(NamedTuple):
-    """Every push waits for these three, and for nothing that compiles them anew each time: plain text for the driver."""
+    """Plain text for `SqlSession.plain`: every push waits for these three."""
 
     head: str
     advance: str
@@ -44,28 +41,34 @@ class _Statements(NamedTuple):
 
 @cache
 def _statements(log: Log) -> _Statements:
-    entries, head_ = log.entry.name, log.head.name  # names of ours, from the schema
+    entries, head_ = log.entry.name, log.head.name  # constants of the schema
     return _Statements(
         f"SELECT size, last_time_us, origin, rules FROM {head_}",  # noqa: S608 - see above
-        f"UPDATE {head_} SET size = ?, last_time_us = ?",  # noqa: S608
+        f"UPDATE {head_} SET size = ?, last_time_us = ? WHERE size = ?",  # noqa: S608
         f"INSERT INTO {entries} (idx, time_us, kind, repository, tag, line) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
     )
 
 
-def head(tx: Transaction, log: Log = LEDGER) -> LedgerHead | None:
-    """The head row, which nobody else changes until the end of the transaction. None: this log was not started yet."""
-    row = sqlite.driver(tx.connection).execute(_statements(log).head).fetchone()
+def head(snapshot: Snapshot, log: Log = LEDGER) -> LedgerHead | None:
+    """Return the head row of a log, None when the log was not started yet."""
+    row = snapshot.sql.plain(_statements(log).head).fetchone()
     return None if row is None else LedgerHead(*row)
 
 
-def start(tx: Transaction, origin: str, log: Log = LEDGER) -> LedgerHead:
+def lock_head(tx: UnitOfWork, log: Log = LEDGER) -> LedgerHead | None:
+    """Return the head row of a log as `head` does, and lock it to the end of the transaction."""
+    row = tx.sql.plain(_statements(log).head + tx.sql.for_update).fetchone()
+    return None if row is None else LedgerHead(*row)
+
+
+def start(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> LedgerHead:
     """Make the head row of a log that was not started yet."""
-    tx.connection.execute(insert(log.head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
+    tx.sql.connection.execute(insert(log.head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
     return LedgerHead(0, 0, origin, "")
 
 
 def append(
-    tx: Transaction,
+    tx: UnitOfWork,
     index: int,
     *,
     time_us: int,
@@ -75,24 +78,28 @@ def append(
     line: bytes,
     log: Log = LEDGER,
 ) -> None:
-    """Write the entry `index` (the head's size) and raise the head. `line` is stored as it is, for ever."""
-    execute = sqlite.driver(tx.connection).execute
-    execute(_statements(log).append, (index, time_us, kind, str(repository), str(tag), line))
-    execute(_statements(log).advance, (index + 1, time_us))
+    """Add the entry `index`, which is the size in the head that `lock_head` returned, and advance the head.
+
+    `line` is stored byte for byte. AssertionError when the head has another size: it was not locked.
+    """
+    statements = _statements(log)
+    tx.sql.plain(statements.append, (index, time_us, kind, str(repository), str(tag), line))
+    if tx.sql.plain(statements.advance, (index + 1, time_us, index)).rowcount != 1:
+        raise AssertionError(f"entry {index} is not the next one of {log.name}")
 
 
-def set_rules(tx: Transaction, rules: str) -> None:
+def set_rules(tx: UnitOfWork, rules: str) -> None:
     """Remember which rules the ledger last recorded."""
-    tx.connection.execute(update(LEDGER.head).values(rules=rules))
+    tx.sql.connection.execute(update(LEDGER.head).values(rules=rules))
 
 
-def set_origin(tx: Transaction, origin: str, log: Log = LEDGER) -> None:
+def set_origin(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> None:
     """Call a log by another name from the next entry on."""
-    tx.connection.execute(update(log.head).values(origin=origin))
+    tx.sql.connection.execute(update(log.head).values(origin=origin))
 
 
 def lines(
-    connection: Connection, start_index: int = 0, batch: int = 1000, until: int | None = None, log: Log = LEDGER
+    snapshot: Snapshot, start_index: int = 0, batch: int = 1000, until: int | None = None, log: Log = LEDGER
 ) -> Iterator[tuple[int, bytes]]:
     """Every entry from `start_index` on, in order, as (index, line); read in batches, so memory stays flat.
 
@@ -103,7 +110,7 @@ def lines(
     if until is not None:
         query = query.where(entry.c.idx < until)
     while True:
-        rows = connection.execute(query.where(entry.c.idx >= start_index).limit(batch)).all()
+        rows = snapshot.sql.connection.execute(query.where(entry.c.idx >= start_index).limit(batch)).all()
         yield from rows
         if len(rows) < batch:
             return
@@ -111,7 +118,7 @@ def lines(
 
 
 def of_repository(
-    connection: Connection,
+    snapshot: Snapshot,
     repository: str,
     tag: str | None,
     *,
@@ -133,11 +140,11 @@ def of_repository(
         query = query.where(entry.c.tag == tag)
     if kinds is not None:
         query = query.where(entry.c.kind.in_(kinds))
-    return [(row[0], row[1]) for row in connection.execute(query.order_by(entry.c.idx).limit(limit))]
+    return [(row[0], row[1]) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx).limit(limit))]
 
 
 def newest_of_name(
-    connection: Connection,
+    snapshot: Snapshot,
     repository: str,
     tag: str,
     kinds: Collection[str],
@@ -160,4 +167,4 @@ def newest_of_name(
         .order_by(entry.c.idx.desc())
         .execution_options(yield_per=200)
     )
-    yield from connection.execute(query).scalars()
+    yield from snapshot.sql.connection.execute(query).scalars()

@@ -17,13 +17,10 @@ from sqlalchemy import delete, insert, select
 from boltseal.errors import Unavailable
 from boltseal.ledger.merkle import HASH_BYTES, cover, fold
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, needed
-from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import LEDGER, Log
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 LATEST: Final = "latest"
 WITNESSED: Final = "witnessed"
@@ -62,41 +59,41 @@ class SignedHead(NamedTuple):
     note: bytes
 
 
-def head(connection: Connection, name: str = LATEST, log: Log = LEDGER) -> SignedHead | None:
+def head(snapshot: Snapshot, name: str = LATEST, log: Log = LEDGER) -> SignedHead | None:
     """The head that was signed last, or the one that a witness cosigned last; None where there is none."""
-    row = sqlite.driver(connection).execute(_statements(log).head, (name,)).fetchone()
+    row = snapshot.sql.plain(_statements(log).head, (name,)).fetchone()
     return None if row is None else SignedHead(*row)
 
 
-def put_head(tx: Transaction, name: str, new: SignedHead, log: Log = LEDGER) -> None:
+def put_head(tx: UnitOfWork, name: str, new: SignedHead, log: Log = LEDGER) -> None:
     """Store a head in place of the one of that name."""
-    tx.connection.execute(delete(log.checkpoint).where(log.checkpoint.c.name == name))
-    tx.connection.execute(insert(log.checkpoint).values(name=name, size=new.size, note=new.note))
+    tx.sql.connection.execute(delete(log.checkpoint).where(log.checkpoint.c.name == name))
+    tx.sql.connection.execute(insert(log.checkpoint).values(name=name, size=new.size, note=new.note))
 
 
-def tiles(connection: Connection, wanted: Iterable[TileId], log: Log = LEDGER) -> dict[TileId, bytes]:
+def tiles(snapshot: Snapshot, wanted: Iterable[TileId], log: Log = LEDGER) -> dict[TileId, bytes]:
     """Those of the wanted tiles that are there, each exactly as wide as asked for."""
     found = {}
     for tile in wanted:
-        row = sqlite.driver(connection).execute(_statements(log).tile, (tile.level, tile.index)).fetchone()
+        row = snapshot.sql.plain(_statements(log).tile, (tile.level, tile.index)).fetchone()
         if row is not None and len(row[0]) >= tile.width * HASH_BYTES:
             found[tile] = row[0][: tile.width * HASH_BYTES]
     return found
 
 
-def root(connection: Connection, size: int, of: int, log: Log = LEDGER) -> bytes:
+def root(snapshot: Snapshot, size: int, of: int, log: Log = LEDGER) -> bytes:
     """The root over the first `size` entries of a stored tree of `of` entries. TileInvalid when tiles are missing."""
     nodes = cover(0, size)
-    held = Tiles(of, tiles(connection, needed([nodes], of), log))
+    held = Tiles(of, tiles(snapshot, needed([nodes], of), log))
     return fold([held.node(one) for one in nodes])
 
 
-def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: SignedHead, log: Log = LEDGER) -> None:
+def grow(tx: UnitOfWork, from_size: int, written: Mapping[TileId, bytes], new: SignedHead, log: Log = LEDGER) -> None:
     """Write new and wider tiles and the head over them. Overtaken when the tree has not `from_size` entries any more."""
-    if from_size == 0 and head(tx.connection, log=log) is None:
-        tx.connection.execute(insert(log.checkpoint).values(name=LATEST, size=0, note=b""))
+    if from_size == 0 and head(tx, log=log) is None:
+        tx.sql.connection.execute(insert(log.checkpoint).values(name=LATEST, size=0, note=b""))
     said = _statements(log)
-    execute = sqlite.driver(tx.connection).execute
+    execute = tx.sql.plain
     if execute(said.advance, (new.size, new.note, LATEST, from_size)).rowcount != 1:
         raise Overtaken("another process has signed the ledger meanwhile")
     for tile, hashes in written.items():
@@ -104,17 +101,17 @@ def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: 
         execute(said.add_tile, (tile.level, tile.index, hashes))
 
 
-def clear(tx: Transaction, log: Log = LEDGER) -> None:
+def clear(tx: UnitOfWork, log: Log = LEDGER) -> None:
     """Forget tree, heads and rotated keys: a new origin signs its own from the first entry on."""
     for table in (log.tile, log.checkpoint, log.rotation):
-        tx.connection.execute(delete(table))
+        tx.sql.connection.execute(delete(table))
 
 
-def add_rotation(tx: Transaction, index: int, receipt: bytes, log: Log = LEDGER) -> None:
+def add_rotation(tx: UnitOfWork, index: int, receipt: bytes, log: Log = LEDGER) -> None:
     """Keep the receipt of the entry that names the next key."""
-    tx.connection.execute(insert(log.rotation).values(idx=index, receipt=receipt))
+    tx.sql.connection.execute(insert(log.rotation).values(idx=index, receipt=receipt))
 
 
-def rotations(connection: Connection, log: Log = LEDGER) -> list[bytes]:
+def rotations(snapshot: Snapshot, log: Log = LEDGER) -> list[bytes]:
     """The receipts of all rotations, the oldest first."""
-    return list(connection.execute(select(log.rotation.c.receipt).order_by(log.rotation.c.idx)).scalars())
+    return list(snapshot.sql.connection.execute(select(log.rotation.c.receipt).order_by(log.rotation.c.idx)).scalars())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import inspect, text
@@ -27,8 +27,6 @@ from boltseal.server.storage.metadata.schema import METADATA
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from sqlalchemy import Connection
 
 FORMAT: Final = 4
 HEAD_REVISION: Final = "0005"
@@ -122,47 +120,45 @@ def refuse_strangers(data: Path) -> None:
 
 def _bring_up_to_date(database: Path) -> None:
     existed = database.exists()
-    engine = sqlite.make_engine(database)
+    driver = sqlite.SqliteDriver(database)
     try:
-        with sqlite.errors_named(), engine.connect() as connection:
-            revision = _revision(connection) if existed else None
+        with sqlite.errors_named(), closing(driver.connect()) as session:
+            revision = _revision(session) if existed else None
             if revision == HEAD_REVISION:
                 return
             if revision is None:
-                _create(connection)
+                _create(session)
                 return
-            sqlite.snapshot(sqlite.driver(connection), database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
-            _upgrade(connection)
+            sqlite.copy_session(session, database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
+            _upgrade(session)
     finally:
-        engine.dispose()
+        driver.close()
 
 
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+def _revision(session: sqlite.SqliteSession) -> str | None:
+    if not inspect(session.connection).has_table("alembic_version"):
         return None
-    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    found: str | None = session.connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
     return found
 
 
-def _create(connection: Connection) -> None:
-    driver = sqlite.driver(connection)
-    driver.execute("BEGIN IMMEDIATE")  # a process that dies in here leaves no half of a schema
-    METADATA.create_all(connection)
-    driver.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-    driver.execute("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
-    sqlite.expect_sizes(connection)
-    driver.execute("COMMIT")
+def _create(session: sqlite.SqliteSession) -> None:
+    session.begin(write=True)  # one transaction: a process that dies in here leaves no half of a schema
+    METADATA.create_all(session.connection)
+    session.plain("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    session.plain("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
+    sqlite.expect_sizes(session)
+    session.commit()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(session: sqlite.SqliteSession) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "boltseal.server.storage.metadata:migrations")
-    config.attributes["connection"] = connection
-    execute = sqlite.driver(connection).execute
-    execute("BEGIN IMMEDIATE")  # a process that dies in here has changed nothing
+    config.attributes["connection"] = session.connection
+    session.begin(write=True)  # a process that dies in here has changed nothing
     command.upgrade(config, "head")
-    sqlite.expect_sizes(connection)
-    execute("COMMIT")
+    sqlite.expect_sizes(session)
+    session.commit()

@@ -10,9 +10,7 @@ from sqlalchemy import delete, insert, select
 from boltseal.server.storage.metadata.schema import reservation
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,26 +30,31 @@ class ReservationRow:
 _COLUMNS: Final = [reservation.c[name] for name in ReservationRow.__dataclass_fields__]
 
 
-def find(connection: Connection, repository: str, tag: str) -> ReservationRow | None:
+def find(snapshot: Snapshot, repository: str, tag: str) -> ReservationRow | None:
     """Who has reserved a name, or None."""
     at = (reservation.c.repository == repository, reservation.c.tag == tag)
-    row = connection.execute(select(*_COLUMNS).where(*at)).one_or_none()
+    row = snapshot.sql.connection.execute(select(*_COLUMNS).where(*at)).one_or_none()
     return None if row is None else _parse(row)
 
 
-def every(connection: Connection) -> list[ReservationRow]:
+def every(snapshot: Snapshot) -> list[ReservationRow]:
     """All of them, the oldest first."""
-    return [_parse(row) for row in connection.execute(select(*_COLUMNS).order_by(reservation.c.reserved_us)).all()]
+    return [
+        _parse(row)
+        for row in snapshot.sql.connection.execute(select(*_COLUMNS).order_by(reservation.c.reserved_us)).all()
+    ]
 
 
-def add(tx: Transaction, row: ReservationRow) -> None:
+def add(tx: UnitOfWork, row: ReservationRow) -> None:
     """Reserve a name that is not."""
-    tx.connection.execute(insert(reservation).values(**{c.name: getattr(row, c.name) for c in _COLUMNS}))
+    tx.sql.connection.execute(insert(reservation).values(**{c.name: getattr(row, c.name) for c in _COLUMNS}))
 
 
-def drop(tx: Transaction, repository: str, tag: str) -> None:
+def drop(tx: UnitOfWork, repository: str, tag: str) -> None:
     """Let a name go."""
-    tx.connection.execute(delete(reservation).where(reservation.c.repository == repository, reservation.c.tag == tag))
+    tx.sql.connection.execute(
+        delete(reservation).where(reservation.c.repository == repository, reservation.c.tag == tag)
+    )
 
 
 def _parse(row: Any) -> ReservationRow:

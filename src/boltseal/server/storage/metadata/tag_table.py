@@ -18,37 +18,45 @@ from boltseal.server.storage.metadata.schema import repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement
 
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
+    from boltseal.server.storage.metadata.queries import DigestSet
 
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
 _AT = (tag.c.repository_id == bindparam("at_repository"), tag.c.name == bindparam("at_name"))
 _FIND = select(*_COLUMNS).where(*_AT)
+_LOCK = _FIND.with_for_update()
 _ADD = insert(tag)
 _CHANGE = update(tag).where(*_AT)
 
 
-def find(tx: Transaction, repository_id: int, name: str) -> TagRow | None:
+def find(tx: UnitOfWork, repository_id: int, name: str) -> TagRow | None:
     """The row of a name, or None when it was never used."""
-    row = tx.connection.execute(_FIND, {"at_repository": repository_id, "at_name": name}).one_or_none()
+    row = tx.sql.connection.execute(_FIND, {"at_repository": repository_id, "at_name": name}).one_or_none()
     return None if row is None else _parse(row)
 
 
-def add(tx: Transaction, repository_id: int, name: str, row: TagRow) -> None:
+def lock_tag(tx: UnitOfWork, repository_id: int, name: str) -> TagRow | None:
+    """Return the row of a name as `find` does, and lock it to the end of the transaction."""
+    row = tx.sql.connection.execute(_LOCK, {"at_repository": repository_id, "at_name": name}).one_or_none()
+    return None if row is None else _parse(row)
+
+
+def add(tx: UnitOfWork, repository_id: int, name: str, row: TagRow) -> None:
     """Write the first row of a name."""
-    tx.connection.execute(_ADD, {"repository_id": repository_id, "name": name, **_values(row)})
+    tx.sql.connection.execute(_ADD, {"repository_id": repository_id, "name": name, **_values(row)})
 
 
-def change(tx: Transaction, repository_id: int, name: str, row: TagRow) -> None:
+def change(tx: UnitOfWork, repository_id: int, name: str, row: TagRow) -> None:
     """Replace the row of a name."""
-    tx.connection.execute(_CHANGE, {"at_repository": repository_id, "at_name": name, **_values(row)})
+    tx.sql.connection.execute(_CHANGE, {"at_repository": repository_id, "at_name": name, **_values(row)})
 
 
-def meaning(tx: Transaction, repository_id: int, digest: str, limit: int | None = None) -> list[tuple[str, TagRow]]:
+def meaning(tx: UnitOfWork, repository_id: int, digest: str, limit: int | None = None) -> list[tuple[str, TagRow]]:
     """Every tag that resolves to this digest now, by name; `limit`: the first so many."""
-    rows = tx.connection.execute(
+    rows = tx.sql.connection.execute(
         select(tag.c.name, *_COLUMNS)
         .where(tag.c.repository_id == repository_id, tag.c.digest == digest)
         .order_by(tag.c.name)
@@ -57,17 +65,17 @@ def meaning(tx: Transaction, repository_id: int, digest: str, limit: int | None 
     return [(row[0], _parse(row[1:])) for row in rows]
 
 
-def kept(tx: Transaction, repository_id: int, digests: Select[str]) -> SomeTags:
+def kept(tx: UnitOfWork, repository_id: int, digests: DigestSet) -> SomeTags:
     """The sealed tags that resolve to one of these digests and still protect it now."""
-    return _some(tx, repository_id, tag.c.digest.in_(digests), _protects(tx))
+    return _some(tx, repository_id, tag.c.digest.in_(digests.query), _protects(tx))
 
 
-def kept_at(tx: Transaction, repository_id: int, digest: str) -> SomeTags:
+def kept_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:
     """The sealed tags that resolve to this very digest and still protect it now."""
     return _some(tx, repository_id, tag.c.digest == digest, _protects(tx))
 
 
-def deletable_at(tx: Transaction, repository_id: int, digest: str) -> SomeTags:
+def deletable_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:
     """The tags that resolve to this digest and can be deleted by themselves, of the first thousand or so by name.
 
     Without those named as a signature tool's are, which have to stay as long as their image does (`policy.rule_decision`).
@@ -78,15 +86,15 @@ def deletable_at(tx: Transaction, repository_id: int, digest: str) -> SomeTags:
     return SomeTags.of(alone, more=len(rows) > MAX_COUNTED)
 
 
-def first_at(tx: Transaction, repository_id: int, digest: str) -> str | None:
+def first_at(tx: UnitOfWork, repository_id: int, digest: str) -> str | None:
     """The first tag, by name, that resolves to this digest now; None when none does."""
     query = select(tag.c.name).where(tag.c.repository_id == repository_id, tag.c.digest == digest)
-    return tx.connection.execute(query.order_by(tag.c.name).limit(1)).scalar_one_or_none()
+    return tx.sql.connection.execute(query.order_by(tag.c.name).limit(1)).scalar_one_or_none()
 
 
-def overdue(tx: Transaction) -> list[tuple[int, str, str]]:
+def overdue(tx: UnitOfWork) -> list[tuple[int, str, str]]:
     """Live sealed tags whose stated time to be kept is over, as (repository number, repository, tag)."""
-    rows = tx.connection.execute(
+    rows = tx.sql.connection.execute(
         select(repository.c.id, repository.c.name, tag.c.name)
         .join(repository, repository.c.id == tag.c.repository_id)
         .where(tag.c.digest.is_not(None), tag.c.keep_until_us <= tx.now_us, tag.c.keep != str(DELETABLE))
@@ -95,7 +103,7 @@ def overdue(tx: Transaction) -> list[tuple[int, str, str]]:
     return [(number, name, tag_name) for number, name, tag_name in rows]
 
 
-def _protects(tx: Transaction) -> ColumnElement[bool]:
+def _protects(tx: UnitOfWork) -> ColumnElement[bool]:
     return and_(
         tag.c.sealed_digest.is_not(None),
         func.coalesce(tag.c.keep, "") != str(DELETABLE),
@@ -103,9 +111,9 @@ def _protects(tx: Transaction) -> ColumnElement[bool]:
     )
 
 
-def _some(tx: Transaction, repository_id: int, *conditions: ColumnElement[bool]) -> SomeTags:
+def _some(tx: UnitOfWork, repository_id: int, *conditions: ColumnElement[bool]) -> SomeTags:
     query = select(tag.c.name).where(tag.c.repository_id == repository_id, *conditions).limit(MAX_COUNTED + 1)
-    return SomeTags.of(map(Tag, tx.connection.execute(query).scalars()))
+    return SomeTags.of(map(Tag, tx.sql.connection.execute(query).scalars()))
 
 
 def _values(row: TagRow) -> dict[str, Any]:

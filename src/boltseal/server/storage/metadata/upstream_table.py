@@ -10,9 +10,7 @@ from sqlalchemy import insert, select, update
 from boltseal.server.storage.metadata.schema import upstream
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,23 +32,23 @@ class UpstreamRow:
 _COLUMNS: Final = [c for c in upstream.c if c.name != "name"]
 
 
-def find(connection: Connection, name: str) -> UpstreamRow:
+def find(snapshot: Snapshot, name: str) -> UpstreamRow:
     """The row of an upstream; an empty one where nothing was ever written of it."""
-    row = connection.execute(select(*_COLUMNS).where(upstream.c.name == name)).one_or_none()
+    row = snapshot.sql.connection.execute(select(*_COLUMNS).where(upstream.c.name == name)).one_or_none()
     return UpstreamRow() if row is None else _parse(row)
 
 
-def every(connection: Connection) -> dict[str, UpstreamRow]:
+def every(snapshot: Snapshot) -> dict[str, UpstreamRow]:
     """All of them, by name."""
-    rows = connection.execute(select(upstream.c.name, *_COLUMNS).order_by(upstream.c.name)).all()
+    rows = snapshot.sql.connection.execute(select(upstream.c.name, *_COLUMNS).order_by(upstream.c.name)).all()
     return {row[0]: _parse(row[1:]) for row in rows}
 
 
-def put(tx: Transaction, name: str, row: UpstreamRow) -> None:
+def put(tx: UnitOfWork, name: str, row: UpstreamRow) -> None:
     """Write the row of an upstream, its first or another."""
     values = {column.name: getattr(row, column.name) for column in _COLUMNS}
-    if tx.connection.execute(update(upstream).where(upstream.c.name == name).values(**values)).rowcount == 0:
-        tx.connection.execute(insert(upstream).values(name=name, **values))
+    if tx.sql.connection.execute(update(upstream).where(upstream.c.name == name).values(**values)).rowcount == 0:
+        tx.sql.connection.execute(insert(upstream).values(name=name, **values))
 
 
 def _parse(row: Any) -> UpstreamRow:

@@ -18,9 +18,7 @@ from sqlalchemy import literal as value
 from boltseal.server.storage.metadata.schema import blob, manifest, repository, usage
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 class UserUsage(NamedTuple):
@@ -38,22 +36,22 @@ _ADD = (
 )
 
 
-def held(connection: Connection, user: str) -> UserUsage:
+def held(snapshot: Snapshot, user: str) -> UserUsage:
     """The running total of a user."""
-    row = connection.execute(_HELD, {"by": user}).one_or_none()
+    row = snapshot.sql.connection.execute(_HELD, {"by": user}).one_or_none()
     return UserUsage() if row is None else UserUsage(*row)
 
 
-def add(tx: Transaction, user: str | None, size_bytes: int, repositories: int = 0) -> None:
+def add(tx: UnitOfWork, user: str | None, size_bytes: int, repositories: int = 0) -> None:
     """Count something for a user, or with less than nothing take it off again. None: it is nobody's."""
     if user is None:
         return
     more = {"by": user, "more": size_bytes, "made": repositories}
-    if not tx.connection.execute(_ADD, more).rowcount:
-        tx.connection.execute(insert(usage).values(holder=user, size=size_bytes, repositories=repositories))
+    if not tx.sql.connection.execute(_ADD, more).rowcount:
+        tx.sql.connection.execute(insert(usage).values(holder=user, size=size_bytes, repositories=repositories))
 
 
-def derived(connection: Connection) -> dict[str, UserUsage]:
+def derived(snapshot: Snapshot) -> dict[str, UserUsage]:
     """What the totals must be, from the rows: reads all of them."""
     blobs = select(blob.c.added_by.label("by"), func.sum(blob.c.size).label("size"), value(0).label("made"))
     manifests = select(manifest.c.pushed_by, func.sum(manifest.c.size), value(0))
@@ -65,20 +63,24 @@ def derived(connection: Connection) -> dict[str, UserUsage]:
     ).subquery()
     sums = select(every.c.by, func.sum(every.c.size), func.sum(every.c.made)).where(every.c.by.is_not(None))
     return {
-        by: UserUsage(int(size), int(count)) for by, size, count in connection.execute(sums.group_by(every.c.by)).all()
+        by: UserUsage(int(size), int(count))
+        for by, size, count in snapshot.sql.connection.execute(sums.group_by(every.c.by)).all()
     }
 
 
-def wrong(connection: Connection) -> dict[str, tuple[UserUsage, UserUsage]]:
+def wrong(snapshot: Snapshot) -> dict[str, tuple[UserUsage, UserUsage]]:
     """The users whose total is not what the rows say, as (total, sum of the rows)."""
-    said = {row.holder: UserUsage(row.size, row.repositories) for row in connection.execute(select(usage)).all()}
-    must = derived(connection)
+    said = {
+        row.holder: UserUsage(row.size, row.repositories)
+        for row in snapshot.sql.connection.execute(select(usage)).all()
+    }
+    must = derived(snapshot)
     pairs = {user: (said.get(user, UserUsage()), must.get(user, UserUsage())) for user in said.keys() | must.keys()}
     return {user: (total, rows) for user, (total, rows) in sorted(pairs.items()) if total != rows}
 
 
-def mend(tx: Transaction) -> None:
+def mend(tx: UnitOfWork) -> None:
     """Make every total what the rows say."""
-    for user, (_, rows) in wrong(tx.connection).items():
-        tx.connection.execute(delete(usage).where(usage.c.holder == user))
+    for user, (_, rows) in wrong(tx).items():
+        tx.sql.connection.execute(delete(usage).where(usage.c.holder == user))
         add(tx, user, *rows)
