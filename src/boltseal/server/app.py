@@ -53,6 +53,7 @@ from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import registry_name
 from boltseal.server.storage.certificate import check_certificate
+from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell
     from boltseal.server.registry.refusals import RefusedWrite
     from boltseal.server.settings import Settings
+    from boltseal.server.storage.coordination.protocol import Leases
 
 METRICS_PATH: Final = "/metrics"
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
@@ -149,7 +151,8 @@ class Application(Starlette):
             for signer in self._signers:
                 signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
-        janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
+        leases = FileLeases(self._settings.server.data)
+        janitor = asyncio.create_task(_janitor(store, leases, self._clock, lambda: self._settings))
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
             looking = RebuildScheduler(
@@ -178,6 +181,7 @@ class Application(Starlette):
             await self._mirror.aclose()
             await self._upstreams.aclose()
             self._turns.close()
+            leases.close()
             for signer in self._signers:
                 signer.close()
             if self._notifier is not None:
@@ -348,12 +352,12 @@ def create_app(
     return Application(settings, clock, reload, observer, witness_app, tell or _tell)
 
 
-async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settings]) -> None:
-    """Once an hour, in every process: they may meet at something, and then one of them finds nothing to do."""
+async def _janitor(store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings]) -> None:
+    """Delete what is not needed, once an hour, in the process that gets the lease."""
     while True:
         if not settings().server.read_only:
             try:
-                removed = await asyncio.to_thread(_tidy_up, store, settings(), clock())
+                removed = await asyncio.to_thread(_tidy_up, store, leases, settings(), clock())
             except BoltsealError as error:
                 _log.warning("what is not needed could not be removed", reason=error.message)
             else:
@@ -362,8 +366,19 @@ async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settin
         await asyncio.sleep(JANITOR_EVERY_S)
 
 
-def _tidy_up(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """How many abandoned uploads, mirrored manifests and blobs, and bytes of blobs that nothing names went."""
+def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how much was deleted, by kind; nothing while another process does it."""
+    lease = leases.acquire("tidy-up")
+    if lease is None:
+        return {}
+    try:
+        return _delete_unneeded(store, settings, now_us)
+    finally:
+        lease.release()
+
+
+def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how many abandoned uploads, expired mirrored images and unreferenced blobs were deleted."""
     uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
     if store.database.frozen is not None or not settings.upstreams:
         return {"uploads": uploads}

@@ -1,4 +1,7 @@
-"""The writer thread: all or nothing, alone or in a group, and what happens when the disk or a lock says no."""
+"""SQLite as the metadata database: a full disk, a lock that is held too long, a group that fails as a whole.
+
+What every metadata database promises is in `tests/contracts/test_metadata.py`.
+"""
 
 from __future__ import annotations
 
@@ -56,58 +59,6 @@ def names(database: Metadata) -> list[str]:
     )
 
 
-async def test_a_job_that_returns_is_committed(database: Metadata) -> None:
-    """What a job returned is there for every reader."""
-    returned = await database.write(adding("a"))
-
-    assert returned == "a"
-    assert names(database) == ["a"]
-
-
-async def test_a_job_that_raises_changes_nothing_and_takes_nobody_along(database: Metadata) -> None:
-    """In one group the failed job alone is rolled back."""
-    results = await asyncio.gather(
-        *(database.write(adding(f"r{n:02}", fail=n % 3 == 0)) for n in range(30)), return_exceptions=True
-    )
-
-    assert [isinstance(result, NotFound) for result in results] == [n % 3 == 0 for n in range(30)]
-    assert names(database) == [f"r{n:02}" for n in range(30) if n % 3]
-
-
-async def test_a_job_nobody_waits_for_before_it_began_is_not_done(database: Metadata) -> None:
-    """A client that went away before its turn has changed nothing."""
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def slow(_: UnitOfWork) -> None:
-        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-
-    first = asyncio.create_task(database.write(slow))
-    await asyncio.sleep(0.05)
-    second = asyncio.create_task(database.write(adding("late")))
-    await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.sleep(0)
-    release.set()
-    await first
-    await database.write(adding("next"))
-
-    assert names(database) == ["next"]
-
-
-async def test_a_defect_in_a_job_reaches_whoever_asked_and_the_writer_goes_on(database: Metadata) -> None:
-    """An error that is not ours is rolled back and handed over as it is."""
-
-    def broken(_: UnitOfWork) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await database.write(broken)
-    await database.write(adding("after"))
-
-    assert names(database) == ["after"]
-
-
 async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
     """Another process that keeps the write lock makes us Unavailable, and nothing has changed."""
     database = open_store(data, lock_wait_s=0.2)
@@ -142,50 +93,6 @@ async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database:
     assert names(database) == ["later"]
 
 
-async def test_two_processes_take_turns(data: Path) -> None:
-    """Two writers on one file lose nothing."""
-    one, two = open_store(data), open_store(data)
-    await asyncio.gather(
-        *(writer.write(adding(f"{key}{n}")) for n in range(50) for key, writer in (("a", one), ("b", two)))
-    )
-
-    assert len(names(one)) == 100
-    one.close()
-    two.close()
-
-
-async def test_taking_away_changes_the_generation_for_every_process(data: Path) -> None:
-    """Caches of another process see at once that something went; additions leave them alone."""
-    one, two = open_store(data), open_store(data)
-    before = two.generation.read()
-    await one.write(adding("a"))
-    unchanged = two.generation.read()
-
-    def take(tx: UnitOfWork) -> None:
-        tx.takes_away = True
-
-    await one.write(take)
-
-    assert unchanged == before
-    assert two.generation.read() == before + 2
-    one.close()
-    two.close()
-
-
-async def test_a_refused_job_that_would_take_away_leaves_caches_alone(database: Metadata) -> None:
-    """A delete that was rolled back took nothing away."""
-
-    def refused(tx: UnitOfWork) -> None:
-        tx.takes_away = True
-        raise NotFound("no")
-
-    before = database.generation.read()
-    with pytest.raises(NotFound):
-        await database.write(refused)
-
-    assert database.generation.read() == before
-
-
 def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(data: Path) -> None:
     """A process that died in its COMMIT costs caching until the next start, not for ever."""
     first = open_store(data)
@@ -197,15 +104,6 @@ def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(d
     assert odd % 2 == 1
     assert second.generation.read() == odd + 1
     second.close()
-
-
-async def test_writes_after_close_are_refused(data: Path) -> None:
-    """A server that is shutting down acknowledges nothing more."""
-    database = open_store(data)
-    database.close()
-
-    with pytest.raises(Unavailable):
-        await database.write(adding("a"))
 
 
 async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone(data: Path) -> None:
