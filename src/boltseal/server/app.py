@@ -109,6 +109,7 @@ class Application(Starlette):
         self._upstreams: Upstreams | None = None
         self._mirror: Mirror | None = None
         self._push_gate: PushProxy | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._observer = observer
         health = HealthEndpoints(observer, self._readiness)
         self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
@@ -163,14 +164,15 @@ class Application(Starlette):
         gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
         settling = asyncio.create_task(self._push_gate.run()) if gated else None
         if self._reload is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
+            reload = self._reload
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._begin_reload(reload))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
             async with self._observer.running():
                 yield
         finally:
             self._api = None
-            for task in (janitor, rebuilding, noting, asked, settling):
+            for task in (janitor, rebuilding, noting, asked, settling, self._reloading):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -274,14 +276,23 @@ class Application(Starlette):
             gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
         return gauges
 
-    def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
+    def _begin_reload(self, reload: Callable[[], Settings]) -> None:
+        """Reload the configuration after every reload that is under way."""
+        self._reloading = asyncio.create_task(self._reload_after(self._reloading, reload))
+
+    async def _reload_after(self, before: asyncio.Task[None] | None, reload: Callable[[], Settings]) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await self._read_rules_again(reload)
+
+    async def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
         """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
         if self._store is None:
             return
         try:
             newer = reload()
             settings = self._settings.taking_over(newer)
-            begin_ledger(self._store, settings)
+            await asyncio.to_thread(begin_ledger, self._store, settings)
         except BoltsealError as error:
             self._notes = (f"the last reload of the configuration failed, everything stays as it was: {error.message}",)
             _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
