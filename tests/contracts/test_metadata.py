@@ -64,7 +64,7 @@ def names(metadata: Metadata) -> list[str]:
 
 
 def take_away(tx: UnitOfWork) -> None:
-    tx.takes_away = True
+    tx.invalidates_caches = True
 
 
 async def test_a_job_that_returns_is_committed(open_metadata: Opener) -> None:
@@ -140,14 +140,14 @@ async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_goes_on(metad
 
 
 async def test_what_was_tried_is_undone(metadata: Metadata) -> None:
-    """A block of `undone` leaves rows and the marks of the unit of work as they were."""
+    """A block of `rolled_back` leaves rows and the marks of the unit of work as they were."""
 
     def job(tx: UnitOfWork) -> tuple[list[str], bool]:
         add("kept", tx)
-        with tx.undone():
+        with tx.rolled_back():
             add("tried", tx)
-            tx.takes_away = True
-        return names_in(tx), tx.takes_away
+            tx.invalidates_caches = True
+        return names_in(tx), tx.invalidates_caches
 
     assert await metadata.write(job) == (["kept"], False)
     assert names(metadata) == ["kept"]
@@ -276,7 +276,7 @@ async def test_a_refused_job_that_would_take_away_leaves_caches_alone(metadata: 
     """A delete that was rolled back removed nothing."""
 
     def refused(tx: UnitOfWork) -> None:
-        tx.takes_away = True
+        tx.invalidates_caches = True
         raise NotFound("no")
 
     before = metadata.generation.read()
@@ -349,7 +349,7 @@ async def test_a_failed_commit_may_be_repeated(when: str, tmp_path: Path) -> Non
     metadata = SqlMetadata(driver, FileGeneration.open(tmp_path / GENERATION_NAME), lambda: NOW_US)
 
     def job(tx: UnitOfWork) -> int:
-        tx.takes_away = True
+        tx.invalidates_caches = True
         return queries.ensure_repository(tx, "test/app", None)
 
     await metadata.write(take_away)

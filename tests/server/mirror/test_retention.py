@@ -183,7 +183,7 @@ async def test_what_a_tag_of_ours_means_is_never_let_go(world: World) -> None:
     await world.pull(sealed, plain)
 
     def seal(tx: Any) -> None:
-        holdings = mirrored.holdings(tx, f"{NAME}/team/app")
+        holdings = mirrored.content_of(tx, f"{NAME}/team/app")
         assert holdings is not None
         row = {"digest": sealed.digest, "canonical": sealed.digest, "media_type": sealed.media_type}
         by = {"entry_index": 0, "changed_us": NOW_US, "changed_by": "ann"}
@@ -294,7 +294,7 @@ async def test_a_running_server_tidies_up_by_itself(world: World, monkeypatch: p
             while any(path.is_file() for path in (world.data / "blobs").rglob("*")):  # noqa: ASYNC110 - the janitor does it
                 await asyncio.sleep(0.05)
         with open_store(world.settings(), clock=world.clock) as store:
-            found = store.database.read_and_wait(lambda found: mirrored.holdings(found, f"{NAME}/team/app"))
+            found = store.database.read_and_wait(lambda found: mirrored.content_of(found, f"{NAME}/team/app"))
 
     assert found is not None
     assert (found.manifests, found.blobs) == ((), ())

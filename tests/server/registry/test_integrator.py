@@ -145,7 +145,7 @@ def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: Log) -
     log.add(4)
     log.integrator.integrate()
     signed = log.keys.mark()
-    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))  # and back to what it was before
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))  # and back to what it was before
     _restore(log, before)
     log.add(1)
     seen = []
@@ -163,7 +163,7 @@ def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
     lines = log.lines()[: head.size]
     hashes = b"".join(leaf_hash(line) for line in lines)
     log.database.write_and_wait(
-        lambda tx: ledger_tree.grow(
+        lambda tx: ledger_tree.add_tiles(
             tx, 0, {TileId(0, 0, len(lines)): hashes}, ledger_tree.SignedHead(head.size, head.note)
         )
     )
@@ -178,7 +178,7 @@ def test_a_full_tile_is_never_written_again(log: Log) -> None:
 
     assert head is not None
     with pytest.raises(Exception, match="UNIQUE"):
-        log.database.write_and_wait(lambda tx: ledger_tree.grow(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
+        log.database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
 
 
 def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
@@ -202,7 +202,7 @@ def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(
     """The mark knows a root for this size; another history of the same length is refused."""
     log.add(2)
     log.integrator.integrate()
-    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))
     log.database.write_and_wait(
         lambda tx: tx.sql.connection.exec_driver_sql("UPDATE entry SET line = CAST(line || ' ' AS BLOB) WHERE idx = 1")
     )

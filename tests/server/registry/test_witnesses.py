@@ -261,6 +261,6 @@ def _put_back(log: Log, size: int, mark: bytes) -> None:
         tx.sql.connection.execute(update(LEDGER.head).values(size=size))
 
     log.database.write_and_wait(undo)
-    log.database.write_and_wait(ledger_tree.clear)
+    log.database.write_and_wait(ledger_tree.remove_tree)
     log.keys.put_mark(mark)
     log.integrator.integrate()

@@ -111,11 +111,11 @@ async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone
     one, other = open_store(data), open_store(data)
 
     def fails_the_group(tx: UnitOfWork) -> None:
-        tx.takes_away = True
+        tx.invalidates_caches = True
         driver(tx).execute("ROLLBACK")
 
-    def takes_away(tx: UnitOfWork) -> None:
-        tx.takes_away = True
+    def invalidates_caches(tx: UnitOfWork) -> None:
+        tx.invalidates_caches = True
 
     before = one.generation.read()
     other.generation.begin()

@@ -87,8 +87,8 @@ def test_manifests_that_were_there_count_for_whoever_pushed_them(data: Path) -> 
     """The totals are the sums of the rows from the first moment."""
     prepare_data(data)
     with open_store(settings_of(data)) as store:
-        wrong = store.database.read_and_wait(usage.wrong)
-        ci = store.database.read_and_wait(lambda connection: usage.held(connection, "ci"))
+        wrong = store.database.read_and_wait(usage.wrong_totals)
+        ci = store.database.read_and_wait(lambda connection: usage.total_of(connection, "ci"))
 
     assert wrong == {}
     assert ci.size_bytes > 0

@@ -19,7 +19,7 @@ from boltseal.server.storage.metadata.migrate import (
     FormatInvalid,
     check_data,
     prepare_data,
-    refuse_strangers,
+    refuse_foreign_folder,
 )
 from boltseal.server.storage.metadata.schema import METADATA
 
@@ -91,11 +91,11 @@ def test_a_first_start_that_another_process_ended_meanwhile_is_no_stranger(tmp_p
     prepare_data(tmp_path)
     (tmp_path / GENERATION_NAME).touch()
     (tmp_path / "run").mkdir()
-    refuse_strangers(tmp_path)
+    refuse_foreign_folder(tmp_path)
     (tmp_path / "thesis.txt").touch()
 
     with pytest.raises(FormatInvalid, match=r"thesis\.txt"):
-        refuse_strangers(tmp_path)
+        refuse_foreign_folder(tmp_path)
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class _ExpiredRows:
 
 def _still_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, snapshot: Snapshot) -> _ExpiredRows:
     """Return the rows of those planned images that are still as they were when the plan was made."""
-    holdings = mirrored.holdings(snapshot, name)
+    holdings = mirrored.content_of(snapshot, name)
     if holdings is None:
         return _ExpiredRows(name)
     stays: set[str] = set()
@@ -163,7 +163,7 @@ def _remove_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, 
     queries.lock_repository(tx, name)
     rows = _still_expired(name, planned, actor, tx)
     if rows.manifests or rows.blobs:
-        mirrored.let_go(
+        mirrored.remove_rows(
             tx, rows.repository_id, [row.digest for row in rows.manifests], [row.digest for row in rows.blobs]
         )
     return rows.items()
@@ -174,7 +174,7 @@ def _ours(rows: Iterable[MirroredRow], goes: Mapping[str, str], stays: set[str],
 
 
 def _all(prefix: str, snapshot: Snapshot) -> list[MirroredContent]:
-    found = (mirrored.holdings(snapshot, name) for name in mirrored.repositories_of(snapshot, prefix))
+    found = (mirrored.content_of(snapshot, name) for name in mirrored.repositories_of(snapshot, prefix))
     return [holdings for holdings in found if holdings is not None]
 
 

@@ -131,7 +131,7 @@ class UpstreamLists:
             return tuple(sorted(names))
 
         async def here() -> tuple[Tag, ...]:
-            names = await self._database.read(lambda found: mirrored.tags_seen(found, repository, self._bounds.names))
+            names = await self._database.read(lambda found: mirrored.known_tags(found, repository, self._bounds.names))
             return tuple(Tag(name) for name in names)
 
         return await self._list(self._tags, self._tag_flights, repository, upstream, ask, here)

@@ -67,7 +67,7 @@ class Deletes:
             check_conditions(conditions, f"manifest {digest.short}", row.digest)
             taken_back = self._check_manifest(tx, place, digest, row, actor)
             self._door.delete_meaning(tx, place, digest, actor)
-            tx.takes_away = True
+            tx.invalidates_caches = True
             queries.remove_manifest(tx, place.id, row.digest)
             if taken_back is not None:
                 self._record_taken_back(tx, place, row, taken_back, actor)
@@ -85,7 +85,7 @@ class Deletes:
             keeping = self._door.protectors(tx, place, digest, through_subjects=True)
             if keeping:
                 raise ContentProtected(refusal_message.delete_protected("blob", digest, repository, keeping))
-            tx.takes_away = True
+            tx.invalidates_caches = True
             queries.remove_blob(tx, place.id, str(digest))
 
         with self._refusals.told("delete", repository, (), digest, actor):

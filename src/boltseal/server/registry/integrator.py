@@ -164,7 +164,7 @@ class Integrator:
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note)
         stored = ledger_tree.SignedHead(head.size, note)
-        self._database.write_and_wait(lambda tx: ledger_tree.grow(tx, seen.signed, grown.tiles, stored, self.log))
+        self._database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, seen.signed, grown.tiles, stored, self.log))
         self._held = (note, stored)
         return head
 

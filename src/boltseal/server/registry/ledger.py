@@ -117,7 +117,7 @@ class Ledger:
 
         def query(held: Snapshot) -> EventPage:
             found: list[TagEvent] = []
-            lines = ledger_store.newest_of_name(
+            lines = ledger_store.newest_entries(
                 held, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
             )
             for line in lines:
@@ -143,7 +143,7 @@ class Ledger:
 
         def query(held: Snapshot) -> EntryPage:
             size = self._head(held).size
-            rows = ledger_store.of_repository(
+            rows = ledger_store.entries_of(
                 held, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
             )
             return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)

@@ -138,7 +138,7 @@ class Manifests:
             for link in manifest.references()
             if link.kind is not LinkKind.SUBJECT
         }
-        for digest, size in queries.held_sizes(tx, place.id, list(named)).items():
+        for digest, size in queries.sizes_of(tx, place.id, list(named)).items():
             if named[digest].size != size:
                 raise ManifestInvalid(
                     f"the manifest says that {named[digest].digest.short} has {named[digest].size} bytes, "

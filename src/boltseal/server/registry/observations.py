@@ -128,7 +128,7 @@ class Observations:
 
         def query(snapshot: Snapshot) -> list[Digest]:
             kinds = [str(EntryKind.OBSERVED), str(EntryKind.ACCEPTED)]
-            lines = ledger_store.newest_of_name(
+            lines = ledger_store.newest_entries(
                 snapshot, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
             )
             found = (parse(line).digest for line in itertools.islice(lines, LOOKED_BACK))
@@ -140,7 +140,10 @@ class Observations:
         """All tags of which something is held back."""
 
         def query(snapshot: Snapshot) -> list[HeldTag]:
-            return [HeldTag(name, tag, _stands(row).known) for name, tag, row in foreign_tags.held(snapshot)]
+            return [
+                HeldTag(name, tag, _stands(row).known)
+                for name, tag, row in foreign_tags.tags_with_held_change(snapshot)
+            ]
 
         return await self._database.read(query)
 
@@ -163,18 +166,18 @@ def note(
         return _write(tx, repository, tag, stands, judged, tx.now_us, actor, reason or judged.reason)
     if stands is None:
         return ObservationResult(None)
-    foreign_tags.asked(tx, repository, tag, tx.now_us)
+    foreign_tags.set_asked(tx, repository, tag, tx.now_us)
     return ObservationResult(replace(stands, asked_us=tx.now_us), stands.known)
 
 
 def recall(tx: UnitOfWork, size: int) -> None:
     """Set tags whose last entry is lost, of a log of `size` entries, back to what the one before says."""
-    for repository, tag, row in list(foreign_tags.every(tx)):
+    for repository, tag, row in list(foreign_tags.all_tags(tx)):
         if row.entry_index < size:
             continue
-        left = ledger_store.of_repository(tx, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS)
+        left = ledger_store.entries_of(tx, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS)
         if not left:
-            foreign_tags.drop(tx, repository, tag)
+            foreign_tags.remove(tx, repository, tag)
             continue
         index, line = left[-1]
         stand(tx, Repository(repository), Tag(tag), index, parse(line))

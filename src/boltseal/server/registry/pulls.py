@@ -145,7 +145,7 @@ class Pulls:
         """How large a blob is by a manifest of the repository that names it, None where none does."""
 
         def query(snapshot: Snapshot) -> int | None:
-            named_by = queries.bytes_of_a_parent(snapshot, repository, str(digest))
+            named_by = queries.parent_manifest(snapshot, repository, str(digest))
             if named_by is None:
                 return None
             links = parse_manifest(named_by[1], named_by[0]).references()  # here, as it may be large
@@ -160,7 +160,7 @@ class Pulls:
 
     async def holders(self, digest: Digest) -> list[tuple[str, int]]:
         """The repositories that hold a blob, and its size in each. For us alone: between callers there are walls."""
-        return await self._database.read(lambda snapshot: queries.blob_holders(snapshot, str(digest), None))
+        return await self._database.read(lambda snapshot: queries.repositories_with_blob(snapshot, str(digest), None))
 
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """The bytes [start, start + length) of a blob that `blob` found."""
@@ -216,12 +216,12 @@ class Pulls:
             listed = _fallback_tag_lists(snapshot, repository, digest)
             for each in listed:
                 if each not in sizes and each > after:
-                    held = queries.held_manifests(snapshot, repository, [each]).get(each)
+                    held = queries.manifests_of(snapshot, repository, [each]).get(each)
                     if held is not None and artifact_type in (None, held.artifact_type):
                         sizes[each] = held.size
             following = sorted(each for each in sizes if each > after)
             page = _up_to(following[:n], sizes, enough_bytes)
-            rows = queries.held_manifests(snapshot, repository, page)
+            rows = queries.manifests_of(snapshot, repository, page)
             return ReferrersPage(
                 tuple(_referrer(rows[each]) for each in page if each in rows), len(page) < len(following)
             )
@@ -290,7 +290,7 @@ def _referrer(row: ManifestRow) -> ReferrerRow:
 
 def _fallback_tag_lists(snapshot: Snapshot, repository: Repository, digest: Digest) -> list[str]:
     """What a client listed at the tag that the spec has for a registry without referrers API ("Referrers Tag Schema")."""
-    found = queries.tagged_bytes(snapshot, repository, f"{digest.algorithm}-{digest.hex[:64]}")
+    found = queries.tagged_manifest(snapshot, repository, f"{digest.algorithm}-{digest.hex[:64]}")
     if found is None:
         return []
     try:

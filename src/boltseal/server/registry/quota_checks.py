@@ -40,9 +40,9 @@ class QuotaChecks:
         if quota is UNLIMITED:
             yield
             return
-        before = usage.held(tx, user)
+        before = usage.total_of(tx, user)
         yield
-        after = usage.held(tx, user)
+        after = usage.total_of(tx, user)
         quota.check(
             user,
             after.size_bytes if after.size_bytes > before.size_bytes else 0,
@@ -56,7 +56,7 @@ class QuotaChecks:
             return None
 
         def look(snapshot: Snapshot) -> tuple[usage.UserUsage, bool]:
-            return usage.held(snapshot, user), queries.repository_exists(snapshot, repository)
+            return usage.total_of(snapshot, user), queries.repository_exists(snapshot, repository)
 
         held, exists = await database.read(look)
         quota.check(user, held.size_bytes + 1, 0 if exists else held.repositories + 1)

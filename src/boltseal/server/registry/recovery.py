@@ -113,7 +113,7 @@ def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, l
 
         def job(tx: UnitOfWork) -> None:
             ledger_store.set_origin(tx, key.name, log)
-            ledger_tree.clear(tx, log)
+            ledger_tree.remove_tree(tx, log)
             if log is OBSERVATIONS:
                 observations.recall(tx, size)
             sequencer.append(tx, EntryKind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
@@ -196,5 +196,5 @@ def _bring_back(tx: UnitOfWork, door: TagWriter, lines: Lines, signed: Checkpoin
     for (repository, tag), canonical in touched.items():
         place = RepositoryRow(Repository(repository), queries.ensure_repository(tx, repository, None))
         door.recall(tx, place, Tag(tag), audit.names[repository, tag], canonical)
-    tx.takes_away = True
+    tx.invalidates_caches = True
     return missing

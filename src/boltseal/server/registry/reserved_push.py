@@ -86,13 +86,13 @@ class ReservedPushes:
         def job(tx: UnitOfWork) -> ApprovedPush:
             place = RepositoryRow(repository, queries.ensure_repository(tx, repository, actor.name))
             ours = self._door.meaning(tx, place, tag)
-            with tx.undone():
+            with tx.rolled_back():
                 self._manifests.publish(tx, repository, pushed, (tag,), UNCONDITIONAL, actor)
                 sealed = self._door.seals(tx, place, tag)
             held = reservations.find(tx, repository, tag)
             if held is not None and held.expires_us > tx.now_us:
                 raise PushInProgress(f"another push to {repository}:{tag} is on its way; try again in a moment")
-            reservations.drop(tx, repository, tag)
+            reservations.remove(tx, repository, tag)
             reservations.add(tx, _row(repository, tag, pushed, actor, tx.now_us))
             mode = decide(self._door.rules, repository, tag).mode
             return ApprovedPush(Mode.SEALED if sealed else mode, ours)
@@ -106,7 +106,7 @@ class ReservedPushes:
         def job(tx: UnitOfWork) -> Published:
             published = self._manifests.publish(tx, repository, pushed, (tag,), UNCONDITIONAL, actor)
             self._observe(tx, repository, tag, pushed, actor)
-            reservations.drop(tx, repository, tag)
+            reservations.remove(tx, repository, tag)
             return published
 
         with self._refusals.told("push", repository, (tag,), pushed.digest, actor):
@@ -122,14 +122,14 @@ class ReservedPushes:
         """Raise what would be raised if a manifest were held by its digest alone; nothing of it stays."""
 
         def job(tx: UnitOfWork) -> None:
-            with tx.undone():
+            with tx.rolled_back():
                 self._manifests.publish(tx, repository, pushed, (), UNCONDITIONAL, actor)
 
         await self._database.write(job)
 
     async def drop(self, repository: Repository, tag: Tag) -> None:
         """Upstream has it not, and will not get it from this push."""
-        await self._database.write(lambda tx: reservations.drop(tx, repository, tag))
+        await self._database.write(lambda tx: reservations.remove(tx, repository, tag))
 
     async def drop_if_over(self, repository: Repository, tag: Tag) -> bool:
         """Let a name go whose hour is over; whether it was so."""
@@ -138,7 +138,7 @@ class ReservedPushes:
             row = reservations.find(tx, repository, tag)
             if row is not None and row.expires_us > tx.now_us:
                 return False
-            reservations.drop(tx, repository, tag)
+            reservations.remove(tx, repository, tag)
             return True
 
         return await self._database.write(job)
@@ -150,13 +150,13 @@ class ReservedPushes:
 
     async def every(self) -> list[Reservation]:
         """All names that are reserved, the oldest first."""
-        return [_reservation(row) for row in await self._database.read(reservations.every)]
+        return [_reservation(row) for row in await self._database.read(reservations.all_reservations)]
 
     async def holders(self, digest: Digest, prefix: str) -> list[Repository]:
         """The repositories below a prefix that hold a blob."""
 
         def names(tx: UnitOfWork) -> list[Repository]:
-            found = queries.blob_holders(tx, str(digest), None)
+            found = queries.repositories_with_blob(tx, str(digest), None)
             return [Repository(name) for name, _ in found if name.startswith(prefix)]
 
         return await self._database.write(names)
@@ -166,7 +166,7 @@ class ReservedPushes:
         try:
             observations.note(tx, repository, tag, seen, _OURS, actor, "pushed through the gate")
         except (LedgerFrozen, LedgerMissing, ObservationMissing):
-            tx.takes_away = True  # what was served under that name is over all the same
+            tx.invalidates_caches = True  # what was served under that name is over all the same
             return  # upstream has it, and the ledger says so: a doubted log of observations undoes neither
 
 

@@ -144,7 +144,7 @@ def changes_of(tx: UnitOfWork, place: RepositoryRow, tag: Tag) -> Iterator[tuple
     """Every entry that changed a tag, with its index, the oldest first; what was merely said of it is left out."""
     after = -1
     while True:
-        rows = ledger_store.of_repository(
+        rows = ledger_store.entries_of(
             tx, place.repository, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
         )
         yield from ((index, parse(line)) for index, line in rows)

@@ -132,8 +132,8 @@ class Seals:
         self._refuse_part_of_sealed(tx, place, twins)
         if not tags:  # no tag's entry tells of it, so one of its own does
             self._record(tx, place, digest, actor, reason)
-        tx.takes_away = True
-        under = {Digest.parse(text) for text in queries.digests(tx, queries.reached_from(place.id, str(digest)))}
+        tx.invalidates_caches = True
+        under = {Digest.parse(text) for text in queries.digests(tx, queries.closure(place.id, str(digest)))}
         manifests, blobs, kept = [*twins], [], []
         for twin in twins:
             queries.remove_manifest(tx, place.id, str(twin))
@@ -168,7 +168,7 @@ class Seals:
         return parent if name is None else f"{parent} (tag {name})"
 
     def _elsewhere(self, tx: UnitOfWork, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
-        for number, name, text in queries.holders(tx, [str(digest) for digest in gone]):
+        for number, name, text in queries.rows_of_any_repository(tx, [str(digest) for digest in gone]):
             place, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
             parent = self._parent(tx, place, digest)
             yield place.repository, digest, f"{name} holds it too" + (f", as part of {parent}" if parent else "")
@@ -191,7 +191,7 @@ class Seals:
     def _twins(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> list[Digest]:
         """The digest itself, then every other digest under which the same bytes are held."""
         row = queries.find_manifest(tx, place.id, str(digest))
-        called = [] if row is None else queries.called(tx, place.id, row.canonical)
+        called = [] if row is None else queries.digests_of_bytes(tx, place.id, row.canonical)
         return [digest, *(other for other in map(Digest.parse, called) if other != digest)]
 
     def _record(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:

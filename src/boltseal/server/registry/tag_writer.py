@@ -104,7 +104,7 @@ class TagWriter:
 
     def delete_meaning(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest, actor: Actor) -> None:
         """Take away every tag that means this manifest, which is about to go. TagProtected when one may not."""
-        for name, row in tag_table.meaning(tx, place.id, str(digest)):
+        for name, row in tag_table.tags_resolving_to(tx, place.id, str(digest)):
             self._check_deletable(tx, place, Tag(name), row)
             self._drop(tx, place, Tag(name), row, EntryKind.TAG_DELETED, actor, "")
 
@@ -123,7 +123,7 @@ class TagWriter:
         if row.sealed_digest is not None and row.keep == str(FOREVER):
             return EntryResult(row.entry_index, changed=False)
         self._check_complete(tx, place, row.digest)
-        tx.takes_away = True  # under an upstream's name: what that one said
+        tx.invalidates_caches = True  # under an upstream's name: what that one said
         sealed = tag_rows.sealed(row, FOREVER, tx.now_us, actor)
         return self._record(
             tx, place, tag, row, sealed, EntryKind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER)
@@ -136,7 +136,7 @@ class TagWriter:
             return None
         if row.keep == str(DELETABLE):
             return EntryResult(row.entry_index, changed=False)
-        tx.takes_away = True
+        tx.invalidates_caches = True
         open_ = dataclasses.replace(row, keep=str(DELETABLE), keep_until_us=None)
         extra = _extra(Mode.SEALED, DELETABLE)
         return self._record(tx, place, tag, row, open_, EntryKind.TAG_UNSEALED, actor, reason, extra)
@@ -146,7 +146,7 @@ class TagWriter:
     ) -> list[Tag]:
         """Take away every tag that means this manifest, whatever protects it (its bytes must go); their names."""
         names = []
-        for name, row in tag_table.meaning(tx, place.id, str(digest)):
+        for name, row in tag_table.tags_resolving_to(tx, place.id, str(digest)):
             self._drop(tx, place, Tag(name), row, EntryKind.TAG_PURGED, actor, reason)
             names.append(Tag(name))
         return names
@@ -180,7 +180,7 @@ class TagWriter:
 
     def first_name(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> Tag | None:
         """The first tag, by name, that resolves to a manifest now; None when none does."""
-        name = tag_table.first_at(tx, place.id, str(digest))
+        name = tag_table.first_tag_at(tx, place.id, str(digest))
         return None if name is None else Tag(name)
 
     def overdue(self, tx: UnitOfWork) -> list[tuple[RepositoryRow, Tag]]:
@@ -192,15 +192,15 @@ class TagWriter:
 
         `through_subjects`: also the seal on what a manifest merely speaks of (a signature of a sealed image).
         """
-        reaching = queries.reaching(place.id, str(digest), through_subjects=through_subjects)
-        keeping = tag_table.kept(tx, place.id, reaching)
+        reaching = queries.covering(place.id, str(digest), through_subjects=through_subjects)
+        keeping = tag_table.protecting_tags(tx, place.id, reaching)
         if through_subjects and not keeping:
             return self._kept_by_another_digest(tx, place, str(digest), reaching)
         return keeping
 
     def own_protectors(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> SomeTags:
         """Those of them that resolve to this very digest."""
-        return tag_table.kept_at(tx, place.id, str(digest))
+        return tag_table.protecting_tags_at(tx, place.id, str(digest))
 
     def deletable(self, tx: UnitOfWork, place: RepositoryRow, digest: Digest) -> SomeTags:
         """The tags that resolve to a manifest and can be deleted by themselves, whatever else keeps the manifest."""
@@ -211,14 +211,14 @@ class TagWriter:
         beginning = sha512_beginning(tag)
         if beginning is None:
             return signature_subject(tag)
-        whole = queries.digest_that_begins(tx, place.id, beginning)
+        whole = queries.digest_with_prefix(tx, place.id, beginning)
         return None if whole is None else Digest.parse(whole)
 
     def _kept_by_another_digest(
         self, tx: UnitOfWork, place: RepositoryRow, digest: str, reaching: DigestSet
     ) -> SomeTags:
         """The same, where a signature names the signed image by its sha256 and the tag by its sha512, or so."""
-        also_called = queries.also_called(tx, place.id)
+        also_called = queries.aliases(tx, place.id)
         if not also_called:
             return SomeTags()
         same = defaultdict(set)
@@ -229,8 +229,8 @@ class TagWriter:
         waiting = list(found)
         while waiting:
             for twin in same[waiting.pop()] - found:
-                reaching = queries.reaching(place.id, twin, through_subjects=True)
-                keeping = tag_table.kept(tx, place.id, reaching)
+                reaching = queries.covering(place.id, twin, through_subjects=True)
+                keeping = tag_table.protecting_tags(tx, place.id, reaching)
                 if keeping:
                     return keeping
                 more = queries.digests(tx, reaching) - found
@@ -275,16 +275,16 @@ class TagWriter:
                 raise TagProtected(refusal_message.delete_signature_tag(tag, place.repository, keeping))
 
     def _check_complete(self, tx: UnitOfWork, place: RepositoryRow, digest: str) -> None:
-        if (place.id, digest) in tx.whole:  # a push of 64 tags looks once, and nobody takes away beside it
+        if (place.id, digest) in tx.complete_manifests:  # a push of 64 tags looks once, and nobody takes away beside it
             return
-        absent = queries.missing(tx, place.id, digest)
+        absent = queries.missing_parts(tx, place.id, digest)
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ReferencesMissing(
                 f"{place.repository} lacks {absent[0]}{more}, which {Digest.parse(digest).short} needs: "
                 "push what is missing, then the manifest again"
             )
-        tx.whole.add((place.id, digest))
+        tx.complete_manifests.add((place.id, digest))
 
     def _extends(self, tx: UnitOfWork, place: RepositoryRow, row: TagRow, new: Manifest) -> bool:
         if row.digest is None:
@@ -336,7 +336,7 @@ class TagWriter:
         bound = row if verdict is PushDecision.RETURN else None
         if bound is not None and bound.sealed_digest is not None:
             # The name returns as what it is bound to, however the bytes were addressed this time.
-            queries.also_hold(tx, place.id, str(pushed.digest), bound.sealed_digest)
+            queries.add_alias(tx, place.id, str(pushed.digest), bound.sealed_digest)
         new = tag_rows.meaning(bound, pushed)
         keep = decision.keep if decision.mode is Mode.SEALED else FOREVER
         if sealing:
@@ -357,7 +357,7 @@ class TagWriter:
     def _drop(
         self, tx: UnitOfWork, place: RepositoryRow, tag: Tag, row: TagRow, kind: EntryKind, actor: Actor, reason: str
     ) -> None:
-        tx.takes_away = True
+        tx.invalidates_caches = True
         gone = dataclasses.replace(row, digest=None, canonical=None, media_type=None)
         self._record(tx, place, tag, row, gone, kind, actor, reason, {})
 

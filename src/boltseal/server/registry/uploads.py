@@ -84,7 +84,7 @@ class UploadManager:
         """
 
         def job(tx: UnitOfWork) -> bool:
-            found = queries.blob_holders(tx, str(digest), source)
+            found = queries.repositories_with_blob(tx, str(digest), source)
             size = next((size for name, size in found if may_read(Repository(name))), None)
             if size is None:
                 return False

@@ -34,11 +34,11 @@ class UpstreamStates:
 
     async def every(self) -> dict[str, UpstreamRow]:
         """How they stand, by name."""
-        return await self._database.read(upstream_table.every)
+        return await self._database.read(upstream_table.all_upstreams)
 
     def every_and_wait(self) -> dict[str, UpstreamRow]:
         """The same for a caller that has no event loop."""
-        return self._database.read_and_wait(upstream_table.every)
+        return self._database.read_and_wait(upstream_table.all_upstreams)
 
     async def down(self, name: str, reason: str) -> bool:
         """It does not answer; whether that is new."""

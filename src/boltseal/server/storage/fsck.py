@@ -139,7 +139,7 @@ def _log(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None, l
 def _foreign_tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
     """What is served of upstreams' tags must be what was written down of them last."""
     seen = set()
-    for name, tag_name, row in foreign_tags.every(snapshot):
+    for name, tag_name, row in foreign_tags.all_tags(snapshot):
         seen.add((name, tag_name))
         said = audit.names.get((name, tag_name))
         if said is None or said.index != row.entry_index:
@@ -237,7 +237,7 @@ def _sealed(snapshot: Snapshot, notes: FindingCollector) -> None:
     for name, repository_id, tag_name, digest, sealed in snapshot.sql.connection.execute(live).all():
         if sealed is not None:
             if looked_at != (repository_id, digest):  # a big index may have thousands of tags
-                looked_at, missing = (repository_id, digest), queries.missing(snapshot, repository_id, digest)
+                looked_at, missing = (repository_id, digest), queries.missing_parts(snapshot, repository_id, digest)
             for absent in missing:
                 notes.differs(
                     f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not hold"
@@ -249,7 +249,7 @@ def _sealed(snapshot: Snapshot, notes: FindingCollector) -> None:
 
 def _usage(snapshot: Snapshot, notes: FindingCollector) -> None:
     """Step 6."""
-    for user, (total, rows) in usage.wrong(snapshot).items():
+    for user, (total, rows) in usage.wrong_totals(snapshot).items():
         notes.differs(
             f"user {user}",
             f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "

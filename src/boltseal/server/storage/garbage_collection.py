@@ -63,8 +63,8 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
     yield from collect_uploads(blobs, now_us, dry_run=dry_run)
     if not dry_run:
         _forget_released(database, blobs, now_us)
-        if database.read_and_wait(usage.wrong):
-            database.write_and_wait(usage.mend)
+        if database.read_and_wait(usage.wrong_totals):
+            database.write_and_wait(usage.correct_totals)
 
 
 def collect_uploads(blobs: BlobStore, now_us: int, *, dry_run: bool = False) -> Iterator[GarbageItem]:
@@ -123,7 +123,7 @@ def _delete(
 
 def _reason(snapshot: Snapshot, stored: StoredBlob, now_us: int) -> str | None:
     age_us = now_us - stored.mtime_us
-    if age_us <= UNNAMED_FOR_US or queries.blob_named(snapshot, str(stored.digest)):
+    if age_us <= UNNAMED_FOR_US or queries.is_blob_referenced(snapshot, str(stored.digest)):
         return None
     since = queries.released_since(snapshot, str(stored.digest))
     if since is None:

@@ -70,14 +70,14 @@ class SqlUnitOfWork:
     sql: SqlSession
     now_us: int
     doubts: Mapping[str, str] = field(default_factory=dict)
-    takes_away: bool = field(default=False)
+    invalidates_caches: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
-    whole: set[tuple[int, str]] = field(default_factory=set)
+    complete_manifests: set[tuple[int, str]] = field(default_factory=set)
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
+    def rolled_back(self) -> Iterator[None]:
         """Undo at its end what the block did. Errors of the block are raised."""
-        takes_away, appended, whole = self.takes_away, set(self.appended), set(self.whole)
+        invalidates_caches, appended, whole = self.invalidates_caches, set(self.appended), set(self.complete_manifests)
         self.sql.savepoint("undone")
         try:
             yield
@@ -85,7 +85,7 @@ class SqlUnitOfWork:
             if self.sql.in_transaction:  # "disk full" has undone the whole transaction already
                 self.sql.undo_to("undone")
                 self.sql.release("undone")
-            self.takes_away, self.appended, self.whole = takes_away, appended, whole
+            self.invalidates_caches, self.appended, self.complete_manifests = invalidates_caches, appended, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class SqlMetadata:
         failed: list[tuple[_Waiting, BaseException]],
     ) -> None:
         session.begin(write=True)
-        takes_away = begun = False
+        invalidates_caches = begun = False
         appended = set[str]()
         try:
             for waiting in group:
@@ -236,11 +236,11 @@ class SqlMetadata:
                     session.undo_to("job")
                     failed.append((waiting, self._named(error)))
                 else:
-                    takes_away = takes_away or tx.takes_away
+                    invalidates_caches = invalidates_caches or tx.invalidates_caches
                     appended |= tx.appended
                     done.append((waiting, result))
                 session.release("job")
-            if takes_away:
+            if invalidates_caches:
                 self.generation.begin()
                 begun = True
             session.commit()

@@ -1,8 +1,8 @@
-"""The ledger's entries in the database: appended by the transaction that moves a tag, never changed.
+"""The ledger's entries in the database: added by the transaction that moves a tag, never changed.
 
-The head row is the lock: an index is taken by raising its `size`, so indices are gapless whatever is rolled back
-(a database sequence would leave gaps). Tree, checkpoints and proofs are built from these lines elsewhere. `log`: which
-of the two logs is meant (`schema`).
+The head row is the lock: an index is taken by raising its `size`, so indices have no gaps whatever is rolled back (a
+database sequence would leave gaps). Tree, checkpoints and proofs are built from these lines in `registry.integrator`.
+`log` selects the ledger or the log of observations (`schema`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LedgerHead:
-    """Where the ledger stands: the next index, the time of the last entry, its name, the rules last recorded."""
+    """The head row: the next index, the time of the last entry, the log's origin, the rules recorded last."""
 
     size: int
     last_time_us: int
@@ -62,7 +62,7 @@ def lock_head(tx: UnitOfWork, log: Log = LEDGER) -> LedgerHead | None:
 
 
 def start(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> LedgerHead:
-    """Make the head row of a log that was not started yet."""
+    """Write the head row of a log that was not started yet."""
     tx.sql.connection.execute(insert(log.head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
     return LedgerHead(0, 0, origin, "")
 
@@ -89,21 +89,21 @@ def append(
 
 
 def set_rules(tx: UnitOfWork, rules: str) -> None:
-    """Remember which rules the ledger last recorded."""
+    """Record which rules the ledger recorded last."""
     tx.sql.connection.execute(update(LEDGER.head).values(rules=rules))
 
 
 def set_origin(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> None:
-    """Call a log by another name from the next entry on."""
+    """Set the origin of a log, from the next entry on."""
     tx.sql.connection.execute(update(log.head).values(origin=origin))
 
 
 def lines(
     snapshot: Snapshot, start_index: int = 0, batch: int = 1000, until: int | None = None, log: Log = LEDGER
 ) -> Iterator[tuple[int, bytes]]:
-    """Every entry from `start_index` on, in order, as (index, line); read in batches, so memory stays flat.
+    """Yield the entries from `start_index` on, in order, as (index, line). Reads in batches, so memory use stays constant.
 
-    `until`: the index before which to stop, None for all of them.
+    `until`: the index before which to stop, None for all entries.
     """
     entry = log.entry
     query = select(entry.c.idx, entry.c.line).order_by(entry.c.idx)
@@ -117,7 +117,7 @@ def lines(
         start_index = rows[-1][0] + 1
 
 
-def of_repository(
+def entries_of(
     snapshot: Snapshot,
     repository: str,
     tag: str | None,
@@ -128,9 +128,9 @@ def of_repository(
     kinds: Collection[str] | None = None,
     log: Log = LEDGER,
 ) -> list[tuple[int, bytes]]:
-    """The entries of a repository, or of one of its names, behind the index `after` and before `until`, oldest first.
+    """Return entries of a repository, or of one of its tags, after the index `after` and before `until`, oldest first.
 
-    `kinds`: of these kinds only.
+    `kinds`: only of these kinds.
     """
     entry = log.entry
     query = select(entry.c.idx, entry.c.line).where(
@@ -143,7 +143,7 @@ def of_repository(
     return [(row[0], row[1]) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx).limit(limit))]
 
 
-def newest_of_name(
+def newest_entries(
     snapshot: Snapshot,
     repository: str,
     tag: str,
@@ -153,7 +153,7 @@ def newest_of_name(
     since_us: int,
     log: Log = LEDGER,
 ) -> Iterator[bytes]:
-    """The lines about a name of these kinds, the newest first, strictly between two times (microseconds)."""
+    """Yield the lines of a tag of these kinds, newest first, strictly between two times in microseconds."""
     entry = log.entry
     query = (
         select(entry.c.line)

@@ -1,13 +1,13 @@
-"""Make or bring up to date the data folder: `format`, the database's schema, the folders.
+"""Create a data folder or bring it up to date: `format`, the database's schema, the folders.
 
     DATA/format        one number; a newer one is refused, an older one is migrated under a lock after a copy
     DATA/boltseal.db   metadata (SQLite, with its -wal and -shm)
-    DATA/generation    see `generation`
+    DATA/generation    see `coordination.generation`
     DATA/blobs/ DATA/uploads/ DATA/ledger/
 
-A new database is made at once from `schema`; an older one by the alembic revisions in `migrations/`. A test holds the
-two against each other. A migration is one transaction: one that was interrupted has not happened. Before it a copy is
-made, `boltseal.db.before-<revision>`, which is nobody's but the operator's: to go back with.
+A new database is created from `schema`, an older one is migrated by the alembic revisions in `migrations/`; a test compares
+the two. A migration is one transaction: one that was interrupted has not happened. Before it the database is copied to
+`boltseal.db.before-<revision>`, for the operator to go back with; nothing else uses the copy.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class FormatInvalid(Invalid):
 
 
 def prepare_data(data: Path) -> None:
-    """Make a data folder ready, whatever its age. Safe when several processes do it at once."""
+    """Create a data folder or bring it up to date. Safe when several processes do it at once."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
         raise Unavailable(
-            f"the data folder {data} can't be made: {error.strerror}; choose another with --data"
+            f"the data folder {data} can't be created: {error.strerror}; choose another with --data"
         ) from error
     if _read_format(data) is None:
-        refuse_strangers(data)  # before the lock too: nothing is left in a folder that is somebody else's
+        refuse_foreign_folder(data)  # before the lock too, which would leave a file in a folder of another program
     with _locked(data):
         held = _read_format(data)
         if held is None:
-            refuse_strangers(data)
+            refuse_foreign_folder(data)
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
         _bring_up_to_date(data / DATABASE_NAME)
@@ -60,7 +60,7 @@ def prepare_data(data: Path) -> None:
 
 
 def check_data(data: Path, *, older: bool = False) -> None:
-    """Refuse a folder that is not a data folder of this format, or with `older` of an older one; changes nothing."""
+    """Refuse a folder that is not a data folder of this format, or with `older` of an older one. Changes nothing."""
     held = _read_format(data)
     if held is None:
         raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
@@ -93,7 +93,7 @@ def _read_format(data: Path) -> int | None:
     except (OSError, UnicodeDecodeError) as error:
         raise FormatInvalid(f"{path} can't be read: {_reason(error)}; name a data folder with --data") from error
     if not written.isdecimal():
-        raise FormatInvalid(f"{path} holds {written[:20]!r}, expected a number such as {FORMAT}")
+        raise FormatInvalid(f"{path} contains {written[:20]!r}, expected a number such as {FORMAT}")
     if int(written) > FORMAT:
         raise FormatInvalid(
             f"{data} has data format {int(written)}, this boltseal reads formats up to {FORMAT}; use a newer boltseal"
@@ -105,16 +105,16 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
 
 
-def refuse_strangers(data: Path) -> None:
-    """Refuse a folder that holds anything but what a first start makes. FormatInvalid."""
-    # Under way, killed, or ended since `format` was looked for. SQLite has a journal before it has a write-ahead log.
+def refuse_foreign_folder(data: Path) -> None:
+    """Refuse a folder that contains anything but what a first start creates. FormatInvalid."""
+    # Of a first start that is under way, was killed, or ended since `format` was read. SQLite has a journal before a WAL.
     known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME}
     known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
     names = (item.name for item in data.iterdir())
     strange = sorted(name for name in names if name not in known and not name.startswith((".", "format.")))
     if strange:
         raise FormatInvalid(
-            f"{data} is not empty and not a boltseal data folder (it holds {strange[0]!r}); choose another with --data"
+            f"{data} is not empty and not a boltseal data folder (it contains {strange[0]!r}); choose another with --data"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the store knows of repositories that are mirrored, beside their rows. Plain reads and writes, no rule."""
+"""Queries on mirrored repositories, beside their rows in `queries`. They apply no rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, insert, select, union
 
 from boltseal.server.storage.metadata import queries
-from boltseal.server.storage.metadata.queries import CONTAINS, POINTS_AT
+from boltseal.server.storage.metadata.queries import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.schema import blob, foreign_tag, link, manifest, pulled, repository, tag
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MirroredRow:
-    """A manifest or blob that a repository holds. `used_us`: when it was pulled last, or else brought."""
+    """A manifest or blob of a repository. `used_us`: when it was pulled last, else when it was stored. `by`: who stored it."""
 
     digest: str
     size: int
@@ -29,8 +29,11 @@ class MirroredRow:
 
 @dataclass(frozen=True, slots=True)
 class MirroredContent:
-    """All that a repository holds. `contains`: of each manifest its parts and what speaks of it. `needed`: what a tag of
-    ours means, or a hold on upstream's tag keeps serving."""
+    """All that a repository has.
+
+    `contains`: for each manifest its parts and its referrers. `needed`: digests that a tag of ours resolves to, or that are
+    served while a change of the upstream's tag is held back.
+    """
 
     repository_id: int
     name: str
@@ -40,8 +43,8 @@ class MirroredContent:
     needed: frozenset[str] = frozenset()
 
 
-def tags_seen(snapshot: Snapshot, name: str, limit: int) -> list[str]:
-    """The tags of a mirrored repository that were seen upstream and not missed since, sorted by bytes."""
+def known_tags(snapshot: Snapshot, name: str, limit: int) -> list[str]:
+    """Return at most `limit` tags of a mirrored repository that the upstream has, as far as is known, sorted by bytes."""
     query = select(foreign_tag.c.name).where(
         foreign_tag.c.repository == name, foreign_tag.c.digest.is_not(None), foreign_tag.c.gone_us.is_(None)
     )
@@ -49,12 +52,12 @@ def tags_seen(snapshot: Snapshot, name: str, limit: int) -> list[str]:
 
 
 def repositories_of(snapshot: Snapshot, prefix: str) -> list[str]:
-    """The repositories below an upstream's prefix, such as `docker.io/`, sorted."""
+    """Return the repositories below an upstream's prefix such as `docker.io/`, sorted."""
     return sorted(name for name, _ in queries.repositories_below(snapshot, prefix))
 
 
 def note_pulled(tx: UnitOfWork, pulls: Iterable[tuple[str, str, int]]) -> None:
-    """Write when manifests were pulled last, as (repository, digest, microseconds since the epoch)."""
+    """Record when manifests were pulled last, given as (repository, digest, microseconds since the epoch)."""
     for name, digest, at_us in pulls:
         found = queries.lock_repository(tx, name)
         if found is None or queries.find_manifest(tx, found, digest) is None:
@@ -63,8 +66,8 @@ def note_pulled(tx: UnitOfWork, pulls: Iterable[tuple[str, str, int]]) -> None:
         tx.sql.connection.execute(insert(pulled).values(repository_id=found, digest=digest, pulled_us=at_us))
 
 
-def holdings(snapshot: Snapshot, name: str) -> MirroredContent | None:
-    """All that a repository holds; None where there is no such repository."""
+def content_of(snapshot: Snapshot, name: str) -> MirroredContent | None:
+    """Return all that a repository has, None if there is no such repository."""
     number = snapshot.sql.connection.execute(
         select(repository.c.id).where(repository.c.name == name)
     ).scalar_one_or_none()
@@ -87,7 +90,7 @@ def holdings(snapshot: Snapshot, name: str) -> MirroredContent | None:
     ):
         if kind in CONTAINS:
             contains.setdefault(parent, set()).add(child)
-        elif kind in POINTS_AT:
+        elif kind in REFERS_TO:
             contains.setdefault(child, set()).add(parent)
     of_tags = select(tag.c.digest).where(tag.c.repository_id == number, tag.c.digest.is_not(None))
     of_holds = select(foreign_tag.c.digest).where(
@@ -103,9 +106,9 @@ def holdings(snapshot: Snapshot, name: str) -> MirroredContent | None:
     )
 
 
-def let_go(tx: UnitOfWork, repository_id: int, manifests: Iterable[str], blobs: Iterable[str]) -> None:
-    """Remove rows of a repository; the bytes of blobs go later, when nothing names them."""
-    tx.takes_away = True
+def remove_rows(tx: UnitOfWork, repository_id: int, manifests: Iterable[str], blobs: Iterable[str]) -> None:
+    """Remove rows of a repository. Garbage collection deletes the bytes of its blobs later."""
+    tx.invalidates_caches = True
     for digest in manifests:
         queries.remove_manifest(tx, repository_id, digest)
         tx.sql.connection.execute(

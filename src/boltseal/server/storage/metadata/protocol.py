@@ -12,7 +12,7 @@ Promises, which `tests/contracts/test_metadata.py` checks on every implementatio
    over all processes, so a lock of a row costs nothing there; PostgreSQL locks by `SELECT ... FOR UPDATE`.
 4. **In order.** Units of work of one process are committed in the order in which they were handed in.
 5. **Snapshots.** A read sees the last commit before it began, or a later one, and no part of a commit after that.
-6. **Caches.** A unit of work with `takes_away` set changes the generation around its COMMIT.
+6. **Caches.** A unit of work with `invalidates_caches` set changes the generation around its COMMIT.
 
 Nothing here names SQLAlchemy or a driver. Queries are functions of the modules beside this one; they reach the
 connection by `Snapshot.sql`, which is for modules of `server.storage` only (`tests/server/storage/test_layering.py`).
@@ -47,18 +47,18 @@ class UnitOfWork(Snapshot, Protocol):
 
     `now_us`: the time of the transaction, microseconds since the epoch.
     `doubts`: by a log's name, the reason why no entry may be added to it.
-    `takes_away`: set by the job when cached answers may be wrong after the COMMIT.
+    `invalidates_caches`: set by the job when cached answers may be wrong after the COMMIT.
     `appended`: names of the logs to which the job added an entry.
-    `whole`: manifests, as (repository id, digest), whose closure the job found complete.
+    `complete_manifests`: manifests, as (repository id, digest), whose closure the job found complete.
     """
 
     now_us: int
     doubts: Mapping[str, str]
-    takes_away: bool
+    invalidates_caches: bool
     appended: set[str]
-    whole: set[tuple[int, str]]
+    complete_manifests: set[tuple[int, str]]
 
-    def undone(self) -> AbstractContextManager[None]:
+    def rolled_back(self) -> AbstractContextManager[None]:
         """Undo at its end what the block did. Errors of the block are raised."""
         ...
 

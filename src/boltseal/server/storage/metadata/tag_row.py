@@ -1,4 +1,4 @@
-"""What is known of one name: the row of a tag, as a value. It is written by `tag_table`, and by nobody else."""
+"""The row of a tag, as a value. Only `tag_table` writes it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from boltseal.policy.rules import DELETABLE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagRow:
-    """One name. `digest` None: deleted. `sealed_*` None: never sealed. `keep` None: never sealed.
+    """One tag. `digest` None: deleted. `sealed_*` and `keep` None: never sealed.
 
-    `canonical` is the sha256 of the manifest's bytes, whatever algorithm `digest` has.
+    `canonical` is the sha256 digest of the manifest's bytes, whatever algorithm `digest` has.
     """
 
     digest: str | None
@@ -29,7 +29,7 @@ class TagRow:
     keep_until_us: int | None = None
 
     def kept_at(self, now_us: int) -> bool:
-        """Whether the name's own seal protects what it means; `tag_table.kept` asks the same of many."""
+        """Return whether the tag's own seal protects its manifest from deletion now (`tag_table.protecting_tags`)."""
         if self.sealed_digest is None or self.keep == str(DELETABLE):
             return False
         return self.keep_until_us is None or now_us < self.keep_until_us

@@ -1,4 +1,4 @@
-"""How upstreams stand, for all workers: since when one does not answer, and what is left of its pull limit. No rule."""
+"""State of the upstreams, shared by all processes: whether one answers, and what is left of its pull limit. No rules."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamRow:
-    """One upstream. `down_us` None: it answers, as far as is known. `quota_*` None: it has said nothing of a limit.
+    """One upstream. `down_us` None: it answers, as far as is known. `quota_*` None: no limit is known.
 
-    Times in microseconds; `quota_window_s` in seconds. `quota_source`: who is counted, in upstream's words.
+    Times in microseconds since the epoch; `quota_window_s` in seconds. `quota_source`: whose pulls are counted, as the upstream
+    names it.
     """
 
     down_us: int | None = None
@@ -33,19 +34,19 @@ _COLUMNS: Final = [c for c in upstream.c if c.name != "name"]
 
 
 def find(snapshot: Snapshot, name: str) -> UpstreamRow:
-    """The row of an upstream; an empty one where nothing was ever written of it."""
+    """Return the row of an upstream; an empty one if there is none."""
     row = snapshot.sql.connection.execute(select(*_COLUMNS).where(upstream.c.name == name)).one_or_none()
     return UpstreamRow() if row is None else _parse(row)
 
 
-def every(snapshot: Snapshot) -> dict[str, UpstreamRow]:
-    """All of them, by name."""
+def all_upstreams(snapshot: Snapshot) -> dict[str, UpstreamRow]:
+    """Return all rows, by name."""
     rows = snapshot.sql.connection.execute(select(upstream.c.name, *_COLUMNS).order_by(upstream.c.name)).all()
     return {row[0]: _parse(row[1:]) for row in rows}
 
 
 def put(tx: UnitOfWork, name: str, row: UpstreamRow) -> None:
-    """Write the row of an upstream, its first or another."""
+    """Write the row of an upstream."""
     values = {column.name: getattr(row, column.name) for column in _COLUMNS}
     if tx.sql.connection.execute(update(upstream).where(upstream.c.name == name).values(**values)).rowcount == 0:
         tx.sql.connection.execute(insert(upstream).values(name=name, **values))
