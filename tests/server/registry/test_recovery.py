@@ -224,7 +224,7 @@ async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Pa
 
 def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:
     """One clear line."""
-    with pytest.raises(CopyInvalid, match="holds no copy of a ledger"):
+    with pytest.raises(CopyInvalid, match="contains no copy of a ledger"):
         FolderCopy(tmp_path)
 
 

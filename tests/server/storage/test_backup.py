@@ -112,7 +112,7 @@ async def test_damaged_bytes_are_found_on_their_way_back(tmp_path: Path) -> None
     blob.unlink()  # the link, not the store's bytes
     blob.write_bytes(bytes(len(whole)))
 
-    with pytest.raises(BackupFailed, match="damaged where they come from"):
+    with pytest.raises(BackupFailed, match="damaged in the source"):
         restore(copy, tmp_path / "new", quiet)
 
 

@@ -1,18 +1,24 @@
-"""A copy of a data folder, taken beside a running server, into the same folder again and again; and back.
+"""Backup of a data folder beside a running server, incremental into the same folder, and restore.
 
-    BACKUP/format  BACKUP/boltseal.db        as in a data folder, the database's copy under its own name at last
-    BACKUP/blobs/<algorithm>/<aa>/<hex>      every blob that the copied database names
-    BACKUP/complete                          the time of the last whole backup; absent while one is being made
+    BACKUP/format  BACKUP/boltseal.db        as in a data folder; the database gets its name when its copy is complete
+    BACKUP/blobs/<algorithm>/<aa>/<hex>      every blob that the copied database refers to
+    BACKUP/complete                          the time of the last complete backup; absent while one is being made
 
-Steps of `back_up`: 1. note which blobs lie there, 2. copy the database, by SQLite's own backup, as one snapshot,
-3. take every blob that the snapshot names and the backup lacks: a hard link where both are on one file system, else a
-copy that is hashed as it is read, 4. remove blobs that the snapshot does not name, 5. say that it is complete.
+Steps of `back_up`:
 
-Rules kept here: what was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was, so
-step 3 finds them unless a `collect` or `purge` ran meanwhile; then the backup is refused as not complete and is to be
-made again. Keys and users are not copied: a backup gives no power. Upload sessions are not copied.
-A hard link shares its bytes with the store: blobs are never written to after their commit, so that is safe against the
-registry, but not against a disk that rots; another file system is.
+1. Remove `complete`.
+2. Copy the database by SQLite's own backup, as one snapshot.
+3. Take every blob that the snapshot refers to and the backup lacks: a hard link where both are on one file system, otherwise
+   a copy that is hashed while it is read.
+4. Remove blobs that the snapshot does not refer to.
+5. Write `complete`.
+
+What was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was. So step 3 finds them unless
+garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and users
+are not copied, so a backup gives no rights. Upload sessions are not copied.
+
+A hard link shares its bytes with the store. Blobs are never written to after their commit, so the registry does not change
+them; a failing disk may. A backup on another file system has bytes of its own.
 """
 
 from __future__ import annotations
@@ -33,20 +39,20 @@ if TYPE_CHECKING:
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
-"""The database of a restore under way: a folder in which one ended halfway is nobody's data folder, and is not served."""
+"""The database of a restore that is not complete, so that the folder is no data folder and is not served."""
 _COPIED_AT_ONCE: Final = 1024 * 1024
 
 
 class BackupRefused(Invalid):
-    """A folder that is no backup, is not complete, or is not empty where it has to be."""
+    """The folder is no backup, is not complete, or is not empty where it has to be."""
 
 
 class BackupFailed(Unavailable):
-    """Something could not be copied. What is there is no whole backup; making it again goes on from it."""
+    """Something could not be copied, so the backup is not complete. Repeating it goes on from what is there."""
 
 
 class BackupFull(Full):
-    """The backup's disk is full."""
+    """The disk of the backup is full."""
 
 
 @dataclass(slots=True)
@@ -111,7 +117,7 @@ class _errors_named:  # noqa: N801 - reads as a word in `with`
 
 def _refuse_other_folder(data: Path, target: Path) -> None:
     if target.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(target.resolve()):
-        raise BackupRefused(f"{target} and {data} lie in each other; name a folder elsewhere, best on another disk")
+        raise BackupRefused(f"{target} and {data} are inside each other; name a folder elsewhere, best on another disk")
     known = {"format", "blobs", COMPLETE}
     strange = [
         item.name
@@ -119,7 +125,7 @@ def _refuse_other_folder(data: Path, target: Path) -> None:
         if item.name not in known and not item.name.startswith(DATABASE_NAME) and not item.name.endswith(".new")
     ]
     if strange or (target / "uploads").exists():
-        raise BackupRefused(f"{target} is not empty and no backup (it holds {strange[0]!r}); name another folder")
+        raise BackupRefused(f"{target} is not empty and no backup (it contains {strange[0]!r}); name another folder")
 
 
 def _named(database: Path) -> Iterator[tuple[Digest, int]]:
@@ -165,8 +171,8 @@ def _take(source: Path, target: Path, digest: Digest, size: int, *, links: bool)
         found = source.stat().st_size
     except FileNotFoundError as error:
         raise BackupFailed(
-            f"the bytes of {digest} are not in {source.parents[3]}: removed meanwhile, or lost; make the backup again, "
-            "and run boltseal fsck if it stays so"
+            f"the bytes of {digest} are not in {source.parents[3]}: removed meanwhile, or lost; repeat the backup, "
+            "and run boltseal fsck if that does not help"
         ) from error
     if found != size:
         raise BackupFailed(f"{digest} has {found} bytes instead of {size} in {source.parents[3]}: run boltseal fsck")
@@ -191,13 +197,15 @@ def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
         os.fsync(writes.fileno())
     if running.hexdigest() != digest.hex:
         beside.unlink()
-        raise BackupFailed(f"the bytes of {digest} are damaged where they come from: run boltseal fsck, push it again")
+        raise BackupFailed(
+            f"the bytes of {digest} are damaged in the source: run boltseal fsck, and push the blob again"
+        )
     beside.chmod(0o640)
     beside.replace(target)
 
 
 def _drop_unnamed(target: Path) -> int:
-    """Remove what the snapshot does not name: purged since, or left half copied."""
+    """Remove blobs that the snapshot does not refer to: purged since, or incompletely copied."""
     named = {_place(target, digest) for digest, _ in _named(target / DATABASE_NAME)}
     removed = 0
     for path in sorted((target / "blobs").glob("*/*/*")):

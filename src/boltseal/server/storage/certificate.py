@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class CertificateInvalid(Invalid):
-    """A certificate or key that can't be read, or that do not belong together."""
+    """A certificate or key can't be read, or they do not belong together."""
 
 
 def check_certificate(certificate: Path | None, key: Path | None) -> bytes:
-    """A fingerprint of both files, which can be served with; empty where there are none. CertificateInvalid."""
+    """Return a fingerprint of both files, empty if there are none. CertificateInvalid: the server can't use them."""
     if certificate is None and key is None:
         return b""
     if certificate is None or key is None:
         raise CertificateInvalid("TLS needs a certificate and its key: give both tls_cert and tls_key")
     try:
-        # A key under a password would be asked for on a terminal that a server has not got.
+        # For an encrypted key OpenSSL would ask for the password on a terminal, which a server does not have.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_none)
         return hashlib.sha256(certificate.read_bytes() + b"\0" + key.read_bytes()).digest()
     except ssl.SSLError as error:
