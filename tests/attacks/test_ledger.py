@@ -88,7 +88,7 @@ def test_a_tag_row_that_was_changed_by_hand(by_hand: Callable[..., None], proble
     """A floating tag made to mean another image that is there."""
     by_hand("UPDATE tag SET digest = ?, canonical = ? WHERE name = 'latest'", FALSE.digest, FALSE.digest)
 
-    assert f"shop/app:latest: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
+    assert f"shop/app:latest: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
 
 
 @pytest.mark.lengthy
@@ -100,8 +100,8 @@ def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], p
     )
     found = problems()
 
-    assert f"shop/app:1.0.0: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in found
-    assert f"shop/app:1.0.0: the tag is bound to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag is sealed to {FALSE.digest}, the ledger says {TRUE.digest}" in found
 
 
 @pytest.mark.lengthy
@@ -165,7 +165,7 @@ async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., N
 
     assert status == 405
     assert f"{size} entries of the ledger were signed, but the data holds {size - 1}" in text
-    assert any(f"is over {size} entries; {size - 1} are here" in one for one in problems())
+    assert any(f"is over {size} entries; the store has {size - 1}" in one for one in problems())
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ async def test_a_signing_key_that_was_swapped(published: Path, problems: Problem
 
     assert status == 405
     assert "mark does not hold" in text
-    assert any("what was signed of it does not hold" in one for one in problems())
+    assert any("what was signed of it is not valid" in one for one in problems())
 
 
 @pytest.mark.lengthy

@@ -367,7 +367,7 @@ async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
     wet = verb(shop, "collect")
 
     assert dry.code == 0
-    assert f"upload {session.name} (0 B): nobody wrote to it for 48 h" in dry.out
+    assert f"upload {session.name} (0 B): not written to for 48 h" in dry.out
     assert "1 item would be removed" in dry.err
     assert upload in session.name
     assert stood

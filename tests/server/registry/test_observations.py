@@ -203,10 +203,13 @@ def test_fsck_reads_both_logs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sql", "sentence"),
     [
-        ("UPDATE foreign_tag SET entry_index = 0", "it stands on observation 0, the log's last of it is entry 1"),
-        ("UPDATE foreign_tag SET name = 'latest'", "the log's last of it is nothing"),
+        (
+            "UPDATE foreign_tag SET entry_index = 0",
+            "the row is of observation 0, the log's last entry of the tag is entry 1",
+        ),
+        ("UPDATE foreign_tag SET name = 'latest'", "the log's last entry of the tag is nothing"),
         ("UPDATE foreign_tag SET digest = 'sha256:' || hex(zeroblob(32))", "is served, the log says"),
-        ("DELETE FROM foreign_tag", "speaks of this tag, but it has no row"),
+        ("DELETE FROM foreign_tag", "has this tag, but there is no row"),
     ],
 )
 def test_fsck_holds_what_is_served_against_what_was_written_down(tmp_path: Path, sql: str, sentence: str) -> None:

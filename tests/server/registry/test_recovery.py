@@ -87,7 +87,7 @@ async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp
     examined = examine_store(behind, lambda *_: None)
 
     assert brought == 3
-    assert any("which the repository does not hold" in one for one in missing)
+    assert any("which the repository does not have" in one for one in missing)
     assert refused.status_code == 409
     assert latest == PUSHED.digest
     assert examined.outcome is FindingStatus.HOLDS

@@ -72,7 +72,7 @@ async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
     gone = await in_thread(shop)
 
     assert soon == []
-    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository names it since 2 h")]
+    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository refers to it since 2 h")]
     assert there
     assert shop.blobs.look(Digest.of(b"goes")) is None
     assert await in_thread(shop) == []
@@ -182,7 +182,7 @@ async def test_what_no_repository_ever_named_goes_after_a_day(shop: Shop, tmp_pa
     change(tmp_path, "DELETE FROM blob")
     gone = await in_thread(shop)
 
-    assert [item.reason for item in gone] == ["no repository ever named it, and it was stored 25 h ago"]
+    assert [item.reason for item in gone] == ["no repository ever referred to it, and it was stored 25 h ago"]
 
 
 async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) 
     planned = await in_thread(shop, dry_run=True)
     gone = await in_thread(shop)
 
-    assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository names it")]
+    assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository refers to it")]
     assert await in_thread(shop) == []
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(kept, "sha512"))).raw == kept
 

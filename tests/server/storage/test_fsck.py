@@ -124,30 +124,30 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
     [
         (
             "UPDATE tag SET digest = 'sha256:' || printf('%064d', 0) WHERE name = '1.4.2'",
-            "shop/app:1.4.2: the tag means",
+            "shop/app:1.4.2: the tag resolves to",
         ),
-        ("UPDATE tag SET sealed_digest = NULL WHERE name = '1.4.2'", "the tag is bound to nothing"),
-        ("UPDATE tag SET entry_index = 0 WHERE name = '1.4.2'", "the tag stands on entry 0"),
-        ("DELETE FROM tag WHERE name = '1.4.2'", "the ledger speaks of this tag, but it has no row"),
+        ("UPDATE tag SET sealed_digest = NULL WHERE name = '1.4.2'", "the tag is sealed to nothing"),
+        ("UPDATE tag SET entry_index = 0 WHERE name = '1.4.2'", "the row is of entry 0"),
+        ("DELETE FROM tag WHERE name = '1.4.2'", "the ledger has this tag, but there is no row"),
         ("DELETE FROM entry WHERE idx = 1", "entry 2: expected entry 1 here"),
-        ("DELETE FROM entry WHERE idx = 2", "ledger: it ends at entry 1"),
+        ("DELETE FROM entry WHERE idx = 2", "ledger: its last entry is 1"),
         (
             "UPDATE entry SET line = replace(line, 'anonymous', 'anybody!!') WHERE idx = 2",
             "was changed by anonymous, the ledger says anybody!!",
         ),
-        ("UPDATE entry SET time_us = 7 WHERE idx = 2", "entry 2: the time_us beside the line is 7"),
-        ("UPDATE entry SET repository = 'a' WHERE idx = 2", "entry 2: the repository beside the line is 'a'"),
-        ("UPDATE ledger_head SET last_time_us = 7", "ledger: its head has another time"),
-        ("UPDATE ledger_head SET rules = 'all float'", "ledger: its head has other rules"),
-        ("DELETE FROM ledger_head", "ledger: it ends at entry 2, but its head says that 0"),
+        ("UPDATE entry SET time_us = 7 WHERE idx = 2", "entry 2: the column time_us is 7"),
+        ("UPDATE entry SET repository = 'a' WHERE idx = 2", "entry 2: the column repository is 'a'"),
+        ("UPDATE ledger_head SET last_time_us = 7", "ledger: its head row has another time"),
+        ("UPDATE ledger_head SET rules = 'all float'", "ledger: its head row has other rules"),
+        ("DELETE FROM ledger_head", "ledger: its last entry is 2, but its head row says that 0"),
         ("UPDATE tag SET media_type = 'a/b'", "the tag has the media type a/b, the ledger says application/vnd.oci"),
-        ("UPDATE tag SET media_type = 'a/b'", "(a/b), which the repository does not hold"),
-        ("UPDATE tag SET sealed_media_type = 'a/b'", "bound to the media type a/b"),
+        ("UPDATE tag SET media_type = 'a/b'", "(a/b), which the repository does not have"),
+        ("UPDATE tag SET sealed_media_type = 'a/b'", "sealed to the media type a/b"),
         ("UPDATE tag SET sealed_by = 'boss'", "was sealed by boss, the ledger says anonymous"),
         ("UPDATE tag SET keep = 'deletable'", "is kept deletable, the ledger says forever"),
         ("UPDATE tag SET keep_until_us = 1", "the tag is not kept as long as forever says"),
         ("UPDATE tag SET canonical = 'sha256:0'", "the tag says its manifest's sha256 is sha256:0"),
-        ("UPDATE tag SET sealed_canonical = 'sha256:0'", "the tag is bound to sha256 sha256:0, but means"),
+        ("UPDATE tag SET sealed_canonical = 'sha256:0'", "the tag is sealed to sha256 sha256:0, but resolves to"),
         ("UPDATE manifest SET subject = 'sha256:0'", "the row's subject is sha256:0, the bytes say nothing"),
         ("UPDATE manifest SET artifact_type = 'a/b'", "the row's artifact type is 'a/b'"),
         ('UPDATE manifest SET annotations = \'{"a":"b"}\'', "the row's annotations are not those of the bytes"),
@@ -157,7 +157,7 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("UPDATE manifest SET digest = 'sha256:0'", "shop/app@sha256:0: the row's digest can't be read"),
         ("UPDATE blob SET digest = 'sha256:0' WHERE size = 9", "sha256:0: the row's digest can't be read"),
         ("UPDATE link SET kind = 'foreign-layer' WHERE kind = 'layer'", "the links differ from the bytes in sha256:"),
-        ("UPDATE link SET parent = 'sha256:0' WHERE kind = 'layer'", "is left over from this manifest, which is gone"),
+        ("UPDATE link SET parent = 'sha256:0' WHERE kind = 'layer'", "is left of this manifest, which was removed"),
         ("UPDATE repository SET name = 'Shop'", "repository 'Shop': repository name \"Shop\" must be lower-case"),
         ("UPDATE blob SET repository_id = 7 WHERE size = 9", "database: a row of blob refers to a row of repository"),
         (
@@ -171,7 +171,7 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("DELETE FROM content", "the manifest's bytes are missing"),
         ("DELETE FROM link WHERE kind = 'config'", "the links differ from the bytes"),
         ("DELETE FROM blob WHERE size = 9", "the sealed tag needs"),
-        ("UPDATE ledger_head SET size = 2", "its head says that 2"),
+        ("UPDATE ledger_head SET size = 2", "its head row says that 2"),
     ],
 )
 async def test_each_lie_in_the_database_is_named(
@@ -253,7 +253,7 @@ async def test_a_signature_tag_without_its_link_is_found(
 
     assert before == []
     assert problems(look()) == [
-        f"shop/app:sha256-{subject.hex}.sig: the tag speaks of {subject}, but its manifest is not linked to it"
+        f"shop/app:sha256-{subject.hex}.sig: the tag signs {subject}, but its manifest has no link to it"
     ]
 
 

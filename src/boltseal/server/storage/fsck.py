@@ -1,25 +1,25 @@
-"""Is the store what it must be? Read-only, beside a running server or without one; repairs nothing.
+"""Check a whole store. Read-only, beside a running server or without one; repairs nothing.
 
-In this order:
+Steps:
 
-1. The database as such: SQLite's own examination of its pages, indexes and references.
-2. The ledger: every entry canonical and in its place, none missing, times rising, each pointing at the entry before it
-   of the same name; no bound name with two digests; what stands beside a line is what the line says; the tree is over
-   these lines, and what was signed is its head (`fsck_tree`). Then the log of observations, likewise.
-3. The tags: each row is what the ledger's last word on its name says.
-4. The manifests: bytes there, of that digest, size, canonical digest and media type; links and what referrers show as
-   the bytes say; nothing left over from what is gone.
-5. What sealed tags need is held, and signature tags are linked to what they speak of.
+1. The database: its own check of pages, indexes and references.
+2. The ledger: every entry is canonical and in its place, none is missing, times rise, each refers to the previous entry of
+   its tag; no sealed tag has two digests; the columns beside a line are what the line says; the tree is over these lines,
+   and its root is the one that was signed (`fsck_tree`). Then the log of observations, likewise.
+3. The tags: each row is what the ledger's last entry of the tag says.
+4. The manifests: the bytes are stored and have that digest, size, canonical digest and media type; links and what referrers
+   show are what the bytes say; nothing is left of removed manifests.
+5. Everything that sealed tags need is stored, and signature tags are linked to what they sign.
 6. The running totals of users are the sums of the rows.
 7. The blobs: every row has a file of that size whose bytes have that digest.
-8. What nothing names is counted: bytes of refused pushes are no fault, `boltseal collect` takes them away.
+8. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal collect` deletes them.
 
-Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is
-looked at again before it is reported: the server may have deleted or replaced it meanwhile. What can't be looked at
-is a finding of its own, and the rest is looked at all the same.
+Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is read again
+before it is reported: the server may have deleted or replaced it meanwhile. What can't be examined is a finding of its own,
+and the rest is examined anyway.
 
-A liar who can write the data folder and the keys, and rewrites everything consistently, is not found here; that takes
-the hashes of somebody else's checkpoint. Steps 4, 7 and 8 are in `fsck_content`.
+An attacker who can write the data folder and the keys and rewrites everything consistently is not detected here. That needs
+a checkpoint that another party kept. Steps 4, 7 and 8 are in `fsck_content`.
 """
 
 from __future__ import annotations
@@ -62,22 +62,25 @@ def examine(
     progress: Progress = lambda *_: None,
     keys: LedgerKeys | None = None,
 ) -> Examined:
-    """Look at a whole store. Raises Unavailable only when the database can't be opened at all.
+    """Check a whole store and return what was found.
 
-    `keys`: the ledger's key and mark; without them what was signed is compared, but not who signed it.
+    `database`: yields a snapshot of it, read-only. `keys`: key and mark of the ledger; without them what was signed is compared,
+    but not who signed it.
+
+    Raises: Unavailable: the database can't be opened at all.
     """
     notes = FindingCollector(progress)
     with database as snapshot:
         snapshot.sql.begin(write=False)
         held = _rows(snapshot, notes, keys)
-        snapshot.sql.rollback()  # of a damaged file a COMMIT fails, even of nothing
+        snapshot.sql.rollback()  # a COMMIT fails on a damaged file, even if nothing changed
         fsck_content.blobs(snapshot, blobs, held, notes)
         fsck_content.unnamed(snapshot, blobs, notes)
     return notes.close()
 
 
 def _rows(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
-    """Steps 1 to 6; the blobs that must be there. A step that a damaged database ends does not end the others."""
+    """Run steps 1 to 6 and return the blobs that must be stored. A step that a damaged database ends does not end the others."""
     held: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
         lambda: _database(snapshot, notes),
@@ -125,19 +128,19 @@ def _log(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None, l
     tree.finish()
     if audit.size != size:
         notes.differs(
-            log.name, f"it ends at entry {audit.size - 1}, but its head says that {size} entries were written"
+            log.name, f"its last entry is {audit.size - 1}, but its head row says that {size} entries were written"
         )
     if head is not None and audit.origin not in ("", head["origin"]):
-        notes.differs(log.name, f"its head calls it {head['origin']}, its last entry {audit.origin}")
+        notes.differs(log.name, f"its head row has the origin {head['origin']}, its last entry {audit.origin}")
     if head is not None and audit.last_time_us != head["last_time_us"]:
-        notes.differs(log.name, "its head has another time than its last entry")
+        notes.differs(log.name, "its head row has another time than its last entry")
     if log is LEDGER and head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
-        notes.differs("ledger", "its head has other rules than the last entry about rules")
+        notes.differs("ledger", "its head row has other rules than the last entry about rules")
     return audit
 
 
 def _foreign_tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
-    """What is served of upstreams' tags must be what was written down of them last."""
+    """Check that what is served of upstreams' tags is what was recorded of them last."""
     seen = set()
     for name, tag_name, row in foreign_tags.all_tags(snapshot):
         seen.add((name, tag_name))
@@ -145,22 +148,23 @@ def _foreign_tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> 
         if said is None or said.index != row.entry_index:
             last = "nothing" if said is None else f"entry {said.index}"
             notes.differs(
-                f"{name}:{tag_name}", f"it stands on observation {row.entry_index}, the log's last of it is {last}"
+                f"{name}:{tag_name}",
+                f"the row is of observation {row.entry_index}, the log's last entry of the tag is {last}",
             )
         elif said.digest and said.digest != row.digest:
             notes.differs(f"{name}:{tag_name}", f"{row.digest or 'nothing'} is served, the log says {said.digest}")
     for unseen in sorted(set(audit.names) - seen):
-        notes.differs(":".join(unseen), "the log of observations speaks of this tag, but it has no row")
+        notes.differs(":".join(unseen), "the log of observations has this tag, but there is no row")
 
 
 def _beside(row: RowMapping, said: Entry | None) -> Iterator[str]:
-    """The columns by which entries are looked for must be what the line says."""
+    """Check that the columns by which entries are searched for are what the line says."""
     if said is None:
-        return  # reported already
+        return  # reported by the audit
     columns = {"time_us": said.time_us, "kind": str(said.kind), "repository": said.repository, "tag": said.tag}
     for column, value in columns.items():
         if row[column] != value:
-            yield f"the {column} beside the line is {row[column]!r}, the line says {value!r}"
+            yield f"the column {column} is {row[column]!r}, the line says {value!r}"
 
 
 def _tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
@@ -185,20 +189,20 @@ def _tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
             notes.differs(f"{row['repository']}:{row['name']}", problem)
         notes.passed("tags", number, total)
     for unseen in sorted(set(audit.names) - seen):
-        notes.differs(":".join(unseen), "the ledger speaks of this tag, but it has no row")
+        notes.differs(":".join(unseen), "the ledger has this tag, but there is no row")
 
 
 def _tag_problems(row: RowMapping, said: AuditedTag | None) -> Iterator[str]:
     if said is None:
-        yield "the tag is there, but the ledger never spoke of it"
+        yield "the tag is there, but the ledger has no entry of it"
         return
     if row["entry_index"] != said.index:
-        yield f"the tag stands on entry {row['entry_index']}, the ledger's last is {said.index}"
+        yield f"the row is of entry {row['entry_index']}, the ledger's last entry of the tag is {said.index}"
     for column, verb, word in (
-        ("digest", "means", said.digest),
+        ("digest", "resolves to", said.digest),
         ("media_type", "has the media type", said.media_type),
-        ("sealed_digest", "is bound to", said.bound),
-        ("sealed_media_type", "is bound to the media type", said.bound_type),
+        ("sealed_digest", "is sealed to", said.bound),
+        ("sealed_media_type", "is sealed to the media type", said.bound_type),
         ("sealed_by", "was sealed by", said.bound_by),
         ("keep", "is kept", said.keep),
         ("changed_by", "was changed by", said.actor),
@@ -206,11 +210,11 @@ def _tag_problems(row: RowMapping, said: AuditedTag | None) -> Iterator[str]:
         if (row[column] or "") != word:
             yield f"the tag {verb} {row[column] or 'nothing'}, the ledger says {word or 'nothing'}"
     if row["digest"] and row["held_canonical"] is None:
-        yield f"the tag means {row['digest']} ({row['media_type']}), which the repository does not hold"
+        yield f"the tag resolves to {row['digest']} ({row['media_type']}), which the repository does not have"
     elif row["digest"] and row["canonical"] != row["held_canonical"]:
         yield f"the tag says its manifest's sha256 is {row['canonical']}, the manifest says {row['held_canonical']}"
     if row["digest"] and row["digest"] == row["sealed_digest"] and row["canonical"] != row["sealed_canonical"]:
-        yield f"the tag is bound to sha256 {row['sealed_canonical']}, but means {row['canonical']}"
+        yield f"the tag is sealed to sha256 {row['sealed_canonical']}, but resolves to {row['canonical']}"
     if not _keeps_until(row["keep_until_us"], said):
         yield f"the tag is not kept as long as {said.keep} says"
 
@@ -226,7 +230,7 @@ def _keeps_until(until_us: int | None, said: AuditedTag) -> bool:
 
 
 def _sealed(snapshot: Snapshot, notes: FindingCollector) -> None:
-    """Step 5."""
+    """Run step 5."""
     live = (
         select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
         .join(repository, repository.c.id == tag.c.repository_id)
@@ -240,15 +244,15 @@ def _sealed(snapshot: Snapshot, notes: FindingCollector) -> None:
                 looked_at, missing = (repository_id, digest), queries.missing_parts(snapshot, repository_id, digest)
             for absent in missing:
                 notes.differs(
-                    f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not hold"
+                    f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not have"
                 )
         subject = signature_subject(tag_name)
         if subject is not None and not _speaks_of(snapshot, repository_id, digest, str(subject)):
-            notes.differs(f"{name}:{tag_name}", f"the tag speaks of {subject}, but its manifest is not linked to it")
+            notes.differs(f"{name}:{tag_name}", f"the tag signs {subject}, but its manifest has no link to it")
 
 
 def _usage(snapshot: Snapshot, notes: FindingCollector) -> None:
-    """Step 6."""
+    """Run step 6."""
     for user, (total, rows) in usage.wrong_totals(snapshot).items():
         notes.differs(
             f"user {user}",

@@ -1,6 +1,6 @@
-"""The steps of `fsck` that read what was pushed: manifests, links, blobs, and what lies about.
+"""Steps of `fsck` that read what was pushed: manifests, links, blobs, and unreferenced data.
 
-Every function notes what it finds and raises for nothing but a database that can't be read.
+Every function collects its findings and raises only if the database can't be read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ AT_ONCE: Final = 8
 
 
 def manifests(snapshot: Snapshot, notes: FindingCollector) -> None:
-    """Every manifest row against its bytes, and nothing left over of what is gone."""
+    """Check every manifest row against its bytes, and that nothing is left of removed manifests."""
     total = snapshot.sql.connection.execute(select(func.count()).select_from(manifest)).scalar_one()
     query = (
         select(repository.c.name.label("repository"), manifest, content.c.raw)
@@ -63,7 +63,7 @@ def manifests(snapshot: Snapshot, notes: FindingCollector) -> None:
 
 def _manifest_problems(snapshot: Snapshot, row: RowMapping) -> Iterator[str]:
     raw = row["raw"]
-    if not isinstance(raw, bytes):  # None, or a text that somebody wrote by hand
+    if not isinstance(raw, bytes):  # NULL, or text that was written by hand
         yield "the manifest's bytes are missing"
         return
     try:
@@ -92,7 +92,7 @@ def _manifest_problems(snapshot: Snapshot, row: RowMapping) -> Iterator[str]:
 
 
 def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
-    """What referrers are answered from, without the bytes being read again."""
+    """Check the columns from which referrers are answered without reading the bytes again."""
     subject = None if parsed.subject is None else str(parsed.subject.digest)
     if row["subject"] != subject:
         yield f"the row's subject is {row['subject'] or 'nothing'}, the bytes say {subject or 'nothing'}"
@@ -109,7 +109,7 @@ def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
 def _left_over(snapshot: Snapshot, notes: FindingCollector) -> None:
     unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
     for canonical in snapshot.sql.connection.execute(unnamed).scalars():
-        notes.differs(canonical, "manifest bytes that no repository names")
+        notes.differs(canonical, "manifest bytes that no repository refers to")
     parent = and_(manifest.c.repository_id == link.c.repository_id, manifest.c.digest == link.c.parent)
     dangling = (
         select(repository.c.name, link.c.parent, link.c.child)
@@ -117,11 +117,11 @@ def _left_over(snapshot: Snapshot, notes: FindingCollector) -> None:
         .where(~select(1).where(parent).exists())
     )
     for name, gone, child in snapshot.sql.connection.execute(dangling).all():
-        notes.differs(f"{name}@{gone}", f"a link to {child} is left over from this manifest, which is gone")
+        notes.differs(f"{name}@{gone}", f"a link to {child} is left of this manifest, which was removed")
 
 
 def blob_rows(snapshot: Snapshot, notes: FindingCollector) -> dict[str, int]:
-    """Which blobs must be there, with their sizes; repositories that disagree on a size are noted."""
+    """Return the blobs that must be stored, with their sizes. Repositories that disagree on a size are a finding."""
     held: dict[str, int] = {}
     for digest, size in snapshot.sql.connection.execute(
         select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)
@@ -132,7 +132,7 @@ def blob_rows(snapshot: Snapshot, notes: FindingCollector) -> dict[str, int]:
 
 
 def blobs(snapshot: Snapshot, store: BlobReader, held: Mapping[str, int], notes: FindingCollector) -> None:
-    """Every blob that must be there, all of its bytes; twice before anything is said of it."""
+    """Check every blob that must be stored, reading all of its bytes; twice before a problem is reported."""
     total, done = sum(held.values()), 0
     for text, size in held.items():
         notes.count("blobs")
@@ -143,7 +143,7 @@ def blobs(snapshot: Snapshot, store: BlobReader, held: Mapping[str, int], notes:
 
 
 class _Shown:
-    """Progress inside a big blob."""
+    """Reports progress within a big blob."""
 
     def __init__(self, notes: FindingCollector, done: int, total: int) -> None:
         self._notes, self._done, self._total = notes, done, total
@@ -190,12 +190,12 @@ def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -
 
 
 def still_named(snapshot: Snapshot, digest: str) -> bool:
-    """Whether a row names the blob at this moment."""
+    """Return whether a row refers to the blob now."""
     return snapshot.sql.connection.execute(_NAMED, {"at_digest": digest}).first() is not None
 
 
 def unnamed(snapshot: Snapshot, store: BlobReader, notes: FindingCollector) -> None:
-    """Counts what no row names, and notes what has no place in a store."""
+    """Count what no row refers to, and report files that are neither blob nor session."""
     try:
         for stored in store.walk():
             if not still_named(snapshot, str(stored.digest)):

@@ -59,7 +59,7 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
     unnamed = database.read_and_wait(queries.unreferenced_contents)
     if unnamed and not dry_run:
         unnamed = database.write_and_wait(queries.remove_unreferenced_contents)
-    yield from (GarbageItem("manifest", canonical, size, "no repository names it") for canonical, size in unnamed)
+    yield from (GarbageItem("manifest", canonical, size, "no repository refers to it") for canonical, size in unnamed)
     yield from collect_uploads(blobs, now_us, dry_run=dry_run)
     if not dry_run:
         _forget_released(database, blobs, now_us)
@@ -73,7 +73,7 @@ def collect_uploads(blobs: BlobStore, now_us: int, *, dry_run: bool = False) -> 
     for upload in blobs.abandoned(older_than_us):
         if dry_run or blobs.discard(upload, older_than_us):
             yield GarbageItem(
-                "upload", upload.name, upload.size, f"nobody wrote to it for {_hours(now_us - upload.mtime_us)}"
+                "upload", upload.name, upload.size, f"not written to for {_hours(now_us - upload.mtime_us)}"
             )
 
 
@@ -127,10 +127,10 @@ def _reason(snapshot: Snapshot, stored: StoredBlob, now_us: int) -> str | None:
         return None
     since = queries.released_since(snapshot, str(stored.digest))
     if since is None:
-        return f"no repository ever named it, and it was stored {_hours(age_us)} ago"
+        return f"no repository ever referred to it, and it was stored {_hours(age_us)} ago"
     if now_us - since <= RELEASED_FOR_US:
         return None
-    return f"no repository names it since {_hours(now_us - since)}"
+    return f"no repository refers to it since {_hours(now_us - since)}"
 
 
 def _forget_released(database: Metadata, blobs: BlobStore, now_us: int) -> None:
