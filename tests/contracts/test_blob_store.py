@@ -1,4 +1,4 @@
-"""What every blob store promises (`boltseal.server.storage.blobs.protocol`), held against each implementation in turn."""
+"""What every blob store promises (`boltseal.server.storage.blobs.protocol`), checked on each implementation."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_a_session_ends_with_its_commit(store: BlobStore) -> None:
 
 
 async def test_upload_size_is_the_offset_to_go_on_at(store: BlobStore) -> None:
-    """A session tells how many bytes it holds, from nothing on."""
+    """The size of a session is how many bytes it holds, from 0 on."""
     key = await begin(store)
     before = await store.upload_size(key)
     await patch(store, key, b"12345")
@@ -241,7 +241,7 @@ async def test_a_session_belongs_to_its_repository(store: BlobStore) -> None:
 
 
 async def test_a_session_has_one_writer(store: BlobStore) -> None:
-    """A second writer is told to come again, and the first one is not disturbed."""
+    """A second writer gets UploadBusy, and the first one is not affected."""
     key = await begin(store)
     async with store.open_upload(key) as writer:
         await writer.write(b"mine")
@@ -346,8 +346,8 @@ async def test_walk_names_every_blob_in_order(store: BlobStore) -> None:
     assert list(store.strays()) == []
 
 
-async def test_scan_gives_every_byte_as_it_lies_there(store: BlobStore) -> None:
-    """Whoever hashes a blob reads all of it, an empty one too, and hears of an absent one at the first piece."""
+async def test_scan_yields_every_stored_byte(store: BlobStore) -> None:
+    """`scan` yields all bytes, none of an empty blob, and raises for an absent one at the first piece."""
     big = await push(store, b"s" * (2 * 1024 * 1024 + 7))
     empty = await push(store, b"")
 
@@ -402,7 +402,7 @@ async def test_an_abandoned_session_is_found_and_discarded(store: BlobStore) -> 
 
 
 async def test_a_session_in_use_is_not_abandoned(store: BlobStore) -> None:
-    """Whoever is written to, or was written to since, is spared."""
+    """A session that is in use, or was written to since, is not discarded."""
     key = await begin(store)
     found = next(iter(store.abandoned(FAR_FUTURE_US)))
     async with store.open_upload(key) as writer:
@@ -504,7 +504,7 @@ async def test_one_owner_has_so_many_sessions_and_no_more(store: BlobStore) -> N
 
 
 def test_the_names_of_one_owner_begin_alike_and_are_not_to_be_guessed() -> None:
-    """The beginning says nothing of who it is to somebody who does not know already."""
+    """The beginning of an id does not reveal its owner."""
     names = {UploadId.new("ci") for _ in range(100)}
 
     assert len({name[:8] for name in names}) == 1
@@ -513,7 +513,7 @@ def test_the_names_of_one_owner_begin_alike_and_are_not_to_be_guessed() -> None:
 
 
 async def test_a_session_that_is_there_is_begun_again_as_it_is(store: BlobStore) -> None:
-    """Who brings the same digest as somebody before goes on where that one stopped."""
+    """A second process that brings the same digest continues where the first one stopped."""
     key = FetchKey(REPOSITORY, UploadId.of(Digest.of(b"from elsewhere")))
     await store.start_upload(key)
     await patch(store, key, b"from ")
@@ -552,7 +552,7 @@ async def test_a_session_can_be_looked_into_while_it_is_written_to(store: BlobSt
     assert seen == [0, 5, b"ayer", 14, b"layer and more"]
 
 
-async def test_who_looks_into_a_session_is_told_that_it_was_dropped(store: BlobStore) -> None:
+async def test_a_reader_of_a_session_sees_that_it_was_dropped(store: BlobStore) -> None:
     """Its bytes were never a blob."""
     key = await begin(store)
     await patch(store, key, b"layer")
@@ -565,7 +565,7 @@ async def test_who_looks_into_a_session_is_told_that_it_was_dropped(store: BlobS
         store.open_partial(key)
 
 
-async def test_whoever_does_not_want_to_wait_for_a_session_is_told_at_once(store: BlobStore) -> None:
+async def test_a_writer_that_does_not_wait_is_refused_at_once(store: BlobStore) -> None:
     """`wait_s=0`: busy is an answer."""
     key = await begin(store)
     async with store.open_upload(key):

@@ -76,7 +76,7 @@ def content(store: LocalBlobs, digest: Digest) -> bytes:
 
 
 async def test_two_processes_cannot_write_to_one_session(tmp_path: Path) -> None:
-    """While a process writes, this one is told to wait; once it is killed, this one goes on where it was acknowledged."""
+    """While another process writes, this one gets UploadBusy; once it is killed, the session goes on from the acknowledged offset."""
     data = tmp_path / "data"
     store = LocalBlobs(data, lock_wait_s=0.1)
     key = UploadKey(REPOSITORY, UploadId.new())

@@ -107,7 +107,7 @@ def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(d
 
 
 async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone(data: Path) -> None:
-    """Making the number even is for who made it odd: another process may be in its COMMIT."""
+    """Only the writer that made the number odd makes it even: another process may be in its COMMIT."""
     one, other = open_store(data), open_store(data)
 
     def fails_the_group(tx: UnitOfWork) -> None:

@@ -174,7 +174,7 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("UPDATE ledger_head SET size = 2", "its head row says that 2"),
     ],
 )
-async def test_each_lie_in_the_database_is_named(
+async def test_each_change_of_the_database_by_hand_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None], sql: str, says: str
 ) -> None:
     """Rows changed by hand contradict the ledger, the bytes or each other."""
@@ -190,7 +190,7 @@ async def test_each_lie_in_the_database_is_named(
 async def test_a_keep_of_days_is_held_against_its_entry(
     open_shop: Opener, tmp_path: Path, by_hand: Callable[..., None]
 ) -> None:
-    """Nobody shortens how long a sealed tag is protected by changing its row."""
+    """A changed row that shortens the protection of a sealed tag is found."""
     shop = open_shop({"tag": "*", "mode": "sealed", "keep": "30d"})
     await publish(shop)
     before = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
@@ -201,7 +201,7 @@ async def test_a_keep_of_days_is_held_against_its_entry(
     assert problems(after) == ["shop/app:1.4.2: the tag is not kept as long as 30d says"]
 
 
-async def test_a_keep_that_nobody_can_read_is_a_finding(
+async def test_a_keep_that_cannot_be_parsed_is_a_finding(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
     """Also where row and ledger agree on it."""
@@ -229,7 +229,7 @@ async def test_repositories_that_disagree_on_a_size_are_found(
 async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """Whoever pushes would be refused too early, or too late; `collect` counts again."""
+    """A user would be refused too early, or too late; `collect` corrects the total."""
     await publish(shop)
     before = problems(look())
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
@@ -351,7 +351,7 @@ async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, 
 async def test_what_is_no_file_is_no_blob(
     shop: Shop, look: Callable[[], Examined], tmp_path: Path, instead: str
 ) -> None:
-    """A link to the right bytes is not the blob: whoever owns its target could change them."""
+    """A symbolic link to the right bytes is not the blob: the owner of its target could change them."""
     await publish(shop)
     path = shop.blobs.path(LAYER)
     assert path is not None
@@ -386,7 +386,7 @@ async def test_a_blob_that_can_not_be_read_is_unknown_and_the_rest_is_looked_at(
 
 
 async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Path) -> None:
-    """Whether something lies about can't be said then."""
+    """Unreferenced files can not be found then."""
     await publish(shop)
 
     class Closed:
@@ -406,7 +406,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
 
 @pytest.mark.lengthy
 async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener, tmp_path: Path) -> None:
-    """Pages overwritten by something else: said so, and what can still be read is looked at."""
+    """Overwritten pages are reported, and what can still be read is checked."""
     shop = open_shop()
     for number in range(40):
         await shop.push(await shop.image(f"{number}"), f"1.0.{number}")
@@ -428,8 +428,8 @@ async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener
     assert examined.counts.blobs == 80
 
 
-async def test_progress_is_told_with_totals(shop: Shop, tmp_path: Path) -> None:
-    """Whoever watches sees every step come to its end."""
+async def test_progress_is_reported_with_totals(shop: Shop, tmp_path: Path) -> None:
+    """Every step reports its end."""
     await publish(shop)
     told: list[tuple[str, int, int]] = []
     examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
@@ -477,8 +477,8 @@ def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], 
 
 
 @pytest.mark.lengthy
-async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
-    """Whoever watches sees a blob of many gigabytes go on."""
+async def test_progress_is_reported_within_a_big_blob(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
+    """A blob of many gigabytes reports progress."""
     zeros, size = hashlib.sha256(), 129 * 1024 * 1024
     for _ in range(129):
         zeros.update(bytes(1024 * 1024))
@@ -497,7 +497,7 @@ async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_h
     assert len([step for step in told if step[0] == "blobs"]) == 4
 
 
-async def test_a_blob_that_goes_between_its_name_and_its_bytes_is_missing(shop: Shop, tmp_path: Path) -> None:
+async def test_a_blob_that_is_deleted_between_look_and_read_is_missing(shop: Shop, tmp_path: Path) -> None:
     """Its row stays, so it is a finding."""
     await shop.blob(b"goes")
 

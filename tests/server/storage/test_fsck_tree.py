@@ -1,4 +1,4 @@
-"""fsck derives the ledger's tree anew: what was signed must be over the entries that are here."""
+"""fsck builds the ledger's tree again: what was signed must be over the stored entries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_signed_store_holds(settings: Settings) -> None:
 
 
 def test_an_entry_that_was_rewritten_well_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
-    """Canonical, in its place, keeping every rule: only the tree tells."""
+    """A canonical entry that keeps every rule differs only in the tree."""
     by_hand(
         """UPDATE entry SET line = CAST(replace(CAST(line AS TEXT), '"actor":"x"', '"actor":"y"') AS BLOB) WHERE idx = 300"""
     )
@@ -65,7 +65,7 @@ def test_an_entry_that_was_rewritten_well_is_found(settings: Settings, by_hand: 
     assert any("are not the ones that the high-water mark is over" in one for one in found)
 
 
-def test_entries_that_were_cut_off_are_missed(settings: Settings, by_hand: Callable[..., None]) -> None:
+def test_entries_that_were_cut_off_are_found(settings: Settings, by_hand: Callable[..., None]) -> None:
     """The log cut back, its head row too."""
     by_hand("DELETE FROM entry WHERE idx >= 500")
     by_hand("UPDATE ledger_head SET size = 500, last_time_us = (SELECT max(time_us) FROM entry)")
@@ -90,7 +90,7 @@ def test_a_tile_that_is_gone_is_found(settings: Settings, by_hand: Callable[...,
 
 
 def test_a_head_by_another_key_is_found(settings: Settings) -> None:
-    """Who signed it is not who signs here."""
+    """The checkpoint was signed by another key."""
     keys = LedgerKeys(settings.keys)
     key = keys.key()
     assert key is not None
@@ -99,7 +99,7 @@ def test_a_head_by_another_key_is_found(settings: Settings) -> None:
     assert any("what was signed of it is not valid" in one for one in problems(settings))
 
 
-def test_a_key_that_is_gone_can_not_be_looked_at(settings: Settings) -> None:
+def test_a_missing_key_is_an_unknown_finding(settings: Settings) -> None:
     """Unknown, not different."""
     (settings.keys / "ledger.key").unlink()
 

@@ -1,4 +1,4 @@
-"""Memory: few writers gather much, many hand on at once, and who is slow keeps nobody waiting."""
+"""Memory: few writers gather much, many hand on at once, and a slow client does not block others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def enter(admission: UploadAdmission, who: object, chunk_bytes: int = FAST
 
 
 async def test_a_small_upload_never_waits() -> None:
-    """What is there with the first read needs nobody's leave, however full it is."""
+    """An upload that is complete with its first read is never made to wait."""
     admission = UploadAdmission(0)
     async with asyncio.timeout(1):
         admission.arrived("small", FREE_BYTES)
@@ -74,7 +74,7 @@ async def test_there_are_as_many_fast_uploads_as_fit() -> None:
 
 
 async def test_clients_that_stall_make_room() -> None:
-    """Who brings nothing for a while counts for nothing, though it never leaves."""
+    """A client that sends nothing for a while has weight 0, though it does not leave."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     async with asyncio.timeout(3):
         for number in range(12):
@@ -82,7 +82,7 @@ async def test_clients_that_stall_make_room() -> None:
 
 
 async def test_slow_clients_make_room() -> None:
-    """Who brings small chunks counts for small chunks, so a admission of them flows side by side."""
+    """Clients with small chunks have small weights, so many of them are admitted together."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     slow = 0
 
@@ -100,7 +100,7 @@ async def test_slow_clients_make_room() -> None:
 
 @pytest.mark.slow
 async def test_fast_clients_keep_their_place() -> None:
-    """Who goes on bringing large chunks counts for them, whatever the time."""
+    """A client that keeps sending large chunks keeps its weight, whatever the time."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
     await enter(admission, "fast")
     other = asyncio.create_task(enter(admission, "other"))
@@ -130,8 +130,8 @@ async def test_who_waits_for_the_disk_does_not_stall() -> None:
     assert waited
 
 
-async def test_nobody_waits_for_ever() -> None:
-    """Where nobody leaves, one more is let in now and then."""
+async def test_no_upload_waits_for_ever() -> None:
+    """While no upload leaves, one more is admitted from time to time."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
     await enter(admission, "fast")
     waiting = [asyncio.create_task(enter(admission, number)) for number in range(3)]

@@ -1,4 +1,4 @@
-"""collect takes away what nothing needs, and nothing else, also beside pushes."""
+"""Garbage collection deletes unreferenced data and nothing else, also beside pushes."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
         assert shop.blobs.look(Digest.of(body)) is not None
 
 
-async def test_an_abandoned_upload_goes_after_a_day(shop: Shop) -> None:
-    """A session nobody goes on with is dropped; one that is in use stays."""
+async def test_an_abandoned_upload_is_deleted_after_a_day(shop: Shop) -> None:
+    """A session that is not continued is deleted; one that is in use stays."""
     upload = await shop.registry.uploads.start(SHOP)
     await shop.registry.uploads.append(SHOP, upload, None, None, once(b"half"))
     real_now_us = time.time_ns() // 1000
@@ -175,7 +175,7 @@ async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
     assert shop.blobs.look(digest) is not None
 
 
-async def test_what_no_repository_ever_named_goes_after_a_day(shop: Shop, tmp_path: Path) -> None:
+async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: Shop, tmp_path: Path) -> None:
     """A push that ended between its bytes and its row leaves such bytes."""
     await shop.blob(b"refused")
     age(shop, b"refused", 25)
@@ -200,8 +200,8 @@ async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) 
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(kept, "sha512"))).raw == kept
 
 
-async def test_a_dry_run_waits_for_nobody_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
-    """Somebody may hold the write lock all the while."""
+async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
+    """Another process may hold the write lock all the while."""
     await shop.blob(b"goes")
     await shop.registry.deletes.blob(SHOP, Digest.of(b"goes"), ANONYMOUS)
     age(shop, b"goes", 48)
@@ -214,8 +214,8 @@ async def test_a_dry_run_waits_for_nobody_and_writes_nothing(shop: Shop, tmp_pat
     assert shop.blobs.look(Digest.of(b"goes")) is not None
 
 
-async def test_a_store_that_fails_stops_it_and_what_went_is_told(open_shop: Opener, tmp_path: Path) -> None:
-    """The third unlink fails: two went and are named, the error is raised, the next run takes the rest."""
+async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_shop: Opener, tmp_path: Path) -> None:
+    """The third unlink fails: two items are reported, the error is raised, and the next run deletes the rest."""
     shop = open_shop()
     for number in range(5):
         await shop.blob(f"{number}".encode())
