@@ -15,8 +15,7 @@ from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata import ledger_store, queries, tag_table
 from boltseal.server.storage.metadata.database import SqlMetadata
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
-from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.schema import LEDGER
+from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession, open_database
 from boltseal.server.storage.metadata.tag_row import TagRow
 

@@ -58,7 +58,7 @@ from boltseal.server.storage.coordination.interprocess_lock import FileInterproc
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.storage.users import UserFile
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us

@@ -34,8 +34,7 @@ from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, queries
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
-from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata, Snapshot
 from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 
 if TYPE_CHECKING:

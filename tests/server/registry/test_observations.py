@@ -23,8 +23,7 @@ from boltseal.server.registry.recovery import accept_loss
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, UnitOfWork
 from boltseal.server.store_factory import examine_store, open_store, prepare
 from tests.fakes.disk import FailingDisk
 from tests.ledger.tree_oracle import mth

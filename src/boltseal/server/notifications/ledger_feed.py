@@ -26,8 +26,7 @@ from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import TOLD
 from boltseal.policy.upstream_moves import MoveEvent as Telling
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.protocol import Snapshot
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 
 if TYPE_CHECKING:
     from boltseal.events import Event

@@ -22,7 +22,7 @@ from boltseal.server.registry.seals import Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 
 if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet

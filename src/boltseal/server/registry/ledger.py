@@ -16,7 +16,7 @@ from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
 from boltseal.server.registry.integrator import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -21,8 +21,7 @@ from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, Up
 from boltseal.policy.upstreams import OnGone
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import foreign_tags, ledger_store
-from boltseal.server.storage.metadata.protocol import ForeignTagRow, Snapshot
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, ForeignTagRow, Snapshot
 
 if TYPE_CHECKING:
     from boltseal.policy.upstreams import MoveTerms

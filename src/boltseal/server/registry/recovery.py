@@ -32,8 +32,7 @@ from boltseal.server.registry import observations, sequencer
 from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot, UnitOfWork
 
 if TYPE_CHECKING:
     from boltseal.server.registry.tag_writer import TagWriter

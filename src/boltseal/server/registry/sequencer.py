@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import Unavailable
 from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -36,7 +36,8 @@ from boltseal.server.storage import fsck_content
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
 from boltseal.server.storage.metadata import foreign_tags, queries, usage
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log, link, manifest, repository, tag
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.schema import TABLES, link, manifest, repository, tag
 from boltseal.server.storage.metadata.sql import DatabaseDamaged
 
 if TYPE_CHECKING:
@@ -112,11 +113,11 @@ def _names(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None)
 
 
 def _log(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
-    head = snapshot.sql.connection.execute(select(log.head)).mappings().one_or_none()
+    head = snapshot.sql.connection.execute(select(TABLES[log].head)).mappings().one_or_none()
     size = head["size"] if head else 0
     tree = TreeCheck(snapshot, keys, notes, log)
     rows = snapshot.sql.connection.execute(
-        select(log.entry).order_by(log.entry.c.idx).execution_options(yield_per=1000)
+        select(TABLES[log].entry).order_by(TABLES[log].entry.c.idx).execution_options(yield_per=1000)
     )
     for number, row in enumerate(rows.mappings(), start=1):
         notes.count("entries" if log is LEDGER else log.name)

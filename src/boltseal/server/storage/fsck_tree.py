@@ -15,7 +15,7 @@ from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import parse_note_unverified
 from boltseal.ledger.tiles import WIDTH, TileId, grow
 from boltseal.server.storage.metadata import ledger_tree
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
-from boltseal.server.storage.metadata.schema import LEDGER
+from boltseal.server.storage.metadata.protocol import LEDGER
 from boltseal.server.storage.worker_threads import deliver
 
 if TYPE_CHECKING:

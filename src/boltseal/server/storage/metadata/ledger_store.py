@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import insert, select, update
 
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log
+from boltseal.server.storage.metadata.schema import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -41,7 +42,7 @@ class _Statements(NamedTuple):
 
 @cache
 def _statements(log: Log) -> _Statements:
-    entries, head_ = log.entry.name, log.head.name  # constants of the schema
+    entries, head_ = TABLES[log].entry.name, TABLES[log].head.name  # constants of the schema
     return _Statements(
         f"SELECT size, last_time_us, origin, rules FROM {head_}",  # noqa: S608 - see above
         f"UPDATE {head_} SET size = ?, last_time_us = ? WHERE size = ?",  # noqa: S608
@@ -63,7 +64,7 @@ def lock_head(tx: UnitOfWork, log: Log = LEDGER) -> LedgerHead | None:
 
 def start(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> LedgerHead:
     """Write the head row of a log that was not started yet."""
-    tx.sql.connection.execute(insert(log.head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
+    tx.sql.connection.execute(insert(TABLES[log].head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
     return LedgerHead(0, 0, origin, "")
 
 
@@ -90,12 +91,12 @@ def append(
 
 def set_rules(tx: UnitOfWork, rules: str) -> None:
     """Record which rules the ledger recorded last."""
-    tx.sql.connection.execute(update(LEDGER.head).values(rules=rules))
+    tx.sql.connection.execute(update(TABLES[LEDGER].head).values(rules=rules))
 
 
 def set_origin(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> None:
     """Set the origin of a log, from the next entry on."""
-    tx.sql.connection.execute(update(log.head).values(origin=origin))
+    tx.sql.connection.execute(update(TABLES[log].head).values(origin=origin))
 
 
 def lines(
@@ -105,7 +106,7 @@ def lines(
 
     `until`: the index before which to stop, None for all entries.
     """
-    entry = log.entry
+    entry = TABLES[log].entry
     query = select(entry.c.idx, entry.c.line).order_by(entry.c.idx)
     if until is not None:
         query = query.where(entry.c.idx < until)
@@ -132,7 +133,7 @@ def entries_of(
 
     `kinds`: only of these kinds.
     """
-    entry = log.entry
+    entry = TABLES[log].entry
     query = select(entry.c.idx, entry.c.line).where(
         entry.c.repository == repository, entry.c.idx > after, entry.c.idx < until
     )
@@ -154,7 +155,7 @@ def newest_entries(
     log: Log = LEDGER,
 ) -> Iterator[bytes]:
     """Yield the lines of a tag of these kinds, newest first, strictly between two times in microseconds."""
-    entry = log.entry
+    entry = TABLES[log].entry
     query = (
         select(entry.c.line)
         .where(

@@ -16,7 +16,8 @@ from sqlalchemy import delete, insert, select
 from boltseal.errors import Unavailable
 from boltseal.ledger.merkle import HASH_BYTES, cover, fold
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, needed
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log
+from boltseal.server.storage.metadata.schema import TABLES
 
 if TYPE_CHECKING:
     from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
@@ -37,7 +38,7 @@ class _Statements(NamedTuple):
 
 @cache
 def _statements(log: Log) -> _Statements:
-    tile, checkpoint = log.tile.name, log.checkpoint.name  # constants of the schema
+    tile, checkpoint = TABLES[log].tile.name, TABLES[log].checkpoint.name  # constants of the schema
     return _Statements(
         f"SELECT size, note FROM {checkpoint} WHERE name = ?",  # noqa: S608 - see above
         f"UPDATE {checkpoint} SET size = ?, note = ? WHERE name = ? AND size = ?",  # noqa: S608
@@ -66,8 +67,8 @@ def head(snapshot: Snapshot, name: str = LATEST, log: Log = LEDGER) -> SignedHea
 
 def put_head(tx: UnitOfWork, name: str, new: SignedHead, log: Log = LEDGER) -> None:
     """Replace the checkpoint of this name."""
-    tx.sql.connection.execute(delete(log.checkpoint).where(log.checkpoint.c.name == name))
-    tx.sql.connection.execute(insert(log.checkpoint).values(name=name, size=new.size, note=new.note))
+    tx.sql.connection.execute(delete(TABLES[log].checkpoint).where(TABLES[log].checkpoint.c.name == name))
+    tx.sql.connection.execute(insert(TABLES[log].checkpoint).values(name=name, size=new.size, note=new.note))
 
 
 def tiles(snapshot: Snapshot, wanted: Iterable[TileId], log: Log = LEDGER) -> dict[TileId, bytes]:
@@ -95,7 +96,7 @@ def add_tiles(
     Raises: Overtaken: the tree does not have `from_size` entries any more.
     """
     if from_size == 0 and head(tx, log=log) is None:
-        tx.sql.connection.execute(insert(log.checkpoint).values(name=LATEST, size=0, note=b""))
+        tx.sql.connection.execute(insert(TABLES[log].checkpoint).values(name=LATEST, size=0, note=b""))
     said = _statements(log)
     execute = tx.sql.plain
     if execute(said.advance, (new.size, new.note, LATEST, from_size)).rowcount != 1:
@@ -107,15 +108,19 @@ def add_tiles(
 
 def remove_tree(tx: UnitOfWork, log: Log = LEDGER) -> None:
     """Remove tree, checkpoints and receipts: a new origin signs its own from the first entry on."""
-    for table in (log.tile, log.checkpoint, log.rotation):
+    for table in (TABLES[log].tile, TABLES[log].checkpoint, TABLES[log].rotation):
         tx.sql.connection.execute(delete(table))
 
 
 def add_rotation(tx: UnitOfWork, index: int, receipt: bytes, log: Log = LEDGER) -> None:
     """Store the receipt of the entry that names the next key."""
-    tx.sql.connection.execute(insert(log.rotation).values(idx=index, receipt=receipt))
+    tx.sql.connection.execute(insert(TABLES[log].rotation).values(idx=index, receipt=receipt))
 
 
 def rotations(snapshot: Snapshot, log: Log = LEDGER) -> list[bytes]:
     """Return the receipts of all key rotations, oldest first."""
-    return list(snapshot.sql.connection.execute(select(log.rotation.c.receipt).order_by(log.rotation.c.idx)).scalars())
+    return list(
+        snapshot.sql.connection.execute(
+            select(TABLES[log].rotation.c.receipt).order_by(TABLES[log].rotation.c.idx)
+        ).scalars()
+    )

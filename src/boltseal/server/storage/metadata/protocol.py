@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from boltseal.server.storage.coordination.protocol import Generation
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Clock = Callable[[], int]
 """Returns the time: microseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One of the two transparency logs of a store. `name`: names its files beside the data, and its findings."""
+
+    name: str
+
+
+LEDGER: Final = Log("ledger")
+"""The ledger: what happened to the tags of this store."""
+OBSERVATIONS: Final = Log("observations")
+"""What upstreams' tags were seen to resolve to."""
 
 
 class Snapshot(Protocol):

@@ -19,7 +19,7 @@
     pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was stored
     usage        running totals of users; see `usage`
 
-There are two logs with the same tables (`Log`): the ledger of changes of our tags, and the observations of upstreams' tags.
+There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
 
 Times are microseconds since the epoch. Digests are text, `algorithm:hex`. There are no rules here: `registry` decides which
@@ -29,10 +29,15 @@ row may change when, and only `server/registry/tag_writer.py` (through `tag_tabl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
+
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 METADATA = MetaData(
     naming_convention={
@@ -139,10 +144,9 @@ tag = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
-    """The tables of one log. `name`: names its files beside the data (`server.storage.ledger_key`) and its findings."""
+class LogTables:
+    """The tables of one log."""
 
-    name: str
     entry: Table
     head: Table
     tile: Table
@@ -150,9 +154,8 @@ class Log:
     rotation: Table
 
 
-def _log(name: str, entries: str, prefix: str) -> Log:
-    return Log(
-        name,
+def _log(entries: str, prefix: str) -> LogTables:
+    return LogTables(
         entry=Table(
             entries,
             METADATA,
@@ -196,8 +199,11 @@ def _log(name: str, entries: str, prefix: str) -> Log:
     )
 
 
-LEDGER: Final = _log("ledger", "entry", "ledger")
-OBSERVATIONS: Final = _log("observations", "observation", "observation")
+TABLES: Final[Mapping[Log, LogTables]] = {
+    LEDGER: _log("entry", "ledger"),
+    OBSERVATIONS: _log("observation", "observation"),
+}
+"""The tables of each log."""
 
 foreign_tag = Table(
     "foreign_tag",
