@@ -73,20 +73,20 @@ def test_a_name_that_would_mean_something_else_in_the_file_is_refused(users: Use
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b"ana:secret", "line 2: expected"),
         (b"ana:$apr1$abcdefgh$abcdefghijklmnopqrstuv", "line 2: expected"),
-        (b"ci:" + OTHER, "stands there twice"),
+        (b"ci:" + OTHER, "is there twice"),
         (b"\xff:" + OTHER, "line 2: expected"),
     ],
 )
-def test_one_unreadable_line_refuses_every_login(users: UserFile, line: bytes, said: str) -> None:
+def test_one_unreadable_line_refuses_every_login(users: UserFile, line: bytes, message: str) -> None:
     """A user less would be a guess; and the line is not shown, because it may hold a password."""
     users.put("ci", HASH)
     users.path.write_bytes(users.path.read_bytes() + line + b"\n")
 
-    with pytest.raises(UsersInvalid, match=said) as refused:
+    with pytest.raises(UsersInvalid, match=message) as refused:
         users.current()
     assert "secret" not in refused.value.message
 
@@ -98,7 +98,7 @@ def test_reserved_names_are_refused(users: UserFile, name: str) -> None:
         users.put(name, HASH)
     users.path.parent.mkdir(exist_ok=True)
     users.path.write_bytes(name.encode() + b":" + HASH + b"\n")
-    with pytest.raises(UsersInvalid, match="nobody can be called"):
+    with pytest.raises(UsersInvalid, match="is reserved"):
         users.current()
 
 

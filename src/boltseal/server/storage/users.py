@@ -60,7 +60,7 @@ def check_user_name(name: str) -> None:
             f"user name {quote(name)}; expected 1 to 64 letters, digits and . _ @ -, first and last a letter or digit"
         )
     if name.lower() in RESERVED:
-        raise UserNameInvalid(f"user name {quote(name)}; in the ledger that is nobody's: choose another")
+        raise UserNameInvalid(f"user name {quote(name)} is reserved for the ledger: choose another")
 
 
 class UserFile:
@@ -132,8 +132,8 @@ def _parse(raw: bytes) -> dict[str, bytes]:
         if match is None:  # never shown: it may hold a password
             raise UsersInvalid(f"the users' file, line {number}: expected name:$2b$..., a bcrypt hash")
         if match[1].lower() in RESERVED:
-            raise UsersInvalid(f"the users' file, line {number}: nobody can be called {quote(match[1])}")
+            raise UsersInvalid(f"the users' file, line {number}: the user name {quote(match[1])} is reserved")
         if match[1] in users:
-            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} stands there twice")
+            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} is there twice")
         users[match[1]] = match[2].encode("ascii")
     return users

@@ -56,7 +56,7 @@ class FileInterprocessLock:
         until_s = asyncio.get_running_loop().time() + wait_s
         while not self._take(at):
             if asyncio.get_running_loop().time() >= until_s:
-                raise LockNotAcquired("somebody else is at the same, and takes long; try again in a moment")
+                raise LockNotAcquired("another request does the same work and takes long; try again in a moment")
             await asyncio.sleep(LOOK_EVERY_S)
         try:
             yield
