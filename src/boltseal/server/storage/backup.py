@@ -51,13 +51,9 @@ class BackupFailed(Unavailable):
     """Something could not be copied, so the backup is not complete. Repeating it goes on from what is there."""
 
 
-class BackupFull(Full):
-    """The disk of the backup is full."""
-
-
 @dataclass(slots=True)
 class BackupResult:
-    """What a backup or a restore did."""
+    """The result of a backup or a restore."""
 
     blobs: int = 0
     taken: int = 0
@@ -66,7 +62,7 @@ class BackupResult:
 
 
 def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:
-    """Bring a backup up to date with a data folder. BackupRefused, BackupFailed, BackupFull, FormatInvalid."""
+    """Bring a backup up to date with a data folder. BackupRefused, BackupFailed, Full, FormatInvalid."""
     check_data(data)
     _refuse_other_folder(data, target)
     with _errors_named(target):
@@ -111,7 +107,7 @@ class _errors_named:  # noqa: N801 - reads as a word in `with`
             raise BackupFailed(f"the database can't be copied to {self._target}: {error.message}") from error
         if isinstance(error, OSError):
             if is_no_space(error):
-                raise BackupFull(f"no space left under {self._target}; free some and make it again") from error
+                raise Full(f"no space left under {self._target}; free some and make it again") from error
             raise BackupFailed(f"can't write {self._target}: {error.strerror or error}") from error
 
 

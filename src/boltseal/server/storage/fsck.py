@@ -70,105 +70,112 @@ def examine(
 
     Raises: Unavailable: the database can't be opened at all.
     """
-    notes = FindingCollector(progress)
+    findings = FindingCollector(progress)
     with database as snapshot:
         snapshot.sql.begin(write=False)
-        held = _rows(snapshot, notes, keys)
+        expected = _rows(snapshot, findings, keys)
         snapshot.sql.rollback()  # a COMMIT fails on a damaged file, even if nothing changed
-        fsck_content.blobs(snapshot, blobs, held, notes)
-        fsck_content.unnamed(snapshot, blobs, notes)
-    return notes.close()
+        fsck_content.blobs(snapshot, blobs, expected, findings)
+        fsck_content.count_unreferenced(snapshot, blobs, findings)
+    return findings.close()
 
 
-def _rows(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
+def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
     """Run steps 1 to 6 and return the blobs that must be stored. A step that a damaged database ends does not end the others."""
-    held: dict[str, int] = {}
+    expected: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
-        lambda: _database(snapshot, notes),
-        lambda: _names(snapshot, notes, keys),
-        lambda: fsck_content.manifests(snapshot, notes),
-        lambda: _sealed(snapshot, notes),
-        lambda: _usage(snapshot, notes),
-        lambda: held.update(fsck_content.blob_rows(snapshot, notes)),
+        lambda: _database(snapshot, findings),
+        lambda: _names(snapshot, findings, keys),
+        lambda: fsck_content.manifests(snapshot, findings),
+        lambda: _sealed(snapshot, findings),
+        lambda: _usage(snapshot, findings),
+        lambda: expected.update(fsck_content.blob_rows(snapshot, findings)),
     ]
     for step in steps:
         try:
             with snapshot.sql.errors_named():
                 step()
         except DatabaseDamaged as error:
-            notes.differs("database", error.message)
-    return held
+            findings.differs("database", error.message)
+    return expected
 
 
-def _database(snapshot: Snapshot, notes: FindingCollector) -> None:
+def _database(snapshot: Snapshot, findings: FindingCollector) -> None:
     for problem in snapshot.sql.damage():
-        notes.differs("database", problem)
+        findings.differs("database", problem)
 
 
-def _names(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None) -> None:
-    audit = _log(snapshot, notes, keys, LEDGER, Audit())
-    _tags(snapshot, audit, notes)
+def _names(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> None:
+    audit = _log(snapshot, findings, keys, LEDGER, Audit())
+    _tags(snapshot, audit, findings)
     observing = None if keys is None else keys.of(OBSERVATIONS.name)
-    _foreign_tags(snapshot, _log(snapshot, notes, observing, OBSERVATIONS, ObservationAudit()), notes)
+    _foreign_tags(snapshot, _log(snapshot, findings, observing, OBSERVATIONS, ObservationAudit()), findings)
 
 
-def _log(snapshot: Snapshot, notes: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
+def _log(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
     head = snapshot.sql.connection.execute(select(TABLES[log].head)).mappings().one_or_none()
     size = head["size"] if head else 0
-    tree = TreeCheck(snapshot, keys, notes, log)
+    tree = TreeCheck(snapshot, keys, findings, log)
     rows = snapshot.sql.connection.execute(
         select(TABLES[log].entry).order_by(TABLES[log].entry.c.idx).execution_options(yield_per=1000)
     )
     for number, row in enumerate(rows.mappings(), start=1):
-        notes.count("entries" if log is LEDGER else log.name)
+        findings.count("entries" if log is LEDGER else log.name)
         tree.take(row["line"])
         problems = audit.take(row["idx"], row["line"])
         for problem in [*problems, *_beside(row, audit.last)]:
-            notes.differs(f"{'entry' if log is LEDGER else 'observation'} {row['idx']}", problem)
-        notes.passed(log.name, number, size)
+            findings.differs(f"{'entry' if log is LEDGER else 'observation'} {row['idx']}", problem)
+        findings.passed(log.name, number, size)
     tree.finish()
     if audit.size != size:
-        notes.differs(
+        findings.differs(
             log.name, f"its last entry is {audit.size - 1}, but its head row says that {size} entries were written"
         )
     if head is not None and audit.origin not in ("", head["origin"]):
-        notes.differs(log.name, f"its head row has the origin {head['origin']}, its last entry {audit.origin}")
+        findings.differs(log.name, f"its head row has the origin {head['origin']}, its last entry {audit.origin}")
     if head is not None and audit.last_time_us != head["last_time_us"]:
-        notes.differs(log.name, "its head row has another time than its last entry")
+        findings.differs(log.name, "its head row has another time than its last entry")
     if log is LEDGER and head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
-        notes.differs("ledger", "its head row has other rules than the last entry about rules")
+        findings.differs("ledger", "its head row has other rules than the last entry about rules")
     return audit
 
 
-def _foreign_tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
+def _foreign_tags(snapshot: Snapshot, audit: Audit, findings: FindingCollector) -> None:
     """Check that what is served of upstreams' tags is what was recorded of them last."""
     seen = set()
     for name, tag_name, row in foreign_tags.all_tags(snapshot):
         seen.add((name, tag_name))
-        said = audit.names.get((name, tag_name))
-        if said is None or said.index != row.entry_index:
-            last = "nothing" if said is None else f"entry {said.index}"
-            notes.differs(
+        recorded = audit.names.get((name, tag_name))
+        if recorded is None or recorded.index != row.entry_index:
+            last = "nothing" if recorded is None else f"entry {recorded.index}"
+            findings.differs(
                 f"{name}:{tag_name}",
                 f"the row is of observation {row.entry_index}, the log's last entry of the tag is {last}",
             )
-        elif said.digest and said.digest != row.digest:
-            notes.differs(f"{name}:{tag_name}", f"{row.digest or 'nothing'} is served, the log says {said.digest}")
+        elif recorded.digest and recorded.digest != row.digest:
+            findings.differs(
+                f"{name}:{tag_name}", f"{row.digest or 'nothing'} is served, the log says {recorded.digest}"
+            )
     for unseen in sorted(set(audit.names) - seen):
-        notes.differs(":".join(unseen), "the log of observations has this tag, but there is no row")
+        findings.differs(":".join(unseen), "the log of observations has this tag, but there is no row")
 
 
-def _beside(row: RowMapping, said: Entry | None) -> Iterator[str]:
+def _beside(row: RowMapping, recorded: Entry | None) -> Iterator[str]:
     """Check that the columns by which entries are searched for are what the line says."""
-    if said is None:
+    if recorded is None:
         return  # reported by the audit
-    columns = {"time_us": said.time_us, "kind": str(said.kind), "repository": said.repository, "tag": said.tag}
+    columns = {
+        "time_us": recorded.time_us,
+        "kind": str(recorded.kind),
+        "repository": recorded.repository,
+        "tag": recorded.tag,
+    }
     for column, value in columns.items():
         if row[column] != value:
             yield f"the column {column} is {row[column]!r}, the line says {value!r}"
 
 
-def _tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
+def _tags(snapshot: Snapshot, audit: Audit, findings: FindingCollector) -> None:
     total = snapshot.sql.connection.execute(select(func.count()).select_from(tag)).scalar_one()
     rows = snapshot.sql.connection.execute(
         select(repository.c.name.label("repository"), tag, manifest.c.canonical.label("held_canonical"))
@@ -184,29 +191,29 @@ def _tags(snapshot: Snapshot, audit: Audit, notes: FindingCollector) -> None:
     )
     seen = set()
     for number, row in enumerate(rows.mappings(), start=1):
-        notes.count("tags")
+        findings.count("tags")
         seen.add((row["repository"], row["name"]))
         for problem in _tag_problems(row, audit.names.get((row["repository"], row["name"]))):
-            notes.differs(f"{row['repository']}:{row['name']}", problem)
-        notes.passed("tags", number, total)
+            findings.differs(f"{row['repository']}:{row['name']}", problem)
+        findings.passed("tags", number, total)
     for unseen in sorted(set(audit.names) - seen):
-        notes.differs(":".join(unseen), "the ledger has this tag, but there is no row")
+        findings.differs(":".join(unseen), "the ledger has this tag, but there is no row")
 
 
-def _tag_problems(row: RowMapping, said: AuditedTag | None) -> Iterator[str]:
-    if said is None:
+def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]:
+    if recorded is None:
         yield "the tag is there, but the ledger has no entry of it"
         return
-    if row["entry_index"] != said.index:
-        yield f"the row is of entry {row['entry_index']}, the ledger's last entry of the tag is {said.index}"
+    if row["entry_index"] != recorded.index:
+        yield f"the row is of entry {row['entry_index']}, the ledger's last entry of the tag is {recorded.index}"
     for column, verb, word in (
-        ("digest", "resolves to", said.digest),
-        ("media_type", "has the media type", said.media_type),
-        ("sealed_digest", "is sealed to", said.bound),
-        ("sealed_media_type", "is sealed to the media type", said.bound_type),
-        ("sealed_by", "was sealed by", said.bound_by),
-        ("keep", "is kept", said.keep),
-        ("changed_by", "was changed by", said.actor),
+        ("digest", "resolves to", recorded.digest),
+        ("media_type", "has the media type", recorded.media_type),
+        ("sealed_digest", "is sealed to", recorded.bound),
+        ("sealed_media_type", "is sealed to the media type", recorded.bound_type),
+        ("sealed_by", "was sealed by", recorded.bound_by),
+        ("keep", "is kept", recorded.keep),
+        ("changed_by", "was changed by", recorded.actor),
     ):
         if (row[column] or "") != word:
             yield f"the tag {verb} {row[column] or 'nothing'}, the ledger says {word or 'nothing'}"
@@ -216,13 +223,13 @@ def _tag_problems(row: RowMapping, said: AuditedTag | None) -> Iterator[str]:
         yield f"the tag says its manifest's sha256 is {row['canonical']}, the manifest says {row['held_canonical']}"
     if row["digest"] and row["digest"] == row["sealed_digest"] and row["canonical"] != row["sealed_canonical"]:
         yield f"the tag is sealed to sha256 {row['sealed_canonical']}, but resolves to {row['canonical']}"
-    if not _keeps_until(row["keep_until_us"], said):
-        yield f"the tag is not kept as long as {said.keep} says"
+    if not _keeps_until(row["keep_until_us"], recorded):
+        yield f"the tag is not kept as long as {recorded.keep} says"
 
 
-def _keeps_until(until_us: int | None, said: AuditedTag) -> bool:
+def _keeps_until(until_us: int | None, recorded: AuditedTag) -> bool:
     try:
-        due_us = Keep.parse(said.keep).until(said.kept_us) if said.keep else None
+        due_us = Keep.parse(recorded.keep).until(recorded.kept_us) if recorded.keep else None
     except RuleInvalid:
         return False
     if due_us is None:
@@ -230,7 +237,7 @@ def _keeps_until(until_us: int | None, said: AuditedTag) -> bool:
     return until_us is not None and abs(until_us - due_us) <= KEEP_SLACK_US
 
 
-def _sealed(snapshot: Snapshot, notes: FindingCollector) -> None:
+def _sealed(snapshot: Snapshot, findings: FindingCollector) -> None:
     """Run step 5."""
     live = (
         select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
@@ -244,18 +251,18 @@ def _sealed(snapshot: Snapshot, notes: FindingCollector) -> None:
             if looked_at != (repository_id, digest):  # a big index may have thousands of tags
                 looked_at, missing = (repository_id, digest), queries.missing_parts(snapshot, repository_id, digest)
             for absent in missing:
-                notes.differs(
+                findings.differs(
                     f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not have"
                 )
         subject = signature_subject(tag_name)
         if subject is not None and not _speaks_of(snapshot, repository_id, digest, str(subject)):
-            notes.differs(f"{name}:{tag_name}", f"the tag signs {subject}, but its manifest has no link to it")
+            findings.differs(f"{name}:{tag_name}", f"the tag signs {subject}, but its manifest has no link to it")
 
 
-def _usage(snapshot: Snapshot, notes: FindingCollector) -> None:
+def _usage(snapshot: Snapshot, findings: FindingCollector) -> None:
     """Run step 6."""
     for user, (total, rows) in usage.wrong_totals(snapshot).items():
-        notes.differs(
+        findings.differs(
             f"user {user}",
             f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "
             f"{rows.size_bytes} and {rows.repositories}; `boltseal collect` counts again",

@@ -36,10 +36,10 @@ _NAMED: Final = select(blob.c.digest).where(blob.c.digest == bindparam("at_diges
 SHOW_EVERY_BYTES: Final = 64 * 1024 * 1024
 
 AT_ONCE: Final = 8
-"""How many manifests are held in memory; one may have 4 MiB."""
+"""How many manifests are expected in memory; one may have 4 MiB."""
 
 
-def manifests(snapshot: Snapshot, notes: FindingCollector) -> None:
+def manifests(snapshot: Snapshot, findings: FindingCollector) -> None:
     """Check every manifest row against its bytes, and that nothing is left of removed manifests."""
     total = snapshot.sql.connection.execute(select(func.count()).select_from(manifest)).scalar_one()
     query = (
@@ -49,16 +49,16 @@ def manifests(snapshot: Snapshot, notes: FindingCollector) -> None:
         .execution_options(yield_per=AT_ONCE)
     )
     for number, row in enumerate(snapshot.sql.connection.execute(query).mappings(), start=1):
-        notes.count("manifests")
+        findings.count("manifests")
         for problem in _manifest_problems(snapshot, row):
-            notes.differs(f"{row['repository']}@{row['digest']}", problem)
-        notes.passed("manifests", number, total)
-    _left_over(snapshot, notes)
+            findings.differs(f"{row['repository']}@{row['digest']}", problem)
+        findings.passed("manifests", number, total)
+    _check_leftovers(snapshot, findings)
     for name in snapshot.sql.connection.execute(select(repository.c.name)).scalars():
         try:
             Repository(name)
         except Invalid as error:
-            notes.differs(f"repository {name!r}", error.message)
+            findings.differs(f"repository {name!r}", error.message)
 
 
 def _manifest_problems(snapshot: Snapshot, row: RowMapping) -> Iterator[str]:
@@ -83,15 +83,15 @@ def _manifest_problems(snapshot: Snapshot, row: RowMapping) -> Iterator[str]:
     except Invalid as error:
         yield f"the bytes can't be read as {row['media_type']}: {error}"
         return
-    yield from _shown_problems(row, parsed)
+    yield from _referrer_problems(row, parsed)
     links = snapshot.sql.connection.execute(_LINKS, {"at_repository": row["repository_id"], "at_parent": row["digest"]})
     written = {(child, kind) for child, kind in links.all()}
-    said = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
-    if written != said:
-        yield f"the links differ from the bytes in {', '.join(sorted({child for child, _ in written ^ said})[:3])}"
+    recorded = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
+    if written != recorded:
+        yield f"the links differ from the bytes in {', '.join(sorted({child for child, _ in written ^ recorded})[:3])}"
 
 
-def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
+def _referrer_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
     """Check the columns from which referrers are answered without reading the bytes again."""
     subject = None if parsed.subject is None else str(parsed.subject.digest)
     if row["subject"] != subject:
@@ -106,10 +106,10 @@ def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
         yield "the row's annotations are not those of the bytes"
 
 
-def _left_over(snapshot: Snapshot, notes: FindingCollector) -> None:
+def _check_leftovers(snapshot: Snapshot, findings: FindingCollector) -> None:
     unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
     for canonical in snapshot.sql.connection.execute(unnamed).scalars():
-        notes.differs(canonical, "manifest bytes that no repository refers to")
+        findings.differs(canonical, "manifest bytes that no repository refers to")
     parent = and_(manifest.c.repository_id == link.c.repository_id, manifest.c.digest == link.c.parent)
     dangling = (
         select(repository.c.name, link.c.parent, link.c.child)
@@ -117,60 +117,62 @@ def _left_over(snapshot: Snapshot, notes: FindingCollector) -> None:
         .where(~select(1).where(parent).exists())
     )
     for name, gone, child in snapshot.sql.connection.execute(dangling).all():
-        notes.differs(f"{name}@{gone}", f"a link to {child} is left of this manifest, which was removed")
+        findings.differs(f"{name}@{gone}", f"a link to {child} is left of this manifest, which was removed")
 
 
-def blob_rows(snapshot: Snapshot, notes: FindingCollector) -> dict[str, int]:
+def blob_rows(snapshot: Snapshot, findings: FindingCollector) -> dict[str, int]:
     """Return the blobs that must be stored, with their sizes. Repositories that disagree on a size are a finding."""
-    held: dict[str, int] = {}
+    expected: dict[str, int] = {}
     for digest, size in snapshot.sql.connection.execute(
         select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)
     ).all():
-        if held.setdefault(digest, size) != size:
-            notes.differs(digest, f"one repository says the blob has {held[digest]} bytes, another says {size}")
-    return held
+        if expected.setdefault(digest, size) != size:
+            findings.differs(digest, f"one repository says the blob has {expected[digest]} bytes, another says {size}")
+    return expected
 
 
-def blobs(snapshot: Snapshot, store: BlobReader, held: Mapping[str, int], notes: FindingCollector) -> None:
+def blobs(snapshot: Snapshot, store: BlobReader, expected: Mapping[str, int], findings: FindingCollector) -> None:
     """Check every blob that must be stored, reading all of its bytes; twice before a problem is reported."""
-    total, done = sum(held.values()), 0
-    for text, size in held.items():
-        notes.count("blobs")
-        notes.count("blob_bytes", size)
-        _blob(snapshot, store, text, size, notes, _Shown(notes, done, total))
+    total, done = sum(expected.values()), 0
+    for text, size in expected.items():
+        findings.count("blobs")
+        findings.count("blob_bytes", size)
+        _blob(snapshot, store, text, size, findings, _BlobProgress(findings, done, total))
         done += size
-        notes.passed("blobs", done, total, every=1)
+        findings.passed("blobs", done, total, every=1)
 
 
-class _Shown:
+class _BlobProgress:
     """Reports progress within a big blob."""
 
-    def __init__(self, notes: FindingCollector, done: int, total: int) -> None:
-        self._notes, self._done, self._total = notes, done, total
+    def __init__(self, findings: FindingCollector, done: int, total: int) -> None:
+        self._findings, self._done, self._total = findings, done, total
 
     def read(self, count: int) -> None:
         if count % SHOW_EVERY_BYTES == 0:
-            self._notes.passed("blobs", self._done + count, self._total, every=1)
+            self._findings.passed("blobs", self._done + count, self._total, every=1)
 
 
-def _blob(snapshot: Snapshot, store: BlobReader, text: str, size: int, notes: FindingCollector, shown: _Shown) -> None:
+def _blob(
+    snapshot: Snapshot, store: BlobReader, text: str, size: int, findings: FindingCollector, progress: _BlobProgress
+) -> None:
     try:
         digest = Digest.parse(text)
     except Invalid as error:
-        notes.differs(text, f"the row's digest can't be read: {error}")
+        findings.differs(text, f"the row's digest can't be read: {error}")
         return
     for _ in range(2):
         try:
-            problem = _blob_problem(store, digest, size, shown)
+            problem = _blob_problem(store, digest, size, progress)
         except BoltsealError as error:
-            notes.unknown(text, f"could not read the blob: {error.message}")
+            findings.unknown(text, f"could not read the blob: {error.message}")
             return
-        if problem is None or not still_named(snapshot, text):
+        if problem is None or not is_referenced(snapshot, text):
             return
-    notes.differs(text, str(problem))
+    findings.differs(text, str(problem))
 
 
-def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -> str | None:
+def _blob_problem(store: BlobReader, digest: Digest, size: int, progress: _BlobProgress) -> str | None:
     if store.look(digest) is None:
         return "the blob's bytes are missing"
     hasher = digest.hasher()
@@ -179,7 +181,7 @@ def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -
         for piece in store.scan(digest):
             hasher.update(piece)
             read += len(piece)
-            shown.read(read)
+            progress.read(read)
     except BlobAbsent:
         return "the blob's bytes are missing"
     if read != size:
@@ -189,19 +191,19 @@ def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -
     return None
 
 
-def still_named(snapshot: Snapshot, digest: str) -> bool:
+def is_referenced(snapshot: Snapshot, digest: str) -> bool:
     """Return whether a row refers to the blob now."""
     return snapshot.sql.connection.execute(_NAMED, {"at_digest": digest}).first() is not None
 
 
-def unnamed(snapshot: Snapshot, store: BlobReader, notes: FindingCollector) -> None:
+def count_unreferenced(snapshot: Snapshot, store: BlobReader, findings: FindingCollector) -> None:
     """Count what no row refers to, and report files that are neither blob nor session."""
     try:
         for stored in store.walk():
-            if not still_named(snapshot, str(stored.digest)):
-                notes.count("unnamed_blobs")
-                notes.count("unnamed_bytes", stored.size)
+            if not is_referenced(snapshot, str(stored.digest)):
+                findings.count("unnamed_blobs")
+                findings.count("unnamed_bytes", stored.size)
         for stray in store.strays():
-            notes.differs(stray, "a file in the store that is neither blob nor upload")
+            findings.differs(stray, "a file in the store that is neither blob nor upload")
     except BoltsealError as error:
-        notes.unknown("store", f"could not look through the store: {error.message}")
+        findings.unknown("store", f"could not look through the store: {error.message}")

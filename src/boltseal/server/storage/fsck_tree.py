@@ -30,11 +30,13 @@ BATCH: Final = 16 * WIDTH
 class TreeCheck:
     """Takes the entries in order, then reports what is wrong with the tree over them."""
 
-    def __init__(self, snapshot: Snapshot, keys: LedgerKeys | None, notes: FindingCollector, log: Log = LEDGER) -> None:
+    def __init__(
+        self, snapshot: Snapshot, keys: LedgerKeys | None, findings: FindingCollector, log: Log = LEDGER
+    ) -> None:
         self._snapshot = snapshot
         self._log = log
         self._name = log.name
-        self._notes = notes
+        self._findings = findings
         self._leaves: list[bytes] = []
         self._size = 0
         self._edge: Mapping[TileId, bytes] = {}
@@ -61,9 +63,11 @@ class TreeCheck:
             if checkpoint.size == 0:
                 continue
             if checkpoint.size > self._size:
-                self._notes.differs(self._name, f"{who} is over {checkpoint.size} entries; the store has {self._size}")
+                self._findings.differs(
+                    self._name, f"{who} is over {checkpoint.size} entries; the store has {self._size}"
+                )
             elif self._roots[checkpoint.size] != checkpoint.root:
-                self._notes.differs(
+                self._findings.differs(
                     self._name, f"the first {checkpoint.size} entries are not the ones that {who} is over"
                 )
 
@@ -88,9 +92,9 @@ class TreeCheck:
 
     def _compare(self, tile: TileId, must: bytes, stored: bytes | None) -> None:
         if stored is None:
-            self._notes.differs(self._name, f"{tile.path()} of its tree is missing")
+            self._findings.differs(self._name, f"{tile.path()} of its tree is missing")
         elif stored != must:
-            self._notes.differs(self._name, f"{tile.path()} of its tree is not over these entries")
+            self._findings.differs(self._name, f"{tile.path()} of its tree is not over these entries")
 
     def _read_promises(self, keys: LedgerKeys | None) -> dict[str, Checkpoint]:
         """Return what was signed: the stored checkpoint, and the mark."""
@@ -100,7 +104,7 @@ class TreeCheck:
             mark = None if keys is None else keys.mark()
             if self._stored is not None:
                 if keys is not None and key is None:
-                    self._notes.unknown(
+                    self._findings.unknown(
                         self._name, "its key is missing, so the signature of its checkpoint can't be verified"
                     )
                 promised["the signed head"] = (
@@ -109,13 +113,13 @@ class TreeCheck:
                     else parse_checkpoint_unverified(parse_note_unverified(self._stored.note).text)
                 )
                 if promised["the signed head"].size != self._stored.size:
-                    self._notes.differs(self._name, "its stored checkpoint has another size than its column")
+                    self._findings.differs(self._name, "its stored checkpoint has another size than its column")
             if mark is not None and key is not None:
                 promised["the high-water mark"] = open_checkpoint(mark, key.verifier).checkpoint
         except Invalid as error:
-            self._notes.differs(self._name, f"what was signed of it is not valid: {error.message}")
+            self._findings.differs(self._name, f"what was signed of it is not valid: {error.message}")
         except BoltsealError as error:
-            self._notes.unknown(self._name, error.message)
+            self._findings.unknown(self._name, error.message)
         return promised
 
 

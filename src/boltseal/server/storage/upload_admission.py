@@ -43,7 +43,7 @@ class MemoryBudget:
 
     @property
     def share_bytes(self) -> int:
-        """What one writer may hold if all hold the same."""
+        """Bytes that one writer may hold if all hold the same."""
         return self.total_bytes // max(self.writers, 1)
 
     @property

@@ -119,7 +119,7 @@ class LocalBlobs:
 
     @property
     def buffered_bytes(self) -> int:
-        """What all writers together have in memory now."""
+        """Bytes that all writers together have in memory now."""
         return self._resources.budget.held_bytes
 
     def _make_folders(self) -> None:

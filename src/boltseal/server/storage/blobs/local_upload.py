@@ -79,7 +79,7 @@ async def result_of(future: asyncio.Future[T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class UploadResources:
-    """What all writers of a store share: the disk, the memory budget, and three pools of threads.
+    """Resources that all writers of a store share: the disk, the memory budget, and three pools of threads.
 
     `quick` is for work of a few milliseconds, many jobs at a time, so that the kernel's journal takes their fsyncs together.
     `bulk` is for hashing and writing batches, few at a time, because more would only wait for the same cores. `syncs` waits for

@@ -315,7 +315,7 @@ class RedirectUrl(Protocol):
 
 
 class BlobStore(BlobReader, UploadSessions, Protocol):
-    """Both halves of a blob store. The module's docstring states their promises."""
+    """A blob store. The module's docstring states their promises."""
 
     def close(self) -> None:
         """Wait for what is being written, and close threads and files."""

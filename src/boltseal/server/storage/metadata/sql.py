@@ -27,7 +27,7 @@ class Rows(Protocol):
 
     @property
     def rowcount(self) -> int:
-        """How many rows an UPDATE or DELETE changed."""
+        """The number of rows that an UPDATE or DELETE changed."""
         ...
 
     def fetchone(self) -> Any:

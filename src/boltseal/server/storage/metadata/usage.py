@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class UserUsage(NamedTuple):
-    """What a user's pushes added: bytes, and repositories created."""
+    """Bytes added and repositories created by the pushes of a user."""
 
     size_bytes: int = 0
     repositories: int = 0
