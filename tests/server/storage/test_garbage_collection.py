@@ -7,14 +7,16 @@ import errno
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
 from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from tests.shop import Opener, Shop
 
 HOUR_US = DAY_US // 24
+OTHER = Repository("shop/other")
 
 
 def age(shop: Shop, data: bytes, hours: int) -> None:
@@ -86,6 +89,44 @@ async def test_young_unnamed_bytes_stay(shop: Shop) -> None:
     shop.clock.now_us += HOUR_US - 1
 
     assert await in_thread(shop) == []
+
+
+async def test_bytes_without_a_row_are_given_to_no_repository(shop: Shop) -> None:
+    """A purge may be deleting them: only a repository that has the blob vouches for its bytes."""
+    digest = Digest.of(b"orphan")
+    await shop.blob(b"orphan")
+    await shop.registry.uploads.hold(OTHER, digest, 6, ANONYMOUS)
+    for repository in (SHOP, OTHER):
+        await shop.registry.deletes.blob(repository, digest, ANONYMOUS)
+
+    assert shop.blobs.look(digest) is not None
+    with pytest.raises(Unavailable, match="push again"):
+        await shop.registry.uploads.hold(OTHER, digest, 6, ANONYMOUS)
+
+
+async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: Shop) -> None:
+    """A push that is acknowledged has its bytes, whenever a purge deletes them."""
+    digest = Digest.of(b"contested")
+    acknowledged = 0
+
+    async def push() -> None:
+        nonlocal acknowledged
+        with suppress(Unavailable):
+            await shop.blob(b"contested")
+            acknowledged += 1
+
+    async def purge() -> None:
+        with suppress(BlobUnknown):
+            await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+        await shop.registry.seals._delete_bytes([digest])
+
+    for turn in range(60):
+        shop.clock.now_us += 1
+        await asyncio.gather(*(push(), purge()) if turn % 2 else (purge(), push()))
+        if await shop.database.lookups.blob_size(SHOP, str(digest)) is not None:
+            assert shop.blobs.look(digest) is not None
+
+    assert acknowledged > 0
 
 
 async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(shop: Shop) -> None:

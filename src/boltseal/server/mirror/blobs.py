@@ -169,6 +169,7 @@ class MirroredBlobs:
         try:
             async with self._limits.asking(upstream):
                 await self._arrive(upstream, repository, fetch, writer)
+            released_us = await self._uploads.released(fetch.digest)
             size = await writer.commit(fetch.digest)
         except DigestInvalid as error:
             await self._drop(key)
@@ -178,7 +179,7 @@ class MirroredBlobs:
         except (RemoteMismatch, RemoteNotFound):
             await self._drop(key)
             raise
-        await self._uploads.hold(repository, fetch.digest, size, upstream.actor)
+        await self._uploads.hold_committed(repository, fetch.digest, size, upstream.actor, released_us)
         self._count(BLOBS_FETCHED)
 
     async def _arrive(self, upstream: Upstream, repository: Repository, fetch: Fetch, writer: UploadWriter) -> None:

@@ -130,33 +130,44 @@ class UploadManager:
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
             await _receive(writer, start, length, body, check)
             await self._check_whole(writer, repository, actor)
-            released_us = await self._database.lookups.released(str(digest))
+            released_us = await self.released(digest)
             size = await writer.commit(digest)
-        await self._hold(repository, digest, size, actor, released_us)
+        await self.hold_committed(repository, digest, size, actor, released_us)
         return size
 
     async def hold(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
-        """Let the repository hold a blob whose verified bytes are in the store already. BytesVanished."""
-        released_us = await self._database.lookups.released(str(digest))
+        """Add a blob that another repository has to this one. BytesVanished: no repository has it any more."""
         if await self._blobs.stat(digest) is None:
             raise _vanished(digest)
-        await self._hold(repository, digest, size, actor, released_us)
+
+        def job(tx: UnitOfWork) -> None:
+            # Bytes are deleted only while no row refers to them.
+            if not queries.is_blob_referenced(tx, str(digest)):
+                raise _vanished(digest)
+            self._add_row(tx, repository, digest, size, actor)
+
+        await self._database.write(job)
+
+    async def released(self, digest: Digest) -> int | None:
+        """Return what `hold_committed` needs to know from before the commit of a blob's bytes."""
+        return await self._database.lookups.released(str(digest))
 
     async def cancel(self, repository: Repository, upload: UploadId) -> None:
         """End a session and drop its bytes (end-14)."""
         await self._blobs.cancel_upload(UploadKey(repository, upload))
 
-    async def _hold(
+    async def hold_committed(
         self, repository: Repository, digest: Digest, size: int, actor: Actor, released_us: int | None
     ) -> None:
-        """Add the row of a blob whose bytes are stored. BytesVanished.
+        """Add a blob whose bytes this request has committed to the repository. BytesVanished.
 
-        `released_us`: when the last row of the blob was removed, as of before its bytes were stored or looked at. Another
-        time now means that the last row was removed since, and that the bytes may have been deleted with it.
+        `released_us`: what `released` returned before the commit: when the last row of the blob was removed. Another time now
+        means that the last row was removed since, and that the committed bytes may have been deleted with it.
         """
 
         def job(tx: UnitOfWork) -> None:
-            if queries.released_since(tx, str(digest)) != released_us:
+            unchanged = queries.released_since(tx, str(digest)) == released_us
+            if not unchanged and not queries.is_blob_referenced(tx, str(digest)):
                 raise _vanished(digest)
             self._add_row(tx, repository, digest, size, actor)
 
