@@ -24,6 +24,7 @@ them; a failing disk may. A backup on another file system has bytes of its own.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
 """The database of a restore that is not complete, so that the folder is no data folder and is not served."""
-_COPIED_AT_ONCE: Final = 1024 * 1024
+_PIECE_BYTES: Final = 1024 * 1024
 
 
 class BackupRefused(Invalid):
@@ -69,11 +70,11 @@ def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int,
         make_folders(Disk(), target)
         (target / COMPLETE).unlink(missing_ok=True)
         sqlite.copy_file(data / DATABASE_NAME, target / DATABASE_NAME)
-        copied = _take_blobs(target / DATABASE_NAME, data, target, progress)
-        copied.removed = _drop_unnamed(target)
+        result = _copy_blobs(target / DATABASE_NAME, data, target, progress)
+        result.removed = _drop_unnamed(target)
         write_file(Disk(), target / "format", f"{FORMAT}\n".encode())
         write_file(Disk(), target / COMPLETE, f"{now_us}\n".encode())
-    return copied
+    return result
 
 
 def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None]) -> BackupResult:
@@ -87,72 +88,69 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME
         sqlite.copy_file(backup / DATABASE_NAME, database)
-        copied = _take_blobs(database, backup, data, progress, links=False)
+        result = _copy_blobs(database, backup, data, progress, links=False)
         for name in ("uploads", "ledger"):
             make_folders(Disk(), data / name)
         database.replace(data / DATABASE_NAME)
         write_file(Disk(), data / "format", (backup / "format").read_bytes())
-    return copied
+    return result
 
 
-class _errors_named:  # noqa: N801 - reads as a word in `with`
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite.CopyFailed):
-            raise BackupFailed(f"the database can't be copied to {self._target}: {error.message}") from error
-        if isinstance(error, OSError):
-            if is_no_space(error):
-                raise Full(f"no space left under {self._target}; free some and make it again") from error
-            raise BackupFailed(f"can't write {self._target}: {error.strerror or error}") from error
+@contextmanager
+def _errors_named(target: Path) -> Iterator[None]:
+    """Turn errors of the database's copy and of the file system inside the block into BackupFailed and Full."""
+    try:
+        yield
+    except sqlite.CopyFailed as error:
+        raise BackupFailed(f"the database can't be copied to {target}: {error.message}") from error
+    except OSError as error:
+        if is_no_space(error):
+            raise Full(f"no space left under {target}; free some and make it again") from error
+        raise BackupFailed(f"can't write {target}: {error.strerror or error}") from error
 
 
 def _refuse_other_folder(data: Path, target: Path) -> None:
     if target.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(target.resolve()):
         raise BackupRefused(f"{target} and {data} are inside each other; name a folder elsewhere, best on another disk")
     known = {"format", "blobs", COMPLETE}
-    strange = [
+    foreign = [
         item.name
         for item in (sorted(target.iterdir()) if target.is_dir() else ())
         if item.name not in known and not item.name.startswith(DATABASE_NAME) and not item.name.endswith(".new")
     ]
-    if strange or (target / "uploads").exists():
-        raise BackupRefused(f"{target} is not empty and no backup (it contains {strange[0]!r}); name another folder")
+    if foreign or (target / "uploads").exists():
+        raise BackupRefused(f"{target} is not empty and no backup (it contains {foreign[0]!r}); name another folder")
 
 
-def _named(database: Path) -> Iterator[tuple[Digest, int]]:
+def _referenced_blobs(database: Path) -> Iterator[tuple[Digest, int]]:
     for digest, size in sqlite.blob_sizes(database):
         yield Digest.parse(digest), size
 
 
-def _place(folder: Path, digest: Digest) -> Path:
+def _blob_path(folder: Path, digest: Digest) -> Path:
     return folder / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
 
-def _take_blobs(
+def _copy_blobs(
     database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None], *, links: bool = True
 ) -> BackupResult:
-    copied = BackupResult()
-    named = list(_named(database))
-    touched: set[Path] = set()
+    result = BackupResult()
+    named = list(_referenced_blobs(database))
+    folders: set[Path] = set()
     for number, (digest, size) in enumerate(named, start=1):
-        copied.blobs += 1
-        at = _place(target, digest)
+        result.blobs += 1
+        at = _blob_path(target, digest)
         if not _is_whole(at, size):
-            if at.parent not in touched:
+            if at.parent not in folders:
                 make_folders(Disk(), at.parent)
-                touched.add(at.parent)
-            _take(_place(source, digest), at, digest, size, links=links)
-            copied.taken += 1
-            copied.taken_bytes += size
+                folders.add(at.parent)
+            _link_or_copy(_blob_path(source, digest), at, digest, size, links=links)
+            result.taken += 1
+            result.taken_bytes += size
         progress("blobs", number, len(named))
-    for folder in touched:
+    for folder in folders:
         Disk().sync_folder(os.fspath(folder))
-    return copied
+    return result
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -162,7 +160,7 @@ def _is_whole(path: Path, size: int) -> bool:
         return False
 
 
-def _take(source: Path, target: Path, digest: Digest, size: int, *, links: bool) -> None:
+def _link_or_copy(source: Path, target: Path, digest: Digest, size: int, *, links: bool) -> None:
     try:
         found = source.stat().st_size
     except FileNotFoundError as error:
@@ -186,7 +184,7 @@ def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
     beside = target.with_name(f"{target.name}.new")
     running = digest.hasher()
     with source.open("rb") as reads, beside.open("wb") as writes:
-        while piece := reads.read(_COPIED_AT_ONCE):
+        while piece := reads.read(_PIECE_BYTES):
             running.update(piece)
             writes.write(piece)
         writes.flush()
@@ -202,7 +200,7 @@ def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
 
 def _drop_unnamed(target: Path) -> int:
     """Remove blobs that the snapshot does not refer to: purged since, or incompletely copied."""
-    named = {_place(target, digest) for digest, _ in _named(target / DATABASE_NAME)}
+    named = {_blob_path(target, digest) for digest, _ in _referenced_blobs(target / DATABASE_NAME)}
     removed = 0
     for path in sorted((target / "blobs").glob("*/*/*")):
         if path not in named:

@@ -105,7 +105,7 @@ class LocalBlobs:
             bulk=WorkerPool(bulk_threads, "boltseal-bulk"),
             syncs=ThreadPoolExecutor(bulk_threads, "boltseal-syncs"),
         )
-        self._hashes: OrderedDict[str, tuple[Stamp, SessionHash]] = OrderedDict()
+        self._known_hashes: OrderedDict[str, tuple[Stamp, SessionHash]] = OrderedDict()
         self._shards_on_disk: set[str] = set()
         self._long_readers = 0
         if create:
@@ -154,7 +154,7 @@ class LocalBlobs:
 
     async def upload_size(self, key: UploadKey) -> int:
         """Return the size of the session's file."""
-        found = self._look(f"{self._uploads}/{key.name}")
+        found = self._lstat(f"{self._uploads}/{key.name}")
         if found is None or found.st_nlink != 1:
             raise _unknown(key)
         return found.st_size
@@ -174,9 +174,11 @@ class LocalBlobs:
         try:
             await self._lock(fd, key, self._lock_wait_s if wait_s is None else wait_s)
             found = os.fstat(fd)
-            if not self._leads_to(path, found):
+            if not self._is_only_name_of(path, found):
                 raise _unknown(key)
-            file = SessionFile(key.name, path, fd, lambda: self._leads_to(path, found), lambda d: self._place(path, d))
+            file = SessionFile(
+                key.name, path, fd, lambda: self._is_only_name_of(path, found), lambda d: self._place(path, d)
+            )
             writer = LocalUploadWriter(
                 self._resources, file, found.st_size, self._known_hash(key.name, found, algorithm)
             )
@@ -205,12 +207,12 @@ class LocalBlobs:
             raise _unknown(key) from error
         except OSError as error:
             raise store_error(error, "the upload can't be cancelled") from error
-        self._hashes.pop(key.name, None)
+        self._known_hashes.pop(key.name, None)
 
     def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
         """Yield the sessions whose file was changed last before a time."""
-        for name in _names(self._uploads):
-            found = self._look(f"{self._uploads}/{name}")
+        for name in _sorted_names(self._uploads):
+            found = self._lstat(f"{self._uploads}/{name}")
             if found is not None and _is_session(name, found) and _mtime_us(found) < older_than_us:
                 yield UploadFile(name, found.st_size, _mtime_us(found))
 
@@ -250,13 +252,13 @@ class LocalBlobs:
                 return
             await asyncio.sleep(_LOCK_POLL_S)
 
-    def _leads_to(self, path: str, expected: os.stat_result) -> bool:
+    def _is_only_name_of(self, path: str, expected: os.stat_result) -> bool:
         """Return whether the path is the one name of that file. After a crash a second name is a blob's."""
-        found = self._look(path)
+        found = self._lstat(path)
         return found is not None and found.st_nlink == 1 and os.path.samestat(found, expected)
 
     def _known_hash(self, name: str, found: os.stat_result, algorithm: str) -> SessionHash | None:
-        kept = self._hashes.pop(name, None)
+        kept = self._known_hashes.pop(name, None)
         if found.st_size == 0:
             return SessionHash(algorithm, hasher(algorithm))
         return kept[1] if kept is not None and kept[0] == _stamp(found) else None
@@ -264,9 +266,9 @@ class LocalBlobs:
     def _keep_hash(self, name: str, fd: int, running: SessionHash | None) -> None:
         if running is None:
             return
-        self._hashes[name] = (_stamp(os.fstat(fd)), running)
-        while len(self._hashes) > _HASHES_KEPT:
-            self._hashes.popitem(last=False)
+        self._known_hashes[name] = (_stamp(os.fstat(fd)), running)
+        while len(self._known_hashes) > _HASHES_KEPT:
+            self._known_hashes.popitem(last=False)
 
     def _place(self, source: str, digest: Digest) -> None:
         """Rename a session's synced file to its blob's name, and sync the folder. OSError, UploadUnknown."""
@@ -277,7 +279,7 @@ class LocalBlobs:
         try:
             self._rename(source, shard, target)
         except FileNotFoundError as error:
-            if self._look(source) is None:
+            if self._lstat(source) is None:
                 raise UploadUnknown("the upload session was cancelled meanwhile; start one with POST") from error
             self._make_shard(shard)
             self._rename(source, shard, target)
@@ -304,7 +306,7 @@ class LocalBlobs:
 
     def look(self, digest: Digest) -> StoredBlob | None:
         """Return what is stored under a digest, None if nothing is."""
-        found = self._look(self._blob(digest))
+        found = self._lstat(self._blob(digest))
         return _stored(digest, found) if found is not None and stat_bits.S_ISREG(found.st_mode) else None
 
     def path(self, digest: Digest) -> Path | None:
@@ -321,7 +323,7 @@ class LocalBlobs:
             while position < end:
                 alone = not is_long or self._long_readers == 1
                 size = min(PIECE_BYTES if alone else SHARED_PIECE_BYTES, end - position)
-                piece = await self._piece(fd, size, position, digest, at_once=alone)
+                piece = await self._read_piece(fd, size, position, digest, at_once=alone)
                 position += len(piece)
                 yield piece
         finally:
@@ -336,7 +338,7 @@ class LocalBlobs:
         except OSError as error:
             raise store_error(error, f"blob {digest} can't be opened") from error
 
-    async def _piece(self, fd: int, size: int, position: int, digest: Digest, *, at_once: bool) -> bytes:
+    async def _read_piece(self, fd: int, size: int, position: int, digest: Digest, *, at_once: bool) -> bytes:
         """Read on the event loop if the bytes are in memory and there is no other long reader, else in a thread."""
         try:
             piece = self._disk.read_cached_at(fd, size, position) if at_once else None
@@ -365,38 +367,38 @@ class LocalBlobs:
         """Yield folder by folder in order, so that blobs that come or go meanwhile do not matter."""
         for algorithm in sorted(ALGORITHMS):
             folder = f"{self._blobs}/{algorithm}"
-            for shard in _names(folder):
+            for shard in _sorted_names(folder):
                 if not self._is_shard(algorithm, shard):
                     continue
-                for name in _names(f"{folder}/{shard}"):
-                    found = self._look(f"{folder}/{shard}/{name}")
+                for name in _sorted_names(f"{folder}/{shard}"):
+                    found = self._lstat(f"{folder}/{shard}/{name}")
                     if found is not None and _is_blob(algorithm, shard, name, found):
                         yield _stored(Digest(algorithm, name), found)
 
     def strays(self) -> Iterator[str]:
         """Yield what is neither a blob in its place nor a session, relative to the data folder."""
-        for name in _names(self._uploads):
-            found = self._look(f"{self._uploads}/{name}")
+        for name in _sorted_names(self._uploads):
+            found = self._lstat(f"{self._uploads}/{name}")
             if found is not None and not _is_session(name, found):
                 yield f"uploads/{name}"
-        for algorithm in _names(self._blobs):
+        for algorithm in _sorted_names(self._blobs):
             if algorithm in ALGORITHMS:
                 yield from self._strays_of(algorithm)
             else:
                 yield f"blobs/{algorithm}"
 
     def _strays_of(self, algorithm: str) -> Iterator[str]:
-        for shard in _names(f"{self._blobs}/{algorithm}"):
+        for shard in _sorted_names(f"{self._blobs}/{algorithm}"):
             if not self._is_shard(algorithm, shard):
                 yield f"blobs/{algorithm}/{shard}"
                 continue
-            for name in _names(f"{self._blobs}/{algorithm}/{shard}"):
-                inside = self._look(f"{self._blobs}/{algorithm}/{shard}/{name}")
+            for name in _sorted_names(f"{self._blobs}/{algorithm}/{shard}"):
+                inside = self._lstat(f"{self._blobs}/{algorithm}/{shard}/{name}")
                 if inside is not None and not _is_blob(algorithm, shard, name, inside):
                     yield f"blobs/{algorithm}/{shard}/{name}"
 
     def _is_shard(self, algorithm: str, name: str) -> bool:
-        found = self._look(f"{self._blobs}/{algorithm}/{name}")
+        found = self._lstat(f"{self._blobs}/{algorithm}/{name}")
         return found is not None and _SHARD.fullmatch(name) is not None and stat_bits.S_ISDIR(found.st_mode)
 
     async def delete(self, stored: StoredBlob) -> bool:
@@ -434,7 +436,7 @@ class LocalBlobs:
     def _blob(self, digest: Digest) -> str:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
-    def _look(self, path: str) -> os.stat_result | None:
+    def _lstat(self, path: str) -> os.stat_result | None:
         """Return the status of a path without following links, None if there is nothing. StoreBroken."""
         try:
             return os.lstat(path)
@@ -444,7 +446,7 @@ class LocalBlobs:
             raise store_error(error, "the store can't be looked at") from error
 
 
-def _names(folder: str) -> list[str]:
+def _sorted_names(folder: str) -> list[str]:
     """Return the names in a folder in order; none if there is no folder."""
     try:
         with os.scandir(folder) as entries:
