@@ -141,7 +141,7 @@ def twelve_inodes(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_full_disk_takes_nothing_that_was_acknowledged(sixteen_mebibytes: Path) -> None:
-    """The chunk that does not fit is refused, what came before stays, and when there is room the session goes on."""
+    """The chunk that does not fit is refused, what came before stays, and when there is space the session goes on."""
     store = LocalBlobs(sixteen_mebibytes / "data")
     kept = await push(store, b"k" * (4 * MEBIBYTE))
     in_the_way = await push(store, b"w" * (8 * MEBIBYTE))

@@ -52,5 +52,5 @@ def store_error(error: OSError, what: str) -> NoSpace | StoreBroken:
     """Return the error for the client, without paths."""
     reason = error.strerror or type(error).__name__
     if is_no_space(error):
-        return NoSpace(f"{what}: no space left in the registry's store ({reason}); push again when there is room")
+        return NoSpace(f"{what}: no space left in the registry's store ({reason}); push again when there is space")
     return StoreBroken(f"{what}: the registry's store failed ({reason}); try again later")

@@ -158,7 +158,7 @@ class UploadWriter(Protocol):
         ...
 
     async def write(self, chunk: bytes) -> None:
-        """Append a chunk. Returns when there is room for more; await it before receiving again (back-pressure).
+        """Append a chunk. Returns when there is space for more; await it before receiving again (back-pressure).
 
         Raises: NoSpace: nothing since the last acknowledgement is kept. StoreBroken.
         """

@@ -15,6 +15,7 @@ from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
 if TYPE_CHECKING:
     from pathlib import Path
 
+LEASE_SUFFIX: Final = ".lease"
 _NAME: Final = re.compile(r"[a-z][a-z-]{0,30}")
 _EPOCH_BYTES: Final = 20
 
@@ -48,7 +49,7 @@ class FileLeases:
         """Return a lease, or None while another process holds the one of this name. LockUnusable."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"lease name {name!r}; expected lower-case letters and hyphens")
-        path = self._data / f"{name}.lease"
+        path = self._data / f"{name}{LEASE_SUFFIX}"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
             try:

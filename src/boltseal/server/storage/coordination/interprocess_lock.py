@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-TURNS_NAME: Final = "turns.lock"
+LOCK_FILE: Final = "turns.lock"
 LOOK_EVERY_S: Final = 0.02
 _FLOCK: Final = "hhqqi0q"  # struct flock of 64-bit Linux: type, whence, start, length, pid (0 for these locks)
 
@@ -39,7 +39,7 @@ class FileInterprocessLock:
     """The locks of one data folder. Closed once."""
 
     def __init__(self, data: Path) -> None:
-        self._path = data / TURNS_NAME
+        self._path = data / LOCK_FILE
         self._fd: int | None = None
         self._here: set[int] = set()
 

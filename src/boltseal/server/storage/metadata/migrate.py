@@ -21,6 +21,8 @@ from sqlalchemy import inspect, text
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, write_file
+from boltseal.server.storage.coordination.file_leases import LEASE_SUFFIX
+from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import METADATA
 
@@ -108,13 +110,14 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 def refuse_foreign_folder(data: Path) -> None:
     """Refuse a folder that contains anything but what a first start creates. FormatInvalid."""
     # Of a first start that is under way, was killed, or ended since `format` was read. SQLite has a journal before a WAL.
-    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME}
+    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME, LOCK_FILE}
     known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
     names = (item.name for item in data.iterdir())
-    strange = sorted(name for name in names if name not in known and not name.startswith((".", "format.")))
-    if strange:
+    created = (name for name in names if name not in known and not name.startswith((".", "format.")))
+    foreign = sorted(name for name in created if not name.endswith(LEASE_SUFFIX))
+    if foreign:
         raise FormatInvalid(
-            f"{data} is not empty and not a boltseal data folder (it contains {strange[0]!r}); choose another with --data"
+            f"{data} is not empty and not a boltseal data folder (it contains {foreign[0]!r}); choose another with --data"
         )
 
 

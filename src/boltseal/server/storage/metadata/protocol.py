@@ -5,8 +5,8 @@ Promises, which `tests/contracts/test_metadata.py` checks on every implementatio
 1. **Atomic.** A unit of work takes effect as a whole or not at all. A job that raises has changed nothing, and the other
    jobs of its group are not affected.
 2. **Durable.** `write` returns only after a COMMIT that survives power loss. It raises Full or Unavailable when nothing was
-   changed. If an implementation loses the answer to a COMMIT (a broken connection), it raises Unavailable and the change
-   may or may not be there: callers repeat the request, which finds its own change as "the same again".
+   changed. If the answer to a COMMIT is lost (a broken connection), it raises Unavailable and the change may or may not have
+   been made. Callers repeat the request: a repeated push or delete finds the change and makes no second one.
 3. **Isolated.** Between its first read and its COMMIT a unit of work sees no change of another one in the rows that it
    locked (`lock_repository`, `lock_tag`, `lock_head` in the modules of this package). SQLite has one writer at a time,
    over all processes, so a lock of a row costs nothing there; PostgreSQL locks by `SELECT ... FOR UPDATE`.
