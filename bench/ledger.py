@@ -40,8 +40,9 @@ from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_table
-from boltseal.server.storage.metadata.database import Database, Transaction, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 from boltseal.server.storage.metadata.tag_row import TagRow
 from boltseal.server.store_factory import open_store, prepare
 from tests import images
@@ -57,7 +58,7 @@ class SilentTagWriter(TagWriter):
 
     def _record(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         change: TagChange,
         new: TagRow,
         kind: EntryKind,
@@ -194,7 +195,7 @@ def million(folder: Path, entries: int) -> None:
         print(f"a receipt of any of {head.size:,} entries: p50 {_ms(waits, 50)} ms, p99 {_ms(waits, 99)} ms")
     blobs = LocalBlobs(settings.server.data)
     started = time.perf_counter()
-    found = examine(settings.server.data / DATABASE_NAME, blobs, time.time_ns() // 1000, keys=LedgerKeys(settings.keys))
+    found = examine(open_snapshot(settings.server.data / DATABASE_NAME), blobs, keys=LedgerKeys(settings.keys))
     took = time.perf_counter() - started
     blobs.close()
     print(
@@ -206,13 +207,13 @@ def _receipt(at: int, head: ledger_tree.SignedHead) -> Callable[..., bytes]:
     return lambda held: receipt_of(held, at, head.size, head.note)
 
 
-def _fill(database: Database, entries: int) -> None:
+def _fill(database: Metadata, entries: int) -> None:
     """Entries as a registry writes them, without the tags: a name each ten, moving."""
     last: dict[int, int] = {}
     digest = f"sha256:{'a' * 64}"
 
-    def batch(start: int, end: int) -> Callable[[Transaction], None]:
-        def job(tx: Transaction) -> None:
+    def batch(start: int, end: int) -> Callable[[UnitOfWork], None]:
+        def job(tx: UnitOfWork) -> None:
             head = ledger_store.head(tx)
             if head is None:
                 raise RuntimeError("no ledger")

@@ -20,8 +20,9 @@ from boltseal.server.registry.models import UNCONDITIONAL, Conditions, ManifestU
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Database, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.sqlite import open_database
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -50,7 +51,7 @@ class Shop:
     """One opened store and the few moves that tests make in it."""
 
     registry: Registry
-    database: Database
+    database: Metadata
     blobs: LocalBlobs
     clock: Clock
     pushed: dict[str, bytes] = field(default_factory=dict)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from sqlalchemy import Connection
 
 from boltseal.ledger.entry import Entry, EntryKind, encode, parse
 from boltseal.ledger.note import SigningKey
@@ -24,6 +23,7 @@ from boltseal.server.settings import Settings, WitnessSettings
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.store_factory import collect_store, examine_store, now_us, open_store
 from tests import images
 from tests.asgi import send
@@ -71,7 +71,7 @@ def problems(published: Path) -> Problems:
 def entries(data: Path) -> list[Entry]:
     with open_store(settings_of(data)) as store:
 
-        def lines(held: Connection) -> list[bytes]:
+        def lines(held: Snapshot) -> list[bytes]:
             return [line for _, line in ledger_store.lines(held)]
 
         return [parse(line) for line in store.database.read_and_wait(lines)]
@@ -88,7 +88,7 @@ def test_a_tag_row_that_was_changed_by_hand(by_hand: Callable[..., None], proble
     """A floating tag made to mean another image that is there."""
     by_hand("UPDATE tag SET digest = ?, canonical = ? WHERE name = 'latest'", FALSE.digest, FALSE.digest)
 
-    assert f"shop/app:latest: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
+    assert f"shop/app:latest: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
 
 
 @pytest.mark.lengthy
@@ -100,8 +100,8 @@ def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], p
     )
     found = problems()
 
-    assert f"shop/app:1.0.0: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in found
-    assert f"shop/app:1.0.0: the tag is bound to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag is sealed to {FALSE.digest}, the ledger says {TRUE.digest}" in found
 
 
 @pytest.mark.lengthy
@@ -165,7 +165,7 @@ async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., N
 
     assert status == 405
     assert f"{size} entries of the ledger were signed, but the data has {size - 1}" in text
-    assert any(f"is over {size} entries; {size - 1} are here" in one for one in problems())
+    assert any(f"is over {size} entries; the store has {size - 1}" in one for one in problems())
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ async def test_a_signing_key_that_was_swapped(published: Path, problems: Problem
 
     assert status == 405
     assert "mark is invalid" in text
-    assert any("what was signed of it does not hold" in one for one in problems())
+    assert any("what was signed of it is not valid" in one for one in problems())
 
 
 @pytest.mark.lengthy

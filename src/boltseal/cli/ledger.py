@@ -143,7 +143,7 @@ def _bring_back(settings: Settings, source: str, reach: RegistryOptions, *, obse
     from boltseal.server.registry.recovery import bring_back, entries_here
     from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.ledger_copy import FolderCopy
-    from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS
+    from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
     from boltseal.server.store_factory import open_store
 
     log = OBSERVATIONS if observations else LEDGER
@@ -174,7 +174,7 @@ def _fetch(url: str, start: int, reach: RegistryOptions, log: str) -> tuple[byte
 
 def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Recovered:
     from boltseal.server.registry.recovery import accept_loss
-    from boltseal.server.storage.metadata.schema import OBSERVATIONS
+    from boltseal.server.storage.metadata.protocol import OBSERVATIONS
     from boltseal.server.store_factory import open_store
 
     with open_store(settings) as store:

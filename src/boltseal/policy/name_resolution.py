@@ -91,6 +91,10 @@ class NameResolver:
             return ResolvedName(repository)
         return _led(next(terms for terms in self.upstreams if terms.root), repository)
 
+    def needs_store(self, repository: Repository, namespace: str | None, *, writes: bool) -> bool:
+        """Whether `lead` calls `known_here` for a request. NameInvalid."""
+        return namespace is None and not writes and self.by_name(repository) is None
+
     def by_name(self, repository: Repository) -> ResolvedName | None:
         """Where a name leads that is asked for without `?ns=`, if its letters alone say so; None: what is here decides.
 

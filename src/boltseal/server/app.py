@@ -53,11 +53,12 @@ from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import registry_name
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.storage.users import UserFile
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell
     from boltseal.server.registry.refusals import RefusedWrite
     from boltseal.server.settings import Settings
+    from boltseal.server.storage.coordination.protocol import Leases
 
 METRICS_PATH: Final = "/metrics"
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
@@ -107,6 +109,7 @@ class Application(Starlette):
         self._upstreams: Upstreams | None = None
         self._mirror: Mirror | None = None
         self._push_gate: PushProxy | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._observer = observer
         health = HealthEndpoints(observer, self._readiness)
         self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
@@ -128,7 +131,7 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
-        self._locks = InterprocessLock(self._settings.server.data)
+        self._locks = FileInterprocessLock(self._settings.server.data)
         self._mirror, self._push_gate = build_mirror(
             upstreams=self._upstreams,
             registry=store.registry,
@@ -149,7 +152,8 @@ class Application(Starlette):
             for signer in self._signers:
                 signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
-        janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
+        leases = FileLeases(self._settings.server.data)
+        janitor = asyncio.create_task(_janitor(store, leases, self._clock, lambda: self._settings))
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
             looking = RebuildScheduler(
@@ -160,14 +164,15 @@ class Application(Starlette):
         gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
         settling = asyncio.create_task(self._push_gate.run()) if gated else None
         if self._reload is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
+            reload = self._reload
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._begin_reload(reload))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
             async with self._observer.running():
                 yield
         finally:
             self._api = None
-            for task in (janitor, rebuilding, noting, asked, settling):
+            for task in (janitor, rebuilding, noting, asked, settling, self._reloading):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -178,6 +183,7 @@ class Application(Starlette):
             await self._mirror.aclose()
             await self._upstreams.aclose()
             self._locks.close()
+            leases.close()
             for signer in self._signers:
                 signer.close()
             if self._notifier is not None:
@@ -270,14 +276,23 @@ class Application(Starlette):
             gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
         return gauges
 
-    def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
+    def _begin_reload(self, reload: Callable[[], Settings]) -> None:
+        """Reload the configuration after every reload that is under way."""
+        self._reloading = asyncio.create_task(self._reload_after(self._reloading, reload))
+
+    async def _reload_after(self, before: asyncio.Task[None] | None, reload: Callable[[], Settings]) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await self._read_rules_again(reload)
+
+    async def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
         """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
         if self._store is None:
             return
         try:
             newer = reload()
             settings = self._settings.taking_over(newer)
-            begin_ledger(self._store, settings)
+            await asyncio.to_thread(begin_ledger, self._store, settings)
         except BoltsealError as error:
             self._notes = (f"the last reload of the configuration failed, everything stays as it was: {error.message}",)
             _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
@@ -357,12 +372,12 @@ def create_app(
     return Application(settings, clock, reload, observer, witness_app, tell or _tell)
 
 
-async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settings]) -> None:
-    """Once an hour, in every process: they may meet at something, and then one of them finds nothing to do."""
+async def _janitor(store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings]) -> None:
+    """Delete what is not needed, once an hour, in the process that gets the lease."""
     while True:
         if not settings().server.read_only:
             try:
-                removed = await asyncio.to_thread(_tidy_up, store, settings(), clock())
+                removed = await asyncio.to_thread(_tidy_up, store, leases, settings(), clock())
             except BoltsealError as error:
                 _log.warning("what is not needed could not be removed", reason=error.message)
             else:
@@ -371,8 +386,19 @@ async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settin
         await asyncio.sleep(JANITOR_EVERY_S)
 
 
-def _tidy_up(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """How many abandoned uploads, mirrored manifests and blobs, and bytes of blobs that nothing names went."""
+def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how much was deleted, by kind; nothing while another process does it."""
+    lease = leases.acquire("tidy-up")
+    if lease is None:
+        return {}
+    try:
+        return _delete_unneeded(store, settings, now_us)
+    finally:
+        lease.release()
+
+
+def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how many abandoned uploads, expired mirrored images and unreferenced blobs were deleted."""
     uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
     if store.database.frozen is not None or not settings.upstreams:
         return {"uploads": uploads}

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell
     from boltseal.server.registry import Registry
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 
 # A client waits for each of these requests, and the store may have an older answer.
@@ -65,7 +65,7 @@ def build_mirror(
     upstreams: Upstreams,
     registry: Registry,
     store: BlobStore,
-    database: Database,
+    database: Metadata,
     locks: InterprocessLock,
     *,
     clock: Callable[[], int],

@@ -33,13 +33,11 @@ from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, queries
-from boltseal.server.storage.metadata.database import Database, Transaction, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata, Snapshot
+from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.settings import Settings
 
 Clock = Callable[[], int]
@@ -61,7 +59,7 @@ class OpenStore:
     """An open data folder."""
 
     data: Path
-    database: Database
+    database: Metadata
     blobs: LocalBlobs
     registry: Registry
     keys: LedgerKeys
@@ -95,7 +93,7 @@ def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[OpenSto
         store.close()
 
 
-def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_us, with_keys: bool = True) -> Examined:
+def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True) -> Examined:
     """Look at everything in a data folder; changes nothing. FormatInvalid, Unavailable, OSError.
 
     `with_keys`: also at who signed the ledger; not where a backup was just restored, which has no keys yet.
@@ -104,7 +102,8 @@ def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_
     check_data(data)
     blobs = LocalBlobs(data, create=False)
     try:
-        return examine(data / DATABASE_NAME, blobs, clock(), progress, LedgerKeys(settings.keys) if with_keys else None)
+        keys = LedgerKeys(settings.keys) if with_keys else None
+        return examine(open_snapshot(data / DATABASE_NAME), blobs, progress, keys)
     finally:
         blobs.close()
 
@@ -160,8 +159,8 @@ def _check_reserved(store: OpenStore, settings: Settings) -> None:
             )
 
 
-def _below(prefix: str, connection: Connection) -> list[tuple[str, str | None]]:
-    return queries.repositories_below(connection, prefix)
+def _below(prefix: str, snapshot: Snapshot) -> list[tuple[str, str | None]]:
+    return queries.repositories_below(snapshot, prefix)
 
 
 def _sign(store: OpenStore, integrator: Integrator) -> None:
@@ -197,8 +196,8 @@ def begin_ledger(store: OpenStore, settings: Settings) -> None:
     store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
 
 
-def _has_ledger(connection: Connection) -> bool:
-    return ledger_store.head(Transaction(connection, 0)) is not None
+def _has_ledger(snapshot: Snapshot) -> bool:
+    return ledger_store.head(snapshot) is not None
 
 
 def bounds(settings: Settings) -> QuotaChecks:

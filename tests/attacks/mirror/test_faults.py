@@ -13,6 +13,7 @@ import pytest
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.sqlite import open_snapshot
 from tests.asgi import send
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, to_json
@@ -33,7 +34,7 @@ FAR_FUTURE_US = 4_000_000_000_000_000
 def assert_whole(data: Path) -> None:
     """What fsck says of a store that nobody serves."""
     with closing(LocalBlobs(data)) as blobs:
-        assert not examine(data / DATABASE_NAME, blobs, FAR_FUTURE_US).findings
+        assert not examine(open_snapshot(data / DATABASE_NAME), blobs).findings
 
 
 def config_of(upstream: FakeUpstream) -> str:

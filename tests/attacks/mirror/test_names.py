@@ -114,7 +114,7 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
         each = (_held(upstream) - before) / 500
         sessions = list((data / "uploads").iterdir())
     with open_store(settings) as store:
-        repositories = store.database.lookups.repository(f"{NAME}/team/app")
+        repositories = await store.database.lookups.repository(f"{NAME}/team/app")
 
     assert upstream.gets() == 0
     assert not repositories
@@ -163,7 +163,9 @@ async def test_made_up_digests_take_no_real_pulls_place(data: Path, upstream: Fa
                 await bare.mirror.by_digest(bare.upstream, repository, Digest.of(str(number).encode()))
         await bare.mirror.by_digest(bare.upstream, repository, Digest.parse(shown.digest))
         await bare.uses.write()
-        noted = await bare.store.database.read(lambda held: held.execute(select(pulled.c.digest)).scalars().all())
+        noted = await bare.store.database.read(
+            lambda held: held.sql.connection.execute(select(pulled.c.digest)).scalars().all()
+        )
 
     assert noted == [shown.digest]
 

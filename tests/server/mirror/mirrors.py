@@ -19,7 +19,7 @@ from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.settings import Settings
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.store_factory import OpenStore, open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
@@ -98,7 +98,7 @@ async def bare_mirror(
         pass
     upstreams = build_upstreams(settings.upstreams)
     with open_store(settings, clock=clock) as store:
-        registry, locks = store.registry, InterprocessLock(settings.server.data)
+        registry, locks = store.registry, FileInterprocessLock(settings.server.data)
         limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_ignore)
         told: dict[str, Any] = {"clock": clock, "read_only": _writable, "count": _ignore}
         asks = tags(registry.observations, limits, locks, tell=_ignore, timeout_s=timeout_s, **told)

@@ -183,16 +183,16 @@ async def test_an_image_of_a_local_tag_is_never_deleted(world: World) -> None:
     await world.pull(sealed, plain)
 
     def seal(tx: Any) -> None:
-        holdings = mirrored.holdings(tx.connection, f"{NAME}/team/app")
+        holdings = mirrored.content_of(tx, f"{NAME}/team/app")
         assert holdings is not None
         row = {"digest": sealed.digest, "canonical": sealed.digest, "media_type": sealed.media_type}
         by = {"entry_index": 0, "changed_us": NOW_US, "changed_by": "ann"}
-        tx.connection.execute(tag.insert().values(repository_id=holdings.repository_id, name="1.4.2", **row, **by))
+        tx.sql.connection.execute(tag.insert().values(repository_id=holdings.repository_id, name="1.4.2", **row, **by))
 
     world.change(seal)
     world.clock.advance(days=1000)
     gone = world.retain(keep_for="90d", keep_bytes="1")
-    world.change(lambda tx: tx.connection.execute(tag.delete()))  # so that fsck finds the ledger as it was
+    world.change(lambda tx: tx.sql.connection.execute(tag.delete()))  # so that fsck finds the ledger as it was
 
     assert set(gone) == without_shared(plain, [sealed])
 
@@ -203,10 +203,10 @@ async def test_the_image_of_a_held_back_tag_is_never_deleted(world: World) -> No
     await world.pull(held)
     row = {"asked_us": 0, "entry_index": 0, "changes": 1, "changes_since_us": 0, "held_digest": image("new").digest}
     values = {"repository": f"{NAME}/team/app", "name": "1.4.2", "digest": held.digest, **row}
-    world.change(lambda tx: tx.connection.execute(foreign_tag.insert().values(**values)))
+    world.change(lambda tx: tx.sql.connection.execute(foreign_tag.insert().values(**values)))
     world.clock.advance(days=1000)
     gone = world.retain(keep_for="90d")
-    world.change(lambda tx: tx.connection.execute(foreign_tag.delete()))
+    world.change(lambda tx: tx.sql.connection.execute(foreign_tag.delete()))
 
     assert gone == []
 
@@ -294,7 +294,7 @@ async def test_a_running_server_tidies_up_by_itself(world: World, monkeypatch: p
             while any(path.is_file() for path in (world.data / "blobs").rglob("*")):  # noqa: ASYNC110 - the janitor does it
                 await asyncio.sleep(0.05)
         with open_store(world.settings(), clock=world.clock) as store:
-            found = store.database.read_and_wait(lambda found: mirrored.holdings(found, f"{NAME}/team/app"))
+            found = store.database.read_and_wait(lambda found: mirrored.content_of(found, f"{NAME}/team/app"))
 
     assert found is not None
     assert (found.manifests, found.blobs) == ((), ())

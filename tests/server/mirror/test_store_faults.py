@@ -19,9 +19,10 @@ from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.registry import build_registry
 from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
-from boltseal.server.storage.metadata.database import Database, open_database
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.sqlite import open_database
 from boltseal.server.store_factory import now_us
 from tests.fakes.blobs_memory import MemoryBlobs
 from tests.fakes.upstream import FakeUpstream
@@ -36,11 +37,11 @@ class Bench:
 
     def __init__(self, data: Path, upstreams: Upstreams) -> None:
         self.store = MemoryBlobs()
-        self.database: Database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)
+        self.database: Metadata = open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)
         registry = build_registry(self.database, self.store, parse_rules(()))
         self.pulls = registry.pulls
         self.upstream = upstreams.by_name[NAME]
-        self.locks = InterprocessLock(data)
+        self.locks = FileInterprocessLock(data)
         self.blobs = MirroredBlobs(
             registry.pulls,
             registry.uploads,

@@ -423,7 +423,7 @@ async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Pa
     async with mirroring(data, upstream) as mirror:
         await pull(mirror.client)
         database = mirror.app._store.database  # type: ignore[attr-defined]  # the application keeps it for itself
-        await database.write(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1"))
+        await database.write(lambda tx: tx.sql.connection.exec_driver_sql("PRAGMA max_page_count = 1"))
         codes = Counter[int]()
         for number in range(400):
             publish(upstream, f"{number}", f"{number}.0.0")
@@ -433,7 +433,7 @@ async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Pa
                 break
         publish(upstream, "two")
         known = await pull(mirror.client)
-        await database.write(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000"))
+        await database.write(lambda tx: tx.sql.connection.exec_driver_sql("PRAGMA max_page_count = 1000000"))
         after = await pull(mirror.client)
 
     assert set(codes) == {200, 507}

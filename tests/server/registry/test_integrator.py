@@ -18,8 +18,9 @@ from boltseal.server.registry import integrator, sequencer
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
 from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.database import Database, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.sqlite import open_database
 from tests.fakes.disk import FailingDisk
 from tests.ledger.tree_oracle import mth
 
@@ -32,7 +33,7 @@ class Log:
 
     def __init__(self, data: Path, disk: FailingDisk | None = None) -> None:
         prepare_data(data)
-        self.database: Database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US)
+        self.database: Metadata = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US)
         self.database.write_and_wait(lambda tx: sequencer.start_ledger(tx, origin=ORIGIN, rules="", actor="boltseal"))
         self.keys = LedgerKeys(data.with_name("data.keys"), disk)
         self.integrator = Integrator(self.database, self.keys)
@@ -144,7 +145,7 @@ def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: Log) -
     log.add(4)
     log.integrator.integrate()
     signed = log.keys.mark()
-    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))  # and back to what it was before
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))  # and back to what it was before
     _restore(log, before)
     log.add(1)
     seen = []
@@ -162,7 +163,7 @@ def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
     lines = log.lines()[: head.size]
     hashes = b"".join(leaf_hash(line) for line in lines)
     log.database.write_and_wait(
-        lambda tx: ledger_tree.grow(
+        lambda tx: ledger_tree.add_tiles(
             tx, 0, {TileId(0, 0, len(lines)): hashes}, ledger_tree.SignedHead(head.size, head.note)
         )
     )
@@ -177,7 +178,7 @@ def test_a_full_tile_is_never_written_again(log: Log) -> None:
 
     assert head is not None
     with pytest.raises(Exception, match="UNIQUE"):
-        log.database.write_and_wait(lambda tx: ledger_tree.grow(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
+        log.database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
 
 
 def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
@@ -186,8 +187,8 @@ def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
     log.integrator.integrate()
     log.database.write_and_wait(
         lambda tx: [
-            tx.connection.exec_driver_sql("DELETE FROM entry WHERE idx >= 8"),
-            tx.connection.exec_driver_sql("UPDATE ledger_head SET size = 8"),
+            tx.sql.connection.exec_driver_sql("DELETE FROM entry WHERE idx >= 8"),
+            tx.sql.connection.exec_driver_sql("UPDATE ledger_head SET size = 8"),
         ]
     )
 
@@ -201,9 +202,9 @@ def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(
     """The mark knows a root for this size; another history of the same length is refused."""
     log.add(2)
     log.integrator.integrate()
-    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))
     log.database.write_and_wait(
-        lambda tx: tx.connection.exec_driver_sql("UPDATE entry SET line = CAST(line || ' ' AS BLOB) WHERE idx = 1")
+        lambda tx: tx.sql.connection.exec_driver_sql("UPDATE entry SET line = CAST(line || ' ' AS BLOB) WHERE idx = 1")
     )
 
     with pytest.raises(LedgerInDoubt, match="not the ones that were signed"):
@@ -215,7 +216,7 @@ def test_a_tree_that_was_changed_is_doubted(log: Log) -> None:
     log.add(2)
     log.integrator.integrate()
     log.database.write_and_wait(
-        lambda tx: tx.connection.exec_driver_sql("UPDATE ledger_tile SET hashes = zeroblob(length(hashes))")
+        lambda tx: tx.sql.connection.exec_driver_sql("UPDATE ledger_tile SET hashes = zeroblob(length(hashes))")
     )
 
     with pytest.raises(LedgerInDoubt, match="does not match its stored tree"):

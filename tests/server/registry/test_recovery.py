@@ -87,7 +87,7 @@ async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp
     examined = examine_store(behind, lambda *_: None)
 
     assert brought == 3
-    assert any("which the repository does not hold" in one for one in missing)
+    assert any("which the repository does not have" in one for one in missing)
     assert refused.status_code == 409
     assert latest == PUSHED.digest
     assert examined.outcome is FindingStatus.HOLDS
@@ -224,7 +224,7 @@ async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Pa
 
 def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:
     """One clear line."""
-    with pytest.raises(CopyInvalid, match="holds no copy of a ledger"):
+    with pytest.raises(CopyInvalid, match="contains no copy of a ledger"):
         FolderCopy(tmp_path)
 
 

@@ -19,8 +19,8 @@ from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.storage.ledger_key import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER
+from boltseal.server.storage.metadata.protocol import LEDGER, UnitOfWork
+from boltseal.server.storage.metadata.schema import TABLES
 from tests.fakes.witness import URL, FakeWitness
 from tests.server.registry.test_integrator import Log
 
@@ -254,11 +254,11 @@ async def test_one_process_of_a_store_talks_to_witnesses(log: Log) -> None:
 def _put_back(log: Log, size: int, mark: bytes) -> None:
     """Database and keys as they were at an earlier size."""
 
-    def undo(tx: Transaction) -> None:
-        tx.connection.execute(delete(LEDGER.entry).where(LEDGER.entry.c.idx >= size))
-        tx.connection.execute(update(LEDGER.head).values(size=size))
+    def undo(tx: UnitOfWork) -> None:
+        tx.sql.connection.execute(delete(TABLES[LEDGER].entry).where(TABLES[LEDGER].entry.c.idx >= size))
+        tx.sql.connection.execute(update(TABLES[LEDGER].head).values(size=size))
 
     log.database.write_and_wait(undo)
-    log.database.write_and_wait(ledger_tree.clear)
+    log.database.write_and_wait(ledger_tree.remove_tree)
     log.keys.put_mark(mark)
     log.integrator.integrate()

@@ -104,7 +104,7 @@ class DistributionApi(HttpApplication):
             allowed = _allowed(methods)
             raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not possible here; possible: {allowed}", allowed)
         if place.led is None or scope["query_string"] or scope["method"] not in READS:
-            target = self._led(call, target)
+            target = await self._led(call, target)
         else:
             target, call.upstream = place.led, place.upstream
         call.actor = await self._gate.admit(call, target)
@@ -131,19 +131,21 @@ class DistributionApi(HttpApplication):
             lead = None  # said by `_led`, unless the query leads it elsewhere
         return _Place(target) if lead is None else _Place(target, _about(target, lead.repository), lead.upstream)
 
-    def _led(self, call: Request, target: Target) -> Target:
+    async def _led(self, call: Request, target: Target) -> Target:
         """What a request is about once its name has led where it leads. NamespaceUnknown, NamespaceRefused, MirrorOnly."""
         writes = call.method not in READS
         namespace = call.query.one("ns")
         if isinstance(target, BaseTarget | CatalogTarget) or target.repository is None:
             self._leads.check_namespace(namespace, writes=writes)
             return target
+        asks = self._leads.needs_store(target.repository, namespace, writes=writes)
+        known = asks and await self._pulls.known(target.repository)
         lead = self._leads.lead(
             target.repository,
             namespace,
             pushes=writes and call.method != "DELETE",
             writes=writes,
-            known_here=self._pulls.known,
+            known_here=lambda _: known,
         )
         call.upstream = lead.upstream
         return _about(target, lead.repository)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.pulls import Pulls
     from boltseal.server.registry.uploads import UploadManager
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 BLOBS_FETCHED: Final = "mirror_blobs_fetched"
 WATCH_INTERVAL_S: Final = 0.02
@@ -87,7 +87,8 @@ class MirroredBlobs:
             found = await self._pulls.blob(repository, digest)
         except BlobUnknown:
             return False
-        return await self._blobs.stat(digest) == found.size
+        stored = await self._blobs.stat(digest)
+        return stored is not None and stored.size == found.size
 
     async def fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> Fetch:
         """Return the fetch of a blob, started now or already running."""
@@ -144,7 +145,10 @@ class MirroredBlobs:
         prefix = f"{upstream.terms.name}/"
         copies = await self._pulls.repositories_with_blob(fetch.digest)
         size = next((copy.size for copy in copies if copy.repository.startswith(prefix)), None)
-        if size is None or await self._blobs.stat(fetch.digest) != size or fetch.size not in (None, size):
+        if size is None or fetch.size not in (None, size):
+            return False
+        stored = await self._blobs.stat(fetch.digest)
+        if stored is None or stored.size != size:
             return False
         async with self._limits.asking(upstream):
             remote_size = await upstream.client.has_blob(upstream.remote(repository), fetch.digest)
@@ -171,6 +175,7 @@ class MirroredBlobs:
         try:
             async with self._limits.asking(upstream):
                 await self._arrive(upstream, repository, fetch, writer)
+            released_us = await self.uploads.released(fetch.digest)
             size = await writer.commit(fetch.digest)
         except DigestInvalid as error:
             await self._drop(key)
@@ -180,7 +185,7 @@ class MirroredBlobs:
         except (RemoteMismatch, RemoteNotFound):
             await self._drop(key)
             raise
-        await self.uploads.add_blob(repository, fetch.digest, size, upstream.actor)
+        await self.uploads.add_committed(repository, fetch.digest, size, upstream.actor, released_us)
         self._count(BLOBS_FETCHED)
 
     async def _arrive(self, upstream: Upstream, repository: Repository, fetch: Fetch, writer: UploadWriter) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstreams import Upstream, Upstreams
     from boltseal.server.registry import Registry
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
 SERVED_WITH_WARNING: Final = "mirror_served_with_warning"

@@ -18,7 +18,7 @@ from boltseal.server.storage.metadata import mirrored
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 ONCE_PER_US: Final = 3600 * 1_000_000
 WRITE_INTERVAL_S: Final = 60.0
@@ -37,7 +37,7 @@ class LastPulls:
 
     def __init__(
         self,
-        database: Database,
+        database: Metadata,
         clock: Callable[[], int],
         read_only: Callable[[], str | None],
         pending_limit: int = PENDING_LIMIT,

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published
     from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 TAG_LOCK_WAIT_S: Final = 60.0
 BLOB_LOCK_WAIT_S: Final = 600.0

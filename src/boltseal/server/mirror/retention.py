@@ -16,22 +16,20 @@ The transaction that deletes rows checks all of this again. Bytes are deleted la
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.server.storage.garbage_collection import GarbageItem
-from boltseal.server.storage.metadata import mirrored
-from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata import mirrored, queries
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.storage.metadata.database import Database
     from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 YOUNG_US: Final = 3600 * 1_000_000
@@ -107,7 +105,7 @@ def plan(
 
 
 def retain(
-    database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool
+    database: Metadata, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool
 ) -> Iterator[GarbageItem]:
     """Delete the images that the upstreams' terms no longer keep, and yield what is deleted.
 
@@ -124,59 +122,67 @@ def retain(
         for goes in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
             planned.setdefault(goes.unit.repository, []).append(goes)
         for name, going in planned.items():
-            job = _delete_job(name, {goes.unit.root: goes for goes in going}, actor, dry_run=dry_run)
+            images = {goes.unit.root: goes for goes in going}
             if dry_run:
-                yield from database.read_and_wait(partial(_only_read, job, now_us))
+                yield from database.read_and_wait(partial(_still_expired, name, images, actor)).items()
             else:
-                yield from database.write_and_wait(job)
+                yield from database.write_and_wait(partial(_remove_expired, name, images, actor))
 
 
-def _delete_job(
-    name: str, going: Mapping[str, ExpiredImage], actor: str, *, dry_run: bool
-) -> Callable[[Transaction], list[GarbageItem]]:
-    """Return the transaction that deletes images of a repository, unless they were used or protected since the plan."""
+@dataclass(frozen=True, slots=True)
+class _ExpiredRows:
+    """Rows of a repository that belong to expired images and to no other, with the reason by digest."""
 
-    def job(tx: Transaction) -> list[GarbageItem]:
-        holdings = mirrored.holdings(tx.connection, name)
-        if holdings is None:
-            return []
-        units = units_of(holdings, actor)
-        stays: set[str] = set()
-        goes: dict[str, str] = {}
-        for unit in units:
-            planned = going.get(unit.root)
-            if planned is None or unit.kept or unit.used_us > planned.unit.used_us:
-                stays |= unit.parts
-            else:
-                goes |= dict.fromkeys(unit.parts, planned.reason)
-        manifests = _ours(holdings.manifests, goes, stays, actor)
-        blobs = _ours(holdings.blobs, goes, stays, actor)
-        if not dry_run and (manifests or blobs):
-            mirrored.let_go(
-                tx, holdings.repository_id, [row.digest for row in manifests], [row.digest for row in blobs]
-            )
+    repository: str
+    repository_id: int = 0
+    manifests: tuple[MirroredRow, ...] = ()
+    blobs: tuple[MirroredRow, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def items(self) -> list[GarbageItem]:
+        """The rows as they are reported."""
         return [
-            GarbageItem(what, f"{name}@{row.digest}", row.size, goes[row.digest])
-            for what, rows in (("manifest", manifests), ("blob", blobs))
+            GarbageItem(what, f"{self.repository}@{row.digest}", row.size, self.reasons[row.digest])
+            for what, rows in (("manifest", self.manifests), ("blob", self.blobs))
             for row in rows
         ]
 
-    return job
+
+def _still_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, snapshot: Snapshot) -> _ExpiredRows:
+    """Return the rows of those planned images that are still as they were when the plan was made."""
+    holdings = mirrored.content_of(snapshot, name)
+    if holdings is None:
+        return _ExpiredRows(name)
+    stays: set[str] = set()
+    goes: dict[str, str] = {}
+    for unit in units_of(holdings, actor):
+        image = planned.get(unit.root)
+        if image is None or unit.kept or unit.used_us > image.unit.used_us:
+            stays |= unit.parts
+        else:
+            goes |= dict.fromkeys(unit.parts, image.reason)
+    manifests = tuple(_ours(holdings.manifests, goes, stays, actor))
+    blobs = tuple(_ours(holdings.blobs, goes, stays, actor))
+    return _ExpiredRows(name, holdings.repository_id, manifests, blobs, goes)
+
+
+def _remove_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, tx: UnitOfWork) -> list[GarbageItem]:
+    queries.lock_repository(tx, name)
+    rows = _still_expired(name, planned, actor, tx)
+    if rows.manifests or rows.blobs:
+        mirrored.remove_rows(
+            tx, rows.repository_id, [row.digest for row in rows.manifests], [row.digest for row in rows.blobs]
+        )
+    return rows.items()
 
 
 def _ours(rows: Iterable[MirroredRow], goes: Mapping[str, str], stays: set[str], actor: str) -> list[MirroredRow]:
     return [row for row in rows if row.digest in goes and row.digest not in stays and row.by == actor]
 
 
-def _all(prefix: str, connection: Connection) -> list[MirroredContent]:
-    found = (mirrored.holdings(connection, name) for name in mirrored.repositories_of(connection, prefix))
+def _all(prefix: str, snapshot: Snapshot) -> list[MirroredContent]:
+    found = (mirrored.content_of(snapshot, name) for name in mirrored.repositories_of(snapshot, prefix))
     return [holdings for holdings in found if holdings is not None]
-
-
-def _only_read(
-    job: Callable[[Transaction], list[GarbageItem]], now_us: int, connection: Connection
-) -> list[GarbageItem]:
-    return job(Transaction(connection, now_us))
 
 
 def _unit(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 ITEM_BYTES: Final = 100
 FAILED_US: Final = 30_000_000
@@ -95,7 +95,7 @@ class UpstreamLists:
 
     def __init__(
         self,
-        database: Database,
+        database: Metadata,
         pulls: Pulls,
         limits: UpstreamLimits,
         clock: Callable[[], int],
@@ -135,7 +135,7 @@ class UpstreamLists:
             return tuple(sorted(names))
 
         async def stored() -> tuple[Tag, ...]:
-            names = await self._database.read(lambda found: mirrored.tags_seen(found, repository, self._bounds.names))
+            names = await self._database.read(lambda found: mirrored.known_tags(found, repository, self._bounds.names))
             return tuple(Tag(name) for name in names)
 
         return await self._list(self._tags, self._tag_flights, repository, upstream, fetch, stored)

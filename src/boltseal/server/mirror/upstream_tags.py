@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell, UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 REMEMBERED: Final = 10_000
 MISSED_US: Final = 10_000_000
@@ -126,7 +126,7 @@ class UpstreamTags:
             TagHeldBack: it is new and held back.
             BoltsealError: upstream failed, and nothing is recorded.
         """
-        observed = self._observations.find(repository, tag)
+        observed = await self._observations.find(repository, tag)
         if observed is not None and self._fresh(upstream, observed):
             return _served(upstream, repository, tag, observed, observed.known.serves)
         failure = self._failures.get((repository, tag))
@@ -145,13 +145,13 @@ class UpstreamTags:
             self._tell(event)
 
     async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
-        observed = self._observations.find(repository, tag)
+        observed = await self._observations.find(repository, tag)
         try:
             reason = self._read_only() or self._limits.backoff_reason(upstream)
             if reason is not None:
                 raise Unavailable(f"{upstream.terms.name} was not asked: {reason}")
             async with self._locks.taken(f"tag {repository}:{tag}", 0.0 if observed is not None else LOCK_WAIT_S):
-                observed = self._observations.find(repository, tag)
+                observed = await self._observations.find(repository, tag)
                 if observed is not None and self._fresh(upstream, observed):  # another worker has asked meanwhile
                     return _served(upstream, repository, tag, observed, observed.known.serves)
                 return await self._ask_locked(upstream, repository, tag, observed)

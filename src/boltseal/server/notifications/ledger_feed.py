@@ -26,14 +26,11 @@ from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import TOLD, MoveEvent
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.events import Event
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 BATCH: Final = 500
 SEEN_BY: Final = "registry"
@@ -44,7 +41,7 @@ _GONE: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind
 class _LogFeed(ABC):
     """The events of one log of a store."""
 
-    def __init__(self, database: Database, log: Log) -> None:
+    def __init__(self, database: Metadata, log: Log) -> None:
         self._database = database
         self._log = log
 
@@ -60,8 +57,8 @@ class _LogFeed(ABC):
     def size(self) -> int:
         """Return how many entries the log has. Unavailable: the database does not answer."""
 
-        def look_up(connection: Connection) -> int:
-            head = ledger_store.head(Transaction(connection, 0), self._log)
+        def look_up(snapshot: Snapshot) -> int:
+            head = ledger_store.head(snapshot, self._log)
             return 0 if head is None else head.size
 
         return self._database.read_and_wait(look_up)
@@ -69,8 +66,8 @@ class _LogFeed(ABC):
     def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
         """Return the events of the next entries from `start` on, and the index to continue at."""
 
-        def look_up(connection: Connection) -> list[tuple[int, bytes]]:
-            return list(ledger_store.lines(connection, start, until=start + BATCH, log=self._log))
+        def look_up(snapshot: Snapshot) -> list[tuple[int, bytes]]:
+            return list(ledger_store.lines(snapshot, start, until=start + BATCH, log=self._log))
 
         found = self._database.read_and_wait(look_up)
         events = []
@@ -88,7 +85,7 @@ class _LogFeed(ABC):
 class LedgerFeed(_LogFeed):
     """The events of the ledger. `registry`: the name under which clients use this registry."""
 
-    def __init__(self, database: Database, registry: str) -> None:
+    def __init__(self, database: Metadata, registry: str) -> None:
         super().__init__(database, LEDGER)
         self._registry = registry
 
@@ -99,7 +96,7 @@ class LedgerFeed(_LogFeed):
 class ObservationFeed(_LogFeed):
     """The events of the log of observations."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         super().__init__(database, OBSERVATIONS)
 
     def _event(self, entry: Entry) -> Event | None:

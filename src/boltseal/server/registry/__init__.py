@@ -22,13 +22,13 @@ from boltseal.server.registry.seals import Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 
 if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet
     from boltseal.server.storage.blobs.protocol import BlobStore
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Registry:
 
 
 def build_registry(
-    database: Database,
+    database: Metadata,
     blobs: BlobStore,
     rules: RuleSet,
     disk_reserve: DiskReserve | None = None,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import Conditions
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
     from boltseal.server.storage.metadata.queries import ManifestRow
 
 REFERRER_DELETE_US: Final = 24 * 3600 * 1_000_000
@@ -33,7 +33,7 @@ REFERRER_DELETE_US: Final = 24 * 3600 * 1_000_000
 class Deletes:
     """Every delete request of the distribution API."""
 
-    def __init__(self, database: Database, tag_writer: TagWriter, refusals: RefusalLog) -> None:
+    def __init__(self, database: Metadata, tag_writer: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
         self._tag_writer = tag_writer
         self._refusals = refusals
@@ -46,7 +46,7 @@ class Deletes:
             Precondition, SealedDelete: as `TagWriter.delete`.
         """
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             row = _find(tx, repository)
             if row is None:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
@@ -66,7 +66,7 @@ class Deletes:
             SealedDelete: a seal covers the manifest or protects one of its tags.
         """
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             row = _find(tx, repository)
             manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
             if row is None or manifest is None:
@@ -74,7 +74,7 @@ class Deletes:
             conditions.check(f"manifest {digest.short}", digest)
             sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
             self._tag_writer.delete_tags_at(tx, row, digest, actor)
-            tx.takes_away = True
+            tx.invalidates_caches = True
             queries.remove_manifest(tx, row.id, manifest.digest)
             if sealed_subject is not None:
                 sequencer.append(
@@ -100,21 +100,21 @@ class Deletes:
             SealedDelete: a seal covers it.
         """
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             row = _find(tx, repository)
             if row is None or queries.blob_size(tx, row.id, str(digest)) is None:
                 raise BlobUnknown(f"{repository} has no blob {digest}")
             protecting = self._tag_writer.protecting_tags(tx, row, digest, through_subjects=True)
             if protecting:
                 raise SealedDelete(refusal_message.delete_protected("blob", digest, repository, protecting))
-            tx.takes_away = True
+            tx.invalidates_caches = True
             queries.remove_blob(tx, row.id, str(digest))
 
         with self._refusals.logged("delete", repository, (), digest, actor):
             await self._database.write(job)
 
     def _check_manifest(
-        self, tx: Transaction, repository: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
     ) -> str | None:
         """Refuse a manifest that a seal covers. Return the sealed subject when this is a referrer that may be deleted."""
         writer = self._tag_writer
@@ -136,6 +136,6 @@ class Deletes:
         return row.subject
 
 
-def _find(tx: Transaction, repository: Repository) -> RepositoryRow | None:
-    number = queries.repository_id(tx, repository)
+def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow | None:
+    number = queries.lock_repository(tx, repository)
     return None if number is None else RepositoryRow(repository, number)

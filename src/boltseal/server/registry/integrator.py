@@ -30,14 +30,11 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 BATCH: Final = 16_384
 """Entries that one head adds at most; a million at once would have to fit in memory."""
@@ -69,7 +66,7 @@ class _Seen:
 class Integrator:
     """Signs one log of a store. Safe to use from several threads and processes at once."""
 
-    def __init__(self, database: Database, keys: LedgerKeys, log: Log = LEDGER) -> None:
+    def __init__(self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER) -> None:
         self.log = log
         self._database = database
         self._keys = keys
@@ -140,7 +137,7 @@ class Integrator:
             if head is None or signed is None:
                 raise LedgerKeyMissing("the ledger's key is missing")
             receipt = self._database.read_and_wait(
-                lambda connection: receipt_of(connection, index, head.size, signed, self.log)
+                lambda snapshot: receipt_of(snapshot, index, head.size, signed, self.log)
             )
             self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
@@ -171,7 +168,7 @@ class Integrator:
 
     def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes) -> Checkpoint:
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)
-        grown = self._database.read_and_wait(lambda connection: _grown(connection, seen.signed, to, self.log))
+        grown = self._database.read_and_wait(lambda snapshot: _grown(snapshot, seen.signed, to, self.log))
         head = Checkpoint(seen.origin, grown.size, grown.root)
         if to == marked.size:
             if marked.root != head.root:
@@ -181,7 +178,7 @@ class Integrator:
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note)
         stored = ledger_tree.SignedHead(head.size, note)
-        self._database.write_and_wait(lambda tx: ledger_tree.grow(tx, seen.signed, grown.tiles, stored, self.log))
+        self._database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, seen.signed, grown.tiles, stored, self.log))
         self._compared = (note, stored)
         return head
 
@@ -211,46 +208,46 @@ class Integrator:
                 "were removed; `boltseal ledger recover` brings them back"
             )
         if seen.head is not None and self._compared != (mark, seen.head):
-            self._database.read_and_wait(lambda connection: _compare_tree(connection, seen.head, marked, key, self.log))
+            self._database.read_and_wait(lambda snapshot: _compare_tree(snapshot, seen.head, marked, key, self.log))
         self._compared = (mark, seen.head)
         return marked
 
     def _read(self) -> _Seen | None:
-        def look_up(connection: Connection) -> _Seen | None:
-            entries = ledger_store.head(Transaction(connection, 0), self.log)
+        def look_up(snapshot: Snapshot) -> _Seen | None:
+            entries = ledger_store.head(snapshot, self.log)
             return (
                 None
                 if entries is None
-                else _Seen(entries.origin, entries.size, ledger_tree.head(connection, log=self.log))
+                else _Seen(entries.origin, entries.size, ledger_tree.head(snapshot, log=self.log))
             )
 
         return self._database.read_and_wait(look_up)
 
 
-def receipt_of(connection: Connection, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
+def receipt_of(snapshot: Snapshot, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
     """Return the receipt of an entry under the head of `size` entries that `note` signs.
 
     Raises:
         TileInvalid: tiles are missing.
     """
     path = inclusion_path(index, size)
-    node = Tiles(size, ledger_tree.tiles(connection, needed(path, size), log)).node
-    line = next(iter(ledger_store.lines(connection, index, batch=1, log=log)))[1]
+    node = Tiles(size, ledger_tree.tiles(snapshot, needed(path, size), log)).node
+    line = next(iter(ledger_store.lines(snapshot, index, batch=1, log=log)))[1]
     return format_receipt(Receipt(index, prove(path, node), note, line))
 
 
-def _grown(connection: Connection, size: int, to: int, log: Log) -> Grown:
-    lines = [line for _, line in ledger_store.lines(connection, size, until=to, log=log)]
+def _grown(snapshot: Snapshot, size: int, to: int, log: Log) -> Grown:
+    lines = [line for _, line in ledger_store.lines(snapshot, size, until=to, log=log)]
     if len(lines) != to - size or not all(isinstance(line, bytes) for line in lines):
         raise LedgerInDoubt(f"not all of the ledger's entries {size} to {to - 1} are stored as they were written")
     try:
-        return grow(size, ledger_tree.tiles(connection, edge(size), log), [leaf_hash(line) for line in lines])
+        return grow(size, ledger_tree.tiles(snapshot, edge(size), log), [leaf_hash(line) for line in lines])
     except TileInvalid as error:
         raise LedgerInDoubt(f"the ledger's stored tree is invalid: {error.message}") from error
 
 
 def _compare_tree(
-    connection: Connection, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
+    snapshot: Snapshot, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
 ) -> None:
     """Compare the stored tree and head with the mark.
 
@@ -264,7 +261,7 @@ def _compare_tree(
         if head.size > marked.size:  # the mark is older, so the head's own signature counts
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
-        roots = {at: ledger_tree.root(connection, at, head.size, log) for at in {common, head.size}}
+        roots = {at: ledger_tree.root(snapshot, at, head.size, log) for at in {common, head.size}}
     except (Invalid, TileInvalid) as error:
         raise LedgerInDoubt(f"the ledger's stored head is invalid: {error.message}") from error
     if stored.size != head.size or stored.root != roots[head.size]:

@@ -16,17 +16,15 @@ from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
 from boltseal.server.registry.integrator import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from sqlalchemy import Connection
-
     from boltseal.ledger.entry import Entry
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 CREATED: Final = "created"
 DELETED: Final = "deleted"
@@ -84,7 +82,7 @@ class EntryPage:
 class Ledger:
     """Reads one log of a store."""
 
-    def __init__(self, database: Database, log: Log = LEDGER) -> None:
+    def __init__(self, database: Metadata, log: Log = LEDGER) -> None:
         self._database = database
         self._log = log
 
@@ -102,11 +100,11 @@ class Ledger:
         Raises:
             NotInLedger: the signed log has no such tile.
         """
-        return await self._database.read(lambda connection: self._tile(connection, at))
+        return await self._database.read(lambda snapshot: self._tile(snapshot, at))
 
     async def rotations(self) -> list[bytes]:
         """Return, for each key that was replaced, the receipt of the entry that names the next key."""
-        return await self._database.read(lambda connection: ledger_tree.rotations(connection, self._log))
+        return await self._database.read(lambda snapshot: ledger_tree.rotations(snapshot, self._log))
 
     async def entry(self, index: int) -> Entry:
         """Return one entry.
@@ -114,7 +112,7 @@ class Ledger:
         Raises:
             NotInLedger: the signed log has no such entry.
         """
-        return parse(await self._database.read(lambda connection: self._line(connection, index)))
+        return parse(await self._database.read(lambda snapshot: self._line(snapshot, index)))
 
     async def receipt(self, index: int) -> bytes:
         """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed head if there is one.
@@ -123,13 +121,13 @@ class Ledger:
             NotInLedger: the signed log has no such entry.
         """
 
-        def query(connection: Connection) -> bytes:
-            head = self._head(connection)
-            witnessed = ledger_tree.head(connection, ledger_tree.WITNESSED, self._log)
+        def query(snapshot: Snapshot) -> bytes:
+            head = self._head(snapshot)
+            witnessed = ledger_tree.head(snapshot, ledger_tree.WITNESSED, self._log)
             if witnessed is not None and index < witnessed.size:
                 head = witnessed
-            self._line(connection, index)
-            return receipt_of(connection, index, head.size, head.note, self._log)
+            self._line(snapshot, index)
+            return receipt_of(snapshot, index, head.size, head.note, self._log)
 
         return await self._database.read(query)
 
@@ -142,15 +140,15 @@ class Ledger:
         """
         events = _EVENTS if self._log is LEDGER else _OBSERVED_EVENTS
 
-        def query(connection: Connection) -> EventPage:
+        def query(snapshot: Snapshot) -> EventPage:
             found: list[TagEvent] = []
-            lines = ledger_store.newest_of_name(
-                connection, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
+            lines = ledger_store.newest_entries(
+                snapshot, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
             )
             for line in lines:
                 entry, event = parse(line), ""
                 if not entry.digest:  # shown with the digest before it, like a deletion
-                    entry, event = self._before(connection, entry), DELETED
+                    entry, event = self._before(snapshot, entry), DELETED
                 if digest is not None and entry.digest != str(digest):
                     continue
                 if len(found) == n:
@@ -168,45 +166,45 @@ class Ledger:
         `n`: page size. `kinds`: only these kinds.
         """
 
-        def query(connection: Connection) -> EntryPage:
-            size = self._head(connection).size
-            rows = ledger_store.of_repository(
-                connection, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
+        def query(snapshot: Snapshot) -> EntryPage:
+            size = self._head(snapshot).size
+            rows = ledger_store.entries_of(
+                snapshot, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
             )
             return EntryPage(size, tuple(IndexedLine(*row) for row in rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)
 
-    def _before(self, connection: Connection, gone: Entry) -> Entry:
+    def _before(self, snapshot: Snapshot, gone: Entry) -> Entry:
         """Return the entry about a tag that is gone, with the digest, type and size that it had before."""
         at = gone.previous
         while at >= 0:
-            before = parse(next(iter(ledger_store.lines(connection, at, batch=1, log=self._log)))[1])
+            before = parse(next(iter(ledger_store.lines(snapshot, at, batch=1, log=self._log)))[1])
             if before.digest == gone.was:
                 return msgspec.structs.replace(gone, digest=before.digest, type=before.type, size=before.size)
             at = before.previous
         return gone
 
-    def _head(self, connection: Connection) -> ledger_tree.SignedHead:
-        head = ledger_tree.head(connection, log=self._log)
+    def _head(self, snapshot: Snapshot) -> ledger_tree.SignedHead:
+        head = ledger_tree.head(snapshot, log=self._log)
         if head is None:
             raise NotInLedger("this ledger is not signed yet; try again in a moment")
         return head
 
-    def _line(self, connection: Connection, index: int) -> bytes:
-        size = self._head(connection).size
+    def _line(self, snapshot: Snapshot, index: int) -> bytes:
+        size = self._head(snapshot).size
         if not 0 <= index < size:
             raise NotInLedger(f"the signed ledger has entries 0 to {size - 1}, not {index}; try again in a moment")
-        return next(iter(ledger_store.lines(connection, index, batch=1, log=self._log)))[1]
+        return next(iter(ledger_store.lines(snapshot, index, batch=1, log=self._log)))[1]
 
-    def _tile(self, connection: Connection, at: TileId | BundleId) -> bytes:
-        size = self._head(connection).size
+    def _tile(self, snapshot: Snapshot, at: TileId | BundleId) -> bytes:
+        size = self._head(snapshot).size
         size_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
         if at.index * WIDTH + at.width > size_at_level:
             raise NotInLedger(f"the signed ledger of {size} entries has no {at.path()}")
         if isinstance(at, TileId):
-            return ledger_tree.tiles(connection, [at], self._log)[at]
+            return ledger_tree.tiles(snapshot, [at], self._log)[at]
         start = at.index * WIDTH
         return encode_bundle(
-            [line for _, line in ledger_store.lines(connection, start, until=start + at.width, log=self._log)]
+            [line for _, line in ledger_store.lines(snapshot, start, until=start + at.width, log=self._log)]
         )

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import ManifestUpload
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class Manifests:
     """Stores pushed manifests and publishes their tags."""
 
     def __init__(
-        self, database: Database, tag_writer: TagWriter, refusals: RefusalLog, quotas: QuotaChecks = UNCHECKED
+        self, database: Metadata, tag_writer: TagWriter, refusals: RefusalLog, quotas: QuotaChecks = UNCHECKED
     ) -> None:
         self._database = database
         self._tag_writer = tag_writer
@@ -55,7 +55,7 @@ class Manifests:
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             return await self._database.write(lambda tx: self.publish(tx, push))
 
-    def publish(self, tx: Transaction, push: ManifestPush) -> Published:
+    def publish(self, tx: UnitOfWork, push: ManifestPush) -> Published:
         """Store and publish a parsed push within a transaction. Raises as `put`."""
         pushed, actor = push.pushed, push.actor
         with self._quotas.counting(tx, actor.name):
@@ -77,9 +77,7 @@ class Manifests:
             created=stored is None or any(result.changed for result in results),
         )
 
-    def _store(
-        self, tx: Transaction, repository: RepositoryRow, push: ManifestPush, stored: ManifestRow | None
-    ) -> None:
+    def _store(self, tx: UnitOfWork, repository: RepositoryRow, push: ManifestPush, stored: ManifestRow | None) -> None:
         """Steps 2 and 3."""
         pushed, manifest = push.pushed, push.pushed.manifest
         known = (
@@ -130,10 +128,10 @@ def parse_upload(upload: ManifestUpload) -> ManifestPush:
     )
 
 
-def _check_sizes(tx: Transaction, repository: RepositoryRow, references: Sequence[Link]) -> None:
+def _check_sizes(tx: UnitOfWork, repository: RepositoryRow, references: Sequence[Link]) -> None:
     """Refuse a manifest that states another size than the stored content has: no client could pull it."""
     named = {str(link.descriptor.digest): link.descriptor for link in references if link.kind is not LinkKind.SUBJECT}
-    for digest, size in queries.held_sizes(tx, repository.id, list(named)).items():
+    for digest, size in queries.sizes_of(tx, repository.id, list(named)).items():
         if named[digest].size != size:
             raise ManifestInvalid(
                 f"the manifest says that {named[digest].digest.short} has {named[digest].size} bytes, "

@@ -21,15 +21,12 @@ from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, Up
 from boltseal.policy.upstreams import OnGone
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import foreign_tags, ledger_store
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
-from boltseal.server.storage.metadata.sqlite import ForeignTagRow
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, ForeignTagRow, Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.policy.upstreams import MoveTerms
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 EARLIER_ENTRIES: Final = 20
@@ -80,12 +77,12 @@ class HeldTag:
 class Observations:
     """The observations of upstreams' tags in this store."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
-    def find(self, repository: Repository, tag: Tag) -> ObservedTag | None:
+    async def find(self, repository: Repository, tag: Tag) -> ObservedTag | None:
         """Return the committed state of a tag, None if it never existed. Call it on the event loop's thread."""
-        row = self._database.lookups.foreign_tag(repository, tag)
+        row = await self._database.lookups.foreign_tag(repository, tag)
         return None if row is None else _observed(row)
 
     async def note(
@@ -103,7 +100,7 @@ class Observations:
             LedgerFrozen, LedgerMissing, ClockBehind, Full: nothing can be recorded.
         """
 
-        def job(tx: Transaction) -> ObservationResult:
+        def job(tx: UnitOfWork) -> ObservationResult:
             return note(tx, repository, tag, answer, terms, actor, on_gone=on_gone)
 
         return await self._database.write(job)
@@ -118,8 +115,8 @@ class Observations:
             Precondition: the change is not to `digest`.
         """
 
-        def job(tx: Transaction) -> ObservationResult:
-            row = foreign_tags.find(tx.connection, repository, tag)
+        def job(tx: UnitOfWork) -> ObservationResult:
+            row = foreign_tags.find(tx, repository, tag)
             observed = None if row is None else _observed(row)
             if observed is None:
                 raise NoHeldChange(f"{repository}:{tag} was never seen here, so no change of it is held back")
@@ -138,10 +135,10 @@ class Observations:
     async def earlier_digests(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
         """Return the digests that a tag resolved to before `now`, from its last entries: the newest first, each once."""
 
-        def query(connection: Connection) -> list[Digest]:
+        def query(snapshot: Snapshot) -> list[Digest]:
             kinds = [str(EntryKind.OBSERVED), str(EntryKind.ACCEPTED)]
-            lines = ledger_store.newest_of_name(
-                connection, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
+            lines = ledger_store.newest_entries(
+                snapshot, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
             )
             found = (parse(line).digest for line in itertools.islice(lines, EARLIER_ENTRIES))
             return [Digest.parse(digest) for digest in dict.fromkeys(found) if digest not in ("", str(now))]
@@ -151,14 +148,17 @@ class Observations:
     async def held(self) -> list[HeldTag]:
         """Return all tags with a change that is held back."""
 
-        def query(connection: Connection) -> list[HeldTag]:
-            return [HeldTag(name, tag, _observed(row).known) for name, tag, row in foreign_tags.held(connection)]
+        def query(snapshot: Snapshot) -> list[HeldTag]:
+            return [
+                HeldTag(name, tag, _observed(row).known)
+                for name, tag, row in foreign_tags.tags_with_held_change(snapshot)
+            ]
 
         return await self._database.read(query)
 
 
 def note(
-    tx: Transaction,
+    tx: UnitOfWork,
     repository: Repository,
     tag: Tag,
     answer: UpstreamAnswer | None,
@@ -171,33 +171,31 @@ def note(
 
     `reason`: for the entry; by default the reason of the policy.
     """
-    row = foreign_tags.find(tx.connection, repository, tag)
+    row = foreign_tags.find(tx, repository, tag)
     observed = None if row is None else _observed(row)
     judged = upstream_moves.judge(None if observed is None else observed.known, answer, terms, tx.now_us, on_gone)
     if judged.change is not None:
         return _write(tx, repository, tag, observed, judged, tx.now_us, actor, reason or judged.reason)
     if observed is None:
         return ObservationResult(None)
-    foreign_tags.asked(tx, repository, tag, tx.now_us)
+    foreign_tags.set_asked(tx, repository, tag, tx.now_us)
     return ObservationResult(replace(observed, asked_us=tx.now_us), observed.known)
 
 
-def recall(tx: Transaction, size: int) -> None:
+def recall(tx: UnitOfWork, size: int) -> None:
     """Reset tags whose last entry is lost to their last remaining entry. `size`: the entries that the log has."""
-    for repository, tag, row in list(foreign_tags.every(tx.connection)):
+    for repository, tag, row in list(foreign_tags.all_tags(tx)):
         if row.entry_index < size:
             continue
-        left = ledger_store.of_repository(
-            tx.connection, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS
-        )
+        left = ledger_store.entries_of(tx, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS)
         if not left:
-            foreign_tags.drop(tx, repository, tag)
+            foreign_tags.remove(tx, repository, tag)
             continue
         index, line = left[-1]
         reset(tx, Repository(repository), Tag(tag), index, parse(line))
 
 
-def reset(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
+def reset(tx: UnitOfWork, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
     """Set a tag to the state in its last entry. Upstream is asked again at the next request."""
     about = UpstreamAnswer(Digest.parse(entry.digest), entry.type, entry.size) if entry.digest else None
     before = UpstreamAnswer(Digest.parse(entry.was), "", -1) if entry.was else None
@@ -211,7 +209,7 @@ def reset(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: 
 
 
 def _write(
-    tx: Transaction,
+    tx: UnitOfWork,
     repository: Repository,
     tag: Tag,
     observed: ObservedTag | None,
@@ -244,9 +242,9 @@ def _write(
     return ObservationResult(now, None if observed is None else observed.known, judged.told, reason)
 
 
-def _recorded(tx: Transaction, index: int) -> str:
+def _recorded(tx: UnitOfWork, index: int) -> str:
     """Return the digest last recorded for a tag, "" for none. An entry of kind `held` does not change it."""
-    for _, line in ledger_store.lines(tx.connection, index, until=index + 1, log=OBSERVATIONS):
+    for _, line in ledger_store.lines(tx, index, until=index + 1, log=OBSERVATIONS):
         entry = parse(line)
         return entry.was if entry.kind is EntryKind.HELD else entry.digest
     raise ObservationMissing(f"the log of observations lacks entry {index}: run `boltseal fsck`")

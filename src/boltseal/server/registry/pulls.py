@@ -21,10 +21,8 @@ from boltseal.server.storage.metadata import queries
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from sqlalchemy import Connection
-
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
     from boltseal.server.storage.metadata.queries import ManifestRow
 
 Key = TypeVar("Key")
@@ -101,7 +99,7 @@ class _Cache(Generic[Key, Value]):
 class Pulls:
     """Every read of the registry, with its caches. One per process, used from the event loop's thread."""
 
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Metadata, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
         self._generation = database.generation
@@ -110,9 +108,9 @@ class Pulls:
         self._manifests: _Cache[tuple[str, str], ManifestAnswer] = _Cache(MANIFEST_CACHE_BYTES)
         self._sizes: _Cache[tuple[str, str], BlobAnswer] = _Cache(BLOB_CACHE_ITEMS)
 
-    def known(self, repository: Repository) -> bool:
+    async def known(self, repository: Repository) -> bool:
         """Return whether a repository of this name exists or ever existed."""
-        return self._database.lookups.repository(repository)
+        return await self._database.lookups.repository(repository)
 
     async def manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
         """Return the manifest with this digest, or that a tag resolves to now (end-3).
@@ -123,17 +121,17 @@ class Pulls:
         """
         may_cache = self._may_cache()
         if isinstance(reference, Digest):
-            return self._by_digest(repository, reference, may_cache=may_cache)
+            return await self._by_digest(repository, reference, may_cache=may_cache)
         key = (repository, reference)
         known = self._tagged.get(key) if may_cache else None
         if known is not None and known.sealed:
             return known
-        found = self._database.lookups.tag(repository, reference)
+        found = await self._database.lookups.tag(repository, reference)
         if found is None:
-            raise self._no_tag(repository, reference)
+            raise await self._no_tag(repository, reference)
         if known is not None and str(known.digest) == found.digest and not found.sealed:
             return known
-        held = self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
+        held = await self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
         answer = ManifestAnswer(held.raw, held.media_type, held.digest, held.size, sealed=found.sealed, by_digest=False)
         if may_cache:
             self._tagged.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
@@ -151,7 +149,7 @@ class Pulls:
             known = self._sizes.get(key)
             if known is not None:
                 return known
-        size = self._database.lookups.blob_size(*key)
+        size = await self._database.lookups.blob_size(*key)
         if size is None:
             raise BlobUnknown(f"{repository} has no blob {digest}")
         answer = BlobAnswer(digest, size, self._blobs.path(digest))
@@ -162,8 +160,8 @@ class Pulls:
     async def named_size(self, repository: Repository, digest: Digest) -> int | None:
         """Return a blob's size as a manifest of the repository states it, None where none does."""
 
-        def query(connection: Connection) -> int | None:
-            named_by = queries.bytes_of_a_parent(connection, repository, str(digest))
+        def query(snapshot: Snapshot) -> int | None:
+            named_by = queries.parent_manifest(snapshot, repository, str(digest))
             if named_by is None:
                 return None
             # Parsed in the reader thread, because it may be large.
@@ -179,7 +177,7 @@ class Pulls:
 
     async def repositories_with_blob(self, digest: Digest) -> list[BlobCopy]:
         """Return the repositories that have a blob, and its size in each. Never show this to a client: repositories are isolated."""
-        rows = await self._database.read(lambda connection: queries.blob_holders(connection, str(digest), None))
+        rows = await self._database.read(lambda snapshot: queries.repositories_with_blob(snapshot, str(digest), None))
         return [BlobCopy(Repository(name), size) for name, size in rows]
 
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
@@ -193,7 +191,7 @@ class Pulls:
             RepositoryUnknown: nothing was ever pushed to it.
         """
         names = await self._database.read(
-            lambda connection: queries.tag_names(connection, repository, last or "", _one_more(n))
+            lambda snapshot: queries.tag_names(snapshot, repository, last or "", _one_more(n))
         )
         if names is None:
             raise RepositoryUnknown(f"nothing was ever pushed to {repository}")
@@ -204,12 +202,12 @@ class Pulls:
     ) -> Page[Repository]:
         """Return a page of the readable, non-empty repositories after `last`, sorted by bytes."""
 
-        def query(connection: Connection) -> list[str]:
+        def query(snapshot: Snapshot) -> list[str]:
             wanted = _one_more(n)
             found: list[str] = []
             after = last or ""
             while wanted is None or len(found) < wanted:
-                names = queries.repository_names(connection, after, CATALOG_BATCH)
+                names = queries.repository_names(snapshot, after, CATALOG_BATCH)
                 found += [name for name in names if may_read(Repository(name))]
                 if len(names) < CATALOG_BATCH:
                     break
@@ -235,36 +233,36 @@ class Pulls:
         have `max_bytes`, because an attacker may have pushed thousands with megabytes of annotations.
         """
 
-        def query(connection: Connection) -> ReferrersPage:
-            sizes = dict(queries.referrers(connection, repository, str(digest), artifact_type))
-            listed = _fallback_tag_lists(connection, repository, digest)
+        def query(snapshot: Snapshot) -> ReferrersPage:
+            sizes = dict(queries.referrers(snapshot, repository, str(digest), artifact_type))
+            listed = _fallback_tag_lists(snapshot, repository, digest)
             for each in listed:
                 if each not in sizes and each > after:
-                    held = queries.held_manifests(connection, repository, [each]).get(each)
+                    held = queries.manifests_of(snapshot, repository, [each]).get(each)
                     if held is not None and artifact_type in (None, held.artifact_type):
                         sizes[each] = held.size
             following = sorted(each for each in sizes if each > after)
             page = _up_to(following[:n], sizes, max_bytes)
-            rows = queries.held_manifests(connection, repository, page)
+            rows = queries.manifests_of(snapshot, repository, page)
             return ReferrersPage(
                 tuple(_referrer(rows[each]) for each in page if each in rows), len(page) < len(following)
             )
 
         return await self._database.read(query)
 
-    def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
-        bound = self._database.lookups.bound(repository, tag)
+    async def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
+        bound = await self._database.lookups.bound(repository, tag)
         if bound is None:
             return ManifestUnknown(f"there is no tag {tag} in {repository}")
         return TagDeleted(f"tag {tag} of {repository} was deleted; it can return only with {bound}", bound)
 
-    def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
+    async def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
         key = (repository, str(digest))
         if may_cache:
             known = self._manifests.get(key)
             if known is not None:
                 return known
-        found = self._database.lookups.manifest(*key)
+        found = await self._database.lookups.manifest(*key)
         if found is None:
             raise ManifestUnknown(f"{repository} has no manifest {digest}")
         answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)
@@ -310,9 +308,9 @@ def _referrer(row: ManifestRow) -> ReferrerRow:
     )
 
 
-def _fallback_tag_lists(connection: Connection, repository: Repository, digest: Digest) -> list[str]:
+def _fallback_tag_lists(snapshot: Snapshot, repository: Repository, digest: Digest) -> list[str]:
     """Return what a client listed under the fallback tag of the spec ("Referrers Tag Schema")."""
-    found = queries.tagged_bytes(connection, repository, f"{digest.algorithm}-{digest.hex[:64]}")
+    found = queries.tagged_manifest(snapshot, repository, f"{digest.algorithm}-{digest.hex[:64]}")
     if found is None:
         return []
     try:

@@ -17,10 +17,8 @@ from boltseal.policy.quotas import NO_QUOTAS, UNLIMITED, Quotas
 from boltseal.server.storage.metadata import queries, usage
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.oci.digest import Digest
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class QuotaChecks:
     referrers_per_image: int = 0
 
     @contextmanager
-    def counting(self, tx: Transaction, user: str) -> Iterator[None]:
+    def counting(self, tx: UnitOfWork, user: str) -> Iterator[None]:
         """Check the user's quota after a block that adds rows for that user.
 
         Raises:
@@ -42,16 +40,16 @@ class QuotaChecks:
         if quota is UNLIMITED:
             yield
             return
-        before = usage.held(tx.connection, user)
+        before = usage.total_of(tx, user)
         yield
-        after = usage.held(tx.connection, user)
+        after = usage.total_of(tx, user)
         quota.check(
             user,
             after.size_bytes if after.size_bytes > before.size_bytes else 0,
             after.repositories if after.repositories > before.repositories else 0,
         )
 
-    async def left_bytes(self, database: Database, user: str, repository: str) -> int | None:
+    async def left_bytes(self, database: Metadata, user: str, repository: str) -> int | None:
         """Return how many bytes a user may add to a repository now; None: any amount.
 
         Raises:
@@ -61,8 +59,8 @@ class QuotaChecks:
         if quota is UNLIMITED:
             return None
 
-        def look_up(connection: Connection) -> tuple[usage.UserUsage, bool]:
-            return usage.held(connection, user), queries.repository_exists(connection, repository)
+        def look_up(snapshot: Snapshot) -> tuple[usage.UserUsage, bool]:
+            return usage.total_of(snapshot, user), queries.repository_exists(snapshot, repository)
 
         used, exists = await database.read(look_up)
         quota.check(user, used.size_bytes + 1, 0 if exists else used.repositories + 1)
@@ -78,7 +76,7 @@ class QuotaChecks:
         if size_bytes > left_bytes and quota.max_bytes is not None:
             quota.check(user, quota.max_bytes - left_bytes + size_bytes, 0)
 
-    def check_referrers(self, tx: Transaction, repository_id: int, subject: Digest) -> None:
+    def check_referrers(self, tx: UnitOfWork, repository_id: int, subject: Digest) -> None:
         """Check that an image may have one more referrer.
 
         Raises:

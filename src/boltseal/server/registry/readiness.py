@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.sequencer import check_clock
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 DATABASE_TIMEOUT_S: Final = 5.0
 
@@ -34,7 +33,7 @@ class Readiness:
 
 
 async def readiness(
-    database: Database,
+    database: Metadata,
     disk_reserve: DiskReserve,
     read_only: str | None,
     notes: tuple[str, ...],
@@ -46,7 +45,7 @@ async def readiness(
     try:
         now_us = clock()
         async with asyncio.timeout(DATABASE_TIMEOUT_S):
-            head = await database.read(lambda connection: ledger_store.head(Transaction(connection, now_us)))
+            head = await database.read(lambda snapshot: ledger_store.head(snapshot))
         if head is not None:
             check_clock(head.last_time_us, now_us)
     except TimeoutError:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 MAX_KEYS: Final = 40
 MAX_EXTRA_BYTES: Final = 8 * 1024
@@ -70,7 +70,7 @@ class LedgerRecord:
 class Records:
     """Writes records into the ledger."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
     async def record(self, repository: Repository, record: LedgerRecord, actor: Actor) -> int:
@@ -84,8 +84,8 @@ class Records:
         return await self._database.write(lambda tx: _append(tx, repository, record, actor))
 
 
-def _append(tx: Transaction, repository: Repository, record: LedgerRecord, actor: Actor) -> int:
-    number = queries.repository_id(tx, repository)
+def _append(tx: UnitOfWork, repository: Repository, record: LedgerRecord, actor: Actor) -> int:
+    number = queries.lock_repository(tx, repository)
     manifest = None if number is None else queries.find_manifest(tx, number, str(record.digest))
     if number is None or manifest is None:
         raise ManifestUnknown(f"{repository} has no {record.digest}: push it first")
@@ -107,7 +107,7 @@ def _append(tx: Transaction, repository: Repository, record: LedgerRecord, actor
     )
 
 
-def _last_change(tx: Transaction, repository: RepositoryRow, tag: Tag, digest: Digest) -> int:
+def _last_change(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, digest: Digest) -> int:
     """Return the index of the last entry that changed a tag. NeverResolved: the tag never resolved to the digest."""
     resolved, last = False, -1
     for index, entry in changes_of(tx, repository, tag):

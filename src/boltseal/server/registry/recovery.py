@@ -32,15 +32,12 @@ from boltseal.server.registry import observations, sequencer
 from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot, UnitOfWork
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 Lines = Callable[[int, int], Iterable[bytes]]
 """Returns the entries [start, end) of a copy of a ledger, encoded and not verified."""
@@ -68,14 +65,14 @@ def next_origin(origin: str) -> str:
     return f"{origin}/2" if match is None else f"{match['origin']}/{int(match['number']) + 1}"
 
 
-def entries_here(database: Database, log: Log = LEDGER) -> int:
+def entries_here(database: Metadata, log: Log = LEDGER) -> int:
     """Return how many entries this store has."""
-    seen = database.read_and_wait(lambda connection: _read(connection, log))
+    seen = database.read_and_wait(lambda snapshot: _read(snapshot, log))
     return 0 if seen is None else seen[1]
 
 
 def bring_back(
-    database: Database, keys: LedgerKeys, tag_writer: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
+    database: Metadata, keys: LedgerKeys, tag_writer: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
     """Restore the missing entries. `head`: the copy's signed head, if it has one.
 
@@ -96,7 +93,7 @@ def bring_back(
             if offered.size > signed.size:
                 signed, note = offered, head
 
-        def job(tx: Transaction) -> int:
+        def job(tx: UnitOfWork) -> int:
             return _bring_back(tx, tag_writer, lines, signed, log)
 
         with _unfrozen(database, log):
@@ -106,7 +103,7 @@ def bring_back(
         return Recovered(key.name, str(key.verifier), brought)
 
 
-def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, log: Log = LEDGER) -> Recovered:
+def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, log: Log = LEDGER) -> Recovered:
     """Continue with the stored entries under a new origin and key, and record the loss.
 
     Raises:
@@ -114,7 +111,7 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
     """
     with keys.locked():
         mark = keys.mark()
-        seen = database.read_and_wait(lambda connection: _read(connection, log))
+        seen = database.read_and_wait(lambda snapshot: _read(snapshot, log))
         if seen is None:
             raise RecoveryRefused("this ledger was never started, so it has lost nothing")
         origin, size, stored = seen
@@ -125,9 +122,9 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
             extra["last_size"], extra["last_root"] = str(last.size), last.root.hex()
             extra["lost_entries"] = str(max(0, last.size - size))
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             ledger_store.set_origin(tx, key.name, log)
-            ledger_tree.clear(tx, log)
+            ledger_tree.remove_tree(tx, log)
             if log is OBSERVATIONS:
                 observations.recall(tx, size)
             sequencer.append(tx, EntryKind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
@@ -140,7 +137,7 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
 
 
 @contextmanager
-def _unfrozen(database: Database, log: Log) -> Iterator[None]:
+def _unfrozen(database: Metadata, log: Log) -> Iterator[None]:
     """Unfreeze a log for the block. If the block fails, the log is frozen again."""
     doubt = database.doubts.pop(log.name, None)
     try:
@@ -160,14 +157,14 @@ def _last_head(*notes: bytes | None) -> Checkpoint | None:
     return None
 
 
-def _read(connection: Connection, log: Log = LEDGER) -> tuple[str, int, ledger_tree.SignedHead | None] | None:
-    entries = ledger_store.head(Transaction(connection, 0), log)
-    return None if entries is None else (entries.origin, entries.size, ledger_tree.head(connection, log=log))
+def _read(snapshot: Snapshot, log: Log = LEDGER) -> tuple[str, int, ledger_tree.SignedHead | None] | None:
+    entries = ledger_store.head(snapshot, log)
+    return None if entries is None else (entries.origin, entries.size, ledger_tree.head(snapshot, log=log))
 
 
-def _bring_back(tx: Transaction, tag_writer: TagWriter, lines: Lines, signed: Checkpoint, log: Log) -> int:
-    head = ledger_store.head(tx, log)
-    stored = ledger_tree.head(tx.connection, log=log)
+def _bring_back(tx: UnitOfWork, tag_writer: TagWriter, lines: Lines, signed: Checkpoint, log: Log) -> int:
+    head = ledger_store.lock_head(tx, log)
+    stored = ledger_tree.head(tx, log=log)
     if head is None or head.origin != signed.origin:
         raise RecoveryRefused(f"the data does not belong to the ledger {signed.origin}")
     missing = signed.size - head.size
@@ -178,15 +175,13 @@ def _bring_back(tx: Transaction, tag_writer: TagWriter, lines: Lines, signed: Ch
     # 1
     new = list(lines(head.size, signed.size))
     size = 0 if stored is None else stored.size
-    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx.connection, size, log=log)] + [
-        leaf_hash(line) for line in new
-    ]
-    grown = grow(size, ledger_tree.tiles(tx.connection, edge(size), log), leaves)
+    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx, size, log=log)] + [leaf_hash(line) for line in new]
+    grown = grow(size, ledger_tree.tiles(tx, edge(size), log), leaves)
     if (grown.size, grown.root) != (signed.size, signed.root):
         raise RecoveryRefused("the offered entries are not the ones that were signed")
     # 2
     audit = ObservationAudit(origin="") if log is OBSERVATIONS else Audit(origin="")
-    for index, line in ledger_store.lines(tx.connection, log=log):
+    for index, line in ledger_store.lines(tx, log=log):
         audit.take(index, line)
     touched = dict[tuple[str, str], str]()
     for index, line in enumerate(new, start=head.size):
@@ -212,5 +207,5 @@ def _bring_back(tx: Transaction, tag_writer: TagWriter, lines: Lines, signed: Ch
     for (repository, tag), canonical in touched.items():
         row = RepositoryRow(Repository(repository), queries.ensure_repository(tx, repository, None))
         tag_writer.recall(tx, row, Tag(tag), audit.names[repository, tag], canonical)
-    tx.takes_away = True
+    tx.invalidates_caches = True
     return missing

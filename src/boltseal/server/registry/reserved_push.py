@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import Published
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 RESERVED_US: Final = 3_600_000_000
 _FOLLOW: Final = MoveTerms(OnMove.FOLLOW)
@@ -77,7 +77,7 @@ class ReservedPushes:
     The preconditions of a push are those that its client set for upstream's state, so the methods here ignore them.
     """
 
-    def __init__(self, database: Database, manifests: Manifests, tag_writer: TagWriter, refusals: RefusalLog) -> None:
+    def __init__(self, database: Metadata, manifests: Manifests, tag_writer: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
         self._refusals = refusals
         self._manifests = manifests
@@ -88,7 +88,7 @@ class ReservedPushes:
 
         A repository under an upstream's name that a client created would stop the server at its next start.
         """
-        if not self._database.lookups.repository(repository):
+        if not await self._database.lookups.repository(repository):
             await self._database.write(lambda tx: queries.ensure_repository(tx, repository, mirror.name))
 
     async def reserve(self, push: ManifestPush) -> ApprovedPush:
@@ -100,17 +100,17 @@ class ReservedPushes:
         """
         (tag,) = push.tags
 
-        def job(tx: Transaction) -> ApprovedPush:
+        def job(tx: UnitOfWork) -> ApprovedPush:
             number = queries.ensure_repository(tx, push.repository, push.actor.name)
             repository = RepositoryRow(push.repository, number)
             current = self._tag_writer.digest_of(tx, repository, tag)
-            with tx.undone():
+            with tx.rolled_back():
                 self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
                 sealed = self._tag_writer.is_sealed(tx, repository, tag)
-            row = reservations.find(tx.connection, push.repository, tag)
+            row = reservations.find(tx, push.repository, tag)
             if row is not None and row.expires_us > tx.now_us:
                 raise PushInProgress(f"another push to {push.repository}:{tag} is unfinished; try again in a moment")
-            reservations.drop(tx, push.repository, tag)
+            reservations.remove(tx, push.repository, tag)
             reservations.add(tx, _row(push, tag, tx.now_us))
             mode = Mode.SEALED if sealed else decide(self._tag_writer.rules, push.repository, tag).mode
             return ApprovedPush(mode, current)
@@ -122,10 +122,10 @@ class ReservedPushes:
         """Publish a push that upstream has taken. Raises as `Manifests.put`: the rules may have changed meanwhile."""
         (tag,) = push.tags
 
-        def job(tx: Transaction) -> Published:
+        def job(tx: UnitOfWork) -> Published:
             published = self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
             _observe(tx, push, tag)
-            reservations.drop(tx, push.repository, tag)
+            reservations.remove(tx, push.repository, tag)
             return published
 
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
@@ -139,55 +139,55 @@ class ReservedPushes:
     async def check(self, push: ManifestPush) -> None:
         """Raise what `put` would raise, and write nothing."""
 
-        def job(tx: Transaction) -> None:
-            with tx.undone():
+        def job(tx: UnitOfWork) -> None:
+            with tx.rolled_back():
                 self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
 
         await self._database.write(job)
 
     async def drop(self, repository: Repository, tag: Tag) -> None:
         """Delete the reservation: upstream has not taken the push, and will not."""
-        await self._database.write(lambda tx: reservations.drop(tx, repository, tag))
+        await self._database.write(lambda tx: reservations.remove(tx, repository, tag))
 
     async def drop_if_expired(self, repository: Repository, tag: Tag) -> bool:
         """Delete the reservation if its hour is over, and return whether the tag is free now."""
 
-        def job(tx: Transaction) -> bool:
-            row = reservations.find(tx.connection, repository, tag)
+        def job(tx: UnitOfWork) -> bool:
+            row = reservations.find(tx, repository, tag)
             if row is not None and row.expires_us > tx.now_us:
                 return False
-            reservations.drop(tx, repository, tag)
+            reservations.remove(tx, repository, tag)
             return True
 
         return await self._database.write(job)
 
     async def find(self, repository: Repository, tag: Tag) -> Reservation | None:
         """Return the reservation of a tag, or None."""
-        row = await self._database.read(lambda connection: reservations.find(connection, repository, tag))
+        row = await self._database.read(lambda snapshot: reservations.find(snapshot, repository, tag))
         return None if row is None else _reservation(row)
 
     async def every(self) -> list[Reservation]:
         """Return all reservations, the oldest first."""
-        return [_reservation(row) for row in await self._database.read(reservations.every)]
+        return [_reservation(row) for row in await self._database.read(reservations.all_reservations)]
 
     async def repositories_with_blob(self, digest: Digest, prefix: str) -> list[Repository]:
         """Return the repositories whose name starts with a prefix and that have a blob."""
 
-        def names(tx: Transaction) -> list[Repository]:
-            found = queries.blob_holders(tx.connection, str(digest), None)
+        def names(tx: UnitOfWork) -> list[Repository]:
+            found = queries.repositories_with_blob(tx, str(digest), None)
             return [Repository(name) for name, _ in found if name.startswith(prefix)]
 
         return await self._database.write(names)
 
 
-def _observe(tx: Transaction, push: ManifestPush, tag: Tag) -> None:
+def _observe(tx: UnitOfWork, push: ManifestPush, tag: Tag) -> None:
     pushed = push.pushed
     answer = UpstreamAnswer(pushed.identity.canonical, pushed.manifest.media_type, len(pushed.manifest.raw))
     try:
         observations.note(tx, push.repository, tag, answer, _FOLLOW, push.actor, "pushed through the push proxy")
     except (LedgerFrozen, LedgerMissing, ObservationMissing):
         # Upstream has the manifest and the ledger records it: a doubted log of observations undoes neither.
-        tx.takes_away = True  # caches may have the digest that the tag had before
+        tx.invalidates_caches = True  # caches may have the digest that the tag had before
 
 
 def _row(push: ManifestPush, tag: Tag, now_us: int) -> ReservationRow:

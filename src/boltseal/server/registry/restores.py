@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 _SETS_DIGEST: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
 _DELETIONS: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
@@ -84,7 +84,7 @@ class IndexedEntry(NamedTuple):
 class Restores:
     """Restores tags through the tag writer."""
 
-    def __init__(self, database: Database, tag_writer: TagWriter) -> None:
+    def __init__(self, database: Metadata, tag_writer: TagWriter) -> None:
         self._database = database
         self._tag_writer = tag_writer
 
@@ -100,8 +100,8 @@ class Restores:
             SealedPut, ReferencesMissing: as `TagWriter.publish`.
         """
 
-        def job(tx: Transaction) -> RestoredTag:
-            number = queries.repository_id(tx, repository)
+        def job(tx: UnitOfWork) -> RestoredTag:
+            number = queries.lock_repository(tx, repository)
             if number is None:
                 raise NeverResolved(f"nothing was ever pushed to {repository}")
             row = RepositoryRow(repository, number)
@@ -120,7 +120,7 @@ class Restores:
         return await self._database.write(job)
 
 
-def _resolve(tx: Transaction, repository: RepositoryRow, tag: Tag, target: RestoreTarget) -> Digest:
+def _resolve(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, target: RestoreTarget) -> Digest:
     match target:
         case Digest():
             for _, entry in changes_of(tx, repository, tag):
@@ -128,7 +128,7 @@ def _resolve(tx: Transaction, repository: RepositoryRow, tag: Tag, target: Resto
                     return target
             raise NeverResolved(f"tag {tag} of {repository.name} never resolved to {target}; see `boltseal history`")
         case ByIndex(index):
-            lines = list(ledger_store.lines(tx.connection, index, until=index + 1))
+            lines = list(ledger_store.lines(tx, index, until=index + 1))
             found = parse(lines[0][1]) if lines else None
             if (
                 found is None
@@ -146,7 +146,7 @@ def _resolve(tx: Transaction, repository: RepositoryRow, tag: Tag, target: Resto
             return _digest_at(tx, repository, tag, time_us)
 
 
-def _digest_at(tx: Transaction, repository: RepositoryRow, tag: Tag, time_us: int) -> Digest:
+def _digest_at(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, time_us: int) -> Digest:
     last: Entry | None = None
     for _, entry in changes_of(tx, repository, tag):
         if entry.time_us > time_us:
@@ -160,12 +160,12 @@ def _digest_at(tx: Transaction, repository: RepositoryRow, tag: Tag, time_us: in
     return Digest.parse(last.digest)
 
 
-def changes_of(tx: Transaction, repository: RepositoryRow, tag: Tag) -> Iterator[IndexedEntry]:
+def changes_of(tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Iterator[IndexedEntry]:
     """Yield every ledger entry that changed a tag, the oldest first. Records about the tag are left out."""
     after = -1
     while True:
-        rows = ledger_store.of_repository(
-            tx.connection, repository.name, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
+        rows = ledger_store.entries_of(
+            tx, repository.name, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
         )
         yield from (IndexedEntry(index, parse(line)) for index, line in rows)
         if len(rows) < _PAGE:

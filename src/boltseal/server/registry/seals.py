@@ -20,14 +20,14 @@ from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.storage.metadata import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from boltseal.oci.reference import Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.models import EntryResult, TagChange
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class NeverSealed(Invalid):
@@ -77,7 +77,7 @@ class Purged:
 class Seals:
     """Runs the admin operations, each in one transaction."""
 
-    def __init__(self, database: Database, blobs: BlobStore, tag_writer: TagWriter) -> None:
+    def __init__(self, database: Metadata, blobs: BlobStore, tag_writer: TagWriter) -> None:
         self._database = database
         self._blobs = blobs
         self._tag_writer = tag_writer
@@ -90,7 +90,7 @@ class Seals:
             ReferencesMissing: the repository lacks content under the manifest.
         """
 
-        def job(tx: Transaction) -> EntryResult:
+        def job(tx: UnitOfWork) -> EntryResult:
             result = self._tag_writer.seal(tx, self._change(tx, repository, tag, actor, reason))
             if result is None:
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
@@ -106,7 +106,7 @@ class Seals:
             NeverSealed: the tag is mutable.
         """
 
-        def job(tx: Transaction) -> EntryResult:
+        def job(tx: UnitOfWork) -> EntryResult:
             change = self._change(tx, repository, tag, actor, reason)
             result = self._tag_writer.unseal(tx, change)
             if result is not None:
@@ -127,7 +127,7 @@ class Seals:
             SealedDelete: another sealed image contains it; that one has to be purged first.
         """
 
-        def job(tx: Transaction) -> Purged:
+        def job(tx: UnitOfWork) -> Purged:
             row = _find(tx, repository)
             digest = reference if isinstance(reference, Digest) else self._tag_writer.digest_of(tx, row, reference)
             if digest is None or queries.find_manifest(tx, row.id, str(digest)) is None:
@@ -135,13 +135,13 @@ class Seals:
             return self._purge(tx, row, digest, actor, reason)
 
         purged = await self._database.write(job)
-        await self._database.write(lambda tx: self._unlink(tx, purged))
+        await self._delete_bytes(purged.blobs)
         return purged
 
     async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[ExpiredTag]:
         """Delete the tags whose keep time is over; their names stay sealed. Return those tags, also in a dry run."""
 
-        def job(tx: Transaction) -> list[ExpiredTag]:
+        def job(tx: UnitOfWork) -> list[ExpiredTag]:
             return [
                 ExpiredTag(row.name, tag)
                 for row, tag in self._tag_writer.overdue(tx)
@@ -150,10 +150,10 @@ class Seals:
 
         return await self._database.write(job)
 
-    def _change(self, tx: Transaction, repository: Repository, tag: Tag, actor: Actor, reason: str) -> TagChange:
+    def _change(self, tx: UnitOfWork, repository: Repository, tag: Tag, actor: Actor, reason: str) -> TagChange:
         return self._tag_writer.change(tx, _find(tx, repository), tag, actor, reason=reason)
 
-    def _purge(self, tx: Transaction, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
+    def _purge(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
         twins = _all_digests(tx, repository, digest)
         tags = tuple(
             tag for twin in twins for tag in self._tag_writer.purge_tags_at(tx, repository, twin, actor, reason)
@@ -161,8 +161,8 @@ class Seals:
         self._refuse_part_of_sealed(tx, repository, twins)
         if not tags:  # no entry about a tag records this purge
             _record_purge(tx, repository, digest, actor, reason)
-        tx.takes_away = True
-        under = {Digest.parse(text) for text in queries.digests(tx, queries.reached_from(repository.id, str(digest)))}
+        tx.invalidates_caches = True
+        under = {Digest.parse(text) for text in queries.digests(tx, queries.closure(repository.id, str(digest)))}
         manifests: list[Digest] = [*twins]
         blobs: list[Digest] = []
         kept: list[KeptPart] = []
@@ -189,7 +189,7 @@ class Seals:
         copies = tuple(self._other_copies(tx, (*manifests, *blobs)))
         return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), copies)
 
-    def _parent(self, tx: Transaction, repository: RepositoryRow, part: Digest) -> str | None:
+    def _parent(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
         """Describe one manifest that contains this part, with a tag that resolves to it; None when none does."""
         parents = queries.parents(tx, repository.id, str(part))
         if not parents:
@@ -198,21 +198,21 @@ class Seals:
         tag = self._tag_writer.first_tag_at(tx, repository, Digest.parse(parent))
         return parent if tag is None else f"{parent} (tag {tag})"
 
-    def _other_copies(self, tx: Transaction, purged: Collection[Digest]) -> Iterator[OtherCopy]:
-        for number, name, text in queries.holders(tx, [str(digest) for digest in purged]):
+    def _other_copies(self, tx: UnitOfWork, purged: Collection[Digest]) -> Iterator[OtherCopy]:
+        for number, name, text in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
             repository, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
             parent = self._parent(tx, repository, digest)
             part_of = f", as part of {parent}" if parent else ""
             yield OtherCopy(repository.name, digest, f"{name} has it too{part_of}")
 
-    def _refuse_part_of_sealed(self, tx: Transaction, repository: RepositoryRow, twins: list[Digest]) -> None:
+    def _refuse_part_of_sealed(self, tx: UnitOfWork, repository: RepositoryRow, twins: list[Digest]) -> None:
         """Refuse a manifest that a sealed image contains. The manifest's own tags are deleted by now."""
         for twin in twins:
             protecting = self._tag_writer.protecting_tags(tx, repository, twin, through_subjects=False)
             if protecting:
                 raise SealedDelete(refusal_message.delete_protected("manifest", twin, repository.name, protecting))
 
-    def _other_use(self, tx: Transaction, repository: RepositoryRow, part: Digest) -> str | None:
+    def _other_use(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
         """Describe what besides a parent keeps a manifest, or return None."""
         tag = self._tag_writer.first_tag_at(tx, repository, part)
         if tag is not None:
@@ -220,28 +220,36 @@ class Seals:
         signed = self._tag_writer.protecting_tags(tx, repository, part, through_subjects=True)
         return f"it signs or describes the image sealed by tag {signed.first[0]}" if signed else None
 
-    def _unlink(self, tx: Transaction, purged: Purged) -> None:
-        """Delete the bytes in a second transaction: an unlink cannot be rolled back, so the rows must be gone first."""
-        for digest in purged.blobs:
-            if not queries.blob_named(tx, str(digest)):
-                self._blobs.remove(digest)
+    async def _delete_bytes(self, digests: Iterable[Digest]) -> None:
+        """Delete the bytes of blobs that no row of any repository refers to.
+
+        After the transaction that removed the rows, because a deletion can't be rolled back. An upload that stored the same
+        bytes before `release_again` gets no row (`uploads`); one that stores them after it has another version.
+        """
+        stored = [found for digest in digests if (found := await self._blobs.stat(digest)) is not None]
+
+        def job(tx: UnitOfWork) -> list[StoredBlob]:
+            return [found for found in stored if queries.release_again(tx, str(found.digest))]
+
+        for found in await self._database.write(job):
+            await self._blobs.delete(found)
 
 
-def _find(tx: Transaction, repository: Repository) -> RepositoryRow:
-    number = queries.repository_id(tx, repository)
+def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:
+    number = queries.lock_repository(tx, repository)
     if number is None:
         raise ManifestUnknown(f"nothing was ever pushed to {repository}")
     return RepositoryRow(repository, number)
 
 
-def _all_digests(tx: Transaction, repository: RepositoryRow, digest: Digest) -> list[Digest]:
+def _all_digests(tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> list[Digest]:
     """Return the digest, then every other digest under which the repository has the same bytes."""
     row = queries.find_manifest(tx, repository.id, str(digest))
-    others = [] if row is None else queries.called(tx, repository.id, row.canonical)
+    others = [] if row is None else queries.digests_of_bytes(tx, repository.id, row.canonical)
     return [digest, *(other for other in map(Digest.parse, others) if other != digest)]
 
 
-def _record_purge(tx: Transaction, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:
+def _record_purge(tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:
     row = queries.find_manifest(tx, repository.id, str(digest))
     sequencer.append(
         tx,

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import Unavailable
 from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000
@@ -60,7 +60,7 @@ def check_clock(last_time_us: int, now_us: int) -> None:
         )
 
 
-def check_recordable(tx: Transaction, log: Log) -> None:
+def check_recordable(tx: UnitOfWork, log: Log) -> None:
     """Check that a log takes entries.
 
     Raises:
@@ -72,7 +72,7 @@ def check_recordable(tx: Transaction, log: Log) -> None:
 
 
 def append(
-    tx: Transaction,
+    tx: UnitOfWork,
     kind: EntryKind,
     *,
     repository: Repository | None = None,
@@ -99,7 +99,7 @@ def append(
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
         raise AssertionError(f"{log.name} takes no entries of kind {kind}")
     check_recordable(tx, log)
-    head = ledger_store.head(tx, log)
+    head = ledger_store.lock_head(tx, log)
     if head is None:
         raise LedgerMissing(
             f"the registry's {log.name} was never started: nothing was changed; start `boltseal serve` once"
@@ -136,12 +136,12 @@ def append(
     return head.size
 
 
-def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str:
+def start_ledger(tx: UnitOfWork, *, origin: str, rules: str, actor: str) -> str:
     """Start the ledger if this store has none, and record the rules if they differ from the last recorded ones.
 
     Return the ledger's origin. The first start fixes it, whatever the configuration says later.
     """
-    head = ledger_store.head(tx)
+    head = ledger_store.lock_head(tx)
     if head is None:
         head = ledger_store.start(tx, origin)
         append(tx, EntryKind.LOG_STARTED, actor=actor)
@@ -154,15 +154,15 @@ def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str
     return head.origin
 
 
-def start_observations(tx: Transaction, *, actor: str) -> None:
+def start_observations(tx: UnitOfWork, *, actor: str) -> None:
     """Start the log of observations if this store has none. Its origin is the ledger's with a suffix.
 
     Raises:
         LedgerMissing: the ledger was never started.
     """
-    if ledger_store.head(tx, OBSERVATIONS) is not None:
+    if ledger_store.lock_head(tx, OBSERVATIONS) is not None:
         return
-    head = ledger_store.head(tx)
+    head = ledger_store.lock_head(tx)
     if head is None:
         raise LedgerMissing("the registry's ledger was never started: nothing was changed; start `boltseal serve` once")
     ledger_store.start(tx, f"{head.origin}{OBSERVATIONS_ORIGIN}", OBSERVATIONS)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boltseal.server.registry.integrator import Integrator
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 PAUSE_S: Final = 0.075
 POLL_S: Final = 1.0
@@ -35,7 +35,7 @@ class Signer:
     """Signs one log in a thread. `on_signed`: called in that thread after each new head."""
 
     def __init__(
-        self, integrator: Integrator, database: Database, on_signed: Callable[[], None] = lambda: None
+        self, integrator: Integrator, database: Metadata, on_signed: Callable[[], None] = lambda: None
     ) -> None:
         self._integrator = integrator
         self._database = database

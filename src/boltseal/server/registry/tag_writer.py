@@ -38,14 +38,13 @@ from boltseal.server.storage.metadata import queries, tag_table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Select
-
     from boltseal.ledger.audit import AuditedTag
     from boltseal.oci.manifest import Manifest
     from boltseal.policy.rules import RuleSet
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.models import Conditions, PushedManifest
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
+    from boltseal.server.storage.metadata.queries import DigestSet
     from boltseal.server.storage.metadata.tag_row import TagRow
 
 _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
@@ -93,7 +92,7 @@ class TagWriter:
 
     def change(
         self,
-        tx: Transaction,
+        tx: UnitOfWork,
         repository: RepositoryRow,
         tag: Tag,
         actor: Actor,
@@ -102,10 +101,10 @@ class TagWriter:
         conditions: Conditions = UNCONDITIONAL,
     ) -> TagChange:
         """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction."""
-        return TagChange(repository, tag, tag_table.find(tx, repository.id, tag), actor, reason, conditions)
+        return TagChange(repository, tag, tag_table.lock_tag(tx, repository.id, tag), actor, reason, conditions)
 
     def publish(
-        self, tx: Transaction, change: TagChange, pushed: PushedManifest, kind: EntryKind | None = None
+        self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, kind: EntryKind | None = None
     ) -> EntryResult:
         """Let a tag resolve to a manifest whose row is written.
 
@@ -139,7 +138,7 @@ class TagWriter:
         keep = None
         if row is not None and row.sealed_digest is not None and decision is PushDecision.RETURN:
             # The client may have addressed the same bytes by another digest than the one that the tag is sealed at.
-            queries.also_hold(tx, repository.id, str(pushed.digest), str(row.sealed_digest))
+            queries.add_alias(tx, repository.id, str(pushed.digest), str(row.sealed_digest))
             new = tag_rows.returned(row)
         else:
             new = tag_rows.resolving_to(pushed)
@@ -149,7 +148,7 @@ class TagWriter:
         mode = Mode.SEALED if sealing else rule.mode
         return self._record(tx, change, new, kind or _KINDS[decision], _extra(mode, keep))
 
-    def delete(self, tx: Transaction, change: TagChange) -> bool:
+    def delete(self, tx: UnitOfWork, change: TagChange) -> bool:
         """Delete a tag; False when it does not exist. A sealed tag leaves a tombstone.
 
         Raises:
@@ -163,18 +162,18 @@ class TagWriter:
         self._drop(tx, change, EntryKind.TAG_DELETED)
         return True
 
-    def delete_tags_at(self, tx: Transaction, repository: RepositoryRow, digest: Digest, actor: Actor) -> None:
+    def delete_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor) -> None:
         """Delete every tag that resolves to a manifest that is about to be deleted.
 
         Raises:
             TagProtected: a seal protects one of them.
         """
-        for name, row in tag_table.meaning(tx, repository.id, str(digest)):
+        for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
             change = TagChange(repository, Tag(name), row, actor)
             self._check_deletable(tx, change, row)
             self._drop(tx, change, EntryKind.TAG_DELETED)
 
-    def seal(self, tx: Transaction, change: TagChange) -> EntryResult | None:
+    def seal(self, tx: UnitOfWork, change: TagChange) -> EntryResult | None:
         """Seal a tag at its current digest and protect it for ever; None when the tag does not exist.
 
         Raises:
@@ -186,41 +185,41 @@ class TagWriter:
         if row.sealed_digest is not None and row.keep == str(FOREVER):
             return EntryResult(row.entry_index, changed=False)
         self._check_complete(tx, change.repository, row.digest)
-        tx.takes_away = True  # caches may have the digest that a mirrored tag had upstream
+        tx.invalidates_caches = True  # caches may have the digest that a mirrored tag had upstream
         new = tag_rows.sealed(row, FOREVER, tx.now_us, change.actor)
         return self._record(tx, change, new, EntryKind.TAG_SEALED, _extra(Mode.SEALED, FOREVER))
 
-    def unseal(self, tx: Transaction, change: TagChange) -> EntryResult | None:
+    def unseal(self, tx: UnitOfWork, change: TagChange) -> EntryResult | None:
         """Lift only the protection against deletion; None when the tag was never sealed or does not exist."""
         row = change.row
         if row is None or row.digest is None or row.sealed_digest is None:
             return None
         if row.keep == str(DELETABLE):
             return EntryResult(row.entry_index, changed=False)
-        tx.takes_away = True
+        tx.invalidates_caches = True
         new = dataclasses.replace(row, keep=str(DELETABLE), keep_until_us=None)
         return self._record(tx, change, new, EntryKind.TAG_UNSEALED, _extra(Mode.SEALED, DELETABLE))
 
     def purge_tags_at(
-        self, tx: Transaction, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str
     ) -> list[Tag]:
         """Delete every tag that resolves to a manifest, protected or not, because its bytes must go. Return the tags."""
         tags = []
-        for name, row in tag_table.meaning(tx, repository.id, str(digest)):
+        for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
             self._drop(tx, TagChange(repository, Tag(name), row, actor, reason), EntryKind.TAG_PURGED)
             tags.append(Tag(name))
         return tags
 
-    def expire(self, tx: Transaction, repository: RepositoryRow, tag: Tag, actor: Actor) -> bool:
+    def expire(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag, actor: Actor) -> bool:
         """Delete a tag whose keep time is over; False when it is not over (any more)."""
-        row = tag_table.find(tx, repository.id, tag)
+        row = tag_table.lock_tag(tx, repository.id, tag)
         if row is None or row.digest is None or row.keep_until_us is None or row.keep_until_us > tx.now_us:
             return False
         change = TagChange(repository, tag, row, actor, f"its keep of {row.keep} is over")
         self._drop(tx, change, EntryKind.TAG_EXPIRED)
         return True
 
-    def recall(self, tx: Transaction, repository: RepositoryRow, tag: Tag, audited: AuditedTag, canonical: str) -> None:
+    def recall(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag, audited: AuditedTag, canonical: str) -> None:
         """Set a tag to the state in its last ledger entry, after entries were recovered.
 
         The repository may lack that manifest. `canonical`: its sha256 where its digest has another algorithm.
@@ -228,52 +227,52 @@ class TagWriter:
         Raises:
             Unavailable: nothing records that sha256.
         """
-        row = tag_table.find(tx, repository.id, tag)
+        row = tag_table.lock_tag(tx, repository.id, tag)
         recalled = tag_rows.recalled(tag, row, audited, canonical)
         (tag_table.add if row is None else tag_table.change)(tx, repository.id, tag, recalled)
 
-    def digest_of(self, tx: Transaction, repository: RepositoryRow, tag: Tag) -> Digest | None:
+    def digest_of(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Digest | None:
         """Return the digest that a tag resolves to now, or None."""
         row = tag_table.find(tx, repository.id, tag)
         return None if row is None else row.digest
 
-    def is_sealed(self, tx: Transaction, repository: RepositoryRow, tag: Tag) -> bool:
+    def is_sealed(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> bool:
         """Return whether a tag was ever sealed."""
         row = tag_table.find(tx, repository.id, tag)
         return row is not None and row.sealed_digest is not None
 
-    def first_tag_at(self, tx: Transaction, repository: RepositoryRow, digest: Digest) -> Tag | None:
+    def first_tag_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> Tag | None:
         """Return the first tag, by name, that resolves to a manifest now; None when none does."""
-        name = tag_table.first_at(tx, repository.id, str(digest))
+        name = tag_table.first_tag_at(tx, repository.id, str(digest))
         return None if name is None else Tag(name)
 
-    def overdue(self, tx: Transaction) -> list[OverdueTag]:
+    def overdue(self, tx: UnitOfWork) -> list[OverdueTag]:
         """Return every tag whose keep time is over."""
         rows = tag_table.overdue(tx)
         return [OverdueTag(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in rows]
 
     def protecting_tags(
-        self, tx: Transaction, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
     ) -> SomeTags:
         """Return the sealed and kept tags whose seal covers a digest (guarantee 6).
 
         `through_subjects`: include seals on an image that this manifest refers to, as a signature does.
         """
-        covering = queries.reaching(repository.id, str(digest), through_subjects=through_subjects)
-        protecting = tag_table.kept(tx, repository.id, covering)
+        covering = queries.covering(repository.id, str(digest), through_subjects=through_subjects)
+        protecting = tag_table.protecting_tags(tx, repository.id, covering)
         if through_subjects and not protecting:
             return self._protecting_by_other_digest(tx, repository, str(digest), covering)
         return protecting
 
-    def protecting_tags_at(self, tx: Transaction, repository: RepositoryRow, digest: Digest) -> SomeTags:
+    def protecting_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> SomeTags:
         """Return the sealed and kept tags that resolve to this very digest."""
-        return tag_table.kept_at(tx, repository.id, str(digest))
+        return tag_table.protecting_tags_at(tx, repository.id, str(digest))
 
-    def deletable_tags_at(self, tx: Transaction, repository: RepositoryRow, digest: Digest) -> SomeTags:
+    def deletable_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> SomeTags:
         """Return the tags that resolve to a manifest and can be deleted, whatever else protects the manifest."""
         return tag_table.deletable_at(tx, repository.id, str(digest))
 
-    def signed_image(self, tx: Transaction, repository: RepositoryRow, tag: Tag) -> Digest | None:
+    def signed_image(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Digest | None:
         """Return the digest of the image that a signature tool's tag names.
 
         The tag has only the beginning of a sha512 digest. That image must be in the repository.
@@ -281,14 +280,14 @@ class TagWriter:
         beginning = sha512_beginning(tag)
         if beginning is None:
             return signature_subject(tag)
-        whole = queries.digest_that_begins(tx, repository.id, beginning)
+        whole = queries.digest_with_prefix(tx, repository.id, beginning)
         return None if whole is None else Digest.parse(whole)
 
     def _protecting_by_other_digest(
-        self, tx: Transaction, repository: RepositoryRow, digest: str, covering: Select[str]
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: str, covering: DigestSet
     ) -> SomeTags:
         """Find protecting tags where a signature and a tag address one image by digests of different algorithms."""
-        also_called = queries.also_called(tx, repository.id)
+        also_called = queries.aliases(tx, repository.id)
         if not also_called:
             return SomeTags()
         same = defaultdict(set)
@@ -299,8 +298,8 @@ class TagWriter:
         waiting = list(found)
         while waiting:
             for twin in same[waiting.pop()] - found:
-                covering = queries.reaching(repository.id, twin, through_subjects=True)
-                protecting = tag_table.kept(tx, repository.id, covering)
+                covering = queries.covering(repository.id, twin, through_subjects=True)
+                protecting = tag_table.protecting_tags(tx, repository.id, covering)
                 if protecting:
                     return protecting
                 more = queries.digests(tx, covering) - found
@@ -308,7 +307,7 @@ class TagWriter:
                 waiting += more
         return SomeTags()
 
-    def _check_deletable(self, tx: Transaction, change: TagChange, row: TagRow) -> None:
+    def _check_deletable(self, tx: UnitOfWork, change: TagChange, row: TagRow) -> None:
         repository, tag = change.repository, change.tag
         if row.kept_at(tx.now_us):
             raise TagProtected(refusal_message.delete_sealed_tag(tag, repository.name, tag_rows.binding_of(row)))
@@ -318,27 +317,27 @@ class TagWriter:
             if protecting:
                 raise TagProtected(refusal_message.delete_signature_tag(tag, repository.name, protecting))
 
-    def _check_complete(self, tx: Transaction, repository: RepositoryRow, digest: Digest) -> None:
+    def _check_complete(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> None:
         checked = (repository.id, str(digest))
-        if checked in tx.whole:  # a push of 64 tags checks this once: nothing else deletes within its transaction
+        if checked in tx.complete_manifests:  # a push of 64 tags checks this once: its transaction deletes nothing
             return
-        absent = queries.missing(tx, repository.id, str(digest))
+        absent = queries.missing_parts(tx, repository.id, str(digest))
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ReferencesMissing(
                 f"{repository.name} lacks {absent[0]}{more}, which {digest.short} needs: "
                 "push what is missing, then the manifest again"
             )
-        tx.whole.add(checked)
+        tx.complete_manifests.add(checked)
 
-    def _extends(self, tx: Transaction, change: TagChange, new: Manifest) -> bool:
+    def _extends(self, tx: UnitOfWork, change: TagChange, new: Manifest) -> bool:
         if change.current is None:
             return True
         old = queries.manifest_bytes(tx, change.repository.id, str(change.current))
         return old is not None and append_only.extends(parse_manifest(old[1], old[0]), new)
 
     def _refusal(
-        self, tx: Transaction, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision
+        self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision
     ) -> SealedPut:
         repository, tag = change.repository, change.tag
         if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
@@ -354,14 +353,14 @@ class TagWriter:
         binding, free = tag_rows.binding_of(row), next_free(tag, taken)
         return TagSealed(message(tag, repository.name, binding, pushed.digest, free))
 
-    def _drop(self, tx: Transaction, change: TagChange, kind: EntryKind) -> None:
+    def _drop(self, tx: UnitOfWork, change: TagChange, kind: EntryKind) -> None:
         if change.row is None:
             raise AssertionError("a tag that never existed cannot be deleted")
-        tx.takes_away = True
+        tx.invalidates_caches = True
         self._record(tx, change, tag_rows.deleted(change.row), kind, {})
 
     def _record(
-        self, tx: Transaction, change: TagChange, new: TagRow, kind: EntryKind, extra: dict[str, str]
+        self, tx: UnitOfWork, change: TagChange, new: TagRow, kind: EntryKind, extra: dict[str, str]
     ) -> EntryResult:
         """Write row and entry. The entry of a deletion names the deleted digest; `was` is the digest before the change."""
         repository, tag, old = change.repository, change.tag, change.row

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from boltseal.server.auth.actor import Actor
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
@@ -49,7 +49,7 @@ class UploadManager:
 
     def __init__(
         self,
-        database: Database,
+        database: Metadata,
         blobs: BlobStore,
         disk_reserve: DiskReserve | None = None,
         quotas: QuotaChecks = UNCHECKED,
@@ -89,14 +89,16 @@ class UploadManager:
         Return False when that is impossible, whether the blob does not exist or the caller may not read it.
         """
 
-        def job(tx: Transaction) -> bool:
-            found = queries.blob_holders(tx.connection, str(digest), source)
+        def job(tx: UnitOfWork) -> bool:
+            found = queries.repositories_with_blob(tx, str(digest), source)
             size = next((size for name, size in found if may_read(Repository(name))), None)
-            if size is None or not self._blobs.present(digest):
+            if size is None:
                 return False
-            self._add_blob(tx, repository, digest, size, actor)
+            self._add_row(tx, repository, digest, size, actor)
             return True
 
+        if await self._blobs.stat(digest) is None:  # lost: to be uploaded again
+            return False
         return await self._database.write(job)
 
     async def status(self, repository: Repository, upload: UploadId) -> int:
@@ -137,23 +139,49 @@ class UploadManager:
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
             await _receive(writer, start, length, body, check)
             await self._check_quota(writer, repository, actor)
+            released_us = await self.released(digest)
             size = await writer.commit(digest)
-
-        def job(tx: Transaction) -> None:
-            self._add_blob(tx, repository, digest, size, actor)
-
-        await self._database.write(job)
+        await self.add_committed(repository, digest, size, actor, released_us)
         return size
 
     async def add_blob(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
-        """Add a blob to the repository whose verified bytes are stored already.
+        """Add a blob that another repository has to this one.
 
         Raises:
-            Unavailable: the bytes were deleted meanwhile.
+            Unavailable: no repository has it any more.
+        """
+        if await self._blobs.stat(digest) is None:
+            raise _vanished(digest)
+
+        def job(tx: UnitOfWork) -> None:
+            # Bytes are deleted only while no row refers to them.
+            if not queries.is_blob_referenced(tx, str(digest)):
+                raise _vanished(digest)
+            self._add_row(tx, repository, digest, size, actor)
+
+        await self._database.write(job)
+
+    async def released(self, digest: Digest) -> int | None:
+        """Return what `add_committed` needs to know from before the commit of a blob's bytes."""
+        return await self._database.lookups.released(str(digest))
+
+    async def add_committed(
+        self, repository: Repository, digest: Digest, size: int, actor: Actor, released_us: int | None
+    ) -> None:
+        """Add a blob whose bytes this request has committed to the repository.
+
+        `released_us`: what `released` returned before the commit: when the last row of the blob was removed. Another time now
+        means that the last row was removed since, and that the committed bytes may have been deleted with it.
+
+        Raises:
+            Unavailable: that is the case, and no repository has the blob.
         """
 
-        def job(tx: Transaction) -> None:
-            self._add_blob(tx, repository, digest, size, actor)
+        def job(tx: UnitOfWork) -> None:
+            unchanged = queries.released_since(tx, str(digest)) == released_us
+            if not unchanged and not queries.is_blob_referenced(tx, str(digest)):
+                raise _vanished(digest)
+            self._add_row(tx, repository, digest, size, actor)
 
         await self._database.write(job)
 
@@ -161,11 +189,7 @@ class UploadManager:
         """Cancel a session and delete its bytes (end-14)."""
         await self._blobs.cancel_upload(UploadKey(repository, upload))
 
-    def _add_blob(self, tx: Transaction, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
-        # Checked under the database's write lock, which garbage collection holds when it unlinks: bytes that exist now
-        # exist when the row does.
-        if not self._blobs.present(digest):
-            raise Unavailable(f"the bytes of {digest.short} were deleted before they were recorded; push again")
+    def _add_row(self, tx: UnitOfWork, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
         with self._quotas.counting(tx, actor.name):
             number = queries.ensure_repository(tx, repository, actor.name)
             queries.add_blob(tx, number, str(digest), size, actor.name)
@@ -195,6 +219,10 @@ class UploadManager:
                 self._disk_reserve.check(expected)
 
         return check
+
+
+def _vanished(digest: Digest) -> Unavailable:
+    return Unavailable(f"the bytes of {digest.short} were deleted before they were recorded; push again")
 
 
 async def _receive(

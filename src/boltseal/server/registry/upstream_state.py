@@ -13,7 +13,7 @@ from boltseal.server.storage.metadata.upstream_table import UpstreamRow
 
 if TYPE_CHECKING:
     from boltseal.client.pull_limit import PullLimit
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 __all__ = ["QuotaChange", "UpstreamRow", "UpstreamStates"]
 
@@ -29,22 +29,22 @@ class QuotaChange:
 class UpstreamStates:
     """Reads and writes the rows of all upstreams."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
     async def every(self) -> dict[str, UpstreamRow]:
         """Return the state of each upstream by name."""
-        return await self._database.read(upstream_table.every)
+        return await self._database.read(upstream_table.all_upstreams)
 
     def every_and_wait(self) -> dict[str, UpstreamRow]:
         """Return the state of each upstream by name, for a caller without an event loop."""
-        return self._database.read_and_wait(upstream_table.every)
+        return self._database.read_and_wait(upstream_table.all_upstreams)
 
     async def down(self, name: str, reason: str) -> bool:
         """Record that an upstream does not answer, and return whether that is new."""
 
-        def job(tx: Transaction) -> bool:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> bool:
+            row = upstream_table.find(tx, name)
             if row.down_us is not None:
                 return False
             upstream_table.put(tx, name, replace(row, down_us=tx.now_us, down_reason=reason))
@@ -55,8 +55,8 @@ class UpstreamStates:
     async def up(self, name: str) -> None:
         """Record that an upstream answers."""
 
-        def job(tx: Transaction) -> None:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> None:
+            row = upstream_table.find(tx, name)
             if row.down_us is not None:
                 upstream_table.put(tx, name, replace(row, down_us=None, down_reason=None))
 
@@ -65,8 +65,8 @@ class UpstreamStates:
     async def quota(self, name: str, quota: PullLimit) -> QuotaChange:
         """Record the pull limit that an upstream has stated."""
 
-        def job(tx: Transaction) -> QuotaChange:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> QuotaChange:
+            row = upstream_table.find(tx, name)
             upstream_table.put(
                 tx,
                 name,

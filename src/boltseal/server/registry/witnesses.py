@@ -29,12 +29,10 @@ from boltseal.server.storage.metadata import ledger_tree
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
-
     from boltseal.client.witness import WitnessClient
     from boltseal.ledger.note import Signature, SigningKey, VerifierKey
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 EVERY_S: Final = 1.0
 RETRY_S: Final = 30.0
@@ -58,7 +56,7 @@ class WitnessState:
 class Witnesses:
     """All witnesses of one process."""
 
-    def __init__(self, database: Database, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
+    def __init__(self, database: Metadata, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
         self._database = database
         self._keys = keys
         self._witnesses = witnesses
@@ -124,7 +122,7 @@ class Witnesses:
         for _ in range(2):  # the first answer may be the size that the witness saw last
             if witness.size > head.size:
                 break
-            proof = await self._database.read(lambda connection: _proof(connection, witness.size, head.size))
+            proof = await self._database.read(lambda snapshot: _proof(snapshot, witness.size, head.size))
             answer = await witness.client.add_checkpoint(witness.size, proof, head.note)
             if isinstance(answer, Cosigned):
                 await self._store(witness, head, checkpoint, answer.lines)
@@ -176,9 +174,7 @@ class Witnesses:
                 return False  # frozen already, and a new mark would hide the reason
             signed, marked = (open_checkpoint(note, key.verifier).checkpoint for note in (seen, mark))
             if signed.size <= head.size:  # two submissions overlapped, or the witness answered late or lost its state
-                root = self._database.read_and_wait(
-                    lambda connection: ledger_tree.root(connection, signed.size, head.size)
-                )
+                root = self._database.read_and_wait(lambda snapshot: ledger_tree.root(snapshot, signed.size, head.size))
                 if root == signed.root:
                     return False
             elif signed.size < marked.size or signed == marked:
@@ -187,17 +183,17 @@ class Witnesses:
             return True
 
 
-def _proof(connection: Connection, old_size: int, size: int) -> tuple[bytes, ...]:
+def _proof(snapshot: Snapshot, old_size: int, size: int) -> tuple[bytes, ...]:
     if old_size in (0, size):
         return ()
     path = consistency_path(old_size, size)
-    return prove(path, Tiles(size, ledger_tree.tiles(connection, needed(path, size))).node)
+    return prove(path, Tiles(size, ledger_tree.tiles(snapshot, needed(path, size))).node)
 
 
-def _add_cosignature(tx: Transaction, shown: ledger_tree.SignedHead, signature: Signature) -> None:
+def _add_cosignature(tx: UnitOfWork, shown: ledger_tree.SignedHead, signature: Signature) -> None:
     """Add a cosignature to the witnessed head, and to the newest head if it is still the same one."""
     for name in (ledger_tree.WITNESSED, ledger_tree.LATEST):
-        stored = ledger_tree.head(tx.connection, name)
+        stored = ledger_tree.head(tx, name)
         if name == ledger_tree.LATEST and (stored is None or stored.size != shown.size):
             continue
         if stored is not None and stored.size > shown.size:

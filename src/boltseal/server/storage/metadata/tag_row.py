@@ -12,7 +12,7 @@ from boltseal.policy.rules import DELETABLE
 class TagRow:
     """One tag name of a repository. `digest` None: deleted. `sealed_*` and `keep` None: never sealed.
 
-    `canonical` is the sha256 of the manifest's bytes, whatever algorithm `digest` has.
+    `canonical` is the sha256 digest of the manifest's bytes, whatever algorithm `digest` has.
     """
 
     digest: Digest | None
@@ -30,7 +30,7 @@ class TagRow:
     keep_until_us: int | None = None
 
     def kept_at(self, now_us: int) -> bool:
-        """Return whether the tag's own seal protects its manifest; `tag_table.kept` answers this for many tags."""
+        """Return whether the tag's own seal protects its manifest; `tag_table.protecting_tags` answers this for many tags."""
         if self.sealed_digest is None or self.keep == str(DELETABLE):
             return False
         return self.keep_until_us is None or now_us < self.keep_until_us

@@ -1,4 +1,4 @@
-"""collect takes away what nothing needs, and nothing else, also beside pushes."""
+"""Garbage collection deletes unreferenced data and nothing else, also beside pushes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import errno
 import os
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
 from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.fakes.disk import FailingDisk
+from tests.server.storage.stored import remove
 from tests.shop import DAY_US, SHOP, once
 
 if TYPE_CHECKING:
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from boltseal.server.storage.blobs.protocol import StoredBlob
+    from boltseal.server.storage.metadata.protocol import Job
     from tests.shop import Opener, Shop
 
 HOUR_US = DAY_US // 24
+OTHER = Repository("shop/other")
 
 
 def age(shop: Shop, data: bytes, hours: int) -> None:
@@ -55,7 +60,7 @@ async def test_named_bytes_stay_whatever_their_age(shop: Shop) -> None:
     age(shop, b"kept", 1000)
 
     assert await in_thread(shop) == []
-    assert shop.blobs.present(Digest.of(b"kept"))
+    assert shop.blobs.look(Digest.of(b"kept")) is not None
 
 
 async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
@@ -66,13 +71,13 @@ async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
     soon = await in_thread(shop)
     shop.clock.now_us += 2 * HOUR_US
     planned = await in_thread(shop, dry_run=True)
-    there = shop.blobs.present(Digest.of(b"goes"))
+    there = shop.blobs.look(Digest.of(b"goes"))
     gone = await in_thread(shop)
 
     assert soon == []
-    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository names it since 2 h")]
+    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository refers to it since 2 h")]
     assert there
-    assert not shop.blobs.present(Digest.of(b"goes"))
+    assert shop.blobs.look(Digest.of(b"goes")) is None
     assert await in_thread(shop) == []
 
 
@@ -86,25 +91,67 @@ async def test_young_unnamed_bytes_stay(shop: Shop) -> None:
     assert await in_thread(shop) == []
 
 
-async def test_a_push_between_its_bytes_and_its_row_is_told_to_try_again(shop: Shop) -> None:
-    """Bytes that went in that moment are never acknowledged as held."""
+async def test_bytes_without_a_row_are_given_to_no_repository(shop: Shop) -> None:
+    """A purge may be deleting them: only a repository that has the blob vouches for its bytes."""
+    digest = Digest.of(b"orphan")
+    await shop.blob(b"orphan")
+    await shop.registry.uploads.add_blob(OTHER, digest, 6, ANONYMOUS)
+    for repository in (SHOP, OTHER):
+        await shop.registry.deletes.blob(repository, digest, ANONYMOUS)
+
+    assert shop.blobs.look(digest) is not None
+    with pytest.raises(Unavailable, match="push again"):
+        await shop.registry.uploads.add_blob(OTHER, digest, 6, ANONYMOUS)
+
+
+async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: Shop) -> None:
+    """A push that is acknowledged has its bytes, whenever a purge deletes them."""
+    digest = Digest.of(b"contested")
+    acknowledged = 0
+
+    async def push() -> None:
+        nonlocal acknowledged
+        with suppress(Unavailable):
+            await shop.blob(b"contested")
+            acknowledged += 1
+
+    async def purge() -> None:
+        with suppress(BlobUnknown):
+            await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+        await shop.registry.seals._delete_bytes([digest])
+
+    for turn in range(60):
+        shop.clock.now_us += 1
+        await asyncio.gather(*(push(), purge()) if turn % 2 else (purge(), push()))
+        if await shop.database.lookups.blob_size(SHOP, str(digest)) is not None:
+            assert shop.blobs.look(digest) is not None
+
+    assert acknowledged > 0
+
+
+async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(shop: Shop) -> None:
+    """Bytes that a purge deleted in that moment are never acknowledged as held."""
     digest = Digest.of(b"raced")
     await shop.blob(b"raced")
     await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
     upload = await shop.registry.uploads.start(SHOP)
 
-    class Vanishing:
+    class Purging:
+        """The metadata; before the push's row is written, the bytes are deleted as a purge deletes them."""
+
         def __getattr__(self, name: str) -> object:
-            return getattr(shop.blobs, name)
+            return getattr(shop.database, name)
 
-        def present(self, wanted: Digest) -> bool:
-            shop.blobs.remove(wanted)
-            return shop.blobs.present(wanted)
+        async def write(self, job: Job[None]) -> None:
+            shop.clock.now_us += 1
+            await shop.registry.seals._delete_bytes([digest])
+            await shop.database.write(job)
 
-    uploads = UploadManager(shop.database, Vanishing())  # type: ignore[arg-type]  # the rest by __getattr__
+    uploads = UploadManager(Purging(), shop.blobs)  # type: ignore[arg-type]  # the rest by __getattr__
     with pytest.raises(Unavailable, match="push again"):
         await uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
 
+    assert shop.blobs.look(digest) is None
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
@@ -126,11 +173,11 @@ async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
     assert all(isinstance(result, dict | Unavailable) for result in pushed)
     assert acknowledged
     for body in acknowledged:
-        assert shop.blobs.present(Digest.of(body))
+        assert shop.blobs.look(Digest.of(body)) is not None
 
 
-async def test_an_abandoned_upload_goes_after_a_day(shop: Shop) -> None:
-    """A session nobody goes on with is dropped; one that is in use stays."""
+async def test_an_abandoned_upload_is_deleted_after_a_day(shop: Shop) -> None:
+    """A session that is not continued is deleted; one that is in use stays."""
     upload = await shop.registry.uploads.start(SHOP)
     await shop.registry.uploads.append(SHOP, upload, None, None, once(b"half"))
     real_now_us = time.time_ns() // 1000
@@ -166,17 +213,17 @@ async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
     )
 
     assert items == []
-    assert shop.blobs.present(digest)
+    assert shop.blobs.look(digest) is not None
 
 
-async def test_what_no_repository_ever_named_goes_after_a_day(shop: Shop, tmp_path: Path) -> None:
+async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: Shop, tmp_path: Path) -> None:
     """A push that ended between its bytes and its row leaves such bytes."""
     await shop.blob(b"refused")
     age(shop, b"refused", 25)
     change(tmp_path, "DELETE FROM blob")
     gone = await in_thread(shop)
 
-    assert [item.reason for item in gone] == ["no repository ever named it, and it was stored 25 h ago"]
+    assert [item.reason for item in gone] == ["no repository ever referred to it, and it was stored 25 h ago"]
 
 
 async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) -> None:
@@ -189,13 +236,13 @@ async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) 
     planned = await in_thread(shop, dry_run=True)
     gone = await in_thread(shop)
 
-    assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository names it")]
+    assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository refers to it")]
     assert await in_thread(shop) == []
     assert (await shop.registry.pulls.manifest(SHOP, Digest.of(kept, "sha512"))).raw == kept
 
 
-async def test_a_dry_run_waits_for_nobody_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
-    """Somebody may hold the write lock all the while."""
+async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
+    """Another process may hold the write lock all the while."""
     await shop.blob(b"goes")
     await shop.registry.deletes.blob(SHOP, Digest.of(b"goes"), ANONYMOUS)
     age(shop, b"goes", 48)
@@ -205,11 +252,11 @@ async def test_a_dry_run_waits_for_nobody_and_writes_nothing(shop: Shop, tmp_pat
         planned = await in_thread(shop, dry_run=True)
 
     assert len(planned) == 1
-    assert shop.blobs.present(Digest.of(b"goes"))
+    assert shop.blobs.look(Digest.of(b"goes")) is not None
 
 
-async def test_a_store_that_fails_stops_it_and_what_went_is_told(open_shop: Opener, tmp_path: Path) -> None:
-    """The third unlink fails: two went and are named, the error is raised, the next run takes the rest."""
+async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_shop: Opener, tmp_path: Path) -> None:
+    """The third unlink fails: two items are reported, the error is raised, and the next run deletes the rest."""
     shop = open_shop()
     for number in range(5):
         await shop.blob(f"{number}".encode())
@@ -225,7 +272,7 @@ async def test_a_store_that_fails_stops_it_and_what_went_is_told(open_shop: Open
         for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):
             told.append(item)  # noqa: PERF402  # what was told before the error is the point
 
-    with pytest.raises(StoreBroken, match="can't be removed"):
+    with pytest.raises(StoreBroken, match="can't be deleted"):
         await asyncio.to_thread(run_until_it_fails)
     blobs.close()
     rest = await in_thread(shop)
@@ -239,7 +286,7 @@ async def test_notes_on_what_is_gone_or_named_again_are_forgotten(shop: Shop, tm
     for data in (b"purged", b"returned", b"waiting"):
         await shop.blob(data)
         await shop.registry.deletes.blob(SHOP, Digest.of(data), ANONYMOUS)
-    shop.blobs.remove(Digest.of(b"purged"))
+    remove(shop.blobs, Digest.of(b"purged"))
     await shop.blob(b"returned")
     shop.clock.now_us += 2 * HOUR_US
     await in_thread(shop)
