@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import typer
 
+from boltseal.cli.extras import missing_extra
 from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer, quote
 
 MAX_CLEAN = 2000
@@ -94,12 +95,18 @@ class CommandOutput:
             self._emit([])
             if self.outcome is not Outcome.HOLDS:
                 raise typer.Exit(_EXITS[self.outcome])
-        elif known := error if isinstance(error, BoltsealError) else of_host(error):
+        elif known := self._known(error):
             self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
             self._emit([{"code": str(http_answer(known).code), "message": known.message}])
         elif isinstance(error, Exception) and not isinstance(error, typer.Exit):
             self.outcome = Outcome.UNKNOWN
             self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])
+
+    def _known(self, error: BaseException | None) -> BoltsealError | None:
+        """Return the error to report, or None for a defect of boltseal."""
+        if isinstance(error, BoltsealError):
+            return error
+        return missing_extra(error, f"boltseal {self._verb}") or of_host(error)
 
     def add(self, **fields: Any) -> None:
         """One result for `--json`. Keys `ref`, `status` and `reason` mean the same in every verb."""

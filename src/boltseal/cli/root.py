@@ -17,6 +17,7 @@ import typer
 
 from boltseal import __version__
 from boltseal.cli.answer import of_host, print_line, say
+from boltseal.cli.extras import missing_extra
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
 _IMAGE = "localhost:5000/shop/app:1.4.2"
@@ -190,7 +191,12 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost shell: a defect ends as one line and exit 3
-        code = _unexpected(error, debug=shell.debug)
+        missing = missing_extra(error, f"boltseal {_called(arguments) or ''}".strip())
+        if missing is not None and not shell.debug:
+            say(missing.message)
+            code = exit_code(missing)
+        else:
+            code = _unexpected(error, debug=shell.debug)
     else:
         code = ExitCode.HOLDS
     finally:  # typer ends most verbs by itself

@@ -28,7 +28,7 @@ class Telling:
 
     @classmethod
     def of_user(cls) -> Telling:
-        """As the user's own file says, never a project's. ProjectInvalid, SecretInvalid, ConfigInvalid."""
+        """As the user's own file says, never a project's. ProjectInvalid, Invalid, ConfigInvalid."""
         import platform
 
         from boltseal.config import client_paths, state_folder

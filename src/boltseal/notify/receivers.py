@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,12 +26,8 @@ OUTBOX_NAME: Final = "outbox.db"
 MAX_SECRET_BYTES: Final = 16 * 1024
 
 
-class SecretInvalid(Invalid):
-    """An address or a secret that can't be read, or is none. Nothing is started."""
-
-
 def build_receivers(terms: Sequence[NotifySettings]) -> list[Receiver]:
-    """Who is told. SecretInvalid, ConfigInvalid, WebhookInvalid, AuthorityInvalid."""
+    """Who is told. Invalid, ConfigInvalid, WebhookInvalid, AuthorityInvalid."""
     return [Receiver(each.name, each.events, _sender(each)) for each in terms]
 
 
@@ -75,9 +72,11 @@ def _sender(terms: NotifySettings) -> ByWebhook | ByApprise:
     key = _read(terms, terms.secret_file, terms.secret_env, "its secret") or None
     if url.partition("://")[0].lower() not in ("http", "https"):
         if key is not None or terms.ca_file is not None:
-            raise SecretInvalid(f"notify {terms.name}: secret and ca_file are for webhooks; Apprise has its own")
+            raise Invalid(f"notify {terms.name}: secret and ca_file are for webhooks; Apprise has its own")
         if "://" not in url:
-            raise SecretInvalid(f"notify {terms.name}: its address is none; expected https://... or one of Apprise")
+            raise Invalid(f"notify {terms.name}: its address is none; expected https://... or one of Apprise")
+        if find_spec("apprise") is None:
+            raise Invalid(f'notify {terms.name}: its url needs the notify extra: pip install "boltseal[notify]"')
         return ByApprise(AppriseReceiver(terms.name, url, terms.networks))
     make = partial(
         Webhook,
@@ -89,7 +88,7 @@ def _sender(terms: NotifySettings) -> ByWebhook | ByApprise:
     try:
         make()  # what is wrong with it is said at the start; no connection is made before there is something to tell
     except Invalid as error:
-        raise SecretInvalid(f"notify {terms.name}: {error.message}") from error
+        raise Invalid(f"notify {terms.name}: {error.message}") from error
     return ByWebhook(make)
 
 
@@ -103,7 +102,7 @@ def _read(terms: NotifySettings, file: str | None, variable: str | None, what: s
             text = opened.read(MAX_SECRET_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SecretInvalid(f"notify {terms.name}: {what} can't be read from {file}: {reason}") from error
+        raise Invalid(f"notify {terms.name}: {what} can't be read from {file}: {reason}") from error
     if not text or "\n" in text or not text.isprintable():
-        raise SecretInvalid(f"notify {terms.name}: {file} holds more or less than {what}; expected one line")
+        raise Invalid(f"notify {terms.name}: {file} holds more or less than {what}; expected one line")
     return text
