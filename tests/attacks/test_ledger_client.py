@@ -10,7 +10,7 @@ import pytest
 import stamina
 
 from boltseal.client.errors import RemoteMismatch
-from boltseal.client.history import Proven, read_history
+from boltseal.client.history import ProvenHistory, read_history
 from boltseal.client.ledger_monitor.monitor import Monitor, MonitorReport
 from boltseal.client.ledger_monitor.progress_file import MonitorMemory
 from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked, LedgerWatch, TrustStatus, give_key
@@ -60,7 +60,7 @@ async def follow(ledger: FakeLedger, state: ClientState) -> LedgerCheck:
         await transport.aclose()
 
 
-async def history(ledger: FakeLedger, state: ClientState) -> Proven:
+async def history(ledger: FakeLedger, state: ClientState) -> ProvenHistory:
     transport = ledger.transport()
     watch = LedgerWatch(state, transport, lambda: 1)
     try:

@@ -193,7 +193,7 @@ def test_a_log_that_was_changed_is_found_by_itself_or_by_a_head_that_was_kept(fo
 
     assert (goes_on.code, rewritten.code, broken.code) == (0, 1, 3)
     assert "does not go on from" in rewritten.err
-    assert "is not what boltseal wrote" in broken.err
+    assert "is corrupt" in broken.err
 
 
 def test_again_and_again_until_it_is_told_to_stop(foreign: Server) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
-from boltseal.client.history import Event, Proven, read_history, read_unsigned
+from boltseal.client.history import ProvenHistory, TagEvent, read_history, read_unsigned
 from boltseal.client.ledger_trust import LedgerWatch
 from boltseal.client.state import ClientState
 from boltseal.ledger.entry import parse
@@ -27,7 +27,7 @@ def ledger() -> FakeLedger:
     return ledger
 
 
-async def history(ledger: FakeLedger, tmp_path: Path, tag: Tag | None = TAG) -> Proven:
+async def history(ledger: FakeLedger, tmp_path: Path, tag: Tag | None = TAG) -> ProvenHistory:
     transport = ledger.transport()
     watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: 1)
     try:
@@ -71,7 +71,7 @@ async def test_an_entry_behind_the_signed_head_is_not_proven(ledger: FakeLedger,
     ledger.shown = 3
     found = await history(ledger, tmp_path)
 
-    assert found.problems == ("entry 3: it is behind the end of the signed ledger",)
+    assert found.problems == ("entry 3: it is after the end of the signed ledger",)
 
 
 async def test_a_tag_that_means_something_else_than_its_history_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -103,11 +103,11 @@ async def test_a_registry_may_have_a_history_that_nobody_signed(ledger: FakeLedg
 
     assert [(one.digest, one.event) for one in found] == [(A, "created"), (B, "created"), (A, "created")]
     assert found == sorted(found, key=lambda one: one.time)
-    assert isinstance(found[0], Event)
+    assert isinstance(found[0], TagEvent)
 
 
 async def test_a_history_that_goes_round_in_circles_is_a_lie(ledger: FakeLedger, tmp_path: Path) -> None:
     """Its indices only rise, so that it has an end."""
     ledger.circle = True
-    with pytest.raises(RemoteMismatch, match="behind entry"):
+    with pytest.raises(RemoteMismatch, match="after entry"):
         await history(ledger, tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import stamina
 
-from boltseal.client.credentials import OneLogin
+from boltseal.client.credentials import SingleLogin
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.ssrf_guard import AddressBlocked
@@ -74,7 +74,7 @@ async def registry(answer: Answer, **options: Any) -> AsyncIterator[tuple[Regist
     chosen: dict[str, Any] = {"timeout_s": 5.0, "whole_s": 0.5, "attempts": 1}
     async with listening(serve) as port:
         address = f"127.0.0.1:{port}"
-        transport = Transport(OneLogin(address), TransportOptions(**(chosen | options)))
+        transport = Transport(SingleLogin(address), TransportOptions(**(chosen | options)))
         try:
             yield RegistryClient(transport, address), address
         finally:
@@ -98,7 +98,7 @@ async def referrers(client: RegistryClient) -> object:
 
 
 async def blob(client: RegistryClient) -> object:
-    async with client.arriving_blob(REPOSITORY, DIGEST) as arriving, aclosing(arriving.pieces) as pieces:
+    async with client.stream_blob(REPOSITORY, DIGEST) as arriving, aclosing(arriving.pieces) as pieces:
         return b"".join([piece async for piece in pieces])
 
 
@@ -148,7 +148,7 @@ async def test_a_blob_that_drips_is_given_up_and_a_slow_one_is_not() -> None:
             await asyncio.sleep(DRIP_S)
 
     async with registry(drips, pace=pace) as (client, _):
-        with pytest.raises(RemoteUnavailable, match="less than 100 bytes a second"):
+        with pytest.raises(RemoteUnavailable, match="less than 100 bytes per second"):
             await asyncio.wait_for(blob(client), 20)
     async with registry(slow, pace=pace) as (client, _):
         assert await blob(client) == b"b" * 1000

@@ -60,7 +60,7 @@ def test_what_tags_meant_is_remembered_with_its_times(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     """It may be deleted; nothing is lost by that but requests."""
     tmp_path.joinpath("learned.db").write_bytes(b"x" * 5000)
-    with opened(tmp_path) as one, pytest.raises(StateUnusable, match="may be deleted"):
+    with opened(tmp_path) as one, pytest.raises(StateUnusable, match="delete it"):
         one.document(DIGEST)
 
 

@@ -80,7 +80,7 @@ async def ask(client: RegistryClient, what: str) -> None:
         case "manifest":
             await client.manifest(APP, Digest.parse(IMAGE.digest))
         case _:
-            async with client.arriving_blob(APP, BLOB):
+            async with client.stream_blob(APP, BLOB):
                 pass
 
 
@@ -103,7 +103,7 @@ async def test_a_body_on_its_way_tells_what_is_left_too(upstream: FakeUpstream, 
     """The headers of a blob that is streamed are read as those of a document are."""
     answer = status(200, IMAGE.layers[0].data, ratelimit_limit="100;w=21600", ratelimit_remaining="7;w=21600")
     upstream.answers[f"GET /v2/{APP}/blobs/{BLOB}"] = answer
-    async with RegistryClient(transport, upstream.authority).arriving_blob(APP, BLOB) as arriving:
+    async with RegistryClient(transport, upstream.authority).stream_blob(APP, BLOB) as arriving:
         known_before = transport.quotas[upstream.authority].remaining
         size = sum([len(piece) async for piece in arriving.pieces])
 

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.head_requests import AT_ONCE, poll
+from boltseal.client.head_requests import AT_ONCE, resolve_tags
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Reference
 from boltseal.server.auth.logins import hash_password
@@ -69,7 +69,7 @@ async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -
     answered, early, late = 0, 0, 0
     tracemalloc.start()
     try:
-        async for answer in poll(transport, references):
+        async for answer in resolve_tags(transport, references):
             assert answer.error is None
             answered += 1
             if answered == len(references) // 10:
@@ -108,7 +108,7 @@ async def test_heads_share_their_connections() -> None:
     async with listening(registry) as port:
         transport = Transport(CredentialStore([]))
         references = [Reference.parse(f"127.0.0.1:{port}/team/app:{number}") for number in range(200)]
-        answers = [answer async for answer in poll(transport, references)]
+        answers = [answer async for answer in resolve_tags(transport, references)]
         await transport.aclose()
 
     assert all(answer.resolved for answer in answers)

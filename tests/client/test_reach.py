@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.client.ssrf_guard import AddressBlocked, LoginNotSent, NoNeighbour, SsrfGuard, is_public
+from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, LoginNotSent, SsrfGuard, is_public
 
 INSIDE = [
     *("127.0.0.1", "0.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "224.0.0.1"),
@@ -88,9 +88,9 @@ def test_a_login_goes_to_nobody_else(home: str, realm: str) -> None:
 def test_a_verb_is_sent_to_no_neighbour_of_the_wire(address: str) -> None:
     """A metadata service hands out the machine's own rights; no registry, and no store of blobs, has such an address."""
     with pytest.raises(AddressBlocked, match="link-local"):
-        NoNeighbour().check("registry.corp", 443, ["10.0.0.7", address])
+        LinkLocalGuard().check("registry.corp", 443, ["10.0.0.7", address])
 
 
 def test_a_verb_may_ask_registries_inside_a_network() -> None:
     """And follow where they keep their blobs, in there too."""
-    NoNeighbour().check("registry.corp", 5000, ["10.0.0.7", "127.0.0.1", "fd00::7", "::ffff:192.168.1.1"])
+    LinkLocalGuard().check("registry.corp", 5000, ["10.0.0.7", "127.0.0.1", "fd00::7", "::ffff:192.168.1.1"])

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
-from boltseal.client.ledger_records import NoRecords, listed, observed, record, records
+from boltseal.client.ledger_records import NoRecords, add_record, list_entries, list_observations, list_records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import Entry, EntryKind, encode
@@ -61,10 +61,10 @@ async def transport(registry: Serving) -> AsyncIterator[Transport]:
 
 async def test_what_is_recorded_is_read_again(registry: Serving, transport: Transport) -> None:
     """Kind, tag, digest, reason and whatever else was said."""
-    index = await record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
-    untagged = await record(transport, EntryKind.BUILT, Reference(HOST, SHOP), DIGEST, {})
+    index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
+    untagged = await add_record(transport, EntryKind.BUILT, Reference(HOST, SHOP), DIGEST, {})
     await signed(registry.client, untagged + 1)
-    found = await records(transport, HOST, SHOP)
+    found = await list_records(transport, HOST, SHOP)
 
     assert [number for number, _ in found] == [index, untagged]
     assert (found[0][1].kind, found[0][1].tag, found[0][1].extra) == ("released", "1.0.0", {"host": "web1"})
@@ -76,13 +76,13 @@ async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: T
     """Records and moves in one list; of a repository that is not mirrored nothing is observed."""
     for content in ("one", "two"):
         await push(registry.client, "shop/app", "latest", image(content))
-    index = await record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {})
+    index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {})
     await signed(registry.client, index + 1)
     kinds = {EntryKind.TAG_MOVED, EntryKind.RELEASED}
-    found = await listed(transport, HOST, SHOP, kinds)
+    found = await list_entries(transport, HOST, SHOP, kinds)
 
     assert [(str(one.kind), one.tag) for one in found] == [("tag.moved", "latest"), ("released", "1.0.0")]
-    assert await observed(transport, HOST, SHOP, {EntryKind.OBSERVED}) == []
+    assert await list_observations(transport, HOST, SHOP, {EntryKind.OBSERVED}) == []
 
 
 async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
@@ -94,9 +94,9 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
         return JSONResponse({"size": 3, "entries": lines})
 
     transport = transport_to(Starlette(routes=[Route("/v2/{name:path}/_boltseal/history", every)]))
-    found = await listed(transport, HOST, SHOP, {EntryKind.TAG_MOVED})
+    found = await list_entries(transport, HOST, SHOP, {EntryKind.TAG_MOVED})
     with pytest.raises(RemoteMismatch, match="entry 1 is not about shop/other"):
-        await listed(transport, HOST, Repository("shop/other"), {EntryKind.TAG_MOVED})
+        await list_entries(transport, HOST, Repository("shop/other"), {EntryKind.TAG_MOVED})
     await transport.aclose()
 
     assert [one.kind for one in found] == ["tag.moved"]
@@ -106,7 +106,7 @@ async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None
     """It is another answer than that of a registry which takes no records."""
     gone = Digest.of(b"gone")
     with pytest.raises(RemoteNotFound, match=f"holds no {gone}: push it first") as raised:
-        await record(transport, EntryKind.BUILT, REFERENCE, gone, {})
+        await add_record(transport, EntryKind.BUILT, REFERENCE, gone, {})
 
     assert not isinstance(raised.value, NoRecords)
 
@@ -114,7 +114,7 @@ async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None
 async def test_what_the_registry_refuses_is_its_sentence(transport: Transport) -> None:
     """Whoever sends too much is told so."""
     with pytest.raises(Invalid, match="8192 are kept"):
-        await record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
+        await add_record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
 
 
 def answering(status: int, body: bytes, seen: list[str]) -> Transport:
@@ -130,7 +130,7 @@ async def test_another_registry_takes_no_records(status: int) -> None:
     """Which is no defect of ours, and can be told from every other failure."""
     other = answering(status, b"", [])
     with pytest.raises(NoRecords, match="no boltseal registry"):
-        await record(other, EntryKind.BUILT, REFERENCE, DIGEST, {})
+        await add_record(other, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await other.aclose()
 
 
@@ -139,7 +139,7 @@ async def test_what_may_have_been_taken_is_not_sent_twice() -> None:
     seen: list[str] = []
     failing = answering(503, b"", seen)
     with pytest.raises(RemoteUnavailable):
-        await record(failing, EntryKind.BUILT, REFERENCE, DIGEST, {})
+        await add_record(failing, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await failing.aclose()
 
     assert seen.count("POST") == 1
@@ -150,7 +150,7 @@ async def test_an_answer_that_cant_be_read_is_no_index(body: bytes) -> None:
     """Nobody could find the entry."""
     lying = answering(201, body, [])
     with pytest.raises(RemoteMismatch):
-        await record(lying, EntryKind.BUILT, REFERENCE, DIGEST, {})
+        await add_record(lying, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await lying.aclose()
 
 
@@ -162,7 +162,7 @@ async def test_records_that_cant_be_read_are_none(body: bytes) -> None:
     """What an entry is decides `ledger.entry`."""
     lying = answering(200, body, [])
     with pytest.raises(RemoteMismatch):
-        await records(lying, HOST, SHOP)
+        await list_records(lying, HOST, SHOP)
     await lying.aclose()
 
 
@@ -170,7 +170,7 @@ async def test_a_registry_without_records_says_so() -> None:
     """It is the only miss."""
     other = answering(404, b"", [])
     with pytest.raises(NoRecords):
-        await records(other, HOST, SHOP)
+        await list_records(other, HOST, SHOP)
     await other.aclose()
 
 
@@ -180,5 +180,5 @@ async def test_entries_of_another_kind_are_no_records(registry: Serving, transpo
     lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
     lying = answering(200, lines, [])
     with pytest.raises(RemoteMismatch, match="is no record"):
-        await records(lying, HOST, SHOP)
+        await list_records(lying, HOST, SHOP)
     await lying.aclose()

@@ -14,7 +14,7 @@ import stamina
 from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteUnavailable
-from boltseal.client.head_requests import Polled, poll
+from boltseal.client.head_requests import HeadResult, resolve_tags
 from boltseal.client.tokens import TokenCache
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.reference import Reference
@@ -40,9 +40,9 @@ async def transport(hub: FakeHub, tmp_path: Path) -> AsyncIterator[Transport]:
     await opened.aclose()
 
 
-async def asked(transport: Transport) -> list[Polled]:
+async def asked(transport: Transport) -> list[HeadResult]:
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(MANY)]
-    return [answer async for answer in poll(transport, references)]
+    return [answer async for answer in resolve_tags(transport, references)]
 
 
 @pytest.mark.lengthy

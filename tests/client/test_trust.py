@@ -11,11 +11,11 @@ import pytest
 import stamina
 
 from boltseal.client.ledger_trust import (
-    KeyStands,
     LedgerCheck,
     LedgerUnchecked,
     LedgerWatch,
     NotTrusted,
+    OtherKeyTrusted,
     TrustStatus,
     give_key,
 )
@@ -210,7 +210,7 @@ def test_a_key_that_is_trusted_is_replaced_only_when_that_is_said(state: ClientS
     """Otherwise whoever can type a command could end a trust by accident."""
     give_key(state, HOST, KEY, 1)
     other = signing_key("z").verifier
-    with pytest.raises(KeyStands, match="--replace"):
+    with pytest.raises(OtherKeyTrusted, match="--replace"):
         give_key(state, HOST, other, 2)
     again = give_key(state, HOST, KEY, 2)
     replaced = give_key(state, HOST, other, 3, replace=True)
@@ -310,4 +310,4 @@ async def test_a_folder_that_cant_be_written_is_said(ledger: FakeLedger, tmp_pat
     found = await follow(ledger, ClientState(tmp_path / "file"))
 
     assert found.status is TrustStatus.FIRST_USE
-    assert "can't be written" in found.unkept
+    assert "can't be written" in found.not_saved

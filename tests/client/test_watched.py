@@ -77,7 +77,7 @@ def test_what_a_tag_meant_is_told_with_when_it_was_seen_first_and_last(state: Cl
 def test_it_is_there_for_the_next_process_and_for_nobody_else(state: ClientState) -> None:
     """The file is the user's, like all of the folder."""
     with TagObservations(state) as watched:
-        watched.saw_all([(NODE, ONE), (ALPINE, TWO)], 1)
+        watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
     with TagObservations(state) as watched:
         past = watched.past(Reference.parse("docker.io/library/alpine:3.19.1"))
 
@@ -106,7 +106,7 @@ def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: Clien
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
         with pytest.raises(RuntimeError):
-            watched.saw_all([(NODE, TWO)], 2, fails)
+            watched.record_all([(NODE, TWO)], 2, fails)
 
         assert watched.saw(NODE, TWO, 3).moved
 
@@ -126,10 +126,10 @@ def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: Clien
 def test_a_line_that_somebody_changed_shows(state: ClientState, statement: str) -> None:
     """Whoever reads and whoever writes finds it, and nothing of the log is used."""
     with TagObservations(state) as watched:
-        watched.saw_all([(NODE, ONE), (ALPINE, TWO), (NODE, TWO)], 1)
+        watched.record_all([(NODE, ONE), (ALPINE, TWO), (NODE, TWO)], 1)
     changed(state, statement)
 
-    with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="is not what boltseal wrote"):
+    with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="is corrupt"):
         watched.past(ALPINE)
     with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt):
         watched.saw(ALPINE, TWO, 2)
@@ -138,7 +138,7 @@ def test_a_line_that_somebody_changed_shows(state: ClientState, statement: str) 
 def test_a_line_that_is_changed_while_a_process_goes_on_shows_too(state: ClientState) -> None:
     """A chain that was walked once is not walked again, but where it ended is looked at each time."""
     with TagObservations(state) as watched:
-        watched.saw_all([(NODE, ONE), (ALPINE, TWO)], 1)
+        watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
         changed(state, "UPDATE log SET chain = zeroblob(32) WHERE n = 2")
 
         with pytest.raises(ObservationsCorrupt, match="line 2"):
@@ -148,24 +148,24 @@ def test_a_line_that_is_changed_while_a_process_goes_on_shows_too(state: ClientS
 def test_a_log_that_was_written_anew_shows_to_whoever_kept_a_head(state: ClientState) -> None:
     """Also one whose end was cut off: it is a good log by itself."""
     with TagObservations(state) as watched:
-        watched.saw_all([(NODE, ONE), (NODE, TWO)], 1)
+        watched.record_all([(NODE, ONE), (NODE, TWO)], 1)
         head = ChainHead.parse(str(watched.head()))
-        assert watched.goes_on_from(head)
+        assert watched.extends_head(head)
         watched.saw(ALPINE, ONE, 2)
-        assert watched.goes_on_from(head)
-        assert watched.goes_on_from(ChainHead(0, b""))
+        assert watched.extends_head(head)
+        assert watched.extends_head(ChainHead(0, b""))
     changed(state, "DELETE FROM log WHERE n >= 2")
 
     with TagObservations(state) as watched:
-        assert not watched.goes_on_from(head)
+        assert not watched.extends_head(head)
         watched.saw(ALPINE, ONE, 2)
-        assert not watched.goes_on_from(head)
+        assert not watched.extends_head(head)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1:", "0:00", "-1:" + "0" * 64, "01:" + "0" * 64, "1:" + "AB" * 32])
 def test_what_is_no_head_is_refused(text: str) -> None:
     """One spelling each."""
-    with pytest.raises(Invalid, match="no head"):
+    with pytest.raises(Invalid, match="malformed log head"):
         ChainHead.parse(text)
 
 
@@ -227,7 +227,7 @@ def _run(path: Path, *statements: str) -> None:
 def test_a_file_that_is_made_to_hurt_is_refused(state: ClientState, hostile: Callable[[Path], None]) -> None:
     """Whatever lies there: one line says so, and nothing of it is used or overwritten."""
     with TagObservations(state) as watched:
-        watched.saw_all([(NODE, ONE), *((Reference.parse(f"alpine:3.{n}"), TWO) for n in range(300))], 1)
+        watched.record_all([(NODE, ONE), *((Reference.parse(f"alpine:3.{n}"), TWO) for n in range(300))], 1)
     hostile(state.folder / "watch.db")
     before = sha_of(state.folder / "watch.db")
 
@@ -246,7 +246,7 @@ def test_a_chain_of_lines_that_are_none_is_refused(state: ClientState) -> None:
         with sqlite3.connect(state.folder / "watch.db") as database:
             database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
         database.close()
-        with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="line 1 can't be read"):
+        with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="line 1 can't be parsed"):
             watched.past(NODE)
 
 
@@ -262,7 +262,7 @@ def test_times_that_are_none_are_not_shown(state: ClientState) -> None:
         database.execute("UPDATE log SET line = ?, chain = ?", (line, sha256(line).digest()))
     database.close()
 
-    with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="line 1 can't be read"):
+    with TagObservations(state) as watched, pytest.raises(ObservationsCorrupt, match="line 1 can't be parsed"):
         watched.past(NODE)
 
 

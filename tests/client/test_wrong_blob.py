@@ -55,7 +55,7 @@ async def test_a_blob_of_other_bytes_never_arrives_whole(liar: Server, tmp_path:
         await fetch()
     await transport.aclose()
 
-    assert f"blob {Digest.parse(LARGE.digest).short} of shop/app is not what its digest says" in refused.value.message
+    assert f"blob {Digest.parse(LARGE.digest).short} of shop/app does not match its digest" in refused.value.message
     assert 0 < len(b"".join(received)) < len(LARGE.data)
 
 
@@ -67,7 +67,7 @@ async def test_a_copy_keeps_nothing_of_a_blob_of_other_bytes(liar: Server, tmp_p
     arriving = list(target.rglob(".arriving-*"))
 
     assert run.code == 3
-    assert f"blob {Digest.parse(IMAGE.layers[0].digest).short} of shop/app is not what its digest says" in run.err
+    assert f"blob {Digest.parse(IMAGE.layers[0].digest).short} of shop/app does not match its digest" in run.err
     assert Digest.parse(IMAGE.layers[0].digest).hex not in kept
     assert arriving == []
     assert not (target / "index.json").exists()

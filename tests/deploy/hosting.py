@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boltseal.client.credentials import OneLogin
+from boltseal.client.credentials import SingleLogin
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.engines.api import connected
@@ -46,7 +46,7 @@ class Hosting:
         return Keeper(self.host)
 
     def puller(self, **more: Any) -> Puller:
-        return Puller(self.host, self.transport, OneLogin(REGISTRY), **more)
+        return Puller(self.host, self.transport, SingleLogin(REGISTRY), **more)
 
     def publish(self, words: str, name: Reference = APP) -> Digest:
         """Publish an image for two platforms under a tag; the engine can pull it by its digest."""
@@ -90,7 +90,7 @@ async def hosting(
         podman=store is ImageStoreKind.PODMAN, driver_status=SNAPSHOTTER if store is ImageStoreKind.CONTAINERD else []
     )
     hub, clock = FakeHub(), Clock(NOW_US)
-    transport = Transport(OneLogin(REGISTRY), TransportOptions(attempts=1), app=hub.transport())
+    transport = Transport(SingleLogin(REGISTRY), TransportOptions(attempts=1), app=hub.transport())
     async with fake.listening(folder) as address, connected(address) as engine:
         host = await EngineHost.of(engine, KeptImages(ClientState(state or folder / "state")), clock)
         yield Hosting(hub, fake, host, clock, transport)

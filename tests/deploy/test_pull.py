@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.credentials import Credentials, OneLogin
+from boltseal.client.credentials import Credentials, SingleLogin
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.state import StateUnusable
 from boltseal.engines.address import EngineAddress
@@ -420,7 +420,7 @@ async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Host
 async def test_a_login_is_not_sent_in_the_clear(classic: Hosting) -> None:
     """An engine by tcp:// without TLS: whoever listens would have the password."""
     classic.publish("one")
-    logins = OneLogin(REGISTRY, Credentials("ci", "secret"))
+    logins = SingleLogin(REGISTRY, Credentials("ci", "secret"))
     classic.host.engine.address = EngineAddress.parse("tcp://web1:2375")
     with pytest.raises(LoginExposed, match="in the clear") as error:
         await replace(classic.puller(), logins=logins).bring(WANTED)

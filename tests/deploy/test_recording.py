@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.ledger_records import records
+from boltseal.client.ledger_records import list_records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.releases import Release
@@ -51,7 +51,7 @@ async def test_what_is_released_is_in_the_ledger(registry: Serving, transport: T
     (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
     assert said.index is not None
     await signed(registry.client, said.index + 1)
-    ((_, entry),) = await records(transport, HOST, Repository("shop/app"))
+    ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     assert entry.kind == "released"
     assert entry.reason == "release 4 of shop by ann@host"
@@ -71,7 +71,7 @@ async def test_whoever_is_told_of_the_ledger_hears_of_the_release(registry: Serv
     (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
     assert said.index is not None
     await signed(registry.client, said.index + 1)
-    ((_, entry),) = await records(transport, HOST, Repository("shop/app"))
+    ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     name = f"{HOST}/shop/app:{entry.tag}@{IMAGE.digest}"
     assert event_of(entry, HOST) == ReleaseDone("shop", 4, "host", (name,))

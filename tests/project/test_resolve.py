@@ -198,7 +198,7 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
     async def watch(registry: str) -> LedgerCheck:
         looked.append(registry)
         if registry == "quay.io":
-            raise LedgerUnchecked("quay.io has a ledger, and it can't be checked now")
+            raise LedgerUnchecked("quay.io has a ledger, and it can't check now")
         return LedgerCheck(registry, TrustStatus.NO_LEDGER)
 
     async with resolving(hub, watch=watch) as resolver:

@@ -195,14 +195,14 @@ def _before(to: Reference, inputs: str, wanted: str | None, reach: RegistryOptio
         from boltseal.build.ledger_entries import same_build
         from boltseal.build.tag_template import input_tag
         from boltseal.client.errors import RemoteNotFound
-        from boltseal.client.ledger_records import NoRecords, records
+        from boltseal.client.ledger_records import NoRecords, list_records
         from boltseal.client.registry_client import RegistryClient
         from boltseal.oci.digest import Digest
         from boltseal.oci.reference import Tag
 
         client = RegistryClient(transport, to.registry)
         try:
-            entries = await records(transport, to.registry, to.repository)
+            entries = await list_records(transport, to.registry, to.repository)
         except NoRecords:
             entries = []
         found, tag = same_build((entry for _, entry in entries), inputs), input_tag(inputs)
@@ -348,13 +348,13 @@ def _record(
 
     async def write(transport: Transport) -> int | None:
         from boltseal.build.ledger_entries import built_extra
-        from boltseal.client.ledger_records import NoRecords, record
+        from boltseal.client.ledger_records import NoRecords, add_record
         from boltseal.ledger.entry import EntryKind
 
         bases = {site.written: of for site, of in plan.digests.items()}
         extra = built_extra(plan.base, plan.inputs, bases, str(builder), platform)
         try:
-            return await record(transport, EntryKind.BUILT, image, digest, extra)
+            return await add_record(transport, EntryKind.BUILT, image, digest, extra)
         except NoRecords:
             say(f"boltseal: {image.registry} keeps no ledger: the labels of the image alone say on what it was built")
             return None

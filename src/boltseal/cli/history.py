@@ -19,7 +19,7 @@ from boltseal.cli.remote import (
 )
 
 if TYPE_CHECKING:
-    from boltseal.client.history import Event, Proven
+    from boltseal.client.history import ProvenHistory, TagEvent
     from boltseal.client.tag_observations import ObservedInterval
     from boltseal.ledger.history import EntryAt
     from boltseal.oci.reference import Reference
@@ -68,7 +68,7 @@ def history(
             say(f"{name} was never there")
 
 
-def _signed(answer: CommandOutput, name: str, found: Proven, tag: str) -> None:
+def _signed(answer: CommandOutput, name: str, found: ProvenHistory, tag: str) -> None:
     rows = []
     for said in found.history.of(tag):
         entry = said.entry
@@ -97,7 +97,7 @@ def _signed(answer: CommandOutput, name: str, found: Proven, tag: str) -> None:
     tell_proof(answer, found)
 
 
-def _unsigned(answer: CommandOutput, name: str, reference: Reference, events: list[Event]) -> None:
+def _unsigned(answer: CommandOutput, name: str, reference: Reference, events: list[TagEvent]) -> None:
     for one in events:
         answer.add(ref=name, status=one.event, reason="", time=one.time, digest=one.digest, proven=False)
     if events:

@@ -143,14 +143,14 @@ def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
 
 async def _of_registry(transport: Transport, registry: str, most: int = MAX_IMAGES) -> AsyncIterator[Reference]:
     """Every tag of every repository, but for those of the signature tools. TooManyImages."""
-    from boltseal.client.catalog import repositories
+    from boltseal.client.catalog import list_repositories
     from boltseal.client.errors import RemoteNotFound
     from boltseal.client.registry_client import RegistryClient
     from boltseal.oci.reference import Reference
     from boltseal.policy.rule_decision import signature_subject
 
     client = RegistryClient(transport, registry)
-    async for repository in repositories(transport, registry):
+    async for repository in list_repositories(transport, registry):
         try:
             async for tag in client.tags(repository):
                 most -= 1

@@ -9,7 +9,7 @@ from boltseal.cli.remote import RegistryOptions, ask, followed
 from boltseal.errors import Denied, TooMany, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
-    from boltseal.client.history import Event, Proven
+    from boltseal.client.history import ProvenHistory, TagEvent
     from boltseal.client.tag_observations import ObservedInterval
     from boltseal.client.transport import Transport
     from boltseal.ledger.history import EntryAt
@@ -24,10 +24,10 @@ class NoHistory(Unavailable):
     """A registry that keeps no history, or not of this kind."""
 
 
-def read(reach: RegistryOptions, reference: Reference, tag: Tag | None) -> Proven | list[Event]:
+def read(reach: RegistryOptions, reference: Reference, tag: Tag | None) -> ProvenHistory | list[TagEvent]:
     """The history of a tag, or with None of a whole repository; events that nobody signed where there is no more."""
 
-    async def run(transport: Transport) -> Proven | list[Event]:
+    async def run(transport: Transport) -> ProvenHistory | list[TagEvent]:
         from boltseal.client.errors import RemoteNotFound
         from boltseal.client.history import read_history, read_unsigned
 
@@ -54,7 +54,7 @@ def watched_past(reference: Reference, tag: Tag) -> tuple[ObservedInterval, ...]
         return watched.past(Reference(reference.registry, reference.repository, tag))
 
 
-def tell_proof(answer: CommandOutput, found: Proven) -> None:
+def tell_proof(answer: CommandOutput, found: ProvenHistory) -> None:
     """Say how far it is proven, and what is wrong."""
     for problem in found.problems:
         answer.outcome = Outcome.DIFFERS

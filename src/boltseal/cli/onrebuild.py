@@ -99,13 +99,13 @@ async def ask_for(
 
 async def _record(looker: BaseScanner, due: RebuildDue, outcome: RebuildOutcome, words: str) -> None:
     """Into the ledger of the image's registry, if it keeps one."""
-    from boltseal.client.ledger_records import NoRecords, record
+    from boltseal.client.ledger_records import NoRecords, add_record
     from boltseal.ledger.entry import EntryKind
     from boltseal.project.bases.ledger_entries import requested_extra
 
     extra = requested_extra(due.base, due.built_on, due.now, str(outcome), words)
     try:
-        await record(looker.transport, EntryKind.REBUILD_REQUESTED, due.image, due.digest, extra)
+        await add_record(looker.transport, EntryKind.REBUILD_REQUESTED, due.image, due.digest, extra)
     except NoRecords:
         return
 
@@ -156,13 +156,13 @@ def _of_registry(registry: str, reach: RegistryOptions) -> list[_Row]:
     from boltseal.cli.remote import ask_followed
 
     async def read(transport: Transport) -> list[_Row]:
-        from boltseal.client.catalog import repositories
-        from boltseal.client.ledger_records import records
+        from boltseal.client.catalog import list_repositories
+        from boltseal.client.ledger_records import list_records
         from boltseal.ledger.entry import EntryKind, format_time
 
         found: list[tuple[int, _Row]] = []
-        async for repository in repositories(transport, registry):
-            for index, entry in await records(transport, registry, repository):
+        async for repository in list_repositories(transport, registry):
+            for index, entry in await list_records(transport, registry, repository):
                 if entry.kind is EntryKind.REBUILD_REQUESTED:
                     image = f"{registry}/{repository}" + (f":{entry.tag}" if entry.tag else f"@{entry.digest}")
                     said = entry.extra

@@ -79,7 +79,7 @@ def _past(
 
     with TagObservations(ClientState(state_folder())) as watched:
         if remember and meant:
-            watched.saw_all(meant.items(), now_us)
+            watched.record_all(meant.items(), now_us)
         return {reference: watched.past(reference) for reference in meant}
 
 

@@ -140,8 +140,8 @@ def aloud(found: LedgerCheck) -> list[str]:
         lines.append(
             f"the ledger of {found.registry} is signed by a new key, as the trusted one says: {found.head.trusted.key}"
         )
-    if found.unkept and found.head is not None:
-        lines.append(f"this could not be remembered: {found.unkept}")
+    if found.not_saved and found.head is not None:
+        lines.append(f"this could not be remembered: {found.not_saved}")
     return lines
 
 

@@ -116,7 +116,7 @@ def _look(answer: CommandOutput, reach: RegistryOptions, wanted: TagsToWatch, ex
     kept = None if extends is None else ChainHead.parse(extends)
     telling = Telling.of_user()
     with TagObservations(ClientState(state_folder())) as watched, Progress() as progress:
-        if kept is not None and not watched.goes_on_from(kept):
+        if kept is not None and not watched.extends_head(kept):
             answer.outcome = Outcome.DIFFERS
             answer.add(ref=str(watched.path), status="rewritten", reason=f"it does not go on from {kept}")
             say(

@@ -24,7 +24,7 @@ from typing import Final
 
 from boltseal.client.docker_hub import list_tags
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
-from boltseal.client.head_requests import poll
+from boltseal.client.head_requests import resolve_tags
 from boltseal.client.pull_limit import PullLimit
 from boltseal.client.tag_observations import Observation, TagObservations
 from boltseal.client.transport import Transport
@@ -160,7 +160,7 @@ def _remember(watched: TagObservations, batch: list[_Answer], now_us: int, tell:
             tell(alarms)
 
     if seen:
-        looks += [_judged(saw) for saw in watched.saw_all(seen, now_us, written_down)]
+        looks += [_judged(saw) for saw in watched.record_all(seen, now_us, written_down)]
     return looks
 
 
@@ -196,7 +196,7 @@ async def _answers(
     async for answer in _as_before(transport, watched, wanted):
         listed.add(answer.reference)
         yield answer
-    async with aclosing(poll(transport, (each for each in wanted if each not in listed))) as answers:
+    async with aclosing(resolve_tags(transport, (each for each in wanted if each not in listed))) as answers:
         async for polled in answers:
             digest = None if polled.resolved is None else polled.resolved.digest
             gone = isinstance(polled.error, RemoteNotFound)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.client.ledger_records import record
+from boltseal.client.ledger_records import add_record
 from boltseal.client.transport import Transport
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.errors import BoltsealError
@@ -49,7 +49,7 @@ async def record_release(
         digest = Digest.parse(service.digest)
         reason = f"release {release.number} of {release.project} by {release.who}"
         try:
-            index = await record(
+            index = await add_record(
                 transport, EntryKind.RELEASED, image, digest, _extra(release, service, hmac), reason=reason
             )
         except BoltsealError as error:

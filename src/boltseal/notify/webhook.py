@@ -28,7 +28,7 @@ import httpx2
 from boltseal import __version__
 from boltseal.client.hosts import is_loopback
 from boltseal.client.ssrf_guard import AddressBlocked, is_public
-from boltseal.client.transport import trusting
+from boltseal.client.transport import tls_context
 from boltseal.errors import Invalid, Unavailable
 from boltseal.socket_backend import SocketTransport
 
@@ -107,7 +107,7 @@ class Webhook:
         self._url = parsed
         self._key = None if secret is None else _key(secret)
         self._within_s = within_s
-        verify: ssl.SSLContext = trusting(ca_file)
+        verify: ssl.SSLContext = tls_context(ca_file)
         limits = httpx2.Limits(max_connections=2, max_keepalive_connections=0)
         self._http = httpx2.AsyncClient(
             transport=SocketTransport(verify, limits, reach=ReceiverReach(self.host, networks)),

@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
-from boltseal.client.head_requests import poll
-from boltseal.client.history import Proven, read_names
+from boltseal.client.head_requests import resolve_tags
+from boltseal.client.history import ProvenHistory, read_tags
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.ledger_trust import LedgerCheck, TrustStatus
 from boltseal.client.registry_client import LastEvent, RegistryClient, Resolved
@@ -101,7 +101,7 @@ class Resolver:
                 found |= {reference: unchecked for reference in asked if reference.registry == registry}
         asked = [reference for reference in asked if reference not in found]
         done = 0
-        async with aclosing(poll(self._transport, asked)) as answers:
+        async with aclosing(resolve_tags(self._transport, asked)) as answers:
             async for answer in answers:
                 meaning = answer.resolved or answer.error
                 if meaning is None:
@@ -157,12 +157,12 @@ class Resolver:
 
     async def moves(
         self, moved: Mapping[Reference, Digest | None]
-    ) -> dict[Reference, Proven | LastEvent | BoltsealError | None]:
+    ) -> dict[Reference, ProvenHistory | LastEvent | BoltsealError | None]:
         """What registries say of tags that moved, each with what it means now: proven, by their own account, or nothing.
 
         Where a registry keeps a ledger, an error says why it could not be read. By no manifest, so it is no pull anywhere.
         """
-        found: dict[Reference, Proven | LastEvent | BoltsealError | None] = {}
+        found: dict[Reference, ProvenHistory | LastEvent | BoltsealError | None] = {}
         for registry in {reference.registry for reference in moved}:
             found |= await self._by_ledger(registry, {one: to for one, to in moved.items() if one.registry == registry})
         asked = [reference for reference in moved if reference not in found]
@@ -171,7 +171,7 @@ class Resolver:
 
     async def _by_ledger(
         self, registry: str, moved: Mapping[Reference, Digest | None]
-    ) -> dict[Reference, Proven | LastEvent | BoltsealError | None]:
+    ) -> dict[Reference, ProvenHistory | LastEvent | BoltsealError | None]:
         """What its ledger says; nothing where it has none, or does not tell histories.
 
         Of a registry that was never seen to have one, an error is no doubt: many refuse a path that they do not know.
@@ -182,7 +182,7 @@ class Resolver:
         names = {
             (one.repository, one.tag): "" if to is None else str(to) for one, to in moved.items() if one.tag is not None
         }
-        told = await read_names(self._transport, registry, names, self._watch)
+        told = await read_tags(self._transport, registry, names, self._watch)
         answers = {one: told[one.repository, one.tag] for one in moved if one.tag is not None}
         none = RemoteNotFound if seen.head is not None else BoltsealError
         return {one: answer for one, answer in answers.items() if not isinstance(answer, none)}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from boltseal.client.history import Proven
+from boltseal.client.history import ProvenHistory
 from boltseal.client.registry_client import LastEvent
 from boltseal.ledger.history import EntryAt, RepositoryHistory
 from boltseal.lockfile.compare import age
@@ -86,7 +86,7 @@ def by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> TagMove:
     return TagMove(looks_like_release(tag), moved_us=event.time_us if known and event is not None else None)
 
 
-def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> TagMove:
+def by_ledger(found: ProvenHistory, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> TagMove:
     """By the entries that changed the tag, the oldest first. `was`: what it should mean; `image`: how it is locked."""
     said = found.history.changes_of(tag)
     bound = next((one.entry.digest for one in said if one.entry.extra.get("mode") == "sealed" and not one.gone), "")

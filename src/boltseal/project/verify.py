@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.history import Proven
+from boltseal.client.history import ProvenHistory
 from boltseal.client.ledger_trust import KeyDiffers
 from boltseal.client.registry_client import LastEvent, Resolved
 from boltseal.errors import BoltsealError
@@ -77,7 +77,7 @@ class VerifyResult:
 
 
 Meanings = Mapping[Reference, Resolved | BoltsealError]
-Moves = Mapping[Reference, Proven | LastEvent | BoltsealError | None]
+Moves = Mapping[Reference, ProvenHistory | LastEvent | BoltsealError | None]
 
 
 async def verify(
@@ -317,7 +317,7 @@ def _moved(
         reason = f"it {deed}; whether it may, its registry's ledger does not say now: {answer.message}"
         weight = (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)
         return replace(verdict, status=weight[0], weight=weight[1], reason=reason)
-    if isinstance(answer, Proven):
+    if isinstance(answer, ProvenHistory):
         move = by_ledger(answer, key.tag, verdict.from_, verdict.to, verdict.image)
     else:
         move = by_name(key.tag, answer, verdict.to)
@@ -333,9 +333,9 @@ def _moved(
 
 
 def _gone(
-    verdict: VerifyResult, answer: Proven | LastEvent | BoltsealError | None, tag: Tag, now_us: int
+    verdict: VerifyResult, answer: ProvenHistory | LastEvent | BoltsealError | None, tag: Tag, now_us: int
 ) -> VerifyResult:
-    if verdict.from_ is None or not isinstance(answer, Proven):
+    if verdict.from_ is None or not isinstance(answer, ProvenHistory):
         return verdict
     move = by_ledger(answer, tag, verdict.from_, None, verdict.image)
     return replace(verdict, move=move, reason=f"{verdict.reason}{move.since(now_us)}")

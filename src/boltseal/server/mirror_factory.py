@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from boltseal.client.credentials import Credentials, OneLogin
+from boltseal.client.credentials import Credentials, SingleLogin
 from boltseal.client.hosts import api_host, host_name
 from boltseal.client.ssrf_guard import SsrfGuard
 from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
@@ -98,7 +98,7 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
         patience_s=PATIENCE_S,
         reach=SsrfGuard(_home(terms), terms.allow_redirects_to),
     )
-    login = OneLogin(terms.authority, _login(terms))
+    login = SingleLogin(terms.authority, _login(terms))
     if not terms.push:
         return Upstream.over(terms, Transport(login, options))
     patient = replace(options, timeout_s=PUSH_TIMEOUT_S, whole_s=PUSH_TIMEOUT_S)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 import structlog
 
-from boltseal.client.catalog import repositories
+from boltseal.client.catalog import list_repositories
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
@@ -240,7 +240,7 @@ class RebuildScheduler:
     async def _images(self, transport: Transport) -> AsyncIterator[Reference]:
         """Every tag of every repository of ours, but for those of the signature tools."""
         client = RegistryClient(transport, self._name)
-        async for repository in repositories(transport, self._name):
+        async for repository in list_repositories(transport, self._name):
             if repository.partition("/")[0] in self._upstreams:
                 continue
             with contextlib.suppress(NotFound):

@@ -55,7 +55,7 @@ async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUps
     answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{digest}")
 
     assert answer.status_code == 503
-    assert "not what its digest says" in answer.text
+    assert "does not match its digest" in answer.text
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ async def test_entries_that_were_not_signed_are_named(ledger: FakeLedger, tmp_pa
     ledger.entries[2] = ledger.entries[2].replace(b'"ci"', b'"me"')
     report = await look(ledger, tmp_path)
 
-    assert report.problems == ["the tree over the 5 entries that it gives has another root than the one that it signed"]
+    assert report.problems == ["the tree over its 5 entries does not have the signed root"]
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ async def test_tags_that_are_not_listed_could_not_be_compared(ledger: FakeLedger
     report = await look(ledger, tmp_path, every_tag=True)
 
     assert report.problems == []
-    assert "lists 2 tags, and the ledger says that there are 3" in report.unchecked[0]
+    assert "lists 2 tags, and its ledger has 3" in report.unchecked[0]
 
 
 async def test_a_tag_that_moves_meanwhile_is_no_lie(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ async def test_a_memory_that_is_ahead_of_the_ledger_could_not_be_checked(ledger:
     await look(ledger, tmp_path)
     ClientState(tmp_path).forget(HOST)
     ledger.shown = 3
-    with pytest.raises(LedgerUnchecked, match="5 were read already"):
+    with pytest.raises(LedgerUnchecked, match="the 5 that were read before"):
         await look(ledger, tmp_path)
 
 

@@ -316,7 +316,7 @@ async def test_a_pull_limit_that_is_used_up_is_said(registry: Published) -> None
     [answer] = await registry.look(f"{APP}:1")
 
     assert answer.verdict.status is BaseStatus.UNKNOWN
-    assert "limits how often" in answer.verdict.reason
+    assert "has a rate limit" in answer.verdict.reason
     assert registry.asked("HEAD", HUB) == 1
 
 

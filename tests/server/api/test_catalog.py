@@ -11,7 +11,7 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.client.catalog import repositories
+from boltseal.client.catalog import list_repositories
 from boltseal.client.challenges import parse_challenges
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.registry_client import RegistryClient
@@ -197,7 +197,7 @@ async def transport(shop: Serving, tmp_path: Path) -> AsyncIterator[Transport]:
 async def test_our_own_client_follows_the_challenge(transport: Transport) -> None:
     """Its list is what its login may pull, also when it holds a token for a repository already."""
     tags = [tag async for tag in RegistryClient(transport, REGISTRY).tags(Repository("shop/a"))]
-    names = [name async for name in repositories(transport, REGISTRY)]
+    names = [name async for name in list_repositories(transport, REGISTRY)]
 
     assert tags == ["1.0.0"]
     assert names == VISIBLE["ci"]

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from boltseal.client.document_cache import DocumentCache
-from boltseal.client.head_requests import poll
-from boltseal.client.ledger_records import listed, observed
+from boltseal.client.head_requests import resolve_tags
+from boltseal.client.ledger_records import list_entries, list_observations
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied, NotFound, TooLarge
@@ -247,7 +247,7 @@ class BaseScanner:
                 found |= {one: followed for one in asked if one.registry == registry}
         looks: list[tuple[Reference, Digest | None]] = []
         open_ = [one for one in asked if one not in found]
-        async with aclosing(poll(self.transport, open_, at_once=self._at_once)) as answers:
+        async with aclosing(resolve_tags(self.transport, open_, at_once=self._at_once)) as answers:
             async for answer in answers:
                 if answer.resolved is not None:
                     found[answer.reference] = answer.resolved.digest
@@ -330,7 +330,7 @@ class BaseScanner:
     async def _listed(self, place: RemoteRepository) -> list[Entry]:
         """What was said of a repository's images, and where a tag stopped resolving to one."""
         try:
-            return await listed(self.transport, place.registry, place.repository, RECORDS | MOVED_OR_GONE)
+            return await list_entries(self.transport, place.registry, place.repository, RECORDS | MOVED_OR_GONE)
         except NotFound:
             return []
         except BoltsealError as error:  # it is one source of several
@@ -384,7 +384,9 @@ class BaseScanner:
             return {}
         try:
             return resolved_before(
-                place, await observed(self.transport, place.registry, place.repository, SERVED_KINDS), SERVED_KINDS
+                place,
+                await list_observations(self.transport, place.registry, place.repository, SERVED_KINDS),
+                SERVED_KINDS,
             )
         except BoltsealError as error:
             self._unlisted[place] = f"what {place.registry} saw of {place.repository} can't be read: {error.message}"

@@ -35,7 +35,7 @@ from boltseal.server.storage.blobs.protocol import FetchKey, UploadId, UploadUnk
 from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
 
 if TYPE_CHECKING:
-    from boltseal.client.registry_client import Arriving
+    from boltseal.client.registry_client import BlobStream
     from boltseal.oci.reference import Repository
     from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
@@ -169,7 +169,7 @@ class MirroredBlobs:
         except DigestInvalid as error:
             await self._drop(key)
             raise RemoteMismatch(
-                f"{upstream.terms.name}: blob {fetch.digest.short} is not what its digest says: not used"
+                f"{upstream.terms.name}: blob {fetch.digest.short} does not match its digest: not used"
             ) from error
         except (RemoteMismatch, RemoteNotFound):
             await self._drop(key)
@@ -183,7 +183,7 @@ class MirroredBlobs:
         for resumed in range(RESUMES + 1):
             before = writer.offset
             try:
-                async with upstream.client.arriving_blob(remote, fetch.digest, writer.offset) as arriving:
+                async with upstream.client.stream_blob(remote, fetch.digest, writer.offset) as arriving:
                     await self._take(name, fetch, arriving, writer)
             except RemoteUnavailable:
                 if resumed == RESUMES or writer.offset == before:
@@ -194,7 +194,7 @@ class MirroredBlobs:
             f"{name} sends {writer.offset} of the {fetch.size} bytes of {fetch.digest.short} and no more"
         )
 
-    async def _take(self, name: str, fetch: Fetch, arriving: Arriving, writer: UploadWriter) -> None:
+    async def _take(self, name: str, fetch: Fetch, arriving: BlobStream, writer: UploadWriter) -> None:
         """What comes over one connection."""
         if fetch.size is None and arriving.size is None:
             raise RemoteMismatch(f"{name} does not say how large blob {fetch.digest.short} is: not fetched")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from boltseal.client.witness import Cosigned, SawOther
+from boltseal.client.witness import Cosigned, SizeConflict
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
@@ -128,7 +128,7 @@ class Witnesses:
             if isinstance(answer, Cosigned):
                 await self._keep(witness, head, checkpoint, answer.lines)
                 return
-            if not isinstance(answer, SawOther) or answer.size == witness.size:
+            if not isinstance(answer, SizeConflict) or answer.size == witness.size:
                 break  # of the same size it saw another root
             witness.size = answer.size
         await self._heed(witness, key, head)
