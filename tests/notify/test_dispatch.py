@@ -19,7 +19,7 @@ import stamina
 
 from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
-from boltseal.notify.dispatch import ByWebhook, Dispatcher, OutgoingEvent, Receiver
+from boltseal.notify.dispatch import Dispatcher, OutgoingEvent, Receiver, WebhookSender
 from boltseal.notify.outbox import Outbox, OutboxUnusable
 from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
@@ -42,7 +42,7 @@ def _no_pauses() -> Iterator[None]:
 def to(
     url: str, name: str = "a", events: frozenset[EventKind] = frozenset(EventKind), within_s: float = 5.0
 ) -> Receiver:
-    return Receiver(name, events, ByWebhook(lambda: Webhook(url, secret=KEY, within_s=within_s)))
+    return Receiver(name, events, WebhookSender(lambda: Webhook(url, secret=KEY, within_s=within_s)))
 
 
 def clock_us() -> int:
@@ -88,8 +88,8 @@ async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
     async with inbox() as box:
         dispatcher = made(tmp_path, to(box.url))
         with running(dispatcher):
-            dispatcher.tell(MOVED)
-            dispatcher.tell(LOW)
+            dispatcher.notify(MOVED)
+            dispatcher.notify(LOW)
             await box.until(2)
             left = await until_waiting(tmp_path, {})
         moved, low = box.events
@@ -107,8 +107,8 @@ async def test_each_receiver_hears_what_it_asked_for(tmp_path: Path) -> None:
     async with inbox() as all_, inbox() as some:
         dispatcher = made(tmp_path, to(all_.url), to(some.url, "b", frozenset({EventKind.QUOTA_LOW})))
         with running(dispatcher):
-            dispatcher.tell(MOVED)
-            dispatcher.tell(LOW)
+            dispatcher.notify(MOVED)
+            dispatcher.notify(LOW)
             await all_.until(2)
             await some.until(1)
 
@@ -123,7 +123,7 @@ async def test_a_dead_receiver_holds_no_other_up_and_is_told_later(tmp_path: Pat
         dispatcher = made(tmp_path, to(bad.url, "bad", within_s=0.5), to(good.url, "good"))
         with running(dispatcher):
             for _ in range(5):
-                dispatcher.tell(MOVED)
+                dispatcher.notify(MOVED)
             await good.until(5)
             await bad.until(1)
             still = await until_waiting(tmp_path, {"bad": 5})
@@ -137,7 +137,7 @@ async def test_a_dead_receiver_holds_no_other_up_and_is_told_later(tmp_path: Pat
         left = await dispatcher.deliver_now(10)
 
     assert still == {"bad": 5}
-    assert "bad was not told, and will be" in troubles[0]
+    assert "delivery to bad failed and is retried" in troubles[0]
     assert left == {}
     assert later.troubles == ()
 
@@ -157,12 +157,12 @@ async def test_to_tell_waits_for_nothing_and_is_bounded(tmp_path: Path) -> None:
     dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
     refused = TagRefused(REF, "push", None, "mallory", "sealed")
     for _ in range(5 * dispatch.MAX_IN_MEMORY):
-        dispatcher.tell(refused)
-    room = len(dispatcher._told)
-    dispatcher.tell(MOVED)
+        dispatcher.notify(refused)
+    room = len(dispatcher._in_memory)
+    dispatcher.notify(MOVED)
 
     assert room == dispatch.MAX_IN_MEMORY // 2
-    assert dispatcher._told[-1].event is MOVED
+    assert dispatcher._in_memory[-1].event is MOVED
     assert not (tmp_path / "outbox.db").exists()
 
 
@@ -171,7 +171,7 @@ async def test_what_was_told_when_it_ends_is_on_the_disk(tmp_path: Path) -> None
     dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
     with running(dispatcher):
         await asyncio.sleep(0.1)
-        dispatcher.tell(MOVED)
+        dispatcher.notify(MOVED)
 
     assert waiting(tmp_path) == {"a": 1}
 
@@ -183,13 +183,13 @@ async def test_an_outbox_that_can_not_be_written_loses_nothing_while_the_process
     async with inbox() as box:
         dispatcher = made(folder, to(box.url))
         with running(dispatcher):
-            dispatcher.tell(MOVED)
+            dispatcher.notify(MOVED)
             await asyncio.sleep(0.5)
             troubles = dispatcher.troubles
             folder.mkdir()
             await box.until(1)
 
-    assert "nobody can be told" in troubles[0]
+    assert "notifications can't be delivered" in troubles[0]
 
 
 async def begun(path: Path, at: int | None = None, name: str = "log") -> None:
@@ -270,7 +270,7 @@ async def test_a_log_that_can_not_be_begun_keeps_nobody_from_starting(tmp_path: 
             log.entries += [MOVED]
             await box.until(1)
 
-    assert "nobody can be told" in troubles[0]
+    assert "notifications can't be delivered" in troubles[0]
 
 
 async def test_what_a_log_said_long_ago_is_told_to_nobody(tmp_path: Path) -> None:
@@ -310,8 +310,8 @@ import asyncio, sys, time
 from pathlib import Path
 from boltseal.notify.webhook import Webhook
 from boltseal.events import Kind, UpstreamDown
-from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, Told
-receiver = Receiver("a", frozenset(Kind), ByWebhook(lambda: Webhook(sys.argv[2])))
+from boltseal.notify.dispatch import WebhookSender, Dispatcher, Receiver, Told
+receiver = Receiver("a", frozenset(Kind), WebhookSender(lambda: Webhook(sys.argv[2])))
 dispatcher = Dispatcher(Path(sys.argv[1]), [receiver], "urn:test", lambda: time.time_ns() // 1000)
 for n in range(int(sys.argv[3]), int(sys.argv[3]) + 50):
     dispatcher.put([Told(f"event-{n}", time.time_ns() // 1000, UpstreamDown("reg", str(n)))])
@@ -353,8 +353,8 @@ async def test_killed_at_any_moment_everything_that_was_put_arrives_at_least_onc
 
 def test_the_events_that_flood_are_those_that_strangers_cause() -> None:
     """Who is told of an outage, or of a move, is told of it whatever is refused meanwhile."""
-    assert {EventKind.TAG_REFUSED} == dispatch.MINOR
-    assert UpstreamDown("reg", "no").kind not in dispatch.MINOR
+    assert {EventKind.TAG_REFUSED} == dispatch.LOW_PRIORITY
+    assert UpstreamDown("reg", "no").kind not in dispatch.LOW_PRIORITY
 
 
 class Breaks:
@@ -382,7 +382,7 @@ async def test_a_defect_of_one_receiver_is_no_loop_and_no_other_ones(tmp_path: P
             tmp_path, Receiver("defect", every, defect), Receiver("unreadable", every, unreadable), to(box.url)
         )
         with running(dispatcher):
-            dispatcher.tell(MOVED)
+            dispatcher.notify(MOVED)
             await box.until(1)
             left = await until_waiting(tmp_path, {"defect": 1})
             await asyncio.sleep(2.5)  # two rounds more

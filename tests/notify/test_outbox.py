@@ -29,8 +29,8 @@ def test_what_is_put_waits_for_each_receiver_until_it_was_taken(outbox: Outbox) 
     outbox.put([Posting("2", 2, BODY, ("a", "b")), Posting("1", 1, BODY, ("a",))])
     outbox.put([Posting("2", 2, BODY, ("a", "b"))])
     both = ids(outbox, "a"), ids(outbox, "b")
-    outbox.taken("a", "1")
-    outbox.put_off("b", "2", 50)
+    outbox.delivered("a", "1")
+    outbox.postpone("b", "2", 50)
 
     assert both == (["1", "2"], ["2"])
     assert (ids(outbox, "a"), ids(outbox, "b", 49), ids(outbox, "b", 50)) == (["2"], [], ["2"])
@@ -117,7 +117,7 @@ def test_without_its_folder_it_says_so_and_reading_makes_nothing(tmp_path: Path)
     nowhere = Outbox(tmp_path / "no" / "outbox.db")
 
     assert (nowhere.waiting(), nowhere.due("a", 1), nowhere.cursor("x")) == ({}, [], None)
-    with pytest.raises(OutboxUnusable, match="folder is not there"):
+    with pytest.raises(OutboxUnusable, match="folder does not exist"):
         nowhere.put([Posting("1", 1, BODY, ("a",))])
     with pytest.raises(OutboxUnusable):
         nowhere.claim()

@@ -108,7 +108,7 @@ def test_secrets_come_from_files_and_variables_alone(tmp_path: Path, monkeypatch
     [
         ({"url_file": "FILE"}, "", "one line"),
         ({"url_file": "FILE"}, "https://a.example/hunter2\nhttps://b.example/hunter2", "one line"),
-        ({"url_file": "FILE"}, "hunter2", "its address is none"),
+        ({"url_file": "FILE"}, "hunter2", "malformed url"),
         ({"url_file": "FILE"}, "http://hooks.example.com/hunter2", "not encrypted"),
         ({"url_file": "MISSING"}, "", "No such file"),
         ({"url": "https://a.example", "secret_file": "FILE"}, "hunter2", "shorter than 16"),

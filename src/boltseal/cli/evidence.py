@@ -108,9 +108,9 @@ def _lock_here() -> tuple[Expectation, ...]:
 
 def _laid_by_others(name: str) -> str:
     """Why a file in the current folder may be the word of somebody else; "" where it can't."""
-    from boltseal.config import caller
+    from boltseal.config import invoking_user_id
 
-    mine = {0, os.geteuid(), caller()}
+    mine = {0, os.geteuid(), invoking_user_id()}
     for path, is_folder in ((".", True), (name, False)):
         try:
             found = os.lstat(path)

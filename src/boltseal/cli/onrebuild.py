@@ -42,7 +42,7 @@ def rebuilders(wanted: bool) -> Builders | None:
     """What is done for an image that is outdated; None where it is not asked for. NothingToRun, ConfigInvalid."""
     if not wanted:
         return None
-    from boltseal.config import client_paths, secret
+    from boltseal.config import client_paths, secret_variable
     from boltseal.policy.rebuild_actions import token_of
     from boltseal.project.settings import client_settings
 
@@ -50,7 +50,9 @@ def rebuilders(wanted: bool) -> Builders | None:
     actions = client_settings(path).on_outdated
     if not actions:
         raise NothingToRun(f"--rebuild: {path} has no [[on_outdated]] that says what to run")
-    tokens = {name: token_of(name, secret(name)) for action in actions if (name := action.token_env) is not None}
+    tokens = {
+        name: token_of(name, secret_variable(name)) for action in actions if (name := action.token_env) is not None
+    }
     return Builders(actions, tokens, _journal())
 
 

@@ -236,9 +236,9 @@ def _show_version(wanted: bool) -> None:
 
 
 def _unexpected(error: Exception, *, debug: bool) -> ExitCode:
-    from boltseal.config import debug_wanted
+    from boltseal.config import debug_requested
 
-    if debug or debug_wanted():
+    if debug or debug_requested():
         import traceback
 
         sys.stderr.write("".join(traceback.format_exception(error)))

@@ -80,7 +80,7 @@ class DocumentCache:
         """Return media type and verified bytes of a document, or None if it is not cached. Raises: StateUnusable."""
         if digest in self._pending:
             return self._pending[digest]
-        with self._told():
+        with self._sqlite_errors():
             database = self._opened(create=False)
             found = None if database is None else database.execute(_DOCUMENT, (str(digest),)).fetchone()
         if found is None:
@@ -105,7 +105,7 @@ class DocumentCache:
 
     def past(self, reference: Reference) -> tuple[CachedTag, ...]:
         """Return all observations of a tag, the oldest first. Raises: StateUnusable."""
-        with self._told():
+        with self._sqlite_errors():
             database = self._opened(create=False)
             rows = [] if database is None else database.execute(_PAST, (_key(reference),)).fetchall()
         try:
@@ -147,7 +147,7 @@ class DocumentCache:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Open a write transaction."""
-        with self._state.writing(), self._told():
+        with self._state.writing(), self._sqlite_errors():
             database = self._opened(create=True)
             if database is None:
                 raise AssertionError("_opened(create=True) returns a database or raises")
@@ -155,7 +155,7 @@ class DocumentCache:
                 yield database
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _sqlite_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OverflowError) as error:

@@ -141,19 +141,19 @@ class TagObservations:
         """Return all intervals of a tag, the oldest first; () if it was never observed. Raises: ObservationsCorrupt,
         StateUnusable.
         """
-        with self._told() as database:
+        with self._reading() as database:
             return () if database is None else tuple(_past(database, _key(reference)))
 
     def head(self) -> ChainHead:
         """Return the head of the log. Raises: ObservationsCorrupt, StateUnusable."""
-        with self._told():
+        with self._reading():
             return self._walked
 
     def extends_head(self, head: ChainHead) -> bool:
         """Return whether the log still begins with the lines that this head covers. Raises: ObservationsCorrupt,
         StateUnusable.
         """
-        with self._told() as database:
+        with self._reading() as database:
             return head.size == 0 or (database is not None and _chain_at(database, head.size) == head.chain)
 
     def saw(self, reference: Reference, digest: Digest | None, now_us: int) -> Observation:
@@ -171,7 +171,7 @@ class TagObservations:
         `before_commit` gets the observations before they are committed; if it raises, nothing is recorded. So a move is
         either reported, or detected again at the next observation.
         """
-        with self._state.writing(), self._broken_is_told():
+        with self._state.writing(), self._sqlite_errors():
             database = self._opened(create=True)
             if database is None:
                 raise AssertionError("_opened(create=True) returns a database or raises")
@@ -189,10 +189,10 @@ class TagObservations:
         return found
 
     @contextmanager
-    def _told(self) -> Iterator[sqlite3.Connection | None]:
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
         """Open a read transaction on the verified log; None if there is no log."""
         self._state.check_format()
-        with self._broken_is_told():
+        with self._sqlite_errors():
             database = self._opened(create=False)
             if database is None:
                 yield None
@@ -206,7 +206,7 @@ class TagObservations:
                     database.execute("ROLLBACK")
 
     @contextmanager
-    def _broken_is_told(self) -> Iterator[None]:
+    def _sqlite_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:  # busy, disk full, not readable: may be transient

@@ -41,7 +41,7 @@ class _Refused(RemoteUnauthenticated):
     """The token service issued no token for the request."""
 
 
-class _TooMuch(RemoteUnavailable):
+class _TooLong(RemoteUnavailable):
     """The token service rejects a request of this length."""
 
 
@@ -97,7 +97,7 @@ class TokenCache:
             return False
         if token is not None:  # else another task halved the group meanwhile
             self.forget(registry, text)
-            self._halve(registry, token.scopes, too_much=True)
+            self._halve(registry, token.scopes, too_long=True)
         return True
 
     async def ask(
@@ -122,10 +122,10 @@ class TokenCache:
                     continue  # the group was halved meanwhile
                 try:
                     return await self._new(registry, wanted, challenge, credentials)
-                except (_Refused, _TooMuch) as error:
+                except (_Refused, _TooLong) as error:
                     if len(wanted) <= len(scopes):
                         raise
-                    self._halve(registry, wanted, too_much=isinstance(error, _TooMuch))
+                    self._halve(registry, wanted, too_long=isinstance(error, _TooLong))
 
     def _wanted(self, registry: str, scopes: frozenset[str]) -> frozenset[str]:
         return scopes.union(*(self._groups.get((registry, scope), frozenset()) for scope in scopes))
@@ -135,13 +135,13 @@ class TokenCache:
         for scope in group:
             self._groups[registry, scope] = group
 
-    def _halve(self, registry: str, scopes: frozenset[str], *, too_much: bool) -> None:
+    def _halve(self, registry: str, scopes: frozenset[str], *, too_long: bool) -> None:
         """Split a group that failed; if it was too long, split every other group of its size too."""
         ordered = sorted(scopes)
         middle = (len(ordered) + 1) // 2
         self._group(registry, ordered[:middle])
         self._group(registry, ordered[middle:])
-        if too_much:
+        if too_long:
             self._most[registry] = min(middle, self._most.get(registry, GROUP))
             for group in {each for (name, _), each in self._groups.items() if name == registry and len(each) > middle}:
                 self.announce(registry, group)
@@ -184,7 +184,7 @@ class TokenCache:
                 body = await _read(registry, response)
         except httpx2.HTTPError as error:
             broken = isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError)
-            kind = _TooMuch if broken else RemoteUnavailable  # some close the connection instead of answering 414
+            kind = _TooLong if broken else RemoteUnavailable  # some close the connection instead of answering 414
             raise kind(f"{registry}: its token service did not answer: {type(error).__name__}") from error
         return _read_answer(registry, body)
 
@@ -219,7 +219,7 @@ def _failure(registry: str, response: httpx2.Response, *, anonymous: bool) -> Bo
     status = response.status_code
     retry_after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
     if status in (413, 414, 431):
-        return _TooMuch(f"{registry}: its token service rejects a request of this length (HTTP {status})")
+        return _TooLong(f"{registry}: its token service rejects a request of this length (HTTP {status})")
     if status in (400, 401, 403) and retry_after_s is None:
         hint = "log in with `docker login`" if anonymous else "check the login"
         return _Refused(f"{registry} issued no token (HTTP {status}); {hint}")

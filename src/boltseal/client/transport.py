@@ -157,8 +157,10 @@ class Transport:
         RemoteMismatch: the body is longer than `max_bytes`.
         """
         attempts = self._options.attempts if call.idempotent else 1
-        async with self._in_time(call):
-            async for attempt in stamina.retry_context(on=self._pause, attempts=attempts, timeout=120.0, wait_max=8.0):
+        async with self._deadline(call):
+            async for attempt in stamina.retry_context(
+                on=self._retry_delay, attempts=attempts, timeout=120.0, wait_max=8.0
+            ):
                 with attempt:
                     async with AsyncExitStack() as stack:
                         response = await self._send(call, stack)
@@ -172,9 +174,9 @@ class Transport:
     async def stream(self, call: RegistryRequest) -> AsyncIterator[httpx2.Response]:
         """Send a request and yield the answer while its body arrives. Only the request is retried, not the body."""
         async with AsyncExitStack() as stack:
-            async with self._in_time(call):
+            async with self._deadline(call):
                 async for attempt in stamina.retry_context(
-                    on=self._pause, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
+                    on=self._retry_delay, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
                 ):
                     with attempt:
                         response = await self._send(call, stack)
@@ -186,7 +188,7 @@ class Transport:
                 raise RemoteUnavailable(f"{call.registry} aborted {call.what}: {type(error).__name__}") from error
 
     @asynccontextmanager
-    async def _in_time(self, call: RegistryRequest) -> AsyncIterator[None]:
+    async def _deadline(self, call: RegistryRequest) -> AsyncIterator[None]:
         """Limit the time of a block; a push gets the time that its body needs. Raises: RemoteUnavailable."""
         within_s = self._options.whole_s + int(call.headers.get("content-length", "0")) / SLOWEST_BYTES_PER_S
         limit = asyncio.timeout(within_s)
@@ -198,7 +200,7 @@ class Transport:
                 raise
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what} within {within_s:g} s") from error
 
-    def _pause(self, error: Exception) -> bool | float:
+    def _retry_delay(self, error: Exception) -> bool | float:
         """Return whether to retry, or after how many seconds if the registry sent Retry-After."""
         if isinstance(error, RemoteMismatch | AddressBlocked) or not isinstance(error, Unavailable | RemoteBusy):
             return False
@@ -244,12 +246,12 @@ class Transport:
             try:
                 response, authorization = await self._ask(call, stack)
             except _BROKEN_OFF:
-                if not self._shorter(call, self.tokens.held(call.registry, call.scopes)):
+                if not self._may_use_shorter(call, self.tokens.held(call.registry, call.scopes)):
                     raise
                 continue
-            if response.status_code not in _TOO_LONG or not self._shorter(call, authorization):
+            if response.status_code not in _TOO_LONG or not self._may_use_shorter(call, authorization):
                 return response
-            await _take_leave(response)
+            await _drain(response)
         raise RemoteUnavailable(f"{call.registry} rejects even the shortest token for {call.what}")
 
     async def _ask(self, call: RegistryRequest, stack: AsyncExitStack) -> tuple[httpx2.Response, str | None]:
@@ -261,10 +263,10 @@ class Transport:
         answer = await self._answer_challenge(call, response, authorization)
         if answer is None or answer == authorization:
             return response, authorization
-        await _take_leave(response)
+        await _drain(response)
         return await self._follow(call, answer, stack), answer
 
-    def _shorter(self, call: RegistryRequest, authorization: str | None) -> bool:
+    def _may_use_shorter(self, call: RegistryRequest, authorization: str | None) -> bool:
         """Return whether a retry with a token for fewer repositories may help, because this one may be too long."""
         token = (authorization or "").removeprefix("Bearer ")
         return call.method in ("GET", "HEAD") and self.tokens.use_shorter(call.registry, token)
@@ -329,7 +331,7 @@ class Transport:
             if not response.has_redirect_location or call.method not in ("GET", "HEAD"):
                 return response
             url = self._next(call, url, response)
-            await _take_leave(response)
+            await _drain(response)
         raise RemoteUnavailable(f"{call.registry} redirects {call.what} more than {MAX_REDIRECTS} times")
 
     def _next(self, call: RegistryRequest, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
@@ -359,7 +361,7 @@ class Transport:
         """Return `http` if a registry on loopback speaks it, as Docker does: nobody can eavesdrop there."""
         try:
             async with self._http.stream("GET", f"http://{registry}/v2/", timeout=5.0) as response:
-                await _take_leave(response)
+                await _drain(response)
         except httpx2.ConnectError:
             return "http"
         except httpx2.HTTPError:
@@ -410,7 +412,7 @@ async def _read(call: RegistryRequest, response: httpx2.Response, max_bytes: int
     return b"".join(pieces)
 
 
-async def _take_leave(response: httpx2.Response) -> None:
+async def _drain(response: httpx2.Response) -> None:
     """Read and drop an unwanted body so that its connection can be reused; a long one is cut off."""
     size = 0
     with suppress(httpx2.HTTPError):

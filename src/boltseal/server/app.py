@@ -206,7 +206,7 @@ class Application(Starlette):
         """
         self._tell(event)
         if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
-            self._notifier.dispatcher.tell(event)
+            self._notifier.dispatcher.notify(event)
 
     def _refused(self, refused: RefusedWrite) -> None:
         """A refusal, which stands in the log already."""
@@ -214,7 +214,7 @@ class Application(Starlette):
             return
         for tag in refused.tags or (None,):
             named = Reference(registry_name(self._settings), refused.repository, tag, None if tag else refused.digest)
-            self._notifier.dispatcher.tell(
+            self._notifier.dispatcher.notify(
                 TagRefused(named, refused.asked, refused.digest, refused.actor, refused.reason)
             )
 

@@ -14,7 +14,7 @@ from boltseal.client.credentials import Credentials, SingleLogin
 from boltseal.client.hosts import api_host, host_name
 from boltseal.client.ssrf_guard import SsrfGuard
 from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
-from boltseal.config import secret
+from boltseal.config import secret_variable
 from boltseal.errors import Invalid
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.mirror.cache import Mirror
@@ -116,7 +116,7 @@ def _login(terms: UpstreamTerms) -> Credentials | None:
     if terms.username is None:
         return None
     if terms.password_env is not None:
-        return Credentials(terms.username, secret(terms.password_env))
+        return Credentials(terms.username, secret_variable(terms.password_env))
     file = Path(terms.password_file or "")
     try:
         password = file.read_text(encoding="utf-8").rstrip("\r\n")

@@ -27,7 +27,7 @@ from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.state import ClientState
 from boltseal.client.transport import MAX_DOCUMENT_BYTES, RegistryRequest, RegistryResponse, Transport, TransportOptions
-from boltseal.config import secret
+from boltseal.config import secret_variable
 from boltseal.errors import BoltsealError, Denied, NotFound
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Reference
@@ -155,7 +155,9 @@ class RebuildScheduler:
         self._inside = _inside(settings, store, mirror, push_gate)
         self._outside = outside
         self._tokens = {
-            name: token_of(name, secret(name)) for action in settings.actions if (name := action.token_env) is not None
+            name: token_of(name, secret_variable(name))
+            for action in settings.actions
+            if (name := action.token_env) is not None
         }
         self._state = ClientState(settings.server.data / FOLDER)
         self._name, *also = sorted(settings.own_names, key=lambda name: ("localhost" not in name, name))

@@ -394,7 +394,7 @@ async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
         after = await pull(mirror.client)
 
     assert {answer.content for answer in limited} == {first.raw}
-    assert "limits how often it may be asked" in limited[0].headers["warning"]
+    assert "has a rate limit" in limited[0].headers["warning"]
     assert after.content == second.raw
 
 
