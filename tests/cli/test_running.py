@@ -205,8 +205,8 @@ async def test_no_right_to_the_socket(fake: FakeEngine, tmp_path: Path) -> None:
         )
 
     assert done.returncode == 3
-    assert "no right to the engine's socket" in done.stderr
-    assert "be of its group (`docker`), or be root" in done.stderr
+    assert "no permission for the engine's socket" in done.stderr
+    assert "join its group (`docker`) or run as root" in done.stderr
 
 
 async def test_one_host_of_two(fake: FakeEngine, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
         (("running", "--namespace", "shop"), "give it with --kube"),
         (("verify", "--running", "compose.yaml"), "without PATH and --github"),
         (("verify", "--host", "ssh://web1"), "give them with --running"),
-        (("running", "--host", "ssh://-oProxyCommand=x"), "is no address of an engine"),
+        (("running", "--host", "ssh://-oProxyCommand=x"), "is no engine address"),
         (("running", "--compose", "nothing.yaml"), "there is no such file"),
     ],
 )
@@ -334,7 +334,7 @@ async def test_hostile_texts_of_an_engine(fake: FakeEngine, tmp_path: Path) -> N
     assert told.code == 0
     assert "\x1b" not in told.out + told.err + refused.out + refused.err
     assert refused.code == 3
-    assert "the engine says that a container's name is" in refused.err
+    assert "the engine reports a container name" in refused.err
 
 
 async def test_an_engine_that_lies_in_the_middle(fake: FakeEngine, tmp_path: Path) -> None:

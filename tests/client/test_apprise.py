@@ -118,7 +118,7 @@ def what_others_see() -> bytes:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             arguments = (process / "cmdline").read_bytes()
-            if b"apprise_child" in arguments:
+            if b"apprise_process" in arguments:
                 seen += arguments + (process / "environ").read_bytes()
     return seen
 
@@ -132,5 +132,5 @@ async def test_the_address_is_in_no_argument_and_no_environment() -> None:
         with pytest.raises(NotDelivered):
             await sending
 
-    assert b"apprise_child" in seen
+    assert b"apprise_process" in seen
     assert b"hunter2" not in seen

@@ -303,11 +303,11 @@ _WRITER = """
 import sys
 from pathlib import Path
 from boltseal.client.state import ClientState
-from boltseal.client.tag_observations import Watched
+from boltseal.client.tag_observations import TagObservations
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 name, count = sys.argv[2], int(sys.argv[3])
-with Watched(ClientState(Path(sys.argv[1]))) as watched:
+with TagObservations(ClientState(Path(sys.argv[1]))) as watched:
     for n in range(count):
         watched.saw(Reference.parse(f"{name}:1"), Digest.of(f"{name} {n}".encode()), n)
         print(n, flush=True)

@@ -212,7 +212,7 @@ async def test_trouble_while_letting_go_is_told_and_undoes_nothing(shop: Hosting
     shop.fake.wrong[f"images/{shop.id_of(old)}/json"] = Wrong(200, b"nonsense")
     brought = await shop.puller(policy=NEWEST).bring(WANTED)
 
-    assert "can't be read" in brought.trouble
+    assert "can't be parsed" in brought.trouble
     assert shop.meaning() == shop.id_of(new)
 
 

@@ -58,9 +58,7 @@ def test_what_is_written(text: str, address: EngineAddress) -> None:
 )
 def test_what_no_engine_can_have_is_refused(text: str) -> None:
     """Above all what ssh, or a shell, could take for something else."""
-    with pytest.raises(
-        EngineAddressInvalid, match=r"is no address of an engine; expected unix:///PATH, tcp://HOST:PORT"
-    ):
+    with pytest.raises(EngineAddressInvalid, match=r"is no engine address; expected unix:///PATH, tcp://HOST:PORT"):
         EngineAddress.parse(text)
 
 

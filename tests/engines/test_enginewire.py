@@ -198,7 +198,7 @@ async def test_no_cookie_is_kept_and_nothing_is_unpacked() -> None:
     fake.wrong["images/json"] = Wrong(200, gzip.compress(b"[]"), headers=packed)
     async with fake.listening_on_tcp() as address, connected(address) as engine:
         for _ in range(2):
-            with pytest.raises(EngineMismatch, match="can't be read"):
+            with pytest.raises(EngineMismatch, match="can't be parsed"):
                 await engine.images()
 
     assert fake.headers[-1]["accept-encoding"] == "identity"

@@ -103,7 +103,7 @@ def changed(**changes: Any) -> bytes:
 )
 def test_what_can_not_be(raw: bytes) -> None:
     """Is one line, and no container."""
-    with pytest.raises(ClusterMismatch, match=r"the cluster says"):
+    with pytest.raises(ClusterMismatch, match=r"the cluster"):
         pod_containers(raw)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.engines.locations import USUAL, inside, places
+from boltseal.engines.locations import USUAL, inside, store_locations
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_configuration_says_where_its_engine_keeps_images(disk: Path, name: st
     """Beside where they usually are: an older store may still lie there."""
     written(disk, name, CONFIGS[name])
 
-    assert places(disk) == ([*USUAL, "srv/docker"], [])
+    assert store_locations(disk) == ([*USUAL, "srv/docker"], [])
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"[" * 100_000, b'{"data-root":'], ids=["no-text", "deep", "cut-off"])
@@ -65,7 +65,7 @@ def test_a_configuration_that_can_not_be_read_is_said(disk: Path, name: str, raw
     """Its engine may keep images where nobody looks."""
     written(disk, name, raw)
 
-    found, (unknown,) = places(disk)
+    found, (unknown,) = store_locations(disk)
 
     assert found == list(USUAL)
     assert str(disk / name) in unknown
@@ -77,4 +77,4 @@ def test_a_configuration_that_says_nothing_of_it(disk: Path, raw: bytes) -> None
     written(disk, "etc/containerd/config.toml" if b"=" in raw or not raw else "etc/docker/daemon.json", raw)
     written(disk, "etc/containers/storage.conf", raw if b"=" in raw else b"")
 
-    assert places(disk) == (list(USUAL), [])
+    assert store_locations(disk) == (list(USUAL), [])

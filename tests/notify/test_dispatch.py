@@ -309,12 +309,12 @@ _TELLER = """
 import asyncio, sys, time
 from pathlib import Path
 from boltseal.notify.webhook import Webhook
-from boltseal.events import Kind, UpstreamDown
-from boltseal.notify.dispatch import WebhookSender, Dispatcher, Receiver, Told
-receiver = Receiver("a", frozenset(Kind), WebhookSender(lambda: Webhook(sys.argv[2])))
+from boltseal.events import EventKind, UpstreamDown
+from boltseal.notify.dispatch import Dispatcher, OutgoingEvent, Receiver, WebhookSender
+receiver = Receiver("a", frozenset(EventKind), WebhookSender(lambda: Webhook(sys.argv[2])))
 dispatcher = Dispatcher(Path(sys.argv[1]), [receiver], "urn:test", lambda: time.time_ns() // 1000)
 for n in range(int(sys.argv[3]), int(sys.argv[3]) + 50):
-    dispatcher.put([Told(f"event-{n}", time.time_ns() // 1000, UpstreamDown("reg", str(n)))])
+    dispatcher.put([OutgoingEvent(f"event-{n}", time.time_ns() // 1000, UpstreamDown("reg", str(n)))])
     print(n, flush=True)
 asyncio.run(dispatcher.run())
 """

@@ -231,7 +231,7 @@ class Keeper:
         tagged = await self.host.image(kept.keep_name)
         if len(others) <= 1 and tagged is not None and tagged.id == kept.image:
             try:
-                await self.host.engine.untag(kept.keep_name, even_last=True)
+                await self.host.engine.untag(kept.keep_name, allow_last=True)
                 await self._remove_nameless(kept)
             except EngineRefused as error:  # a container was made meanwhile
                 return error.message
@@ -245,7 +245,7 @@ class Keeper:
             return
         for each in left.pulled_as:
             try:
-                await self.host.engine.untag(each, even_last=True)
+                await self.host.engine.untag(each, allow_last=True)
             except NoSuchImage:
                 return
 

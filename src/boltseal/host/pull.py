@@ -30,7 +30,7 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.hosts import is_loopback
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.transport import Transport
-from boltseal.engines.api import Login, NoSuchImage, Tell
+from boltseal.engines.api import Login, NoSuchImage, ProgressCallback
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable
 from boltseal.host.engine_images import EngineHost
@@ -148,7 +148,7 @@ class Puller:
     policy: KeepPolicy = field(default_factory=KeepPolicy)
     locked: Collection[Digest] = ()
     count_pulls: bool = False
-    tell: Tell = lambda step: None
+    tell: ProgressCallback = lambda step: None
 
     def announce(self, wanted: Iterable[PullRequest]) -> None:
         """Say which tags will be asked about, so that one token of a registry serves for all of them."""

@@ -144,7 +144,7 @@ async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str, **bou
 
 async def test_an_answer_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is not read for ever, and whoever gives it is ended."""
-    with pytest.raises(kubectl.KubectlFailed, match="answers with more than"):
+    with pytest.raises(kubectl.KubectlFailed, match="output is longer than"):
         await _of_script(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec yes", max_bytes=1_000_000)
 
     assert _ended(tmp_path / "pid")

@@ -193,7 +193,7 @@ def test_one_container_that_is_damaged_leaves_the_others(store: DockerStore) -> 
     found = checked(store)
 
     assert found["good:1"].status is ReportStatus.HOLDS
-    assert "not what an engine writes" in found["b" * 12].unknown[0]
+    assert "has an unexpected form" in found["b" * 12].unknown[0]
     assert "mount-id is gone" in found["whole"].unknown[0]
 
 

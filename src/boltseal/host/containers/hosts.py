@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from boltseal.engines.api import LOOK_S, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage, each_once
+from boltseal.engines.api import QUERY_S, Engine, EngineUnavailable, Name, NoSuchContainer, NoSuchImage, query_each
 from boltseal.engines.inventory import ContainerHealth, EngineContainer, EngineImage, ImageStoreKind, State
 from boltseal.errors import Invalid
 from boltseal.lockfile.container_check import DigestKind, Origin, RunningImage
@@ -61,16 +61,16 @@ class ContainerHost:
     seen: tuple[RunningContainer, ...]
 
 
-async def look(engine: Engine, within_s: float = LOOK_S) -> ContainerHost:
+async def look(engine: Engine, within_s: float = QUERY_S) -> ContainerHost:
     """What runs on an engine now, told within `within_s`. EngineUnavailable, EngineForbidden, EngineMismatch, SshFailed."""
     store = await engine.store()
     ids = await engine.container_ids()
     try:
         async with asyncio.timeout(within_s):
-            asked = await each_once(ids, lambda id_: _container(engine, id_), NoSuchContainer)
+            asked = await query_each(ids, lambda id_: _container(engine, id_), NoSuchContainer)
             running = [each for each in asked.values() if each is not None and each.running]
             ours = (each.image for each in running if each.image is not None)
-            images = await each_once(ours, lambda id_: _image(engine, id_), NoSuchImage)
+            images = await query_each(ours, lambda id_: _image(engine, id_), NoSuchImage)
             names = await _here(engine, running, images)
     except TimeoutError as error:
         raise EngineUnavailable(f"{engine.address} has not told all that runs after {within_s:g} s") from error
@@ -94,7 +94,7 @@ async def _here(
     """What the names that containers were started as mean on the host now; None where nothing has such a name."""
     known = {name: image for image in images.values() if image is not None for name in image.names}
     wanted = {name for each in running if (name := name_of(each.started_as)) is not None and name.tag is not None}
-    asked = await each_once(sorted(wanted - known.keys(), key=str), lambda name: _image(engine, name), NoSuchImage)
+    asked = await query_each(sorted(wanted - known.keys(), key=str), lambda name: _image(engine, name), NoSuchImage)
     return known | asked
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from boltseal.engines.archives import NamedFiles, opened
+from boltseal.engines.archives import NamedFiles, open_image_files
 from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, decoded
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
@@ -40,7 +40,7 @@ def plan(path: Path) -> StorePlan:
     unknown: list[str] = []
     images: list[ImagePlan] = []
     try:
-        files, allowance = opened(path), Allowance()
+        files, allowance = open_image_files(path), Allowance()
         if files.has("index.json"):
             images += _indexed(files, allowance)
         if files.has("manifest.json"):
@@ -134,7 +134,7 @@ def _name(blob: Digest) -> str:
 
 def documents_in(path: Path) -> dict[Digest, bytes]:
     """The manifests and indexes in a layout or archive, under the digests of their bytes. StoreMissing and its like."""
-    files = opened(path)
+    files = open_image_files(path)
     found: dict[Digest, bytes] = {}
     todo = [files.read("index.json", MAX_DOCUMENT_BYTES)]
     while todo and len(found) < MAX_IMAGES:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.locations import IN_A_HOME, inside, places
+from boltseal.engines.locations import IN_A_HOME, inside, store_locations
 from boltseal.errors import Invalid, quote
 from boltseal.host.scrub import archives, containerd_store, docker_store, podman_store
 from boltseal.host.scrub.plans import StorePlan
@@ -38,7 +38,7 @@ class FoundStore:
 
 def usual_stores(homes: Iterable[Path] = (), disk: Path = Path("/")) -> list[FoundStore]:
     """The stores of this host that are there. `homes`: of the users whose own stores are looked for too."""
-    named, unknown = places(disk)
+    named, unknown = store_locations(disk)
     there = {os.path.realpath(path): path for path in reversed([disk / each for each in named]) if _is_dir(path)}
     here = [store for path in reversed(there.values()) for store in _kinds(path)]
     return here + _in_homes(homes, lambda path: path if _is_dir(path) else None) + _not_known(disk, unknown)
@@ -75,7 +75,7 @@ def store_at(root: Path) -> list[FoundStore]:
 
 def _on_disk(root: Path) -> list[FoundStore]:
     """The stores of a mounted disk, each where its own host would find it. A home that we may not look into may hold one."""
-    named, unknown = places(root)
+    named, unknown = store_locations(root)
     home = inside(root, "home")
     unlisted = {home} if home is not None and _closed(home) else set()
     users = sorted(islice(home.iterdir(), MAX_HOMES)) if home is not None and _is_dir(home) and not unlisted else []

@@ -59,7 +59,7 @@ def running_differences(
             found = compared.differences()
         except _LOST as error:
             return [], [f"process {running.pid} can't be looked at, or has ended: {error.message}"], []
-    if not running.the_same():
+    if not running.still_running():
         return [], [f"process {running.pid} has ended, or another one has its number, since it was looked at"], []
     return found, compared.unknown, compared.mounted_over
 
