@@ -274,7 +274,7 @@ async def test_a_sealed_tag_is_re_pointed_in_the_database(ledger: FakeLedger, st
 
     assert open_receipt(kept, KEY).entry.digest == A
     assert told.problems == (f"the tag means {B}, and its last entry 2 says {A}",)
-    assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag means {B}, and its last entry 2 says otherwise"]
+    assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 differs"]
 
 
 async def test_a_sealed_tag_is_re_pointed_and_the_ledger_goes_along(ledger: FakeLedger, state: ClientState) -> None:

@@ -66,7 +66,7 @@ async def read_history(
     """
     client = LedgerClient(transport, registry)
     for tried in range(TRIES):
-        history = check(str(repository), [one async for one in client.history(repository)])
+        history = check(str(repository), [each async for each in client.history(repository)])
         now = None if tag is None else await _digest_now(transport, registry, repository, tag)
         missed = None if tag is None or now is None else meaning_now(history.of(tag), now)
         if tag is not None and (missed is not None or not history.of(tag)):
@@ -181,7 +181,7 @@ async def read_observed(
     """
     log = f"{registry}/{OBSERVATIONS}"
     client = LedgerClient(transport, log)
-    history = check(str(repository), [one async for one in client.observed(repository, tag)], observed=True)
+    history = check(str(repository), [each async for each in client.observed(repository, tag)], observed=True)
     if not history.said:
         return None
     followed = await follow(log)
@@ -231,8 +231,8 @@ async def read_unsigned(transport: Transport, registry: str, repository: Reposit
         except ManifestInvalid as error:
             raise RemoteMismatch(f"{registry}: the history of {tag} can't be parsed: {error.message}") from error
         found += [
-            TagEvent(one.annotations.get(TIMESTAMP, ""), str(one.digest), one.annotations.get(EVENT, ""))
-            for one in events
+            TagEvent(each.annotations.get(TIMESTAMP, ""), str(each.digest), each.annotations.get(EVENT, ""))
+            for each in events
         ]
         if 'rel="next"' not in reply.headers.get("link", "") or not events:
             return found[::-1]

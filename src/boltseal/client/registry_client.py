@@ -36,8 +36,8 @@ MAX_PAGES: Final = 10_000
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 RESUMES: Final = 5
 PIECE_BYTES: Final = 1024 * 1024
-GATHERED_S: Final = 0.05
-PIECES_IN_A_TURN: Final = 256
+HOLD_S: Final = 0.05
+PIECES_PER_TURN: Final = 256
 _NO_REFERRERS: Final = frozenset({404, 405, 501})
 _TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 _EVENT: Final = "org.opencontainers.distribution.tag.event"
@@ -362,13 +362,13 @@ class RegistryClient:
         except ValueError as error:
             raise RemoteMismatch(f"{self.registry}: {what} can't be parsed") from error
 
-    def _location(self, reply: RegistryResponse, asked: str, what: str) -> str:
+    def _location(self, reply: RegistryResponse, request_path: str, what: str) -> str:
         """Return the path of an upload session. A session at another host is refused: the login is not for that host."""
         location = reply.headers.get("location", "")
         parts = urlsplit(location)
         if not location or (parts.netloc and not _same_registry(parts.netloc, self.registry)):
             raise RemoteUnavailable(f"{self.registry} sends the upload of {what} to another host: not followed")
-        path = urljoin(asked.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
+        path = urljoin(request_path.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
         return path + (f"?{parts.query}" if parts.query else "")
 
 
@@ -381,23 +381,23 @@ async def _coalesced(arriving: AsyncIterator[bytes], skip: int, pace: MinimumRat
     """
     clock = asyncio.get_running_loop().time
     gathered: list[bytes] = []
-    size, since_s = 0, clock() - GATHERED_S
-    waited_s, came, asked_s = 0.0, 0, clock()
+    size, since_s = 0, clock() - HOLD_S
+    waited_s, received, asked_s = 0.0, 0, clock()
     async for arrived in arriving:
         now_s = clock()
-        waited_s, came = waited_s + now_s - asked_s, came + len(arrived)
+        waited_s, received = waited_s + now_s - asked_s, received + len(arrived)
         if waited_s >= pace.over_s:
-            if came < waited_s * pace.bytes_per_s:
+            if received < waited_s * pace.bytes_per_s:
                 raise RemoteUnavailable(f"{what} arrives at less than {pace.bytes_per_s} bytes per second: aborted")
-            waited_s, came = 0.0, 0
+            waited_s, received = 0.0, 0
         piece = arrived[skip:] if skip else arrived
         skip = max(0, skip - len(arrived))
         gathered.append(piece)
         size += len(piece)
-        if size >= PIECE_BYTES or (size and now_s - since_s >= GATHERED_S):
+        if size >= PIECE_BYTES or (size and now_s - since_s >= HOLD_S):
             yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
             gathered, size, since_s = [], 0, clock()
-        elif len(gathered) % PIECES_IN_A_TURN == 0:
+        elif len(gathered) % PIECES_PER_TURN == 0:
             await asyncio.sleep(0)
         asked_s = clock()
     if size:
@@ -426,10 +426,10 @@ def _what(repository: Repository, reference: Tag | Digest) -> str:
     return f"manifest {name} of {repository}"
 
 
-def _next_page(link: str, asked: str) -> str | None:
+def _next_page(link: str, request_path: str) -> str | None:
     """Return the path of the next page from a `Link` header (RFC 8288), or None; a link to another host is ignored."""
     target, _, parameters = link.partition(">")
     if not target.startswith("<") or 'rel="next"' not in parameters.replace("rel=next", 'rel="next"'):
         return None
-    parts = urlsplit(urljoin(f"http://registry{asked}", target[1:]))
+    parts = urlsplit(urljoin(f"http://registry{request_path}", target[1:]))
     return parts.path + (f"?{parts.query}" if parts.query else "")

@@ -275,10 +275,10 @@ class TagObservations:
         if size and _chain_at(database, size) != chain:
             raise self._broken(f"line {size} has changed since it was read")
         rows = database.execute("SELECT n, ref, line, chain FROM log WHERE n > ? ORDER BY n", (size or -(2**63),))
-        for n, ref, line, said in rows:
+        for n, ref, line, stored_chain in rows:
             size += 1
             chain = sha256(chain + _bytes(line)).digest()
-            if n != size or said != chain or len(_bytes(line)) > MAX_LINE_BYTES:
+            if n != size or stored_chain != chain or len(_bytes(line)) > MAX_LINE_BYTES:
                 raise self._broken(f"line {size} does not match the chain")
             if (parsed := _parse(line)) is None or (parsed.n, parsed.ref) != (n, ref):
                 raise self._broken(f"line {size} can't be parsed")
@@ -307,10 +307,10 @@ def _record(
 def _past(database: sqlite3.Connection, ref: str) -> list[ObservedInterval]:
     found: list[ObservedInterval] = []
     for (line,) in database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n", (ref,)):
-        one = _trusted(line)
+        entry = _decode_verified(line)
         if found:
-            found[-1] = found[-1]._replace(last_seen_us=one.until)
-        found.append(_meant(one, one.at))
+            found[-1] = found[-1]._replace(last_seen_us=entry.until)
+        found.append(_interval(entry, entry.at))
     if found:
         found[-1] = found[-1]._replace(last_seen_us=_seen(database, found[-1]))
     return found
@@ -319,31 +319,33 @@ def _past(database: sqlite3.Connection, ref: str) -> list[ObservedInterval]:
 def _last_digest(database: sqlite3.Connection, ref: str, was: ObservedInterval) -> Digest | None:
     if was.digest is not None:
         return was.digest
-    return next((one.digest for one in reversed(_past(database, ref)) if one.digest and one.line < was.line), None)
+    return next(
+        (entry.digest for entry in reversed(_past(database, ref)) if entry.digest and entry.line < was.line), None
+    )
 
 
 def _newest(database: sqlite3.Connection, ref: str) -> ObservedInterval | None:
     row = database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n DESC LIMIT 1", (ref,)).fetchone()
     if row is None:
         return None
-    meant = _meant(_trusted(row[0]), 0)
-    return meant._replace(last_seen_us=_seen(database, meant))
+    newest = _interval(_decode_verified(row[0]), 0)
+    return newest._replace(last_seen_us=_seen(database, newest))
 
 
-def _seen(database: sqlite3.Connection, meant: ObservedInterval) -> int:
+def _seen(database: sqlite3.Connection, newest: ObservedInterval) -> int:
     """Return the last observation. The chain does not cover it until the tag moves, so it is never before the line
     itself.
     """
-    row = database.execute("SELECT at FROM seen WHERE n = ?", (meant.line,)).fetchone()
+    row = database.execute("SELECT at FROM seen WHERE n = ?", (newest.line,)).fetchone()
     seen_us = 0 if row is None else row[0]
-    return max(meant.first_seen_us, seen_us) if seen_us <= MAX_TIME_US else meant.first_seen_us
+    return max(newest.first_seen_us, seen_us) if seen_us <= MAX_TIME_US else newest.first_seen_us
 
 
-def _meant(line: _Line, last_seen_us: int) -> ObservedInterval:
+def _interval(line: _Line, last_seen_us: int) -> ObservedInterval:
     return ObservedInterval(Digest.parse(line.digest) if line.digest else None, line.at, last_seen_us, line.n)
 
 
-def _trusted(line: Any) -> _Line:
+def _decode_verified(line: Any) -> _Line:
     """Decode a line of a verified chain."""
     return msgspec.json.decode(line, type=_Line)
 

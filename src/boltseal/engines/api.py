@@ -118,11 +118,11 @@ def _silent(_step: EngineProgress) -> None:
 class Engine:
     """A connected engine. Safe for concurrent tasks; at most CONNECTIONS requests run at once."""
 
-    def __init__(self, http: httpx2.AsyncClient, url: str, address: EngineAddress, way: Tunnel | None) -> None:
+    def __init__(self, http: httpx2.AsyncClient, url: str, address: EngineAddress, forwarded: Tunnel | None) -> None:
         self.address = address
         self._http = http
         self._url = url
-        self._way = way
+        self._tunnel = forwarded
         self.about = About("Docker", "", "", Platform())
 
     async def negotiate(self) -> None:
@@ -134,7 +134,7 @@ class Engine:
         """Return the variables that point Docker's own programs to this engine while it is connected; behind ssh, the
         tunnel.
         """
-        return self.address.environment() if self._way is None else {"DOCKER_HOST": f"unix://{self._way.socket}"}
+        return self.address.environment() if self._tunnel is None else {"DOCKER_HOST": f"unix://{self._tunnel.socket}"}
 
     async def store(self) -> ImageStoreKind:
         """Return which image store the engine uses."""
@@ -171,7 +171,7 @@ class Engine:
             async with asyncio.timeout(within_s):
                 found = await query_each(ids, self.container, NoSuchContainer)
         except TimeoutError as error:
-            raise EngineUnavailable(f"{self._who} did not report its containers within {within_s:g} s") from error
+            raise EngineUnavailable(f"{self._label} did not report its containers within {within_s:g} s") from error
         return tuple(each for each in found.values() if each is not None)
 
     async def container(self, id_: str) -> EngineContainer:
@@ -251,8 +251,8 @@ class Engine:
         async with self._stream("POST", path, **request) as response:
             async for raw in lines(response):
                 step = inventory.line(raw)
-                if wrong := _wrong(step):
-                    raise _failed(wrong)
+                if message := _step_error(step):
+                    raise _failed(message)
                 tell(_step(step))
 
     @asynccontextmanager
@@ -272,28 +272,28 @@ class Engine:
                     raise await self._unsuccessful(response, path)
                 yield response
         except (TimeoutError, httpx2.TimeoutException) as error:
-            raise EngineUnavailable(f"{self._who} does not answer in time") from error
+            raise EngineUnavailable(f"{self._label} does not answer in time") from error
         except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as error:
             raise await self._broken(error) from error
 
     @property
-    def _who(self) -> str:
+    def _label(self) -> str:
         return f"the engine at {self.address}"
 
     async def _unsuccessful(self, response: httpx2.Response, path: str) -> BoltsealError:
         status = response.status_code
         if status < 400:
-            return EngineMismatch(f"{self._who} redirects (status {status}); boltseal does not follow it")
-        said = await error_message(response)
-        if said is None:
-            return EngineFailed(f"{self._who} failed without an error message in Docker's format")
+            return EngineMismatch(f"{self._label} redirects (status {status}); boltseal does not follow it")
+        message = await error_message(response)
+        if message is None:
+            return EngineFailed(f"{self._label} failed without an error message in Docker's format")
         if status == 404 and path.startswith("containers/"):
-            return NoSuchContainer(f"{self._who} has no such container")
-        return _failed(said, status)
+            return NoSuchContainer(f"{self._label} has no such container")
+        return _failed(message, status)
 
     async def _broken(self, error: Exception) -> BoltsealError:
-        if self._way is not None:
-            return await self._way.broken()
+        if self._tunnel is not None:
+            return await self._tunnel.broken()
         number = _errno(error)
         if number in (errno.EACCES, errno.EPERM):
             return EngineForbidden(
@@ -305,15 +305,15 @@ class Engine:
                 "such as Podman's unix:///run/podman/podman.sock"
             )
         reason = quote(str(error) or type(error).__name__, 200)
-        return EngineUnavailable(f"{self._who} does not answer: {reason}")
+        return EngineUnavailable(f"{self._label} does not answer: {reason}")
 
 
 @asynccontextmanager
 async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
     """Connect to the engine at an address. Raises: EngineUnavailable, EngineForbidden, SshFailed, EngineMismatch."""
     async with AsyncExitStack() as stack:
-        way = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None
-        url, transport = _transport(address, way)
+        forwarded = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None
+        url, transport = _transport(address, forwarded)
         http = await stack.enter_async_context(
             httpx2.AsyncClient(
                 transport=transport,
@@ -323,7 +323,7 @@ async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
         )
-        engine = Engine(http, url, address, way)
+        engine = Engine(http, url, address, forwarded)
         await engine.negotiate()
         yield engine
 
@@ -354,12 +354,12 @@ _TIMEOUT: Final = httpx2.Timeout(None, connect=CONNECT_S)
 """Only connecting has a timeout here; answers are bounded where they are read, and uploads may take any time."""
 
 
-def _transport(address: EngineAddress, way: Tunnel | None) -> tuple[str, SocketTransport]:
+def _transport(address: EngineAddress, forwarded: Tunnel | None) -> tuple[str, SocketTransport]:
     """Return the URL prefix, and the transport."""
     limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without CA certificates: a socket and plain tcp need none
     if address.scheme != "tcp":
-        socket = address.path if way is None else str(way.socket)
+        socket = address.path if forwarded is None else str(forwarded.socket)
         return "http://localhost", SocketTransport(context, limits, reach=None, uds=socket)
     scheme, port = "http", PORTS["tcp"]
     if address.certificates is not None:
@@ -388,18 +388,18 @@ def _errno(error: Exception) -> int | None:
 
 
 def _header(login: Login, registry: str) -> str:
-    said = {"username": login.username, "password": login.password, "serveraddress": registry}
+    document = {"username": login.username, "password": login.password, "serveraddress": registry}
     if login.identity_token:
-        said = {"identitytoken": login.identity_token, "serveraddress": registry}
-    return base64.urlsafe_b64encode(json.dumps(said).encode()).decode("ascii")
+        document = {"identitytoken": login.identity_token, "serveraddress": registry}
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode("ascii")
 
 
-def _wrong(step: Any) -> str:
+def _step_error(step: Any) -> str:
     """Return the error message in a line of a progress stream, or ""."""
     detail = step.get("errorDetail")
-    said = detail.get("message") if isinstance(detail, dict) else None
-    said = said or step.get("error")
-    return str(said)[:MAX_LINE_BYTES] if said else ""
+    message = detail.get("message") if isinstance(detail, dict) else None
+    message = message or step.get("error")
+    return str(message)[:MAX_LINE_BYTES] if message else ""
 
 
 def _step(step: Any) -> EngineProgress:
@@ -409,9 +409,9 @@ def _step(step: Any) -> EngineProgress:
     return EngineProgress(str(step.get("status") or step.get("stream") or ""), str(step.get("id") or ""), *numbers)
 
 
-def _failed(said: str, status: int = 0) -> BoltsealError:
+def _failed(message: str, status: int = 0) -> BoltsealError:
     """Return the error for an engine's error message."""
-    lower, reason = said.lower(), quote(said.strip(), 300)
+    lower, reason = message.lower(), quote(message.strip(), 300)
     if "no space left on device" in lower or "disk quota exceeded" in lower:
         return EngineFull(f"the engine's disk is full: {reason}")
     if status == 404 or "manifest unknown" in lower or "no such image" in lower:

@@ -146,13 +146,13 @@ def _metadata(bolt: BboltFile) -> Metadata:
             target = image.below(b"target")
             if target is None:
                 continue
-            said = target.values()
+            values = target.values()
             try:
-                found = digest(said.get(b"digest", b""), f"image {_text(name)}")
+                found = digest(values.get(b"digest", b""), f"image {_text(name)}")
             except StoreMalformed as error:
                 damaged.append(error.message)
                 continue
-            images.append(NamedImage(namespace, _text(name), found, _text(said.get(b"mediatype", b""))))
+            images.append(NamedImage(namespace, _text(name), found, _text(values.get(b"mediatype", b""))))
             _bounded(bolt, len(images) + len(damaged), "images")
         for snapshotter, keys in _in(inside, b"snapshots"):
             for key, snapshot in keys.buckets():
@@ -160,17 +160,17 @@ def _metadata(bolt: BboltFile) -> Metadata:
                 if snapshotter != b"overlayfs":
                     elsewhere[namespace, _text(key)] = _text(snapshotter)
                     continue
-                said = snapshot.values()
-                snapshots[namespace, _text(key)] = _text(said.get(b"name", b"")), _text(said.get(b"parent", b""))
+                values = snapshot.values()
+                snapshots[namespace, _text(key)] = _text(values.get(b"name", b"")), _text(values.get(b"parent", b""))
         for id_, container in _in(inside, b"containers"):
-            said = container.values()
+            values = container.values()
             containers.append(
                 NamedContainer(
                     namespace,
                     _text(id_),
-                    _text(said.get(b"image", b"")),
-                    _text(said.get(b"snapshotter", b"")),
-                    _text(said.get(b"snapshotKey", b"")),
+                    _text(values.get(b"image", b"")),
+                    _text(values.get(b"snapshotter", b"")),
+                    _text(values.get(b"snapshotKey", b"")),
                 )
             )
             _bounded(bolt, len(containers), "containers")
@@ -181,9 +181,9 @@ def _snapshots(bolt: BboltFile) -> dict[str, Snapshot]:
     found: dict[str, Snapshot] = {}
     snapshots = bolt.root.below(b"v1", b"snapshots")
     for name, snapshot in snapshots.buckets() if snapshots is not None else ():
-        said = snapshot.values()
+        values = snapshot.values()
         _bounded(bolt, len(found), "snapshots")
-        found[_text(name)] = Snapshot(uvarint(said.get(b"id", b"")), _text(said.get(b"parent", b"")))
+        found[_text(name)] = Snapshot(uvarint(values.get(b"id", b"")), _text(values.get(b"parent", b"")))
     return found
 
 

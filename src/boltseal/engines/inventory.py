@@ -243,18 +243,20 @@ class _Image(msgspec.Struct, rename="pascal"):
 
 def about(raw: bytes) -> About:
     """Parse `GET /version`. Raises: EngineMismatch."""
-    said = _decoded(raw, _Version, "its version")
-    podman = any(each.name.startswith("Podman") for each in said.components or [])
-    if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,4}", said.api_version) is None:
+    document = _decoded(raw, _Version, "its version")
+    podman = any(each.name.startswith("Podman") for each in document.components or [])
+    if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,4}", document.api_version) is None:
         raise EngineMismatch(
-            f"the engine reports API version {quote(said.api_version)}; expected a version such as 1.45"
+            f"the engine reports API version {quote(document.api_version)}; expected a version such as 1.45"
         )
-    return About("Podman" if podman else "Docker", said.version, said.api_version, Platform(said.os, said.arch))
+    return About(
+        "Podman" if podman else "Docker", document.version, document.api_version, Platform(document.os, document.arch)
+    )
 
 
-def store(raw: bytes, who: About) -> ImageStoreKind:
+def store(raw: bytes, version: About) -> ImageStoreKind:
     """Parse the kind of image store from `GET /info`. Raises: EngineMismatch."""
-    if who.podman:
+    if version.podman:
         return ImageStoreKind.PODMAN
     status = _decoded(raw, _Info, "its information").driver_status or []
     return ImageStoreKind.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else ImageStoreKind.CLASSIC
@@ -262,8 +264,8 @@ def store(raw: bytes, who: About) -> ImageStoreKind:
 
 def data_root(raw: bytes) -> Path | None:
     """Parse the engine's data folder from `GET /info`; None if it is no absolute path. Raises: EngineMismatch."""
-    said = _decoded(raw, _Info, "its information").docker_root_dir
-    return Path(said) if said.startswith("/") and "\0" not in said else None
+    document = _decoded(raw, _Info, "its information").docker_root_dir
+    return Path(document) if document.startswith("/") and "\0" not in document else None
 
 
 def container_ids(raw: bytes) -> tuple[str, ...]:
@@ -280,23 +282,23 @@ def container_id(text: str) -> str:
 
 def container(raw: bytes) -> EngineContainer:
     """Parse `GET /containers/ID/json`. Raises: EngineMismatch."""
-    said = _decoded(raw, _Container, "a container")
-    state, started_us = _state(said.state.status), time_us(said.state.started_at)
+    document = _decoded(raw, _Container, "a container")
+    state, started_us = _state(document.state.status), time_us(document.state.started_at)
     ended = started_us is not None and state not in (State.RUNNING, State.PAUSED)
     return EngineContainer(
-        id=container_id(said.id),
-        name=_container_name(said.name),
-        started_as=said.config.image,
-        image=_image_id(said.image),
+        id=container_id(document.id),
+        name=_container_name(document.name),
+        started_as=document.config.image,
+        image=_image_id(document.image),
         state=state,
-        health=_health(said.state.health),
-        exit_code=said.state.exit_code if ended else None,
-        restarts=said.restart_count,
-        terminal=said.config.tty,
-        labels=said.config.labels or {},
-        created_us=time_us(said.created),
+        health=_health(document.state.health),
+        exit_code=document.state.exit_code if ended else None,
+        restarts=document.restart_count,
+        terminal=document.config.tty,
+        labels=document.config.labels or {},
+        created_us=time_us(document.created),
         started_us=started_us,
-        manifest=_descriptor(said.image_manifest_descriptor),
+        manifest=_descriptor(document.image_manifest_descriptor),
     )
 
 
@@ -307,22 +309,22 @@ def _container_name(text: str) -> str:
     return name
 
 
-def _state(word: str) -> State:
+def _state(value: str) -> State:
     try:
-        return _PODMANS_STATES.get(word) or State(word)
+        return _PODMANS_STATES.get(value) or State(value)
     except ValueError as error:
         raise EngineMismatch(
-            f"the engine reports a container state {quote(word)}; expected a state such as running"
+            f"the engine reports a container state {quote(value)}; expected a state such as running"
         ) from error
 
 
-def _health(said: _Health | None) -> ContainerHealth:
-    word = "" if said is None else said.status
+def _health(document: _Health | None) -> ContainerHealth:
+    value = "" if document is None else document.status
     try:
-        return _PODMANS_HEALTH.get(word) or ContainerHealth(word)
+        return _PODMANS_HEALTH.get(value) or ContainerHealth(value)
     except ValueError as error:
         raise EngineMismatch(
-            f"the engine reports a container health {quote(word)}; expected a status such as healthy"
+            f"the engine reports a container health {quote(value)}; expected a status such as healthy"
         ) from error
 
 
@@ -336,21 +338,21 @@ def images(raw: bytes) -> tuple[EngineImage, ...]:
     return tuple(_as_image(each) for each in _decoded(raw, list[_Image], "its images"))
 
 
-def _as_image(said: _Image) -> EngineImage:
-    found = _image_id(said.id)
+def _as_image(document: _Image) -> EngineImage:
+    found = _image_id(document.id)
     if found is None:
-        raise EngineMismatch(f"the engine says that an image's ID is {quote(said.id)}; expected a digest")
-    labels = said.labels if said.config is None else said.config.labels
+        raise EngineMismatch(f"the engine says that an image's ID is {quote(document.id)}; expected a digest")
+    labels = document.labels if document.config is None else document.config.labels
     return EngineImage(
         id=found,
-        names=_references(said.repo_tags),
-        pulled_as=_references(said.repo_digests),
-        target=_descriptor(said.descriptor),
-        platform=Platform(said.os, said.architecture, said.variant),
+        names=_references(document.repo_tags),
+        pulled_as=_references(document.repo_digests),
+        target=_descriptor(document.descriptor),
+        platform=Platform(document.os, document.architecture, document.variant),
         labels=labels or {},
-        created_us=_seconds(said.created) if isinstance(said.created, int) else time_us(said.created),
-        tagged_us=None if said.metadata is None else time_us(said.metadata.last_tag_time),
-        size_bytes=said.size,
+        created_us=_seconds(document.created) if isinstance(document.created, int) else time_us(document.created),
+        tagged_us=None if document.metadata is None else time_us(document.metadata.last_tag_time),
+        size_bytes=document.size,
     )
 
 
@@ -375,16 +377,18 @@ def _image_id(text: str) -> Digest | None:
         raise EngineMismatch(f"the engine says that an image's ID is {quote(text)}; expected a digest") from error
 
 
-def _descriptor(said: _Descriptor | None) -> StoreDescriptor | None:
-    if said is None or not said.digest:
+def _descriptor(document: _Descriptor | None) -> StoreDescriptor | None:
+    if document is None or not document.digest:
         return None
     try:
-        digest = Digest.parse(said.digest)
+        digest = Digest.parse(document.digest)
     except DigestInvalid as error:
-        raise EngineMismatch(f"the engine reports an image digest {quote(said.digest)}; expected a digest") from error
-    at = said.platform
+        raise EngineMismatch(
+            f"the engine reports an image digest {quote(document.digest)}; expected a digest"
+        ) from error
+    at = document.platform
     platform = "" if at is None else str(Platform(at.os, at.architecture, at.variant))
-    return StoreDescriptor(digest, said.mediaType, platform)
+    return StoreDescriptor(digest, document.mediaType, platform)
 
 
 def time_us(text: str) -> int | None:

@@ -15,7 +15,7 @@ from boltseal.errors import Invalid, Unavailable, quote
 ANSWER_S: Final = 120.0
 END_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
-MAX_SAID_BYTES: Final = 64 * 1024
+MAX_STDERR_BYTES: Final = 64 * 1024
 _REQUEST: Final = "--request-timeout=60s"
 
 
@@ -49,11 +49,11 @@ async def get(
     process = await _started(f"--context={context}", _REQUEST, "get", what, *scope, "--output=json")
     if process.stdout is None or process.stderr is None:
         raise AssertionError("the process has no pipes")
-    streams = (process.stdout, max_bytes), (process.stderr, MAX_SAID_BYTES)
+    streams = (process.stdout, max_bytes), (process.stderr, MAX_STDERR_BYTES)
     reading = [asyncio.ensure_future(_read(*each)) for each in streams]
     try:
         async with asyncio.timeout(within_s):
-            out, said = await asyncio.gather(*reading)
+            out, errors = await asyncio.gather(*reading)
             code = await process.wait()
     except TimeoutError as error:
         raise KubectlFailed(f"kubectl got no answer from {context} within {within_s:g} s") from error
@@ -63,7 +63,7 @@ async def get(
         await asyncio.gather(*reading, return_exceptions=True)
         await _ended(process)
     if code != 0:
-        raise KubectlFailed(f"kubectl can't get the {what} of {quote(context)[1:-1]}: {_why(said)}")
+        raise KubectlFailed(f"kubectl can't get the {what} of {quote(context)[1:-1]}: {_why(errors)}")
     return out
 
 
@@ -102,7 +102,7 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
             return
 
 
-def _why(said: bytes) -> str:
+def _why(errors: bytes) -> str:
     """Return the last line of stderr."""
-    lines = said.decode("utf-8", "replace").strip().splitlines()
+    lines = errors.decode("utf-8", "replace").strip().splitlines()
     return quote(lines[-1].strip(), 300) if lines else "it gives no reason"

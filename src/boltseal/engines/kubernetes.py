@@ -132,7 +132,7 @@ class _Nodes(msgspec.Struct):
 
 def pod_containers(raw: bytes) -> tuple[PodContainer, ...]:
     """Parse `kubectl get pods -o json`: running containers, init and ephemeral ones included. Raises: ClusterMismatch."""
-    return tuple(one for pod in _decoded(raw, _Pods, "pods").items for one in _of_pod(pod))
+    return tuple(each for pod in _decoded(raw, _Pods, "pods").items for each in _of_pod(pod))
 
 
 def machines(raw: bytes) -> dict[str, Platform]:
@@ -147,15 +147,15 @@ def machines(raw: bytes) -> dict[str, Platform]:
 def _of_pod(pod: _Pod) -> list[PodContainer]:
     spec, status = pod.spec, pod.status
     written = {
-        one.name: one.image
-        for one in (*spec.containers, *(spec.initContainers or ()), *(spec.ephemeralContainers or ()))
+        each.name: each.image
+        for each in (*spec.containers, *(spec.initContainers or ()), *(spec.ephemeralContainers or ()))
     }
     statuses = (
         *(status.containerStatuses or ()),
         *(status.initContainerStatuses or ()),
         *(status.ephemeralContainerStatuses or ()),
     )
-    return [_container(pod, one, written.get(one.name, "")) for one in statuses if one.state and one.state.running]
+    return [_container(pod, each, written.get(each.name, "")) for each in statuses if each.state and each.state.running]
 
 
 def _container(pod: _Pod, status: _Status, started_as: str) -> PodContainer:

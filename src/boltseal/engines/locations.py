@@ -77,7 +77,7 @@ def store_locations(disk: Path) -> tuple[list[str], list[str]]:
             continue
         try:
             with SafeFolder(at.parent) as folder:
-                told = root_in(folder.read(os.fsencode(at.name), MAX_CONFIG_BYTES))
+                configured = root_in(folder.read(os.fsencode(at.name), MAX_CONFIG_BYTES))
         except StoreMissing:
             continue
         except (StoreMalformed, StoreUnreadable) as error:
@@ -85,8 +85,8 @@ def store_locations(disk: Path) -> tuple[list[str], list[str]]:
                 f"the image folder of the engine with {quote(str(at), 200)[1:-1]} is unknown: {error.message}"
             )
             continue
-        if told.startswith("/"):
-            found.append(told.strip("/"))
+        if configured.startswith("/"):
+            found.append(configured.strip("/"))
     return list(dict.fromkeys(found)), unknown
 
 

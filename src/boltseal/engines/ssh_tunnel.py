@@ -26,9 +26,9 @@ from boltseal.errors import Unavailable, quote
 CONNECT_S: Final = 15
 READY_S: Final = 40.0
 END_S: Final = 5.0
-COMPLAINT_S: Final = 0.5
-MAX_SAID_BYTES: Final = 16 * 1024
-_WORD: Final = b"boltseal-is-through\n"
+STDERR_S: Final = 0.5
+MAX_STDERR_BYTES: Final = 16 * 1024
+_ECHO: Final = b"boltseal-is-through\n"
 _OPTIONS: Final = (
     "BatchMode=yes",
     f"ConnectTimeout={CONNECT_S}",
@@ -47,26 +47,26 @@ class SshFailed(Unavailable):
 
 
 class Tunnel:
-    """A forwarded socket. `socket`: its local path; `said`: the newest line of ssh's error output."""
+    """A forwarded socket. `socket`: its local path; `last_error`: the newest line of ssh's error output."""
 
     def __init__(self, address: EngineAddress, socket: Path) -> None:
         self.socket = socket
         self._address = address
-        self._said = bytearray()
-        self._heard = asyncio.Event()
+        self._stderr = bytearray()
+        self._stderr_closed = asyncio.Event()
 
     @property
-    def said(self) -> str:
+    def last_error(self) -> str:
         """Return the last line of ssh's error output, or ""."""
-        lines = self._said.decode("utf-8", "replace").strip().splitlines()
+        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
         return lines[-1].strip() if lines else ""
 
-    async def hear(self, stream: asyncio.StreamReader) -> None:
+    async def read_stderr(self, stream: asyncio.StreamReader) -> None:
         """Read ssh's error output and keep its end."""
         while piece := await stream.read(4096):
-            self._said += piece
-            del self._said[:-MAX_SAID_BYTES]
-        self._heard.set()
+            self._stderr += piece
+            del self._stderr[:-MAX_STDERR_BYTES]
+        self._stderr_closed.set()
 
     async def ready(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the login works and the socket exists. Raises: SshFailed."""
@@ -74,19 +74,19 @@ class Tunnel:
             raise AssertionError("the process has no pipes")
         try:
             async with asyncio.timeout(READY_S):
-                process.stdin.write(_WORD)
+                process.stdin.write(_ECHO)
                 await process.stdin.drain()
                 async for line in process.stdout:
-                    if line == _WORD:
+                    if line == _ECHO:
                         break
                 else:
-                    await self._heard.wait()
+                    await self._stderr_closed.wait()
                     raise self.failed()
         except TimeoutError as error:
             raise SshFailed(f"ssh to {self._address.login} did not answer within {READY_S:.0f} s") from error
         except (ConnectionError, ValueError) as error:  # ssh ended early, or sent an overlong line
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._heard.wait(), END_S)
+                await asyncio.wait_for(self._stderr_closed.wait(), END_S)
             raise self.failed() from error
         if not self.socket.is_socket():
             raise self.failed()
@@ -94,12 +94,12 @@ class Tunnel:
     async def broken(self) -> SshFailed:
         """Return the error of a failed request: ssh closes the connection before it reports why."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), COMPLAINT_S)
+            await asyncio.wait_for(self._stderr_closed.wait(), STDERR_S)
         return self.failed()
 
     def failed(self) -> SshFailed:
         """Return the error with ssh's own reason."""
-        login, why = self._address.login, self.said
+        login, why = self._address.login, self.last_error
         port = "" if self._address.port is None else f" -p {self._address.port}"
         reason = quote(why, 200) if why else "it gives no reason"
         return SshFailed(
@@ -111,18 +111,18 @@ class Tunnel:
 async def tunnel(address: EngineAddress) -> AsyncIterator[Tunnel]:
     """Open a tunnel to the engine at an `ssh://` address for the duration of the block. Raises: SshFailed."""
     with tempfile.TemporaryDirectory(prefix="boltseal-ssh-") as folder:
-        way = Tunnel(address, Path(folder) / "engine.sock")
-        process = await _started(address, way.socket)
+        forwarded = Tunnel(address, Path(folder) / "engine.sock")
+        process = await _started(address, forwarded.socket)
         if process.stderr is None:
             raise AssertionError("the process has no pipes")
-        hearing = asyncio.create_task(way.hear(process.stderr))
+        reading = asyncio.create_task(forwarded.read_stderr(process.stderr))
         try:
-            await way.ready(process)
-            yield way
+            await forwarded.ready(process)
+            yield forwarded
         finally:
             await _ended(process)
-            hearing.cancel()
-            await asyncio.gather(hearing, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 async def _started(address: EngineAddress, socket: Path) -> asyncio.subprocess.Process:

@@ -108,7 +108,7 @@ async def test_a_tag_that_was_re_pointed_in_the_database_is_named(ledger: FakeLe
     ledger.tags["shop/app", "1.0.0"] = B
     report = await look(ledger, tmp_path)
 
-    assert report.problems == [f"{HOST}/shop/app:1.0.0: the tag means {B}, and its last entry 1 says otherwise"]
+    assert report.problems == [f"{HOST}/shop/app:1.0.0: the tag resolves to {B}, but its last entry 1 differs"]
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ async def test_a_tag_that_no_entry_speaks_of_is_named(ledger: FakeLedger, tmp_pa
     some, every = await look(ledger, tmp_path), await look(ledger, tmp_path, every_tag=True)
 
     assert some.problems == []
-    assert every.problems == [f"{HOST}/shop/app:9.9.9: the tag means {B}, and the ledger says nothing of it"]
+    assert every.problems == [f"{HOST}/shop/app:9.9.9: the tag resolves to {B}, but the ledger has no entry for it"]
 
 
 async def test_tags_that_are_not_listed_could_not_be_compared(ledger: FakeLedger, tmp_path: Path) -> None:

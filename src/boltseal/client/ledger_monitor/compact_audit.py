@@ -43,17 +43,17 @@ class CompactAudit(Audit):
         self._was = self._is if entry.was == entry.digest else names.hash(entry.was)
         return AuditedTag(held.last, self._text(held.digest, entry), "", self._text(held.bound, entry))
 
-    def keep(self, entry: Entry, said: AuditedTag) -> None:
+    def keep(self, entry: Entry, state: AuditedTag) -> None:
         """Store hashes of the tag's new state."""
         held = self._held
-        digest = self._is if said.digest else NOTHING
+        digest = self._is if state.digest else NOTHING
         if held is None:
-            bound = self._is if said.bound else NOTHING
+            bound = self._is if state.bound else NOTHING
             self.live += digest != NOTHING
         else:
-            bound = held.bound if held.bound != NOTHING or not said.bound else self._is
+            bound = held.bound if held.bound != NOTHING or not state.bound else self._is
             self.live += (digest != NOTHING) - (held.digest != NOTHING)
-        self.hashed.put(self._key, said.index, digest, bound)
+        self.hashed.put(self._key, state.index, digest, bound)
 
     def _text(self, digest: bytes, entry: Entry) -> str:
         if digest == NOTHING:

@@ -114,7 +114,7 @@ class Monitor:
                         report.found(f"entry {index}: {problem}")
                 last = progress.audit.last
                 if last is not None and last.tag and progress.audit.size > size - LOOKED_BACK:
-                    self._touched(last)
+                    self._add_recent(last)
             self._progressed(progress.audit.size, size)
         progress.grow()
         report.read += size - start
@@ -129,18 +129,18 @@ class Monitor:
             BundleId(index, min(WIDTH, size - index * WIDTH))
             for index in range(start // WIDTH, (size + WIDTH - 1) // WIDTH)
         ]
-        asked: list[asyncio.Task[tuple[bytes, ...]]] = []
+        requests: list[asyncio.Task[tuple[bytes, ...]]] = []
         try:
             for number, bundle in enumerate(wanted):
-                while len(asked) <= AHEAD and number + len(asked) < len(wanted):
-                    asked.append(asyncio.create_task(self._client.bundle(wanted[number + len(asked)])))
-                yield (await asked.pop(0))[max(0, start - bundle.index * WIDTH) :]
+                while len(requests) <= AHEAD and number + len(requests) < len(wanted):
+                    requests.append(asyncio.create_task(self._client.bundle(wanted[number + len(requests)])))
+                yield (await requests.pop(0))[max(0, start - bundle.index * WIDTH) :]
         finally:
-            for task in asked:
+            for task in requests:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*requests, return_exceptions=True)
 
-    def _touched(self, entry: Entry) -> None:
+    def _add_recent(self, entry: Entry) -> None:
         """Add the tag of a new entry to the recent ones, at most SAMPLE."""
         name = Reference(self._registry, Repository(entry.repository), Tag(entry.tag))
         self._recent.pop(name, None)
@@ -176,18 +176,14 @@ class Monitor:
         hashed = progress.audit.hashed
         async with aclosing(resolve_tags(self._transport, names)) as answers:
             async for answer in answers:
-                name, means = answer.reference, "" if answer.resolved is None else str(answer.resolved.digest)
+                name, digest = answer.reference, "" if answer.resolved is None else str(answer.resolved.digest)
                 if answer.error is not None and not isinstance(answer.error, RemoteNotFound):
                     report.unchecked.append(f"{name}: {answer.error.message}")
                     continue
                 held = hashed.find(hashed.hash(f"{name.repository}:{name.tag}"))
-                if (NOTHING if held is None else held.digest) != hashed.hash(means):
-                    said = (
-                        "the ledger says nothing of it"
-                        if held is None
-                        else f"its last entry {held.last} says otherwise"
-                    )
-                    wrong[name] = f"the tag means {means or 'nothing'}, and {said}"
+                if (NOTHING if held is None else held.digest) != hashed.hash(digest):
+                    last = "the ledger has no entry for it" if held is None else f"its last entry {held.last} differs"
+                    wrong[name] = f"the tag resolves to {digest or 'nothing'}, but {last}"
         return wrong
 
     async def _listed(self) -> AsyncIterator[Reference]:
