@@ -41,8 +41,8 @@ async def liar(tmp_path: Path) -> AsyncIterator[Server]:
         yield server
 
 
-async def test_a_blob_of_other_bytes_never_arrives_whole(liar: Server, tmp_path: Path) -> None:
-    """It is refused by name, and its last piece, without which it is nothing, is not handed out."""
+async def test_a_blob_with_wrong_bytes_is_never_complete(liar: Server, tmp_path: Path) -> None:
+    """The error names it, and its last piece is not yielded."""
     transport = Transport(CredentialStore([tmp_path / "none.json"]), TransportOptions())
     client = RegistryClient(transport, liar.address)
     received: list[bytes] = []
@@ -59,8 +59,8 @@ async def test_a_blob_of_other_bytes_never_arrives_whole(liar: Server, tmp_path:
     assert 0 < len(b"".join(received)) < len(LARGE.data)
 
 
-async def test_a_copy_keeps_nothing_of_a_blob_of_other_bytes(liar: Server, tmp_path: Path) -> None:
-    """The verb says which blob it was, and its target has neither that nor a part of it, nor the image's name."""
+async def test_a_copy_stores_nothing_of_a_blob_with_wrong_bytes(liar: Server, tmp_path: Path) -> None:
+    """The target has neither the blob, nor a part of it, nor the tag."""
     target = tmp_path / "copied"
     run = program.run("copy", f"{liar.address}/shop/app:1.4.2", f"oci:{target}:1.4.2")
     kept = {path.name for path in target.rglob("*") if path.is_file() and path.parent.name == "sha256"}

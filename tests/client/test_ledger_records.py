@@ -59,8 +59,8 @@ async def transport(registry: Serving) -> AsyncIterator[Transport]:
     await made.aclose()
 
 
-async def test_what_is_recorded_is_read_again(registry: Serving, transport: Transport) -> None:
-    """Kind, tag, digest, reason and whatever else was said."""
+async def test_a_record_is_read_back(registry: Serving, transport: Transport) -> None:
+    """Kind, tag, digest, reason and extra keys."""
     index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
     untagged = await add_record(transport, EntryKind.BUILT, Reference(HOST, SHOP), DIGEST, {})
     await signed(registry.client, untagged + 1)
@@ -73,7 +73,7 @@ async def test_what_is_recorded_is_read_again(registry: Serving, transport: Tran
 
 
 async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: Transport) -> None:
-    """Records and moves in one list; of a repository that is not mirrored nothing is observed."""
+    """Records and moves in one list; a repository that is not mirrored has no observations."""
     for content in ("one", "two"):
         await push(registry.client, "shop/app", "latest", image(content))
     index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {})
@@ -86,7 +86,7 @@ async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: T
 
 
 async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
-    """One of an older version does; the entries of another repository are a lie."""
+    """An older version does; entries of another repository are refused."""
     moved, created = LINE, LINE.replace("tag.moved", "tag.created")
 
     async def every(_: Request) -> Response:
@@ -102,8 +102,8 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
     assert [one.kind for one in found] == ["tag.moved"]
 
 
-async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None:
-    """It is another answer than that of a registry which takes no records."""
+async def test_a_missing_image_is_reported(transport: Transport) -> None:
+    """The error differs from that of a registry without records."""
     gone = Digest.of(b"gone")
     with pytest.raises(RemoteNotFound, match=f"holds no {gone}: push it first") as raised:
         await add_record(transport, EntryKind.BUILT, REFERENCE, gone, {})
@@ -111,8 +111,8 @@ async def test_an_image_that_is_not_there_is_named(transport: Transport) -> None
     assert not isinstance(raised.value, NoRecords)
 
 
-async def test_what_the_registry_refuses_is_its_sentence(transport: Transport) -> None:
-    """Whoever sends too much is told so."""
+async def test_a_refusal_carries_the_registrys_message(transport: Transport) -> None:
+    """As for a record that is too large."""
     with pytest.raises(Invalid, match="8192 are kept"):
         await add_record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
 
@@ -126,16 +126,16 @@ def answering(status: int, body: bytes, seen: list[str]) -> Transport:
 
 
 @pytest.mark.parametrize("status", [404, 405])
-async def test_another_registry_takes_no_records(status: int) -> None:
-    """Which is no defect of ours, and can be told from every other failure."""
+async def test_another_registry_accepts_no_records(status: int) -> None:
+    """The error differs from every other failure."""
     other = answering(status, b"", [])
     with pytest.raises(NoRecords, match="no boltseal registry"):
         await add_record(other, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await other.aclose()
 
 
-async def test_what_may_have_been_taken_is_not_sent_twice() -> None:
-    """An answer that is lost does not make two records of one."""
+async def test_a_record_is_sent_only_once() -> None:
+    """A lost answer must not cause a second record."""
     seen: list[str] = []
     failing = answering(503, b"", seen)
     with pytest.raises(RemoteUnavailable):
@@ -146,8 +146,8 @@ async def test_what_may_have_been_taken_is_not_sent_twice() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b'{"index":"x"}', b"[]"])
-async def test_an_answer_that_cant_be_read_is_no_index(body: bytes) -> None:
-    """Nobody could find the entry."""
+async def test_a_malformed_answer_is_a_mismatch(body: bytes) -> None:
+    """The entry's index is unknown."""
     lying = answering(201, body, [])
     with pytest.raises(RemoteMismatch):
         await add_record(lying, EntryKind.BUILT, REFERENCE, DIGEST, {})
@@ -158,15 +158,15 @@ async def test_an_answer_that_cant_be_read_is_no_index(body: bytes) -> None:
     "body",
     [b'{"size":1,"entries":[{"index":0,"line":"{}"}]}', b'{"entries":[]}', b"nothing"],
 )
-async def test_records_that_cant_be_read_are_none(body: bytes) -> None:
-    """What an entry is decides `ledger.entry`."""
+async def test_malformed_records_are_a_mismatch(body: bytes) -> None:
+    """`ledger.entry` parses them."""
     lying = answering(200, body, [])
     with pytest.raises(RemoteMismatch):
         await list_records(lying, HOST, SHOP)
     await lying.aclose()
 
 
-async def test_a_registry_without_records_says_so() -> None:
+async def test_a_registry_without_records_raises_no_records() -> None:
     """It is the only miss."""
     other = answering(404, b"", [])
     with pytest.raises(NoRecords):
@@ -175,7 +175,7 @@ async def test_a_registry_without_records_says_so() -> None:
 
 
 async def test_entries_of_another_kind_are_no_records(registry: Serving, transport: Transport) -> None:
-    """A registry can't pass a push off as a build."""
+    """A registry can't present a push as a build."""
     await signed(registry.client, 3)
     lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
     lying = answering(200, lines, [])

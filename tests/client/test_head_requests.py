@@ -59,7 +59,7 @@ def counted(server: Server, start: str) -> int:
 
 
 async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -> None:
-    """At most one token for ten repositories, one password compared, every answer there, and nothing gathers."""
+    """At most one token per ten repositories, one password check, every answer, constant memory."""
     await publish(server)
     logins = tmp_path / "config.json"
     auth = base64.b64encode(LOGIN.encode()).decode()
@@ -86,8 +86,8 @@ async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -
     assert late - early < 512 * 1024
 
 
-async def test_heads_share_their_connections() -> None:
-    """A connection for each would cost a handshake each: a refusal's body, and a HEAD's lack of one, are read to the end."""
+async def test_heads_reuse_connections() -> None:
+    """Bodies of refusals and of HEADs are read to their end."""
     connections = 0
 
     async def registry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -54,10 +54,8 @@ async def follow(
         await transport.aclose()
 
 
-async def test_on_a_new_machine_the_key_of_the_lock_is_what_a_ledger_is_believed_by(
-    ledger: FakeLedger, state: ClientState
-) -> None:
-    """For this project; what came with a checked-out file is kept as a key that is trusted for nobody."""
+async def test_on_a_new_machine_the_lock_key_is_trusted_for_the_project(ledger: FakeLedger, state: ClientState) -> None:
+    """A key from a checked-out file is not saved as trusted."""
     found = await follow(ledger, state)
     known = state.known(HOST)
 
@@ -67,10 +65,8 @@ async def test_on_a_new_machine_the_key_of_the_lock_is_what_a_ledger_is_believed
     assert (await follow(ledger, state)).named == KEY
 
 
-async def test_strict_does_not_take_the_key_of_a_lock_for_one_that_was_given(
-    ledger: FakeLedger, state: ClientState
-) -> None:
-    """Whoever may write the lock could name any; the refusal says which it names, and what to do."""
+async def test_strict_does_not_accept_the_lock_key_as_given(ledger: FakeLedger, state: ClientState) -> None:
+    """The refusal names the key and says what to do."""
     with pytest.raises(NotTrusted, match=r"boltseal trust .*the project's lock names"):
         await follow(ledger, state, strict=True)
     await follow(ledger, state)
@@ -82,8 +78,8 @@ async def test_strict_does_not_take_the_key_of_a_lock_for_one_that_was_given(
 
 
 @pytest.mark.parametrize("how", ["new", "first use", "given"])
-async def test_a_key_that_did_not_sign_is_named(ledger: FakeLedger, state: ClientState, how: str) -> None:
-    """Whatever this machine knows: one of the two is not what it should be, and nothing is believed."""
+async def test_a_lock_key_that_did_not_sign_is_refused(ledger: FakeLedger, state: ClientState, how: str) -> None:
+    """Whatever this machine knows: the lock or the ledger is wrong."""
     if how == "first use":
         await follow(ledger, state, None)
     if how == "given":
@@ -92,15 +88,15 @@ async def test_a_key_that_did_not_sign_is_named(ledger: FakeLedger, state: Clien
         await follow(ledger, state, OTHER)
 
 
-async def test_another_ledger_than_the_locks_is_named(ledger: FakeLedger, state: ClientState) -> None:
-    """Its origin is another one, as when somebody else answers at the address."""
+async def test_another_ledger_than_the_locks_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """Its origin differs, as with another server at the address."""
     with pytest.raises(KeyDiffers, match=r'serves the ledger "reg\.example"'):
         await follow(ledger, state, signing_key(origin="other.example").verifier)
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_an_old_key_leads_to_the_one_that_signs_now(ledger: FakeLedger, state: ClientState, known: bool) -> None:
-    """A lock that was written before a rotation is no lie; the key that it leads to is told."""
+async def test_an_old_lock_key_leads_to_the_current_one(ledger: FakeLedger, state: ClientState, known: bool) -> None:
+    """A lock from before a rotation is valid; the current key is returned."""
     if known:
         await follow(ledger, state)
     ledger.rotate("n")
@@ -117,7 +113,7 @@ async def test_an_old_key_leads_to_the_one_that_signs_now(ledger: FakeLedger, st
 async def test_without_the_locks_key_a_rotation_after_a_first_use_is_not_followed(
     ledger: FakeLedger, state: ClientState
 ) -> None:
-    """Nor with another one's."""
+    """Nor with another ledger's key."""
     await follow(ledger, state, None)
     ledger.rotate("n")
     for named in (None, OTHER):
@@ -127,8 +123,8 @@ async def test_without_the_locks_key_a_rotation_after_a_first_use_is_not_followe
         assert broken.value.fault is Fault.UNKNOWN_KEY
 
 
-async def test_a_rotation_that_is_not_in_the_ledger_leads_nowhere(ledger: FakeLedger, state: ClientState) -> None:
-    """A receipt that the old key signed, and a tree that does not hold its entry."""
+async def test_a_rotation_that_is_not_in_the_ledger_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """The old key signed its receipt, but the tree lacks the entry."""
     other = ledger.copy()
     other.rotate("n")
     ledger.push("2.0.0")
@@ -137,8 +133,8 @@ async def test_a_rotation_that_is_not_in_the_ledger_leads_nowhere(ledger: FakeLe
         await follow(ledger, state)
 
 
-async def test_a_registry_that_shows_no_ledger_any_more_is_not_believed(ledger: FakeLedger, state: ClientState) -> None:
-    """Also one that was found to have none, within the day: the lock says that it has."""
+async def test_a_missing_ledger_is_an_error_if_the_lock_names_a_key(ledger: FakeLedger, state: ClientState) -> None:
+    """Even if none was found within the last day."""
     ledger.status = 404
     assert (await follow(ledger, state, None)).status is TrustStatus.NO_LEDGER
     for status in (404, 500):
@@ -147,8 +143,8 @@ async def test_a_registry_that_shows_no_ledger_any_more_is_not_believed(ledger: 
             await follow(ledger, state)
 
 
-async def test_rotations_that_are_withheld_leave_it_open(ledger: FakeLedger, state: ClientState) -> None:
-    """Could not check, which is no lie and no success."""
+async def test_withheld_rotations_leave_the_key_unchecked(ledger: FakeLedger, state: ClientState) -> None:
+    """ "Could not check" is neither failure nor success."""
     ledger.rotate("n")
     ledger.statuses = {"rotations": [500, 500]}
     with pytest.raises(LedgerUnchecked, match="can't check now"):

@@ -30,8 +30,8 @@ def store(tmp_path: Path) -> KeptImages:
     return KeptImages(ClientState(tmp_path / "state"))
 
 
-def test_what_was_never_written_is_empty(store: KeptImages, tmp_path: Path) -> None:
-    """Reading makes nothing."""
+def test_reading_a_missing_file_creates_nothing(store: KeptImages, tmp_path: Path) -> None:
+    """The result is empty."""
     assert (store.kept(ENGINE), store.came(ENGINE, ONE), store.ran(ENGINE), store.held(ENGINE), store.locks()) == (
         (),
         (),
@@ -42,8 +42,8 @@ def test_what_was_never_written_is_empty(store: KeptImages, tmp_path: Path) -> N
     assert not (tmp_path / "state").exists()
 
 
-def test_what_is_written_is_read(store: KeptImages) -> None:
-    """Every word of it."""
+def test_rows_are_read_back(store: KeptImages) -> None:
+    """All fields are equal."""
     copied = replace(KEPT, copy=Reference.parse(f"registry.example.com/app@{TWO}"), until_us=5000, keep=3)
     came = Came(ONE, TWO, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
     store.keep(ENGINE, copied)
@@ -60,8 +60,8 @@ def test_what_is_written_is_read(store: KeptImages) -> None:
     assert copied.keep_name == Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
 
 
-def test_a_path_of_any_bytes(store: KeptImages) -> None:
-    """Nobody has to call folders in UTF-8."""
+def test_a_path_that_is_not_utf8_is_stored(store: KeptImages) -> None:
+    """A folder's name is arbitrary bytes."""
     path = Path(os.fsdecode(b"/srv/\xff shop%/boltseal.lock"))
     store.know_lock(path)
 
@@ -69,8 +69,8 @@ def test_a_path_of_any_bytes(store: KeptImages) -> None:
 
 
 @pytest.mark.parametrize("path", ["boltseal.lock", "", "/srv/%00"])
-def test_a_path_that_can_not_be_one(store: KeptImages, path: str) -> None:
-    """Nothing is read there."""
+def test_an_invalid_path_is_refused(store: KeptImages, path: str) -> None:
+    """Nothing is read from it."""
     store.know_lock(Path("/srv/boltseal.lock"))
     with closing(sqlite3.connect(store.path)) as database, database:
         database.execute("UPDATE locks SET path = ?", (path,))
@@ -79,8 +79,8 @@ def test_a_path_that_can_not_be_one(store: KeptImages, path: str) -> None:
         store.locks()
 
 
-def test_rows_of_engines_and_names_are_apart(store: KeptImages) -> None:
-    """What is forgotten is forgotten there."""
+def test_rows_are_separate_per_engine_and_name(store: KeptImages) -> None:
+    """Deleting one leaves the others."""
     other = replace(KEPT, name=replace(APP, tag=Tag("1.4")))
     store.keep(ENGINE, KEPT)
     store.keep(ENGINE, other)
@@ -91,8 +91,8 @@ def test_rows_of_engines_and_names_are_apart(store: KeptImages) -> None:
     assert store.kept("tcp://other:2375", APP) == (KEPT,)
 
 
-def test_a_promise_grows_and_what_is_known_stays(store: KeptImages) -> None:
-    """Kept again without a digest, a copy or so long a time: none of them is lost."""
+def test_keeping_an_image_again_only_adds(store: KeptImages) -> None:
+    """Known digest, copy and the later time limit survive."""
     copy = Reference.parse(f"registry.example.com/app@{TWO}")
     store.keep(ENGINE, replace(KEPT, until_us=5000, copy=copy))
     store.keep(ENGINE, replace(KEPT, digest=None, kept_us=2000, until_us=3000))
@@ -104,8 +104,8 @@ def test_a_promise_grows_and_what_is_known_stays(store: KeptImages) -> None:
     assert store.kept(ENGINE)[0].until_us == 9000
 
 
-def test_a_reason_lets_go_of_some_or_of_all(store: KeptImages) -> None:
-    """Each image by itself."""
+def test_releasing_a_hold_removes_one_or_all_of_a_reason(store: KeptImages) -> None:
+    """Each image on its own."""
     for image in (ONE, TWO):
         for reason in ("release shop/1", "release shop/2"):
             store.hold(ENGINE, KeepReason(image, reason, None))
@@ -115,16 +115,16 @@ def test_a_reason_lets_go_of_some_or_of_all(store: KeptImages) -> None:
     assert store.held(ENGINE) == (KeepReason(TWO, "release shop/1", None),)
 
 
-def test_the_file_is_the_users_own(store: KeptImages, tmp_path: Path) -> None:
-    """Nobody else reads which images somebody runs."""
+def test_the_file_is_private(store: KeptImages, tmp_path: Path) -> None:
+    """It shows which images the user runs."""
     store.keep(ENGINE, KEPT)
 
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
-def test_a_link_in_its_place_is_not_followed(store: KeptImages, tmp_path: Path) -> None:
-    """Whoever may write the folder could else have us write elsewhere."""
+def test_a_symbolic_link_in_its_place_is_not_followed(store: KeptImages, tmp_path: Path) -> None:
+    """An attacker with access to the folder could redirect the write."""
     (tmp_path / "state").mkdir()
     (tmp_path / "elsewhere").touch()
     store.path.symlink_to(tmp_path / "elsewhere")
@@ -137,8 +137,8 @@ def test_a_link_in_its_place_is_not_followed(store: KeptImages, tmp_path: Path) 
 @pytest.mark.parametrize(
     "bytes_", [b"no database" * 100, b"SQLite format 3\0" + b"\xff" * 4080], ids=["text", "header"]
 )
-def test_a_file_that_is_no_database(store: KeptImages, bytes_: bytes) -> None:
-    """Says where the images are all the same."""
+def test_a_file_that_is_no_database_is_reported(store: KeptImages, bytes_: bytes) -> None:
+    """The message says where the images are."""
     store.keep(ENGINE, KEPT)
     store.path.write_bytes(bytes_)
 
@@ -149,8 +149,8 @@ def test_a_file_that_is_no_database(store: KeptImages, bytes_: bytes) -> None:
 
 
 @pytest.mark.parametrize("statement", ["PRAGMA user_version = 2", "PRAGMA user_version = 0"], ids=["newer", "foreign"])
-def test_another_format_is_refused(store: KeptImages, statement: str) -> None:
-    """And left as it is."""
+def test_another_version_is_refused(store: KeptImages, statement: str) -> None:
+    """The file is left unchanged."""
     store.keep(ENGINE, KEPT)
     with closing(sqlite3.connect(store.path)) as database:
         database.execute(statement)
@@ -172,8 +172,8 @@ def test_another_format_is_refused(store: KeptImages, statement: str) -> None:
         "copy = 'http://evil'",
     ],
 )
-def test_a_row_that_can_not_be_one(store: KeptImages, change: str) -> None:
-    """Nothing is done by it."""
+def test_a_malformed_row_is_refused(store: KeptImages, change: str) -> None:
+    """No action is derived from it."""
     store.keep(ENGINE, KEPT)
     with closing(sqlite3.connect(store.path)) as database, database:
         database.execute(f"UPDATE kept SET {change}")  # noqa: S608 - its words are above
@@ -182,8 +182,8 @@ def test_a_row_that_can_not_be_one(store: KeptImages, change: str) -> None:
         store.kept(ENGINE)
 
 
-def test_a_file_that_was_made_and_not_filled(store: KeptImages) -> None:
-    """Cut off at its beginning: it is as if it were not there."""
+def test_an_empty_file_is_like_a_missing_one(store: KeptImages) -> None:
+    """The process was interrupted when it created the file."""
     store.path.parent.mkdir()
     store.path.touch()
     empty = store.kept(ENGINE)
@@ -192,8 +192,8 @@ def test_a_file_that_was_made_and_not_filled(store: KeptImages) -> None:
     assert (empty, store.kept(ENGINE)) == ((), (KEPT,))
 
 
-def test_a_full_disk_leaves_what_was(tmp_path: Path) -> None:
-    """One transaction each: all of it, or nothing."""
+def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    """Each write is one transaction."""
     with small_disk(tmp_path / "disk", "size=256k") as disk:
         store = KeptImages(ClientState(disk / "state"))
         store.keep(ENGINE, KEPT)
@@ -203,8 +203,8 @@ def test_a_full_disk_leaves_what_was(tmp_path: Path) -> None:
         assert (store.ran(ENGINE), store.kept(ENGINE)) == ({}, (KEPT,))
 
 
-async def test_names_are_given_by_one_at_a_time(store: KeptImages) -> None:
-    """Tasks of one process too; whoever waits does not stop the other."""
+async def test_only_one_task_at_a_time_holds_the_lock(store: KeptImages) -> None:
+    """Waiting does not block the event loop."""
     order: list[str] = []
 
     async def give(who: str) -> None:
@@ -222,8 +222,8 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
-    """Is told of after a while."""
+async def test_a_lock_that_is_not_released_times_out(tmp_path: Path) -> None:
+    """The error is raised after a while."""
     store = KeptImages(ClientState(tmp_path / "state"), patience_s=0.1)
     async with store.alone():
         before = open_files()
@@ -233,8 +233,8 @@ async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
         assert open_files() == before
 
 
-def test_more_rows_than_anybody_has(tmp_path: Path) -> None:
-    """Are not read."""
+def test_too_many_rows_are_refused(tmp_path: Path) -> None:
+    """They are not read."""
     store = KeptImages(ClientState(tmp_path / "state"), max_rows=1)
     store.saw_running(ENGINE, [ONE, TWO], 1)
 

@@ -25,8 +25,8 @@ async def send(url: str, networks: tuple[Network, ...] = (), within_s: float = 3
     await AppriseReceiver("chat", url, networks, within_s).send(SAID)
 
 
-async def test_people_read_the_sentence() -> None:
-    """Apprise's own JSON receiver stands for the hundred others."""
+async def test_a_receiver_gets_the_sentence_of_an_event() -> None:
+    """Apprise's JSON receiver stands for all of its plugins."""
     async with inbox(answer("200 OK")) as box:
         await send(f"json://127.0.0.1:{box.port}/hunter2")
 
@@ -34,8 +34,8 @@ async def test_people_read_the_sentence() -> None:
     assert box.events[0]["message"] == "it moved"
 
 
-async def test_a_receiver_that_fails_is_told_later() -> None:
-    """The message names the receiver and neither address nor answer."""
+async def test_a_failing_receiver_raises_not_delivered() -> None:
+    """The message names the receiver, and neither its URL nor its answer."""
     async with inbox(answer("500 hunter2")) as box:
         with pytest.raises(NotDelivered, match="no delivery to chat") as raised:
             await send(f"json://127.0.0.1:{box.port}/hunter2")
@@ -44,8 +44,8 @@ async def test_a_receiver_that_fails_is_told_later() -> None:
 
 
 @pytest.mark.parametrize("follows", ["", "?redirect=yes"])
-async def test_no_redirect_leads_into_our_network(follows: str) -> None:
-    """Also where the address itself asks for it: the connection is refused when it is made."""
+async def test_a_redirect_to_an_internal_network_is_blocked(follows: str) -> None:
+    """Even if the URL asks for redirects: the connection is blocked when it is made."""
     async with inbox(OK) as inside:
         host = f"127.0.0.2:{inside.port}" if not follows else f"[::ffff:169.254.169.254]:{inside.port}"
         async with inbox(answer("302 Found", f"location: http://{host}/\r\n")) as box:
@@ -65,8 +65,8 @@ async def test_no_redirect_leads_into_our_network(follows: str) -> None:
         ("mailto://u:p@10.255.255.1?smtp=10.255.255.1", ()),
     ],
 )
-async def test_an_address_inside_some_network_is_not_asked(url: str, networks: tuple[str, ...]) -> None:
-    """SSRF: refused before anything is sent, by whatever plugin, within a moment."""
+async def test_an_internal_address_is_blocked(url: str, networks: tuple[str, ...]) -> None:
+    """SSRF: blocked before anything is sent, whichever plugin connects."""
     began = time.monotonic()
     with pytest.raises(NotDelivered, match=r"networks|not support|Apprise failed"):
         await send(url, tuple(ipaddress.ip_network(one) for one in networks))
@@ -74,8 +74,8 @@ async def test_an_address_inside_some_network_is_not_asked(url: str, networks: t
     assert time.monotonic() - began < 25
 
 
-async def test_a_name_of_the_world_that_leads_to_this_machine_is_not_asked() -> None:
-    """DNS rebinding: this machine is reached only under its own names."""
+async def test_a_public_name_that_resolves_to_loopback_is_blocked() -> None:
+    """DNS rebinding: loopback is reached only under its own names."""
     async with inbox(OK) as box:
         with pytest.raises(NotDelivered, match="networks"):
             await send(f"json://{socket.gethostname()}:{box.port}/")
@@ -84,16 +84,16 @@ async def test_a_name_of_the_world_that_leads_to_this_machine_is_not_asked() -> 
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nonsense://x", "file:///etc/passwd", "dbus://"])
-async def test_what_apprise_does_not_know_is_said(url: str) -> None:
-    """Without showing it."""
+async def test_an_unsupported_url_is_reported(url: str) -> None:
+    """The message does not contain the URL."""
     with pytest.raises(NotDelivered, match="does not support") as raised:
         await send(url)
 
     assert url not in raised.value.message
 
 
-async def test_a_python_that_an_upgrade_took_away_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The event waits and is told later, as with any receiver that can't be told; the address is in no message."""
+async def test_a_missing_interpreter_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """After an upgrade: the event is retried later, and no message contains the URL."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
 
     with pytest.raises(NotDelivered, match=r"no delivery to chat: .*/gone: No such file") as raised:
@@ -102,8 +102,8 @@ async def test_a_python_that_an_upgrade_took_away_is_named(monkeypatch: pytest.M
     assert "hunter2" not in raised.value.message
 
 
-async def test_a_receiver_that_hangs_or_never_ends_is_left() -> None:
-    """Its process is ended, and its memory with it."""
+async def test_a_receiver_that_hangs_times_out() -> None:
+    """Its process is killed, and its memory released."""
     async with inbox(HANGS) as hanging:
         with pytest.raises(NotDelivered, match="within 4 seconds"):
             await send(f"json://127.0.0.1:{hanging.port}/", within_s=4)
@@ -123,8 +123,8 @@ def what_others_see() -> bytes:
     return seen
 
 
-async def test_the_address_is_in_no_argument_and_no_environment() -> None:
-    """Other users of the machine see the one, and root's tools the other."""
+async def test_the_url_is_in_no_argument_and_no_environment() -> None:
+    """Other users can read the arguments, and some programs the environment."""
     async with inbox(HANGS) as box:
         sending = asyncio.create_task(send(f"json://127.0.0.1:{box.port}/hunter2", within_s=5))
         await box.until(1)

@@ -23,7 +23,7 @@ def opened(folder: Path, now_us: int = 1_000_000_000_000) -> DocumentCache:
     return DocumentCache(ClientState(folder), now_us=now_us)
 
 
-def test_a_document_is_known_at_once_and_at_the_next_start(tmp_path: Path) -> None:
+def test_a_document_is_cached_at_once_and_across_processes(tmp_path: Path) -> None:
     """By its digest, with its media type."""
     with opened(tmp_path) as first:
         assert first.document(DIGEST) is None
@@ -35,8 +35,8 @@ def test_a_document_is_known_at_once_and_at_the_next_start(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("body", [zlib.compress(b"something else"), b"no zlib", b"", zlib.compress(b"x" * 9_000_000)])
-def test_bytes_that_have_another_digest_are_not_known(tmp_path: Path, body: bytes) -> None:
-    """Whoever writes into the file can't say what an image is."""
+def test_bytes_with_another_digest_are_not_returned(tmp_path: Path, body: bytes) -> None:
+    """A manipulated file can't forge an image."""
     with opened(tmp_path) as first:
         first.keep(DIGEST, "application/json", BODY)
     with sqlite3.connect(tmp_path / "learned.db") as database:
@@ -46,8 +46,8 @@ def test_bytes_that_have_another_digest_are_not_known(tmp_path: Path, body: byte
         assert second.document(DIGEST) is None
 
 
-def test_what_tags_meant_is_remembered_with_its_times(tmp_path: Path) -> None:
-    """That it still holds makes no line more; that it is gone is one."""
+def test_observations_of_tags_are_recorded_with_their_times(tmp_path: Path) -> None:
+    """An unchanged tag adds no row; a deleted one does."""
     for now_us, digest in ((10, DIGEST), (20, DIGEST), (30, OTHER), (40, None)):
         with opened(tmp_path, now_us) as one:
             one.saw([(NODE, digest)])
@@ -57,15 +57,15 @@ def test_what_tags_meant_is_remembered_with_its_times(tmp_path: Path) -> None:
     assert past == (CachedTag(DIGEST, 10, 20), CachedTag(OTHER, 30, 30), CachedTag(None, 40, 40))
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
-    """It may be deleted; nothing is lost by that but requests."""
+def test_a_file_that_is_no_database_is_reported(tmp_path: Path) -> None:
+    """The file may be deleted, which costs requests only."""
     tmp_path.joinpath("learned.db").write_bytes(b"x" * 5000)
     with opened(tmp_path) as one, pytest.raises(StateUnusable, match="delete it"):
         one.document(DIGEST)
 
 
 def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
-    """What a newer version wrote, it may have written otherwise."""
+    """A newer version may use another format."""
     with opened(tmp_path) as one:
         one.saw([(NODE, DIGEST)])
     database = sqlite3.connect(tmp_path / "learned.db")
@@ -75,8 +75,8 @@ def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
         one.past(NODE)
 
 
-def test_a_meaning_that_is_none_is_said(tmp_path: Path) -> None:
-    """A file may hold anything."""
+def test_a_malformed_digest_is_reported(tmp_path: Path) -> None:
+    """A manipulated file may contain anything."""
     with opened(tmp_path) as one:
         one.saw([(NODE, DIGEST)])
     with sqlite3.connect(tmp_path / "learned.db") as database:
@@ -86,8 +86,8 @@ def test_a_meaning_that_is_none_is_said(tmp_path: Path) -> None:
         one.past(NODE)
 
 
-def test_only_so_much_is_kept(tmp_path: Path) -> None:
-    """What nobody wanted for longest goes first."""
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
+    """The least recently used documents are deleted first."""
     bodies = [bytes([number]) * 100 for number in range(4)]
     for number, body in enumerate(bodies):
         with opened(tmp_path, (number + 1) * 10**12) as one:
@@ -98,16 +98,16 @@ def test_only_so_much_is_kept(tmp_path: Path) -> None:
         assert one.document(Digest.of(bodies[0])) is None
 
 
-def test_what_is_too_long_is_not_kept(tmp_path: Path) -> None:
-    """It would be no document."""
+def test_an_oversized_document_is_not_cached(tmp_path: Path) -> None:
+    """It is longer than any manifest or config."""
     with opened(tmp_path) as one:
         body = b"x" * (document_cache.MAX_BODY_BYTES + 1)
         one.keep(Digest.of(body), "t", body)
         assert one.document(Digest.of(body)) is None
 
 
-def test_a_folder_that_can_t_be_written_is_named(tmp_path: Path) -> None:
-    """The setting that names another one, too."""
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
+    """The message names the setting for another folder."""
     tmp_path.joinpath("state").write_text("a file")
     with pytest.raises(StateUnusable), opened(tmp_path / "state") as one:
         one.saw([(NODE, DIGEST)])
