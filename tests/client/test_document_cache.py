@@ -1,4 +1,4 @@
-"""What was read once is not read again, and is never believed for being in a file."""
+"""The cache of documents and observations: nothing is fetched twice, and nothing cached is trusted."""
 
 from __future__ import annotations
 

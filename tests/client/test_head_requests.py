@@ -1,4 +1,4 @@
-"""Many HEADs against a registry of our own: few tokens, few connections, no growth."""
+"""Many HEADs against a real server: few tokens, few connections, constant memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a registry says of its past, held against what it signs."""
+"""The history of a registry's tags, proven against its signed ledger."""
 
 from __future__ import annotations
 

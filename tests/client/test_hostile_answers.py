@@ -1,4 +1,4 @@
-"""A registry, or a token service, that means harm: whatever it sends ends in an error, soon, and in little memory."""
+"""Hostile registries and token services: every answer ends in an error, in bounded time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept on engines, remembered: durable, the user's own, and hostile until it was read."""
+"""The database of kept images: durable, private, and validated when read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we say of an image to its registry, and what is read of that again."""
+"""Records about images in a registry's ledger: added and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registry's ledger, held against what was seen of it before."""
+"""A registry's ledger compared with what was seen of it before."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ async def follow(
         await transport.aclose()
 
 
-async def test_what_is_seen_first_is_kept_and_said_to_be_unproven(ledger: FakeLedger, state: ClientState) -> None:
-    """First use: nobody has vouched for it."""
+async def test_a_ledger_seen_first_is_saved_as_first_use(ledger: FakeLedger, state: ClientState) -> None:
+    """Nobody vouches for its key."""
     found = await follow(ledger, state)
     known = state.known(HOST)
 
@@ -67,8 +67,8 @@ async def test_what_is_seen_first_is_kept_and_said_to_be_unproven(ledger: FakeLe
     assert (known.how, known.trusted.key, known.head) == ("first use", None, found.head)
 
 
-async def test_strict_refuses_what_nobody_has_vouched_for(ledger: FakeLedger, state: ClientState) -> None:
-    """At its first use, and after a first use that was let pass."""
+async def test_strict_refuses_a_ledger_without_a_given_key(ledger: FakeLedger, state: ClientState) -> None:
+    """At its first use, and after an earlier first use."""
     with pytest.raises(NotTrusted, match="boltseal trust"):
         await follow(ledger, state, strict=True)
     await follow(ledger, state)
@@ -79,7 +79,7 @@ async def test_strict_refuses_what_nobody_has_vouched_for(ledger: FakeLedger, st
 @pytest.mark.lengthy
 @pytest.mark.parametrize("given", [False, True])
 async def test_a_ledger_that_only_grows_is_followed(ledger: FakeLedger, state: ClientState, given: bool) -> None:
-    """One request while it stands still; hashes only when it has moved."""
+    """One request if it is unchanged; hashes only if it has grown."""
     if given:
         give_key(state, HOST, KEY, 1)
     found = [await follow(ledger, state)]
@@ -97,7 +97,7 @@ async def test_a_ledger_that_only_grows_is_followed(ledger: FakeLedger, state: C
 
 
 async def test_a_registry_without_a_ledger_is_asked_once_a_day(ledger: FakeLedger, state: ClientState) -> None:
-    """Most registries have none, and that is no fault."""
+    """Most registries have none, which is no error."""
     ledger.status = 404
     found = [await follow(ledger, state, now_s=now_s) for now_s in (DAY_S, DAY_S + 5, 2 * DAY_S - 1)]
     ledger.status = 200
@@ -108,18 +108,18 @@ async def test_a_registry_without_a_ledger_is_asked_once_a_day(ledger: FakeLedge
     assert later.status is TrustStatus.FIRST_USE
 
 
-async def test_a_page_for_people_is_no_ledger(ledger: FakeLedger, state: ClientState) -> None:
-    """Some registries answer every address with a page."""
+async def test_an_html_page_is_no_ledger(ledger: FakeLedger, state: ClientState) -> None:
+    """Some registries answer every path with a page."""
     ledger.checkpoint = b"<!doctype html>"
 
     assert (await follow(ledger, state)).status is TrustStatus.NO_LEDGER
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
-async def test_a_registry_of_which_nothing_is_known_may_not_answer(
+async def test_an_unknown_registry_that_does_not_answer_is_no_error(
     ledger: FakeLedger, state: ClientState, status: int
 ) -> None:
-    """Nothing is expected of it yet, and it is asked again the next time."""
+    """No ledger is expected of it yet; the next check asks again."""
     ledger.status = status
     found = [await follow(ledger, state), await follow(ledger, state)]
 
@@ -129,10 +129,10 @@ async def test_a_registry_of_which_nothing_is_known_may_not_answer(
 
 @pytest.mark.parametrize("status", [401, 404, 503])
 @pytest.mark.parametrize("given", [False, True])
-async def test_a_known_ledger_that_is_not_shown_could_not_be_checked(
+async def test_a_known_ledger_that_is_missing_could_not_be_checked(
     ledger: FakeLedger, state: ClientState, status: int, given: bool
 ) -> None:
-    """Also where it is said not to be there any more: that would be the way to get rid of it."""
+    """A 404 included: otherwise a registry could drop its ledger."""
     if given:
         give_key(state, HOST, KEY, 1)
     else:
@@ -142,8 +142,8 @@ async def test_a_known_ledger_that_is_not_shown_could_not_be_checked(
         await follow(ledger, state)
 
 
-async def test_hashes_that_are_withheld_leave_it_unchecked(ledger: FakeLedger, state: ClientState) -> None:
-    """A newer head that can't be shown to go on from the older one is not taken."""
+async def test_withheld_hashes_leave_the_ledger_unchecked(ledger: FakeLedger, state: ClientState) -> None:
+    """A newer head without a consistency proof is not saved."""
     await follow(ledger, state)
     before = state.known(HOST)
     shown = ledger.copy()
@@ -155,10 +155,10 @@ async def test_hashes_that_are_withheld_leave_it_unchecked(ledger: FakeLedger, s
     assert state.known(HOST) == before
 
 
-async def test_a_lie_is_kept_as_evidence_and_never_replaces_what_was_seen(
+async def test_a_contradiction_is_saved_as_evidence_and_replaces_nothing(
     ledger: FakeLedger, state: ClientState
 ) -> None:
-    """Both checkpoints, the key, and the proof that proves nothing; kept once, however often it is asked."""
+    """Both checkpoints, the key and the failed proof, saved once."""
     give_key(state, HOST, KEY, 1)
     await follow(ledger, state)
     before = state.known(HOST)
@@ -180,8 +180,8 @@ async def test_a_lie_is_kept_as_evidence_and_never_replaces_what_was_seen(
     assert state.known(HOST) == before
 
 
-async def test_a_rotated_key_takes_the_place_of_the_trusted_one(ledger: FakeLedger, state: ClientState) -> None:
-    """It is proven once, then known."""
+async def test_a_rotated_key_replaces_the_trusted_one(ledger: FakeLedger, state: ClientState) -> None:
+    """The rotation is proven once, then saved."""
     give_key(state, HOST, KEY, 1)
     await follow(ledger, state)
     ledger.rotate("m")
@@ -195,8 +195,8 @@ async def test_a_rotated_key_takes_the_place_of_the_trusted_one(ledger: FakeLedg
     assert (known.trusted.key, known.how) == (signing_key("n").verifier, "given")
 
 
-async def test_a_rotation_behind_the_end_of_the_ledger_is_a_lie(ledger: FakeLedger, state: ClientState) -> None:
-    """An entry that is proven elsewhere and not there."""
+async def test_a_rotation_after_the_end_of_the_ledger_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """Its entry is proven in another tree."""
     give_key(state, HOST, KEY, 1)
     ledger.rotate("m")
     ledger.shown = 4
@@ -206,8 +206,8 @@ async def test_a_rotation_behind_the_end_of_the_ledger_is_a_lie(ledger: FakeLedg
     assert broken.value.fault is Fault.REWRITTEN
 
 
-def test_a_key_that_is_trusted_is_replaced_only_when_that_is_said(state: ClientState) -> None:
-    """Otherwise whoever can type a command could end a trust by accident."""
+def test_a_trusted_key_is_replaced_only_with_replace(state: ClientState) -> None:
+    """Otherwise a mistyped command could end the trust."""
     give_key(state, HOST, KEY, 1)
     other = signing_key("z").verifier
     with pytest.raises(OtherKeyTrusted, match="--replace"):
@@ -219,8 +219,8 @@ def test_a_key_that_is_trusted_is_replaced_only_when_that_is_said(state: ClientS
     assert state.known(HOST) == replaced
 
 
-async def test_a_key_is_held_against_what_was_seen_at_first_use(ledger: FakeLedger, state: ClientState) -> None:
-    """One of the two is wrong, and a person has to find out which."""
+async def test_a_given_key_is_compared_with_the_first_use(ledger: FakeLedger, state: ClientState) -> None:
+    """One of the two is wrong; the user has to find out which."""
     await follow(ledger, state)
     with pytest.raises(LedgerBroken, match="first use"):
         give_key(state, HOST, signing_key("z").verifier, 2)
@@ -231,8 +231,8 @@ async def test_a_key_is_held_against_what_was_seen_at_first_use(ledger: FakeLedg
     assert (await follow(ledger, state, strict=True)).status is TrustStatus.UNCHANGED
 
 
-async def test_what_another_key_replaces_is_kept_as_evidence(ledger: FakeLedger, state: ClientState) -> None:
-    """Somebody may have to show it one day."""
+async def test_a_replaced_checkpoint_is_saved_as_evidence(ledger: FakeLedger, state: ClientState) -> None:
+    """It may have to be shown later."""
     await follow(ledger, state)
     known = give_key(state, HOST, signing_key("z").verifier, 2, replace=True)
     (kept,) = (state.folder / "evidence").rglob("replaced.checkpoint")
@@ -241,8 +241,8 @@ async def test_what_another_key_replaces_is_kept_as_evidence(ledger: FakeLedger,
     assert kept.read_bytes() == ledger.note()
 
 
-async def test_two_who_follow_at_once_lose_nothing(ledger: FakeLedger, state: ClientState) -> None:
-    """Whoever comes second compares with what the first one has kept."""
+async def test_two_concurrent_checks_lose_nothing(ledger: FakeLedger, state: ClientState) -> None:
+    """The second compares with what the first saved."""
     await follow(ledger, state)
     ledger.push("1.0.3")
     await asyncio.gather(*(follow(ledger, state) for _ in range(4)))
@@ -253,8 +253,8 @@ async def test_two_who_follow_at_once_lose_nothing(ledger: FakeLedger, state: Cl
     assert known.head.checkpoint.size == 5
 
 
-async def test_what_was_written_meanwhile_is_not_overwritten(ledger: FakeLedger, state: ClientState) -> None:
-    """The second writer is told to decide again."""
+async def test_a_concurrent_write_is_not_overwritten(ledger: FakeLedger, state: ClientState) -> None:
+    """The second writer gets StateChanged."""
     await follow(ledger, state)
     old = state.known(HOST)
     assert old is not None
@@ -263,8 +263,8 @@ async def test_what_was_written_meanwhile_is_not_overwritten(ledger: FakeLedger,
         state.keep(old, old)
 
 
-def test_what_is_known_can_be_listed_and_forgotten(state: ClientState) -> None:
-    """By the names of the registries, whatever characters they have."""
+def test_known_ledgers_can_be_listed_and_deleted(state: ClientState) -> None:
+    """By registry, whatever characters its name has."""
     hosts = ["[::1]:5000", "docker.io", HOST]
     for host in hosts:
         give_key(state, host, KEY, 1)
@@ -275,8 +275,8 @@ def test_what_is_known_can_be_listed_and_forgotten(state: ClientState) -> None:
     assert state.known(HOST) is None
 
 
-def test_the_folder_is_the_users_alone(state: ClientState) -> None:
-    """What is written there decides what is believed."""
+def test_the_folder_is_private(state: ClientState) -> None:
+    """Its content decides what is trusted."""
     give_key(state, HOST, KEY, 1)
     modes = {path.stat().st_mode & 0o077 for path in (state.folder, *state.folder.rglob("*")) if path.name != "lock"}
 
@@ -287,8 +287,8 @@ def test_the_folder_is_the_users_alone(state: ClientState) -> None:
     "damage",
     ["{", '{"origin": 1}', json.dumps({"origin": "a", "key_id": "x", "key": "", "how": "given", "since_s": 0})],
 )
-def test_a_file_that_cant_be_read_is_no_first_use(state: ClientState, damage: str) -> None:
-    """Whoever could damage it could otherwise make everything be believed again."""
+def test_an_unreadable_file_is_no_first_use(state: ClientState, damage: str) -> None:
+    """Otherwise damaging it would reset the trust."""
     give_key(state, HOST, KEY, 1)
     (path,) = (state.folder / "trust").iterdir()
     path.write_text(damage)
@@ -297,15 +297,15 @@ def test_a_file_that_cant_be_read_is_no_first_use(state: ClientState, damage: st
 
 
 def test_the_folder_of_a_newer_version_is_not_touched(state: ClientState) -> None:
-    """It may mean something else."""
+    """Its format may differ."""
     give_key(state, HOST, KEY, 1)
     (state.folder / "format").write_text("2\n")
     with pytest.raises(StateUnusable, match="newer"):
         state.known(HOST)
 
 
-async def test_a_folder_that_cant_be_written_is_said(ledger: FakeLedger, tmp_path: Path) -> None:
-    """At first use it goes on, since nothing is known that could be lost; but not silently."""
+async def test_an_unwritable_folder_is_reported(ledger: FakeLedger, tmp_path: Path) -> None:
+    """A first use goes on, since nothing known can be lost."""
     (tmp_path / "file").write_text("")
     found = await follow(ledger, ClientState(tmp_path / "file"))
 

@@ -1,4 +1,4 @@
-"""What a registry's headers say of its limits is known, whatever the body of its answer is."""
+"""Rate-limit headers count, whatever the body of an answer is."""
 
 from __future__ import annotations
 

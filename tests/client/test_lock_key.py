@@ -1,4 +1,4 @@
-"""A registry's ledger, held against the key that a project's lock names: on a machine that knows nothing, or something else."""
+"""A registry's ledger checked against the key in a project's lock file."""
 
 from __future__ import annotations
 

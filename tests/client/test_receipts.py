@@ -1,4 +1,4 @@
-"""The receipt of what a tag means now: fetched only if it proves that."""
+"""The receipt of what a tag resolves to: returned only if it proves that."""
 
 from __future__ import annotations
 

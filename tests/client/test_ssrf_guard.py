@@ -1,4 +1,4 @@
-"""Where a registry may send a mirror, and where not."""
+"""The addresses that a registry may send a client to."""
 
 from __future__ import annotations
 

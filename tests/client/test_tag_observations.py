@@ -1,4 +1,4 @@
-"""What other registries' tags meant over time, remembered."""
+"""The log of what tags of other registries resolved to over time."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def changed(state: ClientState, *statements: str) -> None:
     database.close()
 
 
-def test_a_tag_that_was_never_looked_at_has_no_past_and_no_file_is_made(state: ClientState) -> None:
-    """Reading leaves nothing behind."""
+def test_an_unobserved_tag_has_no_history_and_no_file_is_created(state: ClientState) -> None:
+    """Reading writes nothing."""
     with TagObservations(state) as watched:
         past, head = watched.past(NODE), watched.head()
 
@@ -53,8 +53,8 @@ def test_a_tag_that_was_never_looked_at_has_no_past_and_no_file_is_made(state: C
     assert not state.folder.exists()
 
 
-def test_what_a_tag_meant_is_told_with_when_it_was_seen_first_and_last(state: ClientState) -> None:
-    """A meaning that still holds costs no line; one that was seen again later counts as a new one."""
+def test_intervals_have_the_first_and_last_observation(state: ClientState) -> None:
+    """An unchanged tag adds no line; one that returns later adds a new one."""
     with TagObservations(state) as watched:
         first = watched.saw(NODE, ONE, HOUR_US)
         same = watched.saw(NODE, ONE, 2 * HOUR_US)
@@ -74,8 +74,8 @@ def test_what_a_tag_meant_is_told_with_when_it_was_seen_first_and_last(state: Cl
     )
 
 
-def test_it_is_there_for_the_next_process_and_for_nobody_else(state: ClientState) -> None:
-    """The file is the user's, like all of the folder."""
+def test_the_log_is_durable_and_private(state: ClientState) -> None:
+    """The file has the mode of the folder."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
     with TagObservations(state) as watched:
@@ -85,8 +85,8 @@ def test_it_is_there_for_the_next_process_and_for_nobody_else(state: ClientState
     assert (state.folder / "watch.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_clock_that_was_put_back_shortens_no_meaning(state: ClientState) -> None:
-    """The order of the lines is the order of the looks, whatever the clock says."""
+def test_a_clock_set_back_shortens_no_interval(state: ClientState) -> None:
+    """Lines are ordered by observation, whatever the clock says."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 5)
         watched.saw(NODE, ONE, 3)
@@ -97,8 +97,8 @@ def test_a_clock_that_was_put_back_shortens_no_meaning(state: ClientState) -> No
     assert past == (ObservedInterval(ONE, 5, 5, 1), ObservedInterval(TWO, 2, 2, 2))
 
 
-def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: ClientState) -> None:
-    """Whoever could not write down whom to tell finds the move again at the next look."""
+def test_a_failing_callback_records_nothing(state: ClientState) -> None:
+    """The move is detected again at the next observation."""
 
     def fails(_: object) -> None:
         raise RuntimeError
@@ -123,8 +123,8 @@ def test_what_is_to_be_told_before_is_told_or_nothing_is_remembered(state: Clien
         "INSERT INTO log VALUES (9, 'x', x'00', x'00')",
     ],
 )
-def test_a_line_that_somebody_changed_shows(state: ClientState, statement: str) -> None:
-    """Whoever reads and whoever writes finds it, and nothing of the log is used."""
+def test_a_modified_log_is_detected(state: ClientState, statement: str) -> None:
+    """By readers and writers, and nothing of the log is used."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (ALPINE, TWO), (NODE, TWO)], 1)
     changed(state, statement)
@@ -135,8 +135,8 @@ def test_a_line_that_somebody_changed_shows(state: ClientState, statement: str) 
         watched.saw(ALPINE, TWO, 2)
 
 
-def test_a_line_that_is_changed_while_a_process_goes_on_shows_too(state: ClientState) -> None:
-    """A chain that was walked once is not walked again, but where it ended is looked at each time."""
+def test_a_modification_during_a_process_is_detected(state: ClientState) -> None:
+    """The verified end of the chain is checked each time."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
         changed(state, "UPDATE log SET chain = zeroblob(32) WHERE n = 2")
@@ -145,8 +145,8 @@ def test_a_line_that_is_changed_while_a_process_goes_on_shows_too(state: ClientS
             watched.saw(NODE, ONE, 2)
 
 
-def test_a_log_that_was_written_anew_shows_to_whoever_kept_a_head(state: ClientState) -> None:
-    """Also one whose end was cut off: it is a good log by itself."""
+def test_a_saved_head_reveals_a_rewritten_log(state: ClientState) -> None:
+    """And a truncated one, which is consistent by itself."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (NODE, TWO)], 1)
         head = ChainHead.parse(str(watched.head()))
@@ -163,8 +163,8 @@ def test_a_log_that_was_written_anew_shows_to_whoever_kept_a_head(state: ClientS
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1:", "0:00", "-1:" + "0" * 64, "01:" + "0" * 64, "1:" + "AB" * 32])
-def test_what_is_no_head_is_refused(text: str) -> None:
-    """One spelling each."""
+def test_a_malformed_head_is_refused(text: str) -> None:
+    """There is one spelling."""
     with pytest.raises(Invalid, match="malformed log head"):
         ChainHead.parse(text)
 
@@ -224,8 +224,8 @@ def _run(path: Path, *statements: str) -> None:
 @pytest.mark.parametrize(
     "hostile", [_no_database, _truncated, _trigger, _view, _huge, _other_types, _endless, _hidden_from_the_index]
 )
-def test_a_file_that_is_made_to_hurt_is_refused(state: ClientState, hostile: Callable[[Path], None]) -> None:
-    """Whatever lies there: one line says so, and nothing of it is used or overwritten."""
+def test_a_hostile_file_is_refused(state: ClientState, hostile: Callable[[Path], None]) -> None:
+    """With one line; nothing of it is used or overwritten."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), *((Reference.parse(f"alpine:3.{n}"), TWO) for n in range(300))], 1)
     hostile(state.folder / "watch.db")
@@ -238,8 +238,8 @@ def test_a_file_that_is_made_to_hurt_is_refused(state: ClientState, hostile: Cal
     assert sha_of(state.folder / "watch.db") == before
 
 
-def test_a_chain_of_lines_that_are_none_is_refused(state: ClientState) -> None:
-    """A good chain over anything else is no log either."""
+def test_a_valid_chain_over_malformed_lines_is_refused(state: ClientState) -> None:
+    """The lines are parsed as well."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
     for line in (b"{}", b"[]", b'{"v":2,"n":1,"at":1,"ref":"docker.io/library/node:16.13","digest":"","until":0}'):
@@ -250,8 +250,8 @@ def test_a_chain_of_lines_that_are_none_is_refused(state: ClientState) -> None:
             watched.past(NODE)
 
 
-def test_times_that_are_none_are_not_shown(state: ClientState) -> None:
-    """When a meaning was seen last is not covered by the chain: a wrong one shows as the line itself; a wrong line, not at all."""
+def test_impossible_times_are_not_shown(state: ClientState) -> None:
+    """The chain does not cover the last observation: a wrong one is replaced by the line's own time."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 5)
     changed(state, "UPDATE seen SET at = 9223372036854775807")
@@ -266,8 +266,8 @@ def test_times_that_are_none_are_not_shown(state: ClientState) -> None:
         watched.past(NODE)
 
 
-def test_a_newer_file_is_left_alone(state: ClientState) -> None:
-    """So is a folder that a newer version has written."""
+def test_a_newer_file_is_not_touched(state: ClientState) -> None:
+    """Nor a folder of a newer version."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
     changed(state, "PRAGMA user_version = 2")
@@ -279,8 +279,8 @@ def test_a_newer_file_is_left_alone(state: ClientState) -> None:
         watched.past(NODE)
 
 
-def test_an_empty_file_is_filled_by_whoever_writes_next(state: ClientState) -> None:
-    """It was broken off between the file and its tables."""
+def test_an_empty_file_is_initialised_by_the_next_writer(state: ClientState) -> None:
+    """Its creation was interrupted before the tables."""
     state.folder.mkdir()
     (state.folder / "watch.db").touch()
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="run it again"):
@@ -291,8 +291,8 @@ def test_an_empty_file_is_filled_by_whoever_writes_next(state: ClientState) -> N
         assert len(watched.past(NODE)) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_named(state: ClientState) -> None:
-    """One line, and which variable names another."""
+def test_an_unwritable_folder_is_reported(state: ClientState) -> None:
+    """In one line, with the variable for another folder."""
     state.folder.parent.joinpath("state").write_text("a file")
 
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="BOLTSEAL_STATE"):
@@ -324,8 +324,8 @@ def _writer(state: ClientState, name: str, count: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_two_who_write_at_once_write_one_after_the_other(state: ClientState) -> None:
-    """Nothing of either is lost, and the chain holds."""
+def test_two_concurrent_writers_are_serialised(state: ClientState) -> None:
+    """No observation is lost, and the chain is intact."""
     writers = [_writer(state, name, 60) for name in ("one", "two")]
     for writer in writers:
         writer.communicate(timeout=60)
@@ -337,8 +337,8 @@ def test_two_who_write_at_once_write_one_after_the_other(state: ClientState) -> 
 
 
 @pytest.mark.slow
-def test_what_was_said_to_be_remembered_is_there_after_a_kill(state: ClientState) -> None:
-    """Killed at any moment: each look that had returned is there, whole, and the next one goes on."""
+def test_a_recorded_observation_survives_kill_9(state: ClientState) -> None:
+    """Every call that returned is durable, and the next process continues."""
     said = 0
     for stop_at in (3, 11, 25):
         writer = _writer(state, "one", 100_000)

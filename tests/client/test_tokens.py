@@ -1,4 +1,4 @@
-"""One token for many repositories; and what a registry, or what stands before it, does not take in one piece."""
+"""One token for many repositories, and groups that are too large for a registry or its proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registry that gives other bytes than it was asked for, over a real connection: nothing of them is used or kept."""
+"""A registry that sends other bytes than requested, over a real connection: nothing of them is used or stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bbolt's files, also those that no bbolt has written."""
+"""Reading bbolt files, hostile ones included."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "test.db"
 
 
-def test_buckets_in_buckets_are_read(path: Path) -> None:
+def test_nested_buckets_are_read(path: Path) -> None:
     """Inline and on pages of their own, through branches."""
     pages = branch(3, [4, 5]), leaf(4, [(0, b"a", b"1")]), leaf(5, [(1, b"b", struct.pack("<QQ", 6, 0))])
     bolt = file(path, *pages, leaf(6, [(1, b"c", inline([(0, b"d", b"2")]))]))
@@ -74,22 +74,22 @@ def test_buckets_in_buckets_are_read(path: Path) -> None:
     assert bolt.root.below(b"b", b"x") is None
 
 
-def test_the_newer_of_the_two_heads_counts(path: Path) -> None:
-    """The other is the last transaction's."""
+def test_the_newer_meta_page_is_used(path: Path) -> None:
+    """The other one is of the previous transaction."""
     bolt = file(path, leaf(3, []), leaf(4, [(0, b"new", b"1")]), metas=(meta(4, 9), meta(3, 8)))
 
     assert everything(bolt.root) == {b"new": b"1"}
 
 
-def test_a_head_that_is_damaged_is_passed_over(path: Path) -> None:
-    """A write that broke off leaves the other one whole."""
+def test_a_damaged_meta_page_is_skipped(path: Path) -> None:
+    """An interrupted write leaves the other one intact."""
     bolt = file(path, leaf(3, []), leaf(4, [(0, b"old", b"1")]), metas=(meta(3, 9)[:-1] + b"\1", meta(4, 8)))
 
     assert everything(bolt.root) == {b"old": b"1"}
 
 
-def test_a_write_meanwhile_is_noticed(path: Path) -> None:
-    """Pages that were read may be of two transactions then."""
+def test_a_concurrent_write_is_detected(path: Path) -> None:
+    """The pages that were read may be of two transactions."""
     bolt = file(path, leaf(3, []))
     before = bolt.consistent()
     with path.open("r+b") as changed:
@@ -119,7 +119,7 @@ def test_a_write_meanwhile_is_noticed(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_hostile_file_is_refused(path: Path, pages: tuple[bytes, ...]) -> None:
-    """And is not read for ever."""
+    """And the read ends."""
     bolt = file(path, *pages)
 
     with pytest.raises(StoreMalformed):
@@ -127,23 +127,23 @@ def test_a_hostile_file_is_refused(path: Path, pages: tuple[bytes, ...]) -> None
 
 
 @pytest.mark.parametrize("raw", [b"", b"x" * 100, b"\0" * 3 * PAGE])
-def test_what_is_no_bolt_file_is_refused(path: Path, raw: bytes) -> None:
-    """In words."""
+def test_another_file_is_refused(path: Path, raw: bytes) -> None:
+    """With a message."""
     path.write_bytes(raw)
 
     with pytest.raises(StoreMalformed, match="no bolt file"):
         _opened(path)
 
 
-def test_numbers_of_go_are_read() -> None:
-    """Seven bits at a time."""
+def test_go_varints_are_decoded() -> None:
+    """Seven bits per byte."""
     assert [uvarint(each) for each in (b"\x05", b"\xac\x02")] == [5, 300]
     with pytest.raises(StoreMalformed):
         uvarint(b"\xff" * 20)
 
 
-def test_a_page_that_many_buckets_share_is_read_a_few_times(path: Path) -> None:
-    """Sixty buckets that all mean the same page of sixty buckets are thousands at the next level, and so on."""
+def test_a_shared_page_is_read_a_few_times(path: Path) -> None:
+    """Sixty buckets that share one page of sixty buckets would multiply at each level."""
     shared = leaf(4, [(1, b"%d" % number, struct.pack("<QQ", 4, 0)) for number in range(60)])
     bolt = file(path, leaf(3, [(1, b"a", struct.pack("<QQ", 4, 0))]), shared)
 
@@ -154,7 +154,7 @@ def test_a_page_that_many_buckets_share_is_read_a_few_times(path: Path) -> None:
         count(bolt.root, 5)
 
 
-def test_elements_that_share_their_bytes_are_refused(path: Path) -> None:
+def test_overlapping_elements_are_refused(path: Path) -> None:
     """Each would be a copy of the same kilobytes."""
     heads = b"".join(struct.pack("<IIII", 0, 16 * (100 - number), 1, 3000) for number in range(100))
     bolt = file(path, struct.pack("<QHHI", 3, 2, 100, 0) + heads)
@@ -163,8 +163,8 @@ def test_elements_that_share_their_bytes_are_refused(path: Path) -> None:
         bolt.root.values()
 
 
-def test_a_branch_of_megabytes_is_refused(path: Path) -> None:
-    """One upon the other they would all be in memory at once; a branch has a page."""
+def test_an_oversized_branch_is_refused(path: Path) -> None:
+    """A path of them would be in memory at once; a branch has one page."""
     bolt = file(path, struct.pack("<QHHI", 3, 1, 0, 1000))
     os.truncate(path, 1 << 23)
 

@@ -1,4 +1,4 @@
-"""The HTTP under the door to an engine: what is read, for how long and from whom, on engines that send bytes as told."""
+"""The HTTP connection to an engine: limits, cancellation, TLS, against servers that send given bytes."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ async def _speaking(speak: Serve) -> AsyncIterator[EngineAddress]:
         yield EngineAddress.parse(f"tcp://127.0.0.1:{port}")
 
 
-async def test_progress_is_told_while_the_engine_goes_on() -> None:
-    """A step is known before the next one is sent, however the engine cuts its lines."""
+async def test_progress_is_reported_at_once() -> None:
+    """Before the engine sends the next step, however it splits lines."""
     told, go_on = list[str](), asyncio.Event()
 
     def tell(step: EngineProgress) -> None:
@@ -84,8 +84,8 @@ async def test_progress_is_told_while_the_engine_goes_on() -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000,
     ],
 )
-async def test_an_answer_that_breaks_off_or_is_no_http(sent: bytes) -> None:
-    """An engine that breaks off did not answer, even if what came could be read."""
+async def test_a_broken_or_malformed_answer_is_no_answer(sent: bytes) -> None:
+    """Even if what came could be parsed."""
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(sent)
@@ -95,8 +95,8 @@ async def test_an_answer_that_breaks_off_or_is_no_http(sent: bytes) -> None:
             await engine.images()
 
 
-async def test_a_stream_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that brings nothing for SILENT_S is given up."""
+async def test_a_silent_stream_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After SILENT_S without data."""
     monkeypatch.setattr(bounded_answers, "SILENT_S", 0.1)
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,7 +109,7 @@ async def test_a_stream_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_cancelled_request_closes_its_connection(caplog: pytest.LogCaptureFixture) -> None:
-    """The engine notices at once that nobody waits for the pull, and nothing is logged about it."""
+    """The engine notices at once that the pull was cancelled, and nothing is logged."""
     asked, closed = asyncio.Event(), asyncio.Event()
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -131,8 +131,8 @@ async def test_a_cancelled_request_closes_its_connection(caplog: pytest.LogCaptu
     assert [each for each in caplog.records if each.name == "asyncio"] == []
 
 
-async def test_an_engine_that_went_away_between_two_requests() -> None:
-    """A connection that the engine closed meanwhile is not used again."""
+async def test_a_connection_closed_by_the_engine_is_not_reused() -> None:
+    """The next request opens another."""
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(_answer(b"[]"))
@@ -144,7 +144,7 @@ async def test_an_engine_that_went_away_between_two_requests() -> None:
 
 
 async def test_an_archive_is_sent_with_its_length(tmp_path: Path) -> None:
-    """The engine is told how much comes, and gets it whole, also when it is larger than any buffer."""
+    """The engine gets it complete, also if it is larger than any buffer."""
     archive = tmp_path / "app.tar"
     archive.write_bytes(bytes(range(256)) * 40_000)
     fake = FakeEngine()
@@ -158,8 +158,8 @@ async def test_an_archive_is_sent_with_its_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["none/app.tar", "/dev/full"])
-async def test_a_file_that_can_not_be_written_is_not_blamed_on_the_engine(tmp_path: Path, to: str) -> None:
-    """A folder that is missing and a full disk on this side are the caller's to explain."""
+async def test_a_local_file_error_is_no_engine_error(tmp_path: Path, to: str) -> None:
+    """A missing folder or a full disk is the caller's."""
     fake = FakeEngine()
     fake.image("app", str(APP))
     async with fake.listening(tmp_path) as address, connected(address) as engine:
@@ -169,8 +169,8 @@ async def test_a_file_that_can_not_be_written_is_not_blamed_on_the_engine(tmp_pa
 
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308])
 @pytest.mark.parametrize("headers", [{}, {"location": "http://127.0.0.1:1/"}])
-async def test_an_engine_that_sends_us_elsewhere(tmp_path: Path, status: int, headers: dict[str, str]) -> None:
-    """Nothing is asked of anybody else, and what comes with it is no answer."""
+async def test_a_redirect_is_not_followed(tmp_path: Path, status: int, headers: dict[str, str]) -> None:
+    """Its body is no answer either."""
     fake = FakeEngine()
     fake.wrong["images/json"] = Wrong(status, b"" if status == 304 else b"[]", headers=headers)
     async with fake.listening(tmp_path) as address, connected(address) as engine:
@@ -179,7 +179,7 @@ async def test_an_engine_that_sends_us_elsewhere(tmp_path: Path, status: int, he
 
 
 async def test_no_proxy_and_no_netrc_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine is asked directly, and nothing of the environment is sent along."""
+    """An engine is reached directly, without credentials of the environment."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ci password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -191,8 +191,8 @@ async def test_no_proxy_and_no_netrc_of_the_environment(tmp_path: Path, monkeypa
     assert "authorization" not in fake.headers[-1]
 
 
-async def test_no_cookie_is_kept_and_nothing_is_unpacked() -> None:
-    """An answer is what was sent: neither a cookie nor an encoding makes more of it."""
+async def test_no_cookie_is_stored_and_nothing_is_decompressed() -> None:
+    """The body is used as it was sent."""
     fake = FakeEngine()
     packed = {"set-cookie": "a=1", "content-encoding": "gzip"}
     fake.wrong["images/json"] = Wrong(200, gzip.compress(b"[]"), headers=packed)
@@ -206,8 +206,8 @@ async def test_no_cookie_is_kept_and_nothing_is_unpacked() -> None:
 
 
 @pytest.mark.parametrize("text", ["tcp://[fe80::1%lo]:1", "tcp://999.1.1.1:1", "tcp://xn--0.example:1"])
-async def test_a_host_that_can_not_be(text: str) -> None:
-    """An address that passes as one and leads nowhere is an engine that does not answer."""
+async def test_an_impossible_host_is_an_unavailable_engine(text: str) -> None:
+    """The address is well-formed and leads nowhere."""
     with pytest.raises(EngineUnavailable, match=r"does not answer|no engine listens"):
         async with connected(EngineAddress.parse(text)):
             pass
@@ -234,8 +234,8 @@ def _authorities(folder: Path) -> tuple[Authority, Authority]:
     return authority(folder / "theirs", client=True), authority(folder / "other", client=True)
 
 
-async def test_an_engine_that_asks_for_certificates(tmp_path: Path) -> None:
-    """`DOCKER_CERT_PATH`: ours is shown, theirs is checked."""
+async def test_client_certificates_are_sent(tmp_path: Path) -> None:
+    """`DOCKER_CERT_PATH`: the server's is verified."""
     theirs, _ = _authorities(tmp_path)
     certificates = _docker_cert_path(tmp_path / "certs", theirs, theirs)
     fake = FakeEngine()
@@ -247,8 +247,8 @@ async def test_an_engine_that_asks_for_certificates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("who", ["the engine", "we"])
-async def test_a_certificate_of_another_authority(tmp_path: Path, who: str) -> None:
-    """Nothing is asked; and it is not taken for a socket that we may not use."""
+async def test_an_untrusted_certificate_is_an_error(tmp_path: Path, who: str) -> None:
+    """No request is sent, and the error is not that of a forbidden socket."""
     theirs, other = _authorities(tmp_path)
     trusted, ours = (other, theirs) if who == "the engine" else (theirs, other)
     certificates = _docker_cert_path(tmp_path / "certs", trusted, ours)

@@ -1,4 +1,4 @@
-"""Where a host's engines keep images: by its packages, its configurations and its links, and never outside its disk."""
+"""Image stores of a host: default folders, configurations and links, never outside of its disk."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def disk(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("target", ["/srv/docker", "../../srv/docker", "../../../../../../srv/docker"])
-def test_a_link_means_what_it_meant_to_the_disks_own_host(disk: Path, target: str) -> None:
-    """Absolute ones begin at the disk's root, which is above everything."""
+def test_absolute_links_start_at_the_disks_root(disk: Path, target: str) -> None:
+    """As on the disk's own host."""
     (disk / "var/lib/docker").symlink_to(target)
 
     assert inside(disk, "var/lib/docker") == disk / "srv/docker"
 
 
 def test_a_link_never_leads_out_of_the_disk(disk: Path) -> None:
-    """What lies there on this host is another host's."""
+    """This host's own files are another host's."""
     (disk / "var/lib/docker").symlink_to(disk.parent / "outside/docker")
 
     assert inside(disk, "var/lib/docker") is None
 
 
 def test_a_link_to_itself_leads_nowhere(disk: Path) -> None:
-    """The kernel gives up too."""
+    """As in the kernel."""
     (disk / "var/lib/docker").symlink_to("docker")
 
     assert inside(disk, "var/lib/docker") is None
@@ -52,8 +52,8 @@ def written(disk: Path, name: str, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_configuration_says_where_its_engine_keeps_images(disk: Path, name: str) -> None:
-    """Beside where they usually are: an older store may still lie there."""
+def test_a_configured_folder_is_found(disk: Path, name: str) -> None:
+    """Beside the default folders, which may have an older store."""
     written(disk, name, CONFIGS[name])
 
     assert store_locations(disk) == ([*USUAL, "srv/docker"], [])
@@ -61,8 +61,8 @@ def test_a_configuration_says_where_its_engine_keeps_images(disk: Path, name: st
 
 @pytest.mark.parametrize("raw", [b"\xff", b"[" * 100_000, b'{"data-root":'], ids=["no-text", "deep", "cut-off"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_configuration_that_can_not_be_read_is_said(disk: Path, name: str, raw: bytes) -> None:
-    """Its engine may keep images where nobody looks."""
+def test_a_malformed_configuration_is_reported(disk: Path, name: str, raw: bytes) -> None:
+    """Its engine's folder is unknown."""
     written(disk, name, raw)
 
     found, (unknown,) = store_locations(disk)
@@ -72,8 +72,8 @@ def test_a_configuration_that_can_not_be_read_is_said(disk: Path, name: str, raw
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"data = 1", b"root = 7", b"[storage]\ngraphroot = [1]"])
-def test_a_configuration_that_says_nothing_of_it(disk: Path, raw: bytes) -> None:
-    """Then it is where the package puts it."""
+def test_a_configuration_without_a_folder_uses_the_default(disk: Path, raw: bytes) -> None:
+    """The package's folder."""
     written(disk, "etc/containerd/config.toml" if b"=" in raw or not raw else "etc/docker/daemon.json", raw)
     written(disk, "etc/containers/storage.conf", raw if b"=" in raw else b"")
 

@@ -1,4 +1,4 @@
-"""Reading below a folder: nothing leads out, nothing but plain files is opened."""
+"""Reading below a folder: nothing leads out, only regular files are opened."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_a_file_is_read(root: Path) -> None:
 @pytest.mark.parametrize(
     "path", [b"../outside/file", b"in/../../outside/file", b"in/..", b"in/./file", b"", b"in//file"]
 )
-def test_a_path_with_parts_that_are_no_names_is_refused(root: Path, path: bytes) -> None:
-    """`..` leads out, and nobody needs the others."""
+def test_a_path_with_special_components_is_refused(root: Path, path: bytes) -> None:
+    """`..` would leave the folder."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(path, 100)
 
@@ -45,7 +45,7 @@ def test_a_link_to_a_file_is_not_followed(root: Path) -> None:
         files.read(b"link", 100)
 
 
-def test_a_link_on_the_way_is_not_followed(root: Path) -> None:
+def test_a_link_in_the_path_is_not_followed(root: Path) -> None:
     """Not even within the folder."""
     (root / "link").symlink_to("in")
 
@@ -56,8 +56,8 @@ def test_a_link_on_the_way_is_not_followed(root: Path) -> None:
             files.names(b"link")
 
 
-def test_the_folder_itself_may_be_reached_through_a_link(root: Path) -> None:
-    """It is the person's word, and /var/lib/docker often is one."""
+def test_the_root_may_be_a_symbolic_link(root: Path) -> None:
+    """The user names it, and /var/lib/docker often is one."""
     (root.parent / "link").symlink_to(root)
 
     with SafeFolder(root.parent / "link") as files:
@@ -65,7 +65,7 @@ def test_the_folder_itself_may_be_reached_through_a_link(root: Path) -> None:
 
 
 def test_a_pipe_is_not_opened(root: Path) -> None:
-    """It would wait for ever."""
+    """Opening it would block."""
     os.mkfifo(root / "pipe")
 
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):
@@ -73,31 +73,31 @@ def test_a_pipe_is_not_opened(root: Path) -> None:
 
 
 def test_a_file_over_its_limit_is_refused(root: Path) -> None:
-    """Not cut off."""
+    """It is not truncated."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed, match="more than 5 bytes"):
         files.read(b"in/file", 5)
 
 
-def test_a_folder_of_too_many_names_is_refused(root: Path) -> None:
-    """And not read to its end."""
+def test_a_folder_with_too_many_names_is_refused(root: Path) -> None:
+    """It is not read to its end."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed, match="more than 1 names"):
         files.names(b"in", 1)
 
 
-def test_what_is_not_there_is_missing(root: Path) -> None:
+def test_a_missing_file_is_missing(root: Path) -> None:
     """The only miss."""
     with SafeFolder(root) as files, pytest.raises(StoreMissing):
         files.read(b"in/nothing", 100)
 
 
-def test_a_file_in_place_of_a_folder_is_no_folder(root: Path) -> None:
-    """And nothing lies in it."""
+def test_a_file_is_no_folder(root: Path) -> None:
+    """It has no entries."""
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):
         files.read(b"in/file/x", 100)
 
 
-def test_many_folders_are_read_with_few_of_them_open(root: Path) -> None:
-    """Those opened first are let go."""
+def test_few_folders_stay_open(root: Path) -> None:
+    """Those opened first are closed."""
     for number in range(3 * OPEN_FOLDERS):
         (root / f"f{number}/g").mkdir(parents=True)
         (root / f"f{number}/g/file").write_bytes(str(number).encode())
@@ -111,8 +111,8 @@ def test_many_folders_are_read_with_few_of_them_open(root: Path) -> None:
 
 
 @pytest.mark.lengthy
-def test_a_path_of_very_many_parts_is_followed_or_refused(tmp_path: Path) -> None:
-    """As deep as a tar may name one: deeper than Python can call itself, and whoever wrote it must not end the check."""
+def test_a_very_deep_path_is_followed_or_refused(tmp_path: Path) -> None:
+    """A tar may contain one deeper than Python's recursion limit; it must not end the scrub."""
     deep = b"/".join([b"d"] * 1500)
     at = os.open(tmp_path, os.O_RDONLY)
     for _ in range(1500):

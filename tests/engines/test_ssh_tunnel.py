@@ -37,7 +37,7 @@ def _address(sshd: servers.Server, path: object) -> EngineAddress:
 
 
 async def test_an_engine_behind_ssh_answers(sshd: servers.Server, tmp_path: Path) -> None:
-    """As if it were here; and nothing of ssh is left."""
+    """Like a local one; and no ssh process is left."""
     fake = FakeEngine()
     fake.image("app", "localhost:5000/shop/app:1.4.2")
     async with (
@@ -49,8 +49,8 @@ async def test_an_engine_behind_ssh_answers(sshd: servers.Server, tmp_path: Path
     assert len(found) == 1
 
 
-async def test_the_socket_is_ours_alone_and_goes_with_the_block(sshd: servers.Server, tmp_path: Path) -> None:
-    """Nobody else of this machine talks to that host through it."""
+async def test_the_socket_is_private_and_temporary(sshd: servers.Server, tmp_path: Path) -> None:
+    """Other users of this machine can't use it."""
     async with tunnel(_address(sshd, tmp_path / "engine.sock")) as way:
         modes = [oct(each.stat().st_mode & 0o777) for each in (way.socket, way.socket.parent)]
 
@@ -58,41 +58,41 @@ async def test_the_socket_is_ours_alone_and_goes_with_the_block(sshd: servers.Se
     assert not way.socket.parent.exists()
 
 
-async def test_no_engine_at_the_other_end(sshd: servers.Server, tmp_path: Path) -> None:
-    """Is told as ssh tells it."""
+async def test_a_host_without_an_engine_is_an_error(sshd: servers.Server, tmp_path: Path) -> None:
+    """With ssh's own reason."""
     with pytest.raises(SshFailed, match=r"ssh to .* failed: .*open failed") as error:
         async with connected(_address(sshd, tmp_path / "none.sock")):
             pass
     assert exit_code(error.value) is ExitCode.UNKNOWN
 
 
-async def test_a_login_that_is_not_let_in(sshd: servers.Server, tmp_path: Path) -> None:
-    """Is told, with what has to work first; nobody is asked for a password."""
+async def test_a_refused_login_is_an_error(sshd: servers.Server, tmp_path: Path) -> None:
+    """It says what has to work first; nobody is asked for a password."""
     stranger = EngineAddress.parse(f"ssh://nobody-here@{sshd.address}{tmp_path}/engine.sock")
     with pytest.raises(SshFailed, match=r"Permission denied.*; `ssh -p \d+ nobody-here@127.0.0.1 true` must work"):
         async with connected(stranger):
             pass
 
 
-async def test_a_host_that_is_not_there() -> None:
-    """Is told at once."""
+async def test_a_missing_host_is_an_error() -> None:
+    """At once."""
     with pytest.raises(SshFailed, match="Connection refused"):
         async with connected(EngineAddress.parse("ssh://127.0.0.1:1")):
             pass
 
 
-async def test_without_ssh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What to install."""
+async def test_a_missing_ssh_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It names the package to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SshFailed, match="install openssh-client"):
         async with connected(EngineAddress.parse("ssh://web1")):
             pass
 
 
-async def test_a_host_key_that_is_not_known(
+async def test_an_unknown_host_key_is_refused(
     sshd: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Is not waved through."""
+    """It is not accepted automatically."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (tmp_path / "known").write_text("")
@@ -105,8 +105,8 @@ async def test_a_host_key_that_is_not_known(
             pass
 
 
-async def test_a_block_that_is_cancelled_ends_ssh(sshd: servers.Server, tmp_path: Path) -> None:
-    """Nothing goes on in the background."""
+async def test_cancelling_ends_ssh(sshd: servers.Server, tmp_path: Path) -> None:
+    """No process is left."""
     open_ = asyncio.Event()
     sockets: list[Path] = []
 

@@ -1,4 +1,4 @@
-"""Whose ids stand for whose, in a store that belongs to a plain user."""
+"""ID mappings of a rootless store."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_users_ids_are_those_of_subuid_and_subgid_on_the_same_disk(store: Path) -> None:
-    """By name or number; the user is root inside, and the ranges follow one another."""
+def test_the_ranges_of_subuid_and_subgid_are_used(store: Path) -> None:
+    """By name or number; the user is root inside, and the ranges follow in order."""
     assert id_maps(store) == (
         ((0, USER, 1), (1, 200000, 65536)),
         ((0, USER + 1, 1), (1, 300000, 1000), (1001, 400000, 1000)),
@@ -37,15 +37,15 @@ def test_a_users_ids_are_those_of_subuid_and_subgid_on_the_same_disk(store: Path
     )
 
 
-def test_a_store_of_root_has_no_maps(store: Path) -> None:
-    """Ids inside are those outside."""
+def test_a_store_of_root_has_no_mappings(store: Path) -> None:
+    """IDs inside equal those outside."""
     os.chown(store, 0, 0)
 
     assert id_maps(store) is None
 
 
 def test_a_user_without_ranges_is_only_root(store: Path) -> None:
-    """And that not all is known is said."""
+    """And the result says that the ranges are unknown."""
     (store.parents[2] / "etc/subuid").unlink()
 
     maps = id_maps(store)
@@ -55,8 +55,8 @@ def test_a_user_without_ranges_is_only_root(store: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["in-the-home", "a-link", "of-the-user"])
-def test_ranges_that_the_user_has_written_are_not_believed(store: Path, how: str) -> None:
-    """Files could then be anybody's."""
+def test_ranges_written_by_the_user_are_ignored(store: Path, how: str) -> None:
+    """Otherwise files could belong to any user."""
     etc = store.parents[2] / "etc"
     if how == "in-the-home":
         mine = store.parent / "etc"

@@ -1,4 +1,4 @@
-"""Receivers of notifications as tests want them: a server on loopback that keeps what it is sent, and answers as told."""
+"""Receivers of notifications for tests: a server on loopback that stores requests and answers as configured."""
 
 from __future__ import annotations
 

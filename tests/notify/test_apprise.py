@@ -1,4 +1,4 @@
-"""A receiver that Apprise knows, told by a process that can do nothing else."""
+"""Receivers of Apprise, reached through a restricted process."""
 
 from __future__ import annotations
 

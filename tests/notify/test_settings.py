@@ -17,7 +17,7 @@ from boltseal.server.configuration import load
 
 
 def test_a_table_is_read() -> None:
-    """Everything that is not said has its default."""
+    """Omitted keys have their defaults."""
     (plain,) = parse_notify([{"url": "https://hooks.example.com/boltseal"}])
     (whole,) = parse_notify(
         [
@@ -58,8 +58,8 @@ def test_a_table_is_read() -> None:
         ({"url": "https://a.example", "event": ["tag.moved"]}, "did you mean events"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(table: Mapping[str, object], says: str) -> None:
-    """One line that names the table; no address and no secret is in it."""
+def test_an_invalid_table_is_refused(table: Mapping[str, object], says: str) -> None:
+    """In one line that names the table and contains no URL and no secret."""
     with pytest.raises(NotifyInvalid, match=says) as raised:
         parse_notify([table])
 
@@ -68,16 +68,16 @@ def test_what_can_not_be_meant_is_refused(table: Mapping[str, object], says: str
     assert "TIiajk" not in raised.value.message
 
 
-def test_two_of_one_name_are_refused() -> None:
-    """What waits for the one would be told to the other."""
+def test_two_receivers_of_one_name_are_refused() -> None:
+    """They would share one queue."""
     with pytest.raises(NotifyInvalid, match="there twice"):
         parse_notify([{"url": "https://a.example/1"}, {"url": "https://a.example/2"}])
     with pytest.raises(NotifyInvalid, match="at most 50"):
         parse_notify([{"url": f"https://a{n}.example"} for n in range(51)])
 
 
-def test_the_server_reads_them_and_says_where_one_is_wrong(tmp_path: Path) -> None:
-    """As for all settings: file, what was found, what was expected."""
+def test_the_server_reports_where_a_table_is_wrong(tmp_path: Path) -> None:
+    """As for all settings: file, got, expected."""
     file = tmp_path / "boltseal.toml"
     file.write_text('[[notify]]\nurl = "https://hooks.example.com/x"\nevents = ["tag.moved"]\n')
     settings = load(file)
@@ -88,8 +88,8 @@ def test_the_server_reads_them_and_says_where_one_is_wrong(tmp_path: Path) -> No
         load(file)
 
 
-def test_secrets_come_from_files_and_variables_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read at the start; what can't be read, or is none, is said without being shown."""
+def test_secrets_come_from_files_and_variables_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read at the start, and never shown."""
     secret, address = tmp_path / "secret", tmp_path / "address"
     secret.write_text("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n")
     address.write_text("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ\n")
@@ -116,10 +116,10 @@ def test_secrets_come_from_files_and_variables_alone(tmp_path: Path, monkeypatch
         ({"url": "https://a.example", "ca_file": "FILE"}, "hunter2", "certificate"),
     ],
 )
-def test_what_is_no_secret_is_refused_without_showing_it(
+def test_an_invalid_secret_is_refused_without_showing_it(
     tmp_path: Path, table: Mapping[str, str], content: str, says: str
 ) -> None:
-    """Nothing is started."""
+    """The server does not start."""
     file = tmp_path / "secret"
     file.write_text(content)
     named = {key: value.replace("FILE", str(file)).replace("MISSING", "/nowhere") for key, value in table.items()}

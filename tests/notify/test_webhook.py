@@ -1,4 +1,4 @@
-"""One webhook: what it is sent, and where it may be."""
+"""A webhook: what is sent, and to which addresses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def send(box: Inbox, *, secret: str | None = SECRET, within_s: float = 5.0
 
 
 async def test_a_document_is_sent_structured_and_signed() -> None:
-    """CloudEvents HTTP binding, structured mode: the media type says so. Standard Webhooks: id, time and signature."""
+    """CloudEvents HTTP binding in structured mode; Standard Webhooks: ID, time and signature."""
     async with inbox() as box:
         await send(box)
         signed = hmac.new(SECRET.encode(), b"id-1.1790000000." + BODY, hashlib.sha256).digest()
@@ -42,7 +42,7 @@ async def test_a_document_is_sent_structured_and_signed() -> None:
     assert box.header(0, "webhook-signature") == "v1," + base64.b64encode(signed).decode()
 
 
-async def test_a_secret_as_the_libraries_of_receivers_have_it() -> None:
+async def test_a_whsec_secret_is_decoded() -> None:
     """Standard Webhooks: whsec_ and base64."""
     key = b"0123456789abcdef0123456789abcdef"
     async with inbox() as box:
@@ -53,7 +53,7 @@ async def test_a_secret_as_the_libraries_of_receivers_have_it() -> None:
 
 
 async def test_without_a_secret_nothing_is_signed() -> None:
-    """There is no such header."""
+    """The signature header is missing."""
     async with inbox() as box:
         await send(box, secret=None)
 
@@ -69,8 +69,8 @@ async def test_without_a_secret_nothing_is_signed() -> None:
         (b"nonsense\r\n\r\n", "does not answer", True),
     ],
 )
-async def test_what_was_not_taken_is_told_apart(answered: bytes, says: str, again: bool) -> None:
-    """Whether another try in a moment may help."""
+async def test_failures_say_whether_a_retry_may_help(answered: bytes, says: str, again: bool) -> None:
+    """By status."""
     async with inbox(answered) as box:
         with pytest.raises(NotDelivered, match=says) as raised:
             await send(box)
@@ -87,8 +87,8 @@ async def test_a_redirect_is_not_followed() -> None:
     assert other.bodies == []
 
 
-async def test_a_receiver_that_never_answers_is_left() -> None:
-    """After a while, which is short."""
+async def test_a_receiver_that_never_answers_times_out() -> None:
+    """Within a few seconds."""
     began = time.monotonic()
     async with inbox(HANGS) as box:
         with pytest.raises(NotDelivered, match="Timeout"):
@@ -97,8 +97,8 @@ async def test_a_receiver_that_never_answers_is_left() -> None:
     assert time.monotonic() - began < 10
 
 
-async def test_an_answer_without_end_is_not_read() -> None:
-    """The status is all that is wanted."""
+async def test_an_endless_answer_is_not_read() -> None:
+    """Only the status is read."""
     async with inbox(ENDLESS) as box:
         await send(box)
 
@@ -124,15 +124,15 @@ async def test_an_answer_without_end_is_not_read() -> None:
         ("hooks.example.com", "64:ff9b::a9fe:a9fe", (), False),
     ],
 )
-def test_where_a_receiver_may_be(host: str, address: str, networks: tuple[str, ...], allowed: bool) -> None:
-    """SSRF: this machine only by its own name, networks of ours only where that was said, the world always."""
+def test_allowed_addresses_of_a_receiver(host: str, address: str, networks: tuple[str, ...], allowed: bool) -> None:
+    """SSRF: loopback only by its own name, internal networks only if configured, public always."""
     reach = ReceiverAddresses(host, tuple(ipaddress.ip_network(one) for one in networks))
 
     assert reach.allows(address) is allowed
 
 
-async def test_a_name_that_leads_into_this_machine_is_refused_before_anything_is_sent() -> None:
-    """DNS rebinding: the addresses are looked at when the connection is made, all of them."""
+async def test_a_name_that_resolves_to_loopback_is_blocked() -> None:
+    """DNS rebinding: all addresses are checked when the connection is made."""
     async with inbox() as box:
         webhook = Webhook(f"https://localhost.localdomain:{box.port}/", secret=SECRET)
         webhook._url = webhook._url.copy_with(host="127.0.0.1")
@@ -153,8 +153,8 @@ async def test_a_name_that_leads_into_this_machine_is_refused_before_anything_is
         ("https://hooks.example.com/x", "whsec_%%%", "base64"),
     ],
 )
-def test_what_is_no_webhook_is_refused_without_showing_it(url: str, secret: str | None, says: str) -> None:
-    """Neither the path, which may be a secret, nor the secret is in the message."""
+def test_a_malformed_webhook_is_refused_without_showing_it(url: str, secret: str | None, says: str) -> None:
+    """The message contains neither the path, which may be a secret, nor the secret."""
     with pytest.raises(WebhookInvalid, match=says) as raised:
         Webhook(url, secret=secret)
 
@@ -162,8 +162,8 @@ def test_what_is_no_webhook_is_refused_without_showing_it(url: str, secret: str 
     assert secret is None or secret not in raised.value.message
 
 
-async def test_a_name_in_other_letters_is_the_name_that_was_configured() -> None:
-    """It is asked as the wire has it; that it does not exist is another thing than that it may not be asked."""
+async def test_an_idna_name_is_the_configured_host() -> None:
+    """It is resolved in its IDNA form; that it does not exist is another error."""
     webhook = Webhook("https://b\u00fccher.invalid/x", within_s=5)
     try:
         with pytest.raises(NotDelivered, match="does not answer"):
@@ -174,8 +174,8 @@ async def test_a_name_in_other_letters_is_the_name_that_was_configured() -> None
     assert webhook.host == "xn--bcher-kva.invalid"
 
 
-async def test_a_name_that_resolves_into_our_network_is_refused_and_nothing_is_sent() -> None:
-    """This machine's own name is none of the world's: only what is configured as `localhost` may be here."""
+async def test_a_name_that_resolves_to_an_internal_address_is_blocked() -> None:
+    """This machine's own name is not public: only `localhost` may be here."""
     name = socket.gethostname()
     async with inbox() as box:
         webhook = Webhook(f"https://{name}:{box.port}/x", secret=SECRET)
@@ -188,8 +188,8 @@ async def test_a_name_that_resolves_into_our_network_is_refused_and_nothing_is_s
     assert "/x" not in raised.value.message
 
 
-async def test_a_receiver_with_another_certificate_is_told_nothing(tmp_path: Path) -> None:
-    """TLS: whoever stands in between hears nothing; the authority that was configured is believed."""
+async def test_a_receiver_with_an_untrusted_certificate_gets_nothing(tmp_path: Path) -> None:
+    """The configured CA is trusted."""
     for folder in (tmp_path / "own", tmp_path / "other"):
         folder.mkdir()
     own, other = authority(tmp_path / "own"), authority(tmp_path / "other")

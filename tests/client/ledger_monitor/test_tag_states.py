@@ -1,4 +1,4 @@
-"""A monitor's memory of names: as exact as a dictionary, and a good deal smaller."""
+"""The monitor's tables of tags: as exact as a dictionary, and much smaller."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ MAX_BYTES_PER_NAME = 150
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 2**62)), max_size=600))
-def test_what_was_put_last_is_found(puts: list[tuple[int, int]]) -> None:
-    """And nothing else."""
+def test_the_last_state_is_found(puts: list[tuple[int, int]]) -> None:
+    """And no other."""
     names, expected = MonitoredTags(b"s" * 16), dict[bytes, MonitoredTag]()
     for number, last in puts:
         name = names.hash(f"shop/app:{number}")
@@ -26,8 +26,8 @@ def test_what_was_put_last_is_found(puts: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.slow
-def test_names_that_begin_alike_do_not_hide_each_other() -> None:
-    """They lie side by side, and around the end of their table."""
+def test_colliding_tags_do_not_hide_each_other() -> None:
+    """They are in adjacent slots, also across the end of the table."""
     names = MonitoredTags(b"s" * 16)
     alike = [bytes([7]) + bytes(8) + number.to_bytes(7) for number in range(1, 2000)]
     for number, name in enumerate(alike):
@@ -37,8 +37,8 @@ def test_names_that_begin_alike_do_not_hide_each_other() -> None:
 
 
 @pytest.mark.lengthy
-def test_a_name_takes_at_most_150_bytes() -> None:
-    """However many there are; every size on the way is looked at."""
+def test_a_tag_takes_at_most_150_bytes() -> None:
+    """At every size on the way."""
     names, most = MonitoredTags(b"s" * 16), 0.0
     for number in range(60_000):
         names.put(names.hash(f"shop/app:{number}"), number, NOTHING, NOTHING)
@@ -49,6 +49,6 @@ def test_a_name_takes_at_most_150_bytes() -> None:
 
 
 def test_another_secret_gives_other_hashes() -> None:
-    """Nobody outside can look for two names that are one here."""
+    """Without the secret nobody can construct a collision."""
     assert MonitoredTags(b"s" * 16).hash("shop/app:1") != MonitoredTags(b"t" * 16).hash("shop/app:1")
     assert MonitoredTags(b"s" * 16).hash("") == NOTHING
