@@ -30,7 +30,7 @@ DAY_S = 24 * 3600
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry without pauses."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
@@ -58,7 +58,7 @@ async def follow(
 
 
 async def test_a_ledger_seen_first_is_saved_as_first_use(ledger: FakeLedger, state: ClientState) -> None:
-    """Nobody vouches for its key."""
+    """Its key is unverified."""
     found = await follow(ledger, state)
     known = state.known(HOST)
 

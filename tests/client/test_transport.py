@@ -44,7 +44,7 @@ BODY = json.dumps(
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry without pauses."""
     with stamina.set_testing(True, attempts=3):
         yield
 

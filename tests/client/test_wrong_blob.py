@@ -27,7 +27,7 @@ LARGE = Blob(os.urandom(3 * 1024 * 1024))
 
 
 @pytest.fixture
-async def liar(tmp_path: Path) -> AsyncIterator[Server]:
+async def hostile(tmp_path: Path) -> AsyncIterator[Server]:
     """A registry whose disk holds other bytes, as many, under the digests of a layer and of a large blob."""
     data = tmp_path / "data"
     with boltseal(data) as server:
@@ -41,10 +41,10 @@ async def liar(tmp_path: Path) -> AsyncIterator[Server]:
         yield server
 
 
-async def test_a_blob_with_wrong_bytes_is_never_complete(liar: Server, tmp_path: Path) -> None:
+async def test_a_blob_with_wrong_bytes_is_never_complete(hostile: Server, tmp_path: Path) -> None:
     """The error names it, and its last piece is not yielded."""
     transport = Transport(CredentialStore([tmp_path / "none.json"]), TransportOptions())
-    client = RegistryClient(transport, liar.address)
+    client = RegistryClient(transport, hostile.address)
     received: list[bytes] = []
 
     async def fetch() -> None:
@@ -59,10 +59,10 @@ async def test_a_blob_with_wrong_bytes_is_never_complete(liar: Server, tmp_path:
     assert 0 < len(b"".join(received)) < len(LARGE.data)
 
 
-async def test_a_copy_stores_nothing_of_a_blob_with_wrong_bytes(liar: Server, tmp_path: Path) -> None:
+async def test_a_copy_stores_nothing_of_a_blob_with_wrong_bytes(hostile: Server, tmp_path: Path) -> None:
     """The target has neither the blob, nor a part of it, nor the tag."""
     target = tmp_path / "copied"
-    run = program.run("copy", f"{liar.address}/shop/app:1.4.2", f"oci:{target}:1.4.2")
+    run = program.run("copy", f"{hostile.address}/shop/app:1.4.2", f"oci:{target}:1.4.2")
     kept = {path.name for path in target.rglob("*") if path.is_file() and path.parent.name == "sha256"}
     arriving = list(target.rglob(".arriving-*"))
 

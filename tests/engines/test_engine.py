@@ -42,7 +42,7 @@ def fake() -> FakeEngine:
 
 @pytest.fixture
 async def engine(fake: FakeEngine, tmp_path: Path) -> AsyncIterator[Engine]:
-    """The door to it."""
+    """A connected client."""
     async with fake.listening(tmp_path) as address, connected(address) as opened:
         yield opened
 

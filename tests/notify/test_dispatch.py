@@ -34,7 +34,7 @@ LOW = QuotaLow("docker.io", 3, 100, 21600)
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry without pauses."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
@@ -78,7 +78,7 @@ def waiting(path: Path) -> dict[str, int]:
 async def until_waiting(path: Path, expected: dict[str, int]) -> dict[str, int]:
     """What waits, once it is that: a receiver has an event a moment before the outbox knows."""
     async with asyncio.timeout(60):
-        while (found := waiting(path)) != expected:  # noqa: ASYNC110 - whoever delivers lives in another thread
+        while (found := waiting(path)) != expected:  # noqa: ASYNC110 - deliveries run in another thread
             await asyncio.sleep(0.05)
     return found
 

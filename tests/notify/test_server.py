@@ -156,7 +156,7 @@ async def test_a_mirrors_move_is_delivered_once_after_kill_9(tmp_path: Path) -> 
             await mirror.client.get(path)
             await box.until(1)
         silent = Settings.model_validate({key: value for key, value in both.items() if key != "notify"})
-        async with serving_as(silent) as mirror:  # nobody is told: as if it had been killed before it could
+        async with serving_as(silent) as mirror:  # no delivery: as if the process had been killed before it could
             third = upstream.publish("team/app", "1.4.2", image("three"))
             await mirror.client.get(path)
         async with serving_as(wanted):

@@ -4,11 +4,16 @@
 The steps for one registry:
 
 1. If nothing is known of it, and it was found to have no ledger within the last day, send no request.
-2. Read its checkpoint. If nothing is known, a missing ledger is no error and is remembered for a day. If a ledger was seen or a key was given, a ledger that can't be read is an error: it could not be checked.
-3. Save a ledger that is seen for the first time, and report first use: nobody vouches for it. `strict` refuses it.
-4. Otherwise verify that it is signed by the trusted key, or by one that this key leads to, and that it extends what was seen. If not, save both checkpoints as evidence and fail.
+2. Read its checkpoint. If nothing is known, a missing ledger is no error and is remembered for a day. If a ledger was
+   seen or a key was given, a ledger that can't be read is an error: it could not be checked.
+3. Save a ledger that is seen for the first time, and report first use: its key is unverified. `strict` refuses it.
+4. Otherwise verify that it is signed by the trusted key, or by a successor by rotation, and that it extends what was
+   seen. If not, save both checkpoints as evidence and fail.
 5. Save what was seen now, unless another process saved something else meanwhile; then start again at step 1.
-6. If the project's lock file names a key, verify that this key signed too, or leads to the one that did. On a machine that knows no other key, the ledger is trusted by it, and that is reported: a lock file comes with a project. So its key is trusted for that project only, and is not saved; `strict` does not accept it as a given key.
+6. If the project's lock file names a key, verify that this key signed too, or is a predecessor, by rotation, of the key
+   that did. On a machine that knows no other key, the ledger is trusted by it, and that is reported: a lock file comes
+   with a project. So its key is trusted for that project only, and is not saved; `strict` does not accept it as a given
+   key.
 """
 
 from __future__ import annotations
@@ -201,7 +206,7 @@ class LedgerWatch:
         except LedgerBroken as broken:
             raise KeyDiffers(
                 f"the project's lock names the key {named} for the ledger of {found.registry}, which serves the ledger "
-                f"{quote(found.head.checkpoint.origin)} signed by another key, to which no rotation leads: do not deploy "
+                f"{quote(found.head.checkpoint.origin)} signed by another key that is no successor by rotation: do not deploy "
                 "from it; ask its operator for the key, and find out who wrote the lock"
             ) from broken
         except (BoltsealError, TileInvalid) as error:

@@ -2,12 +2,16 @@
 
 The steps of a request, in order:
 
-1. Choose the scheme: TLS, except on loopback and where the user allowed plain HTTP; on loopback plain HTTP is tried first.
+1. Choose the scheme: TLS, except on loopback and where the user allowed plain HTTP; on loopback plain HTTP is tried
+   first.
 2. Use what is known: a cached token that covers the scopes, or the scheme that the registry asked for before.
 3. Answer one 401: with a token of the realm that it names, or Basic.
-4. Follow redirects of GET and HEAD, at most five. Authorization is sent to the original host only, and nothing that came over TLS leads to plain HTTP.
-5. If a token may be too long for a proxy of the registry (400, 413, 431, closed connection), repeat a GET or HEAD with tokens for fewer repositories.
-6. Retry a missing answer, 408, 429 and 5xx with growing pauses, or after `Retry-After` if that is short. A refusal (400, 401, 403, 404, 405, 409, 412) is never retried.
+4. Follow redirects of GET and HEAD, at most five. Authorization is sent to the original host only, and no redirect from
+   TLS to plain HTTP is followed.
+5. If a token may be too long for a proxy of the registry (400, 413, 431, closed connection), repeat a GET or HEAD with
+   tokens for fewer repositories.
+6. Retry a missing answer, 408, 429 and 5xx with growing pauses, or after `Retry-After` if that is short. A refusal
+   (400, 401, 403, 404, 405, 409, 412) is never retried.
 
 Rate-limit headers (`Retry-After`, `ratelimit-*`) are recorded before the body is read, and count even if the body is
 too long, breaks off or never ends.
@@ -358,7 +362,7 @@ class Transport:
         return scheme
 
     async def _try_plain(self, registry: str) -> str:
-        """Return `http` if a registry on loopback speaks it, as Docker does: nobody can eavesdrop there."""
+        """Return `http` if a registry on loopback speaks it, as Docker does: loopback traffic can't be intercepted."""
         try:
             async with self._http.stream("GET", f"http://{registry}/v2/", timeout=5.0) as response:
                 await _drain(response)

@@ -2,11 +2,15 @@
 
 There is one `Engine` per address, open during `connected`. Rules:
 
-- An answer is read up to MAX_ANSWER_BYTES and for ANSWER_S; a progress stream up to MAX_LINE_BYTES per line, with at most SILENT_S without data. What is read becomes frozen values of `inventory`.
-- A redirect is an error. Proxies and logins of the environment are not used, cookies are not stored, no content encoding is requested.
-- A stream that ends without reporting success is not taken for success: after a pull, the engine is asked for the image.
+- An answer is read up to MAX_ANSWER_BYTES and for ANSWER_S; a progress stream up to MAX_LINE_BYTES per line, with at
+  most SILENT_S without data. What is read becomes frozen values of `inventory`.
+- A redirect is an error. Proxies and logins of the environment are not used, cookies are not stored, no content
+  encoding is requested.
+- A stream that ends without reporting success is not taken for success: after a pull, the engine is asked for the
+  image.
 - Every failure is one of the errors below, with one line that says what to do.
-- Only `pull`, `tag`, `untag` and `load` change anything, and none of them removes the last tag of an image unless asked to.
+- Only `pull`, `tag`, `untag` and `load` change anything, and none of them removes the last tag of an image unless asked
+  to.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 Rules:
 
 - No local shell is involved: the arguments are a list, the host was checked by `EngineAddress` and follows `--`.
-- The remote command is the constant `cat`. It echoes one line, which shows that the login works and the socket is ready. It ends when this process ends, for whatever reason, and ssh with it.
+- The remote command is the constant `cat`. It echoes one line, which shows that the login works and the socket is
+  ready. It ends when this process ends, for whatever reason, and ssh with it.
 - ssh asks for no password, shares no connection, and forwards neither agent nor display.
 - The socket is in a private temporary folder.
 """

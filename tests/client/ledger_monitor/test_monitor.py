@@ -23,7 +23,7 @@ Look = Callable[..., object]
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry without pauses."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 

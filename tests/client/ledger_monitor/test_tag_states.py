@@ -49,6 +49,6 @@ def test_a_tag_takes_at_most_150_bytes() -> None:
 
 
 def test_another_secret_gives_other_hashes() -> None:
-    """Without the secret nobody can construct a collision."""
+    """Without the secret an attacker can't construct a collision."""
     assert MonitoredTags(b"s" * 16).hash("shop/app:1") != MonitoredTags(b"t" * 16).hash("shop/app:1")
     assert MonitoredTags(b"s" * 16).hash("") == NOTHING

@@ -3,9 +3,12 @@
 The steps, in this order:
 
 1. The ledger's head extends the one seen before, under the trusted key (`client.ledger_trust`).
-2. Read every new entry, in bundles, and audit it by `ledger.audit`: canonical, gapless, later than the previous one, unbroken chains of `previous`, no sealed tag with two digests.
+2. Read every new entry, in bundles, and audit it by `ledger.audit`: canonical, gapless, later than the previous one,
+   unbroken chains of `previous`, no sealed tag with two digests.
 3. The tree over all entries, hashed here, has the signed root.
-4. The registry's answers match the ledger: for each tag of the new entries (the last ones, up to a limit), or for every tag that the registry lists. A difference is checked again against a newer head, since the tag may have moved meanwhile.
+4. The registry's answers match the ledger: for each tag of the new entries (the last ones, up to a limit), or for every
+   tag that the registry lists. A difference is checked again against a newer head, since the tag may have moved
+   meanwhile.
 5. Save the progress if there was no problem; otherwise the next run finds the same problem again.
 """
 
