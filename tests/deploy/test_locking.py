@@ -18,7 +18,7 @@ def model(**services: object) -> Model:
     return parse_model(json.dumps({"name": "shop", "services": services}).encode())
 
 
-def site(where: str, image: str | None, format_: Format = Format.COMPOSE) -> ImageReference:
+def image_ref(where: str, image: str | None, format_: Format = Format.COMPOSE) -> ImageReference:
     """What a scan has found."""
     resolved = None if image is None else Reference.parse(image)
     return ImageReference("compose.yaml", format_, where, 7, (10, 20), "${IMAGE}", resolved, "IMAGE is not set")
@@ -27,7 +27,7 @@ def site(where: str, image: str | None, format_: Format = Format.COMPOSE) -> Ima
 def test_what_compose_says_wins_over_the_scan() -> None:
     """It knows the environment; where the text stands is the scan's."""
     (found,) = as_compose_reads(
-        [site("services.web.image", None)], model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml"
+        [image_ref("services.web.image", None)], model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml"
     )
 
     assert (found.resolved, found.why, found.span) == (Reference.parse("app:2"), None, (10, 20))
@@ -35,10 +35,10 @@ def test_what_compose_says_wins_over_the_scan() -> None:
 
 def test_what_compose_does_not_know_stays() -> None:
     """A profile that is off, and files of other formats with a place of the same name."""
-    sites = [site("services.off.image", "a:1"), site("services.web.image", "b:1", Format.DOCKERFILE)]
-    found = as_compose_reads(sites, model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml")
+    image_refs = [image_ref("services.off.image", "a:1"), image_ref("services.web.image", "b:1", Format.DOCKERFILE)]
+    found = as_compose_reads(image_refs, model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml")
 
-    assert list(found[:2]) == sites
+    assert list(found[:2]) == image_refs
     assert (found[2].where, found[2].path) == ("services.web.image", "compose.yaml")
 
 

@@ -34,23 +34,31 @@ def found_in(root: Path, *paths: str) -> ScanResult:
     return scan_project(ProjectTree(root), [Path(path) for path in paths])
 
 
-def digest_of(site: ImageReference) -> Digest:
+def digest_of(image_ref: ImageReference) -> Digest:
     """The digest that our tests give to whatever a site names."""
-    return Digest.of(str(site.unpinned).encode())
+    return Digest.of(str(image_ref.unpinned).encode())
 
 
 def pinned(root: Path) -> EditResult:
     """Every site that has a place for it, with its digest."""
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
-    return edit(asked, found, {site: digest_of(site) for site in found.sites if site.resolved and not site.build})
+    return edit(
+        asked,
+        found,
+        {
+            image_ref: digest_of(image_ref)
+            for image_ref in found.image_refs
+            if image_ref.resolved and not image_ref.build
+        },
+    )
 
 
 def unpinned(root: Path) -> EditResult:
     """Every site that has a digest, without it."""
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
-    return edit(asked, found, {site: None for site in found.sites if site.pinned})
+    return edit(asked, found, {image_ref: None for image_ref in found.image_refs if image_ref.pinned})
 
 
 def put(root: Path, edited: EditResult) -> None:
@@ -71,7 +79,10 @@ def shown(edited: EditResult) -> dict[str, list[str]]:
 
 def names(found: ScanResult) -> list[tuple[str, str]]:
     """Each site: where, and what it names, or why it names nothing."""
-    return [(site.where, site.resolved.familiar() if site.resolved else f"? {site.why}") for site in found.sites]
+    return [
+        (image_ref.where, image_ref.resolved.familiar() if image_ref.resolved else f"? {image_ref.why}")
+        for image_ref in found.image_refs
+    ]
 
 
 def _short(line: str) -> str:

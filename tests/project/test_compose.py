@@ -59,7 +59,7 @@ def test_the_image_of_a_service_that_is_built_is_not_pinned(tmp_path: Path) -> N
     root = trap("compose_built_here", tmp_path)
     found = found_in(root)
 
-    assert [(site.where, site.build) for site in found.sites] == [
+    assert [(image_ref.where, image_ref.build) for image_ref in found.image_refs] == [
         ("services.own.image", True),
         ("services.child.image", True),
         ("services.pulled.image", False),
@@ -72,7 +72,7 @@ def test_a_build_in_the_override_counts_also_when_only_the_base_is_named(tmp_pat
     root = trap("compose_built_by_the_override", tmp_path)
     found = found_in(root, "compose.yaml")
 
-    assert [site.build for site in found.sites] == [True, False]
+    assert [image_ref.build for image_ref in found.image_refs] == [True, False]
 
 
 def test_a_default_holds_the_digest_of_its_own_value(tmp_path: Path) -> None:
@@ -89,16 +89,16 @@ def test_a_default_holds_the_digest_of_its_own_value(tmp_path: Path) -> None:
             "image: ${REGISTRY:-registry.example.com}/shop/app:1.4.2@DIGEST",
         ]
     }
-    assert found.sites[5].override_only == "what the reference ends with depends on a variable that is not set"
-    assert (found.sites[6].resolved, found.sites[6].why) == (None, "MUST is not set: say which")
+    assert found.image_refs[5].override_only == "what the reference ends with depends on a variable that is not set"
+    assert (found.image_refs[6].resolved, found.image_refs[6].why) == (None, "MUST is not set: say which")
 
 
 def test_two_dollar_signs_are_one_and_no_variable(tmp_path: Path) -> None:
     """`$$image` is the text `$image`, which is no reference."""
     found = found_in(trap("compose_dollar_signs", tmp_path))
 
-    assert found.sites[1].resolved is None
-    assert str(found.sites[1].why).startswith('"$image" is not a repository name')
+    assert found.image_refs[1].resolved is None
+    assert str(found.image_refs[1].why).startswith('"$image" is not a repository name')
 
 
 def test_a_variable_of_dotenv_is_edited_there_if_used_once(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_variable_of_dotenv_is_edited_there_if_used_once(tmp_path: Path) -> No
     assert shown(edited) == {
         ".env": ['export NGINX="1.25@DIGEST"   # of the front', "IMAGE='postgres:16@DIGEST'"],
     }
-    assert [(refusal.site.where, refusal.reason) for refusal in edited.refusals] == [
+    assert [(refusal.image_ref.where, refusal.reason) for refusal in edited.refusals] == [
         ("services.one.image", "SHARED of .env is used in more than one place"),
         ("services.two.image", "SHARED of .env is used in more than one place"),
         ("services.put_together.image", "its end comes from MADE, which .env puts together of other variables"),
@@ -131,14 +131,14 @@ def test_a_use_in_a_file_beside_that_nobody_named_counts_too(tmp_path: Path) -> 
         tmp_path, {"compose.yml": services, ".env": "TAG=1.25\n", "prod.yml": services.replace("nginx", "x")}
     )
 
-    assert found_in(root, "compose.yml").sites[0].override_only == "TAG of .env is used in more than one place"
+    assert found_in(root, "compose.yml").image_refs[0].override_only == "TAG of .env is used in more than one place"
 
 
 def test_a_variable_behind_the_tag_forbids_a_digest_before_it(tmp_path: Path) -> None:
     """Set some day, it would stand behind the digest."""
     found = found_in(trap("compose_variable_behind", tmp_path))
 
-    assert (found.sites[0].spot, names(found)) == (None, [("services.web.image", "nginx:1.25")])
+    assert (found.image_refs[0].edit_range, names(found)) == (None, [("services.web.image", "nginx:1.25")])
 
 
 def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
             "image: ${OWNER:-bitnami}/haproxy@DIGEST",
         ]
     }
-    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+    assert [(refusal.image_ref.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
         ("services.suffix.image", "NODE gives part of its tag"),
         ("services.two.image", "MAJOR gives part of its tag"),
         ("services.from_env.image", "PG gives part of its tag"),
@@ -187,7 +187,7 @@ def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> 
     root = trap("compose_include_and_extends", tmp_path)
     found = found_in(root, "compose.yml")
 
-    assert [(site.path, site.written) for site in found.sites] == [
+    assert [(image_ref.path, image_ref.written) for image_ref in found.image_refs] == [
         ("parts/base.yml", "nginx:${NGINX}"),
         ("parts/cache.yml", "redis:${REDIS:-7.2}"),
         ("parts/db.yml", "postgres:16"),
@@ -202,7 +202,9 @@ def test_what_is_included_has_the_variables_of_the_project_first(tmp_path: Path)
     """Then those of its `env_file`, of its `project_directory`, or of its own folder; what is extended, the project's only."""
     root = trap("compose_include_variables", tmp_path)
 
-    assert [site.resolved.familiar() for site in found_in(root, "compose.yml").sites if site.resolved] == [
+    assert [
+        image_ref.resolved.familiar() for image_ref in found_in(root, "compose.yml").image_refs if image_ref.resolved
+    ] == [
         "x:top--o",
         "y:top-a-",
         "inc:top-a",
@@ -213,12 +215,14 @@ def test_what_is_included_has_the_variables_of_the_project_first(tmp_path: Path)
 
 def test_a_file_that_means_two_things_names_nothing(tmp_path: Path) -> None:
     """Read by itself it has the variables of its own folder, and where it is included those of the project."""
-    (site,) = [
-        site for site in found_in(trap("compose_include_variables", tmp_path)).sites if site.path == "a/compose.yml"
+    (image_ref,) = [
+        image_ref
+        for image_ref in found_in(trap("compose_include_variables", tmp_path)).image_refs
+        if image_ref.path == "a/compose.yml"
     ]
 
-    assert site.resolved is None
-    assert site.why == "two ways lead to this file, and its variables differ on them: name the one you mean"
+    assert image_ref.resolved is None
+    assert image_ref.why == "two ways lead to this file, and its variables differ on them: name the one you mean"
 
 
 def test_reset_is_no_image_and_override_is_one(tmp_path: Path) -> None:
@@ -246,7 +250,7 @@ def test_images_in_other_places_than_image(tmp_path: Path) -> None:
 
 def test_the_platform_of_a_service_is_known(tmp_path: Path) -> None:
     """`platform` says for which machine the image is asked."""
-    assert found_in(trap("compose_platform", tmp_path)).sites[0].platforms == ("linux/arm64",)
+    assert found_in(trap("compose_platform", tmp_path)).image_refs[0].platforms == ("linux/arm64",)
 
 
 def test_a_digest_that_stands_there_is_replaced(tmp_path: Path) -> None:
@@ -254,7 +258,7 @@ def test_a_digest_that_stands_there_is_replaced(tmp_path: Path) -> None:
     root = trap("compose_pinned_already", tmp_path)
     found = found_in(root)
 
-    assert [site.pinned.hex[:2] for site in found.sites if site.pinned] == ["00", "11"]
+    assert [image_ref.pinned.hex[:2] for image_ref in found.image_refs if image_ref.pinned] == ["00", "11"]
     assert shown(pinned(root)) == {"compose.yml": ["image: nginx:1.25@DIGEST", "image: redis:${TAG:-7.2@DIGEST}"]}
 
 
@@ -265,7 +269,7 @@ def test_escapes_before_the_end_do_no_harm_and_inside_a_default_are_refused(tmp_
     assert shown(pinned(root)) == {
         "compose.yml": ['image: "ng\\x69nx:1.25@DIGEST"', 'image: &x !!str "redis:7.2@DIGEST"']
     }
-    assert "escaped or folded" in str(found_in(root).sites[1].override_only)
+    assert "escaped or folded" in str(found_in(root).image_refs[1].override_only)
 
 
 def test_crlf_a_byte_order_mark_and_tabs_stay(tmp_path: Path) -> None:
@@ -273,7 +277,7 @@ def test_crlf_a_byte_order_mark_and_tabs_stay(tmp_path: Path) -> None:
     root = trap("compose_crlf_bom_tabs", tmp_path)
     before = (root / "compose.yml").read_bytes()
     (change,) = pinned(root).changes
-    digests = [f"@{site.pinned}".encode() for site in found_in(root).sites if site.pinned]
+    digests = [f"@{image_ref.pinned}".encode() for image_ref in found_in(root).image_refs if image_ref.pinned]
 
     assert digests == []
     assert change.after.raw.startswith(b"\xef\xbb\xbfservices:\r\n  web:\t# a tab\r\n    image: nginx:1.25@sha256:")
@@ -341,7 +345,7 @@ def test_a_link_is_a_compose_file_of_the_folder_it_lies_in(tmp_path: Path) -> No
     (root / "compose.yaml").symlink_to("deploy/prod.yaml")
 
     assert names(found_in(root)) == names(found_in(root, "compose.yaml")) == [("services.web.image", "a:1")]
-    assert [site.path for site in found_in(root).sites] == ["deploy/prod.yaml"]
+    assert [image_ref.path for image_ref in found_in(root).image_refs] == ["deploy/prod.yaml"]
 
 
 def test_an_override_may_be_a_link(tmp_path: Path) -> None:
@@ -355,7 +359,7 @@ def test_an_override_may_be_a_link(tmp_path: Path) -> None:
     found = found_in(root)
 
     assert found.problems == ()
-    assert [site.build for site in found.sites] == [True]
+    assert [image_ref.build for image_ref in found.image_refs] == [True]
 
 
 @pytest.mark.parametrize(

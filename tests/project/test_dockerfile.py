@@ -31,7 +31,7 @@ def test_an_arg_before_from_is_pinned_in_its_default(tmp_path: Path) -> None:
             "FROM postgres:${PG:-16@DIGEST} AS seven",
         ]
     }
-    assert [(refusal.site.where, refusal.reason) for refusal in edited.refusals] == [("FROM, stage five", BEHIND)]
+    assert [(refusal.image_ref.where, refusal.reason) for refusal in edited.refusals] == [("FROM, stage five", BEHIND)]
     assert ("FROM, stage eight", "? NONE is not set") in names(found_in(root))
 
 
@@ -44,7 +44,7 @@ def test_one_arg_of_two_different_images_is_not_pinned(tmp_path: Path) -> None:
     """The digest of one would be asked for of the other."""
     root = written(tmp_path, {"Dockerfile": "ARG V=22\nFROM node:${V} AS a\nFROM python:${V}\n"})
 
-    assert [site.override_only for site in found_in(root).sites] == [BEHIND, BEHIND]
+    assert [image_ref.override_only for image_ref in found_in(root).image_refs] == [BEHIND, BEHIND]
 
 
 def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
             "FROM python:3.${MINOR:-13@DIGEST} AS four",
         ]
     }
-    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+    assert [(refusal.image_ref.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
         ("FROM, stage one", "NODE gives part of its tag"),
         ("FROM, stage two", "GO gives part of its tag"),
         ("FROM, stage five", "MAJOR gives part of its tag"),
@@ -89,13 +89,13 @@ def test_directives_another_escape_and_comments_between_lines(tmp_path: Path) ->
     root = trap("dockerfile_directives", tmp_path)
     found = found_in(root)
 
-    assert [(site.where, site.line, site.platforms) for site in found.sites] == [
+    assert [(image_ref.where, image_ref.line, image_ref.platforms) for image_ref in found.image_refs] == [
         ("syntax", 1, ()),
         ("FROM, stage web", 8, ("linux/arm64",)),
         ("FROM, stage 1", 10, ()),
         ("FROM, stage 2", 11, ()),
     ]
-    assert found.sites[3].why == "TARGETARCH is another image on every platform"
+    assert found.image_refs[3].why == "TARGETARCH is another image on every platform"
     assert shown(pinned(root))["Dockerfile"] == [
         "# syntax=docker/dockerfile:1.9@DIGEST",
         "nginx:1.25@DIGEST `",
@@ -131,10 +131,10 @@ def test_every_name_of_a_dockerfile_is_known(tmp_path: Path) -> None:
 )
 def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> None:
     """A reference that is not understood is a site with a reason, never a guess."""
-    (site,) = found_in(written(tmp_path, {"Dockerfile": f"{line}\n"})).sites
+    (image_ref,) = found_in(written(tmp_path, {"Dockerfile": f"{line}\n"})).image_refs
 
-    assert (site.resolved, site.spot) == (None, None)
-    assert why in str(site.why)
+    assert (image_ref.resolved, image_ref.edit_range) == (None, None)
+    assert why in str(image_ref.why)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, li
     """With the line, and no site of the file."""
     found = found_in(written(tmp_path, {"Dockerfile": text}))
 
-    assert found.sites == ()
+    assert found.image_refs == ()
     assert [(problem.line, problem.message) for problem in found.problems] == [(line, message)]
 
 

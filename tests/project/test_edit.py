@@ -22,10 +22,10 @@ def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
     """The text holds one; the file's other references are pinned."""
     asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
     found = scan_project(asked.project)
-    web, worker, cache, _ = found.sites
+    web, worker, cache, _ = found.image_refs
     edited = edit(asked, found, {web: ONE, worker: OTHER, cache: ONE})
 
-    assert {refusal.site for refusal in edited.refusals} == {web, worker}
+    assert {refusal.image_ref for refusal in edited.refusals} == {web, worker}
     assert shown(edited) == {"compose.yml": ["image: 'redis:7.2@DIGEST'   # the fragment's"]}
 
 
@@ -36,20 +36,20 @@ def test_a_place_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -
     )
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
-    wrong, right = found.sites
-    moved = replace(wrong, spot=EditRange(wrong.path, 30, 30))
+    wrong, right = found.image_refs
+    moved = replace(wrong, edit_range=EditRange(wrong.path, 30, 30))
     edited = edit(asked, ScanResult((moved, right)), {moved: ONE, right: ONE})
 
     assert [change.path for change in edited.changes] == ["b/compose.yml"]
-    assert [refusal.site for refusal in edited.refusals] == [moved]
+    assert [refusal.image_ref for refusal in edited.refusals] == [moved]
 
 
 def test_a_site_that_would_name_something_else_afterwards_is_refused(tmp_path: Path) -> None:
     """A digest before the tag leaves the structure whole, and the reference broken."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: 'nginx:1.25'}}\n"})
     asked = ScanRequest(ProjectTree(root))
-    (site,) = scan_project(asked.project).sites
-    moved = replace(site, spot=EditRange("compose.yml", site.span[0] + 5, site.span[0] + 5))
+    (image_ref,) = scan_project(asked.project).image_refs
+    moved = replace(image_ref, edit_range=EditRange("compose.yml", image_ref.span[0] + 5, image_ref.span[0] + 5))
     edited = edit(asked, ScanResult((moved,)), {moved: ONE})
 
     assert edited.changes == ()
@@ -62,7 +62,7 @@ def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) 
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
     (root / "compose.yml").write_text("gone: true\n")
-    (change,) = edit(asked, found, {site: digest_of(site) for site in found.sites}).changes
+    (change,) = edit(asked, found, {image_ref: digest_of(image_ref) for image_ref in found.image_refs}).changes
 
     assert change.before.text == "services: {web: {image: nginx:1.25}}\n"
 

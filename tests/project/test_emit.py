@@ -17,7 +17,9 @@ from tests.project.projects import digest_of, found_in, trap, written
 
 def digests(root: Path) -> Mapping[ImageReference, Digest]:
     """A digest for every site that names something."""
-    return {site: digest_of(site) for site in found_in(root).sites if site.resolved is not None}
+    return {
+        image_ref: digest_of(image_ref) for image_ref in found_in(root).image_refs if image_ref.resolved is not None
+    }
 
 
 def hex_of(reference: str) -> str:
@@ -44,7 +46,7 @@ def test_an_override_says_what_it_leaves_out(tmp_path: Path) -> None:
     built = compose_override(digests(trap("compose_built_here", tmp_path)))
     other = compose_override(digests(trap("compose_other_places", tmp_path)))
 
-    assert [(site.where, why) for site, why in built.left_out] == [
+    assert [(image_ref.where, why) for image_ref, why in built.left_out] == [
         ("services.own.image", "it is built here"),
         ("services.child.image", "it is built here"),
     ]
@@ -88,7 +90,7 @@ def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:
             "newTag": "1.4.2" + hex_of("registry.example.com:5000/shop/app:1.4.2"),
         },
     ]
-    assert [site.written for site, _ in emitted.left_out] == ["httpd:1", "httpd:2"]
+    assert [image_ref.written for image_ref, _ in emitted.left_out] == ["httpd:1", "httpd:2"]
 
 
 def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
 def test_one_image_with_two_digests_is_left_out_of_a_policy(tmp_path: Path) -> None:
     """A policy knows an image by its name alone."""
     root = written(tmp_path, {"a.Dockerfile": "FROM nginx:1.25\n", "b.Dockerfile": "FROM nginx:1.25\n"})
-    first, second = found_in(root).sites
+    first, second = found_in(root).image_refs
     emitted = source_policy({first: Digest.of(b"1"), second: Digest.of(b"2")})
 
     assert json.loads(emitted.text) == {"rules": []}

@@ -166,7 +166,7 @@ def test_what_aliases_stand_for_is_counted_before_it_is_read(tmp_path: Path, nam
     text = "".join([*head, *(each % number for number in range(MANY))])
     found = found_in(written(tmp_path, {name: text}))
 
-    assert found.sites == ()
+    assert found.image_refs == ()
     assert [problem.message for problem in found.problems] == [
         "its aliases stand for more than 1000000 values: not read"
     ]

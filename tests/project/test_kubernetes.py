@@ -49,7 +49,7 @@ def test_lists_and_json_are_read_and_edited(tmp_path: Path) -> None:
 
 def test_image_that_is_no_image_is_left_alone(tmp_path: Path) -> None:
     """Texts of a ConfigMap, the schema of a CRD, and `image` of an unknown resource are not references."""
-    assert found_in(trap("kubernetes_image_is_no_image", tmp_path)).sites == ()
+    assert found_in(trap("kubernetes_image_is_no_image", tmp_path)).image_refs == ()
 
 
 def test_resources_of_another_shape_are_read_by_paths(tmp_path: Path) -> None:
@@ -57,11 +57,11 @@ def test_resources_of_another_shape_are_read_by_paths(tmp_path: Path) -> None:
     root = trap("kubernetes_operators", tmp_path)
     known, given = scan(root), scan(root, crds={"Thing": ["spec.parts[].picture"]})
 
-    assert [site.where for site in known.sites] == [
+    assert [image_ref.where for image_ref in known.image_refs] == [
         "[0].Prometheus main spec.image",
         "[1].Task build spec.steps[0].image",
     ]
-    assert [site.where for site in given.sites][2:] == ["[2].Thing thing spec.parts[0].picture"]
+    assert [image_ref.where for image_ref in given.image_refs][2:] == ["[2].Thing thing spec.parts[0].picture"]
 
 
 def test_a_template_is_a_problem_with_its_line(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_a_template_is_a_problem_with_its_line(tmp_path: Path) -> None:
     broken = found_in(trap("kubernetes_template", tmp_path))
     parsing = found_in(trap("kubernetes_template_that_parses", tmp_path))
 
-    assert (broken.sites, [str(problem) for problem in broken.problems]) == (
+    assert (broken.image_refs, [str(problem) for problem in broken.problems]) == (
         (),
         ["deployment.yaml:1: is a template, which no YAML parser reads: pin what it is filled from"],
     )
     assert [(problem.line, problem.message) for problem in parsing.problems] == [(7, "is a template: not evaluated")]
-    assert [site.written for site in parsing.sites] == ["{{ image }}", "nginx:1.25"]
-    assert parsing.sites[0].resolved is None
+    assert [image_ref.written for image_ref in parsing.image_refs] == ["{{ image }}", "nginx:1.25"]
+    assert parsing.image_refs[0].resolved is None
 
 
 def test_a_kustomization_is_put_together_of_its_parts(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_helm_values_have_their_digest_where_the_chart_asks_for_it(tmp_path: Pat
             "image: {repository: postgres, tag: 16, digest: DIGEST }",
         ]
     }
-    assert [refusal.site.where for refusal in edited.refusals] == ["undigested.image", "tilde.image"]
+    assert [refusal.image_ref.where for refusal in edited.refusals] == ["undigested.image", "tilde.image"]
 
 
 def test_an_equal_tag_elsewhere_in_the_values_is_not_touched(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
         ("[0] /spec/containers/0/image", "postgres:16"),
         ("Deployment spec.containers[a].image", "busybox:1.36"),
     ]
-    assert [site.line for site in found.sites[:3]] == [9, 12, 17]
+    assert [image_ref.line for image_ref in found.image_refs[:3]] == [9, 12, 17]
     assert shown(edited) == {
         "ops.yaml": ["value: postgres:16@DIGEST # ours"],
         "resource.yaml": ["spec: {containers: [{name: a, image: 'busybox:1.36@DIGEST'}]}"],

@@ -23,7 +23,7 @@ from boltseal.project.tag_moves import MoveSource
 from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.ledger import START_US, A, B, C, FakeLedger
 from tests.lockfile.locks import DAY_US
-from tests.project.sites import site
+from tests.project.image_ref_samples import image_ref
 
 HOST = "reg.example:5000"
 NOW_US = START_US + 5 * DAY_US
@@ -42,7 +42,7 @@ def ledger() -> FakeLedger:
 
 
 def shop(tag: str, digest: str = "") -> ImageReference:
-    return site(f"{HOST}/shop/app:{tag}" + (f"@{digest}" if digest else ""))
+    return image_ref(f"{HOST}/shop/app:{tag}" + (f"@{digest}" if digest else ""))
 
 
 def locked(tag: str, digest: str = A, entry: int | None = None) -> Lock:

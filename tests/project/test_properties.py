@@ -65,15 +65,15 @@ def test_in_compose_files_only_images_change_and_come_back(made: tuple[str, list
     text, images = made
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), {"compose.yml": text})
-        sites = found_in(root).sites
+        image_refs = found_in(root).image_refs
         edited = pinned(root)
         put(root, edited)
         after = (root / "compose.yml").read_bytes()
         put(root, unpinned(root))
 
-        assert [site.resolved.familiar() for site in sites if site.resolved] == images
+        assert [image_ref.resolved.familiar() for image_ref in image_refs if image_ref.resolved] == images
         assert edited.refusals == ()
-        assert _loaded(after.decode("utf-8-sig")) == _expected(_loaded(text.removeprefix("\ufeff")), sites)
+        assert _loaded(after.decode("utf-8-sig")) == _expected(_loaded(text.removeprefix("\ufeff")), image_refs)
         assert (root / "compose.yml").read_bytes() == text.encode()
 
 
@@ -109,15 +109,15 @@ def test_in_dockerfiles_only_images_change_and_come_back(text: str) -> None:
     """Each edit puts one digest behind one image that is no text of a script, and nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), {"Dockerfile": text})
-        sites = [site for site in found_in(root).sites if site.spot]
+        image_refs = [image_ref for image_ref in found_in(root).image_refs if image_ref.edit_range]
         edited = pinned(root)
         put(root, edited)
         after = (root / "Dockerfile").read_bytes().decode()
         put(root, unpinned(root))
 
         assert edited.refusals == ()
-        assert after == _spliced(text, sites)
-        assert after.count("@sha256:") == len(sites)
+        assert after == _spliced(text, image_refs)
+        assert after.count("@sha256:") == len(image_refs)
         assert (root / "Dockerfile").read_bytes() == text.encode()
 
 
@@ -126,7 +126,7 @@ def test_every_trap_is_pinned_once_and_comes_back(name: str, tmp_path: Path) -> 
     """To pin again changes nothing; to unpin gives the bytes that were there, where nothing was pinned before."""
     root = trap(name, tmp_path)
     before = _bytes(root)
-    pinned_before = any(site.pinned for site in found_in(root).sites)
+    pinned_before = any(image_ref.pinned for image_ref in found_in(root).image_refs)
     put(root, pinned(root))
     again = pinned(root)
     put(root, unpinned(root))
@@ -143,22 +143,22 @@ def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
-def _expected(loaded: Any, sites: tuple[ImageReference, ...]) -> Any:
+def _expected(loaded: Any, image_refs: tuple[ImageReference, ...]) -> Any:
     """The document as it must be: each service's image with the digest put behind the reference in it."""
-    for site in sites:
-        service = loaded["services"][site.where.split(".")[1]]
-        plain = str(site.unpinned.familiar()) if site.unpinned else ""
+    for image_ref in image_refs:
+        service = loaded["services"][image_ref.where.split(".")[1]]
+        plain = str(image_ref.unpinned.familiar()) if image_ref.unpinned else ""
         head, found, tail = service["image"].rpartition(plain)
         assert found
-        service["image"] = f"{head}{found}@{digest_of(site)}{tail}"
+        service["image"] = f"{head}{found}@{digest_of(image_ref)}{tail}"
     return loaded
 
 
-def _spliced(text: str, sites: list[ImageReference]) -> str:
+def _spliced(text: str, image_refs: list[ImageReference]) -> str:
     """The text with each site's digest put behind its reference, found by its place."""
-    for site in sorted(sites, key=lambda site: site.span, reverse=True):
-        plain = str(site.unpinned.familiar()) if site.unpinned else ""
-        at = text.index(plain, site.span[0]) + len(plain)
-        assert at <= site.span[1]
-        text = f"{text[:at]}@{digest_of(site)}{text[at:]}"
+    for image_ref in sorted(image_refs, key=lambda image_ref: image_ref.span, reverse=True):
+        plain = str(image_ref.unpinned.familiar()) if image_ref.unpinned else ""
+        at = text.index(plain, image_ref.span[0]) + len(plain)
+        assert at <= image_ref.span[1]
+        text = f"{text[:at]}@{digest_of(image_ref)}{text[at:]}"
     return text

@@ -18,7 +18,7 @@ from boltseal.oci.reference import Reference
 from boltseal.project.resolve import RegistryNotAllowed, platform_name
 from tests.fakes.hub import FakeHub
 from tests.images import Document, artifact, image, index
-from tests.project.sites import REGISTRY, publish, references, resolving, two_platforms
+from tests.project.image_ref_samples import REGISTRY, publish, references, resolving, two_platforms
 
 
 @pytest.fixture(autouse=True)

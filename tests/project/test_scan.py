@@ -46,7 +46,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     os.truncate(root / "compose.yml", 50 * 1024 * 1024)
     found = scan(root)
 
-    assert found.sites == ()
+    assert found.image_refs == ()
     assert found.problems[0].message == "has 52428800 bytes; a file with references has at most 16 MiB: not read"
     assert MAX_FILE_BYTES == 16 * 1024 * 1024
 
@@ -58,7 +58,7 @@ def test_nesting_without_end_is_a_problem(tmp_path: Path) -> None:
 
     assert [problem.path for problem in found.problems] == ["a/compose.yml"]
     assert "nest" in found.problems[0].message
-    assert [site.written for site in found.sites] == ["nginx:1.25"]
+    assert [image_ref.written for image_ref in found.image_refs] == ["nginx:1.25"]
 
 
 def test_a_chain_of_merges_without_end_is_a_problem(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_service_that_extends_itself_ends(tmp_path: Path) -> None:
     text = "services:\n  a: {image: nginx:1.25, extends: b}\n  b: {extends: {service: a}}\n  c: {image: redis:7.2, extends: c}\n"
     found = scan(written(tmp_path, {"compose.yml": text}))
 
-    assert [site.written for site in found.sites] == ["nginx:1.25", "redis:7.2"]
+    assert [image_ref.written for image_ref in found.image_refs] == ["nginx:1.25", "redis:7.2"]
 
 
 def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
     (root / "folder").symlink_to(outside / "folder")
     found, named = scan(root), found_in(root, "folder", "../outside/compose.yml")
 
-    assert (found.sites, named.sites) == ((), ())
+    assert (found.image_refs, named.image_refs) == ((), ())
     assert [problem.path for problem in found.problems] == ["compose.yml"]
     assert [problem.path for problem in named.problems] == ["../outside/compose.yml", "folder"]
 
@@ -108,14 +108,14 @@ def test_a_link_within_the_project_is_one_file(tmp_path: Path) -> None:
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
     (root / "compose.yml").symlink_to("deploy/compose.yml")
 
-    assert [site.path for site in scan(root).sites] == ["deploy/compose.yml"]
+    assert [image_ref.path for image_ref in scan(root).image_refs] == ["deploy/compose.yml"]
 
 
 def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:
     """As a file and within its folder."""
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
 
-    assert len(found_in(root, "deploy", "deploy/compose.yml", ".").sites) == 1
+    assert len(found_in(root, "deploy", "deploy/compose.yml", ".").image_refs) == 1
 
 
 def test_a_named_file_that_is_not_there_or_unknown_is_a_problem(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_dockerfile_that_is_included_as_something_else_is_a_problem(tmp_path: 
     root = written(tmp_path, {"Dockerfile": "FROM nginx:1.25\n\t- x: {\n", "compose.yml": "include: [Dockerfile]\n"})
     found = scan(root)
 
-    assert [site.where for site in found.sites] == ["FROM, stage 0"]
+    assert [image_ref.where for image_ref in found.image_refs] == ["FROM, stage 0"]
     assert [problem.path for problem in found.problems] == ["Dockerfile"]
 
 
@@ -212,9 +212,11 @@ def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:
     """In the order of paths and places, whatever the order in which it was read."""
     first, second = scan(DATA), scan(DATA, sorted(DATA.iterdir(), reverse=True))
 
-    assert len(first.sites) > 100
-    assert first.sites == second.sites
-    assert list(first.sites) == sorted(first.sites, key=lambda site: (site.path, site.span, site.where))
+    assert len(first.image_refs) > 100
+    assert first.image_refs == second.image_refs
+    assert list(first.image_refs) == sorted(
+        first.image_refs, key=lambda image_ref: (image_ref.path, image_ref.span, image_ref.where)
+    )
 
 
 def test_a_program_about_dockerfiles_is_no_dockerfile(tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_a_program_about_dockerfiles_is_no_dockerfile(tmp_path: Path) -> None:
     files = dict.fromkeys(["dockerfile.py", "src/dockerfile.go", "Dockerfile.TS", *about], program)
     root = written(tmp_path, {**files, "Dockerfile.prod": "FROM a:1\n", "web.Dockerfile": "FROM b:1\n"})
 
-    assert [site.written for site in scan(root).sites] == ["a:1", "b:1"]
+    assert [image_ref.written for image_ref in scan(root).image_refs] == ["a:1", "b:1"]
 
 
 def test_no_name_of_a_file_hides_it(tmp_path: Path) -> None:
@@ -234,4 +236,9 @@ def test_no_name_of_a_file_hides_it(tmp_path: Path) -> None:
     root = written(tmp_path, {**dict.fromkeys(names, pod), "a\nDockerfile/Dockerfile.a\nb": "FROM x:1\n"})
     written(root, {"a\nb/.github/workflows/c\nd.yml": "jobs: {t: {container: y:1}}\n", "p\n.compose.yml": COMPOSE})
 
-    assert sorted(site.written for site in scan(root).sites) == [*["nginx:1.25"], *["redis:7.2"] * 3, "x:1", "y:1"]
+    assert sorted(image_ref.written for image_ref in scan(root).image_refs) == [
+        *["nginx:1.25"],
+        *["redis:7.2"] * 3,
+        "x:1",
+        "y:1",
+    ]

@@ -54,13 +54,13 @@ def test_no_value_of_a_variable_leaves_a_digest_behind_another_tag(
     compose = yaml.safe_dump({"services": {"web": {"image": text}}})
     with TemporaryDirectory() as folder:
         root = written(Path(folder), {"compose.yml": compose, ".env": lines})
-        (site,) = found_in(root).sites
+        (image_ref,) = found_in(root).image_refs
         put(root, pinned(root))
         after = yaml.safe_load((root / "compose.yml").read_text())["services"]["web"]["image"]
         env_after = dict(line.split("=", 1) for line in (root / ".env").read_text().splitlines())
     meant = filled(after, {**env_after, **shell}) or ""
 
-    if site.resolved is not None and "@" in meant:
-        assert tag_of(meant) == (site.resolved.tag or "")
-    if site.resolved is not None and site.spot is not None:
+    if image_ref.resolved is not None and "@" in meant:
+        assert tag_of(meant) == (image_ref.resolved.tag or "")
+    if image_ref.resolved is not None and image_ref.edit_range is not None:
         assert "@sha256:" in (filled(after, env_after) or "")

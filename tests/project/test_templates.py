@@ -37,7 +37,7 @@ def test_an_image_that_a_template_names_outright_is_locked_and_not_edited(tmp_pa
         ("image[0]", "busybox"),
         ("image", "registry.example.com/shop/app:1.4.2"),
     ]
-    assert [(site.path, site.line) for site in found.sites[:3]] == [
+    assert [(image_ref.path, image_ref.line) for image_ref in found.image_refs[:3]] == [
         ("charts/cache/templates/pod.yaml", 3),
         ("templates/deployment.yaml", 15),
         ("templates/tests/test-connection.yaml", 8),
@@ -54,9 +54,9 @@ def test_where_a_name_stands_in_a_template_is_known_to_the_character(tmp_path: P
     """Whatever the line ends are."""
     root = trap("helm_chart", tmp_path)
 
-    for site in found_in(root).sites[:3]:
-        text = (root / site.path).read_bytes().decode()
-        assert text[slice(*site.span)] == site.written
+    for image_ref in found_in(root).image_refs[:3]:
+        text = (root / image_ref.path).read_bytes().decode()
+        assert text[slice(*image_ref.span)] == image_ref.written
 
 
 def test_a_template_that_is_named_is_read_as_one(tmp_path: Path) -> None:
@@ -85,7 +85,9 @@ def test_a_dockerfile_that_is_one_as_it_stands_is_read_whatever_fills_in_the_res
     """An expression in a RUN changes no image."""
     found = found_in(trap("templated_names", tmp_path))
 
-    assert [(site.path, site.written) for site in found.sites] == [("web.Dockerfile.j2", "node:16.13")]
+    assert [(image_ref.path, image_ref.written) for image_ref in found.image_refs] == [
+        ("web.Dockerfile.j2", "node:16.13")
+    ]
 
 
 def test_a_manifest_that_only_a_template_engine_reads_is_named_though_its_image_is_plain(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_what_names_no_image_outright_is_no_site_of_a_template(tmp_path: Path, l
     """A guess would be locked as if it had been read."""
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": f"{line}\n"})
 
-    assert found_in(root).sites == ()
+    assert found_in(root).image_refs == ()
 
 
 def test_a_template_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
@@ -124,4 +126,4 @@ def test_comments_that_never_end_cost_no_more_than_the_text(tmp_path: Path) -> N
     )
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": text})
 
-    assert [site.written for site in found_in(root).sites] == ["c:1"]
+    assert [image_ref.written for image_ref in found_in(root).image_refs] == ["c:1"]

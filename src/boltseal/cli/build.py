@@ -68,8 +68,10 @@ class _Plan:
     @property
     def base(self) -> tuple[Reference, Digest] | None:
         """The image under the last stage, None where that begins with nothing."""
-        site = self.dockerfile.base
-        return None if site is None or site.resolved is None else (site.resolved, self.digests[site])
+        image_ref = self.dockerfile.base
+        return (
+            None if image_ref is None or image_ref.resolved is None else (image_ref.resolved, self.digests[image_ref])
+        )
 
 
 def build(
@@ -113,7 +115,7 @@ def build(
         to = repository_only(repository)
         reach = RegistryOptions(plain_http, ca_file, anonymous)
         dockerfile = dockerfile_of(context, file, build_arg or [], target)
-        digests = digests_of(dockerfile.sites, context, reach, allow or [])
+        digests = digests_of(dockerfile.image_refs, context, reach, allow or [])
         inputs = hash_of(dockerfile, digests, context, file, build_arg or [], target, platform, more or [])
         plan = _Plan(dockerfile, digests, inputs)
         before = None if force else _before(to, inputs, tag, reach)
@@ -302,15 +304,17 @@ def _with_digests(builder: Builder, made: Build, plan: _Plan, scratch: Path, ign
 
         policy = source_policy(plan.digests)
         if policy.left_out:
-            site, reason = policy.left_out[0]
-            raise NotPinned(f"{site.path}:{site.line}: {site.written} can't be pinned: {reason}")
+            image_ref, reason = policy.left_out[0]
+            raise NotPinned(f"{image_ref.path}:{image_ref.line}: {image_ref.written} can't be pinned: {reason}")
         (scratch / "policy.json").write_text(policy.text, encoding="utf-8")
         return replace(made, policy=scratch / "policy.json")
     copy = scratch / "Dockerfile"
     copy.write_text(plan.dockerfile.pinned(plan.digests), encoding="utf-8", newline="")
     copy.with_name("Dockerfile.dockerignore").write_text(ignored, encoding="utf-8")
     again = dockerfile_of(scratch, copy, [], made.target)
-    if [site.pinned for site in again.sites] != [plan.digests[site] for site in plan.dockerfile.sites]:
+    if [image_ref.pinned for image_ref in again.image_refs] != [
+        plan.digests[image_ref] for image_ref in plan.dockerfile.image_refs
+    ]:
         raise NotPinned("the Dockerfile's images can't be named by digest in a copy of it; build with --builder buildx")
     return replace(made, dockerfile=copy)
 
@@ -321,13 +325,13 @@ def _pushed(image: Reference, inputs: str, reach: RegistryOptions) -> Digest:
     async def look(transport: Transport) -> Digest:
         from boltseal.client.registry_client import RegistryClient
         from boltseal.oci.reference import Tag
-        from boltseal.project.bases.image_documents import children
+        from boltseal.project.bases.image_documents import images_of_index
         from boltseal.project.bases.image_facts import INPUTS, config_of, read_facts
 
         client, tag = RegistryClient(transport, image.registry), image.tag or Tag("latest")
         digest = (await client.resolve(image.repository, tag)).digest
         manifest = await client.manifest(image.repository, digest)
-        images = [child.digest for child in children(manifest)] if manifest.is_index else [digest]
+        images = [child.digest for child in images_of_index(manifest)] if manifest.is_index else [digest]
         for one in images or [digest]:
             manifest = await client.manifest(image.repository, one)
             config, size = config_of(manifest, one)
@@ -351,7 +355,7 @@ def _record(
         from boltseal.client.ledger_records import NoRecords, record
         from boltseal.ledger.entry import EntryKind
 
-        bases = {site.written: of for site, of in plan.digests.items()}
+        bases = {image_ref.written: of for image_ref, of in plan.digests.items()}
         extra = built_extra(plan.base, plan.inputs, bases, str(builder), platform)
         try:
             return await record(transport, EntryKind.BUILT, image, digest, extra)

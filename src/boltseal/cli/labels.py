@@ -49,11 +49,11 @@ def labels(
         dockerfile = None
         if file is not None or (context / "Dockerfile").is_file():
             dockerfile = dockerfile_of(context, file, build_arg or [], target)
-        site = None if dockerfile is None else dockerfile.base
+        image_ref = None if dockerfile is None else dockerfile.base
         base = None
-        if site is not None and site.resolved is not None:
-            digests = digests_of([site], context, RegistryOptions(plain_http, ca_file, anonymous), allow or [])
-            base = (site.resolved, digests[site])
+        if image_ref is not None and image_ref.resolved is not None:
+            digests = digests_of([image_ref], context, RegistryOptions(plain_http, ca_file, anonymous), allow or [])
+            base = (image_ref.resolved, digests[image_ref])
         described = "" if git is None else str(describe_tag(git.described, git.dirt))
         found = labels_of(git, described if version is None else version, created_us(), base)
         answer.add(ref=str(context), status="labels", reason="", labels=found)

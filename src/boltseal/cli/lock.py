@@ -117,15 +117,17 @@ def _emit(answer: CommandOutput, opened: OpenedProject, emit: Emit, *, update: b
     if lock is None or update:
         raise NotInLock(f"--emit is made of {LOCK_NAME}: run `boltseal lock` first, and --emit by itself")
     known, digests = lock.by_reference(), {}
-    for site in opened.sites:
-        image = None if site.resolved is None else known.get(key_in(site.resolved, known))
+    for image_ref in opened.image_refs:
+        image = None if image_ref.resolved is None else known.get(key_in(image_ref.resolved, known))
         if image is None:
             answer.outcome = Outcome.DIFFERS
-            reason = site.why or f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
-            answer.add(ref=site.written, status="not-locked", reason=reason, file=site.path, line=site.line)
-            say(clean(f"boltseal: {site.path}:{site.line}: {site.written}: {reason}"))
+            reason = image_ref.why or f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
+            answer.add(
+                ref=image_ref.written, status="not-locked", reason=reason, file=image_ref.path, line=image_ref.line
+            )
+            say(clean(f"boltseal: {image_ref.path}:{image_ref.line}: {image_ref.written}: {reason}"))
         elif image.digest is not None:
-            digests[site] = image.digest
+            digests[image_ref] = image.digest
     if opened.problems and answer.outcome is not Outcome.DIFFERS:
         answer.outcome = Outcome.UNKNOWN
     tell_unread(answer, opened)
@@ -133,9 +135,9 @@ def _emit(answer: CommandOutput, opened: OpenedProject, emit: Emit, *, update: b
         say("nothing is printed: it would leave these as they are")
         return
     emitted = EMITTERS[emit](digests)
-    for site, reason in emitted.left_out:
-        answer.add(ref=site.written, status="left-out", reason=reason, file=site.path, line=site.line)
-        say(clean(f"boltseal: {site.path}:{site.line}: {site.written} is left out: {reason}"))
+    for image_ref, reason in emitted.left_out:
+        answer.add(ref=image_ref.written, status="left-out", reason=reason, file=image_ref.path, line=image_ref.line)
+        say(clean(f"boltseal: {image_ref.path}:{image_ref.line}: {image_ref.written} is left out: {reason}"))
     answer.add(ref="", status=str(emit), reason="", text=emitted.text)
     if not answer.as_json:
         print_line(emitted.text.removesuffix("\n"))
@@ -145,7 +147,7 @@ def _updates(named: Sequence[Reference], opened: OpenedProject, *, update: bool)
     from boltseal.lockfile.document import lock_key
 
     keys = {lock_key(reference) for reference in named}
-    there = {lock_key(site.resolved) for site in opened.sites if site.resolved is not None}
+    there = {lock_key(image_ref.resolved) for image_ref in opened.image_refs if image_ref.resolved is not None}
     for key in keys - there:
         raise NotInLock(f"{key.familiar()} is named by no file of the project; what is there: `boltseal lock --json`")
     return lambda reference: update and (not keys or reference in keys)
@@ -166,7 +168,7 @@ def relocked(
         from boltseal.project.resolve import Resolver
 
         return await relock(
-            opened.sites,
+            opened.image_refs,
             old,
             Resolver(
                 transport,

@@ -187,7 +187,7 @@ def _input(
     from boltseal.build.tag_template import input_tag
 
     dockerfile = dockerfile_of(context, file, build_args, target)
-    digests = digests_of(dockerfile.sites, context, reach, allow)
+    digests = digests_of(dockerfile.image_refs, context, reach, allow)
     return input_tag(hash_of(dockerfile, digests, context, file, build_args, target, platform))
 
 

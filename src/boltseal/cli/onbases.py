@@ -171,13 +171,18 @@ def _of_compose(file: Path, left: list[Left]) -> list[Named]:
     opened = open_project(file.parent, [file])
     left += [Left(problem.path, problem.message) for problem in opened.problems]
     found = []
-    for site in opened.sites:
-        if site.resolved is None:
+    for image_ref in opened.image_refs:
+        if image_ref.resolved is None:
             left.append(
-                Left(site.written, f"{site.path}:{site.line}: it can't be told which image that is: {site.why}")
+                Left(
+                    image_ref.written,
+                    f"{image_ref.path}:{image_ref.line}: it can't be told which image that is: {image_ref.why}",
+                )
             )
-        elif not (site.build and site.resolved.registry == HUB):  # a name for what is built here, which no registry has
-            found.append(Named(site.written, site.resolved.complete, _platforms(opened.settings.platforms)))
+        elif not (
+            image_ref.build and image_ref.resolved.registry == HUB
+        ):  # a name for what is built here, which no registry has
+            found.append(Named(image_ref.written, image_ref.resolved.complete, _platforms(opened.settings.platforms)))
     return found
 
 
@@ -246,14 +251,14 @@ async def looking(
     from boltseal.config import client_paths, state_folder
     from boltseal.project.bases.base_scan import BaseScanner
     from boltseal.project.bases.image_documents import ImageDocuments
-    from boltseal.project.bases.tag_history import TagHistories, by_learned, by_watched
+    from boltseal.project.bases.tag_history import TagHistories, memory_from_cache, memory_from_observations
     from boltseal.project.settings import client_settings
 
     state = ClientState(state_folder())
     now_us = clock_us()
     mirrors = client_settings(client_paths().settings).mirrors
     with DocumentCache(state, now_us=now_us) as learned, TagObservations(state) as watched:
-        pasts = TagHistories(transport, [by_learned(learned), by_watched(watched)])
+        pasts = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(watched)])
         looker = BaseScanner(
             transport,
             ImageDocuments(transport, learned, mirrors),
@@ -271,19 +276,21 @@ async def looking(
 
 def inferred(dockerfile: Path | None, base: str | None) -> BaseClaim | None:
     """What the user says of the base: --base, or the last FROM of a Dockerfile. DockerfileInvalid, NameInvalid, ..."""
-    from boltseal.project.bases.base_claims import ClaimSource, written
+    from boltseal.project.bases.base_claims import ClaimSource, claim_from_reference
 
     if base is not None:
-        return written(remote_reference(base), ClaimSource.GIVEN)
+        return claim_from_reference(remote_reference(base), ClaimSource.GIVEN)
     if dockerfile is None:
         return None
     from boltseal.build.dockerfile_bases import DockerfileInvalid, read
 
     if not dockerfile.is_file():
         raise DockerfileInvalid(f"{dockerfile}: there is no such Dockerfile; --dockerfile names the file itself")
-    site = read(dockerfile.parent, Path(dockerfile.name), {}, None).base
-    if site is None:
-        return written(None, ClaimSource.DOCKERFILE)
-    if site.resolved is None:
-        raise DockerfileInvalid(f"{site.path}:{site.line}: {quote(site.written)} can't be told: {site.why}")
-    return written(site.resolved, ClaimSource.DOCKERFILE)
+    image_ref = read(dockerfile.parent, Path(dockerfile.name), {}, None).base
+    if image_ref is None:
+        return claim_from_reference(None, ClaimSource.DOCKERFILE)
+    if image_ref.resolved is None:
+        raise DockerfileInvalid(
+            f"{image_ref.path}:{image_ref.line}: {quote(image_ref.written)} can't be told: {image_ref.why}"
+        )
+    return claim_from_reference(image_ref.resolved, ClaimSource.DOCKERFILE)

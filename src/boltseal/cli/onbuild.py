@@ -70,7 +70,7 @@ def dockerfile_of(context: Path, file: Path | None, build_args: Sequence[str], t
 
 
 def digests_of(
-    sites: Sequence[ImageReference], context: Path, reach: RegistryOptions, allow: Sequence[str]
+    image_refs: Sequence[ImageReference], context: Path, reach: RegistryOptions, allow: Sequence[str]
 ) -> dict[ImageReference, Digest]:
     """What each image means: its pin, else what boltseal.lock of the folder says, else what its tag means now.
 
@@ -82,21 +82,23 @@ def digests_of(
     lock = read_lock(context) or Lock()
     found: dict[ImageReference, Digest] = {}
     open_: dict[ImageReference, Reference] = {}
-    for site in sites:
-        if site.resolved is None:
-            raise BaseUnknown(f"{site.path}:{site.line}: {quote(site.written)} can't be told: {site.why}")
-        locked = lock.find(site.resolved)
-        digest = site.pinned or (None if locked is None else locked.digest)
+    for image_ref in image_refs:
+        if image_ref.resolved is None:
+            raise BaseUnknown(
+                f"{image_ref.path}:{image_ref.line}: {quote(image_ref.written)} can't be told: {image_ref.why}"
+            )
+        locked = lock.find(image_ref.resolved)
+        digest = image_ref.pinned or (None if locked is None else locked.digest)
         if digest is None:
-            open_[site] = lock_key(site.resolved)
+            open_[image_ref] = lock_key(image_ref.resolved)
         else:
-            found[site] = digest
+            found[image_ref] = digest
     meanings = _ask(set(open_.values()), reach, allow) if open_ else {}
-    for site, key in open_.items():
+    for image_ref, key in open_.items():
         meaning = meanings[key]
         if not hasattr(meaning, "digest"):
-            raise BaseUnknown(f"{site.path}:{site.line}: {key.familiar()} can't be told: {meaning}")
-        found[site] = meaning.digest
+            raise BaseUnknown(f"{image_ref.path}:{image_ref.line}: {key.familiar()} can't be told: {meaning}")
+        found[image_ref] = meaning.digest
     return found
 
 
@@ -136,7 +138,7 @@ def hash_of(
     inputs = Inputs(
         dockerfile.raw,
         arguments,
-        [(site.written, digest) for site, digest in digests.items()],
+        [(image_ref.written, digest) for image_ref, digest in digests.items()],
         target,
         platform,
     )

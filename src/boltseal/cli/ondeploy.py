@@ -174,7 +174,9 @@ class Opened:
 
         old, where = self.lock()
         opened = open_project(where, self.named.files)
-        opened = replace(opened, sites=as_compose_reads(opened.sites, self.read.model, where, self.named.files[0]))
+        opened = replace(
+            opened, image_refs=as_compose_reads(opened.image_refs, self.read.model, where, self.named.files[0])
+        )
         done = relocked(opened, old or Lock(), self.place.reach, self.allowed, update, count_pulls=False)
         wrong = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if wrong:

@@ -61,7 +61,7 @@ class OpenedProject:
 
     root: Path
     settings: ProjectSettings
-    sites: tuple[ImageReference, ...]
+    image_refs: tuple[ImageReference, ...]
     problems: tuple[ScanProblem, ...]
     notes: tuple[ScanProblem, ...]
     paths: tuple[str, ...]
@@ -71,12 +71,12 @@ class OpenedProject:
     @property
     def registries(self) -> frozenset[str]:
         """Every registry that its files name."""
-        return frozenset(site.resolved.registry for site in self.sites if site.resolved is not None)
+        return frozenset(image_ref.resolved.registry for image_ref in self.image_refs if image_ref.resolved is not None)
 
     @property
     def empty(self) -> bool:
         """Whether no image reference was found, though every file could be read."""
-        return not self.sites and not self.problems
+        return not self.image_refs and not self.problems
 
     def outside(self, path: str) -> bool:
         """Whether a file was not looked at this time, because others were named."""
@@ -100,7 +100,7 @@ def open_project(root: Path, paths: Sequence[Path]) -> OpenedProject:
     return OpenedProject(
         root,
         settings,
-        tuple(site for site in found.sites if not settings.excludes(site.path)),
+        tuple(image_ref for image_ref in found.image_refs if not settings.excludes(image_ref.path)),
         tuple(problem for problem in found.problems if not settings.excludes(problem.path)),
         tuple(note for note in found.notes if not settings.excludes(note.path)),
         tuple(inside) if all(inside) else (),

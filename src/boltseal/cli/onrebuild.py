@@ -101,9 +101,9 @@ async def _record(looker: BaseScanner, due: RebuildDue, outcome: RebuildOutcome,
     """Into the ledger of the image's registry, if it keeps one."""
     from boltseal.client.ledger_records import NoRecords, record
     from boltseal.ledger.entry import EntryKind
-    from boltseal.project.bases.ledger_entries import requested_extra
+    from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 
-    extra = requested_extra(due.base, due.built_on, due.now, str(outcome), words)
+    extra = rebuild_entry_extra(due.base, due.built_on, due.now, str(outcome), words)
     try:
         await record(looker.transport, EntryKind.REBUILD_REQUESTED, due.image, due.digest, extra)
     except NoRecords:

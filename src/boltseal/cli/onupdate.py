@@ -123,11 +123,11 @@ def _retagged(opened: Opened, versions: Mapping[str, Tag]) -> tuple[FileEdit, ..
     asked = ScanRequest(ProjectTree(opened.root), list(opened.named.files))
     found = scan_project(asked.project, asked.paths)
     wanted = {f"services.{name}.image": tag for name, tag in versions.items()}
-    sites = {site: wanted[site.where] for site in found.sites if site.where in wanted}
-    edited = retag(asked, found, sites)
-    missing = wanted.keys() - {site.where for site in sites}
+    image_refs = {image_ref: wanted[image_ref.where] for image_ref in found.image_refs if image_ref.where in wanted}
+    edited = retag(asked, found, image_refs)
+    missing = wanted.keys() - {image_ref.where for image_ref in image_refs}
     for refusal in edited.refusals:
-        raise NotWritten(f"{refusal.site.path}:{refusal.site.line}: {refusal.reason}; nothing was written")
+        raise NotWritten(f"{refusal.image_ref.path}:{refusal.image_ref.line}: {refusal.reason}; nothing was written")
     if missing:
         raise NotWritten(f"{', '.join(sorted(missing))}: its text was not found in the files; nothing was written")
     return edited.changes

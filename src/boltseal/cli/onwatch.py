@@ -71,7 +71,9 @@ def _composed(path: Path, wanted: TagsToWatch) -> list[Reference]:
     opened = open_project(path.parent, [path])
     for problem in opened.problems:
         wanted.left_out[str(path)] = clean(str(problem))
-    for site in opened.sites:
-        if site.resolved is None:
-            wanted.left_out[site.written] = f"{site.path}:{site.line}: {site.why}"
-    return [site.resolved for site in opened.sites if site.resolved is not None and not site.build]
+    for image_ref in opened.image_refs:
+        if image_ref.resolved is None:
+            wanted.left_out[image_ref.written] = f"{image_ref.path}:{image_ref.line}: {image_ref.why}"
+    return [
+        image_ref.resolved for image_ref in opened.image_refs if image_ref.resolved is not None and not image_ref.build
+    ]

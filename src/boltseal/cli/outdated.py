@@ -19,7 +19,7 @@ from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
     from boltseal.project.bases.base_scan import BaseReport
-    from boltseal.project.bases.changes import BaseChanges, Layers
+    from boltseal.project.bases.changes import BaseChanges, LayerCount
     from boltseal.project.bases.freshness import BaseVerdict
     from boltseal.project.bases.rebuild_requests import RebuildResult
 
@@ -211,7 +211,7 @@ def fields(verdict: BaseVerdict) -> dict[str, Any]:
 
 
 def _changed(changes: BaseChanges) -> dict[str, Any]:
-    def layers(some: Layers) -> dict[str, Any]:
+    def layers(some: LayerCount) -> dict[str, Any]:
         return {"layers": some.number, "size": some.size_bytes}
 
     labels = {one.what: {"was": one.was, "now": one.now} for one in (changes.version, changes.revision) if one}

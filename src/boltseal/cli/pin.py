@@ -86,26 +86,26 @@ def pin(
 def _unpins(opened: OpenedProject) -> list[Pin]:
     from boltseal.project.pin import unpins
 
-    return unpins(opened.sites)
+    return unpins(opened.image_refs)
 
 
 def _pins(opened: OpenedProject, reach: RegistryOptions, allow: list[str]) -> list[Pin]:
     from boltseal.project.lock_file import read_lock
-    from boltseal.project.pin import pins_by_lock, pins_by_meaning, to_be_asked
+    from boltseal.project.pin import pins_by_lock, pins_by_tag, references_to_resolve
 
     lock = read_lock(opened.root)
     if lock is not None:
-        return pins_by_lock(opened.sites, lock)
-    wanted = to_be_asked(opened.sites)
+        return pins_by_lock(opened.image_refs, lock)
+    wanted = references_to_resolve(opened.image_refs)
     if not wanted:
-        return pins_by_meaning(opened.sites, {})
+        return pins_by_tag(opened.image_refs, {})
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> list[Pin]:
         from boltseal.project.resolve import Resolver
 
         resolver = Resolver(transport, allowed, watch=watching(reach, transport, None), progress=progress)
-        return pins_by_meaning(opened.sites, await resolver.meanings(wanted))
+        return pins_by_tag(opened.image_refs, await resolver.meanings(wanted))
 
     with Progress() as progress:
         return ask(reach, {reference.registry for reference in wanted}, run)
@@ -116,11 +116,14 @@ def _edited(opened: OpenedProject, pins: list[Pin]) -> tuple[EditResult, list[Pi
     from boltseal.project.edits import edit
     from boltseal.project.pin import Pin, PinStatus
 
-    wanted = {each.site: each.digest for each in pins if each.status in (PinStatus.PINNED, PinStatus.UNPINNED)}
+    wanted = {each.image_ref: each.digest for each in pins if each.status in (PinStatus.PINNED, PinStatus.UNPINNED)}
     with many_values():
         edited = edit(opened.asked, opened.found, wanted)
-    refused = {refusal.site: refusal.reason for refusal in edited.refusals}
-    told = [Pin(each.site, PinStatus.NO_PLACE, refused[each.site]) if each.site in refused else each for each in pins]
+    refused = {refusal.image_ref: refusal.reason for refusal in edited.refusals}
+    told = [
+        Pin(each.image_ref, PinStatus.NO_PLACE, refused[each.image_ref]) if each.image_ref in refused else each
+        for each in pins
+    ]
     return edited, told
 
 
@@ -140,7 +143,7 @@ def _held_back(opened: OpenedProject, pins: list[Pin], *, whole: bool) -> str:
 
     if opened.problems:
         return "a file could not be read"
-    if any(each.status is PinStatus.UNKNOWN and each.site.resolved is not None for each in pins):
+    if any(each.status is PinStatus.UNKNOWN and each.image_ref.resolved is not None for each in pins):
         return "a reference could not be asked for"
     bare = {PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN}
     if whole and any(each.status in bare for each in pins):
@@ -153,18 +156,18 @@ def _tell(answer: CommandOutput, opened: OpenedProject, pins: list[Pin]) -> None
 
     told = {PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN}
     for each in pins:
-        site = each.site
+        image_ref = each.image_ref
         answer.add(
-            ref=site.written if site.resolved is None else str(site.resolved),
+            ref=image_ref.written if image_ref.resolved is None else str(image_ref.resolved),
             status=each.status,
             reason=each.reason,
-            file=site.path,
-            line=site.line,
-            at=site.where,
+            file=image_ref.path,
+            line=image_ref.line,
+            at=image_ref.where,
             digest=None if each.digest is None else str(each.digest),
         )
         if each.status in told:
-            say(clean(f"{site.path}:{site.line}: {site.written}: {each.status}: {each.reason}"))
+            say(clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: {each.status}: {each.reason}"))
     tell_unread(answer, opened)
 
 
@@ -244,10 +247,14 @@ def _summary(pins: list[Pin], edited: EditResult, *, write: bool, to_stdout: boo
 
 def _elsewhere(pins: list[Pin]) -> None:
     """Which generated files can hold what has no place in the project's own."""
-    from boltseal.project.generated_files import EMITS
+    from boltseal.project.generated_files import EMITTER_BY_FORMAT
     from boltseal.project.pin import PinStatus
 
-    kinds = {each.site.format for each in pins if each.status is PinStatus.NO_PLACE and each.site.resolved is not None}
-    words = [f"`boltseal lock --emit {EMITS[kind]}`" for kind in sorted(kinds & EMITS.keys())]
+    kinds = {
+        each.image_ref.format
+        for each in pins
+        if each.status is PinStatus.NO_PLACE and each.image_ref.resolved is not None
+    }
+    words = [f"`boltseal lock --emit {EMITTER_BY_FORMAT[kind]}`" for kind in sorted(kinds & EMITTER_BY_FORMAT.keys())]
     if words:
         say(f"what has no place can be held beside the files: {', '.join(words)}")

@@ -174,7 +174,7 @@ def _of_compose(files: Sequence[Path], root: Path, allowed: Callable[[str], bool
     from boltseal.project.resolve import not_allowed
 
     project = open_project(root, files)
-    found = images_of(project.sites, project.problems, read_lock(root))
+    found = images_of(project.image_refs, project.problems, read_lock(root))
     for each in found.wanted:
         if not allowed(each.name.registry):
             raise not_allowed(each.name.registry)

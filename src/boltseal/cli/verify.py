@@ -125,12 +125,12 @@ def _verdicts(
 
     now_us = clock_us()
     if reach is None:
-        return asyncio.run(verified(opened.sites, lock, None, now_us=now_us, strict=strict, platforms=platforms))
+        return asyncio.run(verified(opened.image_refs, lock, None, now_us=now_us, strict=strict, platforms=platforms))
     allowed = whom_to_ask(reach, allow)
 
     async def run(transport: Transport) -> tuple[VerifyResult, ...]:
         resolver = Resolver(transport, allowed, watch=watching(reach, transport, lock), progress=progress)
-        return await verified(opened.sites, lock, resolver, now_us=now_us, strict=strict, platforms=platforms)
+        return await verified(opened.image_refs, lock, resolver, now_us=now_us, strict=strict, platforms=platforms)
 
     with Progress() as progress:
         return ask(reach, opened.registries, run)
@@ -149,16 +149,16 @@ def _outcome(verdicts: tuple[VerifyResult, ...], opened: OpenedProject, *, stric
 def _tell(answer: CommandOutput, verdict: VerifyResult, *, github: bool) -> None:
     from boltseal.lockfile.format import time_text
 
-    site = verdict.site
+    image_ref = verdict.image_ref
     answer.add(
-        ref=site.written if site.resolved is None else str(site.resolved),
+        ref=image_ref.written if image_ref.resolved is None else str(image_ref.resolved),
         status=verdict.status,
         reason=verdict.reason,
         weight=verdict.weight,
-        file=site.path,
-        line=site.line,
-        at=site.where,
-        written=site.written,
+        file=image_ref.path,
+        line=image_ref.line,
+        at=image_ref.where,
+        written=image_ref.written,
         expected=None if verdict.from_ is None else str(verdict.from_),
         means=None if verdict.to is None else str(verdict.to),
         locked_at=None if verdict.image is None else time_text(verdict.image.first_seen_us),
@@ -170,7 +170,7 @@ def _tell(answer: CommandOutput, verdict: VerifyResult, *, github: bool) -> None
     if github:
         print_line(annotation(verdict))
     elif verdict.weight != "holds":
-        print_line(clean(f"{site.path}:{site.line}: {site.written}: {verdict.status}: {verdict.reason}"))
+        print_line(clean(f"{image_ref.path}:{image_ref.line}: {image_ref.written}: {verdict.status}: {verdict.reason}"))
 
 
 def _move(move: TagMove | None) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def annotation(verdict: VerifyResult) -> str:
     from boltseal.lockfile.compare import Weight
 
     level = {Weight.HOLDS: "notice", Weight.NOTE: "warning"}.get(verdict.weight, "error")
-    site = verdict.site
-    return _command(level, site.path, site.line, f"{site.written}: {verdict.status}: {verdict.reason}")
+    image_ref = verdict.image_ref
+    return _command(level, image_ref.path, image_ref.line, f"{image_ref.written}: {verdict.status}: {verdict.reason}")
 
 
 def _command(level: str, path: str, line: int, message: str) -> str:

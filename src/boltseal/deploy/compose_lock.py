@@ -15,19 +15,19 @@ from boltseal.project.image_references import Format, ImageReference
 
 
 def as_compose_reads(
-    sites: Sequence[ImageReference], model: Model, root: Path, file: Path
+    image_refs: Sequence[ImageReference], model: Model, root: Path, file: Path
 ) -> tuple[ImageReference, ...]:
     """The sites with each service's image as Compose has it; one more for a service that the scan does not know."""
     wanted = {f"services.{name}.image": service for name, service in model.services.items()}
     found: list[ImageReference] = []
     known: set[str] = set()
-    for site in sites:
-        service = wanted.get(site.where) if site.format is Format.COMPOSE else None
+    for image_ref in image_refs:
+        service = wanted.get(image_ref.where) if image_ref.format is Format.COMPOSE else None
         if service is None:
-            found.append(site)
+            found.append(image_ref)
         else:
-            known.add(site.where)
-            found.append(replace(site, resolved=service.image, why=None, build=service.build))
+            known.add(image_ref.where)
+            found.append(replace(image_ref, resolved=service.image, why=None, build=service.build))
     path = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
     for where, service in wanted.items():
         if where not in known:

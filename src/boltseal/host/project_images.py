@@ -28,7 +28,9 @@ class ProjectImages:
     built: tuple[str, ...]
 
 
-def images_of(sites: Iterable[ImageReference], problems: Iterable[ScanProblem], lock: Lock | None) -> ProjectImages:
+def images_of(
+    image_refs: Iterable[ImageReference], problems: Iterable[ScanProblem], lock: Lock | None
+) -> ProjectImages:
     """What the services of a Compose file run. What they are built from is the builder's to pull.
 
     A name with a tag and a digest gets its tag here too, though Compose would start it without: what it means next keeps
@@ -38,21 +40,23 @@ def images_of(sites: Iterable[ImageReference], problems: Iterable[ScanProblem], 
     unclear = [Unclear("", each.path, each.message) for each in problems]
     built: dict[str, None] = {}
     known = {} if lock is None else lock.by_reference()
-    for site in sites:
-        if ".build." in site.where:
+    for image_ref in image_refs:
+        if ".build." in image_ref.where:
             continue
-        if site.build:
-            built[site.written] = None
-        elif site.resolved is None:
-            unclear.append(Unclear(site.written, f"{site.path}:{site.line}", site.why or "it can't be told"))
+        if image_ref.build:
+            built[image_ref.written] = None
+        elif image_ref.resolved is None:
+            unclear.append(
+                Unclear(image_ref.written, f"{image_ref.path}:{image_ref.line}", image_ref.why or "it can't be told")
+            )
         else:
-            locked = known.get(key_in(site.resolved, known))
-            found = PullRequest.of(site.resolved)
+            locked = known.get(key_in(image_ref.resolved, known))
+            found = PullRequest.of(image_ref.resolved)
             if found.digest is None and locked is not None and locked.digest is not None:
                 found = replace(found, digest=locked.digest, locked=True, images=locked.image_ids)
             elif found.digest is None and locked is not None:
-                built[site.written] = None  # the lock says that no registry holds it
+                built[image_ref.written] = None  # the lock says that no registry holds it
                 continue
-            for platform in site.platforms or ("",):
+            for platform in image_ref.platforms or ("",):
                 wanted[replace(found, platform=platform)] = None
     return ProjectImages(tuple(wanted), tuple(unclear), tuple(built))

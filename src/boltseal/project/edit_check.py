@@ -43,11 +43,11 @@ def _same_nodes(before: SourceFile, after: SourceFile, inside: Mapping[EditRange
     if edited is None:
         return False
     for index, (was, now) in enumerate(zip(old, new, strict=True)):
-        spots = edited.get(index)
-        if spots is None:
+        edit_ranges = edited.get(index)
+        if edit_ranges is None:
             if _shape(was) != _shape(now):
                 return False
-        elif _style(now) != _style(was) or not _replaced(before, was, now, spots, inside):
+        elif _style(now) != _style(was) or not _replaced(before, was, now, edit_ranges, inside):
             return False
     return _order(old) == _order(new)
 
@@ -88,33 +88,37 @@ def _edited(
     )
     starts = [start for start, _, _ in scalars]
     found: dict[int, list[EditRange]] = {}
-    for spot in sorted(inside):
-        gone = source.text[spot.start : spot.end]
-        begin = spot.start + len(gone) - len(gone.lstrip())
+    for edit_range in sorted(inside):
+        gone = source.text[edit_range.start : edit_range.end]
+        begin = edit_range.start + len(gone) - len(gone.lstrip())
         at = bisect_right(starts, begin)
         near = [scalars[i] for i in (at - 1, at, at + 1) if 0 <= i < len(scalars)]
         held = [
             index
             for start, end, index in near
-            if (start <= begin and spot.end <= end and end > start)
-            or (not nodes[index].value and start >= spot.start and not source.text[spot.start : start].strip())
+            if (start <= begin and edit_range.end <= end and end > start)
+            or (
+                not nodes[index].value
+                and start >= edit_range.start
+                and not source.text[edit_range.start : start].strip()
+            )
         ]
         if len(held) != 1:
             held = [index for index in held if not nodes[index].value] or held
         if not held:
             return None
-        found.setdefault(held[0], []).append(spot)
+        found.setdefault(held[0], []).append(edit_range)
     return found
 
 
 def _replaced(
-    source: SourceFile, was: Node, now: Node, spots: list[EditRange], inside: Mapping[EditRange, str]
+    source: SourceFile, was: Node, now: Node, edit_ranges: list[EditRange], inside: Mapping[EditRange, str]
 ) -> bool:
     """Whether a scalar's value is the old one with each spot's text, in order, in place of what stood there."""
     old, new = str(was.value), str(now.value)
     at = past = 0
-    for spot in spots:
-        gone, put = source.text[spot.start : spot.end].strip(), inside[spot].strip()
+    for edit_range in edit_ranges:
+        gone, put = source.text[edit_range.start : edit_range.end].strip(), inside[edit_range].strip()
         place = old.find(gone, at) if gone else new.find(put, past) - past + at
         if place < at or old[at:place] != new[past : past + place - at]:
             return False
@@ -128,9 +132,9 @@ def _replaced(
 def _meant(lines: DockerfileLines, inside: Mapping[EditRange, str]) -> list[Any]:
     """What a Dockerfile says, with the texts of the spots put in."""
 
-    behind = {spot.start - 1: put for spot, put in inside.items() if spot.start == spot.end}
-    instead = {spot.start: put for spot, put in inside.items() if spot.start != spot.end}
-    gone = {offset for spot in inside for offset in range(spot.start, spot.end)}
+    behind = {edit_range.start - 1: put for edit_range, put in inside.items() if edit_range.start == edit_range.end}
+    instead = {edit_range.start: put for edit_range, put in inside.items() if edit_range.start != edit_range.end}
+    gone = {offset for edit_range in inside for offset in range(edit_range.start, edit_range.end)}
 
     def text(part: Text) -> str:
         if not inside:
@@ -151,9 +155,9 @@ def _same_variables(before: SourceFile, after: SourceFile, inside: Mapping[EditR
     old, new = parse_dotenv(before), parse_dotenv(after)
     expected = {name: value.text for name, value in old.values.items()}
     ends = {value.end: name for name, value in old.values.items()}
-    for spot, put in inside.items():
-        name = ends.get(spot.end)
+    for edit_range, put in inside.items():
+        name = ends.get(edit_range.end)
         if name is None:
             return False
-        expected[name] = expected[name][: len(expected[name]) - (spot.end - spot.start)] + put
+        expected[name] = expected[name][: len(expected[name]) - (edit_range.end - edit_range.start)] + put
     return expected == {name: value.text for name, value in new.values.items()}

@@ -46,7 +46,7 @@ class FileEdit:
 class EditRefusal:
     """A site that could not be edited, and why."""
 
-    site: ImageReference
+    image_ref: ImageReference
     reason: str
 
 
@@ -71,78 +71,84 @@ def edit(asked: ScanRequest, found: ScanResult, pins: Mapping[ImageReference, Di
     """The files with these sites pinned (or, with None, unpinned), and what was refused. `found` is of `asked`."""
     refused: dict[ImageReference, str] = {}
     wanted: dict[ImageReference, Digest | None] = {}
-    for site, digest in pins.items():
-        if site.spot is None:
-            refused[site] = site.override_only or site.why or "there is no place for a digest"
+    for image_ref, digest in pins.items():
+        if image_ref.edit_range is None:
+            refused[image_ref] = image_ref.override_only or image_ref.why or "there is no place for a digest"
         else:
-            wanted[site] = digest
+            wanted[image_ref] = digest
     refused.update(_in_conflict(wanted))
     for _ in range(_ROUNDS):
-        spots = {site.spot: digest for site, digest in wanted.items() if site.spot and site not in refused}
-        changes = _apply(asked.project, spots)
-        bad = _unproven(asked, found, spots, changes)
+        edit_ranges = {
+            image_ref.edit_range: digest
+            for image_ref, digest in wanted.items()
+            if image_ref.edit_range and image_ref not in refused
+        }
+        changes = _apply(asked.project, edit_ranges)
+        bad = _unproven(asked, found, edit_ranges, changes)
         if not bad:
             kept = tuple(change for change in changes if change.before.text != change.after.text)
-            return EditResult(kept, tuple(EditRefusal(site, reason) for site, reason in refused.items()))
-        for site in wanted:
-            if site.spot is not None and site.spot.path in bad:
-                refused.setdefault(site, bad[site.spot.path])
+            return EditResult(kept, tuple(EditRefusal(image_ref, reason) for image_ref, reason in refused.items()))
+        for image_ref in wanted:
+            if image_ref.edit_range is not None and image_ref.edit_range.path in bad:
+                refused.setdefault(image_ref, bad[image_ref.edit_range.path])
     refused = {**dict.fromkeys(wanted, "the project does not come out the same twice"), **refused}
-    return EditResult((), tuple(EditRefusal(site, reason) for site, reason in refused.items()))
+    return EditResult((), tuple(EditRefusal(image_ref, reason) for image_ref, reason in refused.items()))
 
 
 def _in_conflict(wanted: Mapping[ImageReference, Digest | None]) -> dict[ImageReference, str]:
     """1. One spot holds one digest."""
     by_spot: defaultdict[EditRange, list[ImageReference]] = defaultdict(list)
-    for site in wanted:
-        if site.spot is not None:
-            by_spot[site.spot].append(site)
+    for image_ref in wanted:
+        if image_ref.edit_range is not None:
+            by_spot[image_ref.edit_range].append(image_ref)
     refused: dict[ImageReference, str] = {}
-    for sites in by_spot.values():
-        if len({wanted[site] for site in sites}) > 1:
+    for image_refs in by_spot.values():
+        if len({wanted[image_ref] for image_ref in image_refs}) > 1:
             refused.update(
-                (site, "it shares its text with another reference, which has another digest") for site in sites
+                (image_ref, "it shares its text with another reference, which has another digest")
+                for image_ref in image_refs
             )
     order = sorted(by_spot)
     for first, second in pairwise(order):
         if first.path == second.path and second.start < first.end:
             refused.update(
-                (site, "its text overlaps with another reference's") for site in by_spot[first] + by_spot[second]
+                (image_ref, "its text overlaps with another reference's")
+                for image_ref in by_spot[first] + by_spot[second]
             )
     return refused
 
 
-def _apply(project: ProjectTree, spots: Mapping[EditRange, Digest | None]) -> list[FileEdit]:
+def _apply(project: ProjectTree, edit_ranges: Mapping[EditRange, Digest | None]) -> list[FileEdit]:
     by_path: defaultdict[str, list[EditRange]] = defaultdict(list)
-    for spot in spots:
-        by_path[spot.path].append(spot)
+    for edit_range in edit_ranges:
+        by_path[edit_range.path].append(edit_range)
     changes: list[FileEdit] = []
     for path, inside in sorted(by_path.items()):
         before = project.read(path)
         parts: list[str] = []
         at = 0
-        for spot in sorted(inside):
-            parts += (before.text[at : spot.start], written(spot, spots[spot]))
-            at = spot.end
+        for edit_range in sorted(inside):
+            parts += (before.text[at : edit_range.start], written(edit_range, edit_ranges[edit_range]))
+            at = edit_range.end
         parts.append(before.text[at:])
         changes.append(FileEdit(before, before.with_text("".join(parts))))
     return changes
 
 
-def written(spot: EditRange, digest: Digest | None) -> str:
+def written(edit_range: EditRange, digest: Digest | None) -> str:
     """What stands in a spot once it holds this digest."""
-    return "" if digest is None else f"{spot.lead}{digest}"
+    return "" if digest is None else f"{edit_range.lead}{digest}"
 
 
 def _unproven(
-    asked: ScanRequest, found: ScanResult, spots: Mapping[EditRange, Digest | None], changes: Sequence[FileEdit]
+    asked: ScanRequest, found: ScanResult, edit_ranges: Mapping[EditRange, Digest | None], changes: Sequence[FileEdit]
 ) -> dict[str, str]:
     """The files whose new text does not hold, and why."""
     bad: dict[str, str] = {}
-    kinds = {site.path: site.format for site in found.sites}
+    kinds = {image_ref.path: image_ref.format for image_ref in found.image_refs}
     inside: defaultdict[str, dict[EditRange, str]] = defaultdict(dict)
-    for spot, digest in spots.items():
-        inside[spot.path][spot] = written(spot, digest)
+    for edit_range, digest in edit_ranges.items():
+        inside[edit_range.path][edit_range] = written(edit_range, digest)
     for change in changes:  # 2.
         reason = structure_differs(change.before, change.after, inside[change.path], kinds.get(change.path))
         if reason is not None:
@@ -152,11 +158,15 @@ def _unproven(
     again = scan_project(  # 3.
         asked.project.with_texts({change.path: change.after for change in changes}), asked.paths, crds=asked.crds
     )
-    if len(again.sites) != len(found.sites) or len(again.problems) != len(found.problems):
+    if len(again.image_refs) != len(found.image_refs) or len(again.problems) != len(found.problems):
         return {change.path: "read again, it does not hold the same references" for change in changes}
-    for site, now in zip(found.sites, again.sites, strict=True):
-        expected = spots.get(site.spot, site.pinned) if site.spot is not None else site.pinned
-        same = (site.path, site.where, site.line, site.unpinned, site.build) == (
+    for image_ref, now in zip(found.image_refs, again.image_refs, strict=True):
+        expected = (
+            edit_ranges.get(image_ref.edit_range, image_ref.pinned)
+            if image_ref.edit_range is not None
+            else image_ref.pinned
+        )
+        same = (image_ref.path, image_ref.where, image_ref.line, image_ref.unpinned, image_ref.build) == (
             now.path,
             now.where,
             now.line,
@@ -164,9 +174,12 @@ def _unproven(
             now.build,
         )
         if not same or now.pinned != expected:
-            reason = f"read again, {site.where} does not name what it should"
+            reason = f"read again, {image_ref.where} does not name what it should"
             for change in changes:
-                if change.path in (site.path, site.spot.path if site.spot is not None else site.path):
+                if change.path in (
+                    image_ref.path,
+                    image_ref.edit_range.path if image_ref.edit_range is not None else image_ref.path,
+                ):
                     bad[change.path] = reason
             bad = bad or {change.path: reason for change in changes}
     return bad

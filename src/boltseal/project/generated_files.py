@@ -35,27 +35,27 @@ class Emitted:
 
 def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """`services.*.image` for `docker compose -f compose.yaml -f FILE`. SeveralFolders."""
-    sites = _of(digests, Format.COMPOSE)
-    folders = sorted({site.path.rpartition("/")[0] or "." for site in sites})
+    image_refs = _of(digests, Format.COMPOSE)
+    folders = sorted({image_ref.path.rpartition("/")[0] or "." for image_ref in image_refs})
     if len(folders) > 1:
         raise SeveralFolders(f"Compose files lie in {', '.join(folders)}; name the files of one project")
     services: defaultdict[str, set[str]] = defaultdict(set)
     left: list[tuple[ImageReference, str]] = []
-    for site in sites:
-        service = _SERVICE.fullmatch(site.where)
+    for image_ref in image_refs:
+        service = _SERVICE.fullmatch(image_ref.where)
         if service is None:
-            left.append((site, "an override holds the images of services only"))
-        elif site.build:
-            left.append((site, "it is built here"))
+            left.append((image_ref, "an override holds the images of services only"))
+        elif image_ref.build:
+            left.append((image_ref, "it is built here"))
         else:
-            services[service[1]].add(_pinned(site, digests[site]))
+            services[service[1]].add(_pinned(image_ref, digests[image_ref]))
     lines = [f"{_HEAD}services:"]
     for name, images in sorted(services.items()):
         if len(images) > 1:
             left += [
-                (site, "its files name several images for it")
-                for site in sites
-                if site.where == f"services.{name}.image"
+                (image_ref, "its files name several images for it")
+                for image_ref in image_refs
+                if image_ref.where == f"services.{name}.image"
             ]
         else:
             lines.append(f"  {_text(name)}:\n    image: {_text(*images)}")
@@ -66,17 +66,17 @@ def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
 
 def kustomize_component(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """A component whose `images` give each name of the manifests its tag and digest."""
-    sites = _of(digests, Format.KUBERNETES)
+    image_refs = _of(digests, Format.KUBERNETES)
     by_name: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
-    for site in sites:
-        if site.resolved is not None:
-            by_name[_name(site)].add((site.resolved.tag or "latest", str(digests[site])))
+    for image_ref in image_refs:
+        if image_ref.resolved is not None:
+            by_name[_name(image_ref)].add((image_ref.resolved.tag or "latest", str(digests[image_ref])))
     lines = [f"{_HEAD}apiVersion: kustomize.config.k8s.io/v1alpha1", "kind: Component", "images:"]
     left: list[tuple[ImageReference, str]] = []
     for name, meant in sorted(by_name.items()):
         if len(meant) > 1:
             several = "kustomize knows images by their name alone, and the manifests use several tags of it"
-            left += [(site, several) for site in sites if _name(site) == name]
+            left += [(image_ref, several) for image_ref in image_refs if _name(image_ref) == name]
         else:
             ((tag, digest),) = meant
             lines.append(f"  - name: {_text(name)}\n    newTag: {_text(f'{tag}@{digest}')}")
@@ -88,14 +88,16 @@ def kustomize_component(digests: Mapping[ImageReference, Digest]) -> Emitted:
 def source_policy(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """A BuildKit source policy (`EXPERIMENTAL_BUILDKIT_SOURCE_POLICY`): every FROM, `--from` and syntax by its digest."""
     meant: defaultdict[Reference, set[Digest]] = defaultdict(set)
-    sites = [site for site in digests if site.format is Format.DOCKERFILE or ".build." in site.where]
-    for site in sites:
-        if site.resolved is not None:
-            meant[site.resolved.by_tag].add(digests[site])
+    image_refs = [
+        image_ref for image_ref in digests if image_ref.format is Format.DOCKERFILE or ".build." in image_ref.where
+    ]
+    for image_ref in image_refs:
+        if image_ref.resolved is not None:
+            meant[image_ref.resolved.by_tag].add(digests[image_ref])
     left = tuple(
-        (site, "its files want several digests for it")
-        for site in sites
-        if site.resolved is not None and len(meant[site.resolved.by_tag]) > 1
+        (image_ref, "its files want several digests for it")
+        for image_ref in image_refs
+        if image_ref.resolved is not None and len(meant[image_ref.resolved.by_tag]) > 1
     )
     rules = [
         {
@@ -115,7 +117,7 @@ EMITTERS: Final[Mapping[str, Callable[[Mapping[ImageReference, Digest]], Emitted
     "buildkit-source-policy": source_policy,
 }
 """By the word of `boltseal lock --emit`."""
-EMITS: Final[Mapping[Format, str]] = {
+EMITTER_BY_FORMAT: Final[Mapping[Format, str]] = {
     Format.COMPOSE: "compose-override",
     Format.DOCKERFILE: "buildkit-source-policy",
     Format.KUBERNETES: "kustomize",
@@ -124,19 +126,19 @@ EMITS: Final[Mapping[Format, str]] = {
 
 
 def _of(digests: Iterable[ImageReference], kind: Format) -> list[ImageReference]:
-    return [site for site in digests if site.format is kind]
+    return [image_ref for image_ref in digests if image_ref.format is kind]
 
 
-def _name(site: ImageReference) -> str:
+def _name(image_ref: ImageReference) -> str:
     """The name by which kustomize knows an image: as the manifest writes it, without tag and digest."""
-    tag = None if site.resolved is None else site.resolved.tag
-    return site.written.partition("@")[0].removesuffix(f":{tag}")
+    tag = None if image_ref.resolved is None else image_ref.resolved.tag
+    return image_ref.written.partition("@")[0].removesuffix(f":{tag}")
 
 
-def _pinned(site: ImageReference, digest: Digest) -> str:
-    if site.resolved is None:
+def _pinned(image_ref: ImageReference, digest: Digest) -> str:
+    if image_ref.resolved is None:
         raise AssertionError("only what was resolved has a digest")
-    return replace(site.resolved, digest=digest).familiar()
+    return replace(image_ref.resolved, digest=digest).familiar()
 
 
 def _text(text: str) -> str:

@@ -55,7 +55,7 @@ class ImageReference:
 
     `written` is the text as it stands there, `resolved` what it names once variables are filled in (None: `why` says
     what is missing). `span` is where `written` stands in `path`, `line` counts from 1, `where` says it in words, such as
-    `services.web.image`. `build`: the service is built here, so its name is its own and is not pinned. `spot` is None
+    `services.web.image`. `build`: the service is built here, so its name is its own and is not pinned. `edit_range` is None
     where a digest can't be written soundly; `override_only` then says why, and a generated override still can hold it.
     """
 
@@ -69,7 +69,7 @@ class ImageReference:
     why: str | None = None
     platforms: tuple[str, ...] = ()
     build: bool = False
-    spot: EditRange | None = None
+    edit_range: EditRange | None = None
     override_only: str | None = None
 
     @property
@@ -99,6 +99,6 @@ class ScanProblem:
 class ScanResult:
     """All that was found, by path and position, all that was not readable, and what is known not to be evaluated (`notes`)."""
 
-    sites: tuple[ImageReference, ...] = ()
+    image_refs: tuple[ImageReference, ...] = ()
     problems: tuple[ScanProblem, ...] = ()
     notes: tuple[ScanProblem, ...] = ()

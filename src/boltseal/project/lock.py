@@ -70,33 +70,33 @@ class LockUpdate:
     notes: tuple[str, ...] = ()
 
 
-def wanted_of(
-    sites: Iterable[ImageReference], known: Mapping[Reference, LockedImage] | None = None
+def references_to_lock(
+    image_refs: Iterable[ImageReference], known: Mapping[Reference, LockedImage] | None = None
 ) -> dict[Reference, ReferenceToLock]:
     """The distinct references of these sites, by their name in the lock that there is."""
     found: dict[Reference, ReferenceToLock] = {}
-    for site in sites:
-        if site.resolved is None:
+    for image_ref in image_refs:
+        if image_ref.resolved is None:
             continue
-        key = key_in(site.resolved, known or {}, same=True)
+        key = key_in(image_ref.resolved, known or {}, same=True)
         before = found.get(key, ReferenceToLock(key, frozenset(), frozenset(), frozenset(), build=False))
-        pinned = frozenset() if site.pinned is None or key.digest is not None else frozenset({site.pinned})
+        pinned = frozenset() if image_ref.pinned is None or key.digest is not None else frozenset({image_ref.pinned})
         found[key] = ReferenceToLock(
             key,
-            before.written | {site.written},
-            before.used | {Use(site.path, site.where)},
+            before.written | {image_ref.written},
+            before.used | {Use(image_ref.path, image_ref.where)},
             before.pins | pinned,
-            before.build or site.build,
+            before.build or image_ref.build,
         )
     return found
 
 
-def unreadable(sites: Iterable[ImageReference]) -> tuple[Unresolved, ...]:
+def unreadable(image_refs: Iterable[ImageReference]) -> tuple[Unresolved, ...]:
     """The sites that name nothing that could be looked up, such as a variable without a value."""
     return tuple(
-        Unresolved(site.written, site.why or "it is no reference", (f"{site.path}:{site.line}",))
-        for site in sites
-        if site.resolved is None
+        Unresolved(image_ref.written, image_ref.why or "it is no reference", (f"{image_ref.path}:{image_ref.line}",))
+        for image_ref in image_refs
+        if image_ref.resolved is None
     )
 
 
@@ -109,7 +109,7 @@ class _Progress:
 
 
 async def relock(
-    sites: Sequence[ImageReference],
+    image_refs: Sequence[ImageReference],
     old: Lock,
     resolver: Resolver,
     *,
@@ -123,7 +123,7 @@ async def relock(
     KeyDiffers, LedgerBroken: a registry is not to be believed.
     """
     known = old.by_reference()
-    wanted = wanted_of(sites, known)
+    wanted = references_to_lock(image_refs, known)
     meanings = await resolver.meanings(wanted)
     for meaning in meanings.values():
         if isinstance(meaning, KeyDiffers):  # nothing is to be had of it, and the lock must not come to name its key
@@ -137,7 +137,7 @@ async def relock(
     meanings |= await resolver.meanings(pinned)
     read = await resolver.platforms(_unread(meanings, old))
     behind = read | {image.digest: image.platforms for image in old.images if image.digest and image.platforms}
-    done = _Progress(unresolved=list(unreadable(sites)))
+    done = _Progress(unresolved=list(unreadable(image_refs)))
     now_us -= now_us % SECOND_US
     for each in wanted.values():
         _lock_one(each, known.get(each.reference), meanings, behind, done, now_us, update=update(each.reference))

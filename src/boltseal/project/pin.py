@@ -42,86 +42,91 @@ class PinStatus(StrEnum):
 class Pin(NamedTuple):
     """What becomes of one site, and why. `digest` is what it shall have, None where it shall have none or is left alone."""
 
-    site: ImageReference
+    image_ref: ImageReference
     status: PinStatus
     reason: str
     digest: Digest | None = None
 
 
-def to_be_asked(sites: Iterable[ImageReference]) -> frozenset[Reference]:
+def references_to_resolve(image_refs: Iterable[ImageReference]) -> frozenset[Reference]:
     """The references whose meaning is needed where there is no lock."""
     return frozenset(
-        lock_key(site.resolved)
-        for site in sites
-        if site.resolved is not None and site.pinned is None and site.spot is not None and not site.build
+        lock_key(image_ref.resolved)
+        for image_ref in image_refs
+        if image_ref.resolved is not None
+        and image_ref.pinned is None
+        and image_ref.edit_range is not None
+        and not image_ref.build
     )
 
 
-def pins_by_lock(sites: Iterable[ImageReference], lock: Lock) -> list[Pin]:
+def pins_by_lock(image_refs: Iterable[ImageReference], lock: Lock) -> list[Pin]:
     """What the lock says of each site."""
     known = lock.by_reference()
-    return [_by_lock(site, known) for site in sites]
+    return [_by_lock(image_ref, known) for image_ref in image_refs]
 
 
-def pins_by_meaning(
-    sites: Iterable[ImageReference], meanings: Mapping[Reference, Resolved | BoltsealError]
+def pins_by_tag(
+    image_refs: Iterable[ImageReference], meanings: Mapping[Reference, Resolved | BoltsealError]
 ) -> list[Pin]:
     """What each site's tag means now."""
     found: list[Pin] = []
-    for site in sites:
-        left = _left_alone(site)
-        if left is None and site.pinned is not None:
-            left = Pin(site, PinStatus.UNCHANGED, f"is pinned to {site.pinned.short}")
-        meaning = None if left is not None or site.spot is None else meanings[lock_key(_named(site))]
+    for image_ref in image_refs:
+        left = _left_alone(image_ref)
+        if left is None and image_ref.pinned is not None:
+            left = Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {image_ref.pinned.short}")
+        meaning = None if left is not None or image_ref.edit_range is None else meanings[lock_key(_named(image_ref))]
         if isinstance(meaning, BoltsealError):
-            found.append(Pin(site, PinStatus.UNKNOWN, meaning.message))
+            found.append(Pin(image_ref, PinStatus.UNKNOWN, meaning.message))
         else:
-            found.append(left or _pin(site, None if meaning is None else meaning.digest))
+            found.append(left or _pin(image_ref, None if meaning is None else meaning.digest))
     return found
 
 
-def unpins(sites: Iterable[ImageReference]) -> list[Pin]:
+def unpins(image_refs: Iterable[ImageReference]) -> list[Pin]:
     """Every digest goes that stands beside a name."""
     found: list[Pin] = []
-    for site in sites:
-        if site.pinned is None:
-            found.append(Pin(site, PinStatus.UNCHANGED, "is not pinned"))
-        elif site.spot is None:
-            found.append(Pin(site, PinStatus.NO_PLACE, site.override_only or "its digest has no place of its own"))
+    for image_ref in image_refs:
+        if image_ref.pinned is None:
+            found.append(Pin(image_ref, PinStatus.UNCHANGED, "is not pinned"))
+        elif image_ref.edit_range is None:
+            found.append(
+                Pin(image_ref, PinStatus.NO_PLACE, image_ref.override_only or "its digest has no place of its own")
+            )
         else:
-            found.append(Pin(site, PinStatus.UNPINNED, f"was pinned to {site.pinned.short}"))
+            found.append(Pin(image_ref, PinStatus.UNPINNED, f"was pinned to {image_ref.pinned.short}"))
     return found
 
 
-def _left_alone(site: ImageReference) -> Pin | None:
-    if site.build:
-        return Pin(site, PinStatus.LOCAL_BUILD, "is built here: its name is its own")
-    if site.resolved is None:
-        return Pin(site, PinStatus.UNKNOWN, site.why or "is no reference")
+def _left_alone(image_ref: ImageReference) -> Pin | None:
+    if image_ref.build:
+        return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here: its name is its own")
+    if image_ref.resolved is None:
+        return Pin(image_ref, PinStatus.UNKNOWN, image_ref.why or "is no reference")
     return None
 
 
-def _by_lock(site: ImageReference, known: Mapping[Reference, LockedImage]) -> Pin:
-    left = _left_alone(site)
+def _by_lock(image_ref: ImageReference, known: Mapping[Reference, LockedImage]) -> Pin:
+    left = _left_alone(image_ref)
     if left is not None:
         return left
-    image = known.get(key_in(_named(site), known))
+    image = known.get(key_in(_named(image_ref), known))
     if image is None:
-        return Pin(site, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
-    return _pin(site, image.digest)
+        return Pin(image_ref, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
+    return _pin(image_ref, image.digest)
 
 
-def _pin(site: ImageReference, digest: Digest | None) -> Pin:
-    if site.spot is None:
-        return Pin(site, PinStatus.NO_PLACE, site.override_only or "there is no place for a digest")
+def _pin(image_ref: ImageReference, digest: Digest | None) -> Pin:
+    if image_ref.edit_range is None:
+        return Pin(image_ref, PinStatus.NO_PLACE, image_ref.override_only or "there is no place for a digest")
     if digest is None:
-        return Pin(site, PinStatus.LOCAL_BUILD, "is built here: no registry holds it")
-    if site.pinned == digest:
-        return Pin(site, PinStatus.UNCHANGED, f"is pinned to {digest.short}")
-    return Pin(site, PinStatus.PINNED, f"pinned to {digest.short}", digest)
+        return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here: no registry holds it")
+    if image_ref.pinned == digest:
+        return Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {digest.short}")
+    return Pin(image_ref, PinStatus.PINNED, f"pinned to {digest.short}", digest)
 
 
-def _named(site: ImageReference) -> Reference:
-    if site.resolved is None:
+def _named(image_ref: ImageReference) -> Reference:
+    if image_ref.resolved is None:
         raise AssertionError("what names nothing was left alone before")
-    return site.resolved
+    return image_ref.resolved

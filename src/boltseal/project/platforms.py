@@ -47,7 +47,7 @@ def check_platform(text: str) -> str:
     return text
 
 
-def runs(asked: str, has: str) -> bool:
+def can_run(asked: str, has: str) -> bool:
     """Whether a machine of the asked platform runs an image for the other one."""
     wanted, found = _machine(asked), _machine(has)
     if (wanted.system, wanted.architecture) != (found.system, found.architecture):
@@ -57,19 +57,19 @@ def runs(asked: str, has: str) -> bool:
     return not wanted.variant or not found.variant or wanted.variant == found.variant
 
 
-def lacking(asked: Iterable[str], platforms: Sequence[LockedPlatform]) -> tuple[str, ...] | None:
+def missing_platforms(asked: Iterable[str], platforms: Sequence[LockedPlatform]) -> tuple[str, ...] | None:
     """The asked platforms that an image is not for; None where it can't be told, since its own are not all known."""
     if not platforms or any(each.platform in _UNKNOWN for each in platforms):
         return None
-    return tuple(one for one in asked if not any(runs(one, each.platform) for each in platforms))
+    return tuple(one for one in asked if not any(can_run(one, each.platform) for each in platforms))
 
 
-def same_on(asked: Iterable[str], change: PlatformChange) -> tuple[str, ...]:
+def unchanged_platforms(asked: Iterable[str], change: PlatformChange) -> tuple[str, ...]:
     """The asked platforms whose image is the same on both sides of a change."""
     return tuple(
         one
         for one in asked
-        if any(runs(one, each) for each in change.same) and not any(runs(one, each) for each in change.changed)
+        if any(can_run(one, each) for each in change.same) and not any(can_run(one, each) for each in change.changed)
     )
 
 

@@ -23,7 +23,7 @@ from boltseal.project.references.actions import read_actions
 from boltseal.project.references.compose import read_compose
 from boltseal.project.references.dockerfile import read_dockerfile
 from boltseal.project.references.gitlab import included, read_gitlab, wildcards
-from boltseal.project.references.helm import Laid, app_version, laid_out, read_values
+from boltseal.project.references.helm import ValuesByPath, app_version, laid_out, read_values
 from boltseal.project.references.kubernetes import is_kubernetes, read_kubernetes
 from boltseal.project.references.kustomize import patch_files, read_kustomize, read_operations
 from boltseal.project.references.templates import (
@@ -87,8 +87,8 @@ class _Scan:
         self.done: set[tuple[str, Format | None, str]] = set()
         self.files: list[tuple[str, str]] | None = None
         self.patterns: set[str] = set()
-        self.laid_out: dict[str, Laid] = {}
-        self.sites: list[ImageReference] = []
+        self.laid_out: dict[str, ValuesByPath] = {}
+        self.image_refs: list[ImageReference] = []
         self.problems: list[ScanProblem] = []
         self.notes: list[ScanProblem] = []
 
@@ -110,11 +110,15 @@ class _Scan:
                 shown = path if error.filename is None else os.path.relpath(error.filename, self.project.root)
                 self.problems.append(ScanProblem(str(shown), 0, f"can't be read: {error.strerror}"))
         self.take(read_compose(self.project, self.composed))
-        sites = sorted(dict.fromkeys(self.sites), key=lambda site: (site.path, site.span, site.where))
-        return ScanResult(tuple(sites), *(tuple(sorted(dict.fromkeys(each))) for each in (self.problems, self.notes)))
+        image_refs = sorted(
+            dict.fromkeys(self.image_refs), key=lambda image_ref: (image_ref.path, image_ref.span, image_ref.where)
+        )
+        return ScanResult(
+            tuple(image_refs), *(tuple(sorted(dict.fromkeys(each))) for each in (self.problems, self.notes))
+        )
 
     def take(self, found: ScanResult) -> None:
-        self.sites.extend(found.sites)
+        self.image_refs.extend(found.image_refs)
         self.problems.extend(found.problems)
         self.notes.extend(found.notes)
 
@@ -253,7 +257,7 @@ class _Scan:
         names = [f"{folder}/{name}" if folder else name for name in there if _VALUES.fullmatch(name) and name != last]
         return read_values(source, documents, version=version, over=[self.laid(name) for name in names])
 
-    def laid(self, name: str) -> Laid:
+    def laid(self, name: str) -> ValuesByPath:
         """What a file of values has; nothing of one that can't be read, which is told when its turn comes."""
         if name not in self.laid_out:
             self.laid_out[name] = {}

@@ -80,13 +80,13 @@ class TagMove:
         return text if self.left_us is None else f"{text}; it left what was locked on {time_text(self.left_us)}"
 
 
-def by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> TagMove:
+def move_by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> TagMove:
     """Where there is no ledger. `event`: the registry's last word on the tag, which may be older than the move."""
     known = event is not None and event.digest == to
     return TagMove(looks_like_release(tag), moved_us=event.time_us if known and event is not None else None)
 
 
-def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> TagMove:
+def move_by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> TagMove:
     """By the entries that changed the tag, the oldest first. `was`: what it should mean; `image`: how it is locked."""
     said = found.history.changes_of(tag)
     bound = next((one.entry.digest for one in said if one.entry.extra.get("mode") == "sealed" and not one.gone), "")

@@ -38,9 +38,9 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
 from boltseal.project.image_references import ImageReference
-from boltseal.project.platforms import lacking, runs, same_on
+from boltseal.project.platforms import can_run, missing_platforms, unchanged_platforms
 from boltseal.project.resolve import COUNTS_PULLS, Resolver
-from boltseal.project.tag_moves import TagMove, by_ledger, by_name
+from boltseal.project.tag_moves import TagMove, move_by_ledger, move_by_name
 
 
 class VerifyStatus(StrEnum):
@@ -65,7 +65,7 @@ class VerifyResult:
     `image`: how it is locked. `move`: what is known of a tag that moved, or is gone; `change`: on which platforms.
     """
 
-    site: ImageReference
+    image_ref: ImageReference
     status: VerifyStatus
     weight: Weight
     reason: str
@@ -81,7 +81,7 @@ Moves = Mapping[Reference, Proven | LastEvent | BoltsealError | None]
 
 
 async def verify(
-    sites: Sequence[ImageReference],
+    image_refs: Sequence[ImageReference],
     lock: Lock | None,
     resolver: Resolver | None,
     *,
@@ -96,12 +96,17 @@ async def verify(
     known = {} if lock is None else lock.by_reference()
     meanings: dict[Reference, Resolved | BoltsealError] = {}
     if resolver is not None:
-        keys = {site: key_in(site.resolved, known) for site in sites if site.resolved is not None}
-        skipped = {key for site, key in keys.items() if _is_local(site, known.get(key))}
+        keys = {
+            image_ref: key_in(image_ref.resolved, known) for image_ref in image_refs if image_ref.resolved is not None
+        }
+        skipped = {key for image_ref, key in keys.items() if _is_local(image_ref, known.get(key))}
         meanings = await resolver.meanings(key for key in keys.values() if key not in skipped)
-        pinned = [_by_digest(site, key, meanings) for site, key in keys.items() if key not in skipped]
+        pinned = [_by_digest(image_ref, key, meanings) for image_ref, key in keys.items() if key not in skipped]
         meanings |= await resolver.meanings(reference for reference in pinned if reference is not None)
-    found = [_judge(site, lock is not None, known, meanings if resolver is not None else None) for site in sites]
+    found = [
+        _judge(image_ref, lock is not None, known, meanings if resolver is not None else None)
+        for image_ref in image_refs
+    ]
     if resolver is not None:
         found = await _told(found, known, meanings, resolver, now_us, platforms)
     return tuple(_weighed(_on_platforms(each, known, platforms), strict=strict) for each in found)
@@ -117,9 +122,9 @@ async def _told(
 ) -> list[VerifyResult]:
     """The verdicts, with what registries tell of tags that moved or are gone."""
     moved = {
-        key_in(each.site.resolved, known): each
+        key_in(each.image_ref.resolved, known): each
         for each in found
-        if each.status in (VerifyStatus.MOVED, VerifyStatus.GONE) and each.site.resolved is not None
+        if each.status in (VerifyStatus.MOVED, VerifyStatus.GONE) and each.image_ref.resolved is not None
     }
     moves = await resolver.moves({key: each.to for key, each in moved.items() if key.tag})
     indexes = await resolver.indexes(
@@ -148,14 +153,14 @@ def _on_platforms(
     verdict: VerifyResult, known: Mapping[Reference, LockedImage], platforms: Sequence[str]
 ) -> VerifyResult:
     """8: what holds so far does not, if it is for other machines than it is used on."""
-    site = verdict.site
-    asked = (*site.platforms, *platforms)
-    if verdict.status not in (VerifyStatus.HOLDS, VerifyStatus.NOT_PINNED) or site.resolved is None or not asked:
+    image_ref = verdict.image_ref
+    asked = (*image_ref.platforms, *platforms)
+    if verdict.status not in (VerifyStatus.HOLDS, VerifyStatus.NOT_PINNED) or image_ref.resolved is None or not asked:
         return verdict
-    image = known.get(key_in(site.resolved, known))
+    image = known.get(key_in(image_ref.resolved, known))
     if image is None or verdict.weight not in (Weight.HOLDS, Weight.NOTE):
         return verdict
-    missing = lacking(asked, image.platforms)
+    missing = missing_platforms(asked, image.platforms)
     if missing:
         has = ", ".join(sorted({each.platform for each in image.platforms}))
         reason = f"it is used on {', '.join(missing)}, and there is no image of it for that; it has {has}"
@@ -168,51 +173,53 @@ def _on_platforms(
     return verdict
 
 
-def _by_digest(site: ImageReference, key: Reference, meanings: Meanings) -> Reference | None:
+def _by_digest(image_ref: ImageReference, key: Reference, meanings: Meanings) -> Reference | None:
     """A pin whose tag does not mean it any more has to be asked for by itself."""
     meaning = meanings[key]
-    if site.pinned is None or key.digest is not None:
+    if image_ref.pinned is None or key.digest is not None:
         return None
-    if isinstance(meaning, Resolved) and meaning.digest == site.pinned:
+    if isinstance(meaning, Resolved) and meaning.digest == image_ref.pinned:
         return None
-    return replace(key, tag=None, digest=site.pinned)
+    return replace(key, tag=None, digest=image_ref.pinned)
 
 
-def _is_local(site: ImageReference, image: LockedImage | None) -> bool:
-    return site.build and (image is None or image.local_build)
+def _is_local(image_ref: ImageReference, image: LockedImage | None) -> bool:
+    return image_ref.build and (image is None or image.local_build)
 
 
 def _judge(
-    site: ImageReference, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None
+    image_ref: ImageReference, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None
 ) -> VerifyResult:
     # 1
-    if site.resolved is None:
-        return VerifyResult(site, VerifyStatus.UNKNOWN, Weight.UNKNOWN, site.why or "it is no reference")
-    key = key_in(site.resolved, known)
+    if image_ref.resolved is None:
+        return VerifyResult(image_ref, VerifyStatus.UNKNOWN, Weight.UNKNOWN, image_ref.why or "it is no reference")
+    key = key_in(image_ref.resolved, known)
     image = known.get(key)
     # 2
     if has_lock and image is None:
         return VerifyResult(
-            site, VerifyStatus.NOT_LOCKED, Weight.DIFFERS, f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
+            image_ref, VerifyStatus.NOT_LOCKED, Weight.DIFFERS, f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
         )
-    if _is_local(site, image):
-        return VerifyResult(site, VerifyStatus.LOCAL_BUILD, Weight.HOLDS, "it is built here, and no registry holds it")
+    if _is_local(image_ref, image):
+        return VerifyResult(
+            image_ref, VerifyStatus.LOCAL_BUILD, Weight.HOLDS, "it is built here, and no registry holds it"
+        )
     if image is not None and image.local_build:
         return VerifyResult(
-            site,
+            image_ref,
             VerifyStatus.DISAGREES,
             Weight.DIFFERS,
             f"{LOCK_NAME} says that it is built here, and no service here builds it; run `boltseal lock --update`",
         )
     # 3
-    pinned = site.pinned
+    pinned = image_ref.pinned
     if pinned is not None and image is not None and image.digest != pinned:
-        return _other_pin(site, image, pinned, meanings, key)
+        return _other_pin(image_ref, image, pinned, meanings, key)
     # 4
     wanted = pinned or (None if image is None else image.digest)
     if wanted is None:
         return VerifyResult(
-            site,
+            image_ref,
             VerifyStatus.NOT_PINNED,
             Weight.DIFFERS,
             "neither a digest nor a lock says what it should mean; run `boltseal pin`",
@@ -221,30 +228,30 @@ def _judge(
     if meanings is None:
         if pinned is None:
             return VerifyResult(
-                site, VerifyStatus.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} says what it should mean", wanted
+                image_ref, VerifyStatus.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} says what it should mean", wanted
             )
-        return VerifyResult(site, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted)
-    return _compared(site, key, image, wanted, meanings)
+        return VerifyResult(image_ref, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted)
+    return _compared(image_ref, key, image, wanted, meanings)
 
 
 def _other_pin(
-    site: ImageReference, image: LockedImage, pinned: Digest, meanings: Meanings | None, key: Reference
+    image_ref: ImageReference, image: LockedImage, pinned: Digest, meanings: Meanings | None, key: Reference
 ) -> VerifyResult:
     """A pin that is not what the lock says."""
     one_of = [each.platform for each in image.platforms if each.manifest == pinned]
     held = None if meanings is None else meanings.get(replace(key, tag=None, digest=pinned))
     plain = isinstance(held, Resolved) and held.media_type not in INDEX_TYPES and image.media_type in INDEX_TYPES
-    if one_of and site.platforms and all(runs(asked, one_of[0]) for asked in site.platforms):
+    if one_of and image_ref.platforms and all(can_run(asked, one_of[0]) for asked in image_ref.platforms):
         if isinstance(held, BoltsealError):
-            return _not_told(site, held, pinned)
+            return _not_told(image_ref, held, pinned)
         reason = f"it is pinned to the image for {one_of[0]} alone, which is what it asks for"
-        return VerifyResult(site, VerifyStatus.HOLDS, Weight.NOTE, reason, image.digest, pinned)
+        return VerifyResult(image_ref, VerifyStatus.HOLDS, Weight.NOTE, reason, image.digest, pinned)
     if one_of or (plain and not image.platforms):
         which = f"only the image for {one_of[0] or 'one platform'}" if one_of else "an image for one platform"
-        which += f" (it asks for {', '.join(site.platforms)})" if site.platforms and one_of else ""
-        return _wrong_platform(site, which, image.digest, pinned)
+        which += f" (it asks for {', '.join(image_ref.platforms)})" if image_ref.platforms and one_of else ""
+        return _wrong_platform(image_ref, which, image.digest, pinned)
     return VerifyResult(
-        site,
+        image_ref,
         VerifyStatus.DISAGREES,
         Weight.DIFFERS,
         f"the file pins {pinned.short}, {LOCK_NAME} says {image.digest.short if image.digest else 'nothing'}; "
@@ -254,62 +261,62 @@ def _other_pin(
     )
 
 
-def _wrong_platform(site: ImageReference, which: str, index: Digest | None, pinned: Digest) -> VerifyResult:
+def _wrong_platform(image_ref: ImageReference, which: str, index: Digest | None, pinned: Digest) -> VerifyResult:
     reason = f"it is pinned to {which}, where the tag is for several; mend it with `boltseal pin --write`"
-    return VerifyResult(site, VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
+    return VerifyResult(image_ref, VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
 
 
 def _compared(
-    site: ImageReference, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings
+    image_ref: ImageReference, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings
 ) -> VerifyResult:
     """6 and 7: what should be, and what the registry says."""
     meaning = meanings[key]
     if isinstance(meaning, Resolved) and meaning.digest == wanted:
-        if site.pinned is not None:
-            return VerifyResult(site, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted, wanted)
+        if image_ref.pinned is not None:
+            return VerifyResult(image_ref, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted, wanted)
         reason = "it means what was locked, but nothing in the file holds it there"
-        return VerifyResult(site, VerifyStatus.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
+        return VerifyResult(image_ref, VerifyStatus.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
     # 6
     if isinstance(meaning, KeyDiffers):
-        return _not_told(site, meaning, wanted)
-    if site.pinned is not None and key.digest is None:
-        held = meanings[replace(key, tag=None, digest=site.pinned)]
+        return _not_told(image_ref, meaning, wanted)
+    if image_ref.pinned is not None and key.digest is None:
+        held = meanings[replace(key, tag=None, digest=image_ref.pinned)]
         if isinstance(held, BoltsealError):
-            return _not_told(site, held, wanted)
+            return _not_told(image_ref, held, wanted)
         if isinstance(meaning, Resolved) and meaning.media_type in INDEX_TYPES and held.media_type not in INDEX_TYPES:
-            return _wrong_platform(site, "an image for one platform", meaning.digest, wanted)
-    deleted = isinstance(meaning, RemoteNotFound) and site.pinned is not None and key.digest is None
+            return _wrong_platform(image_ref, "an image for one platform", meaning.digest, wanted)
+    deleted = isinstance(meaning, RemoteNotFound) and image_ref.pinned is not None and key.digest is None
     if isinstance(meaning, BoltsealError) and not deleted:
-        return _not_told(site, meaning, wanted)
+        return _not_told(image_ref, meaning, wanted)
     # 7
     to = meaning.digest if isinstance(meaning, Resolved) else None
-    return VerifyResult(site, VerifyStatus.MOVED, Weight.DIFFERS, "", wanted, to, image)
+    return VerifyResult(image_ref, VerifyStatus.MOVED, Weight.DIFFERS, "", wanted, to, image)
 
 
-def _not_told(site: ImageReference, error: BoltsealError, wanted: Digest) -> VerifyResult:
+def _not_told(image_ref: ImageReference, error: BoltsealError, wanted: Digest) -> VerifyResult:
     """Why a registry's answer is none: it is not to be believed, it has not got it, or it could not be asked."""
     if isinstance(error, KeyDiffers):
-        return VerifyResult(site, VerifyStatus.OTHER_KEY, Weight.DIFFERS, error.message, wanted)
+        return VerifyResult(image_ref, VerifyStatus.OTHER_KEY, Weight.DIFFERS, error.message, wanted)
     if isinstance(error, RemoteNotFound):
         return VerifyResult(
-            site, VerifyStatus.GONE, Weight.DIFFERS, f"it can't be had any more: {error.message}", wanted
+            image_ref, VerifyStatus.GONE, Weight.DIFFERS, f"it can't be had any more: {error.message}", wanted
         )
-    return VerifyResult(site, VerifyStatus.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
+    return VerifyResult(image_ref, VerifyStatus.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
 
 
 def _moved(
     verdict: VerifyResult, known: Mapping[Reference, LockedImage], told: Moves, now_us: int, platforms: Sequence[str]
 ) -> VerifyResult:
     """A verdict of step 7 with what is known of the move, and so its weight; one of a tag that is gone with who did it."""
-    if verdict.site.resolved is None or verdict.status not in (VerifyStatus.MOVED, VerifyStatus.GONE):
+    if verdict.image_ref.resolved is None or verdict.status not in (VerifyStatus.MOVED, VerifyStatus.GONE):
         return verdict
-    key = key_in(verdict.site.resolved, known)
+    key = key_in(verdict.image_ref.resolved, known)
     if key.tag is None or verdict.from_ is None or key not in told:
         return verdict
     answer = told[key]
     if verdict.status is VerifyStatus.GONE:
         return _gone(verdict, answer, key.tag, now_us)
-    pinned = verdict.site.pinned is not None
+    pinned = verdict.image_ref.pinned is not None
     kept = "; the pin still holds" if pinned else "; what would be deployed is not what was locked"
     was = verdict.from_.short
     deed = f"was deleted; it meant {was}" if verdict.to is None else f"moved from {was} to {verdict.to.short}"
@@ -318,14 +325,14 @@ def _moved(
         weight = (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)
         return replace(verdict, status=weight[0], weight=weight[1], reason=reason)
     if isinstance(answer, Proven):
-        move = by_ledger(answer, key.tag, verdict.from_, verdict.to, verdict.image)
+        move = move_by_ledger(answer, key.tag, verdict.from_, verdict.to, verdict.image)
     else:
-        move = by_name(key.tag, answer, verdict.to)
+        move = move_by_name(key.tag, answer, verdict.to)
     since = move.since(now_us)
     if not since and verdict.image is not None:
         since = f", after {time_text(verdict.image.first_seen_us)} ({age(verdict.image.first_seen_us, now_us)} ago)"
     if verdict.change is not None:
-        same = same_on(verdict.site.platforms or platforms, verdict.change)
+        same = unchanged_platforms(verdict.image_ref.platforms or platforms, verdict.change)
         since += f"; {verdict.change}" + (f"; on {', '.join(same)} it is the same image" if same else "")
     fault = f"; its registry is not to be believed: {move.fault}" if move.fault else ""
     weight_now = Weight.NOTE if pinned and not move.forbidden else Weight.DIFFERS
@@ -337,7 +344,7 @@ def _gone(
 ) -> VerifyResult:
     if verdict.from_ is None or not isinstance(answer, Proven):
         return verdict
-    move = by_ledger(answer, tag, verdict.from_, None, verdict.image)
+    move = move_by_ledger(answer, tag, verdict.from_, None, verdict.image)
     return replace(verdict, move=move, reason=f"{verdict.reason}{move.since(now_us)}")
 
 

@@ -36,10 +36,10 @@ from boltseal.policy.rebuild_actions import token_of
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.project.bases.base_scan import BaseScanner, ImageToCheck
 from boltseal.project.bases.image_documents import ImageDocuments
-from boltseal.project.bases.ledger_entries import requested_extra
+from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildResult
-from boltseal.project.bases.tag_history import TagHistories, by_learned
+from boltseal.project.bases.tag_history import TagHistories, memory_from_cache
 from boltseal.project.settings import PUBLIC_REGISTRIES
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
@@ -196,7 +196,7 @@ class RebuildScheduler:
         found: list[RebuildResult] = []
         try:
             with DocumentCache(self._state, now_us=self._clock()) as learned:
-                pasts = TagHistories(transport, [by_learned(learned)])
+                pasts = TagHistories(transport, [memory_from_cache(learned)])
                 looker = BaseScanner(
                     transport,
                     ImageDocuments(transport, learned, max_kept_bytes=MAX_KEPT_BYTES),
@@ -249,7 +249,7 @@ class RebuildScheduler:
                         yield Reference(self._name, repository, tag)
 
     async def _record(self, due: RebuildDue, outcome: RebuildOutcome, told: str) -> None:
-        extra = requested_extra(due.base, due.built_on, due.now, str(outcome), told)
+        extra = rebuild_entry_extra(due.base, due.built_on, due.now, str(outcome), told)
         said = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
         await self._registry.records.record(due.image.repository, said, ACTOR)
 

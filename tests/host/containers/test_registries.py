@@ -21,7 +21,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.fakes.hub import FakeHub
 from tests.images import image, index, to_json
-from tests.project.sites import publish
+from tests.project.image_ref_samples import publish
 
 NAME, OTHER = (Reference.parse(f"registry.example.com/shop/app:{tag}") for tag in ("latest", "1.4.2"))
 PLACE = ("registry.example.com", NAME.repository)

@@ -17,10 +17,10 @@ from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import ClaimSource, written
+from boltseal.project.bases.base_claims import ClaimSource, claim_from_reference
 from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
 from boltseal.project.bases.image_documents import ImageDocuments
-from boltseal.project.bases.tag_history import TagHistories, by_learned, by_watched
+from boltseal.project.bases.tag_history import TagHistories, memory_from_cache, memory_from_observations
 from tests.fakes.hub import FakeHub
 from tests.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 
@@ -140,7 +140,7 @@ class Published:
         watch = LedgerWatch(state, transport, lambda: self.now_us // 1_000_000)
         with DocumentCache(state, now_us=self.now_us) as learned, TagObservations(state) as watched:
             mirrors = more.pop("mirrors", None)
-            pasts = TagHistories(transport, [by_learned(learned), by_watched(watched)])
+            pasts = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(watched)])
             looker = BaseScanner(
                 transport,
                 ImageDocuments(transport, learned, mirrors),
@@ -159,7 +159,7 @@ class Published:
 
     async def look(self, *wanted: str | ImageToCheck, base: str = "", **more: Any) -> list[BaseReport]:
         """Look at images, an hour later each time."""
-        claim = written(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
+        claim = claim_from_reference(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
         listed = [
             ImageToCheck(one, Reference.parse(one), base=claim) if isinstance(one, str) else one for one in wanted
         ]

@@ -9,7 +9,7 @@ import pytest
 from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
-from boltseal.project.bases.former_images import MOVED_OR_GONE, resolved_before
+from boltseal.project.bases.former_images import MOVED_OR_GONE, former_digests
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.image_documents import RemoteRepository
 from tests.project.bases.published import Published, base_labels
@@ -232,7 +232,7 @@ def test_what_entries_say_that_tags_resolved_to() -> None:
     ]
     place = RemoteRepository("reg.test", Repository("a/b"))
 
-    assert resolved_before(place, entries) == {
+    assert former_digests(place, entries) == {
         Reference.parse("reg.test/a/b:1"): [Digest.parse(one), Digest.parse(two)],
         Reference.parse("reg.test/a/b:2"): [Digest.parse(one)],
     }

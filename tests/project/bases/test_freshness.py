@@ -15,13 +15,13 @@ from boltseal.project.bases.freshness import (
     BaseStatus,
     BaseVerdict,
     CurrentBase,
-    Moment,
+    TagInterval,
     behind,
+    is_same_digest,
     judge,
+    judge_by_current,
     judge_proven,
-    judge_without_past,
-    overall,
-    same_digest,
+    worst_verdict,
 )
 from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate
@@ -60,7 +60,7 @@ def judged(
 
 def test_the_same_digest_is_the_same_image() -> None:
     """Nothing has to be read for that."""
-    assert same_digest(claim(NEW), NEW)
+    assert is_same_digest(claim(NEW), NEW)
     assert judged(None, None, built_on=NEW).status is BaseStatus.CURRENT
 
 
@@ -136,7 +136,7 @@ def test_a_platform_that_the_tag_has_no_more_can_t_be_told() -> None:
 
 def test_without_a_past_a_strict_beginning_is_no_proof() -> None:
     """The answer is that nobody can tell, with what to do; not that it is current."""
-    verdict = judge_without_past(IMAGE, claim(None), CurrentBase(NEW, facts("ab")))
+    verdict = judge_by_current(IMAGE, claim(None), CurrentBase(NEW, facts("ab")))
 
     assert verdict.status is BaseStatus.UNKNOWN
     assert "boltseal build" in verdict.reason
@@ -146,9 +146,9 @@ def test_without_a_past_other_layers_are_proof() -> None:
     """And so are all of them, where the image adds none and its history goes on from the base's."""
     only_set = facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"])
 
-    assert judge_without_past(IMAGE, claim(None), CurrentBase(NEW, facts("aY"))).status is BaseStatus.OUTDATED
-    assert judge_without_past(only_set, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.CURRENT
-    assert judge_without_past(IMAGE, claim(None), CurrentBase(NEW, None, "denied")).reason == "denied"
+    assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, facts("aY"))).status is BaseStatus.OUTDATED
+    assert judge_by_current(only_set, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.CURRENT
+    assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, None, "denied")).reason == "denied"
 
 
 def test_a_claim_without_a_digest_is_judged_by_layers() -> None:
@@ -178,8 +178,8 @@ def test_bases_that_cant_be_told_apart_leave_it_open() -> None:
     assert "meant 2 images with these layers" in verdict.reason
 
 
-def moments(*words: str) -> list[Moment]:
-    return [Moment(digest(word) if word else None, at * 10, at * 10 + 5) for at, word in enumerate(words)]
+def moments(*words: str) -> list[TagInterval]:
+    return [TagInterval(digest(word) if word else None, at * 10, at * 10 + 5) for at, word in enumerate(words)]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_outdated_on_one_platform_is_outdated() -> None:
     """And what can't be told on one is not current."""
 
     def of(*statuses: BaseStatus) -> BaseStatus:
-        return overall([BaseVerdict(status, "") for status in statuses]).status
+        return worst_verdict([BaseVerdict(status, "") for status in statuses]).status
 
     assert of(BaseStatus.CURRENT, BaseStatus.OUTDATED, BaseStatus.UNKNOWN) is BaseStatus.OUTDATED
     assert of(BaseStatus.CURRENT, BaseStatus.UNKNOWN) is BaseStatus.UNKNOWN

@@ -11,7 +11,15 @@ from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import ClaimKind, ClaimSource, annotated, built, labelled, provenance, written
+from boltseal.project.bases.base_claims import (
+    ClaimKind,
+    ClaimSource,
+    claim_from_annotations,
+    claim_from_entries,
+    claim_from_labels,
+    claim_from_reference,
+    claims_from_provenance,
+)
 from boltseal.project.bases.image_facts import NotAnImage, NotRead, read_facts
 from boltseal.project.bases.rebuild_order import bases_first
 from tests import images
@@ -25,7 +33,7 @@ WAS = digest("node")
 def test_labels_and_annotations_name_a_base() -> None:
     """As image-spec has them: a name with a tag, and the digest that it meant."""
     said = {NAME: "docker.io/library/node:16.13", DIGEST: str(WAS)}
-    by_label, by_annotation = labelled(facts("a", labels=said)), annotated(said)
+    by_label, by_annotation = claim_from_labels(facts("a", labels=said)), claim_from_annotations(said)
 
     assert by_label is not None
     assert (by_label.base, by_label.digest, by_label.by, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
@@ -35,7 +43,7 @@ def test_labels_and_annotations_name_a_base() -> None:
 
 def test_a_name_without_a_digest_is_half_a_claim() -> None:
     """The digest in the name counts; without a tag it is latest."""
-    named = annotated({NAME: f"node@{WAS}"})
+    named = claim_from_annotations({NAME: f"node@{WAS}"})
 
     assert named is not None
     assert (str(named.base), named.digest) == ("docker.io/library/node:latest", WAS)
@@ -44,12 +52,12 @@ def test_a_name_without_a_digest_is_half_a_claim() -> None:
 @pytest.mark.parametrize("said", [{}, {NAME: ""}, {NAME: "Not a name"}, {NAME: "node", DIGEST: "sha256:short"}])
 def test_free_text_claims_nothing(said: dict[str, str]) -> None:
     """Anybody may write anything into a label."""
-    assert annotated(said) is None
+    assert claim_from_annotations(said) is None
 
 
 def test_scratch_is_a_claim_of_no_base() -> None:
     """As an image that holds one program has none."""
-    claim = annotated({NAME: "scratch"})
+    claim = claim_from_annotations({NAME: "scratch"})
 
     assert claim is not None
     assert claim.base is None
@@ -68,11 +76,11 @@ def test_the_newest_built_entry_of_the_image_counts() -> None:
         entry(said, of=digest("another")),
         entry(said, EntryKind.RELEASED),
     ]
-    claim = built(entries, WAS)
+    claim = claim_from_entries(entries, WAS)
 
     assert claim is not None
     assert (claim.base, claim.digest, claim.by) == (NODE, digest("second"), ClaimSource.BUILT)
-    assert built(entries, digest("third")) is None
+    assert claim_from_entries(entries, digest("third")) is None
 
 
 def statement(predicate_type: str, predicate: Any) -> bytes:
@@ -96,8 +104,10 @@ def test_both_forms_of_provenance_name_what_went_in() -> None:
         "text",
         {"uri": "pkg:docker/../x@1", "digest": {"sha256": WAS.hex}},
     ]
-    v02 = provenance(statement("https://slsa.dev/provenance/v0.2", {"materials": listed}))
-    v1 = provenance(statement("https://slsa.dev/provenance/v1", {"buildDefinition": {"resolvedDependencies": listed}}))
+    v02 = claims_from_provenance(statement("https://slsa.dev/provenance/v0.2", {"materials": listed}))
+    v1 = claims_from_provenance(
+        statement("https://slsa.dev/provenance/v1", {"buildDefinition": {"resolvedDependencies": listed}})
+    )
 
     assert v02 == v1
     assert [(str(claim.base), claim.digest) for claim in v1] == [
@@ -120,16 +130,16 @@ def test_both_forms_of_provenance_name_what_went_in() -> None:
 )
 def test_another_statement_names_nothing(raw: bytes) -> None:
     """It is read by whoever understands it."""
-    assert provenance(raw) == ()
+    assert claims_from_provenance(raw) == ()
 
 
 def test_a_dockerfile_infers() -> None:
     """Only a pin in it says what the name meant."""
-    claim = written(Reference.parse(f"node:16.13@{WAS}"), ClaimSource.DOCKERFILE)
+    claim = claim_from_reference(Reference.parse(f"node:16.13@{WAS}"), ClaimSource.DOCKERFILE)
 
     assert (claim.how, claim.base, claim.digest) == (ClaimKind.INFERRED, NODE, WAS)
-    assert written(None, ClaimSource.DOCKERFILE).base is None
-    assert written(Reference.parse("node"), ClaimSource.GIVEN).base == Reference.parse("node:latest")
+    assert claim_from_reference(None, ClaimSource.DOCKERFILE).base is None
+    assert claim_from_reference(Reference.parse("node"), ClaimSource.GIVEN).base == Reference.parse("node:latest")
 
 
 def read(config: bytes, manifest: images.Document | None = None) -> Any:

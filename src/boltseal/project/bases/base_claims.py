@@ -1,6 +1,6 @@
 """What is said of an image's base, and by whom: claims, the best first. Pure.
 
-    recorded   written down when it was built: our own `built` entries; annotations and labels
+    recorded   written down when it was built: our own `claim_from_entries` entries; annotations and labels
                (`org.opencontainers.image.base.name`, `.digest`); BuildKit's provenance
     proven     by its layers (`match`)
     inferred   from FROM in a Dockerfile that somebody says it was built of, or from a name that somebody gave
@@ -30,7 +30,7 @@ from boltseal.project.bases.image_facts import IMAGE, ImageFacts
 
 BUILT_NAME: Final = "base.name"
 BUILT_DIGEST: Final = "base.digest"
-"""Keys of a `built` entry's extra."""
+"""Keys of a `claim_from_entries` entry's extra."""
 MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
 MAX_IMAGES: Final = 200
 """Of how many images a build may be said to be made; of more, nothing is believed."""
@@ -52,7 +52,7 @@ class ClaimKind(StrEnum):
 class ClaimSource(StrEnum):
     """Who says so; the earlier is believed more."""
 
-    BUILT = "a built entry of the ledger"
+    BUILT = "a claim_from_entries entry of the ledger"
     ANNOTATION = "an annotation of the manifest"
     PROVENANCE = "the build's provenance"
     CAME_WITH = "a label that came with it"
@@ -80,17 +80,17 @@ class BaseClaim:
         return self.by in (ClaimSource.BUILT, ClaimSource.ANNOTATION)
 
 
-def annotated(annotations: Mapping[str, str]) -> BaseClaim | None:
+def claim_from_annotations(annotations: Mapping[str, str]) -> BaseClaim | None:
     """What annotations of the image's index or manifest say."""
     return _spoken(annotations.get(BASE_NAME, ""), annotations.get(BASE_DIGEST, ""), ClaimSource.ANNOTATION)
 
 
-def labelled(facts: ImageFacts) -> BaseClaim | None:
+def claim_from_labels(facts: ImageFacts) -> BaseClaim | None:
     """What labels of the image say."""
     return _spoken(facts.labels.get(BASE_NAME, ""), facts.labels.get(BASE_DIGEST, ""), ClaimSource.LABEL)
 
 
-def inherited(facts: ImageFacts, own: Reference) -> BaseClaim | None:
+def inherited_claim(facts: ImageFacts, own: Reference) -> BaseClaim | None:
     """The image that the labels speak of, where they say that it is another one than `own`: they came with it.
 
     That is the image on which this one was built, or this very image before somebody copied it elsewhere.
@@ -105,15 +105,15 @@ def inherited(facts: ImageFacts, own: Reference) -> BaseClaim | None:
     return BaseClaim(image, None, ClaimSource.CAME_WITH)
 
 
-def built(entries: Iterable[Entry], digest: Digest) -> BaseClaim | None:
-    """What the newest `built` entry of an image says, the oldest entry first."""
+def claim_from_entries(entries: Iterable[Entry], digest: Digest) -> BaseClaim | None:
+    """What the newest `claim_from_entries` entry of an image says, the oldest entry first."""
     said = [entry for entry in entries if entry.kind is EntryKind.BUILT and entry.digest == str(digest)]
     if not said:
         return None
     return _spoken(said[-1].extra.get(BUILT_NAME, ""), said[-1].extra.get(BUILT_DIGEST, ""), ClaimSource.BUILT)
 
 
-def written(reference: Reference | None, by: ClaimSource) -> BaseClaim:
+def claim_from_reference(reference: Reference | None, by: ClaimSource) -> BaseClaim:
     """What a Dockerfile builds on, or the user names: nobody says what it meant then, unless it is pinned there."""
     if reference is None:
         return BaseClaim(None, None, by, ClaimKind.INFERRED)
@@ -130,7 +130,7 @@ class _Statement(msgspec.Struct, rename="camel"):
     predicate: _Predicate = msgspec.field(default_factory=_Predicate)
 
 
-def provenance(raw: bytes) -> tuple[BaseClaim, ...]:
+def claims_from_provenance(raw: bytes) -> tuple[BaseClaim, ...]:
     """The images that a build took in, by its SLSA provenance (v0.2 or v1), without frontends; () where it says none.
 
     Which of them the last stage stands on is not said: `match` decides by the layers.

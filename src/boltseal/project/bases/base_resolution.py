@@ -16,17 +16,17 @@ from boltseal.project.bases.freshness import (
     BaseStatus,
     BaseVerdict,
     CurrentBase,
-    Moment,
+    TagInterval,
     behind,
+    is_same_digest,
     judge,
+    judge_by_current,
     judge_doubted,
     judge_proven,
-    judge_without_past,
-    same_digest,
 )
-from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, fits
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, same_platform
 from boltseal.project.bases.image_facts import ImageFacts
-from boltseal.project.bases.layer_match import Candidate, holds, longest
+from boltseal.project.bases.layer_match import Candidate, longest_match, may_be_base
 from boltseal.project.bases.tag_history import TagHistories
 
 MAX_PAST: Final = 50
@@ -104,13 +104,15 @@ class BaseResolver:
         means = None if claim.base is None else self._now.get(claim.base)
         if claim.base is None or not isinstance(means, Digest):
             former = self._former_of(claim.base, image)
-            gone_and_not_told = former and not any(image.tells_of(one.facts) for one in longest(image, former))
+            gone_and_not_told = former and not any(
+                image.history_begins_with(one.facts) for one in longest_match(image, former)
+            )
             return None if gone_and_not_told else await self._of(image, claim)
         past, unread = await self._past(claim.base, image, means)
         if any(one.facts.config == image.config for one in past):
             return None
         if claim.by is ClaimSource.CAME_WITH:
-            if any(holds(image, one.facts) for one in past):
+            if any(may_be_base(image, one.facts) for one in past):
                 return await self._of(image, claim)
             why = f" ({unread})" if unread else ""
             reason = (
@@ -118,7 +120,7 @@ class BaseResolver:
                 f"is known to have meant tells which{why}; build it again, or with `boltseal build`, which writes it down"
             )
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim)
-        told = [one for one in longest(image, past) if image.tells_of(one.facts)]
+        told = [one for one in longest_match(image, past) if image.history_begins_with(one.facts)]
         return await self._of(image, claim) if told else None
 
     async def _of(self, image: ImageFacts, claim: BaseClaim) -> BaseVerdict:
@@ -129,7 +131,7 @@ class BaseResolver:
             raise AssertionError(f"{claim.base} was not asked for")
         if isinstance(means, BoltsealError):
             return _untold(claim, means)
-        if same_digest(claim, means):
+        if is_same_digest(claim, means):
             return judge(image, claim, None, CurrentBase(means))
         now = await self._means(claim.base, means, image)
         if claim.digest is None:
@@ -151,7 +153,7 @@ class BaseResolver:
             names = ", ".join(str(claim.base) for claim in claims)
             return BaseVerdict(BaseStatus.CURRENT, f"nothing that went into it has moved: {names}", claims[0])
         candidates, unread = await self._taken_in(image, claims)
-        found = longest(image, candidates)
+        found = longest_match(image, candidates)
         if found:
             verdict = await self._of(image, BaseClaim(found[0].base, found[0].digest, ClaimSource.PROVENANCE))
             if not unread or verdict.status is not BaseStatus.CURRENT:
@@ -184,16 +186,16 @@ class BaseResolver:
         if claim.base is None:
             raise AssertionError("asked of a base")
         candidates, unread = await self._past(claim.base, image, now.digest)
-        found = longest(image, candidates)
+        found = longest_match(image, candidates)
         proven = replace(claim, by=ClaimSource.LAYERS, how=ClaimKind.PROVEN)
         if not found:
-            return judge_without_past(image, claim, now)
+            return judge_by_current(image, claim, now)
         verdict = judge_proven(image, found, proven, now)
         if verdict.status is BaseStatus.CURRENT and unread:
             reason = f"{claim.base} meant something once that can't be read any more, and may be its base: {unread}"
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, None, now.digest)
         if verdict.status is BaseStatus.CURRENT and not await self._covered(claim.base, image, candidates):
-            return judge_without_past(image, claim, now)
+            return judge_by_current(image, claim, now)
         return await self._with_past(claim.base, verdict)
 
     async def _past(self, base: Reference, image: ImageFacts, now: Digest) -> tuple[list[Candidate], str]:
@@ -213,9 +215,9 @@ class BaseResolver:
     def _former_of(self, base: Reference | None, image: ImageFacts) -> list[Candidate]:
         """What a tag resolved to before, for an image's platform, as far as it was read already."""
         former = () if base is None else self._former.get(base, ())
-        return [one for one in former if fits(one.facts.platform, image.platform)]
+        return [one for one in former if same_platform(one.facts.platform, image.platform)]
 
-    async def _considered(self, base: Reference) -> tuple[Moment, ...]:
+    async def _considered(self, base: Reference) -> tuple[TagInterval, ...]:
         """The newest of what a tag meant, the oldest of them first."""
         return (await self._pasts.of(base))[-MAX_PAST:]
 

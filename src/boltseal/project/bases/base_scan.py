@@ -31,19 +31,26 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import BaseClaim, annotated, built, inherited, labelled, provenance
+from boltseal.project.bases.base_claims import (
+    BaseClaim,
+    claim_from_annotations,
+    claim_from_entries,
+    claim_from_labels,
+    claims_from_provenance,
+    inherited_claim,
+)
 from boltseal.project.bases.base_resolution import BaseResolver
-from boltseal.project.bases.candidates import Pool, by_layers
+from boltseal.project.bases.candidates import CandidatePool, needs_layer_match
 from boltseal.project.bases.former_images import (
     MOVED_OR_GONE,
     SERVED_KINDS,
-    Former,
-    Unread,
-    read_former,
-    resolved_before,
+    FormerImages,
+    UnreadImage,
+    former_digests,
+    read_former_images,
 )
-from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, overall
-from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, children, fits
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict, worst_verdict
+from boltseal.project.bases.image_documents import ImageDocuments, RemoteRepository, images_of_index, same_platform
 from boltseal.project.bases.image_facts import ImageFacts, NotAnImage
 from boltseal.project.bases.layer_match import Candidate
 from boltseal.project.bases.tag_history import TagHistories
@@ -90,7 +97,7 @@ class BaseReport:
         if self.error is not None or not self.verdicts:
             reason = "it has no image for the platforms in use" if self.error is None else self.error.message
             return BaseVerdict(BaseStatus.UNKNOWN, reason)
-        return overall(self.verdicts)
+        return worst_verdict(self.verdicts)
 
 
 class _Part(NamedTuple):
@@ -193,7 +200,7 @@ class BaseScanner:
         await asyncio.gather(*map(read, there))
         former = await self._former(images)
         # 3
-        pool = Pool((candidate for one in there for candidate in one.candidates), former.candidates)
+        pool = CandidatePool((candidate for one in there for candidate in one.candidates), former.candidates)
         nearer = {
             id(part): pool.nearer(one.wanted.reference.name, part.facts, part.claims)
             for one in there
@@ -211,7 +218,7 @@ class BaseScanner:
         ]
 
     async def _answer(
-        self, one: _Image, judging: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]], former: Former
+        self, one: _Image, judging: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]], former: FormerImages
     ) -> BaseReport:
         if one.error is not None:
             return BaseReport(one.wanted, one.digest, error=one.error)
@@ -282,7 +289,7 @@ class BaseScanner:
                 facts = await self._documents.facts(one.place, one.digest)
                 one.parts = [await self._part(one, facts, manifest, {}, entries)]
                 return
-            for child in children(manifest):
+            for child in images_of_index(manifest):
                 if one.wanted.platforms and not _in_use(child.platform, one.wanted.platforms):
                     continue
                 try:
@@ -307,15 +314,15 @@ class BaseScanner:
         entries: Sequence[Entry],
     ) -> _Part:
         """What is said of one platform's base, in the order of belief. `said`: by the index, of the platform's manifest."""
-        of_entry = built(entries, one.digest) or built(entries, facts.manifest)
-        claims = [of_entry, annotated(facts.annotations), annotated(said)]
+        of_entry = claim_from_entries(entries, one.digest) or claim_from_entries(entries, facts.manifest)
+        claims = [of_entry, claim_from_annotations(facts.annotations), claim_from_annotations(said)]
         if manifest.is_index:
-            claims.append(annotated(manifest.annotations))
+            claims.append(claim_from_annotations(manifest.annotations))
         found = [claim for claim in claims if claim is not None]
         if not found and manifest.is_index:
             for raw in await self._documents.statements(one.place, manifest, facts.manifest):
-                found += provenance(raw)
-        said_by_labels = (inherited(facts, one.wanted.reference), labelled(facts))
+                found += claims_from_provenance(raw)
+        said_by_labels = (inherited_claim(facts, one.wanted.reference), claim_from_labels(facts))
         found += [claim for claim in (*said_by_labels, one.wanted.base) if claim is not None]
         return _Part(facts, tuple(found))
 
@@ -337,17 +344,17 @@ class BaseScanner:
             self._unlisted[place] = f"the history of {place.registry}/{place.repository} can't be read: {error.message}"
             return []
 
-    async def _former(self, images: Sequence[_Image | BaseReport]) -> Former:
+    async def _former(self, images: Sequence[_Image | BaseReport]) -> FormerImages:
         """What the tags of this look resolved to before, where layers have to tell the base of one of its images."""
         platforms = [
             part.facts.platform
             for one in images
             if isinstance(one, _Image)
             for part in one.parts
-            if by_layers(part.claims)
+            if needs_layer_match(part.claims)
         ]
         if not platforms:
-            return Former()
+            return FormerImages()
         digests: dict[Reference, dict[Digest, None]] = {}
 
         def note(found: Mapping[Reference, Iterable[Digest]]) -> None:
@@ -355,7 +362,7 @@ class BaseScanner:
                 digests.setdefault(base, {}).update(dict.fromkeys(several))
 
         for place in dict.fromkeys(_place(one.wanted) for one in images):
-            note(resolved_before(place, await self._entries(place)))
+            note(former_digests(place, await self._entries(place)))
             note(await self._served(place))
         for one in images:
             reference = one.wanted.reference
@@ -368,8 +375,8 @@ class BaseScanner:
         for one in images:
             if one.wanted.reference.tag is not None and one.digest is not None:
                 digests[one.wanted.reference.by_tag].pop(one.digest, None)  # it is in this look
-        unread = [Unread(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
-        return await read_former(
+        unread = [UnreadImage(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
+        return await read_former_images(
             self._documents,
             {base: tuple(several) for base, several in digests.items()},
             platforms,
@@ -383,7 +390,7 @@ class BaseScanner:
         if not self._has_ledger(place.registry) or "." not in place.repository.partition("/")[0]:
             return {}
         try:
-            return resolved_before(
+            return former_digests(
                 place, await observed(self.transport, place.registry, place.repository, SERVED_KINDS), SERVED_KINDS
             )
         except BoltsealError as error:
@@ -401,4 +408,4 @@ def _place(wanted: ImageToCheck) -> RemoteRepository:
 
 
 def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:
-    return platform is None or any(fits(platform, one) for one in wanted)
+    return platform is None or any(same_platform(platform, one) for one in wanted)

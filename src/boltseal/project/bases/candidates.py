@@ -14,7 +14,7 @@ from boltseal.oci.annotations import BASE_NAME
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource
 from boltseal.project.bases.image_facts import ImageFacts
-from boltseal.project.bases.layer_match import Candidate, holds, inherits, nearness
+from boltseal.project.bases.layer_match import Candidate, inherits_label, may_be_base, nearness
 
 MAX_NEARER: Final = 4
 """How many others are held against an image as its base, of those that it begins with."""
@@ -22,7 +22,7 @@ MAX_ALIKE: Final = 100
 """How many others that may have the same layers are compared with it for that, and how many that tags resolved to before."""
 
 
-class Pool:
+class CandidatePool:
     """The images of this look, as bases of one another: by all of their layers. `former`: what tags resolved to before."""
 
     def __init__(self, images: Iterable[Candidate], former: Iterable[Candidate]) -> None:
@@ -45,7 +45,7 @@ class Pool:
 
         Where only a label speaks, and the label came with the base; or where nobody speaks.
         """
-        if not by_layers(claims):
+        if not needs_layer_match(claims):
             return ()
         said = any(claim.by is ClaimSource.LABEL for claim in claims)
         chains = [*_chains(facts.diff_ids)][::-1]
@@ -60,7 +60,7 @@ class Pool:
         found = [
             candidate
             for candidate in (*islice(now, MAX_ALIKE), *islice(former, MAX_ALIKE))
-            if holds(facts, candidate.facts) and (not said or inherits(facts, BASE_NAME, candidate.facts))
+            if may_be_base(facts, candidate.facts) and (not said or inherits_label(facts, BASE_NAME, candidate.facts))
         ]
         # of those that are equally near, the ones that a tag still resolves to come first
         found.sort(key=lambda candidate: nearness(facts, candidate.facts), reverse=True)
@@ -77,7 +77,7 @@ class Pool:
                 yield from of_chain.get(history, {}).values()
 
 
-def by_layers(claims: Iterable[BaseClaim]) -> bool:
+def needs_layer_match(claims: Iterable[BaseClaim]) -> bool:
     """Whether the layers of other images may tell the base: where only a label speaks, which may be the base's, or nobody."""
     return not any(claim.sure or claim.by is ClaimSource.PROVENANCE for claim in claims)
 

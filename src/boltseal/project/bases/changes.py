@@ -10,14 +10,14 @@ from boltseal.oci.annotations import REVISION, VERSION
 from boltseal.project.bases.image_facts import ImageFacts
 
 
-class Layers(NamedTuple):
+class LayerCount(NamedTuple):
     """How many layers, and their bytes as stored; None where a manifest does not tell."""
 
     number: int
     size_bytes: int | None
 
 
-class Different(NamedTuple):
+class SettingChange(NamedTuple):
     """One setting: its words for people (`ENV NODE_VERSION`, `USER`), and what it was and is; "" for not set."""
 
     what: str
@@ -29,11 +29,11 @@ class Different(NamedTuple):
 class BaseChanges:
     """From one image to another of the same platform."""
 
-    removed: Layers
-    added: Layers
-    settings: tuple[Different, ...]
-    version: Different | None
-    revision: Different | None
+    removed: LayerCount
+    added: LayerCount
+    settings: tuple[SettingChange, ...]
+    version: SettingChange | None
+    revision: SettingChange | None
 
     @property
     def lost_top(self) -> bool:
@@ -57,12 +57,12 @@ def changes(was: ImageFacts, now: ImageFacts) -> BaseChanges:
     )
 
 
-def _layers(facts: ImageFacts, start: int) -> Layers:
+def _layers(facts: ImageFacts, start: int) -> LayerCount:
     number = len(facts.diff_ids) - start
-    return Layers(number, sum(facts.sizes[start:]) if facts.sizes or not number else None)
+    return LayerCount(number, sum(facts.sizes[start:]) if facts.sizes or not number else None)
 
 
-def _settings(was: ImageFacts, now: ImageFacts) -> Iterator[Different]:
+def _settings(was: ImageFacts, now: ImageFacts) -> Iterator[SettingChange]:
     one, other = was.settings, now.settings
     for name in sorted({*one.env, *other.env}):
         yield from _differs(f"ENV {name}", one.env.get(name, ""), other.env.get(name, ""))
@@ -78,10 +78,10 @@ def _settings(was: ImageFacts, now: ImageFacts) -> Iterator[Different]:
     yield from _differs("ONBUILD", "; ".join(one.on_build), "; ".join(other.on_build))
 
 
-def _differs(what: str, was: str, now: str) -> Iterator[Different]:
+def _differs(what: str, was: str, now: str) -> Iterator[SettingChange]:
     if was != now:
-        yield Different(what, was, now)
+        yield SettingChange(what, was, now)
 
 
-def _label(name: str, what: str, was: ImageFacts, now: ImageFacts) -> Different | None:
+def _label(name: str, what: str, was: ImageFacts, now: ImageFacts) -> SettingChange | None:
     return next(_differs(what, was.said(name), now.said(name)), None)

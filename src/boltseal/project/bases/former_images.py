@@ -40,7 +40,7 @@ class TooMuch(TooLarge):
     """More former images, or larger ones, than are held at a time."""
 
 
-class Unread(NamedTuple):
+class UnreadImage(NamedTuple):
     """An image, or a repository's history, that can't be read. `name`: registry and repository."""
 
     name: str
@@ -48,11 +48,11 @@ class Unread(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Former:
+class FormerImages:
     """The images that tags resolved to before, each for one platform; and what is not known of them."""
 
     candidates: tuple[Candidate, ...] = ()
-    unread: tuple[Unread, ...] = ()
+    unread: tuple[UnreadImage, ...] = ()
 
     def doubt(self, own: Reference) -> str:
         """Why an image's layers don't prove its base: what may be the base and is not known. "" for nothing.
@@ -62,7 +62,7 @@ class Former:
         return next((one.reason for one in self.unread if one.name != own.name), "")
 
 
-def resolved_before(
+def former_digests(
     place: RemoteRepository, entries: Iterable[Entry], kinds: frozenset[EntryKind] = MOVED_OR_GONE
 ) -> dict[Reference, list[Digest]]:
     """What each tag of a repository resolved to around the entries of these kinds, the oldest first.
@@ -77,15 +77,15 @@ def resolved_before(
     return {base: [Digest.parse(one) for one in digests] for base, digests in found.items()}
 
 
-async def read_former(
+async def read_former_images(
     documents: ImageDocuments,
     digests: Mapping[Reference, Sequence[Digest]],
     platforms: Iterable[Platform],
     has_ledger: Callable[[str], bool],
-    unread: Iterable[Unread],
+    unread: Iterable[UnreadImage],
     *,
     max_units: int,
-) -> Former:
+) -> FormerImages:
     """The images that tags resolved to before. `digests`: of each tag, the oldest first. `unread`: what is not known already.
 
     `platforms`: those that are looked at. `has_ledger`: whether a registry keeps one, and so what was overwritten.
@@ -96,7 +96,7 @@ async def read_former(
 
     gate, units = asyncio.Semaphore(AT_ONCE), 0
 
-    async def read(base: Reference, digest: Digest) -> list[Candidate] | Unread:
+    async def read(base: Reference, digest: Digest) -> list[Candidate] | UnreadImage:
         nonlocal units
         asked, place = (
             documents if has_ledger(base.registry) else held,
@@ -116,17 +116,17 @@ async def read_former(
             return []
         except BoltsealError as error:
             why = f"{base} resolved to {digest.short} before, the layers of which are not known: {error.message}"
-            return Unread(base.name, why)
+            return UnreadImage(base.name, why)
         return list(found.values())
 
     missed, candidates = list(unread), list[Candidate]()
     for one in await asyncio.gather(*(read(base, digest) for base, digest in listed[:MAX_FORMER])):
-        if isinstance(one, Unread):
+        if isinstance(one, UnreadImage):
             missed.append(one)
         else:
             candidates += one
     missed += [
-        Unread(name, f"tags moved more often than the {MAX_FORMER} times that are looked at")
+        UnreadImage(name, f"tags moved more often than the {MAX_FORMER} times that are looked at")
         for name in dict.fromkeys(base.name for base, _ in listed[MAX_FORMER:])
     ]
-    return Former(tuple(candidates), tuple(missed))
+    return FormerImages(tuple(candidates), tuple(missed))

@@ -35,7 +35,7 @@ class BaseStatus(StrEnum):
     NO_BASE = "no base"
 
 
-class Moment(NamedTuple):
+class TagInterval(NamedTuple):
     """What a tag meant, and when it was first and last seen to, in microseconds since the epoch; None where unknown."""
 
     digest: Digest | None
@@ -73,7 +73,7 @@ class BaseVerdict:
     platform: str = ""
 
 
-def same_digest(claim: BaseClaim, now: Digest) -> bool:
+def is_same_digest(claim: BaseClaim, now: Digest) -> bool:
     """Step 1 as far as no document is needed: nothing has to be read, whatever the platform."""
     return claim.digest is not None and claim.digest == now
 
@@ -139,7 +139,7 @@ def judge_doubted(verdict: BaseVerdict, doubt: str) -> BaseVerdict:
     return BaseVerdict(BaseStatus.UNKNOWN, reason, replace(verdict.claim, digest=None), None, verdict.now)
 
 
-def judge_without_past(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
+def judge_by_current(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
     """The answer where nobody knows what the base's tag meant then, and all there is, is what it means now."""
     facts = now.facts
     if facts is None:
@@ -150,7 +150,7 @@ def judge_without_past(image: ImageFacts, claim: BaseClaim, now: CurrentBase) ->
             return BaseVerdict(BaseStatus.UNKNOWN, f"{_SQUASHED}; {_TODO}", claim, None, now.digest)
         reason = f"it does not begin with the layers of what {claim.base} means now"
         return BaseVerdict(BaseStatus.OUTDATED, reason, claim, None, now.digest)
-    if image.diff_ids == facts.diff_ids and image.tells_of(facts):
+    if image.diff_ids == facts.diff_ids and image.history_begins_with(facts):
         reason = "its layers are those of its base, none more, and its history begins with the base's"
         return BaseVerdict(BaseStatus.CURRENT, reason, claim, now.digest, now.digest)
     return BaseVerdict(BaseStatus.UNKNOWN, f"{_PREFIX_ONLY}: {_TODO}", claim, None, now.digest)
@@ -170,7 +170,7 @@ def _without_was(image: ImageFacts, claim: BaseClaim, facts: ImageFacts, now: Cu
     """Step 4."""
     digest = claim.digest
     if digest is None:
-        return judge_without_past(image, claim, now)
+        return judge_by_current(image, claim, now)
     if not image.begins_with(facts) and len(image.diff_ids) > 1:
         reason = f"the tag meant {digest.short}, and the image does not begin with the layers of what it means now"
         return BaseVerdict(BaseStatus.OUTDATED, reason, claim, digest, now.digest)
@@ -207,7 +207,7 @@ def _what(was: ImageFacts, now: ImageFacts) -> str:
     return "the base has other layers"
 
 
-def behind(past: Iterable[Moment], built_on: Digest | None, now: Digest) -> tuple[int, bool, int | None]:
+def behind(past: Iterable[TagInterval], built_on: Digest | None, now: Digest) -> tuple[int, bool, int | None]:
     """How often a tag moved since it meant what an image was built on, whether that is exact, and since when it means another.
 
     `past`: all that is known of what the tag meant, the oldest first. Without the past it is once, at least.
@@ -228,6 +228,6 @@ def behind(past: Iterable[Moment], built_on: Digest | None, now: Digest) -> tupl
 _WORST = (BaseStatus.OUTDATED, BaseStatus.UNKNOWN, BaseStatus.CURRENT, BaseStatus.NO_BASE)
 
 
-def overall(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:
+def worst_verdict(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:
     """The one that counts of an image's platforms: outdated on one is outdated. Not empty."""
     return min(verdicts, key=lambda one: _WORST.index(one.status))

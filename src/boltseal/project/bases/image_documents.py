@@ -49,7 +49,7 @@ class RemoteRepository(NamedTuple):
     repository: Repository
 
 
-class Child(NamedTuple):
+class IndexChild(NamedTuple):
     """One image of an index: its manifest's digest, its platform, and what the index says of it."""
 
     digest: Digest
@@ -133,9 +133,9 @@ class ImageDocuments:
         manifest = await self.manifest(place, digest)
         if not manifest.is_index:
             found = await self.facts(place, digest)
-            return found if fits(found.platform, platform) else None
-        for child in children(manifest):
-            if child.platform is not None and fits(child.platform, platform):
+            return found if same_platform(found.platform, platform) else None
+        for child in images_of_index(manifest):
+            if child.platform is not None and same_platform(child.platform, platform):
                 return await self.facts(place, child.digest)
         return None
 
@@ -215,10 +215,10 @@ class ImageDocuments:
         ]
 
 
-def children(index: Manifest) -> list[Child]:
+def images_of_index(index: Manifest) -> list[IndexChild]:
     """The images of an index, without attestations. NotRead where they are more than anybody's platforms."""
     found = [
-        Child(entry.digest, entry.platform, entry.annotations)
+        IndexChild(entry.digest, entry.platform, entry.annotations)
         for entry in index.manifests
         if entry.media_type in MANIFEST_TYPES and not _attestation(entry)
     ]
@@ -227,7 +227,7 @@ def children(index: Manifest) -> list[Child]:
     return found
 
 
-def fits(one: Platform, other: Platform) -> bool:
+def same_platform(one: Platform, other: Platform) -> bool:
     """Whether two platforms are the same machine; arm64 is arm64/v8, and a variant that only one names is no other."""
     if (one.os, one.architecture) != (other.os, other.architecture):
         return not (one.os or one.architecture) or not (other.os or other.architecture)

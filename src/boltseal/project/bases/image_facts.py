@@ -94,7 +94,7 @@ class ImageFacts:
         """Whether its layers begin with all layers of another image; one without layers begins nothing."""
         return bool(other.diff_ids) and self.diff_ids[: len(other.diff_ids)] == other.diff_ids
 
-    def tells_of(self, other: ImageFacts) -> bool:
+    def history_begins_with(self, other: ImageFacts) -> bool:
         """Whether its history begins with all of another image's history, to the second and the letter."""
         return bool(other.history) and self.history[: len(other.history)] == other.history
 

@@ -27,30 +27,30 @@ class Candidate:
     facts: ImageFacts
 
 
-def longest(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def longest_match(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """The candidates that the image was built on by its layers; several where these can't tell them apart. () for none."""
-    fitting = [one for one in candidates if holds(image, one.facts)]
+    fitting = [one for one in candidates if may_be_base(image, one.facts)]
     if not fitting:
         return ()
     most = max(len(one.facts.diff_ids) for one in fitting)
     best = [one for one in fitting if len(one.facts.diff_ids) == most]
-    told = [one for one in best if image.tells_of(one.facts)]
+    told = [one for one in best if image.history_begins_with(one.facts)]
     if told:
         longest_history = max(len(one.facts.history) for one in told)
         told = [one for one in told if len(one.facts.history) == longest_history]
     return tuple(told or best)
 
 
-def holds(image: ImageFacts, base: ImageFacts) -> bool:
+def may_be_base(image: ImageFacts, base: ImageFacts) -> bool:
     """Whether an image can have been built on another: it begins with its layers, and is not that image itself."""
     return image.config != base.config and image.begins_with(base)
 
 
 def nearness(image: ImageFacts, base: ImageFacts) -> tuple[int, int]:
-    """How near a base is to an image that it `holds` for: by its layers, then by how much of the image's history is its own."""
-    return len(base.diff_ids), len(base.history) if image.tells_of(base) else 0
+    """How near a base is to an image that it `may_be_base` for: by its layers, then by how much of the image's history is its own."""
+    return len(base.diff_ids), len(base.history) if image.history_begins_with(base) else 0
 
 
-def inherits(image: ImageFacts, name: str, base: ImageFacts) -> bool:
+def inherits_label(image: ImageFacts, name: str, base: ImageFacts) -> bool:
     """Whether a label of the image is its base's, word for word: then it speaks of the base's base."""
     return name in image.labels and image.labels[name] == base.labels.get(name)

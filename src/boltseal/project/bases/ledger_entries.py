@@ -12,7 +12,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 
-def requested_extra(base: Reference, built_on: Digest, now: Digest, outcome: str, told: str) -> dict[str, str]:
+def rebuild_entry_extra(base: Reference, built_on: Digest, now: Digest, outcome: str, told: str) -> dict[str, str]:
     """What an entry says."""
     return {
         "base.name": str(base),

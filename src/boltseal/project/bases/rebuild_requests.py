@@ -30,7 +30,7 @@ from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_order import bases_first, circles
-from boltseal.project.bases.rebuild_runner import RunResult, post_webhook, run_command, values
+from boltseal.project.bases.rebuild_runner import RunResult, command_values, post_webhook, run_command
 
 PAUSE_S: Final = 2.0
 MAX_AT_A_LOOK: Final = 100
@@ -75,7 +75,7 @@ class RebuildResult:
     recorded: str = ""
 
 
-class Sorted(NamedTuple):
+class RebuildPlan(NamedTuple):
     """What is outdated. `before`: what was asked for already, and what is known of that; `endless`: what stands on itself."""
 
     due: list[RebuildDue]
@@ -103,7 +103,7 @@ Whatever it raises is said, and stops nothing.
 """
 
 
-async def nobody_records(_due: RebuildDue, _outcome: RebuildOutcome, _told: str) -> None:
+async def record_nothing(_due: RebuildDue, _outcome: RebuildOutcome, _told: str) -> None:
     """There is no ledger to write to."""
 
 
@@ -116,7 +116,7 @@ class Rebuilder:
         journal: RebuildJournal,
         now_us: Callable[[], int],
         *,
-        record: Record = nobody_records,
+        record: Record = record_nothing,
         tokens: Mapping[str, str] | None = None,
         pause_s: float = PAUSE_S,
         tell: Callable[[BaseOutdated], None] = lambda _event: None,
@@ -134,9 +134,9 @@ class Rebuilder:
         """What is to be asked for, bases of bases first, and was not asked for before. StateUnusable."""
         return self.sort(answers).due
 
-    def sort(self, answers: Sequence[BaseReport]) -> Sorted:
+    def sort(self, answers: Sequence[BaseReport]) -> RebuildPlan:
         """All that is outdated, by whether a rebuild is asked for. StateUnusable."""
-        last, sorted_ = self._journal.last(), Sorted([], [], [])
+        last, sorted_ = self._journal.last(), RebuildPlan([], [], [])
         endless = circles(
             (_name(one.wanted.reference), _name(verdict.claim.base))
             for one in answers
@@ -224,7 +224,7 @@ class Rebuilder:
             due.event, id_=f"{due.digest.hex[:32]}-{due.now.hex[:32]}", source=SOURCE, time_us=self._now_us()
         )
         if action.command:
-            filled = values(str(due.image), str(due.digest), str(due.base), str(due.now))
+            filled = command_values(str(due.image), str(due.digest), str(due.base), str(due.now))
             return await run_command(action.words(filled), event, timeout_s)
         token = None if action.token_env is None else self._tokens[action.token_env]
         return await post_webhook(action.url, event, timeout_s, token)

@@ -151,6 +151,6 @@ def _last(said: bytes | bytearray) -> str:
     return quote(lines[-1].strip(), 300)[1:-1] if lines else "it said nothing"
 
 
-def values(image: str, digest: str, base: str, base_digest: str) -> Mapping[str, str]:
+def command_values(image: str, digest: str, base: str, base_digest: str) -> Mapping[str, str]:
     """What the places in a command are filled with."""
     return {"image": image, "digest": digest, "base": base, "base_digest": base_digest}

@@ -15,24 +15,24 @@ from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.freshness import Moment
+from boltseal.project.bases.freshness import TagInterval
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-Memory = Callable[[Reference], Iterable[Moment]]
+TagMemory = Callable[[Reference], Iterable[TagInterval]]
 """What somebody remembers of a tag, the oldest first; nothing of one that was never looked at."""
 
 
-def by_learned(learned: DocumentCache) -> Memory:
+def memory_from_cache(learned: DocumentCache) -> TagMemory:
     """What our own looks saw."""
-    return lambda reference: (Moment(one.digest, one.first_us, one.last_us) for one in learned.past(reference))
+    return lambda reference: (TagInterval(one.digest, one.first_us, one.last_us) for one in learned.past(reference))
 
 
-def by_watched(watched: TagObservations) -> Memory:
+def memory_from_observations(watched: TagObservations) -> TagMemory:
     """What `boltseal watch` saw."""
     return lambda reference: (
-        Moment(one.digest, one.first_seen_us, one.last_seen_us) for one in watched.past(reference)
+        TagInterval(one.digest, one.first_seen_us, one.last_seen_us) for one in watched.past(reference)
     )
 
 
@@ -42,12 +42,12 @@ class TagHistories:
     def __init__(
         self,
         transport: Transport,
-        memories: Iterable[Memory],
+        memories: Iterable[TagMemory],
         followed: Callable[[str], Awaitable[LedgerCheck | BoltsealError]] | None = None,
     ) -> None:
         self._transport = transport
         self._memories = tuple(memories)
-        self._told: dict[Reference, tuple[Moment, ...]] = {}
+        self._told: dict[Reference, tuple[TagInterval, ...]] = {}
         self.followed = followed
 
     def forget(self) -> None:
@@ -68,21 +68,21 @@ class TagHistories:
         seen = (one.digest for one in self._by_us(reference)[::-1] if one.digest is not None)
         return tuple(dict.fromkeys(seen))[::-1]
 
-    async def of(self, reference: Reference) -> tuple[Moment, ...]:
+    async def of(self, reference: Reference) -> tuple[TagInterval, ...]:
         """All that is known of what a tag meant, the oldest first: by its registry, if that keeps a ledger; else by us."""
         if reference not in self._told:
             self._told[reference] = await self._by_registry(reference) or self._by_us(reference)
         return self._told[reference]
 
-    def _remembered(self, reference: Reference) -> list[list[Moment]]:
+    def _remembered(self, reference: Reference) -> list[list[TagInterval]]:
         return [list(memory(reference)) for memory in self._memories]
 
-    def _by_us(self, reference: Reference) -> tuple[Moment, ...]:
+    def _by_us(self, reference: Reference) -> tuple[TagInterval, ...]:
         """Merged by the time at which each was first seen; what two remember is told once."""
         every = sorted(
             (one for moments in self._remembered(reference) for one in moments), key=lambda one: one.first_us or 0
         )
-        merged: list[Moment] = []
+        merged: list[TagInterval] = []
         for one in every:
             if merged and merged[-1].digest == one.digest:
                 merged[-1] = merged[-1]._replace(last_us=max(merged[-1].last_us or 0, one.last_us or 0))
@@ -90,7 +90,7 @@ class TagHistories:
                 merged.append(one)
         return tuple(merged)
 
-    async def _by_registry(self, reference: Reference) -> tuple[Moment, ...]:
+    async def _by_registry(self, reference: Reference) -> tuple[TagInterval, ...]:
         if self.followed is None or reference.tag is None:
             return ()
         seen = await self.followed(reference.registry)
@@ -102,7 +102,7 @@ class TagHistories:
         except (RemoteNotFound, ValueError, BoltsealError):  # whatever it is, it tells of no past
             return ()
         ends = [start for _, start in starts[1:]] + [None]
-        return tuple(Moment(digest, start, end) for (digest, start), end in zip(starts, ends, strict=True))
+        return tuple(TagInterval(digest, start, end) for (digest, start), end in zip(starts, ends, strict=True))
 
 
 def _us(time: str) -> int:

@@ -30,10 +30,10 @@ def read_actions(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
 
 def _site(source: SourceFile, node: ScalarNode, where: str) -> ImageReference:
     prefix = _DOCKER if node.value.startswith(_DOCKER) else ""
-    site = scalar_site(source, node, Format.GITHUB_ACTIONS, where, prefix=prefix)
+    image_ref = scalar_site(source, node, Format.GITHUB_ACTIONS, where, prefix=prefix)
     if "${{" in node.value:
-        return replace(site, resolved=None, why=_EXPRESSION, spot=None, override_only=_EXPRESSION)
-    return site
+        return replace(image_ref, resolved=None, why=_EXPRESSION, edit_range=None, override_only=_EXPRESSION)
+    return image_ref
 
 
 def _in_jobs(document: Node) -> Iterator[tuple[ScalarNode | None, str]]:

@@ -38,24 +38,27 @@ class BuildArguments:
         if self._read > MAX_READ_AGAIN:
             said = "too many build arguments: what they make of Dockerfiles is not read"
             return ScanResult((), (ScanProblem(source.path, line_of(args), said),))
-        plain = {(site.where, site.span): site.resolved for site in read_dockerfile(dockerfile).sites}
-        given = read_dockerfile(dockerfile, _arguments(args, values)).sites
+        plain = {
+            (image_ref.where, image_ref.span): image_ref.resolved
+            for image_ref in read_dockerfile(dockerfile).image_refs
+        }
+        given = read_dockerfile(dockerfile, _arguments(args, values)).image_refs
         return ScanResult(
             tuple(
                 ImageReference(
                     path=source.path,
                     format=Format.COMPOSE,
-                    where=f"{where}.args {site.where}",
+                    where=f"{where}.args {image_ref.where}",
                     line=line_of(args),
                     span=(int(args.start_mark.index), int(args.end_mark.index)),
-                    written=site.written if site.resolved is None else site.resolved.familiar(),
-                    resolved=site.resolved,
-                    why=site.why,
-                    platforms=site.platforms,
-                    override_only=site.why or ITS_ARGUMENT,
+                    written=image_ref.written if image_ref.resolved is None else image_ref.resolved.familiar(),
+                    resolved=image_ref.resolved,
+                    why=image_ref.why,
+                    platforms=image_ref.platforms,
+                    override_only=image_ref.why or ITS_ARGUMENT,
                 )
-                for site in given
-                if plain.get((site.where, site.span)) != site.resolved
+                for image_ref in given
+                if plain.get((image_ref.where, image_ref.span)) != image_ref.resolved
             )
         )
 

@@ -116,7 +116,7 @@ class _Reader:
         self.shown_env: set[str] = set()
         self.arguments = BuildArguments(project)
         self.problems: list[ScanProblem] = []
-        self.sites: list[ImageReference] = []
+        self.image_refs: list[ImageReference] = []
 
     def read(self, names: Sequence[tuple[str, str]]) -> ScanResult:
         waiting = deque[_Way]((name, (_env_of(_folder(at)),), at) for name, at in names)
@@ -130,8 +130,8 @@ class _Reader:
         self.count_beside()
         for file in files:
             for name, service in file.each_service():
-                self.sites.extend(self.site(place) for place in self.in_service(file, name, service))
-        return ScanResult(tuple(self.sites), tuple(self.problems))
+                self.image_refs.extend(self.image_ref(place) for place in self.in_service(file, name, service))
+        return ScanResult(tuple(self.image_refs), tuple(self.problems))
 
     def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
         if name not in self.files:
@@ -272,7 +272,7 @@ class _Reader:
         return found
 
     def take(self, found: ScanResult) -> None:
-        self.sites.extend(found.sites)
+        self.image_refs.extend(found.image_refs)
         self.problems.extend(found.problems)
 
     def is_built(self, file: _File, name: str) -> bool:
@@ -351,7 +351,7 @@ class _Reader:
                 file.services.setdefault(service, []).append(node)
         return file
 
-    def site(self, place: _Place) -> ImageReference:
+    def image_ref(self, place: _Place) -> ImageReference:
         source, node = place.file.source, place.node
         written = node.value.strip()
         env = self.variables(place.file.envs)
@@ -371,11 +371,11 @@ class _Reader:
                 )
         except InterpolationFailed as error:
             why = str(error)
-        spot, reason = None, why
+        edit_range, reason = None, why
         if place.build:
             reason = BUILT_HERE
         elif resolved is not None and filled is not None:
-            spot, reason = self.spot(place, filled, env)
+            edit_range, reason = self.edit_range(place, filled, env)
         return ImageReference(
             path=source.path,
             format=Format.COMPOSE,
@@ -387,7 +387,7 @@ class _Reader:
             why=why,
             platforms=place.platforms,
             build=place.build,
-            spot=spot,
+            edit_range=edit_range,
             override_only=reason,
         )
 
@@ -397,7 +397,7 @@ class _Reader:
         others = (self.variables(envs) for envs in place.file.also)
         return any(fill(value, env.get, Dialect.COMPOSE, strict=False).text != text for env in others)
 
-    def spot(self, place: _Place, filled: Interpolated, env: Variables) -> tuple[EditRange | None, str | None]:
+    def edit_range(self, place: _Place, filled: Interpolated, env: Variables) -> tuple[EditRange | None, str | None]:
         """Where the digest goes, or why it can't go anywhere."""
         source, node = place.file.source, place.node
         last = filled.last

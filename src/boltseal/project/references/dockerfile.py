@@ -72,7 +72,7 @@ def read_dockerfile(source: SourceFile, given: Mapping[str, str | None] | None =
         problem = Unreadable(source.path, 0, f"is no Dockerfile: {len(source.raw)} bytes, at most 1 MiB").problem
         return ScanResult((), (problem,))
     try:
-        return ScanResult(_Reader(source, read_lines(source), given or {}).sites())
+        return ScanResult(_Reader(source, read_lines(source), given or {}).image_refs())
     except Unreadable as error:
         return ScanResult((), (error.problem,))
 
@@ -86,7 +86,7 @@ def based_on(source: SourceFile) -> tuple[int | None, ...]:
     SEVERAL where it is another stage on every platform (`build-${TARGETARCH}`).
     """
     reader = _Reader(source, read_lines(source), {})
-    reader.sites()
+    reader.image_refs()
     return tuple(reader.based)
 
 
@@ -103,7 +103,7 @@ class _Reader:
         self.used = Counter(_variables_of(lines))
         self.same: Counter[str] = Counter()
 
-    def sites(self) -> tuple[ImageReference, ...]:
+    def image_refs(self) -> tuple[ImageReference, ...]:
         syntax = self.lines.directives.get("syntax")
         if syntax is not None:
             word = syntax.words()[0]
@@ -124,7 +124,7 @@ class _Reader:
             use for use in self.uses if use.base or use.text.text.lower() not in self.stages or use.where == "syntax"
         ]
         self.same.update(use.text.text for use in self.uses)
-        return tuple(self.site(use) for use in self.uses)
+        return tuple(self.image_ref(use) for use in self.uses)
 
     def arg(self, word: Text, *, in_stage: bool) -> None:
         name, equals, _ = word.text.partition("=")
@@ -191,7 +191,7 @@ class _Reader:
             return SEVERAL if any(like.fullmatch(stage) for stage in self.stages) else None
         return self.stages.get(name.lower())
 
-    def site(self, use: _Use) -> ImageReference:
+    def image_ref(self, use: _Use) -> ImageReference:
         text = use.text.text
         filled: Interpolated | None = None
         resolved, why = None, None
@@ -209,7 +209,7 @@ class _Reader:
             named = [name for name in variables_in(text, Dialect.DOCKERFILE) if name in _PREDEFINED]
             if named:
                 why = f"{named[0]} is another image on every platform"
-        spot, reason = (None, why) if resolved is None or filled is None else self.spot(use, filled)
+        edit_range, reason = (None, why) if resolved is None or filled is None else self.edit_range(use, filled)
         return ImageReference(
             path=self.source.path,
             format=Format.DOCKERFILE,
@@ -220,11 +220,11 @@ class _Reader:
             resolved=resolved,
             why=why,
             platforms=use.platforms,
-            spot=spot,
+            edit_range=edit_range,
             override_only=reason,
         )
 
-    def spot(self, use: _Use, filled: Interpolated) -> tuple[EditRange | None, str | None]:
+    def edit_range(self, use: _Use, filled: Interpolated) -> tuple[EditRange | None, str | None]:
         pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
         part, text = filled, use.text
         for _ in range(len(self.args) + 1):
@@ -315,24 +315,35 @@ def read_inline(source: SourceFile, node: ScalarNode, where: str) -> ScanResult:
     inner = read_dockerfile(SourceFile.of(source.path, node.value.encode()))
     begin = line_of(node)
     problems = tuple(ScanProblem(found.path, begin + found.line, found.message) for found in inner.problems)
-    return ScanResult(tuple(_placed(source, node, site, offsets, where) for site in inner.sites), problems)
+    return ScanResult(
+        tuple(_placed(source, node, image_ref, offsets, where) for image_ref in inner.image_refs), problems
+    )
 
 
 def _placed(
-    source: SourceFile, node: ScalarNode, site: ImageReference, offsets: list[int] | None, where: str
+    source: SourceFile, node: ScalarNode, image_ref: ImageReference, offsets: list[int] | None, where: str
 ) -> ImageReference:
     found = replace(
-        site, format=Format.COMPOSE, where=f"{where} {site.where}", line=line_of(node), span=span_of(source, node)
+        image_ref,
+        format=Format.COMPOSE,
+        where=f"{where} {image_ref.where}",
+        line=line_of(node),
+        span=span_of(source, node),
     )
-    if "$" in site.written:
-        return replace(found, resolved=None, why=_TWICE, spot=None, override_only=_TWICE)
+    if "$" in image_ref.written:
+        return replace(found, resolved=None, why=_TWICE, edit_range=None, override_only=_TWICE)
     if offsets is None:
         return replace(
-            found, spot=None, override_only="it stands in a folded or quoted text, where it has no one place"
+            found, edit_range=None, override_only="it stands in a folded or quoted text, where it has no one place"
         )
-    span = (offsets[site.span[0]], offsets[site.span[1] - 1] + 1)
+    span = (offsets[image_ref.span[0]], offsets[image_ref.span[1] - 1] + 1)
     found = replace(found, span=span, line=source.line(span[0]))
-    if site.spot is None:
+    if image_ref.edit_range is None:
         return found
-    end = offsets[site.spot.end - 1] + 1
-    return replace(found, spot=replace(site.spot, start=end - (site.spot.end - site.spot.start), end=end))
+    end = offsets[image_ref.edit_range.end - 1] + 1
+    return replace(
+        found,
+        edit_range=replace(
+            image_ref.edit_range, start=end - (image_ref.edit_range.end - image_ref.edit_range.start), end=end
+        ),
+    )

@@ -34,11 +34,11 @@ _PROXY: Final = "\0"  # stands for the proxy's prefix while a text is filled in;
 
 def read_gitlab(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """The sites of one file."""
-    sites: list[ImageReference] = []
+    image_refs: list[ImageReference] = []
     for document in documents:
         keys = pairs(document)
-        sites.extend(_Jobs(source, keys).sites())
-    return ScanResult(tuple(sites))
+        image_refs.extend(_Jobs(source, keys).image_refs())
+    return ScanResult(tuple(image_refs))
 
 
 class _Jobs:
@@ -53,18 +53,18 @@ class _Jobs:
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
 
-    def sites(self) -> list[ImageReference]:
+    def image_refs(self) -> list[ImageReference]:
         everywhere = _variables(self.keys)
         found = {id(node): _site(self.source, node, where, everywhere) for node, where in _images(self.keys, "")}
         for name, job in self.jobs.items():
             here = {**everywhere, **_variables(job)}
             found |= {id(node): _site(self.source, node, where, here) for node, where in _images(job, f"{name}.")}
-        more = [site for name in self.jobs for site in self.by_way_of(name, everywhere, found)]
-        told = {site.span for site in more if site.resolved is not None}
+        more = [image_ref for name in self.jobs for image_ref in self.by_way_of(name, everywhere, found)]
+        told = {image_ref.span for image_ref in more if image_ref.resolved is not None}
         own = (
-            site
-            for site in found.values()
-            if site.resolved is not None or site.span not in told or site.where[0] != "."
+            image_ref
+            for image_ref in found.values()
+            if image_ref.resolved is not None or image_ref.span not in told or image_ref.where[0] != "."
         )
         return [*own, *more]
 
@@ -89,9 +89,13 @@ class _Jobs:
                 if self.inherited > MAX_INHERITED:
                     said = f"its jobs have more than {MAX_INHERITED} images of each other: not read"
                     raise Unreadable(self.source.path, line_of(node), said)
-                site = _site(self.source, node, where, here) if "$" in node.value else None
-                if site is not None and id(node) in found and site.resolved not in (None, found[id(node)].resolved):
-                    yield site
+                image_ref = _site(self.source, node, where, here) if "$" in node.value else None
+                if (
+                    image_ref is not None
+                    and id(node) in found
+                    and image_ref.resolved not in (None, found[id(node)].resolved)
+                ):
+                    yield image_ref
 
     def ancestors(self, name: str) -> list[Pairs]:
         """A job and all that it extends, what counts more first; each once."""
@@ -201,7 +205,7 @@ def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str,
         why = str(error)
     if "$[[" in node.value:
         resolved, why = None, _INPUT
-    spot, reason = (None, why) if resolved is None or filled is None else _spot(source, node, filled)
+    edit_range, reason = (None, why) if resolved is None or filled is None else _spot(source, node, filled)
     return ImageReference(
         path=source.path,
         format=Format.GITLAB_CI,
@@ -211,7 +215,7 @@ def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str,
         written=node.value.strip(),
         resolved=resolved,
         why=why,
-        spot=spot,
+        edit_range=edit_range,
         override_only=reason,
     )
 

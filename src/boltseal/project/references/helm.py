@@ -56,11 +56,11 @@ def app_version(project: ProjectTree, values: str) -> str | None:
     return text_of(pairs(documents[0]).get("appVersion")) if documents else None
 
 
-Laid: TypeAlias = "Mapping[str, Pairs]"
+ValuesByPath: TypeAlias = "Mapping[str, Pairs]"
 """What another file of values has, by place."""
 
 
-def laid_out(documents: Sequence[Node]) -> Laid:
+def laid_out(documents: Sequence[Node]) -> ValuesByPath:
     """Every mapping of these values that may be an image or a part of one, by its place."""
     found: dict[str, Pairs] = {}
     for document in documents:
@@ -77,8 +77,8 @@ def read_values(
     begin: str = "",
     version: str | None = None,
     *,
-    under: Laid | None = None,
-    over: Sequence[Laid] = (),
+    under: ValuesByPath | None = None,
+    over: Sequence[ValuesByPath] = (),
     chart: bool = True,
 ) -> ScanResult:
     """The sites of a file of values, or of a part of one, whose place `begin` says. `version`: what an empty tag means.
@@ -89,7 +89,7 @@ def read_values(
     reader = _Reader(source, version, under or {}, over, chart=chart)
     for document in documents:
         reader.read(document, begin)
-    return ScanResult(tuple(reader.sites), (), tuple(reader.notes))
+    return ScanResult(tuple(reader.image_refs), (), tuple(reader.notes))
 
 
 def digest_spot(source: SourceFile, node: ScalarNode) -> EditRange:
@@ -111,14 +111,14 @@ def misread(node: Node | None) -> str | None:
 
 class _Reader:
     def __init__(
-        self, source: SourceFile, version: str | None, under: Laid, over: Sequence[Laid], *, chart: bool
+        self, source: SourceFile, version: str | None, under: ValuesByPath, over: Sequence[ValuesByPath], *, chart: bool
     ) -> None:
         self.source = source
         self.version = version
         self.under = under
         self.over = over
         self.chart = chart
-        self.sites: list[ImageReference] = []
+        self.image_refs: list[ImageReference] = []
         self.notes: list[ScanProblem] = []
         self.seen: set[int] = set()
 
@@ -137,7 +137,7 @@ class _Reader:
         resolved, _ = parsed(text)
         named = resolved is not None and (resolved.tag is not None or resolved.digest is not None)
         if named and isinstance(node, ScalarNode):
-            self.sites.append(scalar_site(self.source, node, Format.HELM, str(at)))
+            self.image_refs.append(scalar_site(self.source, node, Format.HELM, str(at)))
 
     def image(self, keys: dict[str, Node], at: Path) -> None:
         below = self.under.get(str(at), {}) if self.under and {"digest", *_TAGS} & keys.keys() else {}
@@ -150,7 +150,7 @@ class _Reader:
             return
         joined = ":" in name.rpartition("/")[2] or "@" in name
         if joined and isinstance(repository, ScalarNode):
-            self.sites.append(scalar_site(self.source, repository, Format.HELM, str(Path(at, ".repository"))))
+            self.image_refs.append(scalar_site(self.source, repository, Format.HELM, str(Path(at, ".repository"))))
             return
         self.split(keys, name, keys.get(tag_key) if tag_key else None, str(at))
 
@@ -165,8 +165,8 @@ class _Reader:
         if ":" in name.rpartition("/")[2] or "@" in name or not shown:
             return False
         self.split(whole, name, whole.get(tag_key) if tag_key else None, where, shown[0])
-        if "digest" in below and "digest" not in keys and self.sites[-1].resolved is not None:
-            self.sites[-1] = replace(self.sites[-1], spot=None, override_only=OWN_DIGEST)
+        if "digest" in below and "digest" not in keys and self.image_refs[-1].resolved is not None:
+            self.image_refs[-1] = replace(self.image_refs[-1], edit_range=None, override_only=OWN_DIGEST)
         return True
 
     def split(self, keys: Pairs, name: str, tag_node: Node | None, where: str, shown: ScalarNode | None = None) -> None:
@@ -190,10 +190,10 @@ class _Reader:
             resolved, why = None, "its tag is empty, and no Chart.yaml beside it says which version is meant"
         if (wrong := misread(tag_node)) is not None and resolved is not None:
             resolved, why = None, wrong
-        spot, reason = (None, why) if resolved is None else self.spot(keys.get("digest"), tag_node)
+        edit_range, reason = (None, why) if resolved is None else self.edit_range(keys.get("digest"), tag_node)
         if resolved is not None and resolved.digest is None and self.tag_is_overridden(where):
-            spot, reason = None, OVERRIDDEN
-        self.sites.append(
+            edit_range, reason = None, OVERRIDDEN
+        self.image_refs.append(
             ImageReference(
                 path=self.source.path,
                 format=Format.HELM,
@@ -203,7 +203,7 @@ class _Reader:
                 written=written,
                 resolved=resolved,
                 why=why,
-                spot=spot,
+                edit_range=edit_range,
                 override_only=reason,
             )
         )
@@ -213,7 +213,7 @@ class _Reader:
         laid = (each.get(where, {}) for each in self.over)
         return any({"repository", *_TAGS} & keys.keys() and "digest" not in keys for keys in laid)
 
-    def spot(self, digest: Node | None, tag: Node | None) -> tuple[EditRange | None, str | None]:
+    def edit_range(self, digest: Node | None, tag: Node | None) -> tuple[EditRange | None, str | None]:
         written = text_of(tag) or ""
         if "@" in written and isinstance(tag, ScalarNode):  # somebody knows that this chart can bear it
             end = content_end(self.source, tag)

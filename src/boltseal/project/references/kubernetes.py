@@ -53,14 +53,14 @@ def read_kubernetes(
     """The sites of every resource. `paths` are read besides the ones that are known."""
     reader = _Reader(source, {**PATHS, **(paths or {})})
     reader.read(documents)
-    return ScanResult(tuple(reader.sites), tuple(reader.problems))
+    return ScanResult(tuple(reader.image_refs), tuple(reader.problems))
 
 
 class _Reader:
     def __init__(self, source: SourceFile, paths: Mapping[str, Sequence[str]]) -> None:
         self.source = source
         self.paths = paths
-        self.sites: list[ImageReference] = []
+        self.image_refs: list[ImageReference] = []
         self.problems: list[ScanProblem] = []
         self.seen: set[int] = set()
 
@@ -112,7 +112,7 @@ class _Reader:
         if node is not None and is_template(self.source, node):
             self.problems.append(ScanProblem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
-            self.sites.append(scalar_site(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
+            self.image_refs.append(scalar_site(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
 
 
 def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:

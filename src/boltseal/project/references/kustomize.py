@@ -31,24 +31,24 @@ _PATCHES: Final = ("patches", "patchesJson6902", "patchesStrategicMerge")
 
 def read_kustomize(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
     """The sites of a kustomization or component."""
-    sites: list[ImageReference] = []
+    image_refs: list[ImageReference] = []
     problems: list[ScanProblem] = []
     for node, where in _patches(documents, "patch"):
         if _is_text(node):
             try:
-                sites.extend(_inside(source, node, where))
+                image_refs.extend(_inside(source, node, where))
             except Unreadable as error:
                 problems.append(ScanProblem(source.path, line_of(node) + error.problem.line, error.problem.message))
     for document in documents:
         for index, entry in enumerate(items(pairs(document).get("images"))):
-            site = _site(source, pairs(entry), f"images[{index}]")
-            if site is not None:
-                sites.append(site)
+            image_ref = _site(source, pairs(entry), f"images[{index}]")
+            if image_ref is not None:
+                image_refs.append(image_ref)
         for index, chart in enumerate(items(pairs(document).get("helmCharts"))):
             values = pairs(chart).get("valuesInline")
             if values is not None:
-                sites.extend(read_values(source, [values], f"helmCharts[{index}].valuesInline").sites)
-    return ScanResult(tuple(sites), tuple(problems))
+                image_refs.extend(read_values(source, [values], f"helmCharts[{index}].valuesInline").image_refs)
+    return ScanResult(tuple(image_refs), tuple(problems))
 
 
 def patch_files(documents: Sequence[Node]) -> list[ScalarNode]:
@@ -89,15 +89,15 @@ def _inside(source: SourceFile, node: ScalarNode, where: str) -> Iterator[ImageR
     inner = SourceFile.of(source.path, node.value.encode())
     documents = compose(inner)
     lists = [document for document in documents if isinstance(document, SequenceNode)]
-    for site in (*read_operations(inner, lists).sites, *read_kubernetes(inner, documents).sites):
+    for image_ref in (*read_operations(inner, lists).image_refs, *read_kubernetes(inner, documents).image_refs):
         yield replace(
-            site,
+            image_ref,
             format=Format.KUSTOMIZE,
-            where=f"{where} {site.where}",
-            line=line_of(node) + (site.line if node.style in ("|", ">") else 0),
+            where=f"{where} {image_ref.where}",
+            line=line_of(node) + (image_ref.line if node.style in ("|", ">") else 0),
             span=span_of(source, node),
-            spot=None,
-            override_only=site.why or IN_A_TEXT,
+            edit_range=None,
+            override_only=image_ref.why or IN_A_TEXT,
         )
 
 
@@ -113,7 +113,7 @@ def _site(source: SourceFile, keys: dict[str, Node], where: str) -> ImageReferen
     resolved, why = parsed(written)
     if (wrong := misread(keys.get("newTag"))) is not None:
         resolved, why = None, wrong
-    site = ImageReference(
+    image_ref = ImageReference(
         path=source.path,
         format=Format.KUSTOMIZE,
         where=where,
@@ -122,13 +122,13 @@ def _site(source: SourceFile, keys: dict[str, Node], where: str) -> ImageReferen
         written=written,
         resolved=resolved,
         why=why,
-        spot=None if resolved is None else _spot(source, keys, digest),
+        edit_range=None if resolved is None else _spot(source, keys, digest),
         override_only=why,
     )
     if resolved is not None and not tag and not digest and "newTag" not in keys and ":" not in name.rpartition("/")[2]:
         reason = "its tag is that of the resources, where it can be pinned"
-        return replace(site, resolved=None, why=reason, spot=None, override_only=reason)
-    return site
+        return replace(image_ref, resolved=None, why=reason, edit_range=None, override_only=reason)
+    return image_ref
 
 
 def _spot(source: SourceFile, keys: dict[str, Node], digest: str | None) -> EditRange | None:

@@ -39,6 +39,6 @@ def scalar_site(source: SourceFile, node: ScalarNode, kind: Format, where: str, 
         written=written,
         resolved=resolved,
         why=why,
-        spot=None if resolved is None else EditRange(source.path, end - digest_length(written), end),
+        edit_range=None if resolved is None else EditRange(source.path, end - digest_length(written), end),
         override_only=why,
     )

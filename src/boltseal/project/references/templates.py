@@ -68,12 +68,12 @@ def read_template(source: SourceFile) -> ScanResult:
 
 def read_chart_template(source: SourceFile) -> ScanResult:
     """The sites and the notes of a file below a chart's `templates/`."""
-    sites: list[ImageReference] = []
+    image_refs: list[ImageReference] = []
     notes: list[ScanProblem] = []
     for line in _lines(source):
         literal = _LITERAL.fullmatch(line.value)
         if literal is not None:
-            sites.append(_site(source, line, literal, len(sites)))
+            image_refs.append(_site(source, line, literal, len(image_refs)))
         elif _EXPRESSION.search(line.value):
             notes.append(
                 ScanProblem(
@@ -82,7 +82,7 @@ def read_chart_template(source: SourceFile) -> ScanResult:
                     f"{_shown(line.value)} is filled in by the chart: its values are read, and what it makes of them is not",
                 )
             )
-    return ScanResult(tuple(sites), (), tuple(notes))
+    return ScanResult(tuple(image_refs), (), tuple(notes))
 
 
 def _site(source: SourceFile, line: _Line, literal: re.Match[str], number: int) -> ImageReference:

@@ -19,7 +19,7 @@ from tests.images import Document, image, index
 REGISTRY = "registry.example.com"
 
 
-def site(
+def image_ref(
     written: str, *, path: str = "compose.yaml", where: str = "services.web.image", build: bool = False, line: int = 3
 ) -> ImageReference:
     """A reference in a file; one that is none has no `resolved`."""
